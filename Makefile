@@ -1,0 +1,50 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint suite bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "AtlasEngine needs Python 3.11 or newer: make PYTHON=python3.12 …"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,auth]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	@touch $@ $(VENV)/.installed
+
+quickstart: $(VENV)/.installed ## install into .venv and run the demo; PROJECT=~/code/app protects that project instead
+ifdef PROJECT
+	$(BIN)/atlasctl init "$(PROJECT)"
+	$(BIN)/atlasctl --project "$(PROJECT)" snapshot
+else
+	$(BIN)/atlasctl demo
+endif
+
+test: $(VENV)/.installed-test lint suite ## lint, types, import contracts and the whole suite
+
+lint: $(VENV)/.installed-test ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+suite: $(VENV)/.installed-test ## the tests alone
+	$(BIN)/pytest -n 4 --dist loadgroup
+
+bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,105 @@
+"""What both clients do before they connect: find the database, and lend plans their context."""
+
+import getpass
+import sys
+import time
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TypedDict
+from uuid import UUID
+
+from attrs import evolve, field, frozen
+
+from atlas_sdk._drive import Target
+from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk._heads import Heads
+from atlas_sdk._plan import Context
+from atlas_sdk.config import home_folder
+from atlas_sdk.model.attribution import Attribution
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+__all__ = ["Opened", "Options", "prepare"]
+
+
+@frozen
+class Opened:
+    """Where to connect, what plans are lent, and the embedded server, if that is what is used."""
+
+    target: Target
+    lent: Context
+    server: EmbeddedServer | None
+    #: Whether to apply missing migrations.
+    migrates: bool = field(kw_only=True)
+
+    def keep_for(self, seconds: float) -> None:
+        """Keep the embedded server up after its last user left."""
+        if self.server is not None:
+            self.server.keep_for(seconds)
+
+    def release(self) -> None:
+        """Leave the embedded server."""
+        if self.server is not None:
+            self.server.release()
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that has no name.
+        return None
+
+
+def new_id() -> UUID:
+    """Return a uuid v7: later ones sort after earlier ones."""
+    return uuid7()
+
+
+class Options(TypedDict, total=False):
+    """What `Atlas.open` and `AsyncAtlas.open` take beside the DSN."""
+
+    #: Folder of the embedded server; default: ATLAS_HOME, else the user's data folder.
+    home: str | PathLike[str] | None
+    #: Who acts; default: source "sdk" and the login name.
+    attribution: Attribution
+    #: Connections at most; default 20.
+    pool_max: int
+    #: A connection that was idle for this many seconds is closed; default 30.
+    idle_s: float
+    #: Seconds to wait for a connection; default 5.
+    connect_timeout_s: float
+    #: Default: on for the embedded server, off for a DSN, because they fail behind older poolers in transaction mode.
+    prepare_statements: bool
+    #: Log every statement's name, time and row count (never a value) to the logger "atlas_sdk.queries"; default off.
+    query_log: bool
+    #: Apply missing migrations; default: only on the embedded server, a server by DSN is its owner's.
+    migrate: bool
+
+
+def prepare(dsn: str | None, options: Options) -> Opened:
+    """Start or join the embedded server where no DSN is given, and put the settings together."""
+    server: EmbeddedServer | None = None
+    before_connect: Callable[[], None] | None = None
+    if dsn is None:
+        home = options.get("home")
+        server = EmbeddedServer.acquire(home_folder() if home is None else Path(home))
+        dsn, before_connect = server.dsn, server.ensure_running
+    target = Target(
+        dsn,
+        before_connect=before_connect,
+        pool_max=options.get("pool_max", 20),
+        idle_s=options.get("idle_s", 30.0),
+        connect_timeout_s=options.get("connect_timeout_s", 5.0),
+        prepare=options.get("prepare_statements", server is not None),
+        query_log=options.get("query_log", False),
+    )
+    actor = options.get("attribution") or Attribution()
+    if actor.login is None:
+        actor = evolve(actor, login=_login())
+    lent = Context(new_id=new_id, attribution=actor, heads=Heads(), monotonic=time.monotonic)
+    return Opened(target, lent, server, migrates=options.get("migrate", server is not None))

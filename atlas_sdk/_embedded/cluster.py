@@ -1,0 +1,254 @@
+"""Make the data directory once, and start its server."""
+
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+from attrs import frozen
+
+from atlas_sdk._embedded import postmaster
+from atlas_sdk._embedded.account import Account, launch
+from atlas_sdk._embedded.locks import is_held, polling, try_exclusive
+from atlas_sdk._embedded.places import Site
+from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
+from atlas_sdk.errors import EmbeddedServerFailed
+
+__all__ = ["Cluster"]
+
+_log = logging.getLogger(__name__)
+
+MAJOR = "18"
+
+#: How long processes of a killed server may take to leave; they notice within milliseconds unless they compute.
+_LEAVING_S = 10.0
+#: How long a live server may take to accept connections. It is longest after a crash, when it replays its log.
+_READY_S = 60.0
+_MAKING_S = 120.0
+_ATTEMPTS = 3
+_LOG_LIMIT_BYTES = 1 << 20
+
+_SETTINGS = """\
+# Written at every start. Settings of your own: ALTER SYSTEM SET …
+max_connections = 200
+shared_buffers = 32MB
+wal_level = minimal
+max_wal_senders = 0
+min_wal_size = 32MB
+max_wal_size = 256MB
+jit = off
+fsync = on
+synchronous_commit = on
+timezone = 'UTC'
+log_timezone = 'UTC'
+# A statement of a client that was killed ends too.
+client_connection_check_interval = 10s
+# The log tells what went wrong, never what was in a statement or a row.
+log_destination = stderr
+logging_collector = off
+log_line_prefix = '%m [%p] '
+log_min_messages = warning
+log_min_error_statement = panic
+log_error_verbosity = terse
+log_parameter_max_length = 0
+log_parameter_max_length_on_error = 0
+log_checkpoints = off
+"""
+
+_HBA = """\
+# Written at every start: only the OS user who owns this server, only on its socket.
+local all all peer map=atlas
+"""
+
+
+@frozen(kw_only=True)
+class Cluster:
+    """One data directory and the programs for it; every method wants the start lock held."""
+
+    site: Site
+    data_dir: Path
+    bin_dir: Path
+
+    def serve(self) -> Postmaster:
+        """Bring the server up, whatever the last one left, and return it."""
+        complaint = ""
+        for _ in range(_ATTEMPTS):
+            lock = self._wait_for_the_last_one()
+            if isinstance(lock, Postmaster):
+                return lock
+            try:
+                if not self._exists():
+                    self._create(lock)
+                self._configure()
+                written = self._launch(lock)
+            finally:
+                os.close(lock)
+            running = self._wait_until_ready()
+            if running is not None:
+                _log.info("Started PostgreSQL %s for %s, process %d", MAJOR, self.site.home, running.pid)
+                return running
+            complaint = postmaster.last_complaint(self.site.log, since=written)
+        raise EmbeddedServerFailed(
+            f"The embedded PostgreSQL does not start: {complaint}; the log is {self.site.log}, and a server can be "
+            "given with --dsn or ATLAS_DATABASE_URL"
+        )
+
+    def _wait_for_the_last_one(self) -> Postmaster | int:
+        """Return the lock that every process of a server holds, or the server when it answers after all."""
+        enough = time.monotonic() + _LEAVING_S
+        for _ in polling(_READY_S):
+            running = postmaster.answering(self.data_dir)
+            if running is not None:
+                return running
+            lock = try_exclusive(self._lock)
+            if lock is not None:
+                return lock
+            server = postmaster.recorded(self.data_dir)
+            if server is not None and server.ready:
+                self._stop_unreachable(server)
+            # One that is not ready yet replays its log, started by somebody who was then killed.
+            if time.monotonic() > enough and (server is None or server.ready):
+                break
+        raise EmbeddedServerFailed(
+            f"Processes of an earlier server still hold {self.data_dir} and do not answer; wait for them or end them "
+            f"(ps -ef | grep postgres); the log is {self.site.log}"
+        )
+
+    def _stop_unreachable(self, server: Postmaster) -> None:
+        """Stop a live server whose socket was deleted, as happens to the runtime folder when a login ends."""
+        if not postmaster.socket_path(server.socket_dir).exists():
+            _log.warning("The socket in %s is gone; starting its server again", server.socket_dir)
+            pg_ctl = self.bin_dir / "pg_ctl"
+            self._account.run(pg_ctl, "stop", "-D", self.data_dir, "-m", "fast", "-t", "10", timeout_s=20)
+
+    @property
+    def _account(self) -> Account:
+        return self.site.account
+
+    @property
+    def _lock(self) -> Path:
+        """Held by every process of the server, which inherits it: free means that none is left."""
+        return self.site.run_dir / "server.lock"
+
+    def _exists(self) -> bool:
+        """Whether there is a data directory to serve; raises when there is one that we cannot."""
+        if not self.data_dir.exists():
+            return False
+        version = self.data_dir / "PG_VERSION"
+        if version.exists():
+            major = version.read_text(encoding="ascii", errors="replace").strip()
+            if major != MAJOR:
+                raise EmbeddedServerFailed(
+                    f"{self.data_dir} was made by PostgreSQL {major}, and this release brings {MAJOR}; dump it with "
+                    f"the programs of {major}, move it away and load the dump, or set ATLAS_HOME to another folder"
+                )
+            return True
+        if any(self.data_dir.iterdir()):
+            raise EmbeddedServerFailed(
+                f"{self.data_dir} holds files but no PostgreSQL data; move it away, or set ATLAS_HOME to another folder"
+            )
+        return False
+
+    def _create(self, lock: int) -> None:
+        """Make a complete data directory beside its place and rename it, so that there is never half of one."""
+        half = self.data_dir.with_name(self.data_dir.name + ".new")
+        _remove(half)
+        half.mkdir(mode=0o700)
+        try:
+            self._account.give(half)
+            # Order by bytes, as fast as C and the same on every system, but upper and lower case of all letters.
+            locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+            self._must((self.bin_dir / "initdb", "-D", half, "-U", ROLE, "--auth=reject", *locale), lock=lock)
+            self._must(
+                (self.bin_dir / "postgres", "--single", "-D", half, "postgres"),
+                lock=lock,
+                stdin=f"CREATE DATABASE {DATABASE} OWNER {ROLE}\n",
+            )
+            with (half / "postgresql.conf").open("a", encoding="utf-8") as file:
+                file.write("\ninclude_if_exists = 'atlas.conf'\n")
+            half.rename(self.data_dir)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+        parent = os.open(self.data_dir.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+        _log.info("Made a PostgreSQL %s data directory in %s", MAJOR, self.data_dir)
+
+    def _must(self, command: tuple[str | Path, ...], *, lock: int, stdin: str = "") -> None:
+        done = self._account.run(*command, stdin=stdin, timeout_s=_MAKING_S, pass_fds=(lock,))
+        if done.returncode != 0 or "ERROR:" in done.stdout:
+            self.site.log.write_text(done.stdout, encoding="utf-8")
+            raise EmbeddedServerFailed(
+                f"No data directory could be made in {self.data_dir}: "
+                f"{postmaster.last_complaint(self.site.log, since=0)}; the log is {self.site.log}, and a server can "
+                "be given with --dsn or ATLAS_DATABASE_URL"
+            )
+
+    def _configure(self) -> None:
+        client = self._account.client.replace('"', '""')
+        for name, text in (
+            ("atlas.conf", _SETTINGS),
+            ("pg_hba.conf", _HBA),
+            ("pg_ident.conf", f'atlas "{client}" {ROLE}\n'),
+        ):
+            # A new file and a rename: as root, never write through a link that the server's account may have put there.
+            fresh = self.data_dir / f"{name}.new"
+            fresh.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+            self._account.give(fresh)
+            fresh.replace(self.data_dir / name)
+
+    def _launch(self, lock: int) -> int:
+        """Start the server, which inherits the lock; return how long its log was before."""
+        stranger = postmaster.forget_dead(self.data_dir)
+        if stranger is not None:
+            raise EmbeddedServerFailed(
+                f"Process {stranger} serves {self.data_dir} but does not answer; end it with: kill {stranger}"
+            )
+        if self.site.log.exists() and self.site.log.stat().st_size > _LOG_LIMIT_BYTES:
+            self.site.log.replace(self.site.log.with_suffix(".log.1"))
+        log = os.open(self.site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            written = os.fstat(log).st_size
+            # On the command line nothing can override what keeps others out.
+            launch(
+                self.bin_dir / "postgres",
+                *("-D", self.data_dir),
+                *("-c", "listen_addresses="),
+                *("-c", f"unix_socket_directories={self.site.socket_dir(self.data_dir)}"),
+                *("-c", "unix_socket_permissions=0700"),
+                *("-c", f"port={PORT}"),
+                output=log,
+                account=self._account,
+                pass_fds=(lock,),
+            )
+        finally:
+            os.close(log)
+        return written
+
+    def _wait_until_ready(self) -> Postmaster | None:
+        """Return the server that was launched, or None when it ended."""
+        for _ in polling(_READY_S):
+            running = postmaster.answering(self.data_dir)
+            if running is not None:
+                return running
+            if not is_held(self._lock):
+                return None
+        raise EmbeddedServerFailed(
+            f"The embedded PostgreSQL in {self.data_dir} started but accepts no connection after {_READY_S:.0f} s; "
+            f"the log is {self.site.log}"
+        )
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+        _log.info("Removed %s, which a killed first start had left", folder)

@@ -1,0 +1,116 @@
+"""Stop the server after its last user: a process of its own, run by path with nothing but the standard library.
+
+Every user holds a shared lock on `users.lock`, and the kernel drops it however the user ends. This process waits for
+the exclusive one. Having it means that nobody uses the server; keeping it while the server stops makes newcomers wait,
+and they start it again.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: While sessions by hand or `keep_for` hold the server, look again at least this often.
+_LONGEST_PAUSE_S = 30.0
+#: A rival for the place ends after this long; see `_alone`.
+_RIVAL_S = 1
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+
+
+def main(run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account: Mapping[str, Any]) -> None:
+    """Wait until nobody uses the server, stop it, and end."""
+    # This one first: a killed process closes its files in order, and a newcomer who waits for `users` must then
+    # find no keeper.
+    place = _alone(run_dir / "keeper.lock")
+    users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    pause_s = linger_s
+    while True:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        # Nobody is left; let the next ones in for a while, because starting costs more than waiting.
+        fcntl.flock(users, fcntl.LOCK_UN)
+        time.sleep(pause_s)
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause_s = linger_s
+            continue
+        kept_s = kept_until(run_dir / "keep-until") - time.time()
+        if kept_s > 0:
+            pause_s = min(kept_s, _LONGEST_PAUSE_S)
+        elif _sessions(data_dir, bin_dir):
+            pause_s = min(max(2 * pause_s, 0.1), _LONGEST_PAUSE_S)
+        else:
+            break
+    _stop(data_dir, bin_dir, account)
+    # In this order, so that whoever gets in now sees that a new keeper is needed.
+    fcntl.flock(place, fcntl.LOCK_UN)
+    fcntl.flock(users, fcntl.LOCK_UN)
+
+
+def _alone(lock: Path) -> int:
+    """Return the lock that only one keeper holds, or end, silently, when another has it.
+
+    Waiting a moment instead of trying once, because a user who only looks whether there is a keeper holds it too.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which is to end the process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.alarm(_RIVAL_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    signal.alarm(0)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, b"%d\n" % os.getpid())
+    return descriptor
+
+
+def kept_until(file: Path) -> float:
+    try:
+        return float(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _socket_dir(data_dir: Path) -> str | None:
+    try:
+        return (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape").splitlines()[4]
+    except (OSError, IndexError):
+        return None
+
+
+def _sessions(data_dir: Path, bin_dir: Path) -> bool:
+    """Whether anybody is connected, such as a person with psql; False when no server answers."""
+    folder = _socket_dir(data_dir)
+    if folder is None:
+        return False
+    environment = {"PGHOST": folder, "PGPORT": "5432", "PGUSER": "atlas", "PGCONNECT_TIMEOUT": "5", "LC_ALL": "C"}
+    command = (bin_dir / "psql", "-XAtq", "-d", "postgres", "-c", _SESSIONS)
+    asked = subprocess.run(
+        command, capture_output=True, encoding="ascii", errors="replace", env=environment, check=False
+    )
+    return asked.returncode == 0 and asked.stdout.strip() != "0"
+
+
+def _stop(data_dir: Path, bin_dir: Path, account: Mapping[str, Any]) -> None:
+    folder = _socket_dir(data_dir)
+    if folder is None:
+        return
+    for mode in ("fast", "immediate"):
+        command = (bin_dir / "pg_ctl", "stop", "-s", "-D", data_dir, "-m", mode, "-t", "60")
+        if subprocess.run(command, env={"LC_ALL": "C"}, cwd="/", check=False, **account).returncode == 0:
+            break
+    if Path(folder) != data_dir:
+        try:
+            Path(folder).rmdir()  # made for this server's socket alone
+        except OSError:
+            return
+
+
+if __name__ == "__main__":
+    run, data, programs, linger, uid, gid = sys.argv[1:]
+    drop = {"user": int(uid), "group": int(gid), "extra_groups": []} if os.geteuid() == 0 else {}
+    main(Path(run), Path(data), Path(programs), float(linger), drop)

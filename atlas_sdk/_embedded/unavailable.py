@@ -1,0 +1,37 @@
+"""The same shape where no embedded server exists (Windows): it says so."""
+
+from pathlib import Path
+from typing import NoReturn
+
+from atlas_sdk.errors import EmbeddedServerFailed
+
+__all__ = ["EmbeddedServer"]
+
+
+class EmbeddedServer:
+    """A server that never starts."""
+
+    dsn: str
+    data_dir: Path
+    bin_dir: Path
+
+    @classmethod
+    def acquire(cls, home: Path) -> "EmbeddedServer":
+        """Raise `EmbeddedServerFailed`, always."""
+        _refuse(home)
+
+    def ensure_running(self) -> None:
+        """Do nothing: there is no such object."""
+
+    def keep_for(self, seconds: float) -> None:
+        """Do nothing: there is no such object."""
+
+    def release(self) -> None:
+        """Do nothing: there is no such object."""
+
+
+def _refuse(home: Path) -> NoReturn:
+    raise EmbeddedServerFailed(
+        f"No embedded PostgreSQL runs on this system, so {home} cannot hold the data; "
+        "give a server with --dsn or ATLAS_DATABASE_URL"
+    )

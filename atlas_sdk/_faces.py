@@ -1,0 +1,92 @@
+"""Faces: a plan becomes a method, blocking or awaited, with the plan's own signature.
+
+::
+
+    class Users(Face):           create = blocking(users.create)
+    class AsyncUsers(AsyncFace): create = awaitable(users.create)
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+
+from atlas_sdk._plan import Plan
+
+__all__ = ["AsyncFace", "AsyncRunner", "Face", "Runner", "awaitable", "blocking"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Runner(Protocol):
+    """Runs plans, blocking."""
+
+    def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end."""
+        ...
+
+
+class AsyncRunner(Protocol):
+    """Runs plans on asyncio."""
+
+    def run(self, plan: Plan[T]) -> Awaitable[T]:
+        """Run a plan to its end."""
+        ...
+
+
+class Face:
+    """One topic's operations on a blocking client."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+
+class AsyncFace:
+    """One topic's operations on an asyncio client."""
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        self._runner = runner
+
+
+class _Method(Generic[P, T]):
+    def __init__(self, operation: Callable[P, Plan[T]]) -> None:
+        self._operation = operation
+        # For help(): the plan's own docstring and signature.
+        self.__doc__ = operation.__doc__
+        self.__wrapped__ = operation
+
+
+class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
+    """A method that runs the plan and returns its result."""
+
+    @overload
+    def __get__(self, face: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, face: Face, owner: type) -> Callable[P, T]: ...
+    def __get__(self, face: Face | None, owner: type) -> Any:
+        if face is None:
+            return self
+        runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+
+        def method(*args: P.args, **kwargs: P.kwargs) -> T:
+            return runner.run(operation(*args, **kwargs))
+
+        return update_wrapper(method, operation)
+
+
+class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
+    """A method that returns a coroutine which runs the plan."""
+
+    @overload
+    def __get__(self, face: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, face: AsyncFace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, face: AsyncFace | None, owner: type) -> Any:
+        if face is None:
+            return self
+        runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+
+        async def method(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await runner.run(operation(*args, **kwargs))
+
+        return update_wrapper(method, operation)

@@ -1,0 +1,184 @@
+"""Plans: operations as generators over what they need from outside.
+
+A plan yields effects (a statement to run, a local call, …) and gets each answer sent back; it does no I/O itself. The same
+plan runs on a blocking driver, on an asyncio driver, and in a test that steps two plans on two connections in a chosen
+order. A plan must be restartable: it keeps no state but its local variables.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from attrs import frozen
+
+from atlas_sdk._heads import Heads
+from atlas_sdk._sql import Statement
+from atlas_sdk.errors import AtlasError
+from atlas_sdk.model.attribution import Attribution
+
+__all__ = [
+    "Begin",
+    "Commit",
+    "Context",
+    "Effect",
+    "GetContext",
+    "Json",
+    "Local",
+    "Plan",
+    "Query",
+    "Result",
+    "Rollback",
+    "atomic",
+    "context",
+    "execute",
+    "local",
+    "many",
+    "one",
+    "one_or_none",
+    "scalar",
+]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@frozen
+class Query:
+    """Run this statement with these parameters; the answer is a `Result`."""
+
+    statement: Statement
+    parameters: Mapping[str, object]
+
+
+@frozen
+class Local:
+    """Call this function here (files, locks); asyncio runs it in a thread. The answer is what it returns."""
+
+    call: Callable[[], object]
+
+
+@frozen
+class Begin:
+    """Start a transaction, or join the one that is open."""
+
+
+@frozen
+class Commit:
+    """End what the matching `Begin` started."""
+
+
+@frozen
+class Rollback:
+    """Undo what the matching `Begin` started; inside a larger transaction that goes with it."""
+
+
+@frozen
+class GetContext:
+    """Ask for the `Context` of the client that runs the plan."""
+
+
+Effect = Query | Local | Begin | Commit | Rollback | GetContext
+
+#: What is sent back depends on the effect, so the send type is `object` and each helper below narrows it.
+Plan = Generator[Effect, object, T]
+
+
+@frozen
+class Json:
+    """A parameter for a jsonb column."""
+
+    value: object
+
+
+@frozen
+class Result:
+    """What a statement gave: column names, rows, and the number of rows touched."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    count: int
+
+
+@frozen(kw_only=True)
+class Context:
+    """What a client lends to the plans that it runs."""
+
+    #: Makes a uuid v7 (time-ordered).
+    new_id: Callable[[], UUID]
+    #: Who acts, for the history and the audit.
+    attribution: Attribution
+    #: Newest versions that this client knows, so that unchanged content costs nothing.
+    heads: Heads
+    #: Seconds that only go forward.
+    monotonic: Callable[[], float]
+
+
+def context() -> Plan[Context]:
+    """Ask for the running client's context."""
+    answer = yield GetContext()
+    return cast("Context", answer)
+
+
+def local(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+    """Call a function that touches files or the like."""
+    answer = yield Local(lambda: call(*args, **kwargs))
+    return cast("T", answer)
+
+
+def execute(statement: Statement, /, **parameters: object) -> Plan[int]:
+    """Run a statement for its effect; return the number of rows that it touched."""
+    answer = yield Query(statement, parameters)
+    return cast("Result", answer).count
+
+
+def many(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[list[T]]:
+    """Run a statement; return its rows as objects, by column name."""
+    answer = yield Query(statement, parameters)
+    result = cast("Result", answer)
+    return [model(**dict(zip(result.columns, row, strict=True))) for row in result.rows]
+
+
+def one_or_none(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[T | None]:
+    """Run a statement that gives at most one row."""
+    rows = yield from many(statement, model, **parameters)
+    if len(rows) > 1:
+        message = f"{statement.name} gave {len(rows)} rows where at most one was expected"
+        raise AssertionError(message)
+    return rows[0] if rows else None
+
+
+def one(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[T]:
+    """Run a statement that gives exactly one row."""
+    row = yield from one_or_none(statement, model, **parameters)
+    if row is None:
+        message = f"{statement.name} gave no row where exactly one was expected"
+        raise AssertionError(message)
+    return row
+
+
+def scalar(statement: Statement, kind: type[T], /, **parameters: object) -> Plan[T]:
+    """Run a statement that gives one row of one column."""
+    answer = yield Query(statement, parameters)
+    ((value,),) = cast("Result", answer).rows
+    if not isinstance(value, kind):
+        message = f"{statement.name} gave a {type(value).__name__} where a {kind.__name__} was expected"
+        raise TypeError(message)
+    return value
+
+
+def atomic(operation: Callable[P, Plan[T]]) -> Callable[P, Plan[T]]:
+    """Run all statements of this operation in one transaction; inside an open one they join it."""
+
+    @wraps(operation)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+        yield Begin()
+        try:
+            result = yield from operation(*args, **kwargs)
+        except AtlasError:
+            yield Rollback()
+            raise
+        yield Commit()
+        return result
+
+    return wrapped

@@ -1,0 +1,90 @@
+"""Named SQL statements from files: SQL lives in `sql/`, never in Python."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from attrs import frozen
+
+__all__ = ["Migration", "Statement", "Statements", "migrations", "statements", "topics"]
+
+_HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)\s*$", re.MULTILINE)
+
+
+@frozen
+class Statement:
+    """One named statement of a topic's file."""
+
+    name: str
+    text: str
+
+
+@frozen
+class Migration:
+    """One file of `sql/migrations`: `0003_memory.sql` is version 3, named "memory"."""
+
+    version: int
+    name: str
+    text: str
+
+
+def _sql_root() -> Path:
+    """In an installed package the files are inside it; in a checkout they stand beside it."""
+    inside = Path(__file__).parent / "sql"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "sql"
+
+
+class Statements(Mapping[str, Statement]):
+    """The statements of one topic, read from disk when the first one is asked for."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self._loaded: dict[str, Statement] | None = None
+
+    def _load(self) -> dict[str, Statement]:
+        if self._loaded is None:
+            text = (_sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
+            headers = list(_HEADER.finditer(text))
+            ends = [header.start() for header in headers[1:]] + [len(text)]
+            self._loaded = {}
+            for header, end in zip(headers, ends, strict=True):
+                name = header["name"]
+                if name in self._loaded:
+                    message = f"sql/queries/{self.topic}.sql names {name!r} twice"
+                    raise ValueError(message)
+                self._loaded[name] = Statement(f"{self.topic}.{name}", text[header.end() : end].strip().rstrip(";"))
+        return self._loaded
+
+    def __getitem__(self, name: str) -> Statement:
+        return self._load()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load())
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+
+@cache
+def statements(topic: str) -> Statements:
+    """Return the named statements of `sql/queries/<topic>.sql`."""
+    return Statements(topic)
+
+
+def topics() -> list[str]:
+    """Return the topics that have a file of statements, sorted."""
+    return sorted(file.stem for file in (_sql_root() / "queries").glob("*.sql"))
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Return the migrations in order; their numbers run from 1 without a gap."""
+    found = []
+    for number, file in enumerate(sorted((_sql_root() / "migrations").glob("[0-9]*.sql")), start=1):
+        version, _, name = file.stem.partition("_")
+        if int(version) != number:
+            message = f"sql/migrations: expected number {number:04}, found {file.name}"
+            raise ValueError(message)
+        found.append(Migration(number, name, file.read_text("utf-8")))
+    return tuple(found)

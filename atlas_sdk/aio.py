@@ -1,0 +1,191 @@
+"""The asyncio client: the same names, awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from atlas_sdk._connect import Opened, Options, prepare
+from atlas_sdk._drive import AsyncDriver
+from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
+from atlas_sdk._plan import Plan
+from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.model.health import Health
+from atlas_sdk.ops import checkpoints, diffs, events, health, memory, projects, references, restores, schema, users, verify
+
+__all__ = ["AsyncAtlas", "AsyncEvents", "AsyncMemory", "AsyncProjects", "AsyncSchema", "AsyncUsers"]
+
+T = TypeVar("T")
+
+
+class AsyncUsers(AsyncFace):
+    """Users: the tenants."""
+
+    create = awaitable(users.create)
+    get = awaitable(users.get)
+    by_email = awaitable(users.by_email)
+    local = awaitable(users.local)
+
+
+class AsyncProjects(AsyncFace):
+    """Projects: the folders whose memory files are kept."""
+
+    create = awaitable(projects.create)
+    get = awaitable(projects.get)
+    by_path = awaitable(projects.by_path)
+    by_session = awaitable(projects.by_session)
+    list = awaitable(projects.list_active)
+
+
+class AsyncMemory(AsyncFace):
+    """Every version of every memory file: append, read, compare, name, restore."""
+
+    snapshot = awaitable(memory.snapshot)
+    capture = awaitable(memory.capture)
+    delete = awaitable(memory.delete)
+    files = awaitable(memory.files)
+    history = awaitable(memory.history)
+    resolve = awaitable(references.resolve)
+    version = awaitable(references.version)
+    read = awaitable(references.read)
+    content = awaitable(references.content)
+    diff = awaitable(diffs.diff)
+    checkpoint = awaitable(checkpoints.checkpoint)
+    checkpoints = awaitable(checkpoints.checkpoints)
+    plan_restore = awaitable(restores.plan_restore)
+    plan_undo = awaitable(restores.plan_undo)
+    plan_redo = awaitable(restores.plan_redo)
+    restore = awaitable(restores.restore)
+    undo = awaitable(restores.undo)
+    redo = awaitable(restores.redo)
+    verify = awaitable(verify.verify)
+
+
+class AsyncEvents(AsyncFace):
+    """The audit trail."""
+
+    log = awaitable(events.log)
+    recent = awaitable(events.recent)
+
+
+class AsyncSchema(AsyncFace):
+    """The schema and its migrations."""
+
+    status = awaitable(schema.status)
+    check = awaitable(schema.check)
+    migrate = awaitable(schema.migrate)
+    server = awaitable(schema.server)
+
+
+class _Faces:
+    """The topics of a client or of an open transaction."""
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        self.users = AsyncUsers(runner)
+        self.projects = AsyncProjects(runner)
+        self.memory = AsyncMemory(runner)
+        self.events = AsyncEvents(runner)
+        self.schema = AsyncSchema(runner)
+
+
+class AsyncTransaction(_Faces):
+    """The topics of a client, all in one open transaction."""
+
+
+class AsyncAtlas(_Faces):
+    """A client for asyncio: open one for an event loop and share it between tasks.
+
+    ::
+
+        async with AsyncAtlas.open() as atlas:                          # the embedded server
+        async with AsyncAtlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
+    """
+
+    def __init__(self, dsn: str | None, options: Options) -> None:
+        """Use `AsyncAtlas.open`."""
+        super().__init__(_Late(self))
+        self._dsn = dsn
+        self._options = options
+        self._opened: Opened | None = None
+        self._driver: AsyncDriver | None = None
+
+    @classmethod
+    def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
+        """Return a client that connects when it is entered (`async with`) or by `connect()`.
+
+        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user.
+        The options are those of `Options`.
+        """
+        return cls(dsn, options)
+
+    async def connect(self) -> None:
+        """Connect, and check that the schema is this version's.
+
+        Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
+        """
+        opened = await asyncio.to_thread(prepare, self._dsn, self._options)
+        driver = AsyncDriver(opened.target, opened.lent)
+        try:
+            await driver.open()
+            if opened.migrates:
+                await driver.run(schema.migrate())
+            else:
+                await driver.run(schema.check())
+        except BaseException:
+            await driver.close()
+            opened.release()
+            raise
+        self._opened, self._driver = opened, driver
+
+    def _connected(self) -> tuple[Opened, AsyncDriver]:
+        if self._opened is None or self._driver is None:
+            raise InvalidInput("connect first: use `async with AsyncAtlas.open() as atlas`", field="atlas")
+        return self._opened, self._driver
+
+    @property
+    def url(self) -> str:
+        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        return self._connected()[0].target.dsn
+
+    def keep_server_for(self, seconds: float) -> None:
+        """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
+        self._connected()[0].keep_for(seconds)
+
+    async def health(self) -> Health:
+        """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
+        try:
+            return await self._connected()[1].run(health.look())
+        except AtlasError as problem:
+            return Health(ok=False, problem=str(problem))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+        """Run several operations in one transaction: all of them happen, or none."""
+        async with self._connected()[1].transaction() as driver:
+            yield AsyncTransaction(driver)
+
+    async def close(self) -> None:
+        """Close every connection and leave the embedded server. Idempotent."""
+        if self._opened is not None and self._driver is not None:
+            await self._driver.close()
+            self._opened.release()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Late:
+    """Runs plans on the driver that the client gets when it connects."""
+
+    def __init__(self, atlas: AsyncAtlas) -> None:
+        self._atlas = atlas
+
+    async def run(self, plan: Plan[T]) -> T:
+        return await self._atlas._connected()[1].run(plan)  # noqa: SLF001  # the other half of one mechanism

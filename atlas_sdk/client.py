@@ -1,0 +1,170 @@
+"""The blocking client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, Unpack
+
+from atlas_sdk._connect import Opened, Options, prepare
+from atlas_sdk._drive import Driver
+from atlas_sdk._faces import Face, Runner, blocking
+from atlas_sdk.errors import AtlasError
+from atlas_sdk.model.health import Health
+from atlas_sdk.ops import checkpoints, diffs, events, health, memory, projects, references, restores, schema, users, verify
+
+__all__ = ["Atlas", "Events", "Memory", "Projects", "Schema", "Users"]
+
+
+class Users(Face):
+    """Users: the tenants."""
+
+    create = blocking(users.create)
+    get = blocking(users.get)
+    by_email = blocking(users.by_email)
+    local = blocking(users.local)
+
+
+class Projects(Face):
+    """Projects: the folders whose memory files are kept."""
+
+    create = blocking(projects.create)
+    get = blocking(projects.get)
+    by_path = blocking(projects.by_path)
+    by_session = blocking(projects.by_session)
+    list = blocking(projects.list_active)
+
+
+class Memory(Face):
+    """Every version of every memory file: append, read, compare, name, restore."""
+
+    snapshot = blocking(memory.snapshot)
+    capture = blocking(memory.capture)
+    delete = blocking(memory.delete)
+    files = blocking(memory.files)
+    history = blocking(memory.history)
+    resolve = blocking(references.resolve)
+    version = blocking(references.version)
+    read = blocking(references.read)
+    content = blocking(references.content)
+    diff = blocking(diffs.diff)
+    checkpoint = blocking(checkpoints.checkpoint)
+    checkpoints = blocking(checkpoints.checkpoints)
+    plan_restore = blocking(restores.plan_restore)
+    plan_undo = blocking(restores.plan_undo)
+    plan_redo = blocking(restores.plan_redo)
+    restore = blocking(restores.restore)
+    undo = blocking(restores.undo)
+    redo = blocking(restores.redo)
+    verify = blocking(verify.verify)
+
+
+class Events(Face):
+    """The audit trail."""
+
+    log = blocking(events.log)
+    recent = blocking(events.recent)
+
+
+class Schema(Face):
+    """The schema and its migrations."""
+
+    status = blocking(schema.status)
+    check = blocking(schema.check)
+    migrate = blocking(schema.migrate)
+    server = blocking(schema.server)
+
+
+class _Faces:
+    """The topics of a client or of an open transaction."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.users = Users(runner)
+        self.projects = Projects(runner)
+        self.memory = Memory(runner)
+        self.events = Events(runner)
+        self.schema = Schema(runner)
+
+
+class Transaction(_Faces):
+    """The topics of a client, all in one open transaction."""
+
+
+class Atlas(_Faces):
+    """A client: open one for a process and share it between threads.
+
+    ::
+
+        with Atlas.open() as atlas:                                   # the embedded server
+        with Atlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
+    """
+
+    def __init__(self, opened: Opened, driver: Driver) -> None:
+        """Use `Atlas.open`."""
+        super().__init__(driver)
+        self._opened = opened
+        self._driver = driver
+
+    @classmethod
+    def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
+        """Connect, and check that the schema is this version's.
+
+        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user.
+        The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed,
+        SchemaMismatch.
+        """
+        opened = prepare(dsn, options)
+        driver = Driver(opened.target, opened.lent)
+        try:
+            driver.open()
+            if opened.migrates:
+                driver.run(schema.migrate())
+            else:
+                driver.run(schema.check())
+        except BaseException:
+            driver.close()
+            opened.release()
+            raise
+        return cls(opened, driver)
+
+    @property
+    def url(self) -> str:
+        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        return self._opened.target.dsn
+
+    def keep_server_for(self, seconds: float) -> None:
+        """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
+        self._opened.keep_for(seconds)
+
+    def health(self) -> Health:
+        """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
+        try:
+            return self._driver.run(health.look())
+        except AtlasError as problem:
+            return Health(ok=False, problem=str(problem))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Run several operations in one transaction: all of them happen, or none.
+
+        ::
+
+            with atlas.transaction() as tx:
+                project = tx.projects.create(user, path="/srv/app")
+                tx.memory.snapshot(project, "CLAUDE.md", b"# Rules")
+        """
+        with self._driver.transaction() as driver:
+            yield Transaction(driver)
+
+    def close(self) -> None:
+        """Close every connection and leave the embedded server. Idempotent."""
+        self._driver.close()
+        self._opened.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+

@@ -1,0 +1,175 @@
+"""What can go wrong, as one tree.
+
+::
+
+    AtlasError                     exit_code  what it means
+    ├── InvalidInput               2          an argument breaks a rule; the field is named
+    ├── NotFound                   3          no such user, project, file, version or checkpoint
+    │   └── NotAProject            3          no registered project holds this folder
+    ├── AlreadyExists              1          a unique name is taken
+    ├── AmbiguousReference         1          a prefix that several versions share
+    ├── RestoreRefused             1          going on would lose bytes
+    ├── FileProblem                1          a file cannot be read, kept or written
+    │   └── OutsideProject         1          a path or a symlink that leaves the project
+    ├── ContentMissing             1          only hash and size were kept (over the size limit)
+    ├── IntegrityFailure           6          stored bytes do not have their SHA-256
+    ├── DatabaseError              1          PostgreSQL refused a statement
+    │   └── StorageFull            1          the server's disk is full
+    ├── DatabaseUnreachable        5          no connection
+    │   ├── AuthenticationFailed   5          wrong password or role
+    │   └── EmbeddedServerFailed   5          the embedded server does not start
+    └── SchemaMismatch             1          the schema is missing, older or newer than this code
+
+Every sentence says what happened and what to do next; the fields hold the same facts for programs.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyExists",
+    "AmbiguousReference",
+    "AtlasError",
+    "AuthenticationFailed",
+    "ContentMissing",
+    "DatabaseError",
+    "DatabaseUnreachable",
+    "EmbeddedServerFailed",
+    "FileProblem",
+    "IntegrityFailure",
+    "InvalidInput",
+    "NotAProject",
+    "NotFound",
+    "OutsideProject",
+    "RestoreRefused",
+    "SchemaMismatch",
+    "StorageFull",
+]
+
+
+class AtlasError(Exception):
+    """The root of the tree: catch it to catch everything that this package raises on purpose."""
+
+    #: What `atlasctl` exits with.
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidInput(AtlasError, ValueError):
+    """An argument breaks a rule."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(AtlasError, LookupError):
+    """No such thing."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, kind: str, name: str) -> None:
+        super().__init__(message)
+        #: What was looked for: "user", "project", "file", "version", "checkpoint", "restore".
+        self.kind = kind
+        self.name = name
+
+
+class NotAProject(NotFound):
+    """No registered project holds this folder."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not in a registered project; run: atlasctl init {path}", kind="project", name=path)
+
+
+class AlreadyExists(AtlasError):
+    """A unique name is taken."""
+
+    def __init__(self, message: str, *, kind: str, name: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.name = name
+
+
+class AmbiguousReference(AtlasError):
+    """A prefix that several versions share."""
+
+    def __init__(self, reference: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(f"{reference!r} fits several versions: {', '.join(candidates)}; give more characters")
+        self.reference = reference
+        self.candidates = candidates
+
+
+class RestoreRefused(AtlasError):
+    """Going on would lose bytes, so nothing was written."""
+
+    def __init__(self, message: str, *, paths: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class FileProblem(AtlasError):
+    """A file cannot be read, kept or written."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class OutsideProject(FileProblem):
+    """A path or a symlink that leaves the project."""
+
+
+class ContentMissing(AtlasError):
+    """Only hash and size of this version were kept, because it was over the size limit."""
+
+    def __init__(self, message: str, *, path: str, size: int) -> None:
+        super().__init__(message)
+        self.path = path
+        self.size = size
+
+
+class IntegrityFailure(AtlasError):
+    """Stored bytes do not have the SHA-256 that they were stored under."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, sha256: str) -> None:
+        super().__init__(message)
+        self.sha256 = sha256
+
+
+class DatabaseError(AtlasError):
+    """PostgreSQL refused a statement."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class StorageFull(DatabaseError):
+    """The server's disk is full; nothing of the statement was kept."""
+
+
+class DatabaseUnreachable(AtlasError):
+    """No connection to the database."""
+
+    exit_code = 5
+
+
+class AuthenticationFailed(DatabaseUnreachable):
+    """The server does not accept this role or password."""
+
+
+class EmbeddedServerFailed(DatabaseUnreachable):
+    """The embedded PostgreSQL server does not start."""
+
+
+class SchemaMismatch(AtlasError):
+    """The schema is missing, older or newer than this code."""
+
+    def __init__(self, message: str, *, found: int | None, wanted: int) -> None:
+        super().__init__(message)
+        #: The version in the database; None when there is no schema at all.
+        self.found = found
+        self.wanted = wanted

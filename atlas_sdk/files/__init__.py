@@ -1,0 +1,22 @@
+"""The files of a project: which ones are memory, how they are read, and how they are put back."""
+
+from atlas_sdk.files.capture import FileState, Signature, read_file, signature
+from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
+from atlas_sdk.files.replace import remove_file, replace_file
+from atlas_sdk.files.tracking import Scan, Skipped, Tracking
+
+__all__ = [
+    "FileState",
+    "Scan",
+    "Signature",
+    "Skipped",
+    "Tracking",
+    "from_text",
+    "printable",
+    "read_file",
+    "relative_path",
+    "remove_file",
+    "replace_file",
+    "signature",
+    "to_text",
+]

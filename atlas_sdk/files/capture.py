@@ -1,0 +1,156 @@
+"""Read a file as it is at one instant, although others write it."""
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from atlas_sdk.files.confined import locate, open_folder, opened
+from atlas_sdk.files.problems import odd_type, problem
+
+__all__ = ["FileState", "Signature", "read_file", "signature"]
+
+_BLOCK_BYTES = 2**20
+#: A writer that disturbs this many readings in a row is still busy: what was read is kept, marked as torn.
+_ATTEMPTS = 5
+
+
+@frozen(kw_only=True)
+class Signature:
+    """What `stat` says about a file: two equal ones mean that nobody has written in between.
+
+    All five are needed: a file that is deleted and made again often gets the same inode number, and `mtime` can be
+    set back by anyone. Where clocks tick coarsely (NFS, FAT), a write within the same tick does not show.
+    """
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    ino: int
+    dev: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Signature":
+        """Take the five fields of a `stat` result."""
+        return cls(
+            mtime_ns=found.st_mtime_ns,
+            ctime_ns=found.st_ctime_ns,
+            size=found.st_size,
+            ino=found.st_ino,
+            dev=found.st_dev,
+        )
+
+
+@frozen(kw_only=True)
+class FileState:
+    """A file as it was read. Of a symlink: the file that it leads to, and what the symlink says."""
+
+    path: str
+    #: None when the file is over the limit.
+    content: bytes | None
+    #: 32 bytes.
+    sha256: bytes
+    size: int
+    #: The nine permission bits.
+    mode: int
+    #: What the symlink says when the path itself is one, inside the project.
+    link: str | None
+    signature: Signature
+    #: The file was being written all the time: the content may mix two versions, so look again soon.
+    torn: bool
+
+
+def read_file(root: Path, path: str, *, limit_bytes: int) -> FileState | None:
+    """Read a file of the project, or return None when there is none.
+
+    The file has the same signature before and after the reading and under its name afterwards; if not, it is read
+    again, five times at most, and then comes back `torn`. A file over `limit_bytes` is hashed and not kept.
+    Raises `OutsideProject` for a symlink that leaves the project, `FileProblem` for what is no regular file, cannot be
+    read, or when the project's own folder is gone.
+    """
+    last: FileState | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            state = _read_once(root, path, limit_bytes=limit_bytes)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            if exc.errno != errno.ELOOP:
+                raise problem("read", path, exc) from exc
+            loop = exc
+            continue
+        if not state.torn:
+            return state
+        last = state
+    if last is None:
+        raise problem("read", path, loop) from loop
+    return last
+
+
+def signature(root: Path, path: str) -> Signature | None:
+    """Return the signature of the file that a path leads to, or None when there is none.
+
+    One `lstat`, unless the path is a symlink: then the same confined walk as `read_file`, and the same errors.
+    """
+    try:
+        found = os.lstat(os.path.join(root, path))  # noqa: PTH118 - this is the sweep's hot path
+        if stat.S_ISLNK(found.st_mode):
+            with locate(root, path) as place:
+                found = os.lstat(place.name, dir_fd=place.folder)
+    except (FileNotFoundError, NotADirectoryError):
+        # Without the project's folder nothing is known about its files: this raises.
+        with open_folder(root, ""):
+            return None
+    except OSError as exc:
+        raise problem("look at", path, exc) from exc
+    if not stat.S_ISREG(found.st_mode):
+        raise odd_type(path, found.st_mode)
+    return Signature.of(found)
+
+
+def _read_once(root: Path, path: str, *, limit_bytes: int) -> FileState:
+    with opened(root, path) as (descriptor, place):
+        found = os.fstat(descriptor)
+        before = Signature.of(found)
+        content, sha256, size = _read(descriptor, size=before.size, limit_bytes=limit_bytes)
+        after = Signature.of(os.fstat(descriptor))
+    state = FileState(
+        path=path,
+        content=content,
+        sha256=sha256,
+        size=size,
+        mode=stat.S_IMODE(found.st_mode) & 0o777,
+        link=place.link,
+        # The one from before the reading: what was written since then differs from it.
+        signature=before,
+        torn=False,
+    )
+    with locate(root, path) as again:
+        named = Signature.of(os.lstat(again.name, dir_fd=again.folder))
+        same = before == after == named and size == before.size and again.link == place.link
+    return state if same else evolve(state, torn=True)
+
+
+def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:
+    """Read up to one byte more than `size`: that byte shows that the file grew, and an endless writer ends there."""
+    digest = hashlib.sha256()
+    blocks: list[bytes] = []
+    total = 0
+    while total <= size:
+        block = _read_block(descriptor, min(_BLOCK_BYTES, size + 1 - total))
+        if not block:
+            break
+        digest.update(block)
+        total += len(block)
+        if total <= limit_bytes:
+            blocks.append(block)
+        else:
+            blocks.clear()
+    return (b"".join(blocks) if total <= limit_bytes else None), digest.digest(), total
+
+
+def _read_block(descriptor: int, size: int) -> bytes:
+    return os.read(descriptor, size)

@@ -1,0 +1,84 @@
+"""Renames that overwrite nothing unseen, and a look at who is writing: Linux has them, others do without.
+
+`renameat2` (Linux 3.15, glibc 2.28) swaps two names in one step or refuses to overwrite one. File systems that lack
+it say EINVAL; then, and on other systems, what is there is checked first and renamed afterwards.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+from functools import cache
+
+__all__ = ["exchange", "open_for_writing", "rename_new"]
+
+#: From <linux/fs.h>.
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def exchange(folder: int, one: str, other: str) -> bool:
+    """Swap two names of a folder in one step; False, and nothing done, where that cannot be had."""
+    return _rename(folder, one, other, _RENAME_EXCHANGE)
+
+
+def rename_new(folder: int, old: str, new: str) -> None:
+    """Rename within a folder; `FileExistsError` when the new name is taken."""
+    if _rename(folder, old, new, _RENAME_NOREPLACE):
+        return
+    try:
+        os.lstat(new, dir_fd=folder)
+    except FileNotFoundError:
+        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+
+
+def open_for_writing(descriptor: int) -> bool:
+    """Tell whether anybody has this file open for writing; False as well where nobody can tell.
+
+    The kernel grants a read lease only while there is no writer. The lease is given back at once.
+    """
+    try:
+        # A broken lease sends SIGIO, which ends a process; SIGURG is ignored unless asked for.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except AttributeError:
+        return False
+    except OSError as exc:
+        return exc.errno == errno.EAGAIN
+    return False
+
+
+def _rename(folder: int, old: str, new: str, flags: int) -> bool:
+    call = _renameat2()
+    if call is None:
+        return False
+    code = call(folder, os.fsencode(old), os.fsencode(new), flags)
+    if code in _UNSUPPORTED:
+        return False
+    if code:
+        raise OSError(code, os.strerror(code), new)
+    return True
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, bytes, int], int] | None:
+    """Return a function that renames and gives back an errno, 0 for done."""
+    # Loaded at the first write: most commands only read.
+    import ctypes  # noqa: PLC0415
+
+    try:
+        raw = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return None
+    raw.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    raw.restype = ctypes.c_int
+
+    def call(folder: int, old: bytes, new: bytes, flags: int) -> int:
+        return ctypes.get_errno() if raw(folder, old, folder, new, flags) else 0
+
+    return call

@@ -1,0 +1,254 @@
+"""Which files of a project are its memory, and which of them exist now."""
+
+import os
+import tomllib
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from atlas_sdk.errors import FileProblem, InvalidInput
+from atlas_sdk.files.capture import read_file, signature
+from atlas_sdk.files.confined import open_folder
+from atlas_sdk.files.globs import Excluded, Globs
+from atlas_sdk.files.imports import follow
+from atlas_sdk.files.paths import printable
+from atlas_sdk.files.presets import PRESETS, TEMPORARY, Kind
+from atlas_sdk.files.problems import odd_type, problem
+
+__all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
+
+#: The one file that a project may have for Atlas; it is not needed.
+SETTINGS: Final = ".atlas.toml"
+_SETTINGS_LIMIT_BYTES = 2**20
+_DEFAULT_LIMIT_BYTES = 8 * 2**20
+#: PostgreSQL holds at most 1 GB in one value, and reading takes several copies of a file in memory.
+_HIGHEST_LIMIT_BYTES = 256 * 2**20
+#: A folder costs about 30 µs to list, so a walk of this many ends within a second.
+_MOST_FOLDERS = 20_000
+_LISTS = ("presets", "include", "exclude")
+_INSTRUCTIONS = Globs.of(tuple(g for preset in PRESETS.values() if preset.kind == "claude_md" for g in preset.globs))
+
+
+@frozen(kw_only=True)
+class Skipped:
+    """Something that would be tracked if it could be."""
+
+    path: str
+    #: One sentence: what is the matter, and what to do.
+    reason: str
+
+
+@frozen(kw_only=True)
+class Scan:
+    """What a project holds at one time; everything sorted."""
+
+    #: The tracked files that exist, imports included.
+    paths: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    #: The folders to watch, `""` for the project's own.
+    directories: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class Tracking:
+    """The rules of one project: presets, the globs of its settings, and a size limit."""
+
+    presets: tuple[str, ...] = tuple(PRESETS)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    #: Larger files are hashed but not kept.
+    limit_bytes: int = _DEFAULT_LIMIT_BYTES
+    _wanted: Globs = field(init=False, eq=False, repr=False)
+    _excluded: Excluded = field(init=False, eq=False, repr=False)
+
+    @_wanted.default
+    def _compile_wanted(self) -> Globs:
+        unknown = sorted(set(self.presets) - set(PRESETS))
+        if unknown:
+            raise InvalidInput(f"{unknown[0]!r} is no preset; there are: {', '.join(PRESETS)}", field="presets")
+        return Globs.of((*(glob for name in self.presets for glob in PRESETS[name].globs), *self.include))
+
+    @_excluded.default
+    def _compile_excluded(self) -> Excluded:
+        return Excluded.of(self.exclude)
+
+    @classmethod
+    def load(cls, root: Path) -> "Tracking":
+        """Read the project's `.atlas.toml`; without one every preset is on.
+
+        Raises `InvalidInput` that names the key, `FileProblem` when the file or the project cannot be read.
+        """
+        state = read_file(root, SETTINGS, limit_bytes=_SETTINGS_LIMIT_BYTES)
+        if state is None:
+            return cls()
+        if state.content is None:
+            raise InvalidInput(f"{SETTINGS} is larger than {_SETTINGS_LIMIT_BYTES} bytes", field=SETTINGS)
+        try:
+            settings = tomllib.loads(state.content.decode())
+        except ValueError as exc:
+            raise InvalidInput(f"{SETTINGS} is not TOML: {exc}", field=SETTINGS) from exc
+        return cls(**_checked(settings))
+
+    def wants(self, path: str) -> bool:
+        """Tell whether a file of this name is tracked; an import that no glob matches is not known here."""
+        return self._wanted.match(path) and not self._refuses(path)
+
+    def kind(self, path: str) -> Kind:
+        """Return `claude_md` for instructions, in nested folders too, and for imports; `scratch` for other notes."""
+        if _INSTRUCTIONS.match(path) or _INSTRUCTIONS.match(path.rpartition("/")[2]):
+            return "claude_md"
+        return "scratch" if self._wanted.match(path) else "claude_md"
+
+    def scan(self, root: Path) -> Scan:
+        """Find the tracked files that exist now; what cannot be tracked is listed, and never stops the rest.
+
+        `.gitignore` does not count: `CLAUDE.local.md` is normally ignored, and is memory all the same.
+        Raises `FileProblem` when the project's own folder cannot be read: that says nothing about its files.
+        """
+        walk = _Walk(root, self)
+        walk.run()
+        instructions = [path for path in walk.paths if self.kind(path) == "claude_md"]
+        imports = follow(root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path))
+        return Scan(
+            paths=tuple(sorted({*walk.paths, *imports})),
+            skipped=tuple(sorted(walk.skipped, key=lambda one: one.path)),
+            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports)})),
+        )
+
+    def directories(self, root: Path) -> list[str]:
+        """Return the existing folders in which a tracked file, or the next folder towards one, can appear.
+
+        Together with the folders of imported files; `""` is the project's own. The same walk as `scan`, which has
+        them as well.
+        """
+        return list(self.scan(root).directories)
+
+    def leads(self, folder: str) -> str | None:
+        """Tell how a folder can hold tracked files: "near", below a fixed prefix, "far", or not at all."""
+        if self._excluded.match(folder):
+            return None
+        if self._wanted.near.fullmatch(folder):
+            return "near"
+        return "far" if self._wanted.far.fullmatch(folder) else None
+
+    def _refuses(self, path: str) -> bool:
+        return self._excluded.match(path) or TEMPORARY.match(path)
+
+
+class _Walk:
+    """One walk over the folders that can hold tracked files, those below a fixed prefix first."""
+
+    def __init__(self, root: Path, tracking: Tracking) -> None:
+        self.root = root
+        self.tracking = tracking
+        self.paths: list[str] = []
+        self.skipped: list[Skipped] = []
+        self.folders: list[str] = []
+        self.waiting: dict[str, deque[str]] = {"near": deque([""]), "far": deque()}
+
+    def run(self) -> None:
+        while any(self.waiting.values()):
+            if len(self.folders) >= _MOST_FOLDERS:
+                reason = (
+                    f"more than {_MOST_FOLDERS:,} folders, the rest was not searched: "
+                    f"give the globs under include in {SETTINGS} a fixed first folder"
+                )
+                self.skipped.append(Skipped(path="", reason=reason))
+                return
+            folder = (self.waiting["near"] or self.waiting["far"]).popleft()
+            try:
+                self.list_folder(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                # Removed, or replaced by a symlink, since its parent was listed.
+                continue
+            except OSError as exc:
+                self.skip(folder, problem("list", folder or str(self.root), exc))
+
+    def list_folder(self, folder: str) -> None:
+        with open_folder(self.root, folder) as descriptor, os.scandir(descriptor) as entries:
+            self.folders.append(folder)
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                leads = self.tracking.leads(path)
+                wanted = self.tracking.wants(path)
+                if leads or wanted:
+                    self.take(entry, path, leads=leads, wanted=wanted)
+
+    def take(self, entry: "os.DirEntry[str]", path: str, *, leads: str | None, wanted: bool) -> None:
+        try:
+            if entry.is_symlink():
+                self.take_symlink(entry, path, wanted=wanted)
+            elif leads and entry.is_dir():
+                self.waiting[leads].append(path)
+            elif wanted and entry.is_file():
+                self.paths.append(path)
+            elif wanted:
+                self.skip(path, odd_type(path, entry.stat(follow_symlinks=False).st_mode))
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            self.skip(path, problem("look at", path, exc))
+
+    def take_symlink(self, entry: "os.DirEntry[str]", path: str, *, wanted: bool) -> None:
+        folder = False
+        with suppress(OSError):
+            folder = entry.is_dir()
+        if folder:
+            reason = (
+                f"{printable(path)} is a symlink to a folder; Atlas does not follow those: replace it with a folder"
+            )
+            self.skipped.append(Skipped(path=path, reason=reason))
+        elif wanted:
+            try:
+                found = signature(self.root, path)
+            except FileProblem as exc:
+                self.skip(path, exc)
+            else:
+                if found is not None:
+                    self.paths.append(path)
+
+    def skip(self, path: str, reason: FileProblem) -> None:
+        self.skipped.append(Skipped(path=path, reason=str(reason)))
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that `[track]` sets; name the key that is wrong."""
+    for key in settings:
+        if key != "track":
+            raise _wrong(key, "is not known; the only table is [track]")
+    track = settings.get("track", {})
+    if not isinstance(track, dict):
+        raise _wrong("track", "must be a table")
+    fields: dict[str, Any] = {}
+    for key, value in track.items():
+        name = f"track.{key}"
+        if key == "limit_bytes":
+            # `True` is an `int` in Python, not in TOML.
+            if type(value) is not int or not 0 < value <= _HIGHEST_LIMIT_BYTES:
+                raise _wrong(name, f"must be a number of bytes from 1 to {_HIGHEST_LIMIT_BYTES}")
+            fields[key] = value
+        elif key in _LISTS:
+            fields[key] = _listed(name, value)
+        else:
+            raise _wrong(name, f"is not known; there are: {', '.join(_LISTS)}, limit_bytes")
+    return fields
+
+
+def _listed(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _wrong(name, "must be a list of strings")
+    try:
+        if name == "track.presets":
+            Tracking(presets=tuple(value))
+        else:
+            Globs.of(tuple(value))
+    except InvalidInput as exc:
+        raise _wrong(name, str(exc)) from exc
+    return tuple(value)
+
+
+def _wrong(key: str, what: str) -> InvalidInput:
+    return InvalidInput(f"{SETTINGS}: {key}: {what}", field=key)

@@ -1,0 +1,42 @@
+"""Who caused a version."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+from attrs.validators import in_, instance_of, optional
+
+__all__ = ["Attribution", "attribution_of"]
+
+_SOURCES = ("sdk", "cli", "watcher", "hook")
+
+
+@frozen(kw_only=True)
+class Attribution:
+    """Who caused a version, as far as known; `log` and `blame` answer from it."""
+
+    #: What took the snapshot: "sdk", "cli", "watcher" or "hook".
+    source: str = field(default="sdk", validator=in_(_SOURCES))
+    #: The operation that needed it, where it was not a plain snapshot: "restore", "undo", "redo", "checkpoint".
+    reason: str | None = field(default=None, validator=optional(instance_of(str)))
+    #: The agent's tool, such as "Edit" or "Bash".
+    tool: str | None = field(default=None, validator=optional(instance_of(str)))
+    #: The agent's own session id.
+    agent_session: str | None = field(default=None, validator=optional(instance_of(str)))
+    #: The login name of the person or daemon that acts.
+    login: str | None = field(default=None, validator=optional(instance_of(str)))
+
+    def to_json(self) -> dict[str, str]:
+        """Return what is known, for a jsonb column."""
+        known = (self.reason, self.tool, self.agent_session, self.login)
+        names = ("reason", "tool", "agent_session", "login")
+        return {"source": self.source} | {n: v for n, v in zip(names, known, strict=True) if v is not None}
+
+
+def attribution_of(value: Any) -> Attribution:
+    """Read a jsonb column; keys that this version does not know are left out."""
+    if isinstance(value, Attribution):
+        return value
+    names = {"source", "reason", "tool", "agent_session", "login"}
+    known: Mapping[str, str] = {name: text for name, text in dict(value).items() if name in names}
+    return Attribution(**known)

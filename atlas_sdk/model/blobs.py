@@ -1,0 +1,147 @@
+"""How the content of a version is stored: a compressed keyframe, or a delta with the file's version before.
+
+A blob's data is one format byte and a payload. Both formats are a zstd frame without its 4-byte magic, content size and
+checksum (SHA-256 checks more); a delta was compressed with its base as the prefix. On real histories of memory files
+this takes 1.17 times what `zstd -22` makes of a whole history at once (`make bench`).
+"""
+
+import hashlib
+import sys
+from typing import Any, Self
+
+from attrs import field, frozen
+
+from atlas_sdk.errors import ContentMissing, IntegrityFailure
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["Blob", "assemble", "encode", "sha256_of"]
+
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_KEYFRAME = b"\x01"
+_DELTA = b"\x02"
+_RAW = b"\x00"
+
+#: A content above this is "large": level 3 costs a fifth of level 9's time for 15 % more bytes.
+_LARGE_BYTES = 64 * 1024
+#: Deltas to apply at most. Real histories: 128 costs 1.26 times `zstd -22` of the whole, 256 costs 1.17, no bound 1.14;
+#: a read at depth 256 applies each delta in 20-30 µs.
+_DEPTH_LIMIT = 256
+#: A delta above this part of a keyframe is not worth a longer chain.
+_DELTA_WORTH = 0.6
+#: zstd takes no raw dictionary shorter than this.
+_DICTIONARY_BYTES = 8
+
+
+def sha256_of(content: bytes) -> bytes:
+    """Return the 32 bytes that address this content."""
+    return hashlib.sha256(content).digest()
+
+
+@frozen(kw_only=True)
+class Blob:
+    """One row of memory_blobs."""
+
+    sha256: bytes = field(repr=lambda value: value.hex()[:12])
+    size: int
+    depth: int = 0
+    base_sha256: bytes | None = field(default=None, repr=False)
+    #: None: only hash and size are known, because the file was over the size limit.
+    data: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def absent(cls, sha256: bytes, size: int) -> Self:
+        """Return the blob of a file over the size limit."""
+        return cls(sha256=sha256, size=size)
+
+
+def _options(level: int, window_bytes: int) -> dict[int, int]:
+    parameter = zstd.CompressionParameter
+    # The window must reach over the whole base; 10..27 is what every decoder accepts.
+    window_log = min(27, max(10, (window_bytes - 1).bit_length()))
+    return {
+        parameter.compression_level: level,
+        parameter.window_log: window_log,
+        parameter.content_size_flag: 0,
+        parameter.checksum_flag: 0,
+        parameter.dict_id_flag: 0,
+    }
+
+
+def _compress(content: bytes, base: bytes | None) -> bytes:
+    level = 3 if len(content) > _LARGE_BYTES else 9
+    prefix: Any = None if base is None else zstd.ZstdDict(base, is_raw=True).as_prefix
+    options = _options(level, len(content) + len(base or b"") + 1)
+    frame = zstd.ZstdCompressor(options=options, zstd_dict=prefix).compress(content, zstd.ZstdCompressor.FLUSH_FRAME)
+    return frame.removeprefix(_MAGIC)
+
+
+def _decompress(payload: bytes, base: bytes | None) -> bytes:
+    prefix: Any = None if base is None else zstd.ZstdDict(base, is_raw=True).as_prefix
+    return zstd.ZstdDecompressor(zstd_dict=prefix).decompress(_MAGIC + payload)
+
+
+def encode(content: bytes, *, sha256: bytes, base: Blob | None = None, base_content: bytes | None = None) -> Blob:
+    """Encode a content as a delta with `base` where that is worth it, else as a keyframe.
+
+    `base_content` is the content of `base`. The chain's depth is bounded, so that a read never applies more than 256
+    deltas.
+    """
+    usable = base_content is not None and len(base_content) >= _DICTIONARY_BYTES
+    if base is not None and base_content is not None and usable and base.depth < _DEPTH_LIMIT:
+        delta = _compress(content, base_content)
+        # A delta this small is worth it whatever the keyframe: compress the keyframe only in doubt.
+        if len(delta) <= len(content) // 10 or len(delta) <= _DELTA_WORTH * len(_compress(content, None)):
+            size, depth = len(content), base.depth + 1
+            return Blob(sha256=sha256, size=size, depth=depth, base_sha256=base.sha256, data=_DELTA + delta)
+    keyframe = _compress(content, None)
+    data = _KEYFRAME + keyframe if len(keyframe) < len(content) else _RAW + content
+    return Blob(sha256=sha256, size=len(content), data=data)
+
+
+def assemble(chain: list[Blob], *, path: str) -> bytes:
+    """Rebuild the content of the first blob of a chain that leads, base by base, to its keyframe.
+
+    Raises ContentMissing when only hash and size were kept, IntegrityFailure when the bytes do not have their SHA-256.
+    """
+    wanted = chain[0]
+    if wanted.data is None:
+        raise ContentMissing(
+            f"{path}: this version is {wanted.size:,} bytes, over the size limit, so only its hash was kept",
+            path=path,
+            size=wanted.size,
+        )
+    content: bytes | None = None
+    try:
+        for blob in reversed(chain):
+            if blob.data is None or (content is None) != (blob.depth == 0):
+                raise IntegrityFailure(_broken(path, wanted.sha256), sha256=wanted.sha256.hex())
+            content = _decode(blob.data, content)
+    except (zstd.ZstdError, ValueError) as exc:
+        raise IntegrityFailure(_broken(path, wanted.sha256), sha256=wanted.sha256.hex()) from exc
+    if content is None or sha256_of(content) != wanted.sha256:
+        raise IntegrityFailure(_broken(path, wanted.sha256), sha256=wanted.sha256.hex())
+    return content
+
+
+def _decode(data: bytes, base: bytes | None) -> bytes:
+    form, payload = data[:1], data[1:]
+    if form == _RAW:
+        return payload
+    if form == _KEYFRAME:
+        return _decompress(payload, None)
+    if form == _DELTA:
+        return _decompress(payload, base)
+    message = f"unknown blob format {form!r}"
+    raise ValueError(message)
+
+
+def _broken(path: str, sha256: bytes) -> str:
+    return (
+        f"{path}: stored bytes of version {sha256.hex()[:12]} do not match their SHA-256; "
+        "run `atlasctl verify` to see what else is affected, and restore the database from a backup"
+    )
+

@@ -1,0 +1,147 @@
+"""Versions of memory files."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from attrs import field, frozen
+from attrs.validators import in_
+
+from atlas_sdk.files import from_text
+from atlas_sdk.model.attribution import Attribution, attribution_of
+from atlas_sdk.model.blobs import Blob
+
+__all__ = ["Broken", "Capture", "FileDiff", "Head", "Snapshot", "State", "Verification"]
+
+#: What a version is: `auto` was taken by the watcher and may be pruned after a while; `claude_md` and `scratch` were asked
+#: for; `checkpoint` belongs to a named checkpoint.
+KINDS = ("claude_md", "scratch", "checkpoint", "auto")
+
+
+def _hex(value: bytes | str | None) -> str | None:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """One version of one memory file."""
+
+    id: UUID
+    user_id: UUID = field(repr=False)
+    project_id: UUID = field(repr=False)
+    #: Relative to the project, as `os.fsdecode` gives it.
+    path: str = field(converter=from_text)
+    #: Counts the versions of this file from 1.
+    seq: int
+    kind: str = field(validator=in_(KINDS))
+    #: 64 hex digits; None when the file was deleted at this point.
+    sha256: str | None = field(converter=_hex, repr=lambda value: "deleted" if value is None else value[:12])
+    #: Bytes.
+    size: int
+    #: Permission bits.
+    mode: int = field(repr=oct)
+    #: The text of the symlink, when the path itself was one inside the project.
+    link: str | None = field(default=None, repr=False)
+    #: The checkpoint's name, for versions of kind `checkpoint`.
+    checkpoint: str | None = None
+    #: Whatever the caller wants to remember with the version.
+    context: Mapping[str, object] | None = field(default=None, repr=False)
+    attribution: Attribution = field(converter=attribution_of, repr=False)
+    created_at: datetime = field(repr=str)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the file did not exist at this point."""
+        return self.sha256 is None
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 hex digits of the id: enough to refer to it, unless made in the same millisecond as another."""
+        return self.id.hex[:12]
+
+
+@frozen(kw_only=True)
+class State:
+    """What a reference names: versions of files, one a file."""
+
+    reference: str
+    #: By path; deletions are left out, unless the reference names one.
+    versions: tuple[Snapshot, ...]
+    #: Whether it names every file of the project, so that a file without a version did not exist then.
+    whole: bool
+
+    def by_path(self) -> dict[str, Snapshot]:
+        """Return the versions by path."""
+        return {version.path: version for version in self.versions}
+
+
+@frozen(kw_only=True)
+class Capture:
+    """What a look at a project's folder brought."""
+
+    #: New versions, deletions too; empty when nothing changed.
+    taken: tuple[Snapshot, ...]
+    #: Path and reason of every entry that could not be read or must not be followed.
+    skipped: tuple[tuple[str, str], ...]
+
+
+@frozen(kw_only=True)
+class Head:
+    """The newest version of a file, with what a writer needs to append the next one."""
+
+    snapshot_id: UUID
+    seq: int
+    #: None: the newest version is a deletion.
+    sha256: bytes | None
+    mode: int
+    link: str | None
+    #: The newest blob, to make a delta with, and its content; None when only hash and size were kept.
+    blob: Blob | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    #: Monotonic seconds when this was last known to be the newest.
+    confirmed_at: float = field(default=0.0, eq=False)
+
+
+@frozen(kw_only=True)
+class FileDiff:
+    """How one file differs between two states of a project."""
+
+    path: str
+    #: "added", "removed", "changed" or "same".
+    change: str = field(validator=in_(("added", "removed", "changed", "same")))
+    added_lines: int = 0
+    removed_lines: int = 0
+    #: Unified diff; None when a side is binary or its content was not kept.
+    text: str | None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class Broken:
+    """A version that does not read back as what was stored."""
+
+    path: str
+    snapshot_id: UUID
+    sha256: str
+    problem: str
+
+
+@frozen(kw_only=True)
+class Verification:
+    """What `verify` found: every version read back and hashed again."""
+
+    #: Versions read and hashed (deletions have nothing to hash).
+    versions: int
+    #: Distinct contents behind them.
+    contents: int
+    #: Versions of which only hash and size were kept, because the file was over the size limit.
+    unkept: int
+    #: Bytes of content hashed, before compression.
+    content_bytes: int
+    #: Bytes of content stored.
+    stored_bytes: int
+    broken: tuple[Broken, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every kept version is intact."""
+        return not self.broken

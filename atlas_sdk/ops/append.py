@@ -1,0 +1,263 @@
+"""Appending a version: compare-and-set on the newest one, content as a delta."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+from atlas_sdk._plan import Context, Json, Plan, context, many, one_or_none
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import IntegrityFailure, NotFound
+from atlas_sdk.files import to_text
+from atlas_sdk.model.attribution import Attribution
+from atlas_sdk.model.blobs import Blob, assemble, encode
+from atlas_sdk.model.memory import Head, Snapshot
+from atlas_sdk.model.projects import Project
+
+__all__ = ["Incoming", "append", "append_deletion", "blob_content"]
+
+sql = statements("memory")
+
+#: A head that this client confirmed less than this long ago is believed when content did not change (seconds); after
+#: that one small statement asks. Another writer's version in between is seen at the next change at the latest.
+HEAD_TRUST_S = 1.0
+
+
+class _Content(Protocol):
+    """What a version is made from: a `FileState` read from disk, or an `Incoming`."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def content(self) -> bytes | None: ...
+    @property
+    def sha256(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def link(self) -> str | None: ...
+
+
+@frozen(kw_only=True)
+class Incoming:
+    """A content that did not come from the disk."""
+
+    path: str
+    content: bytes | None
+    sha256: bytes
+    size: int
+    #: Permission bits; -1: whatever the file has.
+    mode: int = -1
+    link: str | None = None
+
+
+def append(
+    project: Project,
+    state: _Content,
+    *,
+    kind: str,
+    extra: Mapping[str, object] | None = None,
+    reason: str | None = None,
+    snapshot_id: UUID | None = None,
+) -> Plan[Snapshot | None]:
+    """Append a version unless it equals the newest one. The compare-and-set loop of every writer."""
+    lent = yield from context()
+    key = (project.id, state.path)
+    head = lent.heads.get(key)
+    if head is not None and _same(head, state) and lent.monotonic() - head.confirmed_at > HEAD_TRUST_S:
+        lent.heads.drop(key)
+        head = None
+    while True:
+        head = head or (yield from _read_head(project, state.path))
+        if head is not None and _same(head, state):
+            return None
+        made = yield from _put(project, state, head, lent, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id)
+        if made is not None:
+            return made
+        # Somebody else appended a version in between: look at it, then decide again.
+        lent.heads.drop(key)
+        head = None
+
+
+def _same(head: Head, state: _Content) -> bool:
+    # A mode of -1 is "not given": whatever the file has.
+    modes_agree = state.mode in {-1, head.mode}
+    return head.sha256 == state.sha256 and modes_agree and head.link == state.link
+
+
+@frozen(kw_only=True)
+class _HeadRow:
+    seq: int
+    snapshot_id: UUID
+    sha256: bytes | None
+    mode: int
+    link: str | None
+    blob_sha256: bytes
+    blob_size: int
+    blob_depth: int
+    blob_kept: bool
+
+
+def _read_head(project: Project, path: str) -> Plan[Head | None]:
+    """Read the newest version, without its content: that is fetched only when a delta is to be made."""
+    lent = yield from context()
+    keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
+    row = yield from one_or_none(sql["head"], _HeadRow, **keys)
+    if row is None:
+        return None
+    head = Head(
+        snapshot_id=row.snapshot_id,
+        seq=row.seq,
+        sha256=row.sha256,
+        mode=row.mode,
+        link=row.link,
+        blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
+        confirmed_at=lent.monotonic(),
+    )
+    lent.heads.put((project.id, path), head)
+    return head
+
+
+@frozen(kw_only=True)
+class _Stamp:
+    seq: int
+    created_at: datetime
+
+
+def _put(
+    project: Project,
+    state: _Content,
+    head: Head | None,
+    lent: Context,
+    *,
+    kind: str,
+    extra: Mapping[str, object] | None,
+    reason: str | None,
+    snapshot_id: UUID | None,
+) -> Plan[Snapshot | None]:
+    """Try to append after `head`; None when that is not the newest version any more."""
+    blob = yield from _encode(project, state, head)
+    attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
+    mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
+    new_id = snapshot_id or lent.new_id()
+    stamp = yield from one_or_none(
+        sql["put"],
+        _Stamp,
+        user_id=project.user_id,
+        project_id=project.id,
+        id=new_id,
+        head_id=None if head is None else head.snapshot_id,
+        path=to_text(state.path),
+        size=state.size,
+        depth=blob.depth,
+        sha256=blob.sha256,
+        base_sha256=blob.base_sha256,
+        data=blob.data,
+        mode=mode,
+        kind=kind,
+        link=state.link,
+        context=None if extra is None else Json(dict(extra)),
+        attribution=Json(attribution.to_json()),
+    )
+    if stamp is None:
+        return None
+    lent.heads.put(
+        (project.id, state.path),
+        Head(
+            snapshot_id=new_id,
+            seq=stamp.seq,
+            sha256=blob.sha256,
+            mode=mode,
+            link=state.link,
+            blob=blob if blob.data is not None else None,
+            content=state.content,
+            confirmed_at=lent.monotonic(),
+        ),
+    )
+    return _made(project, state.path, new_id, stamp, kind, attribution, state=state, mode=mode, extra=extra)
+
+
+def _made(
+    project: Project,
+    path: str,
+    new_id: UUID,
+    stamp: _Stamp,
+    kind: str,
+    attribution: Attribution,
+    *,
+    mode: int,
+    state: _Content | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> Snapshot:
+    return Snapshot(
+        id=new_id,
+        user_id=project.user_id,
+        project_id=project.id,
+        path=to_text(path),
+        seq=stamp.seq,
+        kind=kind,
+        sha256=None if state is None else state.sha256,
+        size=0 if state is None else state.size,
+        mode=mode,
+        link=None if state is None else state.link,
+        context=extra,
+        attribution=attribution,
+        created_at=stamp.created_at,
+    )
+
+
+def _encode(project: Project, state: _Content, head: Head | None) -> Plan[Blob]:
+    if state.content is None:
+        return Blob.absent(state.sha256, state.size)
+    if head is None or head.blob is None:
+        return encode(state.content, sha256=state.sha256)
+    base_content = head.content
+    if base_content is None:
+        try:
+            base_content = yield from blob_content(project.user_id, head.blob.sha256, path=state.path)
+        except IntegrityFailure:
+            # An old version is damaged: the new one must not depend on it. `verify` reports it.
+            return encode(state.content, sha256=state.sha256)
+    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base_content)
+
+
+def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
+    """Record that a file is gone; None when the newest version says so already. Raises NotFound for an unknown file."""
+    lent = yield from context()
+    attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
+    while True:
+        head = lent.heads.get((project.id, path)) or (yield from _read_head(project, path))
+        if head is None:
+            raise NotFound(f"{path}: no such file, and no version of it in {project.name}", kind="file", name=path)
+        if head.sha256 is None:
+            return None
+        new_id = lent.new_id()
+        stamp = yield from one_or_none(
+            sql["put_deletion"],
+            _Stamp,
+            user_id=project.user_id,
+            project_id=project.id,
+            id=new_id,
+            head_id=head.snapshot_id,
+            path=to_text(path),
+            mode=head.mode,
+            kind=kind,
+            attribution=Json(attribution.to_json()),
+        )
+        lent.heads.drop((project.id, path))
+        if stamp is not None:
+            return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)
+
+
+def blob_content(user_id: UUID, sha256: bytes, *, path: str) -> Plan[bytes]:
+    """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure."""
+    chain = yield from many(sql["chain"], Blob, user_id=user_id, sha256=sha256)
+    if not chain:
+        message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
+        raise IntegrityFailure(message, sha256=sha256.hex())
+    return assemble(chain, path=path)
+

@@ -1,0 +1,69 @@
+"""Named checkpoints."""
+
+from atlas_sdk._plan import Json, Plan, atomic, context, many, one_or_none
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import AlreadyExists, InvalidInput
+from atlas_sdk.model.checkpoints import Checkpoint
+from atlas_sdk.model.projects import Project
+from atlas_sdk.ops import events, projects
+
+__all__ = ["checkpoint", "checkpoints"]
+
+sql = statements("checkpoints")
+
+#: The column's own bound, in characters.
+_NAME_LENGTH = 200
+
+
+def _checked(name: str) -> str:
+    if not name or name != name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
+        raise InvalidInput(
+            f"{name!r} is no name for a checkpoint: 1 to {_NAME_LENGTH} printable characters, no space at either end",
+            field="name",
+        )
+    if name == "latest" or name.startswith("@{"):
+        raise InvalidInput(f"{name!r} means something else in references; choose another name", field="name")
+    return name
+
+
+@atomic
+def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[Checkpoint]:
+    """Name the newest version of every file of a project, all at one instant.
+
+    It names what is on record: call `capture` first to have the folder's present content on record. Names are unique in a
+    project; a checkpoint is never pruned. Raises AlreadyExists, InvalidInput.
+    """
+    made = yield from create(project, _checked(name), kind="named", note=note)
+    if made is None:
+        raise AlreadyExists(f"{project.name} has a checkpoint {name!r} already", kind="checkpoint", name=name)
+    yield from projects.remember_memory(project)
+    yield from events.record(
+        "checkpoint.created",
+        user_id=project.user_id,
+        project_id=project.id,
+        meta={"checkpoint": made.name, "files": made.files},
+    )
+    return made
+
+
+def create(project: Project, name: str, *, kind: str, note: str | None = None) -> Plan[Checkpoint | None]:
+    """Create a checkpoint; None when the name is taken."""
+    lent = yield from context()
+    return (
+        yield from one_or_none(
+            sql["create"],
+            Checkpoint,
+            user_id=project.user_id,
+            project_id=project.id,
+            id=lent.new_id(),
+            name=name,
+            kind=kind,
+            note=note,
+            attribution=Json(lent.attribution.to_json()),
+        )
+    )
+
+
+def checkpoints(project: Project) -> Plan[list[Checkpoint]]:
+    """Return the checkpoints of a project, newest first."""
+    return (yield from many(sql["list"], Checkpoint, user_id=project.user_id, project_id=project.id))

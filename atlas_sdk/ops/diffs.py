@@ -1,0 +1,96 @@
+"""What differs between two states of a project, or between one and the folder."""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+
+from atlas_sdk._plan import Plan, local
+from atlas_sdk.errors import ContentMissing
+from atlas_sdk.files import FileState, Tracking, read_file, relative_path
+from atlas_sdk.model.diffs import compare
+from atlas_sdk.model.memory import FileDiff, Snapshot, State
+from atlas_sdk.model.projects import Project
+from atlas_sdk.ops.references import content, resolve
+
+__all__ = ["diff"]
+
+
+def diff(
+    project: Project,
+    before: str = "latest",
+    after: str | None = None,
+    *,
+    paths: Iterable[str | PathLike[str]] = (),
+) -> Plan[list[FileDiff]]:
+    """Return the files that differ between two references, by path.
+
+    Without `after` the folder as it is now is compared. A reference to a single version compares that file alone. A side
+    that is binary, or of which only the hash was kept, gives a difference without text.
+    """
+    only = {relative_path(Path(project.path), path) for path in paths}
+    old = yield from resolve(project, before)
+    right = (yield from _folder(project, old, only)) if after is None else (yield from _stored(project, after))
+    sides = old.by_path()
+    if not old.whole:
+        names = set(sides)
+    elif right.whole:
+        names = set(sides) | set(right.files)
+    else:
+        names = set(right.files)
+    differences = []
+    for path in sorted(names & only if only else names):
+        found = yield from _compare(path, sides.get(path), right.files.get(path))
+        if found.change != "same":
+            differences.append(found)
+    return differences
+
+
+class _Side:
+    """The right side of a comparison: versions, or the files of the folder."""
+
+    def __init__(self, files: dict[str, Snapshot | FileState], *, whole: bool) -> None:
+        self.files = files
+        self.whole = whole
+
+
+def _stored(project: Project, reference: str) -> Plan[_Side]:
+    found = yield from resolve(project, reference)
+    return _Side(dict(found.by_path()), whole=found.whole)
+
+
+def _folder(project: Project, old: State, only: set[str]) -> Plan[_Side]:
+    root = Path(project.path)
+    tracking = yield from local(Tracking.load, root)
+    names = set(old.by_path())
+    if old.whole:
+        names |= set((yield from local(tracking.scan, root)).paths)
+    files: dict[str, Snapshot | FileState] = {}
+    for path in sorted(names & only if only else names):
+        state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        if state is not None:
+            files[path] = state
+    return _Side(files, whole=old.whole)
+
+
+def _hash_of(side: Snapshot | FileState | None) -> str | None:
+    if isinstance(side, FileState):
+        return side.sha256.hex()
+    return None if side is None else side.sha256
+
+
+def _content_of(side: Snapshot | FileState | None) -> Plan[bytes | None]:
+    if side is None or isinstance(side, FileState):
+        if side is not None and side.content is None:
+            raise ContentMissing(f"{side.path} is over the size limit", path=side.path, size=side.size)
+        return None if side is None else side.content
+    return None if side.deleted else (yield from content(side))
+
+
+def _compare(path: str, left: Snapshot | None, right: Snapshot | FileState | None) -> Plan[FileDiff]:
+    before, after = _hash_of(left), _hash_of(right)
+    if before == after:
+        return FileDiff(path=path, change="same")
+    try:
+        return compare(path, (yield from _content_of(left)), (yield from _content_of(right)))
+    except ContentMissing:
+        return FileDiff(path=path, change="added" if before is None else "removed" if after is None else "changed")

@@ -1,0 +1,145 @@
+"""Versions of memory files: append, list, read, compare."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+from atlas_sdk._plan import Plan, local, many
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput
+from atlas_sdk.files import FileState, Skipped, Tracking, read_file, relative_path, to_text
+from atlas_sdk.model.blobs import sha256_of
+from atlas_sdk.model.memory import Capture, Snapshot
+from atlas_sdk.model.projects import Project
+from atlas_sdk.ops import projects
+from atlas_sdk.ops.append import Incoming, append, append_deletion
+
+__all__ = ["capture", "delete", "files", "history", "snapshot"]
+
+sql = statements("memory")
+
+#: What may be asked for; `checkpoint` is what checkpoints make.
+KINDS = ("claude_md", "scratch", "auto")
+#: For content that does not come from a folder: its name alone says what it is.
+_BY_NAME = Tracking()
+
+
+def snapshot(
+    project: Project,
+    path: str | PathLike[str],
+    content: bytes | FileState | None = None,
+    *,
+    kind: str | None = None,
+    mode: int | None = None,
+    context: Mapping[str, object] | None = None,
+) -> Plan[Snapshot | None]:
+    """Append a version of a memory file; None when nothing changed.
+
+    Without `content` the file is read from the project's folder, and a file that is gone is recorded as deleted. Content
+    equal to the newest version costs no round trip within a second of the last one, and one small read after that. `kind`
+    is `claude_md` or `scratch` by the file's name unless given; `auto` may be pruned after a while. `context` is any JSON
+    object to remember with the version. Writers of one file may race: every version is kept, in the order of commit.
+    Raises NotFound for a file that was never there, FileProblem for one that cannot be read.
+    """
+    root = Path(project.path)
+    name = relative_path(root, path)
+    if kind is not None and kind not in KINDS:
+        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {kind!r}", field="kind")
+    if isinstance(content, FileState):
+        return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
+    if content is not None:
+        incoming = _incoming(name, content, mode=mode, limit_bytes=_BY_NAME.limit_bytes)
+        return (yield from append(project, incoming, kind=kind or _BY_NAME.kind(name), extra=context))
+    tracking = yield from local(Tracking.load, root)
+    state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
+    kind = kind or tracking.kind(name)
+    if state is None:
+        return (yield from append_deletion(project, name, kind=kind))
+    return (yield from append(project, state, kind=kind, extra=context))
+
+
+def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise InvalidInput(f"content is bytes, not {type(content).__name__}: encode it first", field="content")
+    raw = bytes(content)
+    return Incoming(
+        path=path,
+        content=raw if len(raw) <= limit_bytes else None,
+        sha256=sha256_of(raw),
+        size=len(raw),
+        mode=-1 if mode is None else mode,
+    )
+
+
+def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -> Plan[Snapshot | None]:
+    """Record that a file is gone; None when the newest version says so already. Its content stays on record.
+
+    Raises NotFound for a file that was never there.
+    """
+    return (yield from append_deletion(project, relative_path(Path(project.path), path), kind=kind))
+
+
+def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
+    """Make the history equal to the project's folder: append every tracked file that changed, record what is gone.
+
+    A file that cannot be read or kept is reported in `skipped` and stops no other. Raises FileProblem when the folder itself
+    is missing: a folder that is not mounted is not a deletion of everything.
+    """
+    root = Path(project.path)
+    if not (yield from local(root.is_dir)):
+        raise FileProblem(f"{root} is not there; is it mounted? Nothing was recorded", path=str(root))
+    tracking = yield from local(Tracking.load, root)
+    scan = yield from local(tracking.scan, root)
+    known = {version.path: version for version in (yield from files(project))}
+    taken: list[Snapshot] = []
+    skipped = list(scan.skipped)
+    for path in scan.paths:
+        try:
+            state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        except AtlasError as problem:
+            skipped.append(Skipped(path=path, reason=str(problem)))
+            continue
+        if state is None or _is_version(state, known.get(path)):
+            continue
+        made = yield from append(project, state, kind=kind or tracking.kind(path))
+        if made is not None:
+            taken.append(made)
+    unseen = set(known) - set(scan.paths) - {entry.path for entry in skipped}
+    for path in sorted(path for path in unseen if not known[path].deleted):
+        if (yield from local(read_file, root, path, limit_bytes=0)) is None:
+            made = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
+            if made is not None:
+                taken.append(made)
+    if taken:
+        yield from projects.remember_memory(project)
+    return Capture(taken=tuple(taken), skipped=tuple((entry.path, entry.reason) for entry in skipped))
+
+
+def _is_version(state: FileState, version: Snapshot | None) -> bool:
+    if version is None:
+        return False
+    return (version.sha256, version.mode, version.link) == (state.sha256.hex(), state.mode, state.link)
+
+
+def files(project: Project) -> Plan[list[Snapshot]]:
+    """Return the newest version of every file that a project ever had, by path; look at `deleted`."""
+    return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
+
+
+def history(
+    project: Project, path: str | PathLike[str] | None = None, *, limit: int = 50, before: Snapshot | None = None
+) -> Plan[list[Snapshot]]:
+    """Return versions, newest first: of one file, or of the whole project.
+
+    Versions that a checkpoint names appear once more, with the checkpoint's name. `before` continues after the last version
+    of the page before.
+    """
+    keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
+    if path is None:
+        before_id = None if before is None else before.id
+        return (yield from many(sql["history_of_project"], Snapshot, before_id=before_id, **keys))
+    name = to_text(relative_path(Path(project.path), path))
+    before_seq = None if before is None else before.seq
+    return (yield from many(sql["history_of_file"], Snapshot, path=name, before_seq=before_seq, **keys))
+
+

@@ -1,0 +1,150 @@
+"""References: how people name a version.
+
+- `latest`, or nothing: the newest version of every file
+- a checkpoint's name: every file as it was then
+- `@{2h ago}`, `@{yesterday}`, `@{2026-11-22 10:00}`: every file as it was at that moment
+- the first characters of a version's id (at least 4): that version of its file
+- `CLAUDE.md@before-refactor`: one file, at any of these
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from os import PathLike
+from pathlib import Path
+from uuid import UUID
+
+from atlas_sdk._plan import Plan, many, scalar
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
+from atlas_sdk.files import relative_path, to_text
+from atlas_sdk.model.memory import Snapshot, State
+from atlas_sdk.model.projects import Project
+from atlas_sdk.ops.append import blob_content
+
+__all__ = ["content", "read", "resolve", "version"]
+
+sql = statements("memory")
+
+_AGO = re.compile(r"(?P<count>\d{1,6})\s*(?P<unit>s|m|min|h|d|w|second|minute|hour|day|week)s?(?:\s+ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
+_HEX_DIGITS = 32
+_SHORTEST_PREFIX = 4
+
+
+def _moment(when: str, now: datetime) -> datetime:
+    """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
+    text = when.strip().lower()
+    if text in {"now", "yesterday"}:
+        return now - timedelta(days=text == "yesterday")
+    if (ago := _AGO.fullmatch(text)) is not None:
+        return now - timedelta(**{_UNITS[ago["unit"][0]]: int(ago["count"])})
+    try:
+        return datetime.fromisoformat(when.strip()).astimezone(UTC)
+    except ValueError:
+        raise InvalidInput(
+            f"@{{{when}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}", field="reference"
+        ) from None
+
+
+def _id_range(prefix: str) -> tuple[UUID, UUID] | None:
+    digits = prefix.replace("-", "").lower()
+    if not _SHORTEST_PREFIX <= len(digits) <= _HEX_DIGITS or re.fullmatch("[0-9a-f]+", digits) is None:
+        return None
+    return UUID(digits.ljust(_HEX_DIGITS, "0")), UUID(digits.ljust(_HEX_DIGITS, "f"))
+
+
+def _split(project: Project, reference: str) -> tuple[str | None, str]:
+    """Split `PATH@REF`; a reference without a path gives None."""
+    found = _MOMENT.search(reference)
+    at = found.start() if found is not None else reference.rfind("@")
+    if found is not None and found.end() != len(reference):
+        raise InvalidInput(f"{reference!r}: nothing may follow the moment in braces", field="reference")
+    if at <= 0:
+        return None, reference
+    rest = reference[at:] if found is not None else reference[at + 1 :]
+    return relative_path(Path(project.path), reference[:at]), rest
+
+
+def resolve(project: Project, reference: str = "latest") -> Plan[State]:
+    """Return the versions that a reference names, one a file.
+
+    Raises NotFound, AmbiguousReference, InvalidInput.
+    """
+    # A checkpoint may have any name, also one with "@" in it.
+    if (yield from _is_checkpoint(project, reference)):
+        return (yield from _checkpoint(project, reference))
+    path, rest = _split(project, reference)
+    if path is None:
+        return (yield from _resolve(project, rest, None))
+    found = yield from _resolve(project, rest, path)
+    versions = tuple(version for version in found.versions if version.path == path)
+    if not versions:
+        raise NotFound(f"{path} did not exist at {rest!r}", kind="version", name=reference)
+    return State(reference=reference, versions=versions, whole=False)
+
+
+def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
+    keys = {"user_id": project.user_id, "project_id": project.id}
+    if reference in {"", "latest"}:
+        return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))
+    if (moment := _MOMENT.fullmatch(reference)) is not None:
+        now = yield from scalar(statements("schema")["now"], datetime)
+        return _living(
+            reference, (yield from many(sql["files_at"], Snapshot, moment=_moment(moment["when"], now), **keys))
+        )
+    if path is not None and (yield from _is_checkpoint(project, reference)):
+        return (yield from _checkpoint(project, reference))
+    if (ids := _id_range(reference)) is not None:
+        wanted = None if path is None else to_text(path)
+        rows = yield from many(sql["by_id_range"], Snapshot, low=ids[0], high=ids[1], path=wanted, **keys)
+        if len(rows) > 1:
+            raise AmbiguousReference(reference, tuple(f"{row.id} ({row.path})" for row in rows))
+        if rows:
+            return State(reference=reference, versions=tuple(rows), whole=False)
+    raise NotFound(
+        f"no checkpoint or version of {project.name} is called {reference!r}; "
+        "`atlasctl checkpoints` and `atlasctl log` list them",
+        kind="version",
+        name=reference,
+    )
+
+
+def _living(reference: str, rows: list[Snapshot]) -> State:
+    return State(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
+
+
+def _is_checkpoint(project: Project, name: str) -> Plan[bool]:
+    keys = {"user_id": project.user_id, "project_id": project.id}
+    return (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys))
+
+
+def _checkpoint(project: Project, name: str) -> Plan[State]:
+    keys = {"user_id": project.user_id, "project_id": project.id}
+    rows = yield from many(sql["files_of_checkpoint"], Snapshot, name=name, **keys)
+    return State(reference=name, versions=tuple(rows), whole=True)
+
+
+def version(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[Snapshot]:
+    """Return the version of one file that a reference names. Raises NotFound, also when the file was deleted then."""
+    name = relative_path(Path(project.path), path)
+    found = (yield from resolve(project, reference)).by_path().get(name)
+    if found is not None and not found.deleted:
+        return found
+    raise NotFound(f"{name} did not exist at {reference!r}", kind="version", name=reference)
+
+
+def read(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[bytes]:
+    """Return the content of one file at a reference, after checking its SHA-256.
+
+    Raises NotFound, ContentMissing (over the size limit: only its hash was kept), IntegrityFailure.
+    """
+    found = yield from version(project, path, reference)
+    return (yield from content(found))
+
+
+def content(found: Snapshot) -> Plan[bytes]:
+    """Return the content of a version, after checking its SHA-256; of a deletion, nothing."""
+    if found.sha256 is None:
+        return b""
+    return (yield from blob_content(found.user_id, bytes.fromhex(found.sha256), path=found.path))

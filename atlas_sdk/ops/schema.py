@@ -1,0 +1,109 @@
+"""Migrations: forward only, one transaction each, with checksums."""
+
+import hashlib
+from datetime import datetime
+
+from attrs import field, frozen
+
+from atlas_sdk._plan import Plan, atomic, execute, many, one, scalar
+from atlas_sdk._sql import Migration, Statement, migrations, statements
+from atlas_sdk.errors import SchemaMismatch
+
+__all__ = ["AppliedMigration", "ServerFacts", "check", "migrate", "server", "status"]
+
+sql = statements("schema")
+
+
+@frozen(kw_only=True)
+class AppliedMigration:
+    """One row of schema_version."""
+
+    version: int
+    name: str
+    checksum: str = field(repr=False)
+    applied_at: datetime = field(repr=str)
+
+
+@frozen(kw_only=True)
+class ServerFacts:
+    """What the server says of itself."""
+
+    server_version: str
+    database: str
+    role: str
+    now: datetime
+    database_bytes: int
+
+
+def _checksum(migration: Migration) -> str:
+    return hashlib.sha256(migration.text.encode()).hexdigest()
+
+
+def _compare(applied: list[AppliedMigration]) -> list[Migration]:
+    """Return the migrations still to apply. Raises SchemaMismatch when the database is not an ancestor of this code."""
+    known = migrations()
+    if len(applied) > len(known):
+        raise SchemaMismatch(
+            f"the database has schema version {len(applied)}, this AtlasEngine knows {len(known)}: "
+            "upgrade AtlasEngine (pip install -U atlasengine); nothing was changed",
+            found=len(applied),
+            wanted=len(known),
+        )
+    for row, migration in zip(applied, known, strict=False):
+        if (row.version, row.name, row.checksum) != (migration.version, migration.name, _checksum(migration)):
+            raise SchemaMismatch(
+                f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
+                "it was made by a changed or unreleased version; dump the data and load it into a fresh database",
+                found=len(applied),
+                wanted=len(known),
+            )
+    return list(known[len(applied) :])
+
+
+def status() -> Plan[list[AppliedMigration]]:
+    """Return the applied migrations in order; none when there is no schema."""
+    if not (yield from scalar(sql["exists"], bool)):
+        return []
+    return (yield from many(sql["applied"], AppliedMigration))
+
+
+def check() -> Plan[None]:
+    """Raise SchemaMismatch unless the database has exactly this code's schema."""
+    applied = yield from status()
+    pending = _compare(applied)
+    if pending:
+        found = len(applied) or None
+        what = "no AtlasEngine schema" if found is None else f"schema version {found}"
+        raise SchemaMismatch(
+            f"the database has {what}, this AtlasEngine needs {len(migrations())}: run `atlasctl db migrate`",
+            found=found,
+            wanted=len(migrations()),
+        )
+
+
+def migrate() -> Plan[list[AppliedMigration]]:
+    """Apply what is missing, one transaction each; return what was applied. Safe to run from many processes at once."""
+    done: list[AppliedMigration] = []
+    while (row := (yield from _apply_next())) is not None:
+        done.append(row)
+    return done
+
+
+@atomic
+def _apply_next() -> Plan[AppliedMigration | None]:
+    yield from execute(sql["lock"])
+    yield from execute(sql["create_version_table"])
+    applied = yield from many(sql["applied"], AppliedMigration)
+    pending = _compare(applied)
+    if not pending:
+        return None
+    migration = pending[0]
+    yield from execute(Statement(f"migration.{migration.version:04}_{migration.name}", migration.text))
+    yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=_checksum(migration))
+    rows = yield from many(sql["applied"], AppliedMigration)
+    return rows[-1]
+
+
+def server() -> Plan[ServerFacts]:
+    """Return what the server says of itself."""
+    return (yield from one(sql["server"], ServerFacts))

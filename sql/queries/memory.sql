@@ -1,0 +1,120 @@
+-- name: put
+-- Append a version, in one round trip and one commit. The file's row in memory_files is what concurrent writers race for:
+-- whoever does not know the newest version changes nothing, reads it and tries again.
+WITH head AS (
+    INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
+    VALUES (%(user_id)s, %(project_id)s, %(id)s, %(id)s, 1, %(path)s)
+    ON CONFLICT (user_id, project_id, path) DO UPDATE
+        SET seq = f.seq + 1, snapshot_id = excluded.snapshot_id, content_id = excluded.content_id
+        WHERE f.snapshot_id = %(head_id)s
+    RETURNING f.seq
+), blob AS (
+    INSERT INTO memory_blobs AS b (size, user_id, depth, sha256, base_sha256, data)
+    SELECT %(size)s, %(user_id)s, %(depth)s, %(sha256)s, %(base_sha256)s, %(data)s::bytea FROM head
+    -- Known content is stored already, unless it was over the limit of that day and is within today's.
+    ON CONFLICT (user_id, sha256) DO UPDATE
+        SET depth = excluded.depth, base_sha256 = excluded.base_sha256, data = excluded.data
+        WHERE b.data IS NULL AND excluded.data IS NOT NULL
+)
+INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, context, attribution)
+SELECT %(size)s, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(sha256)s, %(link)s,
+       %(context)s, %(attribution)s
+FROM head
+RETURNING seq, created_at;
+
+-- name: put_deletion
+-- Append a deletion: the newest content stays on record.
+WITH head AS (
+    UPDATE memory_files f SET seq = f.seq + 1, snapshot_id = %(id)s
+    WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s
+      AND f.snapshot_id = %(head_id)s
+    RETURNING f.seq
+)
+INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, attribution)
+SELECT 0, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, NULL, %(attribution)s FROM head
+RETURNING seq, created_at;
+
+-- name: head
+-- The newest version of a file, and the blob of its newest content to make the next delta with.
+SELECT f.seq, f.snapshot_id, s.sha256, s.mode, s.link,
+       b.sha256 AS blob_sha256, b.size AS blob_size, b.depth AS blob_depth, b.data IS NOT NULL AS blob_kept
+FROM memory_files f
+JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.id = f.snapshot_id
+JOIN memory_snapshots c ON c.user_id = f.user_id AND c.project_id = f.project_id AND c.id = f.content_id
+JOIN memory_blobs b ON b.user_id = c.user_id AND b.sha256 = c.sha256
+WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s;
+
+-- name: chain
+-- A blob and the bases that it was made from, down to the keyframe.
+WITH RECURSIVE chain AS (
+    SELECT b.sha256, b.size, b.depth, b.base_sha256, b.data FROM memory_blobs b
+    WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s
+    UNION ALL
+    SELECT b.sha256, b.size, b.depth, b.base_sha256, b.data FROM chain
+    JOIN memory_blobs b ON b.user_id = %(user_id)s AND b.sha256 = chain.base_sha256
+)
+SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY depth DESC;
+
+-- name: files
+-- The newest version of every file of a project, deletions too.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_files f
+JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.id = f.snapshot_id
+WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
+ORDER BY s.path;
+
+-- name: files_at
+-- The version of every file that was the newest at a moment, deletions too.
+SELECT DISTINCT ON (s.path) s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link,
+       s.checkpoint, s.context, s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.created_at <= %(moment)s AND s.kind <> 'checkpoint'
+ORDER BY s.path, s.seq DESC;
+
+-- name: files_of_checkpoint
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.checkpoint = %(name)s
+ORDER BY s.path;
+
+-- name: versions
+-- Versions by id, for undo and redo.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = ANY(%(ids)s::uuid[]);
+
+-- name: by_id_range
+-- An id prefix is a range of ids. Rows of checkpoints share their first digits and go by the checkpoint's name instead.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN %(low)s AND %(high)s
+  AND (s.kind <> 'checkpoint' OR %(low)s = %(high)s) AND (%(path)s::text IS NULL OR s.path = %(path)s)
+ORDER BY s.id LIMIT 5;
+
+-- name: history_of_file
+-- Newest first, from below a number on.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
+  AND (%(before_seq)s::integer IS NULL OR s.seq < %(before_seq)s)
+ORDER BY s.seq DESC, s.id DESC LIMIT %(limit)s;
+
+-- name: history_of_project
+-- Newest first, from below an id on.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
+ORDER BY s.id DESC LIMIT %(limit)s;
+
+-- name: version
+-- One version by id.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_snapshots s
+WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
