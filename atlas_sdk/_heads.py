@@ -15,8 +15,8 @@ Key = tuple[UUID, str]
 class Heads:
     """A bounded map from a file to its newest version; the least recently used go first.
 
-    It is a cache, never the truth: a writer that relies on a stale head finds that its statement changed no row, forgets
-    the head and reads the real one.
+    It is a cache, never the truth: a writer that relies on a stale head finds that its statement changed no row,
+    forgets the head and reads the real one.
     """
 
     def __init__(self, *, limit_bytes: int = 64 * 2**20) -> None:
@@ -58,9 +58,12 @@ class Heads:
             self._heads.clear()
             self._bytes = 0
 
+    def items(self) -> list[tuple[Key, Head]]:
+        """Return what is known, the least recently used first."""
+        with self._lock:
+            return list(self._heads.items())
+
     def adopt(self, other: "Heads") -> None:
         """Take over what a committed transaction learned."""
-        with other._lock:
-            learned = list(other._heads.items())
-        for key, head in learned:
+        for key, head in other.items():
             self.put(key, head)

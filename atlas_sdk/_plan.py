@@ -1,8 +1,8 @@
 """Plans: operations as generators over what they need from outside.
 
-A plan yields effects (a statement to run, a local call, …) and gets each answer sent back; it does no I/O itself. The same
-plan runs on a blocking driver, on an asyncio driver, and in a test that steps two plans on two connections in a chosen
-order. A plan must be restartable: it keeps no state but its local variables.
+A plan yields effects (a statement to run, a local call, …) and gets each answer sent back; it does no I/O itself. The
+same plan runs on a blocking driver, on an asyncio driver, and in a test that steps two plans on two connections in a
+chosen order. A plan must be restartable: it keeps no state but its local variables.
 """
 
 from collections.abc import Callable, Generator, Mapping

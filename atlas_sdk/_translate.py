@@ -55,7 +55,9 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
     """Return our error for one of psycopg's; raise it `from` the original."""
     state = error.sqlstate
     if isinstance(error, (PoolTimeout, TooManyRequests)):
-        return DatabaseUnreachable(f"no connection to {masked(dsn)} came free in time; is the server overloaded or down?")
+        return DatabaseUnreachable(
+            f"no connection to {masked(dsn)} came free in time; is the server overloaded or down?"
+        )
     if state is None:
         if isinstance(error, psycopg.OperationalError):
             return _unreachable(error, dsn)
@@ -63,13 +65,19 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
     if state.startswith("08") or state in {"57P01", "57P02", "57P03", "53300", "3D000"}:
         return _unreachable(error, dsn)
     if state.startswith("28"):
-        return AuthenticationFailed(f"{masked(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
+        return AuthenticationFailed(
+            f"{masked(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn"
+        )
     if state == "53100":
         return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
     if state == "42P01":
         return SchemaMismatch("the database has no AtlasEngine schema: run `atlasctl db init`", found=None, wanted=0)
     if state == "23503":
-        return NotFound("what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or "")
+        return NotFound(
+            "what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or ""
+        )
     if state in {"23514", "22001", "22003", "22021", "22P05"}:
-        return InvalidInput(f"the database refused a value: {_sentence(error)}", field=error.diag.column_name or "value")
+        return InvalidInput(
+            f"the database refused a value: {_sentence(error)}", field=error.diag.column_name or "value"
+        )
     return DatabaseError(f"PostgreSQL says: {_sentence(error)} (SQLSTATE {state})", sqlstate=state)

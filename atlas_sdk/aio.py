@@ -12,7 +12,19 @@ from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._plan import Plan
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.model.health import Health
-from atlas_sdk.ops import checkpoints, diffs, events, health, memory, projects, references, restores, schema, users, verify
+from atlas_sdk.ops import (
+    checkpoints,
+    diffs,
+    events,
+    health,
+    memory,
+    projects,
+    references,
+    restores,
+    schema,
+    users,
+    verify,
+)
 
 __all__ = ["AsyncAtlas", "AsyncEvents", "AsyncMemory", "AsyncProjects", "AsyncSchema", "AsyncUsers"]
 
@@ -114,8 +126,8 @@ class AsyncAtlas(_Faces):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Return a client that connects when it is entered (`async with`) or by `connect()`.
 
-        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user.
-        The options are those of `Options`.
+        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last
+        user. The options are those of `Options`.
         """
         return cls(dsn, options)
 

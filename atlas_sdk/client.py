@@ -10,7 +10,19 @@ from atlas_sdk._drive import Driver
 from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk.errors import AtlasError
 from atlas_sdk.model.health import Health
-from atlas_sdk.ops import checkpoints, diffs, events, health, memory, projects, references, restores, schema, users, verify
+from atlas_sdk.ops import (
+    checkpoints,
+    diffs,
+    events,
+    health,
+    memory,
+    projects,
+    references,
+    restores,
+    schema,
+    users,
+    verify,
+)
 
 __all__ = ["Atlas", "Events", "Memory", "Projects", "Schema", "Users"]
 
@@ -108,9 +120,9 @@ class Atlas(_Faces):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Connect, and check that the schema is this version's.
 
-        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user.
-        The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed,
-        SchemaMismatch.
+        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last
+        user. The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed,
+        EmbeddedServerFailed, SchemaMismatch.
         """
         opened = prepare(dsn, options)
         driver = Driver(opened.target, opened.lent)
@@ -167,4 +179,3 @@ class Atlas(_Faces):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-

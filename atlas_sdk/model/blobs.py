@@ -144,4 +144,3 @@ def _broken(path: str, sha256: bytes) -> str:
         f"{path}: stored bytes of version {sha256.hex()[:12]} do not match their SHA-256; "
         "run `atlasctl verify` to see what else is affected, and restore the database from a backup"
     )
-

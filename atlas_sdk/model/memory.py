@@ -13,8 +13,8 @@ from atlas_sdk.model.blobs import Blob
 
 __all__ = ["Broken", "Capture", "FileDiff", "Head", "Snapshot", "State", "Verification"]
 
-#: What a version is: `auto` was taken by the watcher and may be pruned after a while; `claude_md` and `scratch` were asked
-#: for; `checkpoint` belongs to a named checkpoint.
+#: What a version is: `auto` was taken by the watcher and may be pruned after a while; `claude_md` and `scratch` were
+#: asked for; `checkpoint` belongs to a named checkpoint.
 KINDS = ("claude_md", "scratch", "checkpoint", "auto")
 
 

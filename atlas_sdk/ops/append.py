@@ -75,7 +75,9 @@ def append(
         head = head or (yield from _read_head(project, state.path))
         if head is not None and _same(head, state):
             return None
-        made = yield from _put(project, state, head, lent, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id)
+        made = yield from _put(
+            project, state, head, lent, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
+        )
         if made is not None:
             return made
         # Somebody else appended a version in between: look at it, then decide again.
@@ -260,4 +262,3 @@ def blob_content(user_id: UUID, sha256: bytes, *, path: str) -> Plan[bytes]:
         message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
         raise IntegrityFailure(message, sha256=sha256.hex())
     return assemble(chain, path=path)
-

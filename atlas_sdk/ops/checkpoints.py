@@ -30,8 +30,8 @@ def _checked(name: str) -> str:
 def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[Checkpoint]:
     """Name the newest version of every file of a project, all at one instant.
 
-    It names what is on record: call `capture` first to have the folder's present content on record. Names are unique in a
-    project; a checkpoint is never pruned. Raises AlreadyExists, InvalidInput.
+    It names what is on record: call `capture` first to have the folder's present content on record. Names are unique
+    in a project; a checkpoint is never pruned. Raises AlreadyExists, InvalidInput.
     """
     made = yield from create(project, _checked(name), kind="named", note=note)
     if made is None:

@@ -24,8 +24,8 @@ def diff(
 ) -> Plan[list[FileDiff]]:
     """Return the files that differ between two references, by path.
 
-    Without `after` the folder as it is now is compared. A reference to a single version compares that file alone. A side
-    that is binary, or of which only the hash was kept, gives a difference without text.
+    Without `after` the folder as it is now is compared. A reference to a single version compares that file alone. A
+    side that is binary, or of which only the hash was kept, gives a difference without text.
     """
     only = {relative_path(Path(project.path), path) for path in paths}
     old = yield from resolve(project, before)

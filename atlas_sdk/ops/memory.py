@@ -35,11 +35,11 @@ def snapshot(
 ) -> Plan[Snapshot | None]:
     """Append a version of a memory file; None when nothing changed.
 
-    Without `content` the file is read from the project's folder, and a file that is gone is recorded as deleted. Content
-    equal to the newest version costs no round trip within a second of the last one, and one small read after that. `kind`
-    is `claude_md` or `scratch` by the file's name unless given; `auto` may be pruned after a while. `context` is any JSON
-    object to remember with the version. Writers of one file may race: every version is kept, in the order of commit.
-    Raises NotFound for a file that was never there, FileProblem for one that cannot be read.
+    Without `content` the file is read from the project's folder, and a file that is gone is recorded as deleted.
+    Content equal to the newest version costs no round trip within a second of the last one, and one small read after
+    that. `kind` is `claude_md` or `scratch` by the file's name unless given; `auto` may be pruned after a while.
+    `context` is any JSON object to remember with the version. Writers of one file may race: every version is kept, in
+    the order of commit. Raises NotFound for a file that was never there, FileProblem for one that cannot be read.
     """
     root = Path(project.path)
     name = relative_path(root, path)
@@ -82,8 +82,8 @@ def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -
 def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     """Make the history equal to the project's folder: append every tracked file that changed, record what is gone.
 
-    A file that cannot be read or kept is reported in `skipped` and stops no other. Raises FileProblem when the folder itself
-    is missing: a folder that is not mounted is not a deletion of everything.
+    A file that cannot be read or kept is reported in `skipped` and stops no other. Raises FileProblem when the folder
+    itself is missing: a folder that is not mounted is not a deletion of everything.
     """
     root = Path(project.path)
     if not (yield from local(root.is_dir)):
@@ -131,8 +131,8 @@ def history(
 ) -> Plan[list[Snapshot]]:
     """Return versions, newest first: of one file, or of the whole project.
 
-    Versions that a checkpoint names appear once more, with the checkpoint's name. `before` continues after the last version
-    of the page before.
+    Versions that a checkpoint names appear once more, with the checkpoint's name. `before` continues after the last
+    version of the page before.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
     if path is None:
@@ -141,5 +141,3 @@ def history(
     name = to_text(relative_path(Path(project.path), path))
     before_seq = None if before is None else before.seq
     return (yield from many(sql["history_of_file"], Snapshot, path=name, before_seq=before_seq, **keys))
-
-

@@ -21,7 +21,7 @@ sql = statements("projects")
 def _identity(folder: str) -> tuple[int, int] | None:
     """Device and inode of a folder: how one that moved is recognised."""
     try:
-        found = os.stat(folder)
+        found = Path(folder).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
@@ -31,7 +31,7 @@ def _resolved(path: str | PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or "\0" in text:
         raise InvalidInput("a project needs the path of a folder, without NUL", field="path")
-    return os.path.realpath(os.path.expanduser(text))
+    return os.path.realpath(Path(text).expanduser())
 
 
 @atomic
@@ -46,9 +46,9 @@ def create(
 ) -> Plan[Project]:
     """Register a folder; its name is the folder's unless given.
 
-    The folder need not exist on this machine. `session_id` is the name that the outside knows the project by, unique in the
-    database; one is made unless given. Raises AlreadyExists when the user has a project with this folder or the session
-    id is taken.
+    The folder need not exist on this machine. `session_id` is the name that the outside knows the project by, unique
+    in the database; one is made unless given. Raises AlreadyExists when the user has a project with this folder or
+    the session id is taken.
     """
     folder = yield from local(_resolved, path)
     identity = yield from local(_identity, folder)

@@ -1,8 +1,8 @@
 """Restore, undo, redo: plan first, keep what is there, then write.
 
-The order makes a crash at any point harmless: what is on disk is put on record, a safety checkpoint names it, the restored
-versions and the restore itself go on record — one transaction — and only then are files replaced, each in one atomic step
-that refuses when the file is not what the plan saw.
+The order makes a crash at any point harmless: what is on disk is put on record, a safety checkpoint names it, the
+restored versions and the restore itself go on record — one transaction — and only then are files replaced, each in
+one atomic step that refuses when the file is not what the plan saw.
 """
 
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ def plan_restore(
 ) -> Plan[RestorePlan]:
     """Return what a restore would do, without doing it.
 
-    Files that the reference does not have stay as they are ("kept"), unless `delete` is set; files that Atlas never saw are
-    not touched in any case. Raises NotFound when a path in `paths` is in neither.
+    Files that the reference does not have stay as they are ("kept"), unless `delete` is set; files that Atlas never
+    saw are not touched in any case. Raises NotFound when a path in `paths` is in neither.
     """
     found = yield from resolve(project, reference)
     targets: dict[str, Snapshot | None] = dict(found.by_path())
@@ -98,9 +98,9 @@ def restore(
 ) -> Plan[Restore | None]:
     """Bring files back to a reference, or carry out a plan; None when everything is so already.
 
-    Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is written; each
-    file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written, when a file changed
-    since the plan or its present content is over the size limit and could not be kept.
+    Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is
+    written; each file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written,
+    when a file changed since the plan or its present content is over the size limit and could not be kept.
     """
     plan = target
     if isinstance(plan, str):
@@ -133,8 +133,8 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
             )
         if now is not None and now.content is None:
             raise RestoreRefused(
-                f"{step.path} is {now.size:,} bytes now, over the size limit of {tracking.limit_bytes:,}, so it could not be "
-                "kept; nothing was written: move it away first",
+                f"{step.path} is {now.size:,} bytes now, over the size limit of {tracking.limit_bytes:,}, so it could not "
+                "be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
         present[step.path] = now
@@ -149,7 +149,10 @@ def _put_on_record(
     tracking = yield from local(Tracking.load, Path(project.path))
     restore_id = lent.new_id()
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
-    known = {version.path: version for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project)))}
+    known = {
+        version.path: version
+        for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project)))
+    }
     for path, state in present.items():
         if state is not None:
             yield from append(project, state, kind=tracking.kind(path))
@@ -215,8 +218,8 @@ def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: File
     now = yield from local(read_file, root, step.path, limit_bytes=len(raw))
     if now is None or now.sha256.hex() != step.sha256:
         raise IntegrityFailure(
-            f"{step.path} was written but does not read back as version {step.sha256}; its content before is in the safety "
-            "checkpoint (`atlasctl checkpoints`)",
+            f"{step.path} was written but does not read back as version {step.sha256}; its content before is in the "
+            "safety checkpoint (`atlasctl checkpoints`)",
             sha256=step.sha256 or "",
         )
 

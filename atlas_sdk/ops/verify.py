@@ -34,9 +34,7 @@ class _Row:
     created_at: datetime
 
     def blob(self) -> Blob:
-        return Blob(
-            sha256=self.sha256, size=self.size, depth=self.depth, base_sha256=self.base_sha256, data=self.data
-        )
+        return Blob(sha256=self.sha256, size=self.size, depth=self.depth, base_sha256=self.base_sha256, data=self.data)
 
 
 @frozen(kw_only=True)
@@ -72,8 +70,8 @@ class _Contents:
 def verify(user: User) -> Plan[Verification]:
     """Rebuild every content of a user's memory, recompute its SHA-256, and name the versions that do not match.
 
-    Reads everything once, in pages; deltas are applied to contents rebuilt before, so that the work grows with the number of
-    versions, not with the length of chains.
+    Reads everything once, in pages; deltas are applied to contents rebuilt before, so that the work grows with the
+    number of versions, not with the length of chains.
     """
     totals = yield from one(sql["totals"], _Totals, user_id=user.id)
     contents = _Contents()

@@ -20,6 +20,8 @@ from psycopg.types.json import Jsonb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.every_server
+
 NIL = uuid.UUID(int=0)
 NOW = datetime.now(UTC)
 

@@ -23,9 +23,7 @@ def test_state_holds_what_is_on_disk(root):
     (root / "CLAUDE.md").write_bytes(b"hello\r\n")
     (root / "CLAUDE.md").chmod(0o2640)
     found = (root / "CLAUDE.md").stat()
-    seen = Signature(
-        mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns, size=7, ino=found.st_ino, dev=found.st_dev
-    )
+    seen = Signature(mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns, size=7, ino=found.st_ino, dev=found.st_dev)
     assert read_file(root, "CLAUDE.md", limit_bytes=LIMIT) == FileState(
         path="CLAUDE.md",
         content=b"hello\r\n",

@@ -1,0 +1,98 @@
+"""Where to connect and how, and what both drivers do to a connection and a statement."""
+
+import json
+import logging
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.adapt import Buffer, Dumper
+
+from atlas_sdk._plan import Json, Query, Result
+
+__all__ = ["Target", "arguments", "hung_up", "logger", "result_of"]
+
+logger = logging.getLogger("atlas_sdk.queries")
+
+
+class _JsonDumper(Dumper):
+    oid = psycopg.adapters.types["jsonb"].oid
+
+    def dump(self, obj: Json) -> Buffer | None:
+        return json.dumps(obj.value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+psycopg.adapters.register_dumper(Json, _JsonDumper)
+
+
+class Target:
+    """Where to connect, and how."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        before_connect: Callable[[], None] | None = None,
+        pool_max: int = 20,
+        idle_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        prepare: bool = False,
+        query_log: bool = False,
+    ) -> None:
+        self.dsn = dsn
+        #: Called before every new connection: the embedded server is started again if it died.
+        self.before_connect = before_connect
+        self.query_log = query_log
+        self.pool_max = pool_max
+        self.idle_s = idle_s
+        self.connect_timeout_s = connect_timeout_s
+        # Prepared statements do not survive PgBouncer in transaction mode before 1.21, so a DSN gets none unless asked.
+        self.kwargs: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": 1 if prepare else None,
+            "connect_timeout": max(1, round(connect_timeout_s)),
+            "application_name": "atlasengine",
+        }
+
+    def ready(self) -> str:
+        """Return the DSN of a server that has been asked to run."""
+        if self.before_connect is not None:
+            self.before_connect()
+        return self.dsn
+
+    def pool_options(self) -> dict[str, Any]:
+        """Return what both pools take."""
+        return {
+            "kwargs": self.kwargs,
+            "min_size": 0,
+            "max_size": self.pool_max,
+            "max_idle": self.idle_s,
+            "timeout": self.connect_timeout_s,
+            "reconnect_timeout": self.connect_timeout_s,
+            "num_workers": 1,
+            "open": False,
+        }
+
+
+def hung_up(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Whether the server closed an idle connection: then its socket is readable. No round trip."""
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]:
+    # Without parameters the text may hold several statements, as a migration does.
+    return query.statement.text, query.parameters or None
+
+
+def result_of(target: Target, query: Query, cursor: Any, rows: list[Any], began: float) -> Result:
+    """Put an executed statement's answer together, and log its name and time if asked to."""
+    if target.query_log:
+        milliseconds = (time.perf_counter() - began) * 1000
+        logger.debug("%s: %.1f ms, %d rows", query.statement.name, milliseconds, cursor.rowcount)
+    columns = tuple(column.name for column in cursor.description or ())
+    return Result(columns, rows, cursor.rowcount)

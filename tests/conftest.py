@@ -1,0 +1,199 @@
+"""Servers for the tests: the embedded one, and the system's PostgreSQL where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from atlas_sdk import AsyncAtlas, Atlas
+from atlas_sdk._embedded import EmbeddedServer
+
+# A server whose last test is over need not wait for the next one.
+os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
+
+_SYSTEM_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+#: "embedded", and "system" where Debian's server is installed; the header of every run says which.
+SERVERS = ["embedded"] + (["system"] if _SYSTEM_BINARIES else [])
+
+
+def pytest_report_header() -> str:
+    if _SYSTEM_BINARIES:
+        return f"servers: embedded PostgreSQL, and the system's {_SYSTEM_BINARIES[0].parent.name}"
+    return "servers: embedded PostgreSQL only; install Debian's postgresql to run the schema on a second version"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `every_server` on each of them."""
+    if metafunc.definition.get_closest_marker("every_server") is not None:
+        metafunc.parametrize("server", SERVERS, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def atlas_home() -> Iterator[Path]:
+    """A home whose embedded server runs for the whole session."""
+    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
+    server = EmbeddedServer.acquire(home)
+    yield home
+    remove_embedded(server, home)
+
+
+def remove_embedded(server: EmbeddedServer, home: Path) -> None:
+    """Leave a server, wait until its keeper has stopped it, and remove its data."""
+    server.release()
+    deadline = time.monotonic() + 30
+    while (server.data_dir / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, "the embedded server did not stop after its last user"
+        time.sleep(0.02)
+    shutil.rmtree(server.data_dir)
+    shutil.rmtree(home)
+
+
+def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
+    identity: dict[str, Any] = {}
+    if account is not None:
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd="/", **identity)
+    assert done.returncode == 0, f"{arguments[0]}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def _system_server() -> Iterator[str]:
+    """Debian's server, with its own data, on a socket of its own."""
+    binaries = _SYSTEM_BINARIES[0]
+    account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="atlas-pg-"))
+    if account is not None:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    data = folder / "data"
+    initdb = [str(binaries / "initdb"), "-D", str(data), "-U", "atlas", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+    _run(initdb, account)
+    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
+    start = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
+    _run(start, account)
+    yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=atlas"
+    _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], account)
+    shutil.rmtree(folder)
+
+
+def _in_database(url: str, name: str) -> str:
+    """Return the URL of another database of the same server."""
+    head, _, tail = url.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{name}?{tail}"
+
+
+@pytest.fixture(scope="session")
+def _template(request: pytest.FixtureRequest) -> Any:
+    """Makes, once a server, a migrated database to copy."""
+    made: dict[str, str] = {}
+
+    def template_of(server: str) -> str:
+        if server not in made:
+            if server == "embedded":
+                made[server] = EmbeddedServer.acquire(request.getfixturevalue("atlas_home")).dsn
+            else:
+                made[server] = request.getfixturevalue("_system_server")
+            with psycopg.connect(made[server], autocommit=True) as connection:
+                connection.execute("CREATE DATABASE atlas_template")
+            Atlas.open(_in_database(made[server], "atlas_template"), migrate=True).close()
+        return made[server]
+
+    return template_of
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> str:
+    """Which server a database is made on."""
+    return getattr(request, "param", "embedded")
+
+
+@pytest.fixture
+def dsn(server: str, _template: Any) -> Iterator[str]:
+    """A fresh, migrated database."""
+    url = _template(server)
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template")
+        yield _in_database(url, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_dsn(server: str, _template: Any) -> Iterator[str]:
+    """A fresh database without a schema."""
+    url = _template(server)
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield _in_database(url, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def migrated(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection to a fresh, migrated database."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def atlas(dsn: str) -> Iterator[Atlas]:
+    """A blocking client on a fresh database."""
+    with Atlas.open(dsn) as client:
+        yield client
+
+
+class _Awaited:
+    """Calls an asyncio face as if it were a blocking one, so that one test runs through both."""
+
+    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = target
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not callable(found):
+            return _Awaited(found, self._loop)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._loop.run_until_complete(found(*args, **kwargs))
+
+        return call
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
+    """A client on a fresh database, once with each face."""
+    if request.param == "blocking":
+        with Atlas.open(dsn) as client:
+            yield client
+        return
+    loop = asyncio.new_event_loop()
+    client = AsyncAtlas.open(dsn)
+    loop.run_until_complete(client.connect())
+    yield _Awaited(client, loop)
+    loop.run_until_complete(client.close())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project's folder with two memory files."""
+    project = tmp_path / "app"
+    project.mkdir()
+    (project / "CLAUDE.md").write_bytes(b"# Rules\n\nBe kind.\n")
+    (project / "notes.md").write_bytes(b"- first\n")
+    return project
