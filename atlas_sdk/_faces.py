@@ -8,7 +8,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from atlas_sdk._plan import Plan
 
@@ -51,21 +51,20 @@ class AsyncFace:
 class _Method(Generic[P, T]):
     def __init__(self, operation: Callable[P, Plan[T]]) -> None:
         self._operation = operation
-        # For help(): the plan's own docstring and signature.
         self.__doc__ = operation.__doc__
-        self.__wrapped__ = operation
 
 
 class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that runs the plan and returns its result."""
 
     @overload
-    def __get__(self, face: None, owner: type) -> Self: ...
+    def __get__(self, face: None, owner: type) -> Callable[P, Plan[T]]: ...
     @overload
     def __get__(self, face: Face, owner: type) -> Callable[P, T]: ...
     def __get__(self, face: Face | None, owner: type) -> Any:
         if face is None:
-            return self
+            # For help() and inspect: the plan has the signature and the words.
+            return self._operation
         runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,12 +77,13 @@ class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that returns a coroutine which runs the plan."""
 
     @overload
-    def __get__(self, face: None, owner: type) -> Self: ...
+    def __get__(self, face: None, owner: type) -> Callable[P, Plan[T]]: ...
     @overload
     def __get__(self, face: AsyncFace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, face: AsyncFace | None, owner: type) -> Any:
         if face is None:
-            return self
+            # For help() and inspect: the plan has the signature and the words.
+            return self._operation
         runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:

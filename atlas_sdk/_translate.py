@@ -34,6 +34,14 @@ def masked(dsn: str) -> str:
     return f"{user}{host}{port}/{parts.get('dbname', '')}"
 
 
+def _is_malformed(dsn: str) -> bool:
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error:
+        return True
+    return False
+
+
 def _sentence(error: psycopg.Error) -> str:
     """Return the server's own words in one line, without anything that looks like a secret."""
     primary = error.diag.message_primary or str(error) or type(error).__name__
@@ -61,6 +69,9 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
     if state is None:
         if isinstance(error, psycopg.OperationalError):
             return _unreachable(error, dsn)
+        if _is_malformed(dsn):
+            # libpq's own words quote parts of the DSN, and one of them may be the password.
+            return InvalidInput("the DSN cannot be read: write postgresql://user@host:5432/database", field="dsn")
         return DatabaseError(_sentence(error))
     if state.startswith("08") or state in {"57P01", "57P02", "57P03", "53300", "3D000"}:
         return _unreachable(error, dsn)

@@ -1,14 +1,179 @@
-"""Settings, by precedence: flag, `ATLAS_*`, the project's `.atlas.toml`, the user's `config.toml`, default."""
+"""Settings, by precedence: flag, `ATLAS_*`, the project's `.atlas.toml`, the user's `config.toml`, default.
+
+In both files they stand in the table `[atlas]`::
+
+    [atlas]
+    database_url = "postgresql://ada@db.example/atlas"
+    color = "never"
+
+A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a say in
+`color` and `query_log` only.
+"""
 
 import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
+from attrs import field, fields, frozen
 
-__all__ = ["home_folder"]
+from atlas_sdk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typed_settings.types import LoadedSettings, OptionList, SettingsClass
+
+__all__ = ["Settings", "home_folder", "load_settings", "user_file"]
+
+_APP: Final = "atlasengine"
+_PREFIX: Final = "ATLAS_"
+_TABLE: Final = "atlas"
+#: The file of a project; its table `[track]` is read by `atlas_sdk.files.Tracking`.
+_PROJECT_FILE: Final = ".atlas.toml"
+_PROJECT_TABLES: Final = frozenset({_TABLE, "track"})
+#: What a project may decide: how things look, not where they go.
+_PROJECT_KEYS: Final = frozenset({"color", "query_log"})
+#: Nobody writes a megabyte of settings; a device or a mistake is not read to its end.
+_LIMIT_BYTES: Final = 2**20
 
 
 def home_folder() -> Path:
     """Return where the embedded database, the spool and the state live: ATLAS_HOME, else the user's data folder."""
     given = os.environ.get("ATLAS_HOME")
-    return Path(given).expanduser() if given else Path(platformdirs.user_data_path("atlasengine", appauthor=False))
+    return Path(given).expanduser() if given else Path(platformdirs.user_data_path(_APP, appauthor=False))
+
+
+def user_file() -> Path:
+    """Return where the user's own `config.toml` is, or would be."""
+    return Path(platformdirs.user_config_path(_APP, appauthor=False)) / "config.toml"
+
+
+def _color(value: str) -> str:
+    if value not in {"auto", "always", "never"}:
+        raise InvalidInput(f"color is auto, always or never; not {value!r}", field="color")
+    return value
+
+
+def _given(value: str | None) -> str | None:
+    """Take an empty text, such as an emptied variable, for "not given"."""
+    return value or None
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What can be set for the command line and the watcher."""
+
+    #: None: the embedded server.
+    database_url: str | None = field(default=None, converter=_given, repr=lambda url: "None" if url is None else "'…'")
+    #: None: see `home_folder`.
+    home: str | None = field(default=None, converter=_given)
+    #: E-mail of the user to act as, on a server by DSN; None: the login's own.
+    user: str | None = field(default=None, converter=_given)
+    #: "auto": on a terminal, unless NO_COLOR is set; "always"; "never".
+    color: str = field(default="auto", converter=_color)
+    #: Log every statement's name, time and number of rows.
+    query_log: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the embedded database, the spool and the state live."""
+        return home_folder() if self.home is None else Path(self.home).expanduser()
+
+
+def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:
+    """Put the settings together; `project` is a folder in a project, a flag that is None was not given.
+
+    Raises InvalidInput that names the file, or the variable, and the key.
+    """
+    # Takes as long to import as half of psycopg, and nobody who imports the library needs it.
+    import typed_settings as ts
+    from typed_settings.exceptions import InvalidSettingsError
+    from typed_settings.loaders import DictLoader
+
+    loaders: list[Any] = [_File(user_file(), tables=frozenset({_TABLE}))]
+    if project is not None and (found := _project_file(project)) is not None:
+        loaders.append(_File(found, tables=_PROJECT_TABLES, allowed=_PROJECT_KEYS))
+    loaders.append(ts.EnvLoader(_PREFIX))
+    loaders.append(DictLoader({name: value for name, value in flags.items() if value is not None}))
+    try:
+        return ts.load_settings(Settings, loaders)
+    except InvalidSettingsError as exc:
+        # Files are checked key by key and flags by the command line, so this came from the environment.
+        raise _wrong_variable() or exc from exc
+
+
+def _wrong_variable() -> InvalidInput | None:
+    color = os.environ.get(_PREFIX + "COLOR", "auto")
+    if color not in {"auto", "always", "never"}:
+        return InvalidInput(f"ATLAS_COLOR is auto, always or never; not {color!r}", field="ATLAS_COLOR")
+    value = os.environ.get(_PREFIX + "QUERY_LOG")
+    if value is not None:
+        return InvalidInput(f"ATLAS_QUERY_LOG is true or false; not {value!r}", field="ATLAS_QUERY_LOG")
+    return None
+
+
+def _project_file(start: Path) -> Path | None:
+    """Return the nearest `.atlas.toml` at or above a folder."""
+    folder = start.expanduser().absolute()
+    for place in (folder, *folder.parents):
+        if (found := place / _PROJECT_FILE).is_file():
+            return found
+    return None
+
+
+class _File:
+    """Loads one file, and names it and the key when something is wrong."""
+
+    def __init__(self, path: Path, *, tables: frozenset[str], allowed: frozenset[str] | None = None) -> None:
+        self._path = path
+        self._tables = tables
+        self._allowed = allowed
+
+    def __call__(self, settings_cls: "SettingsClass", options: "OptionList") -> "LoadedSettings":  # noqa: ARG002
+        from typed_settings.types import LoadedSettings, LoaderMeta
+
+        return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
+
+    def _read(self) -> Mapping[str, Any]:
+        try:
+            with self._path.open("rb") as file:
+                raw = file.read(_LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise self._wrong("file", f"cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
+        if len(raw) > _LIMIT_BYTES:
+            raise self._wrong("file", f"is larger than {_LIMIT_BYTES:,} bytes")
+        try:
+            return tomllib.loads(raw.decode())
+        except ValueError as exc:
+            raise self._wrong("file", f"is not TOML: {exc}") from exc
+
+    def _checked(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in content:
+            if name not in self._tables:
+                raise self._wrong(name, f"is not known; there are: {', '.join(f'[{t}]' for t in sorted(self._tables))}")
+        table = content.get(_TABLE, {})
+        if not isinstance(table, dict):
+            raise self._wrong(_TABLE, "must be a table")
+        known = {attribute.name: attribute for attribute in fields(Settings)}
+        for key, value in table.items():
+            name = f"{_TABLE}.{key}"
+            if key not in known:
+                raise self._wrong(name, f"is not known; there are: {', '.join(known)}")
+            if self._allowed is not None and key not in self._allowed:
+                reason = "a project must not decide where memory goes or in whose name; set it in"
+                raise self._wrong(name, f"{reason} {user_file()} or as {_PREFIX}{key.upper()}")
+            if not isinstance(value, bool if key == "query_log" else str):
+                raise self._wrong(name, "must be true or false" if key == "query_log" else "must be a string")
+            if key == "color":
+                try:
+                    _color(str(value))
+                except InvalidInput as exc:
+                    raise self._wrong(name, str(exc)) from exc
+        return table
+
+    def _wrong(self, key: str, what: str) -> InvalidInput:
+        subject = "" if key == "file" else f"{key} "
+        return InvalidInput(f"{self._path}: {subject}{what}", field=key)

@@ -39,9 +39,7 @@ def test_unchanged_content_needs_no_statement(atlas: Any, folder: Path, caplog: 
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["memory.put"]
 
 
-def test_a_stale_head_is_asked_for_again(
-    atlas: Any, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stale_head_is_asked_for_again(atlas: Any, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another client's version between two equal contents of ours makes the second one a version again."""
     project = new_project(atlas, folder)
     atlas.memory.snapshot(project, "CLAUDE.md", b"ours\n")
@@ -113,7 +111,9 @@ def test_a_file_over_the_limit_is_kept_as_hash_and_size(face: Any, folder: Path)
     assert face.memory.snapshot(project, "CLAUDE.md", big).sha256 == version.sha256
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\xff" * 5000, b"a", b"\xf0\x9f\x98\x80"], ids=["empty", "binary", "a", "emoji"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\xff" * 5000, b"a", b"\xf0\x9f\x98\x80"], ids=["empty", "binary", "a", "emoji"]
+)
 def test_any_bytes_are_a_content(face: Any, folder: Path, content: bytes) -> None:
     project = new_project(face, folder)
     face.memory.snapshot(project, "CLAUDE.md", b"something longer before\n" * 9)

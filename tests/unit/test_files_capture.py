@@ -118,6 +118,20 @@ def test_file_replaced_during_the_reading_is_read_again(root, monkeypatch):
     assert read_file(root, "a", limit_bytes=LIMIT).content == b"new"
 
 
+def test_folder_replaced_during_the_reading_is_read_again(root, monkeypatch):
+    for name, data in (("docs", b"old"), ("other", b"new")):
+        (root / name).mkdir()
+        (root / name / "a").write_bytes(data)
+
+    def swap():
+        if (root / "other").exists():
+            (root / "docs").rename(root / "before")
+            (root / "other").rename(root / "docs")
+
+    interrupted(monkeypatch, swap)
+    assert read_file(root, "docs/a", limit_bytes=LIMIT).content == b"new"
+
+
 def test_file_removed_during_the_reading_is_none(root, monkeypatch):
     (root / "a").write_bytes(b"old")
     interrupted(monkeypatch, lambda: (root / "a").unlink(missing_ok=True))

@@ -4,11 +4,12 @@ import contextlib
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from atlas_sdk.errors import FileProblem, InvalidInput, OutsideProject
-from atlas_sdk.files import read_file, signature
+from atlas_sdk.files import confined, read_file, signature
 from atlas_sdk.files.confined import MOST_HOPS, open_folder
 from atlas_sdk.files.exchange import exchange
 
@@ -90,7 +91,8 @@ def test_symlinks_inside_the_project_are_followed(root):
     # `..` after a symlink is the parent of where the symlink leads, as for the kernel.
     (root / "upwards").symlink_to("folder/../a.md")
     (root / "docs" / "back").symlink_to("../docs/./a.md")
-    for path in ("relative", "absolute", "upwards", "docs/back"):
+    (root / "docs" / "from-the-top").symlink_to(root / "docs" / "a.md")
+    for path in ("relative", "absolute", "upwards", "docs/back", "docs/from-the-top"):
         assert content(root, path) == b"inside"
 
 
@@ -239,17 +241,36 @@ def test_swapping_a_folder_for_a_symlink_shows_nothing_from_outside(root, tmp_pa
     assert {b"inside", "refused"} <= seen
 
 
+def test_file_that_becomes_a_symlink_after_the_look_is_not_followed(root, monkeypatch):
+    (root / "a.md").write_bytes(b"inside")
+    real = confined._link_text
+
+    def look(folder, name):
+        found = real(folder, name)
+        (root / "a.md").unlink()
+        (root / "a.md").symlink_to("../secret.md")
+        return found
+
+    monkeypatch.setattr(confined, "_link_text", look)
+    with pytest.raises(OutsideProject):
+        content(root, "a.md")
+
+
+def test_file_that_is_a_symlink_at_every_second_look_is_a_problem(root, monkeypatch):
+    (root / "a.md").symlink_to("../secret.md")
+    monkeypatch.setattr(confined, "_link_text", lambda *_: None)
+    with pytest.raises(FileProblem, match="changes between a file and a symlink"):
+        content(root, "a.md")
+
+
 def test_no_descriptor_stays_open(root):
     (root / "docs").mkdir()
     (root / "docs" / "a.md").write_bytes(b"x")
     (root / "link").symlink_to("docs/../docs/a.md")
     (root / "out").symlink_to("docs/../../secret.md")
     os.mkfifo(root / "docs" / "fifo")
-    free = os.dup(0)
-    os.close(free)
+    before = len(list(Path("/dev/fd").iterdir()))
     for path in ("docs/a.md", "link", "out", "docs/fifo", "docs/gone", "gone/a"):
         with contextlib.suppress(FileProblem):
             content(root, path)
-    again = os.dup(0)
-    os.close(again)
-    assert again == free
+    assert len(list(Path("/dev/fd").iterdir())) == before

@@ -1,0 +1,48 @@
+"""How new versions and skipped files are shown, by every command that captures."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from atlas_sdk.cli.output import Output, size
+from atlas_sdk.files import printable
+
+if TYPE_CHECKING:
+    from atlas_sdk import Snapshot
+
+__all__ = ["show_taken", "unkept", "warn_skipped"]
+
+
+def show_taken(out: Output, taken: "Iterable[Snapshot]") -> None:
+    """List new versions: what happened to which file."""
+    out.table(
+        [
+            (version.short_id, _verb(version), printable(version.path), "" if version.deleted else size(version.size))
+            for version in taken
+        ],
+        styles=("yellow", "green", "", "dim"),
+    )
+
+
+def _verb(version: "Snapshot") -> str:
+    if version.deleted:
+        return "deleted"
+    return "new" if version.seq == 1 else "changed"
+
+
+def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
+    """Say on stderr which files could not be kept, and why."""
+    for _, reason in skipped:
+        out.warn(f"not captured: {reason}")
+
+
+def unkept(versions: "Iterable[Snapshot]", limit_bytes: int) -> list[tuple[str, str]]:
+    """Return the versions of which only hash and size were kept, with the reason."""
+    return [
+        (
+            version.path,
+            f"{printable(version.path)} is {version.size:,} bytes, over the size limit of {limit_bytes:,}: only its hash "
+            "was kept; raise limit_bytes under [track] in .atlas.toml, or exclude it",
+        )
+        for version in versions
+        if not version.deleted and version.size > limit_bytes
+    ]

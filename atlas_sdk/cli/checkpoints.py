@@ -1,0 +1,85 @@
+"""`atlasctl checkpoint` and `atlasctl checkpoints`: name states, and list the names."""
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+__all__ = ["checkpoint", "checkpoints"]
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl checkpoint before-refactor",
+        "atlasctl checkpoint v1 --note 'rules as reviewed'",
+        "atlasctl checkpoint before-refactor --json",
+    ),
+)
+@click.argument("name")
+@click.option("--note", metavar="TEXT", help="A remark to keep with it.")
+@click.pass_obj
+def checkpoint(flags: Flags, name: str, note: str | None) -> None:
+    """Name the state of all memory files.
+
+    Captures the folder first, so that NAME stands for exactly what is there now. Names are unique in a project, and what
+    they name is never pruned.
+    """
+    from atlas_sdk.cli.capturing import warn_skipped
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count, plain, size
+    from atlas_sdk.cli.records import of_checkpoint, of_skipped
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        captured = atlas.memory.capture(project)
+        made = atlas.memory.checkpoint(project, name, note=note)
+    if flags.json:
+        skipped = [of_skipped(*entry) for entry in captured.skipped]
+        run.out.record({**of_checkpoint(made), "captured": len(captured.taken), "skipped": skipped})
+        return
+    news = count(len(captured.taken), "new version")
+    run.out.line(f"{plain(made.name)}: {count(made.files, 'file')}, {size(made.size)}, {news}")
+    warn_skipped(run.out, captured.skipped)
+
+
+@click.command(
+    cls=Command, examples=("atlasctl checkpoints", "atlasctl checkpoints --all", "atlasctl checkpoints --json")
+)
+@click.option("--all", "everything", is_flag=True, help="Also those that restores made on their own.")
+@click.pass_obj
+def checkpoints(flags: Flags, *, everything: bool) -> None:
+    """List checkpoints, newest first.
+
+    Every restore, undo and redo makes one on its own, named before-…, of what was there before; --all shows these too.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count, plain, size
+    from atlas_sdk.cli.records import of_checkpoint
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        found = atlas.memory.checkpoints(run.project(atlas))
+    shown = [one for one in found if everything or one.kind == "named"]
+    if flags.json:
+        for one in shown:
+            run.out.record(of_checkpoint(one))
+        return
+    run.out.table(
+        [
+            (
+                plain(one.name),
+                run.out.when(one.created_at),
+                count(one.files, "file"),
+                size(one.size),
+                plain(one.note or ""),
+            )
+            for one in shown
+        ],
+        styles=("bold", "dim", "", "", "dim"),
+    )
+    hidden = len(found) - len(shown)
+    if hidden:
+        run.out.note(f"{count(hidden, 'safety checkpoint')} of restores not shown; --all shows them")
+    elif not shown:
+        run.out.note("no checkpoints yet; atlasctl checkpoint NAME makes one")

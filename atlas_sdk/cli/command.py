@@ -1,0 +1,62 @@
+"""What every command has: the global options, also after its name, and examples in its help."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+__all__ = ["Command", "Flags", "global_options"]
+
+
+class Flags:
+    """The global options of one run, wherever on the line they stood."""
+
+    def __init__(self) -> None:
+        #: A folder in the project; None: the current one.
+        self.project: str | None = None
+        self.dsn: str | None = None
+        self.home: str | None = None
+        self.json = False
+        self.no_color = False
+        self.verbose = False
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    name = param.name or ""
+    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT and isinstance(ctx.obj, Flags):
+        setattr(ctx.obj, name, value)
+    return value
+
+
+def global_options(*, everywhere: bool) -> list[click.Parameter]:
+    """Return the global options; those of a command show only `--json`, the rest is in `atlasctl --help`."""
+
+    def option(*names: str, help: str, **more: Any) -> click.Option:  # noqa: A002  # click's own word
+        hidden = everywhere and "--json" not in names
+        return click.Option(names, help=help, expose_value=False, callback=_keep, hidden=hidden, **more)
+
+    return [
+        option("--project", metavar="PATH", help="A folder in the project.  [default: the current one]"),
+        option("--dsn", metavar="URL", help="PostgreSQL to use.  [default: ATLAS_DATABASE_URL, else the embedded one]"),
+        option("--home", metavar="PATH", help="Folder of the embedded server.  [default: ATLAS_HOME]"),
+        option("--json", is_flag=True, help="Print JSON: one object, or one a line for listings."),
+        option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
+        option("--verbose", is_flag=True, help="Log to stderr, and show the traceback of an error."),
+    ]
+
+
+class Command(click.Command):
+    """A command with the global options and with examples, which the tests parse."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        self.params.extend(global_options(everywhere=True))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write_text(example)
+        super().format_epilog(ctx, formatter)

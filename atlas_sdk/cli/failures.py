@@ -1,0 +1,95 @@
+"""From an exception to one sentence on stderr and an exit code."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from atlas_sdk.errors import AtlasError
+
+__all__ = ["FAILED", "INTERRUPTED", "NOT_PROTECTED", "guarded"]
+
+FAILED = 1
+USAGE = 2
+NOT_PROTECTED = 6
+INTERRUPTED = 130
+#: 128 + SIGPIPE: what the shell reports for every other program whose reader went away.
+_NO_READER = 141
+
+
+def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command line; explain what goes wrong, once, in one sentence."""
+    _prepare_streams()
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json, verbose = "--json" in options, "--verbose" in options
+    try:
+        try:
+            code = run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        # The terminal shows ^C without a line end.
+        if sys.stderr is not None and sys.stderr.isatty():
+            click.echo(err=True)
+        _say("interrupted", kind="Interrupted", as_json=as_json)
+        return INTERRUPTED
+    except Exception as problem:  # noqa: BLE001  # the one place where everything ends
+        if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
+            _drop_output()
+            return _NO_READER
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        sentence, code = _explain(problem)
+        _say(sentence, kind=type(problem).__name__, as_json=as_json)
+        return code
+    return code
+
+
+def _explain(problem: Exception) -> tuple[str, int]:
+    if isinstance(problem, click.ClickException):
+        sentence = problem.format_message().rstrip(".")
+        sentence = sentence[:1].lower() + sentence[1:]
+        ctx = getattr(problem, "ctx", None)
+        hint = "" if ctx is None else f"; see: {ctx.command_path} --help"
+        return sentence + hint, problem.exit_code
+    if isinstance(problem, AtlasError):
+        return str(problem), problem.exit_code
+    detail = str(problem) or "no details"
+    return f"unexpected {type(problem).__name__}: {detail}; run again with --verbose to see where", FAILED
+
+
+def _say(sentence: str, *, kind: str, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"error": sentence, "kind": kind}), err=True)
+        return
+    from atlas_sdk.cli.output import plain
+
+    click.echo(f"atlasctl: {plain(sentence)}", err=True)
+
+
+def _prepare_streams() -> None:
+    """See to it that no file opened later becomes stdout or stderr, and that no text is unprintable."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Let the interpreter flush what is left into nothing: the reader is gone."""
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # the descriptor is what counts
+        os.dup2(nothing.fileno(), 1)

@@ -1,0 +1,110 @@
+"""`atlasctl init`: protect a folder."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project, Snapshot, User
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["init"]
+
+
+@click.command(
+    cls=Command,
+    examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"),
+)
+@click.argument("path", required=False)
+@click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
+@click.pass_obj
+def init(flags: Flags, path: str | None, *, force: bool) -> None:
+    """Protect a folder: register it and capture its memory files.
+
+    PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures what
+    changed in between.
+    """
+    from atlas_sdk.cli.capturing import unkept
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_project, of_skipped, of_version
+    from atlas_sdk.files import Tracking
+
+    run = Invocation(flags)
+    folder = _folder(run.start if path is None else path, force=force)
+    with run.opened() as atlas:
+        project, is_new = _registered(atlas, run.user(atlas), folder)
+        captured = atlas.memory.capture(project)
+        files = [version for version in atlas.memory.files(project) if not version.deleted]
+    skipped = [*captured.skipped, *unkept(files, Tracking.load(Path(project.path)).limit_bytes)]
+    if flags.json:
+        run.out.record(
+            {
+                "project": of_project(project),
+                "created": is_new,
+                "captured": len(captured.taken),
+                "files": [of_version(version) for version in files],
+                "skipped": [of_skipped(*entry) for entry in skipped],
+            }
+        )
+        return
+    _show(run, project, files=files, skipped=skipped, is_new=is_new)
+
+
+def _folder(given: str, *, force: bool) -> Path:
+    from atlas_sdk import InvalidInput, NotFound
+    from atlas_sdk.files import printable
+
+    path = Path(os.path.realpath(Path(given).expanduser()))
+    if not path.exists():
+        raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
+    if not path.is_dir():
+        raise InvalidInput(f"{printable(given)} is not a folder; give the folder that it is in", field="path")
+    if not force and path in {Path("/"), Path(os.path.realpath(Path.home()))}:
+        raise InvalidInput(
+            f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
+            "project; give a project's folder, or --force",
+            field="path",
+        )
+    return path
+
+
+def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, bool]":
+    from atlas_sdk import AlreadyExists, NotAProject
+
+    try:
+        around = atlas.projects.by_path(folder, user=user)
+    except NotAProject:
+        around = None
+    if around is not None and around.path == str(folder):
+        return around, False
+    try:
+        return atlas.projects.create(user, path=folder), True
+    except AlreadyExists:
+        # Another process was faster.
+        return atlas.projects.by_path(folder, user=user), False
+
+
+def _show(
+    run: "Invocation", project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], is_new: bool
+) -> None:
+    from atlas_sdk.cli.capturing import warn_skipped
+    from atlas_sdk.cli.output import count, size
+    from atlas_sdk.files import printable
+
+    out = run.out
+    shown = printable(project.path)
+    if is_new:
+        out.line(f"{shown} is protected now: {count(len(files), 'memory file')}")
+    else:
+        out.line(f"{shown} is already protected: {count(len(files), 'memory file')}")
+    out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
+    if not files:
+        out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")
+    warn_skipped(out, skipped)
+    out.note("Next:")
+    out.note("  atlasctl watch                      keep every change from now on")
+    out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")

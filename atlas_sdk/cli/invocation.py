@@ -1,0 +1,103 @@
+"""One run of a command: settings, output, the database, who acts, which project."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atlas_sdk.cli.command import Flags
+from atlas_sdk.cli.output import Output
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project, User
+    from atlas_sdk.config import Settings
+
+__all__ = ["Invocation"]
+
+
+class Invocation:
+    """What a command asks before it does its work; everything is found when first needed."""
+
+    def __init__(self, flags: Flags) -> None:
+        self.flags = flags
+        if flags.verbose:
+            import logging
+
+            logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """The settings: flags before the environment before the files."""
+        from atlas_sdk.config import load_settings
+
+        flags = self.flags
+        color = "never" if flags.no_color else None
+        return load_settings(Path(self.start), database_url=flags.dsn, home=flags.home, color=color)
+
+    @cached_property
+    def out(self) -> Output:
+        """Where this run prints to."""
+        return Output(json=self.flags.json, color=self.settings.color)
+
+    @property
+    def start(self) -> str:
+        """The folder that the run is about: --project, else the current one."""
+        return self.flags.project or _current_folder()
+
+    @contextmanager
+    def opened(self, *, migrate: bool | None = None) -> "Iterator[Atlas]":
+        """Open the database of the settings."""
+        from atlas_sdk import Atlas, Attribution
+
+        settings = self.settings
+        if settings.query_log:
+            import logging
+
+            logging.basicConfig(format="%(name)s: %(message)s")
+            logging.getLogger("atlas_sdk.queries").setLevel(logging.DEBUG)
+        dsn = settings.database_url
+        if migrate is None:
+            migrate = dsn is None
+        with Atlas.open(
+            dsn,
+            home=settings.folder,
+            attribution=Attribution(source="cli"),
+            query_log=settings.query_log,
+            migrate=migrate,
+        ) as atlas:
+            yield atlas
+
+    def user(self, atlas: "Atlas") -> "User":
+        """Return who acts: the user of the settings on a shared server, else this login's own."""
+        from atlas_sdk import NotFound
+
+        address = self.settings.user
+        if self.settings.database_url is None or address is None:
+            return atlas.users.local()
+        found = atlas.users.by_email(address)
+        if found is None:
+            raise NotFound(f"no user of this database has the address {address}", kind="user", name=address)
+        return found
+
+    def project(self, atlas: "Atlas") -> "Project":
+        """Return the innermost project of the user at or above the folder that the run is about."""
+        return atlas.projects.by_path(self.start, user=self.user(atlas))
+
+    def path(self, project: "Project", given: str) -> str:
+        """Return a file's path as the library takes it: typed relative to the current folder when that is in the project."""
+        if os.path.isabs(given):  # noqa: PTH117  # text in, text out
+            return given
+        here = Path(os.path.realpath(self.start if self.flags.project is None else "."))
+        root = Path(project.path)
+        return os.path.join(here, given) if given and here.is_relative_to(root) else given  # noqa: PTH118  # keeps ".."
+
+
+def _current_folder() -> str:
+    from atlas_sdk import FileProblem
+
+    try:
+        return os.getcwd()  # noqa: PTH109  # the text that was typed nowhere
+    except FileNotFoundError as exc:
+        raise FileProblem("the current folder is gone; go to one that exists", path=".") from exc

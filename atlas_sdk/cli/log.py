@@ -1,0 +1,133 @@
+"""`atlasctl log`: the versions of a file or of a project."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project, Snapshot
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["log"]
+
+_PAGE_ROWS = 200
+
+
+@click.command(
+    cls=Command,
+    examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"),
+)
+@click.argument("path", required=False)
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Versions at most.")
+@click.option("--all", "everything", is_flag=True, help="Every version.")
+@click.pass_obj
+def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None:
+    """List versions, newest first.
+
+    Of one file, or of the whole project. A line has the version's id, its time, what kind it is, the file, its size and
+    the difference in bytes to the version before, who or what caused it, and the checkpoints that name it.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        name = None if path is None else run.path(project, path)
+        found = islice(_versions(atlas, project, name), None if everything else limit + 1)
+        if flags.json:
+            _print_json(run, _with_delta(atlas, project, islice(found, None if everything else limit)))
+            return
+        listed = list(found)
+        shown = listed if everything else listed[:limit]
+        rows = [_row(run, *entry) for entry in _with_delta(atlas, project, iter(shown))]
+    run.out.table(rows, styles=("yellow", "dim", "", "", "", "dim", "dim", "green"))
+    if len(shown) < len(listed):
+        run.out.note(f"the newest {limit}; --limit or --all shows more")
+    elif not listed:
+        _explain_nothing(path)
+
+
+def _explain_nothing(path: str | None) -> None:
+    from atlas_sdk import NotFound
+    from atlas_sdk.files import printable
+
+    if path is not None:
+        raise NotFound(f"no version of {printable(path)} is on record", kind="file", name=path)
+
+
+def _versions(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[tuple[Snapshot, list[str]]]":
+    """Yield versions, newest first, each with the names of the checkpoints that have it."""
+    names: dict[tuple[str, int], list[str]] = {}
+    for row in _rows(atlas, project, path):
+        if row.checkpoint is not None:
+            names.setdefault((row.path, row.seq), []).append(row.checkpoint)
+        else:
+            yield row, names.pop((row.path, row.seq), [])
+
+
+def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Snapshot]":
+    limit = _PAGE_ROWS
+    before: Snapshot | None = None
+    while True:
+        page = atlas.memory.history(project, path, limit=limit, before=before)
+        whole = page
+        if path is not None and len(page) == limit:
+            # The next page of a file begins below a number, and rows of checkpoints share their version's: stop between two.
+            whole = [row for row in page if row.seq > page[-1].seq]
+        yield from whole
+        if len(page) < limit:
+            return
+        if whole:
+            before = whole[-1]
+        else:
+            limit *= 2
+
+
+def _with_delta(
+    atlas: "Atlas", project: "Project", versions: "Iterator[tuple[Snapshot, list[str]]]"
+) -> "Iterator[tuple[Snapshot, list[str], int | None]]":
+    """Add by how many bytes each version differs from the one before; None for a file's first."""
+    listed = list(versions)
+    sizes = {(version.path, version.seq): version.size for version, _ in listed}
+    for version, names in listed:
+        key = (version.path, version.seq - 1)
+        if version.seq > 1 and key not in sizes:
+            earlier = atlas.memory.history(project, version.path, limit=1, before=version)
+            sizes[key] = earlier[0].size if earlier else 0
+        yield version, names, version.size - sizes[key] if version.seq > 1 else None
+
+
+def _print_json(run: "Invocation", entries: "Iterator[tuple[Snapshot, list[str], int | None]]") -> None:
+    from atlas_sdk.cli.records import of_version
+
+    for version, names, delta in entries:
+        fields: dict[str, Any] = {**of_version(version), "delta": delta, "checkpoints": sorted(names)}
+        run.out.record(fields)
+
+
+def _row(run: "Invocation", version: "Snapshot", names: list[str], delta: int | None) -> tuple[str, ...]:
+    from atlas_sdk.cli.output import plain, signed, size
+    from atlas_sdk.files import printable
+
+    return (
+        version.short_id,
+        run.out.when(version.created_at),
+        "deleted" if version.deleted else version.kind,
+        printable(version.path),
+        "" if version.deleted else size(version.size),
+        signed(delta),
+        _who(version),
+        plain(", ".join(sorted(names))),
+    )
+
+
+def _who(version: "Snapshot") -> str:
+    from atlas_sdk.cli.output import plain
+
+    actor = version.attribution
+    parts = [actor.source, actor.tool, actor.reason, actor.login if actor.source != "watcher" else None]
+    return plain(" ".join(part for part in parts if part))

@@ -1,0 +1,139 @@
+"""Data on stdout, everything else on stderr; JSON, plain text, or tables and colours on a terminal."""
+
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+__all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
+
+#: C0, C1 and the invisible characters that turn the direction of text; tabs and line ends are for the caller to judge.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_KIB = 1024
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+class Output:
+    """Where one run prints to, and how."""
+
+    def __init__(self, *, json: bool = False, color: str = "auto") -> None:
+        self.json = json
+        self.terminal = sys.stdout is not None and sys.stdout.isatty()
+        wanted = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.colored = not json and (color == "always" or (color == "auto" and wanted))
+
+    def style(self, text: str, **how: Any) -> str:
+        """Colour a text, where colours are wanted."""
+        return click.style(text, **how) if self.colored else text
+
+    def line(self, text: str = "") -> None:
+        """Print one line of data."""
+        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    def write(self, raw: bytes) -> None:
+        """Print bytes as they are."""
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
+
+    def record(self, fields: Mapping[str, Any]) -> None:
+        """Print one JSON object on one line; only ASCII, so that nothing in it reaches the terminal."""
+        self.line(json.dumps(fields, default=_to_json))
+
+    def note(self, text: str) -> None:
+        """Print a remark on stderr; not with `--json`."""
+        if not self.json:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr."""
+        click.echo(f"atlasctl: warning: {plain(text)}", err=True)
+
+    def table(self, rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
+        """Print rows in columns; `styles` are rich's, one a column, for terminals."""
+        cells = [list(row) for row in rows]
+        if not cells:
+            return
+        if self.terminal and self.colored:
+            self._rich_table(cells, styles)
+            return
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def _rich_table(self, cells: list[list[str]], styles: Sequence[str]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2))
+        for at in range(len(cells[0])):
+            grid.add_column(style=styles[at] if at < len(styles) else "", overflow="fold")
+        for row in cells:
+            # Text takes no markup: a file may be called "[red]".
+            grid.add_row(*(Text(cell) for cell in row))
+        Console(file=sys.stdout, highlight=False).print(grid)
+
+    def when(self, moment: datetime) -> str:
+        """Return a time for people: relative on a terminal, else local to the second."""
+        if self.terminal:
+            return ago(moment, datetime.now(UTC))
+        return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _to_json(value: Any) -> Any:
+    return iso(value) if isinstance(value, datetime) else str(value)
+
+
+def plain(text: str) -> str:
+    """Return a text on one line without control characters."""
+    text = " ".join(text.split("\n"))
+    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def iso(moment: datetime) -> str:
+    """Return a time in UTC, ISO 8601."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was, in one unit."""
+    seconds = max(0, int((now - moment).total_seconds()))
+    if seconds < _MINUTE:
+        return f"{seconds} s ago"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE} min ago"
+    if seconds < _DAY:
+        return f"{seconds // _HOUR} h ago"
+    days = seconds // _DAY
+    return f"{days} day{'s' * (days > 1)} ago"
+
+
+def size(amount: int) -> str:
+    """Return a number of bytes for people."""
+    if amount < _KIB:
+        return f"{amount} B"
+    value = float(amount)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= _KIB
+        if value < _KIB:
+            break
+    return f"{value:.1f} {unit}"
+
+
+def signed(amount: int | None) -> str:
+    """Return a difference with its sign."""
+    return "" if amount is None else f"{amount:+,}"
+
+
+def count(amount: int, noun: str) -> str:
+    """Return a number with its noun: "1 file", "2 files"."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"

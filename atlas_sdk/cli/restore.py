@@ -1,0 +1,146 @@
+"""`atlasctl restore`, `undo` and `redo`: bring files back, and walk back and forth."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project, Restore, RestorePlan, RestoreStep
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["redo", "restore", "undo"]
+
+_dry_run = click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a terminal nothing is asked anyway.")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl restore before-refactor",
+        "atlasctl restore before-refactor CLAUDE.md --dry-run",
+        "atlasctl restore CLAUDE.md@before-refactor --yes",
+        "atlasctl restore '@{2h ago}' --delete",
+    ),
+)
+@click.argument("ref")
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@_dry_run
+@click.option("--delete", is_flag=True, help="Delete tracked files that REF does not have; unless set they are kept.")
+@_yes
+@click.pass_obj
+def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> None:
+    """Bring files back; nothing is lost.
+
+    REF is a checkpoint, a version's id, a moment such as @{2h ago}, or FILE@REF. What stands there now is put on record
+    first, under a checkpoint of its own; a file that changes while this runs stops it before anything is written.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        plan = atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
+        _carry_out(run, atlas, project, plan, dry_run=dry_run, ask=not yes)
+
+
+@click.command(cls=Command, examples=("atlasctl undo", "atlasctl undo --dry-run"))
+@_dry_run
+@_yes
+@click.pass_obj
+def undo(flags: Flags, *, dry_run: bool, yes: bool) -> None:
+    """Take back the last restore.
+
+    The files are again what they were just before it. What was edited since is put on record first; `redo` goes forth again.
+    """
+    _walk(flags, "plan_undo", dry_run=dry_run, ask=not yes)
+
+
+@click.command(cls=Command, examples=("atlasctl redo", "atlasctl redo --dry-run"))
+@_dry_run
+@_yes
+@click.pass_obj
+def redo(flags: Flags, *, dry_run: bool, yes: bool) -> None:
+    """Do the last undone restore again.
+
+    What was edited since is put on record first; `undo` goes back again.
+    """
+    _walk(flags, "plan_redo", dry_run=dry_run, ask=not yes)
+
+
+def _walk(flags: Flags, planning: str, *, dry_run: bool, ask: bool) -> None:
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        make_plan: Callable[[Project], RestorePlan] = getattr(atlas.memory, planning)
+        _carry_out(run, atlas, project, make_plan(project), dry_run=dry_run, ask=ask)
+
+
+def _carry_out(
+    run: "Invocation", atlas: "Atlas", project: "Project", plan: "RestorePlan", *, dry_run: bool, ask: bool
+) -> None:
+    if not run.flags.json:
+        _show_plan(run, plan)
+    if dry_run:
+        _finish(run, plan, None, None)
+        return
+    if (
+        plan.changes
+        and ask
+        and not run.flags.json
+        and sys.stdin is not None
+        and sys.stdin.isatty()
+        and run.out.terminal
+    ):
+        click.confirm(f"{plan.reason.capitalize()} now?", default=True, abort=True, err=True)
+    done = atlas.memory.restore(project, plan)
+    if done is None and plan.reason != "restore":
+        # Every file is so already; the walk itself is still to be recorded.
+        done = atlas.memory.undo(project) if plan.reason == "undo" else atlas.memory.redo(project)
+    safety = None
+    if done is not None and plan.changes:
+        # Of an undo or redo the record is the first restore's, so the newest safety checkpoint is asked for.
+        safety = next(one.name for one in atlas.memory.checkpoints(project) if one.kind == "safety")
+    _finish(run, plan, done, safety)
+
+
+def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None", safety: str | None) -> None:
+    from atlas_sdk.cli.output import count
+    from atlas_sdk.cli.records import of_plan, of_restore
+
+    if run.flags.json:
+        carried_out = None if done is None else of_restore(done)
+        run.out.record({**of_plan(plan), "restore": carried_out, "safety": safety})
+        return
+    if not plan.changes:
+        run.out.note("nothing to do: every file is so already")
+    elif done is None:
+        run.out.note(f"{count(len(plan.changes), 'file')} would change; nothing was written")
+    else:
+        back = {"restore": "undo", "undo": "redo", "redo": "undo"}[plan.reason]
+        verb = {"restore": "restored", "undo": "undone", "redo": "redone"}[plan.reason]
+        run.out.line(f"{verb}: {count(len(plan.changes), 'file')}; what was there before is {safety}")
+        run.out.note(f"{back} with: atlasctl {back}")
+
+
+def _show_plan(run: "Invocation", plan: "RestorePlan") -> None:
+    run.out.table([_row(step) for step in plan.steps], styles=("bold", "", "dim", ""))
+
+
+def _row(step: "RestoreStep") -> tuple[str, str, str, str]:
+    from atlas_sdk.cli.output import size
+    from atlas_sdk.files import printable
+
+    before = "none" if step.present_size is None else size(step.present_size)
+    after = "none" if step.size is None or step.action == "delete" else size(step.size)
+    changes = step.action in {"write", "delete"}
+    lines = "" if step.added_lines is None else f"+{step.added_lines} -{step.removed_lines} lines"
+    if step.action == "kept":
+        lines = "not in the target; --delete would delete it"
+    return step.action, printable(step.path), f"{before} -> {after}" if changes else before, lines

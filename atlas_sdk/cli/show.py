@@ -1,0 +1,76 @@
+"""`atlasctl show`: the content of a version."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project, Snapshot
+
+__all__ = ["show"]
+
+_LISTED = 5
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl show before-refactor:CLAUDE.md",
+        "atlasctl show CLAUDE.md@before-refactor",
+        "atlasctl show '@{2h ago}:CLAUDE.md' > old.md",
+        "atlasctl show CLAUDE.md",
+    ),
+)
+@click.argument("ref", metavar="REF[:PATH]")
+@click.pass_obj
+def show(flags: Flags, ref: str) -> None:
+    """Print the content of a version.
+
+    The bytes go to stdout exactly as they were. REF is a checkpoint, a version's id, a moment such as @{2h ago} or latest,
+    with the file after a colon; FILE@REF means the same, and a file alone its newest version. With --json the version is
+    described instead.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_version
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        version = _version(atlas, project, ref, run.path(project, ref))
+        if flags.json:
+            run.out.record(of_version(version))
+            return
+        content = atlas.memory.content(version)
+    run.out.write(content)
+
+
+def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":
+    """Find the one version that is meant; what a reference can be comes before what a file can be called."""
+    from atlas_sdk import InvalidInput, NotFound
+    from atlas_sdk.files import printable
+
+    try:
+        state = atlas.memory.resolve(project, ref)
+    except (NotFound, InvalidInput) as problem:
+        failure = problem
+    else:
+        if len(state.versions) == 1 and not (state.whole and state.versions[0].deleted):
+            return state.versions[0]
+        listed = [printable(version.path) for version in state.versions]
+        more = ", …" if len(listed) > _LISTED else ""
+        raise InvalidInput(
+            f"{ref!r} names {len(listed)} files ({', '.join(listed[:_LISTED])}{more}); name one: {ref}:PATH",
+            field="ref",
+        )
+    # A checkpoint's name, a moment and a file's name may all have colons in them.
+    for at in (place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1):
+        try:
+            return atlas.memory.version(project, ref[at + 1 :], ref[:at])
+        except (NotFound, InvalidInput) as problem:
+            failure = problem
+    try:
+        return atlas.memory.version(project, path)
+    except (NotFound, InvalidInput):
+        raise failure from None

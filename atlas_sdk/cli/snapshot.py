@@ -1,0 +1,60 @@
+"""`atlasctl snapshot`: capture what changed."""
+
+from pathlib import Path
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+__all__ = ["snapshot"]
+
+
+@click.command(
+    cls=Command,
+    examples=("atlasctl snapshot", "atlasctl snapshot CLAUDE.md notes.md", "atlasctl snapshot --json"),
+)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.pass_obj
+def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
+    """Capture what changed.
+
+    Without PATH, every tracked file of the project, deletions too; with it, these files, also ones that are not tracked.
+    Content that is on record already is not stored again. Exits with 1 when a file could not be captured; the others are.
+    """
+    from atlas_sdk import FileProblem
+    from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
+    from atlas_sdk.cli.failures import FAILED
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_skipped, of_version
+    from atlas_sdk.files import Tracking
+
+    run = Invocation(flags)
+    taken = []
+    skipped: list[tuple[str, str]] = []
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        if not paths:
+            captured = atlas.memory.capture(project)
+            taken, skipped = list(captured.taken), list(captured.skipped)
+        for path in paths:
+            try:
+                made = atlas.memory.snapshot(project, run.path(project, path))
+            except FileProblem as problem:
+                skipped.append((problem.path, str(problem)))
+                continue
+            if made is not None:
+                taken.append(made)
+    limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
+    if flags.json:
+        run.out.record(
+            {
+                "taken": [of_version(version) for version in taken],
+                "skipped": [of_skipped(*entry) for entry in (*skipped, *limited)],
+            }
+        )
+    else:
+        show_taken(run.out, taken)
+        if not taken:
+            run.out.note("nothing changed")
+        warn_skipped(run.out, (*skipped, *limited))
+    return FAILED if skipped else 0

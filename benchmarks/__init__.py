@@ -1,0 +1,13 @@
+"""Us and our peers side by side, in one interleaved run on one machine: `make bench`.
+
+::
+
+    __main__    the options, the sections in order, the exit code
+    histories   what is stored: real edit histories where they are, made ones elsewhere
+    bench       a home of its own, with a server that is stopped and removed afterwards
+    peers       what others do to keep a version
+    timing      percentiles, and one operation of each in turn
+    table       rows, targets, PASS and FAIL
+
+    space  puts  unchanged  reads  race  startup  bulk      the sections, one file each
+"""

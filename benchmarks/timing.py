@@ -1,0 +1,77 @@
+"""Measuring: what happens on a shared machine happens to everybody, so the contenders take turns."""
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+__all__ = ["Contender", "Times", "elapsed", "take_turns"]
+
+
+@frozen
+class Times:
+    """The seconds that one contender's operations took."""
+
+    seconds: list[float] = field(factory=list)
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @property
+    def p50(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    @property
+    def p90(self) -> float:
+        """What nine in ten are below."""
+        return statistics.quantiles(self.seconds, n=10, method="inclusive")[-1]
+
+    def spread(self) -> str:
+        """Return p90 and the number of operations, for a note."""
+        return f"p90 {self.p90 * 1000:.3g} ms, n {len(self)}"
+
+
+class Contender(Protocol):
+    """Somebody who keeps versions."""
+
+    #: It takes every this-many-th turn: starting programs is slow, and fewer do for a median.
+    every: int
+
+    def put(self, path: str, content: bytes, /) -> float:
+        """Keep a version durably; return the seconds that it took, without what only prepares it."""
+        ...
+
+
+def elapsed(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def take_turns(contenders: Sequence[Contender], versions: Sequence[tuple[str, bytes]], *, warm_up: int) -> list[Times]:
+    """Give each version to each contender, one operation of each in turn; the first `warm_up` rounds do not count.
+
+    Every round has its own order, so that nobody always follows the one that leaves the disk busy.
+    """
+    times = [Times() for _ in contenders]
+    order = random.Random(0)
+    gc.collect()
+    # What a peer's import left behind is no reason for a long collection within somebody's turn.
+    gc.freeze()
+    try:
+        for turn, (path, content) in enumerate(versions, start=-warm_up):
+            for index in order.sample(range(len(contenders)), len(contenders)):
+                if turn >= 0 and turn % contenders[index].every:
+                    continue
+                took_s = contenders[index].put(path, content)
+                if turn >= 0:
+                    times[index].seconds.append(took_s)
+    finally:
+        gc.unfreeze()
+    return times

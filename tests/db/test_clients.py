@@ -1,0 +1,174 @@
+"""What a client does around the operations: transactions, health, errors, threads, forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from atlas_sdk import AlreadyExists, AsyncAtlas, Atlas, AuthenticationFailed, DatabaseUnreachable, InvalidInput
+from atlas_sdk._translate import masked
+
+
+def test_a_transaction_is_all_or_nothing(atlas: Atlas, folder: Path) -> None:
+    user = atlas.users.local()
+    with pytest.raises(RuntimeError, match="no"), atlas.transaction() as tx:
+        project = tx.projects.create(user, path=folder)
+        tx.memory.snapshot(project, "CLAUDE.md", b"x")
+        raise RuntimeError("no")
+    assert atlas.projects.list(user) == []
+    with atlas.transaction() as tx:
+        project = tx.projects.create(user, path=folder)
+        tx.memory.snapshot(project, "CLAUDE.md", b"x")
+    assert atlas.memory.read(project, "CLAUDE.md") == b"x"
+
+
+def test_what_was_rolled_back_is_not_taken_for_known(atlas: Atlas, folder: Path) -> None:
+    project = atlas.projects.create(atlas.users.local(), path=folder)
+    with pytest.raises(RuntimeError), atlas.transaction() as tx:
+        tx.memory.snapshot(project, "CLAUDE.md", b"x")
+        raise RuntimeError
+    assert atlas.memory.snapshot(project, "CLAUDE.md", b"x") is not None
+    assert atlas.memory.read(project, "CLAUDE.md") == b"x"
+
+
+def test_an_error_of_ours_leaves_the_transaction_usable(atlas: Atlas, folder: Path) -> None:
+    user = atlas.users.local()
+    with atlas.transaction() as tx:
+        tx.projects.create(user, path=folder)
+        with pytest.raises(AlreadyExists):
+            tx.projects.create(user, path=folder)
+        tx.events.log("still.here", user=user)
+    assert [event.type for event in atlas.events.recent(user, limit=2)] == ["still.here", "project.created"]
+
+
+def test_a_transaction_on_asyncio_is_all_or_nothing(dsn: str, folder: Path) -> None:
+    async def go() -> None:
+        async with AsyncAtlas.open(dsn) as atlas:
+            user = await atlas.users.local()
+            with pytest.raises(RuntimeError):
+                async with atlas.transaction() as tx:
+                    await tx.projects.create(user, path=folder)
+                    raise RuntimeError
+            assert await atlas.projects.list(user) == []
+            async with atlas.transaction() as tx:
+                project = await tx.projects.create(user, path=folder)
+                await tx.memory.snapshot(project, "CLAUDE.md", b"x")
+            assert await atlas.memory.read(project, "CLAUDE.md") == b"x"
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_task_gives_its_connection_back(dsn: str, folder: Path) -> None:
+    async def go() -> None:
+        async with AsyncAtlas.open(dsn, pool_max=2) as atlas:
+            project = await atlas.projects.create(await atlas.users.local(), path=folder)
+            for n in range(20):
+                task = asyncio.create_task(atlas.memory.snapshot(project, "CLAUDE.md", b"%d" % n))
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            assert (await atlas.health()).ok
+            await asyncio.gather(*(atlas.memory.snapshot(project, f"notes{n}.md", b"x") for n in range(10)))
+            assert len([v for v in await atlas.memory.files(project) if v.path.startswith("notes")]) == 10
+
+    asyncio.run(go())
+
+
+def test_health_tells_what_the_server_is(face: Any) -> None:
+    health = face.health()
+    assert health.ok
+    assert health.server_version.startswith("18")
+    assert health.latency_ms > 0
+    assert health.database_bytes > 2**20
+
+
+def test_a_client_must_be_connected() -> None:
+    with pytest.raises(InvalidInput, match="async with"):
+        asyncio.run(AsyncAtlas.open("postgresql:///x").users.local())
+
+
+def test_a_dead_server_is_one_clear_sentence() -> None:
+    with pytest.raises(DatabaseUnreachable, match=r"127\.0\.0\.1:1/atlas.*is the server running") as failure:
+        Atlas.open("postgresql://ada:secret@127.0.0.1:1/atlas")
+    assert "secret" not in str(failure.value)
+    assert "\n" not in str(failure.value)
+    with pytest.raises(DatabaseUnreachable):
+        asyncio.run(AsyncAtlas.open("postgresql://ada:secret@127.0.0.1:1/atlas").connect())
+
+
+def test_a_missing_database_is_named(dsn: str) -> None:
+    with pytest.raises(DatabaseUnreachable, match="that database does not exist"):
+        Atlas.open(dsn.replace("/test_", "/gone_"))
+
+
+def test_an_unknown_role_is_an_authentication_failure(dsn: str) -> None:
+    with pytest.raises((AuthenticationFailed, DatabaseUnreachable)) as failure:
+        Atlas.open(dsn.replace("user=atlas", "user=somebody"))
+    assert failure.value.exit_code == 5
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "postgresql://[", "host='"])
+def test_a_malformed_dsn_is_an_error_of_ours(dsn: str) -> None:
+    with pytest.raises((InvalidInput, DatabaseUnreachable)):
+        Atlas.open(dsn)
+
+
+def test_a_dsn_is_shown_without_secrets() -> None:
+    shown = masked("postgresql://ada:secret@db.example:6000/atlas?sslpassword=hidden")
+    assert shown == "ada@db.example:6000/atlas"
+
+
+def test_connections_that_the_server_closed_are_replaced(dsn: str, atlas: Atlas) -> None:
+    user = atlas.users.local()
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+            "pg_backend_pid()"
+        )
+        deadline = threading.Event()
+        while other.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone() != (0,):
+            deadline.wait(0.01)
+    assert atlas.users.local() == user
+
+
+def test_threads_share_a_client(atlas: Atlas, folder: Path) -> None:
+    project = atlas.projects.create(atlas.users.local(), path=folder)
+
+    def put(n: int) -> int:
+        version = atlas.memory.snapshot(project, "CLAUDE.md", b"%d\n" % n)
+        assert version is not None
+        return version.seq
+
+    with ThreadPoolExecutor(16) as threads:
+        numbers = list(threads.map(put, range(200)))
+    assert sorted(numbers) == list(range(1, 201))
+
+
+def test_a_forked_child_uses_connections_of_its_own(atlas: Atlas, folder: Path) -> None:
+    project = atlas.projects.create(atlas.users.local(), path=folder)
+    atlas.memory.snapshot(project, "CLAUDE.md", b"parent")
+    children = []
+    for n in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for k in range(10):
+                    atlas.memory.snapshot(project, "CLAUDE.md", b"child %d %d" % (n, k))
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    for k in range(10):
+        atlas.memory.snapshot(project, "CLAUDE.md", b"parent %d" % k)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len(atlas.memory.history(project, "CLAUDE.md", limit=100)) == 41

@@ -1,0 +1,66 @@
+"""Migrations: forward only, safe to run at once, and honest about a database that is not ours."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from atlas_sdk import Atlas, SchemaMismatch
+from atlas_sdk._sql import migrations
+
+pytestmark = pytest.mark.every_server
+
+
+def test_an_empty_database_is_migrated_when_asked(empty_dsn: str) -> None:
+    with pytest.raises(SchemaMismatch, match="no AtlasEngine schema.*atlasctl db migrate"):
+        Atlas.open(empty_dsn)
+    with Atlas.open(empty_dsn, migrate=True) as atlas:
+        assert [row.version for row in atlas.schema.status()] == list(range(1, len(migrations()) + 1))
+        assert atlas.schema.migrate() == []
+    Atlas.open(empty_dsn).close()
+
+
+def test_schema_version_has_the_promised_columns(migrated: psycopg.Connection) -> None:
+    rows = migrated.execute(
+        "SELECT version, name, checksum, applied_at FROM schema_version ORDER BY version"
+    ).fetchall()
+    assert [(row[0], row[1]) for row in rows] == [(m.version, m.name) for m in migrations()]
+    assert all(len(row[2]) == 64 and row[3] is not None for row in rows)
+
+
+def test_many_clients_may_migrate_at_once(empty_dsn: str) -> None:
+    def migrate(_: int) -> None:
+        Atlas.open(empty_dsn, migrate=True).close()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(migrate, range(6)))
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM schema_version").fetchone() == (len(migrations()),)
+
+
+def test_a_newer_schema_is_left_alone(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("INSERT INTO schema_version (version, name, checksum) VALUES (99, 'future', 'x')")
+    for migrate in (True, False):
+        with pytest.raises(SchemaMismatch, match="upgrade AtlasEngine") as failure:
+            Atlas.open(dsn, migrate=migrate)
+        assert failure.value.found == len(migrations()) + 1
+
+
+def test_a_changed_migration_is_refused(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE schema_version SET checksum = 'other' WHERE version = 2")
+    with pytest.raises(SchemaMismatch, match="migration 2"):
+        Atlas.open(dsn, migrate=True)
+
+
+def test_a_failing_migration_leaves_nothing_half_done(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn) as connection:
+        connection.execute("CREATE TABLE previews (in_the_way int)")
+    with pytest.raises(Exception, match="already exists"):
+        Atlas.open(empty_dsn, migrate=True)
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (1,)
+        assert connection.execute("SELECT to_regclass('projects')").fetchone() == (None,)

@@ -1,0 +1,54 @@
+"""Every named statement is valid on the migrated schema, and every one is used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg._queries import PostgresQuery
+from psycopg.adapt import Transformer
+
+import atlas_sdk
+from atlas_sdk._sql import Statement, statements, topics
+
+ALL = [statement for topic in topics() for statement in statements(topic).values()]
+
+
+def numbered(text: str) -> str:
+    """Return the statement with $1, $2 … as the driver sends it."""
+    query = PostgresQuery(Transformer())
+    names = set(re.findall(r"%\((\w+)\)s", text))
+    query.convert(text, dict.fromkeys(names) if names else None)
+    return query.query.decode()
+
+
+@pytest.mark.every_server
+def test_every_statement_prepares(migrated: psycopg.Connection[Any]) -> None:
+    for number, statement in enumerate(ALL):
+        command = numbered(statement.text)
+        if command.lstrip().upper().startswith("CREATE"):
+            continue  # a utility statement cannot be prepared; the migrations run it
+        migrated.execute(f"PREPARE s{number} AS {command}")
+
+
+def test_statements_are_parametrized_and_listed_by_column() -> None:
+    for statement in ALL:
+        assert "%s" not in statement.text, statement.name
+        assert not re.search(r"SELECT\s+\*", statement.text), statement.name
+        assert ";" not in re.sub(r"--.*", "", statement.text), f"{statement.name} holds two statements"
+
+
+def test_every_statement_is_used() -> None:
+    source = "\n".join(file.read_text("utf-8") for file in (Path(atlas_sdk.__file__).parent / "ops").glob("*.py"))
+    used = set(re.findall(r'sql\["(\w+)"\]', source)) | set(re.findall(r'statements\("\w+"\)\["(\w+)"\]', source))
+    unused = [statement.name for statement in ALL if statement.name.split(".")[1] not in used]
+    assert unused == []
+
+
+def test_a_statement_is_found_by_its_name() -> None:
+    assert statements("users")["get"] == Statement("users.get", statements("users")["get"].text)
+    with pytest.raises(KeyError):
+        statements("users")["nothing"]

@@ -1,0 +1,130 @@
+"""The kernel, without a database: plans are stepped by hand."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atlas_sdk
+from atlas_sdk._plan import (
+    Begin,
+    Commit,
+    Local,
+    Plan,
+    Query,
+    Result,
+    Rollback,
+    atomic,
+    execute,
+    local,
+    many,
+    one_or_none,
+)
+from atlas_sdk._sql import Statement
+from atlas_sdk.errors import NotFound
+
+OPERATIONS = sorted((Path(atlas_sdk.__file__).parent / "ops").glob("*.py"))
+
+
+def steps_of(plan: Plan[Any], *answers: object) -> tuple[list[object], Any]:
+    """Send these answers; return what the plan asked for and what it returned."""
+    asked = [next(plan)]
+    for answer in answers:
+        try:
+            asked.append(plan.send(answer))
+        except StopIteration as stop:
+            return asked, stop.value
+    raise AssertionError(f"the plan is not over: it asks for {asked[-1]}")
+
+
+def test_rows_become_objects_by_column_name() -> None:
+    plan = many(Statement("t.s", "SELECT"), dict, user=1)
+    asked, found = steps_of(plan, Result(("b", "a"), [(1, 2), (3, 4)], 2))
+    assert asked == [Query(Statement("t.s", "SELECT"), {"user": 1})]
+    assert found == [{"a": 2, "b": 1}, {"a": 4, "b": 3}]
+
+
+def test_more_rows_than_expected_are_an_error() -> None:
+    plan = one_or_none(Statement("t.s", "SELECT"), dict)
+    next(plan)
+    with pytest.raises(AssertionError, match=r"t\.s gave 2 rows"):
+        plan.send(Result(("a",), [(1,), (2,)], 2))
+
+
+def test_local_calls_carry_their_arguments() -> None:
+    plan = local(int, "ff", base=16)
+    asked = next(plan)
+    assert isinstance(asked, Local)
+    assert asked.call() == 255
+
+
+def test_atomic_wraps_in_a_transaction() -> None:
+    @atomic
+    def plan() -> Plan[str]:
+        yield from execute(Statement("t.s", "UPDATE"))
+        return "done"
+
+    asked, value = steps_of(plan(), None, Result((), [], 1), None)
+    assert [type(effect) for effect in asked] == [Begin, Query, Commit]
+    assert value == "done"
+
+
+def test_an_error_of_ours_rolls_back_before_it_leaves() -> None:
+    @atomic
+    def plan() -> Plan[None]:
+        yield from execute(Statement("t.s", "UPDATE"))
+        raise NotFound("no", kind="x", name="y")
+
+    running = plan()
+    assert isinstance(next(running), Begin)
+    assert isinstance(running.send(None), Query)
+    assert isinstance(running.send(Result((), [], 0)), Rollback)
+    with pytest.raises(NotFound):
+        running.send(None)
+
+
+@pytest.mark.parametrize("file", OPERATIONS, ids=lambda file: file.stem)
+def test_every_plan_is_delegated_to(file: Path) -> None:
+    """`execute(…)` without `yield from` would silently do nothing: every call of a plan must be delegated to or
+    returned."""
+    tree = ast.parse(file.read_text("utf-8"))
+    plans = {"many", "one", "one_or_none", "scalar", "execute", "local", "context"}
+    for other in OPERATIONS:
+        for node in ast.walk(ast.parse(other.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.returns is not None and "Plan[" in ast.unparse(node.returns):
+                plans |= {node.name} if other == file or not node.name.startswith("_") else set()
+    delegated = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if name in plans and not _same_name_elsewhere(node):
+                assert id(node) in delegated, f"{file.name}:{node.lineno}: {name}(…) without `yield from` does nothing"
+
+
+def _same_name_elsewhere(call: ast.Call) -> bool:
+    """Methods of other objects that share a plan's name, such as dict.get and OrderedDict.get."""
+    module = (
+        call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else None
+    )
+    modules = {operation.stem for operation in OPERATIONS}
+    return isinstance(call.func, ast.Attribute) and module not in modules
+
+
+@pytest.mark.parametrize("file", OPERATIONS, ids=lambda file: file.stem)
+def test_operations_do_no_io_of_their_own(file: Path) -> None:
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & {"psycopg", "psycopg_pool", "random", "subprocess"}
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{file.name}:{node.lineno}: a bare except"
+            assert "psycopg" not in ast.unparse(node.type)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"open", "time.time", "time.sleep", "datetime.now"}, (
+                f"{file.name}:{node.lineno}: {called}"
+            )

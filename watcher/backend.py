@@ -1,0 +1,72 @@
+"""What tells the daemon that something happened in a folder."""
+
+import sys
+from enum import Enum
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from watcher.settle import Hint
+
+__all__ = ["Backend", "Place", "Sink", "Watching", "system_backend"]
+
+
+class Place(NamedTuple):
+    """A watched folder of a project, `""` for the project's own."""
+
+    project: UUID
+    folder: str
+
+
+class Watching(Enum):
+    """What came of asking for a watch."""
+
+    #: Nothing was watched here before, or another folder: list it, for it may have changed before.
+    NEW = "new"
+    #: The same folder was watched already.
+    KEPT = "kept"
+    #: The folder is not there.
+    GONE = "gone"
+    #: It cannot be watched; it has to be looked at instead.
+    REFUSED = "refused"
+
+
+class Sink(Protocol):
+    """Who wants to know. Called from the backend's thread: it must not block, and it must not call back."""
+
+    def changed(self, place: Place, name: str, hint: Hint, *, is_folder: bool) -> None:
+        """Something happened to an entry of a watched folder."""
+
+    def shaken(self, place: Place) -> None:
+        """Something happened to a watched folder itself: removed, renamed, unmounted."""
+
+    def overflowed(self) -> None:
+        """Events were lost: every project may have changed."""
+
+
+class Backend(Protocol):
+    """A source of events. Its methods are called by one thread."""
+
+    name: str
+
+    def start(self, sink: Sink) -> None:
+        """Begin to deliver events."""
+
+    def watch(self, place: Place, path: str) -> Watching:
+        """Watch a folder, not the ones below it. Asking again is cheap, and notices that another folder took its place."""
+
+    def unwatch(self, place: Place) -> None:
+        """Watch it no longer; a place that is not watched is fine."""
+
+    def stop(self) -> None:
+        """Deliver nothing any more."""
+
+
+def system_backend() -> Backend:
+    """Return the backend of this operating system."""
+    if sys.platform == "linux":
+        from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
+
+        return Inotify()
+    from watcher.observer import Observing  # noqa: PLC0415
+
+    return Observing()

@@ -1,0 +1,83 @@
+"""Read one file and store what it says."""
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from atlas_sdk import Atlas, FileState, NotFound, Signature
+from atlas_sdk.files import read_file
+from watcher.folder import Folder, Known
+from watcher.settle import Hint
+
+__all__ = ["Captured", "capture", "trusted"]
+
+_log = logging.getLogger(__name__)
+
+#: A file written again within one tick of its clock looks the same to `stat`; FAT has the coarsest, two seconds. So
+#: what is younger than that is read once more by a later scan (git calls such a file "racy").
+_COARSEST_NS = 2_000_000_000
+
+
+class Captured:
+    """What came of looking at a file; the worker counts and goes on from here."""
+
+    def __init__(self, *, stored: bool = False, deleted: bool = False, again: Hint | None = None) -> None:
+        self.stored = stored
+        self.deleted = deleted
+        #: Look again after this hint's wait.
+        self.again = again
+
+
+def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
+    """Store the file as it is now. What is known changes only after the database has answered.
+
+    An event is always believed: the content is hashed and the database compares. A scan's finding is compared with what
+    is known first. Raises FileProblem for a file that cannot be read, and what the database raises.
+    """
+    state = read_file(folder.root, path, limit_bytes=folder.tracking.limit_bytes)
+    if state is None:
+        return _vanished(folder, path, atlas, hint=hint)
+    known = folder.known.get(path)
+    if hint is Hint.FOUND and known is not None and _is_known(state, known) and not state.torn:
+        folder.known[path] = _known(state, known.protected_since)
+        return Captured()
+    context = {"torn": True} if state.torn else None
+    made = atlas.memory.snapshot(folder.project, path, state, kind="auto", context=context)
+    if made is not None:
+        since = made.created_at
+    else:
+        since = known.protected_since if known is not None and _is_known(state, known) else datetime.now(UTC)
+    folder.known[path] = _known(state, since)
+    return Captured(stored=made is not None, again=Hint.CHANGED if state.torn else None)
+
+
+def _vanished(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
+    if hint is not Hint.VANISHED:
+        # It was there when it was marked: give whoever took it away the time to put it back.
+        return Captured(again=Hint.VANISHED)
+    try:
+        made = atlas.memory.delete(folder.project, path, kind="auto")
+    except NotFound:
+        # It came and went between two looks, and nothing is known of it.
+        made = None
+    folder.known.pop(path, None)
+    return Captured(deleted=made is not None)
+
+
+def _is_known(state: FileState, known: Known) -> bool:
+    return (state.sha256.hex(), state.mode, state.link) == (known.sha256, known.mode, known.link)
+
+
+def _known(state: FileState, since: datetime) -> Known:
+    return Known(
+        signature=None if state.torn else trusted(state.signature, now_ns=time.time_ns()),
+        sha256=state.sha256.hex(),
+        mode=state.mode,
+        link=state.link,
+        protected_since=since,
+    )
+
+
+def trusted(found: Signature, *, now_ns: int) -> Signature | None:
+    """Return a signature that the next write is sure to change; None when it is too fresh. `ctime` cannot be set back."""
+    return found if now_ns - found.ctime_ns > _COARSEST_NS else None

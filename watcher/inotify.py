@@ -1,0 +1,166 @@
+"""Linux: one inotify instance for every folder of every project.
+
+`InotifyFD` is the layer under watchdog's `Observer`. The Observer costs a thread for each watched folder, and does not
+tell when the kernel's queue overflowed, when a folder may not be read, and when a root was renamed. This layer is not
+public API: a contract test fails when it changes.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from watcher.backend import Place, Sink, Watching
+from watcher.settle import Hint
+
+if TYPE_CHECKING:
+    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD, WatchDescriptor
+
+__all__ = ["Inotify"]
+
+_log = logging.getLogger(__name__)
+
+# inotify(7). The same mask everywhere: a second watch on the same inode replaces the first one's.
+_MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF, _UNMOUNT = 0x400, 0x800, 0x2000
+_ONLYDIR, _EXCL_UNLINK, _ISDIR = 0x0100_0000, 0x0400_0000, 0x4000_0000
+_MASK: Final = (
+    (_MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF)
+    | _ONLYDIR
+    | _EXCL_UNLINK
+)
+#: What `add_callback` returns for a folder that may not be read, instead of an error.
+_NO_ACCESS: Final = -1
+
+
+class Inotify:
+    """Watches folders by inotify; one thread, however many there are."""
+
+    name = "inotify"
+
+    def __init__(self) -> None:
+        """Make nothing yet: `start` does."""
+        self._lock = threading.Lock()
+        #: By watch descriptor: two projects in one folder share it, each under an id of its own.
+        self._places: dict[int, dict[int, Place]] = {}
+        self._held: dict[Place, tuple[int, int]] = {}
+        self._ids = itertools.count(1)
+        self._told_of_limit = False
+        self._stopped = False
+
+    def start(self, sink: Sink) -> None:
+        """Open the instance. Raises OSError when there are too many (fs.inotify.max_user_instances)."""
+        from watchdog.observers.inotify_c import InotifyFD  # noqa: PLC0415 - loads for this system only
+
+        self._sink = sink
+        self._fd: InotifyFD = InotifyFD()
+        self._fd.name = "atlas-inotify"
+        self._fd.start()
+
+    def watch(self, place: Place, path: str) -> Watching:
+        """Watch a folder; when another inode has its name now, the old watch ends."""
+        # Held until the descriptor is known, so that no event of the new watch comes before.
+        with self._lock:
+            try:
+                wd, number = self._add(path)
+            except OSError as error:
+                self._drop(place)
+                return self._explain(path, error)
+            if wd == _NO_ACCESS:
+                self._remove(wd, number)
+                self._drop(place)
+                return Watching.REFUSED
+            if self._held.get(place, (None,))[0] == wd:
+                self._remove(wd, number)
+                return Watching.KEPT
+            self._drop(place)
+            self._held[place] = (wd, number)
+            self._places.setdefault(wd, {})[number] = place
+            return Watching.NEW
+
+    def unwatch(self, place: Place) -> None:
+        """Watch it no longer."""
+        with self._lock:
+            self._drop(place)
+
+    def stop(self) -> None:
+        """Close the instance and wait for its thread."""
+        self._stopped = True
+        self._fd.stop()
+        self._fd.join()
+
+    # What watchdog calls, in its thread.
+
+    def on_event(self, event: "InotifyEvent") -> None:
+        """Pass an event on to every project that watches the folder."""
+        mask = event.mask
+        with self._lock:
+            places = tuple(self._places.get(event.wd, {}).values())
+        if not event.name:
+            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _ATTRIB):
+                for place in places:
+                    self._sink.shaken(place)
+            return
+        if mask & (_CLOSE_WRITE | _MOVED_TO):
+            hint = Hint.CLOSED
+        else:
+            hint = Hint.VANISHED if mask & (_DELETE | _MOVED_FROM) else Hint.CHANGED
+        name = os.fsdecode(event.name)
+        for place in places:
+            self._sink.changed(place, name, hint, is_folder=bool(mask & _ISDIR))
+
+    def on_watch_deleted(self, wd: "WatchDescriptor") -> None:
+        """Forget a folder that the kernel watches no longer."""
+        if self._stopped:
+            return
+        with self._lock:
+            places = self._places.pop(wd, {})
+            for number, place in places.items():
+                if self._held.get(place) == (wd, number):
+                    del self._held[place]
+        for place in places.values():
+            self._sink.shaken(place)
+
+    def on_queue_overflow(self) -> None:
+        """Say that events were lost."""
+        self._sink.overflowed()
+
+    # Under the lock.
+
+    def _add(self, path: str) -> tuple["WatchDescriptor", int]:
+        from watchdog.observers.inotify_c import CallbackId, Mask  # noqa: PLC0415 - loads for this system only
+
+        # A fresh id every time: watchdog warns when one is used twice.
+        number = CallbackId(next(self._ids))
+        return self._fd.add_callback(os.fsencode(path), Mask(_MASK), self, number), number
+
+    def _drop(self, place: Place) -> None:
+        held = self._held.pop(place, None)
+        if held is not None:
+            wd, number = held
+            self._places[wd].pop(number, None)
+            if not self._places[wd]:
+                del self._places[wd]
+            self._remove(wd, number)
+
+    def _remove(self, wd: int, number: int) -> None:
+        from watchdog.observers.inotify_c import CallbackId, WatchDescriptor  # noqa: PLC0415 - as above
+
+        self._fd.remove_callbacks([(WatchDescriptor(wd), CallbackId(number))])
+
+    def _explain(self, path: str, error: OSError) -> Watching:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return Watching.GONE
+        if error.errno == errno.ENOSPC:
+            if not self._told_of_limit:
+                self._told_of_limit = True
+                _log.warning(
+                    "the kernel's limit on watches is reached: some folders are looked at every few seconds instead; "
+                    "raise it with: sysctl fs.inotify.max_user_watches=1048576"
+                )
+        else:
+            _log.warning("cannot watch %s: %s; it is looked at every few seconds instead", path, error.strerror)
+        return Watching.REFUSED

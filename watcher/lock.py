@@ -1,0 +1,67 @@
+"""One daemon per home: flock(2), which the kernel drops with its holder, however that ended."""
+
+import fcntl
+import os
+from pathlib import Path
+
+__all__ = ["LOCK", "AlreadyRunning", "holder", "take"]
+
+#: Below the home folder. Holds the daemon's process id.
+LOCK = Path("watcher/lock")
+#: Somebody who only asks holds the lock for microseconds.
+_ATTEMPTS = 1000
+
+
+class AlreadyRunning(Exception):  # noqa: N818 - a state, as in the standard library's KeyboardInterrupt
+    """Another daemon has this home."""
+
+    def __init__(self, home: Path, pid: int) -> None:
+        super().__init__(f"a watcher for {home} runs already, process {pid}; stop it first, or use another ATLAS_HOME")
+        self.pid = pid
+
+
+def take(home: Path) -> int:
+    """Take the lock and write down who has it; return the descriptor to close at the end. Raises AlreadyRunning."""
+    path = home / LOCK
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        for _ in range(_ATTEMPTS):
+            if _try(descriptor, fcntl.LOCK_EX):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                return descriptor
+            if not _try(descriptor, fcntl.LOCK_SH):
+                break
+            # The lock can be shared, so it was not a daemon but somebody who asked for one.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.sched_yield()
+        raise AlreadyRunning(home, _pid(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def holder(path: Path) -> int | None:
+    """Return the process that has the lock, 0 when it has not said so yet; None when nobody has."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return None if _try(descriptor, fcntl.LOCK_SH) else _pid(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pid(descriptor: int) -> int:
+    text = os.pread(descriptor, 20, 0).strip()
+    return int(text) if text.isdigit() else 0

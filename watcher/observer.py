@@ -1,0 +1,125 @@
+"""macOS and Windows: watchdog's own Observer."""
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from watcher.backend import Place, Sink, Watching
+from watcher.settle import Hint
+
+if TYPE_CHECKING:
+    from watchdog.observers.api import BaseObserver, ObservedWatch
+
+__all__ = ["Observing"]
+
+_HINTS = {"closed": Hint.CLOSED, "created": Hint.CHANGED, "modified": Hint.CHANGED, "attrib": Hint.CHANGED}
+
+
+class Observing:
+    """Watches folders by FSEvents or ReadDirectoryChangesW; a thread for each."""
+
+    name = "observer"
+
+    def __init__(self) -> None:
+        """Make nothing yet: `start` does."""
+        self._observer: BaseObserver = Observer()
+        self._handlers: dict[str, _Handler] = {}
+        self._paths: dict[Place, str] = {}
+
+    def start(self, sink: Sink) -> None:
+        """Start the observer's thread."""
+        self._sink = sink
+        self._observer.start()
+
+    def watch(self, place: Place, path: str) -> Watching:
+        """Watch a folder; when another one has its name now, the old watch ends."""
+        try:
+            found = os.stat(path)  # noqa: PTH116 - text in, two numbers out
+        except (FileNotFoundError, NotADirectoryError):
+            self.unwatch(place)
+            return Watching.GONE
+        except OSError:
+            return Watching.REFUSED
+        identity = (found.st_dev, found.st_ino)
+        handler = self._handlers.get(path)
+        if handler is not None and (handler.identity != identity or not self._alive(handler.watch)):
+            # Scheduling the same path again would keep the dead watch.
+            self._observer.unschedule(handler.watch)
+            handler = None
+        if handler is None:
+            handler = _Handler(self._sink, path, identity, self._handlers.get(path))
+            try:
+                handler.watch = self._observer.schedule(handler, path, recursive=False)
+            except OSError:
+                self._handlers.pop(path, None)
+                return Watching.REFUSED
+            self._handlers[path] = handler
+            handler.add(place)
+            self._paths[place] = path
+            return Watching.NEW
+        if place in handler.places:
+            return Watching.KEPT
+        handler.add(place)
+        self._paths[place] = path
+        return Watching.NEW
+
+    def unwatch(self, place: Place) -> None:
+        """Watch it no longer."""
+        path = self._paths.pop(place, None)
+        handler = None if path is None else self._handlers.get(path)
+        if path is None or handler is None:
+            return
+        handler.remove(place)
+        if not handler.places:
+            del self._handlers[path]
+            self._observer.unschedule(handler.watch)
+
+    def stop(self) -> None:
+        """Stop the observer and wait for its thread."""
+        self._observer.stop()
+        self._observer.join()
+
+    def _alive(self, watch: "ObservedWatch") -> bool:
+        return any(emitter.watch == watch and emitter.is_alive() for emitter in self._observer.emitters)
+
+
+class _Handler(FileSystemEventHandler):
+    """The projects that watch one folder."""
+
+    watch: "ObservedWatch"
+
+    def __init__(self, sink: Sink, path: str, identity: tuple[int, int], before: "_Handler | None") -> None:
+        self.sink = sink
+        self.path = path
+        self.identity = identity
+        self._lock = threading.Lock()
+        self.places: frozenset[Place] = frozenset() if before is None else before.places
+
+    def add(self, place: Place) -> None:
+        with self._lock:
+            self.places |= {place}
+
+    def remove(self, place: Place) -> None:
+        with self._lock:
+            self.places -= {place}
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Pass an event on; one rename is a name that vanished and a name that was closed."""
+        if event.event_type in _HINTS:
+            self._tell(event.src_path, _HINTS[event.event_type], is_folder=event.is_directory)
+        elif event.event_type in {"deleted", "moved"}:
+            self._tell(event.src_path, Hint.VANISHED, is_folder=event.is_directory)
+            if event.dest_path:
+                self._tell(event.dest_path, Hint.CLOSED, is_folder=event.is_directory)
+
+    def _tell(self, path: bytes | str, hint: Hint, *, is_folder: bool) -> None:
+        folder, name = os.path.split(os.fsdecode(path))
+        for place in self.places:
+            if os.fsdecode(path) == self.path:
+                if hint is Hint.VANISHED:
+                    self.sink.shaken(place)
+            elif folder == self.path:
+                self.sink.changed(place, name, hint, is_folder=is_folder)

@@ -1,0 +1,153 @@
+"""When a file that was touched is due to be read: a pure table of times."""
+
+import heapq
+import math
+from enum import Enum
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+__all__ = ["Due", "Hint", "Key", "Settle", "Timing"]
+
+#: A project and a path in it; the path `""` stands for the whole project: it is to be scanned.
+Key = tuple[UUID, str]
+
+
+class Hint(Enum):
+    """What is known about a file without having looked."""
+
+    #: A writer closed it, or it was renamed to this name: most likely complete.
+    CLOSED = "closed"
+    #: It was made, written or changed its mode, and more may follow.
+    CHANGED = "changed"
+    #: The name is gone; an editor may be about to put it back.
+    VANISHED = "vanished"
+    #: A scan saw it differ from what is stored: no event, no reason to wait.
+    FOUND = "found"
+
+
+@frozen(kw_only=True)
+class Timing:
+    """How long the daemon waits for what; all in seconds."""
+
+    #: Between close or rename and reading: the second of two quick saves is usually the one to keep.
+    closed_s: float = 0.05
+    #: After a write: the close follows, or the next write.
+    changed_s: float = 0.25
+    #: Editors that delete and write again need less; a tombstone in between would be wrong.
+    vanished_s: float = 0.6
+    #: A file that is written without a pause is read this often all the same.
+    longest_s: float = 2.0
+    #: What no event tells (hard links, network file systems) is seen after this.
+    sweep_s: float = 60.0
+    #: Folders that cannot be watched are looked at this often.
+    poll_s: float = 2.0
+    #: Projects whose folder is gone.
+    lost_s: float = 0.5
+    #: Another folder in a project's place that has none of its files: an unmounted disk until this much later.
+    replaced_s: float = 120.0
+    #: The list of registered projects.
+    projects_s: float = 2.0
+    #: The status file: not more often than the first, not less often than the second.
+    status_s: float = 1.0
+    heartbeat_s: float = 10.0
+    #: Between attempts to reach the database: from the first to the second, doubling.
+    retry_s: float = 0.25
+    retry_most_s: float = 5.0
+    #: SIGTERM: what is not stored after this is left to the next start, which finds it by scanning.
+    drain_s: float = 10.0
+
+    def settle_s(self, hint: Hint) -> float:
+        """Return how long to wait after such a hint."""
+        if hint is Hint.FOUND:
+            return 0.0
+        if hint is Hint.CLOSED:
+            return self.closed_s
+        return self.changed_s if hint is Hint.CHANGED else self.vanished_s
+
+
+@frozen(kw_only=True)
+class Due:
+    """One thing to look at."""
+
+    key: Key
+    #: The last hint: whether a missing file has been missing long enough.
+    hint: Hint
+    #: When the first hint since the last look came, and when to look.
+    first: float
+    at: float
+
+
+class Settle:
+    """The table of what is to be looked at, and when. Not thread-safe; the time is always given.
+
+    The last hint decides how long to wait, but nothing waits longer than `longest_s` after its first hint, unless it
+    vanished: then there is nothing to read.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._pending: dict[Key, Due] = {}
+        #: When each key comes up, at or before its time: moved on then, for a busy writer must not grow the heap.
+        self._queued: dict[Key, float] = {}
+        self._heap: list[tuple[float, Key]] = []
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._pending
+
+    def mark(self, key: Key, hint: Hint, now: float) -> float:
+        """Note a hint; return when the key is due."""
+        before = self._pending.get(key)
+        if before is not None and hint is Hint.FOUND:
+            # An event knows better when its writer is done.
+            return before.at
+        at = now + self._timing.settle_s(hint)
+        if before is not None and hint is not Hint.VANISHED:
+            at = min(at, before.first + self._timing.longest_s)
+        self._enter(Due(key=key, hint=hint, first=now if before is None else before.first, at=at))
+        return at
+
+    def put_back(self, due: Due, at: float) -> None:
+        """Take something back that could not be done; what was marked meanwhile stands."""
+        if due.key not in self._pending:
+            self._enter(evolve(due, at=at))
+
+    def next_at(self) -> float | None:
+        """Return when the next thing is due; None when there is nothing."""
+        while self._heap:
+            at, key = self._heap[0]
+            due = self._pending.get(key)
+            if self._queued.get(key) == at:
+                if due is not None and due.at <= at:
+                    return at
+                del self._queued[key]
+                if due is not None:
+                    self._queue(due)
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self, now: float) -> Due | None:
+        """Take out what is due, the earliest first."""
+        at = self.next_at()
+        if at is None or at > now:
+            return None
+        _, key = heapq.heappop(self._heap)
+        del self._queued[key]
+        return self._pending.pop(key)
+
+    def forget(self, project: UUID) -> None:
+        """Drop everything of a project."""
+        for key in [key for key in self._pending if key[0] == project]:
+            del self._pending[key]
+
+    def _enter(self, due: Due) -> None:
+        self._pending[due.key] = due
+        self._queue(due)
+
+    def _queue(self, due: Due) -> None:
+        if due.at < self._queued.get(due.key, math.inf):
+            self._queued[due.key] = due.at
+            heapq.heappush(self._heap, (due.at, due.key))

@@ -1,0 +1,123 @@
+"""What the daemon says about itself: a file that it replaces, and a lock that proves it lives.
+
+Imports nothing heavy: the command line reads it before it does anything else.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+
+from watcher.lock import LOCK, holder
+
+__all__ = ["STATUS", "DatabaseStatus", "FileStatus", "ProjectStatus", "Status", "read_status", "write"]
+
+#: Below the home folder.
+STATUS = Path("watcher/status.json")
+
+
+def _time(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@frozen(kw_only=True)
+class FileStatus:
+    """One memory file."""
+
+    path: str
+    #: Of the newest stored version, 64 hex digits; None when there is none.
+    sha256: str | None
+    #: Since when this content is stored.
+    protected_since: datetime | None = field(converter=_time)
+    #: Why newer content is not, if it is not.
+    problem: str | None
+
+
+def _files(value: Any) -> tuple[FileStatus, ...]:
+    return tuple(one if isinstance(one, FileStatus) else FileStatus(**one) for one in value)
+
+
+@frozen(kw_only=True)
+class ProjectStatus:
+    """One project."""
+
+    id: str
+    path: str
+    #: Whether its folder is gone or out of reach; looked for all the time, and nothing counts as deleted.
+    lost: bool
+    problem: str | None
+    files: tuple[FileStatus, ...] = field(converter=_files)
+
+
+def _projects(value: Any) -> tuple[ProjectStatus, ...]:
+    return tuple(one if isinstance(one, ProjectStatus) else ProjectStatus(**one) for one in value)
+
+
+@frozen(kw_only=True)
+class DatabaseStatus:
+    """Whether versions can be stored now."""
+
+    ok: bool
+    problem: str | None = None
+    #: Since when it is as it is; None before the first answer.
+    since: datetime | None = field(default=None, converter=_time)
+
+
+def _database(value: Any) -> DatabaseStatus:
+    return value if isinstance(value, DatabaseStatus) else DatabaseStatus(**value)
+
+
+def _required_time(value: Any) -> datetime:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value  # type: ignore[no-any-return]  # validated by use
+
+
+@frozen(kw_only=True)
+class Status:
+    """The daemon, as of `written_at`."""
+
+    pid: int
+    started_at: datetime = field(converter=_required_time)
+    written_at: datetime = field(factory=_now, converter=_required_time)
+    #: Whether every registered project is watched and was compared since the start.
+    ready: bool = False
+    #: "inotify" or "observer".
+    backend: str = ""
+    database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
+    #: Files and folders that are still to be looked at.
+    pending: int = 0
+    #: events, captures, snapshots, deletions, scans, overflows, errors, watch_failures: since the start.
+    counters: Mapping[str, int] = field(factory=dict)
+    projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
+
+
+def write(home: Path, status: Status) -> None:
+    """Replace the status file; a reader sees the old one or the new one."""
+    path = home / STATUS
+    fresh = path.with_suffix(".new")
+    # Not asdict for the times: JSON has none. Surrogates in names stay escapes, so this is ASCII.
+    text = json.dumps(asdict(status), default=datetime.isoformat, separators=(",", ":"))
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def read_status(home: Path) -> Status | None:
+    """Return what the daemon of this home says; None when none runs."""
+    pid = holder(home / LOCK)
+    if pid is None:
+        return None
+    with suppress(OSError, ValueError, TypeError):
+        status = Status(**json.loads((home / STATUS).read_text(encoding="ascii")))
+        if status.pid == pid:
+            return status
+    # It has just started, or is of another version.
+    return Status(pid=pid, started_at=_now())

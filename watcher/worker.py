@@ -1,0 +1,296 @@
+"""The one thread that looks at files and talks to the database."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
+from uuid import UUID
+
+from atlas_sdk import AtlasError, FileProblem
+from watcher.backend import Backend
+from watcher.capture import capture
+from watcher.database import Database, is_away
+from watcher.folder import Folder
+from watcher.inbox import Inbox
+from watcher.scan import is_replaced, load, scan, unwatch
+from watcher.settle import Due, Hint, Timing
+from watcher.status import Status
+
+__all__ = ["Worker"]
+
+_log = logging.getLogger(__name__)
+
+#: Files between two looks at anything else.
+_FILES_IN_A_ROW = 100
+#: Projects that are compared by `stat` in one go: some milliseconds.
+_SWEPT_IN_A_ROW = 20
+#: What is done again and again may take this part of one core at most.
+_SHARE = 0.005
+#: A file that the database refused, for a reason that may pass.
+_REFUSED_S = 5.0
+
+
+class Worker:
+    """Looks at what the inbox says, and at everything now and then. All of it in one thread, so nothing races."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        backend: Backend,
+        inbox: Inbox,
+        timing: Timing,
+        clock: Callable[[], float],
+        started: Status,
+        report: Callable[[Status], None],
+    ) -> None:
+        self._database = database
+        self._backend = backend
+        self._inbox = inbox
+        self._timing = timing
+        self._clock = clock
+        self._started = started
+        self._report = report
+        self._folders: dict[UUID, Folder] = {}
+        self._to_scan: dict[UUID, None] = {}
+        self._to_sweep: deque[UUID] = deque()
+        self._projects_at = 0.0
+        self._sweep_at = math.inf
+        self._lost_at = 0.0
+        self._poll_at = 0.0
+        self._status_at = 0.0
+        self._heartbeat_at = 0.0
+        self._news = True
+        self._counters = dict.fromkeys(("captures", "snapshots", "deletions", "scans", "overflows", "errors"), 0)
+        #: Whether every project was compared once.
+        self.ready = False
+
+    def step(self) -> float:
+        """Do a share of what is to be done now; return when there is more."""
+        now = self._clock()
+        overflows = self._inbox.take_overflows()
+        if overflows:
+            _log.warning("events were lost: every project is scanned")
+            self._count("overflows", overflows)
+            self._to_scan.update(dict.fromkeys(self._folders))
+        more = False
+        if now >= self._database.retry_at:
+            try:
+                more = self._work(now)
+            except AtlasError as error:
+                self._away(error)
+        self._say(now)
+        return now if more else self._next_at()
+
+    def drain(self) -> None:
+        """Store everything that differs at once, without waiting for writers. The last thing to do."""
+        deadline = self._clock() + self._timing.drain_s
+        try:
+            for folder in self._folders.values():
+                # An event may still be in the kernel's queue.
+                if folder.loaded and folder.lost is None and not folder.is_unchanged() and self._clock() < deadline:
+                    self._scan(folder)
+            while self._clock() < deadline and (due := self._inbox.pop(math.inf)) is not None:
+                self._look(due, last=True)
+        except AtlasError as error:
+            self._away(error)
+        if len(self._inbox):
+            _log.warning("%d changes are not stored yet; the next start finds them", len(self._inbox))
+        self._heartbeat_at = 0.0
+        self._say(self._clock())
+
+    def _work(self, now: float) -> bool:
+        if now >= self._projects_at:
+            self._read_projects()
+        idle = self._look_at_files()
+        if self._to_scan:
+            project, _ = next(iter(self._to_scan.items()))
+            self._scan(self._folders[project])
+            # Only now: when the database goes away in between, it is still to be done.
+            self._to_scan.pop(project, None)
+        elif idle and not self.ready:
+            self.ready = self._news = True
+            _log.info("watching %d projects", len(self._folders))
+        self._sweep(now)
+        self._look_for_lost(now)
+        return bool(self._to_scan or self._to_sweep or not idle or not self.ready)
+
+    # Projects.
+
+    def _read_projects(self) -> None:
+        began = self._clock()
+        found = {project.id: project for project in self._database.atlas.projects.list()}
+        self._database.succeeded()
+        for folder in list(self._folders.values()):
+            project = found.get(folder.id)
+            if project is None or project.path != folder.project.path:
+                self._remove(folder)
+            else:
+                folder.project = project
+        for project in found.values():
+            if project.id not in self._folders:
+                self._folders[project.id] = Folder.of(project)
+                self._to_scan[project.id] = None
+                self._news = True
+        self._inbox.projects = dict(self._folders)
+        ended = self._clock()
+        self._projects_at = ended + max(self._timing.projects_s, (ended - began) / _SHARE)
+        if self._sweep_at == math.inf:
+            self._sweep_at = ended + self._timing.sweep_s
+
+    def _remove(self, folder: Folder) -> None:
+        unwatch(folder, self._backend)
+        del self._folders[folder.id]
+        self._to_scan.pop(folder.id, None)
+        self._inbox.forget(folder.id)
+        self._news = True
+
+    # Files.
+
+    def _look_at_files(self) -> bool:
+        """Look at what is due; return whether that was all."""
+        for _ in range(_FILES_IN_A_ROW):
+            due = self._inbox.pop(self._clock())
+            if due is None:
+                return True
+            self._look(due)
+        return False
+
+    def _look(self, due: Due, *, last: bool = False) -> None:
+        project, path = due.key
+        folder = self._folders.get(project)
+        if folder is None or (path and folder.lost is not None):
+            return
+        try:
+            if path == "":
+                self._scan(folder)
+            else:
+                self._capture(folder, path, due.hint, last=last)
+        except AtlasError as error:
+            if is_away(error):
+                self._inbox.put_back(due, self._clock())
+                raise
+            self._trouble(folder, path, str(error))
+            if not isinstance(error, FileProblem) and not last:
+                self._inbox.put_back(due, self._clock() + _REFUSED_S)
+        except Exception as error:
+            # One file must never stop the others.
+            _log.exception("%s: cannot look at %s", folder.root, path)
+            self._trouble(folder, path, f"{type(error).__name__}; see the watcher's log")
+
+    def _capture(self, folder: Folder, path: str, hint: Hint, *, last: bool) -> None:
+        try:
+            done = capture(folder, path, self._database.atlas, hint=hint)
+        except FileProblem:
+            if folder.root.is_dir():
+                raise
+            self._inbox.mark(folder.id, "", Hint.FOUND)
+            return
+        self._count("captures")
+        self._count("snapshots", int(done.stored))
+        self._count("deletions", int(done.deleted))
+        folder.note(path, None)
+        if done.again is Hint.VANISHED or (done.again is not None and not last):
+            self._inbox.mark(folder.id, path, done.again)
+        if done.stored and done.imports and not last:
+            # An instruction file may import others now.
+            self._inbox.mark(folder.id, "", Hint.CLOSED)
+
+    def _trouble(self, folder: Folder, path: str, problem: str) -> None:
+        if folder.note(path, problem):
+            self._count("errors")
+            _log.warning("%s: %s", folder.root, problem)
+
+    # Scans.
+
+    def _scan(self, folder: Folder) -> None:
+        self._count("scans")
+        load(folder, self._database.atlas)
+        try:
+            if is_replaced(folder) and not self._is_over(folder):
+                self._lose(folder, "another folder is in its place, with none of its files")
+                return
+            for path, hint in scan(folder, self._backend):
+                self._inbox.mark(folder.id, path, hint)
+        except FileProblem as error:
+            self._lose(folder, str(error))
+            return
+        if folder.lost is not None:
+            _log.info("%s is back", folder.root)
+            folder.lost = None
+            self._news = True
+
+    def _is_over(self, folder: Folder) -> bool:
+        return folder.lost is not None and self._clock() - folder.lost_since >= self._timing.replaced_s
+
+    def _lose(self, folder: Folder, reason: str) -> None:
+        unwatch(folder, self._backend)
+        if folder.lost is None:
+            folder.lost_since = self._clock()
+            # Its files say nothing now. When it is back, all of them are compared.
+            self._inbox.forget(folder.id)
+        if folder.lost != reason:
+            _log.warning("%s is lost: %s", folder.root, reason)
+            folder.lost = reason
+            self._news = True
+
+    def _sweep(self, now: float) -> None:
+        if now >= self._sweep_at:
+            self._to_sweep = deque(self._folders)
+            self._sweep_at = now + self._timing.sweep_s
+        if now >= self._poll_at:
+            self._poll_at = now + self._timing.poll_s
+            self._to_sweep.extendleft(id_ for id_, folder in self._folders.items() if folder.unwatched)
+        for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_sweep))):
+            folder = self._folders.get(self._to_sweep.popleft())
+            if folder is not None and folder.lost is None and not folder.is_unchanged():
+                self._to_scan[folder.id] = None
+
+    def _look_for_lost(self, now: float) -> None:
+        if now >= self._lost_at:
+            self._lost_at = now + self._timing.lost_s
+            for folder in self._folders.values():
+                if folder.lost is not None and folder.root.is_dir():
+                    self._to_scan[folder.id] = None
+
+    # The rest.
+
+    def _away(self, error: AtlasError) -> None:
+        self._count("errors")
+        self._database.failed(error, self._clock())
+
+    def _count(self, name: str, number: int = 1) -> None:
+        if number:
+            self._counters[name] += number
+            self._news = True
+
+    def _next_at(self) -> float:
+        times = [self._heartbeat_at, self._projects_at, self._sweep_at]
+        if self._news:
+            times.append(self._status_at)
+        if any(folder.lost is not None for folder in self._folders.values()):
+            times.append(self._lost_at)
+        if any(folder.unwatched for folder in self._folders.values()):
+            times.append(self._poll_at)
+        return min(times)
+
+    @property
+    def retry_at(self) -> float:
+        """When the database may be asked again; until then nothing that is due can be done."""
+        return self._database.retry_at
+
+    def _say(self, now: float) -> None:
+        if now < self._heartbeat_at and not (self._news and now >= self._status_at):
+            return
+        began = self._clock()
+        self._report(self.status())
+        took = self._clock() - began
+        self._news = False
+        self._status_at = now + max(self._timing.status_s, took / _SHARE / 4)
+        self._heartbeat_at = now + max(self._timing.heartbeat_s, took / _SHARE)
+
+    def status(self) -> Status:
+        """Say how things are."""
+        raise NotImplementedError
