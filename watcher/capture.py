@@ -1,8 +1,9 @@
 """Read one file and store what it says."""
 
-import logging
 import time
 from datetime import UTC, datetime
+
+from attrs import frozen
 
 from atlas_sdk import Atlas, FileState, NotFound, Signature
 from atlas_sdk.files import read_file
@@ -11,21 +12,22 @@ from watcher.settle import Hint
 
 __all__ = ["Captured", "capture", "trusted"]
 
-_log = logging.getLogger(__name__)
-
 #: A file written again within one tick of its clock looks the same to `stat`; FAT has the coarsest, two seconds. So
 #: what is younger than that is read once more by a later scan (git calls such a file "racy").
 _COARSEST_NS = 2_000_000_000
 
 
+@frozen(kw_only=True)
 class Captured:
     """What came of looking at a file; the worker counts and goes on from here."""
 
-    def __init__(self, *, stored: bool = False, deleted: bool = False, again: Hint | None = None) -> None:
-        self.stored = stored
-        self.deleted = deleted
-        #: Look again after this hint's wait.
-        self.again = again
+    #: Whether there is a new version.
+    stored: bool = False
+    deleted: bool = False
+    #: Look again after this hint's wait.
+    again: Hint | None = None
+    #: Whether the new version may import other files.
+    imports: bool = False
 
 
 def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
@@ -48,7 +50,11 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     else:
         since = known.protected_since if known is not None and _is_known(state, known) else datetime.now(UTC)
     folder.known[path] = _known(state, since)
-    return Captured(stored=made is not None, again=Hint.CHANGED if state.torn else None)
+    return Captured(
+        stored=made is not None,
+        again=Hint.CHANGED if state.torn else None,
+        imports=made is not None and b"@" in (state.content or b"") and folder.tracking.kind(path) == "claude_md",
+    )
 
 
 def _vanished(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:

@@ -2,11 +2,13 @@
 
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
-from itertools import islice
+from datetime import UTC, datetime
 from uuid import UUID
+
+from attrs import evolve
 
 from atlas_sdk import AtlasError, FileProblem
 from watcher.backend import Backend
@@ -58,7 +60,9 @@ class Worker:
         self._to_sweep: deque[UUID] = deque()
         self._projects_at = 0.0
         self._sweep_at = math.inf
+        self._lost: set[UUID] = set()
         self._lost_at = 0.0
+        self._unwatched: set[UUID] = set()
         self._poll_at = 0.0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
@@ -66,6 +70,24 @@ class Worker:
         self._counters = dict.fromkeys(("captures", "snapshots", "deletions", "scans", "overflows", "errors"), 0)
         #: Whether every project was compared once.
         self.ready = False
+
+    def run(self) -> None:
+        """Work until the inbox says stop, then store what is left."""
+        while not self._inbox.stopping:
+            try:
+                at = self.step()
+            except Exception:
+                # Nobody else would take the versions: go on, slowly.
+                _log.exception("the watcher failed and goes on")
+                at = self._clock() + self._timing.retry_most_s
+                self._inbox.wait_for_stop(at)
+            now = self._clock()
+            if now < self._database.retry_at:
+                # What is due cannot be done now.
+                self._inbox.wait_for_stop(at)
+            elif now < at:
+                self._inbox.wait(at)
+        self.drain()
 
     def step(self) -> float:
         """Do a share of what is to be done now; return when there is more."""
@@ -82,7 +104,7 @@ class Worker:
             except AtlasError as error:
                 self._away(error)
         self._say(now)
-        return now if more else self._next_at()
+        return now if more else self._next_at(self._clock())
 
     def drain(self) -> None:
         """Store everything that differs at once, without waiting for writers. The last thing to do."""
@@ -106,8 +128,8 @@ class Worker:
             self._read_projects()
         idle = self._look_at_files()
         if self._to_scan:
-            project, _ = next(iter(self._to_scan.items()))
-            self._scan(self._folders[project])
+            project = next(iter(self._to_scan))
+            self._look(Due(key=(project, ""), hint=Hint.FOUND, first=now, at=now))
             # Only now: when the database goes away in between, it is still to be done.
             self._to_scan.pop(project, None)
         elif idle and not self.ready:
@@ -144,6 +166,8 @@ class Worker:
         unwatch(folder, self._backend)
         del self._folders[folder.id]
         self._to_scan.pop(folder.id, None)
+        self._lost.discard(folder.id)
+        self._unwatched.discard(folder.id)
         self._inbox.forget(folder.id)
         self._news = True
 
@@ -175,7 +199,7 @@ class Worker:
             self._trouble(folder, path, str(error))
             if not isinstance(error, FileProblem) and not last:
                 self._inbox.put_back(due, self._clock() + _REFUSED_S)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, see below
             # One file must never stop the others.
             _log.exception("%s: cannot look at %s", folder.root, path)
             self._trouble(folder, path, f"{type(error).__name__}; see the watcher's log")
@@ -184,7 +208,7 @@ class Worker:
         try:
             done = capture(folder, path, self._database.atlas, hint=hint)
         except FileProblem:
-            if folder.root.is_dir():
+            if os.path.isdir(folder.root):
                 raise
             self._inbox.mark(folder.id, "", Hint.FOUND)
             return
@@ -194,7 +218,7 @@ class Worker:
         folder.note(path, None)
         if done.again is Hint.VANISHED or (done.again is not None and not last):
             self._inbox.mark(folder.id, path, done.again)
-        if done.stored and done.imports and not last:
+        if done.imports and not last:
             # An instruction file may import others now.
             self._inbox.mark(folder.id, "", Hint.CLOSED)
 
@@ -220,13 +244,17 @@ class Worker:
         if folder.lost is not None:
             _log.info("%s is back", folder.root)
             folder.lost = None
+            self._lost.discard(folder.id)
             self._news = True
+        (self._unwatched.add if folder.unwatched else self._unwatched.discard)(folder.id)
 
     def _is_over(self, folder: Folder) -> bool:
         return folder.lost is not None and self._clock() - folder.lost_since >= self._timing.replaced_s
 
     def _lose(self, folder: Folder, reason: str) -> None:
         unwatch(folder, self._backend)
+        self._lost.add(folder.id)
+        self._unwatched.discard(folder.id)
         if folder.lost is None:
             folder.lost_since = self._clock()
             # Its files say nothing now. When it is back, all of them are compared.
@@ -242,7 +270,7 @@ class Worker:
             self._sweep_at = now + self._timing.sweep_s
         if now >= self._poll_at:
             self._poll_at = now + self._timing.poll_s
-            self._to_sweep.extendleft(id_ for id_, folder in self._folders.items() if folder.unwatched)
+            self._to_sweep.extendleft(self._unwatched)
         for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_sweep))):
             folder = self._folders.get(self._to_sweep.popleft())
             if folder is not None and folder.lost is None and not folder.is_unchanged():
@@ -251,9 +279,9 @@ class Worker:
     def _look_for_lost(self, now: float) -> None:
         if now >= self._lost_at:
             self._lost_at = now + self._timing.lost_s
-            for folder in self._folders.values():
-                if folder.lost is not None and folder.root.is_dir():
-                    self._to_scan[folder.id] = None
+            for project in self._lost:
+                if os.path.isdir(self._folders[project].root):
+                    self._to_scan[project] = None
 
     # The rest.
 
@@ -266,20 +294,14 @@ class Worker:
             self._counters[name] += number
             self._news = True
 
-    def _next_at(self) -> float:
-        times = [self._heartbeat_at, self._projects_at, self._sweep_at]
-        if self._news:
-            times.append(self._status_at)
-        if any(folder.lost is not None for folder in self._folders.values()):
-            times.append(self._lost_at)
-        if any(folder.unwatched for folder in self._folders.values()):
-            times.append(self._poll_at)
+    def _next_at(self, now: float) -> float:
+        times = [self._heartbeat_at, self._status_at if self._news else math.inf]
+        if now < self._database.retry_at:
+            return min(*times, self._database.retry_at)
+        times += [self._projects_at, self._sweep_at]
+        times.append(self._lost_at if self._lost else math.inf)
+        times.append(self._poll_at if self._unwatched else math.inf)
         return min(times)
-
-    @property
-    def retry_at(self) -> float:
-        """When the database may be asked again; until then nothing that is due can be done."""
-        return self._database.retry_at
 
     def _say(self, now: float) -> None:
         if now < self._heartbeat_at and not (self._news and now >= self._status_at):
@@ -293,4 +315,13 @@ class Worker:
 
     def status(self) -> Status:
         """Say how things are."""
-        raise NotImplementedError
+        return evolve(
+            self._started,
+            written_at=datetime.now(UTC),
+            ready=self.ready,
+            backend=self._backend.name,
+            database=self._database.status,
+            pending=len(self._inbox),
+            counters={**self._counters, "events": self._inbox.events, "watch_failures": len(self._unwatched)},
+            projects=tuple(folder.status() for folder in self._folders.values()),
+        )

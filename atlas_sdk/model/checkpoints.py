@@ -8,6 +8,7 @@ from uuid import UUID
 from attrs import field, frozen
 from attrs.validators import in_
 
+from atlas_sdk.files import from_text, to_text
 from atlas_sdk.model.attribution import Attribution, attribution_of
 
 __all__ = ["Change", "Checkpoint", "Restore", "RestorePlan", "RestoreStep"]
@@ -84,12 +85,12 @@ class Change:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read one entry of the jsonb column."""
         before, after = (None if value[key] is None else UUID(value[key]) for key in ("before", "after"))
-        return cls(path=value["path"], before=before, after=after)
+        return cls(path=from_text(value["path"]), before=before, after=after)
 
     def to_json(self) -> dict[str, str | None]:
         """Return the entry for the jsonb column."""
         before, after = (None if side is None else str(side) for side in (self.before, self.after))
-        return {"path": self.path, "before": before, "after": after}
+        return {"path": to_text(self.path), "before": before, "after": after}
 
 
 def _changes(value: Any) -> tuple[Change, ...]:

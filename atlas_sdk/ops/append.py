@@ -69,8 +69,7 @@ def append(
     key = (project.id, state.path)
     head = lent.heads.get(key)
     if head is not None and _same(head, state) and lent.monotonic() - head.confirmed_at > HEAD_TRUST_S:
-        lent.heads.drop(key)
-        head = None
+        head = yield from _read_head(project, state.path, known=head)
     while True:
         head = head or (yield from _read_head(project, state.path))
         if head is not None and _same(head, state):
@@ -104,13 +103,20 @@ class _HeadRow:
     blob_kept: bool
 
 
-def _read_head(project: Project, path: str) -> Plan[Head | None]:
-    """Read the newest version, without its content: that is fetched only when a delta is to be made."""
+def _read_head(project: Project, path: str, *, known: Head | None = None) -> Plan[Head | None]:
+    """Read the newest version, without its content: that is fetched only when a delta is to be made.
+
+    When it is still the one that is `known`, that one is confirmed, content and all.
+    """
     lent = yield from context()
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
     row = yield from one_or_none(sql["head"], _HeadRow, **keys)
     if row is None:
         return None
+    if known is not None and known.snapshot_id == row.snapshot_id:
+        confirmed = evolve(known, confirmed_at=lent.monotonic())
+        lent.heads.put((project.id, path), confirmed)
+        return confirmed
     head = Head(
         snapshot_id=row.snapshot_id,
         seq=row.seq,

@@ -16,7 +16,7 @@ from attrs import evolve
 from atlas_sdk._plan import Json, Plan, atomic, context, local, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound, RestoreRefused
-from atlas_sdk.files import FileState, Tracking, read_file, relative_path, remove_file, replace_file
+from atlas_sdk.files import FileState, Tracking, read_file, relative_path, remove_file, replace_file, to_text
 from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
@@ -175,7 +175,7 @@ def _put_on_record(
             after = step.snapshot_id if new is None else new.id
         before = named.get(step.path)
         changes.append(Change(path=step.path, before=None if before is None else before.id, after=after))
-    meta = {"target": plan.target, "safety": safety, "files": [change.path for change in changes]}
+    meta = {"target": plan.target, "safety": safety, "files": [to_text(change.path) for change in changes]}
     yield from events.record(f"memory.{plan.reason}", **_keys(project), meta=meta)
     if plan.of is not None:
         now = yield from scalar(statements("schema")["now"], datetime)

@@ -84,6 +84,9 @@ def check() -> Plan[None]:
 def migrate() -> Plan[list[AppliedMigration]]:
     """Apply what is missing, one transaction each; return what was applied. Safe to run from many processes at once."""
     done: list[AppliedMigration] = []
+    # Nearly always there is nothing to do, and that must not wait for a lock.
+    if not _compare((yield from status())):
+        return done
     while (row := (yield from _apply_next())) is not None:
         done.append(row)
     return done

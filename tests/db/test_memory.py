@@ -233,3 +233,27 @@ def test_context_and_attribution_are_remembered(face: Any, folder: Path) -> None
     (version,) = face.memory.history(project)
     assert version.context == {"run": 7, "tags": ["a"]}
     assert version.attribution.source == "sdk"
+
+
+def test_an_unchanged_file_keeps_its_base_at_hand(
+    atlas: Any, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Confirming an old head costs one small statement, and the next change still needs no other."""
+    project = new_project(atlas, folder)
+    atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 20)
+    monkeypatch.setattr(append, "HEAD_TRUST_S", 0.0)
+    atlas._driver._target.query_log = True
+    with caplog.at_level("DEBUG", "atlas_sdk.queries"):
+        assert atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 20) is None
+        atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 21)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["memory.head", "memory.put"]
+
+
+@pytest.mark.parametrize(
+    "context", [{"x": "\0"}, {"x": "\udcff"}, {"x": float("nan")}], ids=["nul", "surrogate", "nan"]
+)
+def test_a_context_that_is_no_json_is_refused(face: Any, folder: Path, context: dict[str, object]) -> None:
+    project = new_project(face, folder)
+    with pytest.raises(InvalidInput):
+        face.memory.snapshot(project, "CLAUDE.md", b"x", context=context)
+    assert face.memory.files(project) == []

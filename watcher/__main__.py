@@ -1,0 +1,54 @@
+"""`atlas-watcher`: the daemon as a program."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["main"]
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--home",
+    envvar="ATLAS_HOME",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the embedded database, the lock and the status.  [env: ATLAS_HOME]",
+)
+@click.option(
+    "--dsn",
+    envvar="ATLAS_DATABASE_URL",
+    help="PostgreSQL to store versions in; without one, the embedded server of the home.  [env: ATLAS_DATABASE_URL]",
+)
+@click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True, help="What stderr shows.")
+@click.pass_context
+def _command(context: click.Context, home: Path | None, dsn: str | None, log_level: str) -> None:
+    """Watch every registered project, and store a version of each memory file that changes.
+
+    Runs until SIGTERM or SIGINT, then stores what is left. Exits with 1 when another watcher has the same home.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Its pool repeats every failed attempt; the watcher says it once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    from watcher.daemon import run  # noqa: PLC0415 - help must not wait for it
+
+    context.exit(run(dsn=dsn or None, home=None if home is None else home.expanduser()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon with these arguments; return its exit code."""
+    try:
+        result = _command.main(args=argv, prog_name="atlas-watcher", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return int(result or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

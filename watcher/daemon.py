@@ -1,0 +1,156 @@
+"""Run the daemon: one per home, until it is told to stop."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from atlas_sdk import Atlas, Attribution
+from atlas_sdk.config import home_folder
+from watcher import status
+from watcher.backend import Backend, system_backend
+from watcher.database import Database
+from watcher.inbox import Inbox
+from watcher.lock import AlreadyRunning, take
+from watcher.settle import Timing
+from watcher.status import Status
+from watcher.worker import Worker
+
+__all__ = ["run"]
+
+_log = logging.getLogger(__name__)
+
+#: The worker uses one connection; while that is away, SIGTERM must not wait for long.
+_CONNECT_S = 2.0
+
+
+def run(
+    *,
+    dsn: str | None = None,
+    home: Path | None = None,
+    stop: threading.Event | None = None,
+    ready: Callable[[], None] | None = None,
+    timing: Timing | None = None,
+    backend: Backend | None = None,
+) -> int:
+    """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
+
+    `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
+    thread, when every project is watched and was compared. Returns 1, with a sentence in the log, when another daemon has
+    this home. Without `stop` it has to be called from the main thread.
+    """
+    folder = home_folder() if home is None else home
+    try:
+        lock = take(folder)
+    except AlreadyRunning as refusal:
+        _log.error("%s", refusal)  # noqa: TRY400 - a sentence, not a failure to trace
+        return 1
+    try:
+        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend())
+    finally:
+        os.close(lock)
+    return 0
+
+
+def _serve(
+    dsn: str | None,
+    home: Path,
+    stop: threading.Event | None,
+    ready: Callable[[], None] | None,
+    timing: Timing,
+    backend: Backend,
+) -> None:
+    started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
+    status.write(home, started)
+    inbox = Inbox(timing, clock=time.monotonic)
+    connect = partial(
+        Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
+    )
+    database = Database(connect, timing=timing)
+    told = False
+
+    def report(now: Status) -> None:
+        nonlocal told
+        with suppress_disk_full():
+            status.write(home, now)
+        if now.ready and not told:
+            told = True
+            notify("READY=1")
+            if ready is not None:
+                ready()
+
+    worker = Worker(
+        database=database,
+        backend=backend,
+        inbox=inbox,
+        timing=timing,
+        clock=time.monotonic,
+        started=started,
+        report=report,
+    )
+    ended = stop or threading.Event()
+    thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
+    backend.start(inbox)
+    try:
+        with _signals(inbox) if stop is None else suppress():
+            thread.start()
+            if stop is None:
+                # Not on the event: a signal's handler runs in this thread, and must not wait for what it holds.
+                thread.join()
+            else:
+                stop.wait()
+                inbox.stop()
+                thread.join()
+        notify("STOPPING=1")
+    finally:
+        backend.stop()
+        database.close()
+
+
+def _work(worker: Worker, ended: threading.Event) -> None:
+    try:
+        worker.run()
+    finally:
+        ended.set()
+
+
+@contextmanager
+def _signals(inbox: Inbox) -> Iterator[None]:
+    def handle(number: int, _: FrameType | None) -> None:
+        _log.info("%s: storing what is left", signal.Signals(number).name)
+        notify("STOPPING=1")
+        inbox.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def suppress_disk_full() -> Iterator[None]:
+    """Go on without a status file: the versions go to the database, not to this disk."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("cannot write the status file: %s", error)
+
+
+def notify(message: str) -> None:
+    """Tell systemd, when it started us with Type=notify (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # A leading @ stands for the NUL of an abstract address.
+        channel.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
