@@ -6,8 +6,8 @@ In both files they stand in the table `[atlas]`::
     database_url = "postgresql://ada@db.example/atlas"
     color = "never"
 
-A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a say in
-`color` and `query_log` only.
+A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a
+say in `color` and `query_log` only.
 """
 
 import os
@@ -87,9 +87,9 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
     Raises InvalidInput that names the file, or the variable, and the key.
     """
     # Takes as long to import as half of psycopg, and nobody who imports the library needs it.
-    import typed_settings as ts
-    from typed_settings.exceptions import InvalidSettingsError
-    from typed_settings.loaders import DictLoader
+    import typed_settings as ts  # noqa: PLC0415  # see above
+    from typed_settings.exceptions import InvalidSettingsError  # noqa: PLC0415  # see above
+    from typed_settings.loaders import DictLoader  # noqa: PLC0415  # see above
 
     loaders: list[Any] = [_File(user_file(), tables=frozenset({_TABLE}))]
     if project is not None and (found := _project_file(project)) is not None:
@@ -131,7 +131,7 @@ class _File:
         self._allowed = allowed
 
     def __call__(self, settings_cls: "SettingsClass", options: "OptionList") -> "LoadedSettings":  # noqa: ARG002
-        from typed_settings.types import LoadedSettings, LoaderMeta
+        from typed_settings.types import LoadedSettings, LoaderMeta  # noqa: PLC0415  # as in load_settings
 
         return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
 

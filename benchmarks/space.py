@@ -2,11 +2,12 @@
 
 import gzip
 import sys
+from itertools import pairwise
 
-from atlas_sdk import Atlas
+from atlas_sdk import Atlas, IntegrityFailure, Project, Snapshot
 from benchmarks.bench import Bench
 from benchmarks.histories import History
-from benchmarks.table import Row, at_most, bytes_
+from benchmarks.table import Row, at_most, bytes_, count, exactly
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -31,12 +32,14 @@ def space(bench: Bench) -> list[Row]:
     dsn = bench.new_database("space")
     sums = {"stored": 0, "versions": 0, "whole": 0, "gzip": 0}
     each = []
+    intact = 0
     with Atlas.open(dsn, migrate=True, prepare_statements=True) as atlas:
         user = atlas.users.create("space@bench.example")
         for history in bench.corpus.histories:
             project = atlas.projects.create(user, path=bench.home / "projects" / history.name)
             for content in history.versions:
                 atlas.memory.snapshot(project, "MEMORY.md", content)
+            intact += _read_back(atlas, project, history)
             stored, versions = bench.row(_CONTENT, project.id, user.id, project.id, dsn=dsn)
             whole = _whole(history)
             each.append(
@@ -60,8 +63,23 @@ def space(bench: Bench) -> list[Row]:
         Row(what="content : gzip of each version", ours=stored, peer=bytes_(sums["gzip"])),
         Row(what="content of a version", ours=bytes_(sums["stored"] / versions)),
         Row(what="tables and indexes, for a version", ours=bytes_(all_in / versions), note="after VACUUM"),
+        Row(what="versions read back, byte for byte", ours=count(intact), target=exactly(versions)),
         *each,
     ]
+
+
+def _read_back(atlas: Atlas, project: Project, history: History) -> int:
+    """Return how many versions are what was put: a figure for bytes that cannot be read is worth nothing."""
+    kept = reversed(atlas.memory.history(project, "MEMORY.md", limit=len(history.versions)))
+    put = [now for before, now in pairwise((None, *history.versions)) if now != before]
+    return sum(_content(atlas, version) == content for version, content in zip(kept, put, strict=True))
+
+
+def _content(atlas: Atlas, version: Snapshot) -> bytes | None:
+    try:
+        return atlas.memory.content(version)
+    except IntegrityFailure:
+        return None
 
 
 def _whole(history: History) -> int:

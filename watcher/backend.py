@@ -1,6 +1,6 @@
 """What tells the daemon that something happened in a folder."""
 
-import sys
+import platform
 from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -52,7 +52,7 @@ class Backend(Protocol):
         """Begin to deliver events."""
 
     def watch(self, place: Place, path: str) -> Watching:
-        """Watch a folder, not the ones below it. Asking again is cheap, and notices that another folder took its place."""
+        """Watch a folder, not the ones below it. Asking again is cheap, and notices a new one in its place."""
 
     def unwatch(self, place: Place) -> None:
         """Watch it no longer; a place that is not watched is fine."""
@@ -63,7 +63,7 @@ class Backend(Protocol):
 
 def system_backend() -> Backend:
     """Return the backend of this operating system."""
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
 
         return Inotify()

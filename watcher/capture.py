@@ -85,5 +85,5 @@ def _known(state: FileState, since: datetime) -> Known:
 
 
 def trusted(found: Signature, *, now_ns: int) -> Signature | None:
-    """Return a signature that the next write is sure to change; None when it is too fresh. `ctime` cannot be set back."""
+    """Return a signature that the next write is sure to change; None when it is too fresh. `ctime` cannot be set."""
     return found if now_ns - found.ctime_ns > _COARSEST_NS else None

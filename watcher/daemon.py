@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -44,14 +44,14 @@ def run(
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. Returns 1, with a sentence in the log, when another daemon has
-    this home. Without `stop` it has to be called from the main thread.
+    thread, when every project is watched and was compared. Returns 1, with a sentence in the log, when another daemon
+    has this home. Without `stop` it has to be called from the main thread.
     """
     folder = home_folder() if home is None else home
     try:
         lock = take(folder)
     except AlreadyRunning as refusal:
-        _log.error("%s", refusal)  # noqa: TRY400 - a sentence, not a failure to trace
+        _log.error("%s", refusal)
         return 1
     try:
         _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend())
@@ -79,7 +79,7 @@ def _serve(
 
     def report(now: Status) -> None:
         nonlocal told
-        with suppress_disk_full():
+        with _disk_may_be_full():
             status.write(home, now)
         if now.ready and not told:
             told = True
@@ -100,7 +100,7 @@ def _serve(
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
     backend.start(inbox)
     try:
-        with _signals(inbox) if stop is None else suppress():
+        with _signals(inbox) if stop is None else nullcontext():
             thread.start()
             if stop is None:
                 # Not on the event: a signal's handler runs in this thread, and must not wait for what it holds.
@@ -138,7 +138,7 @@ def _signals(inbox: Inbox) -> Iterator[None]:
 
 
 @contextmanager
-def suppress_disk_full() -> Iterator[None]:
+def _disk_may_be_full() -> Iterator[None]:
     """Go on without a status file: the versions go to the database, not to this disk."""
     try:
         yield

@@ -112,6 +112,10 @@ class Folder:
         """Return where a path of the project is."""
         return os.path.join(self.root, path) if path else str(self.root)  # noqa: PTH118 - the sweep's hot path
 
+    def is_there(self) -> bool:
+        """Whether the project's own folder exists and may be asked for."""
+        return os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises for a parent that may not be searched
+
     def status(self) -> ProjectStatus:
         """Say what is protected, and what is not."""
         names = sorted({*self.known, *(path for path in self.problems if path)})

@@ -16,7 +16,7 @@ from watcher.backend import Place, Sink, Watching
 from watcher.settle import Hint
 
 if TYPE_CHECKING:
-    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD, WatchDescriptor
+    from watchdog.observers.inotify_c import InotifyEvent, WatchDescriptor
 
 __all__ = ["Inotify"]
 
@@ -56,7 +56,7 @@ class Inotify:
         from watchdog.observers.inotify_c import InotifyFD  # noqa: PLC0415 - loads for this system only
 
         self._sink = sink
-        self._fd: InotifyFD = InotifyFD()
+        self._fd = InotifyFD()
         self._fd.name = "atlas-inotify"
         self._fd.start()
 

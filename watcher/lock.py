@@ -12,7 +12,7 @@ LOCK = Path("watcher/lock")
 _ATTEMPTS = 1000
 
 
-class AlreadyRunning(Exception):  # noqa: N818 - a state, as in the standard library's KeyboardInterrupt
+class AlreadyRunning(Exception):
     """Another daemon has this home."""
 
     def __init__(self, home: Path, pid: int) -> None:
@@ -25,21 +25,25 @@ def take(home: Path) -> int:
     path = home / LOCK
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        for _ in range(_ATTEMPTS):
-            if _try(descriptor, fcntl.LOCK_EX):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                return descriptor
-            if not _try(descriptor, fcntl.LOCK_SH):
-                break
-            # The lock can be shared, so it was not a daemon but somebody who asked for one.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.sched_yield()
-        raise AlreadyRunning(home, _pid(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
+    if _is_ours(descriptor):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+    pid = _pid(descriptor)
+    os.close(descriptor)
+    raise AlreadyRunning(home, pid)
+
+
+def _is_ours(descriptor: int) -> bool:
+    for _ in range(_ATTEMPTS):
+        if _try(descriptor, fcntl.LOCK_EX):
+            return True
+        if not _try(descriptor, fcntl.LOCK_SH):
+            return False
+        # The lock can be shared, so it was not a daemon but somebody who asked for one.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.sched_yield()
+    return False
 
 
 def holder(path: Path) -> int | None:

@@ -77,7 +77,7 @@ def _database(value: Any) -> DatabaseStatus:
 
 
 def _required_time(value: Any) -> datetime:
-    return datetime.fromisoformat(value) if isinstance(value, str) else value  # type: ignore[no-any-return]  # validated by use
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 @frozen(kw_only=True)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -76,7 +75,7 @@ class Worker:
         while not self._inbox.stopping:
             try:
                 at = self.step()
-            except Exception:
+            except Exception:  # noqa: BLE001 - see below
                 # Nobody else would take the versions: go on, slowly.
                 _log.exception("the watcher failed and goes on")
                 at = self._clock() + self._timing.retry_most_s
@@ -134,6 +133,7 @@ class Worker:
             self._to_scan.pop(project, None)
         elif idle and not self.ready:
             self.ready = self._news = True
+            self._status_at = 0.0
             _log.info("watching %d projects", len(self._folders))
         self._sweep(now)
         self._look_for_lost(now)
@@ -208,7 +208,7 @@ class Worker:
         try:
             done = capture(folder, path, self._database.atlas, hint=hint)
         except FileProblem:
-            if os.path.isdir(folder.root):
+            if folder.is_there():
                 raise
             self._inbox.mark(folder.id, "", Hint.FOUND)
             return
@@ -280,7 +280,7 @@ class Worker:
         if now >= self._lost_at:
             self._lost_at = now + self._timing.lost_s
             for project in self._lost:
-                if os.path.isdir(self._folders[project].root):
+                if self._folders[project].is_there():
                     self._to_scan[project] = None
 
     # The rest.

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from atlas_sdk._embedded import keeper, postmaster
 from atlas_sdk._embedded.account import launch
 from atlas_sdk._embedded.cluster import Cluster
-from atlas_sdk._embedded.locks import exclusive, is_held, shared
+from atlas_sdk._embedded.locks import exclusive, is_held, polling, shared
 from atlas_sdk._embedded.places import Site, find_binaries
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 #: How long the server waits for the next user after its last one: two commands in a row start it once.
 _LINGER_S: Final = "5"
+#: A bare interpreter starts in some 20 ms.
+_KEEPER_S: Final = 5.0
 _LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
 
 
@@ -108,7 +110,8 @@ class EmbeddedServer:
 
     def _keep(self) -> None:
         """See to it that a keeper waits for the last user to leave."""
-        if is_held(self._site.run_dir / "keeper.lock"):
+        lock = self._site.run_dir / "keeper.lock"
+        if is_held(lock):
             return
         account = self._site.account
         log = os.open(self._site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -122,7 +125,11 @@ class EmbeddedServer:
             )
         finally:
             os.close(log)
-        _log.debug("Started a keeper for %s", self._site.home)
+        if not any(is_held(lock) for _ in polling(_KEEPER_S)):
+            _log.warning(
+                "Nothing will stop the server of %s: %s does not run %s; see %s",
+                *(self._site.home, sys.executable, keeper.__file__, self._site.log),
+            )
 
 
 def _dsn(server: Postmaster) -> str:

@@ -9,6 +9,8 @@ from atlas_sdk.files import printable
 if TYPE_CHECKING:
     from atlas_sdk import Snapshot
 
+_HASH_ONLY = "only its hash was kept; raise limit_bytes under [track] in .atlas.toml, or exclude it"
+
 __all__ = ["show_taken", "unkept", "warn_skipped"]
 
 
@@ -38,11 +40,7 @@ def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
 def unkept(versions: "Iterable[Snapshot]", limit_bytes: int) -> list[tuple[str, str]]:
     """Return the versions of which only hash and size were kept, with the reason."""
     return [
-        (
-            version.path,
-            f"{printable(version.path)} is {version.size:,} bytes, over the size limit of {limit_bytes:,}: only its hash "
-            "was kept; raise limit_bytes under [track] in .atlas.toml, or exclude it",
-        )
+        (version.path, f"{printable(version.path)} is over the size limit of {limit_bytes:,} bytes: {_HASH_ONLY}")
         for version in versions
         if not version.deleted and version.size > limit_bytes
     ]

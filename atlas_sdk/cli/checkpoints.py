@@ -21,8 +21,8 @@ __all__ = ["checkpoint", "checkpoints"]
 def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     """Name the state of all memory files.
 
-    Captures the folder first, so that NAME stands for exactly what is there now. Names are unique in a project, and what
-    they name is never pruned.
+    Captures the folder first, so that NAME stands for exactly what is there now. Names are unique in a project, and
+    what they name is never pruned.
     """
     from atlas_sdk.cli.capturing import warn_skipped
     from atlas_sdk.cli.invocation import Invocation

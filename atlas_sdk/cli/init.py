@@ -25,8 +25,8 @@ __all__ = ["init"]
 def init(flags: Flags, path: str | None, *, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
-    PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures what
-    changed in between.
+    PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures
+    what changed in between.
     """
     from atlas_sdk.cli.capturing import unkept
     from atlas_sdk.cli.invocation import Invocation
@@ -106,5 +106,5 @@ def _show(
         out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
     out.note("Next:")
-    out.note("  atlasctl watch                      keep every change from now on")
+    out.note("  atlasctl watch                       keep every change from now on")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")

@@ -86,12 +86,12 @@ class Invocation:
         return atlas.projects.by_path(self.start, user=self.user(atlas))
 
     def path(self, project: "Project", given: str) -> str:
-        """Return a file's path as the library takes it: typed relative to the current folder when that is in the project."""
-        if os.path.isabs(given):  # noqa: PTH117  # text in, text out
-            return given
-        here = Path(os.path.realpath(self.start if self.flags.project is None else "."))
-        root = Path(project.path)
-        return os.path.join(here, given) if given and here.is_relative_to(root) else given  # noqa: PTH118  # keeps ".."
+        """Return a file's path as the library takes it: relative to where it was typed, when that is in the project."""
+        here = os.path.realpath(".")
+        if given and self.flags.project is None and Path(here).is_relative_to(project.path):
+            # Not `/`: what is typed after a slash, and "..", is for the library to judge.
+            return os.path.join(here, given)  # noqa: PTH118
+        return given
 
 
 def _current_folder() -> str:

@@ -1,5 +1,6 @@
 """`atlasctl log`: the versions of a file or of a project."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 _PAGE_ROWS = 200
+#: What restores call the checkpoints that they make on their own: noise between names that somebody chose.
+_SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
 @click.command(
@@ -76,7 +79,8 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
         page = atlas.memory.history(project, path, limit=limit, before=before)
         whole = page
         if path is not None and len(page) == limit:
-            # The next page of a file begins below a number, and rows of checkpoints share their version's: stop between two.
+            # The next page of a file begins below a number, and rows of checkpoints share their version's: stop
+            # between two.
             whole = [row for row in page if row.seq > page[-1].seq]
         yield from whole
         if len(page) < limit:
@@ -121,7 +125,7 @@ def _row(run: "Invocation", version: "Snapshot", names: list[str], delta: int | 
         "" if version.deleted else size(version.size),
         signed(delta),
         _who(version),
-        plain(", ".join(sorted(names))),
+        plain(", ".join(sorted(name for name in names if _SAFETY.fullmatch(name) is None))),
     )
 
 

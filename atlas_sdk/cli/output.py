@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 #: C0, C1 and the invisible characters that turn the direction of text; tabs and line ends are for the caller to judge.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _KIB = 1024
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -121,12 +123,8 @@ def size(amount: int) -> str:
     """Return a number of bytes for people."""
     if amount < _KIB:
         return f"{amount} B"
-    value = float(amount)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= _KIB
-        if value < _KIB:
-            break
-    return f"{value:.1f} {unit}"
+    power = min(int(math.log(amount, _KIB)), len(_UNITS))
+    return f"{amount / _KIB**power:.1f} {_UNITS[power - 1]}"
 
 
 def signed(amount: int | None) -> str:

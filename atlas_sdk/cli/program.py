@@ -64,11 +64,15 @@ class Program(click.Group):
         extra.setdefault("obj", Flags())
         return super().make_context(info_name, args, parent, **extra)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's shape
         """Return the names in the order of the help."""
         return [name for section in COMMANDS.values() for name in section]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002  # click's shape
+        cmd_name: str,
+    ) -> click.Command | None:
         """Import one command."""
         for section in COMMANDS.values():
             if cmd_name in section:

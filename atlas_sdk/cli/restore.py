@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Restore, RestorePlan, RestoreStep
@@ -33,7 +34,7 @@ _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a ter
 @click.option("--delete", is_flag=True, help="Delete tracked files that REF does not have; unless set they are kept.")
 @_yes
 @click.pass_obj
-def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> None:
+def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> int:
     """Bring files back; nothing is lost.
 
     REF is a checkpoint, a version's id, a moment such as @{2h ago}, or FILE@REF. What stands there now is put on record
@@ -45,60 +46,56 @@ def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, de
     with run.opened() as atlas:
         project = run.project(atlas)
         plan = atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
-        _carry_out(run, atlas, project, plan, dry_run=dry_run, ask=not yes)
+        return _carry_out(run, atlas, project, plan, dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl undo", "atlasctl undo --dry-run"))
 @_dry_run
 @_yes
 @click.pass_obj
-def undo(flags: Flags, *, dry_run: bool, yes: bool) -> None:
+def undo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
     """Take back the last restore.
 
-    The files are again what they were just before it. What was edited since is put on record first; `redo` goes forth again.
+    The files are again what they were just before it. What was edited since is put on record first; `redo` goes forth
+    again.
     """
-    _walk(flags, "plan_undo", dry_run=dry_run, ask=not yes)
+    return _walk(flags, "plan_undo", dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl redo", "atlasctl redo --dry-run"))
 @_dry_run
 @_yes
 @click.pass_obj
-def redo(flags: Flags, *, dry_run: bool, yes: bool) -> None:
+def redo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
     """Do the last undone restore again.
 
     What was edited since is put on record first; `undo` goes back again.
     """
-    _walk(flags, "plan_redo", dry_run=dry_run, ask=not yes)
+    return _walk(flags, "plan_redo", dry_run=dry_run, ask=not yes)
 
 
-def _walk(flags: Flags, planning: str, *, dry_run: bool, ask: bool) -> None:
+def _walk(flags: Flags, planning: str, *, dry_run: bool, ask: bool) -> int:
     from atlas_sdk.cli.invocation import Invocation
 
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         make_plan: Callable[[Project], RestorePlan] = getattr(atlas.memory, planning)
-        _carry_out(run, atlas, project, make_plan(project), dry_run=dry_run, ask=ask)
+        return _carry_out(run, atlas, project, make_plan(project), dry_run=dry_run, ask=ask)
 
 
 def _carry_out(
     run: "Invocation", atlas: "Atlas", project: "Project", plan: "RestorePlan", *, dry_run: bool, ask: bool
-) -> None:
+) -> int:
     if not run.flags.json:
         _show_plan(run, plan)
     if dry_run:
         _finish(run, plan, None, None)
-        return
-    if (
-        plan.changes
-        and ask
-        and not run.flags.json
-        and sys.stdin is not None
-        and sys.stdin.isatty()
-        and run.out.terminal
-    ):
-        click.confirm(f"{plan.reason.capitalize()} now?", default=True, abort=True, err=True)
+        return 0
+    ask = ask and bool(plan.changes) and _someone_answers(run)
+    if ask and not click.confirm(f"{plan.reason.capitalize()} now?", default=True, err=True):
+        run.out.note("nothing was written")
+        return FAILED
     done = atlas.memory.restore(project, plan)
     if done is None and plan.reason != "restore":
         # Every file is so already; the walk itself is still to be recorded.
@@ -108,6 +105,11 @@ def _carry_out(
         # Of an undo or redo the record is the first restore's, so the newest safety checkpoint is asked for.
         safety = next(one.name for one in atlas.memory.checkpoints(project) if one.kind == "safety")
     _finish(run, plan, done, safety)
+    return 0
+
+
+def _someone_answers(run: "Invocation") -> bool:
+    return not run.flags.json and run.out.terminal and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None", safety: str | None) -> None:

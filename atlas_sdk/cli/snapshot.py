@@ -18,8 +18,9 @@ __all__ = ["snapshot"]
 def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     """Capture what changed.
 
-    Without PATH, every tracked file of the project, deletions too; with it, these files, also ones that are not tracked.
-    Content that is on record already is not stored again. Exits with 1 when a file could not be captured; the others are.
+    Without PATH, every tracked file of the project, deletions too; with it, these files, also ones that are not
+    tracked. Content that is on record already is not stored again. Exits with 1 when a file could not be captured;
+    the others are.
     """
     from atlas_sdk import FileProblem
     from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped

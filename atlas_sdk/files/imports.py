@@ -73,7 +73,7 @@ def _imports(root: Path, path: str, *, limit_bytes: int) -> Iterator[str]:
     # A NUL is no text (git has the same test), and imported binary files are not followed.
     if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
         return
-    for mention in mentions(os.fsdecode(state.content)):
+    for mention in dict.fromkeys(mentions(os.fsdecode(state.content))):
         found = _resolved(root, mention, beside=path, limit_bytes=limit_bytes)
         if found is not None:
             yield found

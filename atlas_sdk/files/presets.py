@@ -8,8 +8,6 @@ from typing import Final, Literal
 
 from attrs import frozen
 
-from atlas_sdk.files.globs import Globs
-
 __all__ = ["PRESETS", "TEMPORARY", "Kind", "Preset"]
 
 #: `claude_md`: instructions, whichever agent reads them. `scratch`: notes that agents leave for themselves.
@@ -107,4 +105,4 @@ PRESETS: Final[dict[str, Preset]] = {
 }
 
 #: What editors and this package leave beside a file while they write it. Claude Code writes `<name>.tmp.<pid>.<ms>`.
-TEMPORARY: Final = Globs.of(("**/*~", "**/*.swp", "**/.*.atlas-*", "**/*.tmp.*"))
+TEMPORARY: Final = ("**/*~", "**/*.swp", "**/.*.atlas-*", "**/*.tmp.*")

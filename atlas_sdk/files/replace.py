@@ -8,7 +8,6 @@ and the rename is seen and put back. No path through this module deletes bytes t
 import errno
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -281,7 +280,7 @@ def _hash(folder: int, name: str, *, settled: bool = False) -> bytes | None:
 
 
 def _temporary(name: str) -> str:
-    return f".{name[:_NAME_LETTERS]}.atlas-{secrets.token_hex(8)}"
+    return f".{name[:_NAME_LETTERS]}.atlas-{os.urandom(8).hex()}"
 
 
 def _keep_owner(descriptor: int, owner: os.stat_result | None) -> None:

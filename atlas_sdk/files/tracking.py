@@ -1,7 +1,6 @@
 """Which files of a project are its memory, and which of them exist now."""
 
 import os
-import tomllib
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,9 @@ _HIGHEST_LIMIT_BYTES = 256 * 2**20
 #: A folder costs about 30 µs to list, so a walk of this many ends within a second.
 _MOST_FOLDERS = 20_000
 _LISTS = ("presets", "include", "exclude")
-_INSTRUCTIONS = Globs.of(tuple(g for preset in PRESETS.values() if preset.kind == "claude_md" for g in preset.globs))
+#: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
+_TABLES = ("track", "atlas")
+_INSTRUCTIONS = tuple(glob for one in PRESETS.values() if one.kind == "claude_md" for glob in one.globs)
 
 
 @frozen(kw_only=True)
@@ -86,6 +87,9 @@ class Tracking:
             return cls()
         if state.content is None:
             raise InvalidInput(f"{SETTINGS} is larger than {_SETTINGS_LIMIT_BYTES} bytes", field=SETTINGS)
+        # Most projects have no settings, and a hook has few milliseconds.
+        import tomllib  # noqa: PLC0415
+
         try:
             settings = tomllib.loads(state.content.decode())
         except ValueError as exc:
@@ -98,7 +102,8 @@ class Tracking:
 
     def kind(self, path: str) -> Kind:
         """Return `claude_md` for instructions, in nested folders too, and for imports; `scratch` for other notes."""
-        if _INSTRUCTIONS.match(path) or _INSTRUCTIONS.match(path.rpartition("/")[2]):
+        instructions = Globs.of(_INSTRUCTIONS)
+        if instructions.match(path) or instructions.match(path.rpartition("/")[2]):
             return "claude_md"
         return "scratch" if self._wanted.match(path) else "claude_md"
 
@@ -135,7 +140,7 @@ class Tracking:
         return "far" if self._wanted.far.fullmatch(folder) else None
 
     def _refuses(self, path: str) -> bool:
-        return self._excluded.match(path) or TEMPORARY.match(path)
+        return self._excluded.match(path) or Globs.of(TEMPORARY).match(path)
 
 
 class _Walk:
@@ -217,8 +222,8 @@ class _Walk:
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that `[track]` sets; name the key that is wrong."""
     for key in settings:
-        if key != "track":
-            raise _wrong(key, "is not known; the only table is [track]")
+        if key not in _TABLES:
+            raise _wrong(key, f"is not known; the tables are: {', '.join(_TABLES)}")
     track = settings.get("track", {})
     if not isinstance(track, dict):
         raise _wrong("track", "must be a table")

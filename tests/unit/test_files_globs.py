@@ -183,4 +183,4 @@ def test_presets_leave_the_rest_alone(path):
     "path", ["CLAUDE.md~", ".CLAUDE.md.swp", "docs/.CLAUDE.md.atlas-0011", "CLAUDE.md.tmp.12.34", "notes/a.tmp.md"]
 )
 def test_temporary_names_are_known(path):
-    assert TEMPORARY.match(path)
+    assert Globs.of(TEMPORARY).match(path)

@@ -77,6 +77,10 @@ def test_wrong_setting_is_named_with_its_file(tmp_path, text, key):
     assert key in str(caught.value)
 
 
+def test_settings_of_the_command_line_are_left_to_it(tmp_path):
+    assert configured(tmp_path, '[atlas]\ncolor = "never"') == Tracking()
+
+
 def test_settings_that_are_not_utf8_are_refused(tmp_path):
     (tmp_path / ".atlas.toml").write_bytes(b"# \xff")
     with pytest.raises(InvalidInput, match=r"\.atlas\.toml is not TOML"):
@@ -108,6 +112,7 @@ def test_wanted_names_are_case_sensitive_and_never_temporary():
         ("progress.md", "scratch"),
         ("memory-bank/progress.md", "scratch"),
         ("docs/memory/a.md", "scratch"),
+        ("docs/memory/CLAUDE.md", "claude_md"),
         ("docs/imported.md", "claude_md"),
     ],
 )

@@ -1,0 +1,194 @@
+"""`atlasctl db`: the database itself."""
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags, global_options
+from atlas_sdk.cli.failures import FAILED
+
+if TYPE_CHECKING:
+    from atlas_sdk import SchemaMismatch
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["db", "masked"]
+
+#: How long the embedded server waits for whoever was given its URL.
+_KEPT_UP_S = 600
+_MASK = "***"
+_SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
+
+
+@click.group(params=global_options(everywhere=True))
+def db() -> None:
+    """Look after the database.
+
+    The embedded one needs none of this: its schema is made and migrated on its own. A server given by --dsn or
+    ATLAS_DATABASE_URL is its owner's, and changes only by `atlasctl db init` and `atlasctl db migrate`.
+    """
+
+
+@db.command(cls=Command, examples=("atlasctl db status", "atlasctl db status --json"))
+@click.pass_obj
+def status(flags: Flags) -> int:
+    """Tell what the database is and whether its schema fits.
+
+    Version of the server and of the schema, pending migrations, size, and the time of one round trip. Exits with 1 when
+    the schema does not fit, with 5 when the server cannot be reached.
+    """
+    from atlas_sdk import SchemaMismatch
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import size
+
+    run = Invocation(flags)
+    place = _place(run)
+    try:
+        with run.opened() as atlas:
+            health = atlas.health()
+    except SchemaMismatch as problem:
+        return _print_mismatch(run, place, problem)
+    fields: dict[str, Any] = {
+        "ok": health.ok,
+        "database": place,
+        "server_version": health.server_version,
+        "schema_version": health.schema_version,
+        "pending": 0,
+        "database_bytes": health.database_bytes,
+        "latency_ms": health.latency_ms,
+        "problem": health.problem,
+    }
+    if flags.json:
+        run.out.record(fields)
+        return 0 if health.ok else FAILED
+    run.out.table(
+        [
+            ("database", place),
+            ("server", f"PostgreSQL {health.server_version}"),
+            ("schema", f"version {health.schema_version}, up to date"),
+            ("size", size(health.database_bytes or 0)),
+            ("round trip", f"{health.latency_ms or 0:.1f} ms"),
+        ],
+        styles=("bold", ""),
+    )
+    return 0 if health.ok else FAILED
+
+
+def _print_mismatch(run: "Invocation", place: str, problem: "SchemaMismatch") -> int:
+    pending = max(0, problem.wanted - (problem.found or 0))
+    if run.flags.json:
+        run.out.record(
+            {
+                "ok": False,
+                "database": place,
+                "server_version": None,
+                "schema_version": problem.found,
+                "pending": pending,
+                "database_bytes": None,
+                "latency_ms": None,
+                "problem": str(problem),
+            }
+        )
+        return FAILED
+    found = "none" if problem.found is None else f"version {problem.found}"
+    run.out.table([("database", place), ("schema", f"{found}, {pending} pending")], styles=("bold", ""))
+    run.out.warn(str(problem))
+    return FAILED
+
+
+@db.command(cls=Command, examples=("atlasctl db init", "atlasctl db init --dsn postgresql://ada@db.example/atlas"))
+@click.pass_obj
+def init(flags: Flags) -> None:
+    """Create the schema where there is none.
+
+    In the database of --dsn or ATLAS_DATABASE_URL, which must exist; without one, in the embedded database. Doing it
+    again changes nothing.
+    """
+    _migrate(flags, only_new=True)
+
+
+@db.command(
+    cls=Command, examples=("atlasctl db migrate", "atlasctl db migrate --dsn postgresql://ada@db.example/atlas")
+)
+@click.pass_obj
+def migrate(flags: Flags) -> None:
+    """Apply the migrations that are missing.
+
+    One transaction each, under a lock: any number of processes may do so at once. There is no way back; take a backup.
+    """
+    _migrate(flags, only_new=False)
+
+
+def _migrate(flags: Flags, *, only_new: bool) -> None:
+    from atlas_sdk import SchemaMismatch
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count
+
+    run = Invocation(flags)
+    before = None
+    try:
+        with run.opened(migrate=False) as atlas:
+            before = len(atlas.schema.status())
+    except SchemaMismatch as problem:
+        if problem.found is not None and (only_new or problem.found > problem.wanted):
+            raise
+    with run.opened(migrate=True) as atlas:
+        rows = atlas.schema.status()
+    applied = [f"{row.version:04}_{row.name}" for row in rows[before or 0 :]]
+    if flags.json:
+        run.out.record({"schema_version": len(rows), "applied": applied})
+    elif applied:
+        run.out.line(f"schema version {len(rows)}: {count(len(applied), 'migration')} applied")
+    else:
+        run.out.line(f"schema version {len(rows)}: nothing to do")
+
+
+@db.command(cls=Command, examples=("atlasctl db url", "psql $(atlasctl db url)", "atlasctl db url --show-password"))
+@click.option("--show-password", is_flag=True, help="Print the password of a configured URL too.")
+@click.pass_obj
+def url(flags: Flags, *, show_password: bool) -> None:
+    """Print the URL of the database, for psql and the like.
+
+    Of the embedded server, which is started and stays up for ten minutes, or the configured one with its password
+    masked.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    configured = run.settings.database_url
+    if configured is not None:
+        found = configured if show_password else masked(configured)
+    else:
+        with run.opened() as atlas:
+            atlas.keep_server_for(_KEPT_UP_S)
+            found = atlas.url
+    if flags.json:
+        run.out.record({"url": found, "embedded": configured is None})
+        return
+    run.out.line(found)
+    if configured is None:
+        run.out.note(f"the embedded server stays up for {_KEPT_UP_S // 60} minutes, longer while someone is connected")
+    elif found != configured:
+        run.out.note("the password is masked; --show-password prints it")
+
+
+def _place(run: "Invocation") -> str:
+    configured = run.settings.database_url
+    return f"embedded, in {run.settings.folder}" if configured is None else masked(configured)
+
+
+def masked(given: str) -> str:
+    """Return a URL or a connection string without its password."""
+    if "://" not in given:
+        return _SECRET_PARAMETER.sub(rf"\1\2{_MASK}", given)
+    parts = urlsplit(given)
+    login, at, place = parts.netloc.rpartition("@")
+    name, colon, _ = login.partition(":")
+    netloc = f"{name}{colon}{_MASK if colon else ''}{at}{place}"
+    # The name of a parameter may be escaped letter by letter; what is none stays as it is.
+    query = "&".join(
+        f"{key}={_MASK}" if "password" in unquote(key).lower() else f"{key}{equals}{value}"
+        for key, equals, value in (pair.partition("=") for pair in parts.query.split("&"))
+    )
+    return urlunsplit((parts.scheme, netloc, parts.path, query, quote(parts.fragment)))

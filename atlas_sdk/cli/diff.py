@@ -1,0 +1,119 @@
+"""`atlasctl diff`: what differs between two states."""
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import FileDiff
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["diff"]
+
+_PATHS = "atlas_sdk.cli.diff.paths"
+_COLORS = {"+": "green", "-": "red", "@": "cyan"}
+#: What a terminal would act on instead of showing it; line ends and tabs are as they are.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _DiffCommand(Command):
+    """Tells references from paths by the `--` between them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what follows `--` apart."""
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[_PATHS] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
+@click.command(
+    cls=_DiffCommand,
+    options_metavar="[OPTIONS] [A] [B] [-- PATH...]",
+    examples=(
+        "atlasctl diff",
+        "atlasctl diff before-refactor",
+        "atlasctl diff v1 v2 --stat",
+        "atlasctl diff '@{yesterday}' -- CLAUDE.md",
+    ),
+)
+@click.argument("a", metavar="", default="latest")
+@click.argument("b", metavar="", required=False)
+@click.option("--stat", is_flag=True, help="Only count lines.")
+@click.pass_context
+def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
+    """Show what differs between two states.
+
+    From A to B; without B, from A to the folder as it is; without both, what changed since the newest versions. A and
+    B are checkpoints, versions, moments such as @{2h ago}, or FILE@REF. Exits with 0 whether something differs or
+    not.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    flags: Flags = ctx.obj
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        project = run.project(atlas)
+        paths = [run.path(project, path) for path in ctx.meta[_PATHS]]
+        found = atlas.memory.diff(project, a, b, paths=paths)
+    if flags.json:
+        from atlas_sdk.cli.records import of_diff
+
+        for one in found:
+            run.out.record(of_diff(one))
+    elif stat:
+        _show_counts(run, found)
+    else:
+        for one in found:
+            _show(run, one)
+    if not found:
+        run.out.note("no differences")
+
+
+def _show_counts(run: "Invocation", found: "list[FileDiff]") -> None:
+    from atlas_sdk.files import printable
+
+    run.out.table(
+        [
+            (
+                one.change,
+                printable(one.path),
+                "no text" if one.text is None else f"+{one.added_lines}",
+                "" if one.text is None else f"-{one.removed_lines}",
+            )
+            for one in found
+        ],
+        styles=("bold", "", "green", "red"),
+    )
+
+
+def _show(run: "Invocation", one: "FileDiff") -> None:
+    from atlas_sdk.files import printable
+
+    out = run.out
+    name = printable(one.path)
+    if one.text is None:
+        out.line(f"{name}: {one.change}; no text to compare (binary, or over the size limit)")
+        return
+    before = "/dev/null" if one.change == "added" else f"a/{name}"
+    after = "/dev/null" if one.change == "removed" else f"b/{name}"
+    out.line(out.style(f"--- {before}", bold=True))
+    out.line(out.style(f"+++ {after}", bold=True))
+    for line in _body(one):
+        if out.terminal:
+            shown = _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", line)
+            out.line(out.style(shown, fg=_COLORS.get(line[:1])))
+        else:
+            # Bytes that are not UTF-8 go out as they are, so that a patch applies.
+            out.write(line.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def _body(one: "FileDiff") -> list[str]:
+    """Return the lines below the two that name the file: a name may hold a line end."""
+    text = one.text or ""
+    before = "/dev/null" if one.change == "added" else f"a/{one.path}"
+    after = "/dev/null" if one.change == "removed" else f"b/{one.path}"
+    body = text.removeprefix(f"--- {before}\n+++ {after}\n")
+    return body.removesuffix("\n").split("\n") if body else []

@@ -1,0 +1,244 @@
+"""Where the demo plays: a temporary folder with its own server and watcher, gone afterwards whatever happens."""
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from atlas_sdk import Atlas, AtlasError, NotFound
+from atlas_sdk.cli.command import Flags
+from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.output import Output
+from atlas_sdk.cli.program import run
+from watcher.status import read_status
+
+if TYPE_CHECKING:
+    from atlas_sdk import Project
+
+__all__ = ["Stage"]
+
+#: Far more than anything here takes, also on a busy machine; only a failure waits this long.
+_PATIENCE_S = 30.0
+#: Between two looks at what another process does.
+_LOOK_S = 0.02
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class StepFailed(Exception):
+    """A step of the demo did not hold."""
+
+
+class Stage:
+    """Carries out steps, prints what they do, and keeps the tally."""
+
+    #: The good content of the file that is gutted.
+    good: bytes
+    atlas: Atlas
+
+    def __init__(self, flags: Flags, *, keep: bool) -> None:
+        self._flags = flags
+        self._keep = keep
+        self._out = Output(json=flags.json, color="never" if flags.no_color else "auto")
+        self._root = Path(os.path.realpath(tempfile.mkdtemp(prefix="atlas-demo-")))
+        self._home = self._root / "home"
+        self.app = self._root / "app"
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._tally: list[tuple[str, bool, float]] = []
+        self._failure: str | None = None
+        self._before: dict[int, Any] = {}
+
+    # The beginning and the end.
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+        self.app.mkdir()
+        # The server goes when the demo does; nobody else uses it.
+        os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
+        if not self._flags.json:
+            self._out.line(self._bold(f"AtlasEngine at work, in {self._root}"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A second ^C must not stop the cleaning up, which ends by itself.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._end_watcher()
+            if hasattr(self, "atlas"):
+                self.atlas.close()
+            if not self._keep:
+                self._remove()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _remove(self) -> None:
+        data = (self._home / "postgres").resolve()
+        with contextlib.suppress(StepFailed):
+            self._until(lambda: not (data / "postmaster.pid").exists(), "the server stops")
+        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def play(self, steps: Iterable[tuple[str, Callable[[Self], None]]]) -> None:
+        """Carry out the steps in order, up to the first that does not hold."""
+        for title, step in steps:
+            self.say()
+            began = time.monotonic()
+            try:
+                step(self)
+            except (StepFailed, AtlasError, OSError, subprocess.SubprocessError) as problem:
+                self._tally.append((title, False, time.monotonic() - began))
+                self._failure = str(problem)
+                return
+            self._tally.append((title, True, time.monotonic() - began))
+
+    def conclude(self) -> int:
+        """Print one line a step and return the exit code."""
+        if self._flags.json:
+            steps = [{"step": title, "ok": ok, "seconds": round(took, 3)} for title, ok, took in self._tally]
+            kept = str(self._root) if self._keep else None
+            self._out.record({"ok": self._failure is None, "steps": steps, "problem": self._failure, "folder": kept})
+            return FAILED if self._failure else 0
+        self._out.line()
+        for title, ok, took in self._tally:
+            mark = self._out.style("ok    ", fg="green") if ok else self._out.style("FAILED", fg="red")
+            self._out.line(f"{mark}  {title:<46} {took:5.1f} s")
+        if self._failure is not None:
+            self._out.warn(self._failure)
+        if self._keep:
+            self._out.note(f"kept; look around with: atlasctl --home {self._home} --project {self.app} log")
+        return FAILED if self._failure else 0
+
+    # What steps do.
+
+    def say(self, text: str = "") -> None:
+        """Print a line of the story."""
+        if not self._flags.json:
+            self._out.line(self._bold(text) if text.startswith("$") else text)
+
+    def open(self) -> None:
+        """Start the server, and keep it up until the end."""
+        self.atlas = Atlas.open(home=self._home)
+
+    @cached_property
+    def project(self) -> "Project":
+        """The project that `init` registered."""
+        return self.atlas.projects.by_path(self.app)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file in place, as agents do."""
+        (self.app / name).write_text(text, encoding="utf-8")
+
+    def shell(self, command: str) -> None:
+        """Run a line in a shell."""
+        self.say(f"$ {command}")
+        subprocess.run(("sh", "-c", command), cwd=self.app, check=True)
+
+    def atlasctl(self, *arguments: str, path: bool = False, shown: int | None = None) -> None:
+        """Run a command of ours for real, with its output, and the first `shown` of its arguments."""
+        self.say(f"$ atlasctl {' '.join(arguments[:shown])}")
+        given = [str(self.app) if path and word == "app" else word for word in arguments]
+        before = ["--home", str(self._home), "--dsn", "", "--project", str(self.app)]
+        before += ["--no-color"] * self._flags.no_color
+        silence = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stderr(silence))
+            if self._flags.json:
+                stack.enter_context(contextlib.redirect_stdout(silence))
+            try:
+                code = run([*before, *given])
+            except click.ClickException as exc:
+                raise StepFailed(exc.format_message()) from exc
+        self.expect(code == 0, f"atlasctl {arguments[0]} to exit with 0, not {code}")
+
+    def start_watcher(self) -> None:
+        """Start the daemon as a process of its own and wait until it watches."""
+        hidden = {"ATLAS_DATABASE_URL", "ATLAS_HOME"}
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        command = (sys.executable, "-m", "watcher", "--home", str(self._home))
+        with (self._root / "watcher.log").open("wb") as log:
+            self._watcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+        def is_ready() -> bool:
+            found = read_status(self._home)
+            return found is not None and found.ready
+
+        self._until(is_ready, "the watcher is ready")
+        self.say(f"watching, process {self._watcher.pid}")
+
+    def stop_watcher(self) -> None:
+        """Ask the daemon to end and expect that it does."""
+        watcher = self._watcher
+        self._end_watcher()
+        self.expect(watcher is not None and watcher.returncode == 0, "the watcher to exit with 0")
+        self.say("stored what was left and ended")
+
+    def wait_for(self, name: str) -> None:
+        """Wait until the newest version on record is what is on the disk."""
+        began = time.monotonic()
+        wanted = (self.app / name).read_bytes()
+
+        def is_captured() -> bool:
+            try:
+                return self.atlas.memory.read(self.project, name) == wanted
+            except NotFound:
+                return False
+
+        self._until(is_captured, f"the watcher captures {name}")
+        self.say(f"captured after {time.monotonic() - began:.2f} s")
+
+    def expect(self, holds: bool, what: str) -> None:  # noqa: FBT001  # an assertion
+        """Fail the step unless this holds."""
+        if not holds:
+            raise StepFailed(f"expected {what}")
+
+    def expect_content(self, name: str, wanted: bytes) -> None:
+        """Fail the step unless a file has this content."""
+        self.expect((self.app / name).read_bytes() == wanted, f"{name} to be as it was")
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        pause = threading.Event()
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if self._watcher is not None and self._watcher.poll() is not None:
+                raise StepFailed(f"the watcher ended with {self._watcher.returncode}: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise StepFailed(f"waited {_PATIENCE_S:.0f} s in vain until {what}")
+            pause.wait(_LOOK_S)
+
+    def _last_words(self) -> str:
+        lines = (self._root / "watcher.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def _end_watcher(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is None:
+            return
+        watcher.terminate()
+        try:
+            watcher.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            watcher.kill()
+            watcher.wait()
+
+    def _bold(self, text: str) -> str:
+        return self._out.style(text, bold=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,197 @@
+"""`atlasctl status`: what is protected now, file by file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, FileState, Project, Snapshot
+    from atlas_sdk.cli.invocation import Invocation
+    from watcher.status import Status
+
+__all__ = ["status"]
+
+#: What a file can be: "protected": its content is on record; "pending": the watcher is about to capture it; "gone":
+#: it was deleted, its content is on record; "changed" and "new": nobody will capture it; "unkept": over the size
+#: limit, only its hash is on record; "problem": it cannot be read or must not be followed.
+_AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
+_STYLES: Final = {"protected": "green", "pending": "yellow", "gone": "bright_black"}
+
+
+@click.command(cls=Command, examples=("atlasctl status", "atlasctl status --all", "atlasctl status --json"))
+@click.option("--all", "everything", is_flag=True, help="Every project of yours, not only this one.")
+@click.pass_obj
+def status(flags: Flags, *, everything: bool) -> int:
+    """Tell for every memory file whether it is protected now.
+
+    A file is protected when what is on the disk is on record. Exits with 6 when one is not: it differs from its newest
+    version and no watcher is running, it cannot be read, or it is over the size limit.
+    """
+    from atlas_sdk.cli.failures import NOT_PROTECTED
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    watcher = _watcher(run)
+    with run.opened() as atlas:
+        projects = atlas.projects.list(run.user(atlas)) if everything else [run.project(atlas)]
+        reports = [(project, _report(atlas, project, watcher)) for project in projects]
+    at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
+    if flags.json:
+        _print_json(run, watcher, reports, protected=not at_risk)
+    else:
+        _show(run, watcher, reports, at_risk=len(at_risk))
+    return NOT_PROTECTED if at_risk else 0
+
+
+def _watcher(run: "Invocation") -> "Status | None":
+    from watcher.status import read_status
+
+    return read_status(run.settings.folder)
+
+
+def _report(atlas: "Atlas", project: "Project", watcher: "Status | None") -> list[dict[str, Any]]:
+    """Return an entry for every file that is there, was there, or should be readable."""
+    from atlas_sdk import AtlasError
+    from atlas_sdk.files import Tracking
+
+    root = Path(project.path)
+    newest = {version.path: version for version in atlas.memory.files(project)}
+    try:
+        tracking = Tracking.load(root)
+        scan = tracking.scan(root)
+    except AtlasError as problem:
+        return [_entry(".", "problem", problem=str(problem))]
+    entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
+    known = {path for path, version in newest.items() if not version.deleted}
+    unseen = known - set(scan.paths) - {skipped.path for skipped in scan.skipped}
+    entries += [
+        _file(root, path, newest.get(path), tracking, watched=watcher is not None) for path in (*scan.paths, *unseen)
+    ]
+    problems = dict(_problems(watcher, project))
+    for entry in entries:
+        if entry["state"] == "pending" and entry["path"] in problems:
+            entry |= {"state": "problem", "problem": problems[entry["path"]]}
+    return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def _problems(watcher: "Status | None", project: "Project") -> Iterator[tuple[str, str]]:
+    """Yield what keeps the watcher from capturing files of a project."""
+    for watched in () if watcher is None else watcher.projects:
+        if watched.id == str(project.id):
+            for file in watched.files:
+                if file.problem is not None:
+                    yield file.path, file.problem
+
+
+def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, watched: bool) -> dict[str, Any]:
+    from atlas_sdk import AtlasError
+    from atlas_sdk.files import read_file
+
+    try:
+        found = read_file(root, path, limit_bytes=tracking.limit_bytes)
+    except AtlasError as problem:
+        return _entry(path, "problem", version=version, problem=str(problem))
+    if found is None:
+        return _entry(path, "gone", version=version)
+    if not _is_on_record(found, version):
+        state = "pending" if watched else "new" if version is None else "changed"
+        return _entry(path, state, version=version, size=found.size)
+    if found.content is None:
+        reason = f"over the size limit of {tracking.limit_bytes:,} bytes: only its hash is on record"
+        return _entry(path, "unkept", version=version, size=found.size, problem=reason)
+    return _entry(path, "protected", version=version, size=found.size)
+
+
+def _is_on_record(found: "FileState", version: "Snapshot | None") -> bool:
+    if version is None:
+        return False
+    return (version.sha256, version.mode, version.link) == (found.sha256.hex(), found.mode, found.link)
+
+
+def _entry(
+    path: str,
+    state: str,
+    *,
+    version: "Snapshot | None" = None,
+    size: int | None = None,
+    problem: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "path": path,
+        "state": state,
+        "size": size,
+        "version": None if version is None else str(version.id),
+        "since": None if version is None else version.created_at,
+        "problem": problem,
+    }
+
+
+def _print_json(
+    run: "Invocation",
+    watcher: "Status | None",
+    reports: "list[tuple[Project, list[dict[str, Any]]]]",
+    *,
+    protected: bool,
+) -> None:
+    from atlas_sdk.cli.records import of_project
+    from atlas_sdk.files import to_text
+
+    about_watcher: dict[str, Any] = {"running": watcher is not None}
+    if watcher is not None:
+        about_watcher |= {
+            "pid": watcher.pid,
+            "started_at": watcher.started_at,
+            "ready": watcher.ready,
+            "database_ok": watcher.database.ok,
+            "database_problem": watcher.database.problem,
+            "pending": watcher.pending,
+        }
+    projects = [
+        {**of_project(project), "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in files]}
+        for project, files in reports
+    ]
+    run.out.record({"protected": protected, "watcher": about_watcher, "projects": projects})
+
+
+def _show(
+    run: "Invocation",
+    watcher: "Status | None",
+    reports: "list[tuple[Project, list[dict[str, Any]]]]",
+    *,
+    at_risk: int,
+) -> None:
+    from atlas_sdk.cli.output import count, size
+    from atlas_sdk.files import printable
+
+    out = run.out
+    if watcher is None:
+        out.line("watcher  not running; atlasctl watch starts it")
+    else:
+        out.line(f"watcher  running since {out.when(watcher.started_at)}, process {watcher.pid}")
+        if watcher.database.problem is not None:
+            out.warn(watcher.database.problem)
+    for project, files in reports:
+        out.line()
+        out.line(out.style(printable(project.path), bold=True))
+        for entry in files:
+            if entry["problem"] is not None:
+                out.warn(str(entry["problem"]))
+        out.table(
+            [
+                (
+                    "",
+                    printable(str(entry["path"])),
+                    str(entry["state"]),
+                    "" if entry["size"] is None else size(int(entry["size"])),
+                    "no version yet" if entry["since"] is None else out.when(entry["since"]),
+                )
+                for entry in files
+            ],
+            styles=("", "", "bold", "dim", "dim"),
+        )
+    if at_risk:
+        out.note(f"\n{count(at_risk, 'file')} not protected; atlasctl snapshot captures what can be captured")

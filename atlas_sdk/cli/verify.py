@@ -1,0 +1,60 @@
+"""`atlasctl verify`: read back every version."""
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+__all__ = ["verify"]
+
+
+@click.command(cls=Command, examples=("atlasctl verify", "atlasctl verify --json"))
+@click.pass_obj
+def verify(flags: Flags) -> int:
+    """Read back every version and hash it again.
+
+    Of all your projects, whichever the current folder is. Exits with 6 when a version does not have its SHA-256.
+    """
+    from atlas_sdk.cli.failures import NOT_PROTECTED
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count, size
+    from atlas_sdk.files import printable, to_text
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        found = atlas.memory.verify(run.user(atlas))
+    ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
+    if flags.json:
+        run.out.record(
+            {
+                "ok": found.ok,
+                "versions": found.versions,
+                "contents": found.contents,
+                "unkept": found.unkept,
+                "content_bytes": found.content_bytes,
+                "stored_bytes": found.stored_bytes,
+                "ratio": ratio,
+                "broken": [
+                    {
+                        "path": to_text(one.path),
+                        "version": str(one.snapshot_id),
+                        "sha256": one.sha256,
+                        "problem": one.problem,
+                    }
+                    for one in found.broken
+                ],
+            }
+        )
+        return 0 if found.ok else NOT_PROTECTED
+    stored = (
+        "" if ratio is None else f", {size(found.content_bytes)} stored in {size(found.stored_bytes)} ({ratio:.1%})"
+    )
+    run.out.line(f"{count(found.versions, 'version')}, {count(found.contents, 'distinct content')}{stored}")
+    if found.unkept:
+        run.out.note(f"{count(found.unkept, 'version')} over the size limit: only the hash was kept")
+    for one in found.broken:
+        run.out.line(f"broken  {one.snapshot_id.hex[:12]}  {printable(one.path)}  {one.problem}")
+    if found.ok:
+        run.out.line("every version reads back as it was stored")
+        return 0
+    run.out.note(f"{count(len(found.broken), 'version')} broken; restore the database from a backup")
+    return NOT_PROTECTED

@@ -1,0 +1,35 @@
+"""`atlasctl watch`: the watcher in the foreground."""
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+__all__ = ["watch"]
+
+
+@click.command(cls=Command, examples=("atlasctl watch", "atlasctl watch --dsn postgresql://ada@db.example/atlas"))
+@click.pass_obj
+def watch(flags: Flags) -> int:
+    """Capture every change from now on, until interrupted.
+
+    Of all registered projects, also of those registered later. Runs in the foreground and tells on stderr what it
+    does; ^C stops it after what is under way is stored. What changed while it was not running is captured when it
+    starts.
+    """
+    import logging
+
+    from atlas_sdk import FileProblem
+    from atlas_sdk.cli.invocation import Invocation
+    from watcher.daemon import run as run_daemon
+
+    settings = Invocation(flags).settings
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Its pool repeats every failed attempt; the watcher says it once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    try:
+        return run_daemon(dsn=settings.database_url, home=settings.folder)
+    except OSError as exc:
+        home = str(settings.folder)
+        raise FileProblem(
+            f"cannot watch from {home}: {exc}; give a folder with --home or ATLAS_HOME", path=home
+        ) from exc

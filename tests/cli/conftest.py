@@ -1,0 +1,90 @@
+"""Run command lines in this process or as processes of their own, on the session's embedded server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from atlas_sdk.cli import main
+
+ATLASCTL = str(Path(sys.executable).with_name("atlasctl"))
+
+
+class Ran(NamedTuple):
+    """What a command line did."""
+
+    code: int
+    raw: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.raw.decode()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def sentence(self) -> str:
+        """The one line of an error."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("atlasctl: ")
+        assert not self.raw
+        return line.removeprefix("atlasctl: ")
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings but those of the test."""
+    for name in [name for name in os.environ if name.startswith("ATLAS_") and "LINGER" not in name]:
+        monkeypatch.delenv(name)
+    for name in ("NO_COLOR", "DATABASE_URL", "PGPASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def home(atlas_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The session's home, in the environment."""
+    monkeypatch.setenv("ATLAS_HOME", str(atlas_home))
+    return atlas_home
+
+
+@pytest.fixture
+def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Ran]:
+    """Run a command line in this process."""
+
+    def run(*arguments: str | Path) -> Ran:
+        capfdbinary.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfdbinary.readouterr()
+        return Ran(code, out, err.decode())
+
+    return run
+
+
+@pytest.fixture
+def app(home: Path, folder: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A protected project with two memory files, as the current folder."""
+    monkeypatch.chdir(folder)
+    assert cli("init").code == 0
+    return folder
+
+
+@pytest.fixture
+def atlasctl() -> str:
+    """The installed script, for processes of its own."""
+    return ATLASCTL

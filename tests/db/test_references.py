@@ -1,0 +1,248 @@
+"""References: how people name a version, and what they are told when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from atlas_sdk import AmbiguousReference, Atlas, AtlasError, InvalidInput, NotFound, OutsideProject, Project
+
+PATHS = ["CLAUDE.md", "notes.md"]
+
+
+@pytest.fixture(scope="module")
+def shared(atlas_home: Path) -> Iterator[Atlas]:
+    """A client for the tests that only need a tenant of their own."""
+    with Atlas.open(home=atlas_home) as client:
+        yield client
+
+
+def new_project(face: Any, folder: Path) -> Project:
+    return face.projects.create(face.users.create(f"{uuid4().hex}@example.com"), path=folder)
+
+
+def two_files(face: Any, folder: Path, *checkpoints: str) -> Project:
+    """Three versions of each file; a checkpoint names the second ones."""
+    project = new_project(face, folder)
+    for n in (1, 2, 3):
+        for path in PATHS:
+            face.memory.snapshot(project, path, b"%s %d" % (path.encode(), n))
+        if n == 2:
+            for name in checkpoints:
+                face.memory.checkpoint(project, name)
+    return project
+
+
+def named(face: Any, project: Project, reference: str) -> dict[str, int]:
+    found = face.memory.resolve(project, reference)
+    assert found.reference == (reference or "latest")
+    return {version.path: version.seq for version in found.versions}
+
+
+def age(url: str, version: Any, by: timedelta) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE memory_snapshots SET created_at = now() - %s WHERE id = %s", [by, version.id])
+
+
+def test_every_form_names_its_versions(face: Any, folder: Path) -> None:
+    project = two_files(face, folder, "before refactor")
+    second = face.memory.history(project, "notes.md")[2]
+    assert (second.seq, second.kind) == (2, "scratch")
+    assert named(face, project, "latest") == named(face, project, "") == dict.fromkeys(PATHS, 3)
+    assert named(face, project, "@{now}") == dict.fromkeys(PATHS, 3)
+    assert named(face, project, "before refactor") == dict.fromkeys(PATHS, 2)
+    for reference in (str(second.id), second.id.hex, second.id.hex.upper(), str(second.id)[:-1]):
+        assert named(face, project, reference) == {"notes.md": 2}
+    for after in ("before refactor", second.id.hex):
+        assert named(face, project, f"notes.md@{after}") == {"notes.md": 2}
+    for after in ("", "latest", "{now}"):
+        assert named(face, project, f"./notes.md@{after}") == {"notes.md": 3}
+    assert face.memory.resolve(project, "before refactor").whole
+    assert not face.memory.resolve(project, "notes.md@before refactor").whole
+    assert face.memory.read(project, "notes.md", "notes.md@before refactor") == b"notes.md 2"
+    assert face.memory.version(project, folder / "notes.md", second.id.hex).id == second.id
+
+
+@pytest.mark.parametrize(
+    "name", ["v1@rc", "CLAUDE.md@final", "@v1", "v1@", "a@{b", "deadbeef", "1", "'; --", "Größe 😀"]
+)
+def test_any_name_of_a_checkpoint_is_a_reference(shared: Atlas, folder: Path, name: str) -> None:
+    project = two_files(shared, folder, name)
+    assert named(shared, project, name) == dict.fromkeys(PATHS, 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "v1@rc", marks=pytest.mark.xfail(reason="the path is taken to end at the last @", raises=NotFound)
+        ),
+        pytest.param("v1 {x}"),
+        pytest.param("deadbeef"),
+        pytest.param("../x"),
+    ],
+)
+def test_a_path_at_any_name_of_a_checkpoint(shared: Atlas, folder: Path, name: str) -> None:
+    project = two_files(shared, folder, name)
+    assert named(shared, project, f"CLAUDE.md@{name}") == {"CLAUDE.md": 2}
+
+
+def test_a_file_with_an_at_in_its_name(shared: Atlas, folder: Path) -> None:
+    project = new_project(shared, folder)
+    shared.memory.snapshot(project, "notes/a@b.md", b"x")
+    assert named(shared, project, "notes/a@b.md@latest") == {"notes/a@b.md": 1}
+
+
+def test_a_moment_names_what_was_the_newest_then(shared: Atlas, folder: Path) -> None:
+    project = two_files(shared, folder, "anything")
+    first, second, _, third = shared.memory.history(project, "CLAUDE.md")[::-1]
+    for version, days in ((first, 9), (second, 2), (third, 0)):
+        age(shared.url, version, timedelta(days=days, minutes=1))
+    assert [version.seq for version in (first, second, third)] == [1, 2, 3]
+    moments = {"@{yesterday}": 2, "@{2d}": 2, "@{3 days ago}": 1, "@{1w}": 1, "@{ 1 Week ago }": 1, "@{1h ago}": 2}
+    moments |= {"@{90s}": 2, "@{1441min}": 2, "@{0m}": 3, "@{0 hours ago}": 3}
+    for moment, seq in moments.items():
+        assert named(shared, project, f"CLAUDE.md{moment}") == {"CLAUDE.md": seq}, moment
+    with pytest.raises(NotFound, match=r"^CLAUDE\.md did not exist at '@\{10d\}'$"):
+        shared.memory.resolve(project, "CLAUDE.md@{10d}")
+    assert named(shared, project, "@{10d}") == {}
+
+
+def test_a_moment_is_an_iso_date_in_any_zone(shared: Atlas, folder: Path) -> None:
+    project = two_files(shared, folder)
+    last = shared.memory.history(project, limit=1)[0]
+    before = last.created_at - timedelta(microseconds=1)
+    for moment in (last.created_at, last.created_at.astimezone(), last.created_at.astimezone().replace(tzinfo=None)):
+        assert named(shared, project, f"@{{{moment.isoformat(' ')}}}") == dict.fromkeys(PATHS, 3)
+    assert named(shared, project, f"@{{{before.isoformat()}}}") == {"CLAUDE.md": 3, "notes.md": 2}
+    assert named(shared, project, "@{2999-12-31}") == dict.fromkeys(PATHS, 3)
+    assert named(shared, project, "@{1970-01-01 00:00}") == {}
+
+
+def craft_ids(shared: Atlas, project: Project) -> list[UUID]:
+    """Give the versions ids that share their first digits in known ways, as ids of one millisecond do."""
+    ids = [UUID(f"01a2b3c4-d5e6-7fff-8000-0000000000{n:02x}") for n in range(6)]
+    ids[5] = UUID("01a2b3c4-d5e6-7fff-9000-000000000000")
+    versions = shared.memory.history(project)[::-1]
+    with psycopg.connect(shared.url) as connection:
+        for version, new in zip(versions, ids, strict=True):
+            connection.execute("UPDATE memory_snapshots SET id = %s WHERE id = %s", [new, version.id])
+            connection.execute(
+                "UPDATE memory_files SET snapshot_id = CASE snapshot_id WHEN %(old)s THEN %(new)s ELSE snapshot_id END,"
+                " content_id = CASE content_id WHEN %(old)s THEN %(new)s ELSE content_id END"
+                " WHERE project_id = %(project)s",
+                {"old": version.id, "new": new, "project": project.id},
+            )
+    return ids
+
+
+def test_an_ambiguous_prefix_names_its_candidates(shared: Atlas, folder: Path) -> None:
+    project = two_files(shared, folder)
+    ids = craft_ids(shared, project)
+    assert (
+        named(shared, project, "01a2b3c4d5e67fff9") == named(shared, project, "01a2b3c4-d5e6-7fff-9") == {"notes.md": 3}
+    )
+    assert named(shared, project, str(ids[4])) == {"CLAUDE.md": 3}
+    with pytest.raises(AmbiguousReference) as caught:
+        shared.memory.resolve(project, "01a2b3c4")
+    assert caught.value.reference == "01a2b3c4"
+    # The first five are enough to see what is meant.
+    assert caught.value.candidates == tuple(f"{id_} ({PATHS[n % 2]})" for n, id_ in enumerate(ids[:5]))
+    # A path leaves fewer to choose from.
+    with pytest.raises(AmbiguousReference):
+        shared.memory.resolve(project, "notes.md@01a2b3c4")
+    assert named(shared, project, "notes.md@01a2b3c4d5e67fff9") == {"notes.md": 3}
+    with pytest.raises(NotFound):
+        shared.memory.resolve(project, "CLAUDE.md@01a2b3c4d5e67fff9")
+
+
+def test_rows_of_a_checkpoint_do_not_make_a_prefix_ambiguous(shared: Atlas, folder: Path) -> None:
+    project = two_files(shared, folder, "before")
+    row = shared.memory.resolve(project, "before").versions[0]
+    assert shared.memory.resolve(project, str(row.id)).versions == (row,)
+    with pytest.raises(NotFound):
+        shared.memory.resolve(project, str(row.id)[:-1])
+
+
+def test_a_deleted_file_is_there_before_and_not_after(face: Any, folder: Path) -> None:
+    project = two_files(face, folder, "before")
+    gone = face.memory.delete(project, "notes.md")
+    face.memory.checkpoint(project, "after")
+    assert named(face, project, "notes.md@before") == {"notes.md": 2}
+    for reference in ("latest", "after", "@{now}"):
+        assert named(face, project, reference) == {"CLAUDE.md": 3}
+        full = f"notes.md{'' if reference[0] == '@' else '@'}{reference}"
+        with pytest.raises(NotFound, match=r"^notes\.md did not exist at") as caught:
+            face.memory.resolve(project, full)
+        assert caught.value.kind == "version"
+        with pytest.raises(NotFound, match=r"^notes\.md did not exist at"):
+            face.memory.read(project, "notes.md", reference)
+    assert face.memory.resolve(project, gone.id.hex).versions[0].deleted
+    with pytest.raises(NotFound):
+        face.memory.read(project, "notes.md", gone.id.hex)
+    assert face.memory.content(gone) == b""
+
+
+UNKNOWN = [
+    "before",
+    "@",
+    "@before",
+    "@{2h ago",
+    "@@",
+    "CLAUDE.md@nothing",
+    "abc",
+    "0000",
+    "f" * 33,
+    "12-34-zz",
+    "LATEST",
+    " latest",
+    "%",
+]
+NO_MOMENT = [
+    "@{}",
+    "@{soon}",
+    "@{2 fortnights}",
+    "@{-1h}",
+    "@{infinity}",
+    "@{2026-13-01}",
+    "@{1h ago}x",
+    "@{{1h}}",
+    "@{1h}@{2h}",
+]
+BROKEN = ["a\0b", "CLAUDE.md@a\0b", "caf\udce9", "CLAUDE.md@caf\udce9"]
+OUT_OF_RANGE = ["@{999999w}", "@{0001-01-01T00:00+05:00}", "@{9999-12-31T23:59-05:00}"]
+
+
+@pytest.mark.parametrize(
+    ("references", "error"),
+    [
+        (UNKNOWN, NotFound),
+        (NO_MOMENT, InvalidInput),
+        (["../x.md@latest", "/etc/passwd@latest"], OutsideProject),
+        pytest.param(BROKEN, AtlasError, marks=pytest.mark.xfail(reason="a lone surrogate is no AtlasError")),
+        pytest.param(OUT_OF_RANGE, InvalidInput, marks=pytest.mark.xfail(reason="OverflowError", raises=OverflowError)),
+    ],
+    ids=["unknown", "no moment", "outside", "not text", "out of range"],
+)
+def test_a_bad_reference_is_an_error_of_one_line(
+    shared: Atlas, folder: Path, references: list[str], error: type[AtlasError]
+) -> None:
+    project = two_files(shared, folder)
+    for reference in references:
+        with pytest.raises(error) as caught:
+            shared.memory.resolve(project, reference)
+        assert "\n" not in str(caught.value), reference
+
+
+def test_another_tenants_names_are_unknown(shared: Atlas, folder: Path) -> None:
+    theirs = two_files(shared, folder, "secret")
+    ours = new_project(shared, folder)
+    for reference in ("secret", shared.memory.files(theirs)[0].id.hex):
+        with pytest.raises(NotFound):
+            shared.memory.resolve(ours, reference)

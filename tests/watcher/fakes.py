@@ -1,0 +1,126 @@
+"""A backend that a test speaks for, and a client in memory, to run the worker without threads and servers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from atlas_sdk import Attribution, NotFound, Project, Snapshot
+from watcher.backend import Place, Sink, Watching
+
+
+class FakeBackend:
+    """A source of events that a test speaks for."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.watched: dict[Place, tuple[int, int]] = {}
+        #: Folders that cannot be watched, by their paths' ends.
+        self.refused: set[str] = set()
+        #: Called before a watch is answered, once.
+        self.before_watch: Callable[[Place], None] = lambda _: None
+
+    def start(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def watch(self, place: Place, path: str) -> Watching:
+        self.before_watch(place)
+        if place.folder in self.refused:
+            return Watching.REFUSED
+        try:
+            found = Path(path).stat()
+        except FileNotFoundError:
+            return Watching.GONE
+        identity = (found.st_dev, found.st_ino)
+        kept = self.watched.get(place) == identity
+        self.watched[place] = identity
+        return Watching.KEPT if kept else Watching.NEW
+
+    def unwatch(self, place: Place) -> None:
+        self.watched.pop(place, None)
+
+    def stop(self) -> None:
+        self.watched.clear()
+
+
+class FakeAtlas:
+    """The few operations that the worker needs, in memory; `problem` is what they raise."""
+
+    def __init__(self) -> None:
+        self.registered: list[Project] = []
+        self.history: dict[tuple[UUID, str], list[Any]] = {}
+        self.problem: Exception | None = None
+        self.calls = 0
+        self.projects = self
+        self.memory = self
+
+    def add(self, root: Path) -> Project:
+        now = datetime.now(UTC)
+        project = Project(
+            id=uuid.uuid4(),
+            user_id=uuid.uuid4(),
+            session_id=root.name,
+            name=root.name,
+            path=str(root),
+            status="active",
+            created_at=now,
+            updated_at=now,
+        )
+        self.registered.append(project)
+        return project
+
+    def contents(self, project: Project, path: str) -> list[bytes | None]:
+        return [content for _, content in self.history.get((project.id, path), [])]
+
+    def list(self) -> list[Project]:
+        self._answer()
+        return list(self.registered)
+
+    def files(self, project: Project) -> list[Snapshot]:
+        self._answer()
+        return [versions[-1][0] for (owner, _), versions in self.history.items() if owner == project.id]
+
+    def snapshot(self, project: Project, path: str, state: Any, *, kind: str, context: Any = None) -> Snapshot | None:
+        self._answer()
+        self.calls += 1
+        versions = self.history.setdefault((project.id, path), [])
+        if versions and versions[-1][0].sha256 == state.sha256.hex():
+            return None
+        return self._append(project, path, kind, state.sha256, state.content, state.mode)
+
+    def delete(self, project: Project, path: str, *, kind: str) -> Snapshot | None:
+        self._answer()
+        versions = self.history.get((project.id, path))
+        if versions is None:
+            raise NotFound("no such file", kind="file", name=path)
+        return None if versions[-1][0].deleted else self._append(project, path, kind, None, None, 0)
+
+    def close(self) -> None:
+        return
+
+    def _answer(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    def _append(self, project, path, kind, sha256, content, mode) -> Snapshot:
+        versions = self.history[project.id, path]
+        made = Snapshot(
+            id=uuid.uuid4(),
+            user_id=project.user_id,
+            project_id=project.id,
+            path=path,
+            seq=len(versions) + 1,
+            kind=kind,
+            sha256=sha256,
+            size=len(content or b""),
+            mode=mode,
+            attribution=Attribution(source="watcher"),
+            created_at=datetime.now(UTC),
+        )
+        versions.append((made, content))
+        return made

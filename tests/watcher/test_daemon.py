@@ -1,0 +1,196 @@
+"""What a daemon survives: real processes, real kill -9."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from daemons import PATIENCE_S, Daemon, contents, has_no_repeats, newest, until
+
+from atlas_sdk import Atlas
+from watcher.__main__ import main
+from watcher.daemon import run
+from watcher.settle import Timing
+from watcher.status import read_status
+
+
+def test_changes_made_while_it_was_down_are_captured(daemon, atlas, new_project):
+    project = new_project()
+    root = Path(project.path)
+    (root / "CLAUDE.md").write_bytes(b"one")
+    (root / "notes.md").write_bytes(b"to be deleted")
+    daemon.start()
+    assert newest(atlas, project) == b"one"
+    assert daemon.stop() == 0
+    (root / "CLAUDE.md").write_bytes(b"two")
+    (root / "notes.md").unlink()
+    daemon.start()
+    assert contents(atlas, project) == [b"one", b"two"]
+    until(lambda: newest(atlas, project, "notes.md") == "deleted", "the deletion is recorded")
+
+
+def test_a_write_right_before_sigterm_is_stored(daemon, atlas, new_project):
+    project = new_project()
+    daemon.start(closed_s=60, changed_s=60, longest_s=60)
+    (Path(project.path) / "CLAUDE.md").write_bytes(b"just in time")
+    assert daemon.stop() == 0
+    assert newest(atlas, project) == b"just in time"
+    assert read_status(daemon.home) is None
+
+
+def test_a_lost_root_keeps_its_files_and_is_watched_when_it_is_back(daemon, atlas, new_project, tmp_path):
+    project, other = new_project(), new_project("other")
+    root = Path(project.path)
+    (root / "CLAUDE.md").write_bytes(b"one")
+    daemon.start(vanished_s=0.05)
+    root.rename(tmp_path / "away")
+
+    def lost():
+        return {one.path: one.lost for one in daemon.status().projects}
+
+    until(lambda: lost() == {str(root): True, other.path: False}, "the project is lost")
+    (tmp_path / "away" / "CLAUDE.md").write_bytes(b"written elsewhere")
+    (Path(other.path) / "CLAUDE.md").write_bytes(b"other")
+    until(lambda: newest(atlas, other) == b"other", "the other project goes on")
+    assert contents(atlas, project) == [b"one"]
+    (tmp_path / "away").rename(root)
+    until(lambda: newest(atlas, project) == b"written elsewhere", "it is compared when it is back")
+    (root / "CLAUDE.md").write_bytes(b"two")
+    until(lambda: newest(atlas, project) == b"two", "and watched")
+    assert not lost()[str(root)]
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(daemon, atlas, new_project):
+    project = new_project()
+    files = [Path(project.path) / f"scratch{number}.md" for number in range(5)]
+    stop = threading.Event()
+    turn = 0
+
+    def write() -> None:
+        nonlocal turn
+        while not stop.wait(0.005):
+            turn += 1
+            for file in files:
+                fresh = file.with_name(f"{file.name}.tmp.1.1")
+                fresh.write_text(f"{file.name} {turn}")
+                fresh.replace(file)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2):
+            daemon.start(closed_s=0.01)
+            captured = daemon.status().counters["snapshots"]
+            until(lambda before=captured: daemon.status().counters["snapshots"] > before, "it is at work")
+            daemon.kill()
+            assert read_status(daemon.home) is None
+    finally:
+        stop.set()
+        writer.join()
+    daemon.start()
+    for file in files:
+        assert newest(atlas, project, file.name) == file.read_bytes()
+        assert has_no_repeats(atlas, project, file.name)
+
+
+def test_the_database_may_be_killed_while_files_change(tmp_path):
+    home = tmp_path / "home"
+    daemon = Daemon(home, None)
+    try:
+        with Atlas.open(home=home) as atlas:
+            root = tmp_path / "app"
+            root.mkdir()
+            project = atlas.projects.create(atlas.users.create("ada@example.com"), path=root)
+            daemon.start()
+            data = (home / "postgres").resolve()
+            for turn in range(3):
+                for number in range(10):
+                    (root / f"scratch{number}.md").write_text(f"{number}: {turn}")
+                    if (turn, number) == (1, 5):
+                        os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            until(lambda: daemon.status().counters["errors"] or newest(atlas, project, "scratch9.md"), "it noticed")
+            for number in range(10):
+                path, last = f"scratch{number}.md", f"{number}: 2".encode()
+                until(lambda path=path, last=last: newest(atlas, project, path) == last, f"{path} is stored")
+            until(lambda: daemon.status().database.ok, "the status says so")
+            assert daemon.stop() == 0
+    finally:
+        daemon.end()
+        remove(home)
+
+
+def remove(home: Path) -> None:
+    data = (home / "postgres").resolve()
+    until(lambda: not (data / "postmaster.pid").exists(), "the embedded server stops after its last user")
+    shutil.rmtree(data)
+
+
+def test_it_starts_while_the_database_is_away(tmp_path, new_project, dsn, atlas):
+    project = new_project()
+    (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
+    nowhere = Daemon(tmp_path / "home", "postgresql:///atlas?host=/nonexistent")
+    try:
+        nowhere.spawn([sys.executable, "-m", "watcher", "--home", str(nowhere.home), "--dsn", nowhere.dsn])
+        problem = until(lambda: nowhere.status().database.problem, "the status names the problem")
+        assert "cannot reach PostgreSQL" in problem
+        assert not nowhere.status().ready
+        assert nowhere.stop() == 0
+    finally:
+        nowhere.end()
+
+
+def test_a_second_daemon_is_refused_by_name(daemon):
+    daemon.start()
+    assert daemon.process is not None
+    command = [sys.executable, "-m", "watcher", "--home", str(daemon.home), "--dsn", daemon.dsn]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert second.returncode == 1
+    assert f"process {daemon.process.pid}" in second.stderr
+    assert daemon.stop() == 0
+
+
+def test_systemd_is_told(daemon, tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        daemon.start()
+        assert systemd.recv(100) == b"READY=1"
+        assert daemon.stop() == 0
+        assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_it_runs_inside_a_program_until_its_event(tmp_path, dsn, atlas, new_project):
+    project = new_project()
+    (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
+    stop, ready, codes = threading.Event(), threading.Event(), []
+
+    def serve() -> None:
+        codes.append(run(dsn=dsn, home=tmp_path / "home", stop=stop, ready=ready.set, timing=Timing()))
+
+    threads = threading.active_count()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE_S)
+        assert newest(atlas, project) == b"one"
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    assert codes == [0]
+    until(lambda: threading.active_count() <= threads, "its threads end with it")
+
+
+def test_help_names_the_environment(capsys):
+    assert main(["--help"]) == 0
+    assert "ATLAS_DATABASE_URL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--log-level", "loud"]])
+def test_wrong_arguments_are_refused(arguments, capsys):
+    assert main(arguments) == 2

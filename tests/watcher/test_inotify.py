@@ -1,0 +1,178 @@
+"""The contract with watchdog's lower layer: it is not public, so everything that is used of it is checked here."""
+
+import errno
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("inotify is Linux's", allow_module_level=True)
+
+from daemons import until, without_privileges
+from watchdog.observers.inotify_c import InotifyFD, WatchCallback
+
+from watcher.backend import Place, Watching
+from watcher.inotify import Inotify
+from watcher.settle import Hint
+
+
+class Heard:
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.events = queue.SimpleQueue()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def changed(self, place, name, hint, *, is_folder):
+        self.gate.wait()
+        self.events.put((place, name, hint, is_folder))
+
+    def shaken(self, place):
+        self.events.put((place, None, None, True))
+
+    def overflowed(self):
+        self.events.put("overflow")
+
+    def until(self, wanted):
+        seen = []
+        while wanted not in seen:
+            seen.append(self.events.get(timeout=10))
+        return seen
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def inotify(heard):
+    backend = Inotify()
+    backend.start(heard)
+    yield backend
+    heard.gate.set()
+    backend.stop()
+    assert not backend._fd.is_alive()
+
+
+@pytest.fixture
+def place():
+    return Place(uuid4(), "")
+
+
+def test_the_protocol_has_the_names_that_we_implement():
+    names = {name for name in vars(WatchCallback) if name.startswith("on_")}
+    assert names == {"on_event", "on_watch_deleted", "on_queue_overflow"}
+    assert names <= set(dir(Inotify))
+    assert {"add_callback", "remove_callbacks", "start", "stop", "join"} <= set(dir(InotifyFD))
+
+
+def test_every_way_to_save_has_its_hint(inotify, heard, place, tmp_path):
+    assert inotify.watch(place, str(tmp_path)) is Watching.NEW
+    file = tmp_path / "CLAUDE.md"
+    file.write_text("one")
+    heard.until((place, "CLAUDE.md", Hint.CLOSED, False))
+    file.rename(tmp_path / "old.md")
+    heard.until((place, "CLAUDE.md", Hint.VANISHED, False))
+    heard.until((place, "old.md", Hint.CLOSED, False))
+    (tmp_path / "old.md").unlink()
+    heard.until((place, "old.md", Hint.VANISHED, False))
+    (tmp_path / "rules").mkdir()
+    heard.until((place, "rules", Hint.CHANGED, True))
+
+
+def test_watching_again_is_kept_and_notices_another_folder(inotify, heard, place, tmp_path):
+    root = tmp_path / "app"
+    root.mkdir()
+    assert inotify.watch(place, str(root)) is Watching.NEW
+    assert inotify.watch(place, str(root)) is Watching.KEPT
+    root.rename(tmp_path / "away")
+    heard.until((place, None, None, True))
+    root.mkdir()
+    assert inotify.watch(place, str(root)) is Watching.NEW
+    (tmp_path / "away" / "stale.md").touch()
+    (root / "fresh.md").touch()
+    assert all(event[1] != "stale.md" for event in heard.until((place, "fresh.md", Hint.CLOSED, False)))
+
+
+def test_a_removed_folder_is_told_and_can_be_watched_again(inotify, heard, place, tmp_path):
+    root = tmp_path / "app"
+    root.mkdir()
+    inotify.watch(place, str(root))
+    root.rmdir()
+    heard.until((place, None, None, True))
+    assert inotify.watch(place, str(root)) is Watching.GONE
+    root.mkdir()
+    assert inotify.watch(place, str(root)) is Watching.NEW
+
+
+def test_two_projects_in_one_folder_share_a_watch(inotify, heard, place, tmp_path):
+    other = Place(uuid4(), "")
+    inotify.watch(place, str(tmp_path))
+    assert inotify.watch(other, str(tmp_path)) is Watching.NEW
+    (tmp_path / "a.md").touch()
+    heard.until((place, "a.md", Hint.CLOSED, False))
+    heard.until((other, "a.md", Hint.CLOSED, False))
+    inotify.unwatch(place)
+    (tmp_path / "b.md").touch()
+    assert all(event[0] != place or event[1] == "a.md" for event in heard.until((other, "b.md", Hint.CLOSED, False)))
+
+
+def test_a_folder_that_may_not_be_read_is_refused(inotify, heard, place):
+    parent = Path(tempfile.mkdtemp(prefix="atlas-unreadable-"))
+    folder = parent / "secret"
+    try:
+        parent.chmod(0o755)
+        folder.mkdir(mode=0o000)
+        with without_privileges():
+            assert inotify.watch(place, str(folder)) is Watching.REFUSED
+        assert not inotify._fd._watch_for_wd
+        if os.geteuid() == 0:
+            assert inotify.watch(place, str(folder)) is Watching.NEW
+    finally:
+        shutil.rmtree(parent)
+
+
+def test_the_limit_on_watches_is_told_once(inotify, place, tmp_path, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr(inotify._fd, "add_callback", full)
+    assert inotify.watch(place, str(tmp_path)) is Watching.REFUSED
+    assert inotify.watch(Place(place.project, "scratch"), str(tmp_path)) is Watching.REFUSED
+    assert caplog.text.count("fs.inotify.max_user_watches") == 1
+
+
+def test_an_overflow_of_the_kernels_queue_is_told(inotify, heard, place, tmp_path):
+    inotify.watch(place, str(tmp_path))
+    names = [tmp_path / "a.md", tmp_path / "b.md"]
+    for name in names:
+        name.touch()
+    heard.gate.clear()
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    # By turns: the kernel merges equal events that follow each other. Some more: what was read already is not queued.
+    for number in range(most + 5000):
+        os.utime(names[number % 2])
+    heard.gate.set()
+    heard.until("overflow")
+
+
+def test_ten_projects_need_one_thread(heard, tmp_path):
+    before = threading.active_count()
+    backend = Inotify()
+    backend.start(heard)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        backend.watch(Place(uuid4(), ""), str(folder))
+    assert threading.active_count() == before + 1
+    backend.stop()
+    until(lambda: threading.active_count() == before, "the thread ends")

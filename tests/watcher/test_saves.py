@@ -1,0 +1,171 @@
+"""How editors and agents save, seen by a real daemon."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemons import Daemon, contents, newest, until
+
+from atlas_sdk import Atlas
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, shared_dsn) -> Iterator[tuple[Atlas, Daemon]]:
+    folder = tmp_path_factory.mktemp("saves")
+    daemon = Daemon(folder / "home", shared_dsn)
+    try:
+        with Atlas.open(shared_dsn) as atlas:
+            atlas.users.create("ada@example.com")
+            yield atlas, daemon.start()
+            assert daemon.stop() == 0
+    finally:
+        daemon.end()
+
+
+@pytest.fixture
+def watched(running, tmp_path):
+    """A project whose CLAUDE.md says "one", registered while the daemon runs."""
+    atlas, _ = running
+    root = tmp_path / "app"
+    root.mkdir()
+    (root / "CLAUDE.md").write_bytes(b"one")
+    project = atlas.projects.create(atlas.users.by_email("ada@example.com"), path=root)
+    until(lambda: newest(atlas, project) == b"one", "a project registered while it runs is captured")
+    return atlas, project, root
+
+
+def replace(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f"{path.name}.tmp.123.456")
+    fresh.write_bytes(content)
+    fresh.replace(path)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" two")
+
+
+def overwrite_in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.write(b"two")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def back_up_and_write(path: Path) -> None:
+    path.rename(path.with_name("CLAUDE.md~"))
+    path.write_bytes(b"two")
+    path.with_name("CLAUDE.md~").unlink()
+
+
+def delete_and_recreate(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"two")
+
+
+def hard_link(path: Path) -> None:
+    path.with_name("other.txt").write_bytes(b"two")
+    path.unlink()
+    path.hardlink_to(path.with_name("other.txt"))
+
+
+def symlink(path: Path) -> None:
+    path.with_name("other.txt").write_bytes(b"two")
+    path.with_name("link").symlink_to("other.txt")
+    path.with_name("link").replace(path)
+
+
+SAVES = {
+    "write": (lambda path: path.write_bytes(b"two"), b"two"),
+    "append": (append, b"one two"),
+    "truncate and write": (overwrite_in_place, b"two"),
+    "atomic rename": (lambda path: replace(path, b"two"), b"two"),
+    "sed -i": (lambda path: subprocess.run(["sed", "-i", "s/one/two/", str(path)], check=True), b"two"),
+    "vim's backup": (back_up_and_write, b"two"),
+    "delete and recreate": (delete_and_recreate, b"two"),
+    "hard link": (hard_link, b"two"),
+    "symlink": (symlink, b"two"),
+    "mode only": (lambda path: path.chmod(0o755), b"one"),
+}
+
+
+@pytest.mark.parametrize("name", SAVES)
+def test_every_way_to_save_makes_one_version(watched, name):
+    atlas, project, root = watched
+    save, expected = SAVES[name]
+    save(root / "CLAUDE.md")
+    until(lambda: len(contents(atlas, project)) == 2, "the save is captured")
+    assert contents(atlas, project) == [b"one", expected]
+
+
+def test_a_deletion_is_recorded_and_a_new_file_follows_it(watched):
+    atlas, project, root = watched
+    (root / "CLAUDE.md").unlink()
+    until(lambda: newest(atlas, project) == "deleted", "the deletion is recorded")
+    (root / "CLAUDE.md").write_bytes(b"again")
+    until(lambda: newest(atlas, project) == b"again", "the new file is captured")
+    assert contents(atlas, project) == [b"one", None, b"again"]
+
+
+def test_a_file_in_a_new_nested_folder_is_captured(watched):
+    atlas, project, root = watched
+    (root / ".claude/rules/a/b").mkdir(parents=True)
+    (root / ".claude/rules/a/b/c.md").write_bytes(b"deep")
+    until(lambda: newest(atlas, project, ".claude/rules/a/b/c.md") == b"deep", "the nested file is captured")
+    (root / ".claude/rules/a/b/c.md").write_bytes(b"deeper")
+    until(lambda: newest(atlas, project, ".claude/rules/a/b/c.md") == b"deeper", "its folder is watched")
+
+
+def test_a_folder_moved_in_brings_its_files(watched, tmp_path):
+    atlas, project, root = watched
+    (tmp_path / "ready/a").mkdir(parents=True)
+    (tmp_path / "ready/a/plan.md").write_bytes(b"moved in")
+    (tmp_path / "ready").rename(root / "notes")
+    until(lambda: newest(atlas, project, "notes/a/plan.md") == b"moved in", "its file is captured")
+    shutil.rmtree(root / "notes")
+    until(lambda: newest(atlas, project, "notes/a/plan.md") == "deleted", "and its end, too")
+
+
+def test_a_write_to_the_target_of_a_symlink_is_seen(watched):
+    atlas, project, root = watched
+    (root / "docs").mkdir()
+    (root / "docs/target.txt").write_bytes(b"target")
+    (root / "NOTES.md").symlink_to("docs/target.txt")
+    until(lambda: newest(atlas, project, "NOTES.md") == b"target", "the symlink is captured")
+    (root / "docs/target.txt").write_bytes(b"changed")
+    until(lambda: newest(atlas, project, "NOTES.md") == b"changed", "so is a write to its target")
+
+
+def test_a_symlink_out_of_the_project_leaks_nothing_and_stops_nothing(watched, running, tmp_path):
+    atlas, project, root = watched
+    (tmp_path / "secret").write_bytes(b"secret")
+    (root / "CLAUDE.md").unlink()
+    (root / "CLAUDE.md").symlink_to(tmp_path / "secret")
+    (root / "notes.md").write_bytes(b"fine")
+    until(lambda: newest(atlas, project, "notes.md") == b"fine", "the other file is captured")
+
+    def problem():
+        files = [file for one in running[1].status().projects if one.id == str(project.id) for file in one.files]
+        return next((file.problem for file in files if file.path == "CLAUDE.md"), None)
+
+    assert "outside the project" in until(problem, "the symlink is in the status")
+    assert b"secret" not in contents(atlas, project)
+    (root / "CLAUDE.md").unlink()
+    (root / "CLAUDE.md").write_bytes(b"a file again")
+    until(lambda: newest(atlas, project) == b"a file again", "it is captured again")
+    until(lambda: problem() is None, "and the problem is gone")
+
+
+def test_a_storm_ends_with_every_last_content_stored(watched):
+    atlas, project, root = watched
+    (root / "scratch").mkdir()
+    for turn in range(50):
+        for number in range(20):
+            replace(root / f"scratch/{number}.md", f"{number}: {turn}".encode())
+    for number in range(20):
+        path, last = f"scratch/{number}.md", f"{number}: 49".encode()
+        until(lambda path=path, last=last: newest(atlas, project, path) == last, f"{path} is complete")

@@ -1,0 +1,51 @@
+"""The status file and the lock."""
+
+import os
+from datetime import UTC, datetime
+
+import pytest
+
+from watcher.lock import AlreadyRunning, take
+from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status, read_status, write
+
+NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+
+
+def a_status(**changes):
+    file = FileStatus(path="no\udcfftes.md", sha256="ab" * 32, protected_since=NOW, problem=None)
+    project = ProjectStatus(id="1", path="/srv/app", lost=False, problem="odd", files=(file,))
+    known = {"database": DatabaseStatus(ok=True, since=NOW), "projects": (project,), "counters": {"events": 3}}
+    return Status(pid=os.getpid(), started_at=NOW, ready=True, backend="inotify", **{**known, **changes})
+
+
+def test_what_is_written_is_read(tmp_path):
+    lock = take(tmp_path)
+    status = a_status()
+    write(tmp_path, status)
+    assert read_status(tmp_path) == status
+    assert (tmp_path / "watcher/status.json").stat().st_mode & 0o077 == 0
+    os.close(lock)
+
+
+def test_without_a_daemon_there_is_no_status(tmp_path):
+    assert read_status(tmp_path) is None
+    os.close(take(tmp_path))
+    write(tmp_path, a_status())
+    assert read_status(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started_at": "2026-02-03T04:05:06Z"}'])
+def test_an_old_or_broken_file_is_not_believed(tmp_path, text):
+    lock = take(tmp_path)
+    (tmp_path / "watcher/status.json").write_text(text)
+    status = read_status(tmp_path)
+    assert (status.pid, status.ready) == (os.getpid(), False)
+    os.close(lock)
+
+
+def test_the_lock_is_for_one_and_names_its_owner(tmp_path):
+    lock = take(tmp_path)
+    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()};"):
+        take(tmp_path)
+    os.close(lock)
+    os.close(take(tmp_path))

@@ -1,0 +1,362 @@
+"""The worker's decisions, one step at a time: a clock that a test turns, and real files."""
+
+import math
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from daemons import without_privileges
+from fakes import FakeAtlas, FakeBackend
+
+from atlas_sdk import DatabaseError, DatabaseUnreachable
+from watcher.backend import Place
+from watcher.database import Database
+from watcher.inbox import Inbox
+from watcher.settle import Hint, Timing
+from watcher.status import Status
+from watcher.worker import Worker
+
+
+class Rig:
+    """A worker with everything around it."""
+
+    def __init__(self, atlas, **timing):
+        self.now = 1000.0
+        self.atlas = atlas
+        self.timing = Timing(**timing)
+        self.backend = FakeBackend()
+        self.inbox = Inbox(self.timing, clock=lambda: self.now)
+        self.reports = []
+        self.database = Database(lambda: atlas, timing=self.timing)
+        self.worker = Worker(
+            database=self.database,
+            backend=self.backend,
+            inbox=self.inbox,
+            timing=self.timing,
+            clock=lambda: self.now,
+            started=Status(pid=1, started_at=datetime.now(UTC)),
+            report=self.reports.append,
+        )
+        self.backend.start(self.inbox)
+
+    def settle(self, seconds=0.0):
+        """Let time pass in small steps, and do what comes due."""
+        end = self.now + seconds
+        while True:
+            while self.worker.step() <= self.now:
+                pass
+            if self.now >= end:
+                return
+            self.now = min(end, self.now + 0.01)
+
+    def event(self, project, path, hint=Hint.CLOSED, *, is_folder=False):
+        folder, _, name = path.rpartition("/")
+        self.inbox.changed(Place(project.id, folder), name, hint, is_folder=is_folder)
+
+    def status_of(self, project):
+        return next(one for one in self.worker.status().projects if one.id == str(project.id))
+
+
+@pytest.fixture
+def rig():
+    return Rig(FakeAtlas())
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "app"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def app(rig, root):
+    """A project with one stored file."""
+    (root / "CLAUDE.md").write_text("one")
+    project = rig.atlas.add(root)
+    rig.settle()
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
+    assert rig.worker.ready
+    return project
+
+
+def test_an_event_is_read_after_it_settled(rig, app, root):
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(0.04)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
+    rig.settle(0.02)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+
+
+def test_files_that_are_no_memory_cost_nothing(rig, app, root):
+    rig.event(app, "main.py")
+    rig.event(app, "src", is_folder=True)
+    assert len(rig.inbox) == 0
+    assert rig.inbox.events == 2
+
+
+def test_known_changes_only_after_the_database_answered(rig, app, root):
+    before = rig.status_of(app).files
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.atlas.problem = DatabaseUnreachable("no connection")
+    rig.settle(1.0)
+    assert rig.status_of(app).files == before
+    assert rig.worker.status().pending == 1
+    assert rig.worker.status().database.problem == "no connection"
+    (root / "CLAUDE.md").write_text("three")
+    rig.atlas.problem = None
+    rig.settle(5.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"three"]
+    assert rig.status_of(app).files != before
+    assert rig.worker.status().database.ok
+
+
+def test_the_database_is_asked_ever_less_often(rig, app):
+    rig.atlas.problem = DatabaseUnreachable("no connection")
+    rig.settle(60.0)
+    assert 10 < rig.worker.status().counters["errors"] < 25
+
+
+def test_the_start_waits_for_the_database(rig, root):
+    (root / "CLAUDE.md").write_text("one")
+    project = rig.atlas.add(root)
+    rig.atlas.problem = DatabaseUnreachable("no connection")
+    rig.settle(3.0)
+    assert not rig.worker.ready
+    rig.atlas.problem = None
+    rig.settle(5.0)
+    assert rig.worker.ready
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
+
+
+def test_a_statement_that_is_refused_stops_no_other_file(rig, app, root):
+    rig.atlas.problem = DatabaseError("deadlock")
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.now += 0.06
+    rig.worker._look_at_files()
+    assert rig.status_of(app).files[0].problem == "deadlock"
+    rig.atlas.problem = None
+    rig.settle(6.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert rig.status_of(app).files[0].problem is None
+
+
+def test_delete_and_write_again_is_no_deletion(rig, app, root):
+    (root / "CLAUDE.md").unlink()
+    rig.event(app, "CLAUDE.md", Hint.VANISHED)
+    rig.settle(0.5)
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md", Hint.CHANGED)
+    rig.settle(2.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+
+
+def test_a_file_missing_at_a_close_is_given_the_time_to_come_back(rig, app, root):
+    (root / "CLAUDE.md").unlink()
+    rig.event(app, "CLAUDE.md", Hint.CLOSED)
+    rig.settle(0.6)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
+    rig.settle(0.2)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None]
+
+
+def test_the_sweep_finds_what_no_event_told(rig, app, root):
+    (root / "CLAUDE.md").write_text("two")
+    (root / "notes.md").write_text("new")
+    rig.settle(50.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
+    rig.settle(15.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert rig.atlas.contents(app, "notes.md") == [b"new"]
+    (root / "notes.md").unlink()
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "notes.md") == [b"new", None]
+
+
+def test_an_overflow_scans_everything_at_once(rig, app, root):
+    (root / "CLAUDE.md").write_text("two")
+    rig.inbox.overflowed()
+    rig.settle()
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert rig.worker.status().counters["overflows"] == 1
+
+
+def test_a_file_written_between_listing_and_watch_is_found(rig, app, root):
+    def write_first(place):
+        if place.folder == ".claude/rules" and not (root / ".claude/rules/a.md").exists():
+            (root / ".claude/rules/a.md").write_text("early")
+
+    rig.backend.before_watch = write_first
+    (root / ".claude/rules").mkdir(parents=True)
+    rig.event(app, ".claude", Hint.CHANGED, is_folder=True)
+    rig.settle(1.0)
+    assert rig.atlas.contents(app, ".claude/rules/a.md") == [b"early"]
+    assert Place(app.id, ".claude/rules") in rig.backend.watched
+
+
+def test_a_folder_that_cannot_be_watched_is_looked_at(rig, root):
+    rig.backend.refused = {"notes"}
+    (root / "notes").mkdir()
+    (root / "notes" / "a.md").write_text("one")
+    project = rig.atlas.add(root)
+    rig.settle()
+    (root / "notes" / "a.md").write_text("two")
+    (root / "notes" / "b.md").write_text("new")
+    rig.settle(3.0)
+    assert rig.atlas.contents(project, "notes/a.md") == [b"one", b"two"]
+    assert rig.atlas.contents(project, "notes/b.md") == [b"new"]
+    assert rig.worker.status().counters["watch_failures"] == 1
+
+
+def test_a_root_that_is_gone_is_lost_and_nothing_is_deleted(rig, app, root):
+    root.rename(root.with_name("away"))
+    rig.inbox.shaken(Place(app.id, ""))
+    rig.event(app, "CLAUDE.md", Hint.VANISHED)
+    rig.settle(5.0)
+    assert rig.status_of(app).lost
+    assert not rig.backend.watched
+    root.with_name("away").rename(root)
+    (root / "CLAUDE.md").write_text("two")
+    rig.settle(1.0)
+    assert not rig.status_of(app).lost
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+
+
+def test_an_empty_folder_in_its_place_is_an_unmounted_disk_for_two_minutes(rig, app, root):
+    root.rename(root.with_name("away"))
+    root.mkdir()
+    rig.inbox.shaken(Place(app.id, ""))
+    rig.settle(119.0)
+    assert rig.status_of(app).lost
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
+    rig.settle(3.0)
+    assert not rig.status_of(app).lost
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None]
+
+
+def test_a_new_clone_in_its_place_is_the_project(rig, app, root):
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "CLAUDE.md").write_text("cloned")
+    rig.inbox.shaken(Place(app.id, ""))
+    rig.settle(0.1)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"cloned"]
+
+
+def test_projects_come_and_go(rig, app, root):
+    other = root.with_name("other")
+    other.mkdir()
+    (other / "AGENTS.md").write_text("hello")
+    project = rig.atlas.add(other)
+    rig.settle(2.1)
+    assert rig.atlas.contents(project, "AGENTS.md") == [b"hello"]
+    rig.atlas.registered.remove(app)
+    rig.settle(2.1)
+    assert {place.project for place in rig.backend.watched} == {project.id}
+    rig.event(app, "CLAUDE.md")
+    assert len(rig.inbox) == 0
+
+
+def test_a_new_import_is_tracked(rig, app, root):
+    (root / "docs").mkdir()
+    (root / "docs" / "style.md").write_text("be kind")
+    (root / "CLAUDE.md").write_text("see @docs/style.md")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(1.0)
+    assert rig.atlas.contents(app, "docs/style.md") == [b"be kind"]
+    (root / "docs" / "style.md").write_text("be brief")
+    rig.event(app, "docs/style.md")
+    rig.settle(1.0)
+    assert rig.atlas.contents(app, "docs/style.md") == [b"be kind", b"be brief"]
+    (root / "CLAUDE.md").write_text("no import any more")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(70.0)
+    assert rig.atlas.contents(app, "docs/style.md")[-1] == b"be brief"
+    assert [file.path for file in rig.status_of(app).files] == ["CLAUDE.md"]
+
+
+def test_the_target_of_a_symlink_is_watched(rig, root):
+    (root / "docs").mkdir()
+    (root / "docs" / "agents.md").write_text("one")
+    (root / "CLAUDE.md").symlink_to("docs/agents.md")
+    project = rig.atlas.add(root)
+    rig.settle()
+    (root / "docs" / "agents.md").write_text("two")
+    rig.event(project, "docs/agents.md")
+    rig.settle(1.0)
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one", b"two"]
+
+
+def test_wrong_settings_are_told_and_the_old_ones_hold(rig, app, root, caplog):
+    (root / ".atlas.toml").write_text("[track]\npresets = ['nonsense']\n")
+    rig.event(app, ".atlas.toml")
+    rig.settle(1.0)
+    assert "nonsense" in rig.status_of(app).problem
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(200.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert caplog.text.count("nonsense") == 1
+    (root / ".atlas.toml").write_text("[track]\ninclude = ['extra.md']\n")
+    (root / "extra.md").write_text("more")
+    rig.event(app, ".atlas.toml")
+    rig.settle(1.0)
+    assert rig.status_of(app).problem is None
+    assert rig.atlas.contents(app, "extra.md") == [b"more"]
+
+
+def test_an_unreadable_file_is_told_once_and_stops_no_other(caplog):
+    parent = Path(tempfile.mkdtemp(prefix="atlas-unreadable-"))
+    parent.chmod(0o755)
+    rig = Rig(FakeAtlas())
+    try:
+        (parent / "CLAUDE.md").write_text("secret")
+        (parent / "CLAUDE.md").chmod(0o000)
+        (parent / "notes.md").write_text("open")
+        project = rig.atlas.add(parent)
+        with without_privileges():
+            rig.settle(200.0)
+        assert rig.atlas.contents(project, "CLAUDE.md") == []
+        assert rig.atlas.contents(project, "notes.md") == [b"open"]
+        problems = {file.path: file.problem for file in rig.status_of(project).files}
+        assert "permission denied" in problems["CLAUDE.md"]
+        assert problems["notes.md"] is None
+        assert caplog.text.count("permission denied") == 1
+        (parent / "CLAUDE.md").chmod(0o644)
+        rig.settle(65.0)
+        assert rig.atlas.contents(project, "CLAUDE.md") == [b"secret"]
+        assert {file.problem for file in rig.status_of(project).files} == {None}
+    finally:
+        shutil.rmtree(parent)
+
+
+def test_a_touched_file_is_read_but_not_sent_by_the_sweep(rig, app, root):
+    calls = rig.atlas.calls
+    os.utime(root / "CLAUDE.md", (1, 1))
+    rig.settle(65.0)
+    assert rig.atlas.calls == calls
+
+
+def test_the_last_thing_is_to_store_everything(rig, app, root):
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md", Hint.CHANGED)
+    (root / "notes.md").write_text("without an event")
+    rig.worker.drain()
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert rig.atlas.contents(app, "notes.md") == [b"without an event"]
+    assert rig.reports[-1].pending == 0
+
+
+def test_an_idle_worker_sleeps_and_reports_every_ten_seconds(rig, app):
+    rig.settle(3.0)
+    reports = len(rig.reports)
+    assert rig.worker.step() > rig.now
+    rig.settle(30.0)
+    assert 3 <= len(rig.reports) - reports <= 4
+    assert math.isfinite(rig.worker.step())
