@@ -26,8 +26,8 @@ class Captured:
     deleted: bool = False
     #: Look again after this hint's wait.
     again: Hint | None = None
-    #: Whether the new version may import other files.
-    imports: bool = False
+    #: Whether the new version may lead to other files: an import, a symlink's target.
+    leads: bool = False
 
 
 def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
@@ -53,7 +53,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     return Captured(
         stored=made is not None,
         again=Hint.CHANGED if state.torn else None,
-        imports=made is not None and b"@" in (state.content or b"") and folder.tracking.kind(path) == "claude_md",
+        leads=made is not None and (state.link is not None or _may_import(folder, state)),
     )
 
 
@@ -68,6 +68,10 @@ def _vanished(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Capture
         made = None
     folder.known.pop(path, None)
     return Captured(deleted=made is not None)
+
+
+def _may_import(folder: Folder, state: FileState) -> bool:
+    return b"@" in (state.content or b"") and folder.tracking.kind(state.path) == "claude_md"
 
 
 def _is_known(state: FileState, known: Known) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 _FILES_IN_A_ROW = 100
 #: Projects that are compared by `stat` in one go: some milliseconds.
 _SWEPT_IN_A_ROW = 20
-#: What is done again and again may take this part of one core at most.
+#: What is done again and again may take this part of one core's time at most.
 _SHARE = 0.005
 #: A file that the database refused, for a reason that may pass.
 _REFUSED_S = 5.0
@@ -44,6 +45,7 @@ class Worker:
         inbox: Inbox,
         timing: Timing,
         clock: Callable[[], float],
+        cpu: Callable[[], float] = time.thread_time,
         started: Status,
         report: Callable[[Status], None],
     ) -> None:
@@ -52,6 +54,7 @@ class Worker:
         self._inbox = inbox
         self._timing = timing
         self._clock = clock
+        self._cpu = cpu
         self._started = started
         self._report = report
         self._folders: dict[UUID, Folder] = {}
@@ -131,6 +134,7 @@ class Worker:
             self._look(Due(key=(project, ""), hint=Hint.FOUND, first=now, at=now))
             # Only now: when the database goes away in between, it is still to be done.
             self._to_scan.pop(project, None)
+            idle = False
         elif idle and not self.ready:
             self.ready = self._news = True
             self._status_at = 0.0
@@ -142,7 +146,7 @@ class Worker:
     # Projects.
 
     def _read_projects(self) -> None:
-        began = self._clock()
+        began = self._cpu()
         found = {project.id: project for project in self._database.atlas.projects.list()}
         self._database.succeeded()
         for folder in list(self._folders.values()):
@@ -157,10 +161,10 @@ class Worker:
                 self._to_scan[project.id] = None
                 self._news = True
         self._inbox.projects = dict(self._folders)
-        ended = self._clock()
-        self._projects_at = ended + max(self._timing.projects_s, (ended - began) / _SHARE)
+        now = self._clock()
+        self._projects_at = now + max(self._timing.projects_s, (self._cpu() - began) / _SHARE)
         if self._sweep_at == math.inf:
-            self._sweep_at = ended + self._timing.sweep_s
+            self._sweep_at = now + self._timing.sweep_s
 
     def _remove(self, folder: Folder) -> None:
         unwatch(folder, self._backend)
@@ -218,8 +222,8 @@ class Worker:
         folder.note(path, None)
         if done.again is Hint.VANISHED or (done.again is not None and not last):
             self._inbox.mark(folder.id, path, done.again)
-        if done.imports and not last:
-            # An instruction file may import others now.
+        if done.leads and not last:
+            # Into folders that are not watched yet, perhaps.
             self._inbox.mark(folder.id, "", Hint.CLOSED)
 
     def _trouble(self, folder: Folder, path: str, problem: str) -> None:
@@ -306,9 +310,9 @@ class Worker:
     def _say(self, now: float) -> None:
         if now < self._heartbeat_at and not (self._news and now >= self._status_at):
             return
-        began = self._clock()
+        began = self._cpu()
         self._report(self.status())
-        took = self._clock() - began
+        took = self._cpu() - began
         self._news = False
         self._status_at = now + max(self._timing.status_s, took / _SHARE / 4)
         self._heartbeat_at = now + max(self._timing.heartbeat_s, took / _SHARE)
