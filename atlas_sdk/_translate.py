@@ -73,6 +73,10 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
             # libpq's own words quote parts of the DSN, and one of them may be the password.
             return InvalidInput("the DSN cannot be read: write postgresql://user@host:5432/database", field="dsn")
         return DatabaseError(_sentence(error))
+    return _by_state(error, state, dsn)
+
+
+def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state.startswith("08") or state in {"57P01", "57P02", "57P03", "53300", "3D000"}:
         return _unreachable(error, dsn)
     if state.startswith("28"):

@@ -28,6 +28,7 @@ __all__ = ["Settings", "home_folder", "load_settings", "user_file"]
 
 _APP: Final = "atlasengine"
 _PREFIX: Final = "ATLAS_"
+_COLORS: Final = ("auto", "always", "never")
 _TABLE: Final = "atlas"
 #: The file of a project; its table `[track]` is read by `atlas_sdk.files.Tracking`.
 _PROJECT_FILE: Final = ".atlas.toml"
@@ -50,7 +51,7 @@ def user_file() -> Path:
 
 
 def _color(value: str) -> str:
-    if value not in {"auto", "always", "never"}:
+    if value not in _COLORS:
         raise InvalidInput(f"color is auto, always or never; not {value!r}", field="color")
     return value
 
@@ -99,17 +100,17 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
     try:
         return ts.load_settings(Settings, loaders)
     except InvalidSettingsError as exc:
-        # Files are checked key by key and flags by the command line, so this came from the environment.
-        raise _wrong_variable() or exc from exc
+        # Files are checked key by key, so this came from a flag or from the environment.
+        raise _wrong_value(flags) or exc from exc
 
 
-def _wrong_variable() -> InvalidInput | None:
-    color = os.environ.get(_PREFIX + "COLOR", "auto")
-    if color not in {"auto", "always", "never"}:
-        return InvalidInput(f"ATLAS_COLOR is auto, always or never; not {color!r}", field="ATLAS_COLOR")
-    value = os.environ.get(_PREFIX + "QUERY_LOG")
-    if value is not None:
-        return InvalidInput(f"ATLAS_QUERY_LOG is true or false; not {value!r}", field="ATLAS_QUERY_LOG")
+def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
+    for key, wanted in (("color", _COLORS), ("query_log", ("true", "false"))):
+        flag, variable = flags.get(key), _PREFIX + key.upper()
+        given = os.environ.get(variable) if flag is None else str(flag)
+        if given is not None and given.lower() not in wanted:
+            name = variable if flag is None else key
+            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {given!r}", field=name)
     return None
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from watcher.settle import Hint
 
-__all__ = ["Backend", "Place", "Sink", "Watching", "system_backend"]
+__all__ = ["Backend", "Place", "Polling", "Sink", "Watching", "system_backend"]
 
 
 class Place(NamedTuple):
@@ -59,6 +59,25 @@ class Backend(Protocol):
 
     def stop(self) -> None:
         """Deliver nothing any more."""
+
+
+class Polling:
+    """No source of events at all: every folder has to be looked at."""
+
+    name = "poll"
+
+    def start(self, sink: Sink) -> None:
+        """Nothing to begin."""
+
+    def watch(self, place: Place, path: str) -> Watching:  # noqa: ARG002 - the same answer for all
+        """Refuse."""
+        return Watching.REFUSED
+
+    def unwatch(self, place: Place) -> None:
+        """Nothing to end."""
+
+    def stop(self) -> None:
+        """Nothing to end."""
 
 
 def system_backend() -> Backend:

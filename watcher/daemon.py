@@ -16,7 +16,7 @@ from types import FrameType
 from atlas_sdk import Atlas, Attribution
 from atlas_sdk.config import home_folder
 from watcher import status
-from watcher.backend import Backend, system_backend
+from watcher.backend import Backend, Polling, system_backend
 from watcher.database import Database
 from watcher.inbox import Inbox
 from watcher.lock import AlreadyRunning, take
@@ -68,9 +68,10 @@ def _serve(
     timing: Timing,
     backend: Backend,
 ) -> None:
+    inbox = Inbox(timing, clock=time.monotonic)
+    backend = _started(backend, inbox)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
-    inbox = Inbox(timing, clock=time.monotonic)
     connect = partial(
         Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
     )
@@ -98,7 +99,6 @@ def _serve(
     )
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
-    backend.start(inbox)
     try:
         with _signals(inbox) if stop is None else nullcontext():
             thread.start()
@@ -107,12 +107,25 @@ def _serve(
                 thread.join()
             else:
                 stop.wait()
+                notify("STOPPING=1")
                 inbox.stop()
                 thread.join()
-        notify("STOPPING=1")
     finally:
         backend.stop()
         database.close()
+
+
+def _started(backend: Backend, inbox: Inbox) -> Backend:
+    try:
+        backend.start(inbox)
+    except OSError as error:
+        _log.warning(
+            "cannot watch (%s): every folder is looked at every few seconds instead; "
+            "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
+            error.strerror or error,
+        )
+        return Polling()
+    return backend
 
 
 def _work(worker: Worker, ended: threading.Event) -> None:

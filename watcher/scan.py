@@ -77,15 +77,15 @@ def unwatch(folder: Folder, backend: Backend) -> None:
 
 def _watch_and_list(folder: Folder, backend: Backend) -> Scan:
     """Repeat until every folder of the listing was watched before it was listed."""
-    wanted = {""}
+    wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
-        fresh = _watch(folder, backend, wanted)
+        _watch(folder, backend, wanted)
         # Before the listing: what changes after it shows.
         stamps = {name: folder.stamp(name) for name in wanted}
         found = folder.tracking.scan(folder.root)
         aliases = _aliases(folder, found)
         wanted = {*found.directories, *(path.rpartition("/")[0] for path in aliases)}
-        if not fresh and wanted <= stamps.keys():
+        if wanted <= stamps.keys():
             break
     for name in folder.folders.keys() - wanted:
         backend.unwatch(Place(folder.id, name))
@@ -96,19 +96,15 @@ def _watch_and_list(folder: Folder, backend: Backend) -> Scan:
     return found
 
 
-def _watch(folder: Folder, backend: Backend, names: set[str]) -> bool:
-    """Watch folders; return whether one of them was not watched before."""
-    fresh = False
+def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
     for name in sorted(names):
         watching = backend.watch(Place(folder.id, name), folder.path_of(name))
-        fresh = fresh or watching is Watching.NEW
         if watching is Watching.REFUSED:
             folder.unwatched |= {name}
         else:
             folder.unwatched -= {name}
         # Already here, so that its events are taken for this project's.
         folder.folders.setdefault(name, None)
-    return fresh
 
 
 def _reach(folder: Folder) -> tuple[int, int]:

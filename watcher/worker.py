@@ -138,7 +138,7 @@ class Worker:
         elif idle and not self.ready:
             self.ready = self._news = True
             self._status_at = 0.0
-            _log.info("watching %d projects", len(self._folders))
+            _log.info("ready; projects watched: %d", len(self._folders))
         self._sweep(now)
         self._look_for_lost(now)
         return bool(self._to_scan or self._to_sweep or not idle or not self.ready)

@@ -2,7 +2,7 @@
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import click
 
@@ -182,13 +182,17 @@ def masked(given: str) -> str:
     """Return a URL or a connection string without its password."""
     if "://" not in given:
         return _SECRET_PARAMETER.sub(rf"\1\2{_MASK}", given)
-    parts = urlsplit(given)
-    login, at, place = parts.netloc.rpartition("@")
+    scheme, _, rest = given.partition("://")
+    # By hand: urlunsplit turns an empty host, which is a socket, into no host at all.
+    end = re.search(r"[/?#]|$", rest)
+    at_end = len(rest) if end is None else end.start()
+    login, at, place = rest[:at_end].rpartition("@")
     name, colon, _ = login.partition(":")
-    netloc = f"{name}{colon}{_MASK if colon else ''}{at}{place}"
-    # The name of a parameter may be escaped letter by letter; what is none stays as it is.
-    query = "&".join(
+    path, question, query = rest[at_end:].partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    # The name of a parameter may be escaped letter by letter.
+    shown = (
         f"{key}={_MASK}" if "password" in unquote(key).lower() else f"{key}{equals}{value}"
-        for key, equals, value in (pair.partition("=") for pair in parts.query.split("&"))
+        for key, equals, value in pairs
     )
-    return urlunsplit((parts.scheme, netloc, parts.path, query, quote(parts.fragment)))
+    return f"{scheme}://{name}{colon}{_MASK if colon else ''}{at}{place}{path}{question}{'&'.join(shown)}"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,32 +34,28 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
     Of one file, or of the whole project. A line has the version's id, its time, what kind it is, the file, its size and
     the difference in bytes to the version before, who or what caused it, and the checkpoints that name it.
     """
+    from atlas_sdk import NotFound
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_version
+    from atlas_sdk.files import printable
 
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         name = None if path is None else run.path(project, path)
-        found = islice(_versions(atlas, project, name), None if everything else limit + 1)
-        if flags.json:
-            _print_json(run, _with_delta(atlas, project, islice(found, None if everything else limit)))
-            return
-        listed = list(found)
-        shown = listed if everything else listed[:limit]
-        rows = [_row(run, *entry) for entry in _with_delta(atlas, project, iter(shown))]
+        # One more than is shown, to tell whether there are more.
+        listed = list(islice(_versions(atlas, project, name), None if everything else limit + 1))
+        shown = list(_with_delta(atlas, project, listed if everything else listed[:limit]))
+    if path is not None and not listed:
+        raise NotFound(f"no version of {printable(path)} is on record", kind="file", name=path)
+    if flags.json:
+        for version, names, delta in shown:
+            run.out.record({**of_version(version), "delta": delta, "checkpoints": sorted(names)})
+        return
+    rows = [_row(run, *entry) for entry in shown]
     run.out.table(rows, styles=("yellow", "dim", "", "", "", "dim", "dim", "green"))
     if len(shown) < len(listed):
         run.out.note(f"the newest {limit}; --limit or --all shows more")
-    elif not listed:
-        _explain_nothing(path)
-
-
-def _explain_nothing(path: str | None) -> None:
-    from atlas_sdk import NotFound
-    from atlas_sdk.files import printable
-
-    if path is not None:
-        raise NotFound(f"no version of {printable(path)} is on record", kind="file", name=path)
 
 
 def _versions(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[tuple[Snapshot, list[str]]]":
@@ -92,10 +88,9 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
 
 
 def _with_delta(
-    atlas: "Atlas", project: "Project", versions: "Iterator[tuple[Snapshot, list[str]]]"
+    atlas: "Atlas", project: "Project", listed: "list[tuple[Snapshot, list[str]]]"
 ) -> "Iterator[tuple[Snapshot, list[str], int | None]]":
     """Add by how many bytes each version differs from the one before; None for a file's first."""
-    listed = list(versions)
     sizes = {(version.path, version.seq): version.size for version, _ in listed}
     for version, names in listed:
         key = (version.path, version.seq - 1)
@@ -103,14 +98,6 @@ def _with_delta(
             earlier = atlas.memory.history(project, version.path, limit=1, before=version)
             sizes[key] = earlier[0].size if earlier else 0
         yield version, names, version.size - sizes[key] if version.seq > 1 else None
-
-
-def _print_json(run: "Invocation", entries: "Iterator[tuple[Snapshot, list[str], int | None]]") -> None:
-    from atlas_sdk.cli.records import of_version
-
-    for version, names, delta in entries:
-        fields: dict[str, Any] = {**of_version(version), "delta": delta, "checkpoints": sorted(names)}
-        run.out.record(fields)
 
 
 def _row(run: "Invocation", version: "Snapshot", names: list[str], delta: int | None) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
     from atlas_sdk.files import printable
 
     try:
+        if not _is_text(ref):
+            raise NotFound(f"no version is called {printable(ref)!r}", kind="version", name=ref)
         state = atlas.memory.resolve(project, ref)
     except (NotFound, InvalidInput) as problem:
         failure = problem
@@ -74,3 +76,12 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
         return atlas.memory.version(project, path)
     except (NotFound, InvalidInput):
         raise failure from None
+
+
+def _is_text(ref: str) -> bool:
+    """Tell whether a reference can be asked for: a name of bytes that are not UTF-8 is no text for PostgreSQL."""
+    try:
+        ref.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

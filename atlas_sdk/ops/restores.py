@@ -133,8 +133,8 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
             )
         if now is not None and now.content is None:
             raise RestoreRefused(
-                f"{step.path} is {now.size:,} bytes now, over the size limit of {tracking.limit_bytes:,}, so it could not "
-                "be kept; nothing was written: move it away first",
+                f"{step.path} is {now.size:,} bytes now, over the size limit of {tracking.limit_bytes:,}, so it could "
+                "not be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
         present[step.path] = now

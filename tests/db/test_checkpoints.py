@@ -144,6 +144,20 @@ def test_the_list_is_newest_first_and_of_one_project(shared: Atlas, folder: Path
     assert [(one.files, one.size) for one in made] == [(1, n) for n in range(12, 0, -1)]
 
 
+@pytest.mark.xfail(reason="the next page begins below the number that a version and its checkpoints share")
+def test_pages_of_a_history_with_checkpoints_leave_nothing_out(shared: Atlas, folder: Path) -> None:
+    project = new_project(shared, folder)
+    for n in range(3):
+        shared.memory.snapshot(project, "CLAUDE.md", b"%d" % n)
+        shared.memory.checkpoint(project, f"c{n}")
+    whole = shared.memory.history(project, "CLAUDE.md")
+    assert len(whole) == 6
+    pages: list[Any] = []
+    while page := shared.memory.history(project, "CLAUDE.md", limit=1, before=pages[-1] if pages else None):
+        pages += page
+    assert pages == whole
+
+
 def test_mode_link_and_context_are_in_it(shared: Atlas, folder: Path) -> None:
     (folder / "CLAUDE.md").unlink()
     (folder / "CLAUDE.md").symlink_to("notes.md")
@@ -193,14 +207,14 @@ def test_no_checkpoint_shows_two_files_out_of_step(dsn: str, folder: Path) -> No
         assert len(written) > 5
 
 
-def test_maintenance_never_removes_one(shared: Atlas, folder: Path) -> None:
-    project = new_project(shared, folder)
+def test_maintenance_never_removes_one(atlas: Atlas, folder: Path) -> None:
+    project = new_project(atlas, folder)
     for n in range(5):
         for path in ("CLAUDE.md", "notes.md"):
-            shared.memory.snapshot(project, path, b"%s %d" % (path.encode(), n), kind="auto")
-        shared.memory.checkpoint(project, f"c{n}")
-    kept = {f"c{n}": contents(shared, project, f"c{n}") for n in range(5)}
-    with psycopg.connect(shared.url) as connection:
+            atlas.memory.snapshot(project, path, b"%s %d" % (path.encode(), n), kind="auto")
+        atlas.memory.checkpoint(project, f"c{n}")
+    kept = {f"c{n}": contents(atlas, project, f"c{n}") for n in range(5)}
+    with psycopg.connect(atlas.url) as connection:
         for table in ("memory_snapshots", "checkpoints"):
             connection.execute(
                 f"UPDATE {table} SET created_at = NOW() - INTERVAL '99 days' WHERE project_id = %s", [project.id]
@@ -209,6 +223,6 @@ def test_maintenance_never_removes_one(shared: Atlas, folder: Path) -> None:
             "DELETE FROM memory_snapshots WHERE kind = 'auto' AND created_at < NOW() - INTERVAL '30 days'"
         )
         assert gone.rowcount == 8
-    assert {name: contents(shared, project, name) for name in kept} == kept
-    assert [made.files for made in shared.memory.checkpoints(project)] == [2] * 5
+    assert {name: contents(atlas, project, name) for name in kept} == kept
+    assert [made.files for made in atlas.memory.checkpoints(project)] == [2] * 5
     assert kept["c2"] == {"CLAUDE.md": b"CLAUDE.md 2", "notes.md": b"notes.md 2"}

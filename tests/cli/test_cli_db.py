@@ -1,0 +1,85 @@
+import psycopg
+import pytest
+
+from atlas_sdk.cli.db import masked
+
+
+def test_status_of_the_embedded_server(home, cli):
+    found = cli("db", "status", "--json").record
+    assert (found["ok"], found["pending"], found["problem"]) == (True, 0, None)
+    assert found["database"] == f"embedded, in {home}"
+    assert found["server_version"].startswith("18")
+    assert found["latency_ms"] > 0
+    assert "up to date" in cli("db", "status").out
+
+
+def test_a_server_changes_only_when_asked(cli, empty_dsn, folder):
+    missing = cli("log", "--dsn", empty_dsn, "--project", folder)
+    assert missing.code == 1
+    assert "atlasctl db migrate" in missing.sentence
+    state = cli("db", "status", "--dsn", empty_dsn, "--json")
+    assert state.code == 1
+    assert state.record["schema_version"] is None
+    assert state.record["pending"] >= 4
+    assert "none" in cli("db", "status", "--dsn", empty_dsn).out
+    made = cli("db", "init", "--dsn", empty_dsn, "--json").record
+    assert len(made["applied"]) == made["schema_version"] == state.record["pending"]
+    assert "nothing to do" in cli("db", "init", "--dsn", empty_dsn).out
+    assert "nothing to do" in cli("db", "migrate", "--dsn", empty_dsn).out
+    assert cli("init", folder, "--dsn", empty_dsn).code == 0
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """For how long the server was asked to stay; the session's own stays up anyway."""
+    asked = []
+    monkeypatch.setattr("atlas_sdk.Atlas.keep_server_for", lambda _, seconds: asked.append(seconds))
+    return asked
+
+
+def test_environment_gives_the_database_but_never_the_applications_own(cli, dsn, folder, home, monkeypatch, kept):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/application")
+    assert cli("db", "url", "--json").record["embedded"] is True
+    monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
+    assert cli("db", "url").out.strip() == dsn
+    assert cli("db", "url", "--dsn", "postgresql://other/x").out.strip() == "postgresql://other/x"
+
+
+def test_url_of_the_embedded_server_works(home, cli, kept):
+    ran = cli("db", "url")
+    assert kept == [600]
+    assert "stays up for 10 minutes" in ran.err
+    with psycopg.connect(ran.out.strip()) as connection:
+        assert connection.execute("SELECT count(*) FROM schema_version").fetchone()[0] >= 4
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://ada@db/atlas", "postgresql://ada@db/atlas"),
+        ("postgresql://ada:s3cret@db:5433/atlas?sslmode=require", "postgresql://ada:***@db:5433/atlas?sslmode=require"),
+        ("postgresql://ada:a%40b:c@db/x", "postgresql://ada:***@db/x"),
+        ("postgresql://db/x?user=ada&password=s3cret", "postgresql://db/x?user=ada&password=***"),
+        ("postgresql://db/x?p%61ssword=s3cret&sslpassword=t", "postgresql://db/x?p%61ssword=***&sslpassword=***"),
+        ("host=db password=s3cret user=ada", "host=db password=*** user=ada"),
+        ("host=db password = 's3 cr\\'et' user=ada", "host=db password = *** user=ada"),
+        (
+            "postgresql:///atlas?host=%2Frun&user=atlas&port=5432",
+            "postgresql:///atlas?host=%2Frun&user=atlas&port=5432",
+        ),
+    ],
+)
+def test_passwords_are_masked(cli, given, shown):
+    assert masked(given) == shown
+    ran = cli("db", "url", "--dsn", given)
+    assert ran.out.strip() == shown
+    assert cli("db", "url", "--dsn", given, "--show-password").out.strip() == given
+
+
+def test_user_of_the_settings_acts(cli, dsn, folder, monkeypatch, atlas):
+    ada = atlas.users.create("ada@example.com")
+    monkeypatch.setenv("ATLAS_USER", "Ada@example.com")
+    assert cli("init", folder, "--dsn", dsn).code == 0
+    assert [project.path for project in atlas.projects.list(ada)] == [str(folder)]
+    monkeypatch.delenv("ATLAS_USER")
+    assert cli("log", "--dsn", dsn, "--project", folder).code == 3

@@ -1,0 +1,207 @@
+"""Bad input: one line, the right exit code, nothing lost."""
+
+import errno
+import json
+import os
+
+import psycopg
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["show", "nowhere:CLAUDE.md"], 3, "no checkpoint or version of app is called 'nowhere'"),
+        (["show", "absent.md"], 3, "no checkpoint or version of app is called 'absent.md'"),
+        (["show", "latest:absent.md"], 3, "absent.md did not exist at 'latest'"),
+        (["diff", "nowhere"], 3, "no checkpoint or version of app is called 'nowhere'"),
+        (["restore", "nowhere"], 3, "no checkpoint or version of app is called 'nowhere'"),
+        (["restore", "latest", "absent.md"], 3, "absent.md did not exist at 'latest'"),
+        (["log", "absent.md"], 3, "no version of absent.md is on record"),
+        (["snapshot", "absent.md"], 3, "absent.md: no such file"),
+        (["undo"], 3, "app has no restore to undo"),
+        (["redo"], 3, "app has no undone restore to redo"),
+        (["checkpoint", "latest"], 2, "'latest' means something else in references"),
+        (["checkpoint", ""], 2, "'' is no name for a checkpoint"),
+        (["checkpoint", "two\nlines"], 2, "is no name for a checkpoint"),
+        (["show", "@{whenever}"], 2, "@{whenever} is no moment"),
+        (["log", "../outside.md"], 1, "is outside the project"),
+        (["log", "/etc/passwd"], 1, "/etc/passwd is outside the project"),
+        (["log", ""], 2, "a path is empty"),
+        (["log", "."], 2, "is the project itself"),
+        (["show", "v1:../../etc/passwd"], 1, "is outside the project"),
+    ],
+)
+def test_bad_argument(app, cli, arguments, code, sentence):
+    ran = cli(*arguments)
+    assert ran.code == code
+    assert sentence in ran.sentence
+    as_object = cli(*arguments, "--json")
+    assert as_object.code == code
+    assert sentence in json.loads(as_object.err)["error"]
+
+
+def test_ambiguous_prefix(app, cli):
+    first, second = (one["id"].replace("-", "") for one in cli("log", "--json").records)
+    common = os.path.commonprefix([first, second])
+    ran = cli("show", common)
+    assert ran.code == 1
+    assert "fits several versions" in ran.sentence
+
+
+def test_not_a_project(home, tmp_path, cli):
+    ran = cli("log", "--project", tmp_path)
+    assert ran.code == 3
+    assert ran.sentence == f"{tmp_path} is not in a registered project; run: atlasctl init {tmp_path}"
+
+
+def test_init_of_what_is_no_folder(home, folder, cli):
+    assert (cli("init", folder / "absent").code, cli("init", folder / "CLAUDE.md").code) == (3, 2)
+    assert "make the folder first" in cli("init", folder / "absent").sentence
+    assert "is not a folder" in cli("init", folder / "CLAUDE.md").sentence
+
+
+def test_current_folder_that_is_gone(home, tmp_path, monkeypatch, cli):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    ran = cli("log")
+    assert (ran.code, ran.sentence) == (1, "the current folder is gone; go to one that exists")
+
+
+def test_symlink_out_of_the_project_is_not_followed(app, cli):
+    (app / "NOTES.md").symlink_to("/etc/passwd")
+    ran = cli("snapshot")
+    assert ran.code == 1
+    assert "NOTES.md is a symlink to /etc/passwd, outside the project" in ran.err
+    assert cli("snapshot", "NOTES.md").code == 1
+    assert cli("log", "NOTES.md").code == 3
+
+
+def test_one_bad_file_stops_no_other(app, cli):
+    (app / "NOTES.md").symlink_to("/etc/passwd")
+    (app / "CLAUDE.md").write_text("new")
+    (app / "notes.md").write_text("new")
+    assert cli("snapshot", "NOTES.md", "CLAUDE.md").code == 1
+    assert cli("snapshot").code == 1
+    assert cli("show", "CLAUDE.md").raw == b"new"
+    assert cli("show", "notes.md").raw == b"new"
+
+
+def test_unreadable_file(app, cli, monkeypatch):
+    """Root reads everything, so the system call itself says no."""
+    real = os.open
+
+    def refuse(path, flags, *more, **options):
+        if os.fspath(path) == "notes.md":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, flags, *more, **options)
+
+    (app / "CLAUDE.md").write_text("new")
+    monkeypatch.setattr(os, "open", refuse)
+    ran = cli("snapshot")
+    assert ran.code == 1
+    assert "cannot read notes.md: permission denied" in ran.err
+    assert cli("show", "CLAUDE.md").raw == b"new"
+    status = cli("status")
+    assert status.code == 6
+    assert "cannot read notes.md: permission denied" in status.err
+
+
+def test_file_over_the_limit(app, cli):
+    (app / "notes.md").write_bytes(b"x" * (8 * 2**20 + 1))
+    assert "notes.md is over the size limit of 8,388,608 bytes: only its hash was kept" in cli("snapshot").err
+    ran = cli("show", "notes.md")
+    assert ran.code == 1
+    assert "only" in ran.sentence
+    assert "size limit" in ran.sentence
+    assert cli("diff", "@{now}", "--stat").code == 0
+    # What could not be kept is not overwritten.
+    cli("checkpoint", "v1")
+    version = cli("log", "notes.md", "--json").records[-1]["id"]
+    refused = cli("restore", version)
+    assert refused.code == 1
+    assert "over the size limit" in refused.err
+    assert (app / "notes.md").stat().st_size == 8 * 2**20 + 1
+
+
+def test_empty_file_is_a_version(app, cli):
+    (app / "CLAUDE.md").write_bytes(b"")
+    assert cli("snapshot").code == 0
+    assert cli("show", "CLAUDE.md") == (0, b"", "")
+
+
+def test_refused_connection(cli, folder):
+    for arguments in (["log"], ["db", "status"], ["db", "init"], ["init", str(folder)], ["verify"]):
+        ran = cli(*arguments, "--dsn", "postgresql://127.0.0.1:1/x", "--project", folder)
+        assert ran.code == 5
+        assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in ran.sentence
+    ran = cli("log", "--dsn", "postgresql://127.0.0.1:1/x", "--json")
+    assert json.loads(ran.err)["kind"] == "DatabaseUnreachable"
+
+
+def test_malformed_dsn(cli, folder):
+    ran = cli("log", "--dsn", "nonsense", "--project", folder)
+    assert ran.code != 0
+    assert "nonsense" not in ran.sentence
+
+
+def test_wrong_role(cli, dsn, folder):
+    ran = cli("log", "--dsn", dsn.replace("user=atlas", "user=stranger"), "--project", folder)
+    assert ran.code == 5
+    assert "does not accept this user or password" in ran.sentence
+
+
+def test_home_below_a_file(cli, folder, monkeypatch):
+    monkeypatch.setenv("ATLAS_HOME", str(folder / "CLAUDE.md" / "home"))
+    ran = cli("log", "--project", folder)
+    assert ran.code == 5
+    assert "cannot be used" in ran.sentence
+    ran = cli("watch")
+    assert ran.code in {1, 5}
+    assert "Traceback" not in ran.err
+
+
+def test_schema_newer_than_the_code(cli, dsn, folder):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO schema_version (version, name, checksum) "
+            "SELECT max(version) + 1, 'future', repeat('0', 64) FROM schema_version"
+        )
+    for arguments in (["log"], ["db", "migrate"], ["db", "init"]):
+        ran = cli(*arguments, "--dsn", dsn, "--project", folder)
+        assert ran.code == 1
+        assert "upgrade AtlasEngine" in ran.sentence
+
+
+def test_broken_version(cli, dsn, folder):
+    cli("init", folder, "--dsn", dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE memory_blobs SET data = '\\x0066' WHERE size = 8")
+    ran = cli("verify", "--dsn", dsn)
+    assert ran.code == 6
+    assert "notes.md" in ran.out
+    assert [one["path"] for one in cli("verify", "--dsn", dsn, "--json").record["broken"]] == ["notes.md"]
+    assert cli("show", "notes.md", "--dsn", dsn, "--project", folder).code == 6
+
+
+def test_unknown_user(cli, dsn, folder, monkeypatch):
+    monkeypatch.setenv("ATLAS_USER", "ada@example.com")
+    ran = cli("init", folder, "--dsn", dsn)
+    assert (ran.code, ran.sentence) == (3, "no user of this database has the address ada@example.com")
+
+
+def test_bad_settings_file(cli, folder, home, tmp_path):
+    (tmp_path / "config" / "atlasengine").mkdir(parents=True)
+    (tmp_path / "config" / "atlasengine" / "config.toml").write_text("[atlas]\ncolour = 'never'\n")
+    ran = cli("log", "--project", folder)
+    assert ran.code == 2
+    assert "config.toml: atlas.colour is not known" in ran.sentence
+
+
+def test_project_must_not_redirect_memory(app, cli):
+    (app / ".atlas.toml").write_text("[atlas]\ndatabase_url = 'postgresql://evil.example/x'\n")
+    ran = cli("snapshot")
+    assert ran.code == 2
+    assert ".atlas.toml: atlas.database_url a project must not decide where memory goes" in ran.sentence

@@ -1,0 +1,108 @@
+"""What changes on a terminal: colours, relative times, a question before files are written."""
+
+import os
+import pty
+import select
+import subprocess
+import time
+
+import pytest
+
+PATIENCE_S = 30
+
+
+class Terminal:
+    def __init__(self, command, **environment):
+        self._mine, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"} | environment
+        )
+        os.close(theirs)
+        self.text = ""
+
+    def read_until(self, wanted=None):
+        deadline = time.monotonic() + PATIENCE_S
+        while wanted is None or wanted not in self.text:
+            ready, _, _ = select.select([self._mine], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"waited for {wanted!r} in vain: {self.text!r}"
+            try:
+                raw = os.read(self._mine, 4096)
+            except OSError:
+                # Linux says EIO when the other side is closed.
+                break
+            if not raw:
+                break
+            self.text += raw.decode(errors="replace")
+        return self.text
+
+    def type(self, text):
+        os.write(self._mine, text.encode())
+
+    def end(self):
+        self.read_until()
+        os.close(self._mine)
+        return self.process.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def terminal(app, atlasctl):
+    def run(*arguments, **environment):
+        return Terminal([atlasctl, *arguments], **environment)
+
+    return run
+
+
+def test_colours_and_relative_times(app, terminal):
+    shown = terminal("log")
+    assert shown.end() == 0
+    assert "\x1b[" in shown.text
+    assert " s ago" in shown.text or " min ago" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [([], {"NO_COLOR": "1"}), (["--no-color"], {}), ([], {"TERM": "dumb"})]
+)
+def test_colours_can_be_refused(app, terminal, arguments, environment):
+    for command in (["log"], ["diff"], ["status"]):
+        shown = terminal(*command, *arguments, **environment)
+        shown.end()
+        assert "\x1b[" not in shown.text
+
+
+def test_names_stay_harmless_in_colour(app, terminal):
+    (app / "scratch").mkdir()
+    (app / "scratch" / "\x1b[2J[red]\n.md").write_text("\x1b[2Jcontrol\n")
+    for command in (["status"], ["diff"], ["snapshot"], ["log"]):
+        shown = terminal(*command)
+        shown.end()
+        assert "\x1b[2J" not in shown.text
+        assert "scratch/\\x1b[2J[red]\\n.md" in shown.text.replace("\r\n", "")
+
+
+def test_restore_asks_and_no_writes_nothing(app, cli, terminal):
+    cli("checkpoint", "v1")
+    (app / "CLAUDE.md").write_text("gutted")
+    asked = terminal("restore", "v1")
+    asked.read_until("Restore now?")
+    asked.type("n\n")
+    assert asked.end() == 1
+    assert "nothing was written" in asked.text
+    assert (app / "CLAUDE.md").read_text() == "gutted"
+    asked = terminal("restore", "v1")
+    asked.read_until("Restore now?")
+    asked.type("y\n")
+    assert asked.end() == 0
+    assert (app / "CLAUDE.md").read_text() != "gutted"
+    assert terminal("undo", "--yes").end() == 0
+    assert (app / "CLAUDE.md").read_text() == "gutted"
+
+
+def test_interrupt_at_the_question_writes_nothing(app, cli, terminal):
+    cli("checkpoint", "v1")
+    (app / "CLAUDE.md").write_text("gutted")
+    asked = terminal("restore", "v1")
+    asked.read_until("Restore now?")
+    asked.process.send_signal(2)
+    assert asked.end() == 130
+    assert "Traceback" not in asked.text
+    assert (app / "CLAUDE.md").read_text() == "gutted"

@@ -1,0 +1,339 @@
+"""The whole memory against a model: dictionaries of bytes, on a real database and a real folder.
+
+The sequences are the same in every run. To look for new ones, and longer:
+`ATLAS_MACHINE_EXAMPLES=2000 pytest tests/stateful/test_memory_machine.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from attrs import define, field
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from atlas_sdk import Atlas, NotFound, Snapshot
+
+EXAMPLES = int(os.environ.get("ATLAS_MACHINE_EXAMPLES", "25"))
+PATHS = ("CLAUDE.md", "notes.md", ".claude/rules/style.md")
+PRUNE = "DELETE FROM memory_snapshots WHERE kind = 'auto' AND created_at < NOW() - INTERVAL '30 days'"
+
+Files = dict[str, bytes]
+
+
+def _rules(n: int) -> bytes:
+    """Return one of many contents that are nearly the same: deltas of each other."""
+    return b"".join(b"line %d of the rules\n" % line for line in range(40)) + b"edition %d\n" % n
+
+
+def _noise(n: int) -> bytes:
+    """Return one of a few contents that no delta helps with: chains break off and begin anew."""
+    return b"".join(hashlib.sha512(b"%d %d" % (n, part)).digest() for part in range(30))
+
+
+paths = st.sampled_from(PATHS)
+contents = st.one_of(
+    st.builds(_rules, st.integers(0, 11)), st.builds(_noise, st.integers(0, 2)), st.sampled_from([b"", b"a", b"\0\xff"])
+)
+kinds = st.sampled_from(["auto", "claude_md"])
+picks = st.integers(0, 2**16)
+
+
+@define
+class Restored:
+    """A restore as the model knows it: the files that it changed, before and after; None: no such file."""
+
+    before: dict[str, bytes | None]
+    after: dict[str, bytes | None]
+    undone: bool = False
+
+
+@define
+class Model:
+    """What must be on disk and on record."""
+
+    disk: Files = field(factory=dict)
+    #: The newest version of every file that was ever recorded; None: deleted.
+    newest: dict[str, bytes | None] = field(factory=dict)
+    checkpoints: dict[str, Files] = field(factory=dict)
+    restores: list[Restored] = field(factory=list)
+    #: Every version that has not been pruned.
+    versions: dict[UUID, tuple[Snapshot, bytes | None]] = field(factory=dict)
+
+    def living(self) -> Files:
+        return {path: content for path, content in self.newest.items() if content is not None}
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """Does to the memory what people, agents, cron and crashes do, and compares."""
+
+    home: ClassVar[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="atlas-machine-"))
+        self.atlas = Atlas.open(home=self.home)
+        self.model = Model()
+
+    @initialize()
+    def register(self) -> None:
+        self.user = self.atlas.users.create(f"{uuid4().hex}@example.com")
+        self.project = self.atlas.projects.create(self.user, path=self.folder)
+
+    def teardown(self) -> None:
+        self.atlas.close()
+        shutil.rmtree(self.folder)
+
+    def learn(self, version: Snapshot | None, path: str, content: bytes | None) -> None:
+        """Compare an answer with what the model expects of it, and remember the version."""
+        if path in self.model.newest and self.model.newest[path] == content:
+            assert version is None, f"{path}: a version although nothing changed"
+            return
+        assert version is not None, f"{path}: a change is not on record"
+        assert (version.path, version.deleted) == (path, content is None)
+        self.model.versions[version.id] = (version, content)
+        self.model.newest[path] = content
+
+    def learn_from_history(self, path: str, *changes: bytes | None) -> None:
+        """Remember the versions that an operation made besides its answer, in this order."""
+        expected = []
+        newest = self.model.newest.get(path)
+        for content in changes:
+            if path not in self.model.newest and content is None:
+                continue
+            if path not in self.model.newest or content != newest:
+                expected.append(content)
+                self.model.newest[path] = newest = content
+        history = [v for v in self.atlas.memory.history(self.project, path, limit=20) if v.kind != "checkpoint"]
+        for version, content in zip(history, expected[::-1], strict=False):
+            assert version.id not in self.model.versions, f"{path}: a change is not on record"
+            assert version.deleted == (content is None)
+            self.model.versions[version.id] = (version, content)
+
+    # What happens on disk, with nobody looking.
+
+    @rule(path=paths, content=contents)
+    def write_on_disk(self, path: str, content: bytes) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_bytes(content)
+        self.model.disk[path] = content
+
+    @precondition(lambda self: self.model.disk)
+    @rule(pick=picks)
+    def delete_on_disk(self, pick: int) -> None:
+        path = sorted(self.model.disk)[pick % len(self.model.disk)]
+        (self.folder / path).unlink()
+        del self.model.disk[path]
+
+    # What goes on record.
+
+    @rule(path=paths, content=contents, kind=kinds)
+    def snapshot_bytes(self, path: str, content: bytes, kind: str) -> None:
+        made = self.atlas.memory.snapshot(self.project, path, content, kind=kind, mode=0o644)
+        self.learn(made, path, content)
+
+    @rule(path=paths)
+    def snapshot_file(self, path: str) -> None:
+        content = self.model.disk.get(path)
+        if content is None and path not in self.model.newest:
+            with pytest.raises(NotFound):
+                self.atlas.memory.snapshot(self.project, path)
+            return
+        self.learn(self.atlas.memory.snapshot(self.project, path, kind="auto"), path, content)
+
+    @rule(path=paths)
+    def record_deletion(self, path: str) -> None:
+        if path in self.model.newest:
+            self.learn(self.atlas.memory.delete(self.project, path), path, None)
+
+    @rule(kind=kinds)
+    def capture(self, kind: str) -> None:
+        taken = {version.path: version for version in self.atlas.memory.capture(self.project, kind=kind).taken}
+        for path in PATHS:
+            if path in self.model.disk or path in self.model.newest:
+                self.learn(taken.pop(path, None), path, self.model.disk.get(path))
+        assert taken == {}
+
+    @rule()
+    def checkpoint(self) -> None:
+        name = f"c{len(self.model.checkpoints)}"
+        assert self.atlas.memory.checkpoint(self.project, name).files == len(self.model.living())
+        self.model.checkpoints[name] = self.model.living()
+
+    # Back and forth.
+
+    def carry_out(self, wanted: dict[str, bytes | None]) -> Restored:
+        """Tell the model that these files are restored; what is so already is no change."""
+        changed = {path: content for path, content in wanted.items() if self.model.disk.get(path) != content}
+        done = Restored(before={path: self.model.disk.get(path) for path in changed}, after=changed)
+        for path, content in changed.items():
+            self.learn_from_history(path, self.model.disk.get(path), content)
+            if content is None:
+                del self.model.disk[path]
+            else:
+                self.model.disk[path] = content
+        return done
+
+    def check_safety(self, before: Files, changed: Restored) -> None:
+        """The newest checkpoint is the safety one: every file that was changed is in it as it was on disk."""
+        name = self.atlas.memory.checkpoints(self.project)[0].name
+        assert name.startswith("before-")
+        kept = self.read(name)
+        for path in changed.before:
+            assert kept.get(path) == before.get(path), path
+        self.model.checkpoints[name] = kept
+
+    @precondition(lambda self: self.model.checkpoints)
+    @rule(pick=picks, delete=st.booleans(), only=st.one_of(st.none(), paths))
+    def restore_checkpoint(self, pick: int, delete: bool, only: str | None) -> None:  # noqa: FBT001  # drawn
+        name = sorted(self.model.checkpoints)[pick % len(self.model.checkpoints)]
+        wanted: dict[str, bytes | None] = dict(self.model.checkpoints[name])
+        if delete:
+            wanted |= {path: None for path in self.model.newest if path not in wanted}
+        if only is not None:
+            if only not in self.model.newest:
+                with pytest.raises(NotFound):
+                    self.atlas.memory.restore(self.project, name, paths=[only], delete=delete)
+                return
+            wanted = {path: content for path, content in wanted.items() if path == only}
+        self.restore(name, wanted, [] if only is None else [only], delete=delete)
+
+    @precondition(lambda self: self.model.versions)
+    @rule(pick=picks)
+    def restore_version(self, pick: int) -> None:
+        version, content = self.model.versions[sorted(self.model.versions)[pick % len(self.model.versions)]]
+        self.restore(str(version.id), {version.path: content}, [], delete=False)
+
+    def restore(self, reference: str, wanted: dict[str, bytes | None], only: list[str], *, delete: bool) -> None:
+        before = dict(self.model.disk)
+        answer = self.atlas.memory.restore(self.project, reference, paths=only, delete=delete)
+        done = self.carry_out(wanted)
+        assert (answer is None) == (not done.after)
+        if answer is not None:
+            assert [change.path for change in answer.changes] == sorted(done.after)
+            self.check_safety(before, done)
+            # A new restore ends what could be redone.
+            self.model.restores = [past for past in self.model.restores if not past.undone] + [done]
+
+    @rule()
+    def undo(self) -> None:
+        past = next((past for past in reversed(self.model.restores) if not past.undone), None)
+        if past is None:
+            with pytest.raises(NotFound):
+                self.atlas.memory.undo(self.project)
+            return
+        before = dict(self.model.disk)
+        assert self.atlas.memory.undo(self.project).undone_at is not None
+        past.undone = True
+        self.walked(before, self.carry_out(past.before))
+
+    @rule()
+    def redo(self) -> None:
+        past = next((past for past in self.model.restores if past.undone), None)
+        if past is None:
+            with pytest.raises(NotFound):
+                self.atlas.memory.redo(self.project)
+            return
+        before = dict(self.model.disk)
+        assert self.atlas.memory.redo(self.project).undone_at is None
+        past.undone = False
+        self.walked(before, self.carry_out(past.after))
+
+    def walked(self, before: Files, done: Restored) -> None:
+        if done.after:
+            self.check_safety(before, done)
+
+    # Time passes, processes come and go.
+
+    @rule(pick=picks)
+    def prune(self, pick: int) -> None:
+        """Age a few versions beyond the limit, then run the statement that people run."""
+        aged = [id_ for n, id_ in enumerate(sorted(self.model.versions)) if (pick >> (n % 16)) & 1]
+        with psycopg.connect(self.atlas.url) as connection:
+            connection.execute(
+                "UPDATE memory_snapshots SET created_at = NOW() - INTERVAL '31 days' WHERE id = ANY(%s)", [aged]
+            )
+            connection.execute(PRUNE)
+        left = {version.id for version in self.atlas.memory.history(self.project, limit=10_000)}
+        for id_ in set(self.model.versions) - left:
+            version, content = self.model.versions.pop(id_)
+            assert version.kind == "auto"
+            assert id_ in aged
+            later = [v for v, _ in self.model.versions.values() if v.path == version.path and v.seq > version.seq]
+            assert later, "the newest version was pruned"
+            assert content is None or any(not v.deleted for v in later), "the last content was pruned"
+
+    @rule()
+    def come_back_as_a_new_client(self) -> None:
+        self.atlas.close()
+        self.atlas = Atlas.open(home=self.home)
+
+    # What must hold after every step.
+
+    def read(self, reference: str) -> Files:
+        found = self.atlas.memory.resolve(self.project, reference)
+        return {version.path: self.atlas.memory.content(version) for version in found.versions}
+
+    @invariant()
+    def the_disk_is_as_in_the_model(self) -> None:
+        found = {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+        assert found == self.model.disk
+
+    @invariant()
+    def the_newest_versions_are_as_in_the_model(self) -> None:
+        if hasattr(self, "project"):
+            files = self.atlas.memory.files(self.project)
+            found = {v.path: None if v.deleted else self.atlas.memory.content(v) for v in files}
+            assert found == self.model.newest
+
+    @rule()
+    def look_at_everything(self) -> None:
+        """Read every checkpoint and every version; too slow to be done after every step."""
+        for name, kept in self.model.checkpoints.items():
+            assert self.read(name) == kept, name
+        for version, content in self.model.versions.values():
+            assert self.atlas.memory.content(version) == (content or b"")
+            assert version.deleted or hashlib.sha256(content or b"").hexdigest() == version.sha256
+        assert self.atlas.memory.verify(self.user).ok
+        numbers: dict[str, list[int]] = {}
+        for version, _ in self.model.versions.values():
+            numbers.setdefault(version.path, []).append(version.seq)
+        assert all(len(set(seqs)) == len(seqs) for seqs in numbers.values())
+
+
+def test_memory_behaves_as_its_model(atlas_home: Path) -> None:
+    class Machine(MemoryMachine):
+        home = atlas_home
+
+        def teardown(self) -> None:
+            if hasattr(self, "project"):
+                self.look_at_everything()
+            super().teardown()
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize="ATLAS_MACHINE_EXAMPLES" not in os.environ,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+
+from atlas_sdk.config import Settings, home_folder, load_settings, user_file
+from atlas_sdk.errors import InvalidInput
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DATABASE_URL", "HOME", "USER", "COLOR", "QUERY_LOG"):
+        monkeypatch.delenv(f"ATLAS_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def user_settings() -> Path:
+    path = user_file()
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    return folder
+
+
+def test_without_anything_the_defaults(project, tmp_path):
+    assert load_settings(project) == Settings()
+    assert load_settings().folder == home_folder() == tmp_path / "data" / "atlasengine"
+
+
+def test_precedence(project, user_settings, monkeypatch):
+    user_settings.write_text("[atlas]\ncolor = 'always'\nquery_log = true\nuser = 'ada@example.com'\n")
+    assert load_settings(project) == Settings(color="always", query_log=True, user="ada@example.com")
+    (project / ".atlas.toml").write_text("[atlas]\ncolor = 'never'\n")
+    assert load_settings(project).color == "never"
+    monkeypatch.setenv("ATLAS_COLOR", "auto")
+    monkeypatch.setenv("ATLAS_QUERY_LOG", "false")
+    assert load_settings(project).color == "auto"
+    assert load_settings(project).query_log is False
+    assert load_settings(project, color="always").color == "always"
+    assert load_settings(project, color=None).color == "auto"
+
+
+def test_nearest_project_file_counts(project):
+    inner = project / "a" / "b"
+    inner.mkdir(parents=True)
+    (project / ".atlas.toml").write_text("[atlas]\ncolor = 'never'\n[track]\nexclude = ['x']\n")
+    assert load_settings(inner).color == "never"
+    (inner / ".atlas.toml").write_text("")
+    assert load_settings(inner).color == "auto"
+
+
+def test_never_the_applications_own_database(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://application")
+    assert load_settings().database_url is None
+
+
+def test_emptied_variable_is_not_given(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "")
+    monkeypatch.setenv("ATLAS_HOME", "")
+    found = load_settings()
+    assert found.database_url is None
+    assert found.folder == tmp_path / "data" / "atlasengine"
+
+
+def test_home_of_the_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load_settings(home="~/memory").folder == Path("/home/ada/memory")
+
+
+def test_url_is_not_in_the_repr():
+    assert "s3cret" not in repr(Settings(database_url="postgresql://ada:s3cret@db/x"))
+
+
+@pytest.mark.parametrize("key", ["database_url", "home", "user"])
+def test_project_must_not_say_where_memory_goes(project, key):
+    (project / ".atlas.toml").write_text(f"[atlas]\n{key} = 'elsewhere'\n")
+    with pytest.raises(InvalidInput, match=rf"\.atlas\.toml: atlas\.{key} a project must not decide") as caught:
+        load_settings(project)
+    assert caught.value.field == f"atlas.{key}"
+    assert str(user_file()) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "sentence"),
+    [
+        ("[atlas", "file", "is not TOML"),
+        ("\xff", "file", "is not TOML"),
+        ("[other]\n", "other", "other is not known; there are: \\[atlas\\]"),
+        ("atlas = 3\n", "atlas", "atlas must be a table"),
+        ("[atlas]\ncolour = 'never'\n", "atlas.colour", "atlas.colour is not known; there are: database_url"),
+        ("[atlas]\ncolor = 'red'\n", "atlas.color", "auto, always or never; not 'red'"),
+        ("[atlas]\ncolor = 3\n", "atlas.color", "atlas.color must be a string"),
+        ("[atlas]\nquery_log = 'yes'\n", "atlas.query_log", "atlas.query_log must be true or false"),
+        ("[atlas]\nhome = true\n", "atlas.home", "atlas.home must be a string"),
+        ("#" * (2**20 + 1), "file", "is larger than 1,048,576 bytes"),
+    ],
+)
+def test_bad_file_is_named_with_its_key(user_settings, text, field, sentence):
+    user_settings.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidInput, match=sentence) as caught:
+        load_settings()
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{user_settings}: ")
+
+
+def test_file_that_cannot_be_read(user_settings):
+    user_settings.mkdir()
+    with pytest.raises(InvalidInput, match="cannot be read: is a directory"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("name", "value"), [("ATLAS_COLOR", "red"), ("ATLAS_QUERY_LOG", "maybe")])
+def test_bad_variable_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=f"{name} is .* not '{value}'") as caught:
+        load_settings()
+    assert caught.value.field == name
+
+
+def test_bad_flag_is_named():
+    with pytest.raises(InvalidInput, match="color is auto, always or never"):
+        load_settings(color="red")
