@@ -87,14 +87,15 @@ class Status:
     pid: int
     started_at: datetime = field(converter=_required_time)
     written_at: datetime = field(factory=_now, converter=_required_time)
-    #: Whether every registered project is watched and was compared since the start.
+    #: Whether every registered project is watched and was compared since the start, the last one now.
     ready: bool = False
-    #: "inotify" or "observer".
+    #: "inotify", "observer" or "poll".
     backend: str = ""
     database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
     #: Files and folders that are still to be looked at.
     pending: int = 0
-    #: events, captures, snapshots, deletions, scans, overflows, errors, watch_failures: since the start.
+    #: Since the start: events, captures, snapshots, deletions, scans, overflows, errors. Now: watch_failures, the
+    #: projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
     projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
 

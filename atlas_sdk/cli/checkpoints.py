@@ -2,7 +2,7 @@
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import UTF8, Command, Flags
 
 __all__ = ["checkpoint", "checkpoints"]
 
@@ -15,8 +15,8 @@ __all__ = ["checkpoint", "checkpoints"]
         "atlasctl checkpoint before-refactor --json",
     ),
 )
-@click.argument("name")
-@click.option("--note", metavar="TEXT", help="A remark to keep with it.")
+@click.argument("name", type=UTF8)
+@click.option("--note", metavar="TEXT", type=UTF8, help="A remark to keep with it.")
 @click.pass_obj
 def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     """Name the state of all memory files.

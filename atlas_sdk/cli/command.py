@@ -6,7 +6,25 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-__all__ = ["Command", "Flags", "global_options"]
+__all__ = ["UTF8", "Command", "Flags", "global_options"]
+
+
+class _Utf8(click.ParamType):
+    """Text for the database, which is UTF-8; a file's name may be any bytes and is not of this type."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what the shell gave as bytes that are no UTF-8."""
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail("it is not UTF-8; give a file of such a name after --, or with snapshot, log or show", param, ctx)
+        return text
+
+
+UTF8 = _Utf8()
 
 
 class Flags:

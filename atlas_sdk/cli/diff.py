@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import UTF8, Command, Flags
 
 if TYPE_CHECKING:
     from atlas_sdk import FileDiff
@@ -39,8 +39,8 @@ class _DiffCommand(Command):
         "atlasctl diff '@{yesterday}' -- CLAUDE.md",
     ),
 )
-@click.argument("a", metavar="", default="latest")
-@click.argument("b", metavar="", required=False)
+@click.argument("a", metavar="", default="latest", type=UTF8)
+@click.argument("b", metavar="", required=False, type=UTF8)
 @click.option("--stat", is_flag=True, help="Only count lines.")
 @click.pass_context
 def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:

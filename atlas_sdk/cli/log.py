@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 _PAGE_ROWS = 200
+#: For more there is --all.
+_MOST = 1_000_000
 #: What restores call the checkpoints that they make on their own: noise between names that somebody chose.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
@@ -25,7 +27,7 @@ _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
     examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"),
 )
 @click.argument("path", required=False)
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Versions at most.")
+@click.option("-n", "--limit", type=click.IntRange(1, _MOST), default=20, show_default=True, help="Versions at most.")
 @click.option("--all", "everything", is_flag=True, help="Every version.")
 @click.pass_obj
 def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None:

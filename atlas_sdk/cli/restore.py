@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import UTF8, Command, Flags
 from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a ter
         "atlasctl restore '@{2h ago}' --delete",
     ),
 )
-@click.argument("ref")
+@click.argument("ref", type=UTF8)
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @_dry_run
 @click.option("--delete", is_flag=True, help="Delete tracked files that REF does not have; unless set they are kept.")

@@ -7,7 +7,7 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, Snapshot
+    from atlas_sdk import Atlas, Project, Snapshot, State
 
 __all__ = ["show"]
 
@@ -52,9 +52,7 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
     from atlas_sdk.files import printable
 
     try:
-        if not _is_text(ref):
-            raise NotFound(f"no version is called {printable(ref)!r}", kind="version", name=ref)
-        state = atlas.memory.resolve(project, ref)
+        state = _state(atlas, project, ref)
     except (NotFound, InvalidInput) as problem:
         failure = problem
     else:
@@ -78,10 +76,13 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
         raise failure from None
 
 
-def _is_text(ref: str) -> bool:
-    """Tell whether a reference can be asked for: a name of bytes that are not UTF-8 is no text for PostgreSQL."""
+def _state(atlas: "Atlas", project: "Project", ref: str) -> "State":
+    from atlas_sdk import NotFound
+    from atlas_sdk.files import printable
+
     try:
         ref.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        # A file may have such a name, a checkpoint may not: PostgreSQL's text is UTF-8.
+        raise NotFound(f"no version is called {printable(ref)}", kind="version", name=ref) from None
+    return atlas.memory.resolve(project, ref)

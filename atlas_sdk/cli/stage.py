@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -52,7 +53,8 @@ class Stage:
         self._flags = flags
         self._keep = keep
         self._out = Output(json=flags.json, color="never" if flags.no_color else "auto")
-        self._root = Path(os.path.realpath(tempfile.mkdtemp(prefix="atlas-demo-")))
+        # Made in `play`: what is made before `__exit__` is sure to come could stay behind.
+        self._root = Path(os.path.realpath(tempfile.gettempdir())) / f"atlas-demo-{secrets.token_hex(4)}"
         self._home = self._root / "home"
         self.app = self._root / "app"
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -64,11 +66,8 @@ class Stage:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
-        self.app.mkdir()
         # The server goes when the demo does; nobody else uses it.
         os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
-        if not self._flags.json:
-            self._out.line(self._bold(f"AtlasEngine at work, in {self._root}"))
         return self
 
     def __exit__(
@@ -96,6 +95,10 @@ class Stage:
 
     def play(self, steps: Iterable[tuple[str, Callable[[Self], None]]]) -> None:
         """Carry out the steps in order, up to the first that does not hold."""
+        self._root.mkdir(mode=0o700)
+        self.app.mkdir()
+        if not self._flags.json:
+            self._out.line(self._bold(f"AtlasEngine at work, in {self._root}"))
         for title, step in steps:
             self.say()
             began = time.monotonic()
@@ -133,7 +136,8 @@ class Stage:
 
     def open(self) -> None:
         """Start the server, and keep it up until the end."""
-        self.atlas = Atlas.open(home=self._home)
+        with _signals_later():
+            self.atlas = Atlas.open(home=self._home)
 
     @cached_property
     def project(self) -> "Project":
@@ -238,6 +242,21 @@ class Stage:
 
     def _bold(self, text: str) -> str:
         return self._out.style(text, bold=True)
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let what must not stop half-way, such as a database in the making, end first."""
+    seen: list[int] = []
+    numbers = (signal.SIGINT, *_SIGNALS)
+    before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

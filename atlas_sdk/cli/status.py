@@ -19,7 +19,6 @@ __all__ = ["status"]
 #: it was deleted, its content is on record; "changed" and "new": nobody will capture it; "unkept": over the size
 #: limit, only its hash is on record; "problem": it cannot be read or must not be followed.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
-_STYLES: Final = {"protected": "green", "pending": "yellow", "gone": "bright_black"}
 
 
 @click.command(cls=Command, examples=("atlasctl status", "atlasctl status --all", "atlasctl status --json"))

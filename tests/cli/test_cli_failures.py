@@ -24,6 +24,12 @@ import pytest
         (["checkpoint", "latest"], 2, "'latest' means something else in references"),
         (["checkpoint", ""], 2, "'' is no name for a checkpoint"),
         (["checkpoint", "two\nlines"], 2, "is no name for a checkpoint"),
+        (["checkpoint", "caf\udce9"], 2, "it is not UTF-8"),
+        (["checkpoint", "x", "--note", "caf\udce9"], 2, "it is not UTF-8"),
+        (["restore", "caf\udce9"], 2, "it is not UTF-8"),
+        (["diff", "caf\udce9"], 2, "it is not UTF-8"),
+        (["show", "caf\udce9.md"], 3, "no version is called caf\\xe9.md"),
+        (["log", "caf\udce9.md"], 3, "no version of caf\\xe9.md is on record"),
         (["show", "@{whenever}"], 2, "@{whenever} is no moment"),
         (["log", "../outside.md"], 1, "is outside the project"),
         (["log", "/etc/passwd"], 1, "/etc/passwd is outside the project"),
@@ -43,7 +49,7 @@ def test_bad_argument(app, cli, arguments, code, sentence):
 
 def test_ambiguous_prefix(app, cli):
     first, second = (one["id"].replace("-", "") for one in cli("log", "--json").records)
-    common = os.path.commonprefix([first, second])
+    common = first[: next(at for at, letter in enumerate(first) if letter != second[at])]
     ran = cli("show", common)
     assert ran.code == 1
     assert "fits several versions" in ran.sentence

@@ -1,6 +1,5 @@
 """The way through a day: init, snapshot, checkpoint, log, show, diff, restore, undo, redo, verify."""
 
-import os
 import re
 import stat
 from uuid import UUID
@@ -13,7 +12,7 @@ from atlas_sdk.files import from_text
 def test_init_protects_and_writes_nothing_into_the_folder(home, folder, cli):
     (folder / "leak.md").symlink_to("/etc/hostname")
     (folder / "NOTES.md").symlink_to("/etc/hostname")
-    before = sorted(os.listdir(folder))
+    before = sorted(folder.iterdir())
     ran = cli("init", folder)
     assert ran.code == 0
     assert ran.out.splitlines() == [
@@ -24,7 +23,7 @@ def test_init_protects_and_writes_nothing_into_the_folder(home, folder, cli):
     assert "NOTES.md is a symlink to /etc/hostname, outside the project" in ran.err
     assert "atlasctl watch" in ran.err
     assert "atlasctl checkpoint" in ran.err
-    assert sorted(os.listdir(folder)) == before
+    assert sorted(folder.iterdir()) == before
     again = cli("init", folder)
     assert again.code == 0
     assert again.out.startswith(f"{folder} is already protected")

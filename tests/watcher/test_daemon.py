@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemons import PATIENCE_S, Daemon, contents, has_no_repeats, newest, until
+from fakes import FakeBackend
 
 from atlas_sdk import Atlas
 from watcher.__main__ import main
@@ -184,6 +185,30 @@ def test_it_runs_inside_a_program_until_its_event(tmp_path, dsn, atlas, new_proj
         thread.join(PATIENCE_S)
     assert codes == [0]
     until(lambda: threading.active_count() <= threads, "its threads end with it")
+
+
+class Exhausted(FakeBackend):
+    """The system has no inotify instance left."""
+
+    def start(self, sink):
+        raise OSError(24, "inotify instance limit reached")
+
+
+def test_without_inotify_everything_is_looked_at(tmp_path, dsn, atlas, new_project, caplog):
+    project = new_project()
+    stop, ready = threading.Event(), threading.Event()
+    options = {"dsn": dsn, "home": tmp_path / "home", "stop": stop, "ready": ready.set, "backend": Exhausted()}
+    thread = threading.Thread(target=run, kwargs={**options, "timing": Timing(poll_s=0.05, status_s=0.02)})
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE_S)
+        (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
+        until(lambda: newest(atlas, project) == b"one", "it is captured without events")
+        assert read_status(tmp_path / "home").backend == "poll"
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    assert "fs.inotify.max_user_instances" in caplog.text
 
 
 def test_help_names_the_environment(capsys):
