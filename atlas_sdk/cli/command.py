@@ -9,7 +9,7 @@ from click.core import ParameterSource
 __all__ = ["UTF8", "Command", "Flags", "global_options"]
 
 
-class _Utf8(click.ParamType):
+class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
     """Text for the database, which is UTF-8; a file's name may be any bytes and is not of this type."""
 
     name = "text"

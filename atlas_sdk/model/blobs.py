@@ -117,7 +117,7 @@ def assemble(chain: list[Blob], *, path: str) -> bytes:
     content: bytes | None = None
     try:
         for blob in reversed(chain):
-            if blob.data is None or (content is None) != (blob.depth == 0):
+            if blob.data is None or (content is None) != (blob.base_sha256 is None):
                 raise IntegrityFailure(_broken(path, wanted.sha256), sha256=wanted.sha256.hex())
             content = _decode(blob.data, content)
     except (zstd.ZstdError, ValueError) as exc:

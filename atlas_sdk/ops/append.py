@@ -134,6 +134,8 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
 class _Stamp:
     seq: int
     created_at: datetime
+    #: Where content that was stored before stands in its chain; None for new content.
+    stored_depth: int | None = None
 
 
 def _put(
@@ -173,6 +175,8 @@ def _put(
     )
     if stamp is None:
         return None
+    if stamp.stored_depth is not None:
+        blob = evolve(blob, depth=stamp.stored_depth)
     lent.heads.put(
         (project.id, state.path),
         Head(
@@ -181,7 +185,7 @@ def _put(
             sha256=blob.sha256,
             mode=mode,
             link=state.link,
-            blob=blob if blob.data is not None else None,
+            blob=None if blob.data is None else blob,
             content=state.content,
             confirmed_at=lent.monotonic(),
         ),

@@ -16,7 +16,8 @@ WITH made AS (
            s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, made.name, s.context, s.attribution
     FROM made
     JOIN memory_files f ON f.user_id = %(user_id)s AND f.project_id = %(project_id)s
-    JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.id = f.snapshot_id
+    JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path
+        AND s.seq = f.seq AND s.id = f.snapshot_id
     WHERE s.sha256 IS NOT NULL
     RETURNING size
 )

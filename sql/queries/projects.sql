@@ -35,7 +35,8 @@ UPDATE projects SET has_memory = m.files > 0, memory_size = m.bytes
 FROM (
     SELECT count(*) AS files, coalesce(sum(s.size), 0) AS bytes
     FROM memory_files f
-    JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.id = f.snapshot_id
+    JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path
+        AND s.seq = f.seq AND s.id = f.snapshot_id
     WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND s.sha256 IS NOT NULL
 ) m
 WHERE projects.user_id = %(user_id)s AND projects.id = %(project_id)s

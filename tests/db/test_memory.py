@@ -257,3 +257,20 @@ def test_a_context_that_is_no_json_is_refused(face: Any, folder: Path, context: 
     with pytest.raises(InvalidInput):
         face.memory.snapshot(project, "CLAUDE.md", b"x", context=context)
     assert face.memory.files(project) == []
+
+
+def test_returning_to_an_old_content_keeps_every_chain_readable(face: Any, folder: Path) -> None:
+    """Content that is stored already stands elsewhere in a chain than where the writer is."""
+    project = new_project(face, folder)
+    body = b"".join(b"rule %d of the house\n" % n for n in range(60))
+    contents = [body + b"%d\n" % n * n for n in range(5)]
+    contents += [b"rewritten\n" * 99, contents[4], contents[4] + b"more\n", contents[4] + b"more\nand more\n", body]
+    contents += [body + b"again\n"]
+    made = [face.memory.snapshot(project, "CLAUDE.md", content) for content in contents]
+    other = new_project(face, folder.parent)
+    made += [
+        face.memory.snapshot(other, "CLAUDE.md", contents[8]),
+        face.memory.snapshot(other, "CLAUDE.md", b"x" + body),
+    ]
+    for version, content in zip(made, [*contents, contents[8], b"x" + body], strict=True):
+        assert face.memory.content(version) == content

@@ -49,7 +49,10 @@ def _noise(n: int) -> bytes:
 
 paths = st.sampled_from(PATHS)
 contents = st.one_of(
-    st.builds(_rules, st.integers(0, 7)), st.builds(_noise, st.integers(0, 2)), st.sampled_from([b"", b"a", b"\0\xff"])
+    st.builds(_rules, st.integers(0, 99)),
+    st.builds(_rules, st.integers(0, 99)),
+    st.builds(_noise, st.integers(0, 2)),
+    st.sampled_from([b"", b"a", b"\0\xff"]),
 )
 kinds = st.sampled_from(["auto", "claude_md"])
 picks = st.integers(0, 2**16)
@@ -97,6 +100,9 @@ class MemoryMachine(RuleBasedStateMachine):
     def register(self) -> None:
         self.user = self.atlas.users.create(f"{uuid4().hex}@example.com")
         self.project = self.atlas.projects.create(self.user, path=self.folder)
+        # A chain of deltas to begin with.
+        for n in range(100, 104):
+            self.snapshot_bytes(PATHS[0], _rules(n), "auto")
 
     def teardown(self) -> None:
         self.atlas.close()
@@ -146,15 +152,21 @@ class MemoryMachine(RuleBasedStateMachine):
     # What goes on record.
 
     @rule(path=paths, content=contents, kind=kinds)
+    def snapshot_given(self, path: str, content: bytes, kind: str) -> None:
+        self.snapshot_bytes(path, content, kind)
+
     def snapshot_bytes(self, path: str, content: bytes, kind: str) -> None:
         made = self.atlas.memory.snapshot(self.project, path, content, kind=kind, mode=0o644)
         self.learn(made, path, content)
 
-    @rule(path=paths, burst=st.lists(contents, min_size=3, max_size=7))
-    def snapshot_many(self, path: str, burst: list[bytes]) -> None:
-        """Chains of deltas get long, and contents come back that are in the middle of one."""
-        for content in burst:
+    @precondition(lambda self: self.model.versions)
+    @rule(path=paths, pick=picks, edit=contents)
+    def copy_and_edit(self, path: str, pick: int, edit: bytes) -> None:
+        """Contents come back, also in other files, and go on from there: the middle of a chain gets a second end."""
+        _, content = self.model.versions[sorted(self.model.versions)[pick % len(self.model.versions)]]
+        if content is not None:
             self.snapshot_bytes(path, content, "auto")
+            self.snapshot_bytes(path, edit, "auto")
 
     @rule(path=paths)
     def snapshot_file(self, path: str) -> None:
