@@ -19,10 +19,13 @@ class Heads:
     forgets the head and reads the real one.
     """
 
-    def __init__(self, *, limit_bytes: int = 64 * 2**20) -> None:
+    def __init__(self, *, limit_bytes: int = 64 * 2**20, of_transaction: bool = False) -> None:
         self._limit_bytes = limit_bytes
+        #: Whether to remember what was forgotten, for `adopt`.
+        self._of_transaction = of_transaction
         self._heads: OrderedDict[Key, Head] = OrderedDict()
         self._bytes = 0
+        self._dropped: set[Key] = set()
         self._lock = Lock()
 
     def get(self, key: Key) -> Head | None:
@@ -46,6 +49,8 @@ class Heads:
         """Forget a head."""
         with self._lock:
             self._drop(key)
+            if self._of_transaction:
+                self._dropped.add(key)
 
     def _drop(self, key: Key) -> None:
         head = self._heads.pop(key, None)
@@ -55,8 +60,15 @@ class Heads:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            if self._of_transaction:
+                self._dropped |= set(self._heads)
             self._heads.clear()
             self._bytes = 0
+
+    def dropped(self) -> set[Key]:
+        """Return the files that were ever forgotten here."""
+        with self._lock:
+            return set(self._dropped)
 
     def items(self) -> list[tuple[Key, Head]]:
         """Return what is known, the least recently used first."""
@@ -64,6 +76,8 @@ class Heads:
             return list(self._heads.items())
 
     def adopt(self, other: "Heads") -> None:
-        """Take over what a committed transaction learned."""
+        """Take over what a committed transaction learned, and forget what it forgot."""
+        for key in other.dropped():
+            self.drop(key)
         for key, head in other.items():
             self.put(key, head)

@@ -72,6 +72,8 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
         if _is_malformed(dsn):
             # libpq's own words quote parts of the DSN, and one of them may be the password.
             return InvalidInput("the DSN cannot be read: write postgresql://user@host:5432/database", field="dsn")
+        if isinstance(error, psycopg.DataError):
+            return InvalidInput(f"a value that PostgreSQL cannot hold: {_sentence(error)}", field="value")
         return DatabaseError(_sentence(error))
     return _by_state(error, state, dsn)
 

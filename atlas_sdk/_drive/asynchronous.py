@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, pq
 from psycopg_pool import AsyncConnectionPool
 
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import Target, arguments, hung_up, logger, result_of
+from atlas_sdk._drive.target import Target, arguments, hung_up, logger, not_text, result_of
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback
 from atlas_sdk._translate import translate
@@ -108,7 +108,10 @@ class AsyncDriver:
     async def _execute(self, connection: AsyncConnection[Any], query: Query) -> Result:
         began = time.perf_counter()
         text, parameters = arguments(query)
-        cursor = await connection.execute(text, parameters)
+        try:
+            cursor = await connection.execute(text, parameters)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
         rows = [] if cursor.description is None else await cursor.fetchall()
         return result_of(self._target, query, cursor, rows, began)
 
@@ -151,7 +154,7 @@ class AsyncDriver:
             inner = object.__new__(AsyncDriver)
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
-            inner._lent = evolve(self._lent, heads=Heads())
+            inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
             try:
                 await connection.execute("BEGIN")
                 yield inner

@@ -12,7 +12,7 @@ from psycopg import Connection, pq
 from psycopg_pool import ConnectionPool
 
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import Target, arguments, hung_up, logger, result_of
+from atlas_sdk._drive.target import Target, arguments, hung_up, logger, not_text, result_of
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback
 from atlas_sdk._translate import translate
@@ -106,7 +106,10 @@ class Driver:
     def _execute(self, connection: Connection[Any], query: Query) -> Result:
         began = time.perf_counter()
         text, parameters = arguments(query)
-        cursor = connection.execute(text, parameters)
+        try:
+            cursor = connection.execute(text, parameters)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
         rows = [] if cursor.description is None else cursor.fetchall()
         return result_of(self._target, query, cursor, rows, began)
 
@@ -154,7 +157,7 @@ class Driver:
             inner = object.__new__(Driver)
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
-            inner._lent = evolve(self._lent, heads=Heads())
+            inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
             try:
                 connection.execute("BEGIN")
                 yield inner

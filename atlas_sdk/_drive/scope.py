@@ -29,7 +29,7 @@ class Scope:
         if isinstance(effect, Begin):
             if outermost:
                 # What a transaction learns is nobody else's business until it is committed.
-                self.lent = evolve(self.outer, heads=Heads())
+                self.lent = evolve(self.outer, heads=Heads(of_transaction=True))
             return "BEGIN" if outermost else "SAVEPOINT " + savepoint
         self.depth -= 1
         if isinstance(effect, Commit):

@@ -12,8 +12,9 @@ from psycopg import AsyncConnection, Connection
 from psycopg.adapt import Buffer, Dumper
 
 from atlas_sdk._plan import Json, Query, Result
+from atlas_sdk.errors import InvalidInput
 
-__all__ = ["Target", "arguments", "hung_up", "logger", "result_of"]
+__all__ = ["Target", "arguments", "hung_up", "logger", "not_text", "result_of"]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
@@ -87,6 +88,11 @@ def hung_up(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
 def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]:
     # Without parameters the text may hold several statements, as a migration does.
     return query.statement.text, query.parameters or None
+
+
+def not_text(error: UnicodeEncodeError) -> InvalidInput:
+    """Return our error for a text with bytes that are not UTF-8: a column cannot hold it."""
+    return InvalidInput(f"not a valid text: {error.object[:60]!r} has bytes that are not UTF-8", field="text")
 
 
 def result_of(target: Target, query: Query, cursor: Any, rows: list[Any], began: float) -> Result:

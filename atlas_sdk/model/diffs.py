@@ -1,7 +1,8 @@
 """Differences between two contents, line by line."""
 
-import difflib
+from patiencediff import PatienceSequenceMatcher, unified_diff
 
+from atlas_sdk.files import printable
 from atlas_sdk.model.memory import FileDiff
 
 __all__ = ["compare"]
@@ -27,8 +28,10 @@ def compare(path: str, before: bytes | None, after: bytes | None, *, context_lin
     old, new = _lines(before), _lines(after)
     if old is None or new is None:
         return FileDiff(path=path, change=change)
-    names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
-    hunks = list(difflib.unified_diff(old, new, *names, n=context_lines))
+    name = printable(path)
+    names = ("/dev/null" if before is None else f"a/{name}", "/dev/null" if after is None else f"b/{name}")
+    # Patience: nearly linear where difflib is quadratic, and its hunks follow headings and paragraphs.
+    hunks = list(unified_diff(old, new, *names, n=context_lines, sequencematcher=PatienceSequenceMatcher))
     body = hunks[2:]
     return FileDiff(
         path=path,

@@ -107,12 +107,14 @@ class FileDiff:
     """How one file differs between two states of a project."""
 
     path: str
-    #: "added", "removed", "changed" or "same".
-    change: str = field(validator=in_(("added", "removed", "changed", "same")))
+    #: "added", "removed", "changed", "same", or "unreadable": the folder's side could not be read.
+    change: str = field(validator=in_(("added", "removed", "changed", "same", "unreadable")))
     added_lines: int = 0
     removed_lines: int = 0
     #: Unified diff; None when a side is binary or its content was not kept.
     text: str | None = field(default=None, repr=False)
+    #: One sentence, when unreadable.
+    problem: str | None = None
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Context, Json, Plan, context, many, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
-from atlas_sdk.files import to_text
+from atlas_sdk.files import printable, to_text
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.blobs import Blob, assemble, encode
 from atlas_sdk.model.memory import Head, Snapshot
@@ -242,9 +242,16 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
     lent = yield from context()
     attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
     while True:
-        head = lent.heads.get((project.id, path)) or (yield from _read_head(project, path))
+        head = lent.heads.get((project.id, path))
+        if head is None or head.sha256 is None:
+            # "Deleted already" is never taken from memory: another client may have written the file since.
+            head = yield from _read_head(project, path)
         if head is None:
-            raise NotFound(f"{path}: no such file, and no version of it in {project.name}", kind="file", name=path)
+            raise NotFound(
+                f"{printable(path)}: no such file, and no version of it in {printable(project.name)}",
+                kind="file",
+                name=path,
+            )
         if head.sha256 is None:
             return None
         new_id = lent.new_id()

@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from atlas_sdk._plan import Plan, local
-from atlas_sdk.errors import ContentMissing
+from atlas_sdk.errors import ContentMissing, FileProblem
 from atlas_sdk.files import FileState, Tracking, read_file, relative_path
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import FileDiff, Snapshot, State
@@ -39,6 +39,9 @@ def diff(
         names = set(right.files)
     differences = []
     for path in sorted(names & only if only else names):
+        if path in right.problems:
+            differences.append(FileDiff(path=path, change="unreadable", problem=right.problems[path]))
+            continue
         found = yield from _compare(path, sides.get(path), right.files.get(path))
         if found.change != "same":
             differences.append(found)
@@ -48,9 +51,13 @@ def diff(
 class _Side:
     """The right side of a comparison: versions, or the files of the folder."""
 
-    def __init__(self, files: dict[str, Snapshot | FileState], *, whole: bool) -> None:
+    def __init__(
+        self, files: dict[str, Snapshot | FileState], *, whole: bool, problems: dict[str, str] | None = None
+    ) -> None:
         self.files = files
         self.whole = whole
+        #: Of files that could not be read.
+        self.problems = problems or {}
 
 
 def _stored(project: Project, reference: str) -> Plan[_Side]:
@@ -64,12 +71,19 @@ def _folder(project: Project, old: State, only: set[str]) -> Plan[_Side]:
     names = set(old.by_path())
     if old.whole:
         names |= set((yield from local(tracking.scan, root)).paths)
+    if not (yield from local(root.is_dir)):
+        raise FileProblem(f"{root} is not there; is it mounted?", path=str(root))
     files: dict[str, Snapshot | FileState] = {}
+    problems: dict[str, str] = {}
     for path in sorted(names & only if only else names):
-        state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        try:
+            state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        except FileProblem as problem:
+            problems[path] = str(problem)
+            continue
         if state is not None:
             files[path] = state
-    return _Side(files, whole=old.whole)
+    return _Side(files, whole=old.whole, problems=problems)
 
 
 def _hash_of(side: Snapshot | FileState | None) -> str | None:

@@ -135,9 +135,11 @@ def history(
     version of the page before.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
+    before_id = None if before is None else before.id
     if path is None:
-        before_id = None if before is None else before.id
         return (yield from many(sql["history_of_project"], Snapshot, before_id=before_id, **keys))
     name = to_text(relative_path(Path(project.path), path))
     before_seq = None if before is None else before.seq
-    return (yield from many(sql["history_of_file"], Snapshot, path=name, before_seq=before_seq, **keys))
+    return (
+        yield from many(sql["history_of_file"], Snapshot, path=name, before_seq=before_seq, before_id=before_id, **keys)
+    )

@@ -16,7 +16,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, many, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
-from atlas_sdk.files import relative_path, to_text
+from atlas_sdk.files import printable, relative_path, to_text
 from atlas_sdk.model.memory import Snapshot, State
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops.append import blob_content
@@ -38,10 +38,12 @@ def _moment(when: str, now: datetime) -> datetime:
     if text in {"now", "yesterday"}:
         return now - timedelta(days=text == "yesterday")
     if (ago := _AGO.fullmatch(text)) is not None:
-        return now - timedelta(**{_UNITS[ago["unit"][0]]: int(ago["count"])})
+        text = ""
     try:
+        if ago is not None:
+            return now - timedelta(**{_UNITS[ago["unit"][0]]: int(ago["count"])})
         return datetime.fromisoformat(when.strip()).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidInput(
             f"@{{{when}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}", field="reference"
         ) from None
@@ -54,16 +56,15 @@ def _id_range(prefix: str) -> tuple[UUID, UUID] | None:
     return UUID(digits.ljust(_HEX_DIGITS, "0")), UUID(digits.ljust(_HEX_DIGITS, "f"))
 
 
-def _split(project: Project, reference: str) -> tuple[str | None, str]:
-    """Split `PATH@REF`; a reference without a path gives None."""
-    found = _MOMENT.search(reference)
-    at = found.start() if found is not None else reference.rfind("@")
-    if found is not None and found.end() != len(reference):
+def _splits(reference: str) -> list[tuple[str, str]]:
+    """Return the ways to read a reference as `PATH@REF`, from the left: paths and checkpoints may both hold an "@"."""
+    moment = _MOMENT.search(reference)
+    if moment is not None and moment.end() != len(reference):
         raise InvalidInput(f"{reference!r}: nothing may follow the moment in braces", field="reference")
-    if at <= 0:
-        return None, reference
-    rest = reference[at:] if found is not None else reference[at + 1 :]
-    return relative_path(Path(project.path), reference[:at]), rest
+    if moment is not None:
+        return [(reference[: moment.start()], reference[moment.start() :])] if moment.start() else []
+    signs = [at for at, character in enumerate(reference) if character == "@" and at]
+    return [(reference[:at], reference[at + 1 :]) for at in signs]
 
 
 def resolve(project: Project, reference: str = "latest") -> Plan[State]:
@@ -71,16 +72,23 @@ def resolve(project: Project, reference: str = "latest") -> Plan[State]:
 
     Raises NotFound, AmbiguousReference, InvalidInput.
     """
-    # A checkpoint may have any name, also one with "@" in it.
     if (yield from _is_checkpoint(project, reference)):
         return (yield from _checkpoint(project, reference))
-    path, rest = _split(project, reference)
-    if path is None:
-        return (yield from _resolve(project, rest, None))
-    found = yield from _resolve(project, rest, path)
-    versions = tuple(version for version in found.versions if version.path == path)
+    splits = _splits(reference)
+    if not splits:
+        return (yield from _resolve(project, reference, None))
+    for path, rest in splits[:-1]:
+        if (yield from _is_checkpoint(project, rest)):
+            return (yield from _of_file(project, path, rest, reference))
+    return (yield from _of_file(project, *splits[-1], reference))
+
+
+def _of_file(project: Project, path: str, rest: str, reference: str) -> Plan[State]:
+    name = relative_path(Path(project.path), path)
+    found = yield from _resolve(project, rest, name)
+    versions = tuple(version for version in found.versions if version.path == name)
     if not versions:
-        raise NotFound(f"{path} did not exist at {rest!r}", kind="version", name=reference)
+        raise NotFound(f"{printable(name)} did not exist at {rest!r}", kind="version", name=reference)
     return State(reference=reference, versions=versions, whole=False)
 
 
@@ -115,6 +123,8 @@ def _living(reference: str, rows: list[Snapshot]) -> State:
 
 
 def _is_checkpoint(project: Project, name: str) -> Plan[bool]:
+    if not name.isprintable():
+        return False
     keys = {"user_id": project.user_id, "project_id": project.id}
     return (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys))
 
@@ -131,7 +141,7 @@ def version(project: Project, path: str | PathLike[str], reference: str = "lates
     found = (yield from resolve(project, reference)).by_path().get(name)
     if found is not None and not found.deleted:
         return found
-    raise NotFound(f"{name} did not exist at {reference!r}", kind="version", name=reference)
+    raise NotFound(f"{printable(name)} did not exist at {reference!r}", kind="version", name=reference)
 
 
 def read(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[bytes]:

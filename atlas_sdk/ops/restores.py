@@ -114,7 +114,8 @@ def restore(
             contents[step.path] = yield from content(version)
     present = yield from _still_as_planned(project, plan)
     done = yield from _put_on_record(project, plan, present, contents)
-    for step in plan.changes:
+    # Symlinks last: what they lead to may be restored under its own name.
+    for step in sorted(plan.changes, key=lambda step: step.link is not None):
         yield from _apply(project, step, contents.get(step.path), present[step.path])
     return done
 
@@ -180,7 +181,8 @@ def _put_on_record(
     if plan.of is not None:
         now = yield from scalar(statements("schema")["now"], datetime)
         undone_at = now if plan.reason == "undo" else None
-        return (yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project)))
+        marked = yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project))
+        return evolve(marked, safety=safety)
     return (
         yield from one(
             sql["record"],
@@ -210,9 +212,16 @@ def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: File
     """Replace or remove one file, then look that it is so."""
     root = Path(project.path)
     expect = None if present is None else present.sha256
+    if step.link is not None:
+        # It may lead to a file that was restored a moment ago.
+        now = yield from local(read_file, root, step.path, limit_bytes=0)
+        if now is not None and (now.sha256.hex(), now.link) == (step.sha256, step.link):
+            return
+    if present is not None and (raw is None or present.link != step.link):
+        # A symlink in the place of a file, or the other way round: never write through it.
+        yield from local(remove_file, root, step.path, expect=present.sha256)
+        expect = None
     if raw is None:
-        if expect is not None:
-            yield from local(remove_file, root, step.path, expect=expect)
         return
     yield from local(replace_file, root, step.path, raw, mode=step.mode, link=step.link, expect=expect)
     now = yield from local(read_file, root, step.path, limit_bytes=len(raw))
@@ -257,7 +266,7 @@ def plan_redo(project: Project) -> Plan[RestorePlan]:
 def undo(project: Project) -> Plan[Restore]:
     """Take back the last restore that is not undone: the files are again what they were just before it.
 
-    What was edited since is not lost: a safety checkpoint names it. Raises NotFound, RestoreRefused.
+    What was edited since is not lost: the checkpoint in `safety` names it. Raises NotFound, RestoreRefused.
     """
     plan = yield from plan_undo(project)
     return (yield from _walk(project, plan))

@@ -124,6 +124,8 @@ CREATE TABLE restores (
     created_at  timestamptz NOT NULL DEFAULT now(),
     -- Set while the restore is undone.
     undone_at   timestamptz,
+    -- Undone, and a later restore was made since: redo does not reach behind that one.
+    superseded  boolean     NOT NULL DEFAULT false,
     -- What was asked for: a checkpoint's name, a version, "latest".
     target      text        NOT NULL,
     -- The checkpoint made just before the files were written.

@@ -114,12 +114,12 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN
 ORDER BY s.id LIMIT 5;
 
 -- name: history_of_file
--- Newest first, from below a number on.
+-- Newest first, from below a version on; a version and the checkpoints that name it share a number.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
        s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
-  AND (%(before_seq)s::integer IS NULL OR s.seq < %(before_seq)s)
+  AND (%(before_seq)s::integer IS NULL OR (s.seq, s.id) < (%(before_seq)s, %(before_id)s::uuid))
 ORDER BY s.seq DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project

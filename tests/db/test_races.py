@@ -220,7 +220,6 @@ def test_two_deletions_are_one_in_every_order(pair: Pair) -> None:
     assert interleavings(run) >= 2
 
 
-@pytest.mark.xfail(reason="a cached deletion is believed for ever", raises=AssertionError)
 def test_a_deletion_is_recorded_after_another_clients_new_version(pair: Pair) -> None:
     path = pair.new_file()
     first, second = pair.both

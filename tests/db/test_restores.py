@@ -194,7 +194,6 @@ def test_a_symlink_inside_the_project_stays_one(face: Any, folder: Path) -> None
     assert face.memory.restore(project, "good") is None
 
 
-@pytest.mark.xfail(reason="the second name of one file is refused after the first was written", raises=RestoreRefused)
 def test_a_symlink_to_another_memory_file_is_restored_with_it(face: Any, folder: Path) -> None:
     linked(folder, "AGENTS.md")
     project = checkpointed(face, folder)
@@ -204,7 +203,6 @@ def test_a_symlink_to_another_memory_file_is_restored_with_it(face: Any, folder:
     assert (folder / "CLAUDE.md").is_symlink()
 
 
-@pytest.mark.xfail(reason="the content goes through the symlink into the other file")
 def test_a_regular_file_that_became_a_symlink_does_not_overwrite_its_target(face: Any, folder: Path) -> None:
     write(folder, {"AGENTS.md": b"of the agents"})
     project = checkpointed(face, folder)
@@ -215,7 +213,6 @@ def test_a_regular_file_that_became_a_symlink_does_not_overwrite_its_target(face
     assert not (folder / "CLAUDE.md").is_symlink()
 
 
-@pytest.mark.xfail(reason="a regular file in a symlink's place stays a regular file")
 def test_a_symlink_that_became_a_regular_file_is_one_again(face: Any, folder: Path) -> None:
     link = linked(folder)
     project = checkpointed(face, folder)
@@ -302,7 +299,6 @@ def test_a_new_restore_ends_what_could_be_redone(face: Any, folder: Path) -> Non
         face.memory.redo(project)
 
 
-@pytest.mark.xfail(reason="redo takes the oldest undone restore, also one from before the last new one")
 def test_redo_does_not_reach_behind_a_new_restore(face: Any, folder: Path) -> None:
     project = checkpointed(face, folder)
     write(folder, EDITED)
@@ -382,7 +378,6 @@ def test_a_watcher_in_the_middle_of_a_restore_loses_nothing(
         assert on_disk(folder) == state(watcher, project) == EDITED
 
 
-@pytest.mark.xfail(reason="the cached depth is that of the client's own encoding, not of the stored blob")
 def test_edits_after_a_restore_to_long_before_read_back(face: Any, folder: Path) -> None:
     """The content restored is stored as a delta, and edits of it are deltas of that."""
     project = new_project(face, folder)
@@ -397,7 +392,6 @@ def test_edits_after_a_restore_to_long_before_read_back(face: Any, folder: Path)
     assert face.memory.read(project, "CLAUDE.md") == rules + b"edited\n"
 
 
-@pytest.mark.xfail(reason="the head cached before the transaction outlives a deletion in it")
 def test_a_file_written_again_after_a_restore_removed_it_is_captured(face: Any, folder: Path) -> None:
     project = new_project(face, folder)
     face.memory.checkpoint(project, "nothing")

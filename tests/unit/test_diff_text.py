@@ -153,7 +153,6 @@ def test_git_applies_it_too(tmp_path: Path) -> None:
     assert (tmp_path / "a.md").read_bytes() == after
 
 
-@pytest.mark.xfail(reason="difflib takes quadratic time when every second line changed")
 def test_a_large_file_is_compared_in_bearable_time() -> None:
     """A file may have 8 MiB, and a restore compares before it writes."""
 
