@@ -1,6 +1,8 @@
 """Differences between two contents, line by line."""
 
-from patiencediff import PatienceSequenceMatcher, unified_diff
+from collections.abc import Iterator
+
+from patiencediff import PatienceSequenceMatcher
 
 from atlas_sdk.files import printable
 from atlas_sdk.model.memory import FileDiff
@@ -20,6 +22,25 @@ def _lines(content: bytes | None) -> list[str] | None:
     return [line + "\n" for line in full] + ([rest] if rest else [])
 
 
+def _span(first: int, last: int) -> str:
+    """Write a range of lines as the unified format does: from 1, and "0" before the first line."""
+    count = last - first
+    start = first + 1 if count else first
+    return str(start) if count == 1 else f"{start},{count}"
+
+
+def _hunks(old: list[str], new: list[str], context_lines: int) -> Iterator[str]:
+    # Patience: nearly linear where difflib is quadratic, and its hunks follow headings and paragraphs.
+    for group in PatienceSequenceMatcher(None, old, new).get_grouped_opcodes(context_lines):
+        yield f"@@ -{_span(group[0][1], group[-1][2])} +{_span(group[0][3], group[-1][4])} @@\n"
+        for tag, old_from, old_to, new_from, new_to in group:
+            if tag == "equal":
+                yield from (" " + line for line in old[old_from:old_to])
+                continue
+            yield from ("-" + line for line in old[old_from:old_to])
+            yield from ("+" + line for line in new[new_from:new_to])
+
+
 def compare(path: str, before: bytes | None, after: bytes | None, *, context_lines: int = 3) -> FileDiff:
     """Compare two contents of a file; None means that the file did not exist."""
     if before == after:
@@ -30,13 +51,12 @@ def compare(path: str, before: bytes | None, after: bytes | None, *, context_lin
         return FileDiff(path=path, change=change)
     name = printable(path)
     names = ("/dev/null" if before is None else f"a/{name}", "/dev/null" if after is None else f"b/{name}")
-    # Patience: nearly linear where difflib is quadratic, and its hunks follow headings and paragraphs.
-    hunks = list(unified_diff(old, new, *names, n=context_lines, sequencematcher=PatienceSequenceMatcher))
-    body = hunks[2:]
+    body = list(_hunks(old, new, context_lines))
+    text = [f"--- {names[0]}\n", f"+++ {names[1]}\n", *body] if body else []
     return FileDiff(
         path=path,
         change=change,
         added_lines=sum(line.startswith("+") for line in body),
         removed_lines=sum(line.startswith("-") for line in body),
-        text="".join(line if line.endswith("\n") else line + _NO_NEWLINE for line in hunks),
+        text="".join(line if line.endswith("\n") else line + _NO_NEWLINE for line in text),
     )
