@@ -51,7 +51,11 @@ class AsyncFace:
 class _Method(Generic[P, T]):
     def __init__(self, operation: Callable[P, Plan[T]]) -> None:
         self._operation = operation
+        self._name = operation.__name__
         self.__doc__ = operation.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
 
 
 class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
@@ -70,7 +74,8 @@ class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return runner.run(operation(*args, **kwargs))
 
-        return update_wrapper(method, operation)
+        # Kept on the face: the next call finds it there, without coming here.
+        return face.__dict__.setdefault(self._name, update_wrapper(method, operation))
 
 
 class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
@@ -89,4 +94,5 @@ class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return await runner.run(operation(*args, **kwargs))
 
-        return update_wrapper(method, operation)
+        # Kept on the face: the next call finds it there, without coming here.
+        return face.__dict__.setdefault(self._name, update_wrapper(method, operation))

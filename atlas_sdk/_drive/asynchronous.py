@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, pq
 from psycopg_pool import AsyncConnectionPool
 
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import Target, arguments, hung_up, logger, not_text, result_of
+from atlas_sdk._drive.target import Target, arguments, columns_of, hung_up, logger, not_text, result_of
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback
 from atlas_sdk._translate import translate
@@ -112,8 +112,9 @@ class AsyncDriver:
             cursor = await connection.execute(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        rows = [] if cursor.description is None else await cursor.fetchall()
-        return result_of(self._target, query, cursor, rows, began)
+        columns = columns_of(cursor)
+        rows = await cursor.fetchall() if columns else []
+        return result_of(self._target, query, cursor, columns, rows, began)
 
     async def _get(self) -> AsyncConnection[Any]:
         try:

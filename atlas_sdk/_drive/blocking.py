@@ -12,7 +12,7 @@ from psycopg import Connection, pq
 from psycopg_pool import ConnectionPool
 
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import Target, arguments, hung_up, logger, not_text, result_of
+from atlas_sdk._drive.target import Target, arguments, columns_of, hung_up, logger, not_text, result_of
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback
 from atlas_sdk._translate import translate
@@ -110,8 +110,9 @@ class Driver:
             cursor = connection.execute(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        rows = [] if cursor.description is None else cursor.fetchall()
-        return result_of(self._target, query, cursor, rows, began)
+        columns = columns_of(cursor)
+        rows = cursor.fetchall() if columns else []
+        return result_of(self._target, query, cursor, columns, rows, began)
 
     def _get(self) -> Connection[Any]:
         if os.getpid() != self._pid:

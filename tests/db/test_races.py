@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from atlas_sdk import AsyncAtlas, Atlas, AtlasError, Attribution, Project
+from atlas_sdk import AsyncAtlas, Atlas, AtlasError, Attribution, InvalidInput, Project
 from atlas_sdk._connect import new_id
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.target import arguments
@@ -228,6 +228,17 @@ def test_a_deletion_is_recorded_after_another_clients_new_version(pair: Pair) ->
     second.run(memory.snapshot(pair.project, path, b"back"))
     assert first.run(memory.delete(pair.project, path)) is not None
     assert pair.history(path) == [BODY, None, b"back", None]
+
+
+@pytest.mark.xfail(reason="COMMIT of an aborted transaction is a silent ROLLBACK, and its heads are adopted")
+def test_a_transaction_that_ends_without_an_error_is_kept(atlas: Atlas, folder: Path) -> None:
+    """Also when an operation in it was refused by the database, and the caller went on."""
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path=folder)
+    with atlas.transaction() as step:
+        step.memory.snapshot(project, "CLAUDE.md", b"one")
+        with suppress(InvalidInput):
+            step.memory.snapshot(project, "d/" * 1500 + "x.md", b"x")
+    assert atlas.memory.read(project, "CLAUDE.md") == b"one"
 
 
 START = """
