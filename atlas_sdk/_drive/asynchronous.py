@@ -86,8 +86,11 @@ class AsyncDriver:
         if isinstance(effect, Query):
             if held or self._pinned is not None:
                 return await self._execute(held[0] if held else cast("AsyncConnection[Any]", self._pinned), effect)
-            async with self._connection() as connection:
+            connection = await self._get()
+            try:
                 return await self._execute(connection, effect)
+            finally:
+                await self._pool.putconn(connection)
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(await self._get())
@@ -135,14 +138,6 @@ class AsyncDriver:
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
         await self._pool.putconn(connection)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        connection = await self._get()
-        try:
-            yield connection
-        finally:
-            await self._pool.putconn(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["AsyncDriver"]:

@@ -84,8 +84,11 @@ class Driver:
         if isinstance(effect, Query):
             if held or self._pinned is not None:
                 return self._execute(held[0] if held else cast("Connection[Any]", self._pinned), effect)
-            with self._connection() as connection:
+            connection = self._get()
+            try:
                 return self._execute(connection, effect)
+            finally:
+                self._pool.putconn(connection)
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(self._get())
@@ -138,14 +141,6 @@ class Driver:
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
         self._pool.putconn(connection)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection[Any]]:
-        connection = self._get()
-        try:
-            yield connection
-        finally:
-            self._pool.putconn(connection)
 
     @contextmanager
     def transaction(self) -> Iterator["Driver"]:

@@ -57,6 +57,11 @@ class Blob:
         """Return the blob of a file over the size limit."""
         return cls(sha256=sha256, size=size)
 
+    @classmethod
+    def raw(cls, content: bytes) -> Self:
+        """Return a content as the keyframe of a chain, uncompressed."""
+        return cls(sha256=sha256_of(content), size=len(content), data=_RAW + content)
+
 
 def _options(level: int, window_bytes: int) -> dict[int, int]:
     parameter = zstd.CompressionParameter

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Context, Json, Plan, context, many, one_or_none
+from atlas_sdk._plan import Json, Plan, atomic, context, execute, many, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
 from atlas_sdk.files import printable, to_text
@@ -64,24 +64,51 @@ def append(
     reason: str | None = None,
     snapshot_id: UUID | None = None,
 ) -> Plan[Snapshot | None]:
-    """Append a version unless it equals the newest one. The compare-and-set loop of every writer."""
+    """Append a version unless it equals the newest one: compare and set, and when that is lost, in turn."""
     lent = yield from context()
     key = (project.id, state.path)
     head = lent.heads.get(key)
     if head is not None and _same(head, state) and lent.monotonic() - head.confirmed_at > HEAD_TRUST_S:
         head = yield from _read_head(project, state.path, known=head)
+    head = head or (yield from _read_head(project, state.path))
+    if head is not None and _same(head, state):
+        return None
+    made = yield from _put(project, state, head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id)
+    if made is not None:
+        return made
+    # Somebody else appended a version in between. Queue for the file instead of racing again: on a busy file most tries
+    # would be lost.
+    lent.heads.drop(key)
+    return (
+        yield from _append_in_turn(
+            project, state, known=head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
+        )
+    )
+
+
+@atomic
+def _append_in_turn(
+    project: Project,
+    state: _Content,
+    *,
+    known: Head | None,
+    kind: str,
+    extra: Mapping[str, object] | None,
+    reason: str | None,
+    snapshot_id: UUID | None,
+) -> Plan[Snapshot | None]:
+    """Lock the file, look at its newest version, append. `known` is likely what that one was made from."""
     while True:
-        head = head or (yield from _read_head(project, state.path))
+        yield from execute(sql["lock"], user_id=project.user_id, project_id=project.id, path=to_text(state.path))
+        head = yield from _read_head(project, state.path)
         if head is not None and _same(head, state):
             return None
         made = yield from _put(
-            project, state, head, lent, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
+            project, state, head, known=known, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
         )
+        # None: there was no file to lock, and somebody made it just now.
         if made is not None:
             return made
-        # Somebody else appended a version in between: look at it, then decide again.
-        lent.heads.drop(key)
-        head = None
 
 
 def _same(head: Head, state: _Content) -> bool:
@@ -142,15 +169,18 @@ def _put(
     project: Project,
     state: _Content,
     head: Head | None,
-    lent: Context,
     *,
+    known: Head | None = None,
     kind: str,
     extra: Mapping[str, object] | None,
     reason: str | None,
     snapshot_id: UUID | None,
 ) -> Plan[Snapshot | None]:
     """Try to append after `head`; None when that is not the newest version any more."""
-    blob = yield from _encode(project, state, head)
+    lent = yield from context()
+    if head is not None and state.content is not None:
+        head = yield from _with_content(project, state.path, head, known=known)
+    blob = _encode(state, head)
     attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
     new_id = snapshot_id or lent.new_id()
@@ -222,19 +252,24 @@ def _made(
     )
 
 
-def _encode(project: Project, state: _Content, head: Head | None) -> Plan[Blob]:
+def _with_content(project: Project, path: str, head: Head, *, known: Head | None) -> Plan[Head]:
+    """Fetch the content that the next delta is made with, unless the head has it."""
+    if head.content is not None or head.blob is None:
+        return head
+    try:
+        content = yield from blob_content(project.user_id, head.blob.sha256, path=path, known=known)
+    except IntegrityFailure:
+        # An old version is damaged: the new one must not depend on it. `verify` reports it.
+        return evolve(head, blob=None)
+    return evolve(head, content=content)
+
+
+def _encode(state: _Content, head: Head | None) -> Blob:
     if state.content is None:
         return Blob.absent(state.sha256, state.size)
-    if head is None or head.blob is None:
+    if head is None:
         return encode(state.content, sha256=state.sha256)
-    base_content = head.content
-    if base_content is None:
-        try:
-            base_content = yield from blob_content(project.user_id, head.blob.sha256, path=state.path)
-        except IntegrityFailure:
-            # An old version is damaged: the new one must not depend on it. `verify` reports it.
-            return encode(state.content, sha256=state.sha256)
-    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base_content)
+    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=head.content)
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
@@ -272,9 +307,16 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)
 
 
-def blob_content(user_id: UUID, sha256: bytes, *, path: str) -> Plan[bytes]:
-    """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure."""
-    chain = yield from many(sql["chain"], Blob, user_id=user_id, sha256=sha256)
+def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None = None) -> Plan[bytes]:
+    """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure.
+
+    Only the deltas down to the content of a `known` head are fetched, where the chain leads to it.
+    """
+    end = None if known is None or known.content is None else Blob.raw(known.content)
+    known_sha256 = None if end is None else end.sha256
+    chain = yield from many(sql["chain"], Blob, user_id=user_id, sha256=sha256, known_sha256=known_sha256)
+    if end is not None and chain and chain[-1].base_sha256 == end.sha256:
+        chain.append(end)
     if not chain:
         message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
         raise IntegrityFailure(message, sha256=sha256.hex())

@@ -118,6 +118,4 @@ def _rebuild(user_id: UUID, row: _Row, contents: _Contents) -> Plan[bytes]:
         return assemble([row.blob()], path="")
     if base is None:
         return (yield from blob_content(user_id, row.sha256, path=""))
-    # The base was rebuilt and checked before: a keyframe that need not be decoded again.
-    raw_base = Blob(sha256=row.base_sha256, size=len(base), data=b"\x00" + base)
-    return assemble([row.blob(), raw_base], path="")
+    return assemble([row.blob(), Blob.raw(base)], path="")

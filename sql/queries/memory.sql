@@ -57,8 +57,14 @@ CROSS JOIN LATERAL (
 ) b
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s;
 
+-- name: lock
+-- Queue for a file: its newest version stays the newest until the end of the transaction.
+SELECT seq FROM memory_files
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s FOR UPDATE;
+
 -- name: chain
--- A blob and the bases that it was made from, down to the keyframe. The order is that of the steps: a depth is only a bound.
+-- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The order
+-- is that of the steps: a depth is only a bound.
 -- One row by its whole key a step, spelled so that a planner without statistics does not read a tenant's blobs each time.
 WITH RECURSIVE chain AS (
     SELECT 0 AS step, b.sha256, b.size, b.depth, b.base_sha256, b.data FROM memory_blobs b
@@ -69,6 +75,7 @@ WITH RECURSIVE chain AS (
         SELECT k.sha256, k.size, k.depth, k.base_sha256, k.data FROM memory_blobs k
         WHERE k.user_id = %(user_id)s AND k.sha256 = chain.base_sha256 LIMIT 1
     ) b
+    WHERE chain.base_sha256 IS DISTINCT FROM %(known_sha256)s::bytea
 )
 SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 

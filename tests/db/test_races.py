@@ -332,25 +332,41 @@ def test_two_processes_register_the_same_at_once(atlas: Atlas, dsn: str, folder:
         assert counts == [(24,), (12,)]
 
 
-def test_a_killed_writer_leaves_a_whole_history(atlas: Atlas, dsn: str, folder: Path) -> None:
-    user = atlas.users.create("ada@example.com")
-    project = atlas.projects.create(user, path=folder)
+def wait_until_alone(dsn: str) -> None:
+    """Wait until no other backend is left: that of a killed client may still be about to commit."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for _ in locks.polling(PATIENCE_S):
+            others = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchone()
+            if others == (0,):
+                return
+    pytest.fail("the backend of a killed client is still there")
+
+
+def test_a_killed_writer_leaves_a_whole_history(dsn: str, folder: Path) -> None:
+    with Atlas.open(dsn) as atlas:
+        user = atlas.users.create("ada@example.com")
+        project = atlas.projects.create(user, path=folder)
+    before = 0
     for lines in (1, 7, 20):
-        before = len(atlas.memory.history(project, "CLAUDE.md", limit=1000))
-        with processes(1, WRITE.replace("COUNT", "10_000").replace("me.encode()", f"b'{lines}'"), dsn, folder) as (
-            child,
-        ):
+        code = WRITE.replace("COUNT", "10_000").replace("me.encode()", f"b'{lines}'")
+        with processes(1, code, dsn, folder) as (child,):
             acknowledged = [int(child.stdout.readline().split()[1]) for _ in range(lines)]
             child.send_signal(signal.SIGKILL)
-            acknowledged += [int(line.split()[1]) for line in child.stdout.read().split("\n")[:-1] if " " in line]
-        history = atlas.memory.history(project, "CLAUDE.md", limit=1000)[::-1]
-        assert [version.seq for version in history] == list(range(1, len(history) + 1))
-        # The child's versions are the first ones that it wrote, in its order; at most one came without an answer.
-        assert acknowledged == list(range(before + 1, before + 1 + len(acknowledged)))
-        assert len(acknowledged) <= len(history) - before <= len(acknowledged) + 1
-        for n, version in enumerate(history[before:]):
-            assert atlas.memory.content(version) == BODY + b"%d %d\n" % (lines, n)
-    assert atlas.memory.verify(user).ok
+            # A line that was cut short is no answer.
+            acknowledged += [int(line.split()[1]) for line in child.stdout.read().split("\n")[:-1]]
+        wait_until_alone(dsn)
+        with Atlas.open(dsn) as atlas:
+            history = atlas.memory.history(project, "CLAUDE.md", limit=1000)[::-1]
+            assert [version.seq for version in history] == list(range(1, len(history) + 1))
+            # The child's versions are the first ones that it wrote, in its order; at most one came without an answer.
+            assert acknowledged == list(range(before + 1, before + 1 + len(acknowledged)))
+            assert len(acknowledged) <= len(history) - before <= len(acknowledged) + 1
+            for n, version in enumerate(history[before:]):
+                assert atlas.memory.content(version) == BODY + b"%d %d\n" % (lines, n)
+            assert atlas.memory.verify(user).ok
+        before = len(history)
 
 
 @pytest.fixture(scope="module")
