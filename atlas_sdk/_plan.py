@@ -31,6 +31,7 @@ __all__ = [
     "Rollback",
     "atomic",
     "context",
+    "enclosed",
     "execute",
     "local",
     "many",
@@ -167,18 +168,23 @@ def scalar(statement: Statement, kind: type[T], /, **parameters: object) -> Plan
     return value
 
 
+def enclosed(plan: Plan[T]) -> Plan[T]:
+    """Run a plan in a transaction of its own; inside an open one, in a part of it that is kept or undone as a whole."""
+    yield Begin()
+    try:
+        result = yield from plan
+    except AtlasError:
+        yield Rollback()
+        raise
+    yield Commit()
+    return result
+
+
 def atomic(operation: Callable[P, Plan[T]]) -> Callable[P, Plan[T]]:
     """Run all statements of this operation in one transaction; inside an open one they join it."""
 
     @wraps(operation)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Plan[T]:
-        yield Begin()
-        try:
-            result = yield from operation(*args, **kwargs)
-        except AtlasError:
-            yield Rollback()
-            raise
-        yield Commit()
-        return result
+        return enclosed(operation(*args, **kwargs))
 
     return wrapped

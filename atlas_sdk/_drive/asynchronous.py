@@ -12,9 +12,18 @@ from psycopg import AsyncConnection, pq
 from psycopg_pool import AsyncConnectionPool
 
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import Target, arguments, columns_of, hung_up, logger, not_text, result_of
+from atlas_sdk._drive.target import (
+    Target,
+    arguments,
+    broken_transaction,
+    columns_of,
+    hung_up,
+    logger,
+    not_text,
+    result_of,
+)
 from atlas_sdk._heads import Heads
-from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback
+from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 
 __all__ = ["AsyncDriver"]
@@ -58,6 +67,9 @@ class AsyncDriver:
     async def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
         scope = Scope(self._lent, nested=self._pinned is not None)
+        if scope.nested:
+            # An operation that fails leaves the caller's transaction as it was before.
+            plan = enclosed(plan)
         held: list[AsyncConnection[Any]] = []
         try:
             effect = next(plan)
@@ -154,6 +166,9 @@ class AsyncDriver:
             try:
                 await connection.execute("BEGIN")
                 yield inner
+                if connection.info.transaction_status == pq.TransactionStatus.INERROR:
+                    # A COMMIT would roll back without a word.
+                    raise broken_transaction()
                 await connection.execute("COMMIT")
             except psycopg.Error as exc:
                 raise translate(exc, self._target.dsn) from exc

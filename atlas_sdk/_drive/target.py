@@ -12,9 +12,9 @@ from psycopg import AsyncConnection, Connection
 from psycopg.adapt import Buffer, Dumper
 
 from atlas_sdk._plan import Json, Query, Result
-from atlas_sdk.errors import InvalidInput
+from atlas_sdk.errors import DatabaseError, InvalidInput
 
-__all__ = ["Target", "arguments", "columns_of", "hung_up", "logger", "not_text", "result_of"]
+__all__ = ["Target", "arguments", "broken_transaction", "columns_of", "hung_up", "logger", "not_text", "result_of"]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
@@ -91,6 +91,13 @@ def hung_up(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
 def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]:
     # Without parameters the text may hold several statements, as a migration does.
     return query.statement.text, query.parameters or None
+
+
+def broken_transaction() -> DatabaseError:
+    """Return our error for the end of a transaction in which a statement failed and the failure was caught."""
+    return DatabaseError(
+        "an operation of this transaction failed, so nothing of it was kept; do it again without that one"
+    )
 
 
 def not_text(error: UnicodeEncodeError) -> InvalidInput:

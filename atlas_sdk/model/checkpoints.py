@@ -38,8 +38,9 @@ class RestoreStep:
     """What a restore does to one file."""
 
     path: str
-    #: "write" a version, "delete" the file, "same": nothing to do, "kept": a newer file that the target does not have.
-    action: str = field(validator=in_(("write", "delete", "same", "kept")))
+    #: "write" a version, "delete" the file, "same": nothing to do, "kept": a newer file that the target does not have,
+    #: "unkept": the target's version was over the size limit, so there is nothing to write.
+    action: str = field(validator=in_(("write", "delete", "same", "kept", "unkept")))
     #: What is there now: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
     present_size: int | None = None

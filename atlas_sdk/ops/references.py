@@ -25,7 +25,7 @@ __all__ = ["content", "read", "resolve", "version"]
 
 sql = statements("memory")
 
-_AGO = re.compile(r"(?P<count>\d{1,6})\s*(?P<unit>s|m|min|h|d|w|second|minute|hour|day|week)s?(?:\s+ago)?")
+_AGO = re.compile(r"(?P<count>\d{1,6})\s*(?P<unit>[smhdw]|min|(?:second|minute|hour|day|week)s?)(?:\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
 _HEX_DIGITS = 32

@@ -15,8 +15,8 @@ from attrs import evolve
 
 from atlas_sdk._plan import Json, Plan, atomic, context, local, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import IntegrityFailure, NotFound, RestoreRefused
-from atlas_sdk.files import FileState, Tracking, read_file, relative_path, remove_file, replace_file, to_text
+from atlas_sdk.errors import ContentMissing, IntegrityFailure, InvalidInput, NotFound, RestoreRefused
+from atlas_sdk.files import FileState, Tracking, printable, read_file, relative_path, remove_file, replace_file, to_text
 from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
@@ -35,8 +35,9 @@ def plan_restore(
 ) -> Plan[RestorePlan]:
     """Return what a restore would do, without doing it.
 
-    Files that the reference does not have stay as they are ("kept"), unless `delete` is set; files that Atlas never
-    saw are not touched in any case. Raises NotFound when a path in `paths` is in neither.
+    Files that the reference does not have stay as they are ("kept"), unless `delete` is set, and so do those of which
+    only hash and size are on record ("unkept"); files that Atlas never saw are not touched in any case. Raises NotFound
+    when a path in `paths` is in neither, ContentMissing when only the hash of one is on record.
     """
     found = yield from resolve(project, reference)
     targets: dict[str, Snapshot | None] = dict(found.by_path())
@@ -48,7 +49,11 @@ def plan_restore(
         raise NotFound(f"{missing[0]} did not exist at {reference!r}", kind="file", name=missing[0])
     steps = []
     for path in sorted(only or targets):
-        step = yield from _step(project, path, targets[path])
+        wanted = targets[path]
+        step = yield from _step(project, path, wanted)
+        if step.action == "unkept" and path in only and wanted is not None:
+            # Asked for by name: say why it cannot be had.
+            yield from content(wanted)
         if step.action == "delete" and not delete and found.whole:
             step = evolve(step, action="kept")
         steps.append(step)
@@ -81,7 +86,10 @@ def _step(project: Project, path: str, version: Snapshot | None) -> Plan[Restore
         return step if now is None else evolve(step, action="delete")
     if now is not None and (present, now.mode, now.link) == (wanted, version.mode, version.link):
         return step
-    target = yield from content(version)
+    try:
+        target = yield from content(version)
+    except ContentMissing:
+        return evolve(step, action="unkept")
     before = None if now is None else now.content
     if now is not None and before is None:
         return evolve(step, action="write")
@@ -105,17 +113,26 @@ def restore(
     plan = target
     if isinstance(plan, str):
         plan = yield from plan_restore(project, plan, paths=paths, delete=delete)
+    if plan.project_id != project.id:
+        raise InvalidInput(f"this plan was made for another project than {printable(project.name)}", field="target")
     if not plan.changes:
         return None
     contents = {}
     for step in plan.changes:
         if step.action == "write" and step.snapshot_id is not None:
-            version = yield from one(statements("memory")["version"], Snapshot, id=step.snapshot_id, **_keys(project))
+            version = yield from one_or_none(
+                statements("memory")["version"], Snapshot, id=step.snapshot_id, **_keys(project)
+            )
+            if version is None:
+                raise NotFound(
+                    f"the version of {printable(step.path)} that the plan wants is not on record any more: plan again",
+                    kind="version",
+                    name=str(step.snapshot_id),
+                )
             contents[step.path] = yield from content(version)
     present = yield from _still_as_planned(project, plan)
     done = yield from _put_on_record(project, plan, present, contents)
-    # Symlinks last: what they lead to may be restored under its own name.
-    for step in sorted(plan.changes, key=lambda step: step.link is not None):
+    for step in sorted(plan.changes, key=lambda step: _turn(step, present[step.path])):
         yield from _apply(project, step, contents.get(step.path), present[step.path])
     return done
 
@@ -206,6 +223,13 @@ def _wanted(step: RestoreStep, raw: bytes) -> Incoming:
         mode=step.mode,
         link=step.link,
     )
+
+
+def _turn(step: RestoreStep, present: FileState | None) -> int:
+    """Symlinks that go come first and symlinks that come last: what they lead to may change under its own name."""
+    if present is not None and present.link is not None and present.link != step.link:
+        return 0
+    return 1 if step.link is None else 2
 
 
 def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: FileState | None) -> Plan[None]:

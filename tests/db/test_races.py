@@ -230,7 +230,6 @@ def test_a_deletion_is_recorded_after_another_clients_new_version(pair: Pair) ->
     assert pair.history(path) == [BODY, None, b"back", None]
 
 
-@pytest.mark.xfail(reason="COMMIT of an aborted transaction is a silent ROLLBACK, and its heads are adopted")
 def test_a_transaction_that_ends_without_an_error_is_kept(atlas: Atlas, folder: Path) -> None:
     """Also when an operation in it was refused by the database, and the caller went on."""
     project = atlas.projects.create(atlas.users.create("ada@example.com"), path=folder)
