@@ -32,11 +32,17 @@ def main(run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account:
     while True:
         fcntl.flock(users, fcntl.LOCK_EX)
         # Nobody is left; let the next ones in for a while, because starting costs more than waiting.
+        last_use_ns = os.fstat(users).st_mtime_ns
         fcntl.flock(users, fcntl.LOCK_UN)
         time.sleep(pause_s)
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            pause_s = linger_s
+            continue
+        if os.fstat(users).st_mtime_ns != last_use_ns:
+            # Somebody came and left again in between: the wait begins anew.
+            fcntl.flock(users, fcntl.LOCK_UN)
             pause_s = linger_s
             continue
         kept_s = kept_until(run_dir / "keep-until") - time.time()

@@ -63,7 +63,10 @@ class EmbeddedServer:
         """
         with _explained(home):
             site = Site.prepare(home)
-            server = cls(site, shared(site.run_dir / "users.lock"))
+            users_lock = shared(site.run_dir / "users.lock")
+            # For the keeper, which waits from the last use on.
+            os.utime(users_lock)
+            server = cls(site, users_lock)
         try:
             server.ensure_running()
         except BaseException:

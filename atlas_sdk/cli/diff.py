@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["diff"]
 
 _PATHS = "atlas_sdk.cli.diff.paths"
+#: The lines that name the two sides.
+_NAMES = range(2)
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 #: What a terminal would act on instead of showing it; line ends and tabs are as they are.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -93,27 +95,16 @@ def _show(run: "Invocation", one: "FileDiff") -> None:
     from atlas_sdk.files import printable
 
     out = run.out
-    name = printable(one.path)
-    if one.text is None:
-        out.line(f"{name}: {one.change}; no text to compare (binary, or over the size limit)")
+    if one.problem is not None:
+        out.warn(one.problem)
         return
-    before = "/dev/null" if one.change == "added" else f"a/{name}"
-    after = "/dev/null" if one.change == "removed" else f"b/{name}"
-    out.line(out.style(f"--- {before}", bold=True))
-    out.line(out.style(f"+++ {after}", bold=True))
-    for line in _body(one):
-        if out.terminal:
-            shown = _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", line)
-            out.line(out.style(shown, fg=_COLORS.get(line[:1])))
-        else:
+    if one.text is None:
+        out.line(f"{printable(one.path)}: {one.change}; no text to compare (binary, or over the size limit)")
+        return
+    for number, line in enumerate(one.text.removesuffix("\n").split("\n") if one.text else ()):
+        if not out.terminal:
             # Bytes that are not UTF-8 go out as they are, so that a patch applies.
             out.write(line.encode("utf-8", "surrogateescape") + b"\n")
-
-
-def _body(one: "FileDiff") -> list[str]:
-    """Return the lines below the two that name the file: a name may hold a line end."""
-    text = one.text or ""
-    before = "/dev/null" if one.change == "added" else f"a/{one.path}"
-    after = "/dev/null" if one.change == "removed" else f"b/{one.path}"
-    body = text.removeprefix(f"--- {before}\n+++ {after}\n")
-    return body.removesuffix("\n").split("\n") if body else []
+            continue
+        shown = _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", line)
+        out.line(out.style(shown, bold=True) if number in _NAMES else out.style(shown, fg=_COLORS.get(line[:1])))

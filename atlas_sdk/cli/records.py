@@ -61,6 +61,7 @@ def of_diff(diff: "FileDiff") -> dict[str, Any]:
         "added_lines": diff.added_lines,
         "removed_lines": diff.removed_lines,
         "text": None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "problem": diff.problem,
     }
 
 

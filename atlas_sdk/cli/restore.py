@@ -145,4 +145,6 @@ def _row(step: "RestoreStep") -> tuple[str, str, str, str]:
     lines = "" if step.added_lines is None else f"+{step.added_lines} -{step.removed_lines} lines"
     if step.action == "kept":
         lines = "not in the target; --delete would delete it"
+    if step.action == "unkept":
+        lines = "over the size limit then: only its hash was kept; stays as it is"
     return step.action, printable(step.path), f"{before} -> {after}" if changes else before, lines

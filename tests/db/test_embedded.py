@@ -224,6 +224,20 @@ def test_server_stays_for_the_second_user_and_stops_with_the_last(homes: Homes) 
     assert value(homes.use(home), "SELECT pg_postmaster_start_time()") != started
 
 
+def test_server_waits_from_its_last_use_on(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that follow each other within the time of waiting start the server once."""
+    monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "1")
+    home = homes()
+    began = time.monotonic()
+    homes.use(home).release()
+    until(lambda: time.monotonic() - began > 0.7, "most of the first wait is over")
+    last = homes.use(home)
+    released = time.monotonic()
+    last.release()
+    until(lambda: not is_up(home), "the server stops")
+    assert time.monotonic() - released > 0.9
+
+
 def test_child_of_a_fork_keeps_its_parents_server(homes: Homes) -> None:
     home = homes()
     code = USE.replace("sys.stdin.read()", "import os; os.fork() or (sys.stdin.read(), print('bye', flush=True))")
