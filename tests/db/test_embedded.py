@@ -228,8 +228,8 @@ def test_server_waits_from_its_last_use_on(homes: Homes, monkeypatch: pytest.Mon
     """Commands that follow each other within the time of waiting start the server once."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "1")
     home = homes()
-    began = time.monotonic()
     homes.use(home).release()
+    began = time.monotonic()
     until(lambda: time.monotonic() - began > 0.7, "most of the first wait is over")
     last = homes.use(home)
     released = time.monotonic()
