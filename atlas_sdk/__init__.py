@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from atlas_sdk._connect import Options
-    from atlas_sdk.aio import AsyncAtlas
-    from atlas_sdk.client import Atlas
+    from atlas_sdk.aio import AsyncAtlas, AsyncTransaction
+    from atlas_sdk.client import Atlas, Transaction
     from atlas_sdk.errors import (
         AlreadyExists,
         AmbiguousReference,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         RestoreRefused,
         SchemaMismatch,
         StorageFull,
+        TransactionConflict,
     )
     from atlas_sdk.files import FileState, Scan, Signature, Skipped, Tracking
     from atlas_sdk.model.attribution import Attribution
@@ -44,13 +45,16 @@ if TYPE_CHECKING:
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.projects import Project
+    from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.users import User
 
 # Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
     "AlreadyExists": "errors",
     "AmbiguousReference": "errors",
+    "AppliedMigration": "model.schema",
     "AsyncAtlas": "aio",
+    "AsyncTransaction": "aio",
     "Atlas": "client",
     "AtlasError": "errors",
     "Attribution": "model.attribution",
@@ -81,12 +85,15 @@ _HOME_OF = {
     "RestoreStep": "model.checkpoints",
     "Scan": "files",
     "SchemaMismatch": "errors",
+    "ServerFacts": "model.schema",
     "Signature": "files",
     "Skipped": "files",
     "Snapshot": "model.memory",
     "State": "model.memory",
     "StorageFull": "errors",
     "Tracking": "files",
+    "Transaction": "client",
+    "TransactionConflict": "errors",
     "User": "model.users",
     "Verification": "model.memory",
 }
@@ -94,7 +101,9 @@ _HOME_OF = {
 __all__ = [
     "AlreadyExists",
     "AmbiguousReference",
+    "AppliedMigration",
     "AsyncAtlas",
+    "AsyncTransaction",
     "Atlas",
     "AtlasError",
     "Attribution",
@@ -125,12 +134,15 @@ __all__ = [
     "RestoreStep",
     "Scan",
     "SchemaMismatch",
+    "ServerFacts",
     "Signature",
     "Skipped",
     "Snapshot",
     "State",
     "StorageFull",
     "Tracking",
+    "Transaction",
+    "TransactionConflict",
     "User",
     "Verification",
 ]

@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 from atlas_sdk._drive import Target
 from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import Heads
+from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
 from atlas_sdk.config import home_folder
 from atlas_sdk.model.attribution import Attribution
@@ -35,6 +36,8 @@ class Opened:
     server: EmbeddedServer | None
     #: Whether to apply missing migrations.
     migrates: bool = field(kw_only=True)
+    #: What all clients of the embedded server share.
+    marks: Marks | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
         """Keep the embedded server up after its last user left."""
@@ -42,7 +45,9 @@ class Opened:
             self.server.keep_for(seconds)
 
     def release(self) -> None:
-        """Leave the embedded server."""
+        """Leave the embedded server. Idempotent."""
+        if self.marks is not None:
+            self.marks.close()
         if self.server is not None:
             self.server.release()
 
@@ -85,10 +90,14 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     """Start or join the embedded server where no DSN is given, and put the settings together."""
     server: EmbeddedServer | None = None
     before_connect: Callable[[], None] | None = None
+    marks: Marks | None = None
     if dsn is None:
         home = options.get("home")
-        server = EmbeddedServer.acquire(home_folder() if home is None else Path(home))
+        folder = home_folder() if home is None else Path(home)
+        server = EmbeddedServer.acquire(folder)
         dsn, before_connect = server.dsn, server.ensure_running
+        # Every client of the embedded server is on this machine.
+        marks = Marks(folder / "heads")
     target = Target(
         dsn,
         before_connect=before_connect,
@@ -101,5 +110,5 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
         actor = evolve(actor, login=_login())
-    lent = Context(new_id=new_id, attribution=actor, heads=Heads(), monotonic=time.monotonic)
-    return Opened(target, lent, server, migrates=options.get("migrate", server is not None))
+    lent = Context(new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic)
+    return Opened(target, lent, server, migrates=options.get("migrate", server is not None), marks=marks)

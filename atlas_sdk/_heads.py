@@ -1,9 +1,14 @@
 """The newest versions that a client knows, so that unchanged content costs no round trip."""
 
+import os
 from collections import OrderedDict
 from threading import Lock
 from uuid import UUID
+from weakref import WeakSet
 
+from attrs import evolve
+
+from atlas_sdk._marks import Marks
 from atlas_sdk.model.memory import Head
 
 __all__ = ["Heads", "Key"]
@@ -16,17 +21,22 @@ class Heads:
     """A bounded map from a file to its newest version; the least recently used go first.
 
     It is a cache, never the truth: a writer that relies on a stale head finds that its statement changed no row,
-    forgets the head and reads the real one.
+    forgets the head and reads the real one. With the marks that all clients of a machine share, it can also tell that a
+    head is still the newest.
     """
 
-    def __init__(self, *, limit_bytes: int = 64 * 2**20, of_transaction: bool = False) -> None:
+    def __init__(
+        self, *, limit_bytes: int = 64 * 2**20, marks: Marks | None = None, of_transaction: bool = False
+    ) -> None:
         self._limit_bytes = limit_bytes
-        #: Whether to remember what was forgotten, for `adopt`.
+        self._marks = marks
+        #: Whether to remember what was forgotten, for `adopt`; nothing is published before that.
         self._of_transaction = of_transaction
         self._heads: OrderedDict[Key, Head] = OrderedDict()
         self._bytes = 0
         self._dropped: set[Key] = set()
         self._lock = Lock()
+        _ALL.add(self)
 
     def get(self, key: Key) -> Head | None:
         """Return the known head, if any."""
@@ -36,14 +46,38 @@ class Heads:
                 self._heads.move_to_end(key)
             return head
 
+    def mark(self, key: Key) -> bytes | None:
+        """Return the file's shared mark: take it before the database is asked."""
+        return None if self._marks is None else self._marks.read(*key)
+
+    def is_newest(self, key: Key, head: Head) -> bool:
+        """Whether nobody on this machine wrote the file since the head was read; False when that cannot be told."""
+        return self._marks is not None and head.mark is not None and head.mark == self._marks.read(*key)
+
     def put(self, key: Key, head: Head) -> None:
-        """Remember a head; one whose content alone is over the limit is not remembered."""
+        """Remember a head that was read; never an older one in the place of a newer. A very large one is left out."""
         with self._lock:
+            known = self._heads.get(key)
+            if known is not None and known.seq > head.seq:
+                return
             self._drop(key)
             self._heads[key] = head
             self._bytes += len(head.content or b"")
             while self._bytes > self._limit_bytes:
                 self._drop(next(iter(self._heads)))
+
+    def written(self, key: Key, head: Head, *, seen: bytes | None) -> None:
+        """Remember a head that was just written, and tell the others; `seen` is the mark from before."""
+        mark = None
+        if self._marks is not None and not self._of_transaction:
+            mark = self._marks.publish(*key, seen=seen)
+        self.put(key, evolve(head, mark=mark))
+
+    def deleted(self, key: Key) -> None:
+        """Forget the head of a file that was just recorded as deleted, and tell the others."""
+        self.drop(key)
+        if self._marks is not None and not self._of_transaction:
+            self._marks.publish(*key, seen=None)
 
     def drop(self, key: Key) -> None:
         """Forget a head."""
@@ -65,19 +99,32 @@ class Heads:
             self._heads.clear()
             self._bytes = 0
 
-    def dropped(self) -> set[Key]:
-        """Return the files that were ever forgotten here."""
-        with self._lock:
-            return set(self._dropped)
-
-    def items(self) -> list[tuple[Key, Head]]:
-        """Return what is known, the least recently used first."""
-        with self._lock:
-            return list(self._heads.items())
-
     def adopt(self, other: "Heads") -> None:
-        """Take over what a committed transaction learned, and forget what it forgot."""
-        for key in other.dropped():
-            self.drop(key)
-        for key, head in other.items():
-            self.put(key, head)
+        """Take over what a committed transaction learned, forget what it forgot, and tell the others of both."""
+        learned, dropped = other.learned()
+        for key in dropped:
+            self.deleted(key)
+        for key, head in learned:
+            self.written(key, head, seen=None)
+
+    def learned(self) -> tuple[list[tuple[Key, Head]], set[Key]]:
+        """Return what is known, the least recently used first, and what was forgotten."""
+        with self._lock:
+            return list(self._heads.items()), set(self._dropped)
+
+    def after_fork(self) -> None:
+        """Start empty in a child: another thread of the parent may have held the lock."""
+        self._lock = Lock()
+        self._heads = OrderedDict()
+        self._bytes = 0
+
+
+_ALL: WeakSet[Heads] = WeakSet()
+
+
+def _after_fork() -> None:
+    for heads in list(_ALL):
+        heads.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ from atlas_sdk.errors import (
     NotFound,
     SchemaMismatch,
     StorageFull,
+    TransactionConflict,
 )
 
 __all__ = ["masked", "translate"]
@@ -55,7 +56,7 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
         return AuthenticationFailed(f"{place} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
     if re.search(r'database "[^"]*" does not exist', text):
         return DatabaseUnreachable(f"{place}: that database does not exist: create it, or check the name in the DSN")
-    reason = text.rsplit("failed: ", 1)[-1].removeprefix("FATAL: ").strip()
+    reason = text.rsplit("failed: ", 1)[-1].removeprefix("FATAL: ").partition(" Is the server running")[0].strip()
     return DatabaseUnreachable(f"cannot reach PostgreSQL at {place}: {reason}; is the server running?")
 
 
@@ -87,6 +88,8 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
         )
     if state == "53100":
         return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
+    if state in {"40001", "40P01", "55P03"}:
+        return TransactionConflict("another transaction was in the way, so nothing was kept: repeat it", sqlstate=state)
     if state == "42P01":
         return SchemaMismatch("the database has no AtlasEngine schema: run `atlasctl db init`", found=None, wanted=0)
     if state == "23503":

@@ -26,7 +26,16 @@ from atlas_sdk.ops import (
     verify,
 )
 
-__all__ = ["AsyncAtlas", "AsyncEvents", "AsyncMemory", "AsyncProjects", "AsyncSchema", "AsyncUsers"]
+__all__ = [
+    "AsyncAtlas",
+    "AsyncEvents",
+    "AsyncMemory",
+    "AsyncProjects",
+    "AsyncSchema",
+    "AsyncTransaction",
+    "AsyncTransactionMemory",
+    "AsyncUsers",
+]
 
 T = TypeVar("T")
 
@@ -47,11 +56,14 @@ class AsyncProjects(AsyncFace):
     get = awaitable(projects.get)
     by_path = awaitable(projects.by_path)
     by_session = awaitable(projects.by_session)
+    at = awaitable(projects.at)
+    archive = awaitable(projects.archive)
+    activate = awaitable(projects.activate)
     list = awaitable(projects.list_active)
 
 
-class AsyncMemory(AsyncFace):
-    """Every version of every memory file: append, read, compare, name, restore."""
+class AsyncTransactionMemory(AsyncFace):
+    """Every version of every memory file: append, read, compare, name; what may be part of a transaction."""
 
     snapshot = awaitable(memory.snapshot)
     capture = awaitable(memory.capture)
@@ -68,10 +80,18 @@ class AsyncMemory(AsyncFace):
     plan_restore = awaitable(restores.plan_restore)
     plan_undo = awaitable(restores.plan_undo)
     plan_redo = awaitable(restores.plan_redo)
+    verify = awaitable(verify.verify)
+
+
+class AsyncMemory(AsyncTransactionMemory):
+    """Every version of every memory file: append, read, compare, name, restore.
+
+    Restores are no part of transactions: files cannot be rolled back, so what stood there must be on record for good.
+    """
+
     restore = awaitable(restores.restore)
     undo = awaitable(restores.undo)
     redo = awaitable(restores.redo)
-    verify = awaitable(verify.verify)
 
 
 class AsyncEvents(AsyncFace):
@@ -96,13 +116,20 @@ class _Faces:
     def __init__(self, runner: AsyncRunner) -> None:
         self.users = AsyncUsers(runner)
         self.projects = AsyncProjects(runner)
-        self.memory = AsyncMemory(runner)
         self.events = AsyncEvents(runner)
         self.schema = AsyncSchema(runner)
 
 
 class AsyncTransaction(_Faces):
-    """The topics of a client, all in one open transaction."""
+    """The topics of a client, all in one open transaction; operations of several threads or tasks take turns.
+
+    One that fails leaves the transaction as it was before it.
+    """
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        """Use `AsyncAtlas.transaction`."""
+        super().__init__(runner)
+        self.memory = AsyncTransactionMemory(runner)
 
 
 class AsyncAtlas(_Faces):
@@ -116,7 +143,9 @@ class AsyncAtlas(_Faces):
 
     def __init__(self, dsn: str | None, options: Options) -> None:
         """Use `AsyncAtlas.open`."""
-        super().__init__(_Late(self))
+        runner = _Late(self)
+        super().__init__(runner)
+        self.memory = AsyncMemory(runner)
         self._dsn = dsn
         self._options = options
         self._opened: Opened | None = None
@@ -132,10 +161,12 @@ class AsyncAtlas(_Faces):
         return cls(dsn, options)
 
     async def connect(self) -> None:
-        """Connect, and check that the schema is this version's.
+        """Connect, and check that the schema is this version's. Idempotent.
 
         Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
+        if self._driver is not None:
+            return
         opened = await asyncio.to_thread(prepare, self._dsn, self._options)
         driver = AsyncDriver(opened.target, opened.lent)
         try:

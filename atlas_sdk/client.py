@@ -24,7 +24,7 @@ from atlas_sdk.ops import (
     verify,
 )
 
-__all__ = ["Atlas", "Events", "Memory", "Projects", "Schema", "Users"]
+__all__ = ["Atlas", "Events", "Memory", "Projects", "Schema", "Transaction", "TransactionMemory", "Users"]
 
 
 class Users(Face):
@@ -43,11 +43,14 @@ class Projects(Face):
     get = blocking(projects.get)
     by_path = blocking(projects.by_path)
     by_session = blocking(projects.by_session)
+    at = blocking(projects.at)
+    archive = blocking(projects.archive)
+    activate = blocking(projects.activate)
     list = blocking(projects.list_active)
 
 
-class Memory(Face):
-    """Every version of every memory file: append, read, compare, name, restore."""
+class TransactionMemory(Face):
+    """Every version of every memory file: append, read, compare, name; what may be part of a transaction."""
 
     snapshot = blocking(memory.snapshot)
     capture = blocking(memory.capture)
@@ -64,10 +67,18 @@ class Memory(Face):
     plan_restore = blocking(restores.plan_restore)
     plan_undo = blocking(restores.plan_undo)
     plan_redo = blocking(restores.plan_redo)
+    verify = blocking(verify.verify)
+
+
+class Memory(TransactionMemory):
+    """Every version of every memory file: append, read, compare, name, restore.
+
+    Restores are no part of transactions: files cannot be rolled back, so what stood there must be on record for good.
+    """
+
     restore = blocking(restores.restore)
     undo = blocking(restores.undo)
     redo = blocking(restores.redo)
-    verify = blocking(verify.verify)
 
 
 class Events(Face):
@@ -92,13 +103,20 @@ class _Faces:
     def __init__(self, runner: Runner) -> None:
         self.users = Users(runner)
         self.projects = Projects(runner)
-        self.memory = Memory(runner)
         self.events = Events(runner)
         self.schema = Schema(runner)
 
 
 class Transaction(_Faces):
-    """The topics of a client, all in one open transaction."""
+    """The topics of a client, all in one open transaction; operations of several threads or tasks take turns.
+
+    One that fails leaves the transaction as it was before it.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        """Use `Atlas.transaction`."""
+        super().__init__(runner)
+        self.memory = TransactionMemory(runner)
 
 
 class Atlas(_Faces):
@@ -113,6 +131,7 @@ class Atlas(_Faces):
     def __init__(self, opened: Opened, driver: Driver) -> None:
         """Use `Atlas.open`."""
         super().__init__(driver)
+        self.memory = Memory(driver)
         self._opened = opened
         self._driver = driver
 

@@ -14,7 +14,8 @@
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
     ├── DatabaseError              1          PostgreSQL refused a statement
-    │   └── StorageFull            1          the server's disk is full
+    │   ├── StorageFull            1          the server's disk is full
+    │   └── TransactionConflict    1          another transaction was in the way: repeat
     ├── DatabaseUnreachable        5          no connection
     │   ├── AuthenticationFailed   5          wrong password or role
     │   └── EmbeddedServerFailed   5          the embedded server does not start
@@ -43,6 +44,7 @@ __all__ = [
     "RestoreRefused",
     "SchemaMismatch",
     "StorageFull",
+    "TransactionConflict",
 ]
 
 
@@ -149,6 +151,10 @@ class DatabaseError(AtlasError):
 
 class StorageFull(DatabaseError):
     """The server's disk is full; nothing of the statement was kept."""
+
+
+class TransactionConflict(DatabaseError):
+    """Another transaction was in the way, and nothing was kept: repeating it is safe."""
 
 
 class DatabaseUnreachable(AtlasError):

@@ -36,7 +36,10 @@ def main() -> None:
         atlas.memory.redo(project)
 
         found = atlas.memory.verify(user)
-        print(f"verified {found.versions} versions, {len(found.broken)} broken")
+        print(f"verified {found.contents} contents, {len(found.broken)} broken")
+
+        # Its folder is about to go: leave the project out of `atlasctl status`. The history stays.
+        atlas.projects.archive(project)
 
 
 if __name__ == "__main__":

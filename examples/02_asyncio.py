@@ -27,6 +27,8 @@ async def main() -> None:
             for agent in AGENTS:
                 last = next(v for v in versions if v.context is not None and v.context["agent"] == agent)
                 print(f"the last word of {agent}: {(await atlas.memory.content(last)).decode().strip()}")
+            # Its folder is about to go: leave the project out of `atlasctl status`. The history stays.
+            await atlas.projects.archive(project)
 
 
 if __name__ == "__main__":

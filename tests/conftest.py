@@ -155,6 +155,13 @@ def atlas(dsn: str) -> Iterator[Atlas]:
         yield client
 
 
+@pytest.fixture
+def embedded(atlas_home: Path) -> Iterator[Atlas]:
+    """A blocking client on the database of the session's embedded server, shared with other tests."""
+    with Atlas.open(home=atlas_home) as client:
+        yield client
+
+
 class _Awaited:
     """Calls an asyncio face as if it were a blocking one, so that one test runs through both."""
 

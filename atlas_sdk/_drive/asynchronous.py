@@ -16,6 +16,7 @@ from atlas_sdk._drive.target import (
     Target,
     arguments,
     broken_transaction,
+    closed_client,
     columns_of,
     hung_up,
     logger,
@@ -43,6 +44,9 @@ class AsyncDriver:
         self._target = target
         self._lent = lent
         self._pinned: AsyncConnection[Any] | None = None
+        #: Held by the one operation that may use the pinned connection.
+        self._turn = asyncio.Lock()
+        self._closed = False
         self._pool = AsyncConnectionPool(self._ready, check=_check_async, **target.pool_options())
 
     async def _ready(self) -> str:
@@ -62,14 +66,20 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
+        self._closed = True
         await self._pool.close()
 
     async def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
-        scope = Scope(self._lent, nested=self._pinned is not None)
-        if scope.nested:
-            # An operation that fails leaves the caller's transaction as it was before.
-            plan = enclosed(plan)
+        if self._closed:
+            raise closed_client()
+        if self._pinned is None:
+            return await self._run(plan, Scope(self._lent, nested=False))
+        async with self._turn:
+            # One operation at a time on one connection; one that fails leaves the transaction as it was before.
+            return await self._run(enclosed(plan), Scope(self._lent, nested=True))
+
+    async def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[AsyncConnection[Any]] = []
         try:
             effect = next(plan)
@@ -85,10 +95,12 @@ class AsyncDriver:
                     effect = plan.send(await self._perform(effect, scope, held))
         except StopIteration as stop:
             return cast("T", stop.value)
-        except psycopg.Error as exc:
+        except BaseException as exc:
             if scope.nested and scope.depth:
                 await self._unwind(scope)
-            raise translate(exc, self._target.dsn) from exc
+            if isinstance(exc, psycopg.Error):
+                raise translate(exc, self._target.dsn) from exc
+            raise
         finally:
             plan.close()
             for connection in held:
@@ -97,7 +109,7 @@ class AsyncDriver:
     async def _perform(self, effect: Effect, scope: Scope, held: list[AsyncConnection[Any]]) -> object:
         if isinstance(effect, Query):
             if held or self._pinned is not None:
-                return await self._execute(held[0] if held else cast("AsyncConnection[Any]", self._pinned), effect)
+                return await self._execute(self._pinned or held[0], effect)
             connection = await self._get()
             try:
                 return await self._execute(connection, effect)
@@ -106,19 +118,23 @@ class AsyncDriver:
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(await self._get())
-            connection = self._pinned or held[0]
-            await connection.execute(scope.command(effect))
-            if scope.ended(effect):
+            for command in scope.commands(effect):
+                await (self._pinned or held[0]).execute(command)
+            if scope.done(effect):
                 await self._give_back(held.pop())
             return None
         return scope.lent
 
     async def _unwind(self, scope: Scope) -> None:
-        """Leave the caller's transaction usable: take back what the failed plan did in it."""
+        """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
         scope.depth = 1
-        command = scope.command(Rollback())
-        if self._pinned is not None and not self._pinned.closed:
-            await self._pinned.execute(command)
+        try:
+            for command in scope.commands(Rollback()):
+                await cast("AsyncConnection[Any]", self._pinned).execute(command)
+            scope.done(Rollback())
+        except psycopg.Error:
+            # The connection is gone or the transaction beyond repair: its end will say so.
+            logger.debug("a failed operation could not be taken back", exc_info=True)
 
     async def _execute(self, connection: AsyncConnection[Any], query: Query) -> Result:
         began = time.perf_counter()
@@ -154,6 +170,8 @@ class AsyncDriver:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["AsyncDriver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
+        if self._closed:
+            raise closed_client()
         if self._pinned is not None:
             yield self
             return
@@ -162,6 +180,7 @@ class AsyncDriver:
             inner = object.__new__(AsyncDriver)
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
+            inner._turn = asyncio.Lock()
             inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
             try:
                 await connection.execute("BEGIN")

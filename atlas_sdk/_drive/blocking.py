@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -16,6 +17,7 @@ from atlas_sdk._drive.target import (
     Target,
     arguments,
     broken_transaction,
+    closed_client,
     columns_of,
     hung_up,
     logger,
@@ -25,6 +27,7 @@ from atlas_sdk._drive.target import (
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
+from atlas_sdk.errors import InvalidInput
 
 __all__ = ["Driver"]
 
@@ -43,8 +46,11 @@ class Driver:
         self._target = target
         self._lent = lent
         self._pinned: Connection[Any] | None = None
-        self._pid = os.getpid()
+        #: Held by the one operation that may use the pinned connection.
+        self._turn = Lock()
+        self._closed = False
         self._pool = self._new_pool()
+        self._pid = os.getpid()
 
     def _new_pool(self) -> ConnectionPool[Connection[Any]]:
         return ConnectionPool(self._target.ready, check=_check, **self._target.pool_options())
@@ -59,15 +65,23 @@ class Driver:
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
+        self._closed = True
         if os.getpid() == self._pid:
             self._pool.close()
 
     def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
-        scope = Scope(self._lent, nested=self._pinned is not None)
-        if scope.nested:
-            # An operation that fails leaves the caller's transaction as it was before.
-            plan = enclosed(plan)
+        if self._closed:
+            raise closed_client()
+        if self._pinned is None:
+            return self._run(plan, Scope(self._lent, nested=False))
+        if os.getpid() != self._pid:
+            raise InvalidInput("a transaction cannot be used in a forked child", field="transaction")
+        with self._turn:
+            # One operation at a time on one connection; one that fails leaves the transaction as it was before.
+            return self._run(enclosed(plan), Scope(self._lent, nested=True))
+
+    def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[Connection[Any]] = []
         try:
             effect = next(plan)
@@ -83,10 +97,12 @@ class Driver:
                     effect = plan.send(self._perform(effect, scope, held))
         except StopIteration as stop:
             return cast("T", stop.value)
-        except psycopg.Error as exc:
+        except BaseException as exc:
             if scope.nested and scope.depth:
                 self._unwind(scope)
-            raise translate(exc, self._target.dsn) from exc
+            if isinstance(exc, psycopg.Error):
+                raise translate(exc, self._target.dsn) from exc
+            raise
         finally:
             plan.close()
             for connection in held:
@@ -95,7 +111,7 @@ class Driver:
     def _perform(self, effect: Effect, scope: Scope, held: list[Connection[Any]]) -> object:
         if isinstance(effect, Query):
             if held or self._pinned is not None:
-                return self._execute(held[0] if held else cast("Connection[Any]", self._pinned), effect)
+                return self._execute(self._pinned or held[0], effect)
             connection = self._get()
             try:
                 return self._execute(connection, effect)
@@ -104,19 +120,23 @@ class Driver:
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(self._get())
-            connection = self._pinned or held[0]
-            connection.execute(scope.command(effect))
-            if scope.ended(effect):
+            for command in scope.commands(effect):
+                (self._pinned or held[0]).execute(command)
+            if scope.done(effect):
                 self._give_back(held.pop())
             return None
         return scope.lent
 
     def _unwind(self, scope: Scope) -> None:
-        """Leave the caller's transaction usable: take back what the failed plan did in it."""
+        """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
         scope.depth = 1
-        command = scope.command(Rollback())
-        if self._pinned is not None and not self._pinned.closed:
-            self._pinned.execute(command)
+        try:
+            for command in scope.commands(Rollback()):
+                cast("Connection[Any]", self._pinned).execute(command)
+            scope.done(Rollback())
+        except psycopg.Error:
+            # The connection is gone or the transaction beyond repair: its end will say so.
+            logger.debug("a failed operation could not be taken back", exc_info=True)
 
     def _execute(self, connection: Connection[Any], query: Query) -> Result:
         began = time.perf_counter()
@@ -131,11 +151,7 @@ class Driver:
 
     def _get(self) -> Connection[Any]:
         if os.getpid() != self._pid:
-            # A forked child must not talk on its parent's connections: leave them alone and open its own.
-            self._pid = os.getpid()
-            self._pool = self._new_pool()
-            self._lent.heads.clear()
-            self._pool.open()
+            self._reopen()
         try:
             return self._pool.getconn()
         except psycopg.Error as exc:
@@ -145,6 +161,14 @@ class Driver:
             except psycopg.Error as cause:
                 raise translate(cause, self._target.dsn) from cause
             raise translate(exc, self._target.dsn) from exc
+
+    def _reopen(self) -> None:
+        """Open connections of its own in a forked child: it must not talk on its parent's."""
+        with self._turn:
+            if os.getpid() != self._pid:
+                pool = self._new_pool()
+                pool.open()
+                self._pool, self._pid = pool, os.getpid()
 
     def _give_back(self, connection: Connection[Any]) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
@@ -157,6 +181,8 @@ class Driver:
     @contextmanager
     def transaction(self) -> Iterator["Driver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
+        if self._closed:
+            raise closed_client()
         if self._pinned is not None:
             yield self
             return
@@ -165,6 +191,7 @@ class Driver:
             inner = object.__new__(Driver)
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
+            inner._turn = Lock()
             inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
             try:
                 connection.execute("BEGIN")

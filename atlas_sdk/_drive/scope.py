@@ -15,33 +15,38 @@ class Scope:
 
     def __init__(self, lent: Context, *, nested: bool) -> None:
         self.lent = lent
-        self.outer = lent
+        self._outer = lent
         #: Whether the caller has a transaction open: then ours are savepoints in it.
         self.nested = nested
         self.depth = 0
 
-    def command(self, effect: Begin | Commit | Rollback) -> LiteralString:
-        """Return the SQL for one step of nesting, and keep the count and the cache of heads right."""
+    def commands(self, effect: Begin | Commit | Rollback) -> tuple[LiteralString, ...]:
+        """Return the SQL for one step of nesting."""
+        level = self.depth + isinstance(effect, Begin)
+        outermost = level == 1 and not self.nested
+        savepoint = f"atlas_{level}"
+        if isinstance(effect, Begin):
+            return ("BEGIN" if outermost else "SAVEPOINT " + savepoint,)
+        if isinstance(effect, Commit):
+            return ("COMMIT" if outermost else "RELEASE SAVEPOINT " + savepoint,)
+        if outermost:
+            return ("ROLLBACK",)
+        return ("ROLLBACK TO SAVEPOINT " + savepoint, "RELEASE SAVEPOINT " + savepoint)
+
+    def done(self, effect: Begin | Commit | Rollback) -> bool:
+        """Count a step that the server carried out; True when the plan's own transaction is over."""
         if isinstance(effect, Begin):
             self.depth += 1
-        outermost = self.depth == 1 and not self.nested
-        savepoint = f"atlas_{self.depth}"
-        if isinstance(effect, Begin):
-            if outermost:
+            if self.depth == 1 and not self.nested:
                 # What a transaction learns is nobody else's business until it is committed.
-                self.lent = evolve(self.outer, heads=Heads(of_transaction=True))
-            return "BEGIN" if outermost else "SAVEPOINT " + savepoint
+                self.lent = evolve(self._outer, heads=Heads(of_transaction=True))
+            return False
         self.depth -= 1
+        if isinstance(effect, Rollback):
+            self.lent.heads.clear()
+        if self.depth or self.nested:
+            return False
         if isinstance(effect, Commit):
-            return "COMMIT" if outermost else "RELEASE SAVEPOINT " + savepoint
-        self.lent.heads.clear()
-        return "ROLLBACK" if outermost else "ROLLBACK TO SAVEPOINT " + savepoint
-
-    def ended(self, effect: Begin | Commit | Rollback) -> bool:
-        """Whether the plan's own transaction is over now; a commit publishes what it learned."""
-        over = self.depth == 0 and not self.nested and not isinstance(effect, Begin)
-        if over:
-            if isinstance(effect, Commit):
-                self.outer.heads.adopt(self.lent.heads)
-            self.lent = self.outer
-        return over
+            self._outer.heads.adopt(self.lent.heads)
+        self.lent = self._outer
+        return True

@@ -14,7 +14,17 @@ from psycopg.adapt import Buffer, Dumper
 from atlas_sdk._plan import Json, Query, Result
 from atlas_sdk.errors import DatabaseError, InvalidInput
 
-__all__ = ["Target", "arguments", "broken_transaction", "columns_of", "hung_up", "logger", "not_text", "result_of"]
+__all__ = [
+    "Target",
+    "arguments",
+    "broken_transaction",
+    "closed_client",
+    "columns_of",
+    "hung_up",
+    "logger",
+    "not_text",
+    "result_of",
+]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
@@ -26,7 +36,10 @@ class _JsonDumper(Dumper):
     oid = psycopg.adapters.types["jsonb"].oid
 
     def dump(self, obj: Json) -> Buffer | None:
-        return _TO_JSON(obj.value).encode("utf-8", "backslashreplace")
+        try:
+            return _TO_JSON(obj.value).encode("utf-8", "backslashreplace")
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(f"not JSON: {exc}", field="context") from exc
 
 
 psycopg.adapters.register_dumper(Json, _JsonDumper)
@@ -98,6 +111,11 @@ def broken_transaction() -> DatabaseError:
     return DatabaseError(
         "an operation of this transaction failed, so nothing of it was kept; do it again without that one"
     )
+
+
+def closed_client() -> InvalidInput:
+    """Return our error for the use of a client after its end."""
+    return InvalidInput("this client is closed: open a new one", field="atlas")
 
 
 def not_text(error: UnicodeEncodeError) -> InvalidInput:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-__all__ = ["UTF8", "Command", "Flags", "global_options"]
+__all__ = ["GLOBAL_OPTIONS", "UTF8", "Command", "Flags", "global_options"]
 
 
 class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -25,6 +25,9 @@ class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 
 
 UTF8 = _Utf8()
+
+#: The last line of every command's help.
+GLOBAL_OPTIONS = "Also after the command: the global options --project, --dsn, --home … of `atlasctl --help`."
 
 
 class Flags:
@@ -76,5 +79,8 @@ class Command(click.Command):
         """Write the examples."""
         with formatter.section("Examples"):
             for example in self.examples:
-                formatter.write_text(example)
+                # As it is: wrapped text is no command line any more.
+                formatter.write(f"{' ' * formatter.current_indent}{example}\n")
+        formatter.write_paragraph()
+        formatter.write_text(GLOBAL_OPTIONS)
         super().format_epilog(ctx, formatter)

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags, global_options
+from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
 from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MASK = "***"
 _SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
-@click.group(params=global_options(everywhere=True))
+@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
 def db() -> None:
     """Look after the database.
 

@@ -28,8 +28,7 @@ def demo(flags: Flags, *, keep: bool) -> int:
     """Show the product at work in a temporary folder.
 
     Starts a PostgreSQL of its own and the watcher, edits memory files as an agent, an editor and a shell do, breaks
-    one, and brings it back. Takes about twenty seconds, touches nothing of yours, and exits with 0 only if every step
-    held.
+    one, and brings it back. Takes a few seconds, touches nothing of yours, and exits with 0 only if every step held.
     """
     from atlas_sdk.cli.stage import Stage
 

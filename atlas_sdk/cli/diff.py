@@ -49,7 +49,7 @@ def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
     """Show what differs between two states.
 
     From A to B; without B, from A to the folder as it is; without both, what changed since the newest versions. A and
-    B are checkpoints, versions, moments such as @{2h ago}, or FILE@REF. Exits with 0 whether something differs or
+    B are checkpoints, versions, moments such as '@{2h ago}', or FILE@REF. Exits with 0 whether something differs or
     not.
     """
     from atlas_sdk.cli.invocation import Invocation

@@ -26,7 +26,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures
-    what changed in between.
+    what changed in between. A folder that was forgotten comes back with its whole history.
     """
     from atlas_sdk.cli.capturing import unkept
     from atlas_sdk.cli.invocation import Invocation
@@ -36,7 +36,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
     run = Invocation(flags)
     folder = _folder(run.start if path is None else path, force=force)
     with run.opened() as atlas:
-        project, is_new = _registered(atlas, run.user(atlas), folder)
+        project, how = _registered(atlas, run.user(atlas), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
     skipped = [*captured.skipped, *unkept(files, Tracking.load(Path(project.path)).limit_bytes)]
@@ -44,14 +44,15 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
         run.out.record(
             {
                 "project": of_project(project),
-                "created": is_new,
+                "created": how == "created",
+                "activated": how == "activated",
                 "captured": len(captured.taken),
                 "files": [of_version(version) for version in files],
                 "skipped": [of_skipped(*entry) for entry in skipped],
             }
         )
         return
-    _show(run, project, files=files, skipped=skipped, is_new=is_new)
+    _show(run, project, files=files, skipped=skipped, how=how)
 
 
 def _folder(given: str, *, force: bool) -> Path:
@@ -72,24 +73,26 @@ def _folder(given: str, *, force: bool) -> Path:
     return path
 
 
-def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, bool]":
-    from atlas_sdk import AlreadyExists, NotAProject
+def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
+    """Return the active project of exactly this folder, and how: "created", "activated", or "found" as it is."""
+    from atlas_sdk import AlreadyExists
 
-    try:
-        around = atlas.projects.by_path(folder, user=user)
-    except NotAProject:
-        around = None
-    if around is not None and around.path == str(folder):
-        return around, False
-    try:
-        return atlas.projects.create(user, path=folder), True
-    except AlreadyExists:
-        # Another process was faster.
-        return atlas.projects.by_path(folder, user=user), False
+    there = atlas.projects.at(folder, user=user)
+    if there is None:
+        try:
+            return atlas.projects.create(user, path=folder), "created"
+        except AlreadyExists:
+            # Another process was faster.
+            there = atlas.projects.at(folder, user=user)
+            if there is None:
+                raise
+    if there.status == "archived":
+        return atlas.projects.activate(there), "activated"
+    return there, "found"
 
 
 def _show(
-    run: "Invocation", project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], is_new: bool
+    run: "Invocation", project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], how: str
 ) -> None:
     from atlas_sdk.cli.capturing import warn_skipped
     from atlas_sdk.cli.output import count, size
@@ -97,10 +100,8 @@ def _show(
 
     out = run.out
     shown = printable(project.path)
-    if is_new:
-        out.line(f"{shown} is protected now: {count(len(files), 'memory file')}")
-    else:
-        out.line(f"{shown} is already protected: {count(len(files), 'memory file')}")
+    now = {"created": "protected now", "activated": "protected again, with its history", "found": "already protected"}
+    out.line(f"{shown} is {now[how]}: {count(len(files), 'memory file')}")
     out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
     if not files:
         out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")

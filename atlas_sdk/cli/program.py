@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "redo": ("restore", "Do the last undone restore again."),
     },
     "Operate": {
+        "forget": ("forget", "Stop protecting a folder; its history is kept."),
         "verify": ("verify", "Read back every version and hash it again."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),

@@ -37,14 +37,16 @@ _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a ter
 def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> int:
     """Bring files back; nothing is lost.
 
-    REF is a checkpoint, a version's id, a moment such as @{2h ago}, or FILE@REF. What stands there now is put on record
-    first, under a checkpoint of its own; a file that changes while this runs stops it before anything is written.
+    REF is a checkpoint, a version's id, a moment such as '@{2h ago}', or FILE@REF. What stands there now is put on
+    record first, under a checkpoint of its own; a file that changes while this runs stops it before anything is
+    written. Exits with 3 when nothing was on record at that moment.
     """
     from atlas_sdk.cli.invocation import Invocation
 
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
+        _expect_files(atlas, project, ref)
         plan = atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
         return _carry_out(run, atlas, project, plan, dry_run=dry_run, ask=not yes)
 
@@ -74,6 +76,22 @@ def redo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
     return _walk(flags, "plan_redo", dry_run=dry_run, ask=not yes)
 
 
+def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
+    """Refuse a moment at which nothing was on record: a slip, and no wish to have no files."""
+    # No checkpoint's name begins so.
+    if not ref.startswith("@{") or atlas.memory.resolve(project, ref).versions:
+        return
+    from atlas_sdk import NotFound
+    from atlas_sdk.files import printable
+
+    raise NotFound(
+        f"{printable(project.name)} had no memory file on record at {ref}; it is kept since "
+        f"{project.created_at.astimezone():%Y-%m-%d %H:%M:%S}, and `atlasctl log` lists its versions",
+        kind="version",
+        name=ref,
+    )
+
+
 def _walk(flags: Flags, planning: str, *, dry_run: bool, ask: bool) -> int:
     from atlas_sdk.cli.invocation import Invocation
 
@@ -100,11 +118,7 @@ def _carry_out(
     if done is None and plan.reason != "restore":
         # Every file is so already; the walk itself is still to be recorded.
         done = atlas.memory.undo(project) if plan.reason == "undo" else atlas.memory.redo(project)
-    safety = None
-    if done is not None and plan.changes:
-        # Of an undo or redo the record is the first restore's, so the newest safety checkpoint is asked for.
-        safety = next(one.name for one in atlas.memory.checkpoints(project) if one.kind == "safety")
-    _finish(run, plan, done, safety)
+    _finish(run, plan, done, done.safety if done is not None and plan.changes else None)
     return 0
 
 

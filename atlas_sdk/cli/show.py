@@ -28,7 +28,7 @@ _LISTED = 5
 def show(flags: Flags, ref: str) -> None:
     """Print the content of a version.
 
-    The bytes go to stdout exactly as they were. REF is a checkpoint, a version's id, a moment such as @{2h ago} or
+    The bytes go to stdout exactly as they were. REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
     latest, with the file after a colon; FILE@REF means the same, and a file alone its newest version. With --json the
     version is described instead.
     """

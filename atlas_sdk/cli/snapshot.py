@@ -26,23 +26,28 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count
     from atlas_sdk.cli.records import of_skipped, of_version
     from atlas_sdk.files import Tracking
 
     run = Invocation(flags)
     taken = []
     skipped: list[tuple[str, str]] = []
+    current = 0
     with run.opened() as atlas:
         project = run.project(atlas)
         if not paths:
             captured = atlas.memory.capture(project)
             taken, skipped = list(captured.taken), list(captured.skipped)
+            on_record = {version.path for version in atlas.memory.files(project) if not version.deleted}
+            current = len(on_record - {path for path, _ in skipped})
         for path in paths:
             try:
                 made = atlas.memory.snapshot(project, run.path(project, path))
             except FileProblem as problem:
                 skipped.append((problem.path, str(problem)))
                 continue
+            current += 1
             if made is not None:
                 taken.append(made)
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
@@ -55,7 +60,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
         )
     else:
         show_taken(run.out, taken)
-        if not taken:
-            run.out.note("nothing changed")
+        if not taken and (current or not skipped):
+            run.out.note(f"up to date: {count(current, 'file')}")
         warn_skipped(run.out, (*skipped, *limited))
     return FAILED if skipped else 0

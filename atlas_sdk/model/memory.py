@@ -98,8 +98,9 @@ class Head:
     #: The newest blob, to make a delta with, and its content; None when only hash and size were kept.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    #: Monotonic seconds when this was last known to be the newest.
+    #: Monotonic seconds when this was last known to be the newest, and the file's shared mark from just before.
     confirmed_at: float = field(default=0.0, eq=False)
+    mark: bytes | None = field(default=None, eq=False, repr=False)
 
 
 @frozen(kw_only=True)
@@ -121,7 +122,7 @@ class FileDiff:
 class Broken:
     """A version that does not read back as what was stored."""
 
-    path: str
+    path: str = field(converter=from_text)
     snapshot_id: UUID
     sha256: str
     problem: str

@@ -20,8 +20,8 @@ __all__ = ["Incoming", "append", "append_deletion", "blob_content"]
 
 sql = statements("memory")
 
-#: A head that this client confirmed less than this long ago is believed when content did not change (seconds); after
-#: that one small statement asks. Another writer's version in between is seen at the next change at the latest.
+#: A head is believed without asking for this long (seconds), and only while the shared mark of its file stands. The
+#: mark tells of every version but those of a client that was killed between its commit and its mark.
 HEAD_TRUST_S = 1.0
 
 
@@ -68,8 +68,10 @@ def append(
     lent = yield from context()
     key = (project.id, state.path)
     head = lent.heads.get(key)
-    if head is not None and _same(head, state) and lent.monotonic() - head.confirmed_at > HEAD_TRUST_S:
-        head = yield from _read_head(project, state.path, known=head)
+    if head is not None and _same(head, state):
+        fresh = lent.monotonic() - head.confirmed_at < HEAD_TRUST_S
+        if not (fresh and lent.heads.is_newest(key, head)):
+            head = yield from _read_head(project, state.path, known=head)
     head = head or (yield from _read_head(project, state.path))
     if head is not None and _same(head, state):
         return None
@@ -136,13 +138,15 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
     When it is still the one that is `known`, that one is confirmed, content and all.
     """
     lent = yield from context()
+    key = (project.id, path)
+    seen = lent.heads.mark(key)
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
     row = yield from one_or_none(sql["head"], _HeadRow, **keys)
     if row is None:
         return None
     if known is not None and known.snapshot_id == row.snapshot_id:
-        confirmed = evolve(known, confirmed_at=lent.monotonic())
-        lent.heads.put((project.id, path), confirmed)
+        confirmed = evolve(known, confirmed_at=lent.monotonic(), mark=seen)
+        lent.heads.put(key, confirmed)
         return confirmed
     head = Head(
         snapshot_id=row.snapshot_id,
@@ -152,8 +156,9 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
         link=row.link,
         blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
         confirmed_at=lent.monotonic(),
+        mark=seen,
     )
-    lent.heads.put((project.id, path), head)
+    lent.heads.put(key, head)
     return head
 
 
@@ -184,6 +189,8 @@ def _put(
     attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
     new_id = snapshot_id or lent.new_id()
+    key = (project.id, state.path)
+    seen = lent.heads.mark(key)
     stamp = yield from one_or_none(
         sql["put"],
         _Stamp,
@@ -207,8 +214,8 @@ def _put(
         return None
     if stamp.stored_depth is not None:
         blob = evolve(blob, depth=stamp.stored_depth)
-    lent.heads.put(
-        (project.id, state.path),
+    lent.heads.written(
+        key,
         Head(
             snapshot_id=new_id,
             seq=stamp.seq,
@@ -219,6 +226,7 @@ def _put(
             content=state.content,
             confirmed_at=lent.monotonic(),
         ),
+        seen=seen,
     )
     return _made(project, state.path, new_id, stamp, kind, attribution, state=state, mode=mode, extra=extra)
 
@@ -302,8 +310,10 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             kind=kind,
             attribution=Json(attribution.to_json()),
         )
-        lent.heads.drop((project.id, path))
-        if stamp is not None:
+        if stamp is None:
+            lent.heads.drop((project.id, path))
+        else:
+            lent.heads.deleted((project.id, path))
             return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)
 
 

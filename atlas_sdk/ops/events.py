@@ -43,5 +43,7 @@ def log(
 
 def recent(user: User, *, project: Project | None = None, limit: int = 50) -> Plan[list[Event]]:
     """Return the newest events of a user, or of one project, newest first."""
+    if limit < 1:
+        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
     project_id = None if project is None else project.id
     return (yield from many(sql["recent"], Event, user_id=user.id, project_id=project_id, limit=limit))

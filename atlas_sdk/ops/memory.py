@@ -20,6 +20,8 @@ sql = statements("memory")
 
 #: What may be asked for; `checkpoint` is what checkpoints make.
 KINDS = ("claude_md", "scratch", "auto")
+#: What an index entry can hold, and the permission bits.
+_PATH_BYTES, _MODES = 2048, 0o777
 #: For content that does not come from a folder: its name alone says what it is.
 _BY_NAME = Tracking()
 
@@ -36,13 +38,19 @@ def snapshot(
     """Append a version of a memory file; None when nothing changed.
 
     Without `content` the file is read from the project's folder, and a file that is gone is recorded as deleted.
-    Content equal to the newest version costs no round trip within a second of the last one, and one small read after
-    that. `kind` is `claude_md` or `scratch` by the file's name unless given; `auto` may be pruned after a while.
-    `context` is any JSON object to remember with the version. Writers of one file may race: every version is kept, in
-    the order of commit. Raises NotFound for a file that was never there, FileProblem for one that cannot be read.
+    Content equal to the newest version costs no round trip on the embedded server (within a second of the last look,
+    one small read after that), and one small read on a server by DSN. `kind` is `claude_md` or `scratch` by the
+    file's name unless given; `auto` may be pruned after a while. `mode` are the permission bits of content given as
+    bytes, which may have 8 MiB. `context` is any JSON object to remember with the version. Writers of one file may
+    race: every version is kept, in the order of commit. Raises NotFound for a file that was never there, FileProblem
+    for one that cannot be read.
     """
     root = Path(project.path)
     name = relative_path(root, path)
+    if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
+        raise InvalidInput("mode is given with content as bytes, 0 to 0o777; a file has its own", field="mode")
+    if len(to_text(name).encode()) > _PATH_BYTES:
+        raise InvalidInput(f"a path has {_PATH_BYTES:,} bytes at most", field="path")
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {kind!r}", field="kind")
     if isinstance(content, FileState):
@@ -135,6 +143,8 @@ def history(
     version of the page before.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
+    if limit < 1:
+        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
     before_id = None if before is None else before.id
     if path is None:
         return (yield from many(sql["history_of_project"], Snapshot, before_id=before_id, **keys))

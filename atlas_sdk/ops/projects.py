@@ -8,12 +8,12 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
-from atlas_sdk.files import to_text
+from atlas_sdk.files import printable, to_text
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 
-__all__ = ["by_path", "by_session", "create", "get", "list_active"]
+__all__ = ["activate", "archive", "at", "by_path", "by_session", "create", "get", "list_active"]
 
 sql = statements("projects")
 
@@ -47,8 +47,8 @@ def create(
     """Register a folder; its name is the folder's unless given.
 
     The folder need not exist on this machine. `session_id` is the name that the outside knows the project by, unique
-    in the database; one is made unless given. Raises AlreadyExists when the user has a project with this folder or
-    the session id is taken.
+    in the database; one is made unless given. Raises AlreadyExists when the user has a project with this folder, be
+    it archived, or the session id is taken.
     """
     folder = yield from local(_resolved, path)
     identity = yield from local(_identity, folder)
@@ -70,7 +70,13 @@ def create(
         language=language,
     )
     if project is None:
-        raise AlreadyExists(f"{folder} is a project already", kind="project", name=folder)
+        there = yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder))
+        sentence = f"{folder} is a project already"
+        if there is not None and there.status == "archived":
+            sentence += (
+                ", but archived: `atlasctl init` there, or `projects.activate`, brings it back with its whole history"
+            )
+        raise AlreadyExists(sentence, kind="project", name=folder)
     yield from events.record("project.created", user_id=user.id, project_id=project.id, meta={"path": to_text(folder)})
     return project
 
@@ -89,7 +95,7 @@ def by_session(session_id: str) -> Plan[Project | None]:
 
 
 def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Project]:
-    """Return the project that holds this file or folder: the innermost registered folder at or above it.
+    """Return the active project that holds this file or folder: the innermost one at or above it.
 
     Without `user` projects of every user count. Raises NotAProject.
     """
@@ -100,6 +106,45 @@ def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Proj
     if project is None:
         raise NotAProject(os.fspath(path))
     return project
+
+
+def at(path: str | PathLike[str], *, user: User) -> Plan[Project | None]:
+    """Return what is registered for exactly this folder, archived or not; look at `status`."""
+    folder = yield from local(_resolved, path)
+    return (yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder)))
+
+
+def archive(project: Project) -> Plan[Project]:
+    """Stop keeping a project: `list`, `by_path` and the watcher leave it out, and its whole history stays.
+
+    `activate` brings it back. Doing it again changes nothing. Raises NotFound when the project is deleted.
+    """
+    return (yield from _change_status(project, "archived", event="project.archived"))
+
+
+def activate(project: Project) -> Plan[Project]:
+    """Keep an archived project again, with the history that it has.
+
+    Doing it again changes nothing. Raises NotFound when the project is deleted.
+    """
+    return (yield from _change_status(project, "active", event="project.activated"))
+
+
+@atomic
+def _change_status(project: Project, status: str, *, event: str) -> Plan[Project]:
+    keys = {"user_id": project.user_id, "project_id": project.id}
+    changed = yield from one_or_none(sql["change_status"], Project, status=status, **keys)
+    if changed is not None:
+        yield from events.record(event, meta={"path": to_text(changed.path)}, **keys)
+        return changed
+    found = yield from one_or_none(sql["get"], Project, **keys)
+    if found is None or found.status != status:
+        raise NotFound(
+            f"the project {printable(project.name)} is deleted; register its folder again",
+            kind="project",
+            name=project.name,
+        )
+    return found
 
 
 def list_active(user: User | None = None) -> Plan[list[Project]]:

@@ -1,38 +1,15 @@
 """Migrations: forward only, one transaction each, with checksums."""
 
 import hashlib
-from datetime import datetime
-
-from attrs import field, frozen
 
 from atlas_sdk._plan import Plan, atomic, execute, many, one, scalar
 from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
+from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["AppliedMigration", "ServerFacts", "check", "migrate", "server", "status"]
+__all__ = ["check", "migrate", "server", "status"]
 
 sql = statements("schema")
-
-
-@frozen(kw_only=True)
-class AppliedMigration:
-    """One row of schema_version."""
-
-    version: int
-    name: str
-    checksum: str = field(repr=False)
-    applied_at: datetime = field(repr=str)
-
-
-@frozen(kw_only=True)
-class ServerFacts:
-    """What the server says of itself."""
-
-    server_version: str
-    database: str
-    role: str
-    now: datetime
-    database_bytes: int
 
 
 def _checksum(migration: Migration) -> str:

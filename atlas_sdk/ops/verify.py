@@ -1,13 +1,12 @@
 """Verification: read back every version and hash it again."""
 
 from collections import OrderedDict
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
 
-from atlas_sdk._plan import Plan, many, one
+from atlas_sdk._plan import Plan, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure
 from atlas_sdk.model.blobs import Blob, assemble
@@ -26,28 +25,16 @@ _CACHE_BYTES = 64 * 2**20
 
 @frozen(kw_only=True)
 class _Row:
-    sha256: bytes
-    size: int
-    depth: int
+    project_id: UUID
+    path: str
+    seq: int
+    id: UUID
+    #: Of the blob; None for a deletion.
+    sha256: bytes | None
+    size: int | None
+    depth: int | None
     base_sha256: bytes | None
     data: bytes | None
-    created_at: datetime
-
-    def blob(self) -> Blob:
-        return Blob(sha256=self.sha256, size=self.size, depth=self.depth, base_sha256=self.base_sha256, data=self.data)
-
-
-@frozen(kw_only=True)
-class _Totals:
-    versions: int
-    unkept: int
-
-
-@frozen(kw_only=True)
-class _Version:
-    path: str
-    id: UUID
-    sha256: bytes
 
 
 class _Contents:
@@ -70,52 +57,57 @@ class _Contents:
 def verify(user: User) -> Plan[Verification]:
     """Rebuild every content of a user's memory, recompute its SHA-256, and name the versions that do not match.
 
-    Reads everything once, in pages; deltas are applied to contents rebuilt before, so that the work grows with the
-    number of versions, not with the length of chains.
+    Reads everything once, in pages along each file; deltas are applied to contents rebuilt before, so that the work
+    grows with the number of versions, not with the length of chains.
     """
-    totals = yield from one(sql["totals"], _Totals, user_id=user.id)
     contents = _Contents()
-    broken: dict[bytes, str] = {}
-    count = content_bytes = stored_bytes = 0
-    after_time, after_sha256 = datetime(1970, 1, 1, tzinfo=UTC), b""
+    seen: set[bytes] = set()
+    bad: set[bytes] = set()
+    broken: list[Broken] = []
+    versions = unkept = content_bytes = stored_bytes = 0
+    after: dict[str, Any] = {"project_id": UUID(int=0), "path": "", "seq": 0, "id": UUID(int=0)}
     while True:
-        keys: dict[str, Any] = {"after_time": after_time, "after_sha256": after_sha256}
-        page = yield from many(sql["blobs"], _Row, user_id=user.id, limit=_PAGE_ROWS, **keys)
+        page = yield from many(sql["page"], _Row, user_id=user.id, limit=_PAGE_ROWS, **after)
         for row in page:
-            count += 1
-            stored_bytes += len(row.data or b"")
-            try:
-                content = yield from _rebuild(user.id, row, contents)
-            except IntegrityFailure as failure:
-                broken[row.sha256] = str(failure)
+            if row.sha256 is None:
                 continue
-            content_bytes += len(content)
-            contents.put(row.sha256, content)
+            versions += 1
+            unkept += row.data is None
+            if row.sha256 not in seen:
+                seen.add(row.sha256)
+                stored_bytes += len(row.data or b"")
+                try:
+                    content_bytes += len((yield from _rebuild(user.id, row, contents)))
+                except IntegrityFailure:
+                    bad.add(row.sha256)
+            if row.sha256 in bad:
+                sha256 = row.sha256.hex()
+                problem = "the bytes do not match"
+                broken.append(Broken(path=row.path, snapshot_id=row.id, sha256=sha256, problem=problem))
         if len(page) < _PAGE_ROWS:
             break
-        after_time, after_sha256 = page[-1].created_at, page[-1].sha256
-    versions = []
-    if broken:
-        versions = yield from many(sql["versions_of"], _Version, user_id=user.id, contents=list(broken))
+        last = page[-1]
+        after = {"project_id": last.project_id, "path": last.path, "seq": last.seq, "id": last.id}
     return Verification(
-        versions=totals.versions,
-        contents=count,
-        unkept=totals.unkept,
+        versions=versions,
+        contents=len(seen),
+        unkept=unkept,
         content_bytes=content_bytes,
         stored_bytes=stored_bytes,
-        broken=tuple(
-            Broken(path=row.path, snapshot_id=row.id, sha256=row.sha256.hex(), problem="the bytes do not match")
-            for row in versions
-        ),
+        broken=tuple(broken),
     )
 
 
 def _rebuild(user_id: UUID, row: _Row, contents: _Contents) -> Plan[bytes]:
-    if row.data is None:
+    if row.data is None or row.sha256 is None or row.size is None or row.depth is None:
         return b""
+    blob = Blob(sha256=row.sha256, size=row.size, depth=row.depth, base_sha256=row.base_sha256, data=row.data)
     base = None if row.base_sha256 is None else contents.get(row.base_sha256)
     if row.base_sha256 is None:
-        return assemble([row.blob()], path="")
-    if base is None:
-        return (yield from blob_content(user_id, row.sha256, path=""))
-    return assemble([row.blob(), Blob.raw(base)], path="")
+        content = assemble([blob], path=row.path)
+    elif base is None:
+        content = yield from blob_content(user_id, row.sha256, path=row.path)
+    else:
+        content = assemble([blob, Blob.raw(base)], path=row.path)
+    contents.put(row.sha256, content)
+    return content

@@ -90,12 +90,20 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
 -- name: files_at
--- The version of every file that was the newest at a moment, deletions too.
-SELECT DISTINCT ON (s.path) s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
-WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.created_at <= %(moment)s AND s.kind <> 'checkpoint'
-ORDER BY s.path, s.seq DESC;
+-- The version of every file that was the newest at a moment, deletions too: back from the newest, file by file.
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
+       s.attribution, s.created_at
+FROM memory_files f
+CROSS JOIN LATERAL (
+    SELECT v.id, v.user_id, v.project_id, v.path, v.seq, v.kind, v.sha256, v.size, v.mode, v.link, v.checkpoint, v.context,
+           v.attribution, v.created_at
+    FROM memory_snapshots v
+    WHERE v.user_id = f.user_id AND v.project_id = f.project_id AND v.path = f.path AND v.created_at <= %(moment)s
+      AND v.kind <> 'checkpoint'
+    ORDER BY v.seq DESC LIMIT 1
+) s
+WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
+ORDER BY s.path;
 
 -- name: files_of_checkpoint
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,

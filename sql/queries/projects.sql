@@ -19,10 +19,21 @@ WHERE session_id = %(session_id)s
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'project_session' AND value = %(session_id)s);
 
 -- name: by_paths
--- The innermost registered folder among these; without a user the newest registration wins.
+-- The innermost active project among these folders; without a user the newest registration wins.
 SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
-WHERE path = ANY(%(paths)s) AND status <> 'deleted' AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
+WHERE path = ANY(%(paths)s) AND status = 'active' AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
 ORDER BY length(path) DESC, created_at DESC LIMIT 1;
+
+-- name: at
+-- What is registered for exactly this folder; a deleted one made room.
+SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
+WHERE user_id = %(user_id)s AND path = %(path)s AND status <> 'deleted';
+
+-- name: change_status
+-- No row when it is so already, or deleted: that is final.
+UPDATE projects SET status = %(status)s
+WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted', %(status)s)
+RETURNING user_id, id, session_id, name, path, status, created_at, updated_at;
 
 -- name: list
 SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects

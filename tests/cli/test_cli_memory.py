@@ -57,7 +57,8 @@ def test_inner_project_wins(app, cli, monkeypatch):
 
 
 def test_snapshot_of_everything_and_of_paths(app, cli):
-    assert cli("snapshot").err == "nothing changed\n"
+    assert cli("snapshot").err == "up to date: 2 files\n"
+    assert cli("snapshot", "CLAUDE.md").err == "up to date: 1 file\n"
     (app / "CLAUDE.md").write_text("two")
     (app / "notes.md").unlink()
     (app / "other.txt").write_text("not tracked")
@@ -67,6 +68,17 @@ def test_snapshot_of_everything_and_of_paths(app, cli):
     ]
     ran = cli("snapshot", "other.txt", "CLAUDE.md", "--json")
     assert [version["path"] for version in ran.record["taken"]] == ["other.txt"]
+
+
+def test_snapshot_does_not_call_up_to_date_what_it_could_not_read(app, cli):
+    (app / "notes.md").unlink()
+    (app / "notes.md").symlink_to("/etc/hostname")
+    ran = cli("snapshot", "notes.md")
+    assert ran.code == 1
+    assert "up to date" not in ran.err
+    ran = cli("snapshot")
+    assert ran.code == 1
+    assert ran.err.startswith("up to date: 1 file\n")
 
 
 def test_paths_are_relative_to_where_they_are_typed(app, cli, monkeypatch):
@@ -237,6 +249,24 @@ def test_restore_keeps_newer_files_unless_told(app, cli):
     assert (app / "TODO.md").read_text() == "newer"
 
 
+def test_restore_of_a_moment_before_everything_is_refused(app, cli):
+    for arguments in ([], ["--delete"], ["--dry-run"], ["CLAUDE.md"]):
+        ran = cli("restore", "@{2h ago}", *arguments)
+        assert ran.code == 3
+        assert ran.sentence.startswith("app had no memory file on record at @{2h ago}; it is kept since 20")
+    assert (app / "CLAUDE.md").exists()
+    assert cli("restore", "@{now}").err == "nothing to do: every file is so already\n"
+
+
+def test_every_walk_names_its_own_safety_checkpoint(app, cli):
+    cli("checkpoint", "v1")
+    (app / "CLAUDE.md").write_text("gutted")
+    named = [cli(*words, "--json").record["safety"] for words in (["restore", "v1"], ["undo"], ["redo"])]
+    assert [name.rpartition("-")[0] for name in named] == ["before-restore", "before-undo", "before-redo"]
+    listed = [one["name"] for one in cli("checkpoints", "--all", "--json").records if one["kind"] == "safety"]
+    assert listed == named[::-1]
+
+
 def test_restore_of_one_file_and_its_mode(app, cli):
     (app / "CLAUDE.md").chmod(0o755)
     cli("checkpoint", "v1")
@@ -253,7 +283,9 @@ def test_verify(app, cli):
     assert found["ok"] is True
     assert found["versions"] >= 2
     assert found["broken"] == []
-    assert cli("verify").out.endswith("every version reads back as it was stored\n")
+    shown = cli("verify").out
+    assert re.match(r"\d+ entries, \d+ distinct contents, ", shown)
+    assert shown.endswith("every version reads back as it was stored\n")
 
 
 ODD = ["two\nlines.md", "esc\x1b[31m.md", "back\\slash.md", "caf\udce9.md", "\u202etxt.md", "-n.md", "a:b@c.md"]

@@ -68,7 +68,9 @@ def test_every_command_has_a_paragraph_json_and_examples_that_parse(words, comma
     shown = cli(*words, "--help")
     assert shown.code == 0
     assert "Examples:" in shown.out
+    assert "global options --project, --dsn, --home" in shown.out
     assert command.examples
+    assert {f"  {example}" for example in command.examples} <= set(shown.out.splitlines())
     for example in command.examples:
         # What stands behind a redirection, or around a substitution, is the shell's.
         line = example.removeprefix("psql $(").removesuffix(")").partition(" > ")[0]

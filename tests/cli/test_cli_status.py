@@ -1,9 +1,14 @@
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from watcher import status as watcher_status
 from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("[0-9]*.py"))
 
 
 def states(ran):
@@ -98,3 +103,10 @@ def test_all_projects(app, cli, tmp_path):
     cli("init", other)
     found = {project["path"] for project in cli("status", "--all", "--json").record["projects"]}
     assert {str(app), str(other)} <= found
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_examples_leave_no_project_behind(app, cli, example):
+    before = cli("status", "--all", "--json").record["projects"]
+    subprocess.run([sys.executable, example], capture_output=True, check=True)
+    assert cli("status", "--all", "--json").record["projects"] == before

@@ -85,6 +85,67 @@ def test_a_folder_with_any_name_is_a_project(face: Any, tmp_path: Path) -> None:
     assert face.projects.by_path(odd) == project
 
 
+def test_an_archived_project_is_left_out_and_comes_back_with_its_history(face: Any, folder: Path) -> None:
+    user = face.users.create("ada@example.com")
+    project = face.projects.create(user, path=folder)
+    first = face.memory.snapshot(project, "CLAUDE.md")
+    archived = face.projects.archive(project)
+    assert (archived.id, archived.status) == (project.id, "archived")
+    assert face.projects.list(user) == []
+    with pytest.raises(NotAProject):
+        face.projects.by_path(folder / "CLAUDE.md", user=user)
+    assert face.projects.at(folder, user=user) == face.projects.get(user, project.id) == archived
+    assert face.memory.history(archived) == [first]
+    active = face.projects.activate(archived)
+    assert (active.id, active.status) == (project.id, "active")
+    assert face.projects.list(user) == [active]
+    assert face.projects.by_path(folder / "CLAUDE.md", user=user) == active
+    assert face.memory.history(active) == [first]
+
+
+def test_archiving_is_on_record_once_and_again_changes_nothing(face: Any, folder: Path) -> None:
+    user = face.users.create("ada@example.com")
+    project = face.projects.create(user, path=folder)
+    assert face.projects.activate(project) == project
+    archived = face.projects.archive(project)
+    assert face.projects.archive(project) == archived
+    active = face.projects.activate(project)
+    assert face.projects.activate(archived) == active
+    found = face.events.recent(user, project=project)
+    assert [event.type for event in found] == ["project.activated", "project.archived", "project.created"]
+    assert found[0].meta["path"] == str(folder)
+
+
+def test_an_archived_folder_is_not_registered_twice(face: Any, folder: Path) -> None:
+    ada, bob = face.users.create("ada@example.com"), face.users.create("bob@example.com")
+    project = face.projects.archive(face.projects.create(ada, path=folder))
+    with pytest.raises(AlreadyExists, match=r"archived: `atlasctl init` there, or `projects.activate`, brings it back"):
+        face.projects.create(ada, path=folder, session_id="again")
+    assert face.projects.by_session("again") is None
+    assert face.projects.at(folder, user=ada) == project
+    assert face.projects.at(folder, user=bob) is None
+    assert face.projects.create(bob, path=folder, session_id="again").status == "active"
+
+
+def test_an_archived_project_makes_way_for_the_one_around_it(face: Any, folder: Path) -> None:
+    user = face.users.local()
+    outer, inner = face.projects.create(user, path=folder), face.projects.create(user, path=folder / "src")
+    face.projects.archive(inner)
+    assert face.projects.by_path(folder / "src") == outer
+    assert face.projects.at(folder / "src" / "deep", user=user) is None
+
+
+def test_a_deleted_project_stays_deleted(face: Any, migrated: Any, folder: Path) -> None:
+    user = face.users.create("ada@example.com")
+    project = face.projects.create(user, path=folder)
+    migrated.execute("UPDATE projects SET status = 'deleted' WHERE id = %s", [project.id])
+    for change in (face.projects.archive, face.projects.activate):
+        with pytest.raises(NotFound, match="the project app is deleted; register its folder again"):
+            change(project)
+    assert face.projects.at(folder, user=user) is None
+    assert face.projects.create(user, path=folder).id != project.id
+
+
 @pytest.mark.parametrize("path", ["", "a\0b"])
 def test_what_is_no_folder_is_refused(face: Any, path: str) -> None:
     with pytest.raises(InvalidInput):

@@ -8,7 +8,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from atlas_sdk import ContentMissing, FileProblem, IntegrityFailure, InvalidInput, NotFound, OutsideProject, Project
+from atlas_sdk import (
+    Atlas,
+    ContentMissing,
+    FileProblem,
+    IntegrityFailure,
+    InvalidInput,
+    NotFound,
+    OutsideProject,
+    Project,
+)
 from atlas_sdk.ops import append
 
 
@@ -27,8 +36,9 @@ def test_unchanged_content_is_no_version(face: Any, folder: Path) -> None:
     assert [version.seq for version in face.memory.history(project, "CLAUDE.md")] == [3, 2, 1]
 
 
-def test_unchanged_content_needs_no_statement(atlas: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    project = new_project(atlas, folder)
+def test_unchanged_content_needs_no_statement(embedded: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    atlas = embedded
+    project = atlas.projects.create(atlas.users.local(), path=folder)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n")
     atlas._driver._target.query_log = True
     with caplog.at_level("DEBUG", "atlas_sdk.queries"):
@@ -39,14 +49,22 @@ def test_unchanged_content_needs_no_statement(atlas: Any, folder: Path, caplog: 
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["memory.put"]
 
 
-def test_a_stale_head_is_asked_for_again(atlas: Any, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another client's version between two equal contents of ours makes the second one a version again."""
-    project = new_project(atlas, folder)
-    atlas.memory.snapshot(project, "CLAUDE.md", b"ours\n")
-    with type(atlas).open(dsn) as other:
+@pytest.mark.parametrize("by", ["home", "dsn"])
+def test_another_clients_version_is_seen_at_once(
+    by: str, embedded: Any, atlas: Any, atlas_home: Path, dsn: str, folder: Path
+) -> None:
+    """Ours, theirs, ours again: three versions, however fast, with the shared marks of one machine and without."""
+    ours = embedded if by == "home" else atlas
+    project = ours.projects.create(ours.users.local(), path=folder)
+    ours.memory.snapshot(project, "CLAUDE.md", b"ours\n")
+    with Atlas.open(home=atlas_home) if by == "home" else Atlas.open(dsn) as other:
         other.memory.snapshot(project, "CLAUDE.md", b"theirs\n")
-    monkeypatch.setattr(append, "HEAD_TRUST_S", 0.0)
-    assert atlas.memory.snapshot(project, "CLAUDE.md", b"ours\n").seq == 3
+        assert ours.memory.snapshot(project, "CLAUDE.md", b"ours\n").seq == 3
+        other.memory.delete(project, "CLAUDE.md")
+        assert ours.memory.snapshot(project, "CLAUDE.md", b"ours\n").seq == 5
+        with other.transaction() as tx:
+            tx.memory.snapshot(project, "CLAUDE.md", b"theirs\n")
+        assert ours.memory.snapshot(project, "CLAUDE.md", b"ours\n").seq == 7
 
 
 def test_every_version_reads_back(face: Any, folder: Path) -> None:

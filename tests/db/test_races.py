@@ -72,8 +72,9 @@ class Stepper:
             columns = tuple(column.name for column in cursor.description or ())
             self._advance(Result(columns, rows, cursor.rowcount))
             return effect.statement.name
-        self._connection.execute(self._scope.command(effect))
-        self._scope.ended(effect)
+        for command in self._scope.commands(effect):
+            self._connection.execute(command)
+        self._scope.done(effect)
         self._advance(None)
         return type(effect).__name__
 

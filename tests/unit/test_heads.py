@@ -20,7 +20,7 @@ def test_the_least_recently_used_goes_first() -> None:
     heads.put((PROJECT, "b"), head(b"x" * 10))
     assert heads.get((PROJECT, "a")) is not None
     heads.put((PROJECT, "c"), head(b"x" * 10))
-    assert [path for (_, path), _ in heads.items()] == ["a", "c"]
+    assert [path for (_, path), _ in heads.learned()[0]] == ["a", "c"]
 
 
 def test_replacing_and_dropping_keep_the_count_right() -> None:

@@ -1,0 +1,60 @@
+"""`atlasctl forget`: stop protecting a folder."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["forget"]
+
+
+@click.command(
+    cls=Command, examples=("atlasctl forget", "atlasctl forget ~/code/app", "atlasctl forget ~/code/app --json")
+)
+@click.argument("path", required=False)
+@click.pass_obj
+def forget(flags: Flags, path: str | None) -> None:
+    """Stop protecting a folder; its history is kept.
+
+    PATH is a project's folder, the current project's unless given; it need not exist any more. The watcher and
+    `status` leave it out from now on. Nothing is deleted: `atlasctl init` in it brings it back with every version.
+    Doing it again changes nothing. Exits with 3 when it is no project.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_project
+    from atlas_sdk.files import printable
+
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        found = _project(run, atlas, path)
+        project = atlas.projects.archive(found)
+    if flags.json:
+        run.out.record({"project": of_project(project), "archived": found.status == "active"})
+        return
+    verb = "is not protected any more" if found.status == "active" else "is forgotten already"
+    run.out.line(f"{printable(project.path)} {verb}; its history is kept")
+    run.out.note(f"protect it again with: atlasctl init {printable(project.path)}")
+
+
+def _project(run: "Invocation", atlas: "Atlas", path: str | None) -> "Project":
+    from atlas_sdk import NotFound
+    from atlas_sdk.files import printable
+
+    user = run.user(atlas)
+    # First this very folder: one that is forgotten already must not lead on to the project around it.
+    there = atlas.projects.at(run.start if path is None else path, user=user)
+    if there is not None:
+        return there
+    around = atlas.projects.by_path(run.start if path is None else path, user=user)
+    if path is not None:
+        raise NotFound(
+            f"{printable(path)} is not a project but a part of one; run: atlasctl forget {printable(around.path)}",
+            kind="project",
+            name=path,
+        )
+    return around
