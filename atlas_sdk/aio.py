@@ -20,6 +20,7 @@ from atlas_sdk.ops import (
     memory,
     projects,
     references,
+    restore_plans,
     restores,
     schema,
     users,
@@ -77,9 +78,9 @@ class AsyncTransactionMemory(AsyncFace):
     diff = awaitable(diffs.diff)
     checkpoint = awaitable(checkpoints.checkpoint)
     checkpoints = awaitable(checkpoints.checkpoints)
-    plan_restore = awaitable(restores.plan_restore)
-    plan_undo = awaitable(restores.plan_undo)
-    plan_redo = awaitable(restores.plan_redo)
+    plan_restore = awaitable(restore_plans.plan_restore)
+    plan_undo = awaitable(restore_plans.plan_undo)
+    plan_redo = awaitable(restore_plans.plan_redo)
     verify = awaitable(verify.verify)
 
 

@@ -18,6 +18,7 @@ from atlas_sdk.ops import (
     memory,
     projects,
     references,
+    restore_plans,
     restores,
     schema,
     users,
@@ -64,9 +65,9 @@ class TransactionMemory(Face):
     diff = blocking(diffs.diff)
     checkpoint = blocking(checkpoints.checkpoint)
     checkpoints = blocking(checkpoints.checkpoints)
-    plan_restore = blocking(restores.plan_restore)
-    plan_undo = blocking(restores.plan_undo)
-    plan_redo = blocking(restores.plan_redo)
+    plan_restore = blocking(restore_plans.plan_restore)
+    plan_undo = blocking(restore_plans.plan_undo)
+    plan_redo = blocking(restore_plans.plan_redo)
     verify = blocking(verify.verify)
 
 

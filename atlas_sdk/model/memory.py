@@ -44,6 +44,8 @@ class Snapshot:
     link: str | None = field(default=None, repr=False)
     #: The checkpoint's name, for versions of kind `checkpoint`.
     checkpoint: str | None = None
+    #: Whether the content is stored, or only its hash and size; None where it was not looked up (`files` does).
+    kept: bool | None = field(default=None, repr=False)
     #: Whatever the caller wants to remember with the version.
     context: Mapping[str, object] | None = field(default=None, repr=False)
     attribution: Attribution = field(converter=attribution_of, repr=False)

@@ -2,44 +2,27 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
 from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Json, Plan, atomic, context, execute, many, one_or_none
+from atlas_sdk._plan import Json, Plan, atomic, context, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
 from atlas_sdk.files import printable, to_text
 from atlas_sdk.model.attribution import Attribution
-from atlas_sdk.model.blobs import Blob, assemble, encode
+from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
 from atlas_sdk.model.projects import Project
+from atlas_sdk.ops.contents import Content, blob_content
 
-__all__ = ["Incoming", "append", "append_deletion", "blob_content"]
+__all__ = ["Incoming", "append", "append_deletion"]
 
 sql = statements("memory")
 
 #: A head is believed without asking for this long (seconds), and only while the shared mark of its file stands. The
 #: mark tells of every version but those of a client that was killed between its commit and its mark.
 HEAD_TRUST_S = 1.0
-
-
-class _Content(Protocol):
-    """What a version is made from: a `FileState` read from disk, or an `Incoming`."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def content(self) -> bytes | None: ...
-    @property
-    def sha256(self) -> bytes: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def mode(self) -> int: ...
-    @property
-    def link(self) -> str | None: ...
 
 
 @frozen(kw_only=True)
@@ -57,7 +40,7 @@ class Incoming:
 
 def append(
     project: Project,
-    state: _Content,
+    state: Content,
     *,
     kind: str,
     extra: Mapping[str, object] | None = None,
@@ -91,7 +74,7 @@ def append(
 @atomic
 def _append_in_turn(
     project: Project,
-    state: _Content,
+    state: Content,
     *,
     known: Head | None,
     kind: str,
@@ -101,21 +84,34 @@ def _append_in_turn(
 ) -> Plan[Snapshot | None]:
     """Lock the file, look at its newest version, append. `known` is likely what that one was made from."""
     while True:
-        yield from execute(sql["lock"], user_id=project.user_id, project_id=project.id, path=to_text(state.path))
+        keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
+        locked = yield from one_or_none(sql["lock"], _Locked, **keys)
         head = yield from _read_head(project, state.path)
         if head is not None and _same(head, state):
             return None
         made = yield from _put(
-            project, state, head, known=known, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
+            project,
+            state,
+            head,
+            # Somebody may have deleted the row of the newest version by hand: go on after it all the same.
+            after=None if locked is None else locked.snapshot_id,
+            known=known,
+            kind=kind,
+            extra=extra,
+            reason=reason,
+            snapshot_id=snapshot_id,
         )
         # None: there was no file to lock, and somebody made it just now.
         if made is not None:
             return made
 
 
-def _same(head: Head, state: _Content) -> bool:
+def _same(head: Head, state: Content) -> bool:
     # A mode of -1 is "not given": whatever the file has.
     modes_agree = state.mode in {-1, head.mode}
+    if state.content is not None and head.blob is None:
+        # Only the hash is on record, from a time when the file was over the limit: now its content can be kept.
+        return False
     return head.sha256 == state.sha256 and modes_agree and head.link == state.link
 
 
@@ -163,6 +159,11 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
 
 
 @frozen(kw_only=True)
+class _Locked:
+    snapshot_id: UUID
+
+
+@frozen(kw_only=True)
 class _Stamp:
     seq: int
     created_at: datetime
@@ -172,9 +173,10 @@ class _Stamp:
 
 def _put(
     project: Project,
-    state: _Content,
+    state: Content,
     head: Head | None,
     *,
+    after: UUID | None = None,
     known: Head | None = None,
     kind: str,
     extra: Mapping[str, object] | None,
@@ -197,7 +199,7 @@ def _put(
         user_id=project.user_id,
         project_id=project.id,
         id=new_id,
-        head_id=None if head is None else head.snapshot_id,
+        head_id=after if head is None else head.snapshot_id,
         path=to_text(state.path),
         size=state.size,
         depth=blob.depth,
@@ -240,7 +242,7 @@ def _made(
     attribution: Attribution,
     *,
     mode: int,
-    state: _Content | None = None,
+    state: Content | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> Snapshot:
     return Snapshot(
@@ -272,7 +274,7 @@ def _with_content(project: Project, path: str, head: Head, *, known: Head | None
     return evolve(head, content=content)
 
 
-def _encode(state: _Content, head: Head | None) -> Blob:
+def _encode(state: Content, head: Head | None) -> Blob:
     if state.content is None:
         return Blob.absent(state.sha256, state.size)
     if head is None:
@@ -315,19 +317,3 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
         else:
             lent.heads.deleted((project.id, path))
             return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)
-
-
-def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None = None) -> Plan[bytes]:
-    """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure.
-
-    Only the deltas down to the content of a `known` head are fetched, where the chain leads to it.
-    """
-    end = None if known is None or known.content is None else Blob.raw(known.content)
-    known_sha256 = None if end is None else end.sha256
-    chain = yield from many(sql["chain"], Blob, user_id=user_id, sha256=sha256, known_sha256=known_sha256)
-    if end is not None and chain and chain[-1].base_sha256 == end.sha256:
-        chain.append(end)
-    if not chain:
-        message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
-        raise IntegrityFailure(message, sha256=sha256.hex())
-    return assemble(chain, path=path)

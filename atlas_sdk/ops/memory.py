@@ -124,7 +124,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:
-    if version is None:
+    if version is None or (version.kept is False and state.content is not None):
         return False
     return (version.sha256, version.mode, version.link) == (state.sha256.hex(), state.mode, state.link)
 

@@ -19,7 +19,7 @@ from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
 from atlas_sdk.files import printable, relative_path, to_text
 from atlas_sdk.model.memory import Snapshot, State
 from atlas_sdk.model.projects import Project
-from atlas_sdk.ops.append import blob_content
+from atlas_sdk.ops.contents import blob_content
 
 __all__ = ["content", "read", "resolve", "version"]
 

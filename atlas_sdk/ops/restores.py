@@ -13,88 +13,33 @@ from uuid import UUID
 
 from attrs import evolve
 
-from atlas_sdk._plan import Json, Plan, atomic, context, local, many, one, one_or_none, scalar
+from atlas_sdk._plan import Json, Plan, atomic, context, execute, local, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import ContentMissing, IntegrityFailure, InvalidInput, NotFound, RestoreRefused
-from atlas_sdk.files import FileState, Tracking, printable, read_file, relative_path, remove_file, replace_file, to_text
+from atlas_sdk.errors import (
+    AtlasError,
+    FileProblem,
+    IntegrityFailure,
+    InvalidInput,
+    NotFound,
+    RestoreRefused,
+)
+from atlas_sdk.files import FileState, Tracking, printable, read_file, remove_file, replace_file, to_text
 from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
-from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events
 from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.ops.contents import surely_kept
 from atlas_sdk.ops.references import content, resolve
+from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo
 
-__all__ = ["plan_redo", "plan_restore", "plan_undo", "redo", "restore", "undo"]
+__all__ = ["redo", "restore", "undo"]
 
 sql = statements("restores")
 
 
-def plan_restore(
-    project: Project, reference: str, *, paths: Iterable[str | PathLike[str]] = (), delete: bool = False
-) -> Plan[RestorePlan]:
-    """Return what a restore would do, without doing it.
-
-    Files that the reference does not have stay as they are ("kept"), unless `delete` is set, and so do those of which
-    only hash and size are on record ("unkept"); files that Atlas never saw are not touched in any case. Raises NotFound
-    when a path in `paths` is in neither, ContentMissing when only the hash of one is on record.
-    """
-    found = yield from resolve(project, reference)
-    targets: dict[str, Snapshot | None] = dict(found.by_path())
-    if found.whole:
-        for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project))):
-            targets.setdefault(version.path, None)
-    only = {relative_path(Path(project.path), path) for path in paths}
-    if missing := sorted(only - set(targets)):
-        raise NotFound(f"{missing[0]} did not exist at {reference!r}", kind="file", name=missing[0])
-    steps = []
-    for path in sorted(only or targets):
-        wanted = targets[path]
-        step = yield from _step(project, path, wanted)
-        if step.action == "unkept" and path in only and wanted is not None:
-            # Asked for by name: say why it cannot be had.
-            yield from content(wanted)
-        if step.action == "delete" and not delete and found.whole:
-            step = evolve(step, action="kept")
-        steps.append(step)
-    return RestorePlan(project_id=project.id, target=reference, steps=tuple(steps))
-
-
 def _keys(project: Project) -> dict[str, UUID]:
     return {"user_id": project.user_id, "project_id": project.id}
-
-
-def _step(project: Project, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
-    """Compare what is on disk with what shall be there."""
-    root = Path(project.path)
-    tracking = yield from local(Tracking.load, root)
-    now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
-    present = None if now is None else now.sha256.hex()
-    wanted = None if version is None else version.sha256
-    step = RestoreStep(
-        path=path,
-        action="same",
-        present_sha256=present,
-        present_size=None if now is None else now.size,
-        snapshot_id=None if version is None else version.id,
-        sha256=wanted,
-        size=None if version is None else version.size,
-        mode=0o644 if version is None else version.mode,
-        link=None if version is None else version.link,
-    )
-    if version is None or wanted is None:
-        return step if now is None else evolve(step, action="delete")
-    if now is not None and (present, now.mode, now.link) == (wanted, version.mode, version.link):
-        return step
-    try:
-        target = yield from content(version)
-    except ContentMissing:
-        return evolve(step, action="unkept")
-    before = None if now is None else now.content
-    if now is not None and before is None:
-        return evolve(step, action="write")
-    lines = compare(path, before, target)
-    return evolve(step, action="write", added_lines=lines.added_lines, removed_lines=lines.removed_lines)
 
 
 def restore(
@@ -117,7 +62,7 @@ def restore(
         raise InvalidInput(f"this plan was made for another project than {printable(project.name)}", field="target")
     if not plan.changes:
         return None
-    contents = {}
+    targets: dict[str, bytes] = {}
     for step in plan.changes:
         if step.action == "write" and step.snapshot_id is not None:
             version = yield from one_or_none(
@@ -129,12 +74,47 @@ def restore(
                     kind="version",
                     name=str(step.snapshot_id),
                 )
-            contents[step.path] = yield from content(version)
+            targets[step.path] = yield from content(version)
     present = yield from _still_as_planned(project, plan)
-    done = yield from _put_on_record(project, plan, present, contents)
-    for step in sorted(plan.changes, key=lambda step: _turn(step, present[step.path])):
-        yield from _apply(project, step, contents.get(step.path), present[step.path])
+    done = yield from _put_on_record(project, plan, present, targets)
+    written: list[str] = []
+    try:
+        for step in sorted(plan.changes, key=lambda step: _turn(step, present[step.path])):
+            yield from _apply(project, step, targets.get(step.path), present[step.path])
+            written.append(step.path)
+    except AtlasError as failure:
+        yield from _after_failure(project, plan, done, nothing_written=not written)
+        if not written:
+            raise
+        raise RestoreRefused(
+            f"{failure}. Before that {len(written)} of {len(plan.changes)} files were written: "
+            f"`atlasctl {'undo` takes them back' if plan.of is None else plan.reason + '` goes on'}",
+            paths=tuple(step.path for step in plan.changes if step.path not in written),
+        ) from failure
     return done
+
+
+@atomic
+def _after_failure(project: Project, plan: RestorePlan, done: Restore, *, nothing_written: bool) -> Plan[None]:
+    """Make the record tell what is on disk now, and what can be undone."""
+    root = Path(project.path)
+    tracking = yield from local(Tracking.load, root)
+    for step in plan.changes:
+        try:
+            now = yield from local(read_file, root, step.path, limit_bytes=tracking.limit_bytes)
+        except FileProblem:
+            # It cannot be read at all: the next capture reports it.
+            continue
+        if now is not None:
+            yield from append(project, now, kind=tracking.kind(step.path))
+        else:
+            yield from append_deletion(project, step.path, kind=tracking.kind(step.path))
+    now_there = yield from scalar(statements("schema")["now"], datetime)
+    if plan.of is not None:
+        undone_at = None if plan.reason == "undo" else now_there
+        yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project))
+    elif nothing_written:
+        yield from execute(sql["void"], id=done.id, now=now_there, **_keys(project))
 
 
 def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, FileState | None]]:
@@ -146,13 +126,18 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
         now = yield from local(read_file, root, step.path, limit_bytes=tracking.limit_bytes)
         if (None if now is None else now.sha256.hex()) != step.present_sha256:
             raise RestoreRefused(
-                f"{step.path} changed since the plan was made; nothing was written: look again and repeat",
+                f"{printable(step.path)} changed since the plan was made; nothing was written: look again and repeat",
                 paths=(step.path,),
             )
         if now is not None and now.content is None:
             raise RestoreRefused(
-                f"{step.path} is {now.size:,} bytes now, over the size limit of {tracking.limit_bytes:,}, so it could "
-                "not be kept; nothing was written: move it away first",
+                f"{printable(step.path)} is {now.size:,} bytes now, over the limit of {tracking.limit_bytes:,}, so it "
+                "could not be kept; nothing was written: move it away first",
+                paths=(step.path,),
+            )
+        if now is None and (yield from local((root / step.path).is_symlink)):
+            raise RestoreRefused(
+                f"{printable(step.path)} is a symlink that leads nowhere; nothing was written: remove it first",
                 paths=(step.path,),
             )
         present[step.path] = now
@@ -161,7 +146,7 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
 
 @atomic
 def _put_on_record(
-    project: Project, plan: RestorePlan, present: dict[str, FileState | None], contents: dict[str, bytes]
+    project: Project, plan: RestorePlan, present: dict[str, FileState | None], targets: dict[str, bytes]
 ) -> Plan[Restore]:
     lent = yield from context()
     tracking = yield from local(Tracking.load, Path(project.path))
@@ -180,6 +165,9 @@ def _put_on_record(
     if made is None:
         message = f"a checkpoint {safety!r} exists already"
         raise AssertionError(message)
+    for state in present.values():
+        if state is not None:
+            yield from surely_kept(project, state)
     named = {v.path: v for v in (yield from resolve(project, safety)).versions}
     changes = []
     for step in plan.changes:
@@ -188,7 +176,7 @@ def _put_on_record(
             after = None
             yield from append_deletion(project, step.path, kind=kind, reason=plan.reason)
         else:
-            wanted = _wanted(step, contents[step.path])
+            wanted = _wanted(step, targets[step.path])
             new = yield from append(project, wanted, kind=kind, reason=plan.reason)
             after = step.snapshot_id if new is None else new.id
         before = named.get(step.path)
@@ -255,36 +243,6 @@ def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: File
             "safety checkpoint (`atlasctl checkpoints`)",
             sha256=step.sha256 or "",
         )
-
-
-def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
-    """Plan the way back over a restore (undo), or forth again (redo)."""
-    sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
-    ids = [side for side in sides.values() if side is not None]
-    rows = yield from many(statements("memory")["versions"], Snapshot, ids=ids, **_keys(project))
-    found = {version.id: version for version in rows}
-    steps = []
-    for path, side in sorted(sides.items()):
-        if side is not None and side not in found:
-            raise NotFound(f"version {side} of {path} is not on record any more", kind="version", name=str(side))
-        steps.append((yield from _step(project, path, None if side is None else found[side])))
-    return RestorePlan(project_id=project.id, target=past.target, reason=reason, of=past.id, steps=tuple(steps))
-
-
-def plan_undo(project: Project) -> Plan[RestorePlan]:
-    """Return what `undo` would do. Raises NotFound when there is no restore to undo."""
-    past = yield from one_or_none(sql["to_undo"], Restore, **_keys(project))
-    if past is None:
-        raise NotFound(f"{project.name} has no restore to undo", kind="restore", name=project.name)
-    return (yield from _plan_walk(project, past, reason="undo"))
-
-
-def plan_redo(project: Project) -> Plan[RestorePlan]:
-    """Return what `redo` would do. Raises NotFound when nothing was undone since the last restore."""
-    past = yield from one_or_none(sql["to_redo"], Restore, **_keys(project))
-    if past is None:
-        raise NotFound(f"{project.name} has no undone restore to redo", kind="restore", name=project.name)
-    return (yield from _plan_walk(project, past, reason="redo"))
 
 
 def undo(project: Project) -> Plan[Restore]:

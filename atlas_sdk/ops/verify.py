@@ -12,7 +12,7 @@ from atlas_sdk.errors import IntegrityFailure
 from atlas_sdk.model.blobs import Blob, assemble
 from atlas_sdk.model.memory import Broken, Verification
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.append import blob_content
+from atlas_sdk.ops.contents import blob_content
 
 __all__ = ["verify"]
 
@@ -60,7 +60,7 @@ def verify(user: User) -> Plan[Verification]:
     Reads everything once, in pages along each file; deltas are applied to contents rebuilt before, so that the work
     grows with the number of versions, not with the length of chains.
     """
-    contents = _Contents()
+    rebuilt = _Contents()
     seen: set[bytes] = set()
     bad: set[bytes] = set()
     broken: list[Broken] = []
@@ -77,7 +77,7 @@ def verify(user: User) -> Plan[Verification]:
                 seen.add(row.sha256)
                 stored_bytes += len(row.data or b"")
                 try:
-                    content_bytes += len((yield from _rebuild(user.id, row, contents)))
+                    content_bytes += len((yield from _rebuild(user.id, row, rebuilt)))
                 except IntegrityFailure:
                     bad.add(row.sha256)
             if row.sha256 in bad:
@@ -98,16 +98,16 @@ def verify(user: User) -> Plan[Verification]:
     )
 
 
-def _rebuild(user_id: UUID, row: _Row, contents: _Contents) -> Plan[bytes]:
+def _rebuild(user_id: UUID, row: _Row, rebuilt: _Contents) -> Plan[bytes]:
     if row.data is None or row.sha256 is None or row.size is None or row.depth is None:
         return b""
     blob = Blob(sha256=row.sha256, size=row.size, depth=row.depth, base_sha256=row.base_sha256, data=row.data)
-    base = None if row.base_sha256 is None else contents.get(row.base_sha256)
+    base = None if row.base_sha256 is None else rebuilt.get(row.base_sha256)
     if row.base_sha256 is None:
         content = assemble([blob], path=row.path)
     elif base is None:
         content = yield from blob_content(user_id, row.sha256, path=row.path)
     else:
         content = assemble([blob, Blob.raw(base)], path=row.path)
-    contents.put(row.sha256, content)
+    rebuilt.put(row.sha256, content)
     return content

@@ -59,8 +59,13 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(p
 
 -- name: lock
 -- Queue for a file: its newest version stays the newest until the end of the transaction.
-SELECT seq FROM memory_files
+SELECT snapshot_id FROM memory_files
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s FOR UPDATE;
+
+-- name: heal
+-- Replace stored bytes that are damaged or were never kept, by the same content as a keyframe.
+UPDATE memory_blobs SET depth = 0, base_sha256 = NULL, data = %(data)s
+WHERE user_id = %(user_id)s AND sha256 = %(sha256)s;
 
 -- name: chain
 -- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The order
@@ -80,12 +85,16 @@ WITH RECURSIVE chain AS (
 SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 
 -- name: files
--- The newest version of every file of a project, deletions too.
+-- The newest version of every file of a project, deletions too, and whether its content is stored.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+       s.attribution, s.created_at, s.sha256 IS NULL OR b.kept AS kept
 FROM memory_files f
 JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
     AND s.id = f.snapshot_id
+LEFT JOIN LATERAL (
+    SELECT k.data IS NOT NULL AS kept FROM memory_blobs k
+    WHERE k.user_id = s.user_id AND k.sha256 = s.sha256 LIMIT 1
+) b ON true
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 

@@ -13,13 +13,18 @@ RETURNING id, user_id, project_id, target, safety, changes, undone_at, attributi
 -- The newest restore that is not undone.
 SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NULL
-ORDER BY id DESC LIMIT 1;
+ORDER BY created_at DESC, id DESC LIMIT 1;
 
 -- name: to_redo
 -- The restore that was undone last: undo goes from the newest to the oldest, so it is the oldest one undone.
 SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded
-ORDER BY id LIMIT 1;
+ORDER BY created_at, id LIMIT 1;
+
+-- name: void
+-- Nothing was written after all: neither undo nor redo walks over it.
+UPDATE restores SET undone_at = %(now)s, superseded = true
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s;
 
 -- name: mark
 -- Mark a restore as undone, or as done again.

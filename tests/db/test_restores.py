@@ -156,7 +156,7 @@ def test_a_file_too_large_to_keep_is_not_overwritten(face: Any, folder: Path) ->
     project = checkpointed(face, folder)
     write(folder, EDITED | {"notes.md": b"x" * 101})
     found = on_disk(folder)
-    with pytest.raises(RestoreRefused, match="over the size limit of 100"):
+    with pytest.raises(RestoreRefused, match="over the limit of 100"):
         face.memory.restore(project, "good")
     assert on_disk(folder) == found
     assert face.memory.restore(project, "good", paths=["CLAUDE.md"]) is not None
@@ -339,7 +339,7 @@ def test_a_restore_that_dies_between_files_is_taken_back_whole(
     write(folder, before)
     with monkeypatch.context() as patched:
         patched.setattr(restores, "replace_file", failing_from_second_on(restores.replace_file))
-        with pytest.raises(FileProblem, match="disk full"):
+        with pytest.raises(RestoreRefused, match="disk full"):
             face.memory.restore(project, "good")
     assert on_disk(folder) == before | {"CLAUDE.md": GOOD["CLAUDE.md"]}
     face.memory.undo(project)
@@ -367,7 +367,7 @@ def test_a_file_where_a_folder_must_be_is_an_error_that_loses_nothing(face: Any,
     (folder / "notes").rmdir()
     write(folder, {"CLAUDE.md": EDITED["CLAUDE.md"], "notes": b"a file now"})
     before = on_disk(folder)
-    with pytest.raises(FileProblem, match=r"^cannot write notes/plan\.md: not a directory; move the file"):
+    with pytest.raises(RestoreRefused, match=r"^cannot write notes/plan\.md: not a directory; move the file"):
         face.memory.restore(project, "good")
     assert on_disk(folder)["notes"] == b"a file now"
     face.memory.undo(project)

@@ -1,0 +1,64 @@
+"""Stored contents: read them back, and see to it that they can be."""
+
+from typing import Protocol
+from uuid import UUID
+
+from atlas_sdk._plan import Plan, execute, many
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import ContentMissing, IntegrityFailure
+from atlas_sdk.files import printable
+from atlas_sdk.model.blobs import Blob, assemble, encode
+from atlas_sdk.model.memory import Head
+from atlas_sdk.model.projects import Project
+
+__all__ = ["Content", "blob_content", "surely_kept"]
+
+sql = statements("memory")
+
+
+class Content(Protocol):
+    """What a version is made from: a `FileState` read from disk, or an `Incoming`."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def content(self) -> bytes | None: ...
+    @property
+    def sha256(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def link(self) -> str | None: ...
+
+
+def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None = None) -> Plan[bytes]:
+    """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure.
+
+    Only the deltas down to the content of a `known` head are fetched, where the chain leads to it.
+    """
+    end = None if known is None or known.content is None else Blob.raw(known.content)
+    known_sha256 = None if end is None else end.sha256
+    chain = yield from many(sql["chain"], Blob, user_id=user_id, sha256=sha256, known_sha256=known_sha256)
+    if end is not None and chain and chain[-1].base_sha256 == end.sha256:
+        chain.append(end)
+    if not chain:
+        message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
+        raise IntegrityFailure(message, sha256=sha256.hex())
+    return assemble(chain, path=path)
+
+
+def surely_kept(project: Project, state: Content) -> Plan[None]:
+    """See to it that a content reads back from the database, before its file is overwritten.
+
+    What does not is stored anew: these are the healthy bytes. Raises IntegrityFailure when that does not help.
+    """
+    if state.content is None:
+        raise ContentMissing(f"{printable(state.path)} is over the size limit", path=state.path, size=state.size)
+    try:
+        yield from blob_content(project.user_id, state.sha256, path=state.path)
+    except (IntegrityFailure, ContentMissing):
+        data = encode(state.content, sha256=state.sha256).data
+        yield from execute(sql["heal"], user_id=project.user_id, sha256=state.sha256, data=data)
+        yield from blob_content(project.user_id, state.sha256, path=state.path)

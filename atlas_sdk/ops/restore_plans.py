@@ -1,0 +1,119 @@
+"""Plans of restores: what would be done to each file, without doing it."""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from uuid import UUID
+
+from attrs import evolve
+
+from atlas_sdk._plan import Plan, local, many, one_or_none
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import ContentMissing, NotFound
+from atlas_sdk.files import Tracking, read_file, relative_path
+from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
+from atlas_sdk.model.diffs import compare
+from atlas_sdk.model.memory import Snapshot
+from atlas_sdk.model.projects import Project
+from atlas_sdk.ops.references import content, resolve
+
+__all__ = ["plan_redo", "plan_restore", "plan_undo"]
+
+sql = statements("restores")
+
+
+def plan_restore(
+    project: Project, reference: str, *, paths: Iterable[str | PathLike[str]] = (), delete: bool = False
+) -> Plan[RestorePlan]:
+    """Return what a restore would do, without doing it.
+
+    Files that the reference does not have stay as they are ("kept"), unless `delete` is set, and so do those of which
+    only hash and size are on record ("unkept"); files that Atlas never saw are not touched in any case. Raises NotFound
+    when a path in `paths` is in neither, ContentMissing when only the hash of one is on record.
+    """
+    found = yield from resolve(project, reference)
+    targets: dict[str, Snapshot | None] = dict(found.by_path())
+    if found.whole:
+        for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project))):
+            targets.setdefault(version.path, None)
+    only = {relative_path(Path(project.path), path) for path in paths}
+    if missing := sorted(only - set(targets)):
+        raise NotFound(f"{missing[0]} did not exist at {reference!r}", kind="file", name=missing[0])
+    steps = []
+    for path in sorted(only or targets):
+        wanted = targets[path]
+        step = yield from _step(project, path, wanted)
+        if step.action == "unkept" and path in only and wanted is not None:
+            # Asked for by name: say why it cannot be had.
+            yield from content(wanted)
+        if step.action == "delete" and not delete and found.whole:
+            step = evolve(step, action="kept")
+        steps.append(step)
+    return RestorePlan(project_id=project.id, target=reference, steps=tuple(steps))
+
+
+def _keys(project: Project) -> dict[str, UUID]:
+    return {"user_id": project.user_id, "project_id": project.id}
+
+
+def _step(project: Project, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
+    """Compare what is on disk with what shall be there."""
+    root = Path(project.path)
+    tracking = yield from local(Tracking.load, root)
+    now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+    present = None if now is None else now.sha256.hex()
+    wanted = None if version is None else version.sha256
+    step = RestoreStep(
+        path=path,
+        action="same",
+        present_sha256=present,
+        present_size=None if now is None else now.size,
+        snapshot_id=None if version is None else version.id,
+        sha256=wanted,
+        size=None if version is None else version.size,
+        mode=0o644 if version is None else version.mode,
+        link=None if version is None else version.link,
+    )
+    if version is None or wanted is None:
+        return step if now is None else evolve(step, action="delete")
+    if now is not None and (present, now.mode, now.link) == (wanted, version.mode, version.link):
+        return step
+    try:
+        target = yield from content(version)
+    except ContentMissing:
+        return evolve(step, action="unkept")
+    before = None if now is None else now.content
+    if now is not None and before is None:
+        return evolve(step, action="write")
+    lines = compare(path, before, target)
+    return evolve(step, action="write", added_lines=lines.added_lines, removed_lines=lines.removed_lines)
+
+
+def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
+    """Plan the way back over a restore (undo), or forth again (redo)."""
+    sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
+    ids = [side for side in sides.values() if side is not None]
+    rows = yield from many(statements("memory")["versions"], Snapshot, ids=ids, **_keys(project))
+    found = {version.id: version for version in rows}
+    steps = []
+    for path, side in sorted(sides.items()):
+        if side is not None and side not in found:
+            raise NotFound(f"version {side} of {path} is not on record any more", kind="version", name=str(side))
+        steps.append((yield from _step(project, path, None if side is None else found[side])))
+    return RestorePlan(project_id=project.id, target=past.target, reason=reason, of=past.id, steps=tuple(steps))
+
+
+def plan_undo(project: Project) -> Plan[RestorePlan]:
+    """Return what `undo` would do. Raises NotFound when there is no restore to undo."""
+    past = yield from one_or_none(sql["to_undo"], Restore, **_keys(project))
+    if past is None:
+        raise NotFound(f"{project.name} has no restore to undo", kind="restore", name=project.name)
+    return (yield from _plan_walk(project, past, reason="undo"))
+
+
+def plan_redo(project: Project) -> Plan[RestorePlan]:
+    """Return what `redo` would do. Raises NotFound when nothing was undone since the last restore."""
+    past = yield from one_or_none(sql["to_redo"], Restore, **_keys(project))
+    if past is None:
+        raise NotFound(f"{project.name} has no undone restore to redo", kind="restore", name=project.name)
+    return (yield from _plan_walk(project, past, reason="redo"))
