@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint suite bench clean
 
+# Quoted below, where the shell does not expand it.
+folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
+
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
@@ -26,8 +29,8 @@ $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 
 quickstart: $(VENV)/.installed ## install into .venv and run the demo; PROJECT=~/code/app protects that project instead
 ifdef PROJECT
-	$(BIN)/atlasctl init "$(PROJECT)"
-	$(BIN)/atlasctl --project "$(PROJECT)" snapshot
+	$(BIN)/atlasctl init "$(folder)"
+	$(BIN)/atlasctl --project "$(folder)" snapshot
 else
 	$(BIN)/atlasctl demo
 endif

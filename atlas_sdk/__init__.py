@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NotAProject,
         NotFound,
         OutsideProject,
+        QuotaExceeded,
         RestoreRefused,
         SchemaMismatch,
         StorageFull,
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.projects import Project
+    from atlas_sdk.model.quotas import Audit, Books, Check, Hold, Reservation, Settlement, Usage
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.users import User
+    from atlas_sdk.ops.quotas import UNCHANGED
 
 # Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
@@ -58,10 +61,13 @@ _HOME_OF = {
     "Atlas": "client",
     "AtlasError": "errors",
     "Attribution": "model.attribution",
+    "Audit": "model.quotas",
     "AuthenticationFailed": "errors",
+    "Books": "model.quotas",
     "Broken": "model.memory",
     "Capture": "model.memory",
     "Change": "model.checkpoints",
+    "Check": "model.quotas",
     "Checkpoint": "model.checkpoints",
     "ContentMissing": "errors",
     "DatabaseError": "errors",
@@ -72,6 +78,7 @@ _HOME_OF = {
     "FileProblem": "errors",
     "FileState": "files",
     "Health": "model.health",
+    "Hold": "model.quotas",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
     "NotAProject": "errors",
@@ -79,6 +86,8 @@ _HOME_OF = {
     "Options": "_connect",
     "OutsideProject": "errors",
     "Project": "model.projects",
+    "QuotaExceeded": "errors",
+    "Reservation": "model.quotas",
     "Restore": "model.checkpoints",
     "RestorePlan": "model.checkpoints",
     "RestoreRefused": "errors",
@@ -86,6 +95,7 @@ _HOME_OF = {
     "Scan": "files",
     "SchemaMismatch": "errors",
     "ServerFacts": "model.schema",
+    "Settlement": "model.quotas",
     "Signature": "files",
     "Skipped": "files",
     "Snapshot": "model.memory",
@@ -94,11 +104,14 @@ _HOME_OF = {
     "Tracking": "files",
     "Transaction": "client",
     "TransactionConflict": "errors",
+    "UNCHANGED": "ops.quotas",
+    "Usage": "model.quotas",
     "User": "model.users",
     "Verification": "model.memory",
 }
 
 __all__ = [
+    "UNCHANGED",
     "AlreadyExists",
     "AmbiguousReference",
     "AppliedMigration",
@@ -107,10 +120,13 @@ __all__ = [
     "Atlas",
     "AtlasError",
     "Attribution",
+    "Audit",
     "AuthenticationFailed",
+    "Books",
     "Broken",
     "Capture",
     "Change",
+    "Check",
     "Checkpoint",
     "ContentMissing",
     "DatabaseError",
@@ -121,6 +137,7 @@ __all__ = [
     "FileProblem",
     "FileState",
     "Health",
+    "Hold",
     "IntegrityFailure",
     "InvalidInput",
     "NotAProject",
@@ -128,6 +145,8 @@ __all__ = [
     "Options",
     "OutsideProject",
     "Project",
+    "QuotaExceeded",
+    "Reservation",
     "Restore",
     "RestorePlan",
     "RestoreRefused",
@@ -135,6 +154,7 @@ __all__ = [
     "Scan",
     "SchemaMismatch",
     "ServerFacts",
+    "Settlement",
     "Signature",
     "Skipped",
     "Snapshot",
@@ -143,6 +163,7 @@ __all__ = [
     "Tracking",
     "Transaction",
     "TransactionConflict",
+    "Usage",
     "User",
     "Verification",
 ]

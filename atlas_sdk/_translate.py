@@ -96,7 +96,7 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
         return NotFound(
             "what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or ""
         )
-    if state in {"23514", "22001", "22003", "22021", "22P02", "22P05"}:
+    if state in {"23514", "22001", "22003", "22021", "22023", "22P02", "22P05"}:
         return InvalidInput(
             f"the database refused a value: {_sentence(error)}", field=error.diag.column_name or "value"
         )

@@ -19,6 +19,7 @@ from atlas_sdk.ops import (
     health,
     memory,
     projects,
+    quotas,
     references,
     restore_plans,
     restores,
@@ -32,6 +33,7 @@ __all__ = [
     "AsyncEvents",
     "AsyncMemory",
     "AsyncProjects",
+    "AsyncQuotas",
     "AsyncSchema",
     "AsyncTransaction",
     "AsyncTransactionMemory",
@@ -95,6 +97,26 @@ class AsyncMemory(AsyncTransactionMemory):
     redo = awaitable(restores.redo)
 
 
+class AsyncQuotas(AsyncFace):
+    """Limits that hold: reserve before, settle after.
+
+    No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
+    """
+
+    reserve = awaitable(quotas.reserve)
+    settle = awaitable(quotas.settle)
+    release = awaitable(quotas.release)
+    extend = awaitable(quotas.extend)
+    progress = awaitable(quotas.progress)
+    add_tokens = awaitable(quotas.add_tokens)
+    usage = awaitable(quotas.usage)
+    check = awaitable(quotas.check)
+    holds = awaitable(quotas.holds)
+    set_limits = awaitable(quotas.set_limits)
+    reset_monthly = awaitable(quotas.reset_monthly)
+    verify = awaitable(quotas.verify)
+
+
 class AsyncEvents(AsyncFace):
     """The audit trail."""
 
@@ -147,6 +169,7 @@ class AsyncAtlas(_Faces):
         runner = _Late(self)
         super().__init__(runner)
         self.memory = AsyncMemory(runner)
+        self.quotas = AsyncQuotas(runner)
         self._dsn = dsn
         self._options = options
         self._opened: Opened | None = None

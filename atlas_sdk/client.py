@@ -17,6 +17,7 @@ from atlas_sdk.ops import (
     health,
     memory,
     projects,
+    quotas,
     references,
     restore_plans,
     restores,
@@ -25,7 +26,7 @@ from atlas_sdk.ops import (
     verify,
 )
 
-__all__ = ["Atlas", "Events", "Memory", "Projects", "Schema", "Transaction", "TransactionMemory", "Users"]
+__all__ = ["Atlas", "Events", "Memory", "Projects", "Quotas", "Schema", "Transaction", "TransactionMemory", "Users"]
 
 
 class Users(Face):
@@ -82,6 +83,26 @@ class Memory(TransactionMemory):
     redo = blocking(restores.redo)
 
 
+class Quotas(Face):
+    """Limits that hold: reserve before, settle after.
+
+    No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
+    """
+
+    reserve = blocking(quotas.reserve)
+    settle = blocking(quotas.settle)
+    release = blocking(quotas.release)
+    extend = blocking(quotas.extend)
+    progress = blocking(quotas.progress)
+    add_tokens = blocking(quotas.add_tokens)
+    usage = blocking(quotas.usage)
+    check = blocking(quotas.check)
+    holds = blocking(quotas.holds)
+    set_limits = blocking(quotas.set_limits)
+    reset_monthly = blocking(quotas.reset_monthly)
+    verify = blocking(quotas.verify)
+
+
 class Events(Face):
     """The audit trail."""
 
@@ -133,6 +154,7 @@ class Atlas(_Faces):
         """Use `Atlas.open`."""
         super().__init__(driver)
         self.memory = Memory(driver)
+        self.quotas = Quotas(driver)
         self._opened = opened
         self._driver = driver
 

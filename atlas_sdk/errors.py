@@ -13,6 +13,7 @@
     │   └── OutsideProject         1          a path or a symlink that leaves the project
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
+    ├── QuotaExceeded              4          a limit does not allow it; nothing was reserved
     ├── DatabaseError              1          PostgreSQL refused a statement
     │   ├── StorageFull            1          the server's disk is full
     │   └── TransactionConflict    1          another transaction was in the way: repeat
@@ -24,6 +25,8 @@
 Every sentence says what happened and what to do next; the fields hold the same facts for programs.
 """
 
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import ClassVar
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "NotAProject",
     "NotFound",
     "OutsideProject",
+    "QuotaExceeded",
     "RestoreRefused",
     "SchemaMismatch",
     "StorageFull",
@@ -72,7 +76,7 @@ class NotFound(AtlasError, LookupError):
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
-        #: What was looked for: "user", "project", "file", "version", "checkpoint", "restore".
+        #: What was looked for: "user", "project", "file", "version", "checkpoint", "restore", "reservation".
         self.kind = kind
         self.name = name
 
@@ -139,6 +143,48 @@ class IntegrityFailure(AtlasError):
     def __init__(self, message: str, *, sha256: str) -> None:
         super().__init__(message)
         self.sha256 = sha256
+
+
+class QuotaExceeded(AtlasError):
+    """A limit does not allow what was asked; nothing was reserved in any dimension."""
+
+    exit_code = 4
+
+    def __init__(
+        self,
+        *,
+        dimension: str,
+        asked: int | Decimal,
+        remaining: int | Decimal,
+        retry_after: timedelta | None = None,
+        resets_at: datetime | None = None,
+        holders: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(_sentence(dimension, asked, remaining, retry_after, resets_at))
+        #: "tokens", "cost", "builds", "containers" or "requests".
+        self.dimension = dimension
+        self.asked = asked
+        self.remaining = remaining
+        #: How long until the same call can succeed; None: never, it is more than the whole limit.
+        self.retry_after = retry_after
+        self.resets_at = resets_at
+        #: Who has the slots, when containers are refused.
+        self.holders = holders
+
+
+def _sentence(
+    dimension: str,
+    asked: int | Decimal,
+    remaining: int | Decimal,
+    retry_after: timedelta | None,
+    resets_at: datetime | None,
+) -> str:
+    unit = " dollars" if dimension == "cost" else ""
+    what = f"the {dimension} limit leaves {remaining}{unit}, and {asked} were asked for"
+    if retry_after is None or resets_at is None:
+        return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
+    when = f"in {round(retry_after.total_seconds())} s ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
+    return f"{what}; try again {when}, or ask for less"
 
 
 class DatabaseError(AtlasError):

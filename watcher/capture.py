@@ -34,13 +34,15 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     """Store the file as it is now. What is known changes only after the database has answered.
 
     An event is always believed: the content is hashed and the database compares. A scan's finding is compared with what
-    is known first. Raises FileProblem for a file that cannot be read, and what the database raises.
+    is known first, unless that is doubted. Raises FileProblem for a file that cannot be read, and what the database
+    raises.
     """
     state = read_file(folder.root, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
         return _vanished(folder, path, atlas, hint=hint)
     known = folder.known.get(path)
-    if hint is Hint.FOUND and known is not None and _is_known(state, known) and not state.torn:
+    comparable = hint is Hint.FOUND and path not in folder.doubted and not state.torn
+    if comparable and known is not None and _is_known(state, known):
         folder.known[path] = _known(state, known.protected_since)
         return Captured()
     context = {"torn": True} if state.torn else None
@@ -50,6 +52,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     else:
         since = known.protected_since if known is not None and _is_known(state, known) else datetime.now(UTC)
     folder.known[path] = _known(state, since)
+    folder.doubted.discard(path)
     return Captured(
         stored=made is not None,
         again=Hint.CHANGED if state.torn else None,
@@ -67,6 +70,7 @@ def _vanished(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Capture
         # It came and went between two looks, and nothing is known of it.
         made = None
     folder.known.pop(path, None)
+    folder.doubted.discard(path)
     return Captured(deleted=made is not None)
 
 

@@ -39,6 +39,8 @@ class Folder:
     root: Path
     tracking: Tracking = Factory(Tracking)
     known: dict[str, Known] = Factory(dict)
+    #: Files of which `known` may be wrong: the next look at them asks the database, whatever it finds.
+    doubted: set[str] = Factory(set)
     #: Whether `known` was filled from the database.
     loaded: bool = False
     #: Watched folders by the device, inode and mtime that they had when they were listed.

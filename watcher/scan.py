@@ -10,7 +10,7 @@ from watcher.backend import Backend, Place, Watching
 from watcher.folder import Folder, Known
 from watcher.settle import Hint
 
-__all__ = ["is_replaced", "load", "scan", "unwatch"]
+__all__ = ["doubts", "is_replaced", "load", "scan", "unwatch"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,31 @@ def load(folder: Folder, atlas: Atlas) -> None:
                 protected_since=version.created_at,
             )
     folder.loaded = True
+
+
+def doubts(folder: Folder, atlas: Atlas) -> Iterator[str]:
+    """Compare what is known with what is stored; yield the files that the database has to be asked about.
+
+    A restore that failed half way, or another client, leaves a newest version that is not what is on the disk, without
+    any event. Content that was over the limit of its day is asked for again when it is within today's.
+    """
+    stored = {version.path: version for version in atlas.memory.files(folder.project)}
+    for path, known in folder.known.items():
+        version = stored.pop(path, None)
+        if (
+            version is None
+            or (version.sha256, version.mode, version.link) != (known.sha256, known.mode, known.link)
+            or (version.kept is False and version.size <= folder.tracking.limit_bytes)
+        ):
+            yield path
+    for path, version in stored.items():
+        # What is not on the disk may never have been: a client may store content of its own.
+        if not version.deleted and _is_tracked(folder, path) and os.path.lexists(folder.path_of(path)):
+            yield path
+
+
+def _is_tracked(folder: Folder, path: str) -> bool:
+    return path in folder.imports or folder.tracking.wants(path)
 
 
 def scan(folder: Folder, backend: Backend) -> Iterator[tuple[str, Hint]]:
@@ -118,10 +143,13 @@ def _reach(folder: Folder) -> tuple[int, int]:
 
 
 def is_replaced(folder: Folder) -> bool:
-    """Tell whether another folder stands in the project's place that has none of its files: an unmounted disk, say."""
+    """Tell whether another folder without any memory stands in the project's place: an unmounted disk, say."""
     if folder.identity is None or not folder.known or _reach(folder) == folder.identity:
         return False
-    return not any(os.path.lexists(folder.path_of(path)) for path in folder.known)
+    if any(os.path.lexists(folder.path_of(path)) for path in folder.known):
+        return False
+    # Somebody who made it again wrote other files first; its own settings say what counts.
+    return not _tracking(folder)[0].scan(folder.root).paths
 
 
 def _tracking(folder: Folder) -> tuple[Tracking, str | None]:

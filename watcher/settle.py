@@ -38,19 +38,21 @@ class Timing:
     vanished_s: float = 0.6
     #: A file that is written without a pause is read this often all the same.
     longest_s: float = 2.0
-    #: What no event tells (hard links, network file systems) is seen after this.
+    #: What no event tells (hard links, network file systems, another client's version) is seen after this.
     sweep_s: float = 60.0
     #: Folders that cannot be watched are looked at this often.
     poll_s: float = 2.0
     #: Projects whose folder is gone.
     lost_s: float = 0.5
-    #: Another folder in a project's place that has none of its files: an unmounted disk until this much later.
+    #: Another folder in a project's place, without any memory file: an unmounted disk until this much later.
     replaced_s: float = 120.0
     #: The list of registered projects.
     projects_s: float = 2.0
     #: The status file: not more often than the first, not less often than the second.
     status_s: float = 1.0
     heartbeat_s: float = 10.0
+    #: Not even when it is expensive: a status older than `status.FRESH_S` is that of a daemon that hangs.
+    heartbeat_most_s: float = 20.0
     #: Between attempts to reach the database: from the first to the second, doubling.
     retry_s: float = 0.25
     retry_most_s: float = 5.0

@@ -15,10 +15,12 @@ from attrs import asdict, field, frozen
 
 from watcher.lock import LOCK, holder
 
-__all__ = ["STATUS", "DatabaseStatus", "FileStatus", "ProjectStatus", "Status", "read_status", "write"]
+__all__ = ["FRESH_S", "STATUS", "DatabaseStatus", "FileStatus", "ProjectStatus", "Status", "read_status", "write"]
 
 #: Below the home folder.
 STATUS = Path("watcher/status.json")
+#: A daemon that said nothing for this long is stopped or hangs, whatever its lock says: it writes at least every 20 s.
+FRESH_S = 30.0
 
 
 def _time(value: Any) -> datetime | None:
@@ -98,6 +100,14 @@ class Status:
     #: projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
     projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
+
+    def age_s(self, now: datetime) -> float:
+        """Return how long ago this was written."""
+        return (now - self.written_at).total_seconds()
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Tell whether a daemon that wrote this can be taken to be at work still."""
+        return self.age_s(now) <= FRESH_S
 
 
 def write(home: Path, status: Status) -> None:

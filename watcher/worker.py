@@ -16,7 +16,7 @@ from watcher.capture import capture
 from watcher.database import Database, is_away
 from watcher.folder import Folder
 from watcher.inbox import Inbox
-from watcher.scan import is_replaced, load, scan, unwatch
+from watcher.scan import doubts, is_replaced, load, scan, unwatch
 from watcher.settle import Due, Hint, Timing
 from watcher.status import Status
 
@@ -62,6 +62,9 @@ class Worker:
         self._to_sweep: deque[UUID] = deque()
         self._projects_at = 0.0
         self._sweep_at = math.inf
+        #: What is still to be compared with the database in this sweep, and from when on the next may do so again.
+        self._to_compare: set[UUID] = set()
+        self._compare_at = 0.0
         self._lost: set[UUID] = set()
         self._lost_at = 0.0
         self._unwatched: set[UUID] = set()
@@ -172,6 +175,7 @@ class Worker:
         self._to_scan.pop(folder.id, None)
         self._lost.discard(folder.id)
         self._unwatched.discard(folder.id)
+        self._to_compare.discard(folder.id)
         self._inbox.forget(folder.id)
         self._news = True
 
@@ -238,7 +242,7 @@ class Worker:
         load(folder, self._database.atlas)
         try:
             if is_replaced(folder) and not self._is_over(folder):
-                self._lose(folder, "another folder is in its place, with none of its files")
+                self._lose(folder, "another folder is in its place, without any memory file")
                 return
             for path, hint in scan(folder, self._backend):
                 self._inbox.mark(folder.id, path, hint)
@@ -272,13 +276,38 @@ class Worker:
         if now >= self._sweep_at:
             self._to_sweep = deque(self._folders)
             self._sweep_at = now + self._timing.sweep_s
+            if now >= self._compare_at:
+                self._to_compare = set(self._folders)
         if now >= self._poll_at:
             self._poll_at = now + self._timing.poll_s
             self._to_sweep.extendleft(self._unwatched)
         for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_sweep))):
-            folder = self._folders.get(self._to_sweep.popleft())
-            if folder is not None and folder.lost is None and not folder.is_unchanged():
-                self._to_scan[folder.id] = None
+            folder = self._folders.get(self._to_sweep[0])
+            if folder is not None and folder.lost is None:
+                # Still the first when the database goes away in between.
+                self._compare(folder, now)
+                if not folder.is_unchanged():
+                    self._to_scan[folder.id] = None
+            self._to_sweep.popleft()
+
+    def _compare(self, folder: Folder, now: float) -> None:
+        """Look at every file again whose newest version is not what this daemon takes it for."""
+        if not folder.loaded or folder.id not in self._to_compare:
+            return
+        began = self._cpu()
+        try:
+            found = list(doubts(folder, self._database.atlas))
+        except AtlasError as error:
+            if is_away(error):
+                raise
+            self._count("errors")
+            _log.warning("%s: cannot compare with the database: %s", folder.root, error)
+            found = []
+        self._to_compare.discard(folder.id)
+        for path in found:
+            folder.doubted.add(path)
+            self._inbox.mark(folder.id, path, Hint.FOUND)
+        self._compare_at = max(self._compare_at, now) + (self._cpu() - began) / _SHARE
 
     def _look_for_lost(self, now: float) -> None:
         if now >= self._lost_at:
@@ -315,7 +344,7 @@ class Worker:
         took = self._cpu() - began
         self._news = False
         self._status_at = now + max(self._timing.status_s, took / _SHARE / 4)
-        self._heartbeat_at = now + max(self._timing.heartbeat_s, took / _SHARE)
+        self._heartbeat_at = now + min(max(self._timing.heartbeat_s, took / _SHARE), self._timing.heartbeat_most_s)
 
     def status(self) -> Status:
         """Say how things are."""

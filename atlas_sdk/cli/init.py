@@ -39,7 +39,9 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
-    skipped = [*captured.skipped, *unkept(files, Tracking.load(Path(project.path)).limit_bytes)]
+    # The same content may be on record from elsewhere: then it is kept, whatever its size.
+    hash_only = [version for version in files if version.kept is False]
+    skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
     if flags.json:
         run.out.record(
             {
@@ -100,8 +102,12 @@ def _show(
 
     out = run.out
     shown = printable(project.path)
+    hash_only = [version for version in files if version.kept is False]
     now = {"created": "protected now", "activated": "protected again, with its history", "found": "already protected"}
-    out.line(f"{shown} is {now[how]}: {count(len(files), 'memory file')}")
+    out.line(f"{shown} is {now[how]}: {count(len(files) - len(hash_only), 'memory file')}")
+    if hash_only:
+        its = "its hash is" if len(hash_only) == 1 else "their hashes are"
+        out.line(f"{count(len(hash_only), 'file')} over the size limit: only {its} kept")
     out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
     if not files:
         out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")

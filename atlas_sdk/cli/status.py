@@ -1,6 +1,7 @@
 """`atlasctl status`: what is protected now, file by file."""
 
-from collections.abc import Iterator
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,16 +10,18 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, FileState, Project, Snapshot
+    from atlas_sdk import Atlas, FileState, Project, Signature, Snapshot
     from atlas_sdk.cli.invocation import Invocation
-    from watcher.status import Status
+    from watcher.status import ProjectStatus, Status
 
 __all__ = ["status"]
 
 #: What a file can be: "protected": its content is on record; "pending": the watcher is about to capture it; "gone":
-#: it was deleted, its content is on record; "changed" and "new": nobody will capture it; "unkept": over the size
-#: limit, only its hash is on record; "problem": it cannot be read or must not be followed.
+#: it was deleted, its content is on record; "changed" and "new": nobody captures it, or somebody should have by now;
+#: "unkept": over the size limit, only its hash is on record; "problem": it cannot be read or must not be followed.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
+#: A watcher that is at work captures a change within seconds; what is older than this, it has missed.
+_YOUNG_S: Final = 10.0
 
 
 @click.command(cls=Command, examples=("atlasctl status", "atlasctl status --all", "atlasctl status --json"))
@@ -28,7 +31,8 @@ def status(flags: Flags, *, everything: bool) -> int:
     """Tell for every memory file whether it is protected now.
 
     A file is protected when what is on the disk is on record. Exits with 6 when one is not: it differs from its newest
-    version and no watcher is running, it cannot be read, or it is over the size limit.
+    version and no watcher is about to capture it, it cannot be read, or it is over the size limit. A change is pending
+    for ten seconds, if a watcher is at work that knows the project and has no problem with it.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -58,6 +62,7 @@ def _report(atlas: "Atlas", project: "Project", watcher: "Status | None") -> lis
     from atlas_sdk.files import Tracking
 
     root = Path(project.path)
+    watched = _watched(watcher, project)
     newest = {version.path: version for version in atlas.memory.files(project)}
     try:
         tracking = Tracking.load(root)
@@ -67,26 +72,27 @@ def _report(atlas: "Atlas", project: "Project", watcher: "Status | None") -> lis
     entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
     known = {path for path, version in newest.items() if not version.deleted}
     unseen = known - set(scan.paths) - {skipped.path for skipped in scan.skipped}
-    entries += [
-        _file(root, path, newest.get(path), tracking, watched=watcher is not None) for path in (*scan.paths, *unseen)
-    ]
-    problems = dict(_problems(watcher, project))
-    for entry in entries:
-        if entry["state"] == "pending" and entry["path"] in problems:
-            entry |= {"state": "problem", "problem": problems[entry["path"]]}
+    awaited = watched is not None and not watched.lost and watched.problem is None
+    entries += [_file(root, path, newest.get(path), tracking, awaited=awaited) for path in (*scan.paths, *unseen)]
+    if watched is not None:
+        problems = {file.path: file.problem for file in watched.files if file.problem is not None}
+        for entry in entries:
+            if entry["state"] in {"pending", "changed", "new"} and entry["path"] in problems:
+                entry |= {"state": "problem", "problem": problems[entry["path"]]}
+        if not awaited:
+            entries.append(_entry(".", "problem", problem=f"the watcher: {watched.problem or 'the folder is lost'}"))
     return sorted(entries, key=lambda entry: str(entry["path"]))
 
 
-def _problems(watcher: "Status | None", project: "Project") -> Iterator[tuple[str, str]]:
-    """Yield what keeps the watcher from capturing files of a project."""
-    for watched in () if watcher is None else watcher.projects:
-        if watched.id == str(project.id):
-            for file in watched.files:
-                if file.problem is not None:
-                    yield file.path, file.problem
+def _watched(watcher: "Status | None", project: "Project") -> "ProjectStatus | None":
+    """Return what a watcher that is at work knows about a project; None when nobody looks after it."""
+    if watcher is None or not watcher.is_fresh(datetime.now(UTC)):
+        return None
+    # A watcher on another database has this home, too, but not this project.
+    return next((one for one in watcher.projects if one.id == str(project.id)), None)
 
 
-def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, watched: bool) -> dict[str, Any]:
+def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, awaited: bool) -> dict[str, Any]:
     from atlas_sdk import AtlasError
     from atlas_sdk.files import read_file
 
@@ -96,18 +102,25 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, w
         return _entry(path, "problem", version=version, problem=str(problem))
     if found is None:
         return _entry(path, "gone", version=version)
-    if not _is_on_record(found, version):
-        state = "pending" if watched else "new" if version is None else "changed"
+    if version is None or not _is_on_record(found, version):
+        state = "pending" if awaited and _is_young(found.signature) else "new" if version is None else "changed"
         return _entry(path, state, version=version, size=found.size)
-    if found.content is None:
+    if found.content is None and version.kept is not True:
         reason = f"over the size limit of {tracking.limit_bytes:,} bytes: only its hash is on record"
+        return _entry(path, "unkept", version=version, size=found.size, problem=reason)
+    if version.kept is False:
+        reason = "it was over the size limit: only its hash is on record; atlasctl snapshot keeps it now"
         return _entry(path, "unkept", version=version, size=found.size, problem=reason)
     return _entry(path, "protected", version=version, size=found.size)
 
 
-def _is_on_record(found: "FileState", version: "Snapshot | None") -> bool:
-    if version is None:
-        return False
+def _is_young(signature: "Signature") -> bool:
+    """Tell whether a file changed just now; not in the future, where a forged `mtime` would stay for ever."""
+    now_ns = time.time_ns()
+    return any(abs(now_ns - at_ns) < _YOUNG_S * 1e9 for at_ns in (signature.mtime_ns, signature.ctime_ns))
+
+
+def _is_on_record(found: "FileState", version: "Snapshot") -> bool:
     return (version.sha256, version.mode, version.link) == (found.sha256.hex(), found.mode, found.link)
 
 
@@ -144,6 +157,8 @@ def _print_json(
         about_watcher |= {
             "pid": watcher.pid,
             "started_at": watcher.started_at,
+            "written_at": watcher.written_at,
+            "responding": watcher.is_fresh(datetime.now(UTC)),
             "ready": watcher.ready,
             "database_ok": watcher.database.ok,
             "database_problem": watcher.database.problem,
@@ -171,6 +186,14 @@ def _show(
         out.line("watcher  not running; atlasctl watch starts it")
     else:
         out.line(f"watcher  running since {out.when(watcher.started_at)}, process {watcher.pid}")
+        now = datetime.now(UTC)
+        if not watcher.is_fresh(now):
+            out.warn(f"the watcher has said nothing for {watcher.age_s(now):,.0f} s: it is stopped, or it hangs")
+        else:
+            for project, _ in reports:
+                if _watched(watcher, project) is None:
+                    shown = printable(project.path)
+                    out.warn(f"the watcher does not know {shown}: it has just started, or has another database")
         if watcher.database.problem is not None:
             out.warn(watcher.database.problem)
     for project, files in reports:

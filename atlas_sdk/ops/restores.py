@@ -131,8 +131,8 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
             )
         if now is not None and now.content is None:
             raise RestoreRefused(
-                f"{printable(step.path)} is {now.size:,} bytes now, over the limit of {tracking.limit_bytes:,}, so it "
-                "could not be kept; nothing was written: move it away first",
+                f"{printable(step.path)} is {now.size:,} bytes now, over the size limit of "
+                f"{tracking.limit_bytes:,}, so it could not be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
         if now is None and (yield from local((root / step.path).is_symlink)):

@@ -1,9 +1,12 @@
+import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from watcher import status as watcher_status
 from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status
@@ -65,19 +68,30 @@ def test_folder_that_is_gone_is_a_problem_not_a_deletion(app, cli, monkeypatch, 
 def watched(monkeypatch):
     """A watcher that says what the test wants."""
 
-    def say(*projects, ok=True):
+    def say(*projects, ok=True, silent_s=0):
         now = datetime.now(UTC)
-        problem = None if ok else "no connection"
         found = Status(
-            pid=1, started_at=now, ready=True, database=DatabaseStatus(ok=ok, problem=problem), projects=projects
+            pid=1,
+            started_at=now,
+            written_at=now - timedelta(seconds=silent_s),
+            ready=True,
+            database=DatabaseStatus(ok=ok, problem=None if ok else "no connection"),
+            projects=projects,
         )
         monkeypatch.setattr(watcher_status, "read_status", lambda _home: found)
 
     return say
 
 
-def test_a_running_watcher_is_about_to_capture(app, cli, watched):
-    watched()
+@pytest.fixture
+def known(app, cli):
+    """What a watcher without any problem says about the project."""
+    project = cli("init", "--json").record["project"]["id"]
+    return ProjectStatus(id=project, path=str(app), lost=False, problem=None, files=())
+
+
+def test_a_running_watcher_is_about_to_capture(app, cli, watched, known):
+    watched(known)
     (app / "CLAUDE.md").write_text("changed")
     ran = cli("status", "--json")
     assert ran.code == 0
@@ -86,10 +100,83 @@ def test_a_running_watcher_is_about_to_capture(app, cli, watched):
     assert "process 1" in cli("status").out
 
 
-def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched):
-    project = cli("init", "--json").record["project"]["id"]
+def test_a_watcher_that_is_stopped_protects_nothing(app, cli, watched, known):
+    watched(known, silent_s=31)
+    (app / "CLAUDE.md").write_text("changed")
+    ran = cli("status", "--json")
+    assert ran.code == 6
+    assert states(ran)["CLAUDE.md"] == "changed"
+    assert ran.record["watcher"]["responding"] is False
+    assert "warning: the watcher has said nothing for 31 s" in cli("status").err
+
+
+def test_a_watcher_of_another_database_protects_nothing(app, cli, watched, known):
+    watched(evolve(known, id="another"))
+    (app / "CLAUDE.md").write_text("changed")
+    ran = cli("status")
+    assert ran.code == 6
+    assert f"warning: the watcher does not know {app}" in ran.err
+    assert states(cli("status", "--json"))["CLAUDE.md"] == "changed"
+
+
+@pytest.mark.parametrize("trouble", [{"lost": True}, {"problem": "it is too busy"}], ids=["lost", "problem"])
+def test_a_watcher_with_a_problem_protects_nothing(app, cli, watched, known, trouble):
+    watched(evolve(known, **trouble))
+    ran = cli("status")
+    assert ran.code == 6
+    assert f"warning: the watcher: {trouble.get('problem', 'the folder is lost')}" in ran.err
+    (app / "CLAUDE.md").write_text("changed")
+    assert states(cli("status", "--json")) == {".": "problem", "CLAUDE.md": "changed", "notes.md": "protected"}
+
+
+def test_an_old_change_is_not_pending_any_more(app, cli, watched, known, monkeypatch):
+    watched(known)
+    (app / "CLAUDE.md").write_text("changed")
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns + 8_000_000_000)
+    assert states(cli("status", "--json"))["CLAUDE.md"] == "pending"
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns + 11_000_000_000)
+    ran = cli("status", "--json")
+    assert ran.code == 6
+    assert states(ran)["CLAUDE.md"] == "changed"
+
+
+def test_what_was_over_the_limit_of_its_day_is_not_protected(app, cli):
+    (app / ".atlas.toml").write_text("[track]\nlimit_bytes = 4\n")
+    (app / "notes.md").write_text("over the limit of its day")
+    cli("snapshot")
+    (app / ".atlas.toml").unlink()
+    ran = cli("status", "--json")
+    assert ran.code == 6
+    assert states(ran)["notes.md"] == "unkept"
+
+
+def test_init_does_not_count_what_was_not_kept(home, folder, cli):
+    (folder / ".atlas.toml").write_text("[track]\nlimit_bytes = 4\n")
+    # Content that nobody else has stored: that would be kept.
+    (folder / "CLAUDE.md").write_text("never kept, one")
+    (folder / "notes.md").write_text("never kept, two")
+    shown = cli("init", folder).out.splitlines()
+    assert shown[0] == f"{folder} is protected now: 0 memory files"
+    assert shown[1] == "2 files over the size limit: only their hashes are kept"
+    (folder / "CLAUDE.md").write_text("1234")
+    shown = cli("init", folder).out.splitlines()
+    assert shown[0] == f"{folder} is already protected: 1 memory file"
+    assert shown[1] == "1 file over the size limit: only its hash is kept"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("given", "folder"), [("~/my app", "/home/ada/my app"), ("~", "/home/ada"), ("/~/x", "/~/x")])
+def test_make_knows_the_home_folder(given, folder):
+    command = ["make", "--dry-run", "quickstart", f"PROJECT={given}", "HOME=/home/ada"]
+    told = subprocess.run(command, cwd=EXAMPLES[0].parents[1], capture_output=True, text=True, check=True).stdout
+    assert f'atlasctl init "{folder}"' in told
+    assert f'atlasctl --project "{folder}" snapshot' in told
+
+
+def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched, known):
     file = FileStatus(path="CLAUDE.md", sha256=None, protected_since=None, problem="it is too busy")
-    watched(ProjectStatus(id=project, path=str(app), lost=False, problem=None, files=(file,)), ok=False)
+    watched(evolve(known, files=(file,)), ok=False)
     (app / "CLAUDE.md").write_text("changed")
     ran = cli("status")
     assert ran.code == 6

@@ -97,7 +97,7 @@ def test_content_is_kept_once_the_limit_is_raised(face: Any, folder: Path) -> No
     with pytest.raises(ContentMissing):
         face.memory.content(face.memory.snapshot(project, "CLAUDE.md"))
     assert [v.kept for v in face.memory.files(project) if v.path == "CLAUDE.md"] == [False]
-    with pytest.raises(RestoreRefused, match="over the limit"):
+    with pytest.raises(RestoreRefused, match="over the size limit"):
         face.memory.restore(project, "one")
     (folder / ".atlas.toml").write_text("[track]\nlimit_bytes = 100000\n")
     taken = {version.path for version in face.memory.capture(project).taken}

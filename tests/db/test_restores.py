@@ -156,7 +156,7 @@ def test_a_file_too_large_to_keep_is_not_overwritten(face: Any, folder: Path) ->
     project = checkpointed(face, folder)
     write(folder, EDITED | {"notes.md": b"x" * 101})
     found = on_disk(folder)
-    with pytest.raises(RestoreRefused, match="over the limit of 100"):
+    with pytest.raises(RestoreRefused, match="over the size limit of 100"):
         face.memory.restore(project, "good")
     assert on_disk(folder) == found
     assert face.memory.restore(project, "good", paths=["CLAUDE.md"]) is not None

@@ -22,8 +22,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_all_is_sorted_and_importable() -> None:
-    assert atlas_sdk.__all__ == sorted(atlas_sdk.__all__)
-    assert dir(atlas_sdk) == atlas_sdk.__all__
+    assert atlas_sdk.__all__ == sorted(atlas_sdk.__all__, key=lambda name: (not name.isupper(), name))
+    assert dir(atlas_sdk) == sorted(atlas_sdk.__all__)
     for name in atlas_sdk.__all__:
         assert getattr(atlas_sdk, name) is not None
     with pytest.raises(AttributeError):

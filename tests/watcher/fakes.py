@@ -89,7 +89,7 @@ class FakeAtlas:
         self._answer()
         self.calls += 1
         versions = self.history.setdefault((project.id, path), [])
-        if versions and versions[-1][0].sha256 == state.sha256.hex():
+        if versions and versions[-1][0].sha256 == state.sha256.hex() and versions[-1][0].kept is not False:
             return None
         return self._append(project, path, kind, state.sha256, state.content, state.mode)
 

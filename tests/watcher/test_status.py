@@ -1,12 +1,13 @@
 """The status file and the lock."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from watcher.lock import AlreadyRunning, take
-from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status, read_status, write
+from watcher.settle import Timing
+from watcher.status import FRESH_S, DatabaseStatus, FileStatus, ProjectStatus, Status, read_status, write
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 
@@ -32,6 +33,13 @@ def test_without_a_daemon_there_is_no_status(tmp_path):
     os.close(take(tmp_path))
     write(tmp_path, a_status())
     assert read_status(tmp_path) is None
+
+
+def test_a_daemon_that_says_nothing_is_not_at_work():
+    status = a_status(written_at=NOW)
+    assert status.is_fresh(NOW + timedelta(seconds=30))
+    assert not status.is_fresh(NOW + timedelta(seconds=31))
+    assert Timing().heartbeat_most_s < FRESH_S
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started_at": "2026-02-03T04:05:06Z"}'])

@@ -1,5 +1,6 @@
 """The worker's decisions, one step at a time: a clock that a test turns, and real files."""
 
+import hashlib
 import math
 import os
 import shutil
@@ -8,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from daemons import without_privileges
 from fakes import FakeAtlas, FakeBackend
 
 from atlas_sdk import DatabaseError, DatabaseUnreachable
+from atlas_sdk.files import signature
 from watcher.backend import Place
 from watcher.database import Database
 from watcher.inbox import Inbox
@@ -247,6 +250,88 @@ def test_a_new_clone_in_its_place_is_the_project(rig, app, root):
     rig.inbox.shaken(Place(app.id, ""))
     rig.settle(0.1)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"cloned"]
+
+
+def test_a_folder_that_was_made_again_with_another_file_is_the_project(rig, app, root):
+    # Not removed: the new folder would get its inode.
+    root.rename(root.with_name("away"))
+    root.mkdir()
+    (root / "AGENTS.md").write_text("draft")
+    rig.inbox.shaken(Place(app.id, ""))
+    rig.settle(1.0)
+    assert not rig.status_of(app).lost
+    assert rig.atlas.contents(app, "AGENTS.md") == [b"draft"]
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None]
+
+
+def test_a_folder_with_nothing_but_code_in_its_place_is_waited_for(rig, app, root):
+    # Not removed: the new folder would get its inode.
+    root.rename(root.with_name("away"))
+    root.mkdir()
+    (root / "main.py").write_text("pass")
+    rig.inbox.shaken(Place(app.id, ""))
+    rig.settle(100.0)
+    assert rig.status_of(app).lost
+    (root / "AGENTS.md").write_text("draft")
+    rig.settle(1.0)
+    assert rig.atlas.contents(app, "AGENTS.md") == [b"draft"]
+
+
+@pytest.fixture
+def versions(rig, app):
+    """The versions of the stored file, for another client to change; the daemon trusts what it knows by now."""
+    os.utime(rig.worker._folders[app.id].root / "CLAUDE.md", (1, 1))
+    folder = rig.worker._folders[app.id]
+    path, known = "CLAUDE.md", folder.known["CLAUDE.md"]
+    folder.known[path] = evolve(known, signature=signature(folder.root, path))
+    assert folder.is_unchanged()
+    return rig.atlas.history[app.id, path]
+
+
+def test_the_sweep_finds_that_another_client_stored_something_else(rig, app, versions):
+    rig.atlas._append(app, "CLAUDE.md", "auto", hashlib.sha256(b"half").digest(), b"half", versions[0][0].mode)
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"half", b"one"]
+    calls = rig.atlas.calls
+    rig.settle(200.0)
+    assert rig.atlas.calls == calls
+
+
+def test_the_sweep_finds_that_another_client_stored_a_deletion(rig, app, versions):
+    rig.atlas.delete(app, "CLAUDE.md", kind="auto")
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None, b"one"]
+
+
+def test_the_sweep_waits_for_a_database_that_is_away(rig, app, versions):
+    rig.atlas.delete(app, "CLAUDE.md", kind="auto")
+    rig.atlas.problem = DatabaseUnreachable("no connection")
+    rig.settle(65.0)
+    rig.atlas.problem = None
+    rig.settle(6.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None, b"one"]
+
+
+def test_the_sweep_leaves_alone_what_was_never_on_the_disk(rig, app):
+    rig.atlas.history[app.id, "notes/mine.md"] = []
+    rig.atlas._append(app, "notes/mine.md", "scratch", hashlib.sha256(b"x").digest(), b"x", 0o644)
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "notes/mine.md") == [b"x"]
+
+
+def test_the_sweep_keeps_what_was_over_the_limit_of_its_day(rig, app, versions):
+    (version, _) = versions[0]
+    versions[0] = (evolve(version, kept=False), None)
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [None, b"one"]
+
+
+def test_the_sweep_does_not_ask_for_what_is_over_the_limit_still(rig, app, versions, root):
+    (version, _) = versions[0]
+    versions[0] = (evolve(version, kept=False, size=2**40), None)
+    calls = rig.atlas.calls
+    rig.settle(65.0)
+    assert rig.atlas.calls == calls
 
 
 def test_projects_come_and_go(rig, app, root):
