@@ -3,8 +3,10 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -38,6 +40,15 @@ class Terminal:
     def type(self, text):
         os.write(self._mine, text.encode())
 
+    def interrupt(self):
+        """Press Ctrl-C as a person does: again when nothing happens, for the first may come just before the reading."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.process.send_signal(signal.SIGINT)
+            select.select([self._mine], [], [], 3)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(3)
+
     def end(self):
         self.read_until()
         os.close(self._mine)
@@ -46,10 +57,16 @@ class Terminal:
 
 @pytest.fixture
 def terminal(app, atlasctl):
-    def run(*arguments, **environment):
-        return Terminal([atlasctl, *arguments], **environment)
+    started = []
 
-    return run
+    def run(*arguments, **environment):
+        started.append(Terminal([atlasctl, *arguments], **environment))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.process.kill()
+        one.process.wait()
 
 
 def test_colours_and_relative_times(app, terminal):
@@ -103,7 +120,7 @@ def test_interrupt_at_the_question_writes_nothing(app, cli, terminal):
     (app / "CLAUDE.md").write_text("gutted")
     asked = terminal("restore", "v1")
     asked.read_until("Restore now?")
-    asked.process.send_signal(2)
+    asked.interrupt()
     assert asked.end() == 130
     assert "Traceback" not in asked.text
     assert (app / "CLAUDE.md").read_text() == "gutted"
