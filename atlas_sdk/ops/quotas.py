@@ -1,4 +1,4 @@
-"""Quotas: reserve, use, settle. What decides is in the database (`sql/migrations/0005_quotas.sql`).
+"""Quotas: reserve, use, settle. What decides is in the database (`sql/migrations/0007_quota_door.sql`).
 
 Run these on a client, not inside a transaction of your own: the user's row stays locked until the transaction ends, and
 a rollback would take the record of what was used with it.

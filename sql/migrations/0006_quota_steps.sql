@@ -1,0 +1,215 @@
+-- Quotas: the steps of the door (0005_quotas.sql says what makes them safe). They are no door themselves: each but the
+-- first relies on the lock.
+
+-- Lock the user's row and bring it into the present period. Forward only.
+CREATE FUNCTION quota_lock(p_user uuid) RETURNS user_quotas
+LANGUAGE plpgsql AS $$
+DECLARE
+    q user_quotas;
+    at timestamptz;
+    months quota_months;
+BEGIN
+    SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no user has the id %', p_user USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    at := clock_timestamp();
+    IF at >= q.period_end THEN
+        INSERT INTO quota_history
+            (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at)
+        VALUES
+            (p_user, q.period_start, q.period_end, q.tokens_used, q.tokens_limit, q.cost_used, q.cost_limit, at);
+        months := quota_month(q.period_anchor, q.time_zone, at);
+        UPDATE user_quotas
+        SET tokens_used = 0, tokens_held = 0, tokens_level = 0, cost_used = 0, cost_held = 0, cost_level = 0,
+            -- When the zone has changed, the months of the new one may begin inside the old period.
+            period_start = greatest(months.period_start, q.period_end), period_end = months.period_end
+        WHERE user_id = p_user
+        RETURNING * INTO q;
+    END IF;
+    RETURN q;
+END
+$$;
+
+-- Tell, once a period, that 50, 80 or 100 per cent of a month's limit are used.
+CREATE FUNCTION quota_tell_levels(q user_quotas) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF quota_level(q.tokens_used, q.tokens_limit) <= q.tokens_level
+        AND quota_level(q.cost_used, q.cost_limit) <= q.cost_level THEN
+        RETURN;
+    END IF;
+    INSERT INTO events (user_id, type, meta)
+    SELECT q.user_id, 'quota.threshold', jsonb_build_object(
+        'dimension', d.dimension, 'percent', l.percent, 'used', d.used, 'limit', d.bound,
+        'period_start', q.period_start, 'period_end', q.period_end)
+    FROM (VALUES
+        ('tokens', q.tokens_level, q.tokens_used::numeric, q.tokens_limit::numeric),
+        ('cost', q.cost_level, q.cost_used, q.cost_limit)
+    ) AS d (dimension, told, used, bound)
+    CROSS JOIN (VALUES (50), (80), (100)) AS l (percent)
+    WHERE l.percent > d.told AND l.percent <= quota_level(d.used, d.bound);
+    UPDATE user_quotas
+    SET tokens_level = greatest(tokens_level, quota_level(q.tokens_used, q.tokens_limit)),
+        cost_level = greatest(cost_level, quota_level(q.cost_used, q.cost_limit))
+    WHERE user_id = q.user_id;
+END
+$$;
+
+-- End this user's expired holds: charge tokens and cost, free the slots.
+CREATE FUNCTION quota_reclaim(q user_quotas, p_at timestamptz) RETURNS user_quotas
+LANGUAGE plpgsql AS $$
+DECLARE
+    settled user_quotas;
+BEGIN
+    WITH gone AS (
+        DELETE FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= p_at
+        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.holder, r.meta
+    ), charged AS (
+        INSERT INTO usage_ledger
+            (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+        SELECT q.user_id, 'expired', g.tokens, g.cost, g.meta || jsonb_build_object('holder', g.holder), p_at,
+               g.period_start, g.id, g.tokens, g.cost
+        FROM gone AS g
+    ), earlier AS (
+        UPDATE quota_history AS h SET tokens_used = h.tokens_used + s.tokens, cost_used = h.cost_used + s.cost
+        FROM (SELECT period_start, sum(tokens) AS tokens, sum(cost) AS cost FROM gone GROUP BY period_start) AS s
+        WHERE h.user_id = q.user_id AND h.period_start = s.period_start
+    )
+    UPDATE user_quotas AS u
+    SET tokens_held = u.tokens_held - s.tokens, tokens_used = u.tokens_used + s.tokens,
+        cost_held = u.cost_held - s.cost, cost_used = u.cost_used + s.cost,
+        containers_used = u.containers_used - s.slots
+    FROM (
+        SELECT coalesce(sum(tokens) FILTER (WHERE period_start = q.period_start), 0) AS tokens,
+               coalesce(sum(cost) FILTER (WHERE period_start = q.period_start), 0) AS cost,
+               sum(slots) AS slots
+        FROM gone
+        HAVING count(*) > 0
+    ) AS s
+    WHERE u.user_id = q.user_id
+    RETURNING u.* INTO settled;
+    IF NOT FOUND THEN
+        RETURN q;
+    END IF;
+    PERFORM quota_tell_levels(settled);
+    RETURN settled;
+END
+$$;
+
+-- Take a hold off the counters and put an amount on: on the row of its period, which may be history.
+CREATE FUNCTION quota_book(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF hold.period_start = q.period_start THEN
+        -- hold.id is NULL when there is nothing to take off.
+        UPDATE user_quotas AS u
+        SET tokens_used = u.tokens_used + p_tokens, cost_used = u.cost_used + p_cost,
+            tokens_held = u.tokens_held - CASE WHEN hold.id IS NULL THEN 0 ELSE hold.tokens END,
+            cost_held = u.cost_held - CASE WHEN hold.id IS NULL THEN 0 ELSE hold.cost END,
+            containers_used = u.containers_used - coalesce(hold.slots, 0)
+        WHERE u.user_id = q.user_id
+        RETURNING u.* INTO q;
+        PERFORM quota_tell_levels(q);
+        RETURN;
+    END IF;
+    UPDATE quota_history AS h SET tokens_used = h.tokens_used + p_tokens, cost_used = h.cost_used + p_cost
+    WHERE h.user_id = q.user_id AND h.period_start = hold.period_start;
+    IF hold.slots > 0 THEN
+        UPDATE user_quotas AS u SET containers_used = u.containers_used - hold.slots WHERE u.user_id = q.user_id;
+    END IF;
+END
+$$;
+
+CREATE TYPE quota_decision AS (
+    granted boolean,
+    -- 'held', 'refused'; of a repeated call also what became of it: 'settled', 'expired', 'released'.
+    state text,
+    tokens bigint, cost numeric,
+    -- Of a refusal: which limit, what is left of it, when trying again can help (NULL: never), when it starts anew.
+    dimension text, remaining numeric, retry_after interval, resets_at timestamptz,
+    expires_at timestamptz, epoch bigint, repeated boolean
+);
+
+-- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:
+-- whoever comes back in time then is not refused again for another reason.
+CREATE FUNCTION quota_decide(
+    q user_quotas, ring quota_ring, p_at timestamptz, p_tokens bigint, p_cost numeric, p_slots integer,
+    p_requests integer, p_builds integer
+) RETURNS quota_decision
+LANGUAGE plpgsql AS $$
+DECLARE
+    d quota_decision;
+    possible boolean := true;
+BEGIN
+    d.granted := false;
+    d.state := 'refused';
+    d.repeated := false;
+    IF p_tokens > 0 AND p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held THEN
+        d.dimension := 'tokens';
+        d.remaining := greatest(q.tokens_limit - q.tokens_used - q.tokens_held, 0);
+        d.resets_at := q.period_end;
+        possible := p_tokens <= q.tokens_limit;
+    ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
+        d.dimension := 'cost';
+        d.remaining := greatest(q.cost_limit - q.cost_used - q.cost_held, 0);
+        d.resets_at := q.period_end;
+        possible := p_cost <= q.cost_limit;
+    ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
+        d.dimension := 'builds';
+        d.remaining := greatest(q.builds_limit - q.builds_used, 0);
+        d.resets_at := (q.build_day + 1)::timestamp AT TIME ZONE q.time_zone;
+        possible := p_builds <= q.builds_limit;
+    ELSIF p_slots > 0 AND p_slots > q.containers_limit::bigint - q.containers_used THEN
+        d.dimension := 'containers';
+        d.remaining := greatest(q.containers_limit - q.containers_used, 0);
+        possible := p_slots <= q.containers_limit;
+        IF possible THEN
+            -- When enough holds have expired, unless they are extended.
+            SELECT h.expires_at INTO d.resets_at
+            FROM (
+                SELECT r.expires_at, sum(r.slots) OVER (ORDER BY r.expires_at, r.id) AS freed
+                FROM quota_reservations AS r
+                WHERE r.user_id = q.user_id AND r.slots > 0
+            ) AS h
+            WHERE h.freed >= q.containers_used::bigint + p_slots - q.containers_limit
+            ORDER BY h.expires_at LIMIT 1;
+        END IF;
+    ELSIF NOT ring.fits THEN
+        d.dimension := 'requests';
+        d.remaining := greatest(q.requests_limit - ring.used, 0);
+        d.resets_at := ring.frees_at;
+        possible := ring.frees_at IS NOT NULL;
+    ELSE
+        d.granted := true;
+        d.state := 'held';
+        RETURN d;
+    END IF;
+    IF possible THEN
+        d.retry_after := greatest(d.resets_at - p_at, interval '0');
+    END IF;
+    RETURN d;
+END
+$$;
+
+-- What an id that was used before got: a hold, or what the ledger says of it. NULL: a new id.
+CREATE FUNCTION quota_recall(p_user uuid, p_id uuid) RETURNS quota_decision
+LANGUAGE plpgsql AS $$
+DECLARE
+    d quota_decision;
+BEGIN
+    SELECT true, 'held', r.tokens, r.cost, NULL, NULL, NULL, NULL, r.expires_at, r.epoch, true INTO d
+    FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    IF FOUND THEN
+        RETURN d;
+    END IF;
+    -- 'tokens' is the last of the three in the order of the alphabet, and the last word on an id.
+    SELECT l.kind = 'tokens', CASE l.kind WHEN 'tokens' THEN 'settled' ELSE l.kind END,
+           l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true INTO d
+    FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;
+    IF FOUND THEN
+        RETURN d;
+    END IF;
+    RETURN NULL;
+END
+$$;

@@ -1,0 +1,307 @@
+-- Quotas: the door, the only functions that a client calls (0005_quotas.sql says what makes them safe).
+
+-- Promise an amount, or refuse, in one step for all dimensions. Between p_min_tokens and p_tokens it grants
+-- what is left. The first answer is repeated for an id that was granted before; a refused id may be tried again.
+CREATE FUNCTION quota_reserve(
+    p_user uuid, p_id uuid, p_tokens bigint, p_min_tokens bigint, p_cost numeric, p_slots integer,
+    p_requests integer, p_builds integer, p_ttl interval, p_holder text, p_meta jsonb
+) RETURNS quota_decision
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    d quota_decision;
+    ring quota_ring;
+    at timestamptz;
+    today date;
+    tokens bigint := coalesce(p_tokens, 0);
+    least_tokens bigint := coalesce(p_min_tokens, p_tokens, 0);
+    -- A promise rounds up: what is used of it then never exceeds it by rounding.
+    cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
+    slots integer := coalesce(p_slots, 0);
+    requests integer := coalesce(p_requests, 0);
+    builds integer := coalesce(p_builds, 0);
+BEGIN
+    PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
+    IF NOT least_tokens BETWEEN least(tokens, 1) AND tokens THEN
+        RAISE EXCEPTION 'min_tokens must be from 1 to tokens (%), not %', tokens, least_tokens
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT (slots BETWEEN 0 AND 1000000 AND requests BETWEEN 0 AND 1000000 AND builds BETWEEN 0 AND 1000000) THEN
+        RAISE EXCEPTION 'slots, requests and builds must be from 0 to 1000000, not %, %, %', slots, requests, builds
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF tokens = 0 AND cost = 0 AND slots = 0 AND requests = 0 AND builds = 0 THEN
+        RAISE EXCEPTION 'nothing to reserve: every amount is 0' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
+        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF char_length(p_holder) > 200 THEN
+        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    q := quota_lock(p_user);
+    d := quota_recall(p_user, p_id);
+    IF d.repeated THEN
+        RETURN d;
+    END IF;
+    at := clock_timestamp();
+    today := (at AT TIME ZONE q.time_zone)::date;
+    FOR attempt IN 1 .. 2 LOOP
+        IF q.build_day IS NULL OR q.build_day < today THEN
+            q.build_day := today;
+            q.builds_used := 0;
+        END IF;
+        ring := quota_ring_take(q.request_cells, q.request_minute, at, requests, q.requests_limit);
+        d := quota_decide(q, ring, at, least_tokens, cost, slots, requests, builds);
+        EXIT WHEN d.granted OR attempt = 2;
+        q := quota_reclaim(q, at);
+    END LOOP;
+    IF NOT d.granted THEN
+        RETURN d;
+    END IF;
+
+    -- least() passes over NULL, which is an unlimited rest.
+    d.tokens := CASE WHEN tokens = 0 THEN 0 ELSE least(tokens, q.tokens_limit - q.tokens_used - q.tokens_held) END;
+    d.cost := cost;
+    d.expires_at := at + p_ttl;
+    d.epoch := q.epoch + 1;
+    UPDATE user_quotas
+    SET tokens_held = q.tokens_held + d.tokens, cost_held = q.cost_held + d.cost,
+        containers_used = q.containers_used + slots,
+        request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used,
+        build_day = q.build_day, builds_used = q.builds_used + builds,
+        epoch = d.epoch
+    WHERE user_id = p_user;
+    INSERT INTO quota_reservations
+        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, holder, meta)
+    VALUES
+        (p_user, p_id, q.period_start, d.tokens, d.cost, slots, requests, builds, d.epoch, d.expires_at, at,
+         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
+    RETURN d;
+END
+$$;
+
+CREATE TYPE quota_settlement AS (
+    -- 'settled'; 'corrected': after it had expired or been released; 'released'; 'repeated': an earlier call
+    -- did it, nothing was changed; 'unknown': this id was never granted, nothing was changed.
+    outcome text,
+    tokens bigint, cost numeric,
+    -- More was used than was promised. It is charged all the same, and the limit may be exceeded by it.
+    overrun boolean
+);
+
+-- Charge what was used in place of what was promised. NULL is not 0: it is unknown, so what had progressed is
+-- charged, and all that was promised when nothing was told.
+CREATE FUNCTION quota_settle(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb)
+RETURNS quota_settlement
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    hold quota_reservations;
+    done record;
+    s quota_settlement;
+    delta_tokens bigint;
+    delta_cost numeric;
+BEGIN
+    PERFORM quota_check_amounts(p_id, p_tokens, p_cost, p_meta);
+    q := quota_lock(p_user);
+    DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id RETURNING * INTO hold;
+    IF FOUND THEN
+        s.outcome := 'settled';
+        s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens);
+        s.cost := round(coalesce(p_cost, nullif(hold.cost_progressed, 0), hold.cost), 9);
+        s.overrun := s.tokens > hold.tokens OR s.cost > hold.cost;
+        delta_tokens := s.tokens;
+        delta_cost := s.cost;
+    ELSE
+        SELECT bool_or(l.kind = 'tokens') AS settled, sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost,
+               min(l.period_start) AS period_start, max(l.granted_tokens) AS granted_tokens,
+               max(l.granted_cost) AS granted_cost, count(*) AS entries
+        INTO done
+        FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
+        IF done.entries = 0 THEN
+            RETURN ('unknown', 0, 0, false)::quota_settlement;
+        END IF;
+        -- Without amounts of its own a late settlement has nothing to correct.
+        s.tokens := coalesce(p_tokens, done.tokens);
+        s.cost := round(coalesce(p_cost, done.cost), 9);
+        IF done.settled THEN
+            RETURN ('repeated', done.tokens, done.cost,
+                    done.tokens > done.granted_tokens OR done.cost > done.granted_cost)::quota_settlement;
+        END IF;
+        s.outcome := 'corrected';
+        s.overrun := s.tokens > done.granted_tokens OR s.cost > done.granted_cost;
+        delta_tokens := s.tokens - done.tokens;
+        delta_cost := s.cost - done.cost;
+        hold.period_start := done.period_start;
+        hold.tokens := done.granted_tokens;
+        hold.cost := done.granted_cost;
+    END IF;
+    INSERT INTO usage_ledger
+        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+    VALUES (p_user, 'tokens', delta_tokens, delta_cost,
+            coalesce(hold.meta, '{}') || coalesce(p_meta, '{}')
+            || CASE WHEN s.overrun THEN '{"overrun": true}'::jsonb ELSE '{}' END,
+            clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
+    PERFORM quota_book(q, hold, delta_tokens, delta_cost);
+    IF s.outcome = 'settled' AND NOT s.overrun THEN
+        -- Nobody waits for the disk: a settlement that a crash of the server loses leaves the promise, which is
+        -- no less, and which the expiry charges. ALTER FUNCTION … SET would end before the commit.
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    RETURN s;
+END
+$$;
+
+-- Give a promise back: the call did not happen. What a stream had already used is charged.
+CREATE FUNCTION quota_release(p_user uuid, p_id uuid) RETURNS quota_settlement
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    hold quota_reservations;
+    known quota_decision;
+BEGIN
+    PERFORM quota_check_amounts(p_id, 0, 0, NULL);
+    q := quota_lock(p_user);
+    SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    IF NOT FOUND THEN
+        known := quota_recall(p_user, p_id);
+        RETURN (CASE WHEN known.repeated THEN 'repeated' ELSE 'unknown' END, 0, 0, false)::quota_settlement;
+    ELSIF hold.tokens_progressed > 0 OR hold.cost_progressed > 0 THEN
+        RETURN quota_settle(p_user, p_id, hold.tokens_progressed, hold.cost_progressed, NULL);
+    END IF;
+    DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    -- An entry of nothing: it keeps the id from being granted a second time.
+    INSERT INTO usage_ledger
+        (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+    VALUES
+        (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
+    PERFORM quota_book(q, hold, 0, 0);
+    RETURN ('released', 0, 0, false)::quota_settlement;
+END
+$$;
+
+-- Promise more to a reservation, or for longer: p_ttl from now on, never less than it had. All or nothing.
+-- Not idempotent: a call that is repeated holds more than it needs until the settlement.
+CREATE FUNCTION quota_extend(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_ttl interval)
+RETURNS quota_decision
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    hold quota_reservations;
+    d quota_decision;
+    idle quota_ring;
+    at timestamptz;
+    more_tokens bigint := coalesce(p_tokens, 0);
+    more_cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
+BEGIN
+    PERFORM quota_check_amounts(p_id, more_tokens, more_cost, NULL);
+    IF NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
+        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    q := quota_lock(p_user);
+    at := clock_timestamp();
+    SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    IF NOT FOUND THEN
+        d := quota_recall(p_user, p_id);
+        d.granted := false;
+        d.state := coalesce(d.state, 'unknown');
+        d.repeated := false;
+        RETURN d;
+    END IF;
+    idle.fits := true;
+    -- It still has its place until somebody else needs it: then quota_reclaim would have ended it.
+    d := quota_decide(q, idle, at, more_tokens, more_cost, 0, 0, 0);
+    IF NOT d.granted THEN
+        q := quota_reclaim(q, at);
+        d := quota_decide(q, idle, at, more_tokens, more_cost, 0, 0, 0);
+        SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+        IF NOT FOUND THEN
+            d := NULL;
+            d.granted := false;
+            d.state := 'expired';
+            d.repeated := false;
+        END IF;
+    END IF;
+    IF d.granted AND hold.period_start <> q.period_start AND (more_tokens > 0 OR more_cost > 0) THEN
+        -- The period that pays for it is over.
+        d.granted := false;
+        d.state := 'refused';
+        d.dimension := CASE WHEN more_tokens > 0 THEN 'tokens' ELSE 'cost' END;
+        d.remaining := 0;
+    END IF;
+    IF NOT d.granted THEN
+        RETURN d;
+    END IF;
+    IF more_tokens > 0 OR more_cost > 0 THEN
+        UPDATE user_quotas AS u SET tokens_held = u.tokens_held + more_tokens, cost_held = u.cost_held + more_cost
+        WHERE u.user_id = p_user;
+    END IF;
+    UPDATE quota_reservations AS r
+    SET tokens = r.tokens + more_tokens, cost = r.cost + more_cost,
+        expires_at = greatest(r.expires_at, at + p_ttl)
+    WHERE r.user_id = p_user AND r.id = p_id
+    RETURNING r.tokens, r.cost, r.expires_at, r.epoch INTO d.tokens, d.cost, d.expires_at, d.epoch;
+    RETURN d;
+END
+$$;
+
+-- Note how much of a promise is used so far, as totals, which never go down. False: there is no such hold.
+CREATE FUNCTION quota_progress(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
+    -- Only the hold is locked, and nothing after it, so the order "user, then hold" is kept.
+    UPDATE quota_reservations AS r
+    SET tokens_progressed = greatest(r.tokens_progressed, p_tokens),
+        cost_progressed = greatest(r.cost_progressed, round(p_cost, 9))
+    WHERE r.user_id = p_user AND r.id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+-- Charge what was used without a promise. It is the truth, so it is never refused; afterwards the limit is.
+CREATE FUNCTION quota_add(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb)
+RETURNS quota_settlement
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    hold quota_reservations;
+    known quota_decision;
+    tokens bigint := coalesce(p_tokens, 0);
+    cost numeric := round(coalesce(p_cost, 0), 9);
+BEGIN
+    PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
+    q := quota_lock(p_user);
+    known := quota_recall(p_user, p_id);
+    IF known.repeated THEN
+        RETURN ('repeated', known.tokens, known.cost, false)::quota_settlement;
+    END IF;
+    INSERT INTO usage_ledger
+        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+    VALUES
+        (p_user, 'tokens', tokens, cost, coalesce(p_meta, '{}'), clock_timestamp(), q.period_start, p_id, tokens, cost);
+    hold.period_start := q.period_start;
+    PERFORM quota_book(q, hold, tokens, cost);
+    RETURN ('settled', tokens, cost, false)::quota_settlement;
+END
+$$;
+
+-- Close the periods that have ended, of at most p_limit users; the number of them. Nothing depends on it:
+-- every other call does the same for its own user.
+CREATE FUNCTION quota_roll(p_limit integer) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    due uuid;
+    rolled integer := 0;
+BEGIN
+    FOR due IN
+        -- Who is locked is busy with a call that rolls. In the order of ids, so that two of us cannot deadlock.
+        SELECT user_id FROM user_quotas WHERE period_end <= clock_timestamp()
+        ORDER BY user_id LIMIT p_limit FOR UPDATE SKIP LOCKED
+    LOOP
+        PERFORM quota_lock(due);
+        rolled := rolled + 1;
+    END LOOP;
+    RETURN rolled;
+END
+$$;
