@@ -36,38 +36,53 @@ if TYPE_CHECKING:
         QuotaExceeded,
         RestoreRefused,
         SchemaMismatch,
+        SlotLost,
         StorageFull,
         TransactionConflict,
     )
     from atlas_sdk.files import FileState, Scan, Signature, Skipped, Tracking
+    from atlas_sdk.guards.asking import Ask
+    from atlas_sdk.guards.async_lease import AsyncLease
+    from atlas_sdk.guards.call import Call
+    from atlas_sdk.guards.guard import AsyncGuard, Guard, current_guard
+    from atlas_sdk.guards.lease import Lease
+    from atlas_sdk.guards.slot import AsyncSlot, Slot
     from atlas_sdk.model.attribution import Attribution
+    from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Usage
     from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
+    from atlas_sdk.model.limits import Grant, Limits
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.projects import Project
-    from atlas_sdk.model.quotas import Audit, Books, Check, Hold, Reservation, Settlement, Usage
+    from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.users import User
-    from atlas_sdk.ops.quotas import UNCHANGED
+    from atlas_sdk.ops.amounts import UNCHANGED
 
 # Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
     "AlreadyExists": "errors",
     "AmbiguousReference": "errors",
     "AppliedMigration": "model.schema",
+    "Ask": "guards.asking",
     "AsyncAtlas": "aio",
+    "AsyncGuard": "guards.guard",
+    "AsyncLease": "guards.async_lease",
+    "AsyncSlot": "guards.slot",
     "AsyncTransaction": "aio",
     "Atlas": "client",
     "AtlasError": "errors",
     "Attribution": "model.attribution",
-    "Audit": "model.quotas",
+    "Audit": "model.books",
     "AuthenticationFailed": "errors",
-    "Books": "model.quotas",
+    "Block": "model.quotas",
+    "Books": "model.books",
     "Broken": "model.memory",
+    "Call": "guards.call",
     "Capture": "model.memory",
     "Change": "model.checkpoints",
-    "Check": "model.quotas",
+    "Check": "model.books",
     "Checkpoint": "model.checkpoints",
     "ContentMissing": "errors",
     "DatabaseError": "errors",
@@ -77,16 +92,23 @@ _HOME_OF = {
     "FileDiff": "model.memory",
     "FileProblem": "errors",
     "FileState": "files",
+    "Forecast": "model.books",
+    "Grant": "model.limits",
+    "Guard": "guards.guard",
     "Health": "model.health",
-    "Hold": "model.quotas",
+    "Hold": "model.books",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
+    "Lease": "guards.lease",
+    "Limits": "model.limits",
     "NotAProject": "errors",
     "NotFound": "errors",
     "Options": "_connect",
     "OutsideProject": "errors",
+    "Period": "model.books",
     "Project": "model.projects",
     "QuotaExceeded": "errors",
+    "Rate": "model.quotas",
     "Reservation": "model.quotas",
     "Restore": "model.checkpoints",
     "RestorePlan": "model.checkpoints",
@@ -98,16 +120,19 @@ _HOME_OF = {
     "Settlement": "model.quotas",
     "Signature": "files",
     "Skipped": "files",
+    "Slot": "guards.slot",
+    "SlotLost": "errors",
     "Snapshot": "model.memory",
     "State": "model.memory",
     "StorageFull": "errors",
     "Tracking": "files",
     "Transaction": "client",
     "TransactionConflict": "errors",
-    "UNCHANGED": "ops.quotas",
-    "Usage": "model.quotas",
+    "UNCHANGED": "ops.amounts",
+    "Usage": "model.books",
     "User": "model.users",
     "Verification": "model.memory",
+    "current_guard": "guards.guard",
 }
 
 __all__ = [
@@ -115,15 +140,21 @@ __all__ = [
     "AlreadyExists",
     "AmbiguousReference",
     "AppliedMigration",
+    "Ask",
     "AsyncAtlas",
+    "AsyncGuard",
+    "AsyncLease",
+    "AsyncSlot",
     "AsyncTransaction",
     "Atlas",
     "AtlasError",
     "Attribution",
     "Audit",
     "AuthenticationFailed",
+    "Block",
     "Books",
     "Broken",
+    "Call",
     "Capture",
     "Change",
     "Check",
@@ -136,16 +167,23 @@ __all__ = [
     "FileDiff",
     "FileProblem",
     "FileState",
+    "Forecast",
+    "Grant",
+    "Guard",
     "Health",
     "Hold",
     "IntegrityFailure",
     "InvalidInput",
+    "Lease",
+    "Limits",
     "NotAProject",
     "NotFound",
     "Options",
     "OutsideProject",
+    "Period",
     "Project",
     "QuotaExceeded",
+    "Rate",
     "Reservation",
     "Restore",
     "RestorePlan",
@@ -157,6 +195,8 @@ __all__ = [
     "Settlement",
     "Signature",
     "Skipped",
+    "Slot",
+    "SlotLost",
     "Snapshot",
     "State",
     "StorageFull",
@@ -166,6 +206,7 @@ __all__ = [
     "Usage",
     "User",
     "Verification",
+    "current_guard",
 ]
 
 

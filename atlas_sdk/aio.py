@@ -11,12 +11,15 @@ from atlas_sdk._drive import AsyncDriver
 from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._plan import Plan
 from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.guards.faces import AsyncMetering
 from atlas_sdk.model.health import Health
 from atlas_sdk.ops import (
+    books,
     checkpoints,
     diffs,
     events,
     health,
+    limits,
     memory,
     projects,
     quotas,
@@ -50,6 +53,7 @@ class AsyncUsers(AsyncFace):
     get = awaitable(users.get)
     by_email = awaitable(users.by_email)
     local = awaitable(users.local)
+    set_plan = awaitable(users.set_plan)
 
 
 class AsyncProjects(AsyncFace):
@@ -97,7 +101,7 @@ class AsyncMemory(AsyncTransactionMemory):
     redo = awaitable(restores.redo)
 
 
-class AsyncQuotas(AsyncFace):
+class AsyncQuotas(AsyncMetering):
     """Limits that hold: reserve before, settle after.
 
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
@@ -109,12 +113,24 @@ class AsyncQuotas(AsyncFace):
     extend = awaitable(quotas.extend)
     progress = awaitable(quotas.progress)
     add_tokens = awaitable(quotas.add_tokens)
-    usage = awaitable(quotas.usage)
-    check = awaitable(quotas.check)
-    holds = awaitable(quotas.holds)
-    set_limits = awaitable(quotas.set_limits)
-    reset_monthly = awaitable(quotas.reset_monthly)
-    verify = awaitable(quotas.verify)
+    lease_block = awaitable(quotas.lease_block)
+    hit = awaitable(quotas.hit)
+    usage = awaitable(books.usage)
+    check = awaitable(books.check)
+    holds = awaitable(books.holds)
+    history = awaitable(books.history)
+    forecast = awaitable(books.forecast)
+    verify = awaitable(books.verify)
+    reset_monthly = awaitable(books.reset_monthly)
+    set_limits = awaitable(limits.set_limits)
+    use_plan_limits = awaitable(limits.use_plan_limits)
+    set_time_zone = awaitable(limits.set_time_zone)
+    plans = awaitable(limits.plans)
+    plan_limits = awaitable(limits.plan_limits)
+    add_plan = awaitable(limits.add_plan)
+    set_plan_limits = awaitable(limits.set_plan_limits)
+    grant = awaitable(limits.grant)
+    grants = awaitable(limits.grants)
 
 
 class AsyncEvents(AsyncFace):
@@ -233,10 +249,13 @@ class AsyncAtlas(_Faces):
             yield AsyncTransaction(driver)
 
     async def close(self) -> None:
-        """Close every connection and leave the embedded server. Idempotent."""
+        """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
         if self._opened is not None and self._driver is not None:
-            await self._driver.close()
-            self._opened.release()
+            try:
+                await self.quotas.close()
+            finally:
+                await self._driver.close()
+                self._opened.release()
 
     async def __aenter__(self) -> Self:
         await self.connect()

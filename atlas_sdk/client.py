@@ -9,12 +9,15 @@ from atlas_sdk._connect import Opened, Options, prepare
 from atlas_sdk._drive import Driver
 from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk.errors import AtlasError
+from atlas_sdk.guards.faces import Metering
 from atlas_sdk.model.health import Health
 from atlas_sdk.ops import (
+    books,
     checkpoints,
     diffs,
     events,
     health,
+    limits,
     memory,
     projects,
     quotas,
@@ -36,6 +39,7 @@ class Users(Face):
     get = blocking(users.get)
     by_email = blocking(users.by_email)
     local = blocking(users.local)
+    set_plan = blocking(users.set_plan)
 
 
 class Projects(Face):
@@ -83,7 +87,7 @@ class Memory(TransactionMemory):
     redo = blocking(restores.redo)
 
 
-class Quotas(Face):
+class Quotas(Metering):
     """Limits that hold: reserve before, settle after.
 
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
@@ -95,12 +99,24 @@ class Quotas(Face):
     extend = blocking(quotas.extend)
     progress = blocking(quotas.progress)
     add_tokens = blocking(quotas.add_tokens)
-    usage = blocking(quotas.usage)
-    check = blocking(quotas.check)
-    holds = blocking(quotas.holds)
-    set_limits = blocking(quotas.set_limits)
-    reset_monthly = blocking(quotas.reset_monthly)
-    verify = blocking(quotas.verify)
+    lease_block = blocking(quotas.lease_block)
+    hit = blocking(quotas.hit)
+    usage = blocking(books.usage)
+    check = blocking(books.check)
+    holds = blocking(books.holds)
+    history = blocking(books.history)
+    forecast = blocking(books.forecast)
+    verify = blocking(books.verify)
+    reset_monthly = blocking(books.reset_monthly)
+    set_limits = blocking(limits.set_limits)
+    use_plan_limits = blocking(limits.use_plan_limits)
+    set_time_zone = blocking(limits.set_time_zone)
+    plans = blocking(limits.plans)
+    plan_limits = blocking(limits.plan_limits)
+    add_plan = blocking(limits.add_plan)
+    set_plan_limits = blocking(limits.set_plan_limits)
+    grant = blocking(limits.grant)
+    grants = blocking(limits.grants)
 
 
 class Events(Face):
@@ -210,9 +226,12 @@ class Atlas(_Faces):
             yield Transaction(driver)
 
     def close(self) -> None:
-        """Close every connection and leave the embedded server. Idempotent."""
-        self._driver.close()
-        self._opened.release()
+        """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
+        try:
+            self.quotas.close()
+        finally:
+            self._driver.close()
+            self._opened.release()
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
     ├── QuotaExceeded              4          a limit does not allow it; nothing was reserved
+    ├── SlotLost                   1          a container's slot is not its own any more: stop it
     ├── DatabaseError              1          PostgreSQL refused a statement
     │   ├── StorageFull            1          the server's disk is full
     │   └── TransactionConflict    1          another transaction was in the way: repeat
@@ -22,9 +23,11 @@
     │   └── EmbeddedServerFailed   5          the embedded server does not start
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
-Every sentence says what happened and what to do next; the fields hold the same facts for programs.
+Every sentence says what happened and what to do next; the fields hold the same facts for programs. What a web
+service answers with is in `http_status` and `headers`, where an error has them.
 """
 
+import math
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
@@ -47,6 +50,7 @@ __all__ = [
     "QuotaExceeded",
     "RestoreRefused",
     "SchemaMismatch",
+    "SlotLost",
     "StorageFull",
     "TransactionConflict",
 ]
@@ -156,35 +160,102 @@ class QuotaExceeded(AtlasError):
         dimension: str,
         asked: int | Decimal,
         remaining: int | Decimal,
+        limit: int | Decimal | None = None,
         retry_after: timedelta | None = None,
         resets_at: datetime | None = None,
         holders: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(_sentence(dimension, asked, remaining, retry_after, resets_at))
-        #: "tokens", "cost", "builds", "containers" or "requests".
+        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at))
+        #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes".
         self.dimension = dimension
         self.asked = asked
         self.remaining = remaining
+        #: The whole limit, where it is known.
+        self.limit = limit
         #: How long until the same call can succeed; None: never, it is more than the whole limit.
         self.retry_after = retry_after
         self.resets_at = resets_at
         #: Who has the slots, when containers are refused.
         self.holders = holders
 
+    @property
+    def http_status(self) -> int:
+        """429 where waiting for seconds or minutes helps (requests, containers), else 403.
+
+        Clients repeat a 429 on their own; a month's budget does not come back by repeating.
+        """
+        return 429 if self.dimension in _RETRIED else 403
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of the answer: RateLimit-Policy, RateLimit, and with a 429 Retry-After.
+
+        RateLimit and its policy follow draft-ietf-httpapi-ratelimit-headers-11; `r`, `q` of cost are whole cents.
+        Retry-After is missing when the same call can never succeed.
+        """
+        fields: dict[str, str] = {}
+        seconds = None if self.retry_after is None else _seconds(self.retry_after)
+        if self.http_status == 429 and seconds is not None:  # noqa: PLR2004  # Too Many Requests
+            fields["Retry-After"] = str(seconds)
+        name, unit = f'"{self.dimension}"', 100 if self.dimension == "cost" else 1
+        if self.limit is not None:
+            policy = f"{name};q={_integer(self.limit * unit)}{_POLICIES.get(self.dimension, '')}"
+            fields["RateLimit-Policy"] = policy
+        # The draft wants Retry-After not to be earlier than the end of this window.
+        window = "" if seconds is None else f";t={seconds}"
+        fields["RateLimit"] = f"{name};r={_integer(self.remaining * unit)}{window}"
+        return fields
+
+
+#: Dimensions that free up by themselves soon.
+_RETRIED = frozenset({"requests", "containers"})
+#: What the draft's policies say beside the quota: the window `w` in seconds, where it has one length, and the unit
+#: `qu`, where it is not requests and the draft has a word for it.
+_POLICIES = {
+    "requests": ";w=3600",
+    "builds": ";w=86400",
+    "containers": ';qu="concurrent-requests"',
+    "memory_bytes": ';qu="content-bytes"',
+    "cost": ';atlas-unit="cents"',
+}
+#: The greatest integer of a structured field (RFC 9651, 3.3.1).
+_INTEGER_MAX = 999_999_999_999_999
+
+
+def _integer(value: int | Decimal) -> int:
+    return max(0, min(math.floor(value), _INTEGER_MAX))
+
+
+def _seconds(wait: timedelta) -> int:
+    """Return whole seconds, rounded up: a client that comes back a moment early is refused again."""
+    return max(1, math.ceil(wait.total_seconds()))
+
 
 def _sentence(
     dimension: str,
     asked: int | Decimal,
     remaining: int | Decimal,
+    limit: int | Decimal | None,
     retry_after: timedelta | None,
     resets_at: datetime | None,
 ) -> str:
-    unit = " dollars" if dimension == "cost" else ""
-    what = f"the {dimension} limit leaves {remaining}{unit}, and {asked} were asked for"
+    unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
+    whole = "" if limit is None else f" of {limit}{unit}"
+    name = dimension.removesuffix("_bytes")
+    what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
     if retry_after is None or resets_at is None:
         return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
     when = f"in {round(retry_after.total_seconds())} s ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     return f"{what}; try again {when}, or ask for less"
+
+
+class SlotLost(AtlasError):
+    """A container's slot is not its own any more, so another one may run in its place: stop it."""
+
+    def __init__(self, message: str, *, epoch: int | None) -> None:
+        super().__init__(message)
+        #: The slot's fencing number: what acts for it must be refused from now on.
+        self.epoch = epoch
 
 
 class DatabaseError(AtlasError):
@@ -207,6 +278,13 @@ class DatabaseUnreachable(AtlasError):
     """No connection to the database."""
 
     exit_code = 5
+    #: What a web service answers with: Service Unavailable.
+    http_status: ClassVar[int] = 503
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of the answer: Retry-After, after the time that a client waits for a connection."""
+        return {"Retry-After": "5"}
 
 
 class AuthenticationFailed(DatabaseUnreachable):

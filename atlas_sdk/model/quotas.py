@@ -1,12 +1,12 @@
-"""Quotas: what a user may use, what is promised and used, and the answer when it is too much."""
+"""Quotas: what was promised, and what was charged for it."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Audit", "Books", "Check", "Hold", "Reservation", "Settlement", "Usage"]
+__all__ = ["Block", "Rate", "Reservation", "Settlement"]
 
 
 @frozen(kw_only=True)
@@ -43,97 +43,25 @@ class Settlement:
 
 
 @frozen(kw_only=True)
-class Hold:
-    """A reservation that is not settled yet."""
+class Block:
+    """A promise that one process spends by itself, call by call."""
 
     id: UUID
+    user_id: UUID = field(repr=False)
     tokens: int
+    #: US dollars.
     cost: Decimal
-    slots: int
-    tokens_progressed: int
-    cost_progressed: Decimal
-    holder: str
-    meta: dict[str, object]
+    requests: int
+    #: Until it expires, when it was granted, by the server's clock.
+    lasts: timedelta
+    #: As a reservation's.
     epoch: int
-    created_at: datetime = field(repr=str)
-    expires_at: datetime = field(repr=str)
+    repeated: bool = False
 
 
 @frozen(kw_only=True)
-class Usage:
-    """What a user has used and promised, and the limits; a limit of None is unlimited."""
+class Rate:
+    """What is left of the requests of an hour; None is unlimited."""
 
-    tokens_used: int
-    tokens_held: int
-    tokens_limit: int | None
-    #: US dollars, here and below.
-    cost_used: Decimal
-    cost_held: Decimal
-    cost_limit: Decimal | None
-    #: Containers that run now.
-    slots_held: int
-    slots_limit: int | None
-    #: Up to a minute older than an hour: never fewer than there were.
-    requests_last_hour: int
-    requests_limit: int | None
-    #: Today in the user's time zone.
-    builds_today: int
-    builds_limit: int | None
-    #: The month that `tokens` and `cost` are counted in.
-    period_start: datetime = field(repr=str)
-    period_end: datetime = field(repr=str)
-    time_zone: str
-
-    def check(self) -> "Check":
-        """Tell whether a limit is reached; of several, the one that takes longest to come back."""
-        for dimension, taken, limit in (
-            ("tokens", self.tokens_used + self.tokens_held, self.tokens_limit),
-            ("cost", self.cost_used + self.cost_held, self.cost_limit),
-            ("builds", self.builds_today, self.builds_limit),
-            ("containers", self.slots_held, self.slots_limit),
-            ("requests", self.requests_last_hour, self.requests_limit),
-        ):
-            if limit is not None and taken >= limit:
-                return Check(exceeded=True, dimension=dimension, reason=f"{dimension}: {taken} of {limit} are taken")
-        return Check(exceeded=False)
-
-
-@frozen(kw_only=True)
-class Check:
-    """Whether a limit is reached. It reserves nothing: another caller may take what is left."""
-
-    exceeded: bool
-    dimension: str | None = None
-    reason: str | None = None
-
-
-@frozen(kw_only=True)
-class Books:
-    """One period of one user whose counters are not what ledger and holds add up to."""
-
-    user_id: UUID
-    period_start: datetime = field(repr=str)
-    tokens_used: int
-    tokens_charged: int
-    cost_used: Decimal
-    cost_charged: Decimal
-    tokens_held: int
-    tokens_promised: int
-    cost_held: Decimal
-    cost_promised: Decimal
-    slots_held: int
-    slots_promised: int
-
-
-@frozen(kw_only=True)
-class Audit:
-    """The result of `verify`."""
-
-    #: Periods looked at, those of closed months too.
-    periods: int
-    unbalanced: tuple[Books, ...] = ()
-
-    @property
-    def balanced(self) -> bool:
-        """Whether used = SUM(ledger) and held = SUM(holds) everywhere."""
-        return not self.unbalanced
+    limit: int | None
+    remaining: int | None

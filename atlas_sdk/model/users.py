@@ -4,7 +4,6 @@ from datetime import datetime
 from uuid import UUID
 
 from attrs import field, frozen
-from attrs.validators import in_
 
 __all__ = ["User"]
 
@@ -17,7 +16,8 @@ class User:
     #: Lower case; unique in the database.
     email: str
     name: str = ""
-    plan: str = field(validator=in_(("free", "pro", "enterprise")))
+    #: "free", "pro", "enterprise", or one of the platform's.
+    plan: str
     email_verified: bool
     created_at: datetime = field(repr=str)
     updated_at: datetime = field(repr=False)

@@ -1,4 +1,4 @@
-"""Quotas: reserve, use, settle. What decides is in the database (`sql/migrations/0007_quota_door.sql`).
+"""Quotas: reserve, use, settle. What decides is in the database (`sql/migrations/0007_quota_reserve.sql`).
 
 Run these on a client, not inside a transaction of your own: the user's row stays locked until the transaction ends, and
 a rollback would take the record of what was used with it.
@@ -6,94 +6,21 @@ a rollback would take the record of what was used with it.
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from enum import Enum
-from typing import Any, Final
+from decimal import Decimal
 from uuid import UUID
 
 from attrs import frozen
 
-from atlas_sdk._plan import Json, Plan, atomic, context, execute, many, one, one_or_none, scalar
+from atlas_sdk._plan import Plan, context, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound, QuotaExceeded
-from atlas_sdk.model.quotas import Audit, Books, Check, Hold, Reservation, Settlement, Usage
+from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops import events
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of
 
-__all__ = [
-    "UNCHANGED",
-    "Money",
-    "add_tokens",
-    "check",
-    "extend",
-    "holds",
-    "progress",
-    "release",
-    "reserve",
-    "reset_monthly",
-    "set_limits",
-    "settle",
-    "usage",
-    "verify",
-]
+__all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
 
 sql = statements("quotas")
-
-#: US dollars: exact, so no float.
-Money = Decimal | int | str
-
-#: The bounds of one call, as the functions in the database have them.
-_TOKENS_MAX = 10**12
-_COST_MAX = 10**9
-_COUNT_MAX = 10**6
-_TTL_MAX = timedelta(hours=24)
-#: What a bigint and an integer column hold.
-_BIGINT_MAX = 2**63 - 1
-_INTEGER_MAX = 2**31 - 1
-#: Users whose periods one statement closes: their rows are locked until it ends.
-_ROLL_BATCH = 200
-
-
-class _Unchanged(Enum):
-    UNCHANGED = "unchanged"
-
-    def __repr__(self) -> str:
-        return "UNCHANGED"
-
-
-#: What is not named stays as it is; None is a value, "unlimited".
-UNCHANGED: Final = _Unchanged.UNCHANGED
-
-
-def _count(name: str, value: int, maximum: int = _COUNT_MAX, *, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(f"{name} must be a whole number, not {value!r}", field=name)
-    if not least <= value <= maximum:
-        raise InvalidInput(f"{name} must be from {least} to {maximum}, not {value}", field=name)
-    return value
-
-
-def _money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {value!r}", field=name)
-    try:
-        amount = Decimal(value)
-    except InvalidOperation as exc:
-        raise InvalidInput(f"{name} must be a number of dollars, not {value!r}", field=name) from exc
-    # NaN cannot be compared.
-    if not amount.is_finite() or not 0 <= amount <= maximum:
-        raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {value}", field=name)
-    return amount
-
-
-def _ttl(value: timedelta) -> timedelta:
-    if not timedelta() < value <= _TTL_MAX:
-        raise InvalidInput(f"ttl must be more than 0 and at most 24 hours, not {value}", field="ttl")
-    return value
-
-
-def _json(meta: Mapping[str, object] | None) -> Json | None:
-    return None if meta is None else Json(dict(meta))
 
 
 @frozen(kw_only=True)
@@ -109,6 +36,9 @@ class _Decision:
     expires_at: datetime | None
     epoch: int | None
     repeated: bool
+    bound: Decimal | None
+    requests: int | None
+    lasts: timedelta | None
 
 
 def reserve(
@@ -134,15 +64,15 @@ def reserve(
     `reservation_id` makes the call idempotent: repeated, it returns the first answer. Raises InvalidInput for an id
     whose reservation expired or was released.
     """
-    _count("tokens", tokens, _TOKENS_MAX)
+    count("tokens", tokens, TOKENS_MAX)
     if min_tokens is not None:
-        _count("min_tokens", min_tokens, tokens, least=min(tokens, 1))
+        count("min_tokens", min_tokens, tokens, least=min(tokens, 1))
     amounts = {
-        "slots": _count("slots", slots),
-        "requests": _count("requests", requests),
-        "builds": _count("builds", builds),
+        "slots": count("slots", slots),
+        "requests": count("requests", requests),
+        "builds": count("builds", builds),
     }
-    dollars = _money("cost", cost)
+    dollars = money("cost", cost)
     if not (tokens or dollars or any(amounts.values())):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
     new_id = reservation_id or (yield from context()).new_id()
@@ -154,16 +84,13 @@ def reserve(
         tokens=tokens,
         min_tokens=min_tokens,
         cost=dollars,
-        ttl=_ttl(ttl),
+        ttl=ttl_of(ttl),
         holder=holder,
-        meta=_json(meta),
+        meta=as_json(meta),
         **amounts,
     )
     if decision.granted:
         return _reservation(user, new_id, decision)
-    if decision.dimension is None:
-        message = f"reservation {new_id} is {decision.state} already: make a new id for a new reservation"
-        raise InvalidInput(message, field="reservation_id")
     asked: dict[str, int | Decimal] = {
         "tokens": tokens if min_tokens is None else min_tokens,
         "cost": dollars,
@@ -171,7 +98,7 @@ def reserve(
         "requests": requests,
         "builds": builds,
     }
-    raise (yield from _refusal(user, decision, asked))
+    raise (yield from _refusal(user, new_id, decision, asked))
 
 
 def _reservation(user: User, reservation_id: UUID, decision: _Decision) -> Reservation:
@@ -187,17 +114,30 @@ def _reservation(user: User, reservation_id: UUID, decision: _Decision) -> Reser
     )
 
 
-def _refusal(user: User, decision: _Decision, asked: Mapping[str, int | Decimal]) -> Plan[QuotaExceeded]:
-    dimension = decision.dimension or ""
+def _holder(*, holder: str) -> str:
+    return holder
+
+
+def _refusal(
+    user: User, reservation_id: UUID, decision: _Decision, asked: Mapping[str, int | Decimal]
+) -> Plan[QuotaExceeded | InvalidInput]:
+    dimension = decision.dimension
+    if dimension is None:
+        message = f"reservation {reservation_id} is {decision.state} already: make a new id for a new reservation"
+        return InvalidInput(message, field="reservation_id")
     holders: tuple[str, ...] = ()
     if dimension == "containers":
-        found = yield from holds(user)
-        holders = tuple(sorted({hold.holder for hold in found if hold.slots and hold.holder}))
-    remaining = decision.remaining or Decimal()
+        found = yield from many(sql["holders"], _holder, user_id=user.id)
+        holders = tuple(found)
+
+    def exact(amount: Decimal | None) -> int | Decimal | None:
+        return amount if dimension == "cost" or amount is None else int(amount)
+
     return QuotaExceeded(
         dimension=dimension,
         asked=asked[dimension],
-        remaining=remaining if dimension == "cost" else int(remaining),
+        remaining=exact(decision.remaining) or 0,
+        limit=exact(decision.bound),
         retry_after=decision.retry_after,
         resets_at=decision.resets_at,
         holders=holders,
@@ -216,22 +156,24 @@ def settle(
     *,
     tokens: int | None = None,
     cost: Money | None = None,
+    requests: int | None = None,
     meta: Mapping[str, object] | None = None,
 ) -> Plan[Settlement]:
     """Charge what was used in place of what was promised. Raises NotFound.
 
     None is not 0 but unknown: what had progressed is charged, and all that was promised when nothing was told. A second
     call changes nothing; one after the expiry corrects what the expiry charged, once. More than was promised is charged
-    too, and marked as overrun.
+    too, and marked as overrun. `requests` is how many of a block's were used; others were counted when they were granted.
     """
     settlement = yield from one(
         sql["settle"],
         Settlement,
         user_id=user.id,
         reservation_id=reservation_id,
-        tokens=None if tokens is None else _count("tokens", tokens, _TOKENS_MAX),
-        cost=None if cost is None else _money("cost", cost),
-        meta=_json(meta),
+        tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
+        cost=None if cost is None else money("cost", cost),
+        requests=None if requests is None else count("requests", requests),
+        meta=as_json(meta),
     )
     return _known(settlement, reservation_id)
 
@@ -252,15 +194,15 @@ def extend(
 
     Raises QuotaExceeded, and NotFound when the reservation has ended: then its slots may be somebody else's.
     """
-    dollars = _money("cost", cost)
+    dollars = money("cost", cost)
     decision = yield from one(
         sql["extend"],
         _Decision,
         user_id=user.id,
         reservation_id=reservation_id,
-        tokens=_count("tokens", tokens, _TOKENS_MAX),
+        tokens=count("tokens", tokens, TOKENS_MAX),
         cost=dollars,
-        ttl=None if ttl is None else _ttl(ttl),
+        ttl=None if ttl is None else ttl_of(ttl),
     )
     if decision.granted:
         return _reservation(user, reservation_id, decision)
@@ -270,7 +212,7 @@ def extend(
             kind="reservation",
             name=str(reservation_id),
         )
-    raise (yield from _refusal(user, decision, {"tokens": tokens, "cost": dollars}))
+    raise (yield from _refusal(user, reservation_id, decision, {"tokens": tokens, "cost": dollars}))
 
 
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
@@ -281,9 +223,74 @@ def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money =
             bool,
             user_id=user.id,
             reservation_id=reservation_id,
-            tokens=_count("tokens", tokens, _TOKENS_MAX),
-            cost=_money("cost", cost),
+            tokens=count("tokens", tokens, TOKENS_MAX),
+            cost=money("cost", cost),
         )
+    )
+
+
+def lease_block(
+    user: User,
+    *,
+    tokens: int = 0,
+    min_tokens: int | None = None,
+    cost: Money = 0,
+    min_cost: Money | None = None,
+    requests: int = 0,
+    min_requests: int | None = None,
+    ttl: timedelta = timedelta(minutes=1),
+    holder: str = "",
+    meta: Mapping[str, object] | None = None,
+    reservation_id: UUID | None = None,
+) -> Plan[Block]:
+    """Promise a block that one process spends by itself. Raises QuotaExceeded, NotFound.
+
+    Grants from the minimum (default: all of it) to what is asked in each dimension: near a limit only a share of what is
+    left, so that every holder of a block finds some. It ends with the period at the latest. Its requests are counted
+    when it is settled, so tell `settle` how many there were. `holder` names the process: its own blocks take one share.
+    """
+    least_tokens = tokens if min_tokens is None else min_tokens
+    least_cost = money("cost", cost) if min_cost is None else money("min_cost", min_cost)
+    least_requests = requests if min_requests is None else min_requests
+    new_id = reservation_id or (yield from context()).new_id()
+    decision = yield from one(
+        sql["lease"],
+        _Decision,
+        user_id=user.id,
+        reservation_id=new_id,
+        tokens=count("tokens", tokens, TOKENS_MAX),
+        min_tokens=count("min_tokens", least_tokens, tokens),
+        cost=money("cost", cost),
+        min_cost=least_cost,
+        requests=count("requests", requests),
+        min_requests=count("min_requests", least_requests, requests),
+        ttl=ttl_of(ttl),
+        holder=holder,
+        meta=as_json(meta),
+    )
+    if not decision.granted or decision.epoch is None:
+        asked: dict[str, int | Decimal] = {"tokens": least_tokens, "cost": least_cost, "requests": least_requests}
+        raise (yield from _refusal(user, new_id, decision, asked))
+    return Block(
+        id=new_id,
+        user_id=user.id,
+        tokens=decision.tokens or 0,
+        cost=decision.cost or Decimal(),
+        requests=decision.requests or 0,
+        lasts=decision.lasts or timedelta(),
+        epoch=decision.epoch,
+        repeated=decision.repeated,
+    )
+
+
+def hit(user: User, *, requests: int = 1) -> Plan[Rate]:
+    """Count requests in the sliding hour, and nothing else; return what is left. Raises QuotaExceeded, NotFound."""
+    decision = yield from one(sql["hit"], _Decision, user_id=user.id, requests=count("requests", requests, least=1))
+    if not decision.granted:
+        raise (yield from _refusal(user, user.id, decision, {"requests": requests}))
+    return Rate(
+        limit=None if decision.bound is None else int(decision.bound),
+        remaining=None if decision.remaining is None else int(decision.remaining),
     )
 
 
@@ -305,83 +312,8 @@ def add_tokens(
             Settlement,
             user_id=user.id,
             reservation_id=reservation_id or (yield from context()).new_id(),
-            tokens=_count("tokens", tokens, _TOKENS_MAX),
-            cost=_money("cost", cost),
-            meta=_json(meta),
+            tokens=count("tokens", tokens, TOKENS_MAX),
+            cost=money("cost", cost),
+            meta=as_json(meta),
         )
     )
-
-
-def usage(user: User) -> Plan[Usage]:
-    """Return what is used, promised and allowed now. Changes nothing. Raises NotFound."""
-    found = yield from one_or_none(sql["usage"], Usage, user_id=user.id)
-    if found is None:
-        raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
-    return found
-
-
-def check(user: User) -> Plan[Check]:
-    """Tell whether a limit is reached, and which. Changes nothing, promises nothing. Raises NotFound."""
-    return (yield from usage(user)).check()
-
-
-def holds(user: User) -> Plan[list[Hold]]:
-    """Return the reservations that are not settled, the soonest to expire first."""
-    return (yield from many(sql["holds"], Hold, user_id=user.id))
-
-
-@atomic
-def set_limits(
-    user: User,
-    *,
-    tokens: int | _Unchanged | None = UNCHANGED,
-    cost: Money | _Unchanged | None = UNCHANGED,
-    containers: int | _Unchanged | None = UNCHANGED,
-    requests_per_hour: int | _Unchanged | None = UNCHANGED,
-    builds_per_day: int | _Unchanged | None = UNCHANGED,
-) -> Plan[Usage]:
-    """Change the limits that are named; None is unlimited. Return the usage. Raises NotFound.
-
-    What is used and promised stays; a limit below it refuses until the period ends. A change of plan sets all five.
-    """
-    named: dict[str, int | Decimal | None] = {}
-    if not isinstance(tokens, _Unchanged):
-        named["tokens"] = None if tokens is None else _count("tokens", tokens, _BIGINT_MAX)
-    if not isinstance(cost, _Unchanged):
-        named["cost"] = None if cost is None else _money("cost", cost)
-    for column, name, value in (
-        ("containers", "containers", containers),
-        ("requests", "requests_per_hour", requests_per_hour),
-        ("builds", "builds_per_day", builds_per_day),
-    ):
-        if not isinstance(value, _Unchanged):
-            named[column] = None if value is None else _count(name, value, _INTEGER_MAX)
-    parameters: dict[str, Any] = {}
-    for column in ("tokens", "cost", "containers", "requests", "builds"):
-        parameters |= {f"set_{column}": column in named, column: named.get(column)}
-    if named and (yield from execute(sql["set_limits"], user_id=user.id, **parameters)):
-        meta = {key: str(value) if isinstance(value, Decimal) else value for key, value in named.items()}
-        yield from events.record("quota.limits_changed", user_id=user.id, meta={"limits": meta})
-    return (yield from usage(user))
-
-
-def reset_monthly() -> Plan[int]:
-    """Close the periods that have ended, of all users; return how many. Safe on any day, and to repeat.
-
-    Nothing depends on it, since every operation does this for its own user; it makes `quota_history` complete.
-    """
-    total = 0
-    while rolled := (yield from scalar(sql["roll"], int, limit=_ROLL_BATCH)):
-        total += rolled
-    return total
-
-
-def verify(user: User | None = None) -> Plan[Audit]:
-    """Compare the counters with ledger and holds, of one user or of all, closed periods too. Changes nothing."""
-
-    def row(**columns: Any) -> tuple[int, Books | None]:
-        periods = columns.pop("periods")
-        return periods, None if columns["user_id"] is None else Books(**columns)
-
-    rows = yield from many(sql["verify"], row, user_id=None if user is None else user.id)
-    return Audit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))

@@ -2,13 +2,13 @@
 
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, atomic, context, execute, one, one_or_none
+from atlas_sdk._plan import Plan, atomic, context, execute, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 
-__all__ = ["by_email", "create", "get", "local"]
+__all__ = ["by_email", "create", "get", "local", "set_plan"]
 
 sql = statements("users")
 
@@ -25,15 +25,19 @@ def _checked_email(email: str) -> str:
     return tidy
 
 
+def _known_plan(plan: str) -> Plan[None]:
+    if not (yield from scalar(sql["plan_exists"], bool, plan=plan)):
+        raise InvalidInput(f"no plan is called {plan!r}; quotas.plans() lists them", field="plan")
+
+
 @atomic
 def create(email: str, *, name: str = "", plan: str = "free", password_hash: str | None = None) -> Plan[User]:
-    """Create a user; the quota row comes with it, from the plan ("free", "pro" or "enterprise").
+    """Create a user; the quota row comes with it, from the plan ("free", "pro", "enterprise", or one of yours).
 
     The address is kept in lower case and is unique in the database. Raises AlreadyExists when it is taken.
     """
     address = _checked_email(email)
-    if plan not in {"free", "pro", "enterprise"}:
-        raise InvalidInput(f"no plan is called {plan!r}: free, pro or enterprise", field="plan")
+    yield from _known_plan(plan)
     user_id = (yield from context()).new_id()
     if not (yield from execute(sql["claim_email"], email=address, user_id=user_id)):
         raise AlreadyExists(f"a user with the address {address} exists already", kind="user", name=address)
@@ -75,3 +79,17 @@ def get(user_id: UUID) -> Plan[User]:
 def by_email(email: str) -> Plan[User | None]:
     """Return the user with this address, if any; case does not matter."""
     return (yield from one_or_none(sql["by_email"], User, email=email.strip().lower()))
+
+
+@atomic
+def set_plan(user: User, plan: str) -> Plan[User]:
+    """Move a user to another plan, at once and in the middle of a period. Raises NotFound, InvalidInput.
+
+    What is used, promised and granted stays, and so do limits that were set for this user by hand.
+    """
+    yield from _known_plan(plan)
+    moved = yield from one_or_none(sql["set_plan"], User, user_id=user.id, plan=plan)
+    if moved is None:
+        raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    yield from events.record("user.plan_changed", user_id=user.id, meta={"from": user.plan, "to": plan})
+    return moved

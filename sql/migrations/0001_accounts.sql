@@ -21,6 +21,34 @@ BEGIN
 END
 $$;
 
+-- What each plan allows, the only place that has it: change a row and run quota_apply_plan, or use
+-- set_plan_limits, which does both. NULL is unlimited. No tenant's data, so every tenant may read it.
+CREATE TABLE plans (
+    name text NOT NULL,
+    tokens_limit bigint,
+    cost_limit numeric(20, 9),
+    containers_limit integer,
+    requests_limit integer,
+    builds_limit integer,
+    -- Bytes that the contents of memory take in the database.
+    memory_limit bigint,
+    -- Whether a capture is refused above it. Losing memory is worse than storing it, so by default it is told.
+    memory_hard boolean NOT NULL DEFAULT false,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name),
+    CONSTRAINT plans_name_shape CHECK (name ~ '^[a-z][a-z0-9_-]{0,39}$'),
+    CONSTRAINT plans_limits CHECK (
+        tokens_limit >= 0 AND cost_limit >= 0 AND cost_limit <> 'NaN' AND containers_limit >= 0 AND requests_limit >= 0
+        AND builds_limit >= 0 AND memory_limit >= 0
+    )
+);
+
+INSERT INTO plans (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit)
+VALUES
+    ('free',         1000000,   10,  2,   100,   10,   100 * 1024 * 1024::bigint),
+    ('pro',         10000000,  100, 10,  1000,  100,  1024 * 1024 * 1024::bigint),
+    ('enterprise', 100000000, 1000, 50, 10000, 1000, 10240 * 1024 * 1024::bigint);
+
 CREATE TABLE users (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     email text NOT NULL,
@@ -40,7 +68,7 @@ CREATE TABLE users (
     CONSTRAINT users_email_lower CHECK (email = lower(email COLLATE "C")),
     CONSTRAINT users_password_hash_length CHECK (char_length(password_hash) BETWEEN 1 AND 1024),
     CONSTRAINT users_name_length CHECK (char_length(name) <= 200),
-    CONSTRAINT users_plan_known CHECK (plan IN ('free', 'pro', 'enterprise'))
+    CONSTRAINT users_plan_known FOREIGN KEY (plan) REFERENCES plans (name)
 );
 
 -- Not unique: uniqueness of an e-mail is a row in claims.
@@ -87,10 +115,19 @@ CREATE TABLE user_quotas (
     period_start timestamptz NOT NULL,
     period_end timestamptz NOT NULL,
     time_zone text NOT NULL DEFAULT 'UTC',
+    memory_limit bigint,
+    memory_hard boolean NOT NULL DEFAULT false,
+    -- The limits that were set for this user by hand ('tokens', 'cost', 'containers', 'requests', 'builds',
+    -- 'memory'): a change of plan leaves them alone.
+    overridden text[] NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT user_quotas_memory CHECK (memory_limit >= 0),
+    CONSTRAINT user_quotas_overridden CHECK (
+        overridden <@ ARRAY['tokens', 'cost', 'containers', 'requests', 'builds', 'memory']
+    ),
     CONSTRAINT user_quotas_tokens CHECK (tokens_limit >= 0 AND tokens_used >= 0),
     CONSTRAINT user_quotas_cost_limit CHECK (cost_limit >= 0 AND cost_limit <> 'NaN'),
     CONSTRAINT user_quotas_cost_used CHECK (cost_used >= 0 AND cost_used <> 'NaN'),
@@ -105,41 +142,28 @@ CREATE TABLE user_quotas (
 -- The hottest row of the schema: half-empty pages keep its updates on the page (98 % HOT, measured).
 WITH (fillfactor = 50);
 
--- The limits of the plans, the only place that has them: on sign-up it makes the quota row, on a change
--- of plan it sets the new plan's limits and leaves what is used alone.
+-- On sign-up: make the quota row from the plan. On a change of plan: set the new plan's limits, but those
+-- that were set for this user by hand, and leave what is used alone.
 --
 -- Runs with the caller's rights, so under row-level security the sign-up sets atlas.user_id to the new
 -- id first. The name is resolved through TG_TABLE_SCHEMA because search_path is empty when a dump is
 -- restored; a SET clause would pin whatever path the migration happened to have.
 CREATE FUNCTION create_default_user_quota() RETURNS trigger
 LANGUAGE plpgsql AS $$
-DECLARE
-    plan_limits record;
 BEGIN
-    SELECT l.tokens, l.cost, l.containers, l.requests, l.builds INTO STRICT plan_limits
-    FROM (VALUES
-        ('free',         1000000::bigint,   10::numeric,  2,   100,   10),
-        ('pro',         10000000,          100,          10,  1000,  100),
-        ('enterprise', 100000000,         1000,          50, 10000, 1000)
-    ) AS l (plan, tokens, cost, containers, requests, builds)
-    WHERE l.plan = NEW.plan;
-
     IF TG_OP = 'INSERT' THEN
         EXECUTE format(
-            'INSERT INTO %I.user_quotas (user_id, tokens_limit, cost_limit, containers_limit, requests_limit,
-                                         builds_limit, period_anchor, period_start, period_end)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)', TG_TABLE_SCHEMA)
-        USING NEW.id, plan_limits.tokens, plan_limits.cost, plan_limits.containers, plan_limits.requests,
-              plan_limits.builds, NEW.created_at,
+            'INSERT INTO %1$I.user_quotas
+                 (user_id, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit,
+                  memory_hard, period_anchor, period_start, period_end)
+             SELECT $1, p.tokens_limit, p.cost_limit, p.containers_limit, p.requests_limit, p.builds_limit,
+                    p.memory_limit, p.memory_hard, $3, $3, $4
+             FROM %1$I.plans AS p WHERE p.name = $2', TG_TABLE_SCHEMA)
+        USING NEW.id, NEW.plan, NEW.created_at,
               -- A month in the zone of the new row, UTC, and not in the zone of the session.
               (NEW.created_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
     ELSE
-        EXECUTE format(
-            'UPDATE %I.user_quotas SET tokens_limit = $2, cost_limit = $3, containers_limit = $4,
-                                       requests_limit = $5, builds_limit = $6
-             WHERE user_id = $1', TG_TABLE_SCHEMA)
-        USING NEW.id, plan_limits.tokens, plan_limits.cost, plan_limits.containers, plan_limits.requests,
-              plan_limits.builds;
+        EXECUTE format('SELECT %I.quota_apply_plan($1)', TG_TABLE_SCHEMA) USING NEW.id;
     END IF;
     RETURN NULL;
 END
@@ -211,6 +235,9 @@ CREATE POLICY tenant ON users
 
 -- A tenant sees its own claims only, yet cannot take a foreign one: ON CONFLICT asks the unique index,
 -- which no policy filters. That a name is taken can be seen by trying; by whom cannot.
+ALTER TABLE plans ENABLE ROW LEVEL SECURITY;
+CREATE POLICY everybody ON plans FOR SELECT USING (true);
+
 ALTER TABLE claims ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON claims
     USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)

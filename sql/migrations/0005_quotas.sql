@@ -1,16 +1,19 @@
 -- Quotas: hard limits on tokens, cost, containers, requests an hour and builds a day.
 --
--- The functions quota_reserve, quota_settle, quota_release, quota_extend, quota_progress, quota_add and
--- quota_roll are the only door: nothing else writes these counters. What makes them safe:
+-- The functions quota_reserve, quota_lease, quota_hit, quota_settle, quota_release, quota_extend,
+-- quota_progress, quota_add, quota_grant, quota_apply_plan and quota_roll are the only door: nothing else
+-- writes these counters. What makes them safe:
 --   * Each locks the user's row first, reads the clock after that, and decides on counters of the locked
---     row. now() is the start of the transaction, so a session that waited for the lock would see the
+--     row. (The short cuts of reserve and settle are one UPDATE that locks and decides at once, on columns
+--     of that row alone; they look at the clock again afterwards, and take it back if that shows anything new.) now() is the start of the transaction, so a session that waited for the lock would see the
 --     period that has ended meanwhile.
 --   * Every statement in them must see what was committed before the lock was had: call them in
 --     autocommit, READ COMMITTED. (At REPEATABLE READ a lost race is an error, never an oversale.)
 --   * A NULL limit is unlimited: "x > NULL" is not true, so every test here asks "is it over?".
 --   * used = SUM(ledger of the period), held = SUM(holds of the period), slots = SUM(slots of all holds).
 --
--- Tables and arithmetic are here, the steps in 0006_quota_steps.sql, the door itself in 0007_quota_door.sql.
+-- Tables and arithmetic are here, the steps in 0006_quota_steps.sql, the door in 0007_quota_reserve.sql,
+-- 0008_quota_settle.sql and 0009_quota_limits.sql.
 -- Refused arguments raise SQLSTATE 22023, an unknown user 23503.
 
 ALTER TABLE user_quotas
@@ -27,10 +30,26 @@ ALTER TABLE user_quotas
     ADD COLUMN request_minute bigint NOT NULL DEFAULT 0,
     -- The day, in the user's zone, that builds_used counts.
     ADD COLUMN build_day date,
-    -- Counts the grants: a later holder has a higher number, so a driver can fence an earlier one off.
+    -- Requests promised to leases: booked into the cells when they are settled, which is no earlier than
+    -- they were made, so that the hour holds.
+    ADD COLUMN requests_held integer NOT NULL DEFAULT 0,
+    -- The part of the limit that comes from quota_grants, and how much of that this period has used up for good.
+    ADD COLUMN tokens_granted bigint NOT NULL DEFAULT 0,
+    ADD COLUMN tokens_burned bigint NOT NULL DEFAULT 0,
+    ADD COLUMN cost_granted numeric(20, 9) NOT NULL DEFAULT 0,
+    ADD COLUMN cost_burned numeric(20, 9) NOT NULL DEFAULT 0,
+    -- When the next of the open grants expires; NULL: none does.
+    ADD COLUMN grants_expire_at timestamptz,
+    ADD COLUMN memory_level smallint NOT NULL DEFAULT 0,
+    -- Counts what was reserved: a later holder has a higher number, so a driver can fence an earlier one off.
     ADD COLUMN epoch bigint NOT NULL DEFAULT 0,
     ADD CONSTRAINT user_quotas_tokens_held CHECK (tokens_held >= 0),
     ADD CONSTRAINT user_quotas_cost_held CHECK (cost_held >= 0 AND cost_held <> 'NaN'),
+    ADD CONSTRAINT user_quotas_requests_held CHECK (requests_held >= 0),
+    ADD CONSTRAINT user_quotas_grants CHECK (
+        tokens_granted >= tokens_burned AND tokens_burned >= 0
+        AND cost_granted >= cost_burned AND cost_burned >= 0 AND cost_granted <> 'NaN'
+    ),
     ADD CONSTRAINT user_quotas_request_cells CHECK (array_length(request_cells, 1) = 61);
 
 -- A hold: made by quota_reserve, removed by settling, releasing, or, after its expiry, by the next refusal.
@@ -44,7 +63,7 @@ CREATE TABLE quota_reservations (
     tokens            bigint         NOT NULL,
     cost              numeric(20, 9) NOT NULL,
     slots             integer        NOT NULL,
-    -- Counted when granted and not given back: these limit attempts.
+    -- Counted when granted and not given back, because these limit attempts; but see leased.
     requests          integer        NOT NULL,
     builds            integer        NOT NULL,
     -- What a stream has used so far: charged when it ends without a settlement of its own.
@@ -53,6 +72,8 @@ CREATE TABLE quota_reservations (
     epoch             bigint         NOT NULL,
     expires_at        timestamptz    NOT NULL,
     created_at        timestamptz    NOT NULL,
+    -- A block that a process spends from: its requests are promised, and counted when it is settled.
+    leased            boolean        NOT NULL DEFAULT false,
     holder            text           NOT NULL DEFAULT '',
     meta              jsonb          NOT NULL DEFAULT '{}',
     PRIMARY KEY (user_id, id),
@@ -81,6 +102,31 @@ CREATE TABLE quota_history (
     CONSTRAINT quota_history_used CHECK (tokens_used >= 0 AND cost_used >= 0 AND cost_used <> 'NaN')
 );
 
+-- Top-ups of the monthly limits. They are used after the plan's own allowance, the soonest to expire first,
+-- and what is left of them goes over into the next period.
+CREATE TABLE quota_grants (
+    user_id       uuid           NOT NULL,
+    -- Made by the client: the idempotency key.
+    id            uuid           NOT NULL,
+    tokens        bigint         NOT NULL,
+    cost          numeric(20, 9) NOT NULL,
+    -- Used up for good: reckoned at the end of a period and when a grant expires.
+    tokens_burned bigint         NOT NULL DEFAULT 0,
+    cost_burned   numeric(20, 9) NOT NULL DEFAULT 0,
+    reason        text           NOT NULL DEFAULT '',
+    created_at    timestamptz    NOT NULL,
+    -- NULL: never.
+    expires_at    timestamptz,
+    -- Expired or used up.
+    closed_at     timestamptz,
+    PRIMARY KEY (user_id, id),
+    FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE,
+    CONSTRAINT quota_grants_amounts CHECK (
+        tokens >= 0 AND cost >= 0 AND cost <> 'NaN' AND tokens_burned BETWEEN 0 AND tokens AND cost_burned BETWEEN 0 AND cost
+    ),
+    CONSTRAINT quota_grants_reason_length CHECK (char_length(reason) <= 500)
+);
+
 ALTER TABLE usage_ledger
     -- NULL: recorded by the application itself, outside of the quota.
     ADD COLUMN period_start timestamptz,
@@ -101,6 +147,11 @@ CREATE POLICY tenant ON quota_reservations
 
 ALTER TABLE quota_history ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON quota_history
+    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
+    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
+
+ALTER TABLE quota_grants ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON quota_grants
     USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
     WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
 
@@ -132,6 +183,12 @@ BEGIN
 END
 $$;
 
+-- Minutes since 1970. Through UTC, because EXTRACT from a timestamptz may depend on the session.
+CREATE FUNCTION quota_minute(p_at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT floor(EXTRACT(epoch FROM p_at AT TIME ZONE 'UTC') / 60)::bigint
+$$;
+
 CREATE TYPE quota_ring AS (
     fits boolean, cells integer[], newest bigint, used integer,
     -- When enough has left the hour; NULL: it fits, or it never will.
@@ -145,8 +202,7 @@ RETURNS quota_ring
 LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
     ring quota_ring;
-    -- Through UTC, because EXTRACT from a timestamptz may depend on the session.
-    minute bigint := floor(EXTRACT(epoch FROM p_at AT TIME ZONE 'UTC') / 60);
+    minute bigint := quota_minute(p_at);
     turned integer := least(greatest(minute - p_newest, 0), 61);
     excess bigint;
 BEGIN

@@ -1,6 +1,73 @@
 -- Quotas: the steps of the door (0005_quotas.sql says what makes them safe). They are no door themselves: each but the
 -- first relies on the lock.
 
+-- Charge to the open grants what is over the plan's own allowance, the soonest to expire first, and close those
+-- that have expired. At the end of a period for good: what is left of them makes the next one's.
+CREATE FUNCTION quota_burn(q user_quotas, p_at timestamptz, p_ends boolean) RETURNS user_quotas
+LANGUAGE plpgsql AS $$
+DECLARE
+    g quota_grants;
+    -- NULL, which is no more than 0: an unlimited dimension needs no grants.
+    tokens_over bigint := q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned;
+    cost_over numeric := q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned;
+    -- What the expired ones leave unused.
+    tokens_lost bigint := 0;
+    cost_lost numeric := 0;
+    tokens_left bigint := 0;
+    cost_left numeric := 0;
+    tokens bigint;
+    cost numeric;
+BEGIN
+    FOR g IN
+        SELECT * FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
+        ORDER BY o.expires_at NULLS LAST, o.id
+    LOOP
+        tokens := least(greatest(coalesce(tokens_over, 0), 0), g.tokens - g.tokens_burned);
+        cost := least(greatest(coalesce(cost_over, 0), 0), g.cost - g.cost_burned);
+        tokens_over := tokens_over - tokens;
+        cost_over := cost_over - cost;
+        q.tokens_burned := q.tokens_burned + tokens;
+        q.cost_burned := q.cost_burned + cost;
+        g.tokens_burned := g.tokens_burned + tokens;
+        g.cost_burned := g.cost_burned + cost;
+        IF g.expires_at <= p_at THEN
+            tokens_lost := tokens_lost + g.tokens - g.tokens_burned;
+            cost_lost := cost_lost + g.cost - g.cost_burned;
+        ELSE
+            tokens_left := tokens_left + g.tokens - g.tokens_burned;
+            cost_left := cost_left + g.cost - g.cost_burned;
+        END IF;
+        UPDATE quota_grants AS o
+        SET tokens_burned = g.tokens_burned, cost_burned = g.cost_burned,
+            closed_at = CASE WHEN g.expires_at <= p_at
+                               OR p_ends AND g.tokens_burned = g.tokens AND g.cost_burned = g.cost THEN p_at END
+        WHERE o.user_id = q.user_id AND o.id = g.id;
+    END LOOP;
+    IF p_ends THEN
+        q.tokens_limit := greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left;
+        q.cost_limit := greatest(q.cost_limit - q.cost_granted, 0) + cost_left;
+        q.tokens_granted := tokens_left;
+        q.cost_granted := cost_left;
+        q.tokens_burned := 0;
+        q.cost_burned := 0;
+    ELSE
+        q.tokens_limit := greatest(q.tokens_limit - tokens_lost, 0);
+        q.cost_limit := greatest(q.cost_limit - cost_lost, 0);
+        q.tokens_granted := q.tokens_granted - tokens_lost;
+        q.cost_granted := q.cost_granted - cost_lost;
+    END IF;
+    q.grants_expire_at := (
+        SELECT min(o.expires_at) FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
+    );
+    UPDATE user_quotas AS u
+    SET tokens_limit = q.tokens_limit, cost_limit = q.cost_limit, tokens_granted = q.tokens_granted,
+        cost_granted = q.cost_granted, tokens_burned = q.tokens_burned, cost_burned = q.cost_burned,
+        grants_expire_at = q.grants_expire_at
+    WHERE u.user_id = q.user_id;
+    RETURN q;
+END
+$$;
+
 -- Lock the user's row and bring it into the present period. Forward only.
 CREATE FUNCTION quota_lock(p_user uuid) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
@@ -20,12 +87,17 @@ BEGIN
         VALUES
             (p_user, q.period_start, q.period_end, q.tokens_used, q.tokens_limit, q.cost_used, q.cost_limit, at);
         months := quota_month(q.period_anchor, q.time_zone, at);
+        IF q.tokens_granted > 0 OR q.cost_granted > 0 OR q.grants_expire_at IS NOT NULL THEN
+            PERFORM quota_burn(q, at, true);
+        END IF;
         UPDATE user_quotas
         SET tokens_used = 0, tokens_held = 0, tokens_level = 0, cost_used = 0, cost_held = 0, cost_level = 0,
             -- When the zone has changed, the months of the new one may begin inside the old period.
             period_start = greatest(months.period_start, q.period_end), period_end = months.period_end
         WHERE user_id = p_user
         RETURNING * INTO q;
+    ELSIF at >= q.grants_expire_at THEN
+        q := quota_burn(q, at, false);
     END IF;
     RETURN q;
 END
@@ -64,7 +136,7 @@ DECLARE
 BEGIN
     WITH gone AS (
         DELETE FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= p_at
-        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.holder, r.meta
+        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.requests, r.leased, r.holder, r.meta
     ), charged AS (
         INSERT INTO usage_ledger
             (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
@@ -79,14 +151,18 @@ BEGIN
     UPDATE user_quotas AS u
     SET tokens_held = u.tokens_held - s.tokens, tokens_used = u.tokens_used + s.tokens,
         cost_held = u.cost_held - s.cost, cost_used = u.cost_used + s.cost,
-        containers_used = u.containers_used - s.slots
+        containers_used = u.containers_used - s.slots,
+        requests_held = u.requests_held - s.requests, request_cells = ring.cells, request_minute = ring.newest,
+        requests_used = ring.used
     FROM (
         SELECT coalesce(sum(tokens) FILTER (WHERE period_start = q.period_start), 0) AS tokens,
                coalesce(sum(cost) FILTER (WHERE period_start = q.period_start), 0) AS cost,
-               sum(slots) AS slots
+               sum(slots) AS slots,
+               coalesce(sum(requests) FILTER (WHERE leased), 0)::integer AS requests
         FROM gone
         HAVING count(*) > 0
-    ) AS s
+    ) AS s,
+    LATERAL quota_ring_take(q.request_cells, q.request_minute, p_at, s.requests, NULL) AS ring
     WHERE u.user_id = q.user_id
     RETURNING u.* INTO settled;
     IF NOT FOUND THEN
@@ -97,10 +173,21 @@ BEGIN
 END
 $$;
 
--- Take a hold off the counters and put an amount on: on the row of its period, which may be history.
-CREATE FUNCTION quota_book(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric) RETURNS void
+-- Take a hold off the counters and put what was used on: on the row of its period, which may be history.
+-- p_requests: how many of a lease's were used; those of other holds were counted when they were granted.
+CREATE FUNCTION quota_book(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric, p_requests integer)
+RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    ring quota_ring;
 BEGIN
+    IF hold.leased AND hold.requests > 0 OR p_requests > 0 THEN
+        ring := quota_ring_take(q.request_cells, q.request_minute, clock_timestamp(), coalesce(p_requests, 0), NULL);
+        UPDATE user_quotas AS u
+        SET requests_held = u.requests_held - hold.requests, request_cells = ring.cells, request_minute = ring.newest,
+            requests_used = ring.used
+        WHERE u.user_id = q.user_id;
+    END IF;
     IF hold.period_start = q.period_start THEN
         -- hold.id is NULL when there is nothing to take off.
         UPDATE user_quotas AS u
@@ -128,7 +215,11 @@ CREATE TYPE quota_decision AS (
     tokens bigint, cost numeric,
     -- Of a refusal: which limit, what is left of it, when trying again can help (NULL: never), when it starts anew.
     dimension text, remaining numeric, retry_after interval, resets_at timestamptz,
-    expires_at timestamptz, epoch bigint, repeated boolean
+    expires_at timestamptz, epoch bigint, repeated boolean,
+    -- The limit that refused.
+    bound numeric,
+    -- Of a lease: how many requests it may make, and for how long it lasts, by this server's clock.
+    requests integer, lasts interval
 );
 
 -- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:
@@ -147,21 +238,25 @@ BEGIN
     d.repeated := false;
     IF p_tokens > 0 AND p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held THEN
         d.dimension := 'tokens';
+        d.bound := q.tokens_limit;
         d.remaining := greatest(q.tokens_limit - q.tokens_used - q.tokens_held, 0);
         d.resets_at := q.period_end;
         possible := p_tokens <= q.tokens_limit;
     ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
         d.dimension := 'cost';
+        d.bound := q.cost_limit;
         d.remaining := greatest(q.cost_limit - q.cost_used - q.cost_held, 0);
         d.resets_at := q.period_end;
         possible := p_cost <= q.cost_limit;
     ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
         d.dimension := 'builds';
+        d.bound := q.builds_limit;
         d.remaining := greatest(q.builds_limit - q.builds_used, 0);
         d.resets_at := (q.build_day + 1)::timestamp AT TIME ZONE q.time_zone;
         possible := p_builds <= q.builds_limit;
     ELSIF p_slots > 0 AND p_slots > q.containers_limit::bigint - q.containers_used THEN
         d.dimension := 'containers';
+        d.bound := q.containers_limit;
         d.remaining := greatest(q.containers_limit - q.containers_used, 0);
         possible := p_slots <= q.containers_limit;
         IF possible THEN
@@ -177,9 +272,15 @@ BEGIN
         END IF;
     ELSIF NOT ring.fits THEN
         d.dimension := 'requests';
-        d.remaining := greatest(q.requests_limit - ring.used, 0);
+        d.bound := q.requests_limit;
+        d.remaining := greatest(q.requests_limit - ring.used - q.requests_held, 0);
         d.resets_at := ring.frees_at;
-        possible := ring.frees_at IS NOT NULL;
+        possible := p_requests <= q.requests_limit;
+        IF possible AND d.resets_at IS NULL THEN
+            -- Those that leases have promised are in the way: the first of them to end frees some.
+            SELECT min(r.expires_at) INTO d.resets_at FROM quota_reservations AS r
+            WHERE r.user_id = q.user_id AND r.leased AND r.requests > 0;
+        END IF;
     ELSE
         d.granted := true;
         d.state := 'held';
@@ -198,14 +299,15 @@ LANGUAGE plpgsql AS $$
 DECLARE
     d quota_decision;
 BEGIN
-    SELECT true, 'held', r.tokens, r.cost, NULL, NULL, NULL, NULL, r.expires_at, r.epoch, true INTO d
+    SELECT true, 'held', r.tokens, r.cost, NULL, NULL, NULL, NULL, r.expires_at, r.epoch, true, NULL, r.requests,
+           r.expires_at - clock_timestamp() INTO d
     FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     IF FOUND THEN
         RETURN d;
     END IF;
     -- 'tokens' is the last of the three in the order of the alphabet, and the last word on an id.
     SELECT l.kind = 'tokens', CASE l.kind WHEN 'tokens' THEN 'settled' ELSE l.kind END,
-           l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true INTO d
+           l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true, NULL, NULL, NULL INTO d
     FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;
     IF FOUND THEN
         RETURN d;

@@ -13,3 +13,11 @@ SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users 
 -- name: by_email
 SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
+
+-- name: set_plan
+-- The trigger sets the limits.
+UPDATE users SET plan = %(plan)s WHERE id = %(user_id)s
+RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+
+-- name: plan_exists
+SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import atlas_sdk
-from atlas_sdk import aio, client, errors
+from atlas_sdk import aio, client, errors, guards
+from atlas_sdk.guards import faces
 
 HEAVY = {"psycopg", "psycopg_pool", "watchdog", "rich", "asyncio"}
 
@@ -42,12 +43,29 @@ def test_import_is_instant() -> None:
     assert not loaded_by("import atlas_sdk") & HEAVY
 
 
+def test_guards_need_no_driver() -> None:
+    assert not loaded_by("import atlas_sdk.guards") & (HEAVY - {"asyncio"})
+
+
+def test_both_clients_have_the_same_guards() -> None:
+    def parameters(face: type) -> dict[str, list[str]]:
+        methods = {name: found for name, found in vars(face).items() if not name.startswith("_")}
+        return {name: list(inspect.signature(found).parameters) for name, found in methods.items()}
+
+    assert parameters(faces.Metering) == parameters(faces.AsyncMetering)
+    assert {"guard", "slot", "lease"} <= parameters(faces.Metering).keys()
+    for blocking, awaited in ((guards.Guard, guards.AsyncGuard), (guards.Slot, guards.AsyncSlot)):
+        assert {name for name in dir(blocking) if not name.startswith("_")} == {
+            name for name in dir(awaited) if not name.startswith("_")
+        }
+
+
 def test_both_clients_have_the_same_operations() -> None:
-    def operations(faces: object, prefix: str) -> dict[str, set[str]]:
+    def operations(module: object, prefix: str) -> dict[str, set[str]]:
         return {
             name.removeprefix(prefix): {attribute for attribute in vars(kind) if not attribute.startswith("_")}
-            for name, kind in vars(faces).items()
-            if inspect.isclass(kind) and name in faces.__all__ and not name.endswith("Atlas")
+            for name, kind in vars(module).items()
+            if inspect.isclass(kind) and name in module.__all__ and not name.endswith("Atlas")
         }
 
     assert operations(client, "") == operations(aio, "Async")
@@ -62,10 +80,10 @@ def test_operations_show_their_own_help() -> None:
     assert list(inspect.signature(client.Memory.snapshot).parameters)[:2] == ["project", "path"]
 
 
-@pytest.mark.parametrize("faces", [client, aio], ids=["blocking", "asyncio"])
-def test_every_operation_is_documented(faces: object) -> None:
-    for name in faces.__all__:
-        for attribute, value in vars(getattr(faces, name)).items():
+@pytest.mark.parametrize("module", [client, aio, faces, guards], ids=["blocking", "asyncio", "faces", "guards"])
+def test_every_operation_is_documented(module: object) -> None:
+    for name in module.__all__:
+        for attribute, value in vars(getattr(module, name)).items():
             if not attribute.startswith("_"):
                 assert inspect.getdoc(value), f"{name}.{attribute}"
 

@@ -11,16 +11,16 @@ from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from attrs import define, field
+from doors import Door
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from atlas_sdk import Atlas, InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.ops import quotas
+from atlas_sdk.ops import books, limits, quotas
 
 EXAMPLES = int(os.environ.get("ATLAS_MACHINE_EXAMPLES", "0"))
 
@@ -85,19 +85,16 @@ class QuotaMachine(RuleBasedStateMachine):
     """Drives one user's quota through the operations, and through time."""
 
     atlas: ClassVar[Atlas]
-    connection: ClassVar[psycopg.Connection[Any]]
+    door: ClassVar[Door]
 
     @initialize()
     def begin(self) -> None:
         self.user = self.atlas.users.create(f"{uuid4().hex}@example.com")
         self.model = Model()
-        self.run(quotas.set_limits(self.user, tokens=100, containers=2, requests_per_hour=None, cost=None))
+        self.run(limits.set_limits(self.user, tokens=100, containers=2, requests_per_hour=None, cost=None))
 
     def run(self, plan: Any) -> Any:
         return self.atlas._driver.run(plan)
-
-    def execute(self, text: str, *parameters: object) -> None:
-        self.connection.execute(text, parameters)
 
     def pick(self, number: int) -> tuple[UUID, Hold | None]:
         """Choose a reservation, now and then one that never was."""
@@ -207,7 +204,7 @@ class QuotaMachine(RuleBasedStateMachine):
     def holder_goes_silent(self, number: int) -> None:
         key, hold = self.pick(number)
         if hold is not None and hold.state == "held":
-            self.execute("UPDATE quota_reservations SET expires_at = now() - interval '1 s' WHERE id = %s", key)
+            self.door.expire(key)
             hold.overdue = True
 
     @rule(number=picks, tokens=amounts)
@@ -220,50 +217,43 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(limit=st.none() | st.integers(0, 300), slots=st.none() | st.integers(0, 4))
     def change_limits(self, limit: int | None, slots: int | None) -> None:
-        self.run(quotas.set_limits(self.user, tokens=limit, containers=slots))
+        self.run(limits.set_limits(self.user, tokens=limit, containers=slots))
         self.model.limit, self.model.slots_limit = limit, slots
 
     @rule(number=picks)
     def month_ends(self, number: int) -> None:
         if number % 3:
             return
-        for text in (
-            """UPDATE user_quotas SET period_anchor = period_anchor - interval '40 days',
-               period_start = period_start - interval '40 days', period_end = period_end - interval '40 days'
-               WHERE user_id = %s""",
-            "UPDATE quota_reservations SET period_start = period_start - interval '40 days' WHERE user_id = %s",
-            "UPDATE usage_ledger SET period_start = period_start - interval '40 days' WHERE user_id = %s",
-            "UPDATE quota_history SET period_start = period_start - interval '40 days' WHERE user_id = %s",
-        ):
-            self.execute(text, self.user.id)
+        self.door.end_period(self.user.id)
         self.model.added_before += self.model.added
         self.model.added = 0
         for hold in self.model.holds.values():
             hold.age += 1
-        self.run(quotas.reset_monthly())
+        self.run(books.reset_monthly())
 
     @invariant()
     def counters_are_the_model(self) -> None:
-        usage = self.run(quotas.usage(self.user))
+        usage = self.run(books.usage(self.user))
         assert (usage.tokens_used, usage.tokens_held) == (self.model.used(), self.model.held())
         assert (usage.slots_held, usage.tokens_limit) == (self.model.slots(), self.model.limit)
 
     @invariant()
     def earlier_months_are_the_model(self) -> None:
-        row = self.connection.execute(
-            "SELECT coalesce(sum(tokens_used), 0) FROM quota_history WHERE user_id = %s", (self.user.id,)
-        ).fetchone()
+        told = self.door.value(
+            "SELECT coalesce(sum(tokens_used), 0) FROM quota_history WHERE user_id = %s", self.user.id
+        )
         before = self.model.added_before + sum(hold.charged for hold in self.model.holds.values() if hold.age)
-        assert row == (before,)
+        assert told == before
 
     @invariant()
     def books_balance(self) -> None:
-        assert self.run(quotas.verify(self.user)).balanced
+        assert self.run(books.verify(self.user)).balanced
 
 
 def test_quotas_agree_with_the_model(dsn: str) -> None:
-    with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as connection:
-        QuotaMachine.atlas, QuotaMachine.connection = atlas, connection
+    door = Door(dsn)
+    with Atlas.open(dsn) as atlas, door.connection:
+        QuotaMachine.atlas, QuotaMachine.door = atlas, door
         run_state_machine_as_test(
             QuotaMachine,
             settings=settings(

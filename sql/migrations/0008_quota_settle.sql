@@ -1,83 +1,4 @@
--- Quotas: the door, the only functions that a client calls (0005_quotas.sql says what makes them safe).
-
--- Promise an amount, or refuse, in one step for all dimensions. Between p_min_tokens and p_tokens it grants
--- what is left. The first answer is repeated for an id that was granted before; a refused id may be tried again.
-CREATE FUNCTION quota_reserve(
-    p_user uuid, p_id uuid, p_tokens bigint, p_min_tokens bigint, p_cost numeric, p_slots integer,
-    p_requests integer, p_builds integer, p_ttl interval, p_holder text, p_meta jsonb
-) RETURNS quota_decision
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    q user_quotas;
-    d quota_decision;
-    ring quota_ring;
-    at timestamptz;
-    today date;
-    tokens bigint := coalesce(p_tokens, 0);
-    least_tokens bigint := coalesce(p_min_tokens, p_tokens, 0);
-    -- A promise rounds up: what is used of it then never exceeds it by rounding.
-    cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
-    slots integer := coalesce(p_slots, 0);
-    requests integer := coalesce(p_requests, 0);
-    builds integer := coalesce(p_builds, 0);
-BEGIN
-    PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
-    IF NOT least_tokens BETWEEN least(tokens, 1) AND tokens THEN
-        RAISE EXCEPTION 'min_tokens must be from 1 to tokens (%), not %', tokens, least_tokens
-            USING ERRCODE = 'invalid_parameter_value';
-    ELSIF NOT (slots BETWEEN 0 AND 1000000 AND requests BETWEEN 0 AND 1000000 AND builds BETWEEN 0 AND 1000000) THEN
-        RAISE EXCEPTION 'slots, requests and builds must be from 0 to 1000000, not %, %, %', slots, requests, builds
-            USING ERRCODE = 'invalid_parameter_value';
-    ELSIF tokens = 0 AND cost = 0 AND slots = 0 AND requests = 0 AND builds = 0 THEN
-        RAISE EXCEPTION 'nothing to reserve: every amount is 0' USING ERRCODE = 'invalid_parameter_value';
-    ELSIF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
-        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
-            USING ERRCODE = 'invalid_parameter_value';
-    ELSIF char_length(p_holder) > 200 THEN
-        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-
-    q := quota_lock(p_user);
-    d := quota_recall(p_user, p_id);
-    IF d.repeated THEN
-        RETURN d;
-    END IF;
-    at := clock_timestamp();
-    today := (at AT TIME ZONE q.time_zone)::date;
-    FOR attempt IN 1 .. 2 LOOP
-        IF q.build_day IS NULL OR q.build_day < today THEN
-            q.build_day := today;
-            q.builds_used := 0;
-        END IF;
-        ring := quota_ring_take(q.request_cells, q.request_minute, at, requests, q.requests_limit);
-        d := quota_decide(q, ring, at, least_tokens, cost, slots, requests, builds);
-        EXIT WHEN d.granted OR attempt = 2;
-        q := quota_reclaim(q, at);
-    END LOOP;
-    IF NOT d.granted THEN
-        RETURN d;
-    END IF;
-
-    -- least() passes over NULL, which is an unlimited rest.
-    d.tokens := CASE WHEN tokens = 0 THEN 0 ELSE least(tokens, q.tokens_limit - q.tokens_used - q.tokens_held) END;
-    d.cost := cost;
-    d.expires_at := at + p_ttl;
-    d.epoch := q.epoch + 1;
-    UPDATE user_quotas
-    SET tokens_held = q.tokens_held + d.tokens, cost_held = q.cost_held + d.cost,
-        containers_used = q.containers_used + slots,
-        request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used,
-        build_day = q.build_day, builds_used = q.builds_used + builds,
-        epoch = d.epoch
-    WHERE user_id = p_user;
-    INSERT INTO quota_reservations
-        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, holder, meta)
-    VALUES
-        (p_user, p_id, q.period_start, d.tokens, d.cost, slots, requests, builds, d.epoch, d.expires_at, at,
-         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
-    RETURN d;
-END
-$$;
+-- Quotas: charge what was used, give back, hold on (0005_quotas.sql says what makes it safe).
 
 CREATE TYPE quota_settlement AS (
     -- 'settled'; 'corrected': after it had expired or been released; 'released'; 'repeated': an earlier call
@@ -90,8 +11,10 @@ CREATE TYPE quota_settlement AS (
 
 -- Charge what was used in place of what was promised. NULL is not 0: it is unknown, so what had progressed is
 -- charged, and all that was promised when nothing was told.
-CREATE FUNCTION quota_settle(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb)
-RETURNS quota_settlement
+-- p_requests: how many of a lease's were used; NULL: all of them.
+CREATE FUNCTION quota_settle(
+    p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_requests integer, p_meta jsonb
+) RETURNS quota_settlement
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
     q user_quotas;
@@ -100,9 +23,61 @@ DECLARE
     s quota_settlement;
     delta_tokens bigint;
     delta_cost numeric;
+    at timestamptz := clock_timestamp();
 BEGIN
     PERFORM quota_check_amounts(p_id, p_tokens, p_cost, p_meta);
+    IF NOT p_requests BETWEEN 0 AND 1000000 THEN
+        RAISE EXCEPTION 'requests must be from 0 to 1000000, not %', p_requests
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- The short cut: the promise was enough, its period is the open one, no threshold is to be told. The hold is read
+    -- before the lock, so it counts only if it is found the same with it.
+    SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    IF FOUND AND NOT hold.leased THEN
+        s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens);
+        s.cost := round(coalesce(p_cost, nullif(hold.cost_progressed, 0), hold.cost), 9);
+        UPDATE user_quotas AS u
+        SET tokens_used = u.tokens_used + s.tokens, tokens_held = u.tokens_held - hold.tokens,
+            cost_used = u.cost_used + s.cost, cost_held = u.cost_held - hold.cost,
+            containers_used = u.containers_used - hold.slots
+        WHERE s.tokens <= hold.tokens AND s.cost <= hold.cost
+            AND u.user_id = p_user AND u.period_start = hold.period_start
+            -- What another call has ended in the meantime is not there to be taken off.
+            AND u.tokens_held >= hold.tokens AND u.cost_held >= hold.cost AND u.containers_used >= hold.slots
+            AND quota_level(u.tokens_used + s.tokens, u.tokens_limit) <= u.tokens_level
+            AND quota_level(u.cost_used + s.cost, u.cost_limit) <= u.cost_level;
+        IF FOUND THEN
+            WITH gone AS (
+                DELETE FROM quota_reservations AS r
+                WHERE r.user_id = p_user AND r.id = p_id
+                    AND r.tokens = hold.tokens AND r.cost = hold.cost
+                    AND r.tokens_progressed = hold.tokens_progressed AND r.cost_progressed = hold.cost_progressed
+                RETURNING r.id
+            )
+            INSERT INTO usage_ledger
+                (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
+                 granted_cost)
+            SELECT p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at, hold.period_start,
+                   g.id, hold.tokens, hold.cost
+            FROM gone AS g;
+            IF FOUND THEN
+                -- Nobody waits for the disk: see below.
+                PERFORM set_config('synchronous_commit', 'off', true);
+                s.outcome := 'settled';
+                s.overrun := false;
+                RETURN s;
+            END IF;
+            UPDATE user_quotas AS u
+            SET tokens_used = u.tokens_used - s.tokens, tokens_held = u.tokens_held + hold.tokens,
+                cost_used = u.cost_used - s.cost, cost_held = u.cost_held + hold.cost,
+                containers_used = u.containers_used + hold.slots
+            WHERE u.user_id = p_user;
+        END IF;
+    END IF;
+
     q := quota_lock(p_user);
+    hold := NULL;
     DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id RETURNING * INTO hold;
     IF FOUND THEN
         s.outcome := 'settled';
@@ -141,7 +116,9 @@ BEGIN
             coalesce(hold.meta, '{}') || coalesce(p_meta, '{}')
             || CASE WHEN s.overrun THEN '{"overrun": true}'::jsonb ELSE '{}' END,
             clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
-    PERFORM quota_book(q, hold, delta_tokens, delta_cost);
+    PERFORM quota_book(
+        q, hold, delta_tokens, delta_cost,
+        CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE 0 END);
     IF s.outcome = 'settled' AND NOT s.overrun THEN
         -- Nobody waits for the disk: a settlement that a crash of the server loses leaves the promise, which is
         -- no less, and which the expiry charges. ALTER FUNCTION … SET would end before the commit.
@@ -166,7 +143,7 @@ BEGIN
         known := quota_recall(p_user, p_id);
         RETURN (CASE WHEN known.repeated THEN 'repeated' ELSE 'unknown' END, 0, 0, false)::quota_settlement;
     ELSIF hold.tokens_progressed > 0 OR hold.cost_progressed > 0 THEN
-        RETURN quota_settle(p_user, p_id, hold.tokens_progressed, hold.cost_progressed, NULL);
+        RETURN quota_settle(p_user, p_id, hold.tokens_progressed, hold.cost_progressed, NULL, NULL);
     END IF;
     DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     -- An entry of nothing: it keeps the id from being granted a second time.
@@ -174,7 +151,7 @@ BEGIN
         (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
     VALUES
         (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
-    PERFORM quota_book(q, hold, 0, 0);
+    PERFORM quota_book(q, hold, 0, 0, 0);
     RETURN ('released', 0, 0, false)::quota_settlement;
 END
 $$;
@@ -281,27 +258,7 @@ BEGIN
     VALUES
         (p_user, 'tokens', tokens, cost, coalesce(p_meta, '{}'), clock_timestamp(), q.period_start, p_id, tokens, cost);
     hold.period_start := q.period_start;
-    PERFORM quota_book(q, hold, tokens, cost);
+    PERFORM quota_book(q, hold, tokens, cost, 0);
     RETURN ('settled', tokens, cost, false)::quota_settlement;
-END
-$$;
-
--- Close the periods that have ended, of at most p_limit users; the number of them. Nothing depends on it:
--- every other call does the same for its own user.
-CREATE FUNCTION quota_roll(p_limit integer) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    due uuid;
-    rolled integer := 0;
-BEGIN
-    FOR due IN
-        -- Who is locked is busy with a call that rolls. In the order of ids, so that two of us cannot deadlock.
-        SELECT user_id FROM user_quotas WHERE period_end <= clock_timestamp()
-        ORDER BY user_id LIMIT p_limit FOR UPDATE SKIP LOCKED
-    LOOP
-        PERFORM quota_lock(due);
-        rolled := rolled + 1;
-    END LOOP;
-    RETURN rolled;
 END
 $$;

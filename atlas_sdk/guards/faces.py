@@ -1,0 +1,174 @@
+"""What a client's quotas offer beside the operations: guards, slots and leases."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Unpack
+
+from atlas_sdk._faces import AsyncFace, AsyncRunner, Face, Runner
+from atlas_sdk.guards.asking import Ask
+from atlas_sdk.guards.async_lease import AsyncLease
+from atlas_sdk.guards.automatic import AsyncAutomaticSource, AutomaticSource
+from atlas_sdk.guards.call import REQUESTS
+from atlas_sdk.guards.guard import AsyncGuard, Guard
+from atlas_sdk.guards.keeper import keeper_of, keeper_on
+from atlas_sdk.guards.lease import Lease
+from atlas_sdk.guards.slot import TTL, AsyncSlot, Slot
+from atlas_sdk.guards.source import AsyncDatabaseSource, DatabaseSource
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import Money
+
+__all__ = ["AsyncMetering", "Metering"]
+
+
+class Metering(Face):
+    """Guards, slots and leases of a blocking client."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._source = DatabaseSource(runner)
+        self._automatic = AutomaticSource(runner, self._source)
+
+    def guard(self, user: User | Callable[..., User], **ask: Unpack[Ask]) -> Guard:
+        """Return a guard for one call: it reserves when it is entered and settles when it is left.
+
+        It is a context manager, and a decorator that guards every call of a function; then `user` may be a function
+        of that one's arguments. What it takes is described at `Ask`. Entering raises QuotaExceeded,
+        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        """
+        return Guard(self._automatic if ask.get("lease") else self._source, user, ask)
+
+    def slot(
+        self,
+        user: User,
+        *,
+        ttl: timedelta = TTL,
+        holder: str | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> Slot:
+        """Return a container's place: taken when it is entered, kept by a heartbeat, given back when it is left.
+
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
+        and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        """
+        return Slot(self._source, user, ttl=ttl, holder=holder, meta=meta)
+
+    def lease(
+        self,
+        user: User,
+        *,
+        tokens: int = 0,
+        cost: Money = 0,
+        requests: int = REQUESTS,
+        ttl: timedelta = TTL,
+        idle_s: float = 2.0,
+        holder: str = "",
+        meta: Mapping[str, object] | None = None,
+    ) -> Lease:
+        """Return a lease: blocks of the user's quota that this process spends by itself. No round trip yet.
+
+        The amounts are those of a block: what is asked for at once, less near a limit, and what a crash costs at most.
+        `ttl` is how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given
+        back. `meta` goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        """
+        return Lease(
+            self._runner,
+            user,
+            tokens=tokens,
+            cost=cost,
+            requests=requests,
+            ttl=ttl,
+            idle_s=idle_s,
+            holder=holder,
+            meta=meta,
+        )
+
+    def settle_pending(self) -> int:
+        """Write settlements that the database was not there for; return how many are left.
+
+        The next guard and the client's end do this too.
+        """
+        return self._source.settle_pending()
+
+    def close(self) -> None:
+        """Settle what is left to settle, of leases too. The client's `close` does this. Idempotent."""
+        try:
+            keeper_of(self._runner).end()
+        finally:
+            self._source.close()
+
+
+class AsyncMetering(AsyncFace):
+    """Guards, slots and leases of an asyncio client."""
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        super().__init__(runner)
+        self._source = AsyncDatabaseSource(runner)
+        self._automatic = AsyncAutomaticSource(runner, self._source)
+
+    def guard(self, user: User | Callable[..., User], **ask: Unpack[Ask]) -> AsyncGuard:
+        """Return a guard for one call: it reserves when it is entered and settles when it is left. Not awaited.
+
+        It is a context manager, and a decorator that guards every call of an async function; then `user` may be a
+        function of that one's arguments. What it takes is described at `Ask`. Entering raises QuotaExceeded,
+        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        """
+        return AsyncGuard(self._automatic if ask.get("lease") else self._source, user, ask)
+
+    def slot(
+        self,
+        user: User,
+        *,
+        ttl: timedelta = TTL,
+        holder: str | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> AsyncSlot:
+        """Return a container's place: taken when it is entered, kept by a heartbeat, given back when it is left.
+
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
+        and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        """
+        return AsyncSlot(self._source, user, ttl=ttl, holder=holder, meta=meta)
+
+    def lease(
+        self,
+        user: User,
+        *,
+        tokens: int = 0,
+        cost: Money = 0,
+        requests: int = REQUESTS,
+        ttl: timedelta = TTL,
+        idle_s: float = 2.0,
+        holder: str = "",
+        meta: Mapping[str, object] | None = None,
+    ) -> AsyncLease:
+        """Return a lease: blocks of the user's quota that this process spends by itself. No round trip yet.
+
+        The amounts are those of a block: what is asked for at once, less near a limit, and what a crash costs at most.
+        `ttl` is how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given
+        back. `meta` goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        """
+        return AsyncLease(
+            self._runner,
+            user,
+            tokens=tokens,
+            cost=cost,
+            requests=requests,
+            ttl=ttl,
+            idle_s=idle_s,
+            holder=holder,
+            meta=meta,
+        )
+
+    async def settle_pending(self) -> int:
+        """Write settlements that the database was not there for; return how many are left.
+
+        The next guard and the client's end do this too.
+        """
+        return await self._source.settle_pending()
+
+    async def close(self) -> None:
+        """Settle what is left to settle, of leases too. The client's `close` does this. Idempotent."""
+        try:
+            await keeper_on(self._runner).end()
+        finally:
+            await self._source.close()

@@ -1,0 +1,216 @@
+"""Keepers look after leases between their calls: they give idle blocks back and settle what has drained.
+
+One for a client, for all of its leases: a daemon thread, or an asyncio task. It runs while there is something to look
+after, and no longer. What is left at the end of the interpreter or of the event loop is settled then.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import time
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from atlas_sdk._faces import AsyncRunner, Runner
+from atlas_sdk.guards.rounds import Rounds
+
+__all__ = ["AsyncKeeper", "AsyncKept", "Keeper", "Kept", "keeper_of", "keeper_on"]
+
+logger = logging.getLogger(__name__)
+
+#: How long the end of an event loop may wait for the settlements.
+_END_S = 5.0
+
+
+class Kept(Protocol):
+    """A lease for threads, as its keeper sees it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to look after."""
+        ...
+
+    def tend(self) -> float | None:
+        """Do what is due; return in how many seconds to come again, or None: when called."""
+        ...
+
+    def end(self) -> None:
+        """Settle everything, for good: calls that still run are charged what they were promised."""
+        ...
+
+
+class Keeper:
+    """Looks after the leases of one client in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Look after nothing."""
+        # The one queue that a finalizer may put into while its thread is in it.
+        self._calls: SimpleQueue[Kept] = SimpleQueue()
+        self._rounds: Rounds[Kept] = Rounds()
+        self._starting = RLock()
+        self._runs = False
+
+    def call(self, lease: Kept) -> None:
+        """Have this lease looked after, now and from now on. Never waits."""
+        self._calls.put(lease)
+        with self._starting:
+            if self._runs:
+                return
+            self._runs = True
+        try:
+            Thread(target=self._run, name="atlas-leases", daemon=True).start()
+        except RuntimeError:
+            # At the end of the interpreter: `end_all` settles.
+            self._runs = False
+            logger.debug("no thread for the leases", exc_info=True)
+
+    def _run(self) -> None:
+        calls, rounds = self._calls, self._rounds
+        while True:
+            now = time.monotonic()
+            for lease in rounds.due(now):
+                again_s = None
+                try:
+                    again_s = lease.tend()
+                except Exception:
+                    logger.exception("a lease could not be looked after: what it holds is left to its expiry")
+                rounds.seen(lease, now, again_s)
+            try:
+                rounds.call(calls.get(timeout=rounds.wait_s(time.monotonic()) if len(rounds) else 0.0))
+                while True:
+                    rounds.call(calls.get_nowait())
+            except Empty:
+                if len(rounds):
+                    continue
+            with self._starting:
+                # Under the lock that `call` takes after it has put something in.
+                if calls.empty():
+                    self._runs = False
+                    return
+
+    def end(self) -> None:
+        """Settle everything that leases hold, for good."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._rounds.call(self._calls.get_nowait())
+        for lease in self._rounds.all():
+            lease.end()
+
+
+class AsyncKept(Protocol):
+    """A lease for asyncio, as its keeper sees it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to look after."""
+        ...
+
+    async def tend(self) -> float | None:
+        """Do what is due; return in how many seconds to come again, or None: when called."""
+        ...
+
+    async def end(self) -> None:
+        """Settle everything, for good: calls that still run are charged what they were promised."""
+        ...
+
+
+class AsyncKeeper:
+    """Looks after the leases of one client in a task of its own."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Look after nothing."""
+        self._rounds: Rounds[AsyncKept] = Rounds()
+        self._called = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def call(self, lease: AsyncKept) -> None:
+        """Have this lease looked after, now and from now on."""
+        self._rounds.call(lease)
+        if self._task is not None and not self._task.done():
+            self._called.set()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # A finalizer after the end of the loop: the next call, or the expiry, sees to it.
+            logger.debug("no event loop for the leases", exc_info=True)
+            return
+        # One event a task: it belongs to the loop that it was first awaited on.
+        self._called = asyncio.Event()
+        self._task = loop.create_task(self._run(), name="atlas-leases")
+
+    async def _run(self) -> None:
+        try:
+            while len(self._rounds):
+                self._called.clear()
+                now = time.monotonic()
+                for lease in self._rounds.due(now):
+                    again_s = None
+                    try:
+                        again_s = await lease.tend()
+                    except Exception:
+                        logger.exception("a lease could not be looked after: what it holds is left to its expiry")
+                    self._rounds.seen(lease, now, again_s)
+                if len(self._rounds):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._called.wait(), self._rounds.wait_s(time.monotonic()))
+        except asyncio.CancelledError:
+            # The event loop ends: there is no later.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end(), _END_S)
+            raise
+
+    async def end(self) -> None:
+        """Settle everything that leases hold, for good."""
+        task = self._task
+        if task is not None and not task.done() and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait([task])
+        await self._end()
+
+    async def _end(self) -> None:
+        for lease in self._rounds.all():
+            await lease.end()
+            self._rounds.seen(lease, 0.0, None)
+
+
+_keepers: "WeakKeyDictionary[Runner, Keeper]" = WeakKeyDictionary()
+_async_keepers: "WeakKeyDictionary[AsyncRunner, AsyncKeeper]" = WeakKeyDictionary()
+
+
+def keeper_of(runner: Runner) -> Keeper:
+    """Return the keeper of a blocking client."""
+    return _keepers.setdefault(runner, Keeper())
+
+
+def keeper_on(runner: AsyncRunner) -> AsyncKeeper:
+    """Return the keeper of an asyncio client."""
+    return _async_keepers.setdefault(runner, AsyncKeeper())
+
+
+def _end_all() -> None:
+    for keeper in list(_keepers.values()):
+        keeper.end()
+
+
+def _forget_all() -> None:
+    # A forked child: thread, task and leases are the parent's.
+    for keeper in list(_keepers.values()):
+        keeper.forget()
+    for async_keeper in list(_async_keepers.values()):
+        async_keeper.forget()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

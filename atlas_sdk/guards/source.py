@@ -1,0 +1,328 @@
+"""Where a guard gets its promise from and where it settles: the database, or a block that this process holds.
+
+A guard asks its source for three things, so that plain holds and leases share one guard:
+
+* `reserve` promises or raises. When it raises or is cancelled the source sees to it that nothing stays reserved.
+* `settle` and `release` end a promise. They never raise because the database is gone: what could not be written is
+  kept by the source, tried again later, and None is returned. On asyncio they go on when their caller is cancelled.
+* `extend` promises more to it, all or nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from atlas_sdk._faces import AsyncRunner, Runner
+from atlas_sdk._plan import Plan
+from atlas_sdk.errors import AtlasError, DatabaseError, DatabaseUnreachable, NotFound, TransactionConflict
+from atlas_sdk.guards.asking import Ask, is_keyed, new_reservation_id, reserve
+from atlas_sdk.guards.pending import Ending, Pending, Tasks
+from atlas_sdk.model.quotas import Reservation, Settlement
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import quotas
+from atlas_sdk.ops.amounts import Money
+
+__all__ = ["AsyncDatabaseSource", "AsyncSource", "DatabaseSource", "Held", "Source"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: What a second try may mend: a connection that broke, an embedded server that is started again, a conflict.
+_AGAIN = (DatabaseUnreachable, TransactionConflict)
+#: A try that took this long has waited for a connection (5 s by default) in vain; another would wait as long.
+_PROMPT_S = 4.0
+#: What keeps a settlement for later.
+_LOST = (DatabaseUnreachable, DatabaseError)
+#: Kept settlements that one guard writes at its exit, so that the first after an outage does not pay for all.
+_BATCH = 8
+#: How long a closing client waits for what runs in the background.
+_CLOSE_S = 10.0
+
+
+class Held(Protocol):
+    """What was promised to one guard; a `Reservation` is one."""
+
+    @property
+    def id(self) -> UUID:
+        """The reservation, or the block that it was taken from."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """What was granted: the `max_tokens` of the call."""
+        ...
+
+    @property
+    def cost(self) -> Decimal:
+        """US dollars."""
+        ...
+
+    @property
+    def epoch(self) -> int | None:
+        """Grows with every grant to the user."""
+        ...
+
+    @property
+    def repeated(self) -> bool:
+        """Whether an earlier call with the same idempotency key made this promise."""
+        ...
+
+
+class Source(Protocol):
+    """Promises and settles, blocking. Shared by guards of all threads."""
+
+    def reserve(self, user: User, ask: Ask) -> Held:
+        """Promise what is asked for. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        ...
+
+    def settle(
+        self, user: User, held: Held, *, tokens: int | None, cost: Decimal | None, meta: Mapping[str, object] | None
+    ) -> Settlement | None:
+        """Charge these amounts; None is unknown: all that was promised. Returns None when it is kept for later."""
+        ...
+
+    def release(self, user: User, held: Held) -> Settlement | None:
+        """Give the promise back. Returns None when that is kept for later."""
+        ...
+
+    def extend(self, user: User, held: Held, *, tokens: int, cost: Money, ttl: timedelta | None) -> Held:
+        """Promise this much more, or for this long from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        ...
+
+
+class AsyncSource(Protocol):
+    """Promises and settles on asyncio. `settle` and `release` go on to their end when their caller is cancelled."""
+
+    async def reserve(self, user: User, ask: Ask) -> Held:
+        """Promise what is asked for. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        ...
+
+    async def settle(
+        self, user: User, held: Held, *, tokens: int | None, cost: Decimal | None, meta: Mapping[str, object] | None
+    ) -> Settlement | None:
+        """Charge these amounts; None is unknown: all that was promised. Returns None when it is kept for later."""
+        ...
+
+    async def release(self, user: User, held: Held) -> Settlement | None:
+        """Give the promise back. Returns None when that is kept for later."""
+        ...
+
+    async def extend(self, user: User, held: Held, *, tokens: int, cost: Money, ttl: timedelta | None) -> Held:
+        """Promise this much more, or for this long from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        ...
+
+
+def _may_hold(error: BaseException) -> bool:
+    """Whether a reservation may have been made although the call for it failed."""
+    return isinstance(error, DatabaseUnreachable) or not isinstance(error, AtlasError)
+
+
+def _tries(ttl: timedelta | None, tokens: int, cost: Money) -> tuple[type[AtlasError], ...]:
+    """Return what an extension may be tried again after: twice as much could be promised, not twice as long."""
+    return _AGAIN if ttl is not None and not tokens and not cost else (TransactionConflict,)
+
+
+class DatabaseSource:
+    """Reserves and settles every call on its own, in the database. One for a client."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._pending = Pending()
+
+    def reserve(self, user: User, ask: Ask) -> Reservation:
+        """Reserve what is asked for. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        new_id = self._runner.run(new_reservation_id(user, ask))
+        try:
+            return self._twice(lambda: reserve(user, ask, new_id))
+        except BaseException as exc:
+            if _may_hold(exc) and not is_keyed(ask):
+                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True), exc)
+            raise
+
+    def settle(
+        self, user: User, held: Held, *, tokens: int | None, cost: Decimal | None, meta: Mapping[str, object] | None
+    ) -> Settlement | None:
+        """Charge these amounts. Returns None when that is kept for later, or when there is nothing to charge."""
+        return self._end(Ending(user=user, reservation_id=held.id, tokens=tokens, cost=cost, meta=meta))
+
+    def release(self, user: User, held: Held) -> Settlement | None:
+        """Give the promise back. Returns None when that is kept for later."""
+        return self._end(Ending(user=user, reservation_id=held.id, releases=True))
+
+    def extend(self, user: User, held: Held, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
+        """Promise this much more, or for this long from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        return self._twice(
+            lambda: quotas.extend(user, held.id, tokens=tokens, cost=cost, ttl=ttl), _tries(ttl, tokens, cost)
+        )
+
+    def _twice(self, plan: Callable[[], Plan[T]], again: tuple[type[AtlasError], ...] = _AGAIN) -> T:
+        began = time.monotonic()
+        try:
+            return self._runner.run(plan())
+        except again:
+            if time.monotonic() - began > _PROMPT_S:
+                raise
+            logger.debug("once more", exc_info=True)
+        return self._runner.run(plan())
+
+    def _end(self, ending: Ending) -> Settlement | None:
+        try:
+            settlement = self._twice(ending.plan)
+        except NotFound:
+            ending.tell_missing()
+            return None
+        except _LOST as exc:
+            self._pending.keep(ending, exc)
+            return None
+        except AtlasError:
+            raise
+        except BaseException as exc:
+            # Interrupted: whether it was written is unknown, and writing it again does no harm.
+            self._pending.keep(ending, exc)
+            raise
+        self.settle_pending(_BATCH)
+        return settlement
+
+    def settle_pending(self, most: int | None = None) -> int:
+        """Write what was kept for later, as far as the database answers; return how many are left."""
+        tried = 0
+        while tried != most and (ending := self._pending.take()) is not None:
+            try:
+                self._runner.run(ending.plan())
+            except NotFound:
+                ending.tell_missing()
+            except _LOST:
+                self._pending.put_back(ending)
+                break
+            except AtlasError:
+                logger.warning("reservation %s is left to its expiry", ending.reservation_id, exc_info=True)
+            except BaseException:
+                self._pending.put_back(ending)
+                raise
+            tried += 1
+        return len(self._pending)
+
+    def close(self) -> None:
+        """Write what was kept for later; what still cannot be written is left to its expiry. Idempotent."""
+        self.settle_pending()
+        self._pending.give_up()
+
+
+class AsyncDatabaseSource:
+    """Reserves and settles every call on its own, in the database. The twin of `DatabaseSource`."""
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        self._runner = runner
+        self._pending = Pending()
+        self._tasks = Tasks()
+
+    async def reserve(self, user: User, ask: Ask) -> Reservation:
+        """Reserve what is asked for. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        new_id = await self._runner.run(new_reservation_id(user, ask))
+        # In a task of its own: a second cancellation would leave a statement that nobody waits for, and that may
+        # still reserve after the release.
+        reserving = self._tasks.start(self._twice(lambda: reserve(user, ask, new_id)))
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            reserving.cancel()
+            self._tasks.start(self._abandon(user, ask, new_id, reserving))
+            raise
+        except BaseException as exc:
+            if _may_hold(exc) and not is_keyed(ask):
+                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True), exc)
+            raise
+
+    async def _abandon(self, user: User, ask: Ask, new_id: UUID, reserving: "asyncio.Task[Reservation]") -> None:
+        """Give back what a cancelled call may have reserved, as soon as its statement has ended."""
+        await asyncio.wait([reserving])
+        if reserving.cancelled():
+            ours = not is_keyed(ask)
+        elif (error := reserving.exception()) is not None:
+            ours = not is_keyed(ask) and _may_hold(error)
+        else:
+            ours = not reserving.result().repeated
+        if ours:
+            await self._end(Ending(user=user, reservation_id=new_id, releases=True))
+
+    async def settle(
+        self, user: User, held: Held, *, tokens: int | None, cost: Decimal | None, meta: Mapping[str, object] | None
+    ) -> Settlement | None:
+        """Charge these amounts. Returns None when that is kept for later, or when there is nothing to charge."""
+        ending = Ending(user=user, reservation_id=held.id, tokens=tokens, cost=cost, meta=meta)
+        return await asyncio.shield(self._tasks.start(self._end(ending)))
+
+    async def release(self, user: User, held: Held) -> Settlement | None:
+        """Give the promise back. Returns None when that is kept for later."""
+        ending = Ending(user=user, reservation_id=held.id, releases=True)
+        return await asyncio.shield(self._tasks.start(self._end(ending)))
+
+    async def extend(self, user: User, held: Held, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
+        """Promise this much more, or for this long from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        return await self._twice(
+            lambda: quotas.extend(user, held.id, tokens=tokens, cost=cost, ttl=ttl), _tries(ttl, tokens, cost)
+        )
+
+    async def _twice(self, plan: Callable[[], Plan[T]], again: tuple[type[AtlasError], ...] = _AGAIN) -> T:
+        began = time.monotonic()
+        try:
+            return await self._runner.run(plan())
+        except again:
+            if time.monotonic() - began > _PROMPT_S:
+                raise
+            logger.debug("once more", exc_info=True)
+        return await self._runner.run(plan())
+
+    async def _end(self, ending: Ending) -> Settlement | None:
+        try:
+            settlement = await self._twice(ending.plan)
+        except NotFound:
+            ending.tell_missing()
+            return None
+        except _LOST as exc:
+            self._pending.keep(ending, exc)
+            return None
+        except AtlasError:
+            raise
+        except BaseException as exc:
+            # Interrupted: whether it was written is unknown, and writing it again does no harm.
+            self._pending.keep(ending, exc)
+            raise
+        if self._pending:
+            self._tasks.start(self.settle_pending(_BATCH))
+        return settlement
+
+    async def settle_pending(self, most: int | None = None) -> int:
+        """Write what was kept for later, as far as the database answers; return how many are left."""
+        tried = 0
+        while tried != most and (ending := self._pending.take()) is not None:
+            try:
+                await self._runner.run(ending.plan())
+            except NotFound:
+                ending.tell_missing()
+            except _LOST:
+                self._pending.put_back(ending)
+                break
+            except AtlasError:
+                logger.warning("reservation %s is left to its expiry", ending.reservation_id, exc_info=True)
+            except BaseException:
+                self._pending.put_back(ending)
+                raise
+            tried += 1
+        return len(self._pending)
+
+    async def close(self) -> None:
+        """Wait for what runs in the background and write what was kept for later. Idempotent."""
+        await self._tasks.finish(_CLOSE_S)
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.settle_pending()
+        except TimeoutError:
+            logger.debug("the database took too long", exc_info=True)
+        self._pending.give_up()

@@ -1,0 +1,180 @@
+"""Middleware for any ASGI application: one request, one count, per user.
+
+::
+
+    app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=user_of)      # Starlette, FastAPI
+    app = QuotaMiddleware(app, atlas.quotas, user=user_of, skip=("/health",))   # any other
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, Protocol
+
+from atlas_sdk import InvalidInput, QuotaExceeded, User
+from atlas_sdk.integrations.problems import PROBLEMS, Answer, answer
+
+__all__ = ["COUNTED", "QuotaMiddleware"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+WhoAsks = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
+
+#: In the scope: the number of requests that were counted, for what runs below and would count them again.
+COUNTED = "atlas_sdk.requests_counted"
+
+#: "Try again later" (IANA's registry of close codes).
+_CLOSE_CODE = 1013
+#: A close frame carries at most 123 bytes of reason.
+_REASON_BYTES = 123
+
+
+class Rate(Protocol):
+    """What is left of the hour; None where there is no limit."""
+
+    @property
+    def remaining(self) -> int | None:
+        """Requests that may follow now."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """Requests in any hour."""
+        ...
+
+
+class Hits(Protocol):
+    """What is needed of `quotas`, of either client."""
+
+    def hit(self, user: User, /, *, requests: int = 1) -> Any:
+        """Count requests. Raises QuotaExceeded."""
+        ...
+
+
+class QuotaMiddleware:
+    """Counts requests of users and answers for the limits: refused, 429 or 403; database gone, 503.
+
+    `user` tells who asks, from the scope; None is nobody's request and passes uncounted, so refuse strangers in the
+    application. A blocking client's `quotas` is called in a worker thread. Of `paths` and `skip`, both beginnings of
+    paths by whole segments, `skip` wins.
+
+    A QuotaExceeded or DatabaseUnreachable that is raised below, before the response has started, becomes the same
+    answer. Guards below count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        quotas: Hits,
+        *,
+        user: WhoAsks,
+        requests: int = 1,
+        paths: Collection[str] = ("/",),
+        skip: Collection[str] = (),
+    ) -> None:
+        """Wrap `app`. Raises InvalidInput for a number of requests below 1 or a path without its slash."""
+        self._app = app
+        self._quotas = quotas
+        self._user = user
+        self._requests = _number(requests)
+        self._paths = _beginnings("paths", paths)
+        self._skip = _beginnings("skip", skip)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        connection = _Connection(scope, send)
+        try:
+            if self._counts(scope["path"]):
+                connection.rate = await self._hit(scope)
+            await self._app(scope, receive, connection.send)
+        except PROBLEMS as problem:
+            if connection.started and scope["type"] == "http":
+                # Half an answer cannot become another one.
+                raise
+            await connection.refuse(answer(problem), str(problem) if isinstance(problem, QuotaExceeded) else "")
+
+    def _counts(self, path: str) -> bool:
+        return _within(path, self._paths) and not _within(path, self._skip)
+
+    async def _hit(self, scope: Scope) -> Rate | None:
+        found = self._user(scope)
+        user = await found if inspect.isawaitable(found) else found
+        if user is None:
+            return None
+        if inspect.iscoroutinefunction(self._quotas.hit):
+            rate: Rate = await self._quotas.hit(user, requests=self._requests)
+        else:
+            rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests)
+        scope[COUNTED] = scope.get(COUNTED, 0) + self._requests
+        return rate
+
+
+def _number(requests: object) -> int:
+    if isinstance(requests, bool) or not isinstance(requests, int) or requests < 1:
+        raise InvalidInput(f"requests must be a whole number from 1 up, not {requests!r}", field="requests")
+    return requests
+
+
+def _beginnings(field: str, paths: Collection[str]) -> tuple[str, ...]:
+    if isinstance(paths, str) or not all(path.startswith("/") for path in paths):
+        raise InvalidInput(f"{field} must be several paths that begin with a slash, not {paths!r}", field=field)
+    return tuple(path.rstrip("/") for path in paths)
+
+
+def _within(path: str, beginnings: tuple[str, ...]) -> bool:
+    return any(path == start or path.startswith(f"{start}/") for start in beginnings)
+
+
+class _Connection:
+    """One request or websocket: what was sent, and how to refuse it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.rate: Rate | None = None
+        self.started = False
+        self._closed = False
+        self._scope = scope
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """Send what the application sends, with what is left of the hour in the header."""
+        kind = message["type"]
+        if kind in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+            self.started = True
+            message = {**message, "headers": [*message.get("headers", ()), *self._fields(message)]}
+        elif kind == "websocket.close":
+            self._closed = True
+        await self._send(message)
+
+    def _fields(self, message: Message) -> list[tuple[bytes, bytes]]:
+        if self.rate is None or self.rate.limit is None or self.rate.remaining is None:
+            return []
+        if any(bytes(name).lower() == b"ratelimit" for name, _ in message.get("headers", ())):
+            # The application knows better, as for a refusal that it has answered itself.
+            return []
+        return [
+            (b"ratelimit-policy", f'"requests";q={self.rate.limit};w=3600'.encode()),
+            (b"ratelimit", f'"requests";r={self.rate.remaining}'.encode()),
+        ]
+
+    async def refuse(self, refusal: Answer, reason: str) -> None:
+        status, headers, body = refusal
+        fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        fields.append((b"content-length", str(len(body)).encode()))
+        start = {"status": status, "headers": fields}
+        if self._scope["type"] == "http":
+            content = b"" if self._scope["method"] == "HEAD" else body
+            await self._send({"type": "http.response.start", **start})
+            await self._send({"type": "http.response.body", "body": content})
+        elif not self.started and "websocket.http.response" in (self._scope.get("extensions") or {}):
+            await self._send({"type": "websocket.http.response.start", **start})
+            await self._send({"type": "websocket.http.response.body", "body": body})
+        elif not self._closed:
+            # Before the handshake is accepted the server makes a 403 of it, without our body.
+            text = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
+            await self._send({"type": "websocket.close", "code": _CLOSE_CODE, "reason": text})

@@ -1,0 +1,119 @@
+"""An upper bound of a request's input tokens, without a tokenizer.
+
+Models read byte-level tokens: a token is at least one byte, so a text has at most as many tokens as UTF-8 bytes. The
+JSON of the request has every text in it, and its names and brackets are more bytes than the tokens that a provider
+puts around a message. On top comes a constant for what providers add of their own (tools, output formats). For English
+the bound is about four times the truth; what was held too much comes back when the call ends.
+
+What the bytes do not bound is refused: images, files and audio (a small file can be many tokens), whatever the request
+only names (files by id, earlier responses, conversations, stored prompts), and tools that the provider runs, whose
+results are input again. A platform that uses them gives its own bound, as `input_tokens=` of `guarded`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from atlas_sdk import InvalidInput
+
+__all__ = ["input_bound", "request_bytes"]
+
+#: Tokens around the whole request.
+_BASE = 256
+#: What providers put before the first tool, or before an output format; Anthropic's largest is 700.
+_TOOLS = 1_000
+#: What a tool that the provider has defined and the caller runs (shell, editor, computer) brings along, each.
+_DEFINED_TOOL = 2_000
+
+#: Parts of content whose tokens are not in their bytes.
+_MEDIA = frozenset(
+    {
+        "audio",
+        "computer_screenshot",
+        "container_upload",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "item_reference",
+        "search_result_location",
+        "video",
+    }
+)
+#: Fields that name input which is kept at the provider.
+_REFERENCES = frozenset(
+    {
+        "container",
+        "context_management",
+        "conversation",
+        "mcp_servers",
+        "previous_response_id",
+        "prompt",
+        "web_search_options",
+    }
+)
+#: Tools that the caller runs: the results come with the next request.
+_OWN_TOOLS = frozenset({"custom", "function", "namespace", "local_shell", "apply_patch"})
+_OWN_DEFINED_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+
+
+def request_bytes(body: Mapping[str, object]) -> int:
+    """Return the length of the request as JSON in UTF-8."""
+    return len(json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8", "replace"))
+
+
+def input_bound(body: Mapping[str, object]) -> int:
+    """Return the most input tokens that a request can have. Raises InvalidInput when its bytes do not bound them."""
+    for name in sorted(_REFERENCES & body.keys()):
+        if body[name]:
+            raise _unbounded(name)
+    bound = _BASE + request_bytes(body)
+    tools = body.get("tools")
+    if isinstance(tools, list | tuple) and tools:
+        bound += _TOOLS + sum(_tool(tool) for tool in tools)
+    if body.get("functions"):
+        bound += _TOOLS
+    if body.get("response_format") or body.get("output_config") or body.get("output_format") or body.get("text"):
+        bound += _TOOLS
+    for name in ("system", "messages", "input"):
+        for kind in _kinds(body.get(name)):
+            if kind in _MEDIA:
+                raise _unbounded(kind)
+    return bound
+
+
+def _tool(tool: object) -> int:
+    kind = tool.get("type", "custom") if isinstance(tool, Mapping) else getattr(tool, "type", "custom")
+    if kind in _OWN_TOOLS:
+        return 0
+    if isinstance(kind, str) and kind.startswith(_OWN_DEFINED_TOOLS):
+        return _DEFINED_TOOL
+    raise _unbounded(f"the tool {kind}")
+
+
+def _kinds(content: object) -> Iterator[object]:
+    """Yield the `type` of every part of messages; what stands in a tool's input is data and has no types."""
+    if isinstance(content, Mapping):
+        if isinstance(kind := content.get("type"), str):
+            yield kind
+        for name in ("content", "output"):
+            yield from _kinds(content.get(name))
+    elif isinstance(content, list | tuple):
+        for part in content:
+            yield from _kinds(part if isinstance(part, Mapping | list | tuple) else _plain(part))
+
+
+def _plain(value: object) -> object:
+    """Return what the client libraries' own objects say in JSON: an answer may be sent back as it came."""
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json") if callable(dump) else str(value)
+
+
+def _unbounded(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"the bytes of this request do not bound its input tokens, because of {what}: "
+        "give guarded() a bound of your own, as input_tokens=",
+        field="input_tokens",
+    )

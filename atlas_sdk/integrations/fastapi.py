@@ -1,0 +1,82 @@
+"""A guard as a FastAPI dependency, and answers to refusals for FastAPI and Starlette.
+
+::
+
+    app = FastAPI()
+    install(app)
+    spend = quota(atlas.quotas, user=current_user, tokens=4096)
+
+    @app.post("/chat")
+    async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
+        ...                                     # call the model with max_tokens=g.tokens; g.progress(…); g.settle(…)
+
+The guard ends when the response has been sent, streamed ones too: FastAPI 0.121 and later leave dependencies then
+(unless `Depends(…, scope="function")` says otherwise), and earlier ones are refused. Starlette has no dependencies:
+use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or in the generator that streams.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, Unpack
+
+from fastapi import Depends
+from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from atlas_sdk import User
+from atlas_sdk.guards import Ask, AsyncGuard
+from atlas_sdk.integrations.asgi import COUNTED
+from atlas_sdk.integrations.problems import PROBLEMS, answer
+
+__all__ = ["install", "quota"]
+
+if "scope" not in inspect.signature(Depends).parameters:
+    message = "atlas_sdk.integrations.fastapi needs FastAPI 0.121 or later: earlier ones end a guard before a stream"
+    raise ImportError(message)
+
+
+class Guards(Protocol):
+    """What is needed of `AsyncAtlas.quotas`."""
+
+    def guard(self, user: User, /, **ask: Unpack[Ask]) -> AsyncGuard:
+        """Return a guard to enter."""
+        ...
+
+
+def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Callable[..., AsyncIterator[AsyncGuard]]:
+    """Return a dependency that enters a guard for the request and gives it to the endpoint.
+
+    `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
+    QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see `install`. A
+    request that FastAPI finds invalid gives everything back but its count. Raises TypeError for a blocking client.
+    """
+    if not inspect.iscoroutinefunction(getattr(quotas, "reserve", None)):
+        message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
+        raise TypeError(message)
+
+    async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
+        asked: Ask = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
+        async with quotas.guard(who, **asked) as held:
+            try:
+                yield held
+            except RequestValidationError:
+                # Raised after the dependencies and instead of the endpoint, so nothing was used.
+                held.release()
+                raise
+
+    return guard
+
+
+def install(app: Starlette) -> None:
+    """Let an application, FastAPI or Starlette, answer refusals with problem details, and a lost database with 503."""
+
+    async def refuse(request: Request, problem: Exception) -> Response:  # noqa: ARG001  # the handler's signature
+        if not isinstance(problem, PROBLEMS):
+            raise problem
+        status, headers, body = answer(problem)
+        return Response(body, status, headers)
+
+    for kind in PROBLEMS:
+        app.add_exception_handler(kind, refuse)

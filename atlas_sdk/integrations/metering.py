@@ -1,0 +1,288 @@
+"""One metered call of a model: what to hold before it, and what to charge after it. No I/O here.
+
+Both providers' wrappers work by this; what differs between their APIs is an `Api`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Literal, Protocol, TypedDict
+
+from attrs import define, evolve, field, frozen
+
+from atlas_sdk import InvalidInput, User
+from atlas_sdk.guards import Ask, AsyncGuard, Guard
+from atlas_sdk.integrations.attempts import Attempts
+from atlas_sdk.integrations.bounds import input_bound
+from atlas_sdk.integrations.prices import Prices
+from atlas_sdk.integrations.usage import TokenUsage
+
+__all__ = ["Api", "Call", "Meter", "Metering", "Plan", "Tally", "plain", "read_options"]
+
+
+class Metering(TypedDict, total=False):
+    """What `guarded` takes beside client, quotas and user."""
+
+    #: What models cost; without it tokens are counted and cost is not.
+    prices: Prices | None
+    #: What to do with a model that has no price: count its tokens, marked `price_unknown` in the ledger (default), or
+    #: refuse it.
+    unknown_price: Literal["tokens", "refuse"]
+    #: Gives the most input tokens that a request can have, from its JSON; default `bounds.input_bound`.
+    input_tokens: Callable[[Mapping[str, object]], int]
+    #: The limit that a request gets which names none (OpenAI's may); default 4,096.
+    max_output_tokens: int
+    #: Near the limit, go on with as few output tokens as this, instead of a refusal; default: all or nothing.
+    min_output_tokens: int | None
+    #: What a stream is charged that ends before the provider has told its usage: "progress", what was seen (default),
+    #: or "hold", all that was promised.
+    on_cut: Literal["progress", "hold"]
+    #: Paths, as in the provider's reference, that may be posted to without being metered.
+    unmetered: Collection[str]
+    #: The following go to the guard, as in `Ask`.
+    requests: int
+    ttl: timedelta
+    holder: str
+    meta: Mapping[str, object] | None
+    lease: bool
+    on_unknown: Literal["charge", "release"]
+
+
+_ASKED = ("requests", "ttl", "holder", "lease", "on_unknown")
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a request may use at most."""
+
+    model: str
+    #: Output tokens of one answer.
+    output: int
+    #: How many answers it wants.
+    answers: int = 1
+    #: The fewest output tokens that the provider accepts.
+    least: int = 1
+    #: What a stream hides of its output, so that seeing it does not bound it.
+    hides: bool = False
+
+
+@define
+class Tally:
+    """What a stream has shown so far."""
+
+    #: The newest that the provider has told.
+    usage: TokenUsage | None = None
+    #: Whether that is all there will be.
+    final: bool = False
+    #: UTF-8 bytes of what came: at least as many as tokens.
+    seen: int = 0
+    #: Whether it has output that is not shown.
+    hides: bool = False
+    model: str | None = None
+
+    def text(self, *parts: object) -> None:
+        """Count what came."""
+        self.seen += sum(len(part.encode("utf-8", "replace")) for part in parts if isinstance(part, str))
+
+
+class Api(Protocol):
+    """One endpoint of one provider."""
+
+    @property
+    def provider(self) -> str:
+        """The provider's name, for the ledger."""
+        ...
+
+    def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
+        """Read a request. Raises InvalidInput for one that cannot be metered."""
+        ...
+
+    def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:
+        """Return the request with this limit of output tokens."""
+        ...
+
+    def usage(self, answer: object) -> TokenUsage | None:
+        """Read the usage of a whole answer, an object or a mapping; None: it tells none."""
+        ...
+
+    def see(self, tally: Tally, event: Any) -> bool:
+        """Note an event of a stream; False: the caller did not ask for it."""
+        ...
+
+
+@frozen(kw_only=True)
+class Meter:
+    """How a client is metered: the options of `guarded`."""
+
+    quotas: Any
+    user: User | Callable[[], User]
+    prices: Prices | None
+    unknown_price: Literal["tokens", "refuse"]
+    input_tokens: Callable[[Mapping[str, object]], int]
+    max_output_tokens: int
+    min_output_tokens: int | None
+    on_cut: Literal["progress", "hold"]
+    unmetered: tuple[str, ...]
+    meta: Mapping[str, object]
+    ask: Ask
+
+    @property
+    def payer(self) -> User:
+        """Who pays for the next call."""
+        return self.user if isinstance(self.user, User) else self.user()
+
+
+def _tokens(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInput(f"{name} must be a whole number from 1 up, not {value!r}", field=name)
+    return value
+
+
+def _choice(name: str, value: object, *choices: str) -> Any:
+    if value not in choices:
+        raise InvalidInput(f"{name} must be one of {', '.join(choices)}, not {value!r}", field=name)
+    return value
+
+
+def read_options(quotas: Any, user: User | Callable[[], User], options: Metering) -> Meter:
+    """Check the options of `guarded`. Raises TypeError, InvalidInput."""
+    if unknown := options.keys() - Metering.__annotations__.keys():
+        message = f"guarded() takes no {', '.join(sorted(unknown))}"
+        raise TypeError(message)
+    least = options.get("min_output_tokens")
+    ask: Any = {name: value for name, value in options.items() if name in _ASKED}
+    return Meter(
+        quotas=quotas,
+        user=user,
+        prices=options.get("prices"),
+        unknown_price=_choice("unknown_price", options.get("unknown_price", "tokens"), "tokens", "refuse"),
+        input_tokens=options.get("input_tokens", input_bound),
+        max_output_tokens=_tokens("max_output_tokens", options.get("max_output_tokens", 4096)),
+        min_output_tokens=None if least is None else _tokens("min_output_tokens", least),
+        on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "hold"),
+        unmetered=tuple(options.get("unmetered", ())),
+        meta=dict(options.get("meta") or {}),
+        ask=ask,
+    )
+
+
+@define
+class Call:
+    """One call: first `ask`, then `granted`, at last one of `answered`, `ended` and `failed`."""
+
+    meter: Meter
+    api: Api
+    body: dict[str, Any]
+    plan: Plan = field(init=False)
+    #: The bound of the input.
+    sent: int = field(init=False)
+    #: The limit of one answer's output, from the grant.
+    output: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.plan = self.api.plan(self.body, default_output=self.meter.max_output_tokens)
+        bound: object = self.meter.input_tokens(self.body)
+        if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+            raise InvalidInput(f"input_tokens must give a whole number, not {bound!r}", field="input_tokens")
+        self.sent = bound
+        self.output = self.plan.output
+
+    @property
+    def ask(self) -> Ask:
+        """What to ask the guard for. Raises InvalidInput for a model without a price, where that is refused."""
+        meter, plan = self.meter, self.plan
+        meta: dict[str, object] = {"provider": self.api.provider, "model": plan.model}
+        cost: Decimal | None = Decimal()
+        if meter.prices is not None:
+            cost = meter.prices.estimate(plan.model, input_tokens=self.sent, output_tokens=plan.output * plan.answers)
+            if cost is None and meter.unknown_price == "refuse":
+                raise InvalidInput(f"the model {plan.model!r} has no price, so its cost cannot be held", field="model")
+            if cost is None:
+                meta["price_unknown"] = True
+        ask: Ask = {
+            **meter.ask,
+            "tokens": self.sent + plan.output * plan.answers,
+            "cost": cost or Decimal(),
+            "meta": {**meta, **meter.meta},
+        }
+        if meter.min_output_tokens is not None:
+            least = min(max(meter.min_output_tokens, plan.least), plan.output)
+            ask["min_tokens"] = self.sent + least * plan.answers
+        return ask
+
+    def granted(self, guard: Guard | AsyncGuard) -> dict[str, Any]:
+        """Return the request to send: it may not use more than was granted."""
+        self.output = min(self.plan.output, (guard.tokens - self.sent) // self.plan.answers)
+        return self.api.limited(self.body, self.output)
+
+    def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
+        """Charge a whole answer; one that does not tell its usage has an unknown outcome."""
+        usage = self.api.usage(answer)
+        if usage is not None:
+            self._settle(guard, usage, _model(answer))
+
+    def progress(self, guard: Guard | AsyncGuard, tally: Tally) -> None:
+        """Note how far a stream is."""
+        guard.progress(tokens=self._so_far(tally).total)
+
+    def ended(self, guard: Guard | AsyncGuard, tally: Tally, *, cut: bool) -> None:
+        """Charge a stream that is over: what the provider told, or else what was seen."""
+        marks: dict[str, object] = {}
+        if not tally.final:
+            marks["estimated"] = True
+        if cut:
+            marks["cut"] = True
+        self._settle(guard, self._so_far(tally), tally.model, **marks)
+
+    def _so_far(self, tally: Tally) -> TokenUsage:
+        if tally.final and tally.usage is not None:
+            return tally.usage
+        known = tally.usage or TokenUsage(input=self.sent)
+        most = self.output * self.plan.answers
+        # What is not shown, and what is made while the connection breaks, has no bound but the limit.
+        hidden = tally.hides or self.plan.hides or self.meter.on_cut == "hold"
+        return evolve(known, output=max(known.output, most if hidden else min(tally.seen, most)))
+
+    def failed(self, guard: Guard | AsyncGuard, error: BaseException, attempts: Attempts) -> None:
+        """Give the promise back when it is certain that nothing was billed; otherwise `on_unknown` says what to do."""
+        if isinstance(status := getattr(error, "status_code", None), int):
+            attempts.answered(status)
+        if attempts.free:
+            guard.release()
+
+    def _settle(self, guard: Guard | AsyncGuard, usage: TokenUsage, model: str | None, **marks: object) -> None:
+        meta: dict[str, object] = {
+            "input": usage.input,
+            "output": usage.output,
+            "cache_read": usage.cache_read,
+            "cache_write": usage.cache_write,
+            **marks,
+        }
+        cost: Decimal | None = Decimal()
+        if self.meter.prices is not None:
+            cost = self.meter.prices.cost(self.plan.model, usage)
+            if cost is None and model is not None:
+                # A deployment may have any name; the answer tells which model it is.
+                cost = self.meter.prices.cost(model, usage)
+            if cost is None or self.meter.prices.of(self.plan.model) is None:
+                # Said at the reservation already, and corrected where the answer knew better.
+                meta["price_unknown"] = cost is None
+        if model is not None and model != self.plan.model:
+            meta["answered_by"] = model
+        guard.settle(tokens=usage.total, cost=cost or Decimal(), meta=meta)
+
+
+def _model(answer: object) -> str | None:
+    model = answer.get("model") if isinstance(answer, Mapping) else getattr(answer, "model", None)
+    return model if isinstance(model, str) else None
+
+
+def plain(value: Any, absent: tuple[type, ...]) -> Any:
+    """Return a request's value that can be read more than once, without what the caller left out."""
+    if isinstance(value, Mapping):
+        return {key: plain(part, absent) for key, part in value.items() if not isinstance(part, absent)}
+    if isinstance(value, str | bytes) or hasattr(value, "model_dump") or hasattr(value, "read"):
+        return value
+    if isinstance(value, Iterable):
+        return [plain(part, absent) for part in value]
+    return value

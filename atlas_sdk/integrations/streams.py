@@ -1,0 +1,163 @@
+"""Streams under a guard: what passes is counted, and whoever ends the stream, however, ends the guard.
+
+A client library ends a stream in four ways: it was read to its end, it broke, its reader closed it (`close`, leaving a
+`with` block, dropping the iterator), or a helper on top closed the HTTP response. The first three pass through the
+stream's iterator; for the last the response's `close` is hooked.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextvars import Context
+from types import coroutine
+from typing import Any, TypeVar
+
+from atlas_sdk.guards import AsyncGuard, Guard
+from atlas_sdk.integrations.metering import Call, Tally
+
+__all__ = ["AsyncWatch", "Watch", "within"]
+
+T = TypeVar("T")
+
+
+@coroutine
+def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await in another context, so that what is set there is not seen by the caller: a guard that outlives its call."""
+    step: Callable[[Any], Any] = work.send
+    value: Any = None
+    while True:
+        try:
+            waited = context.run(step, value)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            step, value = work.send, (yield waited)
+        except BaseException as error:  # noqa: BLE001  # it is passed on to the work, whatever it is
+            step, value = work.throw, error
+
+
+class _Watched:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._tally = Tally()
+        self._running = False
+        self._over = False
+        self._complete = False
+
+    def _see(self, guard: Guard | AsyncGuard, event: Any) -> bool:
+        shown = self._call.api.see(self._tally, event)
+        self._call.progress(guard, self._tally)
+        return shown
+
+    def _end(self, guard: Guard | AsyncGuard) -> bool:
+        """Settle once; False: it was."""
+        if self._over:
+            return False
+        self._over = True
+        self._call.ended(guard, self._tally, cut=not self._complete and not self._tally.final)
+        return True
+
+
+class Watch(_Watched):
+    """A blocking stream's guard. Made when the stream is open; the guard is entered already."""
+
+    def __init__(self, call: Call, guard: Guard, context: Context) -> None:
+        super().__init__(call)
+        self._guard = guard
+        self._context = context
+
+    def hook(self, response: Any) -> None:
+        """End the guard when somebody closes the response."""
+        close = response.close
+
+        def closed() -> None:
+            try:
+                close()
+            finally:
+                # While the iterator runs it closes the response itself, and may still have events to give.
+                if not self._running:
+                    self.close()
+
+        response.close = closed
+
+    def through(self, events: Iterator[T]) -> Iterator[T]:
+        """Give the events on."""
+        try:
+            while True:
+                self._running = True
+                try:
+                    event = next(events)
+                except StopIteration:
+                    self._complete = True
+                    return
+                finally:
+                    self._running = False
+                if self._see(self._guard, event):
+                    yield event
+        finally:
+            try:
+                _close(events)
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Settle; a second time does nothing."""
+        if self._end(self._guard):
+            self._context.run(self._guard.__exit__, None, None, None)
+
+
+class AsyncWatch(_Watched):
+    """A stream's guard on asyncio."""
+
+    def __init__(self, call: Call, guard: AsyncGuard, context: Context) -> None:
+        super().__init__(call)
+        self._guard = guard
+        self._context = context
+
+    def hook(self, response: Any) -> None:
+        """End the guard when somebody closes the response."""
+        close = response.aclose
+
+        async def closed() -> None:
+            try:
+                await close()
+            finally:
+                # As above.
+                if not self._running:
+                    await self.close()
+
+        response.aclose = closed
+
+    async def through(self, events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """Give the events on."""
+        try:
+            while True:
+                self._running = True
+                try:
+                    event = await anext(events)
+                except StopAsyncIteration:
+                    self._complete = True
+                    return
+                finally:
+                    self._running = False
+                if self._see(self._guard, event):
+                    yield event
+        finally:
+            try:
+                await _aclose(events)
+            finally:
+                await self.close()
+
+    async def close(self) -> None:
+        """Settle; a second time does nothing."""
+        if self._end(self._guard):
+            await within(self._context, self._guard.__aexit__(None, None, None))
+
+
+def _close(events: Iterator[Any]) -> None:
+    if isinstance(events, Generator):
+        events.close()
+
+
+async def _aclose(events: AsyncIterator[Any]) -> None:
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()

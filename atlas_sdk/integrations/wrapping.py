@@ -1,0 +1,190 @@
+"""Clients under a meter: a copy of the caller's client whose every request comes through here.
+
+Both libraries send everything by their client's `request`: resources, `with_raw_response`, helpers, `client.post`. So
+one door is enough, and it is closed by default: a POST that no `Api` meters and no list calls free is refused.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from atlas_sdk import InvalidInput, User
+from atlas_sdk.integrations.attempts import observe, watching
+from atlas_sdk.integrations.metering import Api, Call, Meter, Metering, plain, read_options
+from atlas_sdk.integrations.streams import AsyncWatch, Watch, within
+
+__all__ = ["Library", "guard_client"]
+
+C = TypeVar("C")
+
+#: Reading and deleting use no model.
+_FREE_METHODS = frozenset({"get", "head", "delete", "options"})
+#: How the libraries mark a call whose caller wants the HTTP response: "true", "raw" or "stream".
+_RAW = "x-stainless-raw-response"
+
+
+class Library(Protocol):
+    """What is to know of a client library."""
+
+    @property
+    def absent(self) -> tuple[type, ...]:
+        """The types of what the caller left out."""
+        ...
+
+    @property
+    def streams(self) -> tuple[type, type]:
+        """The library's stream classes, blocking and asyncio."""
+        ...
+
+    @property
+    def watched(self) -> tuple[type, type]:
+        """Ours, in place of those: they have an attribute `watch`."""
+        ...
+
+    def api(self, path: str) -> Api | None:
+        """Return what meters a POST to this path, None for what is free. Raises InvalidInput for what is neither."""
+        ...
+
+    def prepare(self, client: Any) -> None:
+        """Close what does not come through `request`."""
+        ...
+
+
+def guard_client(
+    client: C, library: Library, quotas: Any, user: User | Callable[[], User], options: Metering, *, awaited: bool
+) -> C:
+    """Return a metered copy of a client; it shares the connections. Raises TypeError, InvalidInput."""
+    if inspect.iscoroutinefunction(getattr(quotas, "reserve", None)) != awaited:
+        message = "an asyncio client needs the quotas of an AsyncAtlas, a blocking one those of an Atlas"
+        raise TypeError(message)
+    twin: C = _twin(client, library, read_options(quotas, user, options), awaited=awaited)
+    return twin
+
+
+def _twin(client: Any, library: Library, meter: Meter, *, awaited: bool) -> Any:
+    # The hooks of `observe` stay on a copy that nobody else has.
+    inner = client.copy()
+    observe(inner, awaited=awaited)
+    door = _AsyncDoor(inner, library, meter) if awaited else _Door(inner, library, meter)
+
+    def copy(*args: Any, **changes: Any) -> Any:
+        return _twin(client.copy(*args, **changes), library, meter, awaited=awaited)
+
+    twin = client.copy()
+    vars(twin).update(request=door.request, copy=copy, with_options=copy)
+    library.prepare(twin)
+    return twin
+
+
+class _Entrance:
+    def __init__(self, inner: Any, library: Library, meter: Meter) -> None:
+        self._inner = inner
+        self._library = library
+        self._meter = meter
+
+    def _call(self, options: Any, *, stream: bool) -> Call | None:
+        """Return the call to meter; None: it is free. Raises InvalidInput for what cannot be metered."""
+        if options.method.lower() in _FREE_METHODS:
+            return None
+        path = "/" + urlsplit(options.url).path.strip("/").removeprefix("v1/")
+        if any(path == free or path.startswith(f"{free}/") for free in self._meter.unmetered):
+            return None
+        api = self._library.api(path)
+        if api is None:
+            return None
+        if options.content is not None or not isinstance(options.json_data or {}, Mapping):
+            raise InvalidInput("a request is metered by its JSON, and this one has none", field="body")
+        headers = options.headers if isinstance(options.headers, Mapping) else {}
+        raw = next((value for name, value in headers.items() if name.lower() == _RAW), None)
+        if raw == "stream" or (raw and stream):
+            message = "a raw stream cannot be metered: use stream=True, or with_raw_response without a stream"
+            raise InvalidInput(message, field="stream")
+        body = plain({**(options.json_data or {}), **(options.extra_json or {})}, self._library.absent)
+        return Call(self._meter, api, body)
+
+    def _stream_class(self, stream_cls: Any, kind: int) -> Any:
+        """Return ours in place of the library's, of the same events."""
+        origin, events = getattr(stream_cls, "__origin__", None), getattr(stream_cls, "__args__", ())
+        if origin is not self._library.streams[kind]:
+            raise InvalidInput(f"a stream class of your own, {stream_cls!r}, cannot be metered", field="stream_cls")
+        ours: Any = self._library.watched[kind]
+        return ours[events]
+
+
+def _limited(options: Any, body: dict[str, Any]) -> Any:
+    return options.model_copy(update={"json_data": body, "extra_json": None})
+
+
+def _payload(result: Any) -> object:
+    """Return what a raw response says, or the answer itself."""
+    response = getattr(result, "http_response", result if hasattr(result, "status_code") else None)
+    if response is None:
+        return result
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+class _Door(_Entrance):
+    def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """Do what the client's `request` does, under a guard."""
+        call = self._call(options, stream=stream)
+        if call is None:
+            return self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        if stream:
+            stream_cls = self._stream_class(stream_cls, 0)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        context = copy_context()
+        context.run(guard.__enter__)
+        with watching() as attempts:
+            try:
+                limited = _limited(options, call.granted(guard))
+                result = self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
+            except BaseException as error:
+                call.failed(guard, error, attempts)
+                context.run(guard.__exit__, type(error), error, error.__traceback__)
+                raise
+        if isinstance(result, self._library.watched[0]):
+            watched: Any = result
+            watched.watch = Watch(call, guard, context)
+            watched.watch.hook(watched.response)
+            return result
+        try:
+            call.answered(guard, _payload(result))
+        finally:
+            context.run(guard.__exit__, None, None, None)
+        return result
+
+
+class _AsyncDoor(_Entrance):
+    async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """Do what the client's `request` does, under a guard."""
+        call = self._call(options, stream=stream)
+        if call is None:
+            return await self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        if stream:
+            stream_cls = self._stream_class(stream_cls, 1)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        context = copy_context()
+        await within(context, guard.__aenter__())
+        with watching() as attempts:
+            try:
+                limited = _limited(options, call.granted(guard))
+                result = await self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
+            except BaseException as error:
+                call.failed(guard, error, attempts)
+                await within(context, guard.__aexit__(type(error), error, error.__traceback__))
+                raise
+        if isinstance(result, self._library.watched[1]):
+            watched: Any = result
+            watched.watch = AsyncWatch(call, guard, context)
+            watched.watch.hook(watched.response)
+            return result
+        try:
+            call.answered(guard, _payload(result))
+        finally:
+            await within(context, guard.__aexit__(None, None, None))
+        return result

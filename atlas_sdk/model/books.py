@@ -1,0 +1,191 @@
+"""Books: what is used, held and allowed; what was; whether it adds up."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from attrs import field, frozen
+
+__all__ = ["Audit", "Books", "Check", "Forecast", "Hold", "Period", "Rates", "Usage"]
+
+
+@frozen(kw_only=True)
+class Hold:
+    """A reservation that is not settled yet."""
+
+    id: UUID
+    tokens: int
+    cost: Decimal
+    slots: int
+    tokens_progressed: int
+    cost_progressed: Decimal
+    holder: str
+    meta: dict[str, object]
+    epoch: int
+    created_at: datetime = field(repr=str)
+    expires_at: datetime = field(repr=str)
+    #: A block that a process spends by itself; then `requests` are promised, else counted.
+    leased: bool = False
+    requests: int = 0
+
+
+@frozen(kw_only=True)
+class Usage:
+    """What a user has used and promised, and the limits; a limit of None is unlimited."""
+
+    tokens_used: int
+    tokens_held: int
+    #: Top-ups included, here and below.
+    tokens_limit: int | None
+    #: The part of it that top-ups add.
+    tokens_granted: int
+    #: US dollars, here and below.
+    cost_used: Decimal
+    cost_held: Decimal
+    cost_limit: Decimal | None
+    cost_granted: Decimal
+    #: Containers that run now.
+    slots_held: int
+    slots_limit: int | None
+    #: Up to a minute older than an hour: never fewer than there were.
+    requests_last_hour: int
+    #: Promised to blocks that processes spend by themselves.
+    requests_held: int
+    requests_limit: int | None
+    #: Today in the user's time zone.
+    builds_today: int
+    builds_limit: int | None
+    #: The month that `tokens` and `cost` are counted in.
+    period_start: datetime = field(repr=str)
+    period_end: datetime = field(repr=str)
+    time_zone: str
+    #: The limits that were set for this user by hand, so that a change of plan leaves them alone.
+    overridden: tuple[str, ...] = field(converter=tuple)
+
+    def check(self) -> "Check":
+        """Tell whether a limit is reached; of several, the one that takes longest to come back."""
+        for dimension, taken, limit in (
+            ("tokens", self.tokens_used + self.tokens_held, self.tokens_limit),
+            ("cost", self.cost_used + self.cost_held, self.cost_limit),
+            ("builds", self.builds_today, self.builds_limit),
+            ("containers", self.slots_held, self.slots_limit),
+            ("requests", self.requests_last_hour + self.requests_held, self.requests_limit),
+        ):
+            if limit is not None and taken >= limit:
+                return Check(exceeded=True, dimension=dimension, reason=f"{dimension}: {taken} of {limit} are taken")
+        return Check(exceeded=False)
+
+
+@frozen(kw_only=True)
+class Check:
+    """Whether a limit is reached. It reserves nothing: another caller may take what is left."""
+
+    exceeded: bool
+    dimension: str | None = None
+    reason: str | None = None
+
+
+@frozen(kw_only=True)
+class Books:
+    """One period of one user whose counters are not what ledger and holds add up to."""
+
+    user_id: UUID
+    period_start: datetime = field(repr=str)
+    tokens_used: int
+    tokens_charged: int
+    cost_used: Decimal
+    cost_charged: Decimal
+    tokens_held: int
+    tokens_promised: int
+    cost_held: Decimal
+    cost_promised: Decimal
+    slots_held: int
+    slots_promised: int
+    requests_held: int
+    requests_promised: int
+
+
+@frozen(kw_only=True)
+class Audit:
+    """The result of `verify`."""
+
+    #: Periods looked at, those of closed months too.
+    periods: int
+    unbalanced: tuple[Books, ...] = ()
+
+    @property
+    def balanced(self) -> bool:
+        """Whether used = SUM(ledger) and held = SUM(holds) everywhere."""
+        return not self.unbalanced
+
+
+@frozen(kw_only=True)
+class Period:
+    """A month that has ended. Late settlements still change what it used."""
+
+    period_start: datetime = field(repr=str)
+    period_end: datetime = field(repr=str)
+    tokens_used: int
+    #: As it was at the end, top-ups included; None is unlimited.
+    tokens_limit: int | None
+    #: US dollars.
+    cost_used: Decimal
+    cost_limit: Decimal | None
+    closed_at: datetime = field(repr=str)
+
+
+#: A rate over less than this says nothing.
+_SHORTEST = timedelta(hours=1)
+
+
+@frozen(kw_only=True)
+class Rates:
+    """What was charged of late."""
+
+    now: datetime
+    observed: timedelta
+    tokens: int
+    cost: Decimal
+
+    def forecast(self, usage: Usage) -> "Forecast":
+        """Draw the line on."""
+        hours = Decimal(max(self.observed, _SHORTEST) // timedelta(seconds=1)) / 3600
+
+        def runs_out_at(hourly: Decimal, left: Decimal | int | None) -> datetime | None:
+            if left is None or (left > 0 and not hourly):
+                return None
+            if left <= 0:
+                return self.now
+            lasts = left / hourly
+            # Beyond the period there is a new month; and a timedelta has an end.
+            if lasts >= Decimal((usage.period_end - self.now) // timedelta(seconds=1)) / 3600:
+                return None
+            return self.now + timedelta(hours=float(lasts))
+
+        def left(limit: Decimal | int | None, used: Decimal | int) -> Decimal | int | None:
+            return None if limit is None else limit - used
+
+        return Forecast(
+            tokens_per_day=int(self.tokens / hours * 24),
+            cost_per_day=round(self.cost / hours * 24, 9),
+            tokens_run_out_at=runs_out_at(self.tokens / hours, left(usage.tokens_limit, usage.tokens_used)),
+            cost_runs_out_at=runs_out_at(self.cost / hours, left(usage.cost_limit, usage.cost_used)),
+            period_end=usage.period_end,
+        )
+
+
+@frozen(kw_only=True)
+class Forecast:
+    """When the month's tokens and dollars run out if it goes on like this; None: not before the period ends."""
+
+    tokens_per_day: int
+    #: US dollars.
+    cost_per_day: Decimal
+    tokens_run_out_at: datetime | None = field(repr=str)
+    cost_runs_out_at: datetime | None = field(repr=str)
+    period_end: datetime = field(repr=str)
+
+    @property
+    def runs_out_at(self) -> datetime | None:
+        """When the first of the two runs out."""
+        return min((at for at in (self.tokens_run_out_at, self.cost_runs_out_at) if at is not None), default=None)

@@ -1,0 +1,71 @@
+"""Books: what is used, held and allowed, what was, what will be, and whether it adds up."""
+
+from typing import Any
+
+from atlas_sdk._plan import Plan, many, one, one_or_none, scalar
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import NotFound
+from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Rates, Usage
+from atlas_sdk.model.users import User
+
+__all__ = ["check", "forecast", "history", "holds", "reset_monthly", "usage", "verify"]
+
+sql = statements("books")
+
+#: Users whose periods one statement closes: their rows are locked until it ends.
+_ROLL_BATCH = 200
+
+
+def usage(user: User) -> Plan[Usage]:
+    """Return what is used, promised and allowed now. Changes nothing. Raises NotFound."""
+    found = yield from one_or_none(sql["usage"], Usage, user_id=user.id)
+    if found is None:
+        raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    return found
+
+
+def check(user: User) -> Plan[Check]:
+    """Tell whether a limit is reached, and which. Changes nothing, promises nothing. Raises NotFound."""
+    return (yield from usage(user)).check()
+
+
+def holds(user: User) -> Plan[list[Hold]]:
+    """Return the reservations that are not settled, the soonest to expire first."""
+    return (yield from many(sql["holds"], Hold, user_id=user.id))
+
+
+def history(user: User, *, limit: int = 24) -> Plan[list[Period]]:
+    """Return the months that have ended, the newest first."""
+    return (yield from many(sql["history"], Period, user_id=user.id, limit=limit))
+
+
+def forecast(user: User) -> Plan[Forecast]:
+    """Tell when the month's tokens and dollars run out at the rate of the last seven days. Raises NotFound.
+
+    The rate is taken from the ledger, since the start of the month at most, over at least an hour.
+    """
+    now = yield from usage(user)
+    rates = yield from one(sql["rates"], Rates, user_id=user.id, period_start=now.period_start)
+    return rates.forecast(now)
+
+
+def reset_monthly() -> Plan[int]:
+    """Close the periods that have ended, of all users; return how many. Safe on any day, and to repeat.
+
+    Nothing depends on it, since every operation does this for its own user; it makes `quota_history` complete.
+    """
+    total = 0
+    while rolled := (yield from scalar(sql["roll"], int, limit=_ROLL_BATCH)):
+        total += rolled
+    return total
+
+
+def verify(user: User | None = None) -> Plan[Audit]:
+    """Compare the counters with ledger and holds, of one user or of all, closed periods too. Changes nothing."""
+
+    def row(**columns: Any) -> tuple[int, Books | None]:
+        periods = columns.pop("periods")
+        return periods, None if columns["user_id"] is None else Books(**columns)
+
+    rows = yield from many(sql["verify"], row, user_id=None if user is None else user.id)
+    return Audit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))

@@ -1,0 +1,261 @@
+"""Limits: plans, a user's own, and top-ups. Every change is an event."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
+from atlas_sdk.model.books import Usage
+from atlas_sdk.model.limits import Grant, Limits
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import books, events
+from atlas_sdk.ops.amounts import BIGINT_MAX, INTEGER_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+
+__all__ = [
+    "add_plan",
+    "grant",
+    "grants",
+    "plan_limits",
+    "plans",
+    "set_limits",
+    "set_plan_limits",
+    "set_time_zone",
+    "use_plan_limits",
+]
+
+sql = statements("limits")
+
+#: Users whose rows one statement locks.
+_BATCH = 200
+_NOBODY = UUID(int=0)
+_COLUMNS = ("tokens", "cost", "containers", "requests", "builds", "memory", "memory_hard")
+
+
+def _named(
+    *,
+    tokens: int | Unchanged | None,
+    cost: Money | Unchanged | None,
+    containers: int | Unchanged | None,
+    requests_per_hour: int | Unchanged | None,
+    builds_per_day: int | Unchanged | None,
+    memory_bytes: int | Unchanged | None,
+    memory_hard: bool | Unchanged,
+) -> dict[str, int | Decimal | bool | None]:
+    """Return the limits that are named, by column, checked."""
+    named: dict[str, int | Decimal | bool | None] = {}
+    for column, field, value, most in (
+        ("tokens", "tokens", tokens, BIGINT_MAX),
+        ("containers", "containers", containers, INTEGER_MAX),
+        ("requests", "requests_per_hour", requests_per_hour, INTEGER_MAX),
+        ("builds", "builds_per_day", builds_per_day, INTEGER_MAX),
+        ("memory", "memory_bytes", memory_bytes, BIGINT_MAX),
+    ):
+        if not isinstance(value, Unchanged):
+            named[column] = None if value is None else count(field, value, most)
+    if not isinstance(cost, Unchanged):
+        named["cost"] = None if cost is None else money("cost", cost)
+    if not isinstance(memory_hard, Unchanged):
+        if not isinstance(memory_hard, bool):
+            raise InvalidInput(f"memory_hard must be True or False, not {memory_hard!r}", field="memory_hard")
+        named["memory_hard"] = memory_hard
+    return named
+
+
+def _parameters(named: Mapping[str, object]) -> dict[str, object]:
+    parameters: dict[str, object] = {}
+    for column in _COLUMNS:
+        parameters |= {f"set_{column}": column in named, column: named.get(column)}
+    return parameters
+
+
+def _told(named: Mapping[str, object]) -> dict[str, object]:
+    """Return what an event says of them: JSON has no exact numbers."""
+    return {column: str(value) if isinstance(value, Decimal) else value for column, value in named.items()}
+
+
+@atomic
+def set_limits(
+    user: User,
+    *,
+    tokens: int | Unchanged | None = UNCHANGED,
+    cost: Money | Unchanged | None = UNCHANGED,
+    containers: int | Unchanged | None = UNCHANGED,
+    requests_per_hour: int | Unchanged | None = UNCHANGED,
+    builds_per_day: int | Unchanged | None = UNCHANGED,
+    memory_bytes: int | Unchanged | None = UNCHANGED,
+    memory_hard: bool | Unchanged = UNCHANGED,
+) -> Plan[Usage]:
+    """Change the limits that are named, for this user; None is unlimited. Return the usage. Raises NotFound.
+
+    They stay when the plan changes, until `use_plan_limits`. What is used and promised stays; a limit below it refuses
+    until the period ends. Top-ups come on top.
+    """
+    named = _named(
+        tokens=tokens,
+        cost=cost,
+        containers=containers,
+        requests_per_hour=requests_per_hour,
+        builds_per_day=builds_per_day,
+        memory_bytes=memory_bytes,
+        memory_hard=memory_hard,
+    )
+    overridden = sorted({column.removesuffix("_hard") for column in named})
+    if named and (yield from execute(sql["set_limits"], user_id=user.id, named=overridden, **_parameters(named))):
+        yield from events.record("quota.limits_changed", user_id=user.id, meta={"limits": _told(named)})
+    return (yield from books.usage(user))
+
+
+@atomic
+def use_plan_limits(user: User) -> Plan[Usage]:
+    """Drop the limits that were set for this user by hand: those of the plan hold again. Raises NotFound."""
+    found = yield from execute(sql["clear_overrides"], user_id=user.id)
+    if found:
+        yield from execute(sql["apply_plan_to_user"], user_id=user.id)
+        yield from events.record("quota.limits_of_plan", user_id=user.id, meta={})
+    return (yield from books.usage(user))
+
+
+@atomic
+def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
+    """Count days and months in this zone ("Europe/Berlin") from now on; the open period keeps its end.
+
+    Raises NotFound, and InvalidInput for a zone that the server does not know.
+    """
+    found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=time_zone)
+    if found:
+        yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": time_zone})
+    return (yield from books.usage(user))
+
+
+def plans() -> Plan[list[Limits]]:
+    """Return what each plan allows."""
+    return (yield from many(sql["plans"], Limits))
+
+
+def plan_limits(plan: str) -> Plan[Limits]:
+    """Return what a plan allows. Raises NotFound."""
+    found = yield from one_or_none(sql["plan"], Limits, name=plan)
+    if found is None:
+        raise NotFound(f"no plan is called {plan!r}", kind="plan", name=plan)
+    return found
+
+
+@atomic
+def add_plan(
+    plan: str,
+    *,
+    tokens: int | None,
+    cost: Money | None,
+    containers: int | None,
+    requests_per_hour: int | None,
+    builds_per_day: int | None,
+    memory_bytes: int | None = None,
+    memory_hard: bool = False,
+) -> Plan[Limits]:
+    """Make a plan; None is unlimited. A name is up to 40 of a-z, 0-9, "_" and "-". Raises AlreadyExists."""
+    named = _named(
+        tokens=tokens,
+        cost=cost,
+        containers=containers,
+        requests_per_hour=requests_per_hour,
+        builds_per_day=builds_per_day,
+        memory_bytes=memory_bytes,
+        memory_hard=memory_hard,
+    )
+    if not (yield from execute(sql["add_plan"], name=plan, **named)):
+        raise AlreadyExists(f"there is a plan {plan!r} already: use set_plan_limits", kind="plan", name=plan)
+    yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta={"plan": plan, "limits": _told(named)})
+    return (yield from plan_limits(plan))
+
+
+def set_plan_limits(
+    plan: str,
+    *,
+    tokens: int | Unchanged | None = UNCHANGED,
+    cost: Money | Unchanged | None = UNCHANGED,
+    containers: int | Unchanged | None = UNCHANGED,
+    requests_per_hour: int | Unchanged | None = UNCHANGED,
+    builds_per_day: int | Unchanged | None = UNCHANGED,
+    memory_bytes: int | Unchanged | None = UNCHANGED,
+    memory_hard: bool | Unchanged = UNCHANGED,
+) -> Plan[Limits]:
+    """Change what a plan allows, for everybody who has it; None is unlimited. Raises NotFound.
+
+    Limits that were set for a user by hand stay. Users are done in batches, so with many of them it takes a while;
+    when it is interrupted, repeat it.
+    """
+    named = _named(
+        tokens=tokens,
+        cost=cost,
+        containers=containers,
+        requests_per_hour=requests_per_hour,
+        builds_per_day=builds_per_day,
+        memory_bytes=memory_bytes,
+        memory_hard=memory_hard,
+    )
+    limits = yield from _change_plan(plan, named)
+    last: UUID | None = _NOBODY
+    while last is not None:
+        last = yield from scalar(sql["apply_plan"], UUID, name=plan, after=last, limit=_BATCH)
+    return limits
+
+
+@atomic
+def _change_plan(plan: str, named: Mapping[str, Any]) -> Plan[Limits]:
+    if named and (yield from execute(sql["set_plan"], name=plan, **_parameters(named))):
+        meta = {"plan": plan, "limits": _told(named)}
+        yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta=meta)
+    return (yield from plan_limits(plan))
+
+
+@atomic
+def grant(
+    user: User,
+    *,
+    tokens: int = 0,
+    cost: Money = 0,
+    expires_in: timedelta | None = None,
+    expires_at: datetime | None = None,
+    reason: str = "",
+    grant_id: UUID | None = None,
+) -> Plan[Grant]:
+    """Top up the monthly limits until it expires, or until it is used. Raises NotFound.
+
+    It is used after the plan's own allowance, the soonest to expire first, and what is left goes over into the next
+    month. At its expiry the unused part is lost; what is promised to running calls counts as used. `grant_id` makes the
+    call idempotent.
+    """
+    if expires_in is not None and expires_at is not None:
+        raise InvalidInput("expires_in or expires_at, not both", field="expires_at")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise InvalidInput("expires_at needs a time zone", field="expires_at")
+    if expires_in is not None:
+        now = yield from scalar(sql["now"], datetime)
+        expires_at = now + expires_in
+    dollars = money("cost", cost)
+    if not (count("tokens", tokens, TOKENS_MAX) or dollars):
+        raise InvalidInput("nothing to grant: tokens and cost are 0", field="tokens")
+    new_id = grant_id or (yield from context()).new_id()
+    is_new = yield from scalar(
+        sql["grant"],
+        bool,
+        user_id=user.id,
+        grant_id=new_id,
+        tokens=tokens,
+        cost=dollars,
+        expires_at=expires_at,
+        reason=reason,
+    )
+    if is_new:
+        meta = {"grant": str(new_id), "tokens": tokens, "cost": str(dollars), "reason": reason}
+        yield from events.record("quota.granted", user_id=user.id, meta=meta)
+    return next(one for one in (yield from grants(user)) if one.id == new_id)
+
+
+def grants(user: User) -> Plan[list[Grant]]:
+    """Return the top-ups, the open ones first."""
+    return (yield from many(sql["grants"], Grant, user_id=user.id))

@@ -1,0 +1,270 @@
+-- Quotas: promise (0005_quotas.sql says what makes it safe).
+
+-- Promise an amount, or refuse, in one step for all dimensions. Between p_min_tokens and p_tokens it grants
+-- what is left. The first answer is repeated for an id that was granted before; a refused id may be tried again.
+CREATE FUNCTION quota_reserve(
+    p_user uuid, p_id uuid, p_tokens bigint, p_min_tokens bigint, p_cost numeric, p_slots integer,
+    p_requests integer, p_builds integer, p_ttl interval, p_holder text, p_meta jsonb
+) RETURNS quota_decision
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    d quota_decision;
+    ring quota_ring;
+    fast record;
+    at timestamptz := clock_timestamp();
+    minute bigint;
+    today date;
+    tokens bigint := coalesce(p_tokens, 0);
+    least_tokens bigint := coalesce(p_min_tokens, p_tokens, 0);
+    -- A promise rounds up: what is used of it then never exceeds it by rounding.
+    cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
+    slots integer := coalesce(p_slots, 0);
+    requests integer := coalesce(p_requests, 0);
+    builds integer := coalesce(p_builds, 0);
+BEGIN
+    PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
+    IF NOT least_tokens BETWEEN least(tokens, 1) AND tokens THEN
+        RAISE EXCEPTION 'min_tokens must be from 1 to tokens (%), not %', tokens, least_tokens
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT (slots BETWEEN 0 AND 1000000 AND requests BETWEEN 0 AND 1000000 AND builds BETWEEN 0 AND 1000000) THEN
+        RAISE EXCEPTION 'slots, requests and builds must be from 0 to 1000000, not %, %, %', slots, requests, builds
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF tokens = 0 AND cost = 0 AND slots = 0 AND requests = 0 AND builds = 0 THEN
+        RAISE EXCEPTION 'nothing to reserve: every amount is 0' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
+        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF char_length(p_holder) > 200 THEN
+        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- The short cut, when all of it fits and nothing has to be brought up to date first: one statement locks the
+    -- row, looks at it and counts. It decides again on the newest row when it had to wait for one.
+    minute := quota_minute(at);
+    UPDATE user_quotas AS u
+    SET tokens_held = u.tokens_held + tokens, cost_held = u.cost_held + cost,
+        containers_used = u.containers_used + slots,
+        request_cells[61] = u.request_cells[61] + requests, requests_used = u.requests_used + requests,
+        builds_used = u.builds_used + builds,
+        epoch = u.epoch + 1
+    WHERE u.user_id = p_user AND u.period_end > at
+        AND (u.grants_expire_at > at OR u.grants_expire_at IS NULL)
+        AND (tokens = 0 OR u.tokens_limit IS NULL OR u.tokens_used + u.tokens_held + tokens <= u.tokens_limit)
+        AND (cost = 0 OR u.cost_limit IS NULL OR u.cost_used + u.cost_held + cost <= u.cost_limit)
+        AND (slots = 0 OR u.containers_limit IS NULL OR u.containers_used::bigint + slots <= u.containers_limit)
+        AND (requests = 0 OR u.request_minute = minute AND (
+            u.requests_limit IS NULL OR u.requests_used::bigint + u.requests_held + requests <= u.requests_limit))
+        AND (builds = 0 OR u.build_day = (at AT TIME ZONE u.time_zone)::date AND (
+            u.builds_limit IS NULL OR u.builds_used::bigint + builds <= u.builds_limit))
+    RETURNING u.period_start, u.period_end, u.grants_expire_at, u.time_zone, u.build_day, u.epoch INTO fast;
+    IF FOUND THEN
+        at := clock_timestamp();
+        -- It may have waited for the lock into another period, minute or day.
+        IF at < fast.period_end AND (fast.grants_expire_at > at OR fast.grants_expire_at IS NULL)
+            AND (requests = 0 OR quota_minute(at) = minute)
+            AND (builds = 0 OR (at AT TIME ZONE fast.time_zone)::date = fast.build_day) THEN
+            INSERT INTO quota_reservations
+                (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at,
+                 holder, meta)
+            SELECT p_user, p_id, fast.period_start, tokens, cost, slots, requests, builds, fast.epoch, at + p_ttl, at,
+                   coalesce(p_holder, ''), coalesce(p_meta, '{}')
+            -- An id of an earlier call is answered below.
+            WHERE NOT EXISTS (
+                SELECT FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id
+            )
+            ON CONFLICT DO NOTHING;
+            IF FOUND THEN
+                d.granted := true;
+                d.state := 'held';
+                d.tokens := tokens;
+                d.cost := cost;
+                d.expires_at := at + p_ttl;
+                d.epoch := fast.epoch;
+                d.repeated := false;
+                RETURN d;
+            END IF;
+        END IF;
+        -- Take it back: the row is ours, so nobody has seen it.
+        UPDATE user_quotas AS u
+        SET tokens_held = u.tokens_held - tokens, cost_held = u.cost_held - cost,
+            containers_used = u.containers_used - slots,
+            request_cells[61] = u.request_cells[61] - requests, requests_used = u.requests_used - requests,
+            builds_used = u.builds_used - builds
+        WHERE u.user_id = p_user;
+    END IF;
+
+    q := quota_lock(p_user);
+    d := quota_recall(p_user, p_id);
+    IF d.repeated THEN
+        RETURN d;
+    END IF;
+    at := clock_timestamp();
+    today := (at AT TIME ZONE q.time_zone)::date;
+    FOR attempt IN 1 .. 2 LOOP
+        IF q.build_day IS NULL OR q.build_day < today THEN
+            q.build_day := today;
+            q.builds_used := 0;
+        END IF;
+        ring := quota_ring_take(q.request_cells, q.request_minute, at, requests, q.requests_limit - q.requests_held);
+        d := quota_decide(q, ring, at, least_tokens, cost, slots, requests, builds);
+        EXIT WHEN d.granted OR attempt = 2;
+        q := quota_reclaim(q, at);
+    END LOOP;
+    IF NOT d.granted THEN
+        RETURN d;
+    END IF;
+
+    -- least() passes over NULL, which is an unlimited rest.
+    d.tokens := CASE WHEN tokens = 0 THEN 0 ELSE least(tokens, q.tokens_limit - q.tokens_used - q.tokens_held) END;
+    d.cost := cost;
+    d.expires_at := at + p_ttl;
+    d.epoch := q.epoch + 1;
+    UPDATE user_quotas
+    SET tokens_held = q.tokens_held + d.tokens, cost_held = q.cost_held + d.cost,
+        containers_used = q.containers_used + slots,
+        request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used,
+        build_day = q.build_day, builds_used = q.builds_used + builds,
+        epoch = d.epoch
+    WHERE user_id = p_user;
+    INSERT INTO quota_reservations
+        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, holder, meta)
+    VALUES
+        (p_user, p_id, q.period_start, d.tokens, d.cost, slots, requests, builds, d.epoch, d.expires_at, at,
+         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
+    RETURN d;
+END
+$$;
+
+-- Promise a block that one process then spends by itself: at least the minima, at most what is asked, and near
+-- a limit only a part of what is left, so that every holder of a block finds some. It ends with the period.
+CREATE FUNCTION quota_lease(
+    p_user uuid, p_id uuid, p_tokens bigint, p_min_tokens bigint, p_cost numeric, p_min_cost numeric,
+    p_requests integer, p_min_requests integer, p_ttl interval, p_holder text, p_meta jsonb
+) RETURNS quota_decision
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    d quota_decision;
+    ring quota_ring;
+    at timestamptz;
+    holders integer;
+    -- A grant of nothing is none: of what is asked it takes one at least.
+    least_tokens bigint := greatest(p_min_tokens, least(p_tokens, 1));
+    least_requests integer := greatest(p_min_requests, least(p_requests, 1));
+    cost numeric := round(ceil(p_cost * 1000000000) / 1000000000, 9);
+    least_cost numeric := round(ceil(greatest(p_min_cost, least(p_cost, 0.000000001)) * 1000000000) / 1000000000, 9);
+BEGIN
+    PERFORM quota_check_amounts(p_id, p_tokens, cost, p_meta);
+    IF num_nulls(p_tokens, p_min_tokens, p_cost, p_min_cost, p_requests, p_min_requests) > 0 THEN
+        RAISE EXCEPTION 'a lease needs its amounts and their minima' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF NOT (p_min_tokens BETWEEN 0 AND p_tokens AND p_min_cost BETWEEN 0 AND p_cost
+               AND p_min_requests BETWEEN 0 AND p_requests AND p_requests <= 1000000) THEN
+        RAISE EXCEPTION 'a minimum must be from 0 to what is asked, and requests at most 1000000'
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF p_tokens = 0 AND cost = 0 AND p_requests = 0 THEN
+        RAISE EXCEPTION 'nothing to reserve: every amount is 0' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
+        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF char_length(p_holder) > 200 THEN
+        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    q := quota_lock(p_user);
+    d := quota_recall(p_user, p_id);
+    IF d.repeated THEN
+        RETURN d;
+    END IF;
+    at := clock_timestamp();
+    FOR attempt IN 1 .. 2 LOOP
+        ring := quota_ring_take(
+            q.request_cells, q.request_minute, at, least_requests, q.requests_limit - q.requests_held);
+        d := quota_decide(q, ring, at, least_tokens, least_cost, 0, least_requests, 0);
+        EXIT WHEN d.granted OR attempt = 2;
+        q := quota_reclaim(q, at);
+    END LOOP;
+    IF NOT d.granted THEN
+        RETURN d;
+    END IF;
+
+    SELECT count(DISTINCT r.holder) + 1 INTO holders
+    FROM quota_reservations AS r WHERE r.user_id = p_user AND r.leased AND r.holder <> coalesce(p_holder, '');
+    ring := quota_ring_take(q.request_cells, q.request_minute, at, 0, NULL);
+    -- div() and trunc() round down, greatest() keeps the minimum.
+    d.tokens := CASE WHEN q.tokens_limit IS NULL THEN p_tokens ELSE least(p_tokens, greatest(
+        least_tokens, div(q.tokens_limit - q.tokens_used - q.tokens_held, 2 * holders))) END;
+    d.cost := CASE WHEN q.cost_limit IS NULL THEN cost ELSE least(cost, greatest(
+        least_cost, trunc((q.cost_limit - q.cost_used - q.cost_held) / (2 * holders), 9))) END;
+    d.requests := CASE WHEN q.requests_limit IS NULL THEN p_requests ELSE least(p_requests, greatest(
+        least_requests, div(q.requests_limit - ring.used - q.requests_held, 2 * holders))) END;
+    d.expires_at := least(at + p_ttl, q.period_end);
+    d.lasts := d.expires_at - at;
+    d.epoch := q.epoch + 1;
+    UPDATE user_quotas
+    SET tokens_held = q.tokens_held + d.tokens, cost_held = q.cost_held + d.cost,
+        requests_held = q.requests_held + d.requests,
+        request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used,
+        epoch = d.epoch
+    WHERE user_id = p_user;
+    INSERT INTO quota_reservations
+        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, leased,
+         holder, meta)
+    VALUES
+        (p_user, p_id, q.period_start, d.tokens, d.cost, 0, d.requests, 0, d.epoch, d.expires_at, at, true,
+         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
+    RETURN d;
+END
+$$;
+
+-- Count requests in the sliding hour, and nothing else.
+CREATE FUNCTION quota_hit(p_user uuid, p_requests integer) RETURNS quota_decision
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    q user_quotas;
+    d quota_decision;
+    ring quota_ring;
+    at timestamptz := clock_timestamp();
+    minute bigint := quota_minute(at);
+BEGIN
+    IF p_requests IS NULL OR NOT p_requests BETWEEN 1 AND 1000000 THEN
+        RAISE EXCEPTION 'requests must be from 1 to 1000000, not %', p_requests
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    d.granted := true;
+    d.state := 'held';
+    d.repeated := false;
+    -- The same short cut as in quota_reserve.
+    UPDATE user_quotas AS u
+    SET request_cells[61] = u.request_cells[61] + p_requests, requests_used = u.requests_used + p_requests
+    WHERE u.user_id = p_user AND u.request_minute = minute AND (
+        u.requests_limit IS NULL OR u.requests_used::bigint + u.requests_held + p_requests <= u.requests_limit)
+    RETURNING u.requests_limit, u.requests_limit - u.requests_used - u.requests_held INTO d.bound, d.remaining;
+    IF FOUND THEN
+        IF quota_minute(clock_timestamp()) = minute THEN
+            RETURN d;
+        END IF;
+        UPDATE user_quotas AS u
+        SET request_cells[61] = u.request_cells[61] - p_requests, requests_used = u.requests_used - p_requests
+        WHERE u.user_id = p_user;
+    END IF;
+
+    q := quota_lock(p_user);
+    at := clock_timestamp();
+    FOR attempt IN 1 .. 2 LOOP
+        ring := quota_ring_take(q.request_cells, q.request_minute, at, p_requests, q.requests_limit - q.requests_held);
+        IF ring.fits THEN
+            UPDATE user_quotas
+            SET request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used
+            WHERE user_id = p_user;
+            d.bound := q.requests_limit;
+            d.remaining := q.requests_limit - ring.used - q.requests_held;
+            RETURN d;
+        END IF;
+        IF attempt = 1 THEN
+            q := quota_reclaim(q, at);
+        END IF;
+    END LOOP;
+    RETURN quota_decide(q, ring, at, 0, 0, 0, p_requests, 0);
+END
+$$;

@@ -1,0 +1,128 @@
+-- name: roll
+SELECT quota_roll(%(limit)s);
+
+-- name: usage
+-- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
+-- more. `over` is what quota_burn would charge to the top-ups, the soonest to expire first.
+SELECT
+    CASE WHEN t.open THEN q.tokens_used ELSE 0 END AS tokens_used,
+    CASE WHEN t.open THEN q.tokens_held ELSE 0 END AS tokens_held,
+    q.tokens_limit - q.tokens_granted + d.tokens_granted AS tokens_limit,
+    d.tokens_granted,
+    CASE WHEN t.open THEN q.cost_used ELSE 0 END AS cost_used,
+    CASE WHEN t.open THEN q.cost_held ELSE 0 END AS cost_held,
+    q.cost_limit - q.cost_granted + d.cost_granted AS cost_limit,
+    d.cost_granted,
+    q.containers_used AS slots_held,
+    q.containers_limit AS slots_limit,
+    (quota_ring_take(q.request_cells, q.request_minute, t.now, 0, NULL)).used AS requests_last_hour,
+    q.requests_held,
+    q.requests_limit,
+    CASE WHEN q.build_day >= (t.now AT TIME ZONE q.time_zone)::date THEN q.builds_used ELSE 0 END AS builds_today,
+    q.builds_limit,
+    CASE WHEN t.open THEN q.period_start
+         ELSE greatest((quota_month(q.period_anchor, q.time_zone, t.now)).period_start, q.period_end)
+    END AS period_start,
+    CASE WHEN t.open THEN q.period_end
+         ELSE (quota_month(q.period_anchor, q.time_zone, t.now)).period_end
+    END AS period_end,
+    q.time_zone,
+    q.overridden
+FROM (SELECT n.*, clock_timestamp() AS now FROM user_quotas AS n WHERE n.user_id = %(user_id)s) AS q
+CROSS JOIN LATERAL (
+    SELECT q.now, q.period_end > q.now AS open,
+           greatest(q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned, 0) AS tokens_over,
+           greatest(q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned, 0) AS cost_over
+) AS t
+LEFT JOIN LATERAL (
+    SELECT coalesce(sum(o.tokens - o.tokens_burned) FILTER (WHERE o.expires_at <= q.now), 0)::bigint AS tokens_gone,
+           coalesce(sum(o.cost - o.cost_burned) FILTER (WHERE o.expires_at <= q.now), 0) AS cost_gone,
+           coalesce(sum(o.tokens - o.tokens_burned) FILTER (WHERE o.expires_at > q.now OR o.expires_at IS NULL), 0)::bigint
+               AS tokens_left,
+           coalesce(sum(o.cost - o.cost_burned) FILTER (WHERE o.expires_at > q.now OR o.expires_at IS NULL), 0) AS cost_left
+    FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
+) AS g ON true
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN t.open THEN q.tokens_granted - greatest(g.tokens_gone - t.tokens_over, 0)
+                ELSE greatest(g.tokens_left - greatest(t.tokens_over - g.tokens_gone, 0), 0) END AS tokens_granted,
+           CASE WHEN t.open THEN q.cost_granted - greatest(g.cost_gone - t.cost_over, 0)
+                ELSE greatest(g.cost_left - greatest(t.cost_over - g.cost_gone, 0), 0) END AS cost_granted
+) AS d;
+
+-- name: holds
+-- Soonest to expire first.
+SELECT id, tokens, cost, slots, tokens_progressed, cost_progressed, holder, meta, epoch, created_at, expires_at,
+       leased, requests
+FROM quota_reservations
+WHERE user_id = %(user_id)s
+ORDER BY expires_at, id;
+
+-- name: verify
+-- Every period of every user, or of one, that does not balance; and of how many were looked at.
+WITH counted AS (
+    SELECT user_id, period_start, tokens_used, cost_used, tokens_held, cost_held, containers_used,
+           requests_held, true AS present
+    FROM user_quotas
+    UNION ALL
+    SELECT user_id, period_start, tokens_used, cost_used, 0, 0, 0, 0, false FROM quota_history
+), charged AS (
+    SELECT user_id, period_start, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired')) AS tokens, sum(cost) AS cost
+    FROM usage_ledger WHERE period_start IS NOT NULL GROUP BY user_id, period_start
+), promised AS (
+    SELECT user_id, period_start, sum(tokens) AS tokens, sum(cost) AS cost
+    FROM quota_reservations GROUP BY user_id, period_start
+), running AS (
+    SELECT user_id, sum(slots) AS slots, sum(requests) FILTER (WHERE leased) AS requests
+    FROM quota_reservations GROUP BY user_id
+), books AS (
+    SELECT
+        coalesce(c.user_id, l.user_id) AS user_id,
+        coalesce(c.period_start, l.period_start) AS period_start,
+        coalesce(c.tokens_used, 0) AS tokens_used, coalesce(l.tokens, 0)::bigint AS tokens_charged,
+        coalesce(c.cost_used, 0) AS cost_used, coalesce(l.cost, 0) AS cost_charged,
+        coalesce(c.tokens_held, 0) AS tokens_held,
+        CASE WHEN c.present THEN coalesce(h.tokens, 0) ELSE 0 END::bigint AS tokens_promised,
+        coalesce(c.cost_held, 0) AS cost_held,
+        CASE WHEN c.present THEN coalesce(h.cost, 0) ELSE 0 END AS cost_promised,
+        coalesce(c.containers_used, 0) AS slots_held,
+        CASE WHEN c.present THEN coalesce(r.slots, 0) ELSE 0 END::bigint AS slots_promised,
+        coalesce(c.requests_held, 0) AS requests_held,
+        CASE WHEN c.present THEN coalesce(r.requests, 0) ELSE 0 END::bigint AS requests_promised
+    FROM counted AS c
+    FULL JOIN charged AS l ON l.user_id = c.user_id AND l.period_start = c.period_start
+    LEFT JOIN promised AS h ON h.user_id = c.user_id AND h.period_start = c.period_start
+    LEFT JOIN running AS r ON r.user_id = c.user_id
+    WHERE %(user_id)s::uuid IS NULL OR coalesce(c.user_id, l.user_id) = %(user_id)s
+)
+SELECT
+    n.periods, b.user_id, b.period_start, b.tokens_used, b.tokens_charged, b.cost_used, b.cost_charged,
+    b.tokens_held, b.tokens_promised, b.cost_held, b.cost_promised, b.slots_held, b.slots_promised,
+    b.requests_held, b.requests_promised
+FROM (SELECT count(*) AS periods FROM books) AS n
+LEFT JOIN books AS b
+    ON (b.tokens_used, b.cost_used, b.tokens_held, b.cost_held, b.slots_held, b.requests_held)
+       <> (b.tokens_charged, b.cost_charged, b.tokens_promised, b.cost_promised, b.slots_promised, b.requests_promised)
+ORDER BY b.user_id, b.period_start;
+
+-- name: history
+-- The newest first.
+SELECT period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at
+FROM quota_history
+WHERE user_id = %(user_id)s
+ORDER BY period_start DESC
+LIMIT %(limit)s;
+
+-- name: rates
+-- What was charged to this period in the last seven days of it.
+SELECT
+    t.now,
+    t.now - t.since AS observed,
+    coalesce(sum(l.amount) FILTER (WHERE l.kind IN ('tokens', 'expired')), 0)::bigint AS tokens,
+    coalesce(sum(l.cost), 0) AS cost
+FROM (
+    SELECT clock_timestamp() AS now,
+           greatest(%(period_start)s::timestamptz, clock_timestamp() - interval '7 days') AS since
+) AS t
+LEFT JOIN usage_ledger AS l
+    ON l.user_id = %(user_id)s AND l.created_at >= t.since AND l.period_start = %(period_start)s
+GROUP BY t.now, t.since;

@@ -1,0 +1,70 @@
+-- name: plans
+SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard
+FROM plans
+ORDER BY tokens_limit NULLS LAST, name;
+
+-- name: plan
+SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard
+FROM plans
+WHERE name = %(name)s;
+
+-- name: add_plan
+INSERT INTO plans
+    (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard)
+VALUES
+    (%(name)s, %(tokens)s, %(cost)s, %(containers)s, %(requests)s, %(builds)s, %(memory)s, %(memory_hard)s)
+ON CONFLICT DO NOTHING;
+
+-- name: set_plan
+UPDATE plans SET
+    tokens_limit = CASE WHEN %(set_tokens)s THEN %(tokens)s::bigint ELSE tokens_limit END,
+    cost_limit = CASE WHEN %(set_cost)s THEN %(cost)s::numeric ELSE cost_limit END,
+    containers_limit = CASE WHEN %(set_containers)s THEN %(containers)s::integer ELSE containers_limit END,
+    requests_limit = CASE WHEN %(set_requests)s THEN %(requests)s::integer ELSE requests_limit END,
+    builds_limit = CASE WHEN %(set_builds)s THEN %(builds)s::integer ELSE builds_limit END,
+    memory_limit = CASE WHEN %(set_memory)s THEN %(memory)s::bigint ELSE memory_limit END,
+    memory_hard = CASE WHEN %(set_memory_hard)s THEN %(memory_hard)s::boolean ELSE memory_hard END,
+    updated_at = now()
+WHERE name = %(name)s;
+
+-- name: apply_plan
+-- To the users of a plan, a batch at a time, in the order of ids.
+SELECT quota_apply_plan_to_all(%(name)s, %(after)s, %(limit)s);
+
+-- name: clear_overrides
+UPDATE user_quotas SET overridden = '{}' WHERE user_id = %(user_id)s;
+
+-- name: apply_plan_to_user
+SELECT quota_apply_plan(%(user_id)s);
+
+-- name: set_limits
+-- What is granted on top of the plan goes on top of these, too.
+UPDATE user_quotas SET
+    tokens_limit = CASE WHEN %(set_tokens)s THEN %(tokens)s::bigint + tokens_granted ELSE tokens_limit END,
+    cost_limit = CASE WHEN %(set_cost)s THEN %(cost)s::numeric + cost_granted ELSE cost_limit END,
+    containers_limit = CASE WHEN %(set_containers)s THEN %(containers)s::integer ELSE containers_limit END,
+    requests_limit = CASE WHEN %(set_requests)s THEN %(requests)s::integer ELSE requests_limit END,
+    builds_limit = CASE WHEN %(set_builds)s THEN %(builds)s::integer ELSE builds_limit END,
+    memory_limit = CASE WHEN %(set_memory)s THEN %(memory)s::bigint ELSE memory_limit END,
+    memory_hard = CASE WHEN %(set_memory_hard)s THEN %(memory_hard)s::boolean ELSE memory_hard END,
+    overridden = ARRAY(SELECT DISTINCT d FROM unnest(overridden || %(named)s::text[]) AS d ORDER BY d)
+WHERE user_id = %(user_id)s;
+
+-- name: set_time_zone
+-- Days and months are of this zone from now on; the open period keeps its end.
+UPDATE user_quotas SET time_zone = %(time_zone)s WHERE user_id = %(user_id)s;
+
+-- name: grant
+SELECT quota_grant(
+    %(user_id)s, %(grant_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(expires_at)s::timestamptz, %(reason)s
+);
+
+-- name: grants
+-- The open ones first, the soonest to expire first.
+SELECT id, tokens, cost, tokens_burned, cost_burned, reason, created_at, expires_at, closed_at
+FROM quota_grants
+WHERE user_id = %(user_id)s
+ORDER BY closed_at DESC NULLS FIRST, expires_at NULLS LAST, id;
+
+-- name: now
+SELECT clock_timestamp();

@@ -1,0 +1,294 @@
+"""Guards whose database breaks, conflicts or goes away: nothing is free or charged twice, and no result is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from entered import PATIENCE_S, Both, locked_row, terminate, until, used, waiting
+
+from atlas_sdk import (
+    Atlas,
+    DatabaseUnreachable,
+    InvalidInput,
+    StorageFull,
+    TransactionConflict,
+)
+from atlas_sdk._embedded import EmbeddedServer
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
+    client = Both(request.param, dsn)
+    yield client
+    client.close()
+
+
+def test_a_broken_connection_is_not_noticed(both: Both, dsn: str) -> None:
+    user = both.user()
+    with both.guard(user, tokens=400) as g:
+        terminate(dsn)
+        g.settle(tokens=100)
+    assert g.settlement.tokens == 100
+    assert used(both, user)[0] == 100
+
+
+@pytest.mark.parametrize("end", ["enter", "exit"])
+def test_a_connection_that_breaks_in_a_statement_is_replaced(both: Both, dsn: str, end: str) -> None:
+    user = both.user()
+    guard = both.quotas.guard(user, tokens=400)
+    entered, leave = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with both.entered(guard) as g:
+            entered.set()
+            assert leave.wait(PATIENCE_S)
+            g.settle(tokens=100)
+
+    with ThreadPoolExecutor(1) as thread:
+        if end == "enter":
+            leave.set()
+            with locked_row(dsn, user):
+                called = thread.submit(call)
+                until(lambda: waiting(dsn))
+                terminate(dsn, *waiting(dsn))
+        else:
+            called = thread.submit(call)
+            assert entered.wait(PATIENCE_S)
+            with locked_row(dsn, user):
+                leave.set()
+                until(lambda: waiting(dsn))
+                terminate(dsn, *waiting(dsn))
+        called.result(PATIENCE_S)
+    assert guard.settlement.outcome == "settled"
+    assert not guard.repeated
+    assert used(both, user)[0] == 100
+
+
+def test_an_answer_that_is_lost_is_asked_for_again(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    losing.lose()
+    with both.guard(user, tokens=400) as g:
+        assert not g.repeated, "it was its own first try"
+        assert len(both.holds(user)) == 1
+        losing.lose()
+        g.settle(tokens=100)
+    assert g.settlement.outcome == "repeated"
+    assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
+    assert used(both, user)[0] == 100
+    assert both.usage(user).requests_last_hour == 1
+
+
+def test_a_conflict_is_tried_again_once(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    losing.fail(1, TransactionConflict("another was in the way"))
+    with both.guard(user, tokens=400) as g:
+        losing.fail(1, TransactionConflict("another was in the way"))
+        g.settle(tokens=100)
+    assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
+    assert used(both, user)[0] == 100
+
+
+def test_growing_is_not_tried_again_where_it_might_grow_twice(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    with both.guard(user, tokens=400) as g:
+        losing.lose()
+        with pytest.raises(DatabaseUnreachable):
+            both.do(g.extend(tokens=100))
+        assert both.holds(user)[0].tokens == 500
+        losing.lose()
+        both.do(g.extend(ttl=timedelta(hours=3)))
+        losing.fail(1, TransactionConflict("another was in the way"))
+        both.do(g.extend(tokens=100))
+        assert both.holds(user)[0].tokens == 600
+        g.settle(tokens=1)
+    assert used(both, user)[0] == 1
+
+
+def test_without_a_database_nothing_is_entered_and_nothing_stays_reserved(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    losing.lose(2)
+    with pytest.raises(DatabaseUnreachable), both.guard(user, tokens=400):
+        pytest.fail("it was entered")
+    # Both tries got through; only nobody heard of it.
+    assert len(both.holds(user)) == 1
+    both.settle_down()
+    assert used(both, user)[0] == 0
+
+
+def test_what_an_earlier_try_of_a_key_holds_is_not_given_back(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    losing.lose(2)
+    with pytest.raises(DatabaseUnreachable), both.guard(user, tokens=400, idempotency_key="k"):
+        pytest.fail("it was entered")
+    both.settle_down()
+    with both.guard(user, tokens=400, idempotency_key="k") as g:
+        assert g.repeated
+        g.settle(tokens=2)
+    assert used(both, user)[0] == 2
+
+
+@pytest.mark.parametrize("error", [DatabaseUnreachable("gone"), StorageFull("full"), TransactionConflict("busy")])
+def test_a_settlement_that_cannot_be_written_is_kept_and_written_at_the_next_exit(
+    both: Both, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    user = both.user(tokens=1000)
+    losing = both.losing()
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), both.guard(user, tokens=400) as lost:
+        losing.fail(2, error)
+        lost.settle(tokens=123, cost="0.5", meta={"secret": "value"})
+    assert lost.settlement is None
+    assert both.usage(user).tokens_held == 400, "what is not settled stays promised"
+    assert f"settlement of reservation {lost.id} is kept for later" in caplog.text
+    assert "123" not in caplog.text.replace(str(lost.id), "")
+    assert "secret" not in caplog.text
+    losing._before.clear()
+    with both.guard(user, tokens=10) as g:
+        g.settle(tokens=1)
+    both.settle_down()
+    assert used(both, user) == (124, Decimal("0.5"))
+    assert losing.sent.count("quotas.settle") == (3 if isinstance(error, StorageFull) else 4)
+
+
+def test_an_exception_of_the_body_is_not_replaced_by_one_of_the_settlement(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    problem = RuntimeError("the model is gone")
+    with pytest.raises(RuntimeError) as caught, both.guard(user, tokens=4):
+        losing.fail(2, InvalidInput("says the test", field="x"))
+        raise problem
+    assert caught.value is problem
+    losing._before.clear()
+    with pytest.raises(InvalidInput, match="says the test"), both.guard(user, tokens=4):
+        losing.fail(2, InvalidInput("says the test", field="x"))
+
+
+def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    for number in range(1, 13):
+        with both.guard(user, tokens=400) as g:
+            losing.fail(2)
+            g.settle(tokens=number)
+    losing._before.clear()
+    losing.sent.clear()
+    losing.fail(1)
+    assert both.do(both.quotas.settle_pending()) == 12
+    assert losing.sent == ["quotas.settle"]
+    with both.guard(user, tokens=1) as g:
+        g.settle(tokens=100)
+    if both.kind == "asyncio":
+        both.do(both.quotas._source._tasks.finish(PATIENCE_S))
+    assert len(both.holds(user)) == 4, "one exit does not pay for all"
+    both.settle_down()
+    assert used(both, user)[0] == 100 + sum(range(1, 13))
+
+
+def test_a_client_settles_what_it_kept_before_it_closes(both: Both, dsn: str) -> None:
+    user = both.user()
+    losing = both.losing()
+    with both.guard(user, tokens=400) as g:
+        losing.fail(2)
+        g.settle(tokens=5)
+    losing._before.clear()
+    both.do(both.client.close())
+    both.do(both.client.close())
+    with Atlas.open(dsn) as other:
+        assert other.quotas.usage(user).tokens_used == 5
+        assert other.quotas.holds(user) == []
+
+
+def test_a_client_that_closes_without_a_database_says_what_it_leaves(
+    both: Both, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = both.user()
+    losing = both.losing()
+    with both.guard(user, tokens=400) as g:
+        losing.fail(3)
+        g.settle(tokens=5)
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
+        both.do(both.client.close())
+    assert f"reservation {g.id} is left to its expiry: the client is closed" in caplog.text
+
+
+def test_a_user_who_was_deleted_meanwhile_owes_nothing(both: Both, door: Any, caplog: pytest.LogCaptureFixture) -> None:
+    user = both.user()
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), both.guard(user, tokens=4) as g:
+        door.connection.execute("DELETE FROM users WHERE id = %s", (user.id,))
+        g.settle(tokens=1)
+    assert g.settlement is None
+    assert "does not exist" in caplog.text
+
+
+# A server that is really stopped
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that a test may stop; `ensure_running` starts it again."""
+    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
+    server = EmbeddedServer.acquire(home)
+    Atlas.open(home=home).close()
+    yield server
+    server.release()
+    until(lambda: not (server.data_dir / "postmaster.pid").exists())
+    shutil.rmtree(server.data_dir)
+    shutil.rmtree(home)
+
+
+def stop(server: EmbeddedServer) -> None:
+    """Kill the server as a crash of the machine does."""
+    pid = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedServer, kind: str) -> None:
+    # By its address nobody starts it again but this test.
+    with closing(Both(kind, own_server.dsn, connect_timeout_s=1)) as both:
+        user = both.user(tokens=1000)
+        with both.guard(user, tokens=400) as lost:
+            lost.progress(tokens=10)
+            stop(own_server)
+            with pytest.raises(DatabaseUnreachable) as caught, both.guard(user, tokens=1):
+                pytest.fail("entered without a database")
+            assert caught.value.http_status == 503
+            lost.settle(tokens=25)
+        assert lost.settlement is None
+        assert both.do(both.quotas.settle_pending()) == 2
+        own_server.ensure_running()
+        with both.guard(user, tokens=600) as g:
+            g.settle(tokens=1)
+        both.settle_down()
+        assert used(both, user)[0] == 26
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
+    with closing(Both(kind, None, home=own_server._site.home)) as both:
+        user = both.user()
+        stop(own_server)
+        with both.guard(user, tokens=400) as g:
+            # The server does not wait for the disk at a settlement, but it does at a reservation.
+            stop(own_server)
+            g.settle(tokens=25)
+        assert g.settlement.tokens == 25
+        assert used(both, user)[0] == 25

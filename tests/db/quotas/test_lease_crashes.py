@@ -1,0 +1,283 @@
+"""Leases and the ends of processes: forks, kills, exits without a word, and a server that stops."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doors import Door
+from entered import PATIENCE_S, Both, locked_row, until, used, waiting
+from leasing import Clock, lease_of, once, user_with
+
+from atlas_sdk import Atlas, DatabaseUnreachable
+from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk.errors import QuotaExceeded
+from atlas_sdk.guards.lease import Lease
+
+LIMIT = 60_000
+BLOCK = 3000
+
+
+@pytest.fixture
+def both(dsn: str) -> Iterator[Both]:
+    client = Both("blocking", dsn)
+    yield client
+    client.close()
+
+
+def forked(work: Callable[[], object]) -> Callable[[], str]:
+    """Run this in a forked child; return what waits for what it returned."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = repr(work())
+        except BaseException:
+            said = traceback.format_exc()
+        os.write(writing, said.encode()[-4000:])
+        os._exit(0)
+    os.close(writing)
+
+    def result() -> str:
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read().decode()
+        os.waitpid(pid, 0)
+        return said
+
+    return result
+
+
+def test_a_forked_child_never_spends_its_parents_block(both: Both) -> None:
+    user = user_with(both)
+    lease = lease_of(both, user, tokens=1000)
+    running = lease.reserve(100)
+
+    def child() -> tuple[bool, bool]:
+        running.settle(0)
+        mine = lease.reserve(50)
+        extended = False
+        try:
+            lease.extend(running, tokens=1)
+            extended = True
+        except LookupError:
+            mine.settle(7)
+        lease.close()
+        return mine.id == running.id, extended
+
+    assert forked(child)() == "(False, False)"
+    assert both.usage(user).tokens_used == 7
+    assert [hold.id for hold in both.holds(user)] == [running.id]
+    assert once(both, lease, 900).id == running.id, "the child has not touched the block"
+    running.settle(30)
+    lease.close()
+    assert used(both, user)[0] == 937
+
+
+def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: str, both: Both) -> None:
+    user = user_with(both)
+    lease = lease_of(both, user, tokens=1000)
+
+    def child() -> int:
+        call = lease.reserve(5)
+        call.settle(5)
+        lease.close()
+        return call.tokens
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lease.lock:
+            inside.set()
+            assert leave.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(2) as threads:
+        with locked_row(dsn, user):
+            asking = threads.submit(lease.reserve, 10)
+            until(lambda: len(waiting(dsn)) == 1)
+            holding = threads.submit(hold)
+            assert inside.wait(PATIENCE_S)
+            # One thread is asking the database and another one has the lock.
+            result = forked(child)
+            leave.set()
+            holding.result()
+            until(lambda: len(waiting(dsn)) == 2)
+        assert result() == "5"
+        asking.result().settle(10)
+    lease.close()
+    assert used(both, user)[0] == 15
+
+
+def test_what_a_killed_process_held_is_charged_when_it_expires(dsn: str, both: Both, door: Door) -> None:
+    user = user_with(both, tokens=LIMIT)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with Atlas.open(dsn) as own:
+            lease = Lease(own.quotas._runner, user, tokens=BLOCK)
+            lease.reserve(100).settle(10)
+            running = lease.reserve(100)
+            os.write(writing, str(running.id).encode())
+            signal.pause()
+        os._exit(1)
+    block = os.read(reading, 100).decode()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    usage = both.usage(user)
+    assert (usage.tokens_used, usage.tokens_held) == (0, BLOCK)
+    door.expire(block)
+    with pytest.raises(QuotaExceeded):
+        both.quotas.reserve(user, tokens=LIMIT)
+    assert used(both, user)[0] == BLOCK
+    assert door.ledger(user.id) == [("expired", BLOCK, 0)]
+    os.close(reading)
+    os.close(writing)
+
+
+def _spend(dsn: str, user: Any, seed: int) -> int:
+    dice, spent = random.Random(seed), 0
+    with Atlas.open(dsn) as own, Lease(own.quotas._runner, user, tokens=BLOCK, idle_s=0.05) as lease:
+        while True:
+            try:
+                call = lease.reserve(dice.randint(1, 100), min_tokens=1)
+            except QuotaExceeded:
+                return spent
+            used_tokens = dice.randint(0, call.tokens)
+            spent += used_tokens
+            call.settle(used_tokens)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_processes_that_are_killed_at_random_never_exceed_a_limit(dsn: str, both: Both, door: Door, seed: int) -> None:
+    user, dice = user_with(both, tokens=LIMIT), random.Random(seed)
+    children = []
+    for number in range(6):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                _spend(dsn, user, 10 * seed + number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    doomed, kill_at = set(children[:3]), sorted(dice.randint(1, LIMIT) for _ in range(3))
+    running, peak, killed = set(children), 0, 0
+    while running:
+        quota = door.quota(user.id)
+        taken = quota.tokens_used + quota.tokens_held
+        peak = max(peak, taken)
+        if kill_at and taken >= kill_at[0]:
+            kill_at.pop(0)
+            victim = doomed.pop()
+            if victim in running:
+                os.kill(victim, signal.SIGKILL)
+        for pid in list(running):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                running.discard(pid)
+                killed += os.WIFSIGNALED(status)
+                assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
+    assert peak <= LIMIT
+    holds = both.holds(user)
+    assert len(holds) <= 2 * killed, "a process holds one block, and one more for a moment"
+    for hold in holds:
+        door.expire(hold.id)
+    # What the survivors left is spent to the end; the expired blocks are charged on the way.
+    _spend(dsn, user, 0)
+    assert used(both, user)[0] <= LIMIT
+    assert sum(amount for _, amount, _ in door.ledger(user.id)) == both.usage(user).tokens_used
+
+
+SCRIPT = {
+    "threads": """
+        from atlas_sdk import Atlas
+        from atlas_sdk.guards.lease import Lease
+        atlas = Atlas.open(DSN)
+        lease = Lease(atlas.quotas._runner, atlas.users.get(USER), tokens=1000, idle_s=IDLE)
+        lease.reserve(100).settle(42)
+        running = lease.reserve(100)
+        LEAVE
+    """,
+    "asyncio": """
+        import asyncio
+        from atlas_sdk import AsyncAtlas
+        from atlas_sdk.guards.async_lease import AsyncLease
+        async def main():
+            global running, atlas
+            atlas = AsyncAtlas.open(DSN)
+            await atlas.connect()
+            lease = AsyncLease(atlas.quotas._runner, await atlas.users.get(USER), tokens=1000, idle_s=IDLE)
+            (await lease.reserve(100)).settle(42)
+            running = await lease.reserve(100)
+            LEAVE
+        asyncio.run(main())
+    """,
+}
+
+
+@pytest.mark.parametrize("leave", ["pass", "raise SystemExit(0)", "1 / 0"])
+@pytest.mark.parametrize("kind", SCRIPT)
+def test_a_process_that_ends_without_closing_still_settles(dsn: str, both: Both, kind: str, leave: str) -> None:
+    user = user_with(both)
+    script = f"from uuid import UUID\nDSN, USER, IDLE = {dsn!r}, UUID({str(user.id)!r}), 3600.0\n"
+    script += textwrap.dedent(SCRIPT[kind]).replace("LEAVE", leave)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == (1 if leave == "1 / 0" else 0), done.stderr
+    # A call of which nobody tells any more is charged what it was promised.
+    assert used(both, user)[0] == 142, done.stderr
+
+
+# A server that is really stopped.
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that a test may stop; `ensure_running` starts it again."""
+    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
+    server = EmbeddedServer.acquire(home)
+    Atlas.open(home=home).close()
+    yield server
+    server.release()
+    until(lambda: not (server.data_dir / "postmaster.pid").exists())
+    shutil.rmtree(server.data_dir)
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_live_lease_outlives_a_server_that_is_killed(own_server: EmbeddedServer, kind: str) -> None:
+    # By its address nobody starts it again but this test.
+    both, clock = Both(kind, own_server.dsn, connect_timeout_s=1), Clock()
+    user = user_with(both)
+    lease = lease_of(both, user, tokens=1000, ttl=timedelta(seconds=100), clock=clock)
+    once(both, lease, 10)
+    pid = int((own_server.data_dir / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    once(both, lease, 10)
+    with pytest.raises(DatabaseUnreachable):
+        both.do(lease.reserve(1001))
+    clock.now += 89
+    once(both, lease, 10)
+    clock.now += 2
+    with pytest.raises(DatabaseUnreachable):
+        both.do(lease.reserve(10))
+    own_server.ensure_running()
+    once(both, lease, 10)
+    both.do(lease.close())
+    until(lambda: both.usage(user).tokens_held == 0)
+    assert used(both, user)[0] == 40
+    both.close()

@@ -1,0 +1,363 @@
+"""Leases that many share, and leases whose database fails: one asks for all, and nothing is spent that is not held."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from doors import Door
+from entered import PATIENCE_S, Both, locked_row, until, used, waiting
+from leasing import Clock, lease_of, losing_of, once, user_with
+
+from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
+from atlas_sdk.errors import QuotaExceeded, StorageFull
+from atlas_sdk.guards.async_lease import AsyncLease
+from atlas_sdk.guards.lease import Lease
+
+LIMIT = 20_000
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
+    client = Both(request.param, dsn)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def threaded(dsn: str) -> Iterator[Both]:
+    client = Both("blocking", dsn)
+    yield client
+    client.close()
+
+
+def watch(dsn: str, user: User, over: threading.Event) -> int:
+    """Return the highest used + held ever seen."""
+    watcher, peak = Door(dsn), 0
+    while not over.is_set():
+        quota = watcher.quota(user.id)
+        peak = max(peak, quota.tokens_used + quota.tokens_held)
+    watcher.connection.close()
+    return peak
+
+
+def spend(lease: Lease, seed: int) -> int:
+    """Spend until nothing is left; return how much that was."""
+    dice, spent = random.Random(seed), 0
+    running: list[Any] = []
+    while True:
+        try:
+            call = lease.reserve(dice.randint(1, 200), min_tokens=1)
+        except QuotaExceeded:
+            if not running:
+                return spent
+        else:
+            running.append(call)
+        while running and (len(running) > 5 or dice.random() < 0.4):
+            ending = running.pop(dice.randrange(len(running)))
+            used_tokens = dice.choice([0, ending.tokens, dice.randint(0, ending.tokens)])
+            ending.settle(used_tokens)
+            spent += used_tokens
+
+
+def test_threads_that_share_leases_never_exceed_a_limit_and_spend_all_of_it(dsn: str, threaded: Both) -> None:
+    user = user_with(threaded, tokens=LIMIT)
+    over = threading.Event()
+    with Atlas.open(dsn) as second, ThreadPoolExecutor(9) as threads:
+        watching = threads.submit(watch, dsn, user, over)
+        leases = [
+            Lease(client.quotas._runner, user, tokens=1500, idle_s=0.05, holder=f"client {number}")
+            for number, client in enumerate((threaded.client, second))
+        ]
+        spenders = [threads.submit(spend, leases[seed % 2], seed) for seed in range(8)]
+        spent = sum(spender.result() for spender in spenders)
+        for lease in leases:
+            lease.close()
+        over.set()
+        assert watching.result() <= LIMIT
+    assert used(threaded, user)[0] == spent
+    assert spent > 0.9 * LIMIT
+
+
+def test_tasks_that_share_a_lease_never_exceed_a_limit(dsn: str, threaded: Both) -> None:
+    user = user_with(threaded, tokens=LIMIT)
+
+    async def spend_some(lease: AsyncLease, seed: int) -> int:
+        dice, spent = random.Random(seed), 0
+        while True:
+            try:
+                call = await lease.reserve(dice.randint(1, 100), min_tokens=1)
+            except QuotaExceeded:
+                return spent
+            await asyncio.sleep(0)
+            used_tokens = dice.randint(0, call.tokens)
+            call.settle(used_tokens)
+            spent += used_tokens
+
+    async def main() -> int:
+        async with (
+            AsyncAtlas.open(dsn) as atlas,
+            AsyncLease(atlas.quotas._runner, user, tokens=1500, idle_s=0.05) as lease,
+        ):
+            return sum(await asyncio.gather(*(spend_some(lease, seed) for seed in range(40))))
+
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch, dsn, user, over)
+        spent = asyncio.run(main())
+        over.set()
+        assert watching.result() <= LIMIT
+    assert used(threaded, user)[0] == spent
+
+
+def together(dsn: str, user: User, lease: Lease, asks: list[int]) -> list[Any]:
+    """Have threads ask at the same time, the first of them first; return what each got or was told."""
+
+    def ask(tokens: int) -> Any:
+        try:
+            return lease.reserve(tokens)
+        except (QuotaExceeded, DatabaseUnreachable) as problem:
+            return problem
+
+    with ThreadPoolExecutor(len(asks)) as threads:
+        with locked_row(dsn, user):
+            asked = [threads.submit(ask, asks[0])]
+            until(lambda: len(waiting(dsn)) == 1)
+            asked += [threads.submit(ask, tokens) for tokens in asks[1:]]
+            until(lambda: len(lease.changed._waiters) == len(asks) - 1)  # type: ignore[attr-defined]
+        return [each.result(PATIENCE_S) for each in asked]
+
+
+def test_one_thread_asks_and_the_others_wait(dsn: str, threaded: Both) -> None:
+    user = user_with(threaded)
+    runner = losing_of(threaded)
+    with lease_of(threaded, user, runner=runner, tokens=1000) as lease:
+        calls = together(dsn, user, lease, [10] * 20)
+        assert runner.sent == ["quotas.lease"]
+        assert {call.id for call in calls} == {calls[0].id}
+        for call in calls:
+            call.settle()
+    assert used(threaded, user)[0] == 200
+
+
+def test_those_who_wait_share_a_refusal_but_who_wants_less_does_not(dsn: str, threaded: Both) -> None:
+    user = user_with(threaded, tokens=15)
+    runner = losing_of(threaded)
+    with lease_of(threaded, user, runner=runner, tokens=1000) as lease:
+        told = together(dsn, user, lease, [20] * 9)
+        # The first, and one for all who came while it was on its way: its answer may be older than they are.
+        assert runner.sent == ["quotas.lease"] * 2
+        assert all(isinstance(each, QuotaExceeded) for each in told)
+        assert {(each.asked, each.remaining, each.limit, each.retry_after) for each in told} == {(20, 15, 15, None)}
+        told = together(dsn, user, lease, [30, 20, 10, 40, 15, 20])
+        assert sum(isinstance(each, QuotaExceeded) for each in told) >= 4
+        assert not isinstance(told[2], QuotaExceeded) or not isinstance(told[4], QuotaExceeded)
+        for each in told:
+            if isinstance(each, QuotaExceeded):
+                assert each.asked in {15, 20, 30, 40, 10}
+            else:
+                each.release()
+
+
+def test_those_who_wait_share_the_news_that_the_database_is_gone(threaded: Both) -> None:
+    user, runner, gate = user_with(threaded), losing_of(threaded), threading.Event()
+    runner.watch = lambda _: gate.wait(PATIENCE_S)
+    runner.fail(1000)
+    lease = lease_of(threaded, user, runner=runner, tokens=1000)
+
+    def problem() -> Exception | None:
+        try:
+            lease.reserve(10)
+        except DatabaseUnreachable as gone:
+            return gone
+        return None
+
+    with ThreadPoolExecutor(9) as threads:
+        asked = [threads.submit(problem) for _ in range(9)]
+        until(lambda: len(lease.changed._waiters) == 8)
+        gate.set()
+        assert all(each.result(PATIENCE_S) for each in asked)
+    # Two tries for the first, and two for all who came while these were on their way.
+    assert runner.sent.count("quotas.lease") == 4
+    runner._before.clear()
+    once(threaded, lease, 10)
+    lease.close()
+    assert used(threaded, user)[0] == 10
+
+
+def test_tasks_that_ask_at_once_ask_once(both: Both) -> None:
+    if both.kind == "blocking":
+        pytest.skip("for tasks")
+    user = user_with(both, tokens=500)
+    runner = losing_of(both)
+    lease = lease_of(both, user, runner=runner, tokens=200)
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(lease.reserve(10) for _ in range(20)))
+
+    calls = both.do(ask())
+    assert runner.sent == ["quotas.lease"]
+    for call in calls:
+        call.settle()
+
+    async def ask_too_much() -> list[Any]:
+        return await asyncio.gather(*(lease.reserve(501) for _ in range(20)), return_exceptions=True)
+
+    told = both.do(ask_too_much())
+    assert all(isinstance(each, QuotaExceeded) for each in told)
+    # It settles the spent block in vain, and asks once for who came first and once for all others.
+    assert runner.sent.count("quotas.lease") <= 4
+    both.do(lease.close())
+    assert used(both, user)[0] == 200
+
+
+def test_a_refusal_is_not_remembered(both: Both, door: Door) -> None:
+    user = user_with(both, tokens=5)
+    with both.entered(lease_of(both, user, tokens=100)) as lease:
+        with pytest.raises(QuotaExceeded):
+            both.do(lease.reserve(10))
+        door.change(user.id, tokens_limit=10)
+        once(both, lease, 10)
+    assert used(both, user)[0] == 10
+
+
+def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: str, both: Both) -> None:
+    if both.kind == "blocking":
+        pytest.skip("for tasks")
+    user = user_with(both)
+    lease = lease_of(both, user, tokens=1000)
+
+    async def main() -> Any:
+        with locked_row(dsn, user):
+            first, second = asyncio.create_task(lease.reserve(700)), asyncio.create_task(lease.reserve(600))
+            while not await asyncio.to_thread(waiting, dsn):
+                pass
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+        return await second
+
+    call = both.do(main())
+    assert [hold.id for hold in both.holds(user)] == [call.id]
+    assert once(both, lease, 400).id == call.id
+    call.settle()
+    both.do(lease.close())
+    assert used(both, user)[0] == 1000
+
+
+def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(threaded: Both) -> None:
+    user = user_with(threaded)
+
+    class Abandoned:
+        def __init__(self) -> None:
+            self.circle = self
+
+        def __del__(self) -> None:
+            call.settle(3)
+
+    with lease_of(threaded, user, tokens=1000) as lease:
+        call = lease.reserve(10)
+        with lease.lock:
+            Abandoned()
+            gc.collect()
+        once(threaded, lease, 997)
+    assert used(threaded, user)[0] == 1000
+
+
+def test_a_call_that_is_dropped_is_charged_what_it_was_promised(both: Both) -> None:
+    user = user_with(both)
+    lease = lease_of(both, user, tokens=1000)
+    call = both.do(lease.reserve(10))
+    both.do(lease.give_back())
+    assert both.usage(user).tokens_held == 1000
+    del call
+    until(lambda: both.usage(user).tokens_held == 0)
+    assert used(both, user)[0] == 10
+
+
+# The database fails.
+
+
+def test_an_answer_that_is_lost_is_asked_for_again(both: Both) -> None:
+    user, runner = user_with(both), losing_of(both)
+    lease = lease_of(both, user, runner=runner, tokens=1000)
+    runner.lose()
+    once(both, lease, 10)
+    assert len(both.holds(user)) == 1
+    runner.lose()
+    both.do(lease.close())
+    until(lambda: both.usage(user).tokens_held == 0)
+    assert used(both, user)[0] == 10
+
+
+def test_a_block_that_nobody_heard_of_is_given_back(both: Both) -> None:
+    user, runner = user_with(both), losing_of(both)
+    lease = lease_of(both, user, runner=runner, tokens=1000)
+    runner.lose(2)
+    with pytest.raises(DatabaseUnreachable):
+        both.do(lease.reserve(10))
+    assert lease.purse.current is None
+    until(lambda: not both.holds(user))
+    assert used(both, user)[0] == 0
+    both.do(lease.close())
+
+
+def test_a_live_block_serves_to_its_deadline_while_the_database_is_gone(both: Both) -> None:
+    user, runner, clock = user_with(both), losing_of(both), Clock()
+    lease = lease_of(both, user, runner=runner, tokens=1000, ttl=timedelta(seconds=100), clock=clock)
+    once(both, lease, 10)
+    runner.fail(1000)
+    for _ in range(10):
+        once(both, lease, 10)
+        with pytest.raises(DatabaseUnreachable):
+            both.do(lease.reserve(1001))
+    clock.now += 89
+    once(both, lease, 10)
+    clock.now += 2
+    for _ in range(3):
+        with pytest.raises(DatabaseUnreachable):
+            both.do(lease.reserve(10))
+    runner._before.clear()
+    once(both, lease, 10)
+    both.do(lease.close())
+    assert used(both, user)[0] == 130
+
+
+@pytest.mark.parametrize("error", [DatabaseUnreachable("gone"), StorageFull("full")])
+def test_a_settlement_that_fails_is_tried_again_later_and_not_for_ever(
+    both: Both, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    user, runner, clock = user_with(both), losing_of(both), Clock()
+    lease = lease_of(both, user, runner=runner, tokens=1000, clock=clock)
+    call = once(both, lease, 77)
+    runner.fail(1, error)
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
+        both.do(lease.give_back())
+    assert f"settlement of block {call.id} is tried again later" in caplog.text
+    assert "77" not in caplog.text.replace(str(call.id), "")
+    both.do(lease.tend())
+    assert runner.sent.count("quotas.settle") == 1, "not at once"
+    clock.now += 1
+    both.do(lease.tend())
+    assert used(both, user)[0] == 77
+    call = once(both, lease, 5)
+    runner.fail(1000, error)
+    both.do(lease.give_back())
+    runner.sent.clear()
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
+        for _ in range(20):
+            clock.now += 60
+            both.do(lease.tend())
+    assert runner.sent == ["quotas.settle"] * 9
+    assert f"block {call.id} is left to its expiry" in caplog.text
+    assert [hold.id for hold in both.holds(user)] == [call.id]
+    runner._before.clear()
+    both.do(lease.close())

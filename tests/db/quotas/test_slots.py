@@ -1,0 +1,345 @@
+"""Slots: as many containers as the limit allows, each with its own fencing number, and none kept by the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from entered import PATIENCE_S, Both, locked_row, terminate, until, used, waiting
+
+from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
+from atlas_sdk.guards import AsyncSlot, Slot
+
+#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+SHORT = timedelta(seconds=1.2)
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
+    client = Both(request.param, dsn)
+    yield client
+    client.close()
+
+
+def beats_until(both: Both, condition: Any) -> None:
+    """Wait for a condition; heartbeats of asyncio only run while their event loop does."""
+
+    def holds() -> Any:
+        if both.kind == "asyncio":
+            both.do(asyncio.sleep(0.01))
+        return condition()
+
+    until(holds)
+
+
+def slots_held(both: Both, user: Any) -> int:
+    return both.usage(user).slots_held  # type: ignore[no-any-return]
+
+
+def test_a_slot_is_held_while_it_is_entered(both: Both) -> None:
+    user = both.user(containers=1, requests_per_hour=5)
+    with both.entered(both.quotas.slot(user, holder="web-1", meta={"image": "i"})) as slot:
+        (hold,) = both.holds(user)
+        assert (hold.id, hold.slots, hold.epoch, hold.holder) == (slot.id, 1, slot.epoch, "web-1")
+        assert hold.meta == {"image": "i"}
+        assert not slot.lost
+        slot.check()
+    assert slots_held(both, user) == 0
+    assert used(both, user) == (0, 0)
+    assert both.usage(user).requests_last_hour == 0
+
+
+def test_a_full_house_says_who_is_in_it(both: Both) -> None:
+    user = both.user(containers=2)
+    with (
+        both.entered(both.quotas.slot(user, holder="web-1")),
+        both.entered(both.quotas.slot(user)),
+        pytest.raises(QuotaExceeded) as caught,
+        both.entered(both.quotas.slot(user)),
+    ):
+        pytest.fail("a third of two")
+    assert caught.value.dimension == "containers"
+    assert caught.value.http_status == 429
+    assert "web-1" in caught.value.holders
+    assert any(holder.endswith(f":{os.getpid()}") for holder in caught.value.holders)
+    assert slots_held(both, user) == 0
+
+
+def test_fencing_numbers_rise(both: Both) -> None:
+    user = both.user()
+    epochs = []
+    for _ in range(3):
+        with both.entered(both.quotas.slot(user)) as slot:
+            epochs.append(slot.epoch)
+    with both.entered(both.quotas.slot(user)) as first, both.entered(both.quotas.slot(user)) as second:
+        epochs += [first.epoch, second.epoch]
+    assert epochs == sorted(set(epochs))
+
+
+def test_a_heartbeat_keeps_a_slot_for_longer_than_its_ttl(both: Both) -> None:
+    user = both.user(containers=1)
+    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
+        first = both.holds(user)[0].expires_at
+        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+        slot.check()
+        # The one who asks for the place would clear away what has expired.
+        with pytest.raises(QuotaExceeded), both.entered(both.quotas.slot(user)):
+            pytest.fail("it was free")
+        slot.check()
+    assert slots_held(both, user) == 0
+
+
+def test_a_heartbeat_that_fails_once_loses_nothing(both: Both) -> None:
+    user = both.user(containers=1)
+    losing = both.losing()
+    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
+        first = both.holds(user)[0].expires_at
+        losing.fail(2)
+        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+        slot.check()
+    assert not losing._before
+
+
+def test_a_slot_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> None:
+    user = both.user(containers=1)
+    losing = both.losing()
+    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
+        losing.fail(1000)
+        beats_until(both, lambda: slot.lost)
+        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+            slot.check()
+        assert caught.value.epoch == slot.epoch
+        losing._before.clear()
+    both.settle_down()
+    assert slots_held(both, user) == 0
+
+
+def test_a_slot_that_somebody_ended_is_lost_at_the_next_heartbeat(both: Both) -> None:
+    user = both.user(containers=1)
+    with both.entered(both.quotas.slot(user, ttl=timedelta(seconds=3))) as slot:
+        both.do(both.quotas.release(user, slot.id))
+        began = datetime.now(UTC)
+        beats_until(both, lambda: slot.lost)
+        assert datetime.now(UTC) - began < timedelta(seconds=3), "before its time was over"
+        with both.entered(both.quotas.slot(user)) as next_one:
+            assert next_one.epoch > slot.epoch
+            with pytest.raises(SlotLost):
+                slot.check()
+    assert slots_held(both, user) == 0
+
+
+def test_the_end_of_a_lost_slot_leaves_its_successor_alone(both: Both, door: Any) -> None:
+    user = both.user(containers=1)
+    with ExitStack() as later:
+        with both.entered(both.quotas.slot(user)) as slot:
+            door.expire(slot.id)
+            successor = later.enter_context(both.entered(both.quotas.slot(user)))
+            assert successor.epoch > slot.epoch
+        assert [hold.id for hold in both.holds(user)] == [successor.id]
+        successor.check()
+
+
+@pytest.mark.parametrize("kind", [Slot, AsyncSlot])
+def test_our_own_clock_ends_a_slot_from_before_its_request(both: Both, kind: type) -> None:
+    if (kind is AsyncSlot) != (both.kind == "asyncio"):
+        return
+    times = iter([100.0])
+    now = [100.0]
+
+    def clock() -> float:
+        # The request itself takes 20 s.
+        return next(times, now[0])
+
+    user = both.user()
+    now[0] = 120.0
+    with both.entered(kind(both.quotas._source, user, ttl=timedelta(seconds=60), clock=clock)) as slot:
+        now[0] = 159.9
+        assert not slot.lost
+        now[0] = 160.0
+        assert slot.lost
+        now[0] = 100.0
+        assert slot.lost, "what is lost stays lost"
+
+
+def test_an_exception_gives_the_place_back_and_is_passed_on(both: Both) -> None:
+    user = both.user(containers=1)
+    problem = RuntimeError("the container is gone")
+    with pytest.raises(RuntimeError) as caught, both.entered(both.quotas.slot(user)):
+        raise problem
+    assert caught.value is problem
+    assert slots_held(both, user) == 0
+
+
+def test_a_slot_is_for_one_container(both: Both) -> None:
+    user = both.user()
+    slot = both.quotas.slot(user)
+    for use in (lambda: slot.id, lambda: slot.epoch, lambda: slot.lost, slot.check):
+        with pytest.raises(InvalidInput, match="enter the slot first"):
+            use()
+    with both.entered(slot), pytest.raises(InvalidInput, match="used already"), both.entered(slot):
+        pytest.fail("entered twice")
+    with pytest.raises(InvalidInput, match="used already"), both.entered(slot):
+        pytest.fail("entered twice")
+    assert slots_held(both, user) == 0
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta(hours=25)])
+def test_times_that_are_none_are_refused(both: Both, ttl: timedelta) -> None:
+    with pytest.raises(InvalidInput) as caught, both.entered(both.quotas.slot(both.user(), ttl=ttl)):
+        pytest.fail("it was entered")
+    assert caught.value.field == "ttl"
+
+
+def test_without_a_database_there_is_no_slot(both: Both) -> None:
+    user = both.user(containers=1)
+    losing = both.losing()
+    losing.lose(2)
+    with pytest.raises(DatabaseUnreachable), both.entered(both.quotas.slot(user)):
+        pytest.fail("it was entered")
+    both.settle_down()
+    assert slots_held(both, user) == 0
+
+
+def test_a_broken_connection_does_not_end_a_slot(both: Both, dsn: str) -> None:
+    user = both.user(containers=1)
+    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
+        first = both.holds(user)[0].expires_at
+        terminate(dsn)
+        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+        slot.check()
+    assert slots_held(both, user) == 0
+
+
+def test_a_place_that_cannot_be_given_back_is_given_back_later(both: Both) -> None:
+    user = both.user(containers=1)
+    losing = both.losing()
+    with both.entered(both.quotas.slot(user)):
+        losing.fail(2)
+    assert slots_held(both, user) == 1
+    both.settle_down()
+    assert slots_held(both, user) == 0
+
+
+def test_the_dead_keep_no_place(dsn: str) -> None:
+    code = f"""
+import sys
+from datetime import timedelta
+from atlas_sdk import Atlas
+with Atlas.open(sys.argv[1]) as atlas:
+    user = atlas.users.by_email("dead@example.com")
+    with atlas.quotas.slot(user, ttl=timedelta(seconds={SHORT.total_seconds()}), holder="dead"):
+        print("entered", flush=True)
+        sys.stdin.read()
+"""
+    with Atlas.open(dsn) as atlas:
+        user = atlas.users.create("dead@example.com")
+        atlas.quotas.set_limits(user, containers=1)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "entered\n"
+            with pytest.raises(QuotaExceeded) as caught, atlas.quotas.slot(user):
+                pytest.fail("it was free")
+            assert caught.value.holders == ("dead",)
+            (dead,) = atlas.quotas.holds(user)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+        def enter() -> int | None:
+            try:
+                with atlas.quotas.slot(user) as slot:
+                    return slot.epoch
+            except QuotaExceeded:
+                return None
+
+        epochs: list[int] = []
+        until(lambda: epochs.append(epoch) or True if (epoch := enter()) is not None else False)
+        assert epochs[0] > dead.epoch
+        assert atlas.quotas.verify(user).balanced
+
+
+def test_a_forked_child_leaves_the_slot_to_its_parent(dsn: str) -> None:
+    with Atlas.open(dsn) as atlas:
+        user = atlas.users.create("forked@example.com")
+        with atlas.quotas.slot(user) as slot:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks with threads
+                child = os.fork()
+            if child == 0:
+                slot.__exit__(None, None, None)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            assert len(atlas.quotas.holds(user)) == 1
+
+
+def test_threads_never_have_more_than_the_limit(dsn: str) -> None:
+    with Atlas.open(dsn) as atlas:
+        user = atlas.users.create("slots@example.com")
+        atlas.quotas.set_limits(user, containers=3)
+        tried, answers = threading.Barrier(8, timeout=PATIENCE_S), []
+
+        def run(_: int) -> None:
+            try:
+                with atlas.quotas.slot(user):
+                    answers.append("entered")
+                    # Nobody leaves before everybody has tried.
+                    tried.wait()
+            except QuotaExceeded:
+                answers.append("refused")
+                tried.wait()
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(run, range(8)))
+        assert sorted(answers) == ["entered"] * 3 + ["refused"] * 5
+        assert atlas.quotas.usage(user).slots_held == 0
+        assert atlas.quotas.verify(user).balanced
+
+
+@pytest.mark.parametrize("moment", ["enter", "body", "exit"])
+def test_a_cancelled_task_gives_its_place_back(dsn: str, moment: str) -> None:
+    async def run(atlas: AsyncAtlas, user: Any, entered: asyncio.Event, leave: asyncio.Event) -> None:
+        async with atlas.quotas.slot(user):
+            entered.set()
+            await leave.wait()
+
+    async def go() -> Any:
+        async with AsyncAtlas.open(dsn) as atlas:
+            user = await atlas.users.create(f"{moment}@example.com")
+            entered, leave = asyncio.Event(), asyncio.Event()
+            if moment != "enter":
+                task = asyncio.ensure_future(run(atlas, user, entered, leave))
+                await entered.wait()
+            if moment == "body":
+                task.cancel()
+            else:
+                with locked_row(dsn, user):
+                    if moment == "enter":
+                        task = asyncio.ensure_future(run(atlas, user, entered, leave))
+                    leave.set()
+                    async with asyncio.timeout(PATIENCE_S):
+                        while not await asyncio.to_thread(waiting, dsn):  # noqa: ASYNC110  # it is about the server
+                            await asyncio.sleep(0.01)
+                    task.cancel()
+                    await asyncio.wait([task], timeout=PATIENCE_S)
+                    assert task.cancelled()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert not [other for other in asyncio.all_tasks() if other.get_name() == "atlas-slot"]
+        return user
+
+    user = asyncio.run(go())
+    with Atlas.open(dsn) as atlas:
+        assert atlas.quotas.usage(user).slots_held == 0
+        assert atlas.quotas.verify(user).balanced

@@ -1,0 +1,119 @@
+"""Calls the quota functions of the database, as any client may, and moves time for them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from atlas_sdk._sql import statements
+
+BALANCE = statements("books")["verify"].text
+#: Of a hold, long enough for any test.
+TTL = timedelta(hours=1)
+
+
+class Door:
+    """Calls the functions on a connection of its own."""
+
+    def __init__(self, dsn: str) -> None:
+        self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+    def row(self, text: str, *parameters: object) -> Any:
+        found = self.connection.execute(text, parameters).fetchone()
+        return None if found is None else SimpleNamespace(**found)
+
+    def value(self, text: str, *parameters: object) -> Any:
+        (found,) = self.connection.execute(text, parameters).fetchone().values()
+        return found
+
+    def user(self, **columns: object) -> uuid.UUID:
+        """Make a user; the columns are of user_quotas, and every limit that is not named is none."""
+        user_id = uuid.uuid4()
+        self.connection.execute("INSERT INTO users (id, email) VALUES (%s, %s)", (user_id, f"{user_id}@example.com"))
+        limits = dict.fromkeys(("tokens_limit", "cost_limit", "containers_limit", "requests_limit", "builds_limit"))
+        self.change(user_id, **{**limits, **columns})
+        return user_id
+
+    def change(self, user_id: uuid.UUID, **columns: object) -> None:
+        changes = ", ".join(f"{name} = %({name})s" for name in columns)
+        self.connection.execute(f"UPDATE user_quotas SET {changes} WHERE user_id = %(u)s", {**columns, "u": user_id})
+
+    def reserve(
+        self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", ttl: Any = TTL, meta: Any = None, **more: Any
+    ) -> Any:
+        asked = {"min_tokens": None, "cost": 0, "slots": 0, "requests": 0, "builds": 0, "holder": "", **more}
+        asked |= {"u": user_id, "id": uuid.uuid4() if key == "new" else key, "tokens": tokens, "ttl": ttl}
+        found = self.connection.execute(
+            """SELECT *, %(id)s::uuid AS id FROM quota_reserve(%(u)s, %(id)s, %(tokens)s::bigint,
+                   %(min_tokens)s::bigint, %(cost)s::numeric, %(slots)s::integer, %(requests)s::integer,
+                   %(builds)s::integer, %(ttl)s::interval, %(holder)s, %(meta)s)""",
+            {**asked, "meta": None if meta is None else Jsonb(meta)},
+        ).fetchone()
+        assert found is not None
+        return SimpleNamespace(**found)
+
+    def settle(self, user_id: uuid.UUID, key: uuid.UUID, tokens: Any = None, cost: Any = None, meta: Any = None) -> Any:
+        return self.row(
+            "SELECT * FROM quota_settle(%s, %s, %s::bigint, %s::numeric, NULL, %s)",
+            *(user_id, key, tokens, cost, None if meta is None else Jsonb(meta)),
+        )
+
+    def release(self, user_id: uuid.UUID, key: uuid.UUID) -> Any:
+        return self.row("SELECT * FROM quota_release(%s, %s)", user_id, key)
+
+    def extend(self, user_id: uuid.UUID, key: uuid.UUID, tokens: Any = 0, cost: Any = 0, ttl: Any = None) -> Any:
+        return self.row(
+            "SELECT * FROM quota_extend(%s, %s, %s::bigint, %s::numeric, %s::interval)",
+            *(user_id, key, tokens, cost, ttl),
+        )
+
+    def add(self, user_id: uuid.UUID, tokens: Any, cost: Any = 0, key: Any = None) -> Any:
+        return self.row(
+            "SELECT * FROM quota_add(%s, %s, %s::bigint, %s::numeric, NULL)", user_id, key or uuid.uuid4(), tokens, cost
+        )
+
+    def expire(self, key: uuid.UUID) -> None:
+        self.connection.execute(
+            "UPDATE quota_reservations SET expires_at = now() - interval '1 s' WHERE id = %s", (key,)
+        )
+
+    def end_period(self, user_id: uuid.UUID, days: int = 40) -> None:
+        """Move everything of this user so many days into the past: the period is over, by more than a month."""
+        moved = {"days": timedelta(days=days), "u": user_id}
+        for text in (
+            """UPDATE user_quotas SET period_anchor = period_anchor - %(days)s, period_start = period_start - %(days)s,
+               period_end = period_end - %(days)s WHERE user_id = %(u)s""",
+            "UPDATE quota_reservations SET period_start = period_start - %(days)s WHERE user_id = %(u)s",
+            "UPDATE usage_ledger SET period_start = period_start - %(days)s WHERE user_id = %(u)s",
+            "UPDATE quota_history SET period_start = period_start - %(days)s WHERE user_id = %(u)s",
+        ):
+            self.connection.execute(text, moved)
+
+    def quota(self, user_id: uuid.UUID) -> Any:
+        return self.row("SELECT * FROM user_quotas WHERE user_id = %s", user_id)
+
+    def ledger(self, user_id: uuid.UUID) -> list[tuple[str, int, Decimal]]:
+        found = self.connection.execute(
+            "SELECT kind, amount, cost FROM usage_ledger WHERE user_id = %s ORDER BY created_at", (user_id,)
+        )
+        return [(row["kind"], int(row["amount"]), row["cost"]) for row in found]
+
+    def thresholds(self, user_id: uuid.UUID) -> list[tuple[str, int]]:
+        found = self.connection.execute(
+            "SELECT meta FROM events WHERE user_id = %s AND type = 'quota.threshold' ORDER BY created_at, meta",
+            (user_id,),
+        )
+        return [(row["meta"]["dimension"], row["meta"]["percent"]) for row in found]
+
+    def balance(self, user_id: uuid.UUID) -> None:
+        """Assert that used = SUM(ledger) and held = SUM(holds)."""
+        (row,) = self.connection.execute(BALANCE, {"user_id": user_id}).fetchall()
+        assert row["user_id"] is None, row
+        assert row["periods"] >= 1

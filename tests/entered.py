@@ -1,0 +1,202 @@
+"""Both faces called the same way, guards and slots too; and a runner that loses answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
+from atlas_sdk._embedded import locks
+
+#: Far more than anything takes, also on a busy machine: only a failure waits this long.
+PATIENCE_S = 60.0
+
+
+class Both:
+    """A client of either face: `do` awaits what has to be awaited, `entered` is `with` or `async with`."""
+
+    def __init__(self, kind: str, dsn: str | None, **options: Any) -> None:
+        self.kind = kind
+        self._loop = asyncio.new_event_loop() if kind == "asyncio" else None
+        if self._loop is None:
+            self.client: Any = Atlas.open(dsn, **options)
+        else:
+            self.client = AsyncAtlas.open(dsn, **options)
+            self.do(self.client.connect())
+
+    @property
+    def quotas(self) -> Any:
+        return self.client.quotas
+
+    def do(self, result: Any) -> Any:
+        """Return the result of a call, awaited if it has to be."""
+        if self._loop is None or not inspect.isawaitable(result):
+            return result
+        return self._loop.run_until_complete(result)
+
+    @contextmanager
+    def entered(self, manager: Any) -> Iterator[Any]:
+        """Enter and leave a guard or a slot."""
+        if self._loop is None:
+            with manager as inside:
+                yield inside
+            return
+        inside = self.do(manager.__aenter__())
+        try:
+            yield inside
+        except BaseException as exc:
+            if not self.do(manager.__aexit__(type(exc), exc, exc.__traceback__)):
+                raise
+        else:
+            self.do(manager.__aexit__(None, None, None))
+
+    def guard(self, user: User, **ask: Any) -> Any:
+        """Enter a guard."""
+        return self.entered(self.quotas.guard(user, **ask))
+
+    def user(self, **limits: Any) -> User:
+        """Make a user who has these limits and no other."""
+        made = self.do(self.client.users.create(f"{self.do(self._new_name())}@example.com"))
+        names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
+        self.do(self.quotas.set_limits(made, **{**dict.fromkeys(names), **limits}))
+        return made
+
+    def _new_name(self) -> Any:
+        from atlas_sdk._plan import context
+
+        def plan() -> Any:
+            return str((yield from context()).new_id())
+
+        return self.quotas._runner.run(plan())
+
+    def usage(self, user: User) -> Any:
+        """Return the usage of a user whose books balance."""
+        assert self.do(self.quotas.verify(user)).balanced
+        return self.do(self.quotas.usage(user))
+
+    def holds(self, user: User) -> Any:
+        return self.do(self.quotas.holds(user))
+
+    def settle_down(self) -> None:
+        """Wait for what the client does in the background, and for what it kept for later."""
+        if self._loop is not None:
+            self.do(self.quotas._source._tasks.finish(PATIENCE_S))
+        assert self.do(self.quotas.settle_pending()) == 0
+
+    def losing(self) -> Losing:
+        """Let the client's guards run on a database that can be told to fail."""
+        source = self.quotas._source
+        source._runner = Losing(source._runner, is_async=self._loop is not None)
+        return source._runner  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.do(self.client.close())
+        if self._loop is not None:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+
+class Losing:
+    """A runner whose next calls fail: before the plan is run, or after it, as when only the answer is lost."""
+
+    def __init__(self, runner: Any, *, is_async: bool) -> None:
+        self._runner = runner
+        self._is_async = is_async
+        self._before: list[BaseException] = []
+        self._after: list[BaseException] = []
+        #: Statements sent, which is what counts; ids and the like need no database.
+        self.sent: list[str] = []
+        #: Called with the name of every statement before it is sent.
+        self.watch: Callable[[str], None] | None = None
+
+    def fail(self, times: int = 1, error: BaseException | None = None) -> None:
+        """Refuse the next plans that need the database."""
+        self._before += [error or DatabaseUnreachable("no connection, says the test")] * times
+
+    def lose(self, times: int = 1) -> None:
+        """Run the next plans that need the database, and lose their answers."""
+        self._after += [DatabaseUnreachable("no answer, says the test")] * times
+
+    def run(self, plan: Any) -> Any:
+        return self._run_async(plan) if self._is_async else self._run(plan)
+
+    def _watched(self, plan: Any) -> Any:
+        """Pass a plan on; the first statement in it decides its fate."""
+        from atlas_sdk._plan import Query
+
+        asked, answer = False, None
+        try:
+            effect = next(plan)
+            while True:
+                if isinstance(effect, Query):
+                    self.sent.append(effect.statement.name)
+                    if self.watch is not None:
+                        self.watch(effect.statement.name)
+                    if not asked and self._before:
+                        raise self._before.pop(0)
+                    asked = True
+                answer = yield effect
+                effect = plan.send(answer)
+        except StopIteration as stop:
+            if asked and self._after:
+                raise self._after.pop(0) from None
+            return stop.value
+        finally:
+            plan.close()
+
+    def _run(self, plan: Any) -> Any:
+        return self._runner.run(self._watched(plan))
+
+    async def _run_async(self, plan: Any) -> Any:
+        return await self._runner.run(self._watched(plan))
+
+
+@contextmanager
+def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
+    """Hold the lock that every operation on the user's quota waits for; the connection may be rolled back early."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SELECT 1 FROM user_quotas WHERE user_id = %s FOR UPDATE", (user.id,))
+        yield connection
+        connection.rollback()
+
+
+def waiting(dsn: str) -> list[int]:
+    """Return the server processes of clients that wait for a lock in this database."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchall()
+    return [pid for (pid,) in rows]
+
+
+def terminate(dsn: str, *pids: int) -> None:
+    """End server processes as an administrator does; without ids those of all clients."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'atlasengine' AND (%(all)s OR pid = ANY(%(pids)s))",
+            {"all": not pids, "pids": list(pids)},
+        )
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; fail when it does not come."""
+    for _ in locks.polling(PATIENCE_S):
+        if condition():
+            return
+    pytest.fail(f"not within {PATIENCE_S:.0f} s")
+
+
+def used(both: Both, user: User) -> tuple[int, Decimal]:
+    """Return what is charged to a user of whom nothing is held any more."""
+    usage = both.usage(user)
+    assert (usage.tokens_held, usage.cost_held, usage.slots_held) == (0, 0, 0)
+    assert both.holds(user) == []
+    return usage.tokens_used, usage.cost_used

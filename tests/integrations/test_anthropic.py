@@ -1,0 +1,539 @@
+"""The real Anthropic client under guards: what is held before a call, and what is charged after it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from decimal import Decimal
+from typing import Any
+
+import anthropic
+import pytest
+from provider_stub import PATIENCE_S, Drop, Events, Hang, Json, Stub, message, message_events
+from sides import AsyncSide, Books, Side
+
+from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, QuotaExceeded, User
+from atlas_sdk.guards import current_guard
+from atlas_sdk.integrations.anthropic import guarded
+from atlas_sdk.integrations.bounds import input_bound
+from atlas_sdk.integrations.prices import Price, Prices
+
+ASK: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
+BOUND = input_bound(ASK)
+PRICES = Prices({"claude-test": Price("3", "15", "0.30", "3.75")})
+ERROR = {"type": "error", "error": {"type": "an_error", "message": "no"}}
+#: Tells a client not to wait before it tries again.
+AT_ONCE = {"retry-after-ms": "1"}
+
+
+def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None:
+    usage = {
+        "input_tokens": 20,
+        "output_tokens": 7,
+        "cache_creation_input_tokens": 300,
+        "cache_read_input_tokens": 4000,
+    }
+    stub.script(Json(body=message("Hello", usage=usage)))
+    client = side.anthropic(prices=PRICES, meta={"agent": "coder"})
+    answer = side.do(lambda: client.messages.create(**ASK))
+    assert answer.content[0].text == "Hello"
+    # 20 x 3 + 7 x 15 + 4000 x 0.30 + 300 x 3.75, each a millionth of a dollar.
+    assert books.charged() == (4327, Decimal("0.002490"))
+    meta = books.entry().meta
+    assert {name: meta[name] for name in ("provider", "model", "agent", "input", "output")} == {
+        "provider": "anthropic",
+        "model": "claude-test-1",
+        "agent": "coder",
+        "input": 20,
+        "output": 7,
+    }
+    assert (meta["cache_read"], meta["cache_write"]) == (4000, 300)
+    assert "estimated" not in meta
+    assert stub.requests[0].body == ASK
+
+
+def test_hold_is_the_bound_of_the_request(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body=message()))
+    client = side.anthropic()
+    side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().granted == BOUND + 100
+
+
+def test_refused_call_is_never_sent(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+    atlas.quotas.set_limits(user, tokens=BOUND + 99)
+    client = side.anthropic()
+    with pytest.raises(QuotaExceeded) as refused:
+        side.do(lambda: client.messages.create(**ASK))
+    assert (refused.value.dimension, refused.value.asked) == ("tokens", BOUND + 100)
+    assert stub.requests == []
+    assert books.entries() == []
+
+
+def test_cost_is_held_before_the_call(side: Side, stub: Stub, atlas: Atlas, user: User) -> None:
+    atlas.quotas.set_limits(user, cost="0.0001")
+    client = side.anthropic(prices=PRICES)
+    with pytest.raises(QuotaExceeded) as refused:
+        side.do(lambda: client.messages.create(**ASK))
+    # All input at the dearest of its prices.
+    assert refused.value.dimension == "cost"
+    assert refused.value.asked == (Decimal(BOUND) * Decimal("3.75") + 100 * 15) / 1_000_000
+    assert stub.requests == []
+
+
+def test_elastic_call_is_sent_with_what_is_left(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+    atlas.quotas.set_limits(user, tokens=BOUND + 30)
+    stub.script(Json(body=message()))
+    client = side.anthropic(min_output_tokens=10)
+    side.do(lambda: client.messages.create(**ASK))
+    assert stub.requests[0].body["max_tokens"] == 30
+    assert books.entry().granted == BOUND + 30
+    atlas.quotas.set_limits(user, tokens=15 + BOUND + 9)
+    with pytest.raises(QuotaExceeded):
+        side.do(lambda: client.messages.create(**ASK))
+
+
+def test_elastic_limit_stays_above_the_thinking_budget(side: Side, stub: Stub, atlas: Atlas, user: User) -> None:
+    ask = {**ASK, "max_tokens": 3000, "thinking": {"type": "enabled", "budget_tokens": 2000}}
+    client = side.anthropic(min_output_tokens=10)
+    atlas.quotas.set_limits(user, tokens=input_bound(ask) + 2000)
+    with pytest.raises(QuotaExceeded):
+        side.do(lambda: client.messages.create(**ask))
+    atlas.quotas.set_limits(user, tokens=input_bound(ask) + 2001)
+    stub.script(Json(body=message()))
+    side.do(lambda: client.messages.create(**ask))
+    assert stub.requests[0].body["max_tokens"] == 2001
+
+
+def test_one_shot_messages_are_sent_whole(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body=message()))
+    client = side.anthropic()
+    ask = {**ASK, "messages": (one for one in ASK["messages"])}
+    side.do(lambda: client.messages.create(**ask))
+    assert stub.requests[0].body == ASK
+    assert books.entry().granted == BOUND + 100
+
+
+def test_answer_can_be_sent_back(side: Side, stub: Stub) -> None:
+    stub.script(Json(body=message()), Json(body=message()))
+    client = side.anthropic()
+    answer = side.do(lambda: client.messages.create(**ASK))
+    turns = [*ASK["messages"], {"role": "assistant", "content": answer.content}, {"role": "user", "content": "And?"}]
+    side.do(lambda: client.messages.create(**{**ASK, "messages": turns}))
+    assert stub.requests[1].body["messages"][1]["content"][0]["text"] == "Hello"
+
+
+def test_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+    start = {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 0}
+    stub.script(Events(events=message_events("Hel", "lo", start=start, end={"output_tokens": 42})))
+    client = side.anthropic(prices=PRICES)
+    events = side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert [event.type for event in events][-1] == "message_stop"
+    assert books.charged() == (102, Decimal(10 * 3 + 42 * 15 + 50 * Decimal("0.3")) / 1_000_000)
+    assert "estimated" not in books.entry().meta
+
+
+def test_stream_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hel", "lo", end={"output_tokens": 42})))
+    client = side.anthropic()
+    events = side.inside(lambda: client.messages.stream(**ASK))
+    assert events[-1].type == "message_stop"
+    assert books.charged() == (52, 0)
+
+
+def test_final_message_of_a_helper_is_charged(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello")))
+    client = side.anthropic()
+    if side.name == "blocking":
+        with client.messages.stream(**ASK) as stream:
+            assert stream.get_final_text() == "Hello"
+    else:
+
+        async def work() -> str:
+            async with client.messages.stream(**ASK) as stream:
+                return await stream.get_final_text()
+
+        assert side.do(work) == "Hello"
+    assert books.charged() == (15, 0)
+
+
+def test_stream_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+    # message_start, content_block_start, then two of four pieces: 5 + 6 bytes.
+    stub.script(Events(events=message_events("Hello", " world", "never", "seen"), cut=4))
+    client = side.anthropic(prices=PRICES)
+    with pytest.raises(Exception, match="peer closed|incomplete"):
+        side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert books.charged() == (10 + 11, Decimal(10 * 3 + 11 * 15) / 1_000_000)
+    meta = books.entry().meta
+    assert (meta["cut"], meta["estimated"]) == (True, True)
+
+
+def test_stream_closed_early_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello", " world", "more"), stop=4))
+    client = side.anthropic()
+    events = side.read(lambda: client.messages.create(**ASK, stream=True), take=4)
+    assert len(events) == 4
+    assert books.charged() == (21, 0)
+
+
+def test_helper_left_early_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello", " world"), stop=3))
+    client = side.anthropic()
+    side.inside(lambda: client.messages.stream(**ASK), take=3)
+    assert books.charged() == (15, 0)
+
+
+def test_opened_stream_that_is_never_read_is_charged_its_input(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello"), stop=3))
+    client = side.anthropic()
+    if side.name == "blocking":
+        client.messages.create(**ASK, stream=True).close()
+    else:
+
+        async def work() -> None:
+            await (await client.messages.create(**ASK, stream=True)).close()
+
+        side.do(work)
+    assert books.charged() == (input_bound({**ASK, "stream": True}), 0)
+
+
+def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello"), stop=3))
+    client = side.anthropic()
+
+    def blocking() -> None:
+        for event in client.messages.create(**ASK, stream=True):
+            if event.type == "content_block_delta":
+                return
+
+    async def awaited() -> None:
+        async for event in await client.messages.create(**ASK, stream=True):
+            if event.type == "content_block_delta":
+                break
+        gc.collect()
+        # The loop closes what was dropped in a task of its own.
+        async with asyncio.timeout(PATIENCE_S):
+            while await side.atlas.quotas.holds(user):
+                pass
+
+    side.do(blocking if side.name == "blocking" else awaited)
+    gc.collect()
+    assert books.charged() == (15, 0)
+
+
+def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello", thinking="…"), cut=3))
+    client = side.anthropic()
+    with pytest.raises(Exception, match="peer closed|incomplete"):
+        side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert books.charged() == (10 + 100, 0)
+
+
+def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello"), cut=3))
+    client = side.anthropic(on_cut="hold")
+    with pytest.raises(Exception, match="peer closed|incomplete"):
+        side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert books.charged() == (10 + 100, 0)
+
+
+def test_error_inside_of_a_stream_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+    broken = [*message_events("Hello")[:3], ("error", ERROR)]
+    stub.script(Events(events=broken))
+    client = side.anthropic()
+    with pytest.raises(anthropic.APIStatusError):
+        side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert books.charged() == (15, 0)
+
+
+def test_cancelled_stream_is_charged_what_came(dsn: str, atlas: Atlas, user: User, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=message_events("Hello", "never"), stop=3))
+
+    async def work() -> None:
+        came = asyncio.Event()
+
+        async def reader(client: Any) -> None:
+            async for event in await client.messages.create(**ASK, stream=True):
+                if event.type == "content_block_delta":
+                    came.set()
+
+        async with (
+            AsyncAtlas.open(dsn) as awaited,
+            anthropic.AsyncAnthropic(api_key="key", base_url=stub.url, max_retries=0) as real,
+        ):
+            task = asyncio.create_task(reader(guarded(real, awaited.quotas, user)))
+            await came.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(work())
+    assert books.charged() == (15, 0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=status, body=ERROR))
+    client = side.anthropic(prices=PRICES)
+    with pytest.raises(anthropic.APIStatusError) as error:
+        side.do(lambda: client.messages.create(**ASK))
+    assert error.value.status_code == status
+    entry = books.entry()
+    assert (entry.kind, entry.amount, entry.cost) == ("released", 0, 0)
+
+
+@pytest.mark.parametrize("status", [408, 500, 529])
+def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=status, body=ERROR))
+    client = side.anthropic(prices=PRICES)
+    with pytest.raises(anthropic.APIStatusError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.charged() == (BOUND + 100, (Decimal(BOUND) * Decimal("3.75") + 1500) / 1_000_000)
+
+
+def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=500, body=ERROR))
+    client = side.anthropic(on_unknown="release")
+    with pytest.raises(anthropic.APIStatusError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().kind == "released"
+
+
+def test_no_connection_is_given_back(side: Side, books: Books) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        # Two tries: each was refused.
+        client = side.anthropic(settings={"base_url": url, "max_retries": 1})
+        with pytest.raises(anthropic.APIConnectionError):
+            side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().kind == "released"
+
+
+def test_lost_connection_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Drop())
+    client = side.anthropic()
+    with pytest.raises(anthropic.APIConnectionError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.charged() == (BOUND + 100, 0)
+
+
+def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Hang())
+    client = side.anthropic(settings={"timeout": 0.2})
+    with pytest.raises(anthropic.APITimeoutError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.charged() == (BOUND + 100, 0)
+
+
+def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=529, body=ERROR, headers=AT_ONCE), Json(body=message()))
+    client = side.anthropic(settings={"max_retries": 2})
+    side.do(lambda: client.messages.create(**ASK))
+    assert len(stub.requests) == 2
+    assert books.charged() == (15, 0)
+
+
+def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Books) -> None:
+    refused = Json(status=429, body=ERROR, headers=AT_ONCE)
+    stub.script(refused, refused)
+    client = side.anthropic(settings={"max_retries": 1})
+    with pytest.raises(anthropic.RateLimitError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().kind == "released"
+
+
+def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=500, body=ERROR, headers=AT_ONCE), Json(status=429, body=ERROR))
+    client = side.anthropic(settings={"max_retries": 1})
+    with pytest.raises(anthropic.RateLimitError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.charged() == (BOUND + 100, 0)
+
+
+def test_cancelled_call_is_charged_in_full(dsn: str, user: User, stub: Stub, books: Books) -> None:
+    stub.script(Hang())
+
+    async def work() -> None:
+        async with (
+            AsyncAtlas.open(dsn) as awaited,
+            anthropic.AsyncAnthropic(api_key="key", base_url=stub.url, max_retries=0) as real,
+        ):
+            client = guarded(real, awaited.quotas, user)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await client.messages.create(**ASK)
+
+    asyncio.run(work())
+    assert len(stub.requests) == 1
+    assert books.charged() == (BOUND + 100, 0)
+
+
+def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body=message()))
+    client = side.anthropic(prices=Prices({"another": Price(1, 1)}))
+    side.do(lambda: client.messages.create(**ASK))
+    assert books.charged() == (15, 0)
+    assert books.entry().meta["price_unknown"] is True
+
+
+def test_unknown_price_stays_marked_when_the_outcome_is_unknown(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(status=500, body=ERROR))
+    client = side.anthropic(prices=Prices({"another": Price(1, 1)}))
+    with pytest.raises(anthropic.APIStatusError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().meta["price_unknown"] is True
+
+
+def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body=message(model="claude-test-9")))
+    client = side.anthropic(prices=PRICES)
+    side.do(lambda: client.messages.create(**{**ASK, "model": "my-deployment"}))
+    assert books.charged() == (15, Decimal(10 * 3 + 5 * 15) / 1_000_000)
+    assert books.entry().meta["price_unknown"] is False
+    assert books.entry().meta["answered_by"] == "claude-test-9"
+
+
+def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Books) -> None:
+    client = side.anthropic(prices=Prices({"another": Price(1, 1)}), unknown_price="refuse")
+    with pytest.raises(InvalidInput, match="has no price"):
+        side.do(lambda: client.messages.create(**ASK))
+    assert stub.requests == []
+    assert books.entries() == []
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda client: client.with_options(timeout=5).messages.create(**ASK),
+        lambda client: client.copy().with_options(max_retries=0).messages.create(**ASK),
+        lambda client: client.beta.messages.create(**ASK),
+        lambda client: client.messages.with_raw_response.create(**ASK),
+        lambda client: client.with_raw_response.messages.create(**ASK),
+        lambda client: client.messages.parse(**ASK),
+        lambda client: client.post("/v1/messages", body=ASK, cast_to=anthropic.types.Message),
+        lambda client: client.post("/v1/messages?beta=true", body=ASK, cast_to=object),
+        lambda client: client.messages.create(**{**ASK, "max_tokens": 1}, extra_body={"max_tokens": 100}),
+    ],
+    ids=["with_options", "copy", "beta", "raw", "client_raw", "parse", "post", "post_object", "extra_body"],
+)
+def test_every_way_to_a_message_is_metered(way: Any, side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body=message()))
+    client = side.anthropic()
+    side.do(lambda: way(client))
+    assert books.charged() == (15, 0)
+    assert books.entry().granted == BOUND + 100
+    assert stub.requests[0].body["max_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda client: client.messages.batches.create(requests=[]),
+        lambda client: client.beta.messages.batches.create(requests=[]),
+        lambda client: client.messages.with_raw_response.create(**ASK, stream=True),
+        lambda client: client.post("/v1/complete", body={}, cast_to=object),
+        lambda client: client.with_options(timeout=5).messages.batches.create(requests=[]),
+    ],
+    ids=["batches", "beta_batches", "raw_stream", "unknown", "derived"],
+)
+def test_what_cannot_be_metered_is_refused(way: Any, side: Side, stub: Stub, books: Books) -> None:
+    client = side.anthropic()
+    with pytest.raises(InvalidInput):
+        side.do(lambda: way(client))
+    assert stub.requests == []
+    assert books.entries() == []
+
+
+def test_streaming_response_is_refused(side: Side, stub: Stub) -> None:
+    client = side.anthropic()
+    with pytest.raises(InvalidInput, match="raw stream"):
+        side.inside(lambda: client.messages.with_streaming_response.create(**ASK))
+    assert stub.requests == []
+
+
+def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Json(body={"input_tokens": 9}), Json(body={"data": [], "has_more": False}), Json(body={}))
+    client = side.anthropic(unmetered=("/complete",))
+    counted = side.do(lambda: client.messages.count_tokens(model="claude-test-1", messages=ASK["messages"]))
+    assert counted.input_tokens == 9
+    side.do(lambda: client.get("/v1/models", cast_to=object))
+    side.do(lambda: client.post("/v1/complete", body={}, cast_to=object))
+    assert len(stub.requests) == 3
+    assert books.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
+            "image",
+        ),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search"),
+        ({"extra_body": {"container": "c1"}}, "container"),
+    ],
+)
+def test_input_that_bytes_do_not_bound_needs_a_bound(
+    more: Any, named: str, side: Side, stub: Stub, books: Books
+) -> None:
+    client = side.anthropic()
+    with pytest.raises(InvalidInput, match=named):
+        side.do(lambda: client.messages.create(**{**ASK, **more}))
+    assert stub.requests == []
+    stub.script(Json(body=message()))
+    bounded = side.anthropic(input_tokens=lambda body: 5000)
+    side.do(lambda: bounded.messages.create(**{**ASK, **more}))
+    assert books.entry().granted == 5100
+
+
+def test_guard_of_a_stream_is_not_the_callers(side: Side, stub: Stub) -> None:
+    stub.script(Events(events=message_events("Hello")))
+    client = side.anthropic()
+
+    def nobody() -> None:
+        with pytest.raises(InvalidInput, match="no guard"):
+            current_guard()
+
+    def blocking() -> None:
+        for _ in client.messages.create(**ASK, stream=True):
+            nobody()
+
+    async def awaited() -> None:
+        async for _ in await client.messages.create(**ASK, stream=True):
+            nobody()
+
+    side.do(blocking if side.name == "blocking" else awaited)
+
+
+def test_user_may_be_found_at_every_call(atlas: Atlas, user: User, stub: Stub) -> None:
+    other = atlas.users.create("bob@example.com")
+    payers = iter([user, other])
+    stub.script(Json(body=message()), Json(body=message()))
+    with anthropic.Anthropic(api_key="key", base_url=stub.url) as real:
+        client = guarded(real, atlas.quotas, lambda: next(payers))
+        for _ in range(2):
+            client.messages.create(**ASK)
+    assert atlas.quotas.usage(user).tokens_used == atlas.quotas.usage(other).tokens_used == 15
+
+
+def test_guarded_client_is_a_client(side: Side) -> None:
+    client = side.anthropic(settings={"timeout": 12.5})
+    assert isinstance(client, anthropic.AsyncAnthropic if isinstance(side, AsyncSide) else anthropic.Anthropic)
+    assert client.timeout == 12.5
+    assert client.api_key == "key"
+
+
+def test_wrong_kind_of_quotas_is_refused(atlas: Atlas, user: User) -> None:
+    with pytest.raises(TypeError, match="asyncio"):
+        guarded(anthropic.AsyncAnthropic(api_key="key"), atlas.quotas, user)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_output_tokens": 0}, {"on_cut": "free"}, {"unknown_price": "free"}, {"min_output_tokens": True}]
+)
+def test_wrong_options_are_refused(wrong: Any, side: Side) -> None:
+    with pytest.raises(InvalidInput):
+        side.anthropic(**wrong)
+    with pytest.raises(TypeError, match="nonsense"):
+        side.anthropic(nonsense=1)

@@ -1,0 +1,44 @@
+"""Leases of either face, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from entered import Both, Losing
+
+from atlas_sdk import User
+from atlas_sdk.guards.async_lease import AsyncLease
+from atlas_sdk.guards.lease import Lease
+
+
+class Clock:
+    """Seconds that go forward when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lease_of(both: Both, user: User, *, runner: Any = None, **size: Any) -> Any:
+    """Open a lease whose idle blocks stay, unless the test says otherwise."""
+    kind = Lease if both.kind == "blocking" else AsyncLease
+    return kind(runner or both.quotas._runner, user, **{"idle_s": 3600.0, **size})
+
+
+def losing_of(both: Both) -> Losing:
+    """Return a runner for a lease that can be told to fail."""
+    return Losing(both.quotas._runner, is_async=both.kind == "asyncio")
+
+
+def user_with(both: Both, **limits: Any) -> User:
+    """Make a user who has these limits, and others that are never reached."""
+    return both.user(**{"tokens": 10**12, "cost": 10**6, "requests_per_hour": 10**9, **limits})
+
+
+def once(both: Both, lease: Any, tokens: int, used_tokens: int | None = None, **more: Any) -> Any:
+    """Reserve and settle one call."""
+    call = both.do(lease.reserve(tokens, **more))
+    call.settle(call.tokens if used_tokens is None else used_tokens)
+    return call
