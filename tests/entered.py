@@ -167,11 +167,13 @@ def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
         connection.rollback()
 
 
-def waiting(dsn: str) -> list[int]:
-    """Return the server processes of clients that wait for a lock in this database."""
+def waiting(dsn: str, statement: str = "") -> list[int]:
+    """Return the server processes of clients that wait for a lock in this database, in a statement with these words."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock' AND position(%s IN query) > 0",
+            (statement,),
         ).fetchall()
     return [pid for (pid,) in rows]
 

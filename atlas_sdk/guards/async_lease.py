@@ -14,8 +14,9 @@ from atlas_sdk.guards.block import nano_promised
 from atlas_sdk.guards.call import Call, Leasing, amounts_of, call_of
 from atlas_sdk.guards.guard import AsyncGuard
 from atlas_sdk.guards.keeper import keeper_on
-from atlas_sdk.guards.purse import Talk, Want
+from atlas_sdk.guards.owed import Talk
 from atlas_sdk.guards.source import Held
+from atlas_sdk.guards.want import Want
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
@@ -165,14 +166,14 @@ class AsyncLease(Leasing):
             # The end of the talk calls the keeper.
             return None
         await self._settle(due_only=True)
-        owed_in_s = self.purse.next_due_s()
+        owed_in_s = self.purse.debts.next_due_s()
         return min((s for s in (idle_in_s, owed_in_s) if s is not None), default=None)
 
     async def _settle(self, *, due_only: bool) -> None:
         await self._silence()
-        due_in_s = self.purse.next_due_s()
+        due_in_s = self.purse.debts.next_due_s()
         if due_in_s is not None and (due_in_s <= 0 or not due_only):
-            await asyncio.shield(self._start(self._converse(self.purse.settle(due_only=due_only))))
+            await asyncio.shield(self._start(self._converse(self.purse.debts.settle(due_only=due_only))))
 
     async def _silence(self) -> None:
         while self._talk is not None:

@@ -16,7 +16,7 @@ from atlas_sdk.guards.block import dollars, nano_promised
 from atlas_sdk.guards.call import Call
 from atlas_sdk.guards.heat import Heat, Heats
 from atlas_sdk.guards.lease import Lease
-from atlas_sdk.guards.purse import seconds
+from atlas_sdk.guards.owed import seconds
 from atlas_sdk.guards.source import AsyncSource, Held, Source
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User

@@ -16,8 +16,10 @@ from weakref import WeakSet
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.block import NANO_MAX, Block, dollars, nano_promised, nano_used
-from atlas_sdk.guards.purse import Purse, Want, seconds
+from atlas_sdk.guards.owed import seconds
+from atlas_sdk.guards.purse import Purse
 from atlas_sdk.guards.source import Held
+from atlas_sdk.guards.want import Want
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of

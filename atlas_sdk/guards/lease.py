@@ -13,8 +13,9 @@ from atlas_sdk.guards.block import nano_promised
 from atlas_sdk.guards.call import Call, Leasing, amounts_of, call_of
 from atlas_sdk.guards.guard import Guard
 from atlas_sdk.guards.keeper import keeper_of
-from atlas_sdk.guards.purse import Talk, Want
+from atlas_sdk.guards.owed import Talk
 from atlas_sdk.guards.source import Held
+from atlas_sdk.guards.want import Want
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
@@ -152,7 +153,7 @@ class Lease(Leasing):
                 return None
         self._settle(due_only=True)
         with self.lock:
-            owed_in_s = self.purse.next_due_s()
+            owed_in_s = self.purse.debts.next_due_s()
         return min((s for s in (idle_in_s, owed_in_s) if s is not None), default=None)
 
     def _settle(self, *, due_only: bool) -> None:
@@ -161,11 +162,11 @@ class Lease(Leasing):
             with self.changed:
                 while self.talking:
                     self.changed.wait()
-                due_in_s = self.purse.next_due_s()
+                due_in_s = self.purse.debts.next_due_s()
                 if due_in_s is None or (due_only and due_in_s > 0):
                     return
                 mine = self.talking = True
-            self._converse(self.purse.settle(due_only=due_only))
+            self._converse(self.purse.debts.settle(due_only=due_only))
         finally:
             if mine:
                 with self.changed:

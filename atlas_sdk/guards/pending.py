@@ -44,10 +44,23 @@ class Ending:
             return quotas.release(self.user, self.reservation_id)
         return quotas.settle(self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, meta=self.meta)
 
+    def tell_kept(self, reason: BaseException) -> None:
+        """Log that it is written later."""
+        what = "release" if self.releases else "settlement"
+        said = str(reason) or type(reason).__name__
+        logger.warning("the %s of reservation %s is kept for later: %s", what, self.reservation_id, said)
+
     def tell_missing(self) -> None:
-        """Log that there was nothing to end; for a release that is the better case: it was never reserved."""
-        level = logging.DEBUG if self.releases else logging.WARNING
-        logger.log(level, "reservation %s could not be ended: it does not exist", self.reservation_id)
+        """Log that there was nothing to end."""
+        self._tell("reservation %s could not be ended: it does not exist")
+
+    def tell_given_up(self) -> None:
+        """Log that it will not be written."""
+        self._tell("reservation %s is left to its expiry: its settlement could not be written")
+
+    def _tell(self, message: str) -> None:
+        # Most releases are of what may never have been reserved, and who asked for it has been told.
+        logger.log(logging.DEBUG if self.releases else logging.WARNING, message, self.reservation_id)
 
 
 class Pending:
@@ -68,21 +81,15 @@ class Pending:
             # A forked child: these are the parent's to write, and the lock may have been held at the fork.
             self._forget()
 
-    def keep(self, ending: Ending, reason: BaseException) -> None:
-        """Keep what could not be written because of `reason`."""
-        logger.warning(
-            "the %s of reservation %s is kept for later: %s",
-            "release" if ending.releases else "settlement",
-            ending.reservation_id,
-            str(reason) or type(reason).__name__,
-        )
+    def keep(self, ending: Ending) -> None:
+        """Keep what could not be written."""
         self._own()
         with self._lock:
             queue = self._releases if ending.releases else self._settlements
             queue.append(ending)
             dropped = queue.popleft() if len(queue) > KEPT_MAX else None
         if dropped is not None:
-            logger.warning("reservation %s is left to its expiry: too many wait", dropped.reservation_id)
+            dropped.tell_given_up()
 
     def put_back(self, ending: Ending) -> None:
         """Keep what was taken and could not be written again, at its old place."""
@@ -103,7 +110,7 @@ class Pending:
     def give_up(self) -> None:
         """Forget what is left, and say so: the client closes."""
         while (ending := self.take()) is not None:
-            logger.warning("reservation %s is left to its expiry: the client is closed", ending.reservation_id)
+            ending.tell_given_up()
 
     def __len__(self) -> int:
         self._own()
@@ -125,9 +132,13 @@ class Tasks:
 
     async def finish(self, timeout_s: float) -> None:
         """Wait for all of them; cancel what takes longer."""
-        if self._running:
-            _, late = await asyncio.wait(set(self._running), timeout=timeout_s)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        # One may start another.
+        while running := set(self._running):
+            _, late = await asyncio.wait(running, timeout=max(0.0, deadline - clock()))
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=timeout_s)
+                return

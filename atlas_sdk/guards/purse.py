@@ -19,15 +19,12 @@ back first and the database asked once more, so that near the limit nothing lies
 import logging
 import os
 import socket
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
-from functools import partial
-from typing import Any, TypeVar
 from uuid import UUID
 
-from attrs import define, evolve, frozen
+from attrs import evolve
 
 from atlas_sdk._plan import Plan, context
 from atlas_sdk.errors import (
@@ -35,27 +32,18 @@ from atlas_sdk.errors import (
     DatabaseUnreachable,
     NotFound,
     QuotaExceeded,
-    StorageFull,
     TransactionConflict,
 )
 from atlas_sdk.guards.block import Block, dollars, nano_promised
+from atlas_sdk.guards.owed import Debts, Owed, Talk
+from atlas_sdk.guards.want import Failure, Want
 from atlas_sdk.model.quotas import Block as Granted
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
-from atlas_sdk.ops.amounts import TOKENS_MAX
 
-__all__ = ["Owed", "Purse", "Talk", "Want", "seconds"]
-
-T = TypeVar("T")
-#: A conversation with the database: yields plans, is sent their results.
-Talk = Generator[Plan[Any], Any, T]
+__all__ = ["Purse"]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that only go forward, and go on while the machine is suspended where the system can tell: the server's do.
-seconds: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
 
 #: The part of a block's life in which it admits calls: the rest is for the difference of two clocks' speeds and for
 #: settling it before it expires.
@@ -67,71 +55,6 @@ _PROMPT_S = 4.0
 #: Blocks in a row that may arrive when their time is over already. Each of them ends no later than the one before, at
 #: the end of a period, and took more than nine tenths of what was left to arrive: more than a few is no coincidence.
 _LATE_MAX = 4
-#: A settlement is tried this often: at once, then after 1, 2, 4, … and at most 60 seconds; about five minutes in all.
-_SETTLE_TRIES = 10
-_SETTLE_PAUSE_MAX_S = 60.0
-#: Settlements that wait for the database at most, of one lease.
-_OWED_MAX = 100
-
-
-@frozen
-class Want:
-    """What one call asks for; `least` is how many tokens it is content with, billionths of a dollar are exact."""
-
-    tokens: int
-    least: int
-    nano: int
-    requests: int
-
-
-@define(eq=False)
-class Owed:
-    """A settlement that the database has not confirmed."""
-
-    id: UUID
-    tokens: int
-    nano: int
-    requests: int
-    #: Settling gives something back.
-    has_rest: bool
-    #: It is not known whether this block was ever granted: nobody spends it.
-    doubtful: bool = False
-    tries: int = 0
-    due: float = 0.0
-
-
-@frozen
-class _Failure:
-    number: int
-    want: Want
-    problem: QuotaExceeded | DatabaseUnreachable
-
-    def again(self, want: Want) -> AtlasError | None:
-        """Return what another call would have been told, if that can be said without asking."""
-        if isinstance(self.problem, DatabaseUnreachable):
-            return type(self.problem)(*self.problem.args)
-        problem = self.problem
-        mine, theirs = _amount(want, problem.dimension), _amount(self.want, problem.dimension)
-        if theirs is None or mine is None or mine < theirs:
-            return None
-        never = problem.limit is not None and mine > _nano_if_cost(problem, problem.limit)
-        return QuotaExceeded(
-            dimension=problem.dimension,
-            asked=dollars(mine) if problem.dimension == "cost" else mine,
-            remaining=problem.remaining,
-            limit=problem.limit,
-            retry_after=None if never else problem.retry_after,
-            resets_at=problem.resets_at,
-            holders=problem.holders,
-        )
-
-
-def _amount(want: Want, dimension: str) -> int | None:
-    return {"tokens": want.least, "cost": want.nano, "requests": want.requests}.get(dimension)
-
-
-def _nano_if_cost(problem: QuotaExceeded, amount: Any) -> int:
-    return nano_promised(amount) if problem.dimension == "cost" else int(amount)
 
 
 class Purse:
@@ -158,6 +81,7 @@ class Purse:
         self._holder = holder
         self._meta = meta
         self._clock = clock
+        self.debts = Debts(user, clock)
         self.forget()
 
     def forget(self) -> None:
@@ -165,24 +89,24 @@ class Purse:
         self.current: Block | None = None
         #: Retired blocks that calls still run on.
         self._draining: set[Block] = set()
-        self.owed: list[Owed] = []
+        self.debts.forget()
         #: Talks for a new block: how many have begun, and the number of the latest that ended.
         self.begun = 0
         self._ended = 0
-        self._failure: _Failure | None = None
+        self._failure: Failure | None = None
         #: The latest block is less than a quarter of what was asked for: the limit is near.
         self.shrunk = False
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to settle, now or later."""
-        return self.current is None and not self.owed and not self._draining
+        return self.current is None and not self.debts and not self._draining
 
     @property
     def can_give_back(self) -> bool:
         """Whether a settlement now would give something back."""
         idle = self.current is not None and not self.current.running and self.current.has_rest
-        return idle or any(owed.has_rest for owed in self.owed)
+        return idle or self.debts.has_rest
 
     # What a call takes.
 
@@ -215,7 +139,7 @@ class Purse:
         # Not in a forked child, whose parent has it; nor after a close that charged it.
         if block in self._draining:
             self._draining.discard(block)
-            self._owe(_bill(block))
+            self.debts.owe(Owed.of(block))
 
     # When a block ends.
 
@@ -225,7 +149,7 @@ class Purse:
         if block is None:
             return
         if block.retire():
-            self._owe(_bill(block))
+            self.debts.owe(Owed.of(block))
         else:
             self._draining.add(block)
 
@@ -242,14 +166,8 @@ class Purse:
     def charge_running(self) -> None:
         """End what drains: calls that still run are charged what they were promised."""
         for block in list(self._draining):
-            self._owe(_bill(block))
+            self.debts.owe(Owed.of(block))
         self._draining.clear()
-
-    def _owe(self, owed: Owed) -> None:
-        owed.due = self._clock()
-        self.owed.append(owed)
-        if len(self.owed) > _OWED_MAX:
-            logger.warning("block %s is left to its expiry: too many wait to be settled", self.owed.pop(0).id)
 
     # Talks.
 
@@ -260,7 +178,7 @@ class Purse:
         try:
             block = yield from self._granted_block(want)
         except (QuotaExceeded, DatabaseUnreachable) as problem:
-            self._failure = _Failure(number, want, problem)
+            self._failure = Failure(number, want, problem)
             taken = self._take_from_old(want) if isinstance(problem, QuotaExceeded) else None
             if taken is None:
                 raise
@@ -274,6 +192,13 @@ class Purse:
         if granted is None:
             message = f"block {block.id} was granted with less than its minimum"
             raise AssertionError(message)
+        try:
+            # Here and not by the keeper, whose thread a busy one starves: a crash is to cost one block, not many.
+            yield from self.debts.settle(due_only=True)
+        except BaseException:
+            if block.give(granted, want.nano):
+                self.drained(block)
+            raise
         return block, granted
 
     def _take_from_old(self, want: Want) -> tuple[Block, int] | None:
@@ -291,14 +216,14 @@ class Purse:
             try:
                 return (yield from self._new_block(evolve(want, least=least), without))
             except QuotaExceeded as refusal:
-                if _amount(want, refusal.dimension) == 0 and refusal.dimension not in without:
+                if want.of(refusal.dimension) == 0 and refusal.dimension not in without:
                     # This call needs none of it, so it must not be refused for it.
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
                     if self.current is not None and not self.current.running:
                         self.retire()
-                    if not (yield from self.settle(due_only=False)) and least == want.least:
+                    if not (yield from self.debts.settle(due_only=False)) and least == want.least:
                         raise
                 elif refusal.dimension == "tokens" and least > want.least:
                     # All that is left, unless somebody is quicker; a block of its minimum would be a share of that.
@@ -312,7 +237,7 @@ class Purse:
             block = yield from self._ask(want, without)
             if self._clock() < block.deadline:
                 return block
-            self._owe(_bill(block))
+            self.debts.owe(Owed.of(block))
         message = f"the database answers so slowly that a block of {self.ttl} is over when it arrives"
         raise DatabaseUnreachable(message)
 
@@ -344,7 +269,7 @@ class Purse:
         finally:
             # Also when the talk is cut off here.
             if doubtful:
-                self._owe(Owed(new_id, 0, 0, 0, has_rest=True, doubtful=True))
+                self.debts.owe(Owed(new_id, 0, 0, 0, has_rest=True, doubtful=True))
 
     def _plan(self, want: Want, without: AbstractSet[str], new_id: UUID) -> Plan[Granted]:
         return quotas.lease_block(
@@ -385,58 +310,6 @@ class Purse:
         # All of it, since what is left here may be gone when the answer comes.
         yield quotas.extend(self.user, block.id, tokens=tokens, cost=dollars(nano), ttl=ttl)
         block.grow(tokens, nano)
-
-    def settle(self, *, due_only: bool) -> Talk[bool]:
-        """Settle what is owed; return whether that gave something back. Raises nothing: what fails is tried later."""
-        came_back = False
-        now = self._clock()
-        for owed in [owed for owed in self.owed if not due_only or owed.due <= now]:
-            plan = quotas.settle(
-                self.user,
-                owed.id,
-                tokens=min(owed.tokens, TOKENS_MAX),
-                cost=dollars(owed.nano),
-                requests=owed.requests,
-            )
-            try:
-                yield plan
-            except (DatabaseUnreachable, TransactionConflict, StorageFull) as problem:
-                self._later(owed, problem)
-                if isinstance(problem, DatabaseUnreachable):
-                    break
-            except NotFound as problem:
-                # For a doubtful one that is the better case: it was never granted.
-                self._drop(owed, None if owed.doubtful else problem)
-            except AtlasError as problem:
-                self._drop(owed, problem)
-            else:
-                self._drop(owed, None)
-                came_back = came_back or owed.has_rest
-        return came_back
-
-    def _later(self, owed: Owed, problem: AtlasError) -> None:
-        owed.tries += 1
-        if owed.tries >= _SETTLE_TRIES:
-            self._drop(owed, problem)
-            return
-        if owed.tries == 1:
-            logger.warning("the settlement of block %s is tried again later: %s", owed.id, problem)
-        owed.due = self._clock() + min(2.0 ** (owed.tries - 1), _SETTLE_PAUSE_MAX_S)
-
-    def _drop(self, owed: Owed, problem: AtlasError | None) -> None:
-        if owed in self.owed:
-            self.owed.remove(owed)
-        if problem is not None:
-            logger.warning("block %s is left to its expiry, which charges all of it: %s", owed.id, problem)
-
-    def next_due_s(self) -> float | None:
-        """Return in how many seconds something owed is to be settled."""
-        return max(min(owed.due for owed in self.owed) - self._clock(), 0.0) if self.owed else None
-
-
-def _bill(block: Block) -> Owed:
-    tokens, nano, requests = block.charge
-    return Owed(block.id, tokens, nano, requests, has_rest=block.has_rest)
 
 
 def _process() -> str:

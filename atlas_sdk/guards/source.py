@@ -131,8 +131,9 @@ def _tries(ttl: timedelta | None, tokens: int, cost: Money) -> tuple[type[AtlasE
 class DatabaseSource:
     """Reserves and settles every call on its own, in the database. One for a client."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
+        self._clock = clock
         self._pending = Pending()
 
     def reserve(self, user: User, ask: Ask) -> Reservation:
@@ -142,7 +143,7 @@ class DatabaseSource:
             return self._twice(lambda: reserve(user, ask, new_id))
         except BaseException as exc:
             if _may_hold(exc) and not is_keyed(ask):
-                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True), exc)
+                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True))
             raise
 
     def settle(
@@ -162,11 +163,11 @@ class DatabaseSource:
         )
 
     def _twice(self, plan: Callable[[], Plan[T]], again: tuple[type[AtlasError], ...] = _AGAIN) -> T:
-        began = time.monotonic()
+        began = self._clock()
         try:
             return self._runner.run(plan())
         except again:
-            if time.monotonic() - began > _PROMPT_S:
+            if self._clock() - began > _PROMPT_S:
                 raise
             logger.debug("once more", exc_info=True)
         return self._runner.run(plan())
@@ -178,13 +179,15 @@ class DatabaseSource:
             ending.tell_missing()
             return None
         except _LOST as exc:
-            self._pending.keep(ending, exc)
+            ending.tell_kept(exc)
+            self._pending.keep(ending)
             return None
         except AtlasError:
             raise
         except BaseException as exc:
             # Interrupted: whether it was written is unknown, and writing it again does no harm.
-            self._pending.keep(ending, exc)
+            ending.tell_kept(exc)
+            self._pending.keep(ending)
             raise
         self.settle_pending(_BATCH)
         return settlement
@@ -201,7 +204,8 @@ class DatabaseSource:
                 self._pending.put_back(ending)
                 break
             except AtlasError:
-                logger.warning("reservation %s is left to its expiry", ending.reservation_id, exc_info=True)
+                logger.debug("refused", exc_info=True)
+                ending.tell_given_up()
             except BaseException:
                 self._pending.put_back(ending)
                 raise
@@ -217,8 +221,9 @@ class DatabaseSource:
 class AsyncDatabaseSource:
     """Reserves and settles every call on its own, in the database. The twin of `DatabaseSource`."""
 
-    def __init__(self, runner: AsyncRunner) -> None:
+    def __init__(self, runner: AsyncRunner, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
+        self._clock = clock
         self._pending = Pending()
         self._tasks = Tasks()
 
@@ -236,7 +241,7 @@ class AsyncDatabaseSource:
             raise
         except BaseException as exc:
             if _may_hold(exc) and not is_keyed(ask):
-                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True), exc)
+                self._pending.keep(Ending(user=user, reservation_id=new_id, releases=True))
             raise
 
     async def _abandon(self, user: User, ask: Ask, new_id: UUID, reserving: "asyncio.Task[Reservation]") -> None:
@@ -270,11 +275,11 @@ class AsyncDatabaseSource:
         )
 
     async def _twice(self, plan: Callable[[], Plan[T]], again: tuple[type[AtlasError], ...] = _AGAIN) -> T:
-        began = time.monotonic()
+        began = self._clock()
         try:
             return await self._runner.run(plan())
         except again:
-            if time.monotonic() - began > _PROMPT_S:
+            if self._clock() - began > _PROMPT_S:
                 raise
             logger.debug("once more", exc_info=True)
         return await self._runner.run(plan())
@@ -286,13 +291,15 @@ class AsyncDatabaseSource:
             ending.tell_missing()
             return None
         except _LOST as exc:
-            self._pending.keep(ending, exc)
+            ending.tell_kept(exc)
+            self._pending.keep(ending)
             return None
         except AtlasError:
             raise
         except BaseException as exc:
             # Interrupted: whether it was written is unknown, and writing it again does no harm.
-            self._pending.keep(ending, exc)
+            ending.tell_kept(exc)
+            self._pending.keep(ending)
             raise
         if self._pending:
             self._tasks.start(self.settle_pending(_BATCH))
@@ -310,7 +317,8 @@ class AsyncDatabaseSource:
                 self._pending.put_back(ending)
                 break
             except AtlasError:
-                logger.warning("reservation %s is left to its expiry", ending.reservation_id, exc_info=True)
+                logger.debug("refused", exc_info=True)
+                ending.tell_given_up()
             except BaseException:
                 self._pending.put_back(ending)
                 raise

@@ -142,9 +142,9 @@ class _Anthropic:
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
     """Return a copy of a client whose model calls are paid by a user; `user` may be a function that finds out who.
 
-    `quotas` are those of an Atlas for `Anthropic`, of an AsyncAtlas for `AsyncAnthropic` (and their relatives for other
-    clouds). Making one is cheap: make one for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
+    `quotas` are those of an Atlas for `Anthropic`, of an AsyncAtlas for `AsyncAnthropic`. Making one is cheap: make one
+    for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
     anything is sent, InvalidInput for what cannot be metered. Raises TypeError, InvalidInput.
     """
-    awaited = isinstance(client, anthropic.AsyncAnthropic) or hasattr(client, "__aenter__")
+    awaited = isinstance(client, anthropic.AsyncAnthropic)
     return guard_client(client, _Anthropic(), quotas, user, options, awaited=awaited)

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Protocol
 
-from atlas_sdk import InvalidInput, QuotaExceeded, User
-from atlas_sdk.integrations.problems import PROBLEMS, Answer, answer
+from atlas_sdk import DatabaseUnreachable, InvalidInput, QuotaExceeded, User
+from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
 
 __all__ = ["COUNTED", "QuotaMiddleware"]
 
@@ -25,11 +25,6 @@ WhoAsks = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | No
 
 #: In the scope: the number of requests that were counted, for what runs below and would count them again.
 COUNTED = "atlas_sdk.requests_counted"
-
-#: "Try again later" (IANA's registry of close codes).
-_CLOSE_CODE = 1013
-#: A close frame carries at most 123 bytes of reason.
-_REASON_BYTES = 123
 
 
 class Rate(Protocol):
@@ -97,7 +92,7 @@ class QuotaMiddleware:
             if connection.started and scope["type"] == "http":
                 # Half an answer cannot become another one.
                 raise
-            await connection.refuse(answer(problem), str(problem) if isinstance(problem, QuotaExceeded) else "")
+            await connection.refuse(problem)
 
     def _counts(self, path: str) -> bool:
         return _within(path, self._paths) and not _within(path, self._skip)
@@ -162,8 +157,9 @@ class _Connection:
             (b"ratelimit", f'"requests";r={self.rate.remaining}'.encode()),
         ]
 
-    async def refuse(self, refusal: Answer, reason: str) -> None:
-        status, headers, body = refusal
+    async def refuse(self, problem: QuotaExceeded | DatabaseUnreachable) -> None:
+        """Answer for the application."""
+        status, headers, body = answer(problem)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         fields.append((b"content-length", str(len(body)).encode()))
         start = {"status": status, "headers": fields}
@@ -176,5 +172,4 @@ class _Connection:
             await self._send({"type": "websocket.http.response.body", "body": body})
         elif not self._closed:
             # Before the handshake is accepted the server makes a 403 of it, without our body.
-            text = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
-            await self._send({"type": "websocket.close", "code": _CLOSE_CODE, "reason": text})
+            await self._send({"type": "websocket.close", "code": CLOSE_CODE, "reason": close_reason(problem)})

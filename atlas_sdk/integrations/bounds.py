@@ -38,7 +38,6 @@ _MEDIA = frozenset(
         "input_file",
         "input_image",
         "item_reference",
-        "search_result_location",
         "video",
     }
 )

@@ -20,15 +20,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, Unpack
 
 from fastapi import Depends
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketState
 
 from atlas_sdk import User
 from atlas_sdk.guards import Ask, AsyncGuard
 from atlas_sdk.integrations.asgi import COUNTED
-from atlas_sdk.integrations.problems import PROBLEMS, answer
+from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
 
 __all__ = ["install", "quota"]
 
@@ -50,7 +51,9 @@ def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Ca
 
     `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
     QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see `install`. A
-    request that FastAPI finds invalid gives everything back but its count. Raises TypeError for a blocking client.
+    request that FastAPI finds invalid gives everything back but its count. Declare it after the dependencies that may
+    refuse a request, such as permissions: what they raise later is, for a guard, a call whose outcome is unknown.
+    Raises TypeError for a blocking client.
     """
     if not inspect.iscoroutinefunction(getattr(quotas, "reserve", None)):
         message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
@@ -61,7 +64,7 @@ def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Ca
         async with quotas.guard(who, **asked) as held:
             try:
                 yield held
-            except RequestValidationError:
+            except (RequestValidationError, WebSocketRequestValidationError):
                 # Raised after the dependencies and instead of the endpoint, so nothing was used.
                 held.release()
                 raise
@@ -70,13 +73,21 @@ def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Ca
 
 
 def install(app: Starlette) -> None:
-    """Let an application, FastAPI or Starlette, answer refusals with problem details, and a lost database with 503."""
+    """Let an application, FastAPI or Starlette, answer refusals with problem details, and a lost database with 503.
 
-    async def refuse(request: Request, problem: Exception) -> Response:  # noqa: ARG001  # the handler's signature
+    A refused websocket is answered the same way where the server can, and else closed with 1013 (try again later).
+    """
+
+    async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:
         if not isinstance(problem, PROBLEMS):
             raise problem
         status, headers, body = answer(problem)
+        if isinstance(connection, WebSocket):
+            shaken = connection.application_state is not WebSocketState.CONNECTING
+            if shaken or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
+                await connection.close(CLOSE_CODE, close_reason(problem))
+                return None
         return Response(body, status, headers)
 
     for kind in PROBLEMS:
-        app.add_exception_handler(kind, refuse)
+        app.add_exception_handler(kind, refuse)  # type: ignore[arg-type]  # one for requests and websockets

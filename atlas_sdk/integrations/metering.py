@@ -76,6 +76,10 @@ class Tally:
     final: bool = False
     #: UTF-8 bytes of what came: at least as many as tokens.
     seen: int = 0
+    #: How many answers are finished, where the usage comes after that.
+    finished: int = 0
+    #: Whether only the usage is still to come.
+    ending: bool = False
     #: Whether it has output that is not shown.
     hides: bool = False
     model: str | None = None

@@ -14,7 +14,8 @@ request's upper bound (`bounds`) and its limit of output before, and charges the
 gets one: `max_output_tokens`.
 
 * A stream is charged when it ends. Chat streams tell their usage only when asked: they are asked, and the chunk that
-  the caller did not ask for is not shown; a caller who sets `include_usage=False` is charged by bytes. A stream that
+  the caller did not ask for is not shown. It is read before the chunk that finishes the answer is shown, so a caller
+  may stop there. Who sets `include_usage=False` is charged by bytes. A stream that
   breaks, is closed early or is cancelled is charged the bound of its input and what it has shown so far, by bytes; one
   that reasons, as far as request or stream tell, all of the output that it was promised. Where models reason unasked,
   set `on_cut="hold"`. `estimated` in the ledger marks all these.
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 #: Posts that use no model; with what is below them.
 _FREE = ("/files", "/uploads", "/moderations", "/conversations", "/vector_stores", "/responses/input_tokens")
+#: What a chunk of a chat can say.
+_TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class Stream(openai.Stream[T]):
@@ -88,15 +91,18 @@ class ChatCompletions:
 
     def __init__(self) -> None:
         self._shows_usage = True
+        self._awaits_usage = False
+        self._answers = 1
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
         """Read a request; its limit bounds reasoning too, and counts for each of `n` answers."""
         name = self._field(body)
         effort = body.get("reasoning_effort")
+        self._answers = _limit("n", body.get("n") or 1)
         return Plan(
             model=str(body.get("model", "")),
             output=_limit(name, body.get(name) or default_output),
-            answers=_limit("n", body.get("n") or 1),
+            answers=self._answers,
             hides=effort not in {None, "none"},
         )
 
@@ -116,6 +122,7 @@ class ChatCompletions:
         if body.get("stream") and "include_usage" not in options:
             body["stream_options"] = {**options, "include_usage": True}
             self._shows_usage = False
+        self._awaits_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return body
 
     def usage(self, answer: object) -> TokenUsage | None:
@@ -126,10 +133,15 @@ class ChatCompletions:
         """Note a chunk: the last one has the usage and nothing else."""
         tally.model = getattr(event, "model", None) or tally.model
         for choice in event.choices or ():
-            tally.text(choice.delta.content, getattr(choice.delta, "refusal", None))
+            # The last two are not OpenAI's: servers that speak its language show what they reason.
+            tally.text(*(getattr(choice.delta, name, None) for name in _TEXTS))
+            if choice.delta.function_call is not None:
+                tally.text(choice.delta.function_call.name, choice.delta.function_call.arguments)
             for call in choice.delta.tool_calls or ():
                 if call.function is not None:
                     tally.text(call.function.name, call.function.arguments)
+            tally.finished += choice.finish_reason is not None
+        tally.ending = self._awaits_usage and tally.finished >= self._answers
         if event.usage is None:
             return True
         tally.usage, tally.final = TokenUsage.from_openai(event.usage), True
@@ -179,17 +191,16 @@ class Responses:
 class _Refused:
     """Stands where a websocket would be opened."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        message = f"a guarded client opens no websocket ({self._what}): what it uses would not be counted"
-        raise InvalidInput(message, field="websocket")
+        raise InvalidInput(repr(self), field="websocket")
 
     __call__ = _refuse
 
     def __getattr__(self, name: str) -> NoReturn:
         self._refuse()
+
+    def __repr__(self) -> str:
+        return "a guarded client opens no websocket: what it uses would not be counted"
 
 
 class _OpenAI:
@@ -215,16 +226,16 @@ class _OpenAI:
 
     def prepare(self, client: Any) -> None:
         """Refuse websockets, which do not come through `request`."""
-        vars(client).update(realtime=_Refused("realtime"), live=_Refused("live"))
-        # Every websocket's address begins with this.
-        client.websocket_base_url = _Refused("connect")
+        vars(client).update(realtime=_Refused(), live=_Refused())
+        # Every other websocket's address begins with this: a TypeError, which shows our words.
+        client.websocket_base_url = _Refused()
 
 
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
     """Return a copy of a client whose model calls are paid by a user; `user` may be a function that finds out who.
 
-    `quotas` are those of an Atlas for `OpenAI`, of an AsyncAtlas for `AsyncOpenAI` (and their relatives for other
-    clouds). Making one is cheap: make one for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
+    `quotas` are those of an Atlas for `OpenAI`, of an AsyncAtlas for `AsyncOpenAI`; Azure's clients are such too.
+    Making one is cheap: make one for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
     anything is sent, InvalidInput for what cannot be metered. Raises TypeError, InvalidInput.
     """
     awaited = isinstance(client, openai.AsyncOpenAI)

@@ -8,9 +8,13 @@ from http import HTTPStatus
 
 from atlas_sdk import DatabaseUnreachable, QuotaExceeded
 
-__all__ = ["MEDIA_TYPE", "PROBLEMS", "Answer", "answer"]
+__all__ = ["CLOSE_CODE", "MEDIA_TYPE", "PROBLEMS", "Answer", "answer", "close_reason"]
 
 MEDIA_TYPE = "application/problem+json"
+#: Of a websocket: "Try again later" (IANA's registry of close codes).
+CLOSE_CODE = 1013
+#: A close frame carries at most 123 bytes of reason.
+_REASON_BYTES = 123
 
 #: What has an answer.
 PROBLEMS = (QuotaExceeded, DatabaseUnreachable)
@@ -18,6 +22,7 @@ PROBLEMS = (QuotaExceeded, DatabaseUnreachable)
 #: Status, header fields, body.
 Answer = tuple[int, dict[str, str], bytes]
 
+_GONE = "usage cannot be counted at the moment, so nothing is served; try again later"
 #: Of the draft that `QuotaExceeded.headers` follows; the policy is named as there.
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
@@ -29,8 +34,15 @@ def answer(problem: QuotaExceeded | DatabaseUnreachable) -> Answer:
     if isinstance(problem, QuotaExceeded):
         body |= _quota(problem)
     else:
-        body["detail"] = "usage cannot be counted at the moment, so nothing is served; try again later"
+        body["detail"] = _GONE
     return status, {"Content-Type": MEDIA_TYPE, **problem.headers}, json.dumps(body).encode()
+
+
+def close_reason(problem: QuotaExceeded | DatabaseUnreachable) -> str:
+    """Return what a closed websocket is told."""
+    if not isinstance(problem, QuotaExceeded):
+        return _GONE
+    return str(problem).encode()[:_REASON_BYTES].decode(errors="ignore")
 
 
 def _quota(problem: QuotaExceeded) -> Mapping[str, object]:

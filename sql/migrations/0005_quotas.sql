@@ -16,41 +16,38 @@
 -- 0008_quota_settle.sql and 0009_quota_limits.sql.
 -- Refused arguments raise SQLSTATE 22023, an unknown user 23503.
 
+-- One a minute of an hour that begins and ends within one.
+CREATE DOMAIN request_cells AS integer[] CHECK (array_length(VALUE, 1) = 61);
+
 ALTER TABLE user_quotas
     -- Promised to reservations that are not settled yet; counts against the limit like what is used.
-    ADD COLUMN tokens_held bigint NOT NULL DEFAULT 0,
-    ADD COLUMN cost_held numeric(20, 9) NOT NULL DEFAULT 0,
+    ADD COLUMN tokens_held whole_big NOT NULL DEFAULT 0,
+    ADD COLUMN cost_held dollars NOT NULL DEFAULT 0,
     -- The highest of 0, 50, 80, 100 per cent that this period's events have told.
     ADD COLUMN tokens_level smallint NOT NULL DEFAULT 0,
     ADD COLUMN cost_level smallint NOT NULL DEFAULT 0,
     -- Requests by minute, the newest last. A window of 60 minutes touches at most 61 of them, so their sum
     -- is never less than what happened in the hour. requests_used is that sum at the last request.
-    ADD COLUMN request_cells integer[] NOT NULL DEFAULT array_fill(0, ARRAY[61]),
+    ADD COLUMN request_cells request_cells NOT NULL DEFAULT array_fill(0, ARRAY[61]),
     -- Minutes since 1970 of the newest cell.
     ADD COLUMN request_minute bigint NOT NULL DEFAULT 0,
     -- The day, in the user's zone, that builds_used counts.
     ADD COLUMN build_day date,
     -- Requests promised to leases: booked into the cells when they are settled, which is no earlier than
     -- they were made, so that the hour holds.
-    ADD COLUMN requests_held integer NOT NULL DEFAULT 0,
+    ADD COLUMN requests_held whole NOT NULL DEFAULT 0,
     -- The part of the limit that comes from quota_grants, and how much of that this period has used up for good.
-    ADD COLUMN tokens_granted bigint NOT NULL DEFAULT 0,
-    ADD COLUMN tokens_burned bigint NOT NULL DEFAULT 0,
-    ADD COLUMN cost_granted numeric(20, 9) NOT NULL DEFAULT 0,
-    ADD COLUMN cost_burned numeric(20, 9) NOT NULL DEFAULT 0,
+    ADD COLUMN tokens_granted whole_big NOT NULL DEFAULT 0,
+    ADD COLUMN tokens_burned whole_big NOT NULL DEFAULT 0,
+    ADD COLUMN cost_granted dollars NOT NULL DEFAULT 0,
+    ADD COLUMN cost_burned dollars NOT NULL DEFAULT 0,
     -- When the next of the open grants expires; NULL: none does.
     ADD COLUMN grants_expire_at timestamptz,
     ADD COLUMN memory_level smallint NOT NULL DEFAULT 0,
     -- Counts what was reserved: a later holder has a higher number, so a driver can fence an earlier one off.
-    ADD COLUMN epoch bigint NOT NULL DEFAULT 0,
-    ADD CONSTRAINT user_quotas_tokens_held CHECK (tokens_held >= 0),
-    ADD CONSTRAINT user_quotas_cost_held CHECK (cost_held >= 0 AND cost_held <> 'NaN'),
-    ADD CONSTRAINT user_quotas_requests_held CHECK (requests_held >= 0),
-    ADD CONSTRAINT user_quotas_grants CHECK (
-        tokens_granted >= tokens_burned AND tokens_burned >= 0
-        AND cost_granted >= cost_burned AND cost_burned >= 0 AND cost_granted <> 'NaN'
-    ),
-    ADD CONSTRAINT user_quotas_request_cells CHECK (array_length(request_cells, 1) = 61);
+    ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
+
+CREATE DOMAIN holder_name AS text CHECK (char_length(VALUE) <= 200);
 
 -- A hold: made by quota_reserve, removed by settling, releasing, or, after its expiry, by the next refusal.
 -- On expiry tokens and cost are charged, because the provider may have billed them, and slots come free.
@@ -60,31 +57,25 @@ CREATE TABLE quota_reservations (
     id                uuid           NOT NULL,
     -- The period that pays, also when it has ended by the time of the settlement.
     period_start      timestamptz    NOT NULL,
-    tokens            bigint         NOT NULL,
-    cost              numeric(20, 9) NOT NULL,
-    slots             integer        NOT NULL,
+    tokens            whole_big      NOT NULL,
+    cost              dollars        NOT NULL,
+    slots             whole          NOT NULL,
     -- Counted when granted and not given back, because these limit attempts; but see leased.
-    requests          integer        NOT NULL,
-    builds            integer        NOT NULL,
+    requests          whole          NOT NULL,
+    builds            whole          NOT NULL,
     -- What a stream has used so far: charged when it ends without a settlement of its own.
-    tokens_progressed bigint         NOT NULL DEFAULT 0,
-    cost_progressed   numeric(20, 9) NOT NULL DEFAULT 0,
+    tokens_progressed whole_big      NOT NULL DEFAULT 0,
+    cost_progressed   dollars        NOT NULL DEFAULT 0,
     epoch             bigint         NOT NULL,
     expires_at        timestamptz    NOT NULL,
     created_at        timestamptz    NOT NULL,
     -- A block that a process spends from: its requests are promised, and counted when it is settled.
     leased            boolean        NOT NULL DEFAULT false,
-    holder            text           NOT NULL DEFAULT '',
-    meta              jsonb          NOT NULL DEFAULT '{}',
+    holder            holder_name    NOT NULL DEFAULT '',
+    meta              json_map    NOT NULL DEFAULT '{}',
     PRIMARY KEY (user_id, id),
     -- Not to users: the referential check then locks a row that the transaction has locked already.
-    FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE,
-    CONSTRAINT quota_reservations_amounts CHECK (
-        tokens >= 0 AND cost >= 0 AND cost <> 'NaN' AND slots >= 0 AND requests >= 0 AND builds >= 0
-        AND tokens_progressed >= 0 AND cost_progressed >= 0 AND cost_progressed <> 'NaN'
-    ),
-    CONSTRAINT quota_reservations_holder_length CHECK (char_length(holder) <= 200),
-    CONSTRAINT quota_reservations_meta_object CHECK (jsonb_typeof(meta) = 'object')
+    FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
 );
 
 -- One row a period that has ended. Late settlements still change what it used.
@@ -92,14 +83,13 @@ CREATE TABLE quota_history (
     user_id      uuid           NOT NULL,
     period_start timestamptz    NOT NULL,
     period_end   timestamptz    NOT NULL,
-    tokens_used  bigint         NOT NULL,
-    tokens_limit bigint,
-    cost_used    numeric(20, 9) NOT NULL,
-    cost_limit   numeric(20, 9),
+    tokens_used  whole_big      NOT NULL,
+    tokens_limit whole_big,
+    cost_used    dollars        NOT NULL,
+    cost_limit   dollars,
     closed_at    timestamptz    NOT NULL,
     PRIMARY KEY (user_id, period_start),
-    FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT quota_history_used CHECK (tokens_used >= 0 AND cost_used >= 0 AND cost_used <> 'NaN')
+    FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 
 -- Top-ups of the monthly limits. They are used after the plan's own allowance, the soonest to expire first,
@@ -108,11 +98,11 @@ CREATE TABLE quota_grants (
     user_id       uuid           NOT NULL,
     -- Made by the client: the idempotency key.
     id            uuid           NOT NULL,
-    tokens        bigint         NOT NULL,
-    cost          numeric(20, 9) NOT NULL,
+    tokens        whole_big      NOT NULL,
+    cost          dollars        NOT NULL,
     -- Used up for good: reckoned at the end of a period and when a grant expires.
-    tokens_burned bigint         NOT NULL DEFAULT 0,
-    cost_burned   numeric(20, 9) NOT NULL DEFAULT 0,
+    tokens_burned whole_big      NOT NULL DEFAULT 0,
+    cost_burned   dollars        NOT NULL DEFAULT 0,
     reason        text           NOT NULL DEFAULT '',
     created_at    timestamptz    NOT NULL,
     -- NULL: never.
@@ -122,7 +112,7 @@ CREATE TABLE quota_grants (
     PRIMARY KEY (user_id, id),
     FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE,
     CONSTRAINT quota_grants_amounts CHECK (
-        tokens >= 0 AND cost >= 0 AND cost <> 'NaN' AND tokens_burned BETWEEN 0 AND tokens AND cost_burned BETWEEN 0 AND cost
+        tokens_burned <= tokens AND cost_burned <= cost
     ),
     CONSTRAINT quota_grants_reason_length CHECK (char_length(reason) <= 500)
 );

@@ -56,9 +56,10 @@ BEGIN
                 RETURNING r.id
             )
             INSERT INTO usage_ledger
-                (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
+                (id, user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
                  granted_cost)
-            SELECT p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at, hold.period_start,
+            -- The id of a client is time-ordered, which a random one is not.
+            SELECT g.id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at, hold.period_start,
                    g.id, hold.tokens, hold.cost
             FROM gone AS g;
             IF FOUND THEN

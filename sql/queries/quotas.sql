@@ -1,10 +1,9 @@
 -- name: reserve
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
-FROM quota_reserve(
+CALL quota_call_reserve(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
-    %(meta)s::jsonb
+    %(meta)s::jsonb,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 );
 
 -- name: settle
@@ -38,9 +37,7 @@ FROM quota_lease(
 );
 
 -- name: hit
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
-FROM quota_hit(%(user_id)s, %(requests)s::integer);
+CALL quota_call_hit(%(user_id)s, %(requests)s::integer, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 
 -- name: holders
 -- Who has the containers.

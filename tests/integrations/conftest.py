@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 from provider_stub import Stub
 from sides import AsyncSide, Books, Side
 
 from atlas_sdk import AsyncAtlas, Atlas, User
+
+
+@pytest.fixture(scope="session")
+def _made() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def dsn(_made: list[str], _template: Any) -> str:
+    """A migrated database that these tests share: every test has users of its own."""
+    if not _made:
+        url = _template("embedded")
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template")
+        head, _, tail = url.partition("?")
+        _made.append(f"{head.rsplit('/', 1)[0]}/{name}?{tail}")
+    return _made[0]
 
 
 @pytest.fixture
@@ -21,7 +42,7 @@ def stub() -> Iterator[Stub]:
 @pytest.fixture
 def user(atlas: Atlas) -> User:
     """Somebody without limits."""
-    made = atlas.users.create("ada@example.com")
+    made = atlas.users.create(f"{uuid.uuid4()}@example.com")
     atlas.quotas.set_limits(made, tokens=None, cost=None, containers=None, requests_per_hour=None, builds_per_day=None)
     return made
 

@@ -52,72 +52,79 @@ class Seen:
     headers: dict[str, str]
 
 
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:  # http.server calls it so
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        reply = self.server.stub.next(Seen(self.path, json.loads(body or b"null"), dict(self.headers)))
+        try:
+            if isinstance(reply, Json):
+                self.answer(reply)
+            elif isinstance(reply, Events):
+                self.stream(reply)
+            else:
+                if isinstance(reply, Hang):
+                    self.server.stub.over.wait(PATIENCE_S)
+                self.close_connection = True
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def do_GET(self) -> None:  # as above
+        self.do_POST()
+
+    def answer(self, reply: Json) -> None:
+        content = json.dumps(reply.body).encode()
+        self.send_response(reply.status)
+        for name, value in {"content-type": "application/json", **reply.headers}.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def stream(self, reply: Events) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for index, (event, data) in enumerate(reply.events):
+            if index == reply.stop:
+                self.server.stub.over.wait(PATIENCE_S)
+            if index in {reply.cut, reply.stop}:
+                self.close_connection = True
+                return
+            text = data if isinstance(data, str) else json.dumps(data)
+            content = ((f"event: {event}\n" if event else "") + f"data: {text}\n\n").encode()
+            self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = False
+    block_on_close = True
+    stub: Stub
+
+
 class Stub:
     def __init__(self) -> None:
         self.requests: list[Seen] = []
         self.over = threading.Event()
         self._script: deque[Reply] = deque()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                stub.requests.append(Seen(self.path, json.loads(body or b"null"), dict(self.headers)))
-                try:
-                    self.say(stub._script.popleft() if stub._script else Json(body={"error": "no script"}, status=418))
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            do_GET = do_POST
-
-            def say(self, reply: Reply) -> None:
-                if isinstance(reply, Hang):
-                    stub.over.wait(PATIENCE_S)
-                if isinstance(reply, Hang | Drop):
-                    self.close_connection = True
-                elif isinstance(reply, Json):
-                    content = json.dumps(reply.body).encode()
-                    self.send_response(reply.status)
-                    for name, value in {"content-type": "application/json", **reply.headers}.items():
-                        self.send_header(name, value)
-                    self.send_header("content-length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                else:
-                    self.stream(reply)
-
-            def stream(self, reply: Events) -> None:
-                self.send_response(200)
-                self.send_header("content-type", "text/event-stream")
-                self.send_header("transfer-encoding", "chunked")
-                self.end_headers()
-                for index, (event, data) in enumerate(reply.events):
-                    if index == reply.stop:
-                        stub.over.wait(PATIENCE_S)
-                    if index in {reply.cut, reply.stop}:
-                        self.close_connection = True
-                        return
-                    text = data if isinstance(data, str) else json.dumps(data)
-                    lines = (f"event: {event}\n" if event else "") + f"data: {text}\n\n"
-                    content = lines.encode()
-                    self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
-                    self.wfile.flush()
-                self.wfile.write(b"0\r\n\r\n")
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = False
-            block_on_close = True
-
         self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.stub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def script(self, *replies: Reply) -> None:
         self._script.extend(replies)
+
+    def next(self, seen: Seen) -> Reply:
+        self.requests.append(seen)
+        return self._script.popleft() if self._script else Json(body={"error": "no script"}, status=418)
 
     @contextmanager
     def serving(self) -> Iterator[Stub]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -394,6 +395,22 @@ def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Book
     assert books.entry().meta["answered_by"] == "claude-test-9"
 
 
+def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stub, books: Books) -> None:
+    class Broken(Prices):
+        def cost(self, model: str, usage: Any) -> Decimal | None:
+            raise ZeroDivisionError
+
+    stub.script(Events(events=message_events("Hello")), Json(body=message()))
+    client = side.anthropic(prices=Broken({"": Price(0, 0)}))
+    with pytest.raises(ZeroDivisionError):
+        side.read(lambda: client.messages.create(**ASK, stream=True))
+    assert books.charged() == (15, 0)
+    with pytest.raises(ZeroDivisionError):
+        side.do(lambda: client.messages.create(**ASK))
+    # Of a whole answer nothing had progressed: its outcome is unknown.
+    assert books.entries()[-1].amount == BOUND + 100
+
+
 def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Books) -> None:
     client = side.anthropic(prices=Prices({"another": Price(1, 1)}), unknown_price="refuse")
     with pytest.raises(InvalidInput, match="has no price"):
@@ -507,7 +524,7 @@ def test_guard_of_a_stream_is_not_the_callers(side: Side, stub: Stub) -> None:
 
 
 def test_user_may_be_found_at_every_call(atlas: Atlas, user: User, stub: Stub) -> None:
-    other = atlas.users.create("bob@example.com")
+    other = atlas.users.create(f"{uuid.uuid4()}@example.com")
     payers = iter([user, other])
     stub.script(Json(body=message()), Json(body=message()))
     with anthropic.Anthropic(api_key="key", base_url=stub.url) as real:

@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -100,6 +102,22 @@ def test_a_conflict_is_tried_again_once(both: Both) -> None:
         losing.fail(1, TransactionConflict("another was in the way"))
         g.settle(tokens=100)
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
+    assert used(both, user)[0] == 100
+
+
+def test_who_waited_in_vain_does_not_wait_again(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    times = iter([0.0, 3.9, 0.0, 4.1])
+    both.quotas._source._clock = lambda: next(times)
+    losing.fail(1)
+    guard = both.quotas.guard(user, tokens=400)
+    with both.entered(guard) as g:
+        losing.fail(1)
+        g.settle(tokens=100)
+    assert guard.settlement is None
+    assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle"]
+    both.settle_down()
     assert used(both, user)[0] == 100
 
 
@@ -215,6 +233,20 @@ def test_a_client_settles_what_it_kept_before_it_closes(both: Both, dsn: str) ->
         assert other.quotas.holds(user) == []
 
 
+def test_a_client_settles_its_leases_before_it_closes(both: Both, dsn: str) -> None:
+    user = both.user()
+    call = both.do(both.quotas.lease(user, tokens=4000, requests=10).reserve(400))
+    call.settle(7)
+    running = both.do(both.quotas.lease(user, tokens=4000, requests=10).reserve(400))
+    assert both.usage(user).tokens_held == 8000
+    both.do(both.client.close())
+    with Atlas.open(dsn) as other:
+        assert other.quotas.holds(user) == []
+        # Nobody will tell any more what the second one used.
+        assert other.quotas.usage(user).tokens_used == 7 + running.tokens
+        assert other.quotas.verify(user).balanced
+
+
 def test_a_client_that_closes_without_a_database_says_what_it_leaves(
     both: Both, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,7 +257,7 @@ def test_a_client_that_closes_without_a_database_says_what_it_leaves(
         g.settle(tokens=5)
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
         both.do(both.client.close())
-    assert f"reservation {g.id} is left to its expiry: the client is closed" in caplog.text
+    assert f"reservation {g.id} is left to its expiry" in caplog.text
 
 
 def test_a_user_who_was_deleted_meanwhile_owes_nothing(both: Both, door: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -235,6 +267,36 @@ def test_a_user_who_was_deleted_meanwhile_owes_nothing(both: Both, door: Any, ca
         g.settle(tokens=1)
     assert g.settlement is None
     assert "does not exist" in caplog.text
+
+
+def test_interrupted_while_it_waits_a_guard_reserves_nothing(dsn: str) -> None:
+    code = """
+import sys
+from atlas_sdk import Atlas
+with Atlas.open(sys.argv[1]) as atlas:
+    user = atlas.users.by_email("interrupted@example.com")
+    print("ready", flush=True)
+    with atlas.quotas.guard(user, tokens=400):
+        print("entered", flush=True)
+"""
+    with Atlas.open(dsn) as atlas:
+        user = atlas.users.create("interrupted@example.com")
+        with (
+            subprocess.Popen(
+                [sys.executable, "-c", code, dsn], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process,
+            locked_row(dsn, user) as lock,
+        ):
+            until(lambda: waiting(dsn, "reserve"))
+            process.send_signal(signal.SIGINT)
+            # The statement is cancelled, and the release waits for the same lock.
+            until(lambda: waiting(dsn, "release"))
+            lock.rollback()
+            out, err = process.communicate(timeout=PATIENCE_S)
+        assert out == "ready\n"
+        assert err.endswith("KeyboardInterrupt\n")
+        assert atlas.quotas.holds(user) == []
+        assert atlas.quotas.verify(user).balanced
 
 
 # A server that is really stopped

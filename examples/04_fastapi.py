@@ -1,0 +1,97 @@
+"""A service for two tenants: each has limits, streams are charged when they end, refusals say when to come back.
+
+Run it: python examples/04_fastapi.py                        (pip install "atlasengine[fastapi]" httpx)
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx
+from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi.responses import StreamingResponse
+from starlette.types import Scope
+
+from atlas_sdk import AsyncAtlas, User
+from atlas_sdk.guards import AsyncGuard
+from atlas_sdk.integrations.asgi import QuotaMiddleware
+from atlas_sdk.integrations.fastapi import install, quota
+
+atlas = AsyncAtlas.open()  # connects when the service starts
+tenants: dict[str, User] = {}
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with atlas:
+        # A real service has its tenants already, and finds them by their session or key.
+        for name, tokens, requests in (("ada", 20, 100), ("bob", 1000, 3)):
+            user = await atlas.users.create(f"{name}-{uuid.uuid4().hex[:8]}@example.com", name=name)
+            await atlas.quotas.set_limits(user, tokens=tokens, requests_per_hour=requests)
+            tenants[name] = user
+        yield
+
+
+def of_request(scope: Scope) -> User | None:
+    key = dict(scope["headers"]).get(b"x-api-key", b"")
+    return tenants.get(key.decode())
+
+
+def current_user(x_api_key: Annotated[str, Header()] = "") -> User:
+    if x_api_key not in tenants:
+        raise HTTPException(401)
+    return tenants[x_api_key]
+
+
+app = FastAPI(lifespan=lifespan)
+app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=of_request, skip=("/health",))
+install(app)
+
+# At most 12 tokens an answer; near the end of the month's tokens, as few as 4.
+spend = quota(atlas.quotas, user=current_user, tokens=12, min_tokens=4)
+
+
+@app.post("/chat")
+async def chat(prompt: str, g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
+    async def answer() -> AsyncIterator[str]:
+        async for number, word in model(prompt, max_tokens=g.tokens):
+            g.progress(tokens=number)  # when the reader leaves, this is what is charged
+            yield f"{word} "
+
+    return StreamingResponse(answer(), media_type="text/plain")
+
+
+async def model(prompt: str, *, max_tokens: int) -> AsyncIterator[tuple[int, str]]:
+    """Stand in for a model: one word, one token."""
+    for number, word in enumerate(f"You said {prompt!r}, and that is all I have to say about it.".split(), start=1):
+        if number > max_tokens:
+            return
+        await asyncio.sleep(0)
+        yield number, word
+
+
+def show(who: str, answer: httpx.Response) -> None:
+    print(f"{who}: {answer.status_code} {answer.reason_phrase}")
+    for name in ("ratelimit-policy", "ratelimit", "retry-after"):
+        if name in answer.headers:
+            print(f"  {name}: {answer.headers[name]}")
+    print(f"  {answer.json()['detail'] if answer.is_error else answer.text.strip()}")
+
+
+async def main() -> None:
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        for name, calls in (("ada", 3), ("bob", 4)):
+            for _ in range(calls):
+                show(name, await client.post("/chat", params={"prompt": "hello"}, headers={"x-api-key": name}))
+            used = await atlas.quotas.usage(tenants[name])
+            print(f"{name} has used {used.tokens_used} of {used.tokens_limit} tokens\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
