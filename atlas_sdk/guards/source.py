@@ -194,13 +194,18 @@ class DatabaseSource:
 
     def settle_pending(self, most: int | None = None) -> int:
         """Write what was kept for later, as far as the database answers; return how many are left."""
-        tried = 0
-        while tried != most and (ending := self._pending.take()) is not None:
+        for _ in range(len(self._pending) if most is None else min(len(self._pending), most)):
+            ending = self._pending.take()
+            if ending is None:
+                break
             try:
                 self._runner.run(ending.plan())
             except NotFound:
                 ending.tell_missing()
-            except _LOST:
+            except DatabaseError:
+                # To the end: what this one cannot do the others may.
+                self._pending.keep(ending)
+            except DatabaseUnreachable:
                 self._pending.put_back(ending)
                 break
             except AtlasError:
@@ -209,7 +214,6 @@ class DatabaseSource:
             except BaseException:
                 self._pending.put_back(ending)
                 raise
-            tried += 1
         return len(self._pending)
 
     def close(self) -> None:
@@ -307,13 +311,18 @@ class AsyncDatabaseSource:
 
     async def settle_pending(self, most: int | None = None) -> int:
         """Write what was kept for later, as far as the database answers; return how many are left."""
-        tried = 0
-        while tried != most and (ending := self._pending.take()) is not None:
+        for _ in range(len(self._pending) if most is None else min(len(self._pending), most)):
+            ending = self._pending.take()
+            if ending is None:
+                break
             try:
                 await self._runner.run(ending.plan())
             except NotFound:
                 ending.tell_missing()
-            except _LOST:
+            except DatabaseError:
+                # To the end: what this one cannot do the others may.
+                self._pending.keep(ending)
+            except DatabaseUnreachable:
                 self._pending.put_back(ending)
                 break
             except AtlasError:
@@ -322,7 +331,6 @@ class AsyncDatabaseSource:
             except BaseException:
                 self._pending.put_back(ending)
                 raise
-            tried += 1
         return len(self._pending)
 
     async def close(self) -> None:

@@ -431,15 +431,16 @@ def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Books) -> N
         lambda client: client.post("/v1/messages", body=ASK, cast_to=anthropic.types.Message),
         lambda client: client.post("/v1/messages?beta=true", body=ASK, cast_to=object),
         lambda client: client.messages.create(**{**ASK, "max_tokens": 1}, extra_body={"max_tokens": 100}),
+        lambda client: client.beta.messages.tool_runner(**ASK, tools=[]).until_done(),
     ],
-    ids=["with_options", "copy", "beta", "raw", "client_raw", "parse", "post", "post_object", "extra_body"],
+    ids=["with_options", "copy", "beta", "raw", "client_raw", "parse", "post", "post_object", "extra_body", "runner"],
 )
 def test_every_way_to_a_message_is_metered(way: Any, side: Side, stub: Stub, books: Books) -> None:
     stub.script(Json(body=message()))
     client = side.anthropic()
     side.do(lambda: way(client))
     assert books.charged() == (15, 0)
-    assert books.entry().granted == BOUND + 100
+    assert books.entry().granted == input_bound(stub.requests[0].body) + 100
     assert stub.requests[0].body["max_tokens"] == 100
 
 

@@ -99,7 +99,8 @@ def test_tasks_are_waited_for_with_those_that_they_start() -> None:
         tasks, done = Tasks(), []
 
         async def second() -> None:
-            await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
             done.append("second")
 
         async def first() -> None:
@@ -109,7 +110,7 @@ def test_tasks_are_waited_for_with_those_that_they_start() -> None:
 
         tasks.start(first())
         await tasks.finish(60)
-        return done
+        return list(done)
 
     assert asyncio.run(go()) == ["first", "second"]
 

@@ -23,6 +23,7 @@ from entered import PATIENCE_S, Both, locked_row, terminate, until, used, waitin
 
 from atlas_sdk import (
     Atlas,
+    DatabaseError,
     DatabaseUnreachable,
     InvalidInput,
     StorageFull,
@@ -217,6 +218,20 @@ def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(both
     assert len(both.holds(user)) == 4, "one exit does not pay for all"
     both.settle_down()
     assert used(both, user)[0] == 100 + sum(range(1, 13))
+
+
+def test_one_that_the_database_refuses_does_not_keep_the_others_waiting(both: Both) -> None:
+    user = both.user()
+    losing = both.losing()
+    for number in (1, 2, 4):
+        with both.guard(user, tokens=400) as g:
+            losing.fail(2)
+            g.settle(tokens=number)
+    losing.fail(1, DatabaseError("it does not like the first"))
+    assert both.do(both.quotas.settle_pending()) == 1
+    assert both.usage(user).tokens_used == 6
+    both.settle_down()
+    assert used(both, user)[0] == 7
 
 
 def test_a_client_settles_what_it_kept_before_it_closes(both: Both, dsn: str) -> None:

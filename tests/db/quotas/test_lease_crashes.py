@@ -39,10 +39,18 @@ def both(dsn: str) -> Iterator[Both]:
     client.close()
 
 
+def fork() -> int:
+    """Fork a child that does not outlive a test that fails."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(round(PATIENCE_S))
+    return pid
+
+
 def forked(work: Callable[[], object]) -> Callable[[], str]:
     """Run this in a forked child; return what waits for what it returned."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             said = repr(work())
@@ -124,7 +132,7 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
 def test_what_a_killed_process_held_is_charged_when_it_expires(dsn: str, both: Both, door: Door) -> None:
     user = user_with(both, tokens=LIMIT)
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         with Atlas.open(dsn) as own:
             lease = Lease(own.quotas._runner, user, tokens=BLOCK)
@@ -165,7 +173,7 @@ def test_processes_that_are_killed_at_random_never_exceed_a_limit(dsn: str, both
     user, dice = user_with(both, tokens=LIMIT), random.Random(seed)
     children = []
     for number in range(6):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             code = 1
             try:

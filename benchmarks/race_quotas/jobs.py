@@ -1,0 +1,220 @@
+"""The kinds of use that race for the same limits. Nothing here uses more than it was promised."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from atlas_sdk import (
+    AlreadyExists,
+    Atlas,
+    DatabaseUnreachable,
+    NotFound,
+    QuotaExceeded,
+    SlotLost,
+    TransactionConflict,
+    User,
+)
+from atlas_sdk.guards import Ask, Guard, Lease
+from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
+
+__all__ = ["LONGEST_TTL", "Jobs"]
+
+LONGEST_TTL = timedelta(seconds=4)
+#: Of a hundred jobs.
+_SHARES = {"guard": 28, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 9, "hit": 18}
+#: The first user gets this share of the jobs.
+_HOT = 0.5
+_CENT_NANO = 10_000_000
+
+
+class _CallFailed(Exception):
+    """What a body raises; guards must let it through."""
+
+
+class Jobs:
+    """Does one job after another for users picked by chance."""
+
+    def __init__(self, atlas: Atlas, users: Sequence[User], dice: random.Random, journal: Journal) -> None:
+        self._quotas = atlas.quotas
+        self._users = users
+        self._dice = dice
+        self._journal = journal
+        self._leases: dict[int, Lease] = {}
+        self._kinds: dict[str, Callable[[int], str]] = {kind: getattr(self, f"_{kind}") for kind in _SHARES}
+
+    def one(self) -> None:
+        """Do a job and note how it ended. Any other exception than the expected ones ends the worker."""
+        kind = self._dice.choices(tuple(_SHARES), tuple(_SHARES.values()))[0]
+        user = 0 if self._dice.random() < _HOT else self._dice.randrange(len(self._users))
+        try:
+            end = self._kinds[kind](user)
+        except QuotaExceeded as refusal:
+            end = f"refused: {refusal.dimension}"
+            self._think(0.05)
+        except DatabaseUnreachable:
+            end = "database unreachable"
+            self._think(0.1)
+        except TransactionConflict:
+            end = "conflict"
+        except (AlreadyExists, NotFound):
+            # Its time was over before the second try, or before it was extended.
+            end = "expired"
+        self._journal.note(Outcome(kind, end))
+
+    def close(self) -> None:
+        """Give the leases' blocks back."""
+        for lease in self._leases.values():
+            lease.close()
+
+    def _think(self, mean_s: float) -> None:
+        # What the provider takes, and what the rest of the program does.
+        time.sleep(min(self._dice.expovariate(1 / mean_s), 10 * mean_s))
+
+    def _cost(self) -> Decimal:
+        return Decimal(self._dice.randrange(_CENT_NANO)) / 10**9
+
+    def _ask(self) -> Ask:
+        dice = self._dice
+        ask: Ask = {"tokens": dice.randint(10, 2000), "ttl": LONGEST_TTL}
+        if dice.random() < 0.5:
+            ask["min_tokens"] = dice.randint(1, ask["tokens"])
+        if dice.random() < 0.6:
+            ask["cost"] = self._cost()
+        if dice.random() < 0.1:
+            ask["builds"] = 1
+        return ask
+
+    def _part(self, cost: Decimal) -> Decimal:
+        return Decimal(self._dice.randint(0, nano(cost))) / 10**9
+
+    def _note_paid(self, user: int, guard: Guard) -> None:
+        if guard.settlement is not None:
+            self._journal.note(Paid(user, str(guard.id), guard.settlement.tokens, nano(guard.settlement.cost)))
+
+    def _guard(self, user: int, *, lease: bool = False) -> str:
+        ask = self._ask()
+        late = self._dice.random() < 0.02 and not lease
+        if late:
+            ask["ttl"] = timedelta(seconds=0.5)
+        if lease:
+            ask.pop("builds", None)
+            ask["lease"] = True
+        ask["on_unknown"] = "release" if self._dice.random() < 0.3 else "charge"
+        guard = self._quotas.guard(self._users[user], **ask)
+        asked = time.monotonic()
+        end = self._dice.choices(("settled", "forgotten", "released", "raised"), (85, 6, 5, 4))[0]
+        try:
+            with guard as g:
+                self._journal.granted(user, g.id, g.epoch, asked, requests=1, builds=ask.get("builds", 0))
+                self._think(0.03)
+                if late:
+                    self._think(0.5)
+                self._end(g, end)
+        except _CallFailed:
+            pass
+        self._note_paid(user, guard)
+        return f"{end}, late" if late else end
+
+    def _end(self, guard: Guard, end: str) -> None:
+        if end == "settled":
+            guard.settle(tokens=self._dice.randint(0, guard.tokens), cost=self._part(guard.cost))
+        elif end == "released":
+            guard.release()
+        elif end == "raised":
+            raise _CallFailed
+
+    def _automatic(self, user: int) -> str:
+        end = ""
+        # In a row, because a user is leased when it is hot.
+        for _ in range(self._dice.randint(1, 30)):
+            end = self._guard(user, lease=True)
+        return end
+
+    def _stream(self, user: int) -> str:
+        guard = self._quotas.guard(self._users[user], **self._ask())
+        asked = time.monotonic()
+        end = "cut"
+        with guard as g:
+            self._journal.granted(user, g.id, g.epoch, asked, requests=1, builds=0)
+            used = 0
+            for _ in range(self._dice.randint(1, 5)):
+                self._think(0.02)
+                used = self._dice.randint(used, g.tokens)
+                g.progress(tokens=used)
+                if self._dice.random() < 0.3:
+                    g.extend(tokens=self._dice.randint(1, 500), ttl=LONGEST_TTL)
+            if self._dice.random() < 0.5:
+                end = "settled"
+                g.settle(tokens=used, cost=self._part(g.cost))
+        self._note_paid(user, guard)
+        return end
+
+    def _abandoned(self, user: int) -> str:
+        ask = self._ask()
+        ask.pop("builds", None)
+        asked = time.monotonic()
+        held = self._quotas.reserve(
+            self._users[user],
+            tokens=ask["tokens"],
+            min_tokens=ask.get("min_tokens"),
+            cost=ask.get("cost", 0),
+            ttl=timedelta(seconds=self._dice.uniform(0.2, 2)),
+        )
+        self._journal.granted(user, held.id, held.epoch, asked, requests=1)
+        if self._dice.random() < 0.5:
+            self._quotas.progress(self._users[user], held.id, tokens=self._dice.randint(0, held.tokens))
+        return "never settled"
+
+    def _lease(self, user: int) -> str:
+        lease = self._leases.get(user)
+        if lease is None:
+            lease = self._leases[user] = self._quotas.lease(
+                self._users[user], tokens=3000, cost=_CENT_NANO * 5 * Decimal("1e-9"), requests=20, ttl=LONGEST_TTL,
+                idle_s=0.3,
+            )  # fmt: skip
+        paid: dict[UUID, tuple[int, int]] = {}
+        try:
+            for _ in range(self._dice.randint(5, 60)):
+                asked = time.monotonic()
+                call = lease.reserve(self._dice.randint(1, 100), cost_nano=self._dice.randint(0, 100_000))
+                # Every call is a request; a block is one promise, with one epoch.
+                self._journal.granted(user, call.id, call.epoch, asked, requests=1)
+                if self._dice.random() < 0.02:
+                    self._think(0.05)
+                tokens, spent = self._dice.randint(0, call.tokens), self._dice.randint(0, call.cost_nano)
+                call.settle(tokens, cost_nano=spent)
+                before = paid.get(call.id, (0, 0))
+                paid[call.id] = before[0] + tokens, before[1] + spent
+        finally:
+            for block, (tokens, spent) in paid.items():
+                self._journal.note(Paid(user, str(block), tokens, spent))
+        return "settled"
+
+    def _slot(self, user: int) -> str:
+        asked = time.monotonic()
+        with self._quotas.slot(self._users[user], ttl=timedelta(seconds=2)) as slot:
+            since = time.monotonic()
+            self._journal.granted(user, slot.id, slot.epoch, asked)
+            until = since + min(self._dice.expovariate(1), 5)
+            while True:
+                # Looked at before the question, so at this moment it was ours.
+                now = time.monotonic()
+                try:
+                    slot.check()
+                except SlotLost:
+                    return "lost"
+                self._journal.note(Stay(user, slot.epoch or 0, since, now))
+                if now >= until:
+                    return "released"
+                time.sleep(0.05)
+
+    def _hit(self, user: int) -> str:
+        requests = self._dice.choice((1, 1, 1, 2, 5))
+        asked = time.monotonic()
+        self._quotas.hit(self._users[user], requests=requests)
+        # No promise, so no id: it is told from others by the epoch 0.
+        self._journal.granted(user, UUID(int=0), 0, asked, requests=requests)
+        return "admitted"

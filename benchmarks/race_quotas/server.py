@@ -1,0 +1,72 @@
+"""A database server of its own, that crashes when it is told to and is started again by nobody else."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from atlas_sdk import Atlas
+from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk._embedded.locks import polling
+from benchmarks.bench import remove_home
+
+__all__ = ["CRASHES", "CrashingServer", "crashing_server"]
+
+#: How it ends: "immediate" is PostgreSQL's own word for a crash on request (no checkpoint, no farewell); "kill" leaves
+#: its processes to find out by themselves.
+CRASHES = {"immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
+_END_S = 30.0
+
+
+class CrashingServer:
+    """The embedded server of a home folder. Clients go by its DSN, so that none of them starts it again."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+        self.dsn = server.dsn
+
+    def crash(self, how: str) -> None:
+        """End the server as a crash does, and return when it is gone. What was not on the disk is lost."""
+        pid = int((self._server.data_dir / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+        os.kill(pid, CRASHES[how])
+        for _ in polling(_END_S):
+            if not _runs(pid):
+                return
+        message = f"the server, process {pid}, does not end"
+        raise TimeoutError(message)
+
+    def start(self) -> None:
+        """Start it again; it replays its log first."""
+        self._server.ensure_running()
+        if self._server.dsn != self.dsn:
+            message = f"the server moved from {self.dsn} to {self._server.dsn}"
+            raise RuntimeError(message)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        # Where no init reaps it, it stays behind as a zombie.
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return Path("/proc").is_dir() is False
+
+
+@contextmanager
+def crashing_server() -> Iterator[CrashingServer]:
+    """Start a migrated server in a new temporary folder, and leave nothing behind."""
+    home = Path(tempfile.mkdtemp(prefix="atlas-race-")).resolve() / "home"
+    server = EmbeddedServer.acquire(home)
+    try:
+        Atlas.open(home=home).close()
+        yield CrashingServer(server)
+    finally:
+        server.release()
+        remove_home(home)
+        shutil.rmtree(home.parent)

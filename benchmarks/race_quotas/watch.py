@@ -1,0 +1,105 @@
+"""What has to be so at every look at the counters, which is one statement, so one moment."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from attrs import define, field
+from psycopg.rows import dict_row
+
+__all__ = ["Watch", "dimensions", "problems"]
+
+_LOOK = """
+SELECT user_id, tokens_used, tokens_held, tokens_limit, cost_used, cost_held, cost_limit, containers_used,
+       containers_limit, requests_used, requests_held, requests_limit, builds_used, builds_limit,
+       build_day, (SELECT sum(c) FROM unnest(request_cells) AS c) AS request_sum
+FROM user_quotas WHERE user_id = ANY(%s)
+"""
+_NAIVE = "SELECT tokens_used, tokens_limit FROM naive_quotas"
+
+Row = Mapping[str, Any]
+
+
+def dimensions(row: Row) -> dict[str, tuple[Any, Any]]:
+    """Return what counts against each limit, and the limit."""
+    return {
+        "tokens": (row["tokens_used"] + row["tokens_held"], row["tokens_limit"]),
+        "cost": (row["cost_used"] + row["cost_held"], row["cost_limit"]),
+        "slots": (row["containers_used"], row["containers_limit"]),
+        "requests": (row["request_sum"] + row["requests_held"], row["requests_limit"]),
+        "builds": (row["builds_used"], row["builds_limit"]),
+    }
+
+
+def problems(row: Row, name: str) -> list[str]:
+    """Return in words what is wrong with a user's counters."""
+    found = [
+        f"{name} is over the limit of {dimension}: {taken} of {limit}"
+        for dimension, (taken, limit) in dimensions(row).items()
+        if taken > limit
+    ]
+    if row["request_sum"] != row["requests_used"]:
+        found.append(f"{name}: the minutes have {row['request_sum']} requests, their sum says {row['requests_used']}")
+    return found
+
+
+@define
+class Watch:
+    """Looks, and remembers how high it went."""
+
+    dsn: str
+    users: Sequence[UUID]
+    looks: int = 0
+    #: Looks that a crash of the server kept from being made.
+    missed: int = 0
+    #: The highest share of each limit that was taken, by user and dimension, when it was below the limit or at it.
+    peaks: list[dict[str, float]] = field(init=False)
+    rows: list[Row] = field(factory=list)
+    naive_over: int = 0
+    #: The naive pair's used and limit.
+    naive: tuple[int, int] = (0, 0)
+    problems: list[str] = field(factory=list)
+    #: The days of builds that were seen.
+    days: set[date] = field(factory=set)
+    _connection: psycopg.Connection[Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.peaks = [dict.fromkeys(("tokens", "cost", "slots", "requests", "builds"), 0.0) for _ in self.users]
+
+    def look(self) -> bool:
+        """Look once; False: the server is not there."""
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)
+            found = self._connection.execute(_LOOK, (list(self.users),)).fetchall()
+            naive = self._connection.execute(_NAIVE).fetchall()
+        except psycopg.OperationalError:
+            self.close()
+            self.missed += 1
+            return False
+        by_user = {row["user_id"]: row for row in found}
+        self.rows = [by_user[user] for user in self.users]
+        self.looks += 1
+        for number, row in enumerate(self.rows):
+            self.problems += [f"at {time.strftime('%H:%M:%S')}: {text}" for text in problems(row, f"user {number}")]
+            for dimension, (taken, limit) in dimensions(row).items():
+                share = float(taken / limit) if limit else 0.0
+                self.peaks[number][dimension] = max(self.peaks[number][dimension], share)
+        self.days |= {row["build_day"] for row in self.rows} - {None}
+        self.naive = naive[0]["tokens_used"], naive[0]["tokens_limit"]
+        self.naive_over = max(self.naive_over, self.naive[0] - self.naive[1])
+        return True
+
+    @property
+    def same_day(self) -> bool:
+        """Whether it was one day all the time, so that builds were counted in one go."""
+        return len(self.days) <= 1
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

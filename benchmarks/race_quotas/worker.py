@@ -1,0 +1,44 @@
+"""One process of the race: jobs until it is told to stop, or killed."""
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from atlas_sdk import Atlas, User
+from benchmarks.race_quotas.jobs import Jobs
+from benchmarks.race_quotas.journal import Journal
+
+__all__ = ["Told", "work"]
+
+
+class Told:
+    """Whether this process was told to stop (SIGTERM), or has lost the race that started it."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._parent = os.getppid()
+        signal.signal(signal.SIGTERM, self._hear)
+        # Ctrl-C goes to all of a terminal's processes; the race tells its own.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
+
+    def __bool__(self) -> bool:
+        return self._stop or os.getppid() != self._parent
+
+
+def work(dsn: str, users: Sequence[User], seed: str, folder: Path) -> None:
+    """Do jobs; what goes wrong is in `<seed>.err`, and in the exit code."""
+    told = Told()
+    journal = Journal(folder / f"{seed}.jsonl")
+    with (folder / f"{seed}.err").open("w", encoding="utf-8", buffering=1) as sys.stderr:
+        with Atlas.open(dsn, pool_max=2, prepare_statements=True) as atlas:
+            jobs = Jobs(atlas, users, random.Random(seed), journal)
+            while not told:
+                jobs.one()
+            jobs.close()
