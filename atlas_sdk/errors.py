@@ -231,6 +231,15 @@ def _seconds(wait: timedelta) -> int:
     return max(1, math.ceil(wait.total_seconds()))
 
 
+def _spoken(wait: timedelta) -> str:
+    """Return a time to wait as people say it; rounded up, as a moment early is refused again."""
+    seconds = _seconds(wait)
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{math.ceil(seconds / unit)} {name}"
+    return f"{seconds} s"
+
+
 def _sentence(
     dimension: str,
     asked: int | Decimal,
@@ -245,7 +254,7 @@ def _sentence(
     what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
     if retry_after is None or resets_at is None:
         return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
-    when = f"in {round(retry_after.total_seconds())} s ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
+    when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     return f"{what}; try again {when}, or ask for less"
 
 

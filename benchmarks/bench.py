@@ -18,7 +18,7 @@ from atlas_sdk import Atlas, Project, User
 from atlas_sdk._embedded.locks import is_held, polling
 from benchmarks.histories import Corpus
 
-__all__ = ["Bench", "open_bench"]
+__all__ = ["Bench", "open_bench", "remove_home"]
 
 _LINGER_VARIABLE = "ATLAS_EMBEDDED_LINGER_S"
 #: A server that checkpoints before it stops may take this long on a slow disk.
@@ -77,7 +77,7 @@ def open_bench(corpus: Corpus, *, quick: bool, folder: Path | None) -> Iterator[
         # A second Ctrl-C would leave a folder behind.
         interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            _remove(home)
+            remove_home(home)
             shutil.rmtree(made)
         finally:
             signal.signal(signal.SIGINT, interrupted)
@@ -91,7 +91,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _remove(home: Path) -> None:
+def remove_home(home: Path) -> None:
     """Wait until the server and its keeper have ended, then remove the data."""
     run = home / "postgres.run"
     for _ in polling(_STOP_S):

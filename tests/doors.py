@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from atlas_sdk._sql import statements
 
 BALANCE = statements("books")["verify"].text
+USAGE = statements("books")["usage"].text
 #: Of a hold, long enough for any test.
 TTL = timedelta(hours=1)
 
@@ -50,19 +51,45 @@ class Door:
     ) -> Any:
         asked = {"min_tokens": None, "cost": 0, "slots": 0, "requests": 0, "builds": 0, "holder": "", **more}
         asked |= {"u": user_id, "id": uuid.uuid4() if key == "new" else key, "tokens": tokens, "ttl": ttl}
-        found = self.connection.execute(
+        return self.row_of(
             """SELECT *, %(id)s::uuid AS id FROM quota_reserve(%(u)s, %(id)s, %(tokens)s::bigint,
                    %(min_tokens)s::bigint, %(cost)s::numeric, %(slots)s::integer, %(requests)s::integer,
                    %(builds)s::integer, %(ttl)s::interval, %(holder)s, %(meta)s)""",
             {**asked, "meta": None if meta is None else Jsonb(meta)},
-        ).fetchone()
+        )
+
+    def lease(self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", ttl: Any = TTL, **more: Any) -> Any:
+        """Ask for a block; a minimum that is not named is 0."""
+        asked = {"min_tokens": 0, "cost": 0, "min_cost": 0, "requests": 0, "min_requests": 0, "holder": "", **more}
+        asked |= {"u": user_id, "id": uuid.uuid4() if key == "new" else key, "tokens": tokens, "ttl": ttl}
+        return self.row_of(
+            """SELECT *, %(id)s::uuid AS id FROM quota_lease(%(u)s, %(id)s, %(tokens)s::bigint,
+                   %(min_tokens)s::bigint, %(cost)s::numeric, %(min_cost)s::numeric, %(requests)s::integer,
+                   %(min_requests)s::integer, %(ttl)s::interval, %(holder)s, NULL)""",
+            asked,
+        )
+
+    def row_of(self, text: str, parameters: dict[str, object]) -> Any:
+        found = self.connection.execute(text, parameters).fetchone()
         assert found is not None
         return SimpleNamespace(**found)
 
-    def settle(self, user_id: uuid.UUID, key: uuid.UUID, tokens: Any = None, cost: Any = None, meta: Any = None) -> Any:
+    def hit(self, user_id: uuid.UUID, requests: Any = 1) -> Any:
+        return self.row("SELECT * FROM quota_hit(%s, %s::integer)", user_id, requests)
+
+    def settle(
+        self,
+        user_id: uuid.UUID,
+        key: uuid.UUID,
+        tokens: Any = None,
+        cost: Any = None,
+        meta: Any = None,
+        *,
+        requests: Any = None,
+    ) -> Any:
         return self.row(
-            "SELECT * FROM quota_settle(%s, %s, %s::bigint, %s::numeric, NULL, %s)",
-            *(user_id, key, tokens, cost, None if meta is None else Jsonb(meta)),
+            "SELECT * FROM quota_settle(%s, %s, %s::bigint, %s::numeric, %s::integer, %s)",
+            *(user_id, key, tokens, cost, requests, None if meta is None else Jsonb(meta)),
         )
 
     def release(self, user_id: uuid.UUID, key: uuid.UUID) -> Any:
@@ -78,6 +105,39 @@ class Door:
         return self.row(
             "SELECT * FROM quota_add(%s, %s, %s::bigint, %s::numeric, NULL)", user_id, key or uuid.uuid4(), tokens, cost
         )
+
+    def grant(
+        self, user_id: uuid.UUID, tokens: Any = 0, cost: Any = 0, *, days: int | None = None, key: Any = "new"
+    ) -> uuid.UUID:
+        """Top up, for so many days; return the id."""
+        grant_id: uuid.UUID = uuid.uuid4() if key == "new" else key
+        self.value(
+            "SELECT quota_grant(%s, %s, %s::bigint, %s::numeric, clock_timestamp() + %s::interval, 'a test')",
+            *(user_id, grant_id, tokens, cost, None if days is None else timedelta(days=days)),
+        )
+        return grant_id
+
+    def expire_grant(self, user_id: uuid.UUID, grant_id: uuid.UUID) -> None:
+        """Let a top-up have expired a second ago, unseen."""
+        moved = {"u": user_id, "id": grant_id}
+        self.connection.execute(
+            "UPDATE quota_grants SET expires_at = clock_timestamp() - interval '1 s'"
+            " WHERE user_id = %(u)s AND id = %(id)s AND closed_at IS NULL",
+            moved,
+        )
+        self.connection.execute(
+            "UPDATE user_quotas SET grants_expire_at = (SELECT min(expires_at) FROM quota_grants"
+            " WHERE user_id = %(u)s AND closed_at IS NULL) WHERE user_id = %(u)s",
+            moved,
+        )
+
+    def grants(self, user_id: uuid.UUID) -> dict[uuid.UUID, Any]:
+        found = self.connection.execute("SELECT * FROM quota_grants WHERE user_id = %s", (user_id,))
+        return {row["id"]: SimpleNamespace(**row) for row in found}
+
+    def usage(self, user_id: uuid.UUID) -> Any:
+        """Return what `usage` tells, which changes nothing."""
+        return self.row_of(USAGE, {"user_id": user_id})
 
     def expire(self, key: uuid.UUID) -> None:
         self.connection.execute(

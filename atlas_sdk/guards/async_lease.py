@@ -161,7 +161,8 @@ class AsyncLease(Leasing):
 
     async def tend(self) -> float | None:
         """Give back what is idle and settle what is owed; return in how many seconds to come again."""
-        idle_in_s = self.purse.retire_if_done(self.idle_s)
+        with self.lock:
+            idle_in_s = self.purse.retire_if_done(self.idle_s)
         if self._talk is not None:
             # The end of the talk calls the keeper.
             return None
@@ -182,7 +183,8 @@ class AsyncLease(Leasing):
     async def give_back(self) -> None:
         """Give the present block back: now if no call runs on it, else when the last one ends."""
         await self._silence()
-        self.purse.retire()
+        with self.lock:
+            self.purse.retire()
         await self._settle(due_only=False)
 
     async def close(self) -> None:
@@ -194,8 +196,9 @@ class AsyncLease(Leasing):
         """Close; calls that still run are charged what they were promised, because nobody will tell any more."""
         self.closed = True
         await self._silence()
-        self.purse.retire()
-        self.purse.charge_running()
+        with self.lock:
+            self.purse.retire()
+            self.purse.charge_running()
         await self._settle(due_only=False)
 
     async def __aenter__(self) -> Self:

@@ -32,8 +32,11 @@ _TTL_MAX = timedelta(hours=24)
 
 def _asked(ask: Ask) -> tuple[int, int, int]:
     """Return what one call asks for: tokens, billionths of a dollar, requests. Raises InvalidInput."""
+    tokens, least = count("tokens", ask.get("tokens", 0), TOKENS_MAX), ask.get("min_tokens")
+    if least is not None:
+        count("min_tokens", least, tokens, least=min(tokens, 1))
     return (
-        count("tokens", ask.get("tokens", 0), TOKENS_MAX),
+        tokens,
         nano_promised(money("cost", ask.get("cost", 0))),
         count("requests", ask.get("requests", 1)),
     )

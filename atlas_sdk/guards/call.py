@@ -4,18 +4,17 @@ A pair of `reserve` and `settle` costs about a microsecond, so here are no valid
 dollars is given, and one lock.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from threading import Condition, RLock
 from typing import Any
 from uuid import UUID
-from weakref import WeakSet
 
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.block import NANO_MAX, Block, dollars, nano_promised, nano_used
+from atlas_sdk.guards.forks import tell_of_forks
 from atlas_sdk.guards.owed import seconds
 from atlas_sdk.guards.purse import Purse
 from atlas_sdk.guards.source import Held
@@ -113,10 +112,6 @@ class Call:
         )
 
 
-#: Everything that may hold a block, for a forked child to forget.
-_alive: "WeakSet[Leasing]" = WeakSet()
-
-
 class Leasing:
     """What a lease is for both faces; the lock is one that a finalizer may take while it is held."""
 
@@ -155,7 +150,7 @@ class Leasing:
         self.closed = False
         self._requests_each = 1 if requests else 0
         self._renew()
-        _alive.add(self)
+        tell_of_forks(self)
 
     def _renew(self) -> None:
         # Not a plain Lock: the collector may run a finalizer that settles a call while this thread holds it.
@@ -255,12 +250,3 @@ def _ttl(value: timedelta) -> timedelta:
     if ttl_of(value) < _TTL_MIN:
         raise InvalidInput(f"the ttl of a lease must be at least 1 s, not {value}", field="ttl")
     return value
-
-
-def _forget_all() -> None:
-    for leasing in list(_alive):
-        leasing.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

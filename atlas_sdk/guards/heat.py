@@ -11,6 +11,7 @@ from uuid import UUID
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.block import NANO_MAX
 from atlas_sdk.guards.call import Leasing
+from atlas_sdk.guards.forks import tell_of_forks
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX
 
@@ -83,6 +84,11 @@ class Heats(Generic[L]):
     def __init__(self, dropped: Callable[[L], None]) -> None:
         self._dropped = dropped
         self._heats: OrderedDict[Kind, Heat[L]] = OrderedDict()
+        self.after_fork()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """Take a lock of its own: the parent's may be held."""
         self._lock = RLock()
 
     def of(self, user: User, ask: Ask, now: float) -> Heat[L] | None:

@@ -8,7 +8,6 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import os
 import time
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread
@@ -16,6 +15,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from atlas_sdk._faces import AsyncRunner, Runner
+from atlas_sdk.guards.forks import tell_of_forks
 from atlas_sdk.guards.rounds import Rounds
 
 __all__ = ["AsyncKeeper", "AsyncKept", "Keeper", "Kept", "keeper_of", "keeper_on"]
@@ -47,10 +47,11 @@ class Keeper:
     """Looks after the leases of one client in a thread of its own."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.after_fork()
+        tell_of_forks(self)
 
-    def forget(self) -> None:
-        """Look after nothing."""
+    def after_fork(self) -> None:
+        """Look after nothing: thread, task and leases are the parent's."""
         # The one queue that a finalizer may put into while its thread is in it.
         self._calls: SimpleQueue[Kept] = SimpleQueue()
         self._rounds: Rounds[Kept] = Rounds()
@@ -97,10 +98,12 @@ class Keeper:
 
     def end(self) -> None:
         """Settle everything that leases hold, for good."""
+        # Copied: the thread may be in the middle of its round.
+        leases = set(self._rounds.all())
         with contextlib.suppress(Empty):
             while True:
-                self._rounds.call(self._calls.get_nowait())
-        for lease in self._rounds.all():
+                leases.add(self._calls.get_nowait())
+        for lease in leases:
             lease.end()
 
 
@@ -125,10 +128,11 @@ class AsyncKeeper:
     """Looks after the leases of one client in a task of its own."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.after_fork()
+        tell_of_forks(self)
 
-    def forget(self) -> None:
-        """Look after nothing."""
+    def after_fork(self) -> None:
+        """Look after nothing: thread, task and leases are the parent's."""
         self._rounds: Rounds[AsyncKept] = Rounds()
         self._called = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -203,14 +207,4 @@ def _end_all() -> None:
         keeper.end()
 
 
-def _forget_all() -> None:
-    # A forked child: thread, task and leases are the parent's.
-    for keeper in list(_keepers.values()):
-        keeper.forget()
-    for async_keeper in list(_async_keepers.values()):
-        async_keeper.forget()
-
-
 atexit.register(_end_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

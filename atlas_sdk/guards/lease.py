@@ -1,5 +1,6 @@
 """A lease for threads: blocks of a user's quota that this process spends by itself."""
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -24,6 +25,11 @@ __all__ = ["Lease", "LeaseSource"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
+#: How long the end of a program may wait for a talk with the database that another thread has begun.
+_END_S = 10.0
+
 
 class Lease(Leasing):
     """Spends blocks of a user's quota: about a microsecond a call instead of two round trips.
@@ -38,6 +44,9 @@ class Lease(Leasing):
     The limits hold as they do without it, because a block is held in the database before it is spent. A crash costs
     what the process held: one block, and those on which calls still ran. Share a lease between threads; a forked child
     begins without a block. What a block does not tell the ledger is the single call: it is charged as one sum.
+
+    An idle block is given back after `idle_s`, the rest by `close`, by the client's `close`, or at the end of the
+    interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, closes its leases itself.
     """
 
     def __init__(self, runner: Runner, user: User, **size: Any) -> None:
@@ -193,8 +202,9 @@ class Lease(Leasing):
         """Close; calls that still run are charged what they were promised, because nobody will tell any more."""
         self.closed = True
         with self.changed:
-            while self.talking:
-                self.changed.wait()
+            if not self.changed.wait_for(lambda: not self.talking, _END_S):
+                logger.warning("a lease is left to the expiry of its blocks: the database does not answer")
+                return
             self.purse.retire()
             self.purse.charge_running()
         self._settle(due_only=False)

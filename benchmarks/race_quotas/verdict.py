@@ -119,7 +119,9 @@ def judge(
             ledger = {entry[0]: entry for entry in connection.execute(_LEDGER, (user.id,))}
             wrong += [f"{name}: {text}" for text in _charged_less(evidence.paid[number], ledger)]
             wrong += [f"{name}: {text}" for text in broken_fences(evidence.grants[number])]
-            wrong += [f"{name}: {text}" for text in _admitted(evidence.grants[number], row, took_s, same_day=watch.same_day)]
+            wrong += [
+                f"{name}: {text}" for text in _admitted(evidence.grants[number], row, took_s, same_day=watch.same_day)
+            ]
             together = overlaps(evidence.stays[number].values())
             if together > row["containers_limit"]:
                 wrong.append(f"{name}: {together} holders had {row['containers_limit']} slots at the same moment")
@@ -136,7 +138,9 @@ def _charged_less(paid: dict[str, list[int]], ledger: dict[str, tuple[Any, ...]]
     for reservation, (tokens, nano) in paid.items():
         _, charged, cost, _, _ = ledger.get(reservation, (reservation, 0, 0, 0, 0))
         if tokens > (charged or 0) or nano > int((cost or 0) * 10**9):
-            found.append(f"{reservation} has used {tokens} tokens and ${nano / 10**9}: charged are {charged} and ${cost}")
+            found.append(
+                f"{reservation} has used {tokens} tokens and ${nano / 10**9}: charged are {charged} and ${cost}"
+            )
     for reservation, charged, cost, granted, granted_cost in ledger.values():
         if (charged or 0) > granted or cost > granted_cost:
             found.append(f"{reservation} is charged {charged} and ${cost}, promised were {granted} and ${granted_cost}")
@@ -159,11 +163,11 @@ def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: boo
 
 
 def _sums(name: str, evidence: Evidence, number: int, ledger: dict[str, tuple[Any, ...]], together: int) -> str:
-    known = sum(tokens for tokens, _ in evidence.paid[number].values())
-    charged = sum(entry[1] or 0 for entry in ledger.values())
-    lost = sum(1 for id_, (tokens, _) in evidence.paid[number].items() if tokens < (ledger[id_][1] or 0))
+    known = evidence.paid[number]
+    charged = {id_: entry[1] or 0 for id_, entry in ledger.items()}
+    more = sum(1 for id_, (tokens, _) in known.items() if tokens < charged.get(id_, 0))
     return (
-        f"{name}: workers settled {known:,} tokens, charged are {charged:,} in {len(ledger):,} entries "
-        f"({lost:,} of {len(evidence.paid[number]):,} settlements were lost by a crash and charged in full); "
-        f"{together} slots at once"
+        f"{name}: workers know of {sum(tokens for tokens, _ in known.values()):,} tokens, "
+        f"charged are {sum(charged.values()):,}; of {len(known):,} settlements {more:,} are charged higher, because a "
+        f"crash lost them or a kill a part of the note; slots held at once: {together}"
     )

@@ -1,10 +1,12 @@
 -- name: put
 -- Append a version, in one round trip and one commit. The file's row in memory_files is what concurrent writers race for:
 -- whoever does not know the newest version changes nothing, reads it and tries again. Content that was stored before keeps
--- its place in its own chain, so its depth comes back.
+-- its place in its own chain, so its depth comes back. Where the user's limit is hard and does not let the content in,
+-- nothing changes either.
 WITH head AS (
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
-    VALUES (%(user_id)s, %(project_id)s, %(id)s, %(id)s, 1, %(path)s)
+    SELECT %(user_id)s::uuid, %(project_id)s::uuid, %(id)s::uuid, %(id)s::uuid, 1, %(path)s::text
+    WHERE memory_fits(%(user_id)s, %(sha256)s, %(data)s::bytea)
     ON CONFLICT (user_id, project_id, path) DO UPDATE
         SET seq = f.seq + 1, snapshot_id = excluded.snapshot_id, content_id = excluded.content_id
         WHERE f.snapshot_id = %(head_id)s
@@ -60,7 +62,7 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(p
 -- name: lock
 -- Queue for a file: its newest version stays the newest until the end of the transaction.
 SELECT snapshot_id FROM memory_files
-WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s FOR UPDATE;
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s AND memory_turn(%(user_id)s) FOR UPDATE;
 
 -- name: heal
 -- Replace stored bytes that are damaged or were never kept, by the same content as a keyframe.

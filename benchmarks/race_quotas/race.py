@@ -1,0 +1,301 @@
+"""Starts the workers, kills, pauses and replaces them, crashes the server, and fills the limits up."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from attrs import define, field, frozen
+
+from atlas_sdk import Atlas, AtlasError, QuotaExceeded, User
+from benchmarks.race_quotas.naive import TABLE, naive
+from benchmarks.race_quotas.sabotage import sabotage
+from benchmarks.race_quotas.server import CRASHES, CrashingServer, crashing_server
+from benchmarks.race_quotas.verdict import Evidence, judge
+from benchmarks.race_quotas.watch import Watch
+from benchmarks.race_quotas.worker import work
+
+__all__ = ["Report", "Settings", "race"]
+
+USERS = 5
+#: What a user gets when a limit is reached: little enough that it is soon reached again.
+_ROOM = {"tokens": 60_000, "cost": Decimal("0.30"), "requests": 300, "builds": 10}
+_SLOTS = 3
+_TICK_S = 0.02
+#: Between two looks at who has reached a limit.
+_FILL_S = 0.4
+#: The share of the run's time that verifying may take.
+_VERIFY_SHARE = 0.05
+#: Workers that were told to stop have a job to end, blocks to give back, and perhaps a server to wait for.
+_STOP_S = 60.0
+_TOKENS_MAX = 10**12
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What is raced."""
+
+    seconds: float
+    processes: int
+    naive_processes: int
+    seed: int
+    kills: int
+    pauses: int
+    crashes: int
+    broken: str | None = None
+
+
+@define(kw_only=True)
+class Report:
+    """What came of it."""
+
+    problems: list[str] = field(factory=list)
+    told: list[str] = field(factory=list)
+    done: Counter[str] = field(factory=Counter)
+    evidence: Evidence = field(factory=Evidence)
+    watch: Watch | None = None
+    verified: int = 0
+    took_s: float = 0.0
+    server: str = ""
+
+
+@define(kw_only=True)
+class _Race:
+    settings: Settings
+    server: CrashingServer
+    atlas: Atlas
+    users: list[User]
+    watch: Watch
+    folder: Path
+    report: Report
+    dice: random.Random
+    #: A server of processes that has everything imported: a new worker is there in milliseconds.
+    context: Any = field(factory=lambda: multiprocessing.get_context("forkserver"))
+    workers: list[BaseProcess] = field(factory=list)
+    naive: list[BaseProcess] = field(factory=list)
+    #: When to wake a paused worker.
+    paused: dict[int, float] = field(factory=dict)
+    started: int = 0
+    down: bool = False
+
+    def start_worker(self) -> None:
+        seed = f"{self.settings.seed}-{self.started}"
+        self.started += 1
+        process = self.context.Process(target=work, args=(self.server.dsn, self.users, seed, self.folder), name=seed)
+        process.start()
+        self.workers.append(process)
+
+    def start_naive(self, number: int) -> None:
+        seed = f"{self.settings.seed}-naive-{number}"
+        process = self.context.Process(target=naive, args=(self.server.dsn, self.users[0].id, seed), name=seed)
+        process.start()
+        self.naive.append(process)
+
+    def kill(self) -> None:
+        """Kill a worker in the middle of whatever it does, and start another one."""
+        victim = self.workers.pop(self.dice.randrange(len(self.workers)))
+        self.paused.pop(victim.pid or 0, None)
+        victim.kill()
+        victim.join()
+        self.start_worker()
+
+    def pause(self) -> None:
+        """Stop a worker for longer than its promises may last, as a machine does that sleeps or swaps."""
+        awake = [worker.pid for worker in self.workers if worker.pid and worker.pid not in self.paused]
+        if awake:
+            pid = self.dice.choice(awake)
+            os.kill(pid, signal.SIGSTOP)
+            self.paused[pid] = time.monotonic() + self.dice.uniform(1, 6)
+
+    def wake(self, now: float) -> None:
+        for pid in [pid for pid, until in self.paused.items() if until <= now]:
+            os.kill(pid, signal.SIGCONT)
+            del self.paused[pid]
+
+    def crash(self) -> None:
+        """Crash the server; it is started again after a moment."""
+        self.server.crash(self.dice.choice(tuple(CRASHES)))
+        time.sleep(self.dice.uniform(0, 1.5))
+        self.server.start()
+
+    def fill_up(self) -> None:
+        """Raise limits that are reached, mostly: some users stay refused for a while."""
+        for user, row in zip(self.users, self.watch.rows, strict=True):
+            short = {
+                "tokens": row["tokens_limit"] - row["tokens_used"] - row["tokens_held"] < 2000,
+                "cost": row["cost_limit"] - row["cost_used"] - row["cost_held"] < Decimal("0.02"),
+                "requests": row["requests_limit"] - row["requests_used"] - row["requests_held"] < 5,
+                "builds": row["builds_limit"] <= row["builds_used"],
+            }
+            chosen = {name for name, is_short in short.items() if is_short and self.dice.random() < 0.4}
+            # Half of the top-ups are lost again, as far as they are not used.
+            lasts = timedelta(seconds=self.dice.uniform(1, 10)) if self.dice.random() < 0.5 else None
+            for dimension in sorted(chosen & {"tokens", "cost"}):
+                self.atlas.quotas.grant(user, **{dimension: _ROOM[dimension]}, expires_in=lasts)
+            if "requests" in chosen:
+                self.atlas.quotas.set_limits(user, requests_per_hour=row["requests_limit"] + _ROOM["requests"])
+            if "builds" in chosen:
+                self.atlas.quotas.set_limits(user, builds_per_day=row["builds_limit"] + _ROOM["builds"])
+        used, limit = self.watch.naive
+        if limit - used < 2000 and self.dice.random() < 0.4:
+            with psycopg.connect(self.server.dsn, autocommit=True) as connection:
+                connection.execute("UPDATE naive_quotas SET tokens_limit = tokens_limit + %s", (_ROOM["tokens"],))
+
+    def schedule(self) -> Iterator[tuple[float, str]]:
+        """Yield when what happens, in order of time, in seconds from the start."""
+        names = ["kill"] * self.settings.kills + ["pause"] * self.settings.pauses + ["crash"] * self.settings.crashes
+        yield from sorted((self.dice.uniform(0.1, 0.9) * self.settings.seconds, name) for name in names)
+
+    def run(self) -> None:
+        for _ in range(self.settings.processes):
+            self.start_worker()
+        for number in range(self.settings.naive_processes):
+            self.start_naive(number)
+        events: dict[str, Callable[[], None]] = {"kill": self.kill, "pause": self.pause, "crash": self.crash}
+        coming = list(self.schedule())
+        began = time.monotonic()
+        fill_at = verify_at = 0.0
+        while not self.report.problems and (now := time.monotonic() - began) < self.settings.seconds:
+            while coming and coming[0][0] <= now:
+                name = coming.pop(0)[1]
+                events[name]()
+                self.report.done[name] += 1
+            self.wake(time.monotonic())
+            if self.watch.look():
+                try:
+                    if now >= fill_at:
+                        self.fill_up()
+                        fill_at = now + _FILL_S
+                    if now >= verify_at:
+                        verify_at = now + self.verify() / _VERIFY_SHARE
+                except (AtlasError, psycopg.OperationalError) as problem:
+                    # It has just crashed; anything else shows itself at the next round.
+                    self.report.done[f"interrupted ({type(problem).__name__})"] += 1
+            self.report.problems += self.watch.problems
+            self.replace_ended()
+            time.sleep(_TICK_S)
+        self.report.took_s = time.monotonic() - began
+
+    def verify(self) -> float:
+        """Compare the counters with ledger and holds in the middle of everything: one statement, so one moment."""
+        began = time.monotonic()
+        audit = self.atlas.quotas.verify()
+        self.report.verified += 1
+        self.report.problems += [f"the books do not balance: {books}" for books in audit.unbalanced]
+        return time.monotonic() - began
+
+    def replace_ended(self) -> None:
+        for worker in [worker for worker in self.workers if not worker.is_alive()]:
+            self.workers.remove(worker)
+            self.complain(worker)
+            self.start_worker()
+
+    def complain(self, worker: BaseProcess) -> None:
+        text = (self.folder / f"{worker.name}.err").read_text(encoding="utf-8").strip()
+        self.report.problems.append(f"worker {worker.name} ended by itself, code {worker.exitcode}:\n{text[-3000:]}")
+
+    def stop(self) -> None:
+        """Tell everybody to stop, and wait for it."""
+        self.wake(float("inf"))
+        for process in self.workers + self.naive:
+            process.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for process in self.workers + self.naive:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                self.report.problems.append(f"worker {process.name} did not stop within {_STOP_S:.0f} s")
+                process.kill()
+                process.join()
+            elif process.exitcode and process in self.workers:
+                self.complain(process)
+
+    def expire(self) -> None:
+        """Wait until every promise that is left has expired, and have it reclaimed, as the next refusal does."""
+        with psycopg.connect(self.server.dsn, autocommit=True) as connection:
+            ends = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
+            (left_s,) = connection.execute(ends).fetchone() or (None,)
+        time.sleep(max(0.0, float(left_s or 0) + 0.1))
+        for user in self.users:
+            try:
+                self.atlas.quotas.reserve(user, tokens=_TOKENS_MAX, requests=0)
+            except QuotaExceeded:
+                continue
+            self.report.problems.append("a trillion tokens were promised")
+
+
+def race(settings: Settings) -> Report:
+    """Run it, and judge."""
+    report = Report()
+    # Children inherit where they find what they import, and nothing of what this process has open.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["benchmarks.race_quotas.worker", "benchmarks.race_quotas.naive", "psycopg_pool", "atlas_sdk.client"]
+    )
+    with crashing_server() as server, _journals() as folder, Atlas.open(server.dsn, pool_max=4) as atlas:
+        report.server = atlas.schema.server()
+        users = [_user(atlas, number) for number in range(USERS)]
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(TABLE)
+            insert = "INSERT INTO naive_quotas (user_id, tokens_limit) VALUES (%s, %s)"
+            connection.execute(insert, (users[0].id, _ROOM["tokens"]))
+        if settings.broken is not None:
+            sabotage(server.dsn, settings.broken)
+        watch = report.watch = Watch(server.dsn, [user.id for user in users])
+        running = _Race(
+            settings=settings,
+            server=server,
+            atlas=atlas,
+            users=users,
+            watch=watch,
+            folder=folder,
+            report=report,
+            dice=random.Random(settings.seed),
+        )
+        try:
+            running.run()
+        finally:
+            running.stop()
+        running.expire()
+        if not watch.look():
+            report.problems.append("the server is gone at the end")
+            return report
+        report.evidence = Evidence.read(folder)
+        wrong, report.told = judge(atlas, server.dsn, users, watch, report.evidence, report.took_s)
+        report.problems += wrong
+        watch.close()
+    if settings.naive_processes and report.watch.naive_over <= 0 and not report.problems:
+        report.problems.append("the naive pair did not oversell: nobody raced, so this run proves nothing")
+    return report
+
+
+def _user(atlas: Atlas, number: int) -> User:
+    user = atlas.users.create(f"racer-{number}@race.example")
+    atlas.quotas.set_limits(
+        user,
+        tokens=_ROOM["tokens"],
+        cost=_ROOM["cost"],
+        containers=_SLOTS,
+        requests_per_hour=_ROOM["requests"],
+        builds_per_day=_ROOM["builds"],
+    )
+    return user
+
+
+@contextmanager
+def _journals() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="atlas-race-journals-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
