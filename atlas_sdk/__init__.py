@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.limits import Grant, Limits
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
+    from atlas_sdk.model.memory_usage import MemoryUsage
     from atlas_sdk.model.projects import Project
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
@@ -101,6 +102,7 @@ _HOME_OF = {
     "InvalidInput": "errors",
     "Lease": "guards.lease",
     "Limits": "model.limits",
+    "MemoryUsage": "model.memory_usage",
     "NotAProject": "errors",
     "NotFound": "errors",
     "Options": "_connect",
@@ -176,6 +178,7 @@ __all__ = [
     "InvalidInput",
     "Lease",
     "Limits",
+    "MemoryUsage",
     "NotAProject",
     "NotFound",
     "Options",

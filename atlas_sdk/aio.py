@@ -21,6 +21,7 @@ from atlas_sdk.ops import (
     health,
     limits,
     memory,
+    memory_usage,
     projects,
     quotas,
     references,
@@ -131,6 +132,8 @@ class AsyncQuotas(AsyncMetering):
     set_plan_limits = awaitable(limits.set_plan_limits)
     grant = awaitable(limits.grant)
     grants = awaitable(limits.grants)
+    memory = awaitable(memory_usage.memory)
+    tell_memory = awaitable(memory_usage.tell_memory)
 
 
 class AsyncEvents(AsyncFace):

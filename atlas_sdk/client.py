@@ -19,6 +19,7 @@ from atlas_sdk.ops import (
     health,
     limits,
     memory,
+    memory_usage,
     projects,
     quotas,
     references,
@@ -117,6 +118,8 @@ class Quotas(Metering):
     set_plan_limits = blocking(limits.set_plan_limits)
     grant = blocking(limits.grant)
     grants = blocking(limits.grants)
+    memory = blocking(memory_usage.memory)
+    tell_memory = blocking(memory_usage.tell_memory)
 
 
 class Events(Face):

@@ -172,7 +172,7 @@ class QuotaExceeded(AtlasError):
         self.remaining = remaining
         #: The whole limit, where it is known.
         self.limit = limit
-        #: How long until the same call can succeed; None: never, it is more than the whole limit.
+        #: How long until the same call can succeed; None: waiting alone never helps.
         self.retry_after = retry_after
         self.resets_at = resets_at
         #: Who has the slots, when containers are refused.
@@ -252,10 +252,13 @@ def _sentence(
     whole = "" if limit is None else f" of {limit}{unit}"
     name = dimension.removesuffix("_bytes")
     what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
+    if dimension == "memory_bytes":
+        return f"{what}: have the limit raised"
     if retry_after is None or resets_at is None:
         return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
     when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
-    return f"{what}; try again {when}, or ask for less"
+    less = ", or ask for less" if remaining > 0 else ""
+    return f"{what}; try again {when}{less}"
 
 
 class SlotLost(AtlasError):

@@ -14,6 +14,7 @@ from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
 from atlas_sdk.model.projects import Project
+from atlas_sdk.ops import memory_usage
 from atlas_sdk.ops.contents import Content, blob_content
 
 __all__ = ["Incoming", "append", "append_deletion"]
@@ -47,7 +48,10 @@ def append(
     reason: str | None = None,
     snapshot_id: UUID | None = None,
 ) -> Plan[Snapshot | None]:
-    """Append a version unless it equals the newest one: compare and set, and when that is lost, in turn."""
+    """Append a version unless it equals the newest one: compare and set, and when that is lost, in turn.
+
+    Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
+    """
     lent = yield from context()
     key = (project.id, state.path)
     head = lent.heads.get(key)
@@ -61,8 +65,8 @@ def append(
     made = yield from _put(project, state, head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id)
     if made is not None:
         return made
-    # Somebody else appended a version in between. Queue for the file instead of racing again: on a busy file most tries
-    # would be lost.
+    # Somebody else appended a version in between, or a hard limit refused it. Queue for the file instead of racing
+    # again: on a busy file most tries would be lost.
     lent.heads.drop(key)
     return (
         yield from _append_in_turn(
@@ -100,6 +104,7 @@ def _append_in_turn(
             extra=extra,
             reason=reason,
             snapshot_id=snapshot_id,
+            in_turn=True,
         )
         # None: there was no file to lock, and somebody made it just now.
         if made is not None:
@@ -182,8 +187,12 @@ def _put(
     extra: Mapping[str, object] | None,
     reason: str | None,
     snapshot_id: UUID | None,
+    in_turn: bool = False,
 ) -> Plan[Snapshot | None]:
-    """Try to append after `head`; None when that is not the newest version any more."""
+    """Try to append after `head`; None when that is not the newest version any more, or a hard limit refuses.
+
+    `in_turn` the latter raises QuotaExceeded.
+    """
     lent = yield from context()
     if head is not None and state.content is not None:
         head = yield from _with_content(project, state.path, head, known=known)
@@ -213,6 +222,8 @@ def _put(
         attribution=Json(attribution.to_json()),
     )
     if stamp is None:
+        if in_turn:
+            yield from memory_usage.refuse(project.user_id, blob)
         return None
     if stamp.stored_depth is not None:
         blob = evolve(blob, depth=stamp.stored_depth)

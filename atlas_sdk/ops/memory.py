@@ -6,12 +6,12 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput
-from atlas_sdk.files import FileState, Skipped, Tracking, read_file, relative_path, to_text
+from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
+from atlas_sdk.files import FileState, Skipped, Tracking, printable, read_file, relative_path, to_text
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
-from atlas_sdk.ops import projects
+from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import Incoming, append, append_deletion
 
 __all__ = ["capture", "delete", "files", "history", "snapshot"]
@@ -43,7 +43,7 @@ def snapshot(
     file's name unless given; `auto` may be pruned after a while. `mode` are the permission bits of content given as
     bytes, which may have 8 MiB. `context` is any JSON object to remember with the version. Writers of one file may
     race: every version is kept, in the order of commit. Raises NotFound for a file that was never there, FileProblem
-    for one that cannot be read.
+    for one that cannot be read, QuotaExceeded for new content above a memory limit that was made hard.
     """
     root = Path(project.path)
     name = relative_path(root, path)
@@ -90,8 +90,9 @@ def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -
 def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     """Make the history equal to the project's folder: append every tracked file that changed, record what is gone.
 
-    A file that cannot be read or kept is reported in `skipped` and stops no other. Raises FileProblem when the folder
-    itself is missing: a folder that is not mounted is not a deletion of everything.
+    A file that cannot be read or kept, be it because a hard memory limit refuses it, is reported in `skipped` and stops
+    no other. Raises FileProblem when the folder itself is missing: a folder that is not mounted is not a deletion of
+    everything.
     """
     root = Path(project.path)
     if not (yield from local(root.is_dir)):
@@ -109,7 +110,11 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
             continue
         if state is None or _is_version(state, known.get(path)):
             continue
-        made = yield from append(project, state, kind=kind or tracking.kind(path))
+        try:
+            made = yield from append(project, state, kind=kind or tracking.kind(path))
+        except QuotaExceeded as problem:
+            skipped.append(Skipped(path=path, reason=f"{printable(path)}: {problem}"))
+            continue
         if made is not None:
             taken.append(made)
     unseen = set(known) - set(scan.paths) - {entry.path for entry in skipped}
@@ -120,6 +125,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
                 taken.append(made)
     if taken:
         yield from projects.remember_memory(project)
+        yield from memory_usage.tell(project.user_id)
     return Capture(taken=tuple(taken), skipped=tuple((entry.path, entry.reason) for entry in skipped))
 
 

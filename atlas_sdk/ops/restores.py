@@ -21,13 +21,14 @@ from atlas_sdk.errors import (
     IntegrityFailure,
     InvalidInput,
     NotFound,
+    QuotaExceeded,
     RestoreRefused,
 )
 from atlas_sdk.files import FileState, Tracking, printable, read_file, remove_file, replace_file, to_text
 from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
-from atlas_sdk.ops import checkpoints, events
+from atlas_sdk.ops import checkpoints, events, memory_usage
 from atlas_sdk.ops.append import Incoming, append, append_deletion
 from atlas_sdk.ops.contents import surely_kept
 from atlas_sdk.ops.references import content, resolve
@@ -53,7 +54,8 @@ def restore(
 
     Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is
     written; each file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written,
-    when a file changed since the plan or its present content is over the size limit and could not be kept.
+    when a file changed since the plan, or its present content could not be kept: over the size limit, or new and above a
+    memory limit that was made hard.
     """
     plan = target
     if isinstance(plan, str):
@@ -97,6 +99,7 @@ def restore(
 @atomic
 def _after_failure(project: Project, plan: RestorePlan, done: Restore, *, nothing_written: bool) -> Plan[None]:
     """Make the record tell what is on disk now, and what can be undone."""
+    yield from memory_usage.take_turn(project.user_id)
     root = Path(project.path)
     tracking = yield from local(Tracking.load, root)
     for step in plan.changes:
@@ -105,10 +108,14 @@ def _after_failure(project: Project, plan: RestorePlan, done: Restore, *, nothin
         except FileProblem:
             # It cannot be read at all: the next capture reports it.
             continue
-        if now is not None:
-            yield from append(project, now, kind=tracking.kind(step.path))
-        else:
+        if now is None:
             yield from append_deletion(project, step.path, kind=tracking.kind(step.path))
+            continue
+        try:
+            yield from append(project, now, kind=tracking.kind(step.path))
+        except QuotaExceeded:
+            # Somebody else's content: the next capture reports it.
+            continue
     now_there = yield from scalar(statements("schema")["now"], datetime)
     if plan.of is not None:
         undone_at = None if plan.reason == "undo" else now_there
@@ -149,6 +156,7 @@ def _put_on_record(
     project: Project, plan: RestorePlan, present: dict[str, FileState | None], targets: dict[str, bytes]
 ) -> Plan[Restore]:
     lent = yield from context()
+    yield from memory_usage.take_turn(project.user_id)
     tracking = yield from local(Tracking.load, Path(project.path))
     restore_id = lent.new_id()
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
@@ -158,7 +166,7 @@ def _put_on_record(
     }
     for path, state in present.items():
         if state is not None:
-            yield from append(project, state, kind=tracking.kind(path))
+            yield from _keep(project, state, kind=tracking.kind(path))
         elif path in known and not known[path].deleted:
             yield from append_deletion(project, path, kind=tracking.kind(path))
     made = yield from checkpoints.create(project, safety, kind="safety", note=f"before {plan.reason} of {plan.target}")
@@ -200,6 +208,18 @@ def _put_on_record(
             **_keys(project),
         )
     )
+
+
+def _keep(project: Project, state: FileState, *, kind: str) -> Plan[None]:
+    """Put on record what is about to be overwritten."""
+    try:
+        yield from append(project, state, kind=kind)
+    except QuotaExceeded as full:
+        raise RestoreRefused(
+            f"the present content of {printable(state.path)} is not on record and could not be kept; nothing was "
+            f"written: {full}",
+            paths=(state.path,),
+        ) from full
 
 
 def _wanted(step: RestoreStep, raw: bytes) -> Incoming:

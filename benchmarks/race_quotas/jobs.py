@@ -90,9 +90,12 @@ class Jobs:
     def _part(self, cost: Decimal) -> Decimal:
         return Decimal(self._dice.randint(0, nano(cost))) / 10**9
 
-    def _note_paid(self, user: int, guard: Guard) -> None:
-        if guard.settlement is not None:
-            self._journal.note(Paid(user, str(guard.id), guard.settlement.tokens, nano(guard.settlement.cost)))
+    def _note_paid(self, user: int, guard: Guard, used: tuple[int, Decimal] | None, *, lease: bool = False) -> None:
+        """Note what the guard was told, or without that what it says itself."""
+        answer = guard.settlement
+        if answer is not None:
+            tokens, cost = used or (answer.tokens, answer.cost)
+            self._journal.note(Paid(user, str(guard.id), tokens, nano(cost), not lease))
 
     def _guard(self, user: int, *, lease: bool = False) -> str:
         ask = self._ask()
@@ -106,25 +109,29 @@ class Jobs:
         guard = self._quotas.guard(self._users[user], **ask)
         asked = time.monotonic()
         end = self._dice.choices(("settled", "forgotten", "released", "raised"), (85, 6, 5, 4))[0]
+        used = None
         try:
             with guard as g:
                 self._journal.granted(user, g.id, g.epoch, asked, requests=1, builds=ask.get("builds", 0))
                 self._think(0.03)
                 if late:
                     self._think(0.5)
-                self._end(g, end)
+                used = self._end(g, end)
         except _CallFailed:
             pass
-        self._note_paid(user, guard)
+        self._note_paid(user, guard, used, lease=lease)
         return f"{end}, late" if late else end
 
-    def _end(self, guard: Guard, end: str) -> None:
+    def _end(self, guard: Guard, end: str) -> tuple[int, Decimal] | None:
         if end == "settled":
-            guard.settle(tokens=self._dice.randint(0, guard.tokens), cost=self._part(guard.cost))
-        elif end == "released":
+            tokens, cost = self._dice.randint(0, guard.tokens), self._part(guard.cost)
+            guard.settle(tokens=tokens, cost=cost)
+            return tokens, cost
+        if end == "released":
             guard.release()
         elif end == "raised":
             raise _CallFailed
+        return None
 
     def _automatic(self, user: int) -> str:
         end = ""
@@ -136,7 +143,7 @@ class Jobs:
     def _stream(self, user: int) -> str:
         guard = self._quotas.guard(self._users[user], **self._ask())
         asked = time.monotonic()
-        end = "cut"
+        end, told = "cut", None
         with guard as g:
             self._journal.granted(user, g.id, g.epoch, asked, requests=1, builds=0)
             used = 0
@@ -147,9 +154,9 @@ class Jobs:
                 if self._dice.random() < 0.3:
                     g.extend(tokens=self._dice.randint(1, 500), ttl=LONGEST_TTL)
             if self._dice.random() < 0.5:
-                end = "settled"
-                g.settle(tokens=used, cost=self._part(g.cost))
-        self._note_paid(user, guard)
+                end, told = "settled", (used, self._part(g.cost))
+                g.settle(tokens=told[0], cost=told[1])
+        self._note_paid(user, guard, told)
         return end
 
     def _abandoned(self, user: int) -> str:
@@ -190,7 +197,7 @@ class Jobs:
                 paid[call.id] = before[0] + tokens, before[1] + spent
         finally:
             for block, (tokens, spent) in paid.items():
-                self._journal.note(Paid(user, str(block), tokens, spent))
+                self._journal.note(Paid(user, str(block), tokens, spent, False))
         return "settled"
 
     def _slot(self, user: int) -> str:

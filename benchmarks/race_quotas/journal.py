@@ -13,7 +13,7 @@ from attrs import frozen
 __all__ = ["Grant", "Journal", "Outcome", "Paid", "Stay", "entries", "nano"]
 
 
-def nano(cost: Decimal) -> int:
+def nano(cost: Decimal | int) -> int:
     """Return dollars as billionths, which JSON keeps exactly."""
     return int(cost * 10**9)
 
@@ -35,12 +35,14 @@ class Grant:
 
 @frozen
 class Paid:
-    """A settlement that was answered, or the sum of calls on a block of a lease."""
+    """What was used of a promise, or of a block of a lease, and told: the answer came."""
 
     user: int
     id: str
     tokens: int
     nano: int
+    #: Of a block this is only a part.
+    whole: bool
 
 
 @frozen

@@ -8,25 +8,49 @@ __all__ = ["SABOTAGES", "sabotage"]
 
 #: By name: functions, what stands in them, and what is put there instead.
 SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
+    # What is promised to others does not count.
     "holds": [
-        # What is promised to others does not count.
-        ("quota_reserve", "u.tokens_used + u.tokens_held + tokens <= u.tokens_limit", "u.tokens_used + tokens <= u.tokens_limit"),
-        ("quota_decide", "p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held", "p_tokens > q.tokens_limit - q.tokens_used"),
+        (
+            "quota_reserve",
+            "u.tokens_used + u.tokens_held + tokens <= u.tokens_limit",
+            "u.tokens_used + tokens <= u.tokens_limit",
+        ),
+        (
+            "quota_decide",
+            "p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held",
+            "p_tokens > q.tokens_limit - q.tokens_used",
+        ),
     ],
     "slots": [
-        ("quota_reserve", "u.containers_used::bigint + slots <= u.containers_limit", "u.containers_used < 2 * u.containers_limit"),
-        ("quota_decide", "p_slots > q.containers_limit::bigint - q.containers_used", "q.containers_used >= 2 * q.containers_limit"),
+        (
+            "quota_reserve",
+            "u.containers_used::bigint + slots <= u.containers_limit",
+            "u.containers_used < 2 * u.containers_limit",
+        ),
+        (
+            "quota_decide",
+            "p_slots > q.containers_limit::bigint - q.containers_used",
+            "q.containers_used >= 2 * q.containers_limit",
+        ),
     ],
+    # Requests are admitted and not counted.
     "requests": [
-        ("quota_hit", "u.requests_used + p_requests", "u.requests_used + p_requests - 1"),
-        ("quota_reserve", "request_cells[61] = u.request_cells[61] + requests", "request_cells[61] = u.request_cells[61]"),
+        (
+            "quota_hit",
+            "SET request_cells[61] = u.request_cells[61] + p_requests, requests_used = u.requests_used + p_requests",
+            "SET requests_used = u.requests_used",
+        )
+    ],
+    "estimate": [
+        (
+            "quota_settle",
+            "s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens)",
+            "s.tokens := hold.tokens",
+        )
     ],
     "reclaim": [("quota_reclaim", "u.tokens_held - s.tokens", "u.tokens_held")],
-    "estimate": [
-        ("quota_settle", "s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens)", "s.tokens := hold.tokens / 2"),
-    ],
     "epoch": [("quota_reserve", "epoch = u.epoch + 1", "epoch = u.epoch + (random() > 0.05)::integer")],
-}  # fmt: skip
+}
 
 
 def sabotage(dsn: str, name: str) -> None:

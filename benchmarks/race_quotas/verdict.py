@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from attrs import define, field
+from attrs import define, evolve, field
 
 from atlas_sdk import Atlas, User
-from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Stay, entries
+from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Stay, entries, nano
 from benchmarks.race_quotas.watch import Row, Watch, problems
 
 __all__ = ["Evidence", "broken_fences", "judge", "overlaps"]
 
 _LEDGER = """
 SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired'))::bigint, sum(cost),
-       max(granted_tokens), max(granted_cost)
+       max(granted_tokens), max(granted_cost), bool_or(kind = 'tokens')
 FROM usage_ledger WHERE user_id = %s AND reservation_id IS NOT NULL GROUP BY reservation_id
 """
 _HELD = "SELECT count(*) FROM quota_reservations WHERE user_id = ANY(%s)"
@@ -29,7 +29,8 @@ class Evidence:
     """What all workers noted, by user."""
 
     grants: dict[int, list[Grant]] = field(factory=lambda: defaultdict(list))
-    paid: dict[int, dict[str, list[int]]] = field(factory=lambda: defaultdict(lambda: defaultdict(lambda: [0, 0])))
+    #: By user and promise.
+    paid: dict[int, dict[str, Paid]] = field(factory=lambda: defaultdict(dict))
     stays: dict[int, dict[int, Stay]] = field(factory=lambda: defaultdict(dict))
     jobs: Counter[str] = field(factory=Counter)
     ends: Counter[str] = field(factory=Counter)
@@ -48,9 +49,10 @@ class Evidence:
             case Grant():
                 self.grants[entry.user].append(entry)
             case Paid():
-                sums = self.paid[entry.user][entry.id]
-                sums[0] += entry.tokens
-                sums[1] += entry.nano
+                before = self.paid[entry.user].get(entry.id)
+                if before is not None:
+                    entry = evolve(entry, tokens=before.tokens + entry.tokens, nano=before.nano + entry.nano)
+                self.paid[entry.user][entry.id] = entry
             case Stay():
                 self.stays[entry.user][entry.epoch] = entry
             case Outcome():
@@ -117,7 +119,7 @@ def judge(
             if any(held.values()):
                 wrong.append(f"{name} still holds something: {held}")
             ledger = {entry[0]: entry for entry in connection.execute(_LEDGER, (user.id,))}
-            wrong += [f"{name}: {text}" for text in _charged_less(evidence.paid[number], ledger)]
+            wrong += [f"{name}: {text}" for text in _miscounted(evidence.paid[number], ledger)]
             wrong += [f"{name}: {text}" for text in broken_fences(evidence.grants[number])]
             wrong += [
                 f"{name}: {text}" for text in _admitted(evidence.grants[number], row, took_s, same_day=watch.same_day)
@@ -129,21 +131,22 @@ def judge(
     return wrong, told
 
 
-def _charged_less(paid: dict[str, list[int]], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
-    """Compare, promise by promise, what workers were told was charged with what is charged, and that with the promise.
+def _miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
+    """Compare, promise by promise, what workers have told with what is charged, and that with the promise.
 
-    A settlement that a crash of the server lost is charged in full by the expiry, so more is right and less is not.
+    A settlement that a crash of the server lost is charged in full by the expiry, so more is right then; of a block, a
+    killed worker has noted less than it used. Less charged than used is never right.
     """
     found = []
-    for reservation, (tokens, nano) in paid.items():
-        _, charged, cost, _, _ = ledger.get(reservation, (reservation, 0, 0, 0, 0))
-        if tokens > (charged or 0) or nano > int((cost or 0) * 10**9):
-            found.append(
-                f"{reservation} has used {tokens} tokens and ${nano / 10**9}: charged are {charged} and ${cost}"
-            )
-    for reservation, charged, cost, granted, granted_cost in ledger.values():
-        if (charged or 0) > granted or cost > granted_cost:
-            found.append(f"{reservation} is charged {charged} and ${cost}, promised were {granted} and ${granted_cost}")
+    for told in paid.values():
+        _, tokens, cost, _, _, settled = ledger.get(told.id, (told.id, 0, 0, 0, 0, False))
+        charged = (tokens or 0, nano(cost or 0))
+        short = told.tokens > charged[0] or told.nano > charged[1]
+        if short or (settled and told.whole and charged != (told.tokens, told.nano)):
+            found.append(f"{told.id} has used {told.tokens} tokens and {told.nano} nano-dollars: charged are {charged}")
+    for reservation, tokens, cost, granted, granted_cost, _ in ledger.values():
+        if (tokens or 0) > granted or cost > granted_cost:
+            found.append(f"{reservation} is charged {tokens} and ${cost}, promised were {granted} and ${granted_cost}")
     return found
 
 
@@ -165,9 +168,9 @@ def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: boo
 def _sums(name: str, evidence: Evidence, number: int, ledger: dict[str, tuple[Any, ...]], together: int) -> str:
     known = evidence.paid[number]
     charged = {id_: entry[1] or 0 for id_, entry in ledger.items()}
-    more = sum(1 for id_, (tokens, _) in known.items() if tokens < charged.get(id_, 0))
+    more = sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0))
     return (
-        f"{name}: workers know of {sum(tokens for tokens, _ in known.values()):,} tokens, "
+        f"{name}: workers know of {sum(told.tokens for told in known.values()):,} tokens, "
         f"charged are {sum(charged.values()):,}; of {len(known):,} settlements {more:,} are charged higher, because a "
         f"crash lost them or a kill a part of the note; slots held at once: {together}"
     )

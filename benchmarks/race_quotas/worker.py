@@ -36,9 +36,9 @@ def work(dsn: str, users: Sequence[User], seed: str, folder: Path) -> None:
     """Do jobs; what goes wrong is in `<seed>.err`, and in the exit code."""
     told = Told()
     journal = Journal(folder / f"{seed}.jsonl")
-    with (folder / f"{seed}.err").open("w", encoding="utf-8", buffering=1) as sys.stderr:
-        with Atlas.open(dsn, pool_max=2, prepare_statements=True) as atlas:
-            jobs = Jobs(atlas, users, random.Random(seed), journal)
-            while not told:
-                jobs.one()
-            jobs.close()
+    sys.stderr = (folder / f"{seed}.err").open("w", encoding="utf-8", buffering=1)
+    with Atlas.open(dsn, pool_max=2, prepare_statements=True) as atlas:
+        jobs = Jobs(atlas, users, random.Random(seed), journal)
+        while not told:
+            jobs.one()
+        jobs.close()

@@ -11,7 +11,7 @@ UPDATE user_quotas SET memory_level = %(level)s WHERE user_id = %(user_id)s AND 
 
 -- name: refusal
 -- What a hard limit leaves; no row when the content fits.
-SELECT memory_bytes(q.user_id) AS bytes, q.memory_limit AS "limit"
+SELECT memory_bytes(q.user_id) AS bytes, q.memory_limit AS "limit", q.memory_hard AS hard
 FROM user_quotas AS q
 WHERE q.user_id = %(user_id)s AND NOT memory_fits(%(user_id)s, %(sha256)s, %(data)s::bytea);
 

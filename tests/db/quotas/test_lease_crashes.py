@@ -129,6 +129,34 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
     assert used(both, user)[0] == 15
 
 
+def test_a_child_that_is_forked_in_automatic_mode_is_not_stuck(both: Both) -> None:
+    user = user_with(both)
+
+    def spend() -> int:
+        for _ in range(100):
+            with both.quotas.guard(user, tokens=10, lease=True) as g:
+                g.settle(tokens=1)
+        both.quotas.close()
+        return g.tokens
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with both.quotas._automatic._heats._lock:
+            inside.set()
+            assert leave.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(1) as threads:
+        holding = threads.submit(hold)
+        assert inside.wait(PATIENCE_S)
+        result = forked(spend)
+        leave.set()
+        holding.result()
+    assert result() == "10"
+    spend()
+    assert used(both, user)[0] == 200
+
+
 def test_what_a_killed_process_held_is_charged_when_it_expires(dsn: str, both: Both, door: Door) -> None:
     user = user_with(both, tokens=LIMIT)
     reading, writing = os.pipe()

@@ -39,6 +39,13 @@ def threaded(dsn: str) -> Iterator[Both]:
     client.close()
 
 
+@pytest.fixture
+def awaited(dsn: str) -> Iterator[Both]:
+    client = Both("asyncio", dsn)
+    yield client
+    client.close()
+
+
 def watch(dsn: str, user: User, over: threading.Event) -> int:
     """Return the highest used + held ever seen."""
     watcher, peak = Door(dsn), 0
@@ -193,17 +200,15 @@ def test_those_who_wait_share_the_news_that_the_database_is_gone(threaded: Both)
     assert used(threaded, user)[0] == 10
 
 
-def test_tasks_that_ask_at_once_ask_once(both: Both) -> None:
-    if both.kind == "blocking":
-        pytest.skip("for tasks")
-    user = user_with(both, tokens=500)
-    runner = losing_of(both)
-    lease = lease_of(both, user, runner=runner, tokens=200)
+def test_tasks_that_ask_at_once_ask_once(awaited: Both) -> None:
+    user = user_with(awaited, tokens=500)
+    runner = losing_of(awaited)
+    lease = lease_of(awaited, user, runner=runner, tokens=200)
 
     async def ask() -> list[Any]:
         return await asyncio.gather(*(lease.reserve(10) for _ in range(20)))
 
-    calls = both.do(ask())
+    calls = awaited.do(ask())
     assert runner.sent == ["quotas.lease"]
     for call in calls:
         call.settle()
@@ -211,12 +216,12 @@ def test_tasks_that_ask_at_once_ask_once(both: Both) -> None:
     async def ask_too_much() -> list[Any]:
         return await asyncio.gather(*(lease.reserve(501) for _ in range(20)), return_exceptions=True)
 
-    told = both.do(ask_too_much())
+    told = awaited.do(ask_too_much())
     assert all(isinstance(each, QuotaExceeded) for each in told)
     # It settles the spent block in vain, and asks once for who came first and once for all others.
     assert runner.sent.count("quotas.lease") <= 4
-    both.do(lease.close())
-    assert used(both, user)[0] == 200
+    awaited.do(lease.close())
+    assert used(awaited, user)[0] == 200
 
 
 def test_a_refusal_is_not_remembered(both: Both, door: Door) -> None:
@@ -229,11 +234,9 @@ def test_a_refusal_is_not_remembered(both: Both, door: Door) -> None:
     assert used(both, user)[0] == 10
 
 
-def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: str, both: Both) -> None:
-    if both.kind == "blocking":
-        pytest.skip("for tasks")
+def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: str, awaited: Both) -> None:
     user = user_with(both)
-    lease = lease_of(both, user, tokens=1000)
+    lease = lease_of(awaited, user, tokens=1000)
 
     async def main() -> Any:
         with locked_row(dsn, user):
@@ -245,12 +248,12 @@ def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: 
                 await first
         return await second
 
-    call = both.do(main())
-    assert [hold.id for hold in both.holds(user)] == [call.id]
-    assert once(both, lease, 400).id == call.id
+    call = awaited.do(main())
+    assert [hold.id for hold in awaited.holds(user)] == [call.id]
+    assert once(awaited, lease, 400).id == call.id
     call.settle()
-    both.do(lease.close())
-    assert used(both, user)[0] == 1000
+    awaited.do(lease.close())
+    assert used(awaited, user)[0] == 1000
 
 
 def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(threaded: Both) -> None:

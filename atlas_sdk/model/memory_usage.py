@@ -1,0 +1,38 @@
+"""What the contents of memory take in the database."""
+
+from attrs import field, frozen
+
+__all__ = ["LEVELS", "MemoryUsage"]
+
+#: Per cent of the limit that are told.
+LEVELS = (80, 100)
+
+
+@frozen(kw_only=True)
+class MemoryUsage:
+    """What a user's contents take, as they are stored: deltas and keyframes, each content once."""
+
+    bytes: int
+    #: None is unlimited.
+    limit: int | None
+    #: Whether new content above the limit is refused; otherwise it is only told.
+    hard: bool
+    #: The highest of 0, 80 and 100 per cent that events have told since it was last below.
+    told: int = field(default=0, repr=False)
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether it is more than the limit."""
+        return self.limit is not None and self.bytes > self.limit
+
+    @property
+    def level(self) -> int:
+        """The highest of 0, 80 and 100 per cent that is reached."""
+        if self.limit is None or not self.bytes:
+            return 0
+        return max((level for level in LEVELS if self.bytes * 100 >= self.limit * level), default=0)
+
+    @property
+    def remaining(self) -> int | None:
+        """What the limit leaves, in bytes; None is unlimited."""
+        return None if self.limit is None else max(self.limit - self.bytes, 0)
