@@ -22,17 +22,22 @@ if TYPE_CHECKING:
         AlreadyExists,
         AmbiguousReference,
         AtlasError,
+        AuthError,
         AuthenticationFailed,
         ContentMissing,
         DatabaseError,
         DatabaseUnreachable,
         EmbeddedServerFailed,
         FileProblem,
+        IllegalTransition,
         IntegrityFailure,
         InvalidInput,
+        InvalidToken,
+        MissingExtra,
         NotAProject,
         NotFound,
         OutsideProject,
+        PortsExhausted,
         QuotaExceeded,
         RestoreRefused,
         SchemaMismatch,
@@ -49,17 +54,23 @@ if TYPE_CHECKING:
     from atlas_sdk.guards.slot import AsyncSlot, Slot
     from atlas_sdk.model.attribution import Attribution
     from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Usage
+    from atlas_sdk.model.builds import Build, BuildStats
     from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.limits import Grant, Limits
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.memory_usage import MemoryUsage
+    from atlas_sdk.model.previews import Preview
     from atlas_sdk.model.projects import Project
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
-    from atlas_sdk.model.users import User
+    from atlas_sdk.model.sessions import IssuedSession, Session
+    from atlas_sdk.model.summaries import ProjectHealth, UsageSummary
+    from atlas_sdk.model.usage import UsageEntry, UsageTotal
+    from atlas_sdk.model.users import Deletion, User
     from atlas_sdk.ops.amounts import UNCHANGED
+    from atlas_sdk.signing_keys import SigningKeys
 
 # Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
@@ -76,10 +87,13 @@ _HOME_OF = {
     "AtlasError": "errors",
     "Attribution": "model.attribution",
     "Audit": "model.books",
+    "AuthError": "errors",
     "AuthenticationFailed": "errors",
     "Block": "model.quotas",
     "Books": "model.books",
     "Broken": "model.memory",
+    "Build": "model.builds",
+    "BuildStats": "model.builds",
     "Call": "guards.call",
     "Capture": "model.memory",
     "Change": "model.checkpoints",
@@ -88,6 +102,7 @@ _HOME_OF = {
     "ContentMissing": "errors",
     "DatabaseError": "errors",
     "DatabaseUnreachable": "errors",
+    "Deletion": "model.users",
     "EmbeddedServerFailed": "errors",
     "Event": "model.events",
     "FileDiff": "model.memory",
@@ -98,17 +113,24 @@ _HOME_OF = {
     "Guard": "guards.guard",
     "Health": "model.health",
     "Hold": "model.books",
+    "IllegalTransition": "errors",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
+    "InvalidToken": "errors",
+    "IssuedSession": "model.sessions",
     "Lease": "guards.lease",
     "Limits": "model.limits",
     "MemoryUsage": "model.memory_usage",
+    "MissingExtra": "errors",
     "NotAProject": "errors",
     "NotFound": "errors",
     "Options": "_connect",
     "OutsideProject": "errors",
     "Period": "model.books",
+    "PortsExhausted": "errors",
+    "Preview": "model.previews",
     "Project": "model.projects",
+    "ProjectHealth": "model.summaries",
     "QuotaExceeded": "errors",
     "Rate": "model.quotas",
     "Reservation": "model.quotas",
@@ -119,8 +141,10 @@ _HOME_OF = {
     "Scan": "files",
     "SchemaMismatch": "errors",
     "ServerFacts": "model.schema",
+    "Session": "model.sessions",
     "Settlement": "model.quotas",
     "Signature": "files",
+    "SigningKeys": "signing_keys",
     "Skipped": "files",
     "Slot": "guards.slot",
     "SlotLost": "errors",
@@ -132,6 +156,9 @@ _HOME_OF = {
     "TransactionConflict": "errors",
     "UNCHANGED": "ops.amounts",
     "Usage": "model.books",
+    "UsageEntry": "model.usage",
+    "UsageSummary": "model.summaries",
+    "UsageTotal": "model.usage",
     "User": "model.users",
     "Verification": "model.memory",
     "current_guard": "guards.guard",
@@ -152,10 +179,13 @@ __all__ = [
     "AtlasError",
     "Attribution",
     "Audit",
+    "AuthError",
     "AuthenticationFailed",
     "Block",
     "Books",
     "Broken",
+    "Build",
+    "BuildStats",
     "Call",
     "Capture",
     "Change",
@@ -164,6 +194,7 @@ __all__ = [
     "ContentMissing",
     "DatabaseError",
     "DatabaseUnreachable",
+    "Deletion",
     "EmbeddedServerFailed",
     "Event",
     "FileDiff",
@@ -174,17 +205,24 @@ __all__ = [
     "Guard",
     "Health",
     "Hold",
+    "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",
+    "InvalidToken",
+    "IssuedSession",
     "Lease",
     "Limits",
     "MemoryUsage",
+    "MissingExtra",
     "NotAProject",
     "NotFound",
     "Options",
     "OutsideProject",
     "Period",
+    "PortsExhausted",
+    "Preview",
     "Project",
+    "ProjectHealth",
     "QuotaExceeded",
     "Rate",
     "Reservation",
@@ -195,8 +233,10 @@ __all__ = [
     "Scan",
     "SchemaMismatch",
     "ServerFacts",
+    "Session",
     "Settlement",
     "Signature",
+    "SigningKeys",
     "Skipped",
     "Slot",
     "SlotLost",
@@ -207,6 +247,9 @@ __all__ = [
     "Transaction",
     "TransactionConflict",
     "Usage",
+    "UsageEntry",
+    "UsageSummary",
+    "UsageTotal",
     "User",
     "Verification",
     "current_guard",

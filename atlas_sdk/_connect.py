@@ -14,10 +14,12 @@ from attrs import evolve, field, frozen
 from atlas_sdk._drive import Target
 from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import Heads
+from atlas_sdk._keyring import Keyring
 from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
-from atlas_sdk.config import home_folder
+from atlas_sdk.config import home_folder, signing_keys_file
 from atlas_sdk.model.attribution import Attribution
+from atlas_sdk.signing_keys import SigningKeys
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -82,6 +84,9 @@ class Options(TypedDict, total=False):
     prepare_statements: bool
     #: Log every statement's name, time and row count (never a value) to the logger "atlas_sdk.queries"; default off.
     query_log: bool
+    #: What session tokens are signed with; default: the file that ATLAS_SIGNING_KEYS names, else, for the embedded
+    #: server alone, "signing-keys" in its home, made at the first token.
+    signing_keys: SigningKeys
     #: Apply missing migrations; default: only on the embedded server, a server by DSN is its owner's.
     migrate: bool
 
@@ -91,6 +96,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     server: EmbeddedServer | None = None
     before_connect: Callable[[], None] | None = None
     marks: Marks | None = None
+    keyring = Keyring(options.get("signing_keys"), file=signing_keys_file())
     if dsn is None:
         home = options.get("home")
         folder = home_folder() if home is None else Path(home)
@@ -98,6 +104,8 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         dsn, before_connect = server.dsn, server.ensure_running
         # Every client of the embedded server is on this machine.
         marks = Marks(folder / "heads")
+        if not keyring.is_set:
+            keyring = Keyring(file=folder / "signing-keys", makes=True)
     target = Target(
         dsn,
         before_connect=before_connect,
@@ -110,5 +118,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
         actor = evolve(actor, login=_login())
-    lent = Context(new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic)
+    lent = Context(
+        new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic, keyring=keyring
+    )
     return Opened(target, lent, server, migrates=options.get("migrate", server is not None), marks=marks)

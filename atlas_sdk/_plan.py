@@ -10,12 +10,14 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 
 from atlas_sdk._heads import Heads
+from atlas_sdk._keyring import Keyring
 from atlas_sdk._sql import Statement
 from atlas_sdk.errors import AtlasError
 from atlas_sdk.model.attribution import Attribution
+from atlas_sdk.model.origin import Origin
 
 __all__ = [
     "Begin",
@@ -113,6 +115,10 @@ class Context:
     heads: Heads
     #: Seconds that only go forward.
     monotonic: Callable[[], float]
+    #: Where the request came from that this is done for, for the audit.
+    origin: Origin = field(factory=Origin)
+    #: What session tokens are signed with.
+    keyring: Keyring = field(factory=Keyring, repr=False)
 
 
 def context() -> Plan[Context]:

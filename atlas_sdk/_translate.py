@@ -1,5 +1,6 @@
 """From psycopg's errors to ours, by SQLSTATE only: on Citus names of constraints carry shard numbers."""
 
+import json
 import re
 
 import psycopg
@@ -11,6 +12,7 @@ from atlas_sdk.errors import (
     AuthenticationFailed,
     DatabaseError,
     DatabaseUnreachable,
+    IllegalTransition,
     InvalidInput,
     NotFound,
     SchemaMismatch,
@@ -20,6 +22,8 @@ from atlas_sdk.errors import (
 
 __all__ = ["masked", "translate"]
 
+#: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
+_ILLEGAL_TRANSITION = "23T01"
 _SECRETS = ("password", "sslpassword", "passfile")
 
 
@@ -95,6 +99,14 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state == "23503":
         return NotFound(
             "what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or ""
+        )
+    if state == _ILLEGAL_TRANSITION:
+        facts = json.loads(error.diag.message_detail or "{}")
+        return IllegalTransition(
+            kind=facts.get("kind", "row"),
+            name=facts.get("id", "?"),
+            from_status=facts.get("from", "?"),
+            to_status=facts.get("to", "?"),
         )
     if state in {"23514", "22001", "22003", "22021", "22023", "22P02", "22P05"}:
         return InvalidInput(

@@ -7,14 +7,17 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from atlas_sdk._connect import Opened, Options, prepare
-from atlas_sdk._drive import AsyncDriver
+from atlas_sdk._drive import AsyncDriver, AsyncView
 from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._plan import Plan
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.faces import AsyncMetering
 from atlas_sdk.model.health import Health
+from atlas_sdk.model.origin import Address, Origin
 from atlas_sdk.ops import (
+    auth,
     books,
+    builds,
     checkpoints,
     diffs,
     events,
@@ -22,25 +25,32 @@ from atlas_sdk.ops import (
     limits,
     memory,
     memory_usage,
+    previews,
     projects,
     quotas,
     references,
     restore_plans,
     restores,
     schema,
+    sessions,
+    summaries,
+    usage,
     users,
     verify,
 )
 
 __all__ = [
     "AsyncAtlas",
+    "AsyncBuilds",
     "AsyncEvents",
     "AsyncMemory",
+    "AsyncPreviews",
     "AsyncProjects",
     "AsyncQuotas",
     "AsyncSchema",
     "AsyncTransaction",
     "AsyncTransactionMemory",
+    "AsyncUsageLedger",
     "AsyncUsers",
 ]
 
@@ -53,8 +63,27 @@ class AsyncUsers(AsyncFace):
     create = awaitable(users.create)
     get = awaitable(users.get)
     by_email = awaitable(users.by_email)
-    local = awaitable(users.local)
+    local = awaitable(users.local_user)
+    list = awaitable(users.list_all)
     set_plan = awaitable(users.set_plan)
+    verify_email = awaitable(users.verify_email)
+    update = awaitable(users.update)
+    delete = awaitable(users.delete)
+    authenticate = awaitable(auth.authenticate)
+    set_password = awaitable(auth.set_password)
+    usage_summary = awaitable(summaries.usage_summary)
+
+
+class AsyncSessions(AsyncFace):
+    """Who is signed in: tokens that work until they expire or are revoked."""
+
+    issue = awaitable(sessions.issue)
+    verify = awaitable(sessions.verify)
+    touch = awaitable(sessions.touch)
+    revoke = awaitable(sessions.revoke)
+    revoke_all = awaitable(sessions.revoke_all)
+    list = awaitable(sessions.list_active)
+    purge_expired = awaitable(sessions.purge_expired)
 
 
 class AsyncProjects(AsyncFace):
@@ -68,6 +97,7 @@ class AsyncProjects(AsyncFace):
     archive = awaitable(projects.archive)
     activate = awaitable(projects.activate)
     list = awaitable(projects.list_active)
+    health = awaitable(summaries.health)
 
 
 class AsyncTransactionMemory(AsyncFace):
@@ -136,11 +166,49 @@ class AsyncQuotas(AsyncMetering):
     tell_memory = awaitable(memory_usage.tell_memory)
 
 
+class AsyncBuilds(AsyncFace):
+    """Builds: queued, running, succeeded or failed, and their logs."""
+
+    create = awaitable(builds.create)
+    start = awaitable(builds.start)
+    succeed = awaitable(builds.succeed)
+    fail = awaitable(builds.fail)
+    append_log = awaitable(builds.append_log)
+    log = awaitable(builds.log)
+    get = awaitable(builds.get)
+    list = awaitable(builds.list_of)
+    stats = awaitable(builds.stats)
+
+
+class AsyncPreviews(AsyncFace):
+    """Previews: containers that serve a project at a host."""
+
+    create = awaitable(previews.create)
+    set_status = awaitable(previews.set_status)
+    stop = awaitable(previews.stop)
+    touch = awaitable(previews.touch)
+    put_to_sleep_idle = awaitable(previews.put_to_sleep_idle)
+    allocate_port = awaitable(previews.allocate_port)
+    release_port = awaitable(previews.release_port)
+    active = awaitable(previews.active)
+    by_host = awaitable(previews.by_host)
+    get = awaitable(previews.get)
+    list = awaitable(previews.list_of)
+
+
+class AsyncUsageLedger(AsyncFace):
+    """The ledger of what was used: entries beside the quotas, and sums over all."""
+
+    log = awaitable(usage.log)
+    totals = awaitable(usage.totals)
+
+
 class AsyncEvents(AsyncFace):
     """The audit trail."""
 
     log = awaitable(events.log)
     recent = awaitable(events.recent)
+    search = awaitable(events.search)
 
 
 class AsyncSchema(AsyncFace):
@@ -157,7 +225,11 @@ class _Faces:
 
     def __init__(self, runner: AsyncRunner) -> None:
         self.users = AsyncUsers(runner)
+        self.sessions = AsyncSessions(runner)
         self.projects = AsyncProjects(runner)
+        self.builds = AsyncBuilds(runner)
+        self.previews = AsyncPreviews(runner)
+        self.usage = AsyncUsageLedger(runner)
         self.events = AsyncEvents(runner)
         self.schema = AsyncSchema(runner)
 
@@ -183,14 +255,24 @@ class AsyncAtlas(_Faces):
         async with AsyncAtlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
     """
 
-    def __init__(self, dsn: str | None, options: Options) -> None:
+    def __init__(
+        self,
+        dsn: str | None,
+        options: Options,
+        *,
+        origin: Origin | None = None,
+        whole: "AsyncAtlas | None" = None,
+    ) -> None:
         """Use `AsyncAtlas.open`."""
         runner = _Late(self)
         super().__init__(runner)
         self.memory = AsyncMemory(runner)
-        self.quotas = AsyncQuotas(runner)
+        self.quotas: AsyncQuotas = AsyncQuotas(runner, shared=None if whole is None else whole.quotas)
         self._dsn = dsn
         self._options = options
+        self._origin = origin
+        #: The client that this one is a copy of: connections are that one's.
+        self._whole = whole
         self._opened: Opened | None = None
         self._driver: AsyncDriver | None = None
 
@@ -208,6 +290,9 @@ class AsyncAtlas(_Faces):
 
         Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
+        if self._whole is not None:
+            await self._whole.connect()
+            return
         if self._driver is not None:
             return
         opened = await asyncio.to_thread(prepare, self._dsn, self._options)
@@ -224,10 +309,12 @@ class AsyncAtlas(_Faces):
             raise
         self._opened, self._driver = opened, driver
 
-    def _connected(self) -> tuple[Opened, AsyncDriver]:
-        if self._opened is None or self._driver is None:
+    def _connected(self) -> tuple[Opened, AsyncDriver | AsyncView]:
+        whole = self._whole or self
+        opened, driver = whole._opened, whole._driver  # noqa: SLF001  # another object of this class
+        if opened is None or driver is None:
             raise InvalidInput("connect first: use `async with AsyncAtlas.open() as atlas`", field="atlas")
-        return self._opened, self._driver
+        return opened, driver if self._origin is None else driver.lending(self._origin)
 
     @property
     def url(self) -> str:
@@ -237,6 +324,16 @@ class AsyncAtlas(_Faces):
     def keep_server_for(self, seconds: float) -> None:
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
         self._connected()[0].keep_for(seconds)
+
+    def with_context(self, *, ip: Address | None = None, user_agent: str | None = None) -> "AsyncAtlas":
+        """Return a light copy of this client for one request: what it does is audited with this address and agent.
+
+        Not awaited. It shares the connections, and needs no close: its `close` does nothing. A copy of a copy keeps
+        what it is not given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP
+        address.
+        """
+        origin = (self._origin or Origin()).but(ip=ip, user_agent=user_agent)
+        return AsyncAtlas(self._dsn, self._options, origin=origin, whole=self._whole or self)
 
     async def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
@@ -253,7 +350,7 @@ class AsyncAtlas(_Faces):
 
     async def close(self) -> None:
         """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
-        if self._opened is not None and self._driver is not None:
+        if self._whole is None and self._opened is not None and self._driver is not None:
             try:
                 await self.quotas.close()
             finally:

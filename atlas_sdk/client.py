@@ -11,8 +11,11 @@ from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk.errors import AtlasError
 from atlas_sdk.guards.faces import Metering
 from atlas_sdk.model.health import Health
+from atlas_sdk.model.origin import Address, Origin
 from atlas_sdk.ops import (
+    auth,
     books,
+    builds,
     checkpoints,
     diffs,
     events,
@@ -20,17 +23,34 @@ from atlas_sdk.ops import (
     limits,
     memory,
     memory_usage,
+    previews,
     projects,
     quotas,
     references,
     restore_plans,
     restores,
     schema,
+    sessions,
+    summaries,
+    usage,
     users,
     verify,
 )
 
-__all__ = ["Atlas", "Events", "Memory", "Projects", "Quotas", "Schema", "Transaction", "TransactionMemory", "Users"]
+__all__ = [
+    "Atlas",
+    "Builds",
+    "Events",
+    "Memory",
+    "Previews",
+    "Projects",
+    "Quotas",
+    "Schema",
+    "Transaction",
+    "TransactionMemory",
+    "UsageLedger",
+    "Users",
+]
 
 
 class Users(Face):
@@ -39,8 +59,27 @@ class Users(Face):
     create = blocking(users.create)
     get = blocking(users.get)
     by_email = blocking(users.by_email)
-    local = blocking(users.local)
+    local = blocking(users.local_user)
+    list = blocking(users.list_all)
     set_plan = blocking(users.set_plan)
+    verify_email = blocking(users.verify_email)
+    update = blocking(users.update)
+    delete = blocking(users.delete)
+    authenticate = blocking(auth.authenticate)
+    set_password = blocking(auth.set_password)
+    usage_summary = blocking(summaries.usage_summary)
+
+
+class Sessions(Face):
+    """Who is signed in: tokens that work until they expire or are revoked."""
+
+    issue = blocking(sessions.issue)
+    verify = blocking(sessions.verify)
+    touch = blocking(sessions.touch)
+    revoke = blocking(sessions.revoke)
+    revoke_all = blocking(sessions.revoke_all)
+    list = blocking(sessions.list_active)
+    purge_expired = blocking(sessions.purge_expired)
 
 
 class Projects(Face):
@@ -54,6 +93,7 @@ class Projects(Face):
     archive = blocking(projects.archive)
     activate = blocking(projects.activate)
     list = blocking(projects.list_active)
+    health = blocking(summaries.health)
 
 
 class TransactionMemory(Face):
@@ -122,11 +162,49 @@ class Quotas(Metering):
     tell_memory = blocking(memory_usage.tell_memory)
 
 
+class Builds(Face):
+    """Builds: queued, running, succeeded or failed, and their logs."""
+
+    create = blocking(builds.create)
+    start = blocking(builds.start)
+    succeed = blocking(builds.succeed)
+    fail = blocking(builds.fail)
+    append_log = blocking(builds.append_log)
+    log = blocking(builds.log)
+    get = blocking(builds.get)
+    list = blocking(builds.list_of)
+    stats = blocking(builds.stats)
+
+
+class Previews(Face):
+    """Previews: containers that serve a project at a host."""
+
+    create = blocking(previews.create)
+    set_status = blocking(previews.set_status)
+    stop = blocking(previews.stop)
+    touch = blocking(previews.touch)
+    put_to_sleep_idle = blocking(previews.put_to_sleep_idle)
+    allocate_port = blocking(previews.allocate_port)
+    release_port = blocking(previews.release_port)
+    active = blocking(previews.active)
+    by_host = blocking(previews.by_host)
+    get = blocking(previews.get)
+    list = blocking(previews.list_of)
+
+
+class UsageLedger(Face):
+    """The ledger of what was used: entries beside the quotas, and sums over all."""
+
+    log = blocking(usage.log)
+    totals = blocking(usage.totals)
+
+
 class Events(Face):
     """The audit trail."""
 
     log = blocking(events.log)
     recent = blocking(events.recent)
+    search = blocking(events.search)
 
 
 class Schema(Face):
@@ -143,7 +221,11 @@ class _Faces:
 
     def __init__(self, runner: Runner) -> None:
         self.users = Users(runner)
+        self.sessions = Sessions(runner)
         self.projects = Projects(runner)
+        self.builds = Builds(runner)
+        self.previews = Previews(runner)
+        self.usage = UsageLedger(runner)
         self.events = Events(runner)
         self.schema = Schema(runner)
 
@@ -169,13 +251,20 @@ class Atlas(_Faces):
         with Atlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
     """
 
-    def __init__(self, opened: Opened, driver: Driver) -> None:
+    def __init__(
+        self, opened: Opened, driver: Driver, *, origin: Origin | None = None, whole: "Atlas | None" = None
+    ) -> None:
         """Use `Atlas.open`."""
-        super().__init__(driver)
-        self.memory = Memory(driver)
-        self.quotas = Quotas(driver)
+        #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from.
+        self._runner = driver if origin is None else driver.lending(origin)
+        super().__init__(self._runner)
+        self.memory = Memory(self._runner)
+        self.quotas: Quotas = Quotas(self._runner, shared=None if whole is None else whole.quotas)
         self._opened = opened
         self._driver = driver
+        self._origin = origin or Origin()
+        #: The client that this one is a copy of.
+        self._whole = whole
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
@@ -208,6 +297,19 @@ class Atlas(_Faces):
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
         self._opened.keep_for(seconds)
 
+    def with_context(self, *, ip: Address | None = None, user_agent: str | None = None) -> "Atlas":
+        """Return a light copy of this client for one request: what it does is audited with this address and agent.
+
+        ::
+
+            atlas.with_context(ip=request.client.host, user_agent=request.headers["user-agent"]).users.create(…)
+
+        It shares the connections, and needs no close: its `close` does nothing. A copy of a copy keeps what it is not
+        given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP address.
+        """
+        origin = self._origin.but(ip=ip, user_agent=user_agent)
+        return Atlas(self._opened, self._driver, origin=origin, whole=self._whole or self)
+
     def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
         try:
@@ -225,11 +327,13 @@ class Atlas(_Faces):
                 project = tx.projects.create(user, path="/srv/app")
                 tx.memory.snapshot(project, "CLAUDE.md", b"# Rules")
         """
-        with self._driver.transaction() as driver:
+        with self._runner.transaction() as driver:
             yield Transaction(driver)
 
     def close(self) -> None:
         """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
+        if self._whole is not None:
+            return
         try:
             self.quotas.close()
         finally:

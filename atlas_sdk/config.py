@@ -24,7 +24,7 @@ from atlas_sdk.errors import InvalidInput
 if TYPE_CHECKING:
     from typed_settings.types import LoadedSettings, OptionList, SettingsClass
 
-__all__ = ["Settings", "home_folder", "load_settings", "user_file"]
+__all__ = ["Settings", "home_folder", "load_settings", "signing_keys_file", "user_file"]
 
 _APP: Final = "atlasengine"
 _PREFIX: Final = "ATLAS_"
@@ -48,6 +48,12 @@ def home_folder() -> Path:
 def user_file() -> Path:
     """Return where the user's own `config.toml` is, or would be."""
     return Path(platformdirs.user_config_path(_APP, appauthor=False)) / "config.toml"
+
+
+def signing_keys_file() -> Path | None:
+    """Return the file of the keys that session tokens are signed with, if ATLAS_SIGNING_KEYS names one."""
+    given = os.environ.get("ATLAS_SIGNING_KEYS")
+    return Path(given).expanduser() if given else None
 
 
 def _color(value: str) -> str:

@@ -7,6 +7,8 @@
     ├── NotFound                   3          no such user, project, file, version or checkpoint
     │   └── NotAProject            3          no registered project holds this folder
     ├── AlreadyExists              1          a unique name is taken
+    ├── IllegalTransition          1          a status that cannot follow the one that it is
+    ├── PortsExhausted             1          a machine has no port left for a preview
     ├── AmbiguousReference         1          a prefix that several versions share
     ├── RestoreRefused             1          going on would lose bytes
     ├── FileProblem                1          a file cannot be read, kept or written
@@ -15,6 +17,9 @@
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
     ├── QuotaExceeded              4          a limit does not allow it; nothing was reserved
     ├── SlotLost                   1          a container's slot is not its own any more: stop it
+    ├── AuthError                  1          a sign-in or a session that cannot be
+    │   └── InvalidToken           1          no session has this token (any more)
+    ├── MissingExtra               1          a library of an extra is not installed
     ├── DatabaseError              1          PostgreSQL refused a statement
     │   ├── StorageFull            1          the server's disk is full
     │   └── TransactionConflict    1          another transaction was in the way: repeat
@@ -36,17 +41,22 @@ __all__ = [
     "AlreadyExists",
     "AmbiguousReference",
     "AtlasError",
+    "AuthError",
     "AuthenticationFailed",
     "ContentMissing",
     "DatabaseError",
     "DatabaseUnreachable",
     "EmbeddedServerFailed",
     "FileProblem",
+    "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",
+    "InvalidToken",
+    "MissingExtra",
     "NotAProject",
     "NotFound",
     "OutsideProject",
+    "PortsExhausted",
     "QuotaExceeded",
     "RestoreRefused",
     "SchemaMismatch",
@@ -99,6 +109,35 @@ class AlreadyExists(AtlasError):
         super().__init__(message)
         self.kind = kind
         self.name = name
+
+
+class IllegalTransition(AtlasError):
+    """A status that cannot follow the one that it is; nothing was changed."""
+
+    def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
+        final = ", which is final" if from_status in _FINAL else ""
+        super().__init__(f"the {kind} {name} is {from_status}{final}: it cannot become {to_status}")
+        #: What it is: "build", "preview".
+        self.kind = kind
+        #: Its id.
+        self.name = name
+        self.from_status = from_status
+        self.to_status = to_status
+
+
+#: Statuses that nothing follows.
+_FINAL = frozenset({"succeeded", "failed", "stopped"})
+
+
+class PortsExhausted(AtlasError):
+    """Every port of the range is taken on that machine, by previews that live."""
+
+    def __init__(self, *, first: int, last: int, machine: str) -> None:
+        place = f" of {machine}" if machine else ""
+        super().__init__(f"no port{place} from {first} to {last} is free: stop a preview, or give a wider range")
+        self.first = first
+        self.last = last
+        self.machine = machine
 
 
 class AmbiguousReference(AtlasError):
@@ -268,6 +307,35 @@ class SlotLost(AtlasError):
         super().__init__(message)
         #: The slot's fencing number: what acts for it must be refused from now on.
         self.epoch = epoch
+
+
+class AuthError(AtlasError):
+    """A sign-in or a session that cannot be; the sentence never tells whether an account exists."""
+
+    #: What a web service answers with: Unauthorized.
+    http_status: ClassVar[int] = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of the answer: WWW-Authenticate, as RFC 6750 has it."""
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+class InvalidToken(AuthError):
+    """No session has this token, or not any more; to strangers every reason looks the same."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("this session token is not valid: sign in again")
+        #: For logs only: "malformed", "algorithm", "unknown key", "signature", "unknown session", "revoked", "expired".
+        self.reason = reason
+
+
+class MissingExtra(AtlasError, ImportError):
+    """A library that comes with an extra of this package is not installed."""
+
+    def __init__(self, extra: str, *, needed_for: str) -> None:
+        super().__init__(f'{needed_for} needs the extra "{extra}": pip install "atlasengine[{extra}]"')
+        self.extra = extra
 
 
 class DatabaseError(AtlasError):

@@ -15,6 +15,9 @@ from benchmarks import histories
 from benchmarks.bench import Bench, open_bench
 from benchmarks.bulk import bulk
 from benchmarks.puts import puts
+from benchmarks.quota_leases import quota_leases
+from benchmarks.quota_pairs import quota_pairs
+from benchmarks.quota_rates import quota_rates
 from benchmarks.race import race
 from benchmarks.reads import reads
 from benchmarks.space import space
@@ -37,11 +40,14 @@ SECTIONS = {
     "unchanged": Section(title="Unchanged content", run=unchanged),
     "reads": Section(title="Reads", run=reads),
     "race": Section(title="One file, 32 processes", run=race),
+    "quota-pairs": Section(title="Quotas in the database, 8 processes", run=quota_pairs),
+    "quota-leases": Section(title="Quotas by leases", run=quota_leases),
+    "quota-rates": Section(title="Requests alone", run=quota_rates),
     "startup": Section(title="Start-up", run=startup),
     "bulk": Section(title="Bulk", run=bulk),
 }
 
-_RATIO = "ratio: ours / peer where the target is ≤ or missing, peer / ours where it is ≥"
+_RATIO = "ratio: ours / peer; of times whose target is ≥, peer / ours"
 
 
 def _arguments() -> argparse.Namespace:

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.timing import Contender, elapsed
 
-__all__ = ["PEERS", "MissingPeer", "appending", "dulwich", "git", "langgraph"]
+__all__ = ["PEERS", "MissingPeer", "appending", "dulwich", "git", "langgraph", "needs_module"]
 
 _AUTHOR = b"Bench <bench@bench.example>"
 
@@ -21,7 +21,7 @@ class MissingPeer(Exception):  # it is no error: the table says so
     """A peer that is not installed; the message says what to install."""
 
 
-def _needs_module(module: str, distribution: str) -> None:
+def needs_module(module: str, distribution: str) -> None:
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -98,7 +98,7 @@ def git(bench: Bench) -> Iterator[Contender]:
 @contextmanager
 def dulwich(bench: Bench) -> Iterator[Contender]:
     """Stage and commit with dulwich, in process."""
-    _needs_module("dulwich", "dulwich>=1.0")
+    needs_module("dulwich", "dulwich>=1.0")
     from dulwich.repo import Repo
 
     folder = bench.scratch / "dulwich"
@@ -121,7 +121,7 @@ def dulwich(bench: Bench) -> Iterator[Contender]:
 @contextmanager
 def langgraph(bench: Bench) -> Iterator[Contender]:
     """Put checkpoints whose state is the text, on the same server in a database of its own."""
-    _needs_module("langgraph.checkpoint.postgres", "langgraph-checkpoint-postgres>=3.0")
+    needs_module("langgraph.checkpoint.postgres", "langgraph-checkpoint-postgres>=3.0")
     from langgraph.checkpoint.base import empty_checkpoint
     from langgraph.checkpoint.postgres import PostgresSaver
 

@@ -4,7 +4,20 @@ from collections.abc import Iterable, Sequence
 
 from attrs import frozen
 
-__all__ = ["Amount", "Row", "Target", "at_least", "at_most", "bytes_", "count", "exactly", "ms", "per_second", "render"]
+__all__ = [
+    "Amount",
+    "Row",
+    "Target",
+    "at_least",
+    "at_most",
+    "bytes_",
+    "count",
+    "exactly",
+    "ms",
+    "per_second",
+    "render",
+    "us",
+]
 
 _HEADER = ("what", "ours", "peer", "ratio", "target", "")
 
@@ -29,6 +42,11 @@ def ms(seconds: float) -> Amount:
 def bytes_(value: float) -> Amount:
     """Return an amount of bytes."""
     return Amount(value, "B")
+
+
+def us(seconds: float) -> Amount:
+    """Return seconds as microseconds."""
+    return Amount(seconds * 1e6, "µs")
 
 
 def count(value: float) -> Amount:
@@ -59,12 +77,12 @@ class Target:
 
 
 def at_most(bound: float) -> Target:
-    """Ours may be this many times the peer's."""
+    """Ours may be this many times the peer's, or this much."""
     return Target("≤", bound)
 
 
 def at_least(bound: float) -> Target:
-    """The peer's has to be this many times ours."""
+    """The peer's time has to be this many times ours; our rate has to be this many times the peer's, or this much."""
     return Target("≥", bound)
 
 
@@ -81,6 +99,8 @@ class Row:
     ours: Amount | None = None
     peer: Amount | None = None
     target: Target | None = None
+    #: The median of the ratios of rounds, for contenders that took turns: steadier than the ratio of two medians.
+    paired: float | None = None
     #: What else is to know: how many, how spread.
     note: str = ""
     #: Why there is nothing to compare with, in a sentence.
@@ -88,11 +108,13 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours to the peer's; the peer's to ours where the target says how much more the peer has to take."""
+        """Ours to the peer's; the peer's to ours where the target says how much more time the peer has to take."""
+        if self.paired is not None:
+            return self.paired
         if self.ours is None or self.peer is None:
             return None
         upper, lower = self.ours.value, self.peer.value
-        if self.target is not None and self.target.sign == "≥":
+        if self.target is not None and self.target.sign == "≥" and self.ours.unit != "/s":
             upper, lower = lower, upper
         return upper / lower if lower else None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.rows import dict_row
@@ -16,6 +18,21 @@ from atlas_sdk._sql import statements
 
 BALANCE = statements("books")["verify"].text
 USAGE = statements("books")["usage"].text
+#: A clock that a test may set for a database, in front of the real one.
+CLOCK = """
+CREATE SCHEMA IF NOT EXISTS test_clock;
+CREATE TABLE IF NOT EXISTS test_clock.stopped (at timestamptz NOT NULL);
+CREATE OR REPLACE FUNCTION test_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+    SELECT coalesce((SELECT at FROM test_clock.stopped), pg_catalog.clock_timestamp())
+$$;
+DO $$ DECLARE door text; BEGIN
+    FOR door IN SELECT oid::regprocedure FROM pg_proc WHERE starts_with(proname, 'quota_') AND prokind = 'f'
+        AND proconfig::text LIKE '%search_path%'
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = test_clock, public, pg_catalog', door);
+    END LOOP;
+END $$;
+"""
 #: Of a hold, long enough for any test.
 TTL = timedelta(hours=1)
 
@@ -25,6 +42,12 @@ class Door:
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
 
     def row(self, text: str, *parameters: object) -> Any:
         found = self.connection.execute(text, parameters).fetchone()
@@ -101,6 +124,12 @@ class Door:
             *(user_id, key, tokens, cost, ttl),
         )
 
+    def progress(self, user_id: uuid.UUID, key: uuid.UUID, tokens: Any) -> Any:
+        return self.value("SELECT quota_progress(%s, %s, %s::bigint, 0::numeric)", user_id, key, tokens)
+
+    def apply_plan(self, user_id: uuid.UUID) -> None:
+        self.connection.execute("SELECT quota_apply_plan(%s)", (user_id,))
+
     def add(self, user_id: uuid.UUID, tokens: Any, cost: Any = 0, key: Any = None) -> Any:
         return self.row(
             "SELECT * FROM quota_add(%s, %s, %s::bigint, %s::numeric, NULL)", user_id, key or uuid.uuid4(), tokens, cost
@@ -138,6 +167,21 @@ class Door:
     def usage(self, user_id: uuid.UUID) -> Any:
         """Return what `usage` tells, which changes nothing."""
         return self.row_of(USAGE, {"user_id": user_id})
+
+    @contextmanager
+    def own_clock(self) -> Iterator[None]:
+        """Let the functions of this database ask a clock that can be set."""
+        self.connection.execute(CLOCK)
+        try:
+            yield
+        finally:
+            self.set_clock(None)
+
+    def set_clock(self, at: datetime | None) -> None:
+        """Stop the clock at a moment; None: the real one again."""
+        self.connection.execute("DELETE FROM test_clock.stopped")
+        if at is not None:
+            self.connection.execute("INSERT INTO test_clock.stopped (at) VALUES (%s)", (at,))
 
     def expire(self, key: uuid.UUID) -> None:
         self.connection.execute(

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from attrs import evolve
 
-from atlas_sdk import AtlasError, FileProblem
+from atlas_sdk import AtlasError, FileProblem, QuotaExceeded
+from atlas_sdk.files import printable
 from watcher.backend import Backend
 from watcher.capture import capture
 from watcher.database import Database, is_away
@@ -32,6 +33,8 @@ _SWEPT_IN_A_ROW = 20
 _SHARE = 0.005
 #: A file that the database refused, for a reason that may pass.
 _REFUSED_S = 5.0
+#: A file that a hard limit refused: somebody has to raise that.
+_FULL_S = 30.0
 
 
 class Worker:
@@ -68,6 +71,9 @@ class Worker:
         self._lost: set[UUID] = set()
         self._lost_at = 0.0
         self._unwatched: set[UUID] = set()
+        #: Users who have new versions, and those of them of whose memory it is to be told in this sweep.
+        self._grown: set[UUID] = set()
+        self._to_tell: set[UUID] = set()
         self._poll_at = 0.0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
@@ -121,6 +127,9 @@ class Worker:
                     self._scan(folder)
             while self._clock() < deadline and (due := self._inbox.pop(math.inf)) is not None:
                 self._look(due, last=True)
+            self._to_tell |= self._grown
+            while self._to_tell and self._clock() < deadline:
+                self._tell_memory()
         except AtlasError as error:
             self._away(error)
         if len(self._inbox):
@@ -144,7 +153,7 @@ class Worker:
             _log.info("ready; projects watched: %d", len(self._folders))
         self._sweep(now)
         self._look_for_lost(now)
-        return bool(self._to_scan or self._to_sweep or not idle or not self.ready)
+        return bool(self._to_scan or self._to_sweep or self._to_tell or not idle or not self.ready)
 
     # Projects.
 
@@ -204,9 +213,10 @@ class Worker:
             if is_away(error):
                 self._inbox.put_back(due, self._clock())
                 raise
-            self._trouble(folder, path, str(error))
+            full = isinstance(error, QuotaExceeded)
+            self._trouble(folder, path, f"{printable(path)}: {error}" if full else str(error))
             if not isinstance(error, FileProblem) and not last:
-                self._inbox.put_back(due, self._clock() + _REFUSED_S)
+                self._inbox.put_back(due, self._clock() + (_FULL_S if full else _REFUSED_S))
         except Exception as error:  # noqa: BLE001 - whatever it is, see below
             # One file must never stop the others.
             _log.exception("%s: cannot look at %s", folder.root, path)
@@ -223,6 +233,8 @@ class Worker:
         self._count("captures")
         self._count("snapshots", int(done.stored))
         self._count("deletions", int(done.deleted))
+        if done.stored:
+            self._grown.add(folder.project.user_id)
         folder.note(path, None)
         if done.again is Hint.VANISHED or (done.again is not None and not last):
             self._inbox.mark(folder.id, path, done.again)
@@ -278,6 +290,9 @@ class Worker:
             self._sweep_at = now + self._timing.sweep_s
             if now >= self._compare_at:
                 self._to_compare = set(self._folders)
+            self._to_tell |= self._grown
+            self._grown.clear()
+        self._tell_memory()
         if now >= self._poll_at:
             self._poll_at = now + self._timing.poll_s
             self._to_sweep.extendleft(self._unwatched)
@@ -308,6 +323,21 @@ class Worker:
             folder.doubted.add(path)
             self._inbox.mark(folder.id, path, Hint.FOUND)
         self._compare_at = max(self._compare_at, now) + (self._cpu() - began) / _SHARE
+
+    def _tell_memory(self) -> None:
+        """Let an event be recorded where what was stored of late reaches a limit."""
+        for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_tell))):
+            user_id = next(iter(self._to_tell))
+            atlas = self._database.atlas
+            try:
+                atlas.quotas.tell_memory(atlas.users.get(user_id))
+            except AtlasError as error:
+                if is_away(error):
+                    raise
+                self._count("errors")
+                _log.warning("cannot tell how much the memory of user %s takes: %s", user_id, error)
+            # Only now: when the database goes away in between, it is still to be told.
+            self._to_tell.discard(user_id)
 
     def _look_for_lost(self, now: float) -> None:
         if now >= self._lost_at:

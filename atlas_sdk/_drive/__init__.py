@@ -1,7 +1,7 @@
 """Drivers: run plans on psycopg connections, blocking or on asyncio. The only place that touches one."""
 
-from atlas_sdk._drive.asynchronous import AsyncDriver
-from atlas_sdk._drive.blocking import Driver
+from atlas_sdk._drive.asynchronous import AsyncDriver, AsyncView
+from atlas_sdk._drive.blocking import Driver, View
 from atlas_sdk._drive.target import Target
 
-__all__ = ["AsyncDriver", "Driver", "Target"]
+__all__ = ["AsyncDriver", "AsyncView", "Driver", "Target", "View"]

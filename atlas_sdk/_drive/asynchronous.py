@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -26,8 +26,9 @@ from atlas_sdk._drive.target import (
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
+from atlas_sdk.model.origin import Origin
 
-__all__ = ["AsyncDriver"]
+__all__ = ["AsyncDriver", "AsyncView"]
 
 T = TypeVar("T")
 
@@ -69,12 +70,12 @@ class AsyncDriver:
         self._closed = True
         await self._pool.close()
 
-    async def run(self, plan: Plan[T]) -> T:
+    async def run(self, plan: Plan[T], lent: Context | None = None) -> T:
         """Run a plan to its end and return what it returns."""
         if self._closed:
             raise closed_client()
         if self._pinned is None:
-            return await self._run(plan, Scope(self._lent, nested=False))
+            return await self._run(plan, Scope(lent or self._lent, nested=False))
         async with self._turn:
             # One operation at a time on one connection; one that fails leaves the transaction as it was before.
             return await self._run(enclosed(plan), Scope(self._lent, nested=True))
@@ -159,6 +160,10 @@ class AsyncDriver:
             raise translate(exc, self._target.dsn) from exc
         return connection
 
+    def lending(self, origin: Origin) -> "AsyncView":
+        """Return a view of this driver whose plans are done for a request from there."""
+        return AsyncView(self, evolve(self._lent, origin=origin))
+
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
@@ -168,7 +173,7 @@ class AsyncDriver:
         await self._pool.putconn(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator["AsyncDriver"]:
+    async def transaction(self, lent: Context | None = None) -> AsyncIterator["AsyncDriver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
         if self._closed:
             raise closed_client()
@@ -181,7 +186,7 @@ class AsyncDriver:
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
             inner._turn = asyncio.Lock()
-            inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
+            inner._lent = evolve(lent or self._lent, heads=Heads(of_transaction=True))
             try:
                 await connection.execute("BEGIN")
                 yield inner
@@ -194,3 +199,19 @@ class AsyncDriver:
             self._lent.heads.adopt(inner._lent.heads)
         finally:
             await self._give_back(connection)
+
+
+class AsyncView:
+    """A driver's connections, for plans that are lent something else."""
+
+    def __init__(self, driver: AsyncDriver, lent: Context) -> None:
+        self._driver = driver
+        self._lent = lent
+
+    async def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end and return what it returns."""
+        return await self._driver.run(plan, self._lent)
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncDriver]:
+        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
+        return self._driver.transaction(self._lent)

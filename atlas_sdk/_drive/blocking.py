@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -28,8 +28,9 @@ from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.model.origin import Origin
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "View"]
 
 T = TypeVar("T")
 
@@ -69,12 +70,12 @@ class Driver:
         if os.getpid() == self._pid:
             self._pool.close()
 
-    def run(self, plan: Plan[T]) -> T:
+    def run(self, plan: Plan[T], lent: Context | None = None) -> T:
         """Run a plan to its end and return what it returns."""
         if self._closed:
             raise closed_client()
         if self._pinned is None:
-            return self._run(plan, Scope(self._lent, nested=False))
+            return self._run(plan, Scope(lent or self._lent, nested=False))
         if os.getpid() != self._pid:
             raise InvalidInput("a transaction cannot be used in a forked child", field="transaction")
         with self._turn:
@@ -170,6 +171,10 @@ class Driver:
                 pool.open()
                 self._pool, self._pid = pool, os.getpid()
 
+    def lending(self, origin: Origin) -> "View":
+        """Return a view of this driver whose plans are done for a request from there."""
+        return View(self, evolve(self._lent, origin=origin))
+
     def _give_back(self, connection: Connection[Any]) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
@@ -179,7 +184,7 @@ class Driver:
         self._pool.putconn(connection)
 
     @contextmanager
-    def transaction(self) -> Iterator["Driver"]:
+    def transaction(self, lent: Context | None = None) -> Iterator["Driver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
         if self._closed:
             raise closed_client()
@@ -192,7 +197,7 @@ class Driver:
             inner.__dict__ |= self.__dict__
             inner._pinned = connection
             inner._turn = Lock()
-            inner._lent = evolve(self._lent, heads=Heads(of_transaction=True))
+            inner._lent = evolve(lent or self._lent, heads=Heads(of_transaction=True))
             try:
                 connection.execute("BEGIN")
                 yield inner
@@ -205,3 +210,19 @@ class Driver:
             self._lent.heads.adopt(inner._lent.heads)
         finally:
             self._give_back(connection)
+
+
+class View:
+    """A driver's connections, for plans that are lent something else."""
+
+    def __init__(self, driver: Driver, lent: Context) -> None:
+        self._driver = driver
+        self._lent = lent
+
+    def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end and return what it returns."""
+        return self._driver.run(plan, self._lent)
+
+    def transaction(self) -> AbstractContextManager[Driver]:
+        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
+        return self._driver.transaction(self._lent)

@@ -1,12 +1,14 @@
 """What every command has: the global options, also after its name, and examples in its help."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-__all__ = ["GLOBAL_OPTIONS", "UTF8", "Command", "Flags", "global_options"]
+__all__ = ["GLOBAL_OPTIONS", "UTF8", "Command", "Flags", "global_options", "user_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -84,3 +86,8 @@ class Command(click.Command):
         formatter.write_paragraph()
         formatter.write_text(GLOBAL_OPTIONS)
         super().format_epilog(ctx, formatter)
+
+
+def user_option(command: F) -> F:
+    """Let a command be about another user than who acts; the parameter is `email`."""
+    return click.option("--user", "email", metavar="EMAIL", type=UTF8, help="Of this user.  [default: you]")(command)

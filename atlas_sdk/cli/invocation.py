@@ -69,12 +69,12 @@ class Invocation:
         ) as atlas:
             yield atlas
 
-    def user(self, atlas: "Atlas") -> "User":
-        """Return who acts: the user of the settings on a shared server, else this login's own."""
+    def user(self, atlas: "Atlas", email: str | None = None) -> "User":
+        """Return who is named, else who acts: the user of the settings on a shared server, else this login's own."""
         from atlas_sdk import NotFound
 
-        address = self.settings.user
-        if self.settings.database_url is None or address is None:
+        address = self.settings.user if email is None else email
+        if address is None or (email is None and self.settings.database_url is None):
             return atlas.users.local()
         found = atlas.users.by_email(address)
         if found is None:

@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Operate": {
         "forget": ("forget", "Stop protecting a folder; its history is kept."),
         "verify": ("verify", "Read back every version and hash it again."),
+        "quota": ("quota", "Show and set what users may use."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),
     },

@@ -1,13 +1,45 @@
 """The JSON of objects: stable keys, full ids, paths in the form that `atlas_sdk.files.from_text` takes back."""
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from atlas_sdk.files import to_text
 
 if TYPE_CHECKING:
-    from atlas_sdk import Checkpoint, FileDiff, Project, Restore, RestorePlan, RestoreStep, Snapshot
+    from atlas_sdk import (
+        Checkpoint,
+        FileDiff,
+        Forecast,
+        Grant,
+        Hold,
+        Limits,
+        MemoryUsage,
+        Period,
+        Project,
+        Restore,
+        RestorePlan,
+        RestoreStep,
+        Snapshot,
+        Usage,
+    )
 
-__all__ = ["of_checkpoint", "of_diff", "of_plan", "of_project", "of_restore", "of_skipped", "of_step", "of_version"]
+__all__ = [
+    "of_checkpoint",
+    "of_diff",
+    "of_forecast",
+    "of_grant",
+    "of_hold",
+    "of_limits",
+    "of_memory",
+    "of_period",
+    "of_plan",
+    "of_project",
+    "of_restore",
+    "of_skipped",
+    "of_step",
+    "of_usage",
+    "of_version",
+]
 
 
 def of_project(project: "Project") -> dict[str, Any]:
@@ -80,6 +112,11 @@ def of_step(step: "RestoreStep") -> dict[str, Any]:
     }
 
 
+def of_memory(memory: "MemoryUsage") -> dict[str, Any]:
+    """Return what the contents of memory take."""
+    return {"bytes": memory.bytes, "limit": memory.limit, "hard": memory.hard, "exceeded": memory.exceeded}
+
+
 def of_plan(plan: "RestorePlan") -> dict[str, Any]:
     """Return what a restore would do."""
     return {"target": plan.target, "reason": plan.reason, "steps": [of_step(step) for step in plan.steps]}
@@ -94,3 +131,102 @@ def of_restore(done: "Restore") -> dict[str, Any]:
 def of_skipped(path: str, reason: str) -> dict[str, str]:
     """Return a file that could not be kept, and why."""
     return {"path": to_text(path), "reason": reason}
+
+
+def _exact(amount: Decimal | None) -> str | None:
+    """Return dollars as text: a JSON number may be read as a float."""
+    return None if amount is None else f"{amount.normalize():f}"
+
+
+def of_usage(usage: "Usage") -> dict[str, Any]:
+    """Return what is used, promised and allowed in every dimension but memory."""
+    return {
+        "period": {"start": usage.period_start, "end": usage.period_end, "time_zone": usage.time_zone},
+        "tokens": {
+            "used": usage.tokens_used,
+            "held": usage.tokens_held,
+            "limit": usage.tokens_limit,
+            "granted": usage.tokens_granted,
+        },
+        "cost": {
+            "used": _exact(usage.cost_used),
+            "held": _exact(usage.cost_held),
+            "limit": _exact(usage.cost_limit),
+            "granted": _exact(usage.cost_granted),
+        },
+        "containers": {"held": usage.slots_held, "limit": usage.slots_limit},
+        "requests_per_hour": {
+            "used": usage.requests_last_hour,
+            "held": usage.requests_held,
+            "limit": usage.requests_limit,
+        },
+        "builds_per_day": {"used": usage.builds_today, "limit": usage.builds_limit},
+        "overridden": list(usage.overridden),
+    }
+
+
+def of_limits(limits: "Limits") -> dict[str, Any]:
+    """Return what a plan allows."""
+    return {
+        "plan": limits.name,
+        "tokens": limits.tokens,
+        "cost": _exact(limits.cost),
+        "containers": limits.containers,
+        "requests_per_hour": limits.requests_per_hour,
+        "builds_per_day": limits.builds_per_day,
+        "memory_bytes": limits.memory_bytes,
+        "memory_hard": limits.memory_hard,
+    }
+
+
+def of_grant(grant: "Grant") -> dict[str, Any]:
+    """Return a top-up."""
+    return {
+        "id": str(grant.id),
+        "tokens": grant.tokens,
+        "cost": _exact(grant.cost),
+        "tokens_burned": grant.tokens_burned,
+        "cost_burned": _exact(grant.cost_burned),
+        "reason": grant.reason,
+        "created_at": grant.created_at,
+        "expires_at": grant.expires_at,
+        "closed_at": grant.closed_at,
+    }
+
+
+def of_hold(hold: "Hold") -> dict[str, Any]:
+    """Return a reservation that is not settled."""
+    return {
+        "id": str(hold.id),
+        "holder": hold.holder,
+        "tokens": hold.tokens,
+        "cost": _exact(hold.cost),
+        "containers": hold.slots,
+        "requests": hold.requests,
+        "leased": hold.leased,
+        "created_at": hold.created_at,
+        "expires_at": hold.expires_at,
+    }
+
+
+def of_forecast(forecast: "Forecast") -> dict[str, Any]:
+    """Return when the month runs out."""
+    return {
+        "tokens_per_day": forecast.tokens_per_day,
+        "cost_per_day": _exact(forecast.cost_per_day),
+        "tokens_run_out_at": forecast.tokens_run_out_at,
+        "cost_runs_out_at": forecast.cost_runs_out_at,
+    }
+
+
+def of_period(period: "Period") -> dict[str, Any]:
+    """Return a month that has ended."""
+    return {
+        "start": period.period_start,
+        "end": period.period_end,
+        "tokens_used": period.tokens_used,
+        "tokens_limit": period.tokens_limit,
+        "cost_used": _exact(period.cost_used),
+        "cost_limit": _exact(period.cost_limit),
+        "closed_at": period.closed_at,
+    }

@@ -22,13 +22,13 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     tracked. Content that is on record already is not stored again. Exits with 1 when a file could not be captured;
     the others are.
     """
-    from atlas_sdk import FileProblem
+    from atlas_sdk import FileProblem, QuotaExceeded
     from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count
     from atlas_sdk.cli.records import of_skipped, of_version
-    from atlas_sdk.files import Tracking
+    from atlas_sdk.files import Tracking, printable
 
     run = Invocation(flags)
     taken = []
@@ -47,9 +47,15 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
             except FileProblem as problem:
                 skipped.append((problem.path, str(problem)))
                 continue
+            except QuotaExceeded as full:
+                skipped.append((path, f"{printable(path)}: {full}"))
+                continue
             current += 1
             if made is not None:
                 taken.append(made)
+        if paths and taken:
+            # A capture has done so on its own.
+            atlas.quotas.tell_memory(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if flags.json:
         run.out.record(

@@ -10,8 +10,9 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, FileState, Project, Signature, Snapshot
+    from atlas_sdk import Atlas, FileState, MemoryUsage, Project, Signature, Snapshot
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import Output
     from watcher.status import ProjectStatus, Status
 
 __all__ = ["status"]
@@ -32,7 +33,8 @@ def status(flags: Flags, *, everything: bool) -> int:
 
     A file is protected when what is on the disk is on record. Exits with 6 when one is not: it differs from its newest
     version and no watcher is about to capture it, it cannot be read, or it is over the size limit. A change is pending
-    for ten seconds, if a watcher is at work that knows the project and has no problem with it.
+    for ten seconds, if a watcher is at work that knows the project and has no problem with it. Also tells how much of
+    the memory limit is stored; above it nothing is refused, unless the limit was made hard.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -42,11 +44,12 @@ def status(flags: Flags, *, everything: bool) -> int:
     with run.opened() as atlas:
         projects = atlas.projects.list(run.user(atlas)) if everything else [run.project(atlas)]
         reports = [(project, _report(atlas, project, watcher)) for project in projects]
+        memory = atlas.quotas.memory(run.user(atlas))
     at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
     if flags.json:
-        _print_json(run, watcher, reports, protected=not at_risk)
+        _print_json(run, watcher, reports, memory, protected=not at_risk)
     else:
-        _show(run, watcher, reports, at_risk=len(at_risk))
+        _show(run, watcher, reports, memory, at_risk=len(at_risk))
     return NOT_PROTECTED if at_risk else 0
 
 
@@ -146,10 +149,11 @@ def _print_json(
     run: "Invocation",
     watcher: "Status | None",
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
+    memory: "MemoryUsage",
     *,
     protected: bool,
 ) -> None:
-    from atlas_sdk.cli.records import of_project
+    from atlas_sdk.cli.records import of_memory, of_project
     from atlas_sdk.files import to_text
 
     about_watcher: dict[str, Any] = {"running": watcher is not None}
@@ -168,13 +172,32 @@ def _print_json(
         {**of_project(project), "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in files]}
         for project, files in reports
     ]
-    run.out.record({"protected": protected, "watcher": about_watcher, "projects": projects})
+    run.out.record(
+        {"protected": protected, "watcher": about_watcher, "memory": of_memory(memory), "projects": projects}
+    )
+
+
+def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
+    from atlas_sdk.cli.output import size
+
+    # A limit is mostly a round number.
+    limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
+    out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
+    if memory.limit is None or not memory.level:
+        return
+    if memory.hard:
+        out.warn(f"{size(memory.remaining or 0)} of the memory limit are left; new content above it is refused")
+    elif memory.exceeded:
+        out.warn(f"more is stored than the memory limit of {limit}; nothing is refused for it")
+    else:
+        out.warn(f"{memory.bytes / memory.limit:.0%} of the memory limit is stored")
 
 
 def _show(
     run: "Invocation",
     watcher: "Status | None",
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
+    memory: "MemoryUsage",
     *,
     at_risk: int,
 ) -> None:
@@ -196,6 +219,7 @@ def _show(
                     out.warn(f"the watcher does not know {shown}: it has just started, or has another database")
         if watcher.database.problem is not None:
             out.warn(watcher.database.problem)
+    _show_memory(out, memory)
     for project, files in reports:
         out.line()
         out.line(out.style(printable(project.path), bold=True))

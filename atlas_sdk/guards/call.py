@@ -4,6 +4,7 @@ A pair of `reserve` and `settle` costs about a microsecond, so here are no valid
 dollars is given, and one lock.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -87,9 +88,10 @@ class Call:
             if self.block.give(self.tokens - tokens, self.cost_nano - cost_nano):
                 leasing.drained(self.block)
 
-    def __del__(self) -> None:
-        # Dropped, and nobody will tell what it used: its block must not wait for that.
-        if not self.ended:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Dropped, and nobody will tell what it used: its block must not wait for that. At the end of the interpreter
+        # everything is settled already, and the thread that had the lock may be gone.
+        if not self.ended and not finalizing():
             self.settle()
 
     def release(self) -> None:

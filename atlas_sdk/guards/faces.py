@@ -23,10 +23,14 @@ __all__ = ["AsyncMetering", "Metering"]
 class Metering(Face):
     """Guards, slots and leases of a blocking client."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, shared: "Metering | None" = None) -> None:
         super().__init__(runner)
-        self._source = DatabaseSource(runner)
-        self._automatic = AutomaticSource(runner, self._source)
+        # A copy of the client lives for one request: its guards and leases are kept and settled by the whole one.
+        self._source: DatabaseSource = DatabaseSource(runner) if shared is None else shared._source  # noqa: SLF001
+        self._automatic: AutomaticSource = (
+            AutomaticSource(runner, self._source) if shared is None else shared._automatic  # noqa: SLF001
+        )
+        self._lessor: Runner = runner if shared is None else shared._lessor  # noqa: SLF001
 
     def guard(self, user: User | Callable[..., User], **ask: Unpack[Ask]) -> Guard:
         """Return a guard for one call: it reserves when it is entered and settles when it is left.
@@ -71,7 +75,7 @@ class Metering(Face):
         back. `meta` goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
         """
         return Lease(
-            self._runner,
+            self._lessor,
             user,
             tokens=tokens,
             cost=cost,
@@ -92,7 +96,7 @@ class Metering(Face):
     def close(self) -> None:
         """Settle what is left to settle, of leases too. The client's `close` does this. Idempotent."""
         try:
-            keeper_of(self._runner).end()
+            keeper_of(self._lessor).end()
         finally:
             self._source.close()
 
@@ -100,10 +104,14 @@ class Metering(Face):
 class AsyncMetering(AsyncFace):
     """Guards, slots and leases of an asyncio client."""
 
-    def __init__(self, runner: AsyncRunner) -> None:
+    def __init__(self, runner: AsyncRunner, *, shared: "AsyncMetering | None" = None) -> None:
         super().__init__(runner)
-        self._source = AsyncDatabaseSource(runner)
-        self._automatic = AsyncAutomaticSource(runner, self._source)
+        # A copy of the client lives for one request: its guards and leases are kept and settled by the whole one.
+        self._source: AsyncDatabaseSource = AsyncDatabaseSource(runner) if shared is None else shared._source  # noqa: SLF001
+        self._automatic: AsyncAutomaticSource = (
+            AsyncAutomaticSource(runner, self._source) if shared is None else shared._automatic  # noqa: SLF001
+        )
+        self._lessor: AsyncRunner = runner if shared is None else shared._lessor  # noqa: SLF001
 
     def guard(self, user: User | Callable[..., User], **ask: Unpack[Ask]) -> AsyncGuard:
         """Return a guard for one call: it reserves when it is entered and settles when it is left. Not awaited.
@@ -148,7 +156,7 @@ class AsyncMetering(AsyncFace):
         back. `meta` goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
         """
         return AsyncLease(
-            self._runner,
+            self._lessor,
             user,
             tokens=tokens,
             cost=cost,
@@ -169,6 +177,6 @@ class AsyncMetering(AsyncFace):
     async def close(self) -> None:
         """Settle what is left to settle, of leases too. The client's `close` does this. Idempotent."""
         try:
-            await keeper_on(self._runner).end()
+            await keeper_on(self._lessor).end()
         finally:
             await self._source.close()

@@ -5,7 +5,10 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["User"]
+__all__ = ["NOBODY", "Credentials", "Deletion", "User"]
+
+#: Stands for "no user" in the audit trail.
+NOBODY = UUID(int=0)
 
 
 @frozen(kw_only=True)
@@ -21,3 +24,28 @@ class User:
     email_verified: bool
     created_at: datetime = field(repr=str)
     updated_at: datetime = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Credentials:
+    """What a sign-in is checked against."""
+
+    user_id: UUID
+    #: None: nobody can sign in with a password.
+    password_hash: str | None = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Deletion:
+    """How much went away with a user; the audit trail stays."""
+
+    user_id: UUID
+    projects: int
+    memory_snapshots: int
+    builds: int
+    previews: int
+    sessions: int
+    #: Rows of the usage ledger.
+    usage_entries: int
+    #: Names that are free again: the e-mail address, hosts of previews, session ids of projects.
+    claims: int

@@ -1,6 +1,7 @@
 """The audit trail: what happened, to whom, when."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
 from atlas_sdk._plan import Json, Plan, context, execute, many
@@ -9,10 +10,16 @@ from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.events import Event
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
+from atlas_sdk.ops.checks import bounded, moment, page_size
 
-__all__ = ["log", "recent", "record"]
+__all__ = ["log", "recent", "record", "search"]
 
 sql = statements("events")
+
+#: The column's own bound.
+_TYPE_LENGTH = 100
+#: Nobody looks for more.
+_TEXT_LENGTH = 1000
 
 
 def record(
@@ -26,8 +33,8 @@ def record(
         event_id=lent.new_id(),
         type=event_type,
         project_id=project_id,
-        ip=None,
-        user_agent=None,
+        ip=lent.origin.ip,
+        user_agent=lent.origin.user_agent,
         meta=Json({**lent.attribution.to_json(), **(meta or {})}),
     )
 
@@ -36,7 +43,7 @@ def log(
     event_type: str, *, user: User, project: Project | None = None, meta: Mapping[str, object] | None = None
 ) -> Plan[None]:
     """Record an event of your own; `event_type` is dotted lower case, such as "deploy.done"."""
-    if not event_type or len(event_type) > 100:  # noqa: PLR2004  # the column's own bound
+    if not event_type or len(event_type) > _TYPE_LENGTH:
         raise InvalidInput(f"an event type has 1 to 100 characters, not {len(event_type)}", field="event_type")
     yield from record(event_type, user_id=user.id, project_id=None if project is None else project.id, meta=meta)
 
@@ -47,3 +54,37 @@ def recent(user: User, *, project: Project | None = None, limit: int = 50) -> Pl
         raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
     project_id = None if project is None else project.id
     return (yield from many(sql["recent"], Event, user_id=user.id, project_id=project_id, limit=limit))
+
+
+def search(
+    user: User,
+    *,
+    event_type: str | None = None,
+    project: Project | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    text: str | None = None,
+    limit: int = 50,
+    before: Event | None = None,
+) -> Plan[list[Event]]:
+    """Return the events of a user that fit all that is given, newest first. Raises InvalidInput.
+
+    `event_type` is how the type begins ("build." finds all of builds), `text` stands somewhere in `meta`, in any case.
+    `since` is included, `until` is not. `before` gives the page that follows this event; new events do not shift it.
+    Without times `text` reads the user's whole trail.
+    """
+    return (
+        yield from many(
+            sql["search"],
+            Event,
+            user_id=user.id,
+            event_type=bounded("event_type", event_type, _TYPE_LENGTH, least=0),
+            project_id=None if project is None else project.id,
+            since=moment("since", since),
+            until=moment("until", until),
+            text=bounded("text", text, _TEXT_LENGTH, least=0),
+            before_at=None if before is None else before.created_at,
+            before_id=None if before is None else before.id,
+            limit=page_size(limit),
+        )
+    )

@@ -104,6 +104,7 @@ def set_limits(
         memory_hard=memory_hard,
     )
     overridden = sorted({column.removesuffix("_hard") for column in named})
+    yield from execute(sql["open_period"], user_id=user.id)
     if named and (yield from execute(sql["set_limits"], user_id=user.id, named=overridden, **_parameters(named))):
         yield from events.record("quota.limits_changed", user_id=user.id, meta={"limits": _told(named)})
     return (yield from books.usage(user))

@@ -103,30 +103,37 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     taken: list[Snapshot] = []
     skipped = list(scan.skipped)
     for path in scan.paths:
-        try:
-            state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
-        except AtlasError as problem:
-            skipped.append(Skipped(path=path, reason=str(problem)))
-            continue
-        if state is None or _is_version(state, known.get(path)):
-            continue
-        try:
-            made = yield from append(project, state, kind=kind or tracking.kind(path))
-        except QuotaExceeded as problem:
-            skipped.append(Skipped(path=path, reason=f"{printable(path)}: {problem}"))
-            continue
-        if made is not None:
+        made = yield from _take(project, path, tracking, known.get(path), kind=kind or tracking.kind(path))
+        if isinstance(made, Skipped):
+            skipped.append(made)
+        elif made is not None:
             taken.append(made)
     unseen = set(known) - set(scan.paths) - {entry.path for entry in skipped}
     for path in sorted(path for path in unseen if not known[path].deleted):
         if (yield from local(read_file, root, path, limit_bytes=0)) is None:
-            made = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
-            if made is not None:
-                taken.append(made)
+            gone = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
+            if gone is not None:
+                taken.append(gone)
     if taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
     return Capture(taken=tuple(taken), skipped=tuple((entry.path, entry.reason) for entry in skipped))
+
+
+def _take(
+    project: Project, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
+) -> Plan[Snapshot | Skipped | None]:
+    """Append one file, or say why it could not be read or kept; None when it is on record."""
+    try:
+        state = yield from local(read_file, Path(project.path), path, limit_bytes=tracking.limit_bytes)
+    except AtlasError as problem:
+        return Skipped(path=path, reason=str(problem))
+    if state is None or _is_version(state, known):
+        return None
+    try:
+        return (yield from append(project, state, kind=kind))
+    except QuotaExceeded as full:
+        return Skipped(path=path, reason=f"{printable(path)}: {full}")
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:

@@ -64,9 +64,7 @@ def take_turn(user_id: UUID) -> Plan[None]:
 
 def refuse(user_id: UUID, blob: Blob) -> Plan[None]:
     """Raise QuotaExceeded when a hard limit keeps this content out."""
-    found = yield from one_or_none(
-        sql["refusal"], MemoryUsage, user_id=user_id, sha256=blob.sha256, data=blob.data
-    )
+    found = yield from one_or_none(sql["refusal"], MemoryUsage, user_id=user_id, sha256=blob.sha256, data=blob.data)
     if found is not None:
         raise QuotaExceeded(
             dimension="memory_bytes",

@@ -54,8 +54,8 @@ def restore(
 
     Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is
     written; each file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written,
-    when a file changed since the plan, or its present content could not be kept: over the size limit, or new and above a
-    memory limit that was made hard.
+    when a file changed since the plan, or its present content could not be kept: it is over the size limit, or new and
+    above a memory limit that was made hard.
     """
     plan = target
     if isinstance(plan, str):

@@ -2,27 +2,37 @@
 
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, atomic, context, execute, one, one_or_none, scalar
+from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
-from atlas_sdk.model.users import User
-from atlas_sdk.ops import events
+from atlas_sdk.model.users import Deletion, User
+from atlas_sdk.ops import events, passwords
+from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
 
-__all__ = ["by_email", "create", "get", "local", "set_plan"]
+__all__ = ["by_email", "create", "delete", "get", "list_all", "local_user", "set_plan", "update", "verify_email"]
 
 sql = statements("users")
 
 #: RFC 5321, section 4.5.3.1: 64 for the local part, 255 for the domain, and the "@".
 _EMAIL_LENGTH = 320
+#: The column's own bound. Checked here: the database's refusal would quote the whole row, with the hash.
+_NAME_LENGTH = 200
 
 
-def _checked_email(email: str) -> str:
+def checked_email(email: str) -> str:
+    """Return an address as it is stored. Raises InvalidInput for what is none."""
     tidy = email.strip().lower()
-    local, at, domain = tidy.rpartition("@")
+    local_part, at, domain = tidy.rpartition("@")
     has_odd_character = any(character.isspace() or not character.isprintable() for character in tidy)
-    if not (local and at and domain) or "@" in local or has_odd_character or len(tidy) > _EMAIL_LENGTH:
+    if not (local_part and at and domain) or "@" in local_part or has_odd_character or len(tidy) > _EMAIL_LENGTH:
         raise InvalidInput(f"{email!r} is not an e-mail address", field="email")
     return tidy
+
+
+def _checked_name(name: str) -> str:
+    if len(name) > _NAME_LENGTH or "\0" in name:
+        raise InvalidInput(f"a name has at most {_NAME_LENGTH} characters, without NUL", field="name")
+    return name
 
 
 def _known_plan(plan: str) -> Plan[None]:
@@ -30,13 +40,36 @@ def _known_plan(plan: str) -> Plan[None]:
         raise InvalidInput(f"no plan is called {plan!r}; quotas.plans() lists them", field="plan")
 
 
-@atomic
-def create(email: str, *, name: str = "", plan: str = "free", password_hash: str | None = None) -> Plan[User]:
+def _found(user: User | None, user_id: UUID) -> User:
+    if user is None:
+        raise NotFound(f"no user has the id {user_id}", kind="user", name=str(user_id))
+    return user
+
+
+def create(
+    email: str, *, name: str = "", plan: str = "free", password: str | None = None, password_hash: str | None = None
+) -> Plan[User]:
     """Create a user; the quota row comes with it, from the plan ("free", "pro", "enterprise", or one of yours).
 
-    The address is kept in lower case and is unique in the database. Raises AlreadyExists when it is taken.
+    The address is kept in lower case and is unique in the database. Without `password` nobody can sign in as this
+    user by one. A password has at least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored
+    as argon2id. `password_hash` is a hash from elsewhere in the crypt format, stored as it is; of those only argon2 can
+    be signed in with. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there is a
+    password and the extra "auth" is not installed.
     """
-    address = _checked_email(email)
+    address = checked_email(email)
+    title = _checked_name(name)
+    if password is not None and password_hash is not None:
+        raise InvalidInput("give a password or a password_hash, not both", field="password")
+    stored = None if password_hash is None else passwords.checked_hash(password_hash)
+    if password is not None:
+        # Before the transaction, which would be open all that time.
+        stored = yield from local(passwords.hashed, passwords.checked(password))
+    return (yield from _create(address, title, plan, stored))
+
+
+@atomic
+def _create(address: str, name: str, plan: str, password_hash: str | None) -> Plan[User]:
     yield from _known_plan(plan)
     user_id = (yield from context()).new_id()
     if not (yield from execute(sql["claim_email"], email=address, user_id=user_id)):
@@ -48,7 +81,7 @@ def create(email: str, *, name: str = "", plan: str = "free", password_hash: str
     return user
 
 
-def local() -> Plan[User]:
+def local_user() -> Plan[User]:
     """Return the user of this login name, made at the first call: one person on one machine needs no sign-up.
 
     The address is `<login>@localhost`. Raises InvalidInput when the login name cannot be told.
@@ -70,15 +103,22 @@ def local() -> Plan[User]:
 
 def get(user_id: UUID) -> Plan[User]:
     """Return the user with this id. Raises NotFound."""
-    user = yield from one_or_none(sql["get"], User, user_id=user_id)
-    if user is None:
-        raise NotFound(f"no user has the id {user_id}", kind="user", name=str(user_id))
-    return user
+    return _found((yield from one_or_none(sql["get"], User, user_id=user_id)), user_id)
 
 
 def by_email(email: str) -> Plan[User | None]:
     """Return the user with this address, if any; case does not matter."""
     return (yield from one_or_none(sql["by_email"], User, email=email.strip().lower()))
+
+
+def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]:
+    """Return users of the whole database, the oldest first: an operator's view.
+
+    A page has `limit` of them; `after` is the last one of the page before. Raises InvalidInput.
+    """
+    if limit < 1:
+        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+    return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=limit))
 
 
 @atomic
@@ -88,8 +128,63 @@ def set_plan(user: User, plan: str) -> Plan[User]:
     What is used, promised and granted stays, and so do limits that were set for this user by hand.
     """
     yield from _known_plan(plan)
-    moved = yield from one_or_none(sql["set_plan"], User, user_id=user.id, plan=plan)
-    if moved is None:
-        raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    moved = _found((yield from one_or_none(sql["set_plan"], User, user_id=user.id, plan=plan)), user.id)
     yield from events.record("user.plan_changed", user_id=user.id, meta={"from": user.plan, "to": plan})
     return moved
+
+
+@atomic
+def verify_email(user: User) -> Plan[User]:
+    """Note that the address of a user is the user's own. Doing it again changes nothing. Raises NotFound.
+
+    It is the address that this object has: a link that was sent to another one proves nothing.
+    """
+    proved = yield from one_or_none(sql["verify_email"], User, user_id=user.id, email=user.email)
+    if proved is not None:
+        yield from events.record("user.email_verified", user_id=user.id)
+        return proved
+    found = _found((yield from one_or_none(sql["get"], User, user_id=user.id)), user.id)
+    if found.email != user.email:
+        raise NotFound(f"the user {user.id} has another address by now", kind="user", name=str(user.id))
+    return found
+
+
+@atomic
+def update(user: User, *, name: str | Unchanged = UNCHANGED) -> Plan[User]:
+    """Change what is named of a user. Raises NotFound, InvalidInput."""
+    if isinstance(name, Unchanged):
+        return _found((yield from one_or_none(sql["get"], User, user_id=user.id)), user.id)
+    title = _checked_name(name)
+    renamed = yield from one_or_none(sql["rename"], User, user_id=user.id, name=title)
+    if renamed is not None:
+        yield from events.record("user.updated", user_id=user.id, meta={"changed": ["name"]})
+        return renamed
+    return _found((yield from one_or_none(sql["get"], User, user_id=user.id)), user.id)
+
+
+@atomic
+def delete(user: User) -> Plan[Deletion | None]:
+    """Delete a user with everything that is the user's, for good; return how much that was, None if there is no user.
+
+    Projects, every version of their memory, builds, previews, sessions, quotas and the usage ledger go; names such as
+    the address are free again. The audit trail stays under the user's id, which nothing tells the name of.
+    """
+    # In the order in which quotas lock them, so that a settlement and this do not wait for each other.
+    yield from execute(sql["lock_quota"], user_id=user.id)
+    # Whoever is adding something to this user holds the row's key, so all of it is there, or refused, from here on.
+    if not (yield from execute(sql["lock"], user_id=user.id)):
+        return None
+    gone = yield from one(sql["belongings"], Deletion, user_id=user.id)
+    yield from execute(sql["release_claims"], user_id=user.id)
+    yield from execute(sql["release_ports"], user_id=user.id)
+    yield from execute(sql["delete"], user_id=user.id)
+    counts = {
+        "projects": gone.projects,
+        "memory_snapshots": gone.memory_snapshots,
+        "builds": gone.builds,
+        "previews": gone.previews,
+        "sessions": gone.sessions,
+        "usage_entries": gone.usage_entries,
+    }
+    yield from events.record("user.deleted", user_id=user.id, meta=counts)
+    return gone

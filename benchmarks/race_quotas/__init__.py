@@ -5,7 +5,8 @@
 ::
 
     __main__   the options, the report, the exit code
-    race       starts the workers, kills, pauses and replaces them, crashes the server, fills limits up
+    race       starts the workers, kills, pauses and replaces them, crashes the server
+    limits     small limits, that grow when they are reached
     worker     one process: jobs until it is told to stop
     jobs       the kinds of use: guards, streams, leases, slots, hits, and what nobody settles
     journal    what workers know, kept where a kill does not reach it

@@ -1,11 +1,13 @@
 """`python -m benchmarks.race_quotas --help`."""
 
 import argparse
+import logging
 import os
 import platform
 import random
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 from benchmarks.race_quotas.race import Report, Settings, race
 from benchmarks.race_quotas.sabotage import SABOTAGES
@@ -42,6 +44,18 @@ def _settings() -> Settings:
     )
 
 
+def _shares(peaks: dict[str, float]) -> dict[str, object]:
+    return {name: f"{share:.2%}" for name, share in peaks.items()}
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> None:
+    lines = [list(row) for row in rows[:1]]
+    lines += [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
 def _print(settings: Settings, report: Report) -> None:
     watch, evidence = report.watch, report.evidence
     grants = sum(len(found) for found in evidence.grants.values())
@@ -53,16 +67,13 @@ def _print(settings: Settings, report: Report) -> None:
         print(f"{title}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common()))
     if watch is not None and watch.rows:
         print(f"{watch.looks:,} looks at the counters and {report.verified:,} at the books; highest share of a limit:")
-        names = list(watch.peaks[0])
-        print("  user    " + "".join(f"{name:>12}" for name in names))
-        for number, peaks in enumerate(watch.peaks):
-            print(f"  {number:<8}" + "".join(f"{peaks[name]:>12.2%}" for name in names))
+        _table([{"user": number, **_shares(peaks)} for number, peaks in enumerate(watch.peaks)])
         used, limit = watch.naive
         print(
             f"the naive pair, {settings.naive_processes} processes: {used:,} of {limit:,} tokens at the end, "
             f"{watch.naive_over:,} over its limit at the worst look"
         )
-    print(*report.told, sep="\n")
+    _table(report.sums)
 
 
 def main() -> int:
@@ -75,6 +86,9 @@ def main() -> int:
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}",
         flush=True,
     )
+    # It would tell of every crash.
+    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+    logging.getLogger("psycopg.pool").propagate = False
     report = race(settings)
     _print(settings, report)
     if report.problems:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-from attrs import frozen
+from attrs import astuple, frozen
 
 __all__ = ["Grant", "Journal", "Outcome", "Paid", "Stay", "entries", "nano"]
 
@@ -75,8 +75,7 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Write an entry down."""
-        values = [getattr(entry, name) for name in entry.__slots__ if name != "__weakref__"]
-        os.write(self._file, (json.dumps([type(entry).__name__, *values]) + "\n").encode())
+        os.write(self._file, (json.dumps([type(entry).__name__, *astuple(entry)]) + "\n").encode())
 
     def granted(
         self, user: int, reservation: UUID, epoch: int | None, asked: float, *, requests: int = 0, builds: int = 0

@@ -1,4 +1,4 @@
-"""Starts the workers, kills, pauses and replaces them, crashes the server, and fills the limits up."""
+"""Starts the workers, kills, pauses and replaces them, and crashes the server."""
 
 import multiprocessing
 import os
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from decimal import Decimal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import psycopg
 from attrs import define, field, frozen
 
-from atlas_sdk import Atlas, AtlasError, QuotaExceeded, User
+from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
+from benchmarks.race_quotas.limits import ROOM, filled_up, new_user
 from benchmarks.race_quotas.naive import TABLE, naive
 from benchmarks.race_quotas.sabotage import sabotage
 from benchmarks.race_quotas.server import CRASHES, CrashingServer, crashing_server
@@ -30,17 +30,16 @@ from benchmarks.race_quotas.worker import work
 __all__ = ["Report", "Settings", "race"]
 
 USERS = 5
-#: What a user gets when a limit is reached: little enough that it is soon reached again.
-_ROOM = {"tokens": 60_000, "cost": Decimal("0.30"), "requests": 300, "builds": 10}
-_SLOTS = 3
 _TICK_S = 0.02
-#: Between two looks at who has reached a limit.
-_FILL_S = 0.4
 #: The share of the run's time that verifying may take.
 _VERIFY_SHARE = 0.05
 #: Workers that were told to stop have a job to end, blocks to give back, and perhaps a server to wait for.
 _STOP_S = 60.0
 _TOKENS_MAX = 10**12
+#: Blocks of the automatic mode last for more than a minute: a shorter race does not wait for that, but ages them.
+_WAITS_FROM_S = 120
+_LEFT_S = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
+_AGE = "UPDATE quota_reservations SET expires_at = expires_at - %s"
 
 
 @frozen(kw_only=True)
@@ -62,7 +61,8 @@ class Report:
     """What came of it."""
 
     problems: list[str] = field(factory=list)
-    told: list[str] = field(factory=list)
+    #: Of each user, by title.
+    sums: list[dict[str, object]] = field(factory=list)
     done: Counter[str] = field(factory=Counter)
     evidence: Evidence = field(factory=Evidence)
     watch: Watch | None = None
@@ -130,29 +130,6 @@ class _Race:
         time.sleep(self.dice.uniform(0, 1.5))
         self.server.start()
 
-    def fill_up(self) -> None:
-        """Raise limits that are reached, mostly: some users stay refused for a while."""
-        for user, row in zip(self.users, self.watch.rows, strict=True):
-            short = {
-                "tokens": row["tokens_limit"] - row["tokens_used"] - row["tokens_held"] < 2000,
-                "cost": row["cost_limit"] - row["cost_used"] - row["cost_held"] < Decimal("0.02"),
-                "requests": row["requests_limit"] - row["requests_used"] - row["requests_held"] < 5,
-                "builds": row["builds_limit"] <= row["builds_used"],
-            }
-            chosen = {name for name, is_short in short.items() if is_short and self.dice.random() < 0.4}
-            # Half of the top-ups are lost again, as far as they are not used.
-            lasts = timedelta(seconds=self.dice.uniform(1, 10)) if self.dice.random() < 0.5 else None
-            for dimension in sorted(chosen & {"tokens", "cost"}):
-                self.atlas.quotas.grant(user, **{dimension: _ROOM[dimension]}, expires_in=lasts)
-            if "requests" in chosen:
-                self.atlas.quotas.set_limits(user, requests_per_hour=row["requests_limit"] + _ROOM["requests"])
-            if "builds" in chosen:
-                self.atlas.quotas.set_limits(user, builds_per_day=row["builds_limit"] + _ROOM["builds"])
-        used, limit = self.watch.naive
-        if limit - used < 2000 and self.dice.random() < 0.4:
-            with psycopg.connect(self.server.dsn, autocommit=True) as connection:
-                connection.execute("UPDATE naive_quotas SET tokens_limit = tokens_limit + %s", (_ROOM["tokens"],))
-
     def schedule(self) -> Iterator[tuple[float, str]]:
         """Yield when what happens, in order of time, in seconds from the start."""
         names = ["kill"] * self.settings.kills + ["pause"] * self.settings.pauses + ["crash"] * self.settings.crashes
@@ -166,23 +143,15 @@ class _Race:
         events: dict[str, Callable[[], None]] = {"kill": self.kill, "pause": self.pause, "crash": self.crash}
         coming = list(self.schedule())
         began = time.monotonic()
-        fill_at = verify_at = 0.0
-        while not self.report.problems and (now := time.monotonic() - began) < self.settings.seconds:
+        verify_at = 0.0
+        while not self.report.problems and ((now := time.monotonic() - began) < self.settings.seconds or coming):
             while coming and coming[0][0] <= now:
                 name = coming.pop(0)[1]
                 events[name]()
                 self.report.done[name] += 1
             self.wake(time.monotonic())
-            if self.watch.look():
-                try:
-                    if now >= fill_at:
-                        self.fill_up()
-                        fill_at = now + _FILL_S
-                    if now >= verify_at:
-                        verify_at = now + self.verify() / _VERIFY_SHARE
-                except (AtlasError, psycopg.OperationalError) as problem:
-                    # It has just crashed; anything else shows itself at the next round.
-                    self.report.done[f"interrupted ({type(problem).__name__})"] += 1
+            if self.watch.look() and now >= verify_at:
+                verify_at = now + self.verify() / _VERIFY_SHARE
             self.report.problems += self.watch.problems
             self.replace_ended()
             time.sleep(_TICK_S)
@@ -191,7 +160,11 @@ class _Race:
     def verify(self) -> float:
         """Compare the counters with ledger and holds in the middle of everything: one statement, so one moment."""
         began = time.monotonic()
-        audit = self.atlas.quotas.verify()
+        try:
+            audit = self.atlas.quotas.verify()
+        except DatabaseUnreachable:
+            # Its connections do not know of the crash yet.
+            return 0.0
         self.report.verified += 1
         self.report.problems += [f"the books do not balance: {books}" for books in audit.unbalanced]
         return time.monotonic() - began
@@ -203,7 +176,8 @@ class _Race:
             self.start_worker()
 
     def complain(self, worker: BaseProcess) -> None:
-        text = (self.folder / f"{worker.name}.err").read_text(encoding="utf-8").strip()
+        path = self.folder / f"{worker.name}.err"
+        text = path.read_text(encoding="utf-8").strip() if path.exists() else "it has not even begun"
         self.report.problems.append(f"worker {worker.name} ended by itself, code {worker.exitcode}:\n{text[-3000:]}")
 
     def stop(self) -> None:
@@ -218,14 +192,17 @@ class _Race:
                 self.report.problems.append(f"worker {process.name} did not stop within {_STOP_S:.0f} s")
                 process.kill()
                 process.join()
-            elif process.exitcode and process in self.workers:
+            elif process.exitcode not in {0, -signal.SIGTERM} and process in self.workers:
+                # By SIGTERM itself end those that were too young to hear it.
                 self.complain(process)
 
     def expire(self) -> None:
         """Wait until every promise that is left has expired, and have it reclaimed, as the next refusal does."""
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
-            ends = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
-            (left_s,) = connection.execute(ends).fetchone() or (None,)
+            (left_s,) = connection.execute(_LEFT_S).fetchone() or (None,)
+            if left_s is not None and self.settings.seconds < _WAITS_FROM_S:
+                connection.execute(_AGE, (timedelta(seconds=float(left_s)),))
+                left_s = 0
         time.sleep(max(0.0, float(left_s or 0) + 0.1))
         for user in self.users:
             try:
@@ -243,12 +220,12 @@ def race(settings: Settings) -> Report:
         ["benchmarks.race_quotas.worker", "benchmarks.race_quotas.naive", "psycopg_pool", "atlas_sdk.client"]
     )
     with crashing_server() as server, _journals() as folder, Atlas.open(server.dsn, pool_max=4) as atlas:
-        report.server = atlas.schema.server()
-        users = [_user(atlas, number) for number in range(USERS)]
+        report.server = f"PostgreSQL {atlas.schema.server().server_version}"
+        users = [new_user(atlas, number) for number in range(USERS)]
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute(TABLE)
             insert = "INSERT INTO naive_quotas (user_id, tokens_limit) VALUES (%s, %s)"
-            connection.execute(insert, (users[0].id, _ROOM["tokens"]))
+            connection.execute(insert, (users[0].id, ROOM["tokens"]))
         if settings.broken is not None:
             sabotage(server.dsn, settings.broken)
         watch = report.watch = Watch(server.dsn, [user.id for user in users])
@@ -262,34 +239,22 @@ def race(settings: Settings) -> Report:
             report=report,
             dice=random.Random(settings.seed),
         )
-        try:
-            running.run()
-        finally:
-            running.stop()
+        with filled_up(atlas, server.dsn, users, watch, report.problems):
+            try:
+                running.run()
+            finally:
+                running.stop()
         running.expire()
         if not watch.look():
             report.problems.append("the server is gone at the end")
             return report
         report.evidence = Evidence.read(folder)
-        wrong, report.told = judge(atlas, server.dsn, users, watch, report.evidence, report.took_s)
+        wrong, report.sums = judge(atlas, server.dsn, users, watch, report.evidence, report.took_s)
         report.problems += wrong
         watch.close()
     if settings.naive_processes and report.watch.naive_over <= 0 and not report.problems:
         report.problems.append("the naive pair did not oversell: nobody raced, so this run proves nothing")
     return report
-
-
-def _user(atlas: Atlas, number: int) -> User:
-    user = atlas.users.create(f"racer-{number}@race.example")
-    atlas.quotas.set_limits(
-        user,
-        tokens=_ROOM["tokens"],
-        cost=_ROOM["cost"],
-        containers=_SLOTS,
-        requests_per_hour=_ROOM["requests"],
-        builds_per_day=_ROOM["builds"],
-    )
-    return user
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The product broken on purpose: a race that finds nothing then would prove nothing."""
 
-from typing import LiteralString, cast
-
 import psycopg
 
 __all__ = ["SABOTAGES", "sabotage"]
@@ -62,4 +60,4 @@ def sabotage(dsn: str, name: str) -> None:
             if right not in source:
                 message = f"{function} has no {right!r} any more: the sabotage {name!r} is out of date"
                 raise LookupError(message)
-            connection.execute(cast("LiteralString", source.replace(right, wrong)))
+            connection.execute(source.replace(right, wrong))

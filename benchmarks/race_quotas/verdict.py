@@ -12,7 +12,7 @@ from atlas_sdk import Atlas, User
 from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Stay, entries, nano
 from benchmarks.race_quotas.watch import Row, Watch, problems
 
-__all__ = ["Evidence", "broken_fences", "judge", "overlaps"]
+__all__ = ["Evidence", "broken_fences", "judge", "miscounted", "overlaps"]
 
 _LEDGER = """
 SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired'))::bigint, sum(cost),
@@ -102,10 +102,10 @@ def overlaps(stays: Iterable[Stay]) -> int:
 
 def judge(
     atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, evidence: Evidence, took_s: float
-) -> tuple[list[str], list[str]]:
-    """Return what is wrong, and what is worth to be told."""
+) -> tuple[list[str], list[dict[str, object]]]:
+    """Return what is wrong, and sums to be told of each user."""
     wrong: list[str] = []
-    told: list[str] = []
+    sums: list[dict[str, object]] = []
     audit = atlas.quotas.verify()
     wrong += [f"the books do not balance: {books}" for books in audit.unbalanced]
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -119,7 +119,7 @@ def judge(
             if any(held.values()):
                 wrong.append(f"{name} still holds something: {held}")
             ledger = {entry[0]: entry for entry in connection.execute(_LEDGER, (user.id,))}
-            wrong += [f"{name}: {text}" for text in _miscounted(evidence.paid[number], ledger)]
+            wrong += [f"{name}: {text}" for text in miscounted(evidence.paid[number], ledger)]
             wrong += [f"{name}: {text}" for text in broken_fences(evidence.grants[number])]
             wrong += [
                 f"{name}: {text}" for text in _admitted(evidence.grants[number], row, took_s, same_day=watch.same_day)
@@ -127,11 +127,11 @@ def judge(
             together = overlaps(evidence.stays[number].values())
             if together > row["containers_limit"]:
                 wrong.append(f"{name}: {together} holders had {row['containers_limit']} slots at the same moment")
-            told.append(_sums(name, evidence, number, ledger, together))
-    return wrong, told
+            sums.append(_sums(evidence, number, row, ledger, together))
+    return wrong, sums
 
 
-def _miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
+def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
     """Compare, promise by promise, what workers have told with what is charged, and that with the promise.
 
     A settlement that a crash of the server lost is charged in full by the expiry, so more is right then; of a block, a
@@ -165,12 +165,21 @@ def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: boo
     return found
 
 
-def _sums(name: str, evidence: Evidence, number: int, ledger: dict[str, tuple[Any, ...]], together: int) -> str:
+def _sums(
+    evidence: Evidence, number: int, row: Row, ledger: dict[str, tuple[Any, ...]], together: int
+) -> dict[str, object]:
     known = evidence.paid[number]
     charged = {id_: entry[1] or 0 for id_, entry in ledger.items()}
-    more = sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0))
-    return (
-        f"{name}: workers know of {sum(told.tokens for told in known.values()):,} tokens, "
-        f"charged are {sum(charged.values()):,}; of {len(known):,} settlements {more:,} are charged higher, because a "
-        f"crash lost them or a kill a part of the note; slots held at once: {together}"
-    )
+    return {
+        "user": number,
+        "promises": len(evidence.grants[number]),
+        "tokens told": sum(told.tokens for told in known.values()),
+        "charged": sum(charged.values()),
+        "limit": row["tokens_limit"],
+        # A crash lost the settlement, so the expiry charged all; or a kill lost the end of the note.
+        "charged higher": sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0)),
+        "expired": sum(1 for entry in ledger.values() if not entry[5] and entry[1]),
+        "requests": row["request_sum"],
+        "of": row["requests_limit"],
+        "slots at once": together,
+    }

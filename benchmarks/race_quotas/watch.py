@@ -10,7 +10,7 @@ import psycopg
 from attrs import define, field
 from psycopg.rows import dict_row
 
-__all__ = ["Watch", "dimensions", "problems"]
+__all__ = ["Row", "Watch", "dimensions", "problems"]
 
 _LOOK = """
 SELECT user_id, tokens_used, tokens_held, tokens_limit, cost_used, cost_held, cost_limit, containers_used,

@@ -4,15 +4,20 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from atlas_sdk import Atlas, User
+from atlas_sdk import Atlas, DatabaseUnreachable, User
 from benchmarks.race_quotas.jobs import Jobs
 from benchmarks.race_quotas.journal import Journal
 
 __all__ = ["Told", "work"]
+
+#: A crashed server is started again after a moment, and replays its log.
+_DOWN_S = 30.0
+_NICE = 5
 
 
 class Told:
@@ -20,6 +25,8 @@ class Told:
 
     def __init__(self) -> None:
         self._stop = False
+        # Workers must not starve who looks at them.
+        os.nice(_NICE)
         self._parent = os.getppid()
         signal.signal(signal.SIGTERM, self._hear)
         # Ctrl-C goes to all of a terminal's processes; the race tells its own.
@@ -37,8 +44,20 @@ def work(dsn: str, users: Sequence[User], seed: str, folder: Path) -> None:
     told = Told()
     journal = Journal(folder / f"{seed}.jsonl")
     sys.stderr = (folder / f"{seed}.err").open("w", encoding="utf-8", buffering=1)
-    with Atlas.open(dsn, pool_max=2, prepare_statements=True) as atlas:
+    with _open(dsn) as atlas:
         jobs = Jobs(atlas, users, random.Random(seed), journal)
         while not told:
             jobs.one()
         jobs.close()
+
+
+def _open(dsn: str) -> Atlas:
+    """Connect, also when the server is down just now."""
+    deadline = time.monotonic() + _DOWN_S
+    while True:
+        try:
+            return Atlas.open(dsn, pool_max=2, prepare_statements=True)
+        except DatabaseUnreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -43,16 +43,20 @@ BEGIN
                                OR p_ends AND g.tokens_burned = g.tokens AND g.cost_burned = g.cost THEN p_at END
         WHERE o.user_id = q.user_id AND o.id = g.id;
     END LOOP;
+    -- Somebody in psql may have set a limit below what is granted on top of it; and greatest() alone would pass over the
+    -- NULL of no limit, and make one of it.
     IF p_ends THEN
-        q.tokens_limit := greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left;
-        q.cost_limit := greatest(q.cost_limit - q.cost_granted, 0) + cost_left;
+        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL
+                               THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END;
+        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL
+                             THEN greatest(q.cost_limit - q.cost_granted, 0) + cost_left END;
         q.tokens_granted := tokens_left;
         q.cost_granted := cost_left;
         q.tokens_burned := 0;
         q.cost_burned := 0;
     ELSE
-        q.tokens_limit := greatest(q.tokens_limit - tokens_lost, 0);
-        q.cost_limit := greatest(q.cost_limit - cost_lost, 0);
+        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL THEN greatest(q.tokens_limit - tokens_lost, 0) END;
+        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL THEN greatest(q.cost_limit - cost_lost, 0) END;
         q.tokens_granted := q.tokens_granted - tokens_lost;
         q.cost_granted := q.cost_granted - cost_lost;
     END IF;

@@ -139,7 +139,8 @@ DECLARE
 BEGIN
     PERFORM quota_check_amounts(p_id, 0, 0, NULL);
     q := quota_lock(p_user);
-    SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    -- quota_progress locks the hold alone: what it has just told is not to be missed.
+    SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
         known := quota_recall(p_user, p_id);
         RETURN (CASE WHEN known.repeated THEN 'repeated' ELSE 'unknown' END, 0, 0, false)::quota_settlement;

@@ -9,7 +9,7 @@ DECLARE
     at timestamptz;
 BEGIN
     PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
-    IF num_nulls(p_tokens, p_cost) > 0 OR p_tokens = 0 AND p_cost = 0 THEN
+    IF num_nulls(p_tokens, p_cost) > 0 OR p_tokens = 0 AND round(p_cost, 9) = 0 THEN
         RAISE EXCEPTION 'nothing to grant: tokens and cost are 0' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM quota_lock(p_user);

@@ -7,3 +7,17 @@ VALUES (%(user_id)s, %(event_id)s, %(type)s, %(project_id)s, %(ip)s, %(user_agen
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+
+-- name: search
+-- Newest first; a page begins after the row (before_at, before_id).
+SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
+WHERE user_id = %(user_id)s
+  AND starts_with(type, coalesce(%(event_type)s, ''))
+  AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
+  AND created_at >= coalesce(%(since)s, '-infinity'::timestamptz)
+  AND created_at < coalesce(%(until)s, 'infinity'::timestamptz)
+  AND (%(text)s::text IS NULL OR strpos(lower(meta::text), lower(%(text)s::text)) > 0)
+  AND (created_at, id) < (
+      coalesce(%(before_at)s, 'infinity'::timestamptz),
+      coalesce(%(before_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s;

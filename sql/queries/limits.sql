@@ -37,6 +37,10 @@ UPDATE user_quotas SET overridden = '{}' WHERE user_id = %(user_id)s;
 -- name: apply_plan_to_user
 SELECT quota_apply_plan(%(user_id)s);
 
+-- name: open_period
+-- Close the period if it has ended: what is set from here on is not for that one.
+SELECT (quota_lock(user_id)).user_id FROM user_quotas WHERE user_id = %(user_id)s;
+
 -- name: set_limits
 -- What is granted on top of the plan goes on top of these, too.
 UPDATE user_quotas SET

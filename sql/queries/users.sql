@@ -21,3 +21,49 @@ RETURNING id, email, name, plan, email_verified, created_at, updated_at;
 
 -- name: plan_exists
 SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);
+
+-- name: list
+-- Ids are in the order of time.
+SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users
+WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
+ORDER BY id LIMIT %(limit)s;
+
+-- name: verify_email
+-- No row when it is so already.
+UPDATE users SET email_verified = true WHERE id = %(user_id)s AND email = %(email)s AND NOT email_verified
+RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+
+-- name: rename
+-- No row when that is the name already.
+UPDATE users SET name = %(name)s WHERE id = %(user_id)s AND name <> %(name)s
+RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+
+-- name: lock_quota
+SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;
+
+-- name: lock
+SELECT id FROM users WHERE id = %(user_id)s FOR UPDATE;
+
+-- name: belongings
+-- What a deletion is about to take.
+SELECT
+    %(user_id)s::uuid AS user_id,
+    (SELECT count(*) FROM projects WHERE user_id = %(user_id)s) AS projects,
+    (SELECT count(*) FROM memory_snapshots WHERE user_id = %(user_id)s) AS memory_snapshots,
+    (SELECT count(*) FROM builds WHERE user_id = %(user_id)s) AS builds,
+    (SELECT count(*) FROM previews WHERE user_id = %(user_id)s) AS previews,
+    (SELECT count(*) FROM sessions WHERE user_id = %(user_id)s) AS sessions,
+    (SELECT count(*) FROM usage_ledger WHERE user_id = %(user_id)s) AS usage_entries,
+    (SELECT count(*) FROM claims WHERE user_id = %(user_id)s) AS claims;
+
+-- name: release_claims
+-- No foreign key does it: claims are sharded by name.
+DELETE FROM claims WHERE user_id = %(user_id)s;
+
+-- name: release_ports
+-- As with claims: sharded by machine.
+DELETE FROM preview_ports WHERE user_id = %(user_id)s;
+
+-- name: delete
+-- Everything else of the user goes by foreign keys.
+DELETE FROM users WHERE id = %(user_id)s;

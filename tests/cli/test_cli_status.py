@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,74 @@ def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched, kno
     assert ran.code == 6
     assert "warning: it is too busy" in ran.err
     assert "warning: no connection" in ran.err
+
+
+@pytest.fixture
+def ada(dsn, atlas, folder, cli, monkeypatch):
+    """A user of her own database, in a protected project; returns what sets her limits."""
+    user = atlas.users.create("ada@example.com")
+    monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
+    monkeypatch.setenv("ATLAS_USER", user.email)
+    monkeypatch.chdir(folder)
+    assert cli("init").code == 0
+    return lambda **limits: atlas.quotas.set_limits(user, **limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "line", "warning"),
+    [
+        ({}, "memory   28 B of 100 MiB stored", None),
+        ({"memory_bytes": None}, "memory   28 B stored", None),
+        ({"memory_bytes": 35}, "memory   28 B of 35 B stored", "80% of the memory limit is stored"),
+        (
+            {"memory_bytes": 27},
+            "memory   28 B of 27 B stored",
+            "more is stored than the memory limit of 27 B; nothing is refused for it",
+        ),
+        ({"memory_bytes": 0}, "memory   28 B of 0 B stored", "more is stored than the memory limit of 0 B"),
+        (
+            {"memory_bytes": 30, "memory_hard": True},
+            "memory   28 B of 30 B stored",
+            "2 B of the memory limit are left; new content above it is refused",
+        ),
+    ],
+)
+def test_memory_is_told_and_warned_of_near_its_limit(ada, cli, limits, line, warning):
+    ada(**limits)
+    ran = cli("status")
+    assert ran.code == 0
+    assert ran.out.splitlines()[1] == line
+    assert (warning or "") in ran.err
+    assert ("warning" in ran.err) is (warning is not None)
+
+
+def test_memory_in_json(ada, cli):
+    ada(memory_bytes=27)
+    found = cli("status", "--json").record["memory"]
+    assert found == {"bytes": 28, "limit": 27, "hard": False, "exceeded": True}
+
+
+def test_what_a_hard_limit_refuses_is_not_protected(ada, folder, cli):
+    ada(memory_bytes=100, memory_hard=True)
+    (folder / "CLAUDE.md").write_bytes(os.urandom(1000))
+    (folder / "notes.md").write_text("- second\n")
+    ran = cli("snapshot", "CLAUDE.md", "notes.md")
+    assert ran.code == 1
+    assert "not captured: CLAUDE.md: the memory limit of 100 bytes leaves 72 bytes, and 1001 were asked for" in ran.err
+    assert "notes.md" in ran.out
+    ran = cli("snapshot")
+    assert ran.code == 1
+    assert "not captured: CLAUDE.md: the memory limit of 100 bytes" in ran.err
+    assert states(cli("status", "--json")) == {"CLAUDE.md": "changed", "notes.md": "protected"}
+
+
+@pytest.mark.parametrize("arguments", [["snapshot"], ["snapshot", "CLAUDE.md"], ["checkpoint", "v1"]])
+def test_captures_tell_of_memory(ada, atlas, folder, cli, arguments):
+    ada(memory_bytes=1000)
+    (folder / "CLAUDE.md").write_bytes(os.urandom(1000))
+    assert cli(*arguments).code == 0
+    events = atlas.events.recent(atlas.users.by_email("ada@example.com"))
+    assert [event.meta["percent"] for event in events if event.type == "quota.memory"] == [100, 80]
 
 
 def test_all_projects(app, cli, tmp_path):

@@ -76,6 +76,19 @@ def test_colours_and_relative_times(app, terminal):
     assert " s ago" in shown.text or " min ago" in shown.text
 
 
+def test_quotas_are_gauges_on_a_terminal(app, terminal):
+    shown = terminal("quota", "show", COLUMNS="140")
+    assert shown.end() == 0
+    assert "░" in shown.text
+    assert "\x1b[" in shown.text
+    assert "(in " in shown.text
+    shown = terminal("quota", "show", NO_COLOR="1")
+    assert shown.end() == 0
+    assert "tokens " in shown.text
+    assert "░" not in shown.text
+    assert "\x1b[" not in shown.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment"), [([], {"NO_COLOR": "1"}), (["--no-color"], {}), ([], {"TERM": "dumb"})]
 )

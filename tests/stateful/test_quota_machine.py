@@ -12,73 +12,21 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import pytest
-from attrs import define, field
 from doors import Door
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from quota_model import HOURLY, PLANS, Hold, Model, TopUp
 
 from atlas_sdk import Atlas, InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.ops import books, limits, quotas
+from atlas_sdk.ops import books, limits, quotas, users
 
 EXAMPLES = int(os.environ.get("ATLAS_MACHINE_EXAMPLES", "0"))
 
 amounts = st.integers(0, 60)
 picks = st.integers(0, 2**16)
-
-
-@define
-class Hold:
-    """A reservation as the model knows it."""
-
-    tokens: int
-    slots: int
-    progressed: int = 0
-    overdue: bool = False
-    #: "held", then "settled", "expired" or "released".
-    state: str = "held"
-    #: What it is charged with.
-    charged: int = 0
-    #: Periods that have ended since it was granted.
-    age: int = 0
-
-
-@define
-class Model:
-    """What must be so."""
-
-    limit: int | None = 100
-    slots_limit: int | None = 2
-    holds: dict[UUID, Hold] = field(factory=dict)
-    #: What is charged without a reservation, in this period and in earlier ones.
-    added: int = 0
-    added_before: int = 0
-
-    def held(self) -> int:
-        return sum(hold.tokens for hold in self.holds.values() if hold.state == "held" and not hold.age)
-
-    def used(self) -> int:
-        return self.added + sum(hold.charged for hold in self.holds.values() if not hold.age)
-
-    def slots(self) -> int:
-        return sum(hold.slots for hold in self.holds.values() if hold.state == "held")
-
-    def left(self) -> int:
-        return 10**12 if self.limit is None else self.limit - self.used() - self.held()
-
-    def fits(self, least: int, slots: int) -> str | None:
-        """Name the dimension that refuses."""
-        if least > 0 and least > self.left():
-            return "tokens"
-        if slots > 0 and self.slots_limit is not None and self.slots() + slots > self.slots_limit:
-            return "containers"
-        return None
-
-    def reclaim(self) -> None:
-        for hold in self.holds.values():
-            if hold.state == "held" and hold.overdue:
-                hold.state, hold.charged = "expired", hold.tokens
+few = st.integers(0, 4)
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -89,12 +37,16 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.user = self.atlas.users.create(f"{uuid4().hex}@example.com")
+        self.user = self.atlas.users.create(f"{uuid4().hex}@example.com", plan="small")
         self.model = Model()
-        self.run(limits.set_limits(self.user, tokens=100, containers=2, requests_per_hour=None, cost=None))
 
     def run(self, plan: Any) -> Any:
         return self.atlas._driver.run(plan)
+
+    def refused(self, plan: Any, dimension: str) -> None:
+        with pytest.raises(QuotaExceeded) as refused:
+            self.run(plan)
+        assert refused.value.dimension == dimension
 
     def pick(self, number: int) -> tuple[UUID, Hold | None]:
         """Choose a reservation, now and then one that never was."""
@@ -102,23 +54,52 @@ class QuotaMachine(RuleBasedStateMachine):
             return uuid4(), None
         return list(self.model.holds.items())[number % len(self.model.holds)]
 
-    @rule(tokens=amounts, flexible=st.booleans(), slots=st.sampled_from([0, 0, 0, 1, 2]))
-    def reserve(self, *, tokens: int, flexible: bool, slots: int) -> None:
+    @rule(tokens=amounts, flexible=st.booleans(), slots=st.sampled_from([0, 0, 0, 1, 2]), requests=st.integers(1, 3))
+    def reserve(self, *, tokens: int, flexible: bool, slots: int, requests: int = 1) -> None:
         least = min(tokens, 1) if flexible else tokens
-        refuses = self.model.fits(least, slots)
-        if refuses is not None:
-            self.model.reclaim()
-            refuses = self.model.fits(least, slots)
+        dimension = self.model.refuses(least, slots, requests)
         key = uuid4()
-        plan = quotas.reserve(self.user, tokens=tokens, min_tokens=least, slots=slots, reservation_id=key)
-        if refuses is not None:
-            with pytest.raises(QuotaExceeded) as refused:
-                self.run(plan)
-            assert refused.value.dimension == refuses
+        asked: dict[str, Any] = {"tokens": tokens, "min_tokens": least, "slots": slots, "requests": requests}
+        plan = quotas.reserve(self.user, **asked, reservation_id=key)
+        if dimension is not None:
+            self.refused(plan, dimension)
             return
         granted = min(tokens, self.model.left()) if tokens else 0
         assert self.run(plan).tokens == granted
         self.model.holds[key] = Hold(tokens=granted, slots=slots)
+        self.model.requests += requests
+
+    @rule(tokens=amounts, least=amounts, requests=few, holder=st.sampled_from(["a", "b", "c"]))
+    def lease(self, tokens: int, least: int, requests: int, holder: str) -> None:
+        least, key = min(least, tokens), uuid4()
+        if not (tokens or requests):
+            return
+        asked: dict[str, Any] = {"tokens": tokens, "min_tokens": least, "requests": requests, "min_requests": 0}
+        plan = quotas.lease_block(self.user, **asked, holder=holder, reservation_id=key)
+        model, at_least, one = self.model, max(least, min(tokens, 1)), min(requests, 1)
+        dimension = model.refuses(at_least, 0, one)
+        if dimension is not None:
+            self.refused(plan, dimension)
+            return
+        hold = Hold(
+            tokens=model.share(tokens, at_least, model.left(), model.limit, holder),
+            requests=model.share(requests, one, model.requests_left(), model.requests_limit, holder),
+            slots=0,
+            holder=holder,
+        )
+        block = self.run(plan)
+        assert (block.tokens, block.requests) == (hold.tokens, hold.requests)
+        model.holds[key] = hold
+
+    @rule(requests=st.integers(1, 5))
+    def hit(self, requests: int) -> None:
+        if self.model.refuses(0, 0, requests):
+            self.refused(quotas.hit(self.user, requests=requests), "requests")
+            return
+        rate = self.run(quotas.hit(self.user, requests=requests))
+        self.model.requests += requests
+        limit = self.model.requests_limit
+        assert (rate.limit, rate.remaining) == (limit, None if limit is None else self.model.requests_left())
 
     @rule(number=picks)
     def reserve_again(self, number: int) -> None:
@@ -133,10 +114,10 @@ class QuotaMachine(RuleBasedStateMachine):
         again = self.run(plan)
         assert (again.repeated, again.tokens, again.state) == (True, hold.tokens, hold.state)
 
-    @rule(number=picks, tokens=st.none() | st.integers(0, 70))
-    def settle(self, number: int, tokens: int | None) -> None:
+    @rule(number=picks, tokens=st.none() | st.integers(0, 70), requests=st.none() | few)
+    def settle(self, number: int, tokens: int | None, requests: int | None = None) -> None:
         key, hold = self.pick(number)
-        plan = quotas.settle(self.user, key, tokens=tokens)
+        plan = quotas.settle(self.user, key, tokens=tokens, requests=requests)
         if hold is None:
             with pytest.raises(NotFound):
                 self.run(plan)
@@ -147,9 +128,10 @@ class QuotaMachine(RuleBasedStateMachine):
             return
         if tokens is None:
             tokens = (hold.progressed or hold.tokens) if hold.state == "held" else hold.charged
-        outcome = "settled" if hold.state == "held" else "corrected"
+        outcome, counts = ("settled", hold.holder is not None) if hold.state == "held" else ("corrected", False)
         assert (done.outcome, done.tokens, done.overrun) == (outcome, tokens, tokens > hold.tokens)
-        hold.state, hold.charged = "settled", tokens
+        made = hold.requests if requests is None else requests
+        self.model.end(hold, "settled", tokens, made if counts else 0)
 
     @rule(number=picks, first=st.integers(0, 70), second=st.integers(0, 70))
     def settle_twice(self, number: int, first: int, second: int) -> None:
@@ -167,7 +149,10 @@ class QuotaMachine(RuleBasedStateMachine):
         if hold.state != "held":
             assert done.outcome == "repeated"
             return
-        hold.state, hold.charged = ("settled", hold.progressed) if hold.progressed else ("released", 0)
+        if hold.progressed:
+            self.model.end(hold, "settled", hold.progressed, hold.requests)
+        else:
+            self.model.end(hold, "released", 0, 0)
         assert (done.outcome, done.tokens) == (hold.state, hold.charged)
 
     @rule(number=picks, tokens=amounts)
@@ -195,6 +180,14 @@ class QuotaMachine(RuleBasedStateMachine):
         if hold is not None and known:
             hold.progressed = max(hold.progressed, tokens)
 
+    @rule(number=picks, tokens=st.integers(1, 60), settles=st.booleans())
+    def stream_breaks_off(self, *, number: int, tokens: int, settles: bool) -> None:
+        self.progress(number=number, tokens=tokens)
+        if settles:
+            self.settle(number=number, tokens=None)
+        else:
+            self.release(number=number)
+
     @rule(tokens=amounts)
     def add(self, tokens: int) -> None:
         self.run(quotas.add_tokens(self.user, tokens))
@@ -218,24 +211,76 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(limit=st.none() | st.integers(0, 300), slots=st.none() | st.integers(0, 4))
     def change_limits(self, limit: int | None, slots: int | None) -> None:
         self.run(limits.set_limits(self.user, tokens=limit, containers=slots))
-        self.model.limit, self.model.slots_limit = limit, slots
+        self.model.base, self.model.slots_limit, self.model.by_hand = limit, slots, True
+
+    @rule(limit=st.none() | st.integers(5, 40))
+    def change_requests(self, limit: int | None) -> None:
+        self.run(limits.set_limits(self.user, requests_per_hour=limit))
+        self.model.requests_limit = limit
+
+    @rule(plan=st.sampled_from(list(PLANS)))
+    def change_plan(self, plan: str) -> None:
+        self.user = self.run(users.set_plan(self.user, plan))
+        self.model.plan = plan
+        self.model.take_plan()
+
+    @rule()
+    def use_plan_limits(self) -> None:
+        self.run(limits.use_plan_limits(self.user))
+        self.model.by_hand, self.model.requests_limit = False, HOURLY
+        self.model.take_plan()
+
+    @rule(tokens=st.integers(1, 60), expires=st.booleans())
+    def grant(self, *, tokens: int, expires: bool) -> None:
+        expires_in = timedelta(days=1) if expires else None
+        made = self.run(limits.grant(self.user, tokens=tokens, expires_in=expires_in))
+        self.model.top_ups.append(TopUp(id=made.id, tokens=tokens, expires=expires))
+        self.model.granted += tokens
+
+    @rule(number=picks)
+    def grant_expires(self, number: int) -> None:
+        if self.model.top_ups:
+            top_up = self.model.top_ups[number % len(self.model.top_ups)]
+            top_up.overdue = True
+            self.model.burn(period_ends=False)
+            self.door.expire_grant(self.user.id, top_up.id)
+            assert self.run(books.usage(self.user)).tokens_limit == self.model.limit
+            self.run(quotas.add_tokens(self.user, 0))
 
     @rule(number=picks)
     def month_ends(self, number: int) -> None:
         if number % 3:
             return
         self.door.end_period(self.user.id)
+        self.model.burn(period_ends=True)
         self.model.added_before += self.model.added
         self.model.added = 0
         for hold in self.model.holds.values():
             hold.age += 1
         self.run(books.reset_monthly())
 
+    @rule(number=picks, tokens=amounts, silent=st.booleans())
+    def month_ends_before_a_call_does(self, *, number: int, tokens: int, silent: bool) -> None:
+        self.month_ends(number=0)
+        self.reserve(tokens=60, flexible=True, slots=0)
+        if silent:
+            self.silence_is_noticed(number=number, tokens=tokens)
+        else:
+            self.settle(number=number, tokens=tokens)
+
+    @rule(tokens=amounts)
+    def month_is_busy(self, tokens: int) -> None:
+        self.add(tokens=(self.model.base or 0) + tokens // 4)
+        self.month_ends(number=0)
+
     @invariant()
     def counters_are_the_model(self) -> None:
         usage = self.run(books.usage(self.user))
         assert (usage.tokens_used, usage.tokens_held) == (self.model.used(), self.model.held())
-        assert (usage.slots_held, usage.tokens_limit) == (self.model.slots(), self.model.limit)
+        assert (usage.slots_held, usage.slots_limit) == (self.model.slots(), self.model.slots_limit)
+        assert (usage.tokens_limit, usage.tokens_granted) == (self.model.limit, self.model.granted)
+        requests = (self.model.requests, self.model.requests_held(), self.model.requests_limit)
+        assert (usage.requests_last_hour, usage.requests_held, usage.requests_limit) == requests
 
     @invariant()
     def earlier_months_are_the_model(self) -> None:
@@ -250,14 +295,18 @@ class QuotaMachine(RuleBasedStateMachine):
         assert self.run(books.verify(self.user)).balanced
 
 
-def test_quotas_agree_with_the_model(dsn: str) -> None:
-    door = Door(dsn)
-    with Atlas.open(dsn) as atlas, door.connection:
+def drive(dsn: str, examples: int) -> None:
+    """Run so many sequences on a database."""
+    with Door(dsn) as door, Atlas.open(dsn) as atlas:
         QuotaMachine.atlas, QuotaMachine.door = atlas, door
+        for name, (tokens, containers) in PLANS.items():
+            atlas.quotas.add_plan(
+                name, tokens=tokens, containers=containers, requests_per_hour=HOURLY, cost=None, builds_per_day=None
+            )
         run_state_machine_as_test(
             QuotaMachine,
             settings=settings(
-                max_examples=EXAMPLES or 40,
+                max_examples=EXAMPLES or examples,
                 stateful_step_count=30,
                 deadline=None,
                 derandomize=not EXAMPLES,
@@ -266,3 +315,7 @@ def test_quotas_agree_with_the_model(dsn: str) -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
+
+
+def test_quotas_agree_with_the_model(dsn: str) -> None:
+    drive(dsn, 40)

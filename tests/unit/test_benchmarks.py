@@ -4,13 +4,18 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 
 from benchmarks import histories
-from benchmarks.table import Row, Target, at_least, at_most, count, exactly, ms, render
+from benchmarks.peers import MissingPeer
+from benchmarks.redis_server import redis_server
+from benchmarks.slices import Slice, crew, paired, take_slices
+from benchmarks.table import Row, Target, at_least, at_most, count, exactly, ms, per_second, render
 from benchmarks.timing import Times, take_turns
 
 #: Of `made(7, 200, 20_000)`: what the bulk section stores is the same on every machine and every Python.
@@ -152,3 +157,53 @@ def test_contenders_take_turns_and_slow_ones_fewer() -> None:
 def test_percentiles() -> None:
     times = Times([float(number) for number in range(1, 102)])
     assert (times.p50, times.p90) == (51, 91)
+
+
+def test_a_rate_is_ours_to_the_peers_whatever_the_target() -> None:
+    row = Row(what="w", ours=per_second(60), peer=per_second(100), target=at_least(0.6))
+    assert (row.ratio, row.verdict) == (0.6, "PASS")
+
+
+def test_the_ratio_of_rounds_counts_before_that_of_medians() -> None:
+    row = Row(what="w", ours=per_second(60), peer=per_second(100), paired=0.59, target=at_least(0.6))
+    assert (row.ratio, row.verdict) == (0.59, "FAIL")
+
+
+def test_slices_alternate_after_one_that_does_not_count() -> None:
+    asked: list[str] = []
+
+    def run(name: str, seconds: float) -> Slice:
+        asked.append(name)
+        return Slice(float(len(asked)), Times([seconds]))
+
+    done = take_slices(run, ("a", "b"), rounds=3, seconds=0.5)
+    assert asked == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert [each.rate for each in done["a"]] == [4, 5, 8]
+    assert [each.rate for each in done["b"]] == [3, 6, 7]
+
+
+def test_rounds_are_compared_one_by_one() -> None:
+    ours = [Slice(rate, Times([0.001])) for rate in (10.0, 20.0, 60.0)]
+    theirs = [Slice(rate, Times([0.002])) for rate in (20.0, 20.0, 20.0)]
+    assert paired(ours, theirs) == (1.0, "p50 1 and 2 ms; 3 rounds from 0.50 to 3.00")
+
+
+@contextmanager
+def opened(start: int, number: int) -> Iterator[dict[str, Callable[[], object]]]:
+    yield {"count": lambda: None, "number": lambda: start + number}
+
+
+def test_a_crew_does_what_it_is_asked_at_the_same_time() -> None:
+    with crew(2, opened, 40) as clients:
+        assert clients.ask("number") == [40, 41]
+        done = clients.slice("count", 0.05)
+    assert done.rate > 0
+    assert len(done.times) >= 2
+
+
+def test_a_redis_server_that_is_not_installed_is_a_missing_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingPeer, match="redis-server is not on the PATH"), redis_server(tmp_path / "redis"):
+        pass

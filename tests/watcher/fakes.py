@@ -56,8 +56,12 @@ class FakeAtlas:
         self.history: dict[tuple[UUID, str], list[Any]] = {}
         self.problem: Exception | None = None
         self.calls = 0
+        #: The users of whose memory was told, in turn.
+        self.told: list[UUID] = []
         self.projects = self
         self.memory = self
+        self.quotas = self
+        self.users = self
 
     def add(self, root: Path) -> Project:
         now = datetime.now(UTC)
@@ -99,6 +103,13 @@ class FakeAtlas:
         if versions is None:
             raise NotFound("no such file", kind="file", name=path)
         return None if versions[-1][0].deleted else self._append(project, path, kind, None, None, 0)
+
+    def get(self, user_id: UUID) -> UUID:
+        return user_id
+
+    def tell_memory(self, user: UUID) -> None:
+        self._answer()
+        self.told.append(user)
 
     def close(self) -> None:
         return

@@ -44,6 +44,37 @@ def test_a_write_right_before_sigterm_is_stored(daemon, atlas, new_project):
     assert read_status(daemon.home) is None
 
 
+def test_it_survives_a_hard_limit_and_says_what_is_not_protected(daemon, atlas, new_project):
+    project = new_project()
+    root = Path(project.path)
+    user = atlas.users.get(project.user_id)
+    atlas.quotas.set_limits(user, memory_bytes=100, memory_hard=True)
+    daemon.start(sweep_s=0.2)
+    (root / "CLAUDE.md").write_bytes(os.urandom(1000))
+
+    def problem():
+        (known,) = daemon.status().projects
+        return next((file.problem for file in known.files if file.path == "CLAUDE.md"), None)
+
+    told = until(problem, "the refusal shows")
+    assert told.startswith("CLAUDE.md: the memory limit of 100 bytes leaves 100 bytes, and 1001 were asked for")
+    assert daemon.status().database.ok
+    (root / "notes.md").write_bytes(os.urandom(84))
+    until(lambda: newest(atlas, project, "notes.md"), "another file is captured")
+    assert newest(atlas, project) is None
+
+    def events():
+        return [event.meta["percent"] for event in atlas.events.recent(user) if event.type == "quota.memory"]
+
+    until(events, "the sweep tells of it")
+    assert events() == [80]
+    atlas.quotas.set_limits(user, memory_hard=False)
+    (root / "CLAUDE.md").write_bytes(b"another try")
+    until(lambda: newest(atlas, project) == b"another try", "the next change is captured")
+    until(lambda: problem() is None, "the problem is gone")
+    assert daemon.stop() == 0
+
+
 def test_a_lost_root_keeps_its_files_and_is_watched_when_it_is_back(daemon, atlas, new_project, tmp_path):
     project, other = new_project(), new_project("other")
     root = Path(project.path)

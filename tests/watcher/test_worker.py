@@ -13,7 +13,7 @@ from attrs import evolve
 from daemons import without_privileges
 from fakes import FakeAtlas, FakeBackend
 
-from atlas_sdk import DatabaseError, DatabaseUnreachable
+from atlas_sdk import DatabaseError, DatabaseUnreachable, NotFound, QuotaExceeded
 from atlas_sdk.files import signature
 from watcher.backend import Place
 from watcher.database import Database
@@ -148,6 +148,70 @@ def test_a_statement_that_is_refused_stops_no_other_file(rig, app, root):
     rig.settle(6.0)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
     assert rig.status_of(app).files[0].problem is None
+
+
+def test_a_hard_limit_shows_at_the_file_and_is_tried_again(rig, app, root):
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.now += 0.06
+    rig.atlas.problem = QuotaExceeded(dimension="memory_bytes", asked=4, remaining=0, limit=10)
+    rig.worker._look_at_files()
+    rig.atlas.problem = None
+    problem = rig.status_of(app).files[0].problem
+    assert (
+        problem == "CLAUDE.md: the memory limit of 10 bytes leaves 0 bytes, and 4 were asked for: have the limit raised"
+    )
+    assert rig.worker.status().database.ok
+    (root / "notes.md").write_text("fits")
+    rig.event(app, "notes.md")
+    rig.settle(29.0)
+    assert rig.atlas.contents(app, "notes.md") == [b"fits"]
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
+    rig.settle(2.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
+    assert rig.status_of(app).files[0].problem is None
+
+
+def test_the_sweep_tells_of_memory_where_it_grew(rig, app, root):
+    rig.settle(65.0)
+    assert rig.atlas.told == [app.user_id]
+    rig.settle(120.0)
+    assert rig.atlas.told == [app.user_id]
+    (root / "CLAUDE.md").write_text("two")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(1.0)
+    assert rig.atlas.told == [app.user_id]
+    rig.settle(60.0)
+    assert rig.atlas.told == [app.user_id] * 2
+
+
+def test_memory_is_told_when_the_database_is_back(rig, app, monkeypatch):
+    def get(user_id):
+        raise DatabaseUnreachable("no connection")
+
+    with monkeypatch.context() as away:
+        away.setattr(rig.atlas, "get", get)
+        rig.settle(65.0)
+    assert rig.atlas.told == []
+    assert not rig.worker.status().database.ok
+    rig.settle(10.0)
+    assert rig.atlas.told == [app.user_id]
+
+
+def test_a_user_who_is_gone_stops_no_telling(rig, app, root, monkeypatch, caplog):
+    def get(user_id):
+        raise NotFound("no such user", kind="user", name=str(user_id))
+
+    monkeypatch.setattr(rig.atlas, "get", get)
+    rig.settle(65.0)
+    assert rig.atlas.told == []
+    assert "no such user" in caplog.text
+    assert rig.worker.step() > rig.now
+
+
+def test_the_last_thing_tells_of_memory(rig, app):
+    rig.worker.drain()
+    assert rig.atlas.told == [app.user_id]
 
 
 def test_delete_and_write_again_is_no_deletion(rig, app, root):

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doors import Door
+from mutants import mutated
 
 CALLERS = 16
 PATIENCE_S = 60
@@ -58,6 +60,12 @@ def test_callers_that_race_never_exceed_a_limit(dsn: str, door: Door) -> None:
         assert 10 <= granted.tokens <= 200
         if dice.random() < 0.1:
             own.release(user_id, granted.id)
+        elif dice.random() < 0.1:
+            # A block of what it gave back.
+            own.settle(user_id, granted.id, 0, 0)
+            block = own.lease(user_id, 500, cost="0.2", holder=str(dice.random()))
+            if block.granted:
+                own.settle(user_id, block.id, dice.randint(0, block.tokens), "0.05")
         else:
             own.settle(user_id, granted.id, dice.randint(granted.tokens // 2, granted.tokens), "0.05")
         return True
@@ -114,22 +122,22 @@ def test_many_callers_at_the_end_of_a_period_close_it_once(dsn: str, door: Door)
 
 
 @contextmanager
-def waiting(dsn: str, door: Door, call: Callable[[Door], Any]) -> Iterator[Any]:
-    """Start a call on another connection while this one has the row; on leaving, it has answered."""
-    other = Door(dsn)
-    pid = other.connection.info.backend_pid
-    watcher = Door(dsn)
-    answer = SimpleNamespace()
-    thread = threading.Thread(target=lambda: setattr(answer, "value", call(other)))
-    with door.connection.transaction():
-        yield SimpleNamespace(start=thread.start, answer=answer)
-        thread.start()
-        while not watcher.value("SELECT pg_blocking_pids(%s) <> '{}'", pid):
-            assert thread.is_alive(), "the second call did not wait for the first"
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-    other.connection.close()
-    watcher.connection.close()
+def waiting(
+    dsn: str, door: Door, call: Callable[[Door], Any], then: Callable[[], None] = lambda: None
+) -> Iterator[Any]:
+    """Start a call on another connection while this one has the row, and do `then`; on leaving, it has answered."""
+    with Door(dsn) as other, Door(dsn) as watcher:
+        pid = other.connection.info.backend_pid
+        answer = SimpleNamespace()
+        thread = threading.Thread(target=lambda: setattr(answer, "value", call(other)))
+        with door.connection.transaction():
+            yield SimpleNamespace(start=thread.start, answer=answer)
+            thread.start()
+            while not watcher.value("SELECT pg_blocking_pids(%s) <> '{}'", pid):
+                assert thread.is_alive(), "the second call did not wait for the first"
+            then()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 CALLS: dict[str, Callable[[Door, uuid.UUID, uuid.UUID], Any]] = {
@@ -172,3 +180,148 @@ def test_second_caller_waits_and_sees_what_the_first_did(dsn: str, door: Door, f
     quota = door.quota(user_id)
     assert quota.tokens_used + quota.tokens_held <= 100
     door.balance(user_id)
+
+
+#: Every function that locks the user's row, short cuts and long ways, on a hold of 50 and a block of 20 of 100.
+DOORS: dict[str, Callable[[Door, Any], Any]] = {
+    "reserve": lambda door, one: door.reserve(one.user_id, 40, requests=1),
+    "reserve again": lambda door, one: door.reserve(one.user_id, 40, key=one.fresh),
+    "settle": lambda door, one: door.settle(one.user_id, one.hold, 10, 0),
+    "settle unknown": lambda door, one: door.settle(one.user_id, one.hold),
+    "settle more": lambda door, one: door.settle(one.user_id, one.hold, 60, 0),
+    "settle block": lambda door, one: door.settle(one.user_id, one.block, 5, 0, requests=1),
+    "release": lambda door, one: door.release(one.user_id, one.hold),
+    "extend": lambda door, one: door.extend(one.user_id, one.hold, 15),
+    "lease": lambda door, one: door.lease(one.user_id, 60, min_tokens=25, requests=2, min_requests=1),
+    "hit": lambda door, one: door.hit(one.user_id),
+    "grant": lambda door, one: door.grant(one.user_id, 50, key=one.fresh),
+    "apply plan": lambda door, one: door.apply_plan(one.user_id),
+    "add": lambda door, one: door.add(one.user_id, 25, key=one.fresh),
+}
+PROGRESS: dict[str, Callable[[Door, Any], Any]] = {
+    "progress": lambda door, one: door.progress(one.user_id, one.hold, 30)
+}
+PAIRS = [
+    *((first, second) for first in DOORS for second in DOORS),
+    # It locks the hold alone.
+    *(("progress", second) for second in ("settle", "settle unknown", "settle more", "release", "extend")),
+    *((first, "progress") for first in ("settle", "settle more", "release", "extend")),
+]
+#: Differs from one run to the next.
+PASSING = {"id", "user_id", "expires_at", "resets_at", "retry_after", "lasts", "created_at", "updated_at"}
+PASSING |= {"period_anchor", "period_start", "period_end", "request_minute"}
+
+
+def prepared(door: Door) -> Any:
+    user_id = door.user(tokens_limit=100, requests_limit=4)
+    hold = door.reserve(user_id, 50, requests=1).id
+    block = door.lease(user_id, 20, min_tokens=20, requests=1).id
+    return SimpleNamespace(user_id=user_id, hold=hold, block=block, fresh=uuid.uuid4())
+
+
+def lasting(answer: Any) -> Any:
+    """Return what two runs must have in common."""
+    return (
+        {name: value for name, value in vars(answer).items() if name not in PASSING}
+        if isinstance(answer, SimpleNamespace)
+        else isinstance(answer, uuid.UUID) or answer
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_two_callers_do_what_they_would_do_one_after_the_other(dsn: str, door: Door, first: str, second: str) -> None:
+    calls = DOORS | PROGRESS
+    apart, together = prepared(door), prepared(door)
+    wanted = [lasting(calls[name](door, apart)) for name in (first, second)]
+    with waiting(dsn, door, lambda other: calls[second](other, together)) as race_of_two:
+        seen = [lasting(calls[first](door, together))]
+    seen.append(lasting(race_of_two.answer.value))
+    assert seen == wanted
+    # A reservation that was undone has had a number.
+    states = [{**lasting(door.quota(one.user_id)), "epoch": None} for one in (apart, together)]
+    assert states[0] == states[1]
+    assert door.ledger(apart.user_id) == door.ledger(together.user_id)
+    for one in (apart, together):
+        door.balance(one.user_id)
+
+
+# Time that goes by while a caller waits.
+
+
+def late_requests(door: Door, user_id: uuid.UUID) -> None:
+    quota = door.quota(user_id)
+    assert (quota.requests_used, sum(quota.request_cells)) == (1, 1)
+    assert quota.request_minute == door.value("SELECT quota_minute(test_clock.clock_timestamp())")
+
+
+def late_build(door: Door, user_id: uuid.UUID) -> None:
+    assert door.quota(user_id).builds_used == 1
+
+
+def late_period(door: Door, user_id: uuid.UUID) -> None:
+    assert door.quota(user_id).tokens_held == 60
+    assert door.value("SELECT count(*) FROM quota_history WHERE user_id = %s", user_id) == 1
+
+
+def late_grant(door: Door, user_id: uuid.UUID) -> None:
+    quota = door.quota(user_id)
+    assert (quota.tokens_limit, quota.tokens_held) == (100, 0)
+
+
+#: What the caller does, how long it waits, what is so afterwards, and the function's second look at the clock.
+LATE: dict[
+    str, tuple[Callable[[Door, uuid.UUID], Any], timedelta, Callable[[Door, uuid.UUID], None], tuple[str, str]]
+] = {
+    "another minute": (
+        lambda door, user_id: door.reserve(user_id, requests=1),
+        *(timedelta(minutes=61), late_requests, ("quota_reserve", "requests = 0 OR quota_minute(at) = minute")),
+    ),
+    "another minute of a hit": (
+        lambda door, user_id: door.hit(user_id),
+        *(timedelta(minutes=61), late_requests, ("quota_hit", "quota_minute(clock_timestamp()) = minute")),
+    ),
+    "another day": (
+        lambda door, user_id: door.reserve(user_id, builds=1),
+        timedelta(days=1),
+        *(late_build, ("quota_reserve", "builds = 0 OR (at AT TIME ZONE fast.time_zone)::date = fast.build_day")),
+    ),
+    "another period": (
+        lambda door, user_id: door.reserve(user_id, 60),
+        *(timedelta(days=40), late_period, ("quota_reserve", "at < fast.period_end")),
+    ),
+    "the end of a top-up": (
+        lambda door, user_id: door.reserve(user_id, 120),
+        timedelta(days=3),
+        *(late_grant, ("quota_reserve", "fast.grants_expire_at > at OR fast.grants_expire_at IS NULL")),
+    ),
+}
+
+
+def wait_for_long(dsn: str, door: Door, name: str) -> None:
+    """Have a caller that fits when it comes wait for the row until it does not any more."""
+    call, wait, check, _ = LATE[name]
+    noon = (datetime.now(UTC) + timedelta(days=1)).replace(hour=12)
+    with Door(dsn) as clock:
+        clock.set_clock(noon)
+        user_id = door.user(tokens_limit=100, requests_limit=2, builds_limit=2)
+        if name == "the end of a top-up":
+            door.grant(user_id, 50, days=2)
+        assert door.reserve(user_id, requests=1, builds=1).granted
+        with waiting(dsn, door, lambda other: call(other, user_id), then=lambda: clock.set_clock(noon + wait)):
+            door.connection.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
+        check(door, user_id)
+    door.balance(user_id)
+
+
+@pytest.mark.every_server
+@pytest.mark.parametrize("name", LATE)
+def test_caller_that_waited_sees_what_time_has_brought(dsn: str, door: Door, name: str) -> None:
+    with door.own_clock():
+        wait_for_long(dsn, door, name)
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_short_cut_that_looks_at_the_clock_once_is_noticed(dsn: str, door: Door, name: str) -> None:
+    function, look = LATE[name][-1]
+    with door.own_clock(), mutated(door.connection, function, (look, "true")), pytest.raises(AssertionError):
+        wait_for_long(dsn, door, name)

@@ -1,0 +1,155 @@
+"""`atlasctl quota set` and `atlasctl quota grant`: what a user, or a plan, is allowed."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atlas_sdk.cli.command import UTF8, Command, Flags, user_option
+from atlas_sdk.cli.quantities import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["grant", "set_limits"]
+
+#: What can be limited, as the library calls it.
+_LIMITS = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard")
+
+
+@click.command(
+    "set",
+    cls=Command,
+    examples=(
+        "atlasctl quota set --tokens 10M --cost 50",
+        "atlasctl quota set --user ada@example.com --plan pro",
+        "atlasctl quota set --user ada@example.com --containers unlimited --memory 1GiB --memory-hard",
+        "atlasctl quota set --plan-limits --time-zone Europe/Berlin",
+        "atlasctl quota set --for-plan free --requests-per-hour 200 --json",
+    ),
+)
+@user_option
+@click.option("--tokens", type=COUNT, metavar="N", help="Tokens a month.")
+@click.option("--cost", type=Limit(MONEY), metavar="DOLLARS", help="Dollars a month.")
+@click.option("--containers", type=COUNT, metavar="N", help="Containers at the same time.")
+@click.option("--requests-per-hour", type=COUNT, metavar="N", help="Requests in any hour.")
+@click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone.")
+@click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take.")
+@click.option("--memory-hard/--memory-soft", default=None, help="Whether new content above it is refused, or told of.")
+@click.option("--plan", metavar="NAME", type=UTF8, help="Move the user to this plan.")
+@click.option("--plan-limits", is_flag=True, help="Drop what was set by hand: the limits of the plan hold again.")
+@click.option("--time-zone", metavar="ZONE", type=UTF8, help="Count days and months in this zone.")
+@click.option("--for-plan", metavar="NAME", type=UTF8, help="Change this plan itself, for everybody who has it.")
+@click.pass_obj
+def set_limits(
+    flags: Flags,
+    /,
+    email: str | None,
+    plan: str | None,
+    time_zone: str | None,
+    for_plan: str | None,
+    *,
+    plan_limits: bool,
+    **limits: Any,
+) -> None:
+    """Change limits, the plan or the time zone of a user.
+
+    Only what is given changes. Numbers may be 5000, 1.5k, 10M or unlimited, sizes 100MiB or 1GB. Limits that are set by
+    hand stay when the plan changes; what is used stays, too. The zone and the plan are changed before the limits; when
+    one of them is refused, nothing that comes after it is done.
+    """
+    from atlas_sdk.cli.gauges import show_quota
+    from atlas_sdk.cli.invocation import Invocation
+
+    named = {name: _limit(limits[name]) for name in _LIMITS if limits[name] is not None}
+    run = Invocation(flags)
+    if for_plan is not None:
+        if email is not None or plan is not None or time_zone is not None or plan_limits:
+            raise click.UsageError("--for-plan changes a plan: no --user, --plan, --plan-limits or --time-zone with it")
+        if not named:
+            raise click.UsageError("nothing to set: give a limit")
+        with run.opened() as atlas:
+            _set_plan(run, atlas, for_plan, named)
+        return
+    if not (named or plan is not None or time_zone is not None or plan_limits):
+        raise click.UsageError("nothing to set: give a limit, --plan, --plan-limits or --time-zone")
+    with run.opened() as atlas:
+        user = run.user(atlas, email)
+        if plan is not None:
+            # It names what it does not know, before anything is changed.
+            atlas.quotas.plan_limits(plan)
+        if time_zone is not None:
+            atlas.quotas.set_time_zone(user, time_zone)
+        if plan is not None:
+            user = atlas.users.set_plan(user, plan)
+        if plan_limits:
+            atlas.quotas.use_plan_limits(user)
+        if named:
+            atlas.quotas.set_limits(user, **named)
+        show_quota(run, atlas, user)
+
+
+def _limit(value: Any) -> Any:
+    return None if value == UNLIMITED else value
+
+
+def _set_plan(run: "Invocation", atlas: "Atlas", plan: str, named: dict[str, Any]) -> None:
+    from atlas_sdk.cli.records import of_limits
+
+    fields = of_limits(atlas.quotas.set_plan_limits(plan, **named))
+    if run.flags.json:
+        run.out.record(fields)
+        return
+    run.out.table(
+        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
+        styles=("bold", ""),
+    )
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl quota grant --tokens 500k",
+        "atlasctl quota grant --user ada@example.com --cost 5 --expires 30d --reason 'sorry for the outage'",
+        "atlasctl quota grant --tokens 1M --expires 2099-12-31 --json",
+    ),
+)
+@user_option
+@click.option("--tokens", type=AMOUNT, default=0, metavar="N", help="Tokens on top of the month's.")
+@click.option("--cost", type=MONEY, default=Decimal(), metavar="DOLLARS", help="Dollars on top of the month's.")
+@click.option("--expires", type=EXPIRY, metavar="WHEN", help="30d, 12h, 4w, or the last day.  [default: never]")
+@click.option("--reason", type=UTF8, default="", metavar="TEXT", help="A remark to keep with it.")
+@click.pass_obj
+def grant(
+    flags: Flags, email: str | None, tokens: int, cost: Decimal, expires: timedelta | datetime | None, reason: str
+) -> None:
+    """Top up the month's tokens or dollars.
+
+    A top-up is used after the plan's own allowance, the soonest to expire first, and what is left of it goes over into
+    the next month. At its expiry the unused part is lost.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.records import of_grant
+
+    if not (tokens or cost):
+        raise click.UsageError("nothing to grant: give --tokens or --cost")
+    expires_in = expires if isinstance(expires, timedelta) else None
+    expires_at = expires if isinstance(expires, datetime) else None
+    run = Invocation(flags)
+    with run.opened() as atlas:
+        made = atlas.quotas.grant(
+            run.user(atlas, email),
+            tokens=tokens,
+            cost=cost,
+            expires_in=expires_in,
+            expires_at=expires_at,
+            reason=reason,
+        )
+    if flags.json:
+        run.out.record(of_grant(made))
+        return
+    from atlas_sdk.cli.gauges import of_grants
+
+    run.out.table(of_grants([made], out=run.out), styles=("green", "", "", "dim", "dim"))

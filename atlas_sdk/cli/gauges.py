@@ -1,0 +1,221 @@
+"""How a user's quota is shown: bars on a terminal, else aligned lines."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import compress
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+
+from atlas_sdk.cli.output import Output, ago, count, plain, size
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Forecast, Grant, Hold, MemoryUsage, Usage, User
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["Gauge", "dollars", "of_grants", "show_quota"]
+
+_CELLS: Final = 24
+#: Of what is running, the soonest to expire.
+_HOLDS: Final = 20
+#: From this per cent of the limit on.
+_STYLES: Final = ((100, "bold red"), (80, "red"), (50, "yellow"), (0, "green"))
+
+
+@frozen(kw_only=True)
+class Gauge:
+    """One dimension: what is used and promised, of what."""
+
+    name: str
+    used: Decimal
+    held: Decimal
+    #: None is unlimited.
+    limit: Decimal | None
+    text: Callable[[Decimal], str]
+    #: When it frees, or what there is to say.
+    remark: str = ""
+
+    @property
+    def percent(self) -> int | None:
+        """Return how much of the limit is taken, rounded down; None without a limit, or when it allows nothing."""
+        return None if not self.limit else int((self.used + self.held) * 100 / self.limit)
+
+    @property
+    def style(self) -> str:
+        """Return the colour."""
+        full = 100 if self.limit == 0 else 0
+        return next(style for least, style in _STYLES if (full if self.percent is None else self.percent) >= least)
+
+    def cells(self) -> tuple[int, int]:
+        """Return how many cells of the bar are used, and how many are held; what there is shows."""
+        if not self.limit:
+            return (0, 0) if self.limit is None else (_CELLS, 0)
+        used = min(int(self.used * _CELLS / self.limit) or int(self.used > 0), _CELLS)
+        taken = min(int((self.used + self.held) * _CELLS / self.limit), _CELLS)
+        return used, max(taken - used, int(self.held > 0 and used < _CELLS))
+
+    def words(self) -> tuple[str, ...]:
+        """Return what stands beside the bar, in columns."""
+        return (
+            self.text(self.used),
+            f"+ {self.text(self.held)} held" if self.held else "",
+            "unlimited" if self.limit is None else f"of {self.text(self.limit)}",
+            "" if self.percent is None else f"{self.percent} %",
+            self.remark,
+        )
+
+
+def dollars(amount: Decimal) -> str:
+    """Return an amount of dollars, exact, in whole cents at least."""
+    exponent = amount.normalize().as_tuple().exponent
+    places = max(2, -exponent) if isinstance(exponent, int) else 2
+    return f"${amount:,.{places}f}"
+
+
+def _until(moment: datetime, *, out: Output) -> str:
+    """Return a time to come: local to the minute, on a terminal also how far off it is."""
+    now = datetime.now(UTC)
+    wait = f" (in {ago(now, moment).removesuffix(' ago')})" if out.terminal and moment > now else ""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}{wait}"
+
+
+def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[Gauge]:
+    """Yield one for every dimension."""
+
+    def gauge(name: str, used: Decimal | int, held: Decimal | int, limit: Decimal | int | None, remark: str) -> Gauge:
+        text = {"cost": dollars, "memory": lambda amount: size(int(amount))}.get(name, lambda amount: f"{amount:,}")
+        whole = None if limit is None else Decimal(limit)
+        return Gauge(name=name, used=Decimal(used), held=Decimal(held), limit=whole, text=text, remark=remark)
+
+    month = f"until {_until(usage.period_end, out=out)}"
+    yield gauge("tokens", usage.tokens_used, usage.tokens_held, usage.tokens_limit, month)
+    yield gauge("cost", usage.cost_used, usage.cost_held, usage.cost_limit, month)
+    yield gauge("containers", usage.slots_held, 0, usage.slots_limit, "at the same time")
+    hour = (usage.requests_last_hour, usage.requests_held, usage.requests_limit)
+    yield gauge("requests", *hour, "in the last hour")
+    yield gauge("builds", usage.builds_today, 0, usage.builds_limit, f"today, {usage.time_zone}")
+    kind = "" if memory.limit is None else "hard limit" if memory.hard else "soft limit"
+    yield gauge("memory", memory.bytes, 0, memory.limit, kind)
+
+
+def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
+    """Print them, with bars where colours are wanted."""
+    if not (out.terminal and out.colored):
+        rows = [(gauge.name, *gauge.words()) for gauge in shown]
+        # Mostly nothing is held.
+        filled = [any(column) for column in zip(*rows, strict=True)]
+        out.table([tuple(compress(row, filled)) for row in rows])
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(7):
+        grid.add_column(overflow="fold")
+    for gauge in shown:
+        used, held = gauge.cells()
+        bar = Text.assemble(
+            ("█" * used, gauge.style), ("▒" * held, gauge.style), ("░" * (_CELLS - used - held), "bright_black")
+        )
+        amount, promised, whole, percent, remark = gauge.words()
+        grid.add_row(
+            Text(gauge.name, style="bold"),
+            bar,
+            Text(amount),
+            Text(promised, style="dim"),
+            Text(whole),
+            Text(percent, style=gauge.style),
+            Text(remark, style="dim"),
+        )
+    Console(file=sys.stdout, highlight=False).print(grid)
+
+
+def of_grants(grants: "Sequence[Grant]", *, out: Output) -> list[tuple[str, ...]]:
+    """Return a line for every top-up: what is left of it, and for how long."""
+    return [
+        (
+            "top-up",
+            f"{grant.tokens - grant.tokens_burned:,} tokens" if grant.tokens else "",
+            dollars(grant.cost - grant.cost_burned) if grant.cost else "",
+            "never expires" if grant.expires_at is None else f"until {_until(grant.expires_at, out=out)}",
+            plain(grant.reason),
+        )
+        for grant in grants
+    ]
+
+
+def _of_holds(holds: "Sequence[Hold]", *, out: Output) -> list[tuple[str, ...]]:
+    """Return a line for every reservation that is not settled."""
+    return [
+        (
+            "block" if hold.leased else "running",
+            plain(hold.holder) or hold.id.hex[:12],
+            count(hold.slots, "container") if hold.slots else "",
+            f"{hold.tokens:,} tokens" if hold.tokens else "",
+            dollars(hold.cost) if hold.cost else "",
+            out.when(hold.created_at),
+            f"until {_until(hold.expires_at, out=out)}",
+        )
+        for hold in holds
+    ]
+
+
+def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
+    """Return when the month runs out at the present rate."""
+    if not (forecast.tokens_per_day or forecast.cost_per_day):
+        rate = "nothing was used of late"
+    else:
+        cost = dollars(round(forecast.cost_per_day, 2))
+        rate = f"at the present rate, {forecast.tokens_per_day:,} tokens and {cost} a day"
+    first = forecast.runs_out_at
+    if first is None:
+        return f"forecast  {rate}: the month's limits last"
+    name = "tokens" if first == forecast.tokens_run_out_at else "dollars"
+    if first <= datetime.now(UTC):
+        return f"forecast  {rate}: the month's {name} have run out"
+    return f"forecast  {rate}: the month's {name} run out {_until(first, out=out)}"
+
+
+def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
+    """Print a user's quota; return which limit is reached, if any."""
+    usage = atlas.quotas.usage(user)
+    memory = atlas.quotas.memory(user)
+    forecast = atlas.quotas.forecast(user)
+    now = datetime.now(UTC)
+    # One that has expired is closed by the next call, and counts no more before that.
+    grants = [
+        grant
+        for grant in atlas.quotas.grants(user)
+        if grant.closed_at is None and (grant.expires_at is None or grant.expires_at > now)
+    ]
+    holds = atlas.quotas.holds(user)
+    checked = usage.check()
+    if run.flags.json:
+        from atlas_sdk.cli import records
+
+        run.out.record(
+            {
+                "user": {"id": str(user.id), "email": user.email, "plan": user.plan},
+                **records.of_usage(usage),
+                "memory": records.of_memory(memory),
+                "grants": [records.of_grant(grant) for grant in grants],
+                "holds": [records.of_hold(hold) for hold in holds],
+                "forecast": records.of_forecast(forecast),
+                "exceeded": checked.exceeded,
+                "dimension": checked.dimension,
+                "reason": checked.reason,
+            }
+        )
+        return checked.reason
+    by_hand = f", by hand: {', '.join(usage.overridden)}" if usage.overridden else ""
+    run.out.line(f"{plain(user.email)}  plan {user.plan}{by_hand}")
+    _show_gauges(run.out, list(_gauges(usage, memory, out=run.out)))
+    run.out.table(of_grants(grants, out=run.out), styles=("green", "", "", "dim", "dim"))
+    run.out.table(_of_holds(holds[:_HOLDS], out=run.out), styles=("cyan", "", "", "", "", "dim", "dim"))
+    if len(holds) > _HOLDS:
+        run.out.note(f"{len(holds) - _HOLDS:,} more are running; --json has all of them")
+    run.out.line(_of_forecast(forecast, out=run.out))
+    return checked.reason

@@ -1,0 +1,52 @@
+"""Where a request came from: what the audit trail says of it."""
+
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+
+from attrs import evolve, field, frozen
+
+from atlas_sdk.errors import InvalidInput
+
+__all__ = ["Address", "Origin"]
+
+#: An IP address as a text or as an object of the standard library.
+Address = str | IPv4Address | IPv6Address
+
+#: What the columns hold.
+_AGENT_LENGTH = 1024
+
+
+def _ip(value: Address | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        # A zone ("%eth0") means something on one machine only, and inet has no room for it.
+        address = ip_address(value.partition("%")[0] if isinstance(value, str) else value)
+    except (AddressValueError, ValueError) as exc:
+        raise InvalidInput(f"{value!r} is not an IP address: give it without port and netmask", field="ip") from exc
+    return str(address).partition("%")[0]
+
+
+def _agent(value: str | None) -> str | None:
+    """Strangers choose it, so it is made to fit instead of being refused."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidInput(f"user_agent is a text, not {value!r}", field="user_agent")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value[:_AGENT_LENGTH])
+
+
+@frozen(kw_only=True)
+class Origin:
+    """Where a request came from, as far as known."""
+
+    ip: str | None = field(default=None, converter=_ip)
+    #: Cut to 1,024 characters.
+    user_agent: str | None = field(default=None, converter=_agent)
+
+    def but(self, *, ip: Address | None = None, user_agent: str | None = None) -> "Origin":
+        """Return this origin with what is given; None leaves a field as it is."""
+        return evolve(
+            self,
+            ip=self.ip if ip is None else ip,
+            user_agent=self.user_agent if user_agent is None else user_agent,
+        )

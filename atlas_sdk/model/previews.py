@@ -1,0 +1,54 @@
+"""Previews: containers that serve a project at a host."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from attrs import field, frozen
+from attrs.validators import in_
+
+__all__ = ["HEALTHS", "LIVE", "PREVIEW_STATUSES", "Preview"]
+
+#: creating -> running | failed | stopped; running <-> sleeping; running | sleeping -> stopped | failed. The database
+#: refuses any other change.
+PREVIEW_STATUSES = ("creating", "running", "sleeping", "stopped", "failed")
+#: Those that have a host and may have a port.
+LIVE = ("creating", "running", "sleeping")
+HEALTHS = ("unknown", "healthy", "unhealthy", "starting")
+
+
+@frozen(kw_only=True)
+class Preview:
+    """A container that serves a project at a host."""
+
+    id: UUID
+    user_id: UUID = field(repr=False)
+    project_id: UUID = field(repr=False)
+    #: Lower case; while the preview lives it is unique in the database.
+    host: str
+    #: "creating", "running", "sleeping", "stopped" or "failed".
+    status: str = field(validator=in_(PREVIEW_STATUSES))
+    #: Of the machine: where requests for the host go.
+    host_port: int | None = None
+    #: Inside the container.
+    container_port: int | None = None
+    #: The machine that runs it; "" where there is only one.
+    machine: str = ""
+    container_id: str | None = None
+    network_id: str | None = None
+    #: "unknown", "healthy", "unhealthy" or "starting".
+    health: str = field(default="unknown", validator=in_(HEALTHS))
+    resource_limits: Mapping[str, object] = field(factory=dict, repr=False)
+    #: Whether it is put to sleep when nobody came for `sleep_after`.
+    auto_sleep: bool = field(default=True, repr=False)
+    sleep_after: timedelta = field(default=timedelta(minutes=30), repr=False)
+    #: To the second: see `previews.touch`.
+    last_accessed_at: datetime = field(repr=False)
+    stopped_at: datetime | None = field(default=None, repr=False)
+    created_at: datetime = field(repr=str)
+    updated_at: datetime = field(repr=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has its host: it is being created, runs or sleeps."""
+        return self.status in LIVE

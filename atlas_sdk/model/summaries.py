@@ -1,0 +1,57 @@
+"""Summaries: what people ask first of a user and of a project, as the two views answer it."""
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from attrs import field, frozen
+
+__all__ = ["ProjectHealth", "UsageSummary"]
+
+
+@frozen(kw_only=True)
+class UsageSummary:
+    """A user at a glance: the view `user_usage_summary`."""
+
+    user_id: UUID = field(repr=False)
+    email: str
+    plan: str
+    #: In the month that is open; promises to running calls are not in it.
+    tokens_used: int
+    #: None is unlimited.
+    tokens_limit: int | None
+    #: US dollars.
+    cost_used: Decimal
+    cost_limit: Decimal | None
+    #: Without deleted ones.
+    project_count: int
+    #: Those that answer at their host: running or asleep.
+    active_previews: int
+    builds_24h: int
+    builds_7d: int
+    last_activity_at: datetime = field(repr=str)
+
+
+@frozen(kw_only=True)
+class ProjectHealth:
+    """A project at a glance: the view `project_health`."""
+
+    project_id: UUID = field(repr=False)
+    user_id: UUID = field(repr=False)
+    name: str
+    status: str
+    builds_total: int
+    builds_succeeded: int
+    builds_failed: int
+    #: Shares of the finished builds, 0 to 1; None while there are none.
+    success_rate: Decimal | None
+    failure_rate: Decimal | None
+    last_build_at: datetime | None = field(repr=str)
+    last_build_status: str | None
+    #: Those that answer at their host: running or asleep.
+    active_previews: int
+    has_memory: bool
+    #: Files that are there now, and the bytes of their newest versions.
+    memory_files: int
+    memory_bytes: int
+    last_snapshot_at: datetime | None = field(repr=str)

@@ -1,0 +1,86 @@
+"""Signing in: who has this password."""
+
+import hashlib
+from uuid import UUID
+
+from atlas_sdk._plan import Plan, atomic, execute, local, one_or_none
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import InvalidInput, NotFound
+from atlas_sdk.model.sessions import Session
+from atlas_sdk.model.users import NOBODY, Credentials, User
+from atlas_sdk.ops import events, passwords, sessions, users
+
+__all__ = ["authenticate", "set_password"]
+
+sql = statements("auth")
+
+
+def authenticate(email: str, password: str) -> Plan[User | None]:
+    """Return the user with this address and password, or None; `sessions.issue` is what follows.
+
+    None has every reason, and each costs the same: an unknown address, no password, a hash that is not of argon2, a
+    wrong password. Failures are on record, an unknown address as its SHA-256 under the nil user. A hash with older
+    parameters is replaced. Nothing here slows down guessing: limit the tries, for example with `quotas.hit`.
+    Raises MissingExtra without the extra "auth".
+    """
+    secret = passwords.presented(password)
+    try:
+        address = users.checked_email(email)
+    except InvalidInput:
+        address = None
+    found: Credentials | None = None
+    if address is not None:
+        found = yield from one_or_none(sql["credentials"], Credentials, email=address)
+    stored = None if found is None else found.password_hash
+    if not (yield from local(passwords.matches, stored, secret)) or found is None or stored is None or secret is None:
+        yield from _record_failure(found, address)
+        return None
+    fresh = yield from local(passwords.refreshed, stored, secret)
+    return (yield from _signed_in(found.user_id, stored, fresh))
+
+
+@atomic
+def _signed_in(user_id: UUID, stored: str, fresh: str | None) -> Plan[User | None]:
+    # The password may have been changed, or the user deleted, while this one was being compared.
+    user = yield from one_or_none(sql["still"], User, user_id=user_id, password_hash=stored)
+    if user is None:
+        yield from events.record("user.sign_in_failed", user_id=user_id, meta={"reason": "changed meanwhile"})
+        return None
+    if fresh is not None:
+        yield from execute(sql["rehash"], user_id=user_id, before=stored, password_hash=fresh)
+    yield from events.record("user.signed_in", user_id=user_id, meta={"rehashed": fresh is not None})
+    return user
+
+
+def _record_failure(found: Credentials | None, address: str | None) -> Plan[None]:
+    """Put a failure on record, where the user can see it, if there is one.
+
+    What is not even an address leaves no trace: it may be a password in the wrong field.
+    """
+    if found is not None:
+        reason = "no password" if found.password_hash is None else "wrong password"
+        if found.password_hash is not None and not passwords.is_verifiable(found.password_hash):
+            reason = "the hash is not of argon2"
+        yield from events.record("user.sign_in_failed", user_id=found.user_id, meta={"reason": reason})
+        return
+    known = {} if address is None else {"email_sha256": hashlib.sha256(address.encode()).hexdigest()}
+    yield from events.record("user.sign_in_failed", user_id=NOBODY, meta={"reason": "unknown address", **known})
+
+
+def set_password(user: User, password: str, *, keep: Session | None = None) -> Plan[int]:
+    """Give a user a new password and end every session but `keep`; return how many ended.
+
+    A password has at least 8 characters and at most 1,024 bytes; see `users.create`. Raises InvalidInput, NotFound,
+    and MissingExtra without the extra "auth".
+    """
+    fresh = yield from local(passwords.hashed, passwords.checked(password))
+    return (yield from _set_password(user, fresh, keep))
+
+
+@atomic
+def _set_password(user: User, fresh: str, keep: Session | None) -> Plan[int]:
+    if not (yield from execute(sql["set_password"], user_id=user.id, password_hash=fresh)):
+        raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    ended = yield from sessions.end_all(user.id, keep=keep)
+    yield from events.record("user.password_changed", user_id=user.id, meta={"sessions_revoked": ended})
+    return ended

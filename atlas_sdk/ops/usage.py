@@ -1,0 +1,112 @@
+"""Usage: the ledger of what was used, beside the quotas that write into it as well."""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+from uuid import UUID
+
+from atlas_sdk._plan import Plan, atomic, context, many, one, one_or_none
+from atlas_sdk._sql import statements
+from atlas_sdk.errors import AlreadyExists, InvalidInput
+from atlas_sdk.model.projects import Project
+from atlas_sdk.model.usage import UsageEntry, UsageTotal
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import Money
+from atlas_sdk.ops.checks import json_map, moment
+
+__all__ = ["By", "log", "totals"]
+
+sql = statements("usage")
+
+#: What a sum can be grouped by; by kind it always is.
+By = Literal["day", "kind", "model", "project"]
+_BY = frozenset({"day", "kind", "model", "project"})
+
+#: The domain usage_kind of the ledger.
+_KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}")
+#: What the columns hold: numeric(20, 6) and numeric(20, 9).
+_AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
+_COST = (Decimal("1e-9"), Decimal("1e11"))
+
+
+def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
+    """Return a number as the ledger keeps it: rounded to its last digit, of either sign. Raises InvalidInput."""
+    smallest, limit = bounds
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {value!r}", field=name)
+    try:
+        number = Decimal(value)
+    except InvalidOperation as exc:
+        raise InvalidInput(f"{name} must be a number, not {value!r}", field=name) from exc
+    if not number.is_finite() or abs(number) >= limit:
+        raise InvalidInput(f"{name} must be less than {limit:f}, not {value}", field=name)
+    # Half of the last digit goes up, as in the database.
+    return number.quantize(smallest, rounding="ROUND_HALF_UP")
+
+
+@atomic
+def log(
+    user: User,
+    *,
+    kind: str,
+    amount: Money,
+    cost: Money = 0,
+    project: Project | None = None,
+    meta: Mapping[str, object] | None = None,
+    usage_id: UUID | None = None,
+) -> Plan[UsageEntry]:
+    """Enter something in the ledger that no guard metered, such as minutes of a container. Raises InvalidInput.
+
+    It counts against no limit, and it is its own record: there is no event. Tokens of a guarded call are in the ledger
+    by its settlement; logging them as well counts them twice in `totals`. `amount` is kept to a millionth (tokens are
+    whole), `cost` to a billionth of a dollar; a correction is a new entry with negative ones. `usage_id` makes the call
+    idempotent: AlreadyExists when it stands for another entry. Raises NotFound when the user is gone.
+    """
+    if not _KIND.fullmatch(kind):
+        raise InvalidInput(f"kind is up to 64 of a-z, 0-9, '_' and '.', not {kind!r}", field="kind")
+    if project is not None and project.user_id != user.id:
+        raise InvalidInput("the project is another user's", field="project")
+    units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
+    if kind == "tokens" and units != units.to_integral_value():
+        raise InvalidInput(f"tokens are whole, not {amount}", field="amount")
+    keys = {"user_id": user.id, "usage_id": usage_id or (yield from context()).new_id()}
+    row = {"project_id": None if project is None else project.id, "kind": kind, "amount": units, "cost": dollars}
+    entry = yield from one_or_none(sql["log"], UsageEntry, **keys, **row, meta=json_map("meta", meta or {}))
+    if entry is not None:
+        return entry
+    entry = yield from one(sql["get"], UsageEntry, **keys)
+    if any(getattr(entry, name) != value for name, value in row.items()):
+        raise AlreadyExists(f"the usage id {entry.id} is another entry's", kind="usage", name=str(entry.id))
+    return entry
+
+
+def totals(
+    user: User,
+    *,
+    by: By | Collection[By] = "kind",
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Plan[list[UsageTotal]]:
+    """Return sums of the ledger by day, model or project, or several of them, and always by kind; in this order.
+
+    Days are those of the user's time zone; those without use are left out. `since` is included, `until` is not. Tokens
+    are what `quotas.usage` counts and what was logged: charges of expired promises and their corrections too, so a day
+    may be negative. Raises InvalidInput.
+    """
+    groups = {by} if isinstance(by, str) else set(by)
+    if not groups <= _BY:
+        raise InvalidInput(f"by is of {', '.join(sorted(_BY))}; not {by!r}", field="by")
+    return (
+        yield from many(
+            sql["totals"],
+            UsageTotal,
+            user_id=user.id,
+            by_day="day" in groups,
+            by_model="model" in groups,
+            by_project="project" in groups,
+            since=moment("since", since),
+            until=moment("until", until),
+        )
+    )

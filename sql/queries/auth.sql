@@ -1,0 +1,16 @@
+-- name: credentials
+SELECT id AS user_id, password_hash FROM users
+WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
+
+-- name: still
+-- The user, if the hash that was verified is still the one. Locked, so that a change of the password waits for this
+-- sign-in to be on record.
+SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users
+WHERE id = %(user_id)s AND password_hash = %(password_hash)s FOR NO KEY UPDATE;
+
+-- name: rehash
+-- Only while nobody has set another one.
+UPDATE users SET password_hash = %(password_hash)s WHERE id = %(user_id)s AND password_hash = %(before)s;
+
+-- name: set_password
+UPDATE users SET password_hash = %(password_hash)s WHERE id = %(user_id)s;

@@ -1,0 +1,69 @@
+-- name: create
+INSERT INTO builds (user_id, id, project_id, resource_usage)
+VALUES (%(user_id)s, %(build_id)s, %(project_id)s, %(resource_usage)s)
+RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+          finished_at, created_at;
+
+-- name: get
+SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+       finished_at, created_at
+FROM builds WHERE user_id = %(user_id)s AND id = %(build_id)s;
+
+-- name: change
+-- No row when it has this status already. A change that may not be is refused by a trigger, and another one sets the
+-- times.
+UPDATE builds
+SET status = %(status)s,
+    container_id = coalesce(%(container_id)s, container_id),
+    image_id = coalesce(%(image_id)s, image_id),
+    error_message = coalesce(%(error_message)s, error_message),
+    resource_usage = resource_usage || coalesce(%(resource_usage)s::jsonb, '{}')
+WHERE user_id = %(user_id)s AND id = %(build_id)s AND status <> %(status)s
+RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+          finished_at, created_at;
+
+-- name: append_log
+SELECT build_log_append(%(user_id)s, %(build_id)s, %(content)s, %(bytes)s) AS found;
+
+-- name: fold_log
+-- The build has ended, in this transaction.
+SELECT build_log_fold(%(user_id)s, %(build_id)s);
+
+-- name: log
+-- NULL: no such build.
+SELECT build_log_text(%(user_id)s, %(build_id)s) AS content;
+
+-- name: list
+-- The newest first.
+SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+       finished_at, created_at
+FROM builds
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: list_after
+-- Those that follow one, the oldest first.
+SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+       finished_at, created_at
+FROM builds
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND id > %(after)s
+ORDER BY id LIMIT %(limit)s;
+
+-- name: stats
+SELECT
+    count(*) AS total,
+    count(*) FILTER (WHERE status = 'queued') AS queued,
+    count(*) FILTER (WHERE status = 'running') AS running,
+    count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
+    count(*) FILTER (WHERE status = 'failed') AS failed,
+    -- As in the view project_health.
+    round(
+        count(*) FILTER (WHERE status = 'succeeded')::numeric
+        / nullif(count(*) FILTER (WHERE status IN ('succeeded', 'failed')), 0), 4
+    ) AS success_rate,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY finished_at - started_at) AS duration_p50,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY finished_at - started_at) AS duration_p95
+FROM builds
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s;

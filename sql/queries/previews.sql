@@ -1,0 +1,130 @@
+-- name: claim_host
+-- A host is one live preview's of the whole database: claim it before the preview is made.
+INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
+
+-- name: lock_claim
+SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
+
+-- name: serves
+-- Whether a user has a live preview at a host. One whose row was deleted left its claim behind.
+SELECT EXISTS (
+    SELECT FROM previews
+    WHERE user_id = %(user_id)s AND host = %(host)s AND status IN ('creating', 'running', 'sleeping')
+);
+
+-- name: take_over_claim
+UPDATE claims SET user_id = %(user_id)s WHERE kind = 'preview_host' AND value = %(host)s;
+
+-- name: release_host
+DELETE FROM claims WHERE kind = 'preview_host' AND value = %(host)s AND user_id = %(user_id)s;
+
+-- name: create
+INSERT INTO previews (user_id, id, project_id, host, container_port, machine, resource_limits, auto_sleep,
+                      sleep_after_seconds)
+VALUES (%(user_id)s, %(preview_id)s, %(project_id)s, %(host)s, %(container_port)s, %(machine)s, %(resource_limits)s,
+        %(auto_sleep)s, %(sleep_after_s)s)
+RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+          last_accessed_at, stopped_at, created_at, updated_at;
+
+-- name: get
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE user_id = %(user_id)s AND id = %(preview_id)s;
+
+-- name: lock
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE user_id = %(user_id)s AND id = %(preview_id)s FOR UPDATE;
+
+-- name: change_status
+-- No row when it has this status already. A change that may not be is refused by a trigger, and another one sets the
+-- times.
+UPDATE previews
+SET status = %(status)s,
+    container_id = coalesce(%(container_id)s, container_id),
+    network_id = coalesce(%(network_id)s, network_id),
+    host_port = coalesce(%(host_port)s, host_port),
+    health_status = coalesce(%(health)s, health_status)
+WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status <> %(status)s
+RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+          last_accessed_at, stopped_at, created_at, updated_at;
+
+-- name: describe
+-- No row when nothing of it is new.
+UPDATE previews
+SET container_id = coalesce(%(container_id)s, container_id),
+    network_id = coalesce(%(network_id)s, network_id),
+    host_port = coalesce(%(host_port)s, host_port),
+    health_status = coalesce(%(health)s, health_status)
+WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = %(status)s
+  AND status IN ('creating', 'running', 'sleeping')
+  AND (container_id, network_id, host_port, health_status) IS DISTINCT FROM (
+      coalesce(%(container_id)s, container_id), coalesce(%(network_id)s, network_id),
+      coalesce(%(host_port)s, host_port), coalesce(%(health)s, health_status))
+RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+          last_accessed_at, stopped_at, created_at, updated_at;
+
+-- name: touch
+-- Once a second at most: a busy host would write at every request. No index has the column, so the row stays in place.
+UPDATE previews SET last_accessed_at = now()
+WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', 'running', 'sleeping')
+  AND last_accessed_at < now() - interval '1 second';
+
+-- name: idle
+-- Those of all users that nobody visited for their time, and the second that touch may be behind; the longest idle first.
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE status = 'running' AND auto_sleep
+  AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
+ORDER BY last_accessed_at LIMIT %(limit)s;
+
+-- name: sleep_if_idle
+-- Asked again: a visitor may have come since.
+UPDATE previews SET status = 'sleeping'
+WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = 'running' AND auto_sleep
+  AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
+RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+          last_accessed_at, stopped_at, created_at, updated_at;
+
+-- name: active
+-- The preview that serves a project now, if any: a running one before a sleeping one, the newest first.
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('running', 'sleeping')
+ORDER BY (status = 'running') DESC, id DESC LIMIT 1;
+
+-- name: by_host
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE host = %(host)s AND status IN ('creating', 'running', 'sleeping')
+  AND user_id = (SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s);
+
+-- name: list
+-- The newest first.
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: set_port
+UPDATE previews SET host_port = %(port)s WHERE user_id = %(user_id)s AND id = %(preview_id)s
+RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+          last_accessed_at, stopped_at, created_at, updated_at;

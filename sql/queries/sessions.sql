@@ -1,0 +1,51 @@
+-- name: now
+-- The clock that expiry is judged by.
+SELECT clock_timestamp();
+
+-- name: issue
+INSERT INTO sessions (user_id, id, token_hash, expires_at, ip, user_agent)
+VALUES (%(user_id)s, %(session_id)s, %(token_hash)s, %(expires_at)s, %(ip)s, %(user_agent)s)
+RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
+
+-- name: look
+-- A token's session, whatever its state: the reason is for logs. It expires when the row or the token says so, whichever
+-- is earlier. Not by now(), which stands still in a transaction.
+SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at, token_hash,
+       least(expires_at, %(expires_at)s) <= clock_timestamp() AS expired
+FROM sessions WHERE user_id = %(user_id)s AND id = %(session_id)s;
+
+-- name: touch
+UPDATE sessions SET last_seen_at = now()
+WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active AND expires_at > now()
+  AND last_seen_at <= now() - %(every)s::interval;
+
+-- name: revoke
+-- No row when it is so already: revoked is final. By a token only if it is this session's.
+UPDATE sessions SET is_active = false
+WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active
+  AND (%(token_hash)s::bytea IS NULL OR token_hash = %(token_hash)s::bytea)
+RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
+
+-- name: revoke_all
+-- Locked in the order of ids, so that two at once cannot deadlock.
+UPDATE sessions SET is_active = false
+FROM (
+    SELECT id FROM sessions
+    WHERE user_id = %(user_id)s AND is_active AND id IS DISTINCT FROM %(kept)s::uuid
+    ORDER BY id FOR UPDATE
+) AS held
+WHERE sessions.user_id = %(user_id)s AND sessions.id = held.id;
+
+-- name: list
+SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at FROM sessions
+WHERE user_id = %(user_id)s AND is_active AND expires_at > now()
+ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: expired
+-- Those that nobody else is deleting, the oldest first.
+SELECT user_id, id FROM sessions WHERE expires_at <= now()
+ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
+
+-- name: purge
+DELETE FROM sessions
+WHERE user_id = ANY(%(user_ids)s) AND id = ANY(%(session_ids)s) AND expires_at <= now();

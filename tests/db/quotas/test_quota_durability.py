@@ -1,0 +1,205 @@
+"""A promise that somebody was told of survives any crash; a settlement that a crash loses leaves the promise."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from attrs import define, field
+from doors import Door
+from entered import PATIENCE_S, until
+from mutants import mutated, source
+
+from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
+from atlas_sdk._embedded import EmbeddedServer
+
+CALLERS = 6
+#: Answers after which the server is killed.
+ENOUGH = 150
+
+#: What makes a promise durable, taken away.
+FORGETFUL = {
+    "quota_call_reserve": ("PERFORM pg_logical_emit_message(true, 'atlas', '');", "NULL;"),
+    "quota_call_hit": ("PERFORM pg_logical_emit_message(true, 'atlas', '');", "NULL;"),
+}
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that a test may kill, whose log is written when somebody waits for it, and hardly ever otherwise."""
+    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
+    server = EmbeddedServer.acquire(home)
+    Atlas.open(home=home).close()
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        connection.execute("ALTER SYSTEM SET autovacuum = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield server
+    server.release()
+    until(lambda: not (server.data_dir / "postmaster.pid").exists())
+    shutil.rmtree(server.data_dir)
+    shutil.rmtree(home)
+
+
+def new_user(atlas: Atlas, **limits: Any) -> User:
+    user = atlas.users.create(f"{uuid.uuid4().hex}@example.com")
+    names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
+    atlas.quotas.set_limits(user, **{**dict.fromkeys(names), **limits})
+    return user
+
+
+# The log is on the disk before the answer.
+
+CALLS = {
+    "quota_call_reserve": lambda atlas, user: atlas.quotas.reserve(user, tokens=1),
+    "quota_call_hit": lambda atlas, user: atlas.quotas.hit(user),
+    "quota_lease": lambda atlas, user: atlas.quotas.lease_block(user, tokens=1, requests=1),
+}
+
+
+def answers_before_the_disk(server: EmbeddedServer, call: Any) -> int:
+    """Count the answers, of 30, that came before the log was on the disk."""
+    with Atlas.open(server.dsn) as atlas, psycopg.connect(server.dsn, autocommit=True) as watcher:
+        user = new_user(atlas)
+        early = 0
+        for _ in range(30):
+            call(atlas, user)
+            row = watcher.execute("SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()").fetchone()
+            assert row is not None
+            early += row[0]
+        return early
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_log_is_on_the_disk_before_the_answer(own_server: EmbeddedServer, call: str) -> None:
+    assert answers_before_the_disk(own_server, CALLS[call]) == 0
+
+
+@pytest.mark.parametrize("call", FORGETFUL)
+def test_answer_without_a_wait_is_noticed(own_server: EmbeddedServer, call: str) -> None:
+    with (
+        psycopg.connect(own_server.dsn, autocommit=True) as connection,
+        mutated(connection, call, FORGETFUL[call]),
+    ):
+        assert answers_before_the_disk(own_server, CALLS[call]) > 0
+
+
+def test_settlement_does_not_wait_for_the_disk(own_server: EmbeddedServer) -> None:
+    """Nor has it to: losing it leaves the promise."""
+
+    def pair(atlas: Atlas, user: User) -> None:
+        atlas.quotas.settle(user, atlas.quotas.reserve(user, tokens=2).id, tokens=1)
+
+    assert answers_before_the_disk(own_server, pair) > 0
+
+
+# A server that is killed.
+
+
+@define
+class Told:
+    """What clients were told, and did."""
+
+    reserved: dict[uuid.UUID, int] = field(factory=dict)
+    #: What was really used; of a call that was cut off, all of it.
+    used: dict[uuid.UUID, int] = field(factory=dict)
+    enough: threading.Event = field(factory=threading.Event)
+
+
+def spend(atlas: Atlas, user: User, told: Told, seed: int) -> None:
+    """Reserve and settle until the limit or the server is gone."""
+    dice = random.Random(seed)
+    with suppress(DatabaseUnreachable, QuotaExceeded):
+        while True:
+            held = atlas.quotas.reserve(user, tokens=50, min_tokens=1)
+            told.reserved[held.id] = told.used[held.id] = held.tokens
+            if len(told.reserved) >= ENOUGH:
+                told.enough.set()
+            if dice.random() < 0.2:
+                continue
+            told.used[held.id] = dice.randint(0, held.tokens)
+            atlas.quotas.settle(user, held.id, tokens=told.used[held.id])
+
+
+def crash(server: EmbeddedServer, by: signal.Signals) -> tuple[User, Told, int]:
+    """Kill the server while threads reserve and settle, and start it again."""
+    limit = ENOUGH * 45
+    told = Told()
+    with Atlas.open(server.dsn, connect_timeout_s=1) as atlas, ThreadPoolExecutor(CALLERS) as threads:
+        user = new_user(atlas, tokens=limit)
+        running = [threads.submit(spend, atlas, user, told, seed) for seed in range(CALLERS)]
+        assert told.enough.wait(PATIENCE_S)
+        pid = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, by)
+        until(lambda: not Path(f"/proc/{pid}").exists())
+        for future in running:
+            future.result()
+    server.ensure_running()
+    return user, told, limit
+
+
+def known(door: Door, user: User) -> set[uuid.UUID]:
+    """Return the reservations that the database knows: held, or charged."""
+    rows = door.connection.execute(
+        "SELECT id FROM quota_reservations WHERE user_id = %(u)s"
+        " UNION SELECT reservation_id FROM usage_ledger WHERE user_id = %(u)s",
+        {"u": user.id},
+    )
+    return {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGQUIT])
+def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by: signal.Signals) -> None:
+    user, told, limit = crash(own_server, by)
+    door = Door(own_server.dsn)
+    assert set(told.reserved) <= known(door, user)
+    charged = {
+        row["reservation_id"]: row["amount"]
+        for row in door.connection.execute(
+            "SELECT reservation_id, amount FROM usage_ledger WHERE user_id = %s", (user.id,)
+        )
+    }
+    # What is charged is what was used; a settlement that is lost has left its promise.
+    assert {key: told.used[key] for key in charged if key in told.used} == {
+        key: amount for key, amount in charged.items() if key in told.used
+    }
+    quota = door.quota(user.id)
+    assert quota.tokens_used + quota.tokens_held <= limit
+    door.balance(user.id)
+    with Atlas.open(own_server.dsn) as atlas:
+        # All of what is left is spent, with nothing counted that was not granted.
+        spend(atlas, user, told, 99)
+        assert sum(told.used.values()) <= limit
+        for hold in atlas.quotas.holds(user):
+            atlas.quotas.settle(user, hold.id, tokens=told.used.get(hold.id))
+        assert sum(told.used.values()) <= atlas.quotas.usage(user).tokens_used <= limit
+    door.balance(user.id)
+    door.connection.close()
+
+
+def test_promise_that_does_not_wait_for_the_disk_is_forgotten(own_server: EmbeddedServer) -> None:
+    """The same crash without the wait: it shows that the crash can lose something."""
+    before, after = FORGETFUL["quota_call_reserve"]
+    # On connections of their own, because the server between them is killed.
+    with psycopg.connect(own_server.dsn, autocommit=True) as connection:
+        whole = source(connection, "quota_call_reserve")
+        assert before in whole
+        connection.execute(whole.replace(before, after))  # type: ignore[call-overload]
+    user, told, _ = crash(own_server, signal.SIGKILL)
+    door = Door(own_server.dsn)
+    door.connection.execute(whole)  # type: ignore[call-overload]
+    assert set(told.reserved) - known(door, user)
+    door.balance(user.id)
+    door.connection.close()

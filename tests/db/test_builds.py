@@ -1,0 +1,332 @@
+"""Builds: every change of status, logs under concurrency, pages and statistics."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from decimal import Decimal
+from itertools import product
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from atlas_sdk import Atlas, Build, IllegalTransition, InvalidInput, NotFound, Project
+from atlas_sdk.model.builds import BUILD_STATUSES
+
+ALLOWED = {("queued", "running"), ("queued", "failed"), ("running", "succeeded"), ("running", "failed")}
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def project(face: Any) -> Project:
+    return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
+
+
+def events_of(face: Any, project: Project) -> list[str]:
+    user = face.users.get(project.user_id)
+    return [event.type for event in face.events.search(user, event_type="build.", limit=1000)][::-1]
+
+
+def build_in(face: Any, project: Project, status: str) -> Build:
+    build = face.builds.create(project)
+    if status in ("running", "succeeded"):
+        build = face.builds.start(build, container_id="c1")
+    if status in ("succeeded", "failed"):
+        build = move(face, build, status)
+    return build
+
+
+def move(face: Any, build: Build, status: str) -> Build:
+    if status == "failed":
+        return face.builds.fail(build, error="broken")
+    return {"running": face.builds.start, "succeeded": face.builds.succeed}[status](build)
+
+
+def test_every_change_is_made_repeated_or_refused(face: Any, project: Project) -> None:
+    for before, after in product(BUILD_STATUSES, BUILD_STATUSES[1:]):
+        build = build_in(face, project, before)
+        told = events_of(face, project)
+        if before == after:
+            assert move(face, build, after) == build
+            assert events_of(face, project) == told
+        elif (before, after) in ALLOWED:
+            changed = move(face, build, after)
+            assert changed.status == after
+            told.append({"running": "build.started"}.get(after, f"build.{after}"))
+            assert events_of(face, project) == told
+            assert move(face, build, after) == changed
+            assert events_of(face, project) == told
+        else:
+            with pytest.raises(IllegalTransition) as refusal:
+                move(face, build, after)
+            facts = (refusal.value.kind, refusal.value.name, refusal.value.from_status, refusal.value.to_status)
+            assert facts == ("build", str(build.id), before, after)
+            assert refusal.value.exit_code == 1
+            assert face.builds.get(face.users.get(project.user_id), build.id) == build
+            assert events_of(face, project) == told
+
+
+@pytest.mark.every_server
+def test_the_database_itself_refuses_every_other_change(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as raw:
+        user_id = raw.execute("INSERT INTO users (email) VALUES ('ada@example.com') RETURNING id").fetchone()[0]
+        (project_id,) = raw.execute(
+            "INSERT INTO projects (user_id, session_id, name, path) VALUES (%s, 's', 'n', '/p') RETURNING id",
+            (user_id,),
+        ).fetchone()
+        for before, after in product(BUILD_STATUSES, BUILD_STATUSES):
+            columns = {"queued": "NULL, NULL", "running": "now(), NULL"}.get(before, "now(), now()")
+            (build_id,) = raw.execute(
+                f"""INSERT INTO builds (user_id, project_id, status, started_at, finished_at)
+                    VALUES (%s, %s, %s, {columns}) RETURNING id""",
+                (user_id, project_id, before),
+            ).fetchone()
+            change = "UPDATE builds SET status = %s WHERE id = %s RETURNING status"
+            if before == after or (before, after) in ALLOWED:
+                assert raw.execute(change, (after, build_id)).fetchone() == (after,)
+            else:
+                with pytest.raises(errors.IntegrityError) as refusal:
+                    raw.execute(change, (after, build_id))
+                assert refusal.value.sqlstate == "23T01", (before, after)
+
+
+def test_of_many_builders_one_starts_a_build(atlas: Atlas) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    build = atlas.builds.create(project)
+    with ThreadPoolExecutor(8) as threads:
+        started = list(threads.map(lambda n: atlas.builds.start(build, container_id=f"c{n}"), range(8)))
+    assert len({one.container_id for one in started}) == 1
+    assert events_of(atlas, project) == ["build.created", "build.started"]
+
+
+def test_of_many_ends_one_holds(atlas: Atlas) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    for _ in range(5):
+        build = atlas.builds.start(atlas.builds.create(project))
+
+        def end(number: int, build: Build = build) -> str:
+            try:
+                return move(atlas, build, "failed" if number % 2 else "succeeded").status
+            except IllegalTransition as refusal:
+                return refusal.from_status
+
+        with ThreadPoolExecutor(8) as threads:
+            assert len(set(threads.map(end, range(8)))) == 1
+    ends = [event for event in events_of(atlas, project) if event in ("build.failed", "build.succeeded")]
+    assert len(ends) == 5
+
+
+def test_a_build_never_ends_before_it_starts(atlas: Atlas) -> None:
+    """The transaction that ends it is older than the start."""
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    build = atlas.builds.create(project)
+    with atlas.transaction() as tx:
+        tx.builds.get(tx.users.get(project.user_id), build.id)
+        started = atlas.builds.start(build)
+        ended = tx.builds.succeed(build)
+    assert ended.started_at == started.started_at
+    assert ended.duration >= timedelta()
+
+
+def test_a_refused_change_leaves_the_transaction_usable(face: Any, project: Project, dsn: str) -> None:
+    done = build_in(face, project, "succeeded")
+    with Atlas.open(dsn) as atlas, atlas.transaction() as tx:
+        with pytest.raises(IllegalTransition):
+            tx.builds.start(done)
+        later = tx.builds.create(project)
+    assert face.builds.list(project) == [later, done]
+
+
+def test_what_a_builder_tells_is_kept(face: Any, project: Project) -> None:
+    build = face.builds.create(project, resource_usage={"cpu": 1, "disk": 5}, meta={"commit": "abc"})
+    face.builds.start(build, container_id="c1", image_id="i1")
+    done = face.builds.succeed(build, resource_usage={"cpu": 2}, image_id="i2")
+    assert (done.container_id, done.image_id, done.resource_usage) == ("c1", "i2", {"cpu": 2, "disk": 5})
+    assert done.started_at <= done.finished_at
+    user = face.users.get(project.user_id)
+    created = face.events.search(user, event_type="build.created")[0]
+    assert (created.meta["commit"], created.meta["build"], created.project_id) == ("abc", str(build.id), project.id)
+    failed = face.builds.fail(face.builds.create(project), error="x" * 70_000 + "the end")
+    assert len(failed.error_message) == 65_536
+    assert failed.error_message.endswith("the end")
+    assert (failed.started_at, failed.duration) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda face, project: face.builds.create(project, resource_usage=[1]), "resource_usage"),
+        (lambda face, project: face.builds.create(project, meta="x"), "meta"),
+        (lambda face, project: face.builds.start(face.builds.create(project), container_id=""), "container_id"),
+        (lambda face, project: face.builds.start(face.builds.create(project), image_id="i" * 256), "image_id"),
+        (lambda face, project: face.builds.list(project, limit=0), "limit"),
+        (lambda face, project: face.builds.list(project, status="done"), "status"),
+        (lambda face, project: face.builds.list(project, before=uuid4(), after=uuid4()), "after"),
+    ],
+)
+def test_bad_input_is_named(face: Any, project: Project, call: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as failure:
+        call(face, project)
+    assert failure.value.field == field
+
+
+def test_a_build_that_is_gone_is_not_found(face: Any, project: Project, dsn: str) -> None:
+    build = face.builds.create(project)
+    other = face.users.create("eve@example.com")
+    with pytest.raises(NotFound):
+        face.builds.get(other, build.id)
+    with psycopg.connect(dsn) as raw:
+        raw.execute("DELETE FROM builds")
+    for call in (face.builds.start, face.builds.log, lambda gone: face.builds.append_log(gone, "x")):
+        with pytest.raises(NotFound):
+            call(build)
+
+
+# Logs.
+
+
+def test_a_log_is_read_while_it_is_written_and_after(face: Any, project: Project, dsn: str) -> None:
+    build = face.builds.create(project)
+    assert face.builds.log(build) == ""
+    face.builds.append_log(build, "one\n")
+    face.builds.start(build)
+    face.builds.append_log(build, "two\n")
+    face.builds.append_log(build, "")
+    assert face.builds.log(build) == "one\ntwo\n"
+    done = face.builds.succeed(build)
+    assert done.log_bytes == 8
+    face.builds.append_log(build, "late\n")
+    assert face.builds.log(build) == "one\ntwo\nlate\n"
+    with psycopg.connect(dsn) as raw:
+        assert raw.execute("SELECT logs FROM builds").fetchone() == ("one\ntwo\nlate\n",)
+        assert raw.execute("SELECT count(*) FROM build_logs").fetchone() == (0,)
+
+
+def test_no_line_is_lost_when_many_append_and_one_ends_the_build(atlas: Atlas) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    build = atlas.builds.start(atlas.builds.create(project))
+
+    def write(writer: int) -> None:
+        for line in range(40):
+            if (writer, line) == (3, 20):
+                atlas.builds.succeed(build)
+            atlas.builds.append_log(build, f"{writer}:{line}\n")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    lines = atlas.builds.log(build).splitlines()
+    for writer in range(8):
+        assert [line for line in lines if line.startswith(f"{writer}:")] == [f"{writer}:{n}" for n in range(40)]
+    assert len(lines) == 320
+
+
+def test_of_a_long_log_the_end_is_kept_and_marked(face: Any, project: Project, dsn: str) -> None:
+    build = face.builds.start(face.builds.create(project))
+    block = "".join(f"{n:05} é€\n" for n in range(2000)) * 50
+    size = len(block.encode())
+    for _ in range(16 * MIB // size + 2):
+        face.builds.append_log(build, block)
+    face.builds.append_log(build, "the end\n")
+    total = size * (16 * MIB // size + 2) + len("the end\n")
+    running = face.builds.log(build)
+    with psycopg.connect(dsn) as raw:
+        kept = raw.execute("SELECT sum(octet_length(content)) FROM build_logs").fetchone()[0]
+    assert kept <= 16 * MIB + size
+    face.builds.fail(build, error="too long")
+    for log in (running, face.builds.log(build)):
+        mark, _, rest = log.partition("\n")
+        assert mark == f"[... {total - len(rest.encode())} earlier bytes are not kept]"
+        assert 16 * MIB - 200 < len(log.encode()) <= 16 * MIB
+        assert rest.endswith("the end\n")
+        # It begins with a whole line.
+        assert (block * 2).find(rest[:2000]) >= 0
+        assert rest[5:9] == " é€\n"
+    face.builds.append_log(build, "late\n")
+    log = face.builds.log(build)
+    assert log.startswith(
+        f"[... {total + 5 - len(log.encode()) + log.index(chr(10)) + 1} earlier bytes are not kept]\n"
+    )
+    assert log.endswith("the end\nlate\n")
+
+
+def test_one_piece_longer_than_a_log_is_cut_too(face: Any, project: Project) -> None:
+    build = face.builds.create(project)
+    face.builds.append_log(build, "x" * (17 * MIB) + "\nend")
+    log = face.builds.log(build)
+    assert log == f"[... {17 * MIB + 4 - 16 * MIB + 64} earlier bytes are not kept]\n" + "x" * (16 * MIB - 68) + "\nend"
+
+
+def test_what_no_text_can_hold_is_escaped_in_a_log(face: Any, project: Project) -> None:
+    build = face.builds.create(project)
+    face.builds.append_log(build, "nul\0 half\udc80 color\x1b[0m\n")
+    assert face.builds.log(build) == "nul\\x00 half\\udc80 color\x1b[0m\n"
+
+
+# Pages and statistics.
+
+
+def test_pages_do_not_shift_when_builds_are_added(face: Any, project: Project) -> None:
+    other = face.projects.create(face.users.get(project.user_id), path="/srv/other")
+    builds = [face.builds.create(project) for _ in range(7)][::-1]
+    face.builds.create(other)
+    seen = face.builds.list(project, limit=3)
+    while True:
+        newer = face.builds.create(project)
+        page = face.builds.list(project, limit=3, before=seen[-1])
+        if not page:
+            break
+        assert newer not in page
+        seen += page
+    assert seen == builds
+    assert face.builds.list(project, limit=2, before=builds[1].id) == builds[2:4]
+    # The pages of newer ones are those next to the build, not the newest.
+    assert face.builds.list(project, limit=2, after=builds[4]) == builds[2:4]
+    assert face.builds.list(project, limit=1, after=newer) == []
+
+
+def test_a_list_can_be_of_one_status(face: Any, project: Project) -> None:
+    failed, running = build_in(face, project, "failed"), build_in(face, project, "running")
+    assert face.builds.list(project, status="failed") == [failed]
+    assert face.builds.list(project, status="running") == [running]
+    assert face.builds.list(project) == [running, failed]
+
+
+def test_statistics_count_and_measure(face: Any, project: Project, dsn: str) -> None:
+    empty = face.builds.stats(project)
+    assert (empty.total, empty.success_rate, empty.duration_p50) == (0, None, None)
+    for seconds in (1, 2, 3, 4):
+        build = build_in(face, project, "succeeded")
+        with psycopg.connect(dsn) as raw:
+            raw.execute(
+                "UPDATE builds SET finished_at = started_at + make_interval(secs => %s) WHERE id = %s",
+                (seconds, build.id),
+            )
+    build_in(face, project, "failed")
+    build_in(face, project, "running")
+    build_in(face, project, "queued")
+    stats = face.builds.stats(project)
+    assert (stats.total, stats.queued, stats.running, stats.succeeded, stats.failed) == (7, 1, 1, 4, 1)
+    assert stats.success_rate == Decimal("0.8")
+    # The failed one never ran.
+    assert (stats.duration_p50, stats.duration_p95) == (timedelta(seconds=2.5), timedelta(seconds=3.85))
+
+
+def test_health_of_a_project_is_an_object(face: Any, project: Project) -> None:
+    build_in(face, project, "succeeded")
+    build_in(face, project, "failed")
+    health = face.projects.health(project)
+    assert (health.name, health.builds_total, health.success_rate) == ("app", 2, Decimal("0.5"))
+    assert (health.last_build_status, health.has_memory) == ("failed", False)
+    face.memory.snapshot(project, "CLAUDE.md", b"# Rules")
+    assert face.projects.health(project).memory_bytes == 7
+    with pytest.raises(NotFound):
+        face.projects.health(_elsewhere(project))
+
+
+def _elsewhere(project: Project) -> Project:
+    from attrs import evolve
+
+    return evolve(project, id=UUID(int=7))

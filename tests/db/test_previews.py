@@ -1,0 +1,401 @@
+"""Previews: every change of status, hosts and ports that are one preview's, sleep."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from atlas_sdk import AlreadyExists, Atlas, IllegalTransition, InvalidInput, NotFound, PortsExhausted, Preview, Project
+from atlas_sdk.model.previews import LIVE, PREVIEW_STATUSES
+
+ALLOWED = {
+    *(("creating", status) for status in ("running", "failed", "stopped")),
+    *(("running", status) for status in ("sleeping", "stopped", "failed")),
+    *(("sleeping", status) for status in ("running", "stopped", "failed")),
+}
+#: How each status is reached.
+WAY = {
+    "creating": [],
+    "running": ["running"],
+    "sleeping": ["running", "sleeping"],
+    "stopped": ["stopped"],
+    "failed": ["failed"],
+}
+
+
+@pytest.fixture
+def project(face: Any) -> Project:
+    return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
+
+
+def preview_in(face: Any, project: Project, status: str, host: str = "app.example.com") -> Preview:
+    preview = face.previews.create(project, host=host)
+    for step in WAY[status]:
+        preview = face.previews.set_status(preview, step)
+    return preview
+
+
+def events_of(face: Any, project: Project) -> list[str]:
+    user = face.users.get(project.user_id)
+    return [event.type for event in face.events.search(user, event_type="preview.", limit=1000)][::-1]
+
+
+def long_ago(dsn: str, preview: Preview, seconds: int) -> None:
+    with psycopg.connect(dsn) as raw:
+        raw.execute(
+            "UPDATE previews SET last_accessed_at = now() - make_interval(secs => %s) WHERE id = %s",
+            (seconds, preview.id),
+        )
+
+
+def test_every_change_is_made_repeated_or_refused(face: Any, project: Project) -> None:
+    for number, (before, after) in enumerate(product(PREVIEW_STATUSES, PREVIEW_STATUSES)):
+        preview = preview_in(face, project, before, host=f"h{number}.example.com")
+        told = events_of(face, project)
+        if before == after:
+            assert face.previews.set_status(preview, after) == preview
+            assert events_of(face, project) == told
+        elif (before, after) in ALLOWED:
+            changed = face.previews.set_status(preview, after)
+            assert (changed.status, changed.stopped_at is not None) == (after, after == "stopped")
+            assert events_of(face, project) == [*told, f"preview.{after}"]
+            assert face.previews.set_status(preview, after) == changed
+            assert len(events_of(face, project)) == len(told) + 1
+        else:
+            with pytest.raises(IllegalTransition) as refusal:
+                face.previews.set_status(preview, after)
+            facts = (refusal.value.kind, refusal.value.name, refusal.value.from_status, refusal.value.to_status)
+            assert facts == ("preview", str(preview.id), before, after)
+            assert face.previews.get(face.users.get(project.user_id), preview.id) == preview
+            assert events_of(face, project) == told
+
+
+@pytest.mark.every_server
+def test_the_database_itself_refuses_every_other_change(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as raw:
+        user_id = raw.execute("INSERT INTO users (email) VALUES ('ada@example.com') RETURNING id").fetchone()[0]
+        (project_id,) = raw.execute(
+            "INSERT INTO projects (user_id, session_id, name, path) VALUES (%s, 's', 'n', '/p') RETURNING id",
+            (user_id,),
+        ).fetchone()
+        for number, (before, after) in enumerate(product(PREVIEW_STATUSES, PREVIEW_STATUSES)):
+            (preview_id,) = raw.execute(
+                """INSERT INTO previews (user_id, project_id, host, status, stopped_at)
+                   VALUES (%s, %s, %s, %s, CASE WHEN %s THEN now() END) RETURNING id""",
+                (user_id, project_id, f"h{number}", before, before == "stopped"),
+            ).fetchone()
+            change = "UPDATE previews SET status = %s WHERE id = %s RETURNING status"
+            if before == after or (before, after) in ALLOWED:
+                assert raw.execute(change, (after, preview_id)).fetchone() == (after,)
+            else:
+                with pytest.raises(errors.IntegrityError) as refusal:
+                    raw.execute(change, (after, preview_id))
+                assert refusal.value.sqlstate == "23T01", (before, after)
+
+
+def test_facts_are_kept_with_the_status_and_without(face: Any, project: Project) -> None:
+    preview = face.previews.create(
+        project,
+        host=" App.Example.COM. ",
+        container_port=3000,
+        machine="m1",
+        auto_sleep=False,
+        sleep_after=timedelta(minutes=5),
+        resource_limits={"memory": "512m"},
+    )
+    assert (preview.host, preview.container_port, preview.machine) == ("app.example.com", 3000, "m1")
+    assert (preview.auto_sleep, preview.sleep_after) == (False, timedelta(minutes=5))
+    assert (preview.resource_limits, preview.status, preview.health) == ({"memory": "512m"}, "creating", "unknown")
+    running = face.previews.set_status(preview, "running", container_id="c1", network_id="n1", host_port=20001)
+    assert (running.container_id, running.network_id, running.host_port) == ("c1", "n1", 20001)
+    healthy = face.previews.set_status(running, "running", health="healthy")
+    assert (healthy.health, healthy.container_id) == ("healthy", "c1")
+    assert face.previews.set_status(running, "running", health="healthy", container_id="c1") == healthy
+    assert events_of(face, project) == ["preview.created", "preview.running", "preview.changed"]
+    stopped = face.previews.stop(healthy)
+    assert face.previews.set_status(stopped, "stopped", container_id="other") == stopped
+    assert face.previews.stop(preview) == stopped
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        *(
+            (lambda face, project, host=host: face.previews.create(project, host=host), "host")
+            for host in ["", " ", "a b", "a/b", "a:80", "é.example.com", "x" * 254, "a\0b"]
+        ),
+        (lambda face, project: face.previews.create(project, host="a", container_port=0), "container_port"),
+        (lambda face, project: face.previews.create(project, host="a", sleep_after=timedelta()), "sleep_after"),
+        (lambda face, project: face.previews.create(project, host="a", machine="m" * 201), "machine"),
+        (lambda face, project: face.previews.set_status(preview_in(face, project, "creating"), "gone"), "status"),
+        (
+            lambda face, project: face.previews.set_status(
+                preview_in(face, project, "creating"), "running", health="x"
+            ),
+            "health",
+        ),
+        (
+            lambda face, project: face.previews.set_status(
+                preview_in(face, project, "creating"), "running", host_port=70_000
+            ),
+            "host_port",
+        ),
+        *(
+            (
+                lambda face, project, ports=ports: face.previews.allocate_port(
+                    preview_in(face, project, "creating"), ports=ports
+                ),
+                "ports",
+            )
+            for ports in [range(5, 5), range(9), range(1, 9, 2), range(65_530, 65_537)]
+        ),
+        (lambda face, project: face.previews.list(project, status="gone"), "status"),
+    ],
+)
+def test_bad_input_is_named(atlas: Atlas, call: Any, field: str) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    with pytest.raises(InvalidInput) as failure:
+        call(atlas, project)
+    assert failure.value.field == field
+
+
+# Hosts.
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_a_host_is_one_live_preview_of_the_whole_database(face: Any, project: Project, end: str) -> None:
+    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
+    first = preview_in(face, project, "running")
+    for somebody in (project, other):
+        with pytest.raises(AlreadyExists) as refusal:
+            face.previews.create(somebody, host="APP.example.com")
+        assert (refusal.value.kind, refusal.value.name) == ("preview", "app.example.com")
+    assert face.previews.by_host("App.Example.com.") == first
+    face.previews.set_status(first, end)
+    assert face.previews.by_host("app.example.com") is None
+    second = face.previews.create(other, host="app.example.com")
+    # The end of the first one, told again, does not take the host from the second.
+    face.previews.set_status(first, end)
+    assert face.previews.by_host("app.example.com") == second
+    with pytest.raises(AlreadyExists):
+        face.previews.create(project, host="app.example.com")
+
+
+def test_of_many_who_want_a_host_one_gets_it(atlas: Atlas, dsn: str) -> None:
+    projects = [
+        atlas.projects.create(atlas.users.create(f"u{number}@example.com"), path="/srv/app") for number in range(8)
+    ]
+
+    def want(project: Project) -> int:
+        try:
+            return atlas.previews.create(project, host="app.example.com") is not None
+        except AlreadyExists:
+            return 0
+
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(want, projects)) == 1
+        # Its claim stays behind, for all to take over at once.
+        with psycopg.connect(dsn) as raw:
+            raw.execute("DELETE FROM previews")
+
+
+def test_the_host_of_a_deleted_preview_is_free(face: Any, project: Project, dsn: str) -> None:
+    preview_in(face, project, "running")
+    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
+    with psycopg.connect(dsn) as raw:
+        raw.execute("DELETE FROM projects WHERE id = %s", (project.id,))
+    assert face.previews.create(other, host="app.example.com").user_id == other.user_id
+    with psycopg.connect(dsn) as raw:
+        claims = raw.execute("SELECT user_id FROM claims WHERE kind = 'preview_host'").fetchall()
+    assert claims == [(other.user_id,)]
+
+
+# Ports.
+
+
+def test_every_preview_gets_a_port_of_its_own_until_there_is_none(atlas: Atlas) -> None:
+    users = [atlas.users.create(f"u{number}@example.com") for number in range(4)]
+    projects = [atlas.projects.create(user, path="/srv/app") for user in users]
+    previews = [atlas.previews.create(projects[n % 4], host=f"h{n}.example.com") for n in range(33)]
+    ports = range(20_000, 20_032)
+    with ThreadPoolExecutor(32) as threads:
+        got = list(threads.map(lambda one: atlas.previews.allocate_port(one, ports=ports), previews[:32]))
+    assert sorted(preview.host_port for preview in got) == list(ports)
+    with pytest.raises(PortsExhausted, match="20000 to 20031") as refusal:
+        atlas.previews.allocate_port(previews[32], ports=ports)
+    assert (refusal.value.first, refusal.value.last, refusal.value.machine) == (20_000, 20_031, "")
+    atlas.previews.stop(previews[5])
+    assert atlas.previews.allocate_port(previews[32], ports=ports).host_port == got[5].host_port
+
+
+def test_one_preview_gets_one_port_however_many_ask(atlas: Atlas) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    preview = atlas.previews.create(project, host="app.example.com")
+    with ThreadPoolExecutor(8) as threads:
+        got = set(threads.map(lambda _: atlas.previews.allocate_port(preview).host_port, range(8)))
+    assert len(got) == 1
+    assert got <= set(range(20_000, 30_000))
+    assert events_of(atlas, project) == ["preview.created", "preview.port_allocated"]
+
+
+def test_ports_are_counted_on_each_machine(face: Any, project: Project) -> None:
+    one = range(20_000, 20_001)
+    first = face.previews.create(project, host="a", machine="m1")
+    assert face.previews.allocate_port(first, ports=one).host_port == 20_000
+    assert face.previews.allocate_port(first, ports=range(5, 9)).host_port == 20_000
+    elsewhere = face.previews.create(project, host="b", machine="m2")
+    assert face.previews.allocate_port(elsewhere, ports=one).host_port == 20_000
+    third = face.previews.create(project, host="c", machine="m1")
+    with pytest.raises(PortsExhausted, match="of m1"):
+        face.previews.allocate_port(third, ports=one)
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed", "released", "deleted", "project", "user"])
+def test_a_port_comes_back(face: Any, project: Project, dsn: str, end: str) -> None:
+    one = range(20_000, 20_001)
+    first = face.previews.allocate_port(face.previews.create(project, host="a"), ports=one)
+    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
+    second = face.previews.create(other, host="b")
+    with pytest.raises(PortsExhausted):
+        face.previews.allocate_port(second, ports=one)
+    if end == "released":
+        assert face.previews.release_port(first).host_port is None
+        assert face.previews.release_port(first).host_port is None
+        assert events_of(face, project)[-2:] == ["preview.port_allocated", "preview.port_released"]
+    elif end in ("stopped", "failed"):
+        assert face.previews.set_status(first, end).host_port == 20_000
+    else:
+        table = {"deleted": "previews", "project": "projects", "user": "users"}[end]
+        key = {"deleted": first.id, "project": project.id, "user": project.user_id}[end]
+        with psycopg.connect(dsn) as raw:
+            raw.execute(f"DELETE FROM {table} WHERE id = %s", (key,))
+    assert face.previews.allocate_port(second, ports=one).host_port == 20_000
+
+
+def test_a_port_from_elsewhere_is_registered(face: Any, project: Project) -> None:
+    first = face.previews.create(project, host="a")
+    second = face.previews.create(project, host="b")
+    face.previews.set_status(first, "running", host_port=20_000)
+    with pytest.raises(AlreadyExists) as refusal:
+        face.previews.set_status(second, "running", host_port=20_000)
+    assert refusal.value.kind == "port"
+    assert face.previews.get(face.users.get(project.user_id), second.id) == second
+    with pytest.raises(PortsExhausted):
+        face.previews.allocate_port(second, ports=range(20_000, 20_001))
+    # Moving gives the old one back.
+    assert face.previews.set_status(first, "running", host_port=20_001).host_port == 20_001
+    assert face.previews.allocate_port(second, ports=range(20_000, 20_002)).host_port == 20_000
+
+
+def test_what_is_over_or_gone_gets_no_port(face: Any, project: Project, dsn: str) -> None:
+    stopped = preview_in(face, project, "stopped")
+    with pytest.raises(InvalidInput, match="stopped"):
+        face.previews.allocate_port(stopped)
+    with psycopg.connect(dsn) as raw:
+        raw.execute("DELETE FROM previews")
+    for call in (face.previews.allocate_port, face.previews.release_port, face.previews.stop):
+        with pytest.raises(NotFound):
+            call(stopped)
+    with pytest.raises(NotFound):
+        face.previews.get(face.users.get(project.user_id), stopped.id)
+
+
+def test_allocating_while_it_stops_leaves_no_port_behind(atlas: Atlas, dsn: str) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+
+    def allocate(preview: Preview) -> None:
+        try:
+            atlas.previews.allocate_port(preview)
+        except InvalidInput:
+            assert atlas.previews.by_host(preview.host) is None
+
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(20):
+            preview = atlas.previews.create(project, host=f"h{number}")
+            both = [threads.submit(allocate, preview), threads.submit(atlas.previews.stop, preview)]
+            for done in both:
+                done.result()
+    with psycopg.connect(dsn) as raw:
+        assert raw.execute("SELECT count(*) FROM preview_ports").fetchone() == (0,)
+        assert raw.execute("SELECT count(*) FROM claims WHERE kind = 'preview_host'").fetchone() == (0,)
+
+
+# Who serves, and sleep.
+
+
+def test_the_active_preview_runs_or_else_sleeps(face: Any, project: Project) -> None:
+    assert face.previews.active(project) is None
+    preview_in(face, project, "creating", host="a")
+    assert face.previews.active(project) is None
+    older = preview_in(face, project, "running", host="b")
+    newer = preview_in(face, project, "sleeping", host="c")
+    assert face.previews.active(project) == older
+    face.previews.stop(older)
+    assert face.previews.active(project) == newer
+
+
+def test_previews_are_listed_in_pages(face: Any, project: Project) -> None:
+    previews = [preview_in(face, project, status, host=status) for status in PREVIEW_STATUSES][::-1]
+    assert face.previews.list(project) == previews
+    assert face.previews.list(project, limit=2) == previews[:2]
+    assert face.previews.list(project, limit=2, before=previews[1]) == previews[2:4]
+    assert face.previews.list(project, before=previews[3].id) == previews[4:]
+    assert face.previews.list(project, status="failed") == [previews[0]]
+    assert [preview.is_live for preview in previews] == [preview.status in LIVE for preview in previews]
+    summary = face.users.usage_summary(face.users.get(project.user_id))
+    assert (summary.active_previews, summary.project_count, summary.tokens_used) == (2, 1, 0)
+
+
+def test_idle_previews_are_put_to_sleep_once(face: Any, project: Project, dsn: str) -> None:
+    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
+    idle = preview_in(face, project, "running", host="idle")
+    foreign = preview_in(face, other, "running", host="foreign")
+    busy = preview_in(face, project, "running", host="busy")
+    awake = face.previews.set_status(face.previews.create(project, host="awake", auto_sleep=False), "running")
+    created = preview_in(face, project, "creating", host="created")
+    short = face.previews.create(project, host="short", sleep_after=timedelta(seconds=10))
+    face.previews.set_status(short, "running")
+    for preview, seconds in ((idle, 1900), (foreign, 2000), (busy, 1790), (awake, 9999), (created, 9999), (short, 12)):
+        long_ago(dsn, preview, seconds)
+    assert face.previews.put_to_sleep_idle(limit=1)[0].host == "foreign"
+    slept = face.previews.put_to_sleep_idle()
+    assert [(preview.host, preview.status) for preview in slept] == [("idle", "sleeping"), ("short", "sleeping")]
+    assert face.previews.put_to_sleep_idle() == []
+    assert events_of(face, other)[-1] == "preview.sleeping"
+    # What wakes is not idle at once.
+    face.previews.set_status(idle, "running")
+    assert face.previews.put_to_sleep_idle() == []
+
+
+def test_many_may_put_to_sleep_at_once(atlas: Atlas, dsn: str) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    for number in range(12):
+        long_ago(dsn, preview_in(atlas, project, "running", host=f"h{number}"), 9999)
+    with ThreadPoolExecutor(4) as threads:
+        slept = [one for batch in threads.map(lambda _: atlas.previews.put_to_sleep_idle(), range(4)) for one in batch]
+    assert len(slept) == 12
+    assert events_of(atlas, project).count("preview.sleeping") == 12
+
+
+def test_a_visit_keeps_a_preview_awake(face: Any, project: Project, dsn: str) -> None:
+    preview = preview_in(face, project, "running")
+    user = face.users.get(project.user_id)
+    long_ago(dsn, preview, 9999)
+    face.previews.touch(preview)
+    assert face.previews.put_to_sleep_idle() == []
+    # Noted within a second already: it is not written again.
+    long_ago(dsn, preview, -60)
+    noted = face.previews.get(user, preview.id)
+    face.previews.touch(preview)
+    assert face.previews.get(user, preview.id) == noted
+    stopped = face.previews.stop(preview)
+    long_ago(dsn, preview, 9999)
+    face.previews.touch(preview)
+    assert face.previews.get(user, preview.id).last_accessed_at < stopped.last_accessed_at

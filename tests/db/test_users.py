@@ -1,0 +1,194 @@
+"""The account of a user: verified, changed, listed, deleted."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from atlas_sdk import (
+    AlreadyExists,
+    Atlas,
+    Deletion,
+    InvalidInput,
+    InvalidToken,
+    NotFound,
+    User,
+)
+
+pytestmark = pytest.mark.usefixtures("cheap_hashes", "keys")
+
+PASSWORD = "correct horse battery"
+
+
+def events_of(connection: psycopg.Connection[Any], user_id: object) -> list[tuple[str, dict[str, Any]]]:
+    rows = connection.execute("SELECT type, meta FROM events WHERE user_id = %s ORDER BY id", [user_id]).fetchall()
+    return [
+        (kind, {name: value for name, value in meta.items() if name not in {"source", "login"}}) for kind, meta in rows
+    ]
+
+
+# The account itself.
+
+
+def test_an_address_is_verified_once(face: Any, migrated: Any) -> None:
+    user = face.users.create("ada@example.com")
+    verified = face.users.verify_email(user)
+    assert (verified.id, verified.email_verified) == (user.id, True)
+    assert face.users.verify_email(user) == verified
+    assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", "user.email_verified"]
+    migrated.execute("UPDATE users SET email = 'new@example.com', email_verified = false WHERE id = %s", [user.id])
+    with pytest.raises(NotFound, match="another address"):
+        face.users.verify_email(user)
+    assert not face.users.get(user.id).email_verified
+
+
+def test_a_name_is_changed_and_nothing_else(face: Any, migrated: Any) -> None:
+    user = face.users.create("ada@example.com", name="Ada")
+    renamed = face.users.update(user, name="Ada Lovelace")
+    assert (renamed.name, renamed.email, renamed.plan) == ("Ada Lovelace", user.email, user.plan)
+    assert face.users.update(renamed, name="Ada Lovelace") == face.users.update(renamed) == renamed
+    assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", "user.updated"]
+    with pytest.raises(InvalidInput):
+        face.users.update(user, name="x" * 201)
+
+
+def test_users_are_listed_page_by_page(face: Any) -> None:
+    made = [face.users.create(f"user{number}@example.com") for number in range(5)]
+    assert face.users.list() == made
+    first = face.users.list(limit=2)
+    assert first == made[:2]
+    assert face.users.list(after=first[-1], limit=2) == made[2:4]
+    assert face.users.list(after=made[-1]) == []
+    with pytest.raises(InvalidInput):
+        face.users.list(limit=0)
+
+
+def rows_of(connection: psycopg.Connection[Any], user_id: object) -> dict[str, int]:
+    """Return how many rows each table has of a user, whatever tables there are."""
+    tables = connection.execute(
+        """SELECT c.relname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+           WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace
+             AND a.attname = 'user_id' ORDER BY 1"""
+    ).fetchall()
+    count = "SELECT count(*) FROM {} WHERE {} = %s"
+    named = [(name, "user_id") for (name,) in tables] + [("users", "id")]
+    found = {
+        name: connection.execute(
+            psycopg.sql.SQL(count).format(psycopg.sql.Identifier(name), psycopg.sql.Identifier(column)), [user_id]
+        ).fetchone()[0]
+        for name, column in named
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def fill(face: Any, connection: psycopg.Connection[Any], name: str, folder: Path) -> User:
+    """Make a user who has something in the tables of every topic."""
+    user = face.users.create(f"{name}@example.com", password=PASSWORD)
+    project = face.projects.create(user, path=folder, session_id=f"session-of-{name}")
+    for text in (b"# Rules\n", b"# Rules\n\nBe kind.\n", b"# Rules\n\nBe kind, and brief.\n"):
+        face.memory.snapshot(project, "CLAUDE.md", text)
+    face.memory.checkpoint(project, "one")
+    face.memory.snapshot(project, "CLAUDE.md", b"")
+    face.memory.restore(project, "one")
+    face.sessions.issue(user)
+    face.quotas.grant(user, tokens=5)
+    face.quotas.settle(user, face.quotas.reserve(user, tokens=5).id)
+    face.quotas.reserve(user, tokens=5)
+    build = connection.execute(
+        "INSERT INTO builds (user_id, project_id) VALUES (%s, %s) RETURNING id", [user.id, project.id]
+    ).fetchone()[0]
+    connection.execute(
+        "INSERT INTO build_logs (user_id, build_id, ends_at, content) VALUES (%s, %s, 1, 'x')", [user.id, build]
+    )
+    preview = connection.execute(
+        "INSERT INTO previews (user_id, project_id, host) VALUES (%s, %s, %s) RETURNING id",
+        [user.id, project.id, f"{name}.example.com"],
+    ).fetchone()[0]
+    connection.execute(
+        "INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %s, %s)", [f"{name}.example.com", user.id]
+    )
+    connection.execute(
+        "INSERT INTO preview_ports (machine, port, user_id, preview_id) VALUES (%s, 8000, %s, %s)",
+        [name, user.id, preview],
+    )
+    return user
+
+
+def test_deleting_a_user_leaves_the_audit_and_nothing_else(face: Any, migrated: Any, folder: Path) -> None:
+    ada, bob = (fill(face, migrated, name, folder) for name in ("ada", "bob"))
+    before, bobs = rows_of(migrated, ada.id), rows_of(migrated, bob.id)
+    assert {"users", "claims", "sessions", "memory_blobs", "quota_reservations", "usage_ledger"} <= before.keys()
+    gone = face.users.delete(ada)
+    assert gone == Deletion(
+        user_id=ada.id,
+        projects=1,
+        builds=1,
+        previews=1,
+        sessions=1,
+        claims=3,
+        memory_snapshots=before["memory_snapshots"],
+        usage_entries=before["usage_ledger"],
+    )
+    assert rows_of(migrated, ada.id) == {"events": before["events"] + 1}
+    assert rows_of(migrated, bob.id) == bobs
+    kind, counts = events_of(migrated, ada.id)[-1]
+    assert (kind, counts["projects"]) == ("user.deleted", 1)
+    assert face.users.delete(ada) is None
+    assert rows_of(migrated, ada.id) == {"events": before["events"] + 1}
+    with pytest.raises(NotFound):
+        face.users.get(ada.id)
+    assert face.users.authenticate("ada@example.com", PASSWORD) is None
+    # The names are free again, and what comes is another user.
+    assert face.users.create("ada@example.com").id != ada.id
+    with pytest.raises(AlreadyExists):
+        face.users.create("bob@example.com")
+
+
+def test_the_tokens_of_a_deleted_user_are_worth_nothing(face: Any) -> None:
+    user = face.users.create("ada@example.com")
+    issued = face.sessions.issue(user)
+    face.users.delete(user)
+    with pytest.raises(InvalidToken):
+        face.sessions.verify(issued.token)
+    assert not face.sessions.touch(issued.session)
+    assert face.sessions.revoke(issued.session) is None
+    assert face.sessions.revoke_all(user) == 0
+    with pytest.raises(NotFound):
+        face.sessions.issue(user)
+
+
+def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path) -> None:
+    """Whatever commits first, no claim is left behind."""
+    with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as connection:
+        for round_ in range(10):
+            user = atlas.users.create("ada@example.com")
+            together = threading.Barrier(3)
+            failures: list[BaseException] = []
+
+            def at_once(action: Any, together: Any = together, failures: Any = failures) -> threading.Thread:
+                def run() -> None:
+                    together.wait(30)
+                    try:
+                        action()
+                    except NotFound:
+                        pass
+                    except BaseException as exc:  # noqa: BLE001  # shown by the assertion
+                        failures.append(exc)
+
+                thread = threading.Thread(target=run)
+                thread.start()
+                return thread
+
+            threads = [
+                at_once(lambda user=user: atlas.users.delete(user)),
+                at_once(lambda user=user, n=round_: atlas.projects.create(user, path=folder, session_id=f"s{n}")),
+                at_once(lambda user=user: atlas.quotas.reserve(user, tokens=1)),
+            ]
+            for thread in threads:
+                thread.join(60)
+            assert failures == []
+            assert rows_of(connection, user.id).keys() <= {"events"}

@@ -1,0 +1,133 @@
+"""What one user's quota must be after any sequence of operations."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from attrs import define, field
+
+#: Requests an hour, of every plan.
+HOURLY = 20
+#: Tokens a month, and containers.
+PLANS = {"small": (100, 2), "large": (250, 3), "endless": (None, None)}
+
+
+@define
+class Hold:
+    """A reservation as the model knows it."""
+
+    tokens: int
+    slots: int
+    #: Of a block: the requests that it may make, and who has it.
+    requests: int = 0
+    holder: str | None = None
+    progressed: int = 0
+    overdue: bool = False
+    #: "held", then "settled", "expired" or "released".
+    state: str = "held"
+    #: What it is charged with.
+    charged: int = 0
+    #: Periods that have ended since it was granted.
+    age: int = 0
+
+
+@define
+class TopUp:
+    """A grant as the model knows it."""
+
+    id: UUID
+    tokens: int
+    expires: bool
+    burned: int = 0
+    overdue: bool = False
+
+
+@define
+class Model:
+    """What must be so."""
+
+    #: Without top-ups.
+    base: int | None = 100
+    slots_limit: int | None = 2
+    requests_limit: int | None = HOURLY
+    plan: str = "small"
+    by_hand: bool = False
+    holds: dict[UUID, Hold] = field(factory=dict)
+    #: What is charged without a reservation, in this period and in earlier ones.
+    added: int = 0
+    added_before: int = 0
+    requests: int = 0
+    #: The open ones; what they add to the limit, and how much of that is used up for good.
+    top_ups: list[TopUp] = field(factory=list)
+    granted: int = 0
+    burned: int = 0
+
+    @property
+    def limit(self) -> int | None:
+        return None if self.base is None else self.base + self.granted
+
+    def open(self) -> list[Hold]:
+        return [hold for hold in self.holds.values() if hold.state == "held"]
+
+    def held(self) -> int:
+        return sum(hold.tokens for hold in self.open() if not hold.age)
+
+    def used(self) -> int:
+        return self.added + sum(hold.charged for hold in self.holds.values() if not hold.age)
+
+    def slots(self) -> int:
+        return sum(hold.slots for hold in self.open())
+
+    def requests_held(self) -> int:
+        return sum(hold.requests for hold in self.open())
+
+    def left(self) -> int:
+        return 10**12 if self.limit is None else self.limit - self.used() - self.held()
+
+    def requests_left(self) -> int:
+        return 10**6 if self.requests_limit is None else self.requests_limit - self.requests - self.requests_held()
+
+    def fits(self, least: int, slots: int, requests: int = 0) -> str | None:
+        """Name the dimension that refuses."""
+        if least > 0 and least > self.left():
+            return "tokens"
+        if slots > 0 and self.slots_limit is not None and self.slots() + slots > self.slots_limit:
+            return "containers"
+        return "requests" if requests > 0 and requests > self.requests_left() else None
+
+    def refuses(self, least: int, slots: int, requests: int) -> str | None:
+        """Name what refuses when what is overdue has ended."""
+        if self.fits(least, slots, requests) is not None:
+            self.reclaim()
+        return self.fits(least, slots, requests)
+
+    def share(self, want: int, least: int, left: int, limit: int | None, holder: str) -> int:
+        holders = {hold.holder for hold in self.open() if hold.holder} | {holder}
+        return want if limit is None else min(want, max(least, left // (2 * len(holders))))
+
+    def end(self, hold: Hold, state: str, charged: int, requests: int) -> None:
+        hold.state, hold.charged = state, charged
+        self.requests += requests
+
+    def reclaim(self) -> None:
+        for hold in self.open():
+            if hold.overdue:
+                self.end(hold, "expired", hold.tokens, hold.requests)
+
+    def burn(self, *, period_ends: bool) -> None:
+        """Charge to the top-ups what is over the allowance, the soonest to expire first; drop what has expired."""
+        over = 0 if self.base is None else max(self.used() + self.held() - self.base - self.burned, 0)
+        lost = 0
+        for top_up in sorted(self.top_ups, key=lambda known: (not known.overdue, not known.expires, known.id)):
+            taken = min(over, top_up.tokens - top_up.burned)
+            over, self.burned, top_up.burned = over - taken, self.burned + taken, top_up.burned + taken
+            lost += top_up.tokens - top_up.burned if top_up.overdue else 0
+        self.top_ups = [known for known in self.top_ups if not known.overdue]
+        self.granted -= lost
+        if period_ends:
+            self.granted = sum(known.tokens - known.burned for known in self.top_ups)
+            self.burned = 0
+
+    def take_plan(self) -> None:
+        if not self.by_hand:
+            self.base, self.slots_limit = PLANS[self.plan]

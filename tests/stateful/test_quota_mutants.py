@@ -1,0 +1,148 @@
+"""Functions that are broken on purpose: the machine notices each, on the short cut and on the long way."""
+
+from __future__ import annotations
+
+import sys
+
+import psycopg
+import pytest
+from attrs import frozen
+from mutants import mutated
+from test_quota_machine import drive
+
+from atlas_sdk import AtlasError
+
+
+@frozen
+class Mutant:
+    """A function, and the text in it that something else is put in place of."""
+
+    function: str
+    changes: tuple[tuple[str, str], ...]
+    #: Words of what is noticed: a mutant that dies of something else proves nothing.
+    dies_of: str
+
+
+MUTANTS = {
+    # Of the promise.
+    "short cut of reserve ignores holds": Mutant(
+        "quota_reserve",
+        (("u.tokens_used + u.tokens_held + tokens <= u.tokens_limit", "u.tokens_used + tokens <= u.tokens_limit"),),
+        "DID NOT RAISE|assert",
+    ),
+    "reserve ignores holds": Mutant(
+        "quota_decide",
+        (("p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held", "p_tokens > q.tokens_limit - q.tokens_used"),),
+        "DID NOT RAISE|assert",
+    ),
+    "elastic grant ignores holds": Mutant(
+        "quota_reserve",
+        (("least(tokens, q.tokens_limit - q.tokens_used - q.tokens_held)", "least(tokens, q.tokens_limit)"),),
+        "assert",
+    ),
+    "short cut of reserve does not take back what it counted": Mutant(
+        "quota_reserve", (("SET tokens_held = u.tokens_held - tokens, cost_held", "SET cost_held"),), "assert"
+    ),
+    "short cut of reserve does not give the slots back": Mutant(
+        "quota_reserve", (("containers_used = u.containers_used - slots,", ""),), "assert"
+    ),
+    "short cut of reserve forgets the ids of the ledger": Mutant(
+        "quota_reserve", (("WHERE l.user_id = p_user AND l.reservation_id = p_id", "WHERE false"),), "assert|RAISE"
+    ),
+    "reserve forgets earlier ids": Mutant("quota_reserve", (("IF d.repeated THEN", "IF false THEN"),), "."),
+    "reserve ignores slots": Mutant(
+        "quota_reserve", (("u.containers_used::bigint + slots <= u.containers_limit", "true"),), "DID NOT RAISE|assert"
+    ),
+    # Of the settlement.
+    "short cut of settle charges the estimate": Mutant(
+        "quota_settle", (("s.tokens := coalesce(p_tokens, nullif(", "s.tokens := coalesce(nullif("),), "assert"
+    ),
+    "settle charges the estimate": Mutant(
+        "quota_settle",
+        (
+            (
+                "s.outcome := 'settled';\n                s.overrun",
+                "s.outcome := 'settled' ;\n                s.overrun",
+            ),
+            (
+                "s.outcome := 'settled';\n        s.tokens := coalesce(p_tokens,",
+                "s.outcome := 'settled';\n        s.tokens := coalesce(",
+            ),
+        ),
+        "assert",
+    ),
+    "short cut of settle is not idempotent": Mutant(
+        "quota_settle",
+        (("DELETE FROM quota_reservations AS r\n", "UPDATE quota_reservations AS r SET meta = r.meta\n"),),
+        ".",
+    ),
+    "settle is not idempotent": Mutant("quota_settle", (("IF done.settled THEN", "IF false THEN"),), "."),
+    "short cut of settle pays for another month": Mutant(
+        "quota_settle", (("AND u.period_start = hold.period_start", ""),), "assert"
+    ),
+    "short cut of settle charges an overrun as if it had been promised": Mutant(
+        "quota_settle", (("s.tokens <= hold.tokens AND s.cost <= hold.cost\n", "true\n"),), "overrun|assert"
+    ),
+    "late settlement charges again": Mutant(
+        "quota_settle", (("delta_tokens := s.tokens - done.tokens", "delta_tokens := s.tokens"),), "assert"
+    ),
+    "released stream is free": Mutant("quota_release", (("IF hold.tokens_progressed > 0", "IF false"),), "assert"),
+    # Of the expiry.
+    "reclaim leaks the hold": Mutant(
+        "quota_reclaim", (("tokens_held = u.tokens_held - s.tokens", "tokens_held = u.tokens_held"),), "assert"
+    ),
+    "reclaim leaks the slots": Mutant(
+        "quota_reclaim",
+        (("containers_used = u.containers_used - s.slots", "containers_used = u.containers_used"),),
+        ".",
+    ),
+    "reclaim charges the wrong month": Mutant(
+        "quota_reclaim", (("sum(tokens) FILTER (WHERE period_start = q.period_start)", "sum(tokens)"),), "."
+    ),
+    # Of blocks. (Requests, which are few here, are test_quota_hits.py's.)
+    "block ignores holds": Mutant(
+        "quota_lease", (("div(q.tokens_limit - q.tokens_used - q.tokens_held,", "div(q.tokens_limit,"),), "assert"
+    ),
+    "block counts its own holder twice": Mutant(
+        "quota_lease", (("AND r.holder <> coalesce(p_holder, '')", ""),), "assert"
+    ),
+    "block's requests are not promised": Mutant(
+        "quota_lease", (("requests_held = q.requests_held + d.requests,", ""),), "."
+    ),
+    "settled block counts no requests": Mutant(
+        "quota_settle", (("CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE 0 END", "0"),), "assert"
+    ),
+    # Of limits.
+    "another plan drops top-ups": Mutant(
+        "quota_apply_plan", (("ELSE p.tokens_limit + u.tokens_granted END", "ELSE p.tokens_limit END"),), "assert"
+    ),
+    "another plan drops what was set by hand": Mutant(
+        "quota_apply_plan", (("'tokens' = ANY (u.overridden)", "false"),), "assert"
+    ),
+    "top-up is there again next month": Mutant(
+        "quota_burn", (("tokens_burned = g.tokens_burned, cost_burned", "cost_burned"),), "assert"
+    ),
+    "expired top-up stays": Mutant("quota_burn", (("tokens_lost := tokens_lost +", "tokens_lost := 0 *"),), "assert"),
+    "no limit becomes one": Mutant(
+        "quota_burn",
+        (
+            (
+                "THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END",
+                "THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left ELSE tokens_left END",
+            ),
+        ),
+        "assert",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_machine_notices_that(dsn: str, name: str) -> None:
+    mutant = MUTANTS[name]
+    with (
+        psycopg.connect(dsn, autocommit=True) as connection,
+        mutated(connection, mutant.function, *mutant.changes),
+        pytest.raises((AssertionError, AtlasError, pytest.fail.Exception), match=mutant.dies_of) as noticed,
+    ):
+        drive(dsn, 120)
+    sys.stdout.write(f"{name}: {type(noticed.value).__name__}: {noticed.value}\n")
