@@ -32,6 +32,8 @@ sql = statements("limits")
 #: Users whose rows one statement locks.
 _BATCH = 200
 _NOBODY = UUID(int=0)
+#: What lasts longer need not expire.
+_GRANT_MAX = timedelta(days=36525)
 _COLUMNS = ("tokens", "cost", "containers", "requests", "builds", "memory", "memory_hard")
 
 
@@ -199,14 +201,15 @@ def set_plan_limits(
         memory_hard=memory_hard,
     )
     limits = yield from _change_plan(plan, named)
-    last: UUID | None = _NOBODY
-    while last is not None:
-        last = yield from scalar(sql["apply_plan"], UUID, name=plan, after=last, limit=_BATCH)
+    last = _NOBODY
+    while (last := (yield from scalar(sql["apply_plan"], UUID, name=plan, after=last, limit=_BATCH))) != _NOBODY:
+        pass
     return limits
 
 
 @atomic
 def _change_plan(plan: str, named: Mapping[str, Any]) -> Plan[Limits]:
+    yield from execute(sql["lock_plan"], name=plan)
     if named and (yield from execute(sql["set_plan"], name=plan, **_parameters(named))):
         meta = {"plan": plan, "limits": _told(named)}
         yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta=meta)
@@ -235,8 +238,11 @@ def grant(
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidInput("expires_at needs a time zone", field="expires_at")
     if expires_in is not None:
-        now = yield from scalar(sql["now"], datetime)
-        expires_at = now + expires_in
+        if not timedelta() < expires_in <= _GRANT_MAX:
+            raise InvalidInput(
+                f"expires_in must be more than 0 and at most 100 years, not {expires_in}", field="expires_in"
+            )
+        expires_at = (yield from scalar(sql["now"], datetime)) + expires_in
     dollars = money("cost", cost)
     if not (count("tokens", tokens, TOKENS_MAX) or dollars):
         raise InvalidInput("nothing to grant: tokens and cost are 0", field="tokens")

@@ -163,7 +163,7 @@ def settle(
 
     None is not 0 but unknown: what had progressed is charged, and all that was promised when nothing was told. A second
     call changes nothing; one after the expiry corrects what the expiry charged, once. More than was promised is charged
-    too, and marked as overrun. `requests` is how many of a block's were used; others were counted when they were granted.
+    too, and marked as overrun. `requests` is how many of a block's were used; others count since they were granted.
     """
     settlement = yield from one(
         sql["settle"],
@@ -245,8 +245,8 @@ def lease_block(
 ) -> Plan[Block]:
     """Promise a block that one process spends by itself. Raises QuotaExceeded, NotFound.
 
-    Grants from the minimum (default: all of it) to what is asked in each dimension: near a limit only a share of what is
-    left, so that every holder of a block finds some. It ends with the period at the latest. Its requests are counted
+    Grants from the minimum (default: all of it) to what is asked in each dimension: near a limit only a share of what
+    is left, so that every holder of a block finds some. It ends with the period at the latest. Its requests are counted
     when it is settled, so tell `settle` how many there were. `holder` names the process: its own blocks take one share.
     """
     least_tokens = tokens if min_tokens is None else min_tokens

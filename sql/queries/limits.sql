@@ -15,6 +15,11 @@ VALUES
     (%(name)s, %(tokens)s, %(cost)s, %(containers)s, %(requests)s, %(builds)s, %(memory)s, %(memory_hard)s)
 ON CONFLICT DO NOTHING;
 
+-- name: lock_plan
+-- Whoever joins the plan at this moment is waited for, or waits: the foreign key of users takes a share of this lock,
+-- and does so before the trigger reads the limits. (An UPDATE alone would not conflict with it.)
+SELECT name FROM plans WHERE name = %(name)s FOR UPDATE;
+
 -- name: set_plan
 UPDATE plans SET
     tokens_limit = CASE WHEN %(set_tokens)s THEN %(tokens)s::bigint ELSE tokens_limit END,
@@ -28,8 +33,8 @@ UPDATE plans SET
 WHERE name = %(name)s;
 
 -- name: apply_plan
--- To the users of a plan, a batch at a time, in the order of ids.
-SELECT quota_apply_plan_to_all(%(name)s, %(after)s, %(limit)s);
+-- To the users of a plan, a batch at a time, in the order of ids: the last one's id, or the nil id at the end.
+SELECT coalesce(quota_apply_plan_to_all(%(name)s, %(after)s, %(limit)s), '00000000-0000-0000-0000-000000000000');
 
 -- name: clear_overrides
 UPDATE user_quotas SET overridden = '{}' WHERE user_id = %(user_id)s;

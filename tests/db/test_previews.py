@@ -179,12 +179,14 @@ def test_a_host_is_one_live_preview_of_the_whole_database(face: Any, project: Pr
     assert face.previews.by_host("App.Example.com.") == first
     face.previews.set_status(first, end)
     assert face.previews.by_host("app.example.com") is None
-    second = face.previews.create(other, host="app.example.com")
+    second = face.previews.create(project, host="app.example.com")
     # The end of the first one, told again, does not take the host from the second.
     face.previews.set_status(first, end)
     assert face.previews.by_host("app.example.com") == second
     with pytest.raises(AlreadyExists):
-        face.previews.create(project, host="app.example.com")
+        face.previews.create(other, host="app.example.com")
+    face.previews.stop(second)
+    assert face.previews.create(other, host="app.example.com").user_id == other.user_id
 
 
 def test_of_many_who_want_a_host_one_gets_it(atlas: Atlas, dsn: str) -> None:
@@ -399,3 +401,27 @@ def test_a_visit_keeps_a_preview_awake(face: Any, project: Project, dsn: str) ->
     long_ago(dsn, preview, 9999)
     face.previews.touch(preview)
     assert face.previews.get(user, preview.id).last_accessed_at < stopped.last_accessed_at
+
+
+def test_ports_of_other_tenants_are_felt_but_not_seen(dsn: str, atlas: Atlas) -> None:
+    previews = [
+        atlas.previews.create(atlas.projects.create(atlas.users.create(f"u{n}@example.com"), path="/p"), host=f"h{n}")
+        for n in range(2)
+    ]
+    atlas.previews.allocate_port(previews[0], ports=range(20_000, 20_001))
+    with psycopg.connect(dsn, autocommit=True) as raw:
+        role = f"atlas_test_{previews[0].id.hex}"
+        raw.execute(f"CREATE ROLE {role} NOLOGIN")
+        try:
+            raw.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+            with raw.transaction():
+                raw.execute(f"SET LOCAL ROLE {role}")
+                raw.execute(f"SET LOCAL atlas.user_id = '{previews[1].user_id}'")
+                take = "SELECT preview_port_take(%s, %s, '', 20000, %s)"
+                asked = (previews[1].user_id, previews[1].id)
+                assert raw.execute(take, (*asked, 20_000)).fetchone() == (None,)
+                assert raw.execute(take, (*asked, 20_001)).fetchone() == (20_001,)
+                assert raw.execute("SELECT port FROM preview_ports").fetchall() == [(20_001,)]
+        finally:
+            raw.execute(f"DROP OWNED BY {role}")
+            raw.execute(f"DROP ROLE {role}")

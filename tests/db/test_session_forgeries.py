@@ -43,7 +43,7 @@ def test_no_other_algorithm_is_believed(face: Any, issued: IssuedSession, keys: 
     digest = "sha512" if name == "HS512" else "sha384" if name == "HS384" else "sha256"
     signed = forged(issued.token, secret, header={"alg": name}, digest=digest)
     for token in (f"{unsigned}.", f"{unsigned}.{signature}", signed):
-        assert refused(face, token) in {"algorithm", "malformed"}
+        assert refused(face, token) in ({"algorithm"} if name else {"algorithm", "malformed"})
 
 
 def test_another_key_opens_nothing(face: Any, issued: IssuedSession, keys: SigningKeys) -> None:

@@ -104,8 +104,17 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(number=picks)
     def reserve_again(self, number: int) -> None:
         key, hold = self.pick(number)
-        if hold is None:
-            return
+        if hold is not None:
+            self.repeat(key, hold)
+
+    @rule(tokens=amounts)
+    def answer_is_lost(self, tokens: int) -> None:
+        known = len(self.model.holds)
+        self.reserve(tokens=tokens, flexible=True, slots=1)
+        for key, hold in list(self.model.holds.items())[known:]:
+            self.repeat(key, hold)
+
+    def repeat(self, key: UUID, hold: Hold) -> None:
         plan = quotas.reserve(self.user, tokens=hold.tokens, slots=hold.slots, reservation_id=key)
         if hold.state in {"expired", "released"}:
             with pytest.raises(InvalidInput, match=hold.state):
@@ -207,6 +216,22 @@ class QuotaMachine(RuleBasedStateMachine):
         if self.model.limit is not None:
             self.reserve(tokens=self.model.limit + 1, flexible=False, slots=0)
         self.settle(number=number, tokens=tokens)
+
+    @rule(tokens=amounts, times=st.integers(1, 3))
+    def blocks_pile_up(self, tokens: int, times: int) -> None:
+        for _ in range(times):
+            self.lease(tokens=60, least=0, requests=1, holder="a")
+        self.lease(tokens=tokens, least=0, requests=4, holder="a")
+
+    @rule(tokens=amounts)
+    def slot_is_lost(self, tokens: int) -> None:
+        known = len(self.model.holds)
+        self.reserve(tokens=tokens, flexible=True, slots=1)
+        for key, hold in list(self.model.holds.items())[known:]:
+            self.door.expire(key)
+            hold.overdue = True
+        if self.model.limit is not None:
+            self.reserve(tokens=self.model.limit + 1, flexible=False, slots=0)
 
     @rule(limit=st.none() | st.integers(0, 300), slots=st.none() | st.integers(0, 4))
     def change_limits(self, limit: int | None, slots: int | None) -> None:

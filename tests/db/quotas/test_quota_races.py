@@ -209,7 +209,7 @@ PAIRS = [
 ]
 #: Differs from one run to the next.
 PASSING = {"id", "user_id", "expires_at", "resets_at", "retry_after", "lasts", "created_at", "updated_at"}
-PASSING |= {"period_anchor", "period_start", "period_end", "request_minute"}
+PASSING |= {"period_anchor", "period_start", "period_end", "request_minute", "request_cells"}
 
 
 def prepared(door: Door) -> Any:
@@ -242,6 +242,10 @@ def test_two_callers_do_what_they_would_do_one_after_the_other(dsn: str, door: D
     assert states[0] == states[1]
     assert door.ledger(apart.user_id) == door.ledger(together.user_id)
     for one in (apart, together):
+        assert (
+            door.value("SELECT sum(n) FROM user_quotas, unnest(request_cells) AS n WHERE user_id = %s", one.user_id)
+            == (states[0]["requests_used"])
+        )
         door.balance(one.user_id)
 
 
