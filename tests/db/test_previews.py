@@ -9,9 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from previewing import events_of, preview_in
 from psycopg import errors
 
-from atlas_sdk import AlreadyExists, Atlas, IllegalTransition, InvalidInput, NotFound, PortsExhausted, Preview, Project
+from atlas_sdk import AlreadyExists, Atlas, IllegalTransition, InvalidInput, Preview, Project
 from atlas_sdk.model.previews import LIVE, PREVIEW_STATUSES
 
 ALLOWED = {
@@ -19,31 +20,11 @@ ALLOWED = {
     *(("running", status) for status in ("sleeping", "stopped", "failed")),
     *(("sleeping", status) for status in ("running", "stopped", "failed")),
 }
-#: How each status is reached.
-WAY = {
-    "creating": [],
-    "running": ["running"],
-    "sleeping": ["running", "sleeping"],
-    "stopped": ["stopped"],
-    "failed": ["failed"],
-}
 
 
 @pytest.fixture
 def project(face: Any) -> Project:
     return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
-
-
-def preview_in(face: Any, project: Project, status: str, host: str = "app.example.com") -> Preview:
-    preview = face.previews.create(project, host=host)
-    for step in WAY[status]:
-        preview = face.previews.set_status(preview, step)
-    return preview
-
-
-def events_of(face: Any, project: Project) -> list[str]:
-    user = face.users.get(project.user_id)
-    return [event.type for event in face.events.search(user, event_type="preview.", limit=1000)][::-1]
 
 
 def long_ago(dsn: str, preview: Preview, seconds: int) -> None:
@@ -219,116 +200,6 @@ def test_the_host_of_a_deleted_preview_is_free(face: Any, project: Project, dsn:
     assert claims == [(other.user_id,)]
 
 
-# Ports.
-
-
-def test_every_preview_gets_a_port_of_its_own_until_there_is_none(atlas: Atlas) -> None:
-    users = [atlas.users.create(f"u{number}@example.com") for number in range(4)]
-    projects = [atlas.projects.create(user, path="/srv/app") for user in users]
-    previews = [atlas.previews.create(projects[n % 4], host=f"h{n}.example.com") for n in range(33)]
-    ports = range(20_000, 20_032)
-    with ThreadPoolExecutor(32) as threads:
-        got = list(threads.map(lambda one: atlas.previews.allocate_port(one, ports=ports), previews[:32]))
-    assert sorted(preview.host_port for preview in got) == list(ports)
-    with pytest.raises(PortsExhausted, match="20000 to 20031") as refusal:
-        atlas.previews.allocate_port(previews[32], ports=ports)
-    assert (refusal.value.first, refusal.value.last, refusal.value.machine) == (20_000, 20_031, "")
-    atlas.previews.stop(previews[5])
-    assert atlas.previews.allocate_port(previews[32], ports=ports).host_port == got[5].host_port
-
-
-def test_one_preview_gets_one_port_however_many_ask(atlas: Atlas) -> None:
-    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
-    preview = atlas.previews.create(project, host="app.example.com")
-    with ThreadPoolExecutor(8) as threads:
-        got = set(threads.map(lambda _: atlas.previews.allocate_port(preview).host_port, range(8)))
-    assert len(got) == 1
-    assert got <= set(range(20_000, 30_000))
-    assert events_of(atlas, project) == ["preview.created", "preview.port_allocated"]
-
-
-def test_ports_are_counted_on_each_machine(face: Any, project: Project) -> None:
-    one = range(20_000, 20_001)
-    first = face.previews.create(project, host="a", machine="m1")
-    assert face.previews.allocate_port(first, ports=one).host_port == 20_000
-    assert face.previews.allocate_port(first, ports=range(5, 9)).host_port == 20_000
-    elsewhere = face.previews.create(project, host="b", machine="m2")
-    assert face.previews.allocate_port(elsewhere, ports=one).host_port == 20_000
-    third = face.previews.create(project, host="c", machine="m1")
-    with pytest.raises(PortsExhausted, match="of m1"):
-        face.previews.allocate_port(third, ports=one)
-
-
-@pytest.mark.parametrize("end", ["stopped", "failed", "released", "deleted", "project", "user"])
-def test_a_port_comes_back(face: Any, project: Project, dsn: str, end: str) -> None:
-    one = range(20_000, 20_001)
-    first = face.previews.allocate_port(face.previews.create(project, host="a"), ports=one)
-    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
-    second = face.previews.create(other, host="b")
-    with pytest.raises(PortsExhausted):
-        face.previews.allocate_port(second, ports=one)
-    if end == "released":
-        assert face.previews.release_port(first).host_port is None
-        assert face.previews.release_port(first).host_port is None
-        assert events_of(face, project)[-2:] == ["preview.port_allocated", "preview.port_released"]
-    elif end in ("stopped", "failed"):
-        assert face.previews.set_status(first, end).host_port == 20_000
-    else:
-        table = {"deleted": "previews", "project": "projects", "user": "users"}[end]
-        key = {"deleted": first.id, "project": project.id, "user": project.user_id}[end]
-        with psycopg.connect(dsn) as raw:
-            raw.execute(f"DELETE FROM {table} WHERE id = %s", (key,))
-    assert face.previews.allocate_port(second, ports=one).host_port == 20_000
-
-
-def test_a_port_from_elsewhere_is_registered(face: Any, project: Project) -> None:
-    first = face.previews.create(project, host="a")
-    second = face.previews.create(project, host="b")
-    face.previews.set_status(first, "running", host_port=20_000)
-    with pytest.raises(AlreadyExists) as refusal:
-        face.previews.set_status(second, "running", host_port=20_000)
-    assert refusal.value.kind == "port"
-    assert face.previews.get(face.users.get(project.user_id), second.id) == second
-    with pytest.raises(PortsExhausted):
-        face.previews.allocate_port(second, ports=range(20_000, 20_001))
-    # Moving gives the old one back.
-    assert face.previews.set_status(first, "running", host_port=20_001).host_port == 20_001
-    assert face.previews.allocate_port(second, ports=range(20_000, 20_002)).host_port == 20_000
-
-
-def test_what_is_over_or_gone_gets_no_port(face: Any, project: Project, dsn: str) -> None:
-    stopped = preview_in(face, project, "stopped")
-    with pytest.raises(InvalidInput, match="stopped"):
-        face.previews.allocate_port(stopped)
-    with psycopg.connect(dsn) as raw:
-        raw.execute("DELETE FROM previews")
-    for call in (face.previews.allocate_port, face.previews.release_port, face.previews.stop):
-        with pytest.raises(NotFound):
-            call(stopped)
-    with pytest.raises(NotFound):
-        face.previews.get(face.users.get(project.user_id), stopped.id)
-
-
-def test_allocating_while_it_stops_leaves_no_port_behind(atlas: Atlas, dsn: str) -> None:
-    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
-
-    def allocate(preview: Preview) -> None:
-        try:
-            atlas.previews.allocate_port(preview)
-        except InvalidInput:
-            assert atlas.previews.by_host(preview.host) is None
-
-    with ThreadPoolExecutor(2) as threads:
-        for number in range(20):
-            preview = atlas.previews.create(project, host=f"h{number}")
-            both = [threads.submit(allocate, preview), threads.submit(atlas.previews.stop, preview)]
-            for done in both:
-                done.result()
-    with psycopg.connect(dsn) as raw:
-        assert raw.execute("SELECT count(*) FROM preview_ports").fetchone() == (0,)
-        assert raw.execute("SELECT count(*) FROM claims WHERE kind = 'preview_host'").fetchone() == (0,)
-
-
 # Who serves, and sleep.
 
 
@@ -401,27 +272,3 @@ def test_a_visit_keeps_a_preview_awake(face: Any, project: Project, dsn: str) ->
     long_ago(dsn, preview, 9999)
     face.previews.touch(preview)
     assert face.previews.get(user, preview.id).last_accessed_at < stopped.last_accessed_at
-
-
-def test_ports_of_other_tenants_are_felt_but_not_seen(dsn: str, atlas: Atlas) -> None:
-    previews = [
-        atlas.previews.create(atlas.projects.create(atlas.users.create(f"u{n}@example.com"), path="/p"), host=f"h{n}")
-        for n in range(2)
-    ]
-    atlas.previews.allocate_port(previews[0], ports=range(20_000, 20_001))
-    with psycopg.connect(dsn, autocommit=True) as raw:
-        role = f"atlas_test_{previews[0].id.hex}"
-        raw.execute(f"CREATE ROLE {role} NOLOGIN")
-        try:
-            raw.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-            with raw.transaction():
-                raw.execute(f"SET LOCAL ROLE {role}")
-                raw.execute(f"SET LOCAL atlas.user_id = '{previews[1].user_id}'")
-                take = "SELECT preview_port_take(%s, %s, '', 20000, %s)"
-                asked = (previews[1].user_id, previews[1].id)
-                assert raw.execute(take, (*asked, 20_000)).fetchone() == (None,)
-                assert raw.execute(take, (*asked, 20_001)).fetchone() == (20_001,)
-                assert raw.execute("SELECT port FROM preview_ports").fetchall() == [(20_001,)]
-        finally:
-            raw.execute(f"DROP OWNED BY {role}")
-            raw.execute(f"DROP ROLE {role}")

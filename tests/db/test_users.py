@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from entered import PATIENCE_S, until, waiting
 
 from atlas_sdk import (
     AlreadyExists,
@@ -192,3 +194,17 @@ def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path
                 thread.join(60)
             assert failures == []
             assert rows_of(connection, user.id).keys() <= {"events"}
+
+
+def test_a_deletion_and_a_settlement_do_not_wait_for_each_other(dsn: str) -> None:
+    with Atlas.open(dsn) as atlas, psycopg.connect(dsn) as settling, ThreadPoolExecutor(1) as threads:
+        user = atlas.users.create("ada@example.com")
+        # As a settlement does: first the limits, then a row that belongs to the user.
+        settling.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
+        deletion = threads.submit(atlas.users.delete, user)
+        until(lambda: waiting(dsn, "user_quotas"))
+        settling.execute("INSERT INTO usage_ledger (user_id, kind, amount) VALUES (%s, 'tokens', 1)", [user.id])
+        settling.commit()
+        gone = deletion.result(PATIENCE_S)
+        assert gone is not None
+        assert gone.usage_entries == 1
