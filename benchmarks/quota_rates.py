@@ -22,7 +22,9 @@ __all__ = ["quota_rates"]
 _LIMIT = 10**8
 _THREADS = 8
 _OURS = "hit"
-#: By the name in the table. Redis in memory forgets in a crash; ours and the one that syncs have it on the disk.
+#: Ours that forgets the last half second in a crash of the server.
+_FORGETFUL = "hit, not durable"
+#: By the name in the table. Redis in memory forgets all in a crash; `hit` and the one that syncs have it on the disk.
 _LIMITS: dict[str, Target | None] = {
     "limits FixedWindow, Redis": at_least(0.5),
     "limits MovingWindow, Redis": None,
@@ -46,7 +48,10 @@ def quota_rates(bench: Bench) -> list[Row]:
             for clients in (1, 8):
                 rows += _beside_limits(bench, user, (address, syncing), clients)
     except MissingPeer as problem:
-        rows += [Row(what=f"hit : {name}", missing=str(problem), target=target) for name, target in _LIMITS.items()]
+        rows += [
+            Row(what=f"{_alike(name)} : {name}", missing=str(problem), target=target)
+            for name, target in _LIMITS.items()
+        ]
     try:
         needs_module("pyrate_limiter", "pyrate-limiter>=4.5")
         rows += _beside_pyrate(bench, user)
@@ -70,7 +75,10 @@ def _client(
         for strategy in (FixedWindowRateLimiter, MovingWindowRateLimiter)
     ]
     with Atlas.open(home=home) as atlas:
-        calls: dict[str, Callable[[], object]] = {_OURS: lambda: atlas.quotas.hit(user)}
+        calls: dict[str, Callable[[], object]] = {
+            _OURS: lambda: atlas.quotas.hit(user),
+            _FORGETFUL: lambda: atlas.quotas.hit(user, durable=False),
+        }
         for name, limiter in zip(_LIMITS, limiters, strict=True):
             calls[name] = lambda limiter=limiter: limiter.hit(item, type(limiter).__name__)
         for call in calls.values():
@@ -80,14 +88,20 @@ def _client(
 
 def _beside_limits(bench: Bench, user: User, addresses: Sequence[str], clients: int) -> list[Row]:
     with crew(clients, _client, bench.home, user, addresses) as running:
-        done = take_slices(running.slice, (_OURS, *_LIMITS), rounds=5 if bench.quick else 12, seconds=0.7)
-    return [_compared(done[_OURS], name, done[name], clients, target) for name, target in _LIMITS.items()]
+        done = take_slices(running.slice, (_OURS, _FORGETFUL, *_LIMITS), rounds=5 if bench.quick else 12, seconds=0.7)
+    return [_compared(done, _alike(name), name, clients, target) for name, target in _LIMITS.items()]
 
 
-def _compared(ours: list[Slice], name: str, theirs: list[Slice], clients: int, target: Target | None) -> Row:
+def _alike(name: str) -> str:
+    """Return which of ours keeps as much in a crash of the server as this peer does."""
+    return _OURS if name.endswith("syncs") else _FORGETFUL
+
+
+def _compared(done: Mapping[str, list[Slice]], our: str, name: str, clients: int, target: Target | None) -> Row:
+    ours, theirs = done[our], done[name]
     ratio, note = paired(ours, theirs)
     return Row(
-        what=f"hit : {name}, {clients} client{'s'[: clients - 1]}",
+        what=f"{our} : {name}, {clients} client{'s'[: clients - 1]}",
         ours=per_second(statistics.median(each.rate for each in ours)),
         peer=per_second(statistics.median(each.rate for each in theirs)),
         paired=ratio,

@@ -83,6 +83,9 @@ def reserve(user: User, ask: Ask, reservation_id: UUID) -> Plan[Reservation]:
     except InvalidInput as exc:
         if exc.field != "reservation_id":
             raise
+        if not is_keyed(ask):
+            # The answer to a first try was lost, and the second came after its expiry, which has charged it.
+            return (yield from reserve(user, ask, (yield from context()).new_id()))
         raise _ended(reservation_id, "has expired or was released") from exc
     if held.state != "held":
         raise _ended(reservation_id, f"is {held.state}")

@@ -30,6 +30,7 @@ from atlas_sdk._plan import Plan, context
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseUnreachable,
+    InvalidInput,
     NotFound,
     QuotaExceeded,
     TransactionConflict,
@@ -234,7 +235,13 @@ class Purse:
 
     def _new_block(self, want: Want, without: AbstractSet[str]) -> Talk[Block]:
         for _ in range(_LATE_MAX):
-            block = yield from self._ask(want, without)
+            try:
+                block = yield from self._ask(want, without)
+            except InvalidInput as exc:
+                if exc.field != "reservation_id":
+                    raise
+                # A first try was granted, its answer was lost, and the second came after its expiry: owed by now.
+                continue
             if self._clock() < block.deadline:
                 return block
             self.debts.owe(Owed.of(block))

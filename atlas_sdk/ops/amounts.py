@@ -10,8 +10,8 @@ from atlas_sdk._plan import Json
 from atlas_sdk.errors import InvalidInput
 
 __all__ = [
-    "BIGINT_MAX",
     "INTEGER_MAX",
+    "LIMIT_MAX",
     "TOKENS_MAX",
     "UNCHANGED",
     "Money",
@@ -30,8 +30,9 @@ TOKENS_MAX = 10**12
 _COST_MAX = 10**9
 _COUNT_MAX = 10**6
 _TTL_MAX = timedelta(hours=24)
-#: What a bigint and an integer column hold.
-BIGINT_MAX = 2**63 - 1
+#: Of a limit of tokens or bytes: with a million top-ups of the largest size it still fits a bigint.
+LIMIT_MAX = 10**18
+#: What an integer column holds.
 INTEGER_MAX = 2**31 - 1
 
 

@@ -13,7 +13,7 @@ from atlas_sdk.model.books import Usage
 from atlas_sdk.model.limits import Grant, Limits
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import books, events
-from atlas_sdk.ops.amounts import BIGINT_MAX, INTEGER_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
 
 __all__ = [
     "add_plan",
@@ -50,11 +50,11 @@ def _named(
     """Return the limits that are named, by column, checked."""
     named: dict[str, int | Decimal | bool | None] = {}
     for column, field, value, most in (
-        ("tokens", "tokens", tokens, BIGINT_MAX),
+        ("tokens", "tokens", tokens, LIMIT_MAX),
         ("containers", "containers", containers, INTEGER_MAX),
         ("requests", "requests_per_hour", requests_per_hour, INTEGER_MAX),
         ("builds", "builds_per_day", builds_per_day, INTEGER_MAX),
-        ("memory", "memory_bytes", memory_bytes, BIGINT_MAX),
+        ("memory", "memory_bytes", memory_bytes, LIMIT_MAX),
     ):
         if not isinstance(value, Unchanged):
             named[column] = None if value is None else count(field, value, most)

@@ -225,7 +225,7 @@ LANGUAGE sql IMMUTABLE AS $$
                  WHEN p_used >= p_limit * 0.8 THEN 80 WHEN p_used >= p_limit * 0.5 THEN 50 ELSE 0 END)::smallint
 $$;
 
--- Bounds of one call: a trillion tokens, a billion dollars, and 2^31 of them still fit the counters.
+-- Bounds of one call: a trillion tokens, a billion dollars. Nine million such calls fit the counters.
 -- "Not between", because NaN is greater than any number.
 CREATE FUNCTION quota_check_amounts(p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$

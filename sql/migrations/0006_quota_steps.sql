@@ -245,13 +245,16 @@ BEGIN
         d.bound := q.tokens_limit;
         d.remaining := greatest(q.tokens_limit - q.tokens_used - q.tokens_held, 0);
         d.resets_at := q.period_end;
-        possible := p_tokens <= q.tokens_limit;
+        -- What of the top-ups is used does not come back with the next period.
+        possible := p_tokens <= q.tokens_limit
+            - least(greatest(q.tokens_used - q.tokens_limit + q.tokens_granted, 0), q.tokens_granted);
     ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
         d.dimension := 'cost';
         d.bound := q.cost_limit;
         d.remaining := greatest(q.cost_limit - q.cost_used - q.cost_held, 0);
         d.resets_at := q.period_end;
-        possible := p_cost <= q.cost_limit;
+        possible := p_cost <= q.cost_limit
+            - least(greatest(q.cost_used - q.cost_limit + q.cost_granted, 0), q.cost_granted);
     ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
         d.dimension := 'builds';
         d.bound := q.builds_limit;

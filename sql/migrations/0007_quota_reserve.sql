@@ -298,8 +298,9 @@ BEGIN
 END
 $$;
 
+-- Not durable: a crash of the server may forget the counts of its last moments, and then allow them once more.
 CREATE PROCEDURE quota_call_hit(
-    p_user uuid, p_requests integer,
+    p_user uuid, p_requests integer, p_durable boolean,
     INOUT granted boolean, INOUT state text, INOUT tokens bigint, INOUT cost numeric,
     INOUT dimension text, INOUT remaining numeric, INOUT retry_after interval, INOUT resets_at timestamptz,
     INOUT expires_at timestamptz, INOUT epoch bigint, INOUT repeated boolean, INOUT bound numeric,
@@ -314,7 +315,7 @@ BEGIN
          epoch, repeated, bound, requests, lasts
     FROM quota_hit(p_user, p_requests) AS d;
     COMMIT;
-    IF granted THEN
+    IF granted AND p_durable THEN
         PERFORM pg_logical_emit_message(true, 'atlas', '');
     END IF;
 END

@@ -84,12 +84,13 @@ BEGIN
         s.outcome := 'settled';
         s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens);
         s.cost := round(coalesce(p_cost, nullif(hold.cost_progressed, 0), hold.cost), 9);
-        s.overrun := s.tokens > hold.tokens OR s.cost > hold.cost;
+        s.overrun := s.tokens > hold.tokens OR s.cost > hold.cost
+            OR hold.leased AND coalesce(p_requests > hold.requests, false);
         delta_tokens := s.tokens;
         delta_cost := s.cost;
     ELSE
         SELECT bool_or(l.kind = 'tokens') AS settled, sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost,
-               min(l.period_start) AS period_start, max(l.granted_tokens) AS granted_tokens,
+               min(l.period_start) AS period_start, (array_agg(l.meta ORDER BY l.created_at))[1] AS meta, max(l.granted_tokens) AS granted_tokens,
                max(l.granted_cost) AS granted_cost, count(*) AS entries
         INTO done
         FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
@@ -110,6 +111,7 @@ BEGIN
         hold.period_start := done.period_start;
         hold.tokens := done.granted_tokens;
         hold.cost := done.granted_cost;
+        hold.meta := done.meta;
     END IF;
     INSERT INTO usage_ledger
         (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
@@ -217,7 +219,8 @@ BEGIN
     END IF;
     UPDATE quota_reservations AS r
     SET tokens = r.tokens + more_tokens, cost = r.cost + more_cost,
-        expires_at = greatest(r.expires_at, at + p_ttl)
+        -- A lease ends with its period, as it was granted.
+        expires_at = greatest(r.expires_at, CASE WHEN r.leased THEN least(at + p_ttl, q.period_end) ELSE at + p_ttl END)
     WHERE r.user_id = p_user AND r.id = p_id
     RETURNING r.tokens, r.cost, r.expires_at, r.epoch INTO d.tokens, d.cost, d.expires_at, d.epoch;
     RETURN d;

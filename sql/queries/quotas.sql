@@ -37,7 +37,7 @@ FROM quota_lease(
 );
 
 -- name: hit
-CALL quota_call_hit(%(user_id)s, %(requests)s::integer, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 
 -- name: holders
 -- Who has the containers.

@@ -197,12 +197,13 @@ def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path
 
 
 def test_a_deletion_and_a_settlement_do_not_wait_for_each_other(dsn: str) -> None:
-    with Atlas.open(dsn) as atlas, psycopg.connect(dsn) as settling, ThreadPoolExecutor(1) as threads:
+    # The settlement is let go first, should this fail: the other thread may wait for it.
+    with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as atlas, psycopg.connect(dsn) as settling:
         user = atlas.users.create("ada@example.com")
         # As a settlement does: first the limits, then a row that belongs to the user.
         settling.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
         deletion = threads.submit(atlas.users.delete, user)
-        until(lambda: waiting(dsn, "user_quotas"))
+        until(lambda: waiting(dsn))
         settling.execute("INSERT INTO usage_ledger (user_id, kind, amount) VALUES (%s, 'tokens', 1)", [user.id])
         settling.commit()
         gone = deletion.result(PATIENCE_S)

@@ -348,3 +348,12 @@ def test_top_ups_are_spent_at_most_once(door: Door, begin: list[Step], steps: li
     left = sum(g.tokens - g.tokens_burned for g in door.grants(sequence.user_id).values() if g.closed_at is None)
     assert left <= sequence.granted
     door.balance(sequence.user_id)
+
+
+def test_refusal_does_not_hope_for_top_ups_that_are_used(door: Door) -> None:
+    user_id = door.user(tokens_limit=100)
+    door.value("SELECT quota_grant(%s, gen_random_uuid(), 50, 0, NULL, '')", user_id)
+    used = door.reserve(user_id, 150)
+    door.settle(user_id, used.id, 150)
+    assert door.reserve(user_id, 120).retry_after is None
+    assert door.reserve(user_id, 100).retry_after is not None
