@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint suite bench clean
+.PHONY: help quickstart test lint suite mutants race bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -45,6 +45,12 @@ lint: $(VENV)/.installed-test ## ruff, mypy --strict, import contracts
 
 suite: $(VENV)/.installed-test ## the tests alone
 	$(BIN)/pytest -n 4 --dist loadgroup
+
+mutants: $(VENV)/.installed-test ## break the quota functions in many ways: each is noticed (minutes)
+	$(BIN)/pytest -n 4 -m mutants
+
+race: $(VENV)/.installed-test ## quotas against 64 processes, kill -9 and server crashes, for ten minutes
+	$(BIN)/python -m benchmarks.race_quotas --minutes 10 --processes 64
 
 bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
 	$(BIN)/python -m benchmarks
