@@ -202,3 +202,18 @@ def used(both: Both, user: User) -> tuple[int, Decimal]:
     assert (usage.tokens_held, usage.cost_held, usage.slots_held) == (0, 0, 0)
     assert both.holds(user) == []
     return usage.tokens_used, usage.cost_used
+
+
+def expire_before(runner: Losing, dsn: str, statement: str, time: int) -> None:
+    """Expire and charge everything that is held, just before this statement is sent for that time."""
+    sent = 0
+
+    def expire(name: str) -> None:
+        nonlocal sent
+        sent += name == statement
+        if name == statement and sent == time:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute("UPDATE quota_reservations SET expires_at = now() - interval '1 s'")
+                connection.execute("SELECT quota_reclaim(quota_lock(user_id), clock_timestamp()) FROM user_quotas")
+
+    runner.watch = expire

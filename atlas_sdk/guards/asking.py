@@ -84,7 +84,8 @@ def reserve(user: User, ask: Ask, reservation_id: UUID) -> Plan[Reservation]:
         if exc.field != "reservation_id":
             raise
         if not is_keyed(ask):
-            # The answer to a first try was lost, and the second came after its expiry, which has charged it.
+            # The answer to a first try was lost, and the second came after its expiry, which charged it: for nothing.
+            yield from quotas.settle(user, reservation_id, tokens=0, cost=0)
             return (yield from reserve(user, ask, (yield from context()).new_id()))
         raise _ended(reservation_id, "has expired or was released") from exc
     if held.state != "held":

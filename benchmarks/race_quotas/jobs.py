@@ -11,7 +11,6 @@ from atlas_sdk import (
     AlreadyExists,
     Atlas,
     DatabaseUnreachable,
-    InvalidInput,
     NotFound,
     QuotaExceeded,
     SlotLost,
@@ -62,11 +61,6 @@ class Jobs:
             end = "conflict"
         except (AlreadyExists, NotFound):
             # Its time was over before the second try, or before it was extended.
-            end = "expired"
-        except InvalidInput as problem:
-            if problem.field != "reservation_id":
-                raise
-            # The same, of a lease's block: the answer to the first try was lost, and the second came too late.
             end = "expired"
         self._journal.note(Outcome(kind, end))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entered import PATIENCE_S, Both, locked_row, terminate, until, used, waiting
+from entered import PATIENCE_S, Both, expire_before, locked_row, terminate, until, used, waiting
 
 from atlas_sdk import (
     Atlas,
@@ -93,6 +93,18 @@ def test_an_answer_that_is_lost_is_asked_for_again(both: Both) -> None:
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
     assert used(both, user)[0] == 100
     assert both.usage(user).requests_last_hour == 1
+
+
+def test_a_first_try_that_expired_unheard_of_is_made_anew(both: Both, dsn: str) -> None:
+    user = both.user()
+    losing = both.losing()
+    losing.lose()
+    expire_before(losing, dsn, "quotas.reserve", 2)
+    with both.guard(user, tokens=400) as g:
+        g.settle(tokens=100)
+    assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.reserve", "quotas.settle"]
+    assert used(both, user)[0] == 100
+    assert both.do(both.quotas.verify()).balanced
 
 
 def test_a_conflict_is_tried_again_once(both: Both) -> None:

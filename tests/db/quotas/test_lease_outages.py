@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from entered import Both, until, used
+from entered import Both, expire_before, until, used
 from leasing import Clock, lease_of, losing_of, once, user_with
 
 from atlas_sdk import DatabaseUnreachable
@@ -43,6 +43,18 @@ def test_a_block_that_nobody_heard_of_is_given_back(both: Both) -> None:
     until(lambda: not both.holds(user))
     assert used(both, user)[0] == 0
     both.do(lease.close())
+
+
+def test_a_block_that_expired_unheard_of_is_asked_for_anew_and_costs_nothing(both: Both, dsn: str) -> None:
+    user, runner = user_with(both), losing_of(both)
+    lease = lease_of(both, user, runner=runner, tokens=1000)
+    runner.lose()
+    expire_before(runner, dsn, "quotas.lease", 2)
+    once(both, lease, 10)
+    both.do(lease.close())
+    # Nothing was spent of it, which the late settlement tells.
+    until(lambda: used(both, user)[0] == 10)
+    assert both.do(both.quotas.verify()).balanced
 
 
 def test_a_live_block_serves_to_its_deadline_while_the_database_is_gone(both: Both) -> None:
