@@ -8,7 +8,6 @@ from decimal import Decimal
 from uuid import UUID
 
 from atlas_sdk import (
-    AlreadyExists,
     Atlas,
     DatabaseUnreachable,
     NotFound,
@@ -59,8 +58,8 @@ class Jobs:
             self._think(0.1)
         except TransactionConflict:
             end = "conflict"
-        except (AlreadyExists, NotFound):
-            # Its time was over before the second try, or before it was extended.
+        except NotFound:
+            # Its time was over before it was extended.
             end = "expired"
         self._journal.note(Outcome(kind, end))
 
