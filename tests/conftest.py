@@ -6,6 +6,7 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,10 @@ import pytest
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk._embedded import EmbeddedServer
+
+# Started in the background of a shell script (`make test &`) a process ignores Ctrl-C, and so would all that the tests
+# start, some of which they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A server whose last test is over need not wait for the next one.
 os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
