@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from atlas_sdk._connect import Options
+    from atlas_sdk._drive.listener import AsyncListener, Listener
     from atlas_sdk.aio import AsyncAtlas, AsyncTransaction
     from atlas_sdk.client import Atlas, Transaction
     from atlas_sdk.errors import (
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
         AtlasError,
         AuthenticationFailed,
         AuthError,
+        BackupFailed,
         ContentMissing,
         DatabaseError,
         DatabaseUnreachable,
         EmbeddedServerFailed,
+        EncryptionFailed,
         FileProblem,
         IllegalTransition,
         IntegrityFailure,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         MissingExtra,
         NotAProject,
         NotFound,
+        NotPermitted,
         OutsideProject,
         PortsExhausted,
         QuotaExceeded,
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
         SchemaMismatch,
         SlotLost,
         StorageFull,
+        TimedOut,
         TransactionConflict,
     )
     from atlas_sdk.files import FileState, Scan, Signature, Skipped, Tracking
@@ -59,14 +64,18 @@ if TYPE_CHECKING:
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.limits import Grant, Limits
+    from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.memory_usage import MemoryUsage
+    from atlas_sdk.model.notifications import Gap, Notification
+    from atlas_sdk.model.pool import PoolStats
     from atlas_sdk.model.previews import Preview
-    from atlas_sdk.model.projects import Project
+    from atlas_sdk.model.projects import Project, Purge
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.sessions import IssuedSession, Session
     from atlas_sdk.model.summaries import ProjectHealth, UsageSummary
+    from atlas_sdk.model.tallies import TallyMismatch
     from atlas_sdk.model.usage import UsageEntry, UsageTotal
     from atlas_sdk.model.users import Deletion, User
     from atlas_sdk.ops.amounts import UNCHANGED
@@ -81,6 +90,7 @@ _HOME_OF = {
     "AsyncAtlas": "aio",
     "AsyncGuard": "guards.guard",
     "AsyncLease": "guards.async_lease",
+    "AsyncListener": "_drive.listener",
     "AsyncSlot": "guards.slot",
     "AsyncTransaction": "aio",
     "Atlas": "client",
@@ -89,6 +99,7 @@ _HOME_OF = {
     "Audit": "model.books",
     "AuthError": "errors",
     "AuthenticationFailed": "errors",
+    "BackupFailed": "errors",
     "Block": "model.quotas",
     "Books": "model.books",
     "Broken": "model.memory",
@@ -104,11 +115,13 @@ _HOME_OF = {
     "DatabaseUnreachable": "errors",
     "Deletion": "model.users",
     "EmbeddedServerFailed": "errors",
+    "EncryptionFailed": "errors",
     "Event": "model.events",
     "FileDiff": "model.memory",
     "FileProblem": "errors",
     "FileState": "files",
     "Forecast": "model.books",
+    "Gap": "model.notifications",
     "Grant": "model.limits",
     "Guard": "guards.guard",
     "Health": "model.health",
@@ -118,19 +131,28 @@ _HOME_OF = {
     "InvalidInput": "errors",
     "InvalidToken": "errors",
     "IssuedSession": "model.sessions",
+    "JobReport": "model.maintenance",
     "Lease": "guards.lease",
     "Limits": "model.limits",
+    "Listener": "_drive.listener",
+    "MAINTENANCE_JOBS": "model.maintenance",
+    "MaintenanceProgress": "model.maintenance",
+    "MaintenanceRun": "model.maintenance",
     "MemoryUsage": "model.memory_usage",
     "MissingExtra": "errors",
     "NotAProject": "errors",
     "NotFound": "errors",
+    "NotPermitted": "errors",
+    "Notification": "model.notifications",
     "Options": "_connect",
     "OutsideProject": "errors",
     "Period": "model.books",
+    "PoolStats": "model.pool",
     "PortsExhausted": "errors",
     "Preview": "model.previews",
     "Project": "model.projects",
     "ProjectHealth": "model.summaries",
+    "Purge": "model.projects",
     "QuotaExceeded": "errors",
     "Rate": "model.quotas",
     "Reservation": "model.quotas",
@@ -151,6 +173,8 @@ _HOME_OF = {
     "Snapshot": "model.memory",
     "State": "model.memory",
     "StorageFull": "errors",
+    "TallyMismatch": "model.tallies",
+    "TimedOut": "errors",
     "Tracking": "files",
     "Transaction": "client",
     "TransactionConflict": "errors",
@@ -165,6 +189,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "MAINTENANCE_JOBS",
     "UNCHANGED",
     "AlreadyExists",
     "AmbiguousReference",
@@ -173,6 +198,7 @@ __all__ = [
     "AsyncAtlas",
     "AsyncGuard",
     "AsyncLease",
+    "AsyncListener",
     "AsyncSlot",
     "AsyncTransaction",
     "Atlas",
@@ -181,6 +207,7 @@ __all__ = [
     "Audit",
     "AuthError",
     "AuthenticationFailed",
+    "BackupFailed",
     "Block",
     "Books",
     "Broken",
@@ -196,11 +223,13 @@ __all__ = [
     "DatabaseUnreachable",
     "Deletion",
     "EmbeddedServerFailed",
+    "EncryptionFailed",
     "Event",
     "FileDiff",
     "FileProblem",
     "FileState",
     "Forecast",
+    "Gap",
     "Grant",
     "Guard",
     "Health",
@@ -210,19 +239,27 @@ __all__ = [
     "InvalidInput",
     "InvalidToken",
     "IssuedSession",
+    "JobReport",
     "Lease",
     "Limits",
+    "Listener",
+    "MaintenanceProgress",
+    "MaintenanceRun",
     "MemoryUsage",
     "MissingExtra",
     "NotAProject",
     "NotFound",
+    "NotPermitted",
+    "Notification",
     "Options",
     "OutsideProject",
     "Period",
+    "PoolStats",
     "PortsExhausted",
     "Preview",
     "Project",
     "ProjectHealth",
+    "Purge",
     "QuotaExceeded",
     "Rate",
     "Reservation",
@@ -243,6 +280,8 @@ __all__ = [
     "Snapshot",
     "State",
     "StorageFull",
+    "TallyMismatch",
+    "TimedOut",
     "Tracking",
     "Transaction",
     "TransactionConflict",

@@ -11,12 +11,13 @@ from uuid import UUID
 
 from attrs import evolve, field, frozen
 
-from atlas_sdk._drive import Target
+from atlas_sdk._drive import Target, TimeLimits
 from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import Heads
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
+from atlas_sdk._translate import check_dsn
 from atlas_sdk.config import home_folder, signing_keys_file
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
@@ -80,10 +81,22 @@ class Options(TypedDict, total=False):
     idle_s: float
     #: Seconds to wait for a connection; default 5.
     connect_timeout_s: float
-    #: Default: on for the embedded server, off for a DSN, because they fail behind older poolers in transaction mode.
+    #: Default: where no pooler stands between; they fail behind PgBouncer in transaction mode before 1.21.
     prepare_statements: bool
+    #: How often a call is made again of which it is certain that nothing was kept: after a serialization failure, a
+    #: deadlock or a lost connection; default 3, with waits of 0.02 s and more between; 0: never.
+    retries: int
+    #: The server ends a statement that takes longer, with TimedOut; default: as the server is set.
+    statement_timeout_s: float
+    #: The server ends a statement that waits longer for one lock, with TimedOut; default: as the server is set.
+    lock_timeout_s: float
+    #: The server ends a connection in whose transaction nothing happens for longer; default: as the server is set.
+    idle_in_transaction_timeout_s: float
     #: Log every statement's name, time and row count (never a value) to the logger "atlas_sdk.queries"; default off.
     query_log: bool
+    #: Log a statement that took longer as a warning, there too, with its name, time and row count, and once a minute
+    #: its plan; never a value. Default off.
+    slow_query_s: float
     #: What session tokens are signed with; default: the file that ATLAS_SIGNING_KEYS names, else, for the embedded
     #: server alone, "signing-keys" in its home, made at the first token.
     signing_keys: SigningKeys
@@ -97,6 +110,8 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     before_connect: Callable[[], None] | None = None
     marks: Marks | None = None
     keyring = Keyring(options.get("signing_keys"), file=signing_keys_file())
+    if dsn is not None:
+        check_dsn(dsn)
     if dsn is None:
         home = options.get("home")
         folder = home_folder() if home is None else Path(home)
@@ -112,8 +127,15 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         pool_max=options.get("pool_max", 20),
         idle_s=options.get("idle_s", 30.0),
         connect_timeout_s=options.get("connect_timeout_s", 5.0),
-        prepare=options.get("prepare_statements", server is not None),
+        prepare=options.get("prepare_statements"),
         query_log=options.get("query_log", False),
+        slow_query_s=options.get("slow_query_s"),
+        retries=options.get("retries", 3),
+        time_limits=TimeLimits(
+            statement_s=options.get("statement_timeout_s"),
+            lock_s=options.get("lock_timeout_s"),
+            idle_in_transaction_s=options.get("idle_in_transaction_timeout_s"),
+        ),
     )
     actor = options.get("attribution") or Attribution()
     if actor.login is None:

@@ -11,6 +11,8 @@ from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from atlas_sdk._plan import Plan
+from atlas_sdk._retry import again, again_async
+from atlas_sdk.errors import AtlasError
 
 __all__ = ["AsyncFace", "AsyncRunner", "Face", "Runner", "awaitable", "blocking"]
 
@@ -21,6 +23,11 @@ P = ParamSpec("P")
 class Runner(Protocol):
     """Runs plans, blocking."""
 
+    @property
+    def retries(self) -> int:
+        """How often a call of which nothing was kept is made again."""
+        ...
+
     def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end."""
         ...
@@ -28,6 +35,11 @@ class Runner(Protocol):
 
 class AsyncRunner(Protocol):
     """Runs plans on asyncio."""
+
+    @property
+    def retries(self) -> int:
+        """How often a call of which nothing was kept is made again."""
+        ...
 
     def run(self, plan: Plan[T]) -> Awaitable[T]:
         """Run a plan to its end."""
@@ -72,7 +84,15 @@ class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
         runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            return runner.run(operation(*args, **kwargs))
+            try:
+                return runner.run(operation(*args, **kwargs))
+            except AtlasError as problem:
+                if not problem.repeatable or not runner.retries:
+                    raise
+                first = problem
+            return again(
+                lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
+            )
 
         # Kept on the face: the next call finds it there, without coming here.
         return face.__dict__.setdefault(self._name, update_wrapper(method, operation))
@@ -92,7 +112,15 @@ class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
         runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await runner.run(operation(*args, **kwargs))
+            try:
+                return await runner.run(operation(*args, **kwargs))
+            except AtlasError as problem:
+                if not problem.repeatable or not runner.retries:
+                    raise
+                first = problem
+            return await again_async(
+                lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
+            )
 
         # Kept on the face: the next call finds it there, without coming here.
         return face.__dict__.setdefault(self._name, update_wrapper(method, operation))

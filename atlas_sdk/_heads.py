@@ -13,8 +13,8 @@ from atlas_sdk.model.memory import Head
 
 __all__ = ["Heads", "Key"]
 
-#: Project and path.
-Key = tuple[UUID, str]
+#: User, project and path: nobody who makes up a project of another user's finds anything.
+Key = tuple[UUID, UUID, str]
 
 
 class Heads:
@@ -48,11 +48,11 @@ class Heads:
 
     def mark(self, key: Key) -> bytes | None:
         """Return the file's shared mark: take it before the database is asked."""
-        return None if self._marks is None else self._marks.read(*key)
+        return None if self._marks is None else self._marks.read(*key[1:])
 
     def is_newest(self, key: Key, head: Head) -> bool:
         """Whether nobody on this machine wrote the file since the head was read; False when that cannot be told."""
-        return self._marks is not None and head.mark is not None and head.mark == self._marks.read(*key)
+        return self._marks is not None and head.mark is not None and head.mark == self._marks.read(*key[1:])
 
     def put(self, key: Key, head: Head) -> None:
         """Remember a head that was read; never an older one in the place of a newer. A very large one is left out."""
@@ -70,14 +70,14 @@ class Heads:
         """Remember a head that was just written, and tell the others; `seen` is the mark from before."""
         mark = None
         if self._marks is not None and not self._of_transaction:
-            mark = self._marks.publish(*key, seen=seen)
+            mark = self._marks.publish(*key[1:], seen=seen)
         self.put(key, evolve(head, mark=mark))
 
     def deleted(self, key: Key) -> None:
         """Forget the head of a file that was just recorded as deleted, and tell the others."""
         self.drop(key)
         if self._marks is not None and not self._of_transaction:
-            self._marks.publish(*key, seen=None)
+            self._marks.publish(*key[1:], seen=None)
 
     def drop(self, key: Key) -> None:
         """Forget a head."""

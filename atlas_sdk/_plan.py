@@ -15,7 +15,7 @@ from attrs import field, frozen
 from atlas_sdk._heads import Heads
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._sql import Statement
-from atlas_sdk.errors import AtlasError
+from atlas_sdk.errors import AtlasError, NotPermitted
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.origin import Origin
 
@@ -117,8 +117,15 @@ class Context:
     monotonic: Callable[[], float]
     #: Where the request came from that this is done for, for the audit.
     origin: Origin = field(factory=Origin)
+    #: The one user whose rows everything is done with, by row-level security; None: the login's own rights.
+    tenant: UUID | None = None
     #: What session tokens are signed with.
     keyring: Keyring = field(factory=Keyring, repr=False)
+
+    def own(self, user_id: object) -> None:
+        """Refuse what is another user's, before anything is asked: so it says nothing of it. Raises NotPermitted."""
+        if self.tenant is not None and user_id != self.tenant:
+            raise NotPermitted("this client acts for one user alone, and this is not that user's")
 
 
 def context() -> Plan[Context]:

@@ -5,11 +5,25 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 __all__ = ["Migration", "Statement", "Statements", "migrations", "statements", "topics"]
 
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)\s*$", re.MULTILINE)
+
+
+_COMMENT = re.compile(r"--[^\n]*")
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE|INTO)\b", re.IGNORECASE)
+_CALLED = re.compile(r"\b([A-Za-z_]\w*)\(")
+#: Functions that change nothing; a statement that calls another one is taken for one that writes.
+_HARMLESS = frozenset(
+    """
+    any array_agg bool_or btrim clock_timestamp coalesce count current_database current_setting date_trunc exists
+    extract greatest jsonb_agg jsonb_build_object jsonb_object_agg least left length lower make_interval max min now
+    nullif numeric octet_length percentile_cont pg_backend_pid pg_database_size round starts_with strpos substr sum
+    to_regclass unnest upper build_log_text quota_month quota_ring_take
+    """.split()  # noqa: SIM905  # one word a line would be a page
+)
 
 
 @frozen
@@ -18,6 +32,22 @@ class Statement:
 
     name: str
     text: str
+    #: Whether it surely changes nothing: doing it twice is doing it once.
+    reads: bool = field(init=False, eq=False, repr=False)
+
+    @reads.default
+    def _reads(self) -> bool:
+        plain = self.plain
+        return (
+            plain.startswith(("SELECT", "WITH", "VALUES"))
+            and _WRITES.search(plain) is None
+            and all(name.lower() in _HARMLESS for name in _CALLED.findall(plain))
+        )
+
+    @property
+    def plain(self) -> str:
+        """The text without its comments."""
+        return _COMMENT.sub("", self.text).strip()
 
 
 @frozen

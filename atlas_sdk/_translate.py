@@ -12,19 +12,33 @@ from atlas_sdk.errors import (
     AuthenticationFailed,
     DatabaseError,
     DatabaseUnreachable,
+    EncryptionFailed,
     IllegalTransition,
     InvalidInput,
     NotFound,
+    NotPermitted,
     SchemaMismatch,
     StorageFull,
+    TimedOut,
     TransactionConflict,
 )
 
-__all__ = ["masked", "translate"]
+__all__ = ["check_dsn", "masked", "translate"]
 
 #: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
 _ILLEGAL_TRANSITION = "23T01"
 _SECRETS = ("password", "sslpassword", "passfile")
+#: What ended a statement, or the transaction that it was to run in, by SQLSTATE.
+_LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
+_TIMED_OUT = {
+    "statement": "the statement took longer than statement_timeout allows, or it was cancelled on the server",
+    "lock": "another transaction held a lock for longer than lock_timeout allows",
+    "idle": "nothing happened in the transaction for longer than idle_in_transaction_session_timeout allows",
+    "transaction": "the transaction took longer than transaction_timeout allows",
+}
+_UNREADABLE = "the DSN cannot be read: write postgresql://user@host:5432/database"
+#: Characters that end a part of a URL.
+_ESCAPED = 'in a password "/", "@", ":", "?" and "%" are written %2F, %40, %3A, %3F and %25'
 
 
 def masked(dsn: str) -> str:
@@ -39,12 +53,28 @@ def masked(dsn: str) -> str:
     return f"{user}{host}{port}/{parts.get('dbname', '')}"
 
 
-def _is_malformed(dsn: str) -> bool:
+def check_dsn(dsn: str) -> None:
+    """Raise InvalidInput for what is no DSN, without a word of it: any part of it may be the password.
+
+    A password with an unescaped "/" or "@" makes parts of it host, port or database, which libpq then tells.
+    """
     try:
-        conninfo_to_dict(dsn)
+        parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
     except psycopg.Error:
-        return True
-    return False
+        # Not chained: libpq quotes what it cannot read.
+        raise InvalidInput(_UNREADABLE, field="dsn") from None
+    path = dsn.partition("?")[0].split("/", maxsplit=3)[3:] if "://" in dsn[:13] else []
+    stray = "@" in parts.get("host", "")[1:] or any("@" in part for part in path)
+    if stray or re.fullmatch(r"[\d,]*", parts.get("port", "")) is None:
+        raise InvalidInput(f"{_UNREADABLE}; {_ESCAPED}", field="dsn")
+
+
+def _is_readable(dsn: str) -> bool:
+    try:
+        check_dsn(dsn)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _sentence(error: psycopg.Error) -> str:
@@ -53,9 +83,28 @@ def _sentence(error: psycopg.Error) -> str:
     return re.sub(r"password=\S+", "password=…", " ".join(primary.split()))
 
 
+def _encryption(text: str) -> str | None:
+    """Return what is wrong with TLS, if that is what libpq says."""
+    if "does not support SSL" in text:
+        return "the server offers no TLS, and sslmode asks for it: turn `ssl` on at the server"
+    if re.search(r"no pg_hba\.conf entry.*no encryption", text):
+        return "the server refuses this user without TLS, or at all: add sslmode=verify-full"
+    if "does not match host name" in text:
+        return "the server's certificate is for another host name: connect by the name that is in it"
+    if "certificate verify failed" in text or "certificate signed by" in text:
+        return "the server's certificate does not verify: name the certificate of its authority in sslrootcert"
+    if "root certificate file" in text:
+        return "there is no certificate to verify the server's with: name its authority's in sslrootcert"
+    if re.search(r"\b(SSL|TLS) (error|connection has been closed)|could not initiate GSSAPI", text):
+        return "TLS could not be agreed upon: " + text.rsplit("failed: ", 1)[-1]
+    return None
+
+
 def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
     text = _sentence(error)
     place = masked(dsn)
+    if (unsafe := _encryption(text)) is not None:
+        return EncryptionFailed(f"no safe connection to {place}: {unsafe}")
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
         return AuthenticationFailed(f"{place} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
     if re.search(r'database "[^"]*" does not exist', text):
@@ -74,13 +123,24 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
     if state is None:
         if isinstance(error, psycopg.OperationalError):
             return _unreachable(error, dsn)
-        if _is_malformed(dsn):
+        if not _is_readable(dsn):
             # libpq's own words quote parts of the DSN, and one of them may be the password.
-            return InvalidInput("the DSN cannot be read: write postgresql://user@host:5432/database", field="dsn")
+            return InvalidInput(_UNREADABLE, field="dsn")
         if isinstance(error, psycopg.DataError):
             return InvalidInput(f"a value that PostgreSQL cannot hold: {_sentence(error)}", field="value")
         return DatabaseError(_sentence(error))
     return _by_state(error, state, dsn)
+
+
+def _passing(state: str) -> DatabaseError | None:
+    """Return our error for what may be gone the next time."""
+    if state == "53100":
+        return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
+    if state in {"40001", "40P01"}:
+        return TransactionConflict("another transaction was in the way, so nothing was kept: repeat it", sqlstate=state)
+    if state in _LIMITS:
+        return TimedOut(f"{_TIMED_OUT[_LIMITS[state]]}; nothing of it was kept", limit=_LIMITS[state], sqlstate=state)
+    return None
 
 
 def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
@@ -90,10 +150,10 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
         return AuthenticationFailed(
             f"{masked(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn"
         )
-    if state == "53100":
-        return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
-    if state in {"40001", "40P01", "55P03"}:
-        return TransactionConflict("another transaction was in the way, so nothing was kept: repeat it", sqlstate=state)
+    if (passing := _passing(state)) is not None:
+        return passing
+    if state == "42501":
+        return NotPermitted(f"the database does not permit it: {_sentence(error)}; see `atlasctl db doctor`")
     if state == "42P01":
         return SchemaMismatch("the database has no AtlasEngine schema: run `atlasctl db init`", found=None, wanted=0)
     if state == "23503":

@@ -4,16 +4,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from uuid import UUID
+
+from attrs import evolve
 
 from atlas_sdk._connect import Opened, Options, prepare
-from atlas_sdk._drive import AsyncDriver, AsyncView
+from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
 from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
+from atlas_sdk._maintaining import AsyncMaintaining
 from atlas_sdk._plan import Plan
-from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.errors import AtlasError, InvalidInput, NotPermitted
 from atlas_sdk.guards.faces import AsyncMetering
 from atlas_sdk.model.health import Health
+from atlas_sdk.model.isolation import Login
 from atlas_sdk.model.origin import Address, Origin
+from atlas_sdk.model.pool import PoolStats
+from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
     books,
@@ -22,27 +29,37 @@ from atlas_sdk.ops import (
     diffs,
     events,
     health,
+    isolation,
     limits,
+    maintenance,
     memory,
     memory_usage,
+    notifications,
     previews,
     projects,
+    purges,
     quotas,
     references,
     restore_plans,
     restores,
+    retention,
     schema,
     sessions,
     summaries,
+    tallies,
     usage,
     users,
     verify,
 )
 
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
 __all__ = [
     "AsyncAtlas",
     "AsyncBuilds",
     "AsyncEvents",
+    "AsyncMaintenance",
     "AsyncMemory",
     "AsyncPreviews",
     "AsyncProjects",
@@ -96,7 +113,12 @@ class AsyncProjects(AsyncFace):
     at = awaitable(projects.at)
     archive = awaitable(projects.archive)
     activate = awaitable(projects.activate)
-    list = awaitable(projects.list_active)
+    set_status = awaitable(projects.set_status)
+    delete = awaitable(projects.delete)
+    purge = awaitable(projects.purge)
+    touch = awaitable(projects.touch)
+    update_memory = awaitable(projects.update_memory)
+    list = awaitable(projects.list_of)
     health = awaitable(summaries.health)
 
 
@@ -147,6 +169,7 @@ class AsyncQuotas(AsyncMetering):
     lease_block = awaitable(quotas.lease_block)
     hit = awaitable(quotas.hit)
     usage = awaitable(books.usage)
+    get = awaitable(books.usage)
     check = awaitable(books.check)
     holds = awaitable(books.holds)
     history = awaitable(books.history)
@@ -178,6 +201,8 @@ class AsyncBuilds(AsyncFace):
     get = awaitable(builds.get)
     list = awaitable(builds.list_of)
     stats = awaitable(builds.stats)
+    verify = awaitable(tallies.verify)
+    recount = awaitable(tallies.recount)
 
 
 class AsyncPreviews(AsyncFace):
@@ -211,6 +236,23 @@ class AsyncEvents(AsyncFace):
     search = awaitable(events.search)
 
 
+class AsyncMaintenance(AsyncMaintaining):
+    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+
+    No part of transactions: each job commits batch by batch.
+    """
+
+    runs = awaitable(maintenance.runs)
+    close_periods = awaitable(purges.close_periods)
+    reclaim_reservations = awaitable(purges.reclaim_reservations)
+    purge_sessions = awaitable(purges.purge_sessions)
+    purge_previews = awaitable(purges.purge_previews)
+    purge_claims = awaitable(purges.purge_claims)
+    purge_events = awaitable(purges.purge_events)
+    prune_snapshots = awaitable(retention.prune_snapshots)
+    collect_contents = awaitable(retention.collect_contents)
+
+
 class AsyncSchema(AsyncFace):
     """The schema and its migrations."""
 
@@ -232,6 +274,11 @@ class _Faces:
         self.usage = AsyncUsageLedger(runner)
         self.events = AsyncEvents(runner)
         self.schema = AsyncSchema(runner)
+        self.notify = _Notices(runner).notify
+
+
+class _Notices(AsyncFace):
+    notify = awaitable(notifications.notify)
 
 
 class AsyncTransaction(_Faces):
@@ -261,18 +308,26 @@ class AsyncAtlas(_Faces):
         options: Options,
         *,
         origin: Origin | None = None,
+        tenant: UUID | None = None,
         whole: "AsyncAtlas | None" = None,
     ) -> None:
         """Use `AsyncAtlas.open`."""
         runner = _Late(self)
         super().__init__(runner)
+        self.maintenance = AsyncMaintenance(runner)
         self.memory = AsyncMemory(runner)
-        self.quotas: AsyncQuotas = AsyncQuotas(runner, shared=None if whole is None else whole.quotas)
+        # A login behind the wall has no guards of its own: each copy reserves and settles as its user.
+        walled = whole is not None and tenant is not None and whole._facts.walled  # noqa: SLF001  # of this class
+        shared = None if whole is None or walled else whole.quotas
+        self.quotas: AsyncQuotas = AsyncQuotas(runner, shared=shared, tenant=tenant)
         self._dsn = dsn
         self._options = options
-        self._origin = origin
+        self._origin = origin or Origin()
+        #: The one user that a copy acts for.
+        self._tenant = tenant
         #: The client that this one is a copy of: connections are that one's.
         self._whole = whole
+        self._login: Login | None = None
         self._opened: Opened | None = None
         self._driver: AsyncDriver | None = None
 
@@ -303,6 +358,7 @@ class AsyncAtlas(_Faces):
                 await driver.run(schema.migrate())
             else:
                 await driver.run(schema.check())
+            self._login = await driver.run(isolation.login())
         except BaseException:
             await driver.close()
             opened.release()
@@ -313,8 +369,18 @@ class AsyncAtlas(_Faces):
         whole = self._whole or self
         opened, driver = whole._opened, whole._driver  # noqa: SLF001  # another object of this class
         if opened is None or driver is None:
-            raise InvalidInput("connect first: use `async with AsyncAtlas.open() as atlas`", field="atlas")
-        return opened, driver if self._origin is None else driver.lending(self._origin)
+            raise _unconnected()
+        if self._whole is None:
+            return opened, driver
+        return opened, driver.lending(origin=self._origin, tenant=self._tenant)
+
+    @property
+    def _facts(self) -> Login:
+        if self._whole is not None:
+            return self._whole._facts  # noqa: SLF001  # another object of this class
+        if self._login is None:
+            raise _unconnected()
+        return self._login
 
     @property
     def url(self) -> str:
@@ -332,15 +398,69 @@ class AsyncAtlas(_Faces):
         what it is not given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP
         address.
         """
-        origin = (self._origin or Origin()).but(ip=ip, user_agent=user_agent)
-        return AsyncAtlas(self._dsn, self._options, origin=origin, whole=self._whole or self)
+        return self._copy(self._origin.but(ip=ip, user_agent=user_agent), self._tenant)
+
+    def as_user(self, user: User | UUID) -> "AsyncAtlas":
+        """Return a light copy of this client that acts for one user alone: no other tenant's rows exist for it.
+
+        Not awaited. Every statement runs as the role `atlas_app` under row-level security, in the same round trip. What
+        is a platform's to do (sign up, plans, limits, maintenance) raises NotPermitted, and so does a user that is not
+        this one. It shares the connections and needs no close. Raises NotPermitted when this login cannot act so.
+        """
+        tenant = user if isinstance(user, UUID) else user.id
+        isolation.check_can_act(self._facts, now=self._tenant, then=tenant)
+        return self._copy(self._origin, tenant)
+
+    def _copy(self, origin: Origin, tenant: UUID | None) -> "AsyncAtlas":
+        return AsyncAtlas(self._dsn, self._options, origin=origin, tenant=tenant, whole=self._whole or self)
+
+    def join(self, connection: "AsyncConnection[Any]") -> AsyncTransaction:
+        """Return the topics of this client in a transaction of your own, on your own connection: one fate for both.
+
+        Not awaited. You commit or roll back. An operation that fails leaves your transaction as it was before it. Of
+        the same database as this client, with the tables in its search_path; with your login's rights. Raises
+        InvalidInput outside of a transaction, and on a client that acts for one user.
+        """
+        if self._tenant is not None:
+            raise InvalidInput("a client that acts for one user has its own transactions", field="connection")
+        return AsyncTransaction(self._connected()[1].joined(connection))
 
     async def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
         try:
-            return await self._connected()[1].run(health.look())
+            found = await self._connected()[1].run(health.look())
         except AtlasError as problem:
-            return Health(ok=False, problem=str(problem))
+            found = Health(ok=False, problem=str(problem))
+        opened = (self._whole or self)._opened  # noqa: SLF001  # another object of this class
+        if opened is None:
+            return found
+        return evolve(found, pooler=opened.target.pooler, encrypted=opened.target.encrypted)
+
+    def pool(self) -> PoolStats:
+        """Return how many connections there are and what became of those who asked for one; asks no server.
+
+        Not awaited.
+        """
+        return self._connected()[1].stats()
+
+    def listen(self, *channels: str) -> AsyncListener:
+        """Return what hears what `notify` sends on these channels, on a connection of its own.
+
+        ::
+
+            async with atlas.listen("builds") as notifications:
+                await work_off(atlas)                              # what is there already
+                async for found in notifications:                  # a Notification, or a Gap: then look again
+                    await work_off(atlas)
+
+        Not awaited. It makes its connection again when that is lost, for as long as it takes; what was sent meanwhile
+        is gone, so the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and
+        so does the client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in
+        transaction mode.
+        """
+        if self._tenant is not None:
+            raise NotPermitted("a channel is everybody's: listen with the whole client, not with one user's")
+        return AsyncListener(self._connected()[0].target, channels)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
@@ -367,11 +487,19 @@ class AsyncAtlas(_Faces):
         await self.close()
 
 
+def _unconnected() -> InvalidInput:
+    return InvalidInput("connect first: use `async with AsyncAtlas.open() as atlas`", field="atlas")
+
+
 class _Late:
     """Runs plans on the driver that the client gets when it connects."""
 
     def __init__(self, atlas: AsyncAtlas) -> None:
         self._atlas = atlas
+
+    @property
+    def retries(self) -> int:
+        return self._atlas._connected()[1].retries  # noqa: SLF001  # the other half of one mechanism
 
     async def run(self, plan: Plan[T]) -> T:
         return await self._atlas._connected()[1].run(plan)  # noqa: SLF001  # the other half of one mechanism

@@ -3,15 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
+from uuid import UUID
+
+from attrs import evolve
 
 from atlas_sdk._connect import Opened, Options, prepare
-from atlas_sdk._drive import Driver
+from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._faces import Face, Runner, blocking
-from atlas_sdk.errors import AtlasError
+from atlas_sdk._maintaining import Maintaining
+from atlas_sdk.errors import AtlasError, InvalidInput, NotPermitted
 from atlas_sdk.guards.faces import Metering
 from atlas_sdk.model.health import Health
+from atlas_sdk.model.isolation import Login
 from atlas_sdk.model.origin import Address, Origin
+from atlas_sdk.model.pool import PoolStats
+from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
     books,
@@ -20,27 +27,37 @@ from atlas_sdk.ops import (
     diffs,
     events,
     health,
+    isolation,
     limits,
+    maintenance,
     memory,
     memory_usage,
+    notifications,
     previews,
     projects,
+    purges,
     quotas,
     references,
     restore_plans,
     restores,
+    retention,
     schema,
     sessions,
     summaries,
+    tallies,
     usage,
     users,
     verify,
 )
 
+if TYPE_CHECKING:
+    from psycopg import Connection
+
 __all__ = [
     "Atlas",
     "Builds",
     "Events",
+    "Maintenance",
     "Memory",
     "Previews",
     "Projects",
@@ -92,7 +109,12 @@ class Projects(Face):
     at = blocking(projects.at)
     archive = blocking(projects.archive)
     activate = blocking(projects.activate)
-    list = blocking(projects.list_active)
+    set_status = blocking(projects.set_status)
+    delete = blocking(projects.delete)
+    purge = blocking(projects.purge)
+    touch = blocking(projects.touch)
+    update_memory = blocking(projects.update_memory)
+    list = blocking(projects.list_of)
     health = blocking(summaries.health)
 
 
@@ -143,6 +165,7 @@ class Quotas(Metering):
     lease_block = blocking(quotas.lease_block)
     hit = blocking(quotas.hit)
     usage = blocking(books.usage)
+    get = blocking(books.usage)
     check = blocking(books.check)
     holds = blocking(books.holds)
     history = blocking(books.history)
@@ -174,6 +197,8 @@ class Builds(Face):
     get = blocking(builds.get)
     list = blocking(builds.list_of)
     stats = blocking(builds.stats)
+    verify = blocking(tallies.verify)
+    recount = blocking(tallies.recount)
 
 
 class Previews(Face):
@@ -207,6 +232,23 @@ class Events(Face):
     search = blocking(events.search)
 
 
+class Maintenance(Maintaining):
+    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+
+    No part of transactions: each job commits batch by batch.
+    """
+
+    runs = blocking(maintenance.runs)
+    close_periods = blocking(purges.close_periods)
+    reclaim_reservations = blocking(purges.reclaim_reservations)
+    purge_sessions = blocking(purges.purge_sessions)
+    purge_previews = blocking(purges.purge_previews)
+    purge_claims = blocking(purges.purge_claims)
+    purge_events = blocking(purges.purge_events)
+    prune_snapshots = blocking(retention.prune_snapshots)
+    collect_contents = blocking(retention.collect_contents)
+
+
 class Schema(Face):
     """The schema and its migrations."""
 
@@ -228,6 +270,11 @@ class _Faces:
         self.usage = UsageLedger(runner)
         self.events = Events(runner)
         self.schema = Schema(runner)
+        self.notify = _Notices(runner).notify
+
+
+class _Notices(Face):
+    notify = blocking(notifications.notify)
 
 
 class Transaction(_Faces):
@@ -252,17 +299,30 @@ class Atlas(_Faces):
     """
 
     def __init__(
-        self, opened: Opened, driver: Driver, *, origin: Origin | None = None, whole: "Atlas | None" = None
+        self,
+        opened: Opened,
+        driver: Driver,
+        login: Login,
+        *,
+        origin: Origin | None = None,
+        tenant: UUID | None = None,
+        whole: "Atlas | None" = None,
     ) -> None:
         """Use `Atlas.open`."""
-        #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from.
-        self._runner = driver if origin is None else driver.lending(origin)
-        super().__init__(self._runner)
-        self.memory = Memory(self._runner)
-        self.quotas: Quotas = Quotas(self._runner, shared=None if whole is None else whole.quotas)
         self._opened = opened
         self._driver = driver
+        self._login = login
         self._origin = origin or Origin()
+        #: The one user that a copy acts for.
+        self._tenant = tenant
+        #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from and for whom.
+        self._runner = driver if whole is None else driver.lending(origin=self._origin, tenant=tenant)
+        super().__init__(self._runner)
+        self.maintenance = Maintenance(self._runner)
+        self.memory = Memory(self._runner)
+        # A login behind the wall has no guards of its own: each copy reserves and settles as its user.
+        shared = None if whole is None or (tenant is not None and login.walled) else whole.quotas
+        self.quotas: Quotas = Quotas(self._runner, shared=shared, tenant=tenant)
         #: The client that this one is a copy of.
         self._whole = whole
 
@@ -282,11 +342,12 @@ class Atlas(_Faces):
                 driver.run(schema.migrate())
             else:
                 driver.run(schema.check())
+            login = driver.run(isolation.login())
         except BaseException:
             driver.close()
             opened.release()
             raise
-        return cls(opened, driver)
+        return cls(opened, driver, login)
 
     @property
     def url(self) -> str:
@@ -307,15 +368,75 @@ class Atlas(_Faces):
         It shares the connections, and needs no close: its `close` does nothing. A copy of a copy keeps what it is not
         given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP address.
         """
-        origin = self._origin.but(ip=ip, user_agent=user_agent)
-        return Atlas(self._opened, self._driver, origin=origin, whole=self._whole or self)
+        return self._copy(self._origin.but(ip=ip, user_agent=user_agent), self._tenant)
+
+    def as_user(self, user: User | UUID) -> "Atlas":
+        """Return a light copy of this client that acts for one user alone: no other tenant's rows exist for it.
+
+        ::
+
+            tenant = atlas.as_user(user)
+            tenant.projects.list(user)
+
+        Every statement runs as the role `atlas_app` under row-level security, in the same round trip. What is a
+        platform's to do (sign up, plans, limits, maintenance) raises NotPermitted, and so does a user that is not this
+        one. It shares the connections and needs no close. Raises NotPermitted when this login cannot act so.
+        """
+        tenant = user if isinstance(user, UUID) else user.id
+        isolation.check_can_act(self._login, now=self._tenant, then=tenant)
+        return self._copy(self._origin, tenant)
+
+    def _copy(self, origin: Origin, tenant: UUID | None) -> "Atlas":
+        whole = self._whole or self
+        return Atlas(self._opened, self._driver, self._login, origin=origin, tenant=tenant, whole=whole)
+
+    def join(self, connection: "Connection[Any]") -> Transaction:
+        """Return the topics of this client in a transaction of your own, on your own connection: one fate for both.
+
+        ::
+
+            with psycopg.connect(…) as connection:                    # a transaction of yours
+                connection.execute("INSERT INTO orders …")
+                atlas.join(connection).events.log("order.placed", user=user)
+
+        You commit or roll back. An operation that fails leaves your transaction as it was before it. Of the same
+        database as this client, with the tables in its search_path; with your login's rights. Raises InvalidInput
+        outside of a transaction, and on a client that acts for one user.
+        """
+        if self._tenant is not None:
+            raise InvalidInput("a client that acts for one user has its own transactions", field="connection")
+        return Transaction(self._runner.joined(connection))
 
     def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
+        target = self._opened.target
         try:
-            return self._driver.run(health.look())
+            found = self._driver.run(health.look())
         except AtlasError as problem:
-            return Health(ok=False, problem=str(problem))
+            found = Health(ok=False, problem=str(problem))
+        return evolve(found, pooler=target.pooler, encrypted=target.encrypted)
+
+    def pool(self) -> PoolStats:
+        """Return how many connections there are and what became of those who asked for one; asks no server."""
+        return self._driver.stats()
+
+    def listen(self, *channels: str) -> Listener:
+        """Return what hears what `notify` sends on these channels, on a connection of its own.
+
+        ::
+
+            with atlas.listen("builds") as notifications:
+                work_off(atlas)                                    # what is there already
+                for found in notifications:                        # a Notification, or a Gap: then look again
+                    work_off(atlas)
+
+        It makes its connection again when that is lost, for as long as it takes; what was sent meanwhile is gone, so
+        the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so does the
+        client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in transaction mode.
+        """
+        if self._tenant is not None:
+            raise NotPermitted("a channel is everybody's: listen with the whole client, not with one user's")
+        return Listener(self._opened.target, channels)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

@@ -14,7 +14,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import platformdirs
 from attrs import field, fields, frozen
@@ -35,6 +35,17 @@ _PROJECT_FILE: Final = ".atlas.toml"
 _PROJECT_TABLES: Final = frozenset({_TABLE, "track"})
 #: What a project may decide: how things look, not where they go.
 _PROJECT_KEYS: Final = frozenset({"color", "query_log"})
+#: What is no text in the files.
+_TYPES: Final[Mapping[str, type]] = {
+    "query_log": bool,
+    "maintenance": bool,
+    "keep_auto_days": int,
+    "keep_stopped_previews_days": int,
+    "keep_events_days": int,
+}
+_MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
+#: A century.
+_DAYS_MAX: Final = 36_500
 #: Nobody writes a megabyte of settings; a device or a mistake is not read to its end.
 _LIMIT_BYTES: Final = 2**20
 
@@ -62,6 +73,13 @@ def _color(value: str) -> str:
     return value
 
 
+def _days(value: int | str) -> int:
+    days = int(value)
+    if not 0 <= days <= _DAYS_MAX:
+        raise InvalidInput(f"days are from 0 to {_DAYS_MAX:,}; not {value!r}", field="days")
+    return days
+
+
 def _given(value: str | None) -> str | None:
     """Take an empty text, such as an emptied variable, for "not given"."""
     return value or None
@@ -81,6 +99,12 @@ class Settings:
     color: str = field(default="auto", converter=_color)
     #: Log every statement's name, time and number of rows.
     query_log: bool = False
+    #: Whether the watcher looks after its database once a day, see docs/maintenance.md.
+    maintenance: bool = True
+    #: How long maintenance keeps versions that the watcher took, previews that have stopped, and events.
+    keep_auto_days: int = field(default=30, converter=_days)
+    keep_stopped_previews_days: int = field(default=7, converter=_days)
+    keep_events_days: int = field(default=365, converter=_days)
 
     @property
     def folder(self) -> Path:
@@ -111,7 +135,12 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
 
 
 def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
-    for key, wanted in (("color", _COLORS), ("query_log", ("true", "false"))):
+    for variable in (_PREFIX + key.upper() for key, kind in _TYPES.items() if kind is int):
+        days = os.environ.get(variable, "0")
+        if not days.isdecimal() or int(days) > _DAYS_MAX:
+            return InvalidInput(f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {days!r}", field=variable)
+    truth = ("true", "false")
+    for key, wanted in (("color", _COLORS), ("query_log", truth), ("maintenance", truth)):
         flag, variable = flags.get(key), _PREFIX + key.upper()
         given = os.environ.get(variable) if flag is None else str(flag)
         if given is not None and given.lower() not in wanted:
@@ -172,14 +201,21 @@ class _File:
             if self._allowed is not None and key not in self._allowed:
                 reason = "a project must not decide where memory goes or in whose name; set it in"
                 raise self._wrong(name, f"{reason} {user_file()} or as {_PREFIX}{key.upper()}")
-            if not isinstance(value, bool if key == "query_log" else str):
-                raise self._wrong(name, "must be true or false" if key == "query_log" else "must be a string")
-            if key == "color":
-                try:
-                    _color(str(value))
-                except InvalidInput as exc:
-                    raise self._wrong(name, str(exc)) from exc
+            self._check_value(name, key, value)
         return table
+
+    def _check_value(self, name: str, key: str, value: Any) -> None:
+        wanted = _TYPES.get(key, str)
+        # True is an int in Python.
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise self._wrong(name, _MUST_BE[wanted])
+        try:
+            if key == "color":
+                _color(str(value))
+            elif wanted is int:
+                _days(cast("int", value))
+        except InvalidInput as exc:
+            raise self._wrong(name, str(exc)) from exc
 
     def _wrong(self, key: str, what: str) -> InvalidInput:
         subject = "" if key == "file" else f"{key} "

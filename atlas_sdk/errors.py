@@ -20,12 +20,16 @@
     ├── AuthError                  1          a sign-in or a session that cannot be
     │   └── InvalidToken           1          no session has this token (any more)
     ├── MissingExtra               1          a library of an extra is not installed
+    ├── NotPermitted               1          not with this login, or not with another tenant's rows
+    ├── BackupFailed               1          a dump that was not made, or not loaded; nothing was kept
     ├── DatabaseError              1          PostgreSQL refused a statement
     │   ├── StorageFull            1          the server's disk is full
+    │   ├── TimedOut               1          a time limit of the server's ended a statement or a wait for a lock
     │   └── TransactionConflict    1          another transaction was in the way: repeat
     ├── DatabaseUnreachable        5          no connection
     │   ├── AuthenticationFailed   5          wrong password or role
-    │   └── EmbeddedServerFailed   5          the embedded server does not start
+    │   ├── EmbeddedServerFailed   5          the embedded server does not start
+    │   └── EncryptionFailed       5          no TLS, or a certificate that does not verify
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
 Every sentence says what happened and what to do next; the fields hold the same facts for programs. What a web
@@ -43,10 +47,12 @@ __all__ = [
     "AtlasError",
     "AuthError",
     "AuthenticationFailed",
+    "BackupFailed",
     "ContentMissing",
     "DatabaseError",
     "DatabaseUnreachable",
     "EmbeddedServerFailed",
+    "EncryptionFailed",
     "FileProblem",
     "IllegalTransition",
     "IntegrityFailure",
@@ -55,6 +61,7 @@ __all__ = [
     "MissingExtra",
     "NotAProject",
     "NotFound",
+    "NotPermitted",
     "OutsideProject",
     "PortsExhausted",
     "QuotaExceeded",
@@ -62,6 +69,7 @@ __all__ = [
     "SchemaMismatch",
     "SlotLost",
     "StorageFull",
+    "TimedOut",
     "TransactionConflict",
 ]
 
@@ -71,6 +79,21 @@ class AtlasError(Exception):
 
     #: What `atlasctl` exits with.
     exit_code: ClassVar[int] = 1
+    #: Whether it is certain that nothing was kept and that the reason may pass: then the same call may be made again.
+    #: Of a failure inside `transaction()` it is False: the whole transaction is to be made again, by its author.
+    repeatable: bool = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # BaseException's own calls the class with `args`: the sentence, which is not what the constructors here take.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[AtlasError], args: tuple[object, ...], fields: dict[str, object]) -> AtlasError:
+    error = kind.__new__(kind, *args)
+    builtin: type[BaseException] = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    builtin.__init__(error, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidInput(AtlasError, ValueError):
@@ -117,7 +140,7 @@ class IllegalTransition(AtlasError):
     def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
         final = ", which is final" if from_status in _FINAL else ""
         super().__init__(f"the {kind} {name} is {from_status}{final}: it cannot become {to_status}")
-        #: What it is: "build", "preview".
+        #: What it is: "build", "preview", "project".
         self.kind = kind
         #: Its id.
         self.name = name
@@ -126,7 +149,7 @@ class IllegalTransition(AtlasError):
 
 
 #: Statuses that nothing follows.
-_FINAL = frozenset({"succeeded", "failed", "stopped"})
+_FINAL = frozenset({"deleted", "failed", "stopped", "succeeded"})
 
 
 class PortsExhausted(AtlasError):
@@ -338,6 +361,17 @@ class MissingExtra(AtlasError, ImportError):
         self.extra = extra
 
 
+class NotPermitted(AtlasError):
+    """Not with this login, or not with another tenant's rows; nothing was done."""
+
+    #: What a web service answers with: Forbidden.
+    http_status: ClassVar[int] = 403
+
+
+class BackupFailed(AtlasError):
+    """A dump was not made, or not loaded; nothing of it was kept."""
+
+
 class DatabaseError(AtlasError):
     """PostgreSQL refused a statement."""
 
@@ -348,6 +382,15 @@ class DatabaseError(AtlasError):
 
 class StorageFull(DatabaseError):
     """The server's disk is full; nothing of the statement was kept."""
+
+
+class TimedOut(DatabaseError):
+    """A statement took longer, or waited longer for a lock, than a time limit allows; nothing of it was kept."""
+
+    def __init__(self, message: str, *, limit: str, sqlstate: str | None = None) -> None:
+        super().__init__(message, sqlstate=sqlstate)
+        #: Which limit: "statement", "lock", "idle" (a transaction in which nothing happened) or "transaction".
+        self.limit = limit
 
 
 class TransactionConflict(DatabaseError):
@@ -373,6 +416,10 @@ class AuthenticationFailed(DatabaseUnreachable):
 
 class EmbeddedServerFailed(DatabaseUnreachable):
     """The embedded PostgreSQL server does not start."""
+
+
+class EncryptionFailed(DatabaseUnreachable):
+    """The server offers no TLS although it is required, or its certificate is not the right one."""
 
 
 class SchemaMismatch(AtlasError):

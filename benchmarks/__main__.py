@@ -14,6 +14,8 @@ from attrs import frozen
 from benchmarks import histories
 from benchmarks.bench import Bench, open_bench
 from benchmarks.bulk import bulk
+from benchmarks.growth import growth
+from benchmarks.operations import operations
 from benchmarks.puts import puts
 from benchmarks.quota_leases import quota_leases
 from benchmarks.quota_pairs import quota_pairs
@@ -43,6 +45,8 @@ SECTIONS = {
     "quota-pairs": Section(title="Quotas in the database, 8 processes", run=quota_pairs),
     "quota-leases": Section(title="Quotas by leases", run=quota_leases),
     "quota-rates": Section(title="Requests alone", run=quota_rates),
+    "operations": Section(title="Single operations", run=operations),
+    "growth": Section(title="A tenant that grows", run=growth),
     "startup": Section(title="Start-up", run=startup),
     "bulk": Section(title="Bulk", run=bulk),
 }

@@ -28,16 +28,25 @@ _LEVELS = ("debug", "info", "warning", "error")
 def _command(context: click.Context, home: Path | None, dsn: str | None, log_level: str) -> None:
     """Watch every registered project, and store a version of each memory file that changes.
 
-    Runs until SIGTERM or SIGINT, then stores what is left. Exits with 1 when another watcher has the same home.
+    Runs until SIGTERM or SIGINT, then stores what is left. Once a day, when there is nothing else to do, it looks after
+    the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when another watcher
+    has the same home.
     """
     logging.basicConfig(
         stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    from watcher.daemon import run  # noqa: PLC0415 - help must not wait for it
+    from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
+    from atlas_sdk.config import load_settings  # noqa: PLC0415
+    from watcher.daemon import run  # noqa: PLC0415
+    from watcher.upkeep import Keep  # noqa: PLC0415
 
-    context.exit(run(dsn=dsn or None, home=None if home is None else home.expanduser()))
+    try:
+        keep = Keep.of(load_settings())
+    except InvalidInput as problem:
+        raise click.UsageError(str(problem), context) from problem
+    context.exit(run(dsn=dsn or None, home=None if home is None else home.expanduser(), keep=keep))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,13 +22,14 @@ from watcher.inbox import Inbox
 from watcher.lock import AlreadyRunning, take
 from watcher.settle import Timing
 from watcher.status import Status
+from watcher.upkeep import Keep, Upkeep
 from watcher.worker import Worker
 
 __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 
-#: The worker uses one connection; while that is away, SIGTERM must not wait for long.
+#: The worker uses one connection, maintenance another; while that is away, SIGTERM must not wait for long.
 _CONNECT_S = 2.0
 
 
@@ -40,12 +41,14 @@ def run(
     ready: Callable[[], None] | None = None,
     timing: Timing | None = None,
     backend: Backend | None = None,
+    keep: Keep | None = None,
 ) -> int:
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. Returns 1, with a sentence in the log, when another daemon
-    has this home. Without `stop` it has to be called from the main thread.
+    thread, when every project is watched and was compared. With `keep` the database is looked after once a day, see
+    `watcher.upkeep`. Returns 1, with a sentence in the log, when another daemon has this home. Without `stop` it has to
+    be called from the main thread.
     """
     folder = home_folder() if home is None else home
     try:
@@ -54,7 +57,7 @@ def run(
         _log.error("%s", refusal)
         return 1
     try:
-        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend())
+        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend(), keep)
     finally:
         os.close(lock)
     return 0
@@ -67,6 +70,7 @@ def _serve(
     ready: Callable[[], None] | None,
     timing: Timing,
     backend: Backend,
+    keep: Keep | None,
 ) -> None:
     inbox = Inbox(timing, clock=time.monotonic)
     backend = _started(backend, inbox)
@@ -88,6 +92,7 @@ def _serve(
             if ready is not None:
                 ready()
 
+    upkeep = None if keep is None else Upkeep(keep, timing=timing, clock=time.monotonic)
     worker = Worker(
         database=database,
         backend=backend,
@@ -96,6 +101,7 @@ def _serve(
         clock=time.monotonic,
         started=started,
         report=report,
+        upkeep=upkeep,
     )
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
@@ -112,6 +118,9 @@ def _serve(
                 thread.join()
     finally:
         backend.stop()
+        if upkeep is not None:
+            upkeep.stop()
+            upkeep.join()
         database.close()
 
 

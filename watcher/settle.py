@@ -56,6 +56,10 @@ class Timing:
     #: Between attempts to reach the database: from the first to the second, doubling.
     retry_s: float = 0.25
     retry_most_s: float = 5.0
+    #: Whether maintenance is due is asked for the first time this long after the start, and then again and again;
+    #: between half of it and half as much again.
+    upkeep_first_s: float = 120.0
+    upkeep_s: float = 900.0
     #: SIGTERM: what is not stored after this is left to the next start, which finds it by scanning.
     drain_s: float = 10.0
 

@@ -15,7 +15,17 @@ from attrs import asdict, field, frozen
 
 from watcher.lock import LOCK, holder
 
-__all__ = ["FRESH_S", "STATUS", "DatabaseStatus", "FileStatus", "ProjectStatus", "Status", "read_status", "write"]
+__all__ = [
+    "FRESH_S",
+    "STATUS",
+    "DatabaseStatus",
+    "FileStatus",
+    "MaintenanceStatus",
+    "ProjectStatus",
+    "Status",
+    "read_status",
+    "write",
+]
 
 #: Below the home folder.
 STATUS = Path("watcher/status.json")
@@ -83,6 +93,22 @@ def _required_time(value: Any) -> datetime:
 
 
 @frozen(kw_only=True)
+class MaintenanceStatus:
+    """The last maintenance of the database, whoever did it."""
+
+    at: datetime = field(converter=_required_time)
+    #: "running", "done", "stopped" or "failed".
+    outcome: str
+    #: Rows that went.
+    removed: int = 0
+    problem: str | None = None
+
+
+def _maintenance(value: Any) -> MaintenanceStatus | None:
+    return value if value is None or isinstance(value, MaintenanceStatus) else MaintenanceStatus(**value)
+
+
+@frozen(kw_only=True)
 class Status:
     """The daemon, as of `written_at`."""
 
@@ -100,6 +126,8 @@ class Status:
     #: projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
     projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
+    #: None: none that this daemon knows of.
+    maintenance: MaintenanceStatus | None = field(default=None, converter=_maintenance)
 
     def age_s(self, now: datetime) -> float:
         """Return how long ago this was written."""

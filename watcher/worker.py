@@ -20,6 +20,7 @@ from watcher.inbox import Inbox
 from watcher.scan import doubts, is_replaced, load, scan, unwatch
 from watcher.settle import Due, Hint, Timing
 from watcher.status import Status
+from watcher.upkeep import Upkeep
 
 __all__ = ["Worker"]
 
@@ -51,7 +52,9 @@ class Worker:
         cpu: Callable[[], float] = time.thread_time,
         started: Status,
         report: Callable[[Status], None],
+        upkeep: Upkeep | None = None,
     ) -> None:
+        self._upkeep = upkeep
         self._database = database
         self._backend = backend
         self._inbox = inbox
@@ -120,6 +123,8 @@ class Worker:
     def drain(self) -> None:
         """Store everything that differs at once, without waiting for writers. The last thing to do."""
         deadline = self._clock() + self._timing.drain_s
+        if self._upkeep is not None:
+            self._upkeep.stop()
         try:
             for folder in self._folders.values():
                 # An event may still be in the kernel's queue.
@@ -153,7 +158,10 @@ class Worker:
             _log.info("ready; projects watched: %d", len(self._folders))
         self._sweep(now)
         self._look_for_lost(now)
-        return bool(self._to_scan or self._to_sweep or self._to_tell or not idle or not self.ready)
+        more = bool(self._to_scan or self._to_sweep or self._to_tell or not idle or not self.ready)
+        if self._upkeep is not None:
+            self._upkeep.step(now, lambda: self._database.atlas, quiet=not more)
+        return more
 
     # Projects.
 
@@ -364,6 +372,7 @@ class Worker:
         times += [self._projects_at, self._sweep_at]
         times.append(self._lost_at if self._lost else math.inf)
         times.append(self._poll_at if self._unwatched else math.inf)
+        times.append(math.inf if self._upkeep is None else self._upkeep.next_at)
         return min(times)
 
     def _say(self, now: float) -> None:
@@ -387,4 +396,5 @@ class Worker:
             pending=len(self._inbox),
             counters={**self._counters, "events": self._inbox.events, "watch_failures": len(self._unwatched)},
             projects=tuple(folder.status() for folder in self._folders.values()),
+            maintenance=None if self._upkeep is None else self._upkeep.status,
         )

@@ -4,19 +4,26 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 from attrs import evolve
-from psycopg import Connection, pq
+from psycopg import Connection, Cursor, pq
 from psycopg_pool import ConnectionPool
 
+from atlas_sdk._drive.failures import failure
+from atlas_sdk._drive.greet import greet, meet
 from atlas_sdk._drive.scope import Scope
+from atlas_sdk._drive.spares import Spares
+from atlas_sdk._drive.stats import stats_of
 from atlas_sdk._drive.target import (
     Target,
     arguments,
     broken_transaction,
+    check_open_transaction,
     closed_client,
     columns_of,
     hung_up,
@@ -24,11 +31,14 @@ from atlas_sdk._drive.target import (
     not_text,
     result_of,
 )
+from atlas_sdk._drive.wall import COMMIT, begin_behind, commands_of
+from atlas_sdk._drive.wire import Line
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.origin import Origin
+from atlas_sdk.model.pool import PoolStats
 
 __all__ = ["Driver", "View"]
 
@@ -51,15 +61,31 @@ class Driver:
         self._turn = Lock()
         self._closed = False
         self._pool = self._new_pool()
+        self._spares = Spares(self._pool)
         self._pid = os.getpid()
 
-    def _new_pool(self) -> ConnectionPool[Connection[Any]]:
-        return ConnectionPool(self._target.ready, check=_check, **self._target.pool_options())
+    def _new_pool(self) -> ConnectionPool[Line]:
+        return ConnectionPool(
+            self._target.ready,
+            connection_class=Line,
+            check=_check,
+            configure=partial(greet, self._target),
+            **self._target.pool_options(),
+        )
+
+    @property
+    def retries(self) -> int:
+        """How often a call of which nothing was kept is made again."""
+        return self._target.retries
+
+    def stats(self) -> PoolStats:
+        """Return how many connections there are and what became of those who asked for one."""
+        return stats_of(self._pool.get_stats(), spare=len(self._spares), reused=self._spares.reused)
 
     def open(self) -> None:
         """Prove that a connection can be had, then start the pool. Raises DatabaseUnreachable."""
         try:
-            psycopg.connect(self._target.ready(), **self._target.kwargs).close()
+            meet(self._target)
         except psycopg.Error as exc:
             raise translate(exc, self._target.dsn) from exc
         self._pool.open()
@@ -67,7 +93,9 @@ class Driver:
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
+        self._target.close()
         if os.getpid() == self._pid:
+            self._spares.close()
             self._pool.close()
 
     def run(self, plan: Plan[T], lent: Context | None = None) -> T:
@@ -83,7 +111,7 @@ class Driver:
             return self._run(enclosed(plan), Scope(self._lent, nested=True))
 
     def _run(self, plan: Plan[T], scope: Scope) -> T:
-        held: list[Connection[Any]] = []
+        held: list[Line] = []
         try:
             effect = next(plan)
             while True:
@@ -102,27 +130,36 @@ class Driver:
             if scope.nested and scope.depth:
                 self._unwind(scope)
             if isinstance(exc, psycopg.Error):
-                raise translate(exc, self._target.dsn) from exc
+                raise failure(exc, self._target, scope, effect) from exc
             raise
         finally:
             plan.close()
             for connection in held:
                 self._give_back(connection)
 
-    def _perform(self, effect: Effect, scope: Scope, held: list[Connection[Any]]) -> object:
+    def _perform(self, effect: Effect, scope: Scope, held: list[Line]) -> object:
         if isinstance(effect, Query):
+            tenant = scope.lent.tenant
+            if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
+                scope.lent.own(named)
             if held or self._pinned is not None:
                 return self._execute(self._pinned or held[0], effect)
             connection = self._get()
+            scope.writes += not effect.statement.reads
+            if tenant is not None:
+                held.append(connection)
+                answer = self._execute_behind(connection, effect, tenant)
+                self._give_back(held.pop())
+                return answer
             try:
-                return self._execute(connection, effect)
+                return self._ask(connection, effect)
             finally:
-                self._pool.putconn(connection)
+                self._spares.put(connection)
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(self._get())
             for command in scope.commands(effect):
-                (self._pinned or held[0]).execute(command)
+                (self._pinned or held[0]).execute(command, prepare=False)
             if scope.done(effect):
                 self._give_back(held.pop())
             return None
@@ -139,26 +176,53 @@ class Driver:
             # The connection is gone or the transaction beyond repair: its end will say so.
             logger.debug("a failed operation could not be taken back", exc_info=True)
 
-    def _execute(self, connection: Connection[Any], query: Query) -> Result:
-        began = time.perf_counter()
+    def _ask(self, connection: Line, query: Query) -> Result:
+        """Run a statement that is a transaction of its own."""
         text, parameters = arguments(query)
+        if parameters is None:
+            return self._execute(connection, query)
+        began = time.perf_counter()
         try:
-            cursor = connection.execute(text, parameters)
+            answer = connection.ask(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
+        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
+
+    def _execute(self, connection: Connection[Any], query: Query) -> Result:
+        began = time.perf_counter()
+        return self._read(query, self._send(connection, query), began)
+
+    def _send(self, connection: Connection[Any], query: Query) -> Cursor[Any]:
+        text, parameters = arguments(query)
+        try:
+            return connection.execute(text, parameters)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
+
+    def _read(self, query: Query, cursor: Cursor[Any], began: float) -> Result:
         columns = columns_of(cursor)
         rows = cursor.fetchall() if columns else []
         return result_of(self._target, query, cursor, columns, rows, began)
 
-    def _get(self) -> Connection[Any]:
+    def _execute_behind(self, connection: Connection[Any], query: Query, tenant: UUID) -> Result:
+        """Run one statement in a transaction of its own behind a tenant's wall: all of it in one round trip."""
+        began = time.perf_counter()
+        with connection.pipeline():
+            for command in commands_of(tenant):
+                connection.wait(connection._exec_command(command))  # noqa: SLF001  # without a cursor: 15 µs each
+            cursor = self._send(connection, query)
+            connection.wait(connection._exec_command(COMMIT))  # noqa: SLF001
+        return self._read(query, cursor, began)
+
+    def _get(self) -> Line:
         if os.getpid() != self._pid:
             self._reopen()
         try:
-            return self._pool.getconn()
+            return self._spares.get()
         except psycopg.Error as exc:
             # The pool only says that time is up: ask the server itself what is wrong.
             try:
-                psycopg.connect(self._target.ready(), **self._target.kwargs).close()
+                meet(self._target)
             except psycopg.Error as cause:
                 raise translate(cause, self._target.dsn) from cause
             raise translate(exc, self._target.dsn) from exc
@@ -169,19 +233,38 @@ class Driver:
             if os.getpid() != self._pid:
                 pool = self._new_pool()
                 pool.open()
-                self._pool, self._pid = pool, os.getpid()
+                self._pool, self._spares, self._pid = pool, Spares(pool), os.getpid()
 
-    def lending(self, origin: Origin) -> "View":
-        """Return a view of this driver whose plans are done for a request from there."""
-        return View(self, evolve(self._lent, origin=origin))
+    def lending(self, *, origin: Origin, tenant: UUID | None) -> "View":
+        """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
+        return View(self, evolve(self._lent, origin=origin, tenant=tenant))
 
-    def _give_back(self, connection: Connection[Any]) -> None:
+    def _give_back(self, connection: Line) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
-        self._pool.putconn(connection)
+        self._spares.put(connection)
+
+    def _on(self, connection: Connection[Any], lent: Context) -> "Driver":
+        inner = object.__new__(Driver)
+        inner.__dict__ |= self.__dict__
+        inner._pinned = connection
+        inner._turn = Lock()
+        inner._lent = lent
+        return inner
+
+    def _apart(self, lent: Context | None) -> Context:
+        """Return what the plans of one transaction are lent: what it learns is its own until it is committed."""
+        return evolve(lent or self._lent, heads=Heads(of_transaction=True))
+
+    def joined(self, connection: Connection[Any], lent: Context | None = None) -> "Driver":
+        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
+        if self._closed:
+            raise closed_client()
+        check_open_transaction(connection)
+        return self._on(connection, self._apart(lent))
 
     @contextmanager
     def transaction(self, lent: Context | None = None) -> Iterator["Driver"]:
@@ -193,13 +276,11 @@ class Driver:
             return
         connection = self._get()
         try:
-            inner = object.__new__(Driver)
-            inner.__dict__ |= self.__dict__
-            inner._pinned = connection
-            inner._turn = Lock()
-            inner._lent = evolve(lent or self._lent, heads=Heads(of_transaction=True))
+            lent = self._apart(lent)
+            inner = self._on(connection, lent)
             try:
-                connection.execute("BEGIN")
+                tenant = lent.tenant
+                connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
                 yield inner
                 if connection.info.transaction_status == pq.TransactionStatus.INERROR:
                     # A COMMIT would roll back without a word.
@@ -207,7 +288,7 @@ class Driver:
                 connection.execute("COMMIT")
             except psycopg.Error as exc:
                 raise translate(exc, self._target.dsn) from exc
-            self._lent.heads.adopt(inner._lent.heads)
+            self._lent.heads.adopt(lent.heads)
         finally:
             self._give_back(connection)
 
@@ -219,9 +300,22 @@ class View:
         self._driver = driver
         self._lent = lent
 
+    @property
+    def retries(self) -> int:
+        """How often a call of which nothing was kept is made again."""
+        return self._driver.retries
+
+    def stats(self) -> PoolStats:
+        """Return how many connections there are and what became of those who asked for one."""
+        return self._driver.stats()
+
     def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
         return self._driver.run(plan, self._lent)
+
+    def joined(self, connection: Connection[Any]) -> Driver:
+        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
+        return self._driver.joined(connection, self._lent)
 
     def transaction(self) -> AbstractContextManager[Driver]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""

@@ -3,7 +3,9 @@
 from typing import LiteralString
 
 from attrs import evolve
+from psycopg.sql import Composed
 
+from atlas_sdk._drive.wall import begin_behind
 from atlas_sdk._heads import Heads
 from atlas_sdk._plan import Begin, Commit, Context, Rollback
 
@@ -19,13 +21,17 @@ class Scope:
         #: Whether the caller has a transaction open: then ours are savepoints in it.
         self.nested = nested
         self.depth = 0
+        #: Statements that change something, sent outside of transactions, and transactions that were committed.
+        self.writes = 0
 
-    def commands(self, effect: Begin | Commit | Rollback) -> tuple[LiteralString, ...]:
+    def commands(self, effect: Begin | Commit | Rollback) -> tuple[LiteralString | Composed, ...]:
         """Return the SQL for one step of nesting."""
         level = self.depth + isinstance(effect, Begin)
         outermost = level == 1 and not self.nested
         savepoint = f"atlas_{level}"
         if isinstance(effect, Begin):
+            if outermost and self.lent.tenant is not None:
+                return (begin_behind(self.lent.tenant),)
             return ("BEGIN" if outermost else "SAVEPOINT " + savepoint,)
         if isinstance(effect, Commit):
             return ("COMMIT" if outermost else "RELEASE SAVEPOINT " + savepoint,)
@@ -47,6 +53,7 @@ class Scope:
         if self.depth or self.nested:
             return False
         if isinstance(effect, Commit):
+            self.writes += 1
             self._outer.heads.adopt(self.lent.heads)
         self.lent = self._outer
         return True

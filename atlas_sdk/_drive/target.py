@@ -5,19 +5,25 @@ import logging
 import select
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import TransactionStatus
 
+from atlas_sdk._drive.greet import Pooler, TimeLimits
+from atlas_sdk._drive.slow import SlowLog
 from atlas_sdk._plan import Json, Query, Result
 from atlas_sdk.errors import DatabaseError, InvalidInput
 
 __all__ = [
+    "Stoppable",
     "Target",
     "arguments",
     "broken_transaction",
+    "check_open_transaction",
     "closed_client",
     "columns_of",
     "hung_up",
@@ -45,6 +51,14 @@ class _JsonDumper(Dumper):
 psycopg.adapters.register_dumper(Json, _JsonDumper)
 
 
+class Stoppable(Protocol):
+    """What ends when it is told to, by any thread."""
+
+    def stop(self) -> None:
+        """End, soon. Idempotent."""
+        ...
+
+
 class Target:
     """Where to connect, and how."""
 
@@ -56,8 +70,11 @@ class Target:
         pool_max: int = 20,
         idle_s: float = 30.0,
         connect_timeout_s: float = 5.0,
-        prepare: bool = False,
+        prepare: bool | None = None,
         query_log: bool = False,
+        slow_query_s: float | None = None,
+        time_limits: TimeLimits | None = None,
+        retries: int = 0,
     ) -> None:
         self.dsn = dsn
         #: Called before every new connection: the embedded server is started again if it died.
@@ -66,9 +83,21 @@ class Target:
         self.pool_max = pool_max
         self.idle_s = idle_s
         self.connect_timeout_s = connect_timeout_s
-        # Prepared statements do not survive PgBouncer in transaction mode before 1.21, so a DSN gets none unless asked.
+        #: How often a call of which nothing was kept is made again.
+        self.retries = retries
+        self.time_limits = time_limits or TimeLimits()
+        self.slow = None if slow_query_s is None else SlowLog(self, slow_query_s)
+        #: What stands between; None until the first connection was made.
+        self.pooler: Pooler | None = None
+        #: Whether the last connection was made with TLS.
+        self.encrypted: bool | None = None
+        #: None: where no pooler stands between, as they do not survive PgBouncer in transaction mode before 1.21.
+        self.prepares = prepare
+        #: Those who listen on connections of their own; they end with the client.
+        self.listeners: WeakSet[Stoppable] = WeakSet()
         self.kwargs: dict[str, Any] = {
             "autocommit": True,
+            # Where it is not said, each new connection tells (`greet`).
             "prepare_threshold": 1 if prepare else None,
             "connect_timeout": max(1, round(connect_timeout_s)),
             "application_name": "atlasengine",
@@ -79,6 +108,13 @@ class Target:
         if self.before_connect is not None:
             self.before_connect()
         return self.dsn
+
+    def close(self) -> None:
+        """Stop what runs beside the pool. Idempotent."""
+        for listener in list(self.listeners):
+            listener.stop()
+        if self.slow is not None:
+            self.slow.close()
 
     def pool_options(self) -> dict[str, Any]:
         """Return what both pools take."""
@@ -113,6 +149,16 @@ def broken_transaction() -> DatabaseError:
     )
 
 
+def check_open_transaction(connection: Connection[Any] | AsyncConnection[Any]) -> None:
+    """Raise InvalidInput unless what runs on a caller's connection is part of a transaction."""
+    if connection.closed:
+        raise InvalidInput("this connection is closed", field="connection")
+    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        raise InvalidInput(
+            "this connection commits each statement by itself: use `with connection.transaction():`", field="connection"
+        )
+
+
 def closed_client() -> InvalidInput:
     """Return our error for the use of a client after its end."""
     return InvalidInput("this client is closed: open a new one", field="atlas")
@@ -139,4 +185,6 @@ def result_of(
     if target.query_log:
         milliseconds = (time.perf_counter() - began) * 1000
         logger.debug("%s: %.1f ms, %d rows", query.statement.name, milliseconds, cursor.rowcount)
+    if target.slow is not None:
+        target.slow.saw(query, cursor.rowcount, time.perf_counter() - began)
     return Result(columns, rows, cursor.rowcount)

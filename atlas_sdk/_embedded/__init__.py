@@ -9,6 +9,7 @@ folders to other users, trusts every local connection, and counts users that wer
     places      which folder holds what, and which binaries fit
     account     the OS account that runs the server: the caller's own, or a system account for root
     cluster     initdb, settings, start
+    upgrade     what an older major made, into the format of the present one
     postmaster  is it up, and is it the server of this data directory
     locks       flock, with and without waiting
     keeper      the small process that stops the server after its last user

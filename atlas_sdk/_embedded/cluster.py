@@ -11,7 +11,7 @@ from attrs import frozen
 from atlas_sdk._embedded import postmaster
 from atlas_sdk._embedded.account import Account, launch
 from atlas_sdk._embedded.locks import is_held, polling, try_exclusive
-from atlas_sdk._embedded.places import Site
+from atlas_sdk._embedded.places import MAJOR, Site
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
 
@@ -19,13 +19,13 @@ __all__ = ["Cluster"]
 
 _log = logging.getLogger(__name__)
 
-MAJOR = "18"
-
 #: How long processes of a killed server may take to leave; they notice within milliseconds unless they compute.
 _LEAVING_S = 10.0
 #: How long a live server may take to accept connections. It is longest after a crash, when it replays its log.
 _READY_S = 60.0
 _MAKING_S = 120.0
+#: It writes its last checkpoint.
+_STOPPED_S = 120.0
 _ATTEMPTS = 3
 _LOG_LIMIT_BYTES = 1 << 20
 
@@ -69,6 +69,10 @@ class Cluster:
     site: Site
     data_dir: Path
     bin_dir: Path
+    #: Of the programs in `bin_dir`.
+    major: str = MAJOR
+    #: More settings for the server's command line.
+    options: tuple[str, ...] = ()
 
     def serve(self) -> Postmaster:
         """Bring the server up, whatever the last one left, and return it."""
@@ -86,13 +90,25 @@ class Cluster:
                 os.close(lock)
             running = self._wait_until_ready()
             if running is not None:
-                _log.info("Started PostgreSQL %s for %s, process %d", MAJOR, self.site.home, running.pid)
+                _log.info("Started PostgreSQL %s for %s, process %d", self.major, self.site.home, running.pid)
                 return running
             complaint = postmaster.last_complaint(self.site.log, since=written)
         raise EmbeddedServerFailed(
             f"The embedded PostgreSQL does not start: {complaint}; the log is {self.site.log}, and a server can be "
             "given with --dsn or ATLAS_DATABASE_URL"
         )
+
+    def stop(self) -> None:
+        """Stop the server that answers, whoever started it, and wait until none of its processes is left."""
+        self._account.run(
+            *(self.bin_dir / "pg_ctl", "stop", "-D", self.data_dir, "-m", "fast", "-t", f"{_STOPPED_S:.0f}"),
+            timeout_s=_STOPPED_S + 10,
+        )
+        if not any(not is_held(self._lock) for _ in polling(_LEAVING_S)):
+            raise EmbeddedServerFailed(
+                f"The server of {self.data_dir} does not stop; end it (ps -ef | grep postgres); "
+                f"its log is {self.site.log}"
+            )
 
     def _wait_for_the_last_one(self) -> Postmaster | int:
         """Return the lock that every process of a server holds, or the server when it answers after all."""
@@ -138,11 +154,8 @@ class Cluster:
         version = self.data_dir / "PG_VERSION"
         if version.exists():
             major = version.read_text(encoding="ascii", errors="replace").strip()
-            if major != MAJOR:
-                raise EmbeddedServerFailed(
-                    f"{self.data_dir} was made by PostgreSQL {major}, and this release brings {MAJOR}; dump it with "
-                    f"the programs of {major}, move it away and load the dump, or set ATLAS_HOME to another folder"
-                )
+            if major != self.major:
+                raise EmbeddedServerFailed(f"{self.data_dir} was made by PostgreSQL {major}, and this is {self.major}")
             return True
         if any(self.data_dir.iterdir()):
             raise EmbeddedServerFailed(
@@ -176,7 +189,7 @@ class Cluster:
             os.fsync(parent)
         finally:
             os.close(parent)
-        _log.info("Made a PostgreSQL %s data directory in %s", MAJOR, self.data_dir)
+        _log.info("Made a PostgreSQL %s data directory in %s", self.major, self.data_dir)
 
     def _must(self, command: tuple[str | Path, ...], *, lock: int, stdin: str = "") -> None:
         done = self._account.run(*command, stdin=stdin, timeout_s=_MAKING_S, pass_fds=(lock,))
@@ -224,6 +237,7 @@ class Cluster:
                 *("-c", f"unix_socket_directories={self.site.socket_dir(self.data_dir)}"),
                 *("-c", "unix_socket_permissions=0700"),
                 *("-c", f"port={PORT}"),
+                *(word for option in self.options for word in ("-c", option)),
                 output=log,
                 account=self._account,
                 pass_fds=(lock,),

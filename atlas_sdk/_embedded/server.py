@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from atlas_sdk._embedded import keeper, postmaster
+from atlas_sdk._embedded import keeper, postmaster, upgrade
 from atlas_sdk._embedded.account import launch
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.locks import exclusive, is_held, polling, shared
-from atlas_sdk._embedded.places import Site, find_binaries
+from atlas_sdk._embedded.places import MAJOR, Site, find_binaries
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
 
@@ -59,7 +59,8 @@ class EmbeddedServer:
         """Start the server of `home`, or join it, and return once it accepts connections.
 
         Any number of processes and threads may do so at once. The first start ever takes a second or two, a later
-        one some tenths, joining milliseconds. Raises `EmbeddedServerFailed`.
+        one some tenths, joining milliseconds. Data of an older major that the package carries is upgraded first, which
+        takes seconds to minutes. Raises `EmbeddedServerFailed`.
         """
         with _explained(home):
             site = Site.prepare(home)
@@ -82,7 +83,9 @@ class EmbeddedServer:
         if not self._close.alive:
             raise EmbeddedServerFailed("This embedded server was released; acquire it again")
         with _explained(self._site.home):
-            running = postmaster.answering(self.data_dir)
+            # One of an older major is not joined: it is about to be upgraded, or being read for that.
+            fits = upgrade.major_of(self.data_dir) == MAJOR
+            running = postmaster.answering(self.data_dir) if fits else None
             if running is not None:
                 self._keep()
             else:
@@ -106,9 +109,11 @@ class EmbeddedServer:
         self._close()
 
     def _start(self) -> Postmaster:
+        upgrade.finish(self._site.data_dir())
         self.data_dir = self._site.place_data()
         # Before the server, so that no kill in between leaves a server without a keeper.
         self._keep()
+        upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
         return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir).serve()
 
     def _keep(self) -> None:

@@ -1,13 +1,17 @@
 """`atlasctl db`: the database itself."""
 
-import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import click
 
+from atlas_sdk.cli.backups import dump, load
 from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
+from atlas_sdk.cli.db_doctor import doctor
+from atlas_sdk.cli.db_init import init
+from atlas_sdk.cli.db_migrate import migrate
 from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.maintain import maintain
+from atlas_sdk.dsn import masked
 
 if TYPE_CHECKING:
     from atlas_sdk import SchemaMismatch
@@ -17,8 +21,6 @@ __all__ = ["db", "masked"]
 
 #: How long the embedded server waits for whoever was given its URL.
 _KEPT_UP_S = 600
-_MASK = "***"
-_SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
 @click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
@@ -97,53 +99,6 @@ def _print_mismatch(run: "Invocation", place: str, problem: "SchemaMismatch") ->
     return FAILED
 
 
-@db.command(cls=Command, examples=("atlasctl db init", "atlasctl db init --dsn postgresql://ada@db.example/atlas"))
-@click.pass_obj
-def init(flags: Flags) -> None:
-    """Create the schema where there is none.
-
-    In the database of --dsn or ATLAS_DATABASE_URL, which must exist; without one, in the embedded database. Doing it
-    again changes nothing.
-    """
-    _migrate(flags, only_new=True)
-
-
-@db.command(
-    cls=Command, examples=("atlasctl db migrate", "atlasctl db migrate --dsn postgresql://ada@db.example/atlas")
-)
-@click.pass_obj
-def migrate(flags: Flags) -> None:
-    """Apply the migrations that are missing.
-
-    One transaction each, under a lock: any number of processes may do so at once. There is no way back; take a backup.
-    """
-    _migrate(flags, only_new=False)
-
-
-def _migrate(flags: Flags, *, only_new: bool) -> None:
-    from atlas_sdk import SchemaMismatch
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count
-
-    run = Invocation(flags)
-    before = None
-    try:
-        with run.opened(migrate=False) as atlas:
-            before = len(atlas.schema.status())
-    except SchemaMismatch as problem:
-        if problem.found is not None and (only_new or problem.found > problem.wanted):
-            raise
-    with run.opened(migrate=True) as atlas:
-        rows = atlas.schema.status()
-    applied = [f"{row.version:04}_{row.name}" for row in rows[before or 0 :]]
-    if flags.json:
-        run.out.record({"schema_version": len(rows), "applied": applied})
-    elif applied:
-        run.out.line(f"schema version {len(rows)}: {count(len(applied), 'migration')} applied")
-    else:
-        run.out.line(f"schema version {len(rows)}: nothing to do")
-
-
 @db.command(cls=Command, examples=("atlasctl db url", "psql $(atlasctl db url)", "atlasctl db url --show-password"))
 @click.option("--show-password", is_flag=True, help="Print the password of a configured URL too.")
 @click.pass_obj
@@ -173,26 +128,10 @@ def url(flags: Flags, *, show_password: bool) -> None:
         run.out.note("the password is masked; --show-password prints it")
 
 
+for _command in (init, migrate, doctor, dump, load, maintain):
+    db.add_command(_command)
+
+
 def _place(run: "Invocation") -> str:
     configured = run.settings.database_url
     return f"embedded, in {run.settings.folder}" if configured is None else masked(configured)
-
-
-def masked(given: str) -> str:
-    """Return a URL or a connection string without its password."""
-    if "://" not in given:
-        return _SECRET_PARAMETER.sub(rf"\1\2{_MASK}", given)
-    scheme, _, rest = given.partition("://")
-    # By hand: urlunsplit turns an empty host, which is a socket, into no host at all.
-    end = re.search(r"[/?#]|$", rest)
-    at_end = len(rest) if end is None else end.start()
-    login, at, place = rest[:at_end].rpartition("@")
-    name, colon, _ = login.partition(":")
-    path, question, query = rest[at_end:].partition("?")
-    pairs = (pair.partition("=") for pair in query.split("&"))
-    # The name of a parameter may be escaped letter by letter.
-    shown = (
-        f"{key}={_MASK}" if "password" in unquote(key).lower() else f"{key}{equals}{value}"
-        for key, equals, value in pairs
-    )
-    return f"{scheme}://{name}{colon}{_MASK if colon else ''}{at}{place}{path}{question}{'&'.join(shown)}"

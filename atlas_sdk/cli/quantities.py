@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["AMOUNT", "COUNT", "EXPIRY", "MONEY", "UNLIMITED", "Limit", "Size"]
+__all__ = ["AGE", "AMOUNT", "COUNT", "EXPIRY", "FOREVER", "MONEY", "UNLIMITED", "Limit", "Size"]
 
 #: An option that is not given is None, so no limit at all needs a word of its own.
 UNLIMITED: Final = "unlimited"
+FOREVER: Final = "forever"
 _NUMBER: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmMgGtT]?)")
 _THOUSANDS: Final = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
 _SIZE: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)b|b)?", re.IGNORECASE | re.ASCII)
@@ -98,6 +99,17 @@ class _Expiry(_Quantity):
         return moment.astimezone()
 
 
+class _Age(_Quantity):
+    name = "a time such as 12h, 30d or 4w, or forever"
+
+    def read(self, text: str) -> timedelta | str | None:
+        wait = _WAIT.fullmatch(text)
+        if wait is not None:
+            return int(wait[1]) * _UNITS[wait[2]]
+        return FOREVER if text.lower() == FOREVER else None
+
+
+AGE = _Age()
 AMOUNT = _Count()
 COUNT = Limit(AMOUNT)
 MONEY = _Money()

@@ -14,20 +14,22 @@ def watch(flags: Flags) -> int:
 
     Of all registered projects, also of those registered later. Runs in the foreground and tells on stderr what it
     does; ^C stops it after what is under way is stored. What changed while it was not running is captured when it
-    starts.
+    starts. Once a day, when there is nothing else to do, it looks after the database as `atlasctl db maintain` does,
+    unless the setting `maintenance` is false.
     """
     import logging
 
     from atlas_sdk import FileProblem
     from atlas_sdk.cli.invocation import Invocation
     from watcher.daemon import run as run_daemon
+    from watcher.upkeep import Keep
 
     settings = Invocation(flags).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
-        return run_daemon(dsn=settings.database_url, home=settings.folder)
+        return run_daemon(dsn=settings.database_url, home=settings.folder, keep=Keep.of(settings))
     except OSError as exc:
         home = str(settings.folder)
         raise FileProblem(

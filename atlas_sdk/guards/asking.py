@@ -1,6 +1,6 @@
 """What a guard may be asked for, and the reservation that comes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Literal, TypedDict
 from uuid import UUID, uuid5
@@ -14,7 +14,10 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
 from atlas_sdk.ops.amounts import Money
 
-__all__ = ["Ask", "checked", "is_keyed", "new_reservation_id", "reserve"]
+__all__ = ["TTL", "Ask", "checked", "is_keyed", "new_reservation_id", "reserve"]
+
+#: How long a call may take, unless told, as `quotas.reserve` has it.
+TTL = timedelta(minutes=10)
 
 
 class Ask(TypedDict, total=False):
@@ -25,17 +28,19 @@ class Ask(TypedDict, total=False):
     min_tokens: int | None
     #: US dollars: exact, so no float.
     cost: Money
-    #: Containers.
+    #: Containers: their places are kept by a heartbeat until the guard is left, as a slot's.
     slots: int
     #: Counted in the sliding hour; default 1.
     requests: int
     builds: int
-    #: How long the call may take at most; default 10 minutes, at most 24 hours.
+    #: How long the call may take at most; default 10 minutes, at most 24 hours. With `slots`, or from a lease, how long
+    #: the promise outlives the last heartbeat.
     ttl: timedelta
     #: Who holds it, for people; at most 200 characters.
     holder: str
-    #: The same key is the same call: it is charged once, however often it is tried. None: every try is a call.
-    idempotency_key: str | UUID | None
+    #: The same key is the same call: it is charged once, however often it is tried. None: every try is a call. For a
+    #: decorator a function of the decorated one's arguments, that returns one of these.
+    idempotency_key: str | UUID | Callable[..., str | UUID | None] | None
     #: Kept in the ledger: model, agent, project.
     meta: Mapping[str, object] | None
     #: Let this process reserve in blocks while the user is busy; default False.
@@ -59,7 +64,7 @@ def checked(ask: Ask) -> Ask:
     if ask.get("on_unknown", "charge") not in {"charge", "release"}:
         raise InvalidInput(f'on_unknown is "charge" or "release", not {ask["on_unknown"]!r}', field="on_unknown")
     key: object = ask.get("idempotency_key")
-    if key is not None and not isinstance(key, UUID) and not (isinstance(key, str) and key):
+    if key is not None and not isinstance(key, UUID) and not (isinstance(key, str) and key) and not callable(key):
         raise InvalidInput(f"idempotency_key must be a text or a UUID, not {key!r}", field="idempotency_key")
     return ask
 

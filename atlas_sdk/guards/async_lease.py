@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from atlas_sdk._faces import AsyncRunner
-from atlas_sdk.errors import AtlasError
+from atlas_sdk.errors import AtlasError, QuotaExceeded
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.block import nano_promised
 from atlas_sdk.guards.call import Call, Leasing, amounts_of, call_of
@@ -45,13 +45,14 @@ class AsyncLease(Leasing):
         super().__init__(user, **size)
         self._runner = runner
         self._keeper = keeper_on(runner)
+        self._keeper.know(self)
         #: The talk with the database, if there is one: in a task, so that it outlives a cancelled caller.
-        self._talk: asyncio.Task[Any] | None = None
+        self._talking: asyncio.Task[Any] | None = None
 
     def after_fork(self) -> None:
         """Begin anew in a forked child."""
         super().after_fork()
-        self._talk = None
+        self._talking = None
 
     async def reserve(
         self,
@@ -82,6 +83,15 @@ class AsyncLease(Leasing):
         return await self._reserve(self.want(tokens, min_tokens, cost, cost_nano, requests))
 
     async def _reserve(self, want: Want) -> Call:
+        try:
+            return await self._admitted(want)
+        except QuotaExceeded:
+            # Nobody is refused because of what lies idle in this process.
+            if not await self._keeper.give_back(self.user, but=self):
+                raise
+        return await self._admitted(want)
+
+    async def _admitted(self, want: Want) -> Call:
         since = self.purse.begun
         while True:
             with self.lock:
@@ -89,10 +99,10 @@ class AsyncLease(Leasing):
             if admitted is not None:
                 return Call(self, *admitted, want.nano)
             self.refuse_if_closed()
-            if self._talk is None:
+            if self._talking is None:
                 break
             # One asks the database, for all who wait.
-            await asyncio.wait([self._talk])
+            await asyncio.wait([self._talking])
         refilling = self._start(self._refill(want))
         try:
             return await asyncio.shield(refilling)
@@ -106,13 +116,13 @@ class AsyncLease(Leasing):
 
     def _start(self, talk: Any) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(talk)
-        self._talk = task
+        self._talking = task
         task.add_done_callback(self._stopped)
         return task
 
     def _stopped(self, task: "asyncio.Task[Any]") -> None:
-        if self._talk is task:
-            self._talk = None
+        if self._talking is task:
+            self._talking = None
         if not self.empty:
             self.remind()
 
@@ -162,34 +172,35 @@ class AsyncLease(Leasing):
     async def tend(self) -> float | None:
         """Give back what is idle and settle what is owed; return in how many seconds to come again."""
         with self.lock:
-            idle_in_s = self.purse.retire_if_done(self.idle_s)
-        if self._talk is not None:
+            idle_in_s, due_in_s = self.purse.retire_if_done(), self.purse.due_in_s()
+        if self._talking is not None:
             # The end of the talk calls the keeper.
             return None
-        await self._settle(due_only=True)
-        owed_in_s = self.purse.debts.next_due_s()
-        return min((s for s in (idle_in_s, owed_in_s) if s is not None), default=None)
+        if due_in_s == 0:
+            await self._talk(self.purse.look_after())
+            with self.lock:
+                due_in_s = self.purse.due_in_s()
+        return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
-    async def _settle(self, *, due_only: bool) -> None:
+    async def _talk(self, talk: Talk[object]) -> None:
         await self._silence()
-        due_in_s = self.purse.debts.next_due_s()
-        if due_in_s is not None and (due_in_s <= 0 or not due_only):
-            await asyncio.shield(self._start(self._converse(self.purse.debts.settle(due_only=due_only))))
+        await asyncio.shield(self._start(self._converse(talk)))
 
     async def _silence(self) -> None:
-        while self._talk is not None:
-            await asyncio.wait([self._talk])
+        while self._talking is not None:
+            await asyncio.wait([self._talking])
 
     async def give_back(self) -> None:
-        """Give the present block back: now if no call runs on it, else when the last one ends."""
-        await self._silence()
-        with self.lock:
-            self.purse.retire()
-        await self._settle(due_only=False)
+        """Give back what no call needs; what calls that run were promised, when the last one ends."""
+        if not self.empty:
+            await self._talk(self.purse.give_back())
 
     async def close(self) -> None:
         """Admit no more calls, and settle. Calls that still run are settled when the last one ends. Idempotent."""
         self.closed = True
+        await self._silence()
+        with self.lock:
+            self.purse.retire()
         await self.give_back()
 
     async def end(self) -> None:
@@ -199,7 +210,8 @@ class AsyncLease(Leasing):
         with self.lock:
             self.purse.retire()
             self.purse.charge_running()
-        await self._settle(due_only=False)
+        if not self.empty:
+            await self._talk(self.purse.debts.settle(due_only=False))
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """Automatic mode: a reservation a call while a user is cold or near a limit, blocks while the user is hot.
 
 A call is never refused because of the mode: it is the database that refuses, and before it does so for good, what lies
-idle here has been given back.
+idle in this process has been given back, whichever lease has it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from atlas_sdk._faces import AsyncRunner, Runner
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.guards.asking import Ask
+from atlas_sdk.guards.asking import TTL, Ask
 from atlas_sdk.guards.async_lease import AsyncLease
 from atlas_sdk.guards.block import dollars, nano_promised
 from atlas_sdk.guards.call import Call
@@ -20,13 +20,12 @@ from atlas_sdk.guards.owed import seconds
 from atlas_sdk.guards.source import AsyncSource, Held, Source
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money, ttl_of
 
 __all__ = ["AsyncAutomaticSource", "AutomaticSource"]
 
 #: A block outlives the calls that it was opened for: one that starts last still ends before it expires.
 _SPARE = timedelta(minutes=1)
-_TTL = timedelta(minutes=10)
 _TTL_MAX = timedelta(hours=24)
 
 
@@ -62,7 +61,7 @@ class _Size:
             "tokens": tokens,
             "cost": dollars(nano),
             "requests": requests,
-            "ttl": min(self._ask.get("ttl", _TTL) + _SPARE, _TTL_MAX),
+            "ttl": min(ttl_of(self._ask.get("ttl", TTL)) + _SPARE, _TTL_MAX),
             "holder": self._ask.get("holder", ""),
             "meta": self._ask.get("meta"),
         }
@@ -84,7 +83,7 @@ class AutomaticSource:
             return self._database.reserve(user, ask)
         size = _Size(user, ask)
         tokens, nano, requests = size.asked
-        hot = heat.note(now, tokens, nano)
+        hot = heat.note(now, tokens, nano, requests)
         lease = heat.lease
         if lease is not None and any(size.asked):
             call = lease.take(tokens, nano, requests)
@@ -92,12 +91,6 @@ class AutomaticSource:
                 return call
         if hot and any(size.asked):
             return self._of_block(heat, size)
-        try:
-            return self._database.reserve(user, ask)
-        except QuotaExceeded:
-            if lease is None or not lease.purse.can_give_back:
-                raise
-            lease.give_back()
         return self._database.reserve(user, ask)
 
     def _of_block(self, heat: Heat[Lease], size: _Size) -> Call:
@@ -149,7 +142,7 @@ class AsyncAutomaticSource:
             return await self._database.reserve(user, ask)
         size = _Size(user, ask)
         tokens, nano, requests = size.asked
-        hot = heat.note(now, tokens, nano)
+        hot = heat.note(now, tokens, nano, requests)
         lease = heat.lease
         if lease is not None and any(size.asked):
             call = lease.take(tokens, nano, requests)
@@ -157,12 +150,6 @@ class AsyncAutomaticSource:
                 return call
         if hot and any(size.asked):
             return await self._of_block(heat, size)
-        try:
-            return await self._database.reserve(user, ask)
-        except QuotaExceeded:
-            if lease is None or not lease.purse.can_give_back:
-                raise
-            await lease.give_back()
         return await self._database.reserve(user, ask)
 
     async def _of_block(self, heat: Heat[AsyncLease], size: _Size) -> Call:

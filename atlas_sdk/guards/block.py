@@ -2,7 +2,8 @@
 
 What is left of a block goes down when a call is promised its part, and goes up by what the call did not use of it. So
 at any time `granted - left` is what was spent plus what is promised to calls that still run, and once no call runs it
-is what was spent. Nothing else needs to be counted, and nothing can be counted twice.
+is what was spent. Nothing can be counted twice. What was spent is counted apart as well: a block of which only the
+promises of long calls are left can so be exchanged for one of their size.
 
 Money is in billionths of a dollar here, as whole numbers: exact, and ten times as fast as Decimal.
 """
@@ -42,14 +43,18 @@ class Block:
     __slots__ = (
         "deadline",
         "epoch",
+        "extending",
         "id",
         "left_nano",
         "left_requests",
         "left_tokens",
+        "look_at",
         "nano",
         "requests",
         "retired",
         "running",
+        "spent_nano",
+        "spent_tokens",
         "tokens",
         "used_at",
     )
@@ -64,8 +69,9 @@ class Block:
         requests: int,
         deadline: float,
         now: float,
+        look_at: float = inf,
     ) -> None:
-        """Take what the database granted; the deadline and now are seconds of the same clock."""
+        """Take what the database granted; the deadline, now and look_at are seconds of the same clock."""
         self.id = id
         self.epoch = epoch
         self.tokens = self.left_tokens = tokens
@@ -78,6 +84,13 @@ class Block:
         #: When it last admitted a call.
         self.used_at = now
         self.retired = False
+        #: By calls that have ended.
+        self.spent_tokens = 0
+        self.spent_nano = 0
+        #: Extensions that the database is asked for.
+        self.extending = 0
+        #: When to keep it alive for calls that run, or to give back what they do not need.
+        self.look_at = look_at
 
     def take(self, tokens: int, nano: int, requests: int, now: float) -> bool:
         """Promise a call its part. False, and nothing has changed: there is not enough left, or it is too late."""
@@ -95,13 +108,15 @@ class Block:
         granted = min(tokens, max(self.left_tokens, least))
         return granted if self.take(granted, nano, requests, now) else None
 
-    def give(self, tokens: int, nano: int) -> bool:
-        """End a call and take back what it did not use; return whether the block is to be settled now.
+    def give(self, tokens: int, nano: int, used_tokens: int, used_nano: int) -> bool:
+        """End a call that was promised so much and used so much; return whether the block is to be settled now.
 
-        Negative: it used more than it was promised. Its requests stay counted, because they limit attempts.
+        What it did not use is left for others. Its requests stay counted, because they limit attempts.
         """
-        self.left_tokens += tokens
-        self.left_nano += nano
+        self.left_tokens += tokens - used_tokens
+        self.left_nano += nano - used_nano
+        self.spent_tokens += used_tokens
+        self.spent_nano += used_nano
         self.running -= 1
         return self.retired and not self.running
 
@@ -124,6 +139,26 @@ class Block:
         self.deadline = -inf
         return not self.running
 
+    def can_move(self, tokens: int, nano: int) -> bool:
+        """Whether calls run on it, and a promise of this much would be enough for them."""
+        promised_tokens, promised_nano = self.promised
+        return self.running > 0 and not self.extending and promised_tokens <= tokens and promised_nano <= nano
+
+    def move(self, *, id: UUID, epoch: int, tokens: int, nano: int) -> None:  # noqa: A002  # as above
+        """Go on as a promise of just this much, for the calls that run: what was spent stays with the old one."""
+        promised_tokens, promised_nano = self.promised
+        self.id, self.epoch = id, epoch
+        self.tokens, self.left_tokens, self.spent_tokens = tokens, tokens - promised_tokens, 0
+        self.nano, self.left_nano, self.spent_nano = nano, nano - promised_nano, 0
+        # Those of the calls that run are counted with the old one: they began under it.
+        self.requests = self.left_requests = 0
+        self.retire()
+
+    @property
+    def promised(self) -> tuple[int, int]:
+        """Tokens and billionths of a dollar that are promised to calls that run."""
+        return self.tokens - self.left_tokens - self.spent_tokens, self.nano - self.left_nano - self.spent_nano
+
     @property
     def charge(self) -> tuple[int, int, int]:
         """Tokens, billionths of a dollar and requests: spent, and promised to calls that still run."""
@@ -133,3 +168,9 @@ class Block:
     def has_rest(self) -> bool:
         """Whether settling it gives something back."""
         return self.left_tokens > 0 or self.left_nano > 0 or self.left_requests > 0
+
+    @property
+    def is_mostly_rest(self) -> bool:
+        """Whether at least half of it serves no call that runs."""
+        tokens, nano = self.promised
+        return self.left_requests > 0 or (self.has_rest and self.left_tokens >= tokens and self.left_nano >= nano)

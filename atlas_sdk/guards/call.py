@@ -52,7 +52,7 @@ class Call:
 
     @property
     def id(self) -> UUID:
-        """The block that this is a part of, as `quotas.holds` lists it."""
+        """The block that this is a part of, as `quotas.holds` lists it; a long call is moved to one of its own size."""
         return self.block.id
 
     @property
@@ -85,7 +85,7 @@ class Call:
             if self.ended:
                 return
             self.ended = True
-            if self.block.give(self.tokens - tokens, self.cost_nano - cost_nano):
+            if self.block.give(self.tokens, self.cost_nano, tokens, cost_nano):
                 leasing.drained(self.block)
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
@@ -140,6 +140,7 @@ class Leasing:
             ttl=_ttl(ttl),
             holder=holder,
             meta=meta,
+            idle_s=idle_s,
             clock=clock,
         )
         if not tokens and not self.purse.nano and not requests:
@@ -180,6 +181,12 @@ class Leasing:
     def empty(self) -> bool:
         """Whether the keeper has nothing to look after."""
         return self.purse.empty
+
+    @property
+    def can_give_back(self) -> bool:
+        """Whether it holds something that no call needs."""
+        with self.lock:
+            return self.purse.can_give_back
 
     def refuse_if_closed(self) -> None:
         """Raise InvalidInput when this lease was closed."""

@@ -2,29 +2,52 @@
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Unpack
+from functools import wraps
+from typing import TypeVar, Unpack
+from uuid import UUID
 
 from atlas_sdk._faces import AsyncFace, AsyncRunner, Face, Runner
+from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.async_lease import AsyncLease
 from atlas_sdk.guards.automatic import AsyncAutomaticSource, AutomaticSource
 from atlas_sdk.guards.call import REQUESTS
+from atlas_sdk.guards.database import AsyncDatabaseSource, DatabaseSource
 from atlas_sdk.guards.guard import AsyncGuard, Guard
 from atlas_sdk.guards.keeper import keeper_of, keeper_on
 from atlas_sdk.guards.lease import Lease
 from atlas_sdk.guards.slot import TTL, AsyncSlot, Slot
-from atlas_sdk.guards.source import AsyncDatabaseSource, DatabaseSource
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 
 __all__ = ["AsyncMetering", "Metering"]
 
+Payer = TypeVar("Payer", bound=User | Callable[..., User])
+
+
+def _own(tenant: UUID | None, user: Payer) -> Payer:
+    """Return the user, or what finds one, if it is the tenant. Raises NotPermitted, at the call for what is found."""
+    if tenant is None:
+        return user
+    if isinstance(user, User):
+        if user.id != tenant:
+            raise NotPermitted("this client acts for one user alone, and this is not that user")
+        return user
+
+    @wraps(user)
+    def found(*args: object, **kwargs: object) -> User:
+        return _own(tenant, user(*args, **kwargs))
+
+    return found  # type: ignore[return-value]  # the same kind of callable
+
 
 class Metering(Face):
     """Guards, slots and leases of a blocking client."""
 
-    def __init__(self, runner: Runner, *, shared: "Metering | None" = None) -> None:
+    def __init__(self, runner: Runner, *, shared: "Metering | None" = None, tenant: UUID | None = None) -> None:
         super().__init__(runner)
+        #: The one user that it is for.
+        self._tenant = tenant
         # A copy of the client lives for one request: its guards and leases are kept and settled by the whole one.
         self._source: DatabaseSource = DatabaseSource(runner) if shared is None else shared._source  # noqa: SLF001
         self._automatic: AutomaticSource = (
@@ -39,7 +62,7 @@ class Metering(Face):
         of that one's arguments. What it takes is described at `Ask`. Entering raises QuotaExceeded,
         DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
         """
-        return Guard(self._automatic if ask.get("lease") else self._source, user, ask)
+        return Guard(self._automatic if ask.get("lease") else self._source, _own(self._tenant, user), ask)
 
     def slot(
         self,
@@ -54,7 +77,7 @@ class Metering(Face):
         `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
         and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
         """
-        return Slot(self._source, user, ttl=ttl, holder=holder, meta=meta)
+        return Slot(self._source, _own(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
     def lease(
         self,
@@ -76,7 +99,7 @@ class Metering(Face):
         """
         return Lease(
             self._lessor,
-            user,
+            _own(self._tenant, user),
             tokens=tokens,
             cost=cost,
             requests=requests,
@@ -104,8 +127,12 @@ class Metering(Face):
 class AsyncMetering(AsyncFace):
     """Guards, slots and leases of an asyncio client."""
 
-    def __init__(self, runner: AsyncRunner, *, shared: "AsyncMetering | None" = None) -> None:
+    def __init__(
+        self, runner: AsyncRunner, *, shared: "AsyncMetering | None" = None, tenant: UUID | None = None
+    ) -> None:
         super().__init__(runner)
+        #: The one user that it is for.
+        self._tenant = tenant
         # A copy of the client lives for one request: its guards and leases are kept and settled by the whole one.
         self._source: AsyncDatabaseSource = AsyncDatabaseSource(runner) if shared is None else shared._source  # noqa: SLF001
         self._automatic: AsyncAutomaticSource = (
@@ -120,7 +147,7 @@ class AsyncMetering(AsyncFace):
         function of that one's arguments. What it takes is described at `Ask`. Entering raises QuotaExceeded,
         DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
         """
-        return AsyncGuard(self._automatic if ask.get("lease") else self._source, user, ask)
+        return AsyncGuard(self._automatic if ask.get("lease") else self._source, _own(self._tenant, user), ask)
 
     def slot(
         self,
@@ -135,7 +162,7 @@ class AsyncMetering(AsyncFace):
         `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
         and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
         """
-        return AsyncSlot(self._source, user, ttl=ttl, holder=holder, meta=meta)
+        return AsyncSlot(self._source, _own(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
     def lease(
         self,
@@ -157,7 +184,7 @@ class AsyncMetering(AsyncFace):
         """
         return AsyncLease(
             self._lessor,
-            user,
+            _own(self._tenant, user),
             tokens=tokens,
             cost=cost,
             requests=requests,

@@ -8,12 +8,13 @@ from threading import RLock
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from atlas_sdk.guards.asking import Ask
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.guards.asking import TTL, Ask
 from atlas_sdk.guards.block import NANO_MAX
 from atlas_sdk.guards.call import Leasing
 from atlas_sdk.guards.forks import tell_of_forks
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX
+from atlas_sdk.ops.amounts import COUNT_MAX, TOKENS_MAX, ttl_of
 
 __all__ = ["Heat", "Heats"]
 
@@ -33,13 +34,13 @@ _COLD_S = 1.0
 KINDS_MAX = 1000
 
 L = TypeVar("L", bound=Leasing)
-Kind = tuple[UUID, str, timedelta, str]
+Kind = tuple[UUID, str, timedelta, str, bool, bool, bool]
 
 
 class Heat(Generic[L]):
     """One kind of calls: those of one user that look the same in the ledger."""
 
-    __slots__ = ("_began", "_calls", "_cold_until", "_last", "_nano", "_tokens", "lease")
+    __slots__ = ("_began", "_calls", "_cold_until", "_last", "_nano", "_requests", "_tokens", "lease")
 
     def __init__(self, now: float) -> None:
         self.lease: L | None = None
@@ -48,24 +49,26 @@ class Heat(Generic[L]):
         self._calls = 0
         self._tokens = 0
         self._nano = 0
+        self._requests = 0
         #: Of the last one: calls a second, and means.
-        self._last = (0.0, 0, 0)
+        self._last = (0.0, 0, 0, 0)
         self._cold_until = now
 
-    def note(self, now: float, tokens: int, nano: int) -> bool:
+    def note(self, now: float, tokens: int, nano: int, requests: int) -> bool:
         """Count a call; return whether blocks pay."""
         passed = now - self._began
         if passed >= _WINDOW_S:
             self._last = self._present(passed)
-            self._began, self._calls, self._tokens, self._nano = now, 0, 0, 0
+            self._began, self._calls, self._tokens, self._nano, self._requests = now, 0, 0, 0, 0
         self._calls += 1
         self._tokens += tokens
         self._nano += nano
+        self._requests += requests
         return now >= self._cold_until and (self._last[0] >= HOT or self._calls >= HOT)
 
-    def _present(self, passed: float) -> tuple[float, int, int]:
+    def _present(self, passed: float) -> tuple[float, int, int, int]:
         calls = max(self._calls, 1)
-        return self._calls / passed, -(-self._tokens // calls), -(-self._nano // calls)
+        return self._calls / passed, -(-self._tokens // calls), -(-self._nano // calls), -(-self._requests // calls)
 
     def cool(self, now: float) -> None:
         """Note that the limit is near."""
@@ -73,9 +76,9 @@ class Heat(Generic[L]):
 
     def size(self) -> tuple[int, int, int]:
         """Return what a block should hold: tokens, billionths of a dollar, requests."""
-        rate, tokens, nano = max(self._last, self._present(_WINDOW_S))
+        rate, tokens, nano, requests = max(self._last, self._present(_WINDOW_S))
         calls = min(max(int(rate * _BLOCK_S), HOT), _CALLS_MAX)
-        return min(tokens * calls, TOKENS_MAX), min(nano * calls, NANO_MAX), calls
+        return min(tokens * calls, TOKENS_MAX), min(nano * calls, NANO_MAX), min(requests * calls, COUNT_MAX)
 
 
 class Heats(Generic[L]):
@@ -123,13 +126,19 @@ class Heats(Generic[L]):
 def _kind(user: User, ask: Ask) -> Kind | None:
     if ask.get("slots") or ask.get("builds") or ask.get("idempotency_key") is not None:
         return None
-    meta = ask.get("meta")
-    return user.id, ask.get("holder", ""), ask.get("ttl", _CALL_TTL), _text(meta)
-
-
-#: As long as `quotas.reserve` gives a call that does not say.
-_CALL_TTL = timedelta(minutes=10)
+    return (
+        user.id,
+        str(ask.get("holder", "")),
+        ttl_of(ask.get("ttl", TTL)),
+        _text(ask.get("meta")),
+        # A lease that was opened without one of these has none of it to give.
+        bool(ask.get("tokens")),
+        bool(ask.get("cost")),
+        bool(ask.get("requests", 1)),
+    )
 
 
 def _text(meta: Mapping[str, object] | None) -> str:
+    if meta is not None and not isinstance(meta, Mapping):
+        raise InvalidInput(f"meta must be a mapping, not {meta!r}", field="meta")
     return "" if not meta else json.dumps(dict(meta), sort_keys=True, default=str)

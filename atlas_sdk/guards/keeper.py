@@ -11,31 +11,52 @@ import logging
 import time
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 from atlas_sdk._faces import AsyncRunner, Runner
 from atlas_sdk.guards.forks import tell_of_forks
 from atlas_sdk.guards.rounds import Rounds
+from atlas_sdk.model.users import User
 
 __all__ = ["AsyncKeeper", "AsyncKept", "Keeper", "Kept", "keeper_of", "keeper_on"]
 
 logger = logging.getLogger(__name__)
 
+H = TypeVar("H", bound="_Holder")
+
 #: How long the end of an event loop may wait for the settlements.
 _END_S = 5.0
 
 
-class Kept(Protocol):
-    """A lease for threads, as its keeper sees it."""
+class _Holder(Protocol):
+    """A lease of either kind."""
+
+    @property
+    def user(self) -> User:
+        """Whose quota it holds."""
+        ...
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to look after."""
         ...
 
+    @property
+    def can_give_back(self) -> bool:
+        """Whether it holds something that no call needs."""
+        ...
+
+
+class Kept(_Holder, Protocol):
+    """A lease for threads, as its keeper sees it."""
+
     def tend(self) -> float | None:
         """Do what is due; return in how many seconds to come again, or None: when called."""
+        ...
+
+    def give_back(self) -> None:
+        """Give back what no call needs."""
         ...
 
     def end(self) -> None:
@@ -43,20 +64,42 @@ class Kept(Protocol):
         ...
 
 
+def _idle(leases: "list[H]", user: User, but: H | None) -> "list[H]":
+    return [lease for lease in leases if lease is not but and lease.user.id == user.id and lease.can_give_back]
+
+
 class Keeper:
     """Looks after the leases of one client in a thread of its own."""
 
     def __init__(self) -> None:
+        self._known: WeakSet[Kept] = WeakSet()
         self.after_fork()
         tell_of_forks(self)
 
     def after_fork(self) -> None:
-        """Look after nothing: thread, task and leases are the parent's."""
+        """Look after nothing: thread, task and what leases hold are the parent's."""
         # The one queue that a finalizer may put into while its thread is in it.
         self._calls: SimpleQueue[Kept] = SimpleQueue()
         self._rounds: Rounds[Kept] = Rounds()
         self._starting = RLock()
         self._runs = False
+
+    def know(self, lease: Kept) -> None:
+        """Ask this lease too when something is to be given back."""
+        with self._starting:
+            self._known.add(lease)
+
+    def give_back(self, user: User, *, but: Kept | None = None) -> bool:
+        """Give back what a user's leases hold and no call needs; return whether there was any.
+
+        Waits for the talks of those leases, so not to be called in such a talk.
+        """
+        with self._starting:
+            known = list(self._known)
+        leases = _idle(known, user, but)
+        for lease in leases:
+            lease.give_back()
+        return bool(leases)
 
     def call(self, lease: Kept) -> None:
         """Have this lease looked after, now and from now on. Never waits."""
@@ -107,16 +150,15 @@ class Keeper:
             lease.end()
 
 
-class AsyncKept(Protocol):
+class AsyncKept(_Holder, Protocol):
     """A lease for asyncio, as its keeper sees it."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to look after."""
-        ...
 
     async def tend(self) -> float | None:
         """Do what is due; return in how many seconds to come again, or None: when called."""
+        ...
+
+    async def give_back(self) -> None:
+        """Give back what no call needs."""
         ...
 
     async def end(self) -> None:
@@ -128,14 +170,29 @@ class AsyncKeeper:
     """Looks after the leases of one client in a task of its own."""
 
     def __init__(self) -> None:
+        self._known: WeakSet[AsyncKept] = WeakSet()
         self.after_fork()
         tell_of_forks(self)
 
     def after_fork(self) -> None:
-        """Look after nothing: thread, task and leases are the parent's."""
+        """Look after nothing: thread, task and what leases hold are the parent's."""
         self._rounds: Rounds[AsyncKept] = Rounds()
         self._called = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def know(self, lease: AsyncKept) -> None:
+        """Ask this lease too when something is to be given back."""
+        self._known.add(lease)
+
+    async def give_back(self, user: User, *, but: AsyncKept | None = None) -> bool:
+        """Give back what a user's leases hold and no call needs; return whether there was any.
+
+        Waits for the talks of those leases, so not to be called in such a talk.
+        """
+        leases = _idle(list(self._known), user, but)
+        for lease in leases:
+            await lease.give_back()
+        return bool(leases)
 
     def call(self, lease: AsyncKept) -> None:
         """Have this lease looked after, now and from now on."""

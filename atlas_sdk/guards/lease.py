@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from atlas_sdk._faces import Runner
-from atlas_sdk.errors import AtlasError
+from atlas_sdk.errors import AtlasError, QuotaExceeded
 from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.block import nano_promised
 from atlas_sdk.guards.call import Call, Leasing, amounts_of, call_of
@@ -42,8 +42,10 @@ class Lease(Leasing):
             held.settle(reply.total_tokens)
 
     The limits hold as they do without it, because a block is held in the database before it is spent. A crash costs
-    what the process held: one block, and those on which calls still ran. Share a lease between threads; a forked child
-    begins without a block. What a block does not tell the ledger is the single call: it is charged as one sum.
+    what the process held: one block, and what calls that still ran were promised. A call may take as long as it likes:
+    heartbeats keep what it was promised, and the rest of its block is given back. Share a lease between threads; a
+    forked child begins without a block. What a block does not tell the ledger is the single call: it is charged as one
+    sum.
 
     An idle block is given back after `idle_s`, the rest by `close`, by the client's `close`, or at the end of the
     interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, closes its leases itself.
@@ -54,6 +56,7 @@ class Lease(Leasing):
         super().__init__(user, **size)
         self._runner = runner
         self._keeper = keeper_of(runner)
+        self._keeper.know(self)
 
     def reserve(
         self,
@@ -84,6 +87,15 @@ class Lease(Leasing):
         return self._reserve(self.want(tokens, min_tokens, cost, cost_nano, requests))
 
     def _reserve(self, want: Want) -> Call:
+        try:
+            return self._admitted(want)
+        except QuotaExceeded:
+            # Nobody is refused because of what lies idle in this process.
+            if not self._keeper.give_back(self.user, but=self):
+                raise
+        return self._admitted(want)
+
+    def _admitted(self, want: Want) -> Call:
         mine = False
         try:
             with self.changed:
@@ -156,26 +168,25 @@ class Lease(Leasing):
     def tend(self) -> float | None:
         """Give back what is idle and settle what is owed; return in how many seconds to come again."""
         with self.lock:
-            idle_in_s = self.purse.retire_if_done(self.idle_s)
+            idle_in_s = self.purse.retire_if_done()
             if self.talking:
                 # The end of the talk calls the keeper.
                 return None
-        self._settle(due_only=True)
-        with self.lock:
-            owed_in_s = self.purse.debts.next_due_s()
-        return min((s for s in (idle_in_s, owed_in_s) if s is not None), default=None)
+            due_in_s = self.purse.due_in_s()
+        if due_in_s == 0:
+            self._talk(self.purse.look_after())
+            with self.lock:
+                due_in_s = self.purse.due_in_s()
+        return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
-    def _settle(self, *, due_only: bool) -> None:
+    def _talk(self, talk: Talk[object]) -> None:
         mine = False
         try:
             with self.changed:
                 while self.talking:
                     self.changed.wait()
-                due_in_s = self.purse.debts.next_due_s()
-                if due_in_s is None or (due_only and due_in_s > 0):
-                    return
                 mine = self.talking = True
-            self._converse(self.purse.debts.settle(due_only=due_only))
+            self._converse(talk)
         finally:
             if mine:
                 with self.changed:
@@ -183,19 +194,20 @@ class Lease(Leasing):
                     self.changed.notify_all()
 
     def give_back(self) -> None:
-        """Give the present block back: now if no call runs on it, else when the last one ends."""
-        with self.changed:
-            while self.talking:
-                self.changed.wait()
-            self.purse.retire()
-        self._settle(due_only=False)
+        """Give back what no call needs; what calls that run were promised, when the last one ends."""
+        if not self.empty:
+            self._talk(self.purse.give_back())
 
     def close(self) -> None:
         """Admit no more calls, and settle. Calls that still run are settled when the last one ends. Idempotent."""
         self.closed = True
+        with self.changed:
+            while self.talking:
+                self.changed.wait()
+            self.purse.retire()
         self.give_back()
         if not self.empty:
-            # The database did not answer.
+            # Calls still run, or the database did not answer.
             self.remind()
 
     def end(self) -> None:
@@ -207,7 +219,8 @@ class Lease(Leasing):
                 return
             self.purse.retire()
             self.purse.charge_running()
-        self._settle(due_only=False)
+        if not self.empty:
+            self._talk(self.purse.debts.settle(due_only=False))
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan
 from atlas_sdk.model.quotas import Settlement
@@ -43,6 +43,11 @@ class Ending:
         if self.releases:
             return quotas.release(self.user, self.reservation_id)
         return quotas.settle(self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, meta=self.meta)
+
+    def without_meta(self, refusal: BaseException) -> "Ending":
+        """Return the same amounts without their `meta`, which was refused: it is worth less than they are."""
+        logger.warning("the settlement of reservation %s is written without its meta: %s", self.reservation_id, refusal)
+        return evolve(self, meta=None)
 
     def tell_kept(self, reason: BaseException) -> None:
         """Log that it is written later."""

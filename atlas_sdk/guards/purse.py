@@ -7,7 +7,8 @@ the lease's lock then.
 The life of a block::
 
     granted -> current -> retired: nothing fits any more, too old, idle, or the lease closes
-                             |-- calls still run on it: it drains until the last one ends
+                             |-- calls still run on it: it drains until the last one ends. Heartbeats keep it alive, and
+                             |   when its rest lies idle, it is exchanged for a promise of what those calls need
                              '-- then owed: it is settled with the sum of what its calls used, and forgotten
 
 A block that is owed is never spent from again, since its settlement may have reached the database although no answer
@@ -17,28 +18,18 @@ back first and the database asked once more, so that near the limit nothing lies
 """
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
-from uuid import UUID
+from math import inf
 
 from attrs import evolve
 
-from atlas_sdk._plan import Plan, context
-from atlas_sdk.errors import (
-    AtlasError,
-    DatabaseUnreachable,
-    InvalidInput,
-    NotFound,
-    QuotaExceeded,
-    TransactionConflict,
-)
-from atlas_sdk.guards.block import Block, dollars, nano_promised
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput, NotFound, QuotaExceeded
+from atlas_sdk.guards.block import Block, dollars
+from atlas_sdk.guards.lender import BEATS, Lender
 from atlas_sdk.guards.owed import Debts, Owed, Talk
 from atlas_sdk.guards.want import Failure, Want
-from atlas_sdk.model.quotas import Block as Granted
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
 
@@ -46,13 +37,6 @@ __all__ = ["Purse"]
 
 logger = logging.getLogger(__name__)
 
-#: The part of a block's life in which it admits calls: the rest is for the difference of two clocks' speeds and for
-#: settling it before it expires.
-_LIFE = 0.9
-#: What a second try may mend: a connection that broke, a server that is started again, a conflict.
-_AGAIN = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection in vain; another would wait as long.
-_PROMPT_S = 4.0
 #: Blocks in a row that may arrive when their time is over already. Each of them ends no later than the one before, at
 #: the end of a period, and took more than nine tenths of what was left to arrive: more than a few is no coincidence.
 _LATE_MAX = 4
@@ -71,6 +55,7 @@ class Purse:
         ttl: timedelta,
         holder: str,
         meta: Mapping[str, object] | None,
+        idle_s: float,
         clock: Callable[[], float],
     ) -> None:
         """Hold nothing yet; the amounts are the size of a block."""
@@ -79,10 +64,10 @@ class Purse:
         self.nano = nano
         self.requests = requests
         self.ttl = ttl
-        self._holder = holder
-        self._meta = meta
+        self.idle_s = idle_s
         self._clock = clock
         self.debts = Debts(user, clock)
+        self._lender = Lender(user, ttl=ttl, holder=holder, meta=meta, debts=self.debts, clock=clock)
         self.forget()
 
     def forget(self) -> None:
@@ -105,9 +90,12 @@ class Purse:
 
     @property
     def can_give_back(self) -> bool:
-        """Whether a settlement now would give something back."""
-        idle = self.current is not None and not self.current.running and self.current.has_rest
-        return idle or self.debts.has_rest
+        """Whether there is something that no call needs."""
+        return self.debts.has_rest or any(block.has_rest for block in self._blocks)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return [*self._draining] if self.current is None else [*self._draining, self.current]
 
     # What a call takes.
 
@@ -153,12 +141,13 @@ class Purse:
             self.debts.owe(Owed.of(block))
         else:
             self._draining.add(block)
+            block.look_at = min(block.look_at, block.used_at + self.idle_s)
 
-    def retire_if_done(self, idle_s: float) -> float | None:
+    def retire_if_done(self) -> float | None:
         """Retire the current block if it is idle or too old; return when to look again, in seconds from now."""
         if self.current is None:
             return None
-        now = self._clock()
+        now, idle_s = self._clock(), self.idle_s
         if now >= self.current.deadline or (not self.current.running and now - self.current.used_at >= idle_s):
             self.retire()
             return None
@@ -170,7 +159,83 @@ class Purse:
             self.debts.owe(Owed.of(block))
         self._draining.clear()
 
+    def due_in_s(self) -> float | None:
+        """Return in how many seconds `look_after` has something to do; None: not before a call ends."""
+        looks = min((block.look_at for block in self._blocks if block.running), default=inf)
+        owed_in_s = self.debts.next_due_s()
+        looks_in_s = None if looks == inf else max(looks - self._clock(), 0.0)
+        return min((s for s in (looks_in_s, owed_in_s) if s is not None), default=None)
+
     # Talks.
+
+    def look_after(self) -> Talk[None]:
+        """Settle what is due, and see to the blocks that calls run on. Raises nothing."""
+        yield from self.debts.settle(due_only=True)
+        for block in self._blocks:
+            if block.running and block.look_at <= self._clock():
+                idle = self._clock() - block.used_at >= self.idle_s
+                if not (idle and block.is_mostly_rest and (yield from self._shrink(block))):
+                    yield from self._keep_alive(block)
+        # What the smaller promises have freed.
+        yield from self.debts.settle(due_only=True)
+
+    def give_back(self) -> Talk[bool]:
+        """Give back what no call needs, of every block; return whether that was anything. Raises nothing.
+
+        A block that calls run on stays as it is when there is no room for a smaller promise beside it.
+        """
+        if self.current is not None and not self.current.running:
+            self.retire()
+        for block in self._blocks:
+            if block.running and block.has_rest:
+                yield from self._shrink(block)
+        return (yield from self.debts.settle(due_only=False))
+
+    def _keep_alive(self, block: Block) -> Talk[None]:
+        asked_at = self._clock()
+        pause_s = self.ttl.total_seconds() / BEATS
+        try:
+            yield quotas.extend(self.user, block.id, ttl=self.ttl)
+        except NotFound as problem:
+            # It was charged in full, since its time was over; or somebody ended it. Its settlement corrects the former.
+            logger.debug("block %s has ended while calls run on it: %s", block.id, problem)
+            if block is self.current:
+                self.retire()
+            block.look_at = inf
+        except AtlasError:
+            logger.debug("a heartbeat of block %s failed", block.id, exc_info=True)
+            block.look_at = self._clock() + pause_s / BEATS
+        else:
+            block.look_at = asked_at + pause_s
+            idle_at = block.used_at + self.idle_s
+            if block.retired and idle_at > asked_at:
+                block.look_at = min(block.look_at, idle_at)
+
+    def _shrink(self, block: Block) -> Talk[bool]:
+        """Exchange a block for a promise of what the calls that run on it need; return whether that was possible.
+
+        The smaller promise comes first, so that nothing is spent that is not held.
+        """
+        tokens, nano = block.promised
+        if not block.can_move(tokens, nano):
+            return False
+        try:
+            small = yield from self._lender.promise(tokens, nano)
+        except AtlasError:
+            # Near the limit there may be no room for both.
+            logger.debug("block %s could not be made smaller", block.id, exc_info=True)
+            return False
+        if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
+            # More was promised of it meanwhile, or its last call has ended.
+            self.debts.owe(Owed(small.id, 0, 0, 0, has_rest=True))
+            return False
+        self.debts.owe(Owed(block.id, block.spent_tokens, block.spent_nano, block.charge[2], has_rest=True))
+        block.move(id=small.id, epoch=small.epoch, tokens=small.tokens, nano=small.nano)
+        block.look_at = small.look_at
+        if block is self.current:
+            self.current = None
+            self._draining.add(block)
+        return True
 
     def refill(self, want: Want) -> Talk[tuple[Block, int]]:
         """Get a block that this call fits in, and let it take its part. Raises what the database says."""
@@ -197,7 +262,7 @@ class Purse:
             # Here and not by the keeper, whose thread a busy one starves: a crash is to cost one block, not many.
             yield from self.debts.settle(due_only=True)
         except BaseException:
-            if block.give(granted, want.nano):
+            if block.give(granted, want.nano, 0, 0):
                 self.drained(block)
             raise
         return block, granted
@@ -222,9 +287,7 @@ class Purse:
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
-                    if self.current is not None and not self.current.running:
-                        self.retire()
-                    if not (yield from self.debts.settle(due_only=False)) and least == want.least:
+                    if not (yield from self.give_back()) and least == want.least:
                         raise
                 elif refusal.dimension == "tokens" and least > want.least:
                     # All that is left, unless somebody is quicker; a block of its minimum would be a share of that.
@@ -234,77 +297,28 @@ class Purse:
                     raise
 
     def _new_block(self, want: Want, without: AbstractSet[str]) -> Talk[Block]:
+        size = Want(
+            0 if "tokens" in without else max(self.tokens, want.tokens),
+            want.least,
+            0 if "cost" in without else max(self.nano, want.nano),
+            0 if "requests" in without else max(self.requests, want.requests),
+        )
         for _ in range(_LATE_MAX):
             try:
-                block = yield from self._ask(want, without)
+                block = yield from self._lender.block(size, want)
             except InvalidInput as exc:
                 if exc.field != "reservation_id":
                     raise
                 # A first try was granted, its answer was lost, and the second came after its expiry: owed by now.
                 continue
             if self._clock() < block.deadline:
+                self.shrunk = (
+                    4 * block.tokens < self.tokens or 4 * block.nano < self.nano or 4 * block.requests < self.requests
+                )
                 return block
             self.debts.owe(Owed.of(block))
         message = f"the database answers so slowly that a block of {self.ttl} is over when it arrives"
         raise DatabaseUnreachable(message)
-
-    def _ask(self, want: Want, without: AbstractSet[str]) -> Talk[Block]:
-        new_id: UUID = (yield context()).new_id()
-        doubtful = False
-        try:
-            for again in (True, False):
-                # Measured from before the request, so that the block is never thought to last longer than it does.
-                asked_at = self._clock()
-                doubtful = True
-                try:
-                    granted: Granted = yield self._plan(want, without, new_id)
-                except _AGAIN:
-                    if not again or self._clock() - asked_at > _PROMPT_S:
-                        raise
-                    logger.debug("once more", exc_info=True)
-                except QuotaExceeded:
-                    doubtful = False
-                    raise
-                except AtlasError:
-                    # After a first try without an answer anything but a refusal leaves it open what that did.
-                    doubtful = not again
-                    raise
-                else:
-                    doubtful = False
-                    return self._block(granted, asked_at)
-            raise AssertionError
-        finally:
-            # Also when the talk is cut off here.
-            if doubtful:
-                self.debts.owe(Owed(new_id, 0, 0, 0, has_rest=True, doubtful=True))
-
-    def _plan(self, want: Want, without: AbstractSet[str], new_id: UUID) -> Plan[Granted]:
-        return quotas.lease_block(
-            self.user,
-            tokens=0 if "tokens" in without else max(self.tokens, want.tokens),
-            min_tokens=want.least,
-            cost=0 if "cost" in without else dollars(max(self.nano, want.nano)),
-            min_cost=dollars(want.nano),
-            requests=0 if "requests" in without else max(self.requests, want.requests),
-            min_requests=want.requests,
-            ttl=self.ttl,
-            holder=self._holder or _process(),
-            meta=self._meta,
-            reservation_id=new_id,
-        )
-
-    def _block(self, granted: Granted, asked_at: float) -> Block:
-        nano = nano_promised(granted.cost)
-        self.shrunk = 4 * granted.tokens < self.tokens or 4 * nano < self.nano or 4 * granted.requests < self.requests
-        return Block(
-            id=granted.id,
-            epoch=granted.epoch,
-            tokens=granted.tokens,
-            nano=nano,
-            requests=granted.requests,
-            deadline=asked_at + _LIFE * granted.lasts.total_seconds(),
-            now=asked_at,
-        )
 
     def extend(self, block: Block, tokens: int, nano: int, ttl: timedelta | None) -> Talk[None]:
         """Promise a call more of its block, or more to its block, which then lasts `ttl` from now on."""
@@ -314,11 +328,10 @@ class Purse:
             raise NotFound(message, kind="reservation", name=str(block.id))
         if ttl is None and block.take_more(tokens, nano, self._clock()):
             return
-        # All of it, since what is left here may be gone when the answer comes.
-        yield quotas.extend(self.user, block.id, tokens=tokens, cost=dollars(nano), ttl=ttl)
+        block.extending += 1
+        try:
+            # All of it, since what is left here may be gone when the answer comes.
+            yield quotas.extend(self.user, block.id, tokens=tokens, cost=dollars(nano), ttl=ttl)
+        finally:
+            block.extending -= 1
         block.grow(tokens, nano)
-
-
-def _process() -> str:
-    """Name this process: near a limit the database gives every holder a share, and this is one."""
-    return f"{socket.gethostname()}:{os.getpid()}"

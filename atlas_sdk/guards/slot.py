@@ -1,19 +1,18 @@
 """Slots: a container's place among those that may run at once, kept by a heartbeat."""
 
-import asyncio
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from atlas_sdk.errors import AtlasError, DatabaseError, DatabaseUnreachable, InvalidInput, NotFound, SlotLost
+from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.asking import Ask
+from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, Pulse
 from atlas_sdk.guards.source import AsyncSource, Held, Source
 from atlas_sdk.model.users import User
 
@@ -23,10 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: Default for how long a slot outlives its last heartbeat.
 TTL = timedelta(seconds=60)
-#: Heartbeats in one time to live: two may fail.
-_BEATS = 3
-#: After one that failed, the next comes this much sooner.
-_HURRY = 4
 
 
 class _Place:
@@ -42,16 +37,11 @@ class _Place:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._user = user
-        self._ttl = ttl
         self._ask: Ask = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
         self._ask["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
-        self._clock = clock
+        self._pulse = Pulse(ttl, clock)
         self._held: Held | None = None
         self._used = False
-        self._lost = False
-        #: Until when the place is ours for sure, and when to ask for more, by our own clock.
-        self._until = 0.0
-        self._next = 0.0
         self._pid = 0
 
     @property
@@ -67,7 +57,11 @@ class _Place:
 
     @property
     def epoch(self) -> int | None:
-        """The fencing number: a later slot of this user has a higher one, and a driver obeys the highest."""
+        """The fencing number: a later slot of this user has a higher one.
+
+        For each container that it manages, a driver obeys the highest number that came with that container. Two slots
+        of a user that are held at the same time have different numbers, and both are right.
+        """
         return self._granted.epoch
 
     @property
@@ -76,49 +70,22 @@ class _Place:
 
         It stays lost.
         """
-        held = self._granted
-        if not self._lost and self._clock() >= self._until:
-            logger.debug("no heartbeat of slot %s came through in time", held.id)
-            self._lost = True
-        return self._lost
+        self._granted  # noqa: B018  # raises before the slot is entered
+        return self._pulse.lost
 
     def check(self) -> None:
         """Do nothing while the place is ours. Raises SlotLost. No round trip."""
-        if self.lost:
-            message = (
-                f"slot {self._granted.id} (epoch {self.epoch}) is lost: it was not kept alive for {self._ttl}, or"
-                " somebody ended it; stop what runs in it"
-            )
-            raise SlotLost(message, epoch=self.epoch)
+        self._granted  # noqa: B018  # as above
+        self._pulse.check()
 
     def _begin(self) -> float:
         if self._used:
             raise InvalidInput("this slot is used already: make one for every container", field="slot")
-        return self._clock()
+        return self._pulse.clock()
 
     def _enter(self, held: Held, began: float) -> None:
         self._held, self._pid, self._used = held, os.getpid(), True
-        self._renewed(began)
-
-    def _renewed(self, began: float) -> None:
-        # From before the request: the server's own count starts later, so it never ends earlier.
-        self._until = began + self._ttl.total_seconds()
-        self._next = began + self._ttl.total_seconds() / _BEATS
-
-    def _missed(self, error: AtlasError) -> bool:
-        """Tell whether another heartbeat makes sense after this error."""
-        if isinstance(error, NotFound):
-            self._lost = True
-            return False
-        if isinstance(error, DatabaseUnreachable | DatabaseError):
-            logger.debug("a heartbeat of slot %s failed", self._granted.id, exc_info=error)
-            self._next = self._clock() + self._ttl.total_seconds() / _BEATS / _HURRY
-            return not self.lost
-        logger.warning("slot %s has no heartbeat any more: %s", self._granted.id, error)
-        return False
-
-    def _wait_s(self) -> float:
-        return max(0.0, self._next - self._clock())
+        self._pulse.begin(held, began)
 
 
 class Slot(_Place):
@@ -127,7 +94,7 @@ class Slot(_Place):
     ::
 
         with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded: `holders` has the places
-            container = start(fence=slot.epoch)
+            container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
     """
@@ -145,39 +112,26 @@ class Slot(_Place):
         """Use `atlas.quotas.slot`."""
         super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
         self._source = source
-        self._over = Event()
-        self._beating = Thread(target=self._beat, name="atlas-slot", daemon=True)
+        self._heart: Heartbeat | None = None
 
     def __enter__(self) -> Self:
         began = self._begin()
         self._enter(self._source.reserve(self._user, self._ask), began)
-        self._beating.start()
+        self._heart = Heartbeat(self._source, self._user, self._granted, self._pulse)
         return self
-
-    def _beat(self) -> None:
-        while not self._over.wait(self._wait_s()) and not self.lost:
-            began = self._clock()
-            try:
-                self._source.extend(self._user, self._granted, tokens=0, cost=0, ttl=self._ttl)
-            except AtlasError as problem:
-                if not self._missed(problem):
-                    return
-            else:
-                if not self.lost:
-                    self._renewed(began)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self._heart is None:
             # A forked child: the place is the parent's.
             return
-        self._over.set()
+        self._heart.stop()
         try:
             self._source.release(self._user, self._granted)
         except AtlasError as problem:
             _unreleased(self._granted, problem, error)
-        self._beating.join()
+        self._heart.join()
 
 
 class AsyncSlot(_Place):
@@ -186,7 +140,7 @@ class AsyncSlot(_Place):
     ::
 
         async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded: `holders` has the places
-            container = await start(fence=slot.epoch)
+            container = await start("web-1", fence=slot.epoch)
             while await container.runs():
                 slot.check()                               # raises SlotLost: stop the container
 
@@ -206,41 +160,26 @@ class AsyncSlot(_Place):
         """Use `atlas.quotas.slot`."""
         super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
         self._source = source
-        self._beating: asyncio.Task[None] | None = None
+        self._heart: AsyncHeartbeat | None = None
 
     async def __aenter__(self) -> Self:
         began = self._begin()
         self._enter(await self._source.reserve(self._user, self._ask), began)
-        self._beating = asyncio.get_running_loop().create_task(self._beat(), name="atlas-slot")
+        self._heart = AsyncHeartbeat(self._source, self._user, self._granted, self._pulse)
         return self
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._wait_s())
-            if self.lost:
-                return
-            began = self._clock()
-            try:
-                await self._source.extend(self._user, self._granted, tokens=0, cost=0, ttl=self._ttl)
-            except AtlasError as problem:
-                if not self._missed(problem):
-                    return
-            else:
-                if not self.lost:
-                    self._renewed(began)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid or self._beating is None:
+        if os.getpid() != self._pid or self._heart is None:
             # A forked child: the place is the parent's.
             return
-        self._beating.cancel()
+        self._heart.stop()
         try:
             await self._source.release(self._user, self._granted)
         except AtlasError as problem:
             _unreleased(self._granted, problem, error)
-        await asyncio.wait([self._beating])
+        await self._heart.join()
 
 
 def _unreleased(held: Held, problem: AtlasError, of_body: BaseException | None) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from attrs import frozen
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, meta_text, money
 
 __all__ = ["Spending", "Verdict"]
 
@@ -95,11 +95,11 @@ class Spending:
 
 
 def _checked(meta: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return a copy that can be stored: at the end of the body it would be too late to say so."""
+    """Return a copy that can be stored: at the end of the body it would be too late to say so.
+
+    It is the body's alone, so that nothing of it can change until then.
+    """
     if meta is None:
         return None
-    try:
-        json.dumps(dict(meta))
-    except (TypeError, ValueError) as exc:
-        raise InvalidInput(f"meta is not JSON: {exc}", field="meta") from exc
-    return dict(meta)
+    copy: dict[str, object] = json.loads(meta_text(meta))
+    return copy

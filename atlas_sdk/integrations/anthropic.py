@@ -17,6 +17,9 @@ request's upper bound (`bounds`) and `max_tokens` before, and charges the usage 
   in part at most. `estimated` in the ledger marks both.
 * An error that proves that nothing was billed (no connection, a 4xx but 408, at every try) gives the promise back.
   After any other (5xx, time-outs) the outcome is unknown: `on_unknown` decides, and charges the promise by default.
+* The library tries again by itself (`max_retries`). Before it does so after an unknown outcome, as much is promised
+  again; when that is refused, QuotaExceeded is raised and nothing more is sent. Every try of unknown outcome is charged
+  what it was promised, also when a later one succeeds: `unknown_attempts` in the ledger.
 * With `min_output_tokens` a request near the limit is sent with a smaller `max_tokens`, what the grant allows.
 * Refused with InvalidInput: batches, agents' sessions and every other POST that may use a model and tells no usage,
   `with_streaming_response`, raw streams. `unmetered=` lets paths through. Free, as counting tokens and files: passed.

@@ -44,7 +44,7 @@ class Rate(Protocol):
 class Hits(Protocol):
     """What is needed of `quotas`, of either client."""
 
-    def hit(self, user: User, /, *, requests: int = 1) -> Any:
+    def hit(self, user: User, /, *, requests: int = 1, durable: bool = True) -> Any:
         """Count requests. Raises QuotaExceeded."""
         ...
 
@@ -54,7 +54,7 @@ class QuotaMiddleware:
 
     `user` tells who asks, from the scope; None is nobody's request and passes uncounted, so refuse strangers in the
     application. A blocking client's `quotas` is called in a worker thread. Of `paths` and `skip`, both beginnings of
-    paths by whole segments, `skip` wins.
+    paths by whole segments, `skip` wins. `durable` is that of `quotas.hit`: False does not wait for the disk.
 
     A QuotaExceeded or DatabaseUnreachable that is raised below, before the response has started, becomes the same
     answer. Guards below count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
@@ -67,6 +67,7 @@ class QuotaMiddleware:
         *,
         user: WhoAsks,
         requests: int = 1,
+        durable: bool = True,
         paths: Collection[str] = ("/",),
         skip: Collection[str] = (),
     ) -> None:
@@ -75,6 +76,7 @@ class QuotaMiddleware:
         self._quotas = quotas
         self._user = user
         self._requests = _number(requests)
+        self._durable = durable
         self._paths = _beginnings("paths", paths)
         self._skip = _beginnings("skip", skip)
 
@@ -103,9 +105,9 @@ class QuotaMiddleware:
         if user is None:
             return None
         if inspect.iscoroutinefunction(self._quotas.hit):
-            rate: Rate = await self._quotas.hit(user, requests=self._requests)
+            rate: Rate = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
         else:
-            rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests)
+            rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests, durable=self._durable)
         scope[COUNTED] = scope.get(COUNTED, 0) + self._requests
         return rate
 

@@ -26,7 +26,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from atlas_sdk import User
+from atlas_sdk import InvalidInput, User
 from atlas_sdk.guards import Ask, AsyncGuard
 from atlas_sdk.integrations.asgi import COUNTED
 from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
@@ -51,16 +51,23 @@ def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Ca
 
     `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
     QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see `install`. A
-    request that FastAPI finds invalid gives everything back but its count. Declare it after the dependencies that may
+    request that FastAPI finds invalid gives everything back but its count. An `idempotency_key` is a function of the
+    connection, as a constant would be one request for ever. Declare it after the dependencies that may
     refuse a request, such as permissions: what they raise later is, for a guard, a call whose outcome is unknown.
-    Raises TypeError for a blocking client.
+    Raises TypeError for a blocking client, InvalidInput for a constant key.
     """
+    key = ask.get("idempotency_key")
+    if key is not None and not callable(key):
+        message = "one idempotency_key is one request: give a function of the connection"
+        raise InvalidInput(message, field="idempotency_key")
     if not inspect.iscoroutinefunction(getattr(quotas, "reserve", None)):
         message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
         raise TypeError(message)
 
     async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
         asked: Ask = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
+        if callable(key):
+            asked["idempotency_key"] = key(connection)
         async with quotas.guard(who, **asked) as held:
             try:
                 yield held

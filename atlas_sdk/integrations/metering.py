@@ -48,6 +48,8 @@ class Metering(TypedDict, total=False):
     on_unknown: Literal["charge", "release"]
 
 
+#: How long a promise lasts, unless told.
+_TTL = timedelta(minutes=10)
 _ASKED = ("requests", "ttl", "holder", "lease", "on_unknown")
 
 
@@ -182,6 +184,11 @@ class Call:
     sent: int = field(init=False)
     #: The limit of one answer's output, from the grant.
     output: int = field(init=False)
+    #: What was promised for one attempt.
+    tokens: int = field(init=False, default=0)
+    cost: Decimal = field(init=False, default=Decimal())
+    #: How many attempts before the one that succeeded may have been billed too.
+    lost: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self.plan = self.api.plan(self.body, default_output=self.meter.max_output_tokens)
@@ -216,8 +223,13 @@ class Call:
 
     def granted(self, guard: Guard | AsyncGuard) -> dict[str, Any]:
         """Return the request to send: it may not use more than was granted."""
+        self.tokens, self.cost = guard.tokens, guard.cost
         self.output = min(self.plan.output, (guard.tokens - self.sent) // self.plan.answers)
         return self.api.limited(self.body, self.output)
+
+    def promise_again(self, guard: Guard | AsyncGuard) -> Any:
+        """Promise as much as for the first attempt, for a next one; awaited on asyncio. Raises QuotaExceeded."""
+        return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.ask.get("ttl", _TTL))
 
     def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
         """Charge a whole answer; one that does not tell its usage has an unknown outcome."""
@@ -227,7 +239,7 @@ class Call:
 
     def progress(self, guard: Guard | AsyncGuard, tally: Tally) -> None:
         """Note how far a stream is."""
-        guard.progress(tokens=self._so_far(tally).total)
+        guard.progress(tokens=self._so_far(tally).total + self._lost_tokens)
 
     def ended(self, guard: Guard | AsyncGuard, tally: Tally, *, cut: bool) -> None:
         """Charge a stream that is over: what the provider told, or else what was seen."""
@@ -248,11 +260,23 @@ class Call:
         return evolve(known, output=max(known.output, most if hidden else min(tally.seen, most)))
 
     def failed(self, guard: Guard | AsyncGuard, error: BaseException, attempts: Attempts) -> None:
-        """Give the promise back when it is certain that nothing was billed; otherwise `on_unknown` says what to do."""
+        """Give back what is certain not to have been billed; of the rest `on_unknown` says what to do."""
         if isinstance(status := getattr(error, "status_code", None), int):
             attempts.answered(status)
-        if attempts.free:
+        unknown = attempts.unknown
+        if not unknown:
             guard.release()
+        elif self._charges_unknown:
+            marks = {"unknown_attempts": unknown} if unknown > 1 else None
+            guard.settle(tokens=unknown * self.tokens, cost=unknown * self.cost, meta=marks)
+
+    @property
+    def _charges_unknown(self) -> bool:
+        return self.meter.ask.get("on_unknown", "charge") == "charge"
+
+    @property
+    def _lost_tokens(self) -> int:
+        return self.lost * self.tokens if self._charges_unknown else 0
 
     def _settle(self, guard: Guard | AsyncGuard, usage: TokenUsage, model: str | None, **marks: object) -> None:
         meta: dict[str, object] = {
@@ -273,7 +297,11 @@ class Call:
                 meta["price_unknown"] = cost is None
         if model is not None and model != self.plan.model:
             meta["answered_by"] = model
-        guard.settle(tokens=usage.total, cost=cost or Decimal(), meta=meta)
+        cost = cost or Decimal()
+        if self.lost:
+            meta["unknown_attempts"] = self.lost
+            cost += self.lost * self.cost if self._charges_unknown else 0
+        guard.settle(tokens=usage.total + self._lost_tokens, cost=cost, meta=meta)
 
 
 def _model(answer: object) -> str | None:

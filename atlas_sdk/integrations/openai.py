@@ -21,6 +21,9 @@ gets one: `max_output_tokens`.
   set `on_cut="hold"`. `estimated` in the ledger marks all these.
 * An error that proves that nothing was billed (no connection, a 4xx but 408, at every try) gives the promise back.
   After any other (5xx, time-outs) the outcome is unknown: `on_unknown` decides, and charges the promise by default.
+* The library tries again by itself (`max_retries`). Before it does so after an unknown outcome, as much is promised
+  again; when that is refused, QuotaExceeded is raised and nothing more is sent. Every try of unknown outcome is charged
+  what it was promised, also when a later one succeeds: `unknown_attempts` in the ledger.
 * With `min_output_tokens` a request near the limit is sent with a smaller limit of output, what the grant allows.
 * Refused with InvalidInput: batches, embeddings, images, audio, background responses and every other POST that may use
   a model and tells no usage, websockets (realtime, `responses.connect`), `with_streaming_response`, raw streams.

@@ -2,11 +2,15 @@
 
 A client library ends a stream in four ways: it was read to its end, it broke, its reader closed it (`close`, leaving a
 `with` block, dropping the iterator), or a helper on top closed the HTTP response. The first three pass through the
-stream's iterator; for the last the response's `close` is hooked.
+stream's iterator; for the last the response's `close` is hooked. A stream that is dropped before its first event was
+asked for has an iterator that never began, so there the collector ends the guard.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import Context
+from threading import Thread
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -16,6 +20,8 @@ from atlas_sdk.integrations.metering import Call, Tally
 __all__ = ["AsyncWatch", "Watch", "within"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @coroutine
@@ -40,6 +46,7 @@ class _Watched:
         self._call = call
         self._tally = Tally()
         self._running = False
+        self._begun = False
         self._over = False
         self._complete = False
 
@@ -54,6 +61,11 @@ class _Watched:
     def _keeps(self) -> bool:
         """Whether to read on before showing what has come: a caller who stops there would not wait for the usage."""
         return self._tally.ending and not self._tally.final
+
+    @property
+    def _unread(self) -> bool:
+        """Whether nobody has ended it, and no iterator will."""
+        return not self._begun and not self._over
 
     def _end(self, guard: Guard | AsyncGuard) -> None:
         self._over = True
@@ -84,6 +96,7 @@ class Watch(_Watched):
 
     def through(self, events: Iterator[T]) -> Iterator[T]:
         """Give the events on."""
+        self._begun = True
         kept: list[T] = []
         try:
             while True:
@@ -120,6 +133,22 @@ class Watch(_Watched):
         finally:
             self._context.run(self._guard.__exit__, None, None, None)
 
+    def __del__(self) -> None:
+        if not self._unread:
+            return
+        try:
+            # Not here: the collector may have interrupted whoever holds the lock of the connections.
+            Thread(target=self._close_dropped, name="atlas-dropped-stream", daemon=True).start()
+        except RuntimeError:
+            # At the end of the interpreter: the expiry charges it.
+            logger.debug("no thread for a dropped stream", exc_info=True)
+
+    def _close_dropped(self) -> None:
+        try:
+            self.close()
+        except Exception:
+            logger.exception("a stream that was dropped unread is left to its expiry")
+
 
 class AsyncWatch(_Watched):
     """A stream's guard on asyncio."""
@@ -128,6 +157,7 @@ class AsyncWatch(_Watched):
         super().__init__(call)
         self._guard = guard
         self._context = context
+        self._loop = asyncio.get_running_loop()
 
     def hook(self, response: Any) -> None:
         """End the guard when somebody closes the response."""
@@ -145,6 +175,7 @@ class AsyncWatch(_Watched):
 
     async def through(self, events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """Give the events on."""
+        self._begun = True
         kept: list[T] = []
         try:
             while True:
@@ -183,6 +214,30 @@ class AsyncWatch(_Watched):
             self._end(self._guard)
         finally:
             await within(self._context, self._guard.__aexit__(None, None, None))
+
+    def __del__(self) -> None:
+        if not self._unread:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._start_closing)
+        except RuntimeError:
+            # The event loop is closed: the expiry charges it.
+            logger.debug("no event loop for a dropped stream", exc_info=True)
+
+    def _start_closing(self) -> None:
+        task = self._loop.create_task(self._close_dropped())
+        # Kept until it is done, since the event loop does not.
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    async def _close_dropped(self) -> None:
+        try:
+            await self.close()
+        except Exception:
+            logger.exception("a stream that was dropped unread is left to its expiry")
+
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 def _close(events: Iterator[Any]) -> None:

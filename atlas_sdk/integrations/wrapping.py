@@ -139,7 +139,7 @@ class _Door(_Entrance):
         guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
         context = copy_context()
         context.run(guard.__enter__)
-        with watching() as attempts:
+        with watching(lambda: call.promise_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -147,6 +147,7 @@ class _Door(_Entrance):
                 call.failed(guard, error, attempts)
                 context.run(guard.__exit__, type(error), error, error.__traceback__)
                 raise
+        call.lost = attempts.lost
         if isinstance(result, self._library.watched[0]):
             watched: Any = result
             watched.watch = Watch(call, guard, context)
@@ -170,7 +171,7 @@ class _AsyncDoor(_Entrance):
         guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
         context = copy_context()
         await within(context, guard.__aenter__())
-        with watching() as attempts:
+        with watching(lambda: call.promise_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = await self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -178,6 +179,7 @@ class _AsyncDoor(_Entrance):
                 call.failed(guard, error, attempts)
                 await within(context, guard.__aexit__(type(error), error, error.__traceback__))
                 raise
+        call.lost = attempts.lost
         if isinstance(result, self._library.watched[1]):
             watched: Any = result
             watched.watch = AsyncWatch(call, guard, context)

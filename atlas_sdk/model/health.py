@@ -16,5 +16,9 @@ class Health:
     #: The schema's version; None when unknown.
     schema_version: int | None = None
     database_bytes: int | None = None
+    #: What stands between: "none", or a pooler such as PgBouncer, by its mode: "session", "transaction". None: unknown.
+    pooler: str | None = None
+    #: Whether connections are made with TLS; a socket of this machine needs none. None: unknown.
+    encrypted: bool | None = None
     #: One sentence when not ok.
     problem: str | None = None

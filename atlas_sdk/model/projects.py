@@ -8,7 +8,10 @@ from attrs.validators import in_
 
 from atlas_sdk.files import from_text
 
-__all__ = ["Project"]
+__all__ = ["PROJECT_STATUSES", "Project", "Purge"]
+
+#: active <-> archived; both -> deleted. The database refuses any other change.
+PROJECT_STATUSES = ("active", "archived", "deleted")
 
 
 @frozen(kw_only=True)
@@ -22,6 +25,27 @@ class Project:
     name: str
     #: Absolute, symlinks resolved, as `os.fsdecode` gives it.
     path: str = field(converter=from_text)
-    status: str = field(validator=in_(("active", "archived", "deleted")))
+    #: "active", "archived" or "deleted", which is final.
+    status: str = field(validator=in_(PROJECT_STATUSES))
+    #: As noted at the last checkpoint, look or `projects.update_memory`; `projects.health` asks the memory itself.
+    has_memory: bool = field(default=False, repr=False)
+    #: Bytes of the newest versions.
+    memory_size: int = field(default=0, repr=False)
+    framework: str | None = field(default=None, repr=False)
+    language: str | None = field(default=None, repr=False)
     created_at: datetime = field(repr=False)
+    #: When it was last changed or touched.
     updated_at: datetime = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Purge:
+    """How much went away with a project; the ledger of what it used and the audit trail stay."""
+
+    user_id: UUID = field(repr=False)
+    project_id: UUID
+    #: Versions of memory files, with those that checkpoints name.
+    memory_snapshots: int
+    checkpoints: int
+    builds: int
+    previews: int

@@ -21,7 +21,8 @@ class Reservation:
     cost: Decimal
     #: None for a repeated call whose reservation is settled.
     expires_at: datetime | None = field(repr=str)
-    #: Grows with every grant to the user: a driver obeys the highest that it has seen. None as above.
+    #: Grows with every grant to the user; of one container, a driver obeys the highest number that came with it.
+    #: None as above.
     epoch: int | None
     #: "held"; "settled" when a repeated call comes after the settlement.
     state: str = "held"

@@ -53,7 +53,8 @@ def append(
     Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
     """
     lent = yield from context()
-    key = (project.id, state.path)
+    lent.own(project.user_id)
+    key = (project.user_id, project.id, state.path)
     head = lent.heads.get(key)
     if head is not None and _same(head, state):
         fresh = lent.monotonic() - head.confirmed_at < HEAD_TRUST_S
@@ -139,7 +140,7 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
     When it is still the one that is `known`, that one is confirmed, content and all.
     """
     lent = yield from context()
-    key = (project.id, path)
+    key = (project.user_id, project.id, path)
     seen = lent.heads.mark(key)
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
     row = yield from one_or_none(sql["head"], _HeadRow, **keys)
@@ -200,7 +201,7 @@ def _put(
     attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
     new_id = snapshot_id or lent.new_id()
-    key = (project.id, state.path)
+    key = (project.user_id, project.id, state.path)
     seen = lent.heads.mark(key)
     stamp = yield from one_or_none(
         sql["put"],
@@ -296,9 +297,10 @@ def _encode(state: Content, head: Head | None) -> Blob:
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
     """Record that a file is gone; None when the newest version says so already. Raises NotFound for an unknown file."""
     lent = yield from context()
+    lent.own(project.user_id)
     attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
     while True:
-        head = lent.heads.get((project.id, path))
+        head = lent.heads.get((project.user_id, project.id, path))
         if head is None or head.sha256 is None:
             # "Deleted already" is never taken from memory: another client may have written the file since.
             head = yield from _read_head(project, path)
@@ -324,7 +326,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             attribution=Json(attribution.to_json()),
         )
         if stamp is None:
-            lent.heads.drop((project.id, path))
+            lent.heads.drop((project.user_id, project.id, path))
         else:
-            lent.heads.deleted((project.id, path))
+            lent.heads.deleted((project.user_id, project.id, path))
             return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)

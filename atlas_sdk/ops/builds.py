@@ -15,7 +15,7 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 from atlas_sdk.ops.checks import bounded, json_map, page_size, storable
 
-__all__ = ["append_log", "create", "fail", "get", "list_of", "log", "start", "stats", "succeed"]
+__all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", "start", "stats", "succeed"]
 
 sql = statements("builds")
 
@@ -34,14 +34,14 @@ def _gone(build_id: UUID) -> NotFound:
 def create(
     project: Project, *, resource_usage: Mapping[str, object] | None = None, meta: Mapping[str, object] | None = None
 ) -> Plan[Build]:
-    """Queue a build. Raises NotFound when the project is gone.
+    """Queue a build. Raises NotFound when the project is deleted.
 
     `meta` goes into the audit trail: who asked, for which commit. It counts against no quota: guard it with
     `quotas.guard(user, builds=1)`.
     """
     usage = json_map("resource_usage", resource_usage or {})
     json_map("meta", meta)
-    build = yield from one(
+    build = yield from one_or_none(
         sql["create"],
         Build,
         user_id=project.user_id,
@@ -49,6 +49,8 @@ def create(
         project_id=project.id,
         resource_usage=usage,
     )
+    if build is None:
+        raise NotFound(f"the project {project.id} is deleted", kind="project", name=str(project.id))
     yield from _record("build.created", build, meta or {})
     return build
 
@@ -95,6 +97,14 @@ def fail(build: Build, *, error: str, resource_usage: Mapping[str, object] | Non
     kept, _ = storable(error, _ERROR_BYTES)
     usage = resource_usage
     return (yield from _change(build, "failed", event="build.failed", error_message=kept, resource_usage=usage))
+
+
+def fail_all(project: Project, *, error: str) -> Plan[int]:
+    """End every build of a project that has not ended, in the transaction of the caller; return how many."""
+    found = yield from many(sql["unfinished"], Build, user_id=project.user_id, project_id=project.id)
+    for build in found:
+        yield from fail(build, error=error)
+    return len(found)
 
 
 @atomic

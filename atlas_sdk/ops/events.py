@@ -8,11 +8,12 @@ from atlas_sdk._plan import Json, Plan, context, execute, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.events import Event
+from atlas_sdk.model.origin import Address, Origin
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.checks import bounded, moment, page_size
 
-__all__ = ["log", "recent", "record", "search"]
+__all__ = ["log", "recent", "record", "record_from", "search"]
 
 sql = statements("events")
 
@@ -26,6 +27,19 @@ def record(
     event_type: str, *, user_id: UUID, project_id: UUID | None = None, meta: Mapping[str, object] | None = None
 ) -> Plan[None]:
     """Record an event in the transaction of the caller."""
+    origin = (yield from context()).origin
+    yield from record_from(origin, event_type, user_id=user_id, project_id=project_id, meta=meta)
+
+
+def record_from(
+    origin: Origin,
+    event_type: str,
+    *,
+    user_id: UUID,
+    project_id: UUID | None = None,
+    meta: Mapping[str, object] | None = None,
+) -> Plan[None]:
+    """Record an event that came from somewhere else than the client says, in the transaction of the caller."""
     lent = yield from context()
     yield from execute(
         sql["record"],
@@ -33,19 +47,30 @@ def record(
         event_id=lent.new_id(),
         type=event_type,
         project_id=project_id,
-        ip=lent.origin.ip,
-        user_agent=lent.origin.user_agent,
+        ip=origin.ip,
+        user_agent=origin.user_agent,
         meta=Json({**lent.attribution.to_json(), **(meta or {})}),
     )
 
 
 def log(
-    event_type: str, *, user: User, project: Project | None = None, meta: Mapping[str, object] | None = None
+    event_type: str,
+    *,
+    user: User,
+    project: Project | None = None,
+    meta: Mapping[str, object] | None = None,
+    ip: Address | None = None,
+    user_agent: str | None = None,
 ) -> Plan[None]:
-    """Record an event of your own; `event_type` is dotted lower case, such as "deploy.done"."""
+    """Record an event of your own; `event_type` is dotted lower case, such as "deploy.done". Raises InvalidInput.
+
+    Address and agent are those of `with_context` unless given.
+    """
     if not event_type or len(event_type) > _TYPE_LENGTH:
         raise InvalidInput(f"an event type has 1 to 100 characters, not {len(event_type)}", field="event_type")
-    yield from record(event_type, user_id=user.id, project_id=None if project is None else project.id, meta=meta)
+    origin = (yield from context()).origin.but(ip=ip, user_agent=user_agent)
+    project_id = None if project is None else project.id
+    yield from record_from(origin, event_type, user_id=user.id, project_id=project_id, meta=meta)
 
 
 def recent(user: User, *, project: Project | None = None, limit: int = 50) -> Plan[list[Event]]:

@@ -28,6 +28,7 @@ __all__ = [
     "release_port",
     "set_status",
     "stop",
+    "stop_all",
     "touch",
 ]
 
@@ -83,7 +84,7 @@ def create(
 
     `machine` names where it runs, if there are several: ports are unique on each. With `auto_sleep`
     `put_to_sleep_idle` finds it when nobody came for `sleep_after`, a second at least. It counts against no quota:
-    hold a `quotas.slot` while it runs. Raises InvalidInput, and NotFound when the project is gone.
+    hold a `quotas.slot` while it runs. Raises InvalidInput, and NotFound when the project is deleted.
     """
     name = _checked_host(host)
     seconds = -(-sleep_after // timedelta(seconds=1))
@@ -96,7 +97,7 @@ def create(
     }
     if not (yield from _take_host(name, project.user_id)):
         raise AlreadyExists(f"the host {name} is taken by a live preview", kind="preview", name=name)
-    preview = yield from one(
+    preview = yield from one_or_none(
         sql["create"],
         Preview,
         user_id=project.user_id,
@@ -107,6 +108,8 @@ def create(
         sleep_after_s=seconds,
         **columns,
     )
+    if preview is None:
+        raise NotFound(f"the project {project.id} is deleted", kind="project", name=str(project.id))
     yield from _record("preview.created", preview)
     return preview
 
@@ -184,6 +187,14 @@ def stop(preview: Preview) -> Plan[Preview]:
     Raises IllegalTransition for one that failed, and NotFound.
     """
     return (yield from set_status(preview, "stopped"))
+
+
+def stop_all(project: Project) -> Plan[int]:
+    """Stop every live preview of a project, in the transaction of the caller; return how many."""
+    found = yield from many(sql["live"], Preview, user_id=project.user_id, project_id=project.id)
+    for preview in found:
+        yield from stop(preview)
+    return len(found)
 
 
 def touch(preview: Preview) -> Plan[None]:

@@ -5,11 +5,11 @@ a rollback would take the record of what was used with it.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, context, many, one, scalar
 from atlas_sdk._sql import statements
@@ -22,23 +22,46 @@ __all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", 
 
 sql = statements("quotas")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @frozen(kw_only=True)
 class _Decision:
     granted: bool
-    state: str
-    tokens: int | None
-    cost: Decimal | None
-    dimension: str | None
-    remaining: Decimal | None
-    retry_after: timedelta | None
-    resets_at: datetime | None
-    expires_at: datetime | None
-    epoch: int | None
-    repeated: bool
-    bound: Decimal | None
-    requests: int | None
-    lasts: timedelta | None
+    state: str = "held"
+    tokens: int | None = None
+    cost: Decimal | None = None
+    dimension: str | None = None
+    remaining: Decimal | None = None
+    retry_after: timedelta | None = None
+    resets_at: datetime | None = None
+    expires_at: datetime | None = None
+    epoch: int | None = None
+    repeated: bool = False
+    bound: Decimal | None = None
+    requests: int | None = None
+    lasts: timedelta | None = None
+    #: What quota_refusal() says, in place of the columns that a promise leaves empty.
+    refusal: list[str | None] | None = None
+
+    def spelled_out(self) -> "_Decision":
+        """Return it with what a refusal says in its own columns."""
+        if self.refusal is None:
+            return self
+        dimension, remaining, retry_s, resets_s, bound = self.refusal
+        return evolve(
+            self,
+            dimension=dimension,
+            remaining=None if remaining is None else Decimal(remaining),
+            retry_after=None if retry_s is None else _exactly(retry_s),
+            resets_at=None if resets_s is None else _EPOCH + _exactly(resets_s),
+            bound=None if bound is None else Decimal(bound),
+            refusal=None,
+        )
+
+
+def _exactly(seconds: str) -> timedelta:
+    return timedelta(microseconds=int(Decimal(seconds) * 1_000_000))
 
 
 def reserve(
@@ -75,9 +98,10 @@ def reserve(
     dollars = money("cost", cost)
     if not (tokens or dollars or any(amounts.values())):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
-    new_id = reservation_id or (yield from context()).new_id()
+    lent = yield from context()
+    new_id = reservation_id or lent.new_id()
     decision = yield from one(
-        sql["reserve"],
+        sql["reserve"] if lent.tenant is None else sql["reserve_behind"],
         _Decision,
         user_id=user.id,
         reservation_id=new_id,
@@ -121,6 +145,7 @@ def _holder(*, holder: str) -> str:
 def _refusal(
     user: User, reservation_id: UUID, decision: _Decision, asked: Mapping[str, int | Decimal]
 ) -> Plan[QuotaExceeded | InvalidInput]:
+    decision = decision.spelled_out()
     dimension = decision.dimension
     if dimension is None:
         message = f"reservation {reservation_id} is {decision.state} already: make a new id for a new reservation"
@@ -290,7 +315,11 @@ def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[Rate]:
     counts of its last half second may be forgotten, and that many requests allowed once more.
     """
     asked = count("requests", requests, least=1)
-    decision = yield from one(sql["hit"], _Decision, user_id=user.id, requests=asked, durable=durable)
+    if (yield from context()).tenant is None:
+        decision = yield from one(sql["hit"], _Decision, user_id=user.id, requests=asked, durable=durable)
+    else:
+        statement = sql["hit_behind"] if durable else sql["hit_behind_lazily"]
+        decision = yield from one(statement, _Decision, user_id=user.id, requests=asked)
     if not decision.granted:
         raise (yield from _refusal(user, user.id, decision, {"requests": requests}))
     return Rate(

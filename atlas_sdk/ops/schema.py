@@ -7,12 +7,13 @@ from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["check", "migrate", "server", "status"]
+__all__ = ["check", "checksum", "migrate", "server", "status"]
 
 sql = statements("schema")
 
 
-def _checksum(migration: Migration) -> str:
+def checksum(migration: Migration) -> str:
+    """Return what schema_version has of a migration's text."""
     return hashlib.sha256(migration.text.encode()).hexdigest()
 
 
@@ -27,7 +28,7 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
             wanted=len(known),
         )
     for row, migration in zip(applied, known, strict=False):
-        if (row.version, row.name, row.checksum) != (migration.version, migration.name, _checksum(migration)):
+        if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
                 f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
                 "it was made by a changed or unreleased version; dump the data and load it into a fresh database",
@@ -79,7 +80,7 @@ def _apply_next() -> Plan[AppliedMigration | None]:
         return None
     migration = pending[0]
     yield from execute(Statement(f"migration.{migration.version:04}_{migration.name}", migration.text))
-    yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=_checksum(migration))
+    yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=checksum(migration))
     rows = yield from many(sql["applied"], AppliedMigration)
     return rows[-1]
 

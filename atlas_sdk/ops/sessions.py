@@ -10,7 +10,7 @@ from atlas_sdk._keyring import Keyring
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, InvalidToken
-from atlas_sdk.model.origin import Address
+from atlas_sdk.model.origin import Address, Origin
 from atlas_sdk.model.sessions import IssuedSession, Session
 from atlas_sdk.model.users import NOBODY, User
 from atlas_sdk.ops import events, tokens
@@ -53,19 +53,18 @@ def issue(
         session_id=session_id,
         token_hash=tokens.digest(token),
         expires_at=expires_at,
-        ip=origin.ip,
-        user_agent=origin.user_agent,
+        origin=origin,
     )
     return IssuedSession(token=token, session=session)
 
 
 @atomic
-def _insert(*, user_id: UUID, session_id: UUID, **columns: object) -> Plan[Session]:
-    session = yield from one(sql["issue"], Session, user_id=user_id, session_id=session_id, **columns)
+def _insert(*, user_id: UUID, session_id: UUID, origin: Origin, **columns: object) -> Plan[Session]:
+    keys = {"user_id": user_id, "session_id": session_id}
+    session = yield from one(sql["issue"], Session, ip=origin.ip, user_agent=origin.user_agent, **keys, **columns)
     meta = {"session": str(session_id), "expires_at": session.expires_at.isoformat()}
     # Where the sign-in came from, be it given here or by `with_context`.
-    meta |= {} if session.ip is None else {"ip": session.ip}
-    yield from events.record("session.issued", user_id=user_id, meta=meta)
+    yield from events.record_from(origin, "session.issued", user_id=user_id, meta=meta)
     return session
 
 

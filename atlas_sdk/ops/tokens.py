@@ -7,6 +7,7 @@ when, the database says.
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import ModuleType
 from typing import Final
 from uuid import UUID
@@ -22,6 +23,9 @@ _ALGORITHM: Final = "HS256"
 _TYPE: Final = "atlas-session+jwt"
 #: Ours have some 360 bytes; nothing is decoded of a token that is much longer.
 _LENGTH_MAX: Final = 2048
+#: A client sends one token with every request, and to decode it takes as long as to ask the database for its session.
+#: What a token says never changes, and no clock is asked here; what is refused is not kept.
+_REMEMBERED: Final = 1024
 _CLAIMS: Final = ("sub", "jti", "iat", "exp")
 
 
@@ -70,9 +74,14 @@ def signed(keys: SigningKeys, *, user_id: UUID, session_id: UUID, issued_at: dat
 
 def kid_of(token: object) -> str:
     """Return which key a token claims to be signed with. Raises InvalidToken, MissingExtra."""
-    jwt = library()
     if not isinstance(token, str) or len(token) > _LENGTH_MAX or not token.isascii():
         raise InvalidToken("malformed")
+    return _kid_of(token)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _kid_of(token: str) -> str:
+    jwt = library()
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError:
@@ -86,6 +95,7 @@ def kid_of(token: object) -> str:
     return kid
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def opened(token: str, secret: bytes) -> Claims:
     """Return what a token says, if this key signed it; the expiry is not looked at. Raises InvalidToken."""
     jwt = library()

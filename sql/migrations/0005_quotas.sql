@@ -44,6 +44,8 @@ ALTER TABLE user_quotas
     -- When the next of the open grants expires; NULL: none does.
     ADD COLUMN grants_expire_at timestamptz,
     ADD COLUMN memory_level smallint NOT NULL DEFAULT 0,
+    -- When the row was changed before its last change by a short cut: calls that follow each other closely queue for it.
+    ADD COLUMN prior_at timestamptz,
     -- Counts what was reserved: a later holder has a higher number, so a driver can fence an earlier one off.
     ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
 

@@ -80,7 +80,8 @@ DECLARE
     at timestamptz;
     months quota_months;
 BEGIN
-    SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR UPDATE;
+    -- As an UPDATE locks: not against the referential checks of others.
+    SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no user has the id %', p_user USING ERRCODE = 'foreign_key_violation';
     END IF;
@@ -223,8 +224,18 @@ CREATE TYPE quota_decision AS (
     -- The limit that refused.
     bound numeric,
     -- Of a lease: how many requests it may make, and for how long it lasts, by this server's clock.
-    requests integer, lasts interval
+    requests integer, lasts interval,
+    -- Whether others are at this user's row, too; NULL: unknown.
+    busy boolean
 );
+
+-- What a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds until
+-- trying again helps, when it starts anew in seconds since 1970, and the limit.
+CREATE FUNCTION quota_refusal(d quota_decision) RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT ARRAY[d.dimension, d.remaining::text, EXTRACT(epoch FROM d.retry_after)::text,
+                 EXTRACT(epoch FROM d.resets_at AT TIME ZONE 'UTC')::text, d.bound::text]
+$$;
 
 -- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:
 -- whoever comes back in time then is not refused again for another reason.

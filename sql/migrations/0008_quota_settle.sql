@@ -25,7 +25,13 @@ DECLARE
     delta_cost numeric;
     at timestamptz := clock_timestamp();
 BEGIN
-    PERFORM quota_check_amounts(p_id, p_tokens, p_cost, p_meta);
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
+    IF p_id IS NULL OR p_meta IS NOT NULL OR NOT (p_tokens BETWEEN 0 AND 1000000000000)
+        OR NOT (p_cost BETWEEN 0 AND 1000000000) THEN
+        PERFORM quota_check_amounts(p_id, p_tokens, p_cost, p_meta);
+    END IF;
     IF NOT p_requests BETWEEN 0 AND 1000000 THEN
         RAISE EXCEPTION 'requests must be from 0 to 1000000, not %', p_requests
             USING ERRCODE = 'invalid_parameter_value';
@@ -45,26 +51,26 @@ BEGIN
             AND u.user_id = p_user AND u.period_start = hold.period_start
             -- What another call has ended in the meantime is not there to be taken off.
             AND u.tokens_held >= hold.tokens AND u.cost_held >= hold.cost AND u.containers_used >= hold.slots
-            AND quota_level(u.tokens_used + s.tokens, u.tokens_limit) <= u.tokens_level
-            AND quota_level(u.cost_used + s.cost, u.cost_limit) <= u.cost_level;
+            -- Below the next threshold for certain: the long way looks exactly.
+            AND (u.tokens_limit IS NULL OR u.tokens_level = 100 OR u.tokens_used + s.tokens
+                 < u.tokens_limit / 100 * CASE u.tokens_level WHEN 0 THEN 50 WHEN 50 THEN 80 ELSE 100 END)
+            AND (u.cost_limit IS NULL OR u.cost_level = 100 OR u.cost_used + s.cost
+                 < u.cost_limit * CASE u.cost_level WHEN 0 THEN 0.5 WHEN 50 THEN 0.8 ELSE 1 END);
         IF FOUND THEN
-            WITH gone AS (
-                DELETE FROM quota_reservations AS r
-                WHERE r.user_id = p_user AND r.id = p_id
-                    AND r.tokens = hold.tokens AND r.cost = hold.cost
-                    AND r.tokens_progressed = hold.tokens_progressed AND r.cost_progressed = hold.cost_progressed
-                RETURNING r.id
-            )
-            INSERT INTO usage_ledger
-                (id, user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
-                 granted_cost)
-            -- The id of a client is time-ordered, which a random one is not.
-            SELECT g.id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at, hold.period_start,
-                   g.id, hold.tokens, hold.cost
-            FROM gone AS g;
+            DELETE FROM quota_reservations AS r
+            WHERE r.user_id = p_user AND r.id = p_id
+                AND r.tokens = hold.tokens AND r.cost = hold.cost
+                AND r.tokens_progressed = hold.tokens_progressed AND r.cost_progressed = hold.cost_progressed;
             IF FOUND THEN
+                INSERT INTO usage_ledger
+                    (id, user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
+                     granted_cost)
+                VALUES
+                    -- The id of a client is time-ordered, which a random one is not.
+                    (p_id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at,
+                     hold.period_start, p_id, hold.tokens, hold.cost);
                 -- Nobody waits for the disk: see below.
-                PERFORM set_config('synchronous_commit', 'off', true);
+                SET LOCAL synchronous_commit = off;
                 s.outcome := 'settled';
                 s.overrun := false;
                 RETURN s;
@@ -125,7 +131,7 @@ BEGIN
     IF s.outcome = 'settled' AND NOT s.overrun THEN
         -- Nobody waits for the disk: a settlement that a crash of the server loses leaves the promise, which is
         -- no less, and which the expiry charges. ALTER FUNCTION … SET would end before the commit.
-        PERFORM set_config('synchronous_commit', 'off', true);
+        SET LOCAL synchronous_commit = off;
     END IF;
     RETURN s;
 END
@@ -139,6 +145,9 @@ DECLARE
     hold quota_reservations;
     known quota_decision;
 BEGIN
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
     PERFORM quota_check_amounts(p_id, 0, 0, NULL);
     q := quota_lock(p_user);
     -- quota_progress locks the hold alone: what it has just told is not to be missed.
@@ -174,6 +183,9 @@ DECLARE
     more_tokens bigint := coalesce(p_tokens, 0);
     more_cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
 BEGIN
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
     PERFORM quota_check_amounts(p_id, more_tokens, more_cost, NULL);
     IF NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
         RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
@@ -231,6 +243,9 @@ $$;
 CREATE FUNCTION quota_progress(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
     PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
     -- Only the hold is locked, and nothing after it, so the order "user, then hold" is kept.
     UPDATE quota_reservations AS r
@@ -252,6 +267,9 @@ DECLARE
     tokens bigint := coalesce(p_tokens, 0);
     cost numeric := round(coalesce(p_cost, 0), 9);
 BEGIN
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
     PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
     q := quota_lock(p_user);
     known := quota_recall(p_user, p_id);

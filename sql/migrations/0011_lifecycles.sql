@@ -1,5 +1,7 @@
--- Lifecycles: the changes of status that builds and previews can make, the logs of builds, the ports of previews.
+-- Lifecycles: the changes of status that projects, builds and previews can make, the logs of builds, the ports of
+-- previews.
 --
+--   projects  active <-> archived; active | archived -> deleted
 --   builds    queued -> running -> succeeded | failed; queued -> failed
 --   previews  creating -> running | failed | stopped; running <-> sleeping; running | sleeping -> stopped | failed
 --
@@ -47,6 +49,12 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+CREATE TRIGGER projects_refuse_illegal_transition BEFORE UPDATE ON projects
+FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
+EXECUTE FUNCTION refuse_illegal_transition(
+    'project', 'active>archived', 'archived>active', 'active>deleted', 'archived>deleted'
+);
 
 -- In the order of their names: first what refuses, then what completes the row.
 CREATE TRIGGER builds_refuse_illegal_transition BEFORE UPDATE ON builds

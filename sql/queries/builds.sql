@@ -1,6 +1,8 @@
 -- name: create
+-- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
 INSERT INTO builds (user_id, id, project_id, resource_usage)
-VALUES (%(user_id)s, %(build_id)s, %(project_id)s, %(resource_usage)s)
+SELECT user_id, %(build_id)s, id, %(resource_usage)s
+FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
 RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
           finished_at, created_at;
 
@@ -32,6 +34,14 @@ SELECT build_log_fold(%(user_id)s, %(build_id)s);
 -- name: log
 -- NULL: no such build.
 SELECT build_log_text(%(user_id)s, %(build_id)s) AS content;
+
+-- name: unfinished
+-- Of one project, in the order of ids, so that two at once cannot deadlock.
+SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
+       finished_at, created_at
+FROM builds
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('queued', 'running')
+ORDER BY id FOR UPDATE;
 
 -- name: list
 -- The newest first.

@@ -19,10 +19,12 @@ UPDATE claims SET user_id = %(user_id)s WHERE kind = 'preview_host' AND value = 
 DELETE FROM claims WHERE kind = 'preview_host' AND value = %(host)s AND user_id = %(user_id)s;
 
 -- name: create
+-- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
 INSERT INTO previews (user_id, id, project_id, host, container_port, machine, resource_limits, auto_sleep,
                       sleep_after_seconds)
-VALUES (%(user_id)s, %(preview_id)s, %(project_id)s, %(host)s, %(container_port)s, %(machine)s, %(resource_limits)s,
-        %(auto_sleep)s, %(sleep_after_s)s)
+SELECT user_id, %(preview_id)s, id, %(host)s, %(container_port)s, %(machine)s, %(resource_limits)s, %(auto_sleep)s,
+       %(sleep_after_s)s
+FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
 RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
           health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
           last_accessed_at, stopped_at, created_at, updated_at;
@@ -40,6 +42,15 @@ SELECT user_id, id, project_id, host, status, host_port, container_port, machine
        last_accessed_at, stopped_at, created_at, updated_at
 FROM previews
 WHERE user_id = %(user_id)s AND id = %(preview_id)s FOR UPDATE;
+
+-- name: live
+-- Of one project, in the order of ids, so that two at once cannot deadlock.
+SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+       last_accessed_at, stopped_at, created_at, updated_at
+FROM previews
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('creating', 'running', 'sleeping')
+ORDER BY id FOR UPDATE;
 
 -- name: change_status
 -- No row when it has this status already. A change that may not be is refused by a trigger, and another one sets the

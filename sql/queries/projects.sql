@@ -7,38 +7,105 @@ INSERT INTO projects (user_id, id, session_id, name, path, root_device, root_ino
 VALUES (%(user_id)s, %(project_id)s, %(session_id)s, %(name)s, %(path)s, %(root_device)s, %(root_inode)s, %(framework)s,
         %(language)s)
 ON CONFLICT DO NOTHING
-RETURNING user_id, id, session_id, name, path, status, created_at, updated_at;
+RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+          updated_at;
 
 -- name: get
-SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
 WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
 -- name: by_session
-SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
-WHERE session_id = %(session_id)s
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE session_id = %(session_id)s AND status <> 'deleted'
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'project_session' AND value = %(session_id)s);
 
 -- name: by_paths
 -- The innermost active project among these folders; without a user the newest registration wins.
-SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
 WHERE path = ANY(%(paths)s) AND status = 'active' AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
 ORDER BY length(path) DESC, created_at DESC LIMIT 1;
 
 -- name: at
 -- What is registered for exactly this folder; a deleted one made room.
-SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
 WHERE user_id = %(user_id)s AND path = %(path)s AND status <> 'deleted';
 
 -- name: change_status
 -- No row when it is so already, or deleted: that is final.
 UPDATE projects SET status = %(status)s
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted', %(status)s)
-RETURNING user_id, id, session_id, name, path, status, created_at, updated_at;
+RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+          updated_at;
 
 -- name: list
-SELECT user_id, id, session_id, name, path, status, created_at, updated_at FROM projects
-WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s) AND status = 'active'
-ORDER BY created_at, id;
+-- The oldest first; a page begins after the row (after_at, after_id). LIMIT NULL is all.
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND (created_at, id) > (
+      coalesce(%(after_at)s, '-infinity'::timestamptz),
+      coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid))
+ORDER BY created_at, id LIMIT %(limit)s::bigint;
+
+-- name: list_by_use
+-- What was touched or changed last comes first.
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND (updated_at, id) < (
+      coalesce(%(after_at)s, 'infinity'::timestamptz),
+      coalesce(%(after_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
+
+-- name: touch
+-- The trigger would set the time by itself; a deleted project is not in use.
+UPDATE projects SET updated_at = now()
+WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted'
+  AND updated_at <= now() - %(every)s::interval;
+
+-- name: lock
+-- Builds, previews and versions that are being added hold the key of this row, so all of them are there, or wait.
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE user_id = %(user_id)s AND id = %(project_id)s FOR UPDATE;
+
+-- name: release_session
+DELETE FROM claims WHERE kind = 'project_session' AND value = %(session_id)s AND user_id = %(user_id)s;
+
+-- name: delete
+-- The session id is free for another project of the user as well, so this one goes by its own id from here on.
+UPDATE projects SET status = 'deleted', session_id = 'deleted:' || id::text
+WHERE user_id = %(user_id)s AND id = %(project_id)s
+RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+          updated_at;
+
+-- name: belongings
+-- What a purge is about to take.
+SELECT
+    %(user_id)s::uuid AS user_id,
+    %(project_id)s::uuid AS project_id,
+    (SELECT count(*) FROM memory_snapshots WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS memory_snapshots,
+    (SELECT count(*) FROM checkpoints WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS checkpoints,
+    (SELECT count(*) FROM builds WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS builds,
+    (SELECT count(*) FROM previews WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS previews;
+
+-- name: memory_paths
+SELECT path FROM memory_files WHERE user_id = %(user_id)s AND project_id = %(project_id)s;
+
+-- name: purge
+-- Everything else of the project goes by foreign keys.
+DELETE FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
 -- name: remember_memory
 -- What the dashboards show: refreshed at checkpoints and scans, not at every version.
@@ -51,4 +118,7 @@ FROM (
     WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND s.sha256 IS NOT NULL
 ) m
 WHERE projects.user_id = %(user_id)s AND projects.id = %(project_id)s
-  AND (projects.has_memory, projects.memory_size) IS DISTINCT FROM (m.files > 0, m.bytes);
+  AND (projects.has_memory, projects.memory_size) IS DISTINCT FROM (m.files > 0, m.bytes)
+RETURNING projects.user_id, projects.id, projects.session_id, projects.name, projects.path, projects.status,
+          projects.has_memory, projects.memory_size, projects.framework, projects.language, projects.created_at,
+          projects.updated_at;

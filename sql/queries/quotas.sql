@@ -3,7 +3,17 @@ CALL quota_call_reserve(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
     %(meta)s::jsonb,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+);
+
+-- name: reserve_behind
+-- The same as part of a transaction, which behind a tenant's wall it always is: then it cannot commit by itself.
+SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
+       bound, requests, lasts
+FROM quota_reserve(
+    %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
+    %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
+    %(meta)s::jsonb
 );
 
 -- name: settle
@@ -37,7 +47,18 @@ FROM quota_lease(
 );
 
 -- name: hit
-CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL, NULL, NULL);
+
+-- name: hit_behind
+SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
+       bound, requests, lasts
+FROM quota_hit(%(user_id)s, %(requests)s::integer);
+
+-- name: hit_behind_lazily
+-- set_config() is called before the function's rows are read, and it is for the commit that it matters.
+SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
+       bound, requests, lasts
+FROM quota_hit(%(user_id)s, %(requests)s::integer), set_config('synchronous_commit', 'off', true);
 
 -- name: holders
 -- Who has the containers.

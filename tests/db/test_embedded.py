@@ -457,16 +457,6 @@ def test_programs_out_of_reach_are_copied(tmp_path: Path, homes: Homes, monkeypa
         shutil.rmtree(copied, ignore_errors=True)
 
 
-def test_data_of_another_major_is_refused(homes: Homes) -> None:
-    home = homes()
-    data = home / "postgres"
-    data.mkdir(mode=0o700, parents=True)
-    (data / "PG_VERSION").write_text("16\n")
-    find_account().give(data)
-    with pytest.raises(EmbeddedServerFailed, match=r"was made by PostgreSQL 16, and this release brings 18"):
-        homes.use(home)
-
-
 def test_data_of_another_user_is_refused(homes: Homes) -> None:
     home = homes()
     home.mkdir(mode=0o700)

@@ -139,6 +139,17 @@ def test_what_is_no_address_is_refused(face: Any, ip: Any) -> None:
     assert failure.value.field == "ip"
 
 
+def test_an_event_of_ones_own_may_say_where_it_came_from(face: Any, user: User) -> None:
+    request = copy_of(face, ip="203.0.113.9", user_agent="curl/8")
+    request.events.log("deploy.done", user=user, ip="198.51.100.7")
+    assert newest(face, user) == ("deploy.done", "198.51.100.7", "curl/8")
+    face.events.log("deploy.done", user=user, user_agent="wget/1")
+    assert newest(face, user) == ("deploy.done", None, "wget/1")
+    with pytest.raises(InvalidInput) as failure:
+        face.events.log("deploy.done", user=user, ip="localhost")
+    assert failure.value.field == "ip"
+
+
 def test_what_strangers_send_is_made_to_fit(face: Any, user: User) -> None:
     request = copy_of(face, ip="fe80::1%eth0", user_agent="agent\0\x1b[2J" + "x" * 5000)
     request.events.log("deploy.done", user=user)

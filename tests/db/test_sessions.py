@@ -98,8 +98,8 @@ def test_a_request_says_where_its_session_comes_from(dsn: str, migrated: Any) ->
         session = request.sessions.issue(user).session
         assert (session.ip, session.user_agent) == ("203.0.113.9", "Firefox")
         assert request.sessions.issue(user, ip="198.51.100.7").session.ip == "198.51.100.7"
-        told = migrated.execute("SELECT ip::text, meta->>'ip' FROM events WHERE type = 'session.issued' ORDER BY id")
-        assert told.fetchall() == [("203.0.113.9/32", "203.0.113.9"), ("203.0.113.9/32", "198.51.100.7")]
+        told = migrated.execute("SELECT host(ip), user_agent FROM events WHERE type = 'session.issued' ORDER BY id")
+        assert told.fetchall() == [("203.0.113.9", "Firefox"), ("198.51.100.7", "Firefox")]
 
 
 def test_a_user_who_is_gone_gets_no_session(face: Any, user: User) -> None:

@@ -43,7 +43,7 @@ def test_statements_are_parametrized_and_listed_by_column() -> None:
 
 
 def test_every_statement_is_used() -> None:
-    source = "\n".join(file.read_text("utf-8") for file in (Path(atlas_sdk.__file__).parent / "ops").glob("*.py"))
+    source = "\n".join(file.read_text("utf-8") for file in Path(atlas_sdk.__file__).parent.rglob("*.py"))
     used = set(re.findall(r'sql\["(\w+)"\]', source)) | set(re.findall(r'statements\("\w+"\)\["(\w+)"\]', source))
     unused = [statement.name for statement in ALL if statement.name.split(".")[1] not in used]
     assert unused == []

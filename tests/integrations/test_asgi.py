@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -188,7 +189,7 @@ def test_lost_database_is_answered_and_opens_nothing(quotas: Any, user: User) ->
     asked = []
 
     class Gone:
-        async def hit(self, user: User, *, requests: int = 1) -> Any:
+        async def hit(self, user: User, *, requests: int = 1, durable: bool = True) -> Any:
             raise secret
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -301,3 +302,27 @@ def test_lifespan_passes(quotas: Any) -> None:
 def test_wrong_options_are_refused(wrong: Any, atlas: Atlas) -> None:
     with pytest.raises(InvalidInput):
         QuotaMiddleware(hello, atlas.quotas, user=lambda scope: None, **wrong)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_counts_may_be_told_not_to_wait_for_the_disk(quotas: Any, user: User, *, durable: bool) -> None:
+    told: list[bool] = []
+
+    class Told:
+        """The quotas, and how they were asked."""
+
+        if inspect.iscoroutinefunction(quotas.face.hit):
+
+            async def hit(self, who: User, *, requests: int = 1, durable: bool = True) -> Any:
+                told.append(durable)
+                return await quotas.face.hit(who, requests=requests, durable=durable)
+
+        else:
+
+            def hit(self, who: User, *, requests: int = 1, durable: bool = True) -> Any:
+                told.append(durable)
+                return quotas.face.hit(who, requests=requests, durable=durable)
+
+    quotas.run(get(QuotaMiddleware(hello, Told(), user=lambda scope: user, durable=durable)))
+    quotas.run(get(QuotaMiddleware(hello, Told(), user=lambda scope: user)))
+    assert told == [durable, True]

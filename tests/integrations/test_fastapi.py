@@ -10,10 +10,11 @@ import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, WebSocket
 from sides import Books
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, QuotaExceeded, User
+from atlas_sdk import AlreadyExists, AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, User
 from atlas_sdk.guards import AsyncGuard
 from atlas_sdk.integrations.asgi import QuotaMiddleware
 from atlas_sdk.integrations.fastapi import install, quota
@@ -315,3 +316,26 @@ def test_without_handlers_the_refusal_is_the_applications(service: Service, atla
 def test_blocking_quotas_are_refused(atlas: Atlas, user: User) -> None:
     with pytest.raises(TypeError, match="AsyncAtlas"):
         quota(atlas.quotas, user=lambda: user, tokens=10)
+
+
+def test_key_is_found_from_the_connection(service: Service, books: Books) -> None:
+    def key(connection: HTTPConnection) -> str:
+        return connection.url.path
+
+    spend = service.spend(tokens=10, idempotency_key=key)
+
+    @service.app.post("/orders/{order}")
+    async def post(order: str, g: Annotated[AsyncGuard, Depends(spend)]) -> int:
+        g.settle(tokens=3)
+        return g.tokens
+
+    assert [service.request("POST", f"/orders/{order}").status_code for order in "12"] == [200, 200]
+    with pytest.raises(AlreadyExists):
+        service.request("POST", "/orders/1")
+    assert [entry.amount for entry in books.entries()] == [3, 3]
+
+
+def test_constant_key_is_refused(service: Service) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        service.spend(tokens=10, idempotency_key="order")
+    assert refused.value.field == "idempotency_key"

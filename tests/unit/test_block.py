@@ -39,7 +39,7 @@ def test_what_a_call_did_not_use_serves_the_next() -> None:
     block = granted(tokens=100)
     assert block.take(100, 0, 1, 0.0)
     assert not block.take(1, 0, 1, 0.0)
-    block.give(60, 0)
+    block.give(100, 0, 40, 0)
     assert block.charge == (40, 0, 1)
     assert block.take(60, 0, 1, 0.0)
 
@@ -47,7 +47,7 @@ def test_what_a_call_did_not_use_serves_the_next() -> None:
 def test_call_that_uses_more_than_promised_leaves_less_for_the_next() -> None:
     block = granted(tokens=100)
     assert block.take(50, 0, 0, 0.0)
-    block.give(-70, 0)
+    block.give(50, 0, 120, 0)
     assert block.charge == (120, 0, 0)
     assert not block.take(1, 0, 0, 0.0)
 
@@ -67,8 +67,8 @@ def test_retired_block_is_settled_when_its_last_call_ends() -> None:
     assert block.retire() is False
     assert block.deadline == -inf
     assert not block.take(1, 0, 0, 0.0)
-    assert block.give(0, 0) is False
-    assert block.give(5, 0) is True
+    assert block.give(10, 0, 10, 0) is False
+    assert block.give(10, 0, 5, 0) is True
     assert block.charge == (15, 0, 0)
     assert granted().retire() is True
 
@@ -76,9 +76,28 @@ def test_retired_block_is_settled_when_its_last_call_ends() -> None:
 def test_requests_stay_counted_because_they_limit_attempts() -> None:
     block = granted(requests=1)
     assert block.take(1, 0, 1, 0.0)
-    block.give(1, 0)
+    block.give(1, 0, 0, 0)
     assert not block.take(1, 0, 1, 0.0)
     assert block.charge == (0, 0, 1)
+
+
+def test_block_goes_on_as_a_promise_of_what_its_calls_need() -> None:
+    block = granted(tokens=100)
+    assert block.take(30, 5, 1, 0.0)
+    assert block.take(20, 0, 1, 0.0)
+    assert not block.can_move(49, 5)
+    block.give(20, 0, 12, 0)
+    assert (block.promised, block.spent_tokens, block.is_mostly_rest) == ((30, 5), 12, True)
+    block.extending += 1
+    assert not block.can_move(30, 5), "the database is about to add to it"
+    block.extending -= 1
+    assert block.can_move(30, 5)
+    smaller = uuid.uuid4()
+    block.move(id=smaller, epoch=7, tokens=30, nano=5)
+    assert (block.id, block.epoch, block.charge, block.has_rest) == (smaller, 7, (30, 5, 0), False)
+    assert not block.take(0, 0, 0, 0.0)
+    assert block.give(30, 5, 9, 1) is True
+    assert block.charge == (9, 1, 0)
 
 
 def test_money_is_exact_whatever_the_context_of_the_application() -> None:
@@ -160,8 +179,26 @@ class BlockMachine(RuleBasedStateMachine):
         spent = used if over else (min(used[0], tokens), min(used[1], nano))
         self.overran = self.overran or spent[0] > tokens or spent[1] > nano
         last = not self.promised
-        assert self.block.give(tokens - spent[0], nano - spent[1]) is (self.retired and last)
+        assert self.block.give(tokens, nano, *spent) is (self.retired and last)
         self.used = [self.used[0] + spent[0], self.used[1] + spent[1], self.used[2] + requests]
+
+    @rule(more=st.tuples(AMOUNTS, AMOUNTS), short=st.booleans())
+    def move(self, more: tuple[int, int], *, short: bool) -> None:
+        promised = self.block.promised
+        assert promised == tuple(sum(amounts[i] for amounts in self.promised.values()) for i in (0, 1))
+        size = [promised[i] + more[i] - short for i in (0, 1)]
+        enough = bool(self.promised) and not short
+        assert self.block.can_move(*size) is (bool(self.promised) and all(size[i] >= promised[i] for i in (0, 1)))
+        if not enough:
+            return
+        spent = self.block.spent_tokens, self.block.spent_nano, self.block.charge[2]
+        # What the old one is charged, so that nothing is charged to both.
+        assert spent[:2] == tuple(self.used[:2])
+        assert spent[2] == self.used[2] + sum(amounts[2] for amounts in self.promised.values())
+        self.block.move(id=uuid.uuid4(), epoch=2, tokens=size[0], nano=size[1])
+        self.size, self.used, self.retired = [*size, 0], [0, 0, 0], True
+        for amounts in self.promised.values():
+            amounts[2] = 0
 
     @rule(passed=st.floats(0, 4))
     def wait(self, passed: float) -> None:

@@ -8,7 +8,7 @@ from atlas_sdk.errors import InvalidInput
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DATABASE_URL", "HOME", "USER", "COLOR", "QUERY_LOG"):
+    for name in ("DATABASE_URL", "HOME", "USER", "COLOR", "QUERY_LOG", "MAINTENANCE", "KEEP_AUTO_DAYS"):
         monkeypatch.delenv(f"ATLAS_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -44,6 +44,17 @@ def test_precedence(project, user_settings, monkeypatch):
     assert load_settings(project).query_log is False
     assert load_settings(project, color="always").color == "always"
     assert load_settings(project, color=None).color == "auto"
+
+
+def test_maintenance_is_for_the_user_to_decide(project, user_settings, monkeypatch):
+    user_settings.write_text("[atlas]\nmaintenance = false\nkeep_auto_days = 90\n")
+    assert load_settings(project) == Settings(maintenance=False, keep_auto_days=90)
+    monkeypatch.setenv("ATLAS_MAINTENANCE", "true")
+    monkeypatch.setenv("ATLAS_KEEP_AUTO_DAYS", "7")
+    assert load_settings(project) == Settings(keep_auto_days=7)
+    (project / ".atlas.toml").write_text("[atlas]\nkeep_auto_days = 0\n")
+    with pytest.raises(InvalidInput, match="a project must not decide"):
+        load_settings(project)
 
 
 def test_nearest_project_file_counts(project):
@@ -97,6 +108,9 @@ def test_project_must_not_say_where_memory_goes(project, key):
         ("[atlas]\ncolor = 'red'\n", "atlas.color", "auto, always or never; not 'red'"),
         ("[atlas]\ncolor = 3\n", "atlas.color", "atlas.color must be a string"),
         ("[atlas]\nquery_log = 'yes'\n", "atlas.query_log", "atlas.query_log must be true or false"),
+        ("[atlas]\nmaintenance = 1\n", "atlas.maintenance", "atlas.maintenance must be true or false"),
+        ("[atlas]\nkeep_auto_days = true\n", "atlas.keep_auto_days", "atlas.keep_auto_days must be a whole number"),
+        ("[atlas]\nkeep_auto_days = -1\n", "atlas.keep_auto_days", "days are from 0 to 36,500; not -1"),
         ("[atlas]\nhome = true\n", "atlas.home", "atlas.home must be a string"),
         ("#" * (2**20 + 1), "file", "is larger than 1,048,576 bytes"),
     ],
@@ -115,7 +129,16 @@ def test_file_that_cannot_be_read(user_settings):
         load_settings()
 
 
-@pytest.mark.parametrize(("name", "value"), [("ATLAS_COLOR", "red"), ("ATLAS_QUERY_LOG", "maybe")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ATLAS_COLOR", "red"),
+        ("ATLAS_QUERY_LOG", "maybe"),
+        ("ATLAS_MAINTENANCE", "now"),
+        ("ATLAS_KEEP_AUTO_DAYS", "soon"),
+        ("ATLAS_KEEP_AUTO_DAYS", "-1"),
+    ],
+)
 def test_bad_variable_is_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput, match=f"{name} is .* not '{value}'") as caught:

@@ -7,6 +7,7 @@ from uuid import UUID
 from atlas_sdk._heads import Heads
 from atlas_sdk.model.memory import Head
 
+USER = UUID(int=3)
 PROJECT = UUID(int=1)
 
 
@@ -16,35 +17,35 @@ def head(content: bytes) -> Head:
 
 def test_the_least_recently_used_goes_first() -> None:
     heads = Heads(limit_bytes=25)
-    heads.put((PROJECT, "a"), head(b"x" * 10))
-    heads.put((PROJECT, "b"), head(b"x" * 10))
-    assert heads.get((PROJECT, "a")) is not None
-    heads.put((PROJECT, "c"), head(b"x" * 10))
+    heads.put((USER, PROJECT, "a"), head(b"x" * 10))
+    heads.put((USER, PROJECT, "b"), head(b"x" * 10))
+    assert heads.get((USER, PROJECT, "a")) is not None
+    heads.put((USER, PROJECT, "c"), head(b"x" * 10))
     assert [path for (_, path), _ in heads.learned()[0]] == ["a", "c"]
 
 
 def test_replacing_and_dropping_keep_the_count_right() -> None:
     heads = Heads(limit_bytes=25)
     for _ in range(10):
-        heads.put((PROJECT, "a"), head(b"x" * 20))
-    heads.drop((PROJECT, "a"))
-    heads.put((PROJECT, "b"), head(b"x" * 24))
-    assert heads.get((PROJECT, "b")) is not None
+        heads.put((USER, PROJECT, "a"), head(b"x" * 20))
+    heads.drop((USER, PROJECT, "a"))
+    heads.put((USER, PROJECT, "b"), head(b"x" * 24))
+    assert heads.get((USER, PROJECT, "b")) is not None
 
 
 def test_one_that_is_too_large_is_not_kept() -> None:
     heads = Heads(limit_bytes=25)
-    heads.put((PROJECT, "a"), head(b"x" * 26))
-    assert heads.get((PROJECT, "a")) is None
-    heads.put((PROJECT, "b"), head(b"x" * 20))
-    assert heads.get((PROJECT, "b")) is not None
+    heads.put((USER, PROJECT, "a"), head(b"x" * 26))
+    assert heads.get((USER, PROJECT, "a")) is None
+    heads.put((USER, PROJECT, "b"), head(b"x" * 20))
+    assert heads.get((USER, PROJECT, "b")) is not None
 
 
 def test_a_transaction_hands_over_what_it_learned() -> None:
     outer, inner = Heads(), Heads()
-    outer.put((PROJECT, "a"), head(b"old"))
-    inner.put((PROJECT, "a"), head(b"new"))
+    outer.put((USER, PROJECT, "a"), head(b"old"))
+    inner.put((USER, PROJECT, "a"), head(b"new"))
     outer.adopt(inner)
-    found = outer.get((PROJECT, "a"))
+    found = outer.get((USER, PROJECT, "a"))
     assert found is not None
     assert found.content == b"new"

@@ -7,7 +7,16 @@ import pytest
 
 from watcher.lock import AlreadyRunning, take
 from watcher.settle import Timing
-from watcher.status import FRESH_S, DatabaseStatus, FileStatus, ProjectStatus, Status, read_status, write
+from watcher.status import (
+    FRESH_S,
+    DatabaseStatus,
+    FileStatus,
+    MaintenanceStatus,
+    ProjectStatus,
+    Status,
+    read_status,
+    write,
+)
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 
@@ -15,7 +24,12 @@ NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 def a_status(**changes):
     file = FileStatus(path="no\udcfftes.md", sha256="ab" * 32, protected_since=NOW, problem=None)
     project = ProjectStatus(id="1", path="/srv/app", lost=False, problem="odd", files=(file,))
-    known = {"database": DatabaseStatus(ok=True, since=NOW), "projects": (project,), "counters": {"events": 3}}
+    known = {
+        "database": DatabaseStatus(ok=True, since=NOW),
+        "projects": (project,),
+        "counters": {"events": 3},
+        "maintenance": MaintenanceStatus(at=NOW, outcome="done", removed=7),
+    }
     return Status(pid=os.getpid(), started_at=NOW, ready=True, backend="inotify", **{**known, **changes})
 
 

@@ -204,18 +204,19 @@ def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, door: Doo
 
 def test_heat_is_calls_in_this_second_or_the_last() -> None:
     heat: Heat[Any] = Heat(0.0)
-    assert [heat.note(0.1, 10, 0) for _ in range(HOT)] == [False] * (HOT - 1) + [True]
-    assert heat.note(1.5, 10, 0) is False, f"{HOT} calls in one and a half seconds"
+    assert [heat.note(0.1, 10, 0, 3) for _ in range(HOT)] == [False] * (HOT - 1) + [True]
+    assert heat.note(1.5, 10, 0, 3) is False, f"{HOT} calls in one and a half seconds"
     slow: Heat[Any] = Heat(0.0)
-    assert not any(slow.note(number / (HOT - 1), 10, 0) for number in range(200))
+    assert not any(slow.note(number / (HOT - 1), 10, 0, 3) for number in range(200))
     hot: Heat[Any] = Heat(0.0)
-    assert all([hot.note(number / (2 * HOT), 10, 7) for number in range(200)][HOT:])
-    tokens, nano, calls = hot.size()
-    assert (tokens, nano) == (10 * calls, 7 * calls)
+    assert all([hot.note(number / (2 * HOT), 10, 7, 3) for number in range(200)][HOT:])
+    tokens, nano, requests = hot.size()
+    calls = requests // 3
+    assert (tokens, nano, requests) == (10 * calls, 7 * calls, 3 * calls)
     assert calls == pytest.approx(4 * HOT, abs=4)
     hot.cool(5.0)
-    assert not hot.note(5.5, 10, 0)
-    assert hot.note(6.0, 10, 0)
+    assert not hot.note(5.5, 10, 0, 3)
+    assert hot.note(6.0, 10, 0, 3)
 
 
 def test_only_the_kinds_of_calls_that_were_used_last_are_watched() -> None:

@@ -109,18 +109,30 @@ def test_what_lies_idle_here_is_given_back_before_a_call_is_refused(both: Both) 
     assert used(both, user)[0] == 1000
 
 
-def test_a_block_that_calls_still_use_stays_when_a_larger_call_is_refused(both: Both) -> None:
+def test_a_call_is_refused_only_for_what_calls_need(both: Both) -> None:
     user = user_with(both, tokens=1000)
     with both.entered(lease_of(both, user, tokens=500)) as lease:
         running = both.do(lease.reserve(100))
-        with pytest.raises(QuotaExceeded):
-            both.do(lease.reserve(600))
-        assert once(both, lease, 400).id == running.id
+        with pytest.raises(QuotaExceeded) as refused:
+            both.do(lease.reserve(901))
+        assert refused.value.remaining == 900
+        once(both, lease, 900, 400)
         elastic = both.do(lease.reserve(600, min_tokens=500))
-        assert elastic.tokens == 600 - 100 == 500
+        assert elastic.tokens == 1000 - 400 - 100 == 500
         elastic.settle(0)
         running.settle(100)
     assert used(both, user)[0] == 500
+
+
+def test_a_block_that_calls_still_use_stays_when_there_is_no_room_beside_it(both: Both) -> None:
+    user = user_with(both, tokens=1000)
+    with both.entered(lease_of(both, user, tokens=500)) as lease:
+        running = both.do(lease.reserve(100))
+        both.do(both.quotas.reserve(user, tokens=450))
+        with pytest.raises(QuotaExceeded):
+            both.do(lease.reserve(401))
+        assert once(both, lease, 400).id == running.id
+        running.settle(100)
 
 
 def test_a_call_is_not_refused_for_what_it_does_not_ask_for(both: Both) -> None:
@@ -194,7 +206,7 @@ def test_calls_that_outlive_their_block_correct_what_its_expiry_charged(both: Bo
         with pytest.raises(QuotaExceeded):
             both.do(both.quotas.reserve(user, tokens=700))
         assert both.usage(user).tokens_used == 400, "an expired block is charged in full"
-        both.do(lease.give_back())
+        lease.purse.retire()
         first.settle(30)
         assert both.usage(user).tokens_used == 400
         second.settle(40)
@@ -208,7 +220,7 @@ def test_an_idle_block_is_given_back(both: Both) -> None:
     lease = lease_of(both, user, tokens=1000, idle_s=0.05)
     running = both.do(lease.reserve(10))
     once(both, lease, 10)
-    assert both.usage(user).tokens_held == 1000
+    assert both.usage(user).tokens_held == 1000, "a call runs, and no heartbeat of it is due"
     running.settle(5)
     until(lambda: both.usage(user).tokens_held == 0)
     assert used(both, user)[0] == 15
@@ -224,7 +236,7 @@ def test_a_closed_lease_admits_nothing_and_settles_what_still_runs(both: Both) -
     both.do(lease.close())
     with pytest.raises(InvalidInput, match="closed"):
         both.do(lease.reserve(10))
-    assert both.usage(user).tokens_held == 1000
+    assert both.usage(user).tokens_held == 10, "what the call was promised"
     running.settle(4)
     until(lambda: both.usage(user).tokens_held == 0)
     assert used(both, user)[0] == 4

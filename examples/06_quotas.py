@@ -1,6 +1,6 @@
 """Limits that hold: guards around model calls, a stream that is cut, a lease for many small calls, the books.
 
-Run it: python examples/03_quotas.py
+Run it: python examples/06_quotas.py
 """
 
 import uuid

@@ -1,0 +1,55 @@
+"""What a failed run of a plan means: our error, and whether the call may be made again.
+
+The rule: a call may be made again when it is certain that nothing of it was kept. That is so when nothing that it did
+before was kept, and what failed was undone, too:
+
+* a statement that only reads keeps nothing, however it ended;
+* a transaction whose COMMIT was never sent is rolled back by the server, also when the connection is lost;
+* the server said that it undid it: a serialization failure (40001), a deadlock (40P01), and, for a statement that
+  commits by itself, 57P01: with that the server answers a statement only before it commits, never after.
+
+A write whose answer was lost may have been kept or not: then the error says so, and nothing is repeated.
+"""
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from atlas_sdk._plan import Begin, Commit, Effect, Query, Rollback
+from atlas_sdk._translate import translate
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TimedOut, TransactionConflict
+
+if TYPE_CHECKING:
+    from atlas_sdk._drive.scope import Scope
+    from atlas_sdk._drive.target import Target
+
+__all__ = ["failure"]
+
+#: The server ends the connection: an administrator's command, a restart.
+_ENDED_BY_SERVER = "57P01"
+
+
+def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effect) -> AtlasError:
+    """Return our error for what an effect of a plan failed with."""
+    found = translate(error, target.dsn)
+    if isinstance(found, TimedOut) and isinstance(effect, Query) and target.slow is not None:
+        target.slow.ended(effect)
+    if scope.nested or not isinstance(found, (DatabaseUnreachable, TransactionConflict)):
+        return found
+    writes = scope.writes
+    if scope.depth > isinstance(effect, Commit):
+        undone = True
+    elif isinstance(effect, Query):
+        # It is counted already.
+        writes -= not effect.statement.reads
+        # Behind a tenant's wall a COMMIT of ours was sent with it.
+        ended = error.sqlstate == _ENDED_BY_SERVER and scope.lent.tenant is None
+        # A procedure may have committed part of what it did.
+        is_call = effect.statement.plain.upper().startswith("CALL")
+        undone = effect.statement.reads or (not is_call and (ended or isinstance(found, TransactionConflict)))
+    else:
+        undone = isinstance(effect, Begin | Rollback) or isinstance(found, TransactionConflict)
+    found.repeatable = undone and not writes
+    if not undone and isinstance(found, DatabaseUnreachable):
+        found.args = (f"{found}; the answer was lost, so whether it was done is unknown: look before doing it again",)
+    return found

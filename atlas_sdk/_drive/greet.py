@@ -1,0 +1,157 @@
+"""What both drivers do with every new connection: see who answers, and say how long a statement may take.
+
+A pooler such as PgBouncer gives its clients a process id of its own making, so it is there when the server names
+another one. In transaction mode each transaction of a client may run on another connection to the server, so nothing
+may be left on one: no prepared statements before PgBouncer 1.21, no SET, no LISTEN.
+"""
+
+import socket
+from threading import Event, Timer
+from typing import TYPE_CHECKING, Any, Literal
+
+import psycopg
+from attrs import frozen
+from psycopg import AsyncConnection, Connection
+
+from atlas_sdk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from atlas_sdk._drive.target import Target
+
+__all__ = ["Pooler", "TimeLimits", "greet", "greet_async", "meet", "pooled"]
+
+#: What stands between this client and the server.
+Pooler = Literal["none", "session", "transaction", "statement"]
+
+_ASK = "SELECT pg_backend_pid()"
+_SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
+#: With other clients about, one look may find the same connection by chance.
+_LOOKS = 8
+
+
+@frozen(kw_only=True)
+class TimeLimits:
+    """How long the server lets things take, in seconds; None: as long as the server's own settings say."""
+
+    statement_s: float | None = None
+    lock_s: float | None = None
+    idle_in_transaction_s: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (
+            ("statement_timeout_s", self.statement_s),
+            ("lock_timeout_s", self.lock_s),
+            ("idle_in_transaction_timeout_s", self.idle_in_transaction_s),
+        ):
+            if value is not None and not 0.001 <= value <= 2_147_483:  # noqa: PLR2004  # a millisecond to int4 of them
+                raise InvalidInput(f"{name} is at least 0.001 and at most 2147483 seconds, not {value}", field=name)
+
+    def settings(self) -> dict[str, str]:
+        """Return the server's settings, without those that are not given."""
+        given = {
+            "statement_timeout": self.statement_s,
+            "lock_timeout": self.lock_s,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction_s,
+        }
+        return {name: str(round(seconds * 1000)) for name, seconds in given.items() if seconds is not None}
+
+
+def pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[int] | None) -> bool:
+    """Whether a pooler stands between: the answer is the server's to `_ASK`."""
+    return answer is None or answer[0] != connection.info.backend_pid
+
+
+def _refuse(target: "Target") -> None:
+    names = ", ".join(target.time_limits.settings())
+    if names:
+        raise InvalidInput(
+            f"behind a pooler in transaction mode a client cannot set {names}, which would stay on a connection that "
+            "others use next: leave the option out and have the server set it: ALTER ROLE … SET statement_timeout = …",
+            field="statement_timeout_s",
+        )
+
+
+def _settings(target: "Target", connection: Connection[Any] | AsyncConnection[Any], answer: Any) -> dict[str, str]:
+    """Take note of who answers; return what to set."""
+    target.encrypted = connection.pgconn.ssl_in_use
+    if pooled(connection, answer):
+        if target.pooler != "session":
+            # Also where it came between after the client was opened.
+            _refuse(target)
+        if target.prepares is None:
+            connection.prepare_threshold = None
+    elif target.prepares is None:
+        connection.prepare_threshold = 1
+    return target.time_limits.settings()
+
+
+def greet(target: "Target", connection: Connection[Any]) -> None:
+    """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
+    answer = connection.execute(_ASK, prepare=False).fetchone()
+    if wanted := _settings(target, connection, answer):
+        connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
+
+
+async def greet_async(target: "Target", connection: AsyncConnection[Any]) -> None:
+    """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
+    answer = await (await connection.execute(_ASK, prepare=False)).fetchone()
+    if wanted := _settings(target, connection, answer):
+        await connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
+
+
+def meet(target: "Target") -> None:
+    """Prove that a connection can be had, and learn what stands between. Raises what a connection raises."""
+    kwargs = {**target.kwargs, "prepare_threshold": None}
+    with psycopg.connect(target.ready(), **kwargs) as first:
+        answer = first.execute(_ASK).fetchone()
+        target.encrypted = first.pgconn.ssl_in_use
+        if not pooled(first, answer):
+            target.pooler = "none"
+            return
+        with psycopg.connect(target.ready(), **kwargs) as second:
+            target.pooler = _mode(first, second, answer, patience_s=target.connect_timeout_s)
+    if target.pooler == "statement":
+        raise InvalidInput(
+            "the pooler is in statement mode, which refuses transactions: set pool_mode = transaction there",
+            field="dsn",
+        )
+    if target.pooler == "transaction":
+        _refuse(target)
+
+
+def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patience_s: float) -> Pooler:
+    """Return a pooler's mode; `answer` is what the first connection was told.
+
+    In transaction mode the second client gets the connection to the server that the first one has just used, or the
+    first one comes back to another one; in session mode it is the first one's until it leaves.
+    """
+    gave_up = Event()
+
+    def give_up() -> None:
+        gave_up.set()
+        for waiting in (first, second):
+            # A cancellation would wait in the pooler as well.
+            with socket.fromfd(waiting.pgconn.socket, socket.AF_UNSPEC, socket.SOCK_STREAM) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+    # Where all connections to the server are taken the pooler lets one of the two wait.
+    patience = Timer(patience_s, give_up)
+    patience.daemon = True
+    patience.start()
+    try:
+        for _ in range(_LOOKS):
+            try:
+                second.execute("BEGIN")
+                held = second.execute(_ASK).fetchone()
+            except psycopg.Error:
+                # Statement mode refuses transactions; else the first one keeps the connection that this one waits for.
+                return "session" if gave_up.is_set() else "statement"
+            try:
+                if held == answer or first.execute(_ASK).fetchone() != answer:
+                    return "transaction"
+                second.execute("ROLLBACK")
+            except psycopg.Error:
+                return "transaction"
+    finally:
+        patience.cancel()
+    return "session"

@@ -1,0 +1,282 @@
+"""Hearing what is sent on channels, for threads and, line by line the same, on asyncio."""
+
+import asyncio
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+
+from atlas_sdk._drive.listening import ASK, Hearing, listening_line
+from atlas_sdk._translate import translate
+from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.model.notifications import Gap, Notification
+
+if TYPE_CHECKING:
+    from atlas_sdk._drive.target import Target
+
+__all__ = ["AsyncListener", "Listener"]
+
+
+def _not_entered() -> InvalidInput:
+    return InvalidInput("enter it first: `with atlas.listen(…) as notifications`", field="listener")
+
+
+def _left(deadline: float | None, most: float | None = None) -> float | None:
+    """Return the seconds until a deadline, or fewer."""
+    if deadline is None:
+        return most
+    left = max(0.0, deadline - time.monotonic())
+    return left if most is None else min(left, most)
+
+
+class Listener:
+    """Hears what is sent on channels, on a connection of its own; made by `Atlas.listen`.
+
+    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and made
+    again. `stop()` ends that from any thread.
+    """
+
+    def __init__(self, target: "Target", channels: tuple[str, ...]) -> None:
+        """Use `Atlas.listen`."""
+        self._target = target
+        self._line = listening_line(target, channels)
+        self._hearing = Hearing(target)
+        self._connection: Connection[Any] | None = None
+        self._stopped = False
+        self._turn = Lock()
+        #: One end wakes who waits at the other.
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+
+    def __enter__(self) -> Self:
+        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        try:
+            self._connect()
+        except psycopg.Error as exc:
+            raise translate(exc, self._target.dsn) from exc
+        self._wake = socket.socketpair()
+        self._wake[1].setblocking(False)
+        self._target.listeners.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Notification | Gap]:
+        """Yield what is heard, until it is stopped."""
+        while (found := self.get()) is not None:
+            yield found
+
+    def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
+        """Wait for the next item; None when there was none in time, or when it was stopped."""
+        self._hearing.check_process()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._turn:
+            if self._wake is None:
+                raise _not_entered()
+            while not self._stopped:
+                if (found := self._hearing.take()) is not None:
+                    return found
+                self._hear(deadline)
+                if deadline is not None and time.monotonic() >= deadline:
+                    return self._hearing.take()
+        return None
+
+    def stop(self) -> None:
+        """End the iteration, soon, from any thread. Idempotent."""
+        self._stopped = True
+        # A full pipe wakes as well, and a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
+            if self._wake is not None:
+                self._wake[1].send(b"\0")
+
+    def close(self) -> None:
+        """Stop, and close the connection. Idempotent."""
+        self.stop()
+        with self._turn:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            for end in self._wake or ():
+                end.close()
+
+    def _connect(self) -> None:
+        connection = psycopg.connect(self._target.ready(), **self._line.kwargs)
+        try:
+            self._hearing.check_connection(connection, connection.execute(ASK).fetchone())
+            connection.execute(self._line.listen)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._hearing.connected()
+        # What came together with the answer makes no socket readable any more.
+        self._take_in(connection)
+
+    def _hear(self, deadline: float | None) -> None:
+        """Wait for what the server sends, or until it may be asked again, and take it in."""
+        connection = self._connection
+        if connection is None:
+            if self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+                self._reconnect()
+            return
+        if not self._wait(connection.pgconn.socket, _left(deadline)):
+            return
+        self._take_in(connection)
+
+    def _take_in(self, connection: Connection[Any]) -> None:
+        try:
+            for note in connection.notifies(timeout=0):
+                self._hearing.heard(note)
+        except psycopg.Error as exc:
+            self._hearing.lost(exc)
+            self._connection = None
+            connection.close()
+
+    def _reconnect(self) -> None:
+        try:
+            self._connect()
+        except (psycopg.Error, AtlasError) as exc:
+            self._hearing.lost(exc)
+
+    def _wait(self, number: int | None, seconds: float | None) -> bool:
+        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        with selectors.DefaultSelector() as selector:
+            if self._wake is not None:
+                selector.register(self._wake[0], selectors.EVENT_READ)
+            if number is not None:
+                selector.register(number, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(seconds)}
+        return not self._stopped and (number is None or number in ready)
+
+
+class AsyncListener:
+    """Hears what is sent on channels, on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
+
+    def __init__(self, target: "Target", channels: tuple[str, ...]) -> None:
+        """Use `AsyncAtlas.listen`."""
+        self._target = target
+        self._line = listening_line(target, channels)
+        self._hearing = Hearing(target)
+        self._connection: AsyncConnection[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        try:
+            await self._connect()
+        except psycopg.Error as exc:
+            raise translate(exc, self._target.dsn) from exc
+        self._loop = asyncio.get_running_loop()
+        self._target.listeners.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Notification | Gap]:
+        """Yield what is heard, until it is stopped."""
+        while (found := await self.get()) is not None:
+            yield found
+
+    async def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
+        """Wait for the next item; None when there was none in time, or when it was stopped."""
+        self._hearing.check_process()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        async with self._turn:
+            if self._loop is None:
+                raise _not_entered()
+            while not self._stopped:
+                if (found := self._hearing.take()) is not None:
+                    return found
+                await self._hear(deadline)
+                if deadline is not None and time.monotonic() >= deadline:
+                    return self._hearing.take()
+        return None
+
+    def stop(self) -> None:
+        """End the iteration, soon, from any thread. Not awaited. Idempotent."""
+        self._stopped = True
+        # A closed loop has nobody to wake.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def close(self) -> None:
+        """Stop, and close the connection. Idempotent."""
+        self.stop()
+        async with self._turn:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
+
+    async def _connect(self) -> None:
+        ready = await asyncio.to_thread(self._target.ready)
+        connection = await AsyncConnection.connect(ready, **self._line.kwargs)
+        try:
+            self._hearing.check_connection(connection, await (await connection.execute(ASK)).fetchone())
+            await connection.execute(self._line.listen)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        self._hearing.connected()
+        # What came together with the answer makes no socket readable any more.
+        await self._take_in(connection)
+
+    async def _hear(self, deadline: float | None) -> None:
+        """Wait for what the server sends, or until it may be asked again, and take it in."""
+        connection = self._connection
+        if connection is None:
+            if await self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+                await self._reconnect()
+            return
+        if not await self._wait(connection.pgconn.socket, _left(deadline)):
+            return
+        await self._take_in(connection)
+
+    async def _take_in(self, connection: AsyncConnection[Any]) -> None:
+        try:
+            async for note in connection.notifies(timeout=0):
+                self._hearing.heard(note)
+        except psycopg.Error as exc:
+            self._hearing.lost(exc)
+            self._connection = None
+            await connection.close()
+
+    async def _reconnect(self) -> None:
+        try:
+            await self._connect()
+        except (psycopg.Error, AtlasError) as exc:
+            self._hearing.lost(exc)
+
+    async def _wait(self, number: int | None, seconds: float | None) -> bool:
+        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        loop = asyncio.get_running_loop()
+        self._wake.clear()
+        if self._stopped:
+            return False
+        if number is not None:
+            loop.add_reader(number, self._wake.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return number is None
+        finally:
+            if number is not None:
+                loop.remove_reader(number)
+        return not self._stopped

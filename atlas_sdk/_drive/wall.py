@@ -1,0 +1,30 @@
+"""The wall between tenants: how a transaction is put under one user's row-level security.
+
+The role is `atlas_app`, which the policies of every table apply to, and the setting is what they compare with
+(`sql/migrations/0015_isolation.sql`). Both end with the transaction, so that neither is left on a connection for the
+next client of a pooler, and the setting is a literal: `set_config()` does not reach the shards of a cluster.
+"""
+
+from functools import lru_cache
+from uuid import UUID
+
+from psycopg.sql import SQL, Composed
+
+__all__ = ["COMMIT", "begin_behind", "commands_of"]
+
+#: Ends what `commands_of` began.
+COMMIT = b"COMMIT"
+_ROLE = SQL("SET LOCAL ROLE atlas_app")
+_USER = SQL("SET LOCAL atlas.user_id = {}")
+
+
+@lru_cache(maxsize=1024)
+def begin_behind(tenant: UUID) -> Composed:
+    """Return one text that begins a transaction behind a tenant's wall: one round trip."""
+    return SQL("; ").join((SQL("BEGIN"), _ROLE, _USER.format(str(tenant))))
+
+
+@lru_cache(maxsize=1024)
+def commands_of(tenant: UUID) -> tuple[bytes, ...]:
+    """Return the same, one by one, for a pipeline, where each message is one statement."""
+    return b"BEGIN", _ROLE.as_bytes(), _USER.format(str(tenant)).as_bytes()

@@ -1,0 +1,274 @@
+"""Bring data that an older major of PostgreSQL made into the format of the present one.
+
+The old server, by its own programs, is dumped by the new ones, and the dump fills a data directory that is made like
+every new one. So nothing tells an upgraded home from a new one: not the order of texts, not the page checksums. That
+takes longer than pg_upgrade, which would keep the old locale, and needs room for the data once more and for the dump.
+
+Which folders there are tells how far an upgrade came, so it can be killed at any moment::
+
+    postgres.upgrade/    being filled; the next try throws it away and begins again
+    postgres.upgraded/   complete and its server stopped; thrown away too as long as postgres/ is there
+    postgres.16/         what postgres/ was; postgres.upgraded/ takes the free name, now or at the next start
+
+Every function here wants the start lock held.
+"""
+
+import itertools
+import json
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from attrs import frozen
+
+from atlas_sdk._embedded import postmaster
+from atlas_sdk._embedded.cluster import Cluster
+from atlas_sdk._embedded.locks import is_held, polling
+from atlas_sdk._embedded.places import MAJOR, Site, binaries_of, carried
+from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
+from atlas_sdk.errors import EmbeddedServerFailed
+
+__all__ = ["finish", "major_of", "upgrade"]
+
+_log = logging.getLogger(__name__)
+
+_MIB = 2**20
+#: A data directory without data, and its write-ahead log (`max_wal_size`).
+_FRESH_BYTES = 384 * _MIB
+_LEAVING_S = 60.0
+
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+_DATABASES = """SELECT coalesce(json_agg(json_build_array(datname, pg_get_userbyid(datdba)) ORDER BY datname), '[]')
+FROM pg_database WHERE datallowconn AND NOT datistemplate"""
+
+
+def major_of(data_dir: Path) -> str | None:
+    """Return which PostgreSQL made a data directory; None when there is none."""
+    try:
+        return (data_dir / "PG_VERSION").read_text(encoding="ascii", errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def finish(data_dir: Path) -> None:
+    """Put a complete upgrade in its place that was killed between the two renames of its end."""
+    ready = _beside(data_dir, "upgraded")
+    if not data_dir.exists() and major_of(ready) == MAJOR:
+        _rename(ready, data_dir)
+        _log.warning("Finished the upgrade of %s that had been interrupted", data_dir)
+
+
+def upgrade(site: Site, data_dir: Path, bin_dir: Path) -> None:
+    """Upgrade what an older major made; nothing to do for the present one's.
+
+    Raises `EmbeddedServerFailed`, and then the old data is as it was.
+    """
+    major = major_of(data_dir)
+    if major in {None, MAJOR}:
+        # Leftovers of one that was killed after its last step.
+        shutil.rmtree(site.run_dir / "upgrade", ignore_errors=True)
+        return
+    old_bin = _programs_for(str(major), site, data_dir)
+    _Upgrade(
+        site=site,
+        old=Cluster(
+            site=site,
+            data_dir=data_dir,
+            bin_dir=old_bin,
+            major=str(major),
+            # Another release may join a server that answers: what it wrote after the dump would be lost.
+            options=("default_transaction_read_only=on",),
+        ),
+        new=Cluster(site=site, data_dir=_beside(data_dir, "upgrade"), bin_dir=bin_dir),
+    ).run()
+
+
+def _programs_for(major: str, site: Site, data_dir: Path) -> Path:
+    if not major.isdecimal() or int(major) > int(MAJOR):
+        raise EmbeddedServerFailed(
+            f"{data_dir} was made by PostgreSQL {major}, which is newer than {MAJOR}, the one of this release: "
+            "upgrade AtlasEngine (pip install -U atlasengine), or set ATLAS_HOME to another folder"
+        )
+    found = binaries_of(major, site.account)
+    if found is None:
+        raise EmbeddedServerFailed(
+            f"{data_dir} was made by PostgreSQL {major}, and this release brings {' and '.join(sorted(carried()))}: "
+            f"dump it with a release of AtlasEngine that brings {major} (atlasctl db dump FILE), move the folder away "
+            "and load the dump (atlasctl db load FILE), or set ATLAS_HOME to another folder"
+        )
+    return found
+
+
+@frozen(kw_only=True)
+class _Upgrade:
+    site: Site
+    old: Cluster
+    new: Cluster
+
+    @property
+    def _dumps(self) -> Path:
+        return self.site.run_dir / "upgrade"
+
+    def run(self) -> None:
+        data_dir = self.old.data_dir
+        self._end_servers()
+        self._clean()
+        self._check_room()
+        _log.warning(
+            "Upgrading %s from PostgreSQL %s to %s (%d MiB) …",
+            *(data_dir, self.old.major, self.new.major, _size(data_dir) // _MIB),
+        )
+        try:
+            databases = self._dump()
+            _log.warning("… dumped, %d MiB; loading …", _size(self._dumps) // _MIB)
+            self._load(databases)
+        except BaseException as problem:
+            self._end_servers()
+            self._clean()
+            if isinstance(problem, _Refused):
+                raise EmbeddedServerFailed(
+                    f"{data_dir} was made by PostgreSQL {self.old.major} and could not be upgraded to "
+                    f"{self.new.major}: {problem}; the old data is unchanged; see to that, or give a server with "
+                    "--dsn or ATLAS_DATABASE_URL"
+                ) from problem
+            raise
+        _rename(self.new.data_dir, _beside(data_dir, "upgraded"))
+        kept = self._switch()
+        shutil.rmtree(self._dumps, ignore_errors=True)
+        _log.warning("… upgraded. What was before is kept in %s: remove it when all is well", kept)
+
+    def _end_servers(self) -> None:
+        """Stop an older release's server that nobody uses, and those of an upgrade that was killed."""
+        lock = self.site.run_dir / "server.lock"
+        for _ in polling(_LEAVING_S):
+            if not is_held(lock):
+                return
+            if postmaster.answering(self.new.data_dir) is not None:
+                self.new.stop()
+            running = postmaster.answering(self.old.data_dir)
+            if running is not None:
+                sessions = int(self._ask(running, "psql", "-d", "postgres", "-c", _SESSIONS))
+                if sessions and not self._dumps.exists():
+                    raise EmbeddedServerFailed(
+                        f"{self.old.data_dir} is to be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
+                        f"and an older release is at work in it ({sessions} "
+                        f"connection{'s' if sessions > 1 else ''}): end its programs and try again"
+                    )
+                self.old.stop()
+
+    def _clean(self) -> None:
+        """Remove what a killed or failed upgrade left; the data itself is in its place."""
+        half = self.new.data_dir
+        for folder in (half, _beside(half, "new"), _beside(self.old.data_dir, "upgraded"), self._dumps):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def _check_room(self) -> None:
+        """Refuse when a disk has too little room: the data once more, and a dump that at worst is as large."""
+        size = _size(self.old.data_dir)
+        needed: dict[int, tuple[Path, int]] = {}
+        for folder, more in ((self.old.data_dir.parent, size + _FRESH_BYTES), (self.site.run_dir, size)):
+            disk = folder.stat().st_dev
+            needed[disk] = (folder, more + needed.get(disk, (folder, 0))[1])
+        for folder, wanted in needed.values():
+            free = shutil.disk_usage(folder).free
+            if free < wanted:
+                raise EmbeddedServerFailed(
+                    f"{self.old.data_dir} is to be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
+                    f"which takes up to {wanted // _MIB:,} MiB on the disk of {folder}, and {free // _MIB:,} MiB are "
+                    "free: make room and try again; nothing was changed"
+                )
+
+    def _dump(self) -> list[tuple[str, str]]:
+        """Dump roles and databases into files; return the names of the databases and their owners."""
+        self._dumps.mkdir(mode=0o700)
+        server = self.old.serve()
+        databases = [(str(name), str(owner)) for name, owner in json.loads(self._psql(server, _DATABASES))]
+        self._ask(server, "pg_dumpall", "--roles-only", "--file", self._dumps / "roles.sql")
+        for number, (name, _) in enumerate(databases):
+            file = self._dumps / f"{number}.dump"
+            self._ask(server, "pg_dump", "--format=custom", "--file", file, "--dbname", _named(name))
+        self.old.stop()
+        return databases
+
+    def _load(self, databases: list[tuple[str, str]]) -> None:
+        server = self.new.serve()
+        roles = (self._dumps / "roles.sql").read_text(encoding="utf-8")
+        # initdb has made this one.
+        self._psql(server, roles.replace(f"\nCREATE ROLE {ROLE};\n", "\n", 1))
+        for number, (name, owner) in enumerate(databases):
+            made = name in {"postgres", DATABASE}
+            verb = 'ALTER DATABASE :"name" OWNER TO :"owner"' if made else 'CREATE DATABASE :"name" OWNER :"owner"'
+            self._psql(server, verb, name=name, owner=owner)
+            how = ("--exit-on-error", "--single-transaction", "--dbname", _named(name))
+            self._ask(server, "pg_restore", *how, self._dumps / f"{number}.dump")
+        self._ask(server, "vacuumdb", "--all", "--analyze-only", "--quiet")
+        self.new.stop()
+
+    def _switch(self) -> Path:
+        """Put the complete new data in the place of the old; return where that is kept."""
+        data_dir = self.old.data_dir
+        names = itertools.chain([self.old.major], (f"{self.old.major}-{number}" for number in itertools.count(2)))
+        kept = next(path for path in (_beside(data_dir, name) for name in names) if not path.exists())
+        _rename(data_dir, kept)
+        _rename(_beside(data_dir, "upgraded"), data_dir)
+        return kept
+
+    def _psql(self, server: Postmaster, script: str, **names: str) -> str:
+        variables = (word for name, value in names.items() for word in ("-v", f"{name}={value}"))
+        return self._ask(server, "psql", "-d", "postgres", "-v", "ON_ERROR_STOP=1", *variables, stdin=script)
+
+    def _ask(self, server: Postmaster, program: str, *arguments: str | Path, stdin: str = "") -> str:
+        """Run one of the new programs, as the OS user who may connect; return what it prints."""
+        quiet = ("-XAtq",) if program == "psql" else ()
+        environment = {"PGHOST": os.fspath(server.socket_dir), "PGPORT": str(PORT), "PGUSER": ROLE, "LC_ALL": "C"}
+        done = subprocess.run(
+            [self.new.bin_dir / program, *quiet, *arguments],
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            env=environment | {"PGCLIENTENCODING": "UTF8"},
+            cwd="/",
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no word about why"]
+            raise _Refused(f"{program}: {lines[0].removeprefix(f'{program}: ')}")
+        return done.stdout
+
+
+class _Refused(Exception):
+    """One of the programs failed, with its own words."""
+
+
+def _named(database: str) -> str:
+    """Return a connection string: a bare name with "=" in it would be read as one."""
+    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
+
+
+def _beside(data_dir: Path, suffix: str) -> Path:
+    return data_dir.with_name(f"{data_dir.name}.{suffix}")
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files below a folder, but for the write-ahead log."""
+    total = 0
+    for path, folders, files in os.walk(folder):
+        if "pg_wal" in folders:
+            folders.remove("pg_wal")
+        total += sum(os.lstat(os.path.join(path, name)).st_size for name in files)  # noqa: PTH118  # half the time
+    return total
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename a folder so that a loss of power cannot undo it after what comes next."""
+    source.rename(target)
+    parent = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

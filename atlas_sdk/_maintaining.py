@@ -1,0 +1,81 @@
+"""The methods of maintenance that run all jobs: faces over scripts."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TypedDict, Unpack
+
+from atlas_sdk._faces import AsyncFace, Face
+from atlas_sdk._script import perform, perform_async
+from atlas_sdk.model.maintenance import JobReport
+from atlas_sdk.ops import maintenance
+from atlas_sdk.ops.batches import Progress
+
+__all__ = ["AsyncMaintaining", "Keeping", "Maintaining", "Wishes"]
+
+
+class Keeping(TypedDict, total=False):
+    """How long things are kept, None for ever; and how the work is done."""
+
+    #: Versions of kind "auto", but the newest of each file; default 30 days.
+    keep_auto: timedelta | None
+    #: Default 7 days.
+    keep_stopped_previews: timedelta | None
+    #: The audit trail; default 365 days.
+    keep_events: timedelta | None
+    #: Rows of one transaction, about; default 5,000.
+    batch: int
+    #: Called after each transaction, with asyncio in a thread; when it returns False the run ends there.
+    progress: Progress | None
+
+
+class Wishes(Keeping, total=False):
+    """What `run` takes beside the jobs."""
+
+    #: Count only; default False.
+    dry_run: bool
+
+
+class Maintaining(Face):
+    """All jobs, one after the other."""
+
+    def run(self, jobs: Iterable[str] | None = None, **wishes: Unpack[Wishes]) -> list[JobReport]:
+        """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs.
+
+        The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
+        runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
+        the others from being done: look at `problem`. Raises InvalidInput, and DatabaseUnreachable when the database
+        goes away.
+        """
+        return perform(self._runner, maintenance.run(jobs, **wishes))
+
+    def run_if_due(
+        self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
+    ) -> list[JobReport] | None:
+        """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then.
+
+        Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
+        """
+        return perform(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
+
+
+class AsyncMaintaining(AsyncFace):
+    """All jobs, one after the other."""
+
+    async def run(self, jobs: Iterable[str] | None = None, **wishes: Unpack[Wishes]) -> list[JobReport]:
+        """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs.
+
+        The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
+        runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
+        the others from being done: look at `problem`. Raises InvalidInput, and DatabaseUnreachable when the database
+        goes away.
+        """
+        return await perform_async(self._runner, maintenance.run(jobs, **wishes))
+
+    async def run_if_due(
+        self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
+    ) -> list[JobReport] | None:
+        """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then.
+
+        Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
+        """
+        return await perform_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))

@@ -1,0 +1,190 @@
+"""Dump: one file with everything, of one moment."""
+
+import os
+import re
+import selectors
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from atlas_sdk.backups.partial import Partial
+from atlas_sdk.backups.programs import newest
+from atlas_sdk.backups.reports import Dumped, Progress
+from atlas_sdk.backups.session import Session, connected, sql
+from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, SchemaMismatch
+from atlas_sdk.ops import schema
+
+if TYPE_CHECKING:
+    from atlas_sdk.aio import AsyncAtlas
+    from atlas_sdk.client import Atlas
+
+__all__ = ["dump"]
+
+#: How often the size so far is told while one table takes its time.
+_LOOK_S = 0.5
+_TABLE = re.compile(r'dumping contents of table "(?:.+\.)?([^"]+)"')
+_TOLD = re.compile(r"^pg_dump: (?:error|warning|detail|hint): (.+)")
+
+
+def dump(
+    file: str | PathLike[str],
+    source: "Atlas | AsyncAtlas | str | None" = None,
+    *,
+    home: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Dumped:
+    """Dump a database into a file that only its owner can read: all rows as of one moment, while others go on.
+
+    `source` is a client, an address, or nothing for the embedded database (of `home`). The schema may be an older
+    version than this release's; it is not changed. The file has its name when it is whole and on the disk, and an
+    existing one is replaced then, and only with `overwrite`. Owners and rights are left out: any login may load it.
+    Raises BackupFailed, for a login that does not see all rows too; FileProblem, SchemaMismatch, DatabaseUnreachable.
+    """
+    began = time.monotonic()
+    place = Path(file).absolute()
+    if place.is_dir():
+        raise FileProblem(f"{place} is a folder: give the name of a file in it", path=str(place))
+    dsn = source if isinstance(source, str) or source is None else source.url
+    with Partial(place, overwrite=overwrite) as partial, connected(dsn, home) as session:
+        connection = session.connection
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        with connection.transaction():
+            session.unhindered()
+            found = session.place()
+            if found.schema is None:
+                raise SchemaMismatch(
+                    f"the database {found.database} has no AtlasEngine schema, so there is nothing to dump",
+                    found=None,
+                    wanted=0,
+                )
+            rows = _counted(session, found.schema)
+            program = newest("pg_dump", at_least=found.major, tls=connection.pgconn.ssl_in_use)
+            _run(
+                [program, *_arguments(session, found.schema)],
+                partial,
+                environment=_environment(connection.info.password),
+                tell=_teller(on_progress, rows),
+            )
+            version = len(session.run(schema.status()))
+        size = partial.size()
+        sha256 = partial.publish()
+    return Dumped(
+        file=place,
+        size=size,
+        sha256=sha256,
+        seconds=time.monotonic() - began,
+        rows=rows,
+        schema_version=version,
+        server_version=found.server_version,
+        program=program,
+    )
+
+
+def _counted(session: Session, name: str) -> dict[str, int]:
+    try:
+        return {table.name: table.amount for table in session.tables(name)}
+    except psycopg.errors.InsufficientPrivilege as exc:
+        reason = exc.diag.message_primary or "permission denied"
+        raise BackupFailed(
+            f"this login does not see all rows ({reason}), so it cannot make a backup: dump as the owner of the "
+            "tables or as a superuser"
+        ) from exc
+
+
+def _arguments(session: Session, name: str) -> list[str]:
+    snapshot = session.value(sql["snapshot"])
+    quoted = '"' + name.replace('"', '""') + '"'
+    return [
+        "--format=custom",
+        "--no-privileges",
+        "--no-password",
+        "--verbose",
+        f"--schema={quoted}",
+        f"--snapshot={snapshot}",
+        f"--dbname={_address(session)}",
+    ]
+
+
+def _address(session: Session) -> str:
+    """Return the connection string without its password: everybody can read a command line."""
+    given = conninfo_to_dict(session.address)
+    if "sslpassword" in given:
+        raise InvalidInput(
+            "pg_dump can be given no sslpassword that others cannot read: use a key without one, or name a service "
+            "of pg_service.conf in the DSN that has it",
+            field="dsn",
+        )
+    return make_conninfo("", **{key: value for key, value in given.items() if key != "password"})
+
+
+def _environment(password: str) -> dict[str, str]:
+    # In English, so that its words can be understood here.
+    words = os.environ | {"LC_ALL": "C", "PGAPPNAME": "atlasengine"}
+    return words | {"PGPASSWORD": password} if password else words
+
+
+def _teller(tell: Callable[[Progress], None] | None, rows: dict[str, int]) -> Callable[[str, int, int], None]:
+    def told(name: str, done: int, size: int) -> None:
+        if tell is not None:
+            tell(Progress(step="dump", name=name, done=done, total=len(rows), size=size))
+
+    return told
+
+
+def _run(
+    command: list[str | Path], partial: Partial, *, environment: dict[str, str], tell: Callable[[str, int, int], None]
+) -> None:
+    """Let pg_dump write into the file, and tell how far it is."""
+    complaints: deque[str] = deque(maxlen=20)
+    table, done = "", -1
+    with subprocess.Popen(
+        # The name, because to a descriptor it writes its table of contents twice; and the descriptor, for its lock.
+        [*command, f"--file={partial.path}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        pass_fds=(partial.descriptor,),
+    ) as process:
+        try:
+            for line in _lines(process.stderr):
+                if named := _TABLE.search(line):
+                    table, done = named[1], done + 1
+                elif said := _TOLD.match(line):
+                    complaints.append(said[1])
+                if table:
+                    tell(table, done, partial.size())
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if code != 0:
+        reason = f"it ended by signal {-code}" if code < 0 else f"it exits with {code}"
+        raise BackupFailed(f"pg_dump failed, and nothing was kept: {complaints[0] if complaints else reason}")
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[str]:
+    """Yield lines as they come, and an empty one whenever none came for a while."""
+    assert stream is not None  # noqa: S101  # asked for above
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(_LOOK_S):
+                yield ""
+                continue
+            chunk = os.read(stream.fileno(), 65_536)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)

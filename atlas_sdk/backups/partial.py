@@ -1,0 +1,100 @@
+"""A file that gets its name when it is whole: not when the disk fills, not when the writer is killed."""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from atlas_sdk.errors import FileProblem
+
+__all__ = ["Partial"]
+
+_SUFFIX = ".part"
+
+
+class Partial:
+    """A file beside its place, under another name until `publish`; removed when it comes to no good end.
+
+    The descriptor, and whoever inherits it, holds a lock: what a killed writer left has none, and the next one for the
+    same place removes it.
+    """
+
+    def __init__(self, place: Path, *, overwrite: bool) -> None:
+        self._place = place
+        self._overwrite = overwrite
+        if not overwrite:
+            self._check_free()
+        prefix = f".{place.name}."
+        try:
+            self._sweep(prefix)
+            #: Of an empty file that only its owner can read.
+            self.descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=place.parent)
+        except OSError as exc:
+            raise self._problem(exc) from exc
+        #: Where the writer writes.
+        self.path = Path(name)
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+    def size(self) -> int:
+        """Return how many bytes have been written."""
+        return os.fstat(self.descriptor).st_size
+
+    def publish(self) -> str:
+        """Bring everything to the disk, then give it its name; return its SHA-256."""
+        try:
+            os.fsync(self.descriptor)
+            with self.path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if self._overwrite:
+                self.path.replace(self._place)
+            else:
+                self._link()
+            folder = os.open(self._place.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            raise self._problem(exc) from exc
+        return sha256
+
+    def _link(self) -> None:
+        """Give it a name that nobody else has taken meanwhile."""
+        try:
+            os.link(self.path, self._place)
+        except FileExistsError:
+            self._check_free()
+        except OSError:
+            # A file system without hard links.
+            self._check_free()
+            self.path.rename(self._place)
+
+    def _check_free(self) -> None:
+        if self._place.is_symlink() or self._place.exists():
+            raise FileProblem(
+                f"{self._place} is there already: choose another name, or overwrite it (--force)", path=str(self._place)
+            )
+
+    def _sweep(self, prefix: str) -> None:
+        for left in self._place.parent.iterdir():
+            if left.name.startswith(prefix) and left.name.endswith(_SUFFIX) and not left.is_symlink():
+                with suppress(FileNotFoundError), left.open("rb") as file, suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+
+    def _problem(self, error: OSError) -> FileProblem:
+        reason = (error.strerror or str(error)).lower()
+        return FileProblem(f"{self._place} cannot be written: {reason}", path=str(self._place))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)

@@ -1,0 +1,79 @@
+"""Find PostgreSQL's own programs: those that the embedded server brings, and those of the system."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from atlas_sdk.errors import BackupFailed
+
+__all__ = ["newest"]
+
+#: Where systems keep several majors side by side: Debian, Red Hat, Homebrew on both architectures, Postgres.app.
+_FOLDERS = (
+    ("/usr/lib/postgresql", "*/bin"),
+    ("/usr", "pgsql-*/bin"),
+    ("/opt/homebrew/opt", "postgresql@*/bin"),
+    ("/opt/homebrew/opt", "libpq/bin"),
+    ("/usr/local/opt", "postgresql@*/bin"),
+    ("/usr/local/opt", "libpq/bin"),
+    ("/Applications/Postgres.app/Contents/Versions", "*/bin"),
+)
+_WITHOUT_TLS = "SSL support is not compiled in"
+
+
+def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
+    """Return the newest of all programs of a name.
+
+    A pg_dump reads servers of its own major and older ones, a pg_restore such dumps. `tls`: it has to be built with
+    TLS, which the embedded server's are not. Raises BackupFailed that says what is missing and how to get it.
+    """
+    found = sorted(((_major(path), path) for path in dict.fromkeys(_candidates(name))), reverse=True)
+    fitting = [path for major, path in found if major >= at_least]
+    for path in fitting:
+        if not tls or _has_tls(path):
+            return path
+    if fitting:
+        reason = f"the connection uses TLS, and no {name} here was built with it"
+    elif found and found[0][0]:
+        reason = f"the server is PostgreSQL {at_least}, and the newest {name} here is of {found[0][0]} ({found[0][1]})"
+    else:
+        reason = f"there is no {name} here"
+    raise BackupFailed(
+        f"{reason}: install PostgreSQL's client programs, version {at_least} or newer "
+        f"(apt install postgresql-client-{at_least}, dnf install postgresql{at_least}, brew install libpq)"
+    )
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    if sys.platform != "win32":
+        from atlas_sdk._embedded.places import carried  # noqa: PLC0415  # needs what is on Unix alone
+
+        # First, so that of the same major it is preferred.
+        yield from (path for tree in carried().values() if (path := tree / "bin" / name).exists())
+    if on_path := shutil.which(name):
+        yield Path(on_path)
+    for folder, pattern in _FOLDERS:
+        yield from (path for bin_dir in Path(folder).glob(pattern) if os.access(path := bin_dir / name, os.X_OK))
+
+
+def _major(path: Path) -> int:
+    """Return the major of a program; 0 when it does not run."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False)
+    except OSError:
+        return 0
+    version = re.search(r"\(PostgreSQL\) (\d+)", said.stdout)
+    return int(version[1]) if version else 0
+
+
+def _has_tls(path: Path) -> bool:
+    """Whether a program knows TLS: asked for it, with nobody to connect to, one that does not says so first."""
+    asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
+    said = subprocess.run(
+        asked, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False
+    )
+    return _WITHOUT_TLS not in said.stderr

@@ -1,0 +1,70 @@
+"""What a dump and a load say of themselves."""
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from atlas_sdk.model.books import Books
+from atlas_sdk.model.memory import Broken
+
+__all__ = ["Dumped", "Loaded", "Progress"]
+
+
+@frozen(kw_only=True)
+class Progress:
+    """How far a dump or a load is."""
+
+    #: What is being done: "dump", "load", "index", "verify".
+    step: str
+    #: A table, or a user's e-mail while verifying; "" while there is nothing to name.
+    name: str
+    #: How many of them are finished, of how many.
+    done: int
+    total: int
+    #: Bytes written or read so far.
+    size: int
+
+
+@frozen(kw_only=True)
+class Dumped:
+    """A dump that is on the disk, whole."""
+
+    file: Path
+    #: Bytes.
+    size: int
+    sha256: str
+    seconds: float = field(repr="{:.1f}".format)
+    #: Of every table, all of one moment: the one that the dump holds.
+    rows: dict[str, int]
+    schema_version: int
+    server_version: str
+    #: The pg_dump that made it.
+    program: Path
+
+
+@frozen(kw_only=True)
+class Loaded:
+    """A dump that was loaded, and what reading all of it back has found."""
+
+    file: Path
+    seconds: float = field(repr="{:.1f}".format)
+    #: Of every table, as loaded.
+    rows: dict[str, int]
+    #: Of the dump; a smaller one than `schema_version` was migrated after loading.
+    dumped_version: int
+    schema_version: int
+    #: Users whose memory and books were verified.
+    users: int
+    #: Entries of memory that were read back; see `Verification.versions`.
+    versions: int
+    #: Entries whose bytes do not have their SHA-256.
+    broken: tuple[Broken, ...]
+    #: Books that do not add up.
+    unbalanced: tuple[Books, ...]
+    #: Whether the role that tenants act as has its rights; False where it does not exist.
+    granted: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything read back as it should; what does not was so in the dump already."""
+        return not self.broken and not self.unbalanced

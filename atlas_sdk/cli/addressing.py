@@ -1,0 +1,34 @@
+"""Which database `db init` and `db doctor` are about."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.provision import Address
+
+__all__ = ["configured", "configured_or_variables"]
+
+
+def configured(run: "Invocation") -> "Address | None":
+    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one."""
+    from atlas_sdk.provision import Address
+
+    dsn = run.settings.database_url
+    if dsn is None:
+        return None
+    if run.flags.dsn:
+        return Address(dsn=dsn, source="--dsn")
+    return Address(dsn=dsn, source="ATLAS_DATABASE_URL" if os.environ.get("ATLAS_DATABASE_URL") else "config.toml")
+
+
+def configured_or_variables(run: "Invocation") -> "Address | None":
+    """Return the configured server, else the one of DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD."""
+    from atlas_sdk.provision import Address
+
+    found = configured(run)
+    if found is None:
+        return Address.of_environment(os.environ)
+    if unused := [name for name in Address.VARIABLES if os.environ.get(name)]:
+        run.out.note(f"{', '.join(unused)}: not used, because {found.source} comes first")
+    return found

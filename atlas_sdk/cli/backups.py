@@ -1,0 +1,160 @@
+"""`atlasctl db dump` and `atlasctl db load`: everything in one file, and back."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk.backups import Loaded, Progress
+    from atlas_sdk.cli.output import Output
+
+__all__ = ["dump", "load"]
+
+_STEPS: Final = {
+    "dump": "dumping {name}, table {at} of {total}, {size} written",
+    "load": "loading {name}, table {at} of {total}, {size} read",
+    "index": "making the indexes",
+    "verify": "verifying {name}, user {at} of {total}",
+}
+#: Where lines cannot be overwritten, in a log, one is printed this often.
+_QUIET_S: Final = 10.0
+#: On a terminal, often enough to see it move.
+_BLINK_S: Final = 0.1
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl db dump monday.dump",
+        "atlasctl db dump --force latest.dump --dsn postgresql://ada@db.example/atlas",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE when it is there already.")
+@click.pass_obj
+def dump(flags: Flags, *, file: Path, force: bool) -> None:
+    """Dump the database into one file.
+
+    All rows as of one moment, while others go on working. FILE appears when it is whole and on the disk; only its
+    owner can read it. Owners and rights are left out, so any login may load it, with `atlasctl db load`.
+    """
+    from atlas_sdk import backups
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import size
+
+    run = Invocation(flags)
+    with _Shown(run.out) as shown:
+        made = backups.dump(
+            file, run.settings.database_url, home=run.settings.folder, overwrite=force, on_progress=shown.tell
+        )
+    if flags.json:
+        run.out.record(
+            {
+                "file": str(made.file),
+                "bytes": made.size,
+                "sha256": made.sha256,
+                "seconds": round(made.seconds, 3),
+                "schema_version": made.schema_version,
+                "server_version": made.server_version,
+                "rows": made.rows,
+            }
+        )
+        return
+    run.out.line(f"{file}: {size(made.size)}, {sum(made.rows.values()):,} rows, in {made.seconds:.1f} s")
+    run.out.line(f"schema version {made.schema_version}, PostgreSQL {made.server_version}, sha256 {made.sha256}")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl db load monday.dump --home ~/restored",
+        "atlasctl db load monday.dump --dsn postgresql://ada@new.example/atlas",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def load(flags: Flags, *, file: Path) -> int:
+    """Load a dump into an empty database.
+
+    All of it or nothing; never over data. An older dump is migrated, a newer one refused. Then every version is read
+    back and the books are added up: exits with 6 when something does not match, and what was loaded stays.
+    """
+    from atlas_sdk import backups
+    from atlas_sdk.cli.failures import NOT_PROTECTED
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count
+
+    run = Invocation(flags)
+    with _Shown(run.out) as shown:
+        loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
+    if flags.json:
+        run.out.record(_fields(loaded))
+        return 0 if loaded.ok else NOT_PROTECTED
+    run.out.line(f"{file}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
+    if loaded.dumped_version < loaded.schema_version:
+        run.out.line(f"migrated from schema version {loaded.dumped_version} to {loaded.schema_version}")
+    if not loaded.granted:
+        run.out.note("the role atlas_app is not there, which as_user needs: atlasctl db init makes it, or says how")
+    if loaded.ok:
+        verified = f"{count(loaded.users, 'user')}, {count(loaded.versions, 'version')} of files"
+        run.out.line(f"verified: {verified} read back as they were stored, and the books add up")
+        return 0
+    for one in loaded.broken:
+        run.out.warn(f"version {one.snapshot_id.hex[:12]} of {one.path}: {one.problem}")
+    for books in loaded.unbalanced:
+        run.out.warn(f"the books of user {books.user_id} do not add up: see atlasctl quota verify")
+    run.out.note("all was loaded as it is in the dump, where this is wrong already: look for it in an older one")
+    return NOT_PROTECTED
+
+
+def _fields(loaded: "Loaded") -> dict[str, Any]:
+    return {
+        "ok": loaded.ok,
+        "file": str(loaded.file),
+        "seconds": round(loaded.seconds, 3),
+        "dumped_version": loaded.dumped_version,
+        "schema_version": loaded.schema_version,
+        "rows": loaded.rows,
+        "users": loaded.users,
+        "versions": loaded.versions,
+        "broken": [str(one.snapshot_id) for one in loaded.broken],
+        "unbalanced": [str(books.user_id) for books in loaded.unbalanced],
+        "granted": loaded.granted,
+    }
+
+
+class _Shown:
+    """Says on stderr how far it is: one line that changes on a terminal, else a line now and then."""
+
+    def __init__(self, out: "Output") -> None:
+        self._out = out
+        self._live = sys.stderr is not None and sys.stderr.isatty() and not out.json
+        self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
+
+    def tell(self, progress: "Progress") -> None:
+        """Show it, when it is time."""
+        from atlas_sdk.cli.output import plain, size
+
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (_BLINK_S if self._live else _QUIET_S)
+        text = _STEPS[progress.step].format(
+            name=plain(progress.name), at=progress.done + 1, total=progress.total, size=size(progress.size)
+        )
+        if self._live:
+            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+        else:
+            self._out.note(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            click.echo("\r\x1b[K", err=True, nl=False)

@@ -1,0 +1,73 @@
+"""`atlasctl db doctor`: what is wrong with the database, and what mends it."""
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.failures import FAILED
+
+if TYPE_CHECKING:
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.provision import Diagnosis
+
+__all__ = ["doctor"]
+
+_MARKS: Final = {"ok": ("✓", "green"), "problem": ("✗", "red"), "skipped": ("-", "yellow")}
+_NAME_WIDTH: Final = 12
+
+
+@click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))
+@click.pass_obj
+def doctor(flags: Flags) -> int:
+    """Look for what is wrong with the database, and tell how to mend it.
+
+    Can it be reached, may your login and atlas_app do what they need, is the schema there, complete and of this
+    version, are indexes valid, are tenants kept apart, are settings safe, connections free, clocks in step, tables
+    vacuumed? Only reads. The database is found as by `db init`. Exits with 1 when something is wrong, with 5 when there
+    is no connection. Commands that end with a semicolon are for psql, the others for a shell.
+    """
+    from atlas_sdk import DatabaseUnreachable
+    from atlas_sdk.cli.addressing import configured_or_variables
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.provision import embedded, examine
+
+    run = Invocation(flags)
+    address = configured_or_variables(run)
+    if address is None:
+        with embedded(run.settings.folder) as joined:
+            found = examine(joined)
+    else:
+        found = examine(address)
+    _print(run, found)
+    if not found.reachable:
+        return DatabaseUnreachable.exit_code
+    return 0 if found.ok else FAILED
+
+
+def _print(run: "Invocation", found: "Diagnosis") -> None:
+    from atlas_sdk.cli.output import count, plain
+
+    if run.flags.json:
+        findings = [
+            {"name": one.name, "verdict": one.verdict, "detail": one.detail, "fix": list(one.fix)}
+            for one in found.findings
+        ]
+        run.out.record(
+            {
+                "ok": found.ok,
+                "reachable": found.reachable,
+                "database": found.place,
+                "source": found.source,
+                "findings": findings,
+            }
+        )
+        return
+    run.out.note(f"examining {found.place} (from {found.source})")
+    for one in found.findings:
+        mark, color = _MARKS[one.verdict]
+        run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
+        for line in one.fix:
+            run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
+    problems = sum(one.verdict == "problem" for one in found.findings)
+    run.out.note(f"{count(problems, 'problem')}" if problems else "all is well")

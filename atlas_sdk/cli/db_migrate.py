@@ -1,0 +1,111 @@
+"""`atlasctl db migrate`: apply the migrations that are missing, or tell what they would do."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags
+
+if TYPE_CHECKING:
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.provision import Address, PendingMigration
+
+__all__ = ["apply_migrations", "migrate", "show_plan"]
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl db migrate --plan",
+        "atlasctl db migrate",
+        "atlasctl db migrate --dsn postgresql://ada@db.example/atlas",
+    ),
+)
+@click.option("--plan", is_flag=True, help="Tell what would be applied and whom it would block, and change nothing.")
+@click.pass_obj
+def migrate(flags: Flags, *, plan: bool) -> None:
+    """Apply the migrations that are missing.
+
+    One transaction each, under a lock: any number of processes may do so at once. They run as the owner of the schema,
+    when your login may act as it. There is no way back; take a backup. With --plan each missing migration is listed
+    with the commands that others would have to wait for; its own new tables are left out, nobody uses them yet.
+    """
+    from atlas_sdk.cli.addressing import configured
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags)
+    if plan:
+        show_plan(run, configured(run))
+    else:
+        apply_migrations(run, only_new=False)
+
+
+def apply_migrations(run: "Invocation", *, only_new: bool) -> None:
+    """Apply what is missing; `only_new`: to no schema at all, or not."""
+    from atlas_sdk.cli.addressing import configured
+    from atlas_sdk.cli.output import count
+    from atlas_sdk.provision import migrate as migrate_server
+
+    address = configured(run)
+    if address is None:
+        version, applied = _apply_to_embedded(run, only_new=only_new)
+    else:
+        version, rows = migrate_server(address)
+        applied = [f"{row.version:04}_{row.name}" for row in rows]
+    if run.flags.json:
+        run.out.record({"schema_version": version, "applied": applied})
+    elif applied:
+        run.out.line(f"schema version {version}: {count(len(applied), 'migration')} applied")
+    else:
+        run.out.line(f"schema version {version}: nothing to do")
+
+
+def _apply_to_embedded(run: "Invocation", *, only_new: bool) -> tuple[int, list[str]]:
+    from atlas_sdk import SchemaMismatch
+
+    before = None
+    try:
+        with run.opened(migrate=False) as atlas:
+            before = len(atlas.schema.status())
+    except SchemaMismatch as problem:
+        if problem.found is not None and (only_new or problem.found > problem.wanted):
+            raise
+        before = problem.found
+    with run.opened(migrate=True) as atlas:
+        rows = atlas.schema.status()
+    return len(rows), [f"{row.version:04}_{row.name}" for row in rows[before or 0 :]]
+
+
+def show_plan(run: "Invocation", address: "Address | None") -> None:
+    """Print what would be applied, and whom it would block."""
+    from atlas_sdk.cli.output import count
+    from atlas_sdk.provision import embedded, plan_migrations
+
+    if address is None:
+        with embedded(run.settings.folder) as joined:
+            version, pending = plan_migrations(joined)
+    else:
+        version, pending = plan_migrations(address)
+    if run.flags.json:
+        run.out.record({"schema_version": version, "pending": [_record(migration) for migration in pending]})
+        return
+    for migration in pending:
+        name = run.out.style(f"{migration.version:04}_{migration.name}", bold=True)
+        run.out.line(f"{name}  {migration.about}")
+        for lock in migration.locks:
+            place = f"{lock.table}: " if lock.table else ""
+            run.out.line(f"  {run.out.style('!', fg='yellow')} {place}{lock.effect}")
+            run.out.line(f"      {lock.command}")
+    heavy = sum(len(migration.locks) for migration in pending)
+    if pending:
+        run.out.note(
+            f"schema version {version}: {count(len(pending), 'migration')} would be applied, one transaction each, "
+            f"with {count(heavy, 'command')} that others would feel; nothing was changed"
+        )
+    else:
+        run.out.note(f"schema version {version}: nothing to do")
+
+
+def _record(migration: "PendingMigration") -> dict[str, object]:
+    locks = [{"table": lock.table or None, "effect": lock.effect, "command": lock.command} for lock in migration.locks]
+    return {"version": migration.version, "name": migration.name, "about": migration.about, "locks": locks}

@@ -1,0 +1,137 @@
+"""Jobs in batches: one short transaction each, counted, told of, and on record as one event.
+
+A step looks at one batch and says from where on the next one goes. Between two of them nothing is held, so a job may be
+stopped there, and several processes may do the same job at once.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from attrs import evolve, frozen
+
+from atlas_sdk._plan import Plan, context, local, one, scalar
+from atlas_sdk._sql import Statement, statements
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.model.maintenance import JobReport, MaintenanceProgress
+from atlas_sdk.model.users import NOBODY
+from atlas_sdk.ops import events
+from atlas_sdk.ops.amounts import count
+
+__all__ = ["BATCH", "LONG_AGO", "Cursor", "How", "Progress", "Step", "cutoff", "drain", "in_batches", "record"]
+
+#: Rows of a batch: some hundred milliseconds of locks on rows that nobody wants.
+BATCH: Final = 5_000
+_BATCH_MAX: Final = 100_000
+#: Before everything.
+LONG_AGO: Final = datetime(1, 1, 2, tzinfo=UTC)
+#: A century.
+_KEEP_MAX: Final = timedelta(days=36_500)
+#: Where the next batch begins: parameters of the statement that finds it.
+Cursor = Mapping[str, object]
+#: Called after each batch; False ends the job there.
+Progress = Callable[[MaintenanceProgress], bool | None]
+
+
+@frozen(kw_only=True)
+class Step:
+    """What was done with one batch."""
+
+    examined: int
+    removed: int
+    skipped: int = 0
+    freed_bytes: int | None = None
+    #: None: that was the last one.
+    after: Cursor | None
+
+
+@frozen(kw_only=True)
+class How:
+    """What the caller wants of a job."""
+
+    dry_run: bool
+    batch: int
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "How":
+        """Check the arguments of a job. Raises InvalidInput."""
+        return cls(dry_run=dry_run, batch=count("batch", batch, _BATCH_MAX, least=1), progress=progress)
+
+
+def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
+    """Return the moment, by the server's clock, before which things may go. Raises InvalidInput."""
+    if not timedelta(0) <= keep <= _KEEP_MAX:
+        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {keep!r}", field=name)
+    now = yield from scalar(statements("schema")["now"], datetime)
+    return now - keep
+
+
+def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, how: How) -> Plan[JobReport]:
+    """Take one step after the other until there are none, and put the job on record."""
+    lent = yield from context()
+    began = lent.monotonic()
+    done = JobReport(name=name, dry_run=how.dry_run)
+    after: Cursor | None = first
+    while after is not None:
+        made = yield from step(after)
+        after = made.after
+        done = evolve(
+            done,
+            examined=done.examined + made.examined,
+            removed=done.removed + made.removed,
+            skipped=done.skipped + made.skipped,
+            freed_bytes=_plus(done.freed_bytes, made.freed_bytes),
+        )
+        if not (yield from _told(done, how.progress)):
+            done = evolve(done, complete=after is None)
+            break
+    done = evolve(done, took=timedelta(seconds=lent.monotonic() - began))
+    yield from record(done)
+    return done
+
+
+def _plus(sum_so_far: int | None, more: int | None) -> int | None:
+    return sum_so_far if more is None else (sum_so_far or 0) + more
+
+
+def _told(done: JobReport, progress: Progress | None) -> Plan[bool]:
+    if progress is None:
+        return True
+    news = MaintenanceProgress(job=done.name, examined=done.examined, removed=done.removed)
+    return (yield from local(progress, news)) is not False
+
+
+def record(done: JobReport) -> Plan[None]:
+    """Record the event of a job, unless it only counted."""
+    if not done.dry_run:
+        yield from events.record(f"maintenance.{done.name}", user_id=NOBODY, meta=done.to_json())
+
+
+@frozen(kw_only=True)
+class _Gone:
+    removed: int
+    #: Of the last row that went; None: none did.
+    at: datetime | None
+
+
+def drain(statement: Statement, left: Statement, *, before: datetime, how: How) -> Callable[[Cursor], Plan[Step]]:
+    """Return the step of a job that deletes whatever is older than a moment; `left` counts it.
+
+    The cursor keeps a batch from walking again over what the ones before it deleted, which stays in the index for a
+    while.
+    """
+
+    def step(after: Cursor) -> Plan[Step]:
+        if how.dry_run:
+            found = yield from scalar(left, int, before=before)
+            return Step(examined=found, removed=found, after=None)
+        gone = yield from one(statement, _Gone, before=before, limit=how.batch, **_any(after))
+        more = gone.removed >= how.batch and gone.at is not None
+        return Step(examined=gone.removed, removed=gone.removed, after={"at": gone.at} if more else None)
+
+    return step
+
+
+def _any(cursor: Cursor) -> dict[str, Any]:
+    return dict(cursor)

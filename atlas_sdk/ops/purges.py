@@ -1,0 +1,215 @@
+"""What has had its time: periods, reservations, sessions, previews, names, events. Of all users, batch by batch."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from attrs import frozen
+
+from atlas_sdk._plan import Plan, one, scalar
+from atlas_sdk._sql import statements
+from atlas_sdk.model.maintenance import JobReport
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, How, Progress, Step, cutoff, drain, in_batches
+
+__all__ = [
+    "KEEP_EVENTS",
+    "KEEP_STOPPED_PREVIEWS",
+    "close_periods",
+    "purge_claims",
+    "purge_events",
+    "purge_previews",
+    "purge_sessions",
+    "reclaim_reservations",
+]
+
+sql = statements("purges")
+
+KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
+#: A year: auditors ask for the last one.
+KEEP_EVENTS: Final = timedelta(days=365)
+#: Users whose rows of quotas one transaction locks: their calls wait for it, some 20 ms.
+_USERS: Final = 100
+_NOBODY: Final = UUID(int=0)
+_FROM_LONG_AGO: Final = {"at": LONG_AGO}
+
+
+def purge_sessions(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
+    """Delete the expired sessions of all users. They are refused as it is."""
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    before = yield from cutoff("keep", timedelta(0))
+    step = drain(sql["sessions"], sql["sessions_left"], before=before, how=how)
+    return (yield from in_batches("sessions", step, _FROM_LONG_AGO, how))
+
+
+def purge_previews(
+    *,
+    keep: timedelta = KEEP_STOPPED_PREVIEWS,
+    dry_run: bool = False,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Plan[JobReport]:
+    """Delete the rows of previews that stopped longer ago than `keep`. Raises InvalidInput."""
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    before = yield from cutoff("keep", keep)
+    step = drain(sql["previews"], sql["previews_left"], before=before, how=how)
+    return (yield from in_batches("previews", step, _FROM_LONG_AGO, how))
+
+
+def purge_events(
+    *, keep: timedelta = KEEP_EVENTS, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None
+) -> Plan[JobReport]:
+    """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
+
+    Of all types: nothing of the product reads them back. What restores and the thresholds of quotas need is in tables
+    of their own.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    before = yield from cutoff("keep", keep)
+    step = drain(sql["events"], sql["events_left"], before=before, how=how)
+    return (yield from in_batches("events", step, _FROM_LONG_AGO, how))
+
+
+# Quotas.
+
+
+@frozen(kw_only=True)
+class _Due:
+    examined: int
+    users: list[UUID]
+    at: datetime | None
+    user_id: UUID | None
+
+
+def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
+    """Close the months of quotas that have ended, of all users.
+
+    As `quotas.reset_monthly`. Nothing depends on it, since every operation does this for its own user; it makes
+    `quotas.history` complete.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    now = yield from cutoff("keep", timedelta(0))
+    limit = min(how.batch, _USERS)
+
+    def step(after: Cursor) -> Plan[Step]:
+        due = yield from one(sql["due_periods"], _Due, now=now, limit=limit, **after)
+        closed = len(due.users)
+        if due.users and not how.dry_run:
+            closed = yield from scalar(sql["close_periods"], int, users=due.users)
+        return Step(
+            examined=due.examined,
+            removed=closed,
+            skipped=len(due.users) - closed,
+            after={"at": due.at, "user_id": due.user_id} if due.examined == limit else None,
+        )
+
+    return (yield from in_batches("periods", step, {"at": LONG_AGO, "user_id": _NOBODY}, how))
+
+
+@frozen(kw_only=True)
+class _Holds:
+    examined: int
+    expired: int
+    users: list[UUID]
+    user_id: UUID | None
+    id: UUID | None
+
+
+@frozen(kw_only=True)
+class _Ended:
+    ended: int
+    busy: list[UUID]
+
+
+def reclaim_reservations(
+    *, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None
+) -> Plan[JobReport]:
+    """End the expired reservations of all users: tokens and cost are charged, slots come free.
+
+    What the next refusal of each user would do. Until then their slots are counted as taken only where they are needed.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    now = yield from cutoff("keep", timedelta(0))
+
+    def step(after: Cursor) -> Plan[Step]:
+        page = yield from one(sql["holds"], _Holds, now=now, limit=how.batch, **after)
+        ended = page.expired if how.dry_run else (yield from _reclaim(page.users, how.batch))
+        return Step(
+            examined=page.examined,
+            removed=ended,
+            after={"user_id": page.user_id, "id": page.id} if page.examined == how.batch else None,
+        )
+
+    return (yield from in_batches("reservations", step, {"user_id": _NOBODY, "id": _NOBODY}, how))
+
+
+def _reclaim(users: list[UUID], limit: int) -> Plan[int]:
+    ended = 0
+    busy: list[UUID] = []
+    for start in range(0, len(users), _USERS):
+        some = users[start : start + _USERS]
+        done = yield from one(sql["reclaim"], _Ended, users=some, limit=limit, wait=False)
+        ended += done.ended
+        busy += done.busy
+    for user_id in busy:
+        # One whose calls never pause is waited for, alone: theirs take milliseconds.
+        ended += (yield from one(sql["reclaim"], _Ended, users=[user_id], limit=limit, wait=True)).ended
+    return ended
+
+
+# Names and ports.
+
+
+@frozen(kw_only=True)
+class _Claims:
+    examined: int
+    values: list[str]
+    kinds: list[str]
+    value: str | None
+    kind: str | None
+
+
+@frozen(kw_only=True)
+class _Ports:
+    examined: int
+    machines: list[str]
+    ports: list[int]
+    machine: str | None
+    port: int | None
+
+
+def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
+    """Free the names and ports of which nothing is left.
+
+    E-mail addresses of users that are gone, session ids of projects that are gone, hosts and ports without a live
+    preview: rows that were deleted with plain SQL leave them behind.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+
+    def step(after: Cursor) -> Plan[Step]:
+        if "port" in after:
+            return (yield from ports(after))
+        page = yield from one(sql["claims"], _Claims, limit=how.batch, **after)
+        freed = len(page.values)
+        if page.values and not how.dry_run:
+            freed = yield from scalar(sql["free_claims"], int, kinds=page.kinds, values=page.values)
+        more = page.examined == how.batch
+        return Step(
+            examined=page.examined,
+            removed=freed,
+            skipped=len(page.values) - freed,
+            after={"value": page.value, "kind": page.kind} if more else {"machine": "", "port": 0},
+        )
+
+    def ports(after: Cursor) -> Plan[Step]:
+        page = yield from one(sql["ports"], _Ports, limit=how.batch, **after)
+        freed = len(page.ports)
+        if page.ports and not how.dry_run:
+            freed = yield from scalar(sql["free_ports"], int, machines=page.machines, ports=page.ports)
+        return Step(
+            examined=page.examined,
+            removed=freed,
+            skipped=len(page.ports) - freed,
+            after={"machine": page.machine, "port": page.port} if page.examined == how.batch else None,
+        )
+
+    return (yield from in_batches("claims", step, {"value": "", "kind": ""}, how))

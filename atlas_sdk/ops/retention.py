@@ -1,0 +1,145 @@
+"""Retention of memory: old automatic versions go, and then the contents that nothing needs any more."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from attrs import frozen
+
+from atlas_sdk._plan import Plan, execute, many, one, scalar
+from atlas_sdk._sql import statements
+from atlas_sdk.model.maintenance import JobReport
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, How, Progress, Step, cutoff, in_batches
+
+__all__ = ["KEEP_AUTO", "collect_contents", "prune_snapshots"]
+
+sql = statements("retention")
+
+KEEP_AUTO: Final = timedelta(days=30)
+_NOBODY: Final = UUID(int=0)
+#: Twentieths of a second to wait for transactions under way: nearly all take milliseconds. What a longer one may need
+#: is left to the next run.
+_PAUSES: Final = 40
+
+
+@frozen(kw_only=True)
+class _Versions:
+    examined: int
+    removed: int
+    skipped: int = 0
+    #: Of the last one of the page; None: it was empty.
+    at: datetime | None
+    id: UUID | None
+
+
+def prune_snapshots(
+    *, keep: timedelta = KEEP_AUTO, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None
+) -> Plan[JobReport]:
+    """Delete the versions of kind "auto" that are older than `keep`, of all users. Raises InvalidInput.
+
+    The newest version of every file stays, and the newest with content, however old; so does what a checkpoint names,
+    and what was asked for. Their contents go with `collect_contents`.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    before = yield from cutoff("keep", keep)
+    statement = sql["old_versions"] if dry_run else sql["prune_versions"]
+
+    def step(after: Cursor) -> Plan[Step]:
+        page = yield from one(statement, _Versions, before=before, limit=how.batch, **after)
+        return Step(
+            examined=page.examined,
+            removed=page.removed,
+            skipped=page.skipped,
+            after={"at": page.at, "id": page.id} if page.examined == how.batch else None,
+        )
+
+    return (yield from in_batches("snapshots", step, {"at": LONG_AGO, "id": _NOBODY}, how))
+
+
+@frozen(kw_only=True)
+class _Orphans:
+    examined: int
+    users: list[UUID]
+    sha256s: list[bytes]
+    size: int
+    user_id: UUID | None
+    sha256: bytes | None
+    #: See `settled`.
+    seen: str
+
+
+@frozen(kw_only=True)
+class _Collected:
+    owner: UUID
+    base: bytes | None
+    size: int
+
+
+class _Collector:
+    """One run over all contents: its pages, and the bases of what went, which may be next."""
+
+    def __init__(self, how: How) -> None:
+        self._how = how
+        self._next: set[tuple[UUID, bytes]] = set()
+        #: Whether a transaction that does not end was met: the others are not waited for any more.
+        self._impatient = False
+
+    def step(self, after: Cursor) -> Plan[Step]:
+        """Look at a page, or when there are none left at bases alone."""
+        more = [self._next.pop() for _ in range(min(self._how.batch, len(self._next)))]
+        page = yield from one(
+            sql["orphans"],
+            _Orphans,
+            more_users=[user_id for user_id, _ in more],
+            more_sha256s=[sha256 for _, sha256 in more],
+            **after,
+        )
+        made = Step(examined=page.examined, removed=0, freed_bytes=0, after=None)
+        if self._how.dry_run:
+            made = Step(examined=page.examined, removed=len(page.users), freed_bytes=page.size, after=None)
+        elif page.users:
+            made = yield from self._collect(page)
+        over = page.examined < self._how.batch
+        rest: Cursor = {**after, "limit": 0} if over else {**after, "user_id": page.user_id, "sha256": page.sha256}
+        return Step(
+            examined=made.examined,
+            removed=made.removed,
+            skipped=made.skipped,
+            freed_bytes=made.freed_bytes,
+            after=rest if self._next or not over else None,
+        )
+
+    def _collect(self, page: _Orphans) -> Plan[Step]:
+        if not (yield from self._settled(page.seen)):
+            return Step(examined=page.examined, removed=0, skipped=len(page.users), freed_bytes=0, after=None)
+        gone: Sequence[_Collected] = yield from many(sql["collect"], _Collected, users=page.users, sha256s=page.sha256s)
+        self._next.update((one.owner, one.base) for one in gone if one.base is not None)
+        return Step(
+            examined=page.examined,
+            removed=len(gone),
+            skipped=len(page.users) - len(gone),
+            freed_bytes=sum(one.size for one in gone),
+            after=None,
+        )
+
+    def _settled(self, seen: str) -> Plan[bool]:
+        for _ in range(1 if self._impatient else _PAUSES):
+            if (yield from scalar(sql["settled"], bool, seen=seen)):
+                return True
+            if not self._impatient:
+                yield from execute(sql["pause"])
+        self._impatient = True
+        return False
+
+
+def collect_contents(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
+    """Delete the contents that no version has and no other content is made from, of all users.
+
+    What is being stored at the same time is safe. A content that a transaction under way may come to need is left to
+    the next run, when that transaction lasts for more than about two seconds. With `dry_run` those are counted that
+    nothing needs now; that what they were made from would be next is not foreseen.
+    """
+    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    first = {"user_id": _NOBODY, "sha256": b"", "limit": how.batch}
+    return (yield from in_batches("contents", _Collector(how).step, first, how))

@@ -1,0 +1,38 @@
+"""Setting a database up, examining one, and planning its migrations: what `atlasctl db init` and `doctor` do.
+
+::
+
+    from atlas_sdk.provision import Address, examine, set_up
+
+    address = Address(dsn="postgresql://admin@db.example/atlas")
+    setup = set_up(address, app_user="shop")          # database, roles, schema, grants; again: nothing changes
+    for command in setup.commands:                    # what this login may not do
+        print(command.database, command.text)
+    for finding in examine(address).findings:
+        print(finding.name, finding.verdict, finding.detail, *finding.fix)
+
+On PostgreSQL 15 or newer. Everything here blocks, and works on connections of its own.
+"""
+
+from atlas_sdk.provision.address import Address
+from atlas_sdk.provision.doctor import examine
+from atlas_sdk.provision.findings import Diagnosis, Finding
+from atlas_sdk.provision.setup import set_up
+from atlas_sdk.provision.steps import Command, Setup, Step
+from atlas_sdk.provision.upgrade import Lock, PendingMigration, embedded, migrate, plan_migrations
+
+__all__ = [
+    "Address",
+    "Command",
+    "Diagnosis",
+    "Finding",
+    "Lock",
+    "PendingMigration",
+    "Setup",
+    "Step",
+    "embedded",
+    "examine",
+    "migrate",
+    "plan_migrations",
+    "set_up",
+]

@@ -1,0 +1,112 @@
+"""Which database is meant: a DSN, or the DB_* variables of the environment."""
+
+import getpass
+from collections.abc import Mapping
+from typing import ClassVar, Final
+from urllib.parse import quote
+
+import psycopg
+from attrs import field, frozen
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from atlas_sdk._translate import masked, translate
+from atlas_sdk.errors import InvalidInput
+
+__all__ = ["MAINTENANCE", "Address"]
+
+#: The database that every server has, for what concerns the whole server.
+MAINTENANCE: Final = "postgres"
+#: What each variable is to libpq, and what it is when others are set and it is not.
+_VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
+    "DB_HOST": ("host", "localhost"),
+    "DB_PORT": ("port", "5432"),
+    "DB_NAME": ("dbname", "atlasengine"),
+    "DB_USER": ("user", "atlasengine"),
+    "DB_PASSWORD": ("password", None),
+}
+_LAST_PORT = 65_535
+
+
+@frozen(kw_only=True)
+class Address:
+    """A database on a server, and where that was said; neither of its texts shows a password."""
+
+    #: The variables that `of_environment` reads.
+    VARIABLES: ClassVar[tuple[str, ...]] = tuple(_VARIABLES)
+
+    dsn: str = field(repr=False)
+    #: "--dsn", "ATLAS_DATABASE_URL", "DB_HOST, DB_NAME", …
+    source: str = "--dsn"
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> "Address | None":
+        """Return what DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD say; None when none of them is set.
+
+        What is missing beside others: localhost, 5432, and atlasengine for both the database and the user. Raises
+        InvalidInput for a port that is none.
+        """
+        given = {name: environment[name] for name in _VARIABLES if environment.get(name)}
+        if not given:
+            return None
+        port = given.get("DB_PORT", "")
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
+            raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {port!r}", field="DB_PORT")
+        parts = {key: given.get(name, default) for name, (key, default) in _VARIABLES.items()}
+        return cls(dsn=make_conninfo("", **parts), source=", ".join(given))
+
+    @property
+    def place(self) -> str:
+        """Who connects to what, without secrets: "ada@db.example:5432/atlas"."""
+        return masked(self.dsn)
+
+    @property
+    def database(self) -> str | None:
+        """The name of the database; None when only a service file knows."""
+        parts = self._parts()
+        if parts.get("dbname"):
+            return parts["dbname"]
+        defaults = _defaults()
+        if parts.get("service") or defaults.get("service"):
+            return None
+        return defaults.get("dbname") or self.user
+
+    @property
+    def user(self) -> str:
+        """The role to connect as."""
+        return self._parts().get("user") or _defaults().get("user") or getpass.getuser()
+
+    @property
+    def host(self) -> str:
+        """Where the server is: a name, an address, or the folder of its socket."""
+        parts, defaults = self._parts(), _defaults()
+        return parts.get("host") or parts.get("hostaddr") or defaults.get("host") or "/var/run/postgresql"
+
+    @property
+    def port(self) -> str:
+        """The port of the server, or of its socket."""
+        return self._parts().get("port") or _defaults().get("port") or "5432"
+
+    @property
+    def url(self) -> str:
+        """The address as a URL, without the password and without what else a DSN may hold."""
+        name = quote(self.database or "", safe="")
+        if self.host.startswith("/"):
+            return f"postgresql://{quote(self.user, safe='')}@/{name}?host={quote(self.host, safe='')}&port={self.port}"
+        return f"postgresql://{quote(self.user, safe='')}@{self.host}:{self.port}/{name}"
+
+    def of(self, database: str) -> "Address":
+        """Return another database of the same server."""
+        return Address(dsn=make_conninfo(self.dsn, dbname=database), source=self.source)
+
+    def _parts(self) -> dict[str, str]:
+        try:
+            return {key: str(value) for key, value in conninfo_to_dict(self.dsn).items()}
+        except psycopg.Error as exc:
+            raise translate(exc, self.dsn) from exc
+
+
+def _defaults() -> dict[str, str]:
+    """Return what libpq takes from its own environment variables."""
+    options = pq.Conninfo.get_defaults()
+    return {option.keyword.decode(): option.val.decode() for option in options if option.val}

@@ -1,0 +1,178 @@
+"""Whether the schema is the one of this package, complete, and open to who needs it."""
+
+from collections.abc import Iterator
+
+from psycopg import errors
+
+from atlas_sdk._sql import migrations, statements
+from atlas_sdk.model.schema import AppliedMigration
+from atlas_sdk.ops import schema
+from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
+from atlas_sdk.provision.grants import tenant_privileges
+from atlas_sdk.provision.inventory import Inventory, take
+from atlas_sdk.provision.roles import APP, OWNER, may_become
+from atlas_sdk.provision.script import Thing
+from atlas_sdk.provision.session import Login, Session
+
+__all__ = ["examine_schema"]
+
+sql = statements("doctor")
+provision = statements("provision")
+
+_USUAL_SCHEMA = "public"
+
+
+def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
+    """Yield a verdict on version, grants, objects, indexes, and isolation of tenants."""
+    place = session.row(provision["schema"]) or {}
+    name = place["name"]
+    if name is None or not place["owner"]:
+        yield _closed(session, login) or problem("schema", "there is no AtlasEngine schema", "atlasctl db init")
+        return
+    try:
+        applied = session.run(schema.status())
+    except errors.InsufficientPrivilege:
+        yield skipped("schema", "this login may not read its version")
+        yield from _grants(session, login, name)
+        return
+    version = _version(applied)
+    yield version
+    if version.verdict != "ok":
+        yield skipped("objects", "not until the schema fits")
+        return
+    yield from _grants(session, login, name)
+    inventory = take(session, name)
+    yield _objects(inventory)
+    yield _indexes(inventory)
+    yield _isolation(inventory)
+
+
+def _closed(session: Session, login: Login) -> Finding | None:
+    """Tell when a schema only looks missing, because this login may not look into it."""
+    found = session.row(sql["may_use"], role=login.name, schema=_USUAL_SCHEMA)
+    if found is None or found["may_use"]:
+        return None
+    return problem(
+        "grants",
+        f"permission denied: {login.name} may not use the schema {_USUAL_SCHEMA}",
+        *_memberships(session, login),
+        "# or, when the role has no grants either, as the owner of the database:",
+        "atlasctl db init",
+    )
+
+
+def _memberships(session: Session, login: Login) -> tuple[str, ...]:
+    if session.row(provision["role"], name=APP) is None or may_become(session, APP):
+        return ()
+    return (f"{session.value(provision['write_grant_role'], role=APP, member=login.name)};",)
+
+
+def _version(applied: list[AppliedMigration]) -> Finding:
+    known = migrations()
+    differing = [
+        f"{row.version:04}_{row.name}"
+        for row, migration in zip(applied, known, strict=False)
+        if (row.version, row.name, row.checksum) != (migration.version, migration.name, schema.checksum(migration))
+    ]
+    if differing:
+        return problem(
+            "schema",
+            f"these migrations are not the ones of this AtlasEngine: {some(differing)}; a changed or unreleased "
+            "version made the schema, so none may be added",
+            "# with the version that made it:",
+            "atlasctl db dump before.dump",
+            "# then load that into a fresh database with this one:",
+            "atlasctl db load before.dump",
+        )
+    if len(applied) > len(known):
+        detail = f"version {len(applied)} is newer than this AtlasEngine, which knows {len(known)}"
+        return problem("schema", detail, "pip install --upgrade atlasengine")
+    if len(applied) < len(known):
+        detail = f"version {len(applied)} is older than this AtlasEngine, which needs {len(known)}"
+        return problem("schema", detail, "atlasctl db migrate --plan", "atlasctl db migrate")
+    return fine("schema", f"version {len(applied)}, up to date")
+
+
+def _grants(session: Session, login: Login, name: str) -> Iterator[Finding]:
+    if session.row(provision["role"], name=APP) is None:
+        yield problem("grants", f"there is no role {APP}, so as_user cannot keep tenants apart", "atlasctl db init")
+        return
+    wrong = list(_denied(session, login, name))
+    yield from wrong
+    if not wrong:
+        yield fine("grants", f"{login.name} and {APP} may do what they need")
+
+
+def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
+    wanted = sorted(tenant_privileges())
+    owns = may_become(session, OWNER) or login.is_superuser
+    renew = ("atlasctl db init",) if owns else ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
+    told = False
+    for role in dict.fromkeys((login.name, APP)):
+        joins = () if role == APP else _memberships(session, login)
+        usable = session.row(sql["may_use"], role=role, schema=name)
+        if usable is None or not usable["may_use"]:
+            yield problem("grants", f"permission denied: {role} may not use the schema {name}", *(joins or renew))
+            told = True
+            continue
+        names, privileges = zip(*wanted, strict=True)
+        missing: dict[str, list[str]] = {}
+        for row in session.rows(
+            sql["missing_privileges"], role=role, schema=name, names=list(names), privileges=list(privileges)
+        ):
+            missing.setdefault(row["privilege"], []).append(row["name"])
+        if missing:
+            lacks = "; ".join(f"{privilege} on {some(tables)}" for privilege, tables in missing.items())
+            yield problem("grants", f"permission denied: {role} lacks {lacks}", *(joins or renew))
+            told = True
+    if not told and not may_become(session, APP):
+        grant = session.value(provision["write_grant_role"], role=APP, member=login.name)
+        yield problem("grants", f"{login.name} may not act as {APP}, so as_user fails", f"{grant};")
+
+
+def _objects(inventory: Inventory) -> Finding:
+    missing = [thing for thing in inventory.missing if thing.kind in {"table", "view", "function", "type", "trigger"}]
+    disabled = [thing for thing in inventory.unfit if thing.kind == "trigger"]
+    if not missing and not disabled:
+        wanted = inventory.wanted
+        counted = ", ".join(f"{wanted[kind]} {kind}s" for kind in ("table", "view", "function", "trigger"))
+        return fine("objects", f"{counted}: all there")
+    named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
+    named += [f"trigger {thing} (disabled)" for thing in sorted(disabled, key=str)]
+    fixes = [f'ALTER TABLE "{thing.on_table}" ENABLE TRIGGER "{thing.name}";' for thing in sorted(disabled, key=str)]
+    fixes += [fix for thing in sorted(missing, key=str) for fix in _making(thing)]
+    return problem("objects", f"missing or out of order: {some(named)}", *fixes)
+
+
+def _making(thing: Thing) -> tuple[str, ...]:
+    if thing.kind == "trigger":
+        return (f"{thing.text};",)
+    if thing.kind == "table":
+        return (f"# the rows of {thing.name} are gone with it: load a backup",)
+    return (f"# the command that makes {thing.name} is in sql/{thing.origin}",)
+
+
+def _indexes(inventory: Inventory) -> Finding:
+    wrong = inventory.of("index")
+    if not wrong:
+        return fine("indexes", f"{inventory.wanted['index']}: all there and valid")
+    fixes = []
+    for thing in wrong:
+        if thing in inventory.missing:
+            # Others go on writing meanwhile.
+            fixes.append(f"{thing.text.replace('INDEX ', 'INDEX CONCURRENTLY ', 1)};")
+        else:
+            fixes.append(f'REINDEX INDEX CONCURRENTLY "{thing.name}";')
+    named = [f"{thing} ({'missing' if thing in inventory.missing else 'invalid'})" for thing in wrong]
+    return problem("indexes", some(named), *fixes)
+
+
+def _isolation(inventory: Inventory) -> Finding:
+    off = sorted(thing.name for thing in inventory.unfit if thing.kind == "row security")
+    policies = sorted((thing for thing in inventory.missing if thing.kind == "policy"), key=str)
+    if not off and not policies:
+        return fine("isolation", "every table shows a tenant its own rows only")
+    parts = [f"row-level security is off on {some(off)}"] if off else []
+    parts += [f"policies are missing: {some(list(map(str, policies)))}"] if policies else []
+    fixes = [f'ALTER TABLE "{name}" ENABLE ROW LEVEL SECURITY;' for name in off]
+    return problem("isolation", "; ".join(parts), *fixes, *(f"{thing.text};" for thing in policies))

@@ -1,0 +1,62 @@
+"""What an examination found."""
+
+from typing import Final
+
+from attrs import frozen
+
+__all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some"]
+
+#: Names in one sentence; the rest is counted.
+_NAMED: Final = 5
+
+
+@frozen(kw_only=True)
+class Finding:
+    """The verdict on one thing."""
+
+    #: What was looked at: "connection", "schema", "grants", …
+    name: str
+    #: "ok", "problem", or "skipped" because of an earlier problem.
+    verdict: str
+    detail: str
+    #: How to mend it: commands of a shell, or of psql where they end with a semicolon; remarks begin with #.
+    fix: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Diagnosis:
+    """Everything that was looked at."""
+
+    #: Who connected to what, without a password.
+    place: str
+    #: Where that was said.
+    source: str
+    #: Whether there was a connection.
+    reachable: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing to mend."""
+        return all(finding.verdict == "ok" for finding in self.findings)
+
+
+def fine(name: str, detail: str) -> Finding:
+    """Return a good verdict."""
+    return Finding(name=name, verdict="ok", detail=detail)
+
+
+def problem(name: str, detail: str, *fix: str) -> Finding:
+    """Return a bad verdict, and what to do about it."""
+    return Finding(name=name, verdict="problem", detail=detail, fix=fix)
+
+
+def skipped(name: str, because: str) -> Finding:
+    """Return no verdict."""
+    return Finding(name=name, verdict="skipped", detail=because)
+
+
+def some(names: list[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,141 @@
+"""Set a database up, from nothing or from wherever an earlier attempt ended."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+import psycopg
+from attrs import evolve
+
+from atlas_sdk._sql import migrations, statements
+from atlas_sdk._translate import translate
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput
+from atlas_sdk.provision.address import MAINTENANCE, Address
+from atlas_sdk.provision.filling import fill
+from atlas_sdk.provision.roles import OWNER, make_login, make_roles, may_become
+from atlas_sdk.provision.session import Login, Session, translated
+from atlas_sdk.provision.steps import Job, Setup, Step
+
+__all__ = ["OLDEST_SERVER", "set_up"]
+
+sql = statements("provision")
+
+#: The first that has views with their reader's rights.
+OLDEST_SERVER: Final = 150_000
+_MAJOR: Final = 10_000
+#: PostgreSQL cuts longer names.
+_NAME_BYTES: Final = 63
+
+
+def set_up(
+    address: Address,
+    *,
+    app_user: str | None = None,
+    app_password: str | None = None,
+    dry_run: bool = False,
+    tell: Callable[[Step], None] | None = None,
+) -> Setup:
+    """Make what is missing of the database, the roles, the schema and the grants, and check that all of it is there.
+
+    Doing it again changes nothing, and any number of processes may do it at once. With `dry_run` nothing is changed at
+    all, and the steps say what would be. `app_user` is a login for the application, which gets `app_password`, or a
+    generated one that only the answer has. Each step is given to `tell` as it is over. What this login may not do is
+    left out, and the answer has the commands for somebody who may. Raises DatabaseUnreachable, AuthenticationFailed,
+    InvalidInput.
+    """
+    if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
+        raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {app_user!r}", field="app_user")
+    job = Job(dry_run=dry_run, tell=tell)
+    facts = Setup(place=address.place, source=address.source, steps=(), dry_run=dry_run)
+    with translated(address), ExitStack() as stack:
+        server, is_target = _connect(stack, address)
+        login = server.login()
+        facts = evolve(facts, server_version=login.version)
+        if not _fits(job, login, is_target=is_target):
+            return evolve(facts, steps=tuple(job.steps))
+        try:
+            make_roles(job, server, login)
+            if app_user is not None:
+                facts = evolve(facts, app_password=make_login(job, server, login, app_user, app_password))
+            target = _database(job, stack, server, login, address, is_target=is_target)
+            if target is not None:
+                version, applied = fill(job, stack, target, login)
+                facts = evolve(facts, schema_version=version, applied=applied)
+        except psycopg.Error as exc:
+            # Not raised: a password that was just generated would be lost.
+            job.note("stopped", "failed", str(translate(exc, address.dsn)))
+    return evolve(facts, steps=tuple(job.steps))
+
+
+def _connect(stack: ExitStack, address: Address) -> tuple[Session, bool]:
+    """Connect to the database, or where it is missing to the server's own; tell which."""
+    try:
+        return stack.enter_context(Session.open(address)), True
+    except psycopg.OperationalError as refusal:
+        # What is wrong is only said in words, in the server's language. If its own database lets us in, it knows.
+        try:
+            server = stack.enter_context(Session.open(address.of(MAINTENANCE)))
+        except psycopg.OperationalError:
+            raise _unreachable(address, refusal) from refusal
+        found = None if address.database is None else server.row(sql["database"], name=address.database)
+        if address.database is None or (found is not None and found["may_connect"]):
+            raise _unreachable(address, refusal) from refusal
+        return server, False
+
+
+def _unreachable(address: Address, refusal: psycopg.OperationalError) -> AtlasError:
+    problem = translate(refusal, address.dsn)
+    if isinstance(problem, DatabaseUnreachable):
+        sentence = str(problem)
+        return type(problem)(f"{sentence}{'' if sentence.endswith('?') else ';'} atlasctl db doctor tells what to do")
+    return problem
+
+
+def _fits(job: Job, login: Login, *, is_target: bool) -> bool:
+    """Tell whether this server will do."""
+    problem = None
+    if login.version_number < OLDEST_SERVER:
+        problem = f"it must be {OLDEST_SERVER // _MAJOR} or newer: upgrade the server, or use another one"
+    elif login.is_standby:
+        problem = "it is a standby, which takes no writes: give the address of the primary"
+    elif is_target and login.encoding != "UTF8":
+        problem = f"the database is encoded in {login.encoding}, not UTF8: give the name of another one"
+    rank = " (superuser)" if login.is_superuser else ""
+    detail = f"PostgreSQL {login.version} as {login.name}{rank}"
+    job.note("connect", "done" if problem is None else "failed", detail if problem is None else f"{detail}: {problem}")
+    return problem is None
+
+
+def _database(
+    job: Job, stack: ExitStack, server: Session, login: Login, address: Address, *, is_target: bool
+) -> Session | None:
+    """Make the database if it is missing and connect to it; None when there is none, or not yet."""
+    name = login.database if is_target else address.database
+    assert name is not None  # noqa: S101  # else `_connect` had raised
+    if is_target:
+        job.note(f"database {name}", "there", "there is one")
+        return server
+    owned = may_become(server, OWNER) or (job.dry_run and (login.is_superuser or login.may_create_roles))
+    command = server.value(sql["write_create_database"], name=name, owner=OWNER if owned else None)
+    found = server.row(sql["database"], name=name)
+    if found is not None and not found["may_connect"]:
+        command = server.value(sql["write_grant_connect"], database=name, role=login.name)
+    made = job.do(
+        f"database {name}",
+        server,
+        command,
+        may=found is None and (login.is_superuser or login.may_create_databases),
+        done=f"created, owned by {OWNER}" if owned else "created",
+        there="there is one",
+        is_done=lambda: bool((server.row(sql["database"], name=name) or {}).get("may_connect")),
+        database=MAINTENANCE,
+        # For an administrator the owner is there by then.
+        for_admin=() if found else (server.value(sql["write_create_database"], name=name, owner=OWNER) + ";",),
+    )
+    if not made:
+        job.note("schema", "skipped", "there is no database to make it in")
+        return None
+    if job.dry_run:
+        job.note("schema", "planned", f"would apply {len(migrations())} migrations")
+        return None
+    return stack.enter_context(Session.open(address))

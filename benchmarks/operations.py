@@ -1,0 +1,119 @@
+"""Single operations beside the least that one can cost, `SELECT 1`, and beside the same through an ORM."""
+
+import gc
+import random
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import psycopg
+
+from atlas_sdk import Atlas, SigningKeys
+from benchmarks.bench import Bench
+from benchmarks.orm import Known, orm
+from benchmarks.peers import MissingPeer
+from benchmarks.table import Row, at_most, ms
+from benchmarks.timing import Times, elapsed
+
+__all__ = ["operations"]
+
+#: So that no name of a table's row is the first one of its index.
+_NEIGHBOURS = 50
+_WARM_UP = 20
+
+Calls = Mapping[str, Callable[[], object]]
+
+
+def operations(bench: Bench) -> list[Row]:
+    """Read single rows in turn: ours, as one user, through SQLAlchemy, and `SELECT 1` on a connection like ours."""
+    keys = SigningKeys.generate()
+    missing = ""
+    with ExitStack() as stack:
+        atlas = stack.enter_context(Atlas.open(home=bench.home, signing_keys=keys))
+        known = _known(bench, atlas, keys)
+        ours = _ours(atlas, known)
+        tenant = _ours(atlas.as_user(known.user), known)
+        try:
+            theirs = stack.enter_context(orm(known))
+        except MissingPeer as problem:
+            theirs, missing = {}, str(problem)
+        # As the embedded server's connections are: see atlas_sdk/_drive/target.py.
+        plain = stack.enter_context(psycopg.connect(atlas.url, autocommit=True, prepare_threshold=1))
+        contenders = {"SELECT 1": lambda: plain.execute("SELECT 1").fetchone()}
+        for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):
+            # The token says whose it is: signing in comes before acting for somebody.
+            chosen = {name: call for name, call in calls.items() if label != "as_user" or name != "sessions.verify"}
+            contenders |= {f"{label} {name}": call for name, call in chosen.items()}
+        times = _take_turns(contenders, rounds=100 if bench.quick else 500)
+    least = times["SELECT 1"]
+    rows = [Row(what="SELECT 1, p50", ours=ms(least.p50), note=least.spread())]
+    reads = [name for name in ours if name != "builds.create"]
+    rows += [_row(f"{name} : SELECT 1, p50", times[f"ours {name}"], least, 2) for name in reads]
+    for name in reads:
+        if f"as_user {name}" in times:
+            plain_p50, tenant_p50 = times[f"ours {name}"].p50, times[f"as_user {name}"].p50
+            rows.append(
+                Row(
+                    what=f"what as_user adds to {name} : SELECT 1, p50",
+                    ours=ms(tenant_p50 - plain_p50),
+                    peer=ms(least.p50),
+                    target=at_most(1),
+                    note=f"{tenant_p50 * 1000:.3g} ms in place of {plain_p50 * 1000:.3g}",
+                )
+            )
+    for name in ours:
+        if missing:
+            rows.append(Row(what=f"{name} : SQLAlchemy ORM, p50", missing=missing))
+        else:
+            rows.append(_row(f"{name} : SQLAlchemy ORM, p50", times[f"ours {name}"], times[f"orm {name}"], None))
+    return rows
+
+
+def _row(what: str, ours: Times, theirs: Times, bound: float | None) -> Row:
+    target = None if bound is None else at_most(bound)
+    return Row(what=what, ours=ms(ours.p50), peer=ms(theirs.p50), target=target, note=ours.spread())
+
+
+def _known(bench: Bench, atlas: Atlas, keys: SigningKeys) -> Known:
+    """Make a user, a project, a build, a preview and a session, and as many around each."""
+    for number in range(_NEIGHBOURS):
+        neighbour, project = bench.tenant(f"neighbour-{number}")
+        atlas.builds.create(project)
+        atlas.sessions.issue(neighbour)
+    user, project = bench.tenant("operations")
+    for _ in range(_NEIGHBOURS):
+        build = atlas.builds.create(project)
+    preview = atlas.previews.create(project, host="operations.bench.example")
+    atlas.previews.set_status(preview, "running")
+    token = atlas.sessions.issue(user).token
+    return Known(url=atlas.url, keys=keys, token=token, user=user, project=project, build=build)
+
+
+def _ours(atlas: Atlas, known: Known) -> Calls:
+    user, project = known.user, known.project
+    return {
+        "users.get": lambda: atlas.users.get(user.id),
+        "users.by_email": lambda: atlas.users.by_email(user.email),
+        "projects.get": lambda: atlas.projects.get(user, project.id),
+        "projects.by_session": lambda: atlas.projects.by_session(project.session_id),
+        "builds.get": lambda: atlas.builds.get(user, known.build.id),
+        "previews.active": lambda: atlas.previews.active(project),
+        "sessions.verify": lambda: atlas.sessions.verify(known.token),
+        "builds.create": lambda: atlas.builds.create(project),
+    }
+
+
+def _take_turns(contenders: Calls, *, rounds: int) -> dict[str, Times]:
+    """Let everybody take a turn in each round, in an order of its own; the first rounds do not count."""
+    times = {name: Times() for name in contenders}
+    order = random.Random(0)
+    gc.collect()
+    gc.freeze()
+    try:
+        for turn in range(-_WARM_UP, rounds):
+            for name in order.sample(list(contenders), len(contenders)):
+                took_s = elapsed(contenders[name])
+                if turn >= 0:
+                    times[name].seconds.append(took_s)
+    finally:
+        gc.unfreeze()
+    return times

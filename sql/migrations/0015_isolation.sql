@@ -1,0 +1,121 @@
+-- Isolation: what a tenant may do, in the database itself.
+--
+--   atlas_owner   owns the tables where `atlasctl db init` made them: it migrates and maintains
+--   atlas_app     what `atlas.as_user(user)` acts as: row-level security applies, no DDL
+--
+-- Every table has a policy that shows a transaction the rows of the user in atlas.user_id and none without. The role
+-- adds what a policy cannot say: which columns and statements there are for a tenant at all. So a tenant cannot raise
+-- its limits, settle its books by hand, verify its own e-mail, change the audit, or claim another's address.
+--
+-- Roles belong to the whole server, and whoever owns a database may not be allowed to make them: then everything works
+-- but as_user, until an administrator has made them (`atlasctl db init` says how).
+
+-- Whether whoever is connected may act for a user: a tenant for itself, the owner of the tables for everybody. For
+-- functions with the owner's rights, where current_user is the owner. Neither `role` nor session_user is changed by them.
+CREATE FUNCTION check_tenant(p_user uuid) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF p_user = nullif(current_setting('atlas.user_id', true), '')::uuid
+        OR pg_has_role(coalesce(nullif(current_setting('role'), 'none')::name, session_user), current_user, 'USAGE') THEN
+        RETURN;
+    END IF;
+    RAISE EXCEPTION 'permission denied for this user''s quota' USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+
+-- An address belongs to whoever signed up with it: no tenant takes or frees one.
+DROP POLICY tenant ON claims;
+CREATE POLICY tenant_reads ON claims FOR SELECT
+    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
+CREATE POLICY tenant_claims ON claims FOR INSERT
+    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email');
+CREATE POLICY tenant_releases ON claims FOR DELETE
+    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email');
+
+-- The door to the quotas has the owner's rights, because a tenant must not write counters. pg_temp comes last, or a
+-- temporary table with the right name would be taken for ours.
+DO $$
+DECLARE
+    door regprocedure;
+BEGIN
+    FOREACH door IN ARRAY ARRAY[
+        'quota_reserve(uuid, uuid, bigint, bigint, numeric, integer, integer, integer, interval, text, jsonb)',
+        'quota_lease(uuid, uuid, bigint, bigint, numeric, numeric, integer, integer, interval, text, jsonb)',
+        'quota_hit(uuid, integer)',
+        'quota_settle(uuid, uuid, bigint, numeric, integer, jsonb)',
+        'quota_release(uuid, uuid)',
+        'quota_extend(uuid, uuid, bigint, numeric, interval)',
+        'quota_progress(uuid, uuid, bigint, numeric)',
+        'quota_add(uuid, uuid, bigint, numeric, jsonb)'
+    ]::regprocedure[] LOOP
+        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = %I, pg_temp', door, current_schema());
+    END LOOP;
+END
+$$;
+
+-- Give the roles exactly what they need, no more than that also where they had more; what is new in a later migration
+-- is added here. False: the roles are not there. Run by the owner, after every migration and by `atlasctl db init`.
+CREATE FUNCTION grant_atlas_roles() RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    home constant text := (
+        SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = 'users'::regclass
+    );
+    allowed constant text[] := ARRAY[
+        'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants, sessions,'
+            ' events, projects, builds, build_logs, build_tallies, previews, preview_ports, usage_ledger, memory_blobs, memory_files,'
+            ' checkpoints, memory_snapshots, restores, user_usage_summary, project_health',
+        -- Without the hash of the password, which only signing in needs.
+        'SELECT (id, email, name, plan, email_verified, created_at, updated_at), UPDATE (name) ON users',
+        'INSERT, DELETE ON claims',
+        'INSERT, UPDATE (is_active, last_seen_at), DELETE ON sessions',
+        'INSERT ON events',
+        -- What was told of its memory, which limits nothing.
+        'UPDATE (memory_level) ON user_quotas',
+        -- Not the columns of the quota's own entries.
+        'INSERT (user_id, id, project_id, kind, amount, cost, meta, created_at) ON usage_ledger',
+        'INSERT, UPDATE, DELETE ON projects, builds, build_logs, previews, preview_ports',
+        'INSERT, UPDATE ON memory_blobs, memory_files, restores',
+        'INSERT ON memory_snapshots, checkpoints'
+    ];
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'atlas_app') THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM atlas_app', home);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO atlas_app', home);
+    FOR number IN 1 .. array_length(allowed, 1) LOOP
+        EXECUTE 'GRANT ' || allowed[number] || ' TO atlas_app';
+    END LOOP;
+    RETURN true;
+END
+$$;
+
+-- Whoever migrates also acts for tenants, so it must be able to become atlas_app. What this login may not do is left to
+-- an administrator. Two databases of a server may be made at once: then the other one has made the role.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['atlas_owner', 'atlas_app'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+            EXCEPTION
+                WHEN insufficient_privilege THEN
+                    RAISE NOTICE 'the role % is left to an administrator: see atlasctl db init', name;
+                WHEN duplicate_object OR unique_violation THEN
+                    NULL;
+            END;
+        END IF;
+    END LOOP;
+    IF grant_atlas_roles() AND NOT pg_has_role('atlas_app', 'MEMBER') THEN
+        BEGIN
+            EXECUTE format('GRANT atlas_app TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE NOTICE 'GRANT atlas_app TO % is left to an administrator: see atlasctl db init', current_user;
+        END;
+    END IF;
+END
+$$;

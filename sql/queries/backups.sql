@@ -1,0 +1,84 @@
+-- name: unhindered
+-- All rows or an error: a login under row-level security must not see a part. And no limit of time for this work; the
+-- last one is of PostgreSQL 17.
+SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, true) FROM pg_settings
+WHERE name IN ('row_security', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
+               'transaction_timeout');
+
+-- name: place
+-- Where the schema is, who owns its tables, and who asks; the first two are NULL where there is none.
+SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = to_regclass('schema_version')) AS schema,
+       (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
+       current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
+       current_setting('search_path') AS search_path, current_setting('server_version') AS server_version,
+       current_setting('server_version_num')::integer / 10000 AS major;
+
+-- name: snapshot
+-- What this transaction sees, for pg_dump to see the same.
+SELECT pg_export_snapshot();
+
+-- name: write_counts
+-- Counts the rows of every table of a schema, and tells whether they belong to users.
+SELECT string_agg(format('SELECT %%L AS name, count(*) AS amount, %%L::boolean AS of_users FROM %%I.%%I', c.relname,
+                         c.relname = 'users' OR EXISTS (SELECT FROM pg_attribute a
+                                                        WHERE a.attrelid = c.oid AND a.attname = 'user_id'),
+                         n.nspname, c.relname),
+                  ' UNION ALL ' ORDER BY c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e');
+
+-- name: things
+-- What there is in a schema that can be dropped by itself, tables first: of what kind, its name, and how to drop it.
+-- Not what an extension brought, nor what goes with something else: an index, a table's row type, a partition.
+SELECT t.kind, t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
+FROM (
+    SELECT 1 AS turn, c.oid, c.relname AS name, format('%%I.%%I', n.nspname, c.relname) AS identity,
+           CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
+                          WHEN 'f' THEN 'foreign table' ELSE 'table' END AS kind
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT c.relispartition
+    UNION ALL
+    SELECT 2, p.oid, p.proname, p.oid::regprocedure::text, 'routine'
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %(schema)s
+    UNION ALL
+    SELECT 3, y.oid, y.typname, format('%%I.%%I', n.nspname, y.typname),
+           CASE y.typtype WHEN 'd' THEN 'domain' ELSE 'type' END
+    FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
+    LEFT JOIN pg_class c ON c.oid = y.typrelid
+    WHERE n.nspname = %(schema)s AND (y.typtype IN ('d', 'e', 'r') OR c.relkind = 'c')
+) t
+WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype IN ('e', 'i', 'a'))
+ORDER BY t.turn, t.name;
+
+-- name: outside
+-- How much there is in all other schemas: dropping a table takes what was built on it along.
+SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname <> %(schema)s
+          AND n.nspname NOT LIKE 'pg\_%%')
+     + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname <> %(schema)s)
+     + (SELECT count(*) FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
+        WHERE n.nspname <> %(schema)s);
+
+-- name: write_act_as
+-- So that what is made belongs to whom it belonged.
+SELECT format('SET LOCAL ROLE %%I', %(owner)s::text);
+
+-- name: write_make_schema
+SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
+
+-- name: write_close
+-- Keep everybody else out of the tables until the transaction ends.
+SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
+FROM unnest(%(tables)s::text[]) AS t;
+
+-- name: write_analyze
+SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
+FROM unnest(%(tables)s::text[]) AS t;
+
+-- name: may_grant
+-- Whether this schema's version knows the roles that tenants act as.
+SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
+
+-- name: grant
+SELECT grant_atlas_roles();

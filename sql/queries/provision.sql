@@ -1,0 +1,160 @@
+-- Setting up: what there is, and the commands that make what is missing. Names of databases and roles cannot be
+-- parameters of a command, so the server writes each command and quotes the names in it.
+
+-- name: login
+-- Who is connected to what, and what that role may do.
+SELECT r.rolname AS name, r.rolsuper AS is_superuser, r.rolcreaterole AS may_create_roles,
+       r.rolcreatedb AS may_create_databases, current_setting('server_version_num')::integer AS version_number,
+       current_setting('server_version') AS version, pg_is_in_recovery() AS is_standby, d.datname AS database,
+       pg_encoding_to_char(d.encoding) AS encoding
+FROM pg_roles AS r, pg_database AS d
+WHERE r.rolname = current_user AND d.datname = current_database();
+
+-- name: database
+-- Whether a database is there (one row), and whether this login may enter.
+SELECT has_database_privilege(oid, 'CONNECT') AS may_connect FROM pg_database WHERE datname = %(name)s::text;
+
+-- name: write_create_database
+-- UTF8 in any case: what a new database is copied from may have another encoding, and then not all locales fit.
+SELECT format('CREATE DATABASE %%I', %(name)s::text) || coalesce(' OWNER ' || quote_ident(%(owner)s::text), '')
+    || CASE WHEN pg_encoding_to_char(encoding) = 'UTF8' THEN '' ELSE ' ENCODING ''UTF8'' LOCALE ''C'' TEMPLATE template0' END
+FROM pg_database WHERE datname = 'template1';
+
+-- name: role
+-- A role (one row or none). From PostgreSQL 16 on a member may be denied to become what it is a member of.
+SELECT rolsuper OR rolbypassrls AS is_above_policies, rolcanlogin AS may_login,
+       pg_has_role(oid, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
+           AS may_become,
+       pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+           OR (current_setting('server_version_num')::integer < 160000
+               AND (SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user)) AS may_grant
+FROM pg_roles WHERE rolname = %(name)s::text;
+
+-- name: is_member
+SELECT pg_has_role(m.oid, r.oid, 'MEMBER') AS is_member FROM pg_roles AS m, pg_roles AS r
+WHERE m.rolname = %(member)s::text AND r.rolname = %(role)s::text;
+
+-- name: write_create_role
+SELECT format('CREATE ROLE %%I NOLOGIN', %(name)s::text);
+
+-- name: quote_name
+SELECT quote_ident(%(name)s::text);
+
+-- name: write_grant_role
+SELECT format('GRANT %%I TO %%I', %(role)s::text, %(member)s::text);
+
+-- name: write_create_login
+-- The password is a verifier, or NULL for an administrator to set one.
+SELECT format('CREATE ROLE %%I LOGIN PASSWORD %%L IN ROLE %%I', %(name)s::text, %(password)s::text, %(role)s::text);
+
+-- name: write_grant_connect
+SELECT format('GRANT CONNECT ON DATABASE %%I TO %%I', %(database)s::text, %(role)s::text);
+
+-- name: write_grant_usage
+SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', %(schema)s::text, %(role)s::text);
+
+-- name: write_grant_schema
+SELECT format('GRANT USAGE, CREATE ON SCHEMA %%I TO %%I', %(schema)s::text, %(role)s::text);
+
+-- name: may_connect
+SELECT has_database_privilege(%(role)s::name, current_database(), 'CONNECT');
+
+-- name: may_look_into
+SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'USAGE');
+
+-- name: may_create_in
+SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'CREATE')
+    AND has_schema_privilege(%(role)s::name, %(schema)s::text, 'USAGE');
+
+-- name: may_open
+-- Whether this login may let others create in a schema.
+SELECT has_schema_privilege(%(schema)s::text, 'CREATE WITH GRANT OPTION');
+
+-- name: schema
+-- Where the tables are, or would be (NULL: nowhere), who owns them, and whether grants can be given.
+SELECT coalesce(n.nspname, current_schema()) AS name, pg_get_userbyid(c.relowner) AS owner,
+       to_regprocedure('grant_atlas_roles()') IS NOT NULL AS has_grants
+FROM (SELECT to_regclass('schema_version') AS oid) AS found
+LEFT JOIN pg_class AS c ON c.oid = found.oid
+LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+
+-- name: become
+-- Be another role for the rest of the transaction.
+SELECT set_config('role', %(role)s, true);
+
+-- name: limit_waiting
+-- For the locks of one transaction.
+SELECT set_config('lock_timeout', %(wait)s, true);
+
+-- name: wait_for_turn
+-- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.
+SELECT pg_advisory_xact_lock(4152413918);
+
+-- name: write_hand_over
+-- A command for each of our objects that somebody else owns. Partitions have the owner of their own.
+WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text)
+SELECT format('ALTER %%1$s %%2$I.%%3$I OWNER TO %%4$I',
+              CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,
+              home.nspname, c.relname, %(owner)s::text) AS command
+FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm') AND pg_get_userbyid(c.relowner) <> %(owner)s::text
+  AND (c.relname = ANY (%(relations)s::text[])
+       OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) AS a (oid) JOIN pg_class AS top ON top.oid = a.oid
+                  WHERE top.relname = ANY (%(relations)s::text[])))
+UNION ALL
+SELECT 'ALTER ROUTINE ' || p.oid::regprocedure::text || ' OWNER TO ' || quote_ident(%(owner)s::text)
+FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
+WHERE p.proname = ANY (%(functions)s::text[]) AND pg_get_userbyid(p.proowner) <> %(owner)s::text
+UNION ALL
+SELECT format('ALTER %%1$s %%2$I.%%3$I OWNER TO %%4$I', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+              home.nspname, t.typname, %(owner)s::text)
+FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
+WHERE t.typname = ANY (%(types)s::text[]) AND pg_get_userbyid(t.typowner) <> %(owner)s::text
+ORDER BY command;
+
+-- name: grants
+-- Everything that is granted in a schema, to see whether granting changed anything.
+SELECT 'relation ' || c.oid || ' ' || item::text AS granted
+FROM pg_class AS c, unnest(c.relacl) AS item WHERE c.relnamespace = %(schema)s::text::regnamespace
+UNION ALL
+SELECT 'column ' || a.attrelid || '.' || a.attnum || ' ' || item::text
+FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid, unnest(a.attacl) AS item
+WHERE c.relnamespace = %(schema)s::text::regnamespace
+UNION ALL
+SELECT 'function ' || p.oid || ' ' || item::text
+FROM pg_proc AS p, unnest(p.proacl) AS item WHERE p.pronamespace = %(schema)s::text::regnamespace
+UNION ALL
+SELECT 'schema ' || item::text FROM pg_namespace AS n, unnest(n.nspacl) AS item WHERE n.nspname = %(schema)s::text
+ORDER BY granted;
+
+-- name: grant
+-- False: there is no role to give anything to.
+SELECT grant_atlas_roles();
+
+-- name: objects
+-- What is in a schema. `is_fit`: a table has row-level security on, an index is valid, a trigger is not disabled.
+WITH home AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s::text)
+SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c.relname AS name, NULL AS on_table,
+       c.relrowsecurity OR c.relkind IN ('v', 'm') AS is_fit
+FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+UNION ALL
+-- Those of constraints come and go with their tables.
+SELECT 'index', c.relname, t.relname, i.indisvalid AND i.indisready
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
+JOIN home ON home.oid = c.relnamespace
+WHERE NOT t.relispartition AND t.relkind IN ('r', 'p')
+  AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
+UNION ALL
+SELECT 'trigger', g.tgname, t.relname, g.tgenabled <> 'D'
+FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid JOIN home ON home.oid = t.relnamespace
+WHERE NOT g.tgisinternal AND NOT t.relispartition
+UNION ALL
+SELECT 'policy', p.polname, t.relname, true
+FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN home ON home.oid = t.relnamespace
+UNION ALL
+SELECT DISTINCT 'function', p.proname, NULL::name, true FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
+UNION ALL
+SELECT 'type', t.typname, NULL, true FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
+WHERE t.typtype = 'd' OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+   OR t.typtype = 'e';

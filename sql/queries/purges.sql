@@ -1,0 +1,105 @@
+-- name: due_periods
+-- Users whose period has ended, the longest ago first.
+WITH page AS (
+    SELECT period_end, user_id FROM user_quotas
+    WHERE period_end <= %(now)s AND (period_end, user_id) > (%(at)s::timestamptz, %(user_id)s::uuid)
+    ORDER BY period_end, user_id LIMIT %(limit)s
+)
+SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(user_id), '{}') AS users,
+       (SELECT period_end FROM page ORDER BY period_end DESC, user_id DESC LIMIT 1) AS at,
+       (SELECT user_id FROM page ORDER BY period_end DESC, user_id DESC LIMIT 1) AS user_id
+FROM page;
+
+-- name: close_periods
+SELECT maintenance_close_periods(%(users)s);
+
+-- name: holds
+-- A page of all holds, and whose of them have expired. By the key: an index on the expiry would cost every reservation.
+WITH page AS (
+    SELECT user_id, id, expires_at FROM quota_reservations
+    WHERE (user_id, id) > (%(user_id)s::uuid, %(id)s::uuid)
+    ORDER BY user_id, id LIMIT %(limit)s
+)
+SELECT (SELECT count(*) FROM page) AS examined,
+       count(*) FILTER (WHERE expires_at <= %(now)s) AS expired,
+       coalesce(array_agg(DISTINCT user_id) FILTER (WHERE expires_at <= %(now)s), '{}') AS users,
+       (SELECT user_id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS user_id,
+       (SELECT id FROM page ORDER BY user_id DESC, id DESC LIMIT 1) AS id
+FROM page;
+
+-- name: reclaim
+SELECT ended, busy FROM maintenance_reclaim(%(users)s, %(limit)s, %(wait)s);
+
+-- name: sessions
+-- By their places: they are locked, so they stay there; and no planner reads a whole table for it.
+WITH gone AS (
+    DELETE FROM sessions WHERE expires_at <= %(before)s AND ctid = ANY(ARRAY(
+        SELECT ctid FROM sessions WHERE expires_at <= %(before)s AND expires_at >= %(at)s
+        ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING expires_at
+)
+SELECT count(*) AS removed, max(expires_at) AS at FROM gone;
+
+-- name: sessions_left
+SELECT count(*) FROM sessions WHERE expires_at <= %(before)s;
+
+-- name: previews
+-- What has stopped never comes back.
+WITH gone AS (
+    DELETE FROM previews WHERE status = 'stopped' AND ctid = ANY(ARRAY(
+        SELECT ctid FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s AND stopped_at >= %(at)s
+        ORDER BY stopped_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING stopped_at
+)
+SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
+
+-- name: previews_left
+SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s;
+
+-- name: events
+WITH gone AS (
+    DELETE FROM events WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM events WHERE created_at < %(before)s AND created_at >= %(at)s
+        ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING created_at
+)
+SELECT count(*) AS removed, max(created_at) AS at FROM gone;
+
+-- name: events_left
+SELECT count(*) FROM events WHERE created_at < %(before)s;
+
+-- name: claims
+-- A page of all names, and those of them of which nothing is left.
+WITH page AS (
+    SELECT value, kind, user_id FROM claims WHERE (value, kind) > (%(value)s, %(kind)s)
+    ORDER BY value, kind LIMIT %(limit)s
+), lost AS (
+    SELECT value, kind FROM page WHERE claim_is_lost(kind, value, user_id)
+)
+SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(value), '{}') AS values,
+       coalesce(array_agg(kind), '{}') AS kinds,
+       (SELECT value FROM page ORDER BY value DESC, kind DESC LIMIT 1) AS value,
+       (SELECT kind FROM page ORDER BY value DESC, kind DESC LIMIT 1) AS kind
+FROM lost;
+
+-- name: free_claims
+SELECT maintenance_free_claims(%(kinds)s, %(values)s);
+
+-- name: ports
+WITH page AS (
+    SELECT machine, port, user_id, preview_id FROM preview_ports WHERE (machine, port) > (%(machine)s, %(port)s)
+    ORDER BY machine, port LIMIT %(limit)s
+), lost AS (
+    SELECT machine, port FROM page WHERE port_is_lost(user_id, preview_id)
+)
+SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(machine), '{}') AS machines,
+       coalesce(array_agg(port), '{}') AS ports,
+       (SELECT machine FROM page ORDER BY machine DESC, port DESC LIMIT 1) AS machine,
+       (SELECT port FROM page ORDER BY machine DESC, port DESC LIMIT 1) AS port
+FROM lost;
+
+-- name: free_ports
+SELECT maintenance_free_ports(%(machines)s, %(ports)s);

@@ -1,0 +1,30 @@
+"""Servers of a test's own, and `atlasctl db init` on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from servers import PROGRAMS, PrivateServer, private_server
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
+    with private_server(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def server(own_server: PrivateServer) -> Iterator[PrivateServer]:
+    """A server on which there is nothing yet."""
+    yield own_server
+    own_server.empty()
+
+
+@pytest.fixture
+def init(cli: Callable[..., Any], server: PrivateServer) -> Callable[..., Any]:
+    def run(*arguments: str, database: str = "atlas", user: str = "postgres", password: str | None = None) -> Any:
+        return cli("db", "init", "--dsn", server.url(database, user=user, password=password), *arguments)
+
+    return run

@@ -1,0 +1,352 @@
+"""`atlasctl db doctor` on databases that are really broken: each is found, and its own advice mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from servers import PASSWORD, PROGRAMS, PrivateServer, private_server
+
+from atlas_sdk._sql import migrations, statements
+from atlas_sdk.provision import Address, examine, set_up
+
+LATEST = len(migrations())
+
+
+@pytest.fixture(scope="module", params=PROGRAMS[-1:])
+def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
+    """A server with a template of a healthy database and a login for an application; the older of two."""
+    with private_server(request.param) as server:
+        set_up(Address(dsn=server.url("healthy")), app_user="shop", app_password=PASSWORD)
+        yield server
+
+
+@pytest.fixture
+def server(own_server: PrivateServer) -> Iterator[PrivateServer]:
+    """A server with a healthy database called "atlas"."""
+    own_server.ask("CREATE DATABASE atlas TEMPLATE healthy OWNER atlas_owner")
+    yield own_server
+    own_server.ask("DROP DATABASE atlas WITH (FORCE)")
+    own_server.ask("DROP ROLE IF EXISTS guest")
+
+
+@pytest.fixture
+def doctor(cli: Callable[..., Any], server: PrivateServer) -> Callable[..., Any]:
+    def run(*arguments: str, user: str = "postgres", password: str | None = None, database: str = "atlas") -> Any:
+        return cli("db", "doctor", "--dsn", server.url(database, user=user, password=password), *arguments)
+
+    return run
+
+
+def problems(ran: Any) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in ran.record["findings"] if one["verdict"] == "problem"}
+
+
+def follow(cli: Any, server: PrivateServer, fix: list[str]) -> None:
+    """Do what the doctor says: psql for what ends with a semicolon, a shell for the rest."""
+    for line in fix:
+        if line.startswith("atlasctl "):
+            assert cli(*line.split()[1:], "--dsn", server.url("atlas")).code == 0, line
+        elif not line.startswith("#"):
+            server.psql(line, "atlas")
+
+
+@pytest.mark.parametrize("login", [("postgres", None), ("shop", PASSWORD)], ids=["superuser", "application"])
+def test_a_healthy_database_has_no_problem(doctor: Any, login: tuple[str, str | None]) -> None:
+    ran = doctor("--json", user=login[0], password=login[1])
+    assert (ran.code, ran.record["ok"], problems(ran)) == (0, True, {})
+    assert {one["name"] for one in ran.record["findings"]} == {
+        *("connection", "clock", "settings", "connections", "schema", "grants", "objects", "indexes", "isolation"),
+        "vacuum",
+    }
+    shown = doctor(user=login[0], password=login[1])
+    assert {line[0] for line in shown.out.splitlines()} == {"✓"}
+    assert "all is well" in shown.err
+
+
+def test_the_embedded_database_is_healthy(home: Any, cli: Any) -> None:
+    assert cli("db", "init").code == 0
+    ran = cli("db", "doctor", "--json")
+    assert (ran.code, problems(ran)) == (0, {}), ran.out
+
+
+BREAKAGES = {
+    "no schema": ("schema", "DROP SCHEMA public CASCADE; CREATE SCHEMA public"),
+    "index missing": ("indexes", "DROP INDEX idx_builds_page"),
+    "unique index missing": ("indexes", "DROP INDEX idx_projects_path"),
+    "index invalid": (
+        "indexes",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_users_email'::regclass",
+    ),
+    "row security off": ("isolation", "ALTER TABLE projects DISABLE ROW LEVEL SECURITY"),
+    "policy missing": ("isolation", "DROP POLICY tenant ON builds"),
+    "trigger disabled": ("objects", "ALTER TABLE users DISABLE TRIGGER create_quota_on_signup"),
+    "trigger missing": ("objects", "DROP TRIGGER builds_refuse_illegal_transition ON builds"),
+    "grant missing": ("grants", "REVOKE INSERT ON projects FROM atlas_app"),
+    "column grant missing": (
+        "grants",
+        "REVOKE SELECT (email, id, name, plan, email_verified, created_at, updated_at) ON users FROM atlas_app",
+    ),
+    "all grants missing": ("grants", "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM atlas_app"),
+    "schema closed": ("grants", "REVOKE ALL ON SCHEMA public FROM PUBLIC, atlas_app"),
+    "commits not durable": ("settings", "ALTER DATABASE atlas SET synchronous_commit = off"),
+    "autovacuum off for a table": ("vacuum", "ALTER TABLE events SET (autovacuum_enabled = false)"),
+    "one connection allowed": ("connections", "ALTER DATABASE atlas CONNECTION LIMIT 1"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_what_is_broken_is_found_and_mended_by_the_advice(
+    doctor: Any, cli: Any, server: PrivateServer, name: str
+) -> None:
+    finding, command = BREAKAGES[name]
+    for part in command.split("; "):
+        server.ask(part, database="atlas")
+    ran = doctor("--json")
+    assert ran.code == 1
+    assert problems(ran).keys() == {finding}, ran.out
+    assert problems(ran)[finding]["fix"]
+    follow(cli, server, problems(ran)[finding]["fix"])
+    mended = doctor("--json")
+    assert (mended.code, problems(mended)) == (0, {})
+
+
+def test_missing_view_and_function_are_named_with_their_file(doctor: Any, server: PrivateServer) -> None:
+    server.ask("DROP VIEW project_health", database="atlas")
+    server.ask("DROP FUNCTION quota_hit CASCADE", database="atlas")
+    found = problems(doctor("--json"))["objects"]
+    assert "view project_health" in found["detail"]
+    for name in ("project_health", "quota_hit"):
+        hint = rf"# the command that makes {name} is in sql/migrations/\d{{4}}_\w+\.sql"
+        assert any(re.fullmatch(hint, line) for line in found["fix"]), found
+
+
+# The schema's version
+
+
+def test_older_newer_and_foreign_schemas_are_told_apart(doctor: Any, server: PrivateServer) -> None:
+    server.ask("UPDATE schema_version SET checksum = 'x' WHERE version IN (2, 3)", database="atlas")
+    found = problems(doctor("--json"))["schema"]
+    assert re.search(r"0002_projects, 0003_memory; a changed or unreleased version", found["detail"])
+    server.ask("DELETE FROM schema_version WHERE version > 1", database="atlas")
+    found = problems(doctor("--json"))["schema"]
+    assert found["detail"] == f"version 1 is older than this AtlasEngine, which needs {LATEST}"
+    assert found["fix"] == ["atlasctl db migrate --plan", "atlasctl db migrate"]
+
+
+def test_a_newer_schema_wants_a_newer_package(doctor: Any, server: PrivateServer) -> None:
+    server.ask("INSERT INTO schema_version (version, name, checksum) VALUES (999, 'future', 'x')", database="atlas")
+    found = problems(doctor("--json"))["schema"]
+    assert (found["detail"].partition(",")[0], found["fix"]) == (
+        f"version {LATEST + 1} is newer than this AtlasEngine",
+        ["pip install --upgrade atlasengine"],
+    )
+
+
+# Who may what
+
+
+def test_a_login_without_grants_is_told_which(doctor: Any, cli: Any, server: PrivateServer) -> None:
+    server.add_login("guest")
+    ran = doctor("--json", user="guest", password=PASSWORD)
+    assert ran.code == 1
+    found = problems(ran)["grants"]
+    assert found["detail"].startswith("permission denied: guest")
+    assert found["fix"] == ["GRANT atlas_app TO guest;"]
+    follow(cli, server, found["fix"])
+    assert doctor(user="guest", password=PASSWORD).code == 0
+
+
+def test_missing_roles_are_a_problem_of_isolation(doctor: Any, server: PrivateServer) -> None:
+    server.ask("ALTER ROLE atlas_app RENAME TO atlas_away")
+    try:
+        ran = doctor("--json")
+        assert problems(ran)["grants"]["fix"] == ["atlasctl db init"]
+        assert "as_user" in problems(ran)["grants"]["detail"]
+    finally:
+        server.ask("ALTER ROLE atlas_away RENAME TO atlas_app")
+
+
+# No connection
+
+
+def test_server_down(doctor: Any, server: PrivateServer) -> None:
+    server.stop()
+    try:
+        ran = doctor("--json", password=PASSWORD)
+        assert (ran.code, ran.record["reachable"], ran.record["ok"]) == (5, False, False)
+        found = problems(ran)["connection"]
+        assert "Connection refused" in found["detail"]
+        assert found["fix"][0] == f"pg_isready -h 127.0.0.1 -p {server.port}"
+        assert PASSWORD not in ran.out + ran.err
+        assert doctor().code == 5
+    finally:
+        server.start()
+
+
+@pytest.mark.parametrize(
+    ("login", "words", "advice"),
+    [
+        ({"user": "shop", "password": "wrong"}, "authentication failed: no such user, or another", '\\password "shop"'),
+        ({"user": "shop"}, "authentication failed: the server wants a password and none", '\\password "shop"'),
+        ({"user": "nobody", "password": "x"}, "authentication failed", '\\password "nobody"'),
+        ({"database": "absent"}, "there is no such database", "atlasctl db init"),
+    ],
+)
+def test_a_refusal_is_told_by_its_cause(doctor: Any, login: dict[str, str], words: str, advice: str) -> None:
+    ran = doctor("--json", **login)
+    assert ran.code == 5
+    found = problems(ran)["connection"]
+    assert words in found["detail"]
+    assert advice in found["fix"]
+
+
+def test_a_database_that_does_not_let_one_in(doctor: Any, cli: Any, server: PrivateServer) -> None:
+    server.ask("REVOKE CONNECT ON DATABASE atlas FROM PUBLIC, atlas_app")
+    ran = doctor("--json", user="shop", password=PASSWORD)
+    assert ran.code == 5
+    found = problems(ran)["connection"]
+    assert found["fix"] == ["GRANT CONNECT ON DATABASE atlas TO shop;"]
+    follow(cli, server, found["fix"])
+    assert doctor(user="shop", password=PASSWORD).code == 0
+
+
+def test_pg_hba_that_lets_nobody_in(doctor: Any, server: PrivateServer) -> None:
+    rules = server.data / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text("host all postgres all trust\n")
+    server.ask("SELECT pg_reload_conf()")
+    try:
+        found = problems(doctor("--json", user="shop", password=PASSWORD))["connection"]
+        assert "pg_hba.conf" in found["detail"]
+    finally:
+        rules.write_text(before)
+        server.ask("SELECT pg_reload_conf()")
+
+
+def test_a_dsn_that_cannot_be_read_is_a_mistake_of_the_caller(cli: Any) -> None:
+    assert cli("db", "doctor", "--dsn", "postgresql://x:y:z/%zz").code == 2
+    assert cli("db", "init", "--dsn", "postgresql://x:y:z/%zz").code == 2
+
+
+# The server
+
+
+def test_a_full_server(doctor: Any, server: PrivateServer) -> None:
+    server.stop()
+    server.start("max_connections=8", "superuser_reserved_connections=2")
+    try:
+        with ExitStack() as stack:
+            for _ in range(6):
+                stack.enter_context(
+                    psycopg.connect(server.url("atlas", user="shop", password=PASSWORD), application_name="leak")
+                )
+            refused = doctor("--json", user="shop", password=PASSWORD)
+            assert refused.code == 5
+            assert "every connection of the server is taken" in problems(refused)["connection"]["detail"]
+            ran = doctor("--json")
+            assert ran.code == 1
+            assert (
+                "7 of 6 connections of the server are taken: 6 of shop (leak, database atlas)"
+                in (problems(ran)["connections"]["detail"])
+            )
+    finally:
+        server.stop()
+        server.start()
+
+
+def test_settings_that_lose_data(doctor: Any, cli: Any, server: PrivateServer) -> None:
+    server.stop()
+    server.start("fsync=off")
+    try:
+        found = problems(doctor("--json"))["settings"]
+        assert found["detail"].startswith("fsync is off: a crash of the machine destroys the database")
+        assert "take -c fsync=off away" in found["fix"][0]
+    finally:
+        server.stop()
+        server.start()
+    server.ask("ALTER SYSTEM SET full_page_writes = off")
+    server.ask("SELECT pg_reload_conf()")
+    found = problems(doctor("--json"))["settings"]
+    follow(cli, server, found["fix"])
+    assert doctor().code == 0
+
+
+def test_a_setting_of_the_client_is_its_own(cli: Any, server: PrivateServer) -> None:
+    dsn = server.url("atlas") + "?options=-csynchronous_commit%3Doff"
+    found = problems(cli("db", "doctor", "--json", "--dsn", dsn))["settings"]
+    assert "take synchronous_commit out of options in the DSN" in found["fix"][0]
+
+
+def test_another_encoding(doctor: Any, server: PrivateServer) -> None:
+    server.ask("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        found = problems(doctor("--json", database="latin"))
+        assert found.keys() == {"settings", "schema"}
+        assert "encoded in LATIN1" in found["settings"]["detail"]
+    finally:
+        server.ask("DROP DATABASE latin")
+
+
+def test_dead_rows_and_tables_that_were_never_analysed(doctor: Any, cli: Any, server: PrivateServer) -> None:
+    with psycopg.connect(server.url("atlas"), autocommit=True) as connection:
+        connection.execute("ALTER TABLE claims SET (autovacuum_enabled = false)")
+        connection.execute(
+            "INSERT INTO claims (kind, value, user_id) "
+            "SELECT 'preview_host', n::text, gen_random_uuid() FROM generate_series(1, 20000) AS n"
+        )
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    assert "claims was never analysed" in problems(doctor("--json"))["vacuum"]["detail"]
+    with psycopg.connect(server.url("atlas"), autocommit=True) as connection:
+        connection.execute("DELETE FROM claims")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    found = problems(doctor("--json"))["vacuum"]
+    assert "claims has 20,000 dead rows beside 0" in found["detail"]
+    follow(cli, server, found["fix"])
+    assert doctor().code == 0
+
+
+def test_autovacuum_off(doctor: Any, cli: Any, server: PrivateServer) -> None:
+    server.ask("ALTER SYSTEM SET autovacuum = off")
+    server.ask("SELECT pg_reload_conf()")
+    found = problems(doctor("--json"))["vacuum"]
+    assert found["detail"] == "autovacuum is off"
+    follow(cli, server, found["fix"])
+    assert doctor().code == 0
+
+
+@pytest.mark.parametrize(("shift_s", "verdict"), [(0, "ok"), (4, "ok"), (-4, "ok"), (7, "problem"), (-3600, "problem")])
+def test_clocks_may_differ_by_five_seconds(server: PrivateServer, shift_s: int, verdict: str) -> None:
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=shift_s)
+
+    diagnosis = examine(Address(dsn=server.url("atlas")), clock=clock)
+    (found,) = [one for one in diagnosis.findings if one.name == "clock"]
+    assert found.verdict == verdict
+    if verdict == "problem":
+        assert ("behind" if shift_s > 0 else "ahead of") in found.detail
+
+
+def test_a_session_that_sits_in_a_transaction(server: PrivateServer, monkeypatch: Any) -> None:
+    from atlas_sdk.provision import examine_server
+
+    monkeypatch.setattr(examine_server, "_STUCK", timedelta(0))
+    with psycopg.connect(server.url("atlas"), application_name="forgetful") as connection:
+        connection.execute("SELECT 1")
+        (found,) = [one for one in examine(Address(dsn=server.url("atlas"))).findings if one.name == "connections"]
+        assert "1 of postgres (forgetful)" in found.detail
+        server.psql(found.fix[-1], "atlas")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+
+
+def test_the_doctor_only_reads() -> None:
+    for statement in statements("doctor").values():
+        text = re.sub(r"(?m)^--.*\n", "", statement.text)
+        assert re.match(r"SELECT\b", text), statement.name
+        assert not re.search(r"\b(FOR (UPDATE|SHARE)|set_config|pg_advisory)", text), statement.name

@@ -1,0 +1,55 @@
+"""`atlasctl db migrate`, and its plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servers import PASSWORD, PrivateServer
+
+from atlas_sdk._sql import migrations
+
+LATEST = len(migrations())
+#: A name that needs every kind of quoting.
+AWKWARD = 'my "Atlas" 100%s ü'
+
+
+def test_a_plan_names_what_others_would_feel(init: Any, cli: Any, server: PrivateServer) -> None:
+    server.ask("CREATE DATABASE atlas")
+    everything_pending = cli("db", "migrate", "--plan", "--json", "--dsn", server.url("atlas")).record
+    assert [row["version"] for row in everything_pending["pending"]] == list(range(1, LATEST + 1))
+    # All tables are new.
+    assert {lock["table"] for row in everything_pending["pending"] for lock in row["locks"]} <= {None}
+    assert server.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database="atlas") == [(0,)]
+    init()
+    server.ask("DELETE FROM schema_version WHERE version > 10", database="atlas")
+    plan = cli("db", "migrate", "--plan", "--dsn", server.url("atlas"))
+    assert plan.code == 0
+    assert "0011_lifecycles" in plan.out
+    assert "! builds: blocks reads and writes\n      ALTER TABLE builds ADD COLUMN" in plan.out
+    assert "! builds: blocks writes while it reads the whole table\n      CREATE INDEX idx_builds_page ON" in plan.out
+    assert "build_logs: " not in plan.out
+    assert "nothing was changed" in plan.err
+    assert server.ask("SELECT max(version) FROM schema_version", database="atlas") == [(10,)]
+
+
+def test_a_plan_of_nothing_is_empty(init: Any, cli: Any, server: PrivateServer) -> None:
+    init()
+    plan = cli("db", "migrate", "--plan", "--dsn", server.url("atlas"))
+    assert (plan.code, plan.out) == (0, "")
+    assert "nothing to do" in plan.err
+    server.ask("UPDATE schema_version SET checksum = 'x' WHERE version = 2", database="atlas")
+    assert cli("db", "migrate", "--plan", "--dsn", server.url("atlas")).code == 1
+
+
+def test_migrations_run_as_the_owner(cli: Any, init: Any, server: PrivateServer) -> None:
+    server.add_login("plain")
+    init()
+    server.ask("GRANT atlas_owner TO plain")
+    server.ask("DROP FUNCTION refuse_session_return CASCADE", database="atlas")
+    # As if the twelfth and those after it had not been applied: the twelfth makes just this function.
+    server.ask("DELETE FROM schema_version WHERE version >= 12", database="atlas")
+    cli("db", "migrate", "--dsn", server.url("atlas", user="plain", password=PASSWORD))
+    owner = server.ask(
+        "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'refuse_session_return'", database="atlas"
+    )
+    assert owner == [("atlas_owner",)]

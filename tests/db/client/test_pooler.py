@@ -1,0 +1,128 @@
+"""Behind PgBouncer: it is noticed, and everything works in transaction mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from either import Open
+
+from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded
+
+pytestmark = pytest.mark.parametrize("server", ["system"], indirect=True)
+
+
+def uses_prepared(client: Any) -> bool:
+    """Whether a client's connections keep prepared statements."""
+    driver = client._driver
+    kinds = {each.prepare_threshold for each in [*driver._pool._pool, *driver._spares._idle._idle]}
+    assert len(kinds) == 1, kinds
+    return kinds != {None}
+
+
+@pytest.mark.parametrize("mode", ["none", "transaction", "session"])
+def test_a_pooler_is_noticed(open_client: Open, dsn: str, pgbouncer: Callable[..., str], mode: str) -> None:
+    client = open_client(dsn if mode == "none" else pgbouncer(mode))
+    health = client.health()
+    assert health.ok
+    assert health.pooler == mode
+    assert uses_prepared(client) is (mode == "none")
+
+
+def test_a_pooler_is_noticed_however_few_connections_it_has(open_client: Open, pgbouncer: Callable[..., str]) -> None:
+    assert open_client(pgbouncer("transaction", pool_size=1)).health().pooler == "transaction"
+
+
+def test_session_mode_with_one_connection_is_told_from_transaction_mode(
+    open_client: Open, pgbouncer: Callable[..., str]
+) -> None:
+    client = open_client(pgbouncer("session", pool_size=1), connect_timeout_s=1, pool_max=1)
+    assert client.health().pooler == "session"
+
+
+def test_statement_mode_is_refused(open_client: Open, pgbouncer: Callable[..., str]) -> None:
+    with pytest.raises(InvalidInput, match="pool_mode = transaction"):
+        open_client(pgbouncer("statement"))
+
+
+def test_prepared_statements_can_be_turned_off(open_client: Open, dsn: str) -> None:
+    assert not uses_prepared(open_client(dsn, prepare_statements=False))
+
+
+@pytest.mark.parametrize("option", ["statement_timeout_s", "lock_timeout_s", "idle_in_transaction_timeout_s"])
+def test_time_limits_are_refused_where_they_would_stay_for_others(
+    open_client: Open, pgbouncer: Callable[..., str], option: str
+) -> None:
+    with pytest.raises(InvalidInput, match="ALTER ROLE"):
+        open_client(pgbouncer("transaction"), **{option: 5.0})
+
+
+def test_time_limits_work_in_session_mode(open_client: Open, pgbouncer: Callable[..., str]) -> None:
+    assert open_client(pgbouncer("session"), statement_timeout_s=5.0).health().ok
+
+
+def test_listening_is_refused_and_notifying_works(open_client: Open, pgbouncer: Callable[..., str], dsn: str) -> None:
+    client = open_client(pgbouncer("transaction"))
+    with pytest.raises(InvalidInput, match="transaction mode"), client.listen("builds"):
+        raise AssertionError("nothing would ever be heard")
+    with Atlas.open(dsn) as direct, direct.listen("builds") as notifications:
+        client.notify("builds", "7")
+        assert notifications.get(timeout_s=20).payload == "7"
+
+
+def test_listening_works_in_session_mode(open_client: Open, pgbouncer: Callable[..., str]) -> None:
+    client = open_client(pgbouncer("session", pool_size=5))
+    with client.listen("builds") as notifications:
+        client.notify("builds", "7")
+        assert notifications.get(timeout_s=20).payload == "7"
+
+
+def test_everything_works_behind_a_pooler_in_transaction_mode(
+    open_client: Open, pgbouncer: Callable[..., str], folder: Path
+) -> None:
+    """Two clients on two connections to the server, so that each statement may meet another one."""
+    url = pgbouncer("transaction", pool_size=2)
+    client, other = open_client(url), open_client(url)
+    user = client.users.create("ada@example.com", plan="pro")
+    project = client.projects.create(user, path=folder)
+    for number in range(6):
+        turn = (client, other)[number % 2]
+        assert turn.memory.snapshot(project, "CLAUDE.md", b"version %d" % number).seq == number + 1
+    client.memory.checkpoint(project, "before")
+    assert other.memory.read(project, "CLAUDE.md", "before") == b"version 5"
+    # A procedure with a COMMIT of its own.
+    client.quotas.set_limits(user, tokens=1000)
+    held = other.quotas.reserve(user, tokens=600)
+    with pytest.raises(QuotaExceeded):
+        client.quotas.reserve(user, tokens=600)
+    client.quotas.settle(user, held.id, tokens=100)
+    assert other.quotas.hit(user).limit is not None
+    assert other.quotas.usage(user).tokens_used == 100
+    build = client.builds.create(project)
+    other.builds.start(build)
+    other.builds.append_log(build, "compiled\n")
+    client.builds.succeed(build)
+    assert other.builds.get(user, build.id).status == "succeeded"
+    with pytest.raises(RuntimeError), client.transaction() as tx:
+        tx.events.log("is.gone", user=user)
+        raise RuntimeError
+    with client.transaction() as tx:
+        tx.events.log("is.there", user=user)
+    assert "is.there" in {event.type for event in other.events.recent(user)}
+    assert "is.gone" not in {event.type for event in other.events.recent(user)}
+    assert [found.id for found in other.projects.list(user)] == [project.id]
+
+
+def test_migrations_run_through_a_pooler(pgbouncer: Callable[..., str], empty_dsn: str) -> None:
+    name = empty_dsn.partition("?")[0].rsplit("/", 1)[1]
+    url = f"{pgbouncer('transaction').rsplit('/', 1)[0]}/{name}"
+    with Atlas.open(url, migrate=True) as client:
+        assert client.schema.status()
+
+
+def test_a_pooler_without_its_server_is_one_clear_sentence(pgbouncer: Callable[..., str]) -> None:
+    url = f"{pgbouncer('transaction').rsplit('/', 1)[0]}/nothing_here"
+    with pytest.raises(DatabaseUnreachable):
+        Atlas.open(url)

@@ -1,0 +1,302 @@
+"""Calls are made again when it is certain that nothing of them was kept, and only then."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from either import Open
+
+from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
+from atlas_sdk._drive.wire import AsyncLine, Line, Wire
+from atlas_sdk._faces import AsyncFace, Face, awaitable, blocking
+from atlas_sdk._plan import Plan, atomic, execute, local, scalar
+from atlas_sdk._sql import Statement
+
+_READ = Statement("test.read", "SELECT count(*) FROM users WHERE name = %(name)s")
+_WRITE = Statement("test.write", "UPDATE users SET name = name || %(name)s")
+
+
+@contextmanager
+def failing(dsn: str, *, state: str, times: int, at: str = "BEFORE UPDATE") -> Iterator[psycopg.Connection[Any]]:
+    """Make changes to users fail with an SQLSTATE so many times; a sequence counts, which no rollback undoes."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        ends = "PERFORM pg_terminate_backend(pg_backend_pid());" if state == "57P01" else ""
+        connection.execute(
+            f"""
+            CREATE SEQUENCE attempts;
+            GRANT USAGE ON SEQUENCE attempts TO public;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('attempts') <= {times} THEN
+                    {ends}
+                    RAISE EXCEPTION 'no' USING ERRCODE = '{state}';
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fails {at} ON users FOR EACH ROW EXECUTE FUNCTION fail();
+            """
+        )
+        yield connection
+
+
+def attempts(connection: psycopg.Connection[Any]) -> int:
+    found = connection.execute("SELECT last_value FROM attempts").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def run(client: Any, operation: Callable[..., Plan[Any]]) -> Any:
+    """Run a plan as a method of a client does."""
+    is_async = hasattr(client, "_loop")
+    kind: Any = type(
+        "Topic",
+        (AsyncFace if is_async else Face,),
+        {"operation": (awaitable if is_async else blocking)(operation)},
+    )
+    runner = client._target.users._runner if is_async else client.users._runner
+    made = kind(runner).operation()
+    return client._loop.run_until_complete(made) if is_async else made
+
+
+@pytest.mark.every_server
+@pytest.mark.parametrize("state", ["40001", "40P01", "57P01"])
+def test_what_the_server_undid_is_done_again(
+    open_client: Open, dsn: str, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="atlas_sdk.retries")
+    client = open_client(dsn)
+    user = client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state=state, times=2) as connection:
+        assert client.users.update(user, name="Grace").name == "Grace"
+        assert attempts(connection) == 3
+    told = [record.getMessage() for record in caplog.records if record.name == "atlas_sdk.retries"]
+    why = "no connection" if state == "57P01" else "another transaction was in the way"
+    assert told == [f"update: {why}; once more (1 of 3)", f"update: {why}; once more (2 of 3)"]
+    # Once, for all three attempts.
+    assert [event.type for event in client.events.recent(user)].count("user.updated") == 1
+
+
+@pytest.mark.parametrize("state", ["40001", "57P01"])
+def test_attempts_are_bounded(open_client: Open, dsn: str, state: str) -> None:
+    client = open_client(dsn)
+    user = client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state=state, times=99) as connection:
+        with pytest.raises((TransactionConflict, DatabaseUnreachable)) as failure:
+            client.users.update(user, name="Grace")
+        assert attempts(connection) == 4
+    assert failure.value.repeatable
+    assert client.users.get(user.id).name == "Ada"
+
+
+def test_retries_can_be_turned_off(open_client: Open, dsn: str) -> None:
+    client = open_client(dsn, retries=0)
+    user = client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="40001", times=1) as connection:
+        with pytest.raises(TransactionConflict) as failure:
+            client.users.update(user, name="Grace")
+        assert attempts(connection) == 1
+    assert failure.value.repeatable
+
+
+def test_nothing_is_repeated_in_a_callers_transaction(open_client: Open, dsn: str) -> None:
+    client = open_client(dsn)
+    user = client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="40001", times=1) as connection:
+        with pytest.raises(TransactionConflict) as failure, client.transaction() as tx:
+            tx.users.update(user, name="Grace")
+        assert attempts(connection) == 1
+    assert not failure.value.repeatable
+
+
+def test_other_errors_are_not_repeated(open_client: Open, dsn: str) -> None:
+    client = open_client(dsn)
+    user = client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="XX000", times=1) as connection:
+        with pytest.raises(DatabaseError) as failure:
+            client.users.update(user, name="Grace")
+        assert attempts(connection) == 1
+    assert not failure.value.repeatable
+
+
+def test_what_was_kept_before_is_not_done_twice(open_client: Open, dsn: str) -> None:
+    """The first of two writes was committed, so the whole cannot be made again."""
+
+    def twice() -> Plan[int]:
+        yield from execute(Statement("test.log", "UPDATE users SET plan = %(name)s"), name="pro")
+        return (yield from execute(_WRITE, name="!"))
+
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="40001", times=1, at="BEFORE UPDATE OF name") as connection:
+        with pytest.raises(TransactionConflict) as failure:
+            run(client, twice)
+        assert attempts(connection) == 1
+    assert not failure.value.repeatable
+
+
+def test_a_committed_part_is_not_done_twice(open_client: Open, dsn: str) -> None:
+    @atomic
+    def first() -> Plan[int]:
+        return (yield from execute(Statement("test.plan", "UPDATE users SET plan = %(name)s"), name="pro"))
+
+    def both() -> Plan[int]:
+        yield from first()
+        return (yield from execute(_WRITE, name="!"))
+
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="40001", times=1, at="BEFORE UPDATE OF name") as connection:
+        with pytest.raises(TransactionConflict):
+            run(client, both)
+        assert attempts(connection) == 1
+
+
+def test_what_was_only_read_before_is_read_again(open_client: Open, dsn: str) -> None:
+    ran = []
+
+    def read_and_write() -> Plan[int]:
+        ran.append((yield from scalar(_READ, int, name="Ada")))
+        return (yield from execute(_WRITE, name="!"))
+
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+    with failing(dsn, state="40001", times=2, at="BEFORE UPDATE OF name"):
+        assert run(client, read_and_write) == 1
+    assert ran == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["read", "in transaction"])
+def test_a_lost_connection_is_survived_where_nothing_was_kept(open_client: Open, dsn: str, kind: str) -> None:
+    """The socket is cut from this side, right before the statement: no word of the server's, as with a broken line."""
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+    ran: list[str] = []
+
+    def cut() -> None:
+        if len(ran) < 2:
+            cut_all(client)
+        ran.append("cut")
+
+    def reads() -> Plan[int]:
+        return (yield from scalar(_READ, int, name="Ada"))
+
+    @atomic
+    def writes() -> Plan[int]:
+        yield from execute(_WRITE, name="!")
+        yield from local(cut)
+        return (yield from execute(_WRITE, name="?"))
+
+    if kind == "read":
+        with cutting(client, times=2) as counted:
+            assert run(client, reads) == 1
+        assert counted == [2]
+    else:
+        assert run(client, writes) == 1
+        assert len(ran) == 3
+        assert [user.name for user in client.users.list()] == ["Ada!?"]
+
+
+def test_a_write_whose_answer_was_lost_is_not_repeated(open_client: Open, dsn: str) -> None:
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+
+    def writes() -> Plan[int]:
+        return (yield from execute(_WRITE, name="!"))
+
+    with cutting(client, times=1), pytest.raises(DatabaseUnreachable, match="it was done is unknown") as failure:
+        run(client, writes)
+    assert not failure.value.repeatable
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(open_client: Open, dsn: str) -> None:
+    client = open_client(dsn)
+    client.users.create("ada@example.com", name="Ada")
+
+    @atomic
+    def writes() -> Plan[int]:
+        count = yield from execute(_WRITE, name="!")
+        yield from local(cut_all, client)
+        return count
+
+    with pytest.raises(DatabaseUnreachable, match="whether it was done is unknown") as failure:
+        run(client, writes)
+    assert not failure.value.repeatable
+
+
+def lines_of(client: Any) -> list[Any]:
+    """Every connection that a client has out of its pool's hands, or at hand."""
+    return [each for each in gc.get_objects() if isinstance(each, (Line, AsyncLine)) and not each.closed]
+
+
+def cut_all(client: Any) -> None:
+    """Cut the lines of a client's connections: whoever reads or writes there next notices."""
+    for each in lines_of(client):
+        line = socket.socket(fileno=os.dup(each.pgconn.socket))
+        line.shutdown(socket.SHUT_RDWR)
+        line.close()
+
+
+@contextmanager
+def cutting(client: Any, *, times: int) -> Iterator[list[int]]:
+    """Cut the line when a statement of a test is about to be sent, so many times."""
+    done = [0]
+    ask = Wire.ask
+
+    def cut_and_ask(wire: Any, text: str, parameters: Any) -> Any:
+        if done[0] < times and text in {_READ.text, _WRITE.text}:
+            done[0] += 1
+            cut_all(client)
+        return ask(wire, text, parameters)
+
+    Wire.ask = cut_and_ask  # type: ignore[method-assign]
+    try:
+        yield done
+    finally:
+        Wire.ask = ask  # type: ignore[method-assign]
+
+
+def test_a_procedure_is_not_repeated(open_client: Open, dsn: str) -> None:
+    """It may have committed part of what it did."""
+    client = open_client(dsn)
+    user = client.users.create("ada@example.com")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE SEQUENCE attempts;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM nextval('attempts'); RAISE EXCEPTION 'no' USING ERRCODE = '40001'; END $$;
+            CREATE TRIGGER fails BEFORE INSERT ON quota_reservations FOR EACH ROW EXECUTE FUNCTION fail();
+            """
+        )
+        with pytest.raises(TransactionConflict) as failure:
+            client.quotas.reserve(user, tokens=1)
+        assert attempts(connection) == 1
+    assert not failure.value.repeatable
+
+
+def test_readers_survive_that_the_server_ends_their_connections(dsn: str) -> None:
+    """At any moment of a statement, as it falls out: before it is sent, while it runs, before it is answered."""
+
+    def end_all() -> int:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            return connection.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event IS NOT NULL"
+            ).fetchall()[0][0]
+
+    with Atlas.open(dsn) as client, ThreadPoolExecutor(1) as threads:
+        user = client.users.create("ada@example.com", name="Ada")
+        ended = 0
+        while ended < 10:
+            ending = threads.submit(end_all)
+            while not ending.done():
+                assert client.users.get(user.id).id == user.id
+            ended += ending.result()

@@ -1,0 +1,102 @@
+"""What a guard is told for the ledger: checked when it is told, and never worth more than the amounts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from doors import Door
+from entered import Both, used
+
+from atlas_sdk import InvalidInput
+from atlas_sdk.guards.pending import Ending
+from atlas_sdk.ops.amounts import meta_text
+
+#: What Python takes for JSON, and a jsonb or the quota does not.
+REFUSED: list[Any] = [
+    {"a": float("nan")},
+    {"a": [float("inf")]},
+    {"a": "\x00"},
+    {"a": {"\x00b": 1}},
+    {"a": "\ud800"},
+    {"a": "x" * 20_000},
+    {"a": "x" * 16_376},
+    {"a": "ü" * 8_188},
+    {"a": [1e300] * 60},
+]
+TAKEN: list[Any] = [
+    {},
+    {"a": "x" * 16_375},
+    {"a": "ü" * 8_187},
+    {"a": "\\u0000", "b": "\\\\u0000"},
+    {"a": '\x01\x7f\u2028 \\ " 😀'},
+    {"a": [1e300] * 54},
+    {"a": [1.5, -0.0, 1e-7, 2**70, None, True, {}]},
+    {"a": "1e300 1e300"},
+]
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
+    client = Both(request.param, dsn)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("meta", REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_stored_is_refused_when_it_is_told(both: Both, meta: Any) -> None:
+    user = both.user()
+    with both.guard(user, tokens=10) as g:
+        with pytest.raises(InvalidInput) as refused:
+            g.settle(tokens=3, meta=meta)
+        assert refused.value.field == "meta"
+        g.settle(tokens=3, meta={"model": "m"})
+    assert used(both, user)[0] == 3
+
+
+@pytest.mark.parametrize("meta", REFUSED, ids=range(len(REFUSED)))
+def test_the_database_refuses_all_that_is_refused_here(door: Door, meta: Any) -> None:
+    with pytest.raises((psycopg.DataError, UnicodeEncodeError)):
+        door.reserve(door.user(), 1, meta=meta)
+
+
+@pytest.mark.parametrize("meta", TAKEN, ids=range(len(TAKEN)))
+def test_the_database_takes_all_that_is_taken_here(door: Door, meta: Any) -> None:
+    assert meta_text(meta)
+    assert door.reserve(door.user(), 1, meta=meta).granted
+
+
+def test_what_is_told_cannot_change_any_more(both: Both, door: Door) -> None:
+    user = both.user()
+    told: dict[str, Any] = {"parts": [1]}
+    with both.guard(user, tokens=10) as g:
+        g.settle(tokens=3, meta=told)
+        told["parts"].append(float("nan"))
+        told["other"] = object()
+    assert door.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"parts": [1]}
+
+
+def test_a_settlement_that_is_refused_for_its_meta_is_written_without_it(
+    both: Both, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    user, source = both.user(), both.quotas._source
+    held = both.do(source.reserve(user, {"tokens": 10, "meta": {"project": "p"}}))
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
+        settled = both.do(source.settle(user, held, tokens=3, cost=None, meta={"a": float("nan")}))
+    assert (settled.outcome, settled.tokens) == ("settled", 3)
+    assert f"reservation {held.id} is written without its meta" in caplog.text
+    assert used(both, user)[0] == 3
+    assert door.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"project": "p"}
+
+
+def test_a_kept_settlement_that_is_refused_for_its_meta_is_written_without_it(both: Both) -> None:
+    user, source = both.user(), both.quotas._source
+    held = both.do(source.reserve(user, {"tokens": 10}))
+    source._pending.keep(Ending(user=user, reservation_id=held.id, tokens=3, meta={"a": float("nan")}))
+    # Once to be refused, once to be written.
+    both.do(both.quotas.settle_pending())
+    assert both.do(both.quotas.settle_pending()) == 0
+    assert used(both, user)[0] == 3

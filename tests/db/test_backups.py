@@ -1,0 +1,548 @@
+"""Dump and load: every row of every table comes through, or nothing does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import signal
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from attrs import evolve
+from filling import counts, fill, prints
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from atlas_sdk import Atlas, BackupFailed, DatabaseUnreachable, FileProblem, InvalidInput, SchemaMismatch, backups
+from atlas_sdk._embedded import locks
+from atlas_sdk.backups import archive as archives
+from atlas_sdk.backups import programs
+from atlas_sdk.ops import schema
+
+PATIENCE_S = 60.0
+HAS_SYSTEM = any(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture(scope="module")
+def template(_template: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Makes, once a server, a database with rows in every table; returns the URL of the server."""
+    made: set[str] = set()
+
+    def of(server: str) -> str:
+        url = _template(server)
+        if server not in made:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("CREATE DATABASE filled_template TEMPLATE atlas_template")
+            fill(other_database(url, "filled_template"), tmp_path_factory.mktemp("projects"))
+            made.add(server)
+        return url
+
+    return of
+
+
+@pytest.fixture
+def filled(server: str, template: Callable[[str], str]) -> Iterator[str]:
+    """A database with rows in every table."""
+    with fresh(template(server), of="filled_template") as made:
+        yield made
+
+
+def other_database(dsn: str, name: str) -> str:
+    return make_conninfo(**conninfo_to_dict(dsn) | {"dbname": name})
+
+
+@pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """The URL of a server by its name."""
+    return request.getfixturevalue("_template")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def second_dsn(empty_dsn: str) -> str:
+    """Another database of the same server, empty."""
+    return empty_dsn
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "projects")
+
+
+def vacant(dsn: str) -> bool:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+def functions_and_more(dsn: str) -> list[Any]:
+    """Everything of the schema that is no row."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("""
+            SELECT 'function', p.oid::regprocedure::text, prosrc || proconfig::text || prosecdef FROM pg_proc p
+            WHERE pronamespace = 'public'::regnamespace
+            UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+            UNION ALL SELECT 'constraint', conname,
+                             -- A nested AND comes back flat.
+                             translate(pg_get_constraintdef(oid), '()', '') FROM pg_constraint
+                      WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+            UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+            UNION ALL SELECT 'policy', tablename || policyname, coalesce(qual, '') || coalesce(with_check, '')
+                      FROM pg_policies
+            UNION ALL SELECT 'view', viewname, definition FROM pg_views WHERE schemaname = 'public'
+            UNION ALL SELECT 'security', relname, relrowsecurity::text || coalesce(reloptions::text, '') FROM pg_class
+                      WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
+            UNION ALL SELECT 'column', attrelid::regclass || '.' || attname,
+                             attstorage::text || format_type(atttypid, atttypmod) || attnotnull FROM pg_attribute
+                      WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+                        AND attnum > 0
+            ORDER BY 1, 2, 3
+        """).fetchall()
+
+
+@pytest.mark.every_server
+def test_round_trip_keeps_every_row_of_every_table(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    before = prints(filled)
+    told: list[backups.Progress] = []
+    made = backups.dump(tmp_path / "a.dump", filled, on_progress=told.append)
+    assert made.rows == counts(filled) == {table: amount for table, (amount, _) in before.items()}
+    assert (made.size, made.sha256) == (
+        made.file.stat().st_size,
+        hashlib.sha256(made.file.read_bytes()).hexdigest(),
+    )
+    assert stat.S_IMODE(made.file.stat().st_mode) == 0o600
+    assert left_in(tmp_path) == ["a.dump"]
+    assert {progress.name for progress in told} == set(before)
+    told.clear()
+    loaded = backups.load(made.file, second_dsn, on_progress=told.append)
+    assert prints(second_dsn) == before
+    assert functions_and_more(second_dsn) == functions_and_more(filled)
+    assert (loaded.ok, loaded.rows, loaded.users) == (True, made.rows, 2)
+    assert loaded.versions > 60
+    assert loaded.dumped_version == loaded.schema_version == made.schema_version
+    assert {progress.step for progress in told} == {"load", "index", "verify"}
+    # It works on: a client finds everything, and triggers and quotas do their work.
+    with Atlas.open(second_dsn) as atlas:
+        ada = atlas.users.by_email("ada@example.com")
+        assert ada is not None
+        (project,) = atlas.projects.list(ada)
+        assert atlas.memory.read(project, "CLAUDE.md", "first").startswith(b"# Rules of ada\n")
+        assert atlas.memory.snapshot(project, "CLAUDE.md", b"new") is not None
+        atlas.quotas.reserve(ada, tokens=10)
+        assert not atlas.quotas.verify().unbalanced
+        new = atlas.users.create("carol@example.com")
+        assert atlas.quotas.usage(new).tokens_limit == 1_000_000
+        if loaded.granted:
+            assert [found.id for found in atlas.as_user(ada).projects.list(ada)] == [project.id]
+
+
+def test_embedded_to_embedded(tmp_path: Path, folder: Path) -> None:
+    homes = [tmp_path / "home-1", tmp_path / "home-2"]
+    with Atlas.open(home=homes[0]) as atlas:
+        fill(atlas.url, tmp_path / "projects")
+        before = prints(atlas.url)
+        made = backups.dump(tmp_path / "a.dump", atlas)
+    assert backups.dump(tmp_path / "b.dump", home=homes[0]).rows == made.rows
+    loaded = backups.load(made.file, home=homes[1])
+    assert loaded.ok
+    assert loaded.granted
+    with Atlas.open(home=homes[1]) as atlas:
+        assert prints(atlas.url) == before
+    for home in homes:
+        _remove(home)
+
+
+def _remove(home: Path) -> None:
+    """Wait until the server of a home is gone, and remove its data, which may be elsewhere."""
+    import shutil
+
+    for _ in locks.polling(PATIENCE_S):
+        if not locks.is_held(home / "postgres.run" / "server.lock"):
+            break
+    shutil.rmtree((home / "postgres").resolve())
+
+
+@contextmanager
+def fresh(url: str, *, of: str = "template1") -> Iterator[str]:
+    """One more database on a server."""
+    name = f"more_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {of}")  # type: ignore[call-overload]
+        yield other_database(url, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+
+@pytest.mark.skipif(not HAS_SYSTEM, reason="Debian's PostgreSQL is not installed")
+def test_across_majors_both_ways(filled: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+    before = prints(filled)
+    up = backups.dump(tmp_path / "new.dump", filled)
+    with fresh(server_url("system")) as old, fresh(server_url("embedded")) as new:
+        assert backups.load(up.file, old).ok
+        assert prints(old) == before
+        down = backups.dump(tmp_path / "old.dump", old)
+        assert int(down.server_version.split(".")[0]) < int(up.server_version.split(".")[0])
+        assert backups.load(down.file, new).ok
+        assert prints(new) == before
+        assert functions_and_more(new) == functions_and_more(filled)
+
+
+def test_password_is_on_no_command_line(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], dict[str, str]]] = []
+    original = subprocess.Popen
+
+    def spied(command: Any, **more: Any) -> Any:
+        if "env" in more and "--format=custom" in command:
+            seen.append(([str(word) for word in command], more["env"]))
+        return original(command, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", spied)
+    with_password = make_conninfo(**conninfo_to_dict(dsn) | {"password": "s3 cr'et"})
+    backups.dump(tmp_path / "a.dump", with_password)
+    ((command, environment),) = seen
+    assert "cr'et" not in " ".join(command).replace("\\", "")
+    assert environment["PGPASSWORD"] == "s3 cr'et"
+    with pytest.raises(InvalidInput, match="sslpassword"):
+        backups.dump(tmp_path / "b.dump", make_conninfo(**conninfo_to_dict(dsn) | {"sslpassword": "x"}))
+    assert left_in(tmp_path) == ["a.dump"]
+
+
+def test_file_that_is_there_is_replaced_only_when_told(dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.dump"
+    file.write_bytes(b"mine")
+    with pytest.raises(FileProblem, match="is there already.*--force"):
+        backups.dump(file, dsn)
+    assert file.read_bytes() == b"mine"
+    backups.dump(file, dsn, overwrite=True)
+    assert file.read_bytes().startswith(b"PGDMP")
+    for place, reason in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.dump", "no such file or directory")):
+        with pytest.raises(FileProblem, match=reason):
+            backups.dump(place, dsn, overwrite=True)
+    assert left_in(tmp_path) == ["a.dump"]
+
+
+def test_file_that_appears_meanwhile_is_not_replaced(dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.dump"
+    with pytest.raises(FileProblem, match="is there already"):
+        backups.dump(file, dsn, on_progress=lambda _: file.write_bytes(b"mine") and None)
+    assert file.read_bytes() == b"mine"
+    assert left_in(tmp_path) == ["a.dump"]
+
+
+def test_login_that_sees_a_part_of_the_rows_dumps_nothing(filled: str, tmp_path: Path) -> None:
+    with psycopg.connect(filled, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS backup_reader")
+        connection.execute("CREATE ROLE backup_reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO backup_reader")
+    as_reader = make_conninfo(**conninfo_to_dict(filled) | {"options": "-crole=backup_reader"})
+    with pytest.raises(BackupFailed, match="does not see all rows .*row-level security.* dump as the owner"):
+        backups.dump(tmp_path / "a.dump", as_reader)
+    with psycopg.connect(filled, autocommit=True) as connection:
+        connection.execute("REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM backup_reader")
+        connection.execute("ALTER ROLE backup_reader BYPASSRLS")
+    with pytest.raises(BackupFailed, match="does not see all rows .permission denied for table build_logs"):
+        backups.dump(tmp_path / "a.dump", as_reader)
+    assert left_in(tmp_path) == []
+    with psycopg.connect(filled, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY backup_reader")
+        connection.execute("DROP ROLE backup_reader")
+
+
+DUMPING = """
+import os, resource, signal, sys
+from atlas_sdk import backups
+def act(progress):
+    if progress.done >= 3:
+        {act}
+{before}
+backups.dump(sys.argv[1], sys.argv[2], on_progress=act)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted", "disk full"])
+def test_dump_that_does_not_end_leaves_no_file(filled: str, tmp_path: Path, how: str) -> None:
+    act, before = {
+        "killed": ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+        "interrupted": ("os.kill(os.getpid(), signal.SIGINT)", ""),
+        "disk full": ("pass", "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))"),
+    }[how]
+    file = tmp_path / "a.dump"
+    command = [sys.executable, "-c", DUMPING.format(act=act, before=before), file, filled]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == {"killed": -signal.SIGKILL, "interrupted": -signal.SIGINT, "disk full": 1}[how], ended
+    assert not file.exists()
+    if how == "killed":
+        (half,) = tmp_path.glob(".a.dump.*")
+        # Until its pg_dump, which nobody stopped, is through.
+        for _ in locks.polling(PATIENCE_S):
+            backups.dump(file, filled, overwrite=True)
+            if not half.exists():
+                break
+        assert left_in(tmp_path) == ["a.dump"]
+    else:
+        assert left_in(tmp_path) == []
+    if how == "disk full":
+        assert "BackupFailed: pg_dump failed, and nothing was kept" in ended.stderr
+
+
+def test_half_file_of_a_dump_at_work_is_left_alone(dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.dump"
+    made: list[backups.Dumped] = []
+
+    def second(_: backups.Progress) -> None:
+        if not made:
+            made.append(backups.dump(file, dsn))
+
+    with pytest.raises(FileProblem, match="is there already"):
+        backups.dump(file, dsn, on_progress=second)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == made[0].sha256
+    assert left_in(tmp_path) == ["a.dump"]
+
+
+def test_data_is_never_loaded_over(filled: str, tmp_path: Path) -> None:
+    before = prints(filled)
+    made = backups.dump(tmp_path / "a.dump", filled)
+    with pytest.raises(BackupFailed, match="is not empty, and a load never goes over data .rows: .*fresh home"):
+        backups.load(made.file, filled)
+    assert prints(filled) == before
+
+
+def test_schema_without_data_is_as_good_as_none(filled: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+    made = backups.dump(tmp_path / "a.dump", filled)
+    with fresh(server_url("embedded")) as target:
+        Atlas.open(target, migrate=True).close()
+        with psycopg.connect(target, autocommit=True) as connection:
+            connection.execute("CREATE ROLE backup_owner")
+            connection.execute("GRANT CREATE ON SCHEMA public TO backup_owner")
+        try:
+            _own_all(target, "backup_owner")
+            assert backups.load(made.file, target).ok
+            assert prints(target) == prints(filled)
+            with psycopg.connect(target) as connection:
+                owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+                assert connection.execute(owners).fetchall() == [("backup_owner",)]
+        finally:
+            with psycopg.connect(target, autocommit=True) as connection:
+                connection.execute("DROP OWNED BY backup_owner CASCADE")
+                connection.execute("DROP ROLE backup_owner")
+
+
+def _own_all(dsn: str, role: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for kind, name in connection.execute("""
+            SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+            UNION ALL SELECT 'VIEW', viewname FROM pg_views WHERE schemaname = 'public'
+            UNION ALL SELECT 'TABLE', tablename FROM pg_tables WHERE schemaname = 'public'
+            UNION ALL SELECT CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, oid::regtype::text FROM pg_type
+            WHERE typnamespace = 'public'::regnamespace AND (typtype = 'd' OR typrelid IN
+                (SELECT oid FROM pg_class WHERE relkind = 'c'))
+        """).fetchall():
+            connection.execute(f"ALTER {kind} {name} OWNER TO {role}")  # type: ignore[call-overload]
+
+
+def test_any_login_may_load_what_another_dumped(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    made = backups.dump(tmp_path / "a.dump", filled)
+    with psycopg.connect(second_dsn, autocommit=True) as connection:
+        connection.execute("CREATE ROLE backup_other")
+        connection.execute("GRANT CREATE ON SCHEMA public TO backup_other")
+        # As db init does for a login.
+        connection.execute("GRANT atlas_app TO backup_other")
+    try:
+        loaded = backups.load(
+            made.file, make_conninfo(**conninfo_to_dict(second_dsn) | {"options": "-crole=backup_other"})
+        )
+        assert loaded.ok
+        assert prints(second_dsn) == prints(filled)
+        with psycopg.connect(second_dsn) as connection:
+            owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+            assert connection.execute(owners).fetchall() == [("backup_other",)]
+    finally:
+        with psycopg.connect(second_dsn, autocommit=True) as connection:
+            connection.execute("DROP OWNED BY backup_other CASCADE")
+            connection.execute("DROP ROLE backup_other")
+
+
+def test_things_of_others_are_not_touched(dsn: str, second_dsn: str, tmp_path: Path) -> None:
+    made = backups.dump(tmp_path / "a.dump", dsn)
+    with psycopg.connect(second_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE diary (day date)")
+    with pytest.raises(BackupFailed, match=r"holds other things \(diary\)"):
+        backups.load(made.file, second_dsn)
+    with psycopg.connect(second_dsn, autocommit=True) as connection:
+        connection.execute("DROP TABLE diary")
+        connection.execute("CREATE SCHEMA reports")
+    assert backups.load(made.file, second_dsn).ok
+    with psycopg.connect(second_dsn, autocommit=True) as connection:
+        connection.execute("CREATE VIEW reports.people AS SELECT name FROM users")
+    with pytest.raises(BackupFailed, match="other schemas of .* have things that are built on the tables"):
+        backups.load(made.file, second_dsn)
+    with psycopg.connect(second_dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM reports.people").fetchone() == (0,)
+
+
+def test_schema_of_another_name(dsn: str, second_dsn: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+    there = make_conninfo(**conninfo_to_dict(second_dsn) | {"options": "-csearch_path=atlas"})
+    with psycopg.connect(second_dsn, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA atlas")
+    Atlas.open(there, migrate=True).close()
+    fill(there, tmp_path / "projects")
+    made = backups.dump(tmp_path / "a.dump", there)
+    with fresh(server_url("embedded")) as target:
+        with pytest.raises(BackupFailed, match=r"in the schema atlas, and .*options=-csearch_path%3Datlas"):
+            backups.load(made.file, target)
+        assert vacant(target)
+        to_schema = make_conninfo(**conninfo_to_dict(target) | {"options": "-csearch_path=atlas"})
+        assert backups.load(made.file, to_schema).ok
+        assert prints(to_schema) == prints(there)
+        assert vacant(target)
+        with Atlas.open(to_schema) as atlas:
+            user = atlas.users.create("carol@example.com")
+            atlas.quotas.reserve(user, tokens=5)
+
+
+def test_file_that_was_cut_or_is_something_else_changes_nothing(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    whole = backups.dump(tmp_path / "a.dump", filled).file.read_bytes()
+    cut = tmp_path / "cut.dump"
+    for part in (0.999, 0.9, 0.5, 0.2, 0.01):
+        cut.write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(BackupFailed):
+            backups.load(cut, second_dsn)
+        assert vacant(second_dsn)
+    cut.write_bytes(b"SELECT 1;")
+    with pytest.raises(BackupFailed, match="is no dump in pg_dump's custom format"):
+        backups.load(cut, second_dsn)
+    with pytest.raises(FileProblem, match="no such file"):
+        backups.load(tmp_path / "missing", second_dsn)
+
+
+def test_rows_that_look_like_commands_are_rows() -> None:
+    rows = [b"\\restrict me\n", b"SET transaction_timeout = 0;\n", b"COPY x FROM stdin;\n"]
+    copy = [b"COPY public.t (a) FROM stdin;\n", *rows, b"\\.\n"]
+    commands = [b"\\restrict key\n", b"SET transaction_timeout = 0;\n", b"SET lock_timeout = 0;\n"]
+    script = [*commands, *copy, b"\\unrestrict key\n"]
+    assert list(archives._plain(io.BytesIO(b"".join(script)))) == [commands[-1], *copy]
+
+
+def test_dump_of_another_application_is_refused(empty_dsn: str, dsn: str, tmp_path: Path) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE diary (day date)")
+    with pytest.raises(SchemaMismatch, match="nothing to dump"):
+        backups.dump(tmp_path / "a.dump", empty_dsn)
+    program = programs.newest("pg_dump", at_least=18)
+    subprocess.run([program, "-Fc", f"--file={tmp_path / 'b.dump'}", "-d", empty_dsn], check=True)
+    with pytest.raises(BackupFailed, match="it holds no AtlasEngine schema"):
+        backups.load(tmp_path / "b.dump", dsn)
+
+
+def test_interrupted_load_leaves_nothing(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    made = backups.dump(tmp_path / "a.dump", filled)
+
+    class Stop(Exception):
+        pass
+
+    for step, at in (("load", 0), ("load", 10), ("index", 0)):
+
+        def stop(progress: backups.Progress, step: str = step, at: int = at) -> None:
+            if progress.step == step and progress.done >= at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            backups.load(made.file, second_dsn, on_progress=stop)
+        assert vacant(second_dsn)
+    code = """
+import os, signal, sys
+from atlas_sdk import backups
+backups.load(sys.argv[1], sys.argv[2], on_progress=lambda p: p.step == "index" and os.kill(os.getpid(), signal.SIGKILL))
+"""
+    killed = subprocess.run([sys.executable, "-c", code, made.file, second_dsn], timeout=PATIENCE_S)
+    assert killed.returncode == -signal.SIGKILL
+    assert backups.load(made.file, second_dsn).ok
+    assert prints(second_dsn) == prints(filled)
+
+
+def test_older_dump_is_migrated_and_newer_one_refused(
+    empty_dsn: str, server_url: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = schema.migrations()
+    with monkeypatch.context() as older:
+        older.setattr(schema, "migrations", lambda: known[:-1])
+        Atlas.open(empty_dsn, migrate=True).close()
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO users (email) VALUES ('old@example.com')")
+    made = backups.dump(tmp_path / "a.dump", empty_dsn)
+    assert made.schema_version == len(known) - 1
+    with fresh(server_url("embedded")) as target:
+        Atlas.open(target, migrate=True).close()
+        loaded = backups.load(made.file, target)
+        assert (loaded.dumped_version, loaded.schema_version) == (len(known) - 1, len(known))
+        with Atlas.open(target) as atlas:
+            assert [user.email for user in atlas.users.list()] == ["old@example.com"]
+        newer = backups.dump(tmp_path / "b.dump", target)
+    with fresh(server_url("embedded")) as target, monkeypatch.context() as older:
+        older.setattr(archives, "migrations", lambda: known[:-1])
+        with pytest.raises(SchemaMismatch, match=f"has schema version {len(known)}, this .* upgrade AtlasEngine"):
+            backups.load(newer.file, target)
+        changed = [*known[:-1], evolve(known[-1], text="SELECT 1")]
+        older.setattr(archives, "migrations", lambda: changed)
+        with pytest.raises(SchemaMismatch, match="was dumped from a changed or unreleased version"):
+            backups.load(newer.file, target)
+        assert vacant(target)
+
+
+def test_what_was_wrong_before_is_loaded_and_told(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    with psycopg.connect(filled, autocommit=True) as connection:
+        connection.execute("UPDATE memory_blobs SET data = 'damaged' WHERE depth = 0")
+        connection.execute("UPDATE user_quotas SET tokens_used = tokens_used + 1")
+    before = prints(filled)
+    loaded = backups.load(backups.dump(tmp_path / "a.dump", filled).file, second_dsn)
+    assert prints(second_dsn) == before
+    assert not loaded.ok
+    assert loaded.broken
+    assert len(loaded.unbalanced) == 2
+
+
+def test_dump_holds_one_moment(filled: str, second_dsn: str, tmp_path: Path) -> None:
+    """What is written while it runs is not in it, whichever table comes later."""
+    before = prints(filled)
+    with psycopg.connect(filled, autocommit=True) as connection:
+        made = backups.dump(
+            tmp_path / "a.dump",
+            filled,
+            on_progress=lambda _: connection.execute("INSERT INTO events (type) VALUES ('late')") and None,
+        )
+    assert backups.load(made.file, second_dsn).ok
+    assert prints(second_dsn) == before != prints(filled)
+
+
+def test_missing_programs_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        BackupFailed,
+        match=r"the server is PostgreSQL 99, and the newest pg_dump here is of \d+ .*"
+        r"version 99 or newer .apt install postgresql-client-99",
+    ):
+        programs.newest("pg_dump", at_least=99)
+    with pytest.raises(BackupFailed, match="there is no pg_nothing here"):
+        programs.newest("pg_nothing", at_least=15)
+
+
+def test_tls_needs_a_program_that_was_built_with_it() -> None:
+    """The embedded server's programs were not."""
+    plain = programs.newest("pg_dump", at_least=18)
+    assert not programs._has_tls(plain)
+    system = Path("/usr/bin/pg_dump")
+    if not system.exists():
+        with pytest.raises(BackupFailed, match="the connection uses TLS, and no pg_dump here was built with it"):
+            programs.newest("pg_dump", at_least=1, tls=True)
+    else:
+        assert programs._has_tls(programs.newest("pg_dump", at_least=1, tls=True))
+    with pytest.raises(BackupFailed, match="the connection uses TLS|the newest pg_dump here"):
+        programs.newest("pg_dump", at_least=99, tls=True)
+
+
+def test_unreachable_server_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnreachable):
+        backups.dump(tmp_path / "a.dump", "postgresql://127.0.0.1:1/none")
+    assert left_in(tmp_path) == []

@@ -1,0 +1,84 @@
+"""Operations in a caller's own transaction, on the caller's own connection: one fate for both."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, NotFound
+
+
+def orders(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("CREATE TABLE orders (name text)")
+    connection.commit()
+
+
+def test_both_commit_or_neither(atlas: Atlas, dsn: str) -> None:
+    user = atlas.users.create("ada@example.com")
+    project = atlas.projects.create(user, path="/srv/app")
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        orders(connection)
+        connection.execute("INSERT INTO orders VALUES ('first')")
+        joined = atlas.join(connection)
+        joined.events.log("order.placed", user=user)
+        joined.memory.snapshot(project, "CLAUDE.md", b"# one\n")
+        assert [event.type for event in atlas.events.search(user, event_type="order.placed")] == []
+        connection.rollback()
+        assert connection.execute("SELECT count(*) AS n FROM orders").fetchone() == {"n": 0}
+        assert atlas.memory.files(project) == []
+
+        connection.execute("INSERT INTO orders VALUES ('second')")
+        joined.memory.snapshot(project, "CLAUDE.md", b"# one\n")
+        joined.events.log("order.placed", user=user)
+        connection.commit()
+    assert len(atlas.events.search(user, event_type="order.placed")) == 1
+    assert atlas.memory.read(project, "CLAUDE.md") == b"# one\n"
+    assert not atlas.memory.verify(project).broken
+
+
+def test_a_failed_operation_leaves_the_callers_work(atlas: Atlas, dsn: str) -> None:
+    user = atlas.users.create("ada@example.com")
+    with psycopg.connect(dsn) as connection:
+        orders(connection)
+        connection.execute("INSERT INTO orders VALUES ('kept')")
+        with pytest.raises(NotFound):
+            atlas.join(connection).builds.get(user, user.id)
+        with pytest.raises(Exception, match="taken|exists|already"):
+            atlas.join(connection).users.create("ada@example.com")
+        connection.commit()
+        assert connection.execute("SELECT name FROM orders").fetchall() == [("kept",)]
+
+
+def test_joins_a_block_of_a_connection_that_commits_by_itself(atlas: Atlas, dsn: str) -> None:
+    user = atlas.users.create("ada@example.com")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        with pytest.raises(InvalidInput, match="transaction"):
+            atlas.join(connection)
+        with pytest.raises(ZeroDivisionError), connection.transaction():
+            atlas.join(connection).events.log("order.placed", user=user)
+            _ = 1 / 0
+        with connection.transaction():
+            atlas.join(connection).events.log("order.paid", user=user)
+    types = {event.type for event in atlas.events.search(user)}
+    assert "order.paid" in types
+    assert "order.placed" not in types
+    with pytest.raises(InvalidInput, match="closed"):
+        atlas.join(connection)
+
+
+def test_an_asyncio_connection(atlas: Atlas, dsn: str) -> None:
+    user = atlas.users.create("ada@example.com")
+
+    async def both() -> None:
+        async with AsyncAtlas.open(dsn) as client, await psycopg.AsyncConnection.connect(dsn) as connection:
+            await client.join(connection).events.log("order.placed", user=user)
+            await connection.rollback()
+            await client.join(connection).events.log("order.paid", user=user)
+            await connection.commit()
+
+    asyncio.run(both())
+    assert {event.type for event in atlas.events.search(user)} & {"order.placed", "order.paid"} == {"order.paid"}

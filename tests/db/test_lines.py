@@ -1,0 +1,241 @@
+"""Connections at hand, and statements without a cursor: as with the pool and with psycopg, but cheaper."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from entered import until
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from atlas_sdk._drive.spares import AsyncSpares, Spares
+from atlas_sdk._drive.wire import AsyncLine, Line
+from atlas_sdk._plan import Json
+
+KWARGS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 1}
+
+
+@pytest.fixture
+def line(dsn: str) -> Iterator[Line]:
+    with Line.connect(dsn, **KWARGS) as connection:
+        yield connection
+
+
+# Statements without a cursor.
+
+VALUES = {
+    "text": ("text", "naïve % 'quoted'"),
+    "integer": ("integer", 70_000),
+    "bigint": ("bigint", 2**40),
+    "numeric": ("numeric", Decimal("0.000000001")),
+    "uuid": ("uuid", uuid.UUID(int=7)),
+    "time": ("timestamptz", datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)),
+    "interval": ("interval", timedelta(days=3, microseconds=5)),
+    "bytes": ("bytea", b"\x00\xff"),
+    "boolean": ("boolean", True),
+    "list": ("text[]", ["a", None, "c"]),
+    "null": ("text", None),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_come_back_as_through_a_cursor(line: Line, name: str) -> None:
+    kind, value = VALUES[name]
+    text: Any = f"SELECT %(value)s::{kind} AS same, %(value)s::{kind} IS NULL AS missing, '%%' AS percent"
+    by_cursor = line.execute(text, {"value": value}).fetchall()
+    # Once as it is, once while it is prepared, and once prepared.
+    for _ in range(3):
+        answer = line.ask(text, {"value": value})
+        assert answer.columns == ("same", "missing", "percent")
+        assert answer.rows == by_cursor
+        assert answer.rowcount == 1
+
+
+def test_json_goes_in_as_json(line: Line) -> None:
+    assert line.ask("SELECT %(it)s AS it", {"it": Json({"a": [1, None]})}).rows == [({"a": [1, None]},)]
+
+
+def test_rows_are_counted_without_a_result(line: Line) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    for _ in range(3):
+        answer = line.ask("INSERT INTO numbers SELECT generate_series(1, %(n)s)", {"n": 5})
+        assert (answer.columns, answer.rows, answer.rowcount) == ((), [], 5)
+
+
+def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: Line) -> None:
+    def ask() -> object:
+        return line.ask("SELECT %(n)s + 1", {"n": 1}).rows
+
+    for _ in range(3):
+        assert ask() == [(2,)]
+    assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (1,)
+    line.execute("DEALLOCATE ALL")
+    for _ in range(3):
+        assert ask() == [(2,)]
+
+
+def test_nothing_is_prepared_where_that_is_off(dsn: str) -> None:
+    with Line.connect(dsn, autocommit=True, prepare_threshold=None) as line:
+        for _ in range(3):
+            assert line.ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+        assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+
+
+def test_an_error_is_psycopgs_and_leaves_the_connection_usable(line: Line) -> None:
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            line.ask("SELECT 1 / %(n)s", {"n": 0})
+    assert line.ask("SELECT 1 / %(n)s", {"n": 1}).rows == [(1,)]
+
+
+def sleeps(dsn: str, pid: int) -> bool:
+    with psycopg.connect(dsn) as other:
+        row = other.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+    return row == ("PgSleep",)
+
+
+def test_a_cancelled_task_leaves_the_connection_usable(dsn: str) -> None:
+    async def run() -> object:
+        async with await AsyncLine.connect(dsn, **KWARGS) as line:
+            task = asyncio.create_task(line.ask("SELECT pg_sleep(%(s)s)", {"s": 60}))
+            await asyncio.to_thread(until, lambda: sleeps(dsn, line.info.backend_pid))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return (await line.ask("SELECT %(n)s + 1", {"n": 1})).rows
+
+    assert asyncio.run(run()) == [(2,)]
+
+
+# Connections at hand.
+
+
+@pytest.fixture
+def pool(dsn: str) -> Iterator[ConnectionPool[Line]]:
+    with ConnectionPool(dsn, connection_class=Line, kwargs=KWARGS, min_size=0, max_size=2, timeout=5) as made:
+        yield made
+
+
+def busy(spares: Spares) -> Line:
+    """Use a connection twice in a row, which leaves it at hand; return it."""
+    for _ in range(2):
+        line = spares.get()
+        spares.put(line)
+    return line
+
+
+def test_a_busy_clients_connection_stays_at_hand(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    line = busy(spares)
+    assert (len(spares), spares.reused) == (1, 0)
+    assert spares.get() is line
+    assert (len(spares), spares.reused) == (0, 1)
+    assert pool.get_stats()["pool_available"] == 0
+    spares.put(line)
+    spares.close()
+    assert pool.get_stats()["pool_available"] == 1
+
+
+def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    pool.resize(0, 1)
+    line = busy(spares)
+    assert spares.get() is line
+    found: list[Line] = []
+    waiting = threading.Thread(target=lambda: found.append(spares.get()))
+    waiting.start()
+    until(lambda: pool.get_stats().get("requests_waiting"))
+    # A busy client's would stay at hand.
+    spares._idle._kept_at = time.monotonic()
+    spares.put(line)
+    waiting.join()
+    assert found == [line]
+    spares.put(line)
+    spares.close()
+
+
+def test_one_that_the_server_closed_is_not_given_out(dsn: str, pool: ConnectionPool[Line]) -> None:
+    pool._check = pool.check_connection  # as the driver's pool is made
+    spares = Spares(pool)
+    line = busy(spares)
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (line.info.backend_pid,))
+    fresh = spares.get()
+    assert fresh is not line
+    assert fresh.ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+    spares.put(fresh)
+    spares.close()
+
+
+def test_an_unfinished_one_goes_to_the_pool(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    busy(spares)
+    line = spares.get()
+    line.execute("BEGIN")
+    spares.put(line)
+    assert len(spares) == 0
+    assert line.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    spares.close()
+
+
+def test_unused_ones_go_back_to_the_pool(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    line = busy(spares)
+    assert spares.sweep()
+    line.drawn_at -= 60
+    assert not spares.sweep()
+    assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+    spares.close()
+
+
+def test_old_ones_go_back_to_the_pool(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    busy(spares)
+    line = spares.get()
+    line.drawn_at -= 60
+    spares.put(line)
+    assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+    spares.close()
+
+
+def test_a_refusal_of_the_pool_is_forgotten(pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    lines = [spares.get(), spares.get()]
+    pool.timeout = 0.01
+    with pytest.raises(PoolTimeout):
+        spares.get()
+    for line in lines * 2:
+        spares.put(line)
+        spares.get()
+    spares.put(lines[0])
+    assert len(spares) == 1
+    spares.close()
+    pool.putconn(lines[1])
+
+
+def test_an_asyncio_clients_connection_stays_at_hand_and_goes_back(dsn: str) -> None:
+    async def run() -> None:
+        pool = AsyncConnectionPool(dsn, connection_class=AsyncLine, kwargs=KWARGS, min_size=0, max_size=2, open=False)
+        async with pool:
+            spares = AsyncSpares(pool)
+            for _ in range(2):
+                line = await spares.get()
+                await spares.put(line)
+            assert len(spares) == 1
+            assert await spares.get() is line
+            await spares.put(line)
+            assert await spares.sweep()
+            line.drawn_at -= 60
+            assert not await spares.sweep()
+            assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+            await spares.close()
+
+    asyncio.run(run())

@@ -1,0 +1,78 @@
+"""Streams that are opened, never read and dropped: nobody closes them, so the collector ends their guard."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from provider_stub import Events, Stub, chunks, message_events
+from sides import AsyncSide, Books, Side
+
+from atlas_sdk.integrations.bounds import input_bound
+
+PATIENCE_S = 60.0
+CHAT: dict[str, Any] = {
+    "model": "gpt-test-1",
+    "max_completion_tokens": 100,
+    "messages": [{"role": "user", "content": "Hi"}],
+    "stream": True,
+}
+MESSAGE: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": CHAT["messages"], "stream": True}
+
+
+def until(side: Side, condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
+        # What the collector has handed to the event loop.
+        side.do(lambda: None)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_stream_that_is_dropped_unread_is_settled(provider: str, side: Side, stub: Stub, books: Books) -> None:
+    if provider == "openai":
+        stub.script(Events(events=chunks("Hello"), stop=1))
+        client, ask = side.openai(), CHAT
+        opened = side.do(lambda: client.chat.completions.create(**ask))
+    else:
+        stub.script(Events(events=message_events("Hello"), stop=1))
+        client, ask = side.anthropic(), MESSAGE
+        opened = side.do(lambda: client.messages.create(**ask))
+    assert books.entries() == []
+    del opened
+    gc.collect()
+    until(side, books.entries)
+    assert books.charged() == (input_bound(ask), 0)
+    assert (books.entry().meta["cut"], books.entry().meta["estimated"]) == (True, True)
+
+
+def test_a_stream_that_was_closed_unread_is_settled_once(side: Side, stub: Stub, books: Books) -> None:
+    stub.script(Events(events=chunks("Hello"), stop=1))
+    client = side.openai()
+    opened = side.do(lambda: client.chat.completions.create(**CHAT))
+    side.do(opened.close)
+    assert books.charged() == (input_bound(CHAT), 0)
+    del opened
+    gc.collect()
+    side.do(lambda: None)
+    assert len(books.entries()) == 1
+
+
+def test_a_stream_that_outlives_its_event_loop_is_left_to_its_expiry(side: Side, stub: Stub, books: Books) -> None:
+    if not isinstance(side, AsyncSide):
+        return
+    stub.script(Events(events=chunks("Hello"), stop=1))
+    client = side.openai()
+    opened = side.do(lambda: client.chat.completions.create(**CHAT))
+    opened.watch._loop = type("Closed", (), {"call_soon_threadsafe": lambda *_: _closed()})()
+    del opened
+    gc.collect()
+    assert books.entries() == []
+
+
+def _closed() -> None:
+    message = "Event loop is closed"
+    raise RuntimeError(message)

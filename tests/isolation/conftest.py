@@ -1,0 +1,68 @@
+"""An attacker with everything that a tenant may have, next to a victim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from attacks import Attack
+from tenants import SECRET, complete, everything_of, settle_in
+
+from atlas_sdk import Atlas, SigningKeys
+
+
+@pytest.fixture(autouse=True)
+def _keys(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    SigningKeys.generate().write(tmp_path / "keys")
+    monkeypatch.setenv("ATLAS_SIGNING_KEYS", str(tmp_path / "keys"))
+
+
+@contextmanager
+def _application(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        login = "app_" + connection.info.dbname.removeprefix("test_")[:16]
+        name = psycopg.sql.Identifier(login)
+        connection.execute(psycopg.sql.SQL("CREATE ROLE {} LOGIN IN ROLE atlas_app").format(name))
+        # Only the server's file of rules could let a second login in by itself. From here on it is all but that one:
+        # what a superuser may do is checked for the session's user, whom this changes.
+        connection.execute(psycopg.sql.SQL("SET SESSION AUTHORIZATION {}").format(name))
+        connection.autocommit = False
+        yield connection
+        connection.rollback()
+        connection.autocommit = True
+        connection.execute("RESET SESSION AUTHORIZATION")
+        connection.execute(psycopg.sql.SQL("DROP OWNED BY {}").format(name))
+        connection.execute(psycopg.sql.SQL("DROP ROLE {}").format(name))
+
+
+@pytest.fixture
+def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
+    """Everything set up, and checked at the end: the victim has what it had."""
+    with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as owner, _application(dsn) as app:
+        attacker, victim = settle_in(atlas, "mallory", "mine"), settle_in(atlas, "victim", SECRET)
+        for tenant in (attacker, victim):
+            complete(owner, tenant)
+        made = Attack(atlas, owner, app, attacker, victim)
+        made.before = everything_of(owner, victim.user.id)
+        made.named(attacker.user.id)
+        yield made
+        made.unharmed()
+        record_property("attacks", made.tried)
+        assert made.tried > 0, "nothing was tried"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how much was tried: each a tenant at another's rows, checked to have read, changed and learned nothing."""
+    tried = sum(
+        value
+        # Those of set-up and teardown that passed have no word of their own.
+        for report in terminalreporter.getreports("")
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name == "attacks"
+    )
+    if tried:
+        terminalreporter.write_line(f"isolation: {tried} attacks, 0 rows of another tenant, 0 leaks")

@@ -1,0 +1,143 @@
+"""PostgreSQL servers of a test's own, whose roles, settings and life it may change; others are shared."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from atlas_sdk._embedded.account import find_account
+from atlas_sdk._embedded.places import find_binaries
+
+#: Of the roles that a test makes: over TCP everybody needs one, but the superuser.
+PASSWORD = "s3cret: 'of' a role%"
+_SYSTEM = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+#: "bundled" are the programs of the embedded server, "system" those of Debian, where they are installed.
+PROGRAMS = ["bundled"] + (["system"] if _SYSTEM else [])
+_HBA = "host all postgres all trust\nhost all all all scram-sha-256\n"
+
+
+class PrivateServer:
+    """A server on a port of its own, with everything as a package manager leaves it: durable, UTF8, empty."""
+
+    def __init__(self, programs: str, folder: Path) -> None:
+        self._identity: dict[str, Any] = {}
+        if programs == "system":
+            self.bin_dir = _SYSTEM[0]
+            account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+        else:
+            found = find_account()
+            self.bin_dir = find_binaries(found)
+            account = pwd.getpwnam(found.name) if found.is_other else None
+        if account is not None:
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            self._identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self.log = folder / "log"
+        self.data = folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        (self.data / "pg_hba.conf").write_text(_HBA)
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        command = [self.bin_dir / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", **self._identity)
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+
+    def start(self, *settings: str) -> None:
+        """Start it, with settings on its command line such as "max_connections=10"."""
+        given = {"listen_addresses": "'127.0.0.1'", "port": self.port, "unix_socket_directories": "''"}
+        options = " ".join(f"-c {name}={value}" for name, value in given.items())
+        options += "".join(f" -c {setting}" for setting in settings)
+        self._run("pg_ctl", "-D", self.data, "-w", "-l", self.log, "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+    def url(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
+        """Return the address of a database."""
+        login = quote(user, safe="") + ("" if password is None else f":{quote(password, safe='')}")
+        return f"postgresql://{login}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def ask(self, statement: str, *parameters: object, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run one statement as the superuser and return its rows."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def psql(self, script: str, database: str = "postgres") -> None:
+        """Run a script as the administrator would."""
+        command = [self.bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", self.url(database)]
+        done = subprocess.run(command, input=script, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def add_login(self, name: str, attributes: str = "") -> None:
+        """Make a role that logs in with PASSWORD."""
+        command = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} ").format(sql.Identifier(name), sql.Literal(PASSWORD))
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(command + sql.SQL(attributes))
+
+    def everything(self) -> list[Any]:
+        """Return what it has, to compare: roles, memberships, databases, and in each all objects, owners and grants."""
+        databases = self.ask("SELECT datname, pg_get_userbyid(datdba), datacl::text FROM pg_database ORDER BY 1")
+        found: list[Any] = [
+            databases,
+            self.ask("SELECT rolname, rolcanlogin, rolsuper FROM pg_roles ORDER BY 1"),
+            self.ask("SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members ORDER BY 1, 2"),
+        ]
+        for name, *_ in databases:
+            if name != "template0":
+                found += [
+                    self.ask("SELECT oid, relname, relowner, relacl::text FROM pg_class ORDER BY oid", database=name),
+                    self.ask("SELECT oid, proname, proowner, proacl::text FROM pg_proc ORDER BY oid", database=name),
+                    self.ask(
+                        "SELECT oid, nspname, nspowner, nspacl::text FROM pg_namespace ORDER BY oid", database=name
+                    ),
+                ]
+        return found
+
+    def empty(self) -> None:
+        """Drop every database and role that a test made, and every setting."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            for (name,) in connection.execute(
+                "SELECT datname FROM pg_database WHERE datname !~ '^(postgres|template.)$'"
+            ):
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^(postgres|pg_.*)$'"):
+                connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+            connection.execute("ALTER SYSTEM RESET ALL")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def private_server(programs: str) -> Iterator[PrivateServer]:
+    """Run a server of one's own."""
+    folder = Path(tempfile.mkdtemp(prefix="atlas-own-"))
+    server = PrivateServer(programs, folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+def steps(ran: Any) -> dict[str, str]:
+    """Return the mark of each step that `db init` told of; of steps with one name the last."""
+    told = [line for line in ran.err.splitlines() if line[:1] in set("✓·+-✗")]
+    return {re.split(r"\s{2,}", line[2:])[0]: line[0] for line in told}

@@ -1,0 +1,88 @@
+"""Errors travel: between processes, through queues, in copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from inspect import Parameter, signature
+from typing import Any
+
+import pytest
+
+from atlas_sdk import errors
+from atlas_sdk.errors import AtlasError, InvalidInput, MissingExtra, QuotaExceeded
+
+#: What constructors take, by the names of their parameters.
+SAMPLES: dict[str, Any] = {
+    "candidates": ("a1", "a2"),
+    "asked": Decimal("0.10"),
+    "remaining": Decimal("0.07"),
+    "limit": Decimal(5),
+    "retry_after": timedelta(seconds=3),
+    "resets_at": datetime(2026, 7, 1, tzinfo=UTC),
+    "holders": ("web-1",),
+    "dimension": "cost",
+    "epoch": 7,
+    "first": 1,
+    "last": 9,
+    "found": 1,
+    "wanted": 2,
+    "paths": ("a.py",),
+    "size": 12,
+    "sqlstate": "23505",
+}
+
+
+def kinds(root: type[AtlasError] = AtlasError) -> Iterator[type[AtlasError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from kinds(kind)
+
+
+def made(kind: type[AtlasError]) -> AtlasError:
+    if "__init__" not in {name for base in kind.__mro__ if issubclass(base, AtlasError) for name in vars(base)}:
+        return kind("what happened")
+    positional, named = [], {}
+    for name, parameter in list(signature(kind).parameters.items()):
+        value = SAMPLES.get(name, f"a {name}")
+        if parameter.kind is Parameter.KEYWORD_ONLY:
+            named[name] = value
+        else:
+            positional.append(value)
+    return kind(*positional, **named)
+
+
+def test_every_error_is_here() -> None:
+    assert {kind.__name__ for kind in kinds()} >= set(errors.__all__)
+
+
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+def test_an_error_is_the_same_after_a_journey(kind: type[AtlasError], again: Any) -> None:
+    error = made(kind)
+    error.add_note("seen by a worker")
+    arrived = again(error)
+    assert type(arrived) is kind
+    assert str(arrived) == str(error)
+    assert arrived.args == error.args
+    assert vars(arrived) == vars(error)
+    assert isinstance(arrived, tuple(kind.__mro__[1:-1]))
+
+
+def test_what_an_error_reckons_it_still_reckons_after_a_journey() -> None:
+    refused = made(QuotaExceeded)
+    assert isinstance(refused, QuotaExceeded)
+    arrived = pickle.loads(pickle.dumps(refused))
+    assert (arrived.http_status, arrived.headers) == (refused.http_status, refused.headers)
+    missing = copy.copy(MissingExtra("auth", needed_for="sessions"))
+    assert missing.msg == str(missing)
+
+
+def test_fields_are_not_shared_with_a_copy() -> None:
+    error = InvalidInput("wrong", field="tokens")
+    copied = copy.copy(error)
+    copied.field = "cost"
+    assert error.field == "tokens"
