@@ -110,7 +110,7 @@ def _settings(session: Session, login: Login, settings: dict[str, dict[str, Any]
 def _resetting(session: Session, name: str, source: str) -> list[str]:
     """Return how to take a setting back where it was made."""
     if source in {"database", "user", "database user"}:
-        return [row["command"] for row in session.rows(sql["write_resets"], setting=name)]
+        return [row["command"] + ";" for row in session.rows(sql["write_resets"], setting=name)]
     if source == "command line":
         return [f"# it is set where the server is started: take -c {name}=off away and restart it"]
     if source in {"client", "environment variable", "session"}:

@@ -58,9 +58,9 @@ ORDER BY wanted.privilege, c.relname;
 -- name: write_resets
 -- A command for each place where a setting was made for this database, this login, or both.
 SELECT CASE
-           WHEN s.setrole = 0 THEN format('ALTER DATABASE %%I RESET %%I;', current_database(), %(setting)s::text)
-           WHEN s.setdatabase = 0 THEN format('ALTER ROLE %%I RESET %%I;', current_user, %(setting)s::text)
-           ELSE format('ALTER ROLE %%I IN DATABASE %%I RESET %%I;', current_user, current_database(), %(setting)s::text)
+           WHEN s.setrole = 0 THEN format('ALTER DATABASE %%I RESET %%I', current_database(), %(setting)s::text)
+           WHEN s.setdatabase = 0 THEN format('ALTER ROLE %%I RESET %%I', current_user, %(setting)s::text)
+           ELSE format('ALTER ROLE %%I IN DATABASE %%I RESET %%I', current_user, current_database(), %(setting)s::text)
        END AS command
 FROM pg_db_role_setting AS s, unnest(s.setconfig) AS given
 WHERE given LIKE %(setting)s::text || '=%%'

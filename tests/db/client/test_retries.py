@@ -116,6 +116,17 @@ def test_nothing_is_repeated_in_a_callers_transaction(open_client: Open, dsn: st
     assert not failure.value.repeatable
 
 
+def test_a_lost_connection_is_not_survived_by_a_callers_transaction(open_client: Open, dsn: str) -> None:
+    """Not even by a statement that reads: what came before it is gone."""
+    client = open_client(dsn)
+    with pytest.raises(DatabaseUnreachable) as failure, client.transaction() as tx:
+        tx.users.create("ada@example.com")
+        cut_all(client)
+        tx.users.list()
+    assert not failure.value.repeatable
+    assert client.users.list() == []
+
+
 def test_other_errors_are_not_repeated(open_client: Open, dsn: str) -> None:
     client = open_client(dsn)
     user = client.users.create("ada@example.com", name="Ada")
