@@ -129,9 +129,9 @@ def test_a_busy_block_stays_as_it_is(both: Both) -> None:
     user, clock = user_with(both), Clock()
     lease = lease_of(both, user, tokens=500, ttl=timedelta(seconds=60), idle_s=2.0, clock=clock)
     running = both.do(lease.reserve(10))
-    clock.now += 20
+    clock.now += 19
     once(both, lease, 10)
-    clock.now += 1
+    clock.now += 1.5
     both.do(lease.tend())
     assert [hold.tokens for hold in both.holds(user)] == [500]
     running.settle(10)
@@ -158,8 +158,9 @@ def test_a_heartbeat_that_fails_comes_again_sooner(both: Both) -> None:
     call = both.do(lease.reserve(10))
     runner.sent.clear()
     for error in (None, StorageFull("full")):
-        clock.now += 31
+        # In this order, since the keeper sees the clock too.
         runner.fail(1, error)
+        clock.now += 31
         tended(both, lease, lambda: runner.sent == ["quotas.extend"])
         clock.now += 11
         tended(both, lease, lambda: runner.sent == ["quotas.extend"] * 2)

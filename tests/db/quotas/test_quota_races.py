@@ -209,7 +209,7 @@ PAIRS = [
 ]
 #: Differs from one run to the next.
 PASSING = {"id", "user_id", "expires_at", "resets_at", "retry_after", "lasts", "created_at", "updated_at"}
-PASSING |= {"period_anchor", "period_start", "period_end", "request_minute", "request_cells"}
+PASSING |= {"period_anchor", "period_start", "period_end", "request_minute", "request_cells", "prior_at", "busy"}
 
 
 def prepared(door: Door) -> Any:
