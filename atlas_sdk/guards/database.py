@@ -18,6 +18,7 @@ from atlas_sdk.errors import (
     InvalidInput,
     NotFound,
     QuotaExceeded,
+    TimedOut,
     TransactionConflict,
 )
 from atlas_sdk.guards.asking import Ask, is_keyed, new_reservation_id, reserve
@@ -51,7 +52,8 @@ _CLOSE_S = 10.0
 
 def _may_hold(error: BaseException) -> bool:
     """Whether a reservation may have been made although the call for it failed."""
-    return isinstance(error, DatabaseUnreachable) or not isinstance(error, AtlasError)
+    # The call commits its promise before it waits for the disk, and only then does a time limit come.
+    return isinstance(error, DatabaseUnreachable | TimedOut) or not isinstance(error, AtlasError)
 
 
 def _tries(ttl: timedelta | None, tokens: int, cost: Money) -> tuple[type[AtlasError], ...]:

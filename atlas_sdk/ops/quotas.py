@@ -98,6 +98,7 @@ def reserve(
     dollars = money("cost", cost)
     if not (tokens or dollars or any(amounts.values())):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
+    lasts = ttl_of(ttl)
     lent = yield from context()
     new_id = reservation_id or lent.new_id()
     decision = yield from one(
@@ -108,7 +109,7 @@ def reserve(
         tokens=tokens,
         min_tokens=min_tokens,
         cost=dollars,
-        ttl=ttl_of(ttl),
+        ttl=lasts,
         holder=holder,
         meta=as_json(meta),
         **amounts,
