@@ -423,8 +423,8 @@ def test_sign_up_works_behind_row_security(migrated):
 
 
 def test_claim_of_another_tenant_is_felt_but_not_seen(migrated):
-    one, other, value = uuid.uuid4(), uuid.uuid4(), f"{uuid.uuid4().hex}@example.com"
-    claim = """INSERT INTO claims (kind, value, user_id) VALUES ('email', %(v)s, %(u)s)
+    one, other, value = uuid.uuid4(), uuid.uuid4(), f"{uuid.uuid4().hex}.example.com"
+    claim = """INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(v)s, %(u)s)
                ON CONFLICT (value, kind) DO NOTHING RETURNING user_id"""
     with application_role(migrated):
         with tenant(migrated, one):

@@ -293,7 +293,7 @@ def test_tenant_cannot_reach_the_quota_of_another(door: Door) -> None:
         door.connection.execute(f"SET LOCAL ROLE {role}")
         door.connection.execute(f"SET LOCAL atlas.user_id = '{one}'")
         assert door.settle(one, door.reserve(one, 5).id, 5, 0).outcome == "settled"
-        with pytest.raises(errors.ForeignKeyViolation), door.connection.transaction():
+        with pytest.raises(errors.InsufficientPrivilege), door.connection.transaction():
             door.reserve(two, 5)
     door.connection.execute(f"DROP OWNED BY {role}")
     door.connection.execute(f"DROP ROLE {role}")
