@@ -161,7 +161,8 @@ def _bar(run: "Invocation", jobs: int) -> Iterator[Tell]:
             if now.job not in begun:
                 begun.append(now.job)
             text = f"{now.job}: {now.removed:,} of {now.examined:,}"
-            progress.update(task, completed=len(begun) - 1, description=f"{text:<40}")
+            # At once: a short job would be over before the next look at the screen.
+            progress.update(task, completed=len(begun) - 1, description=f"{text:<40}", refresh=True)
 
         yield show
         progress.update(task, completed=jobs)

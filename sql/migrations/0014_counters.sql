@@ -71,6 +71,10 @@ BEGIN
                 ) AS x
             ) AS c
         );
+        IF cardinality(changes) = 0 THEN
+            -- Another line of a log.
+            RETURN NULL;
+        END IF;
         moved := EXISTS (
             SELECT user_id, project_id, id, created_at FROM before
             EXCEPT SELECT user_id, project_id, id, created_at FROM changed
@@ -263,7 +267,7 @@ SELECT
         u.created_at,
         p.last_at,
         v.last_at,
-        b.last_at,
+        n.last_at,
         s.last_at,
         -- The quota row moves with every metered use and so stands in for reading the whole ledger.
         -- A monthly reset moves it too, but leaves nothing used.
@@ -287,15 +291,21 @@ LEFT JOIN (
 LEFT JOIN (
     -- The hours that are in the day and in the week as a whole.
     SELECT
-        t.user_id,
-        sum(t.builds) FILTER (WHERE t.hour > now() - interval '24 hours') AS builds_24h,
-        sum(t.builds) FILTER (WHERE t.hour > now() - interval '7 days') AS builds_7d,
-        max(n.created_at) AS last_at
-    FROM build_tallies AS t
-    LEFT JOIN builds AS n ON n.user_id = t.user_id AND n.id = t.newest_id
-    WHERE t.project_id = '00000000-0000-0000-0000-000000000000'
-    GROUP BY t.user_id
+        user_id,
+        sum(builds) FILTER (WHERE hour > now() - interval '24 hours') AS builds_24h,
+        sum(builds) AS builds_7d
+    FROM build_tallies
+    WHERE project_id = '00000000-0000-0000-0000-000000000000' AND hour > now() - interval '7 days'
+    GROUP BY user_id
 ) AS b ON b.user_id = u.id
+LEFT JOIN (
+    -- Apart from the hours, which name no builds: for hundreds of rows the planner would rather read all builds.
+    SELECT t.user_id, max(n.created_at) AS last_at
+    FROM build_tallies AS t
+    JOIN builds AS n ON n.user_id = t.user_id AND n.id = t.newest_id
+    WHERE t.project_id = '00000000-0000-0000-0000-000000000000' AND t.hour = '-infinity'
+    GROUP BY t.user_id
+) AS n ON n.user_id = u.id
 LEFT JOIN (
     -- And what is in them of the hour that each of them begins in.
     SELECT user_id, count(*) AS builds

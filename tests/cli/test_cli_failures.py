@@ -139,10 +139,14 @@ def test_empty_file_is_a_version(app, cli):
 
 
 def test_refused_connection(cli, folder):
-    for arguments in (["log"], ["db", "status"], ["db", "init"], ["init", str(folder)], ["verify"]):
+    for arguments in (["log"], ["db", "status"], ["init", str(folder)], ["verify"]):
         ran = cli(*arguments, "--dsn", "postgresql://127.0.0.1:1/x", "--project", folder)
         assert ran.code == 5
         assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in ran.sentence
+    ran = cli("db", "init", "--dsn", "postgresql://127.0.0.1:1/x")
+    assert ran.code == 5
+    # After the line that says which database it is about.
+    assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in ran.err.splitlines()[-1]
     ran = cli("log", "--dsn", "postgresql://127.0.0.1:1/x", "--json")
     assert json.loads(ran.err)["kind"] == "DatabaseUnreachable"
 
@@ -175,10 +179,13 @@ def test_schema_newer_than_the_code(cli, dsn, folder):
             "INSERT INTO schema_version (version, name, checksum) "
             "SELECT max(version) + 1, 'future', repeat('0', 64) FROM schema_version"
         )
-    for arguments in (["log"], ["db", "migrate"], ["db", "init"]):
+    for arguments in (["log"], ["db", "migrate"]):
         ran = cli(*arguments, "--dsn", dsn, "--project", folder)
         assert ran.code == 1
         assert "upgrade AtlasEngine" in ran.sentence
+    ran = cli("db", "init", "--dsn", dsn)
+    assert ran.code == 1
+    assert "upgrade AtlasEngine" in ran.err.splitlines()[-1]
 
 
 def test_broken_version(cli, dsn, folder):
