@@ -21,7 +21,7 @@ def test_the_least_recently_used_goes_first() -> None:
     heads.put((USER, PROJECT, "b"), head(b"x" * 10))
     assert heads.get((USER, PROJECT, "a")) is not None
     heads.put((USER, PROJECT, "c"), head(b"x" * 10))
-    assert [path for (_, path), _ in heads.learned()[0]] == ["a", "c"]
+    assert [path for (*_, path), _ in heads.learned()[0]] == ["a", "c"]
 
 
 def test_replacing_and_dropping_keep_the_count_right() -> None:

@@ -89,19 +89,43 @@ def test_an_error_of_ours_rolls_back_before_it_leaves() -> None:
 @pytest.mark.parametrize("file", OPERATIONS, ids=lambda file: file.stem)
 def test_every_plan_is_delegated_to(file: Path) -> None:
     """`execute(…)` without `yield from` would silently do nothing: every call of a plan must be delegated to or
-    returned."""
+    returned. A script yields whole plans."""
     tree = ast.parse(file.read_text("utf-8"))
     plans = {"many", "one", "one_or_none", "scalar", "execute", "local", "context"}
     for other in OPERATIONS:
         for node in ast.walk(ast.parse(other.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.returns is not None and "Plan[" in ast.unparse(node.returns):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and _returns(node).endswith("]")
+                and (_returns(node).startswith("Plan["))
+            ):
                 plans |= {node.name} if other == file or not node.name.startswith("_") else set()
     delegated = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and not _is_plan(function):
+            # A script yields plans, and what only makes one returns it.
+            handing_on = ast.Yield if _returns(function).startswith(("Generator[Plan[", "Script")) else ast.Return
+            if handing_on is ast.Yield or _returns(function).startswith("Plan["):
+                handed = [node.value for node in ast.walk(function) if isinstance(node, handing_on)]
+                choices = [
+                    part for whole in handed if isinstance(whole, ast.IfExp) for part in (whole.body, whole.orelse)
+                ]
+                delegated |= {id(node) for node in (*handed, *choices)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
             if name in plans and not _same_name_elsewhere(node):
                 assert id(node) in delegated, f"{file.name}:{node.lineno}: {name}(…) without `yield from` does nothing"
+
+
+def _returns(function: ast.FunctionDef) -> str:
+    return "" if function.returns is None else ast.unparse(function.returns)
+
+
+def _is_plan(function: ast.FunctionDef) -> bool:
+    """Whether it is a plan; one that returns "Plan[…] | None" makes one, for somebody else to run."""
+    returns = _returns(function)
+    return returns.startswith("Plan[") and returns.endswith("]")
 
 
 def _same_name_elsewhere(call: ast.Call) -> bool:
