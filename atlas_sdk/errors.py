@@ -226,8 +226,9 @@ class QuotaExceeded(AtlasError):
         retry_after: timedelta | None = None,
         resets_at: datetime | None = None,
         holders: tuple[str, ...] = (),
+        held: int | Decimal | None = None,
     ) -> None:
-        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at))
+        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held))
         #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes".
         self.dimension = dimension
         self.asked = asked
@@ -239,14 +240,16 @@ class QuotaExceeded(AtlasError):
         self.resets_at = resets_at
         #: Who has the slots, when containers are refused.
         self.holders = holders
+        #: What running calls have promised of a month's limit, when only they are in the way; None: it is used up.
+        self.held = held
 
     @property
     def http_status(self) -> int:
-        """429 where waiting for seconds or minutes helps (requests, containers), else 403.
+        """429 where waiting for seconds or minutes helps (requests, containers, running calls), else 403.
 
         Clients repeat a 429 on their own; a month's budget does not come back by repeating.
         """
-        return 429 if self.dimension in _RETRIED else 403
+        return 429 if self.dimension in _RETRIED or self.held is not None else 403
 
     @property
     def headers(self) -> dict[str, str]:
@@ -309,6 +312,7 @@ def _sentence(
     limit: int | Decimal | None,
     retry_after: timedelta | None,
     resets_at: datetime | None,
+    held: int | Decimal | None,
 ) -> str:
     unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
     whole = "" if limit is None else f" of {limit}{unit}"
@@ -320,6 +324,8 @@ def _sentence(
         return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
     when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     less = ", or ask for less" if remaining > 0 else ""
+    if held is not None:
+        return f"{what}, because running calls hold {held}{unit}; try again when one has ended, or {when}{less}"
     return f"{what}; try again {when}{less}"
 
 

@@ -41,6 +41,7 @@ class _Decision:
     bound: Decimal | None = None
     requests: int | None = None
     lasts: timedelta | None = None
+    held: Decimal | None = None
     #: What quota_refusal() says, in place of the columns that a promise leaves empty.
     refusal: list[str | None] | None = None
 
@@ -48,7 +49,7 @@ class _Decision:
         """Return it with what a refusal says in its own columns."""
         if self.refusal is None:
             return self
-        dimension, remaining, retry_s, resets_s, bound = self.refusal
+        dimension, remaining, retry_s, resets_s, bound, held = self.refusal
         return evolve(
             self,
             dimension=dimension,
@@ -56,6 +57,7 @@ class _Decision:
             retry_after=None if retry_s is None else _exactly(retry_s),
             resets_at=None if resets_s is None else _EPOCH + _exactly(resets_s),
             bound=None if bound is None else Decimal(bound),
+            held=None if held is None else Decimal(held),
             refusal=None,
         )
 
@@ -167,6 +169,7 @@ def _refusal(
         retry_after=decision.retry_after,
         resets_at=decision.resets_at,
         holders=holders,
+        held=exact(decision.held),
     )
 
 
@@ -207,7 +210,8 @@ def settle(
 def release(user: User, reservation_id: UUID) -> Plan[Settlement]:
     """Give a promise back: the call did not happen. Raises NotFound.
 
-    What a stream had already used is charged. Requests and builds stay counted. A second call changes nothing.
+    What a stream had already used is charged. Requests and builds stay counted. A second call changes nothing; one
+    after the expiry corrects what the expiry charged, once.
     """
     settlement = yield from one(sql["release"], Settlement, user_id=user.id, reservation_id=reservation_id)
     return _known(settlement, reservation_id)
@@ -339,7 +343,7 @@ def add_tokens(
 ) -> Plan[Settlement]:
     """Charge what was used without a reservation. It is never refused: the limit refuses afterwards.
 
-    `reservation_id` makes the call idempotent.
+    `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held.
     """
     return (
         yield from one(

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from attrs import define, field, frozen
 
-from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
+from atlas_sdk import Atlas, DatabaseUnreachable, User
 from benchmarks.race_quotas.limits import ROOM, filled_up, new_user
 from benchmarks.race_quotas.naive import TABLE, naive
 from benchmarks.race_quotas.sabotage import sabotage
@@ -35,7 +35,6 @@ _TICK_S = 0.02
 _VERIFY_SHARE = 0.05
 #: Workers that were told to stop have a job to end, blocks to give back, and perhaps a server to wait for.
 _STOP_S = 60.0
-_TOKENS_MAX = 10**12
 #: Blocks of the automatic mode last for more than a minute: a shorter race does not wait for that, but ages them.
 _WAITS_FROM_S = 120
 _LEFT_S = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
@@ -197,19 +196,14 @@ class _Race:
                 self.complain(process)
 
     def expire(self) -> None:
-        """Wait until every promise that is left has expired, and have it reclaimed, as the next refusal does."""
+        """Wait until every promise that is left has expired, and have it reclaimed, as every day does."""
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
             (left_s,) = connection.execute(_LEFT_S).fetchone() or (None,)
             if left_s is not None and self.settings.seconds < _WAITS_FROM_S:
                 connection.execute(_AGE, (timedelta(seconds=float(left_s)),))
                 left_s = 0
         time.sleep(max(0.0, float(left_s or 0) + 0.1))
-        for user in self.users:
-            try:
-                self.atlas.quotas.reserve(user, tokens=_TOKENS_MAX, requests=0)
-            except QuotaExceeded:
-                continue
-            self.report.problems.append("a trillion tokens were promised")
+        self.atlas.maintenance.reclaim_reservations()
 
 
 def race(settings: Settings) -> Report:

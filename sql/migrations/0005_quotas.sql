@@ -51,8 +51,9 @@ ALTER TABLE user_quotas
 
 CREATE DOMAIN holder_name AS text CHECK (char_length(VALUE) <= 200);
 
--- A hold: made by quota_reserve, removed by settling, releasing, or, after its expiry, by the next refusal.
--- On expiry tokens and cost are charged, because the provider may have billed them, and slots come free.
+-- A hold: made by quota_reserve, removed by settling, releasing, or, after its expiry, by the user's next refusal, the end
+-- of the period or the maintenance, whichever comes first. On expiry tokens and cost are charged, because the provider may
+-- have billed them, and slots come free.
 CREATE TABLE quota_reservations (
     user_id           uuid           NOT NULL,
     -- Made by the client: the idempotency key.
@@ -90,6 +91,11 @@ CREATE TABLE quota_history (
     cost_used    dollars        NOT NULL,
     cost_limit   dollars,
     closed_at    timestamptz    NOT NULL,
+    -- What its end charged to top-ups that last longer, {id of the grant: [tokens, cost]}: a hold that then ends below its
+    -- promise gives that back. First it pays what was over the limit with all top-ups.
+    burned       json_map       NOT NULL DEFAULT '{}',
+    tokens_unpaid whole_big     NOT NULL DEFAULT 0,
+    cost_unpaid  dollars        NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, period_start),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
 );
@@ -125,7 +131,13 @@ ALTER TABLE usage_ledger
     ADD COLUMN reservation_id uuid,
     -- What was promised to the reservation.
     ADD COLUMN granted_tokens bigint,
-    ADD COLUMN granted_cost numeric(20, 9);
+    ADD COLUMN granted_cost numeric(20, 9),
+    -- Of an entry 'expired' or 'released', what a late settlement corrects: what had progressed, and how many of a lease's
+    -- requests were counted in which minute.
+    ADD COLUMN progressed_tokens bigint,
+    ADD COLUMN progressed_cost numeric(20, 9),
+    ADD COLUMN counted_requests integer,
+    ADD COLUMN counted_at timestamptz;
 
 -- A reservation ends once as 'expired' or 'released' and is settled once, as 'tokens': a settlement after
 -- an expiry is the difference to what the expiry charged.
@@ -146,6 +158,14 @@ ALTER TABLE quota_grants ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON quota_grants
     USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
     WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
+
+-- How long the door waits for a lock, if the session has no limit of its own: calls hold the user's row for milliseconds,
+-- so whoever has it for seconds is a transaction that somebody left open. Then 55P03 is raised, and nothing was changed.
+-- Not a SET of the functions: that would override a shorter limit of the session.
+CREATE FUNCTION quota_patience() RETURNS text
+LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN current_setting('lock_timeout') = '0' THEN set_config('lock_timeout', '8s', true) END
+$$;
 
 -- Arithmetic without tables or clocks.
 
@@ -221,13 +241,31 @@ BEGIN
 END
 $$;
 
+-- Add to the cells of earlier moments, or take off what was added there. Of more than an hour ago nothing is left to count.
+CREATE FUNCTION quota_ring_book(ring quota_ring, p_at timestamptz[], p_n integer[]) RETURNS quota_ring
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    cell bigint;
+BEGIN
+    FOR i IN 1 .. coalesce(array_length(p_at, 1), 0) LOOP
+        cell := 61 - greatest(ring.newest - quota_minute(p_at[i]), 0);
+        IF cell > 0 THEN
+            ring.cells[cell] := ring.cells[cell] + p_n[i];
+            ring.used := ring.used + p_n[i];
+        END IF;
+    END LOOP;
+    RETURN ring;
+END
+$$;
+
 CREATE FUNCTION quota_level(p_used numeric, p_limit numeric) RETURNS smallint
 LANGUAGE sql IMMUTABLE AS $$
     SELECT (CASE WHEN p_limit IS NULL OR p_limit <= 0 THEN 0 WHEN p_used >= p_limit THEN 100
                  WHEN p_used >= p_limit * 0.8 THEN 80 WHEN p_used >= p_limit * 0.5 THEN 50 ELSE 0 END)::smallint
 $$;
 
--- Bounds of one call: a trillion tokens, a billion dollars. Nine million such calls fit the counters.
+-- Bounds of one call: a trillion tokens, a billion dollars. Nine million calls with that many tokens fit the counters of a
+-- period, and 99 with that many dollars; one that does not fit is refused (22003).
 -- "Not between", because NaN is greater than any number.
 CREATE FUNCTION quota_check_amounts(p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$

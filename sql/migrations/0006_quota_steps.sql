@@ -1,112 +1,5 @@
--- Quotas: the steps of the door (0005_quotas.sql says what makes them safe). They are no door themselves: each but the
--- first relies on the lock.
-
--- Charge to the open grants what is over the plan's own allowance, the soonest to expire first, and close those
--- that have expired. At the end of a period for good: what is left of them makes the next one's.
-CREATE FUNCTION quota_burn(q user_quotas, p_at timestamptz, p_ends boolean) RETURNS user_quotas
-LANGUAGE plpgsql AS $$
-DECLARE
-    g quota_grants;
-    -- NULL, which is no more than 0: an unlimited dimension needs no grants.
-    tokens_over bigint := q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned;
-    cost_over numeric := q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned;
-    -- What the expired ones leave unused.
-    tokens_lost bigint := 0;
-    cost_lost numeric := 0;
-    tokens_left bigint := 0;
-    cost_left numeric := 0;
-    tokens bigint;
-    cost numeric;
-BEGIN
-    FOR g IN
-        SELECT * FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
-        ORDER BY o.expires_at NULLS LAST, o.id
-    LOOP
-        tokens := least(greatest(coalesce(tokens_over, 0), 0), g.tokens - g.tokens_burned);
-        cost := least(greatest(coalesce(cost_over, 0), 0), g.cost - g.cost_burned);
-        tokens_over := tokens_over - tokens;
-        cost_over := cost_over - cost;
-        q.tokens_burned := q.tokens_burned + tokens;
-        q.cost_burned := q.cost_burned + cost;
-        g.tokens_burned := g.tokens_burned + tokens;
-        g.cost_burned := g.cost_burned + cost;
-        IF g.expires_at <= p_at THEN
-            tokens_lost := tokens_lost + g.tokens - g.tokens_burned;
-            cost_lost := cost_lost + g.cost - g.cost_burned;
-        ELSE
-            tokens_left := tokens_left + g.tokens - g.tokens_burned;
-            cost_left := cost_left + g.cost - g.cost_burned;
-        END IF;
-        UPDATE quota_grants AS o
-        SET tokens_burned = g.tokens_burned, cost_burned = g.cost_burned,
-            closed_at = CASE WHEN g.expires_at <= p_at
-                               OR p_ends AND g.tokens_burned = g.tokens AND g.cost_burned = g.cost THEN p_at END
-        WHERE o.user_id = q.user_id AND o.id = g.id;
-    END LOOP;
-    -- Somebody in psql may have set a limit below what is granted on top of it; and greatest() alone would pass over the
-    -- NULL of no limit, and make one of it.
-    IF p_ends THEN
-        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL
-                               THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END;
-        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL
-                             THEN greatest(q.cost_limit - q.cost_granted, 0) + cost_left END;
-        q.tokens_granted := tokens_left;
-        q.cost_granted := cost_left;
-        q.tokens_burned := 0;
-        q.cost_burned := 0;
-    ELSE
-        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL THEN greatest(q.tokens_limit - tokens_lost, 0) END;
-        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL THEN greatest(q.cost_limit - cost_lost, 0) END;
-        q.tokens_granted := q.tokens_granted - tokens_lost;
-        q.cost_granted := q.cost_granted - cost_lost;
-    END IF;
-    q.grants_expire_at := (
-        SELECT min(o.expires_at) FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
-    );
-    UPDATE user_quotas AS u
-    SET tokens_limit = q.tokens_limit, cost_limit = q.cost_limit, tokens_granted = q.tokens_granted,
-        cost_granted = q.cost_granted, tokens_burned = q.tokens_burned, cost_burned = q.cost_burned,
-        grants_expire_at = q.grants_expire_at
-    WHERE u.user_id = q.user_id;
-    RETURN q;
-END
-$$;
-
--- Lock the user's row and bring it into the present period. Forward only.
-CREATE FUNCTION quota_lock(p_user uuid) RETURNS user_quotas
-LANGUAGE plpgsql AS $$
-DECLARE
-    q user_quotas;
-    at timestamptz;
-    months quota_months;
-BEGIN
-    -- As an UPDATE locks: not against the referential checks of others.
-    SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no user has the id %', p_user USING ERRCODE = 'foreign_key_violation';
-    END IF;
-    at := clock_timestamp();
-    IF at >= q.period_end THEN
-        INSERT INTO quota_history
-            (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at)
-        VALUES
-            (p_user, q.period_start, q.period_end, q.tokens_used, q.tokens_limit, q.cost_used, q.cost_limit, at);
-        months := quota_month(q.period_anchor, q.time_zone, at);
-        IF q.tokens_granted > 0 OR q.cost_granted > 0 OR q.grants_expire_at IS NOT NULL THEN
-            PERFORM quota_burn(q, at, true);
-        END IF;
-        UPDATE user_quotas
-        SET tokens_used = 0, tokens_held = 0, tokens_level = 0, cost_used = 0, cost_held = 0, cost_level = 0,
-            -- When the zone has changed, the months of the new one may begin inside the old period.
-            period_start = greatest(months.period_start, q.period_end), period_end = months.period_end
-        WHERE user_id = p_user
-        RETURNING * INTO q;
-    ELSIF at >= q.grants_expire_at THEN
-        q := quota_burn(q, at, false);
-    END IF;
-    RETURN q;
-END
-$$;
+-- Quotas: the steps of the door (0005_quotas.sql says what makes them safe). They are no door themselves: each but
+-- quota_lock relies on the lock.
 
 -- Tell, once a period, that 50, 80 or 100 per cent of a month's limit are used.
 CREATE FUNCTION quota_tell_levels(q user_quotas) RETURNS void
@@ -133,7 +26,8 @@ BEGIN
 END
 $$;
 
--- End this user's expired holds: charge tokens and cost, free the slots.
+-- End this user's expired holds: charge tokens and cost, free the slots. A lease's requests were made before it expired, so
+-- that is where they count.
 CREATE FUNCTION quota_reclaim(q user_quotas, p_at timestamptz) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -141,12 +35,15 @@ DECLARE
 BEGIN
     WITH gone AS (
         DELETE FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= p_at
-        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.requests, r.leased, r.holder, r.meta
+        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.requests, r.leased, r.holder, r.meta,
+                  r.tokens_progressed, r.cost_progressed, r.expires_at
     ), charged AS (
         INSERT INTO usage_ledger
-            (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+            (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
+             progressed_tokens, progressed_cost, counted_requests, counted_at)
         SELECT q.user_id, 'expired', g.tokens, g.cost, g.meta || jsonb_build_object('holder', g.holder), p_at,
-               g.period_start, g.id, g.tokens, g.cost
+               g.period_start, g.id, g.tokens, g.cost, g.tokens_progressed, g.cost_progressed,
+               CASE WHEN g.leased THEN g.requests END, CASE WHEN g.leased THEN g.expires_at END
         FROM gone AS g
     ), earlier AS (
         UPDATE quota_history AS h SET tokens_used = h.tokens_used + s.tokens, cost_used = h.cost_used + s.cost
@@ -163,11 +60,13 @@ BEGIN
         SELECT coalesce(sum(tokens) FILTER (WHERE period_start = q.period_start), 0) AS tokens,
                coalesce(sum(cost) FILTER (WHERE period_start = q.period_start), 0) AS cost,
                sum(slots) AS slots,
-               coalesce(sum(requests) FILTER (WHERE leased), 0)::integer AS requests
+               coalesce(sum(requests) FILTER (WHERE leased), 0)::integer AS requests,
+               array_agg(expires_at) FILTER (WHERE leased) AS ends, array_agg(requests) FILTER (WHERE leased) AS counts
         FROM gone
         HAVING count(*) > 0
     ) AS s,
-    LATERAL quota_ring_take(q.request_cells, q.request_minute, p_at, s.requests, NULL) AS ring
+    LATERAL quota_ring_book(
+        quota_ring_take(q.request_cells, q.request_minute, p_at, 0, NULL), s.ends, s.counts) AS ring
     WHERE u.user_id = q.user_id
     RETURNING u.* INTO settled;
     IF NOT FOUND THEN
@@ -178,16 +77,58 @@ BEGIN
 END
 $$;
 
+-- Lock the user's row and bring it into the present period. Forward only.
+CREATE FUNCTION quota_lock(p_user uuid) RETURNS user_quotas
+LANGUAGE plpgsql AS $$
+DECLARE
+    q user_quotas;
+    at timestamptz;
+    months quota_months;
+BEGIN
+    -- As an UPDATE locks: not against the referential checks of others.
+    SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no user has the id %', p_user USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    at := clock_timestamp();
+    IF at >= q.period_end THEN
+        -- The month that promised pays, and is closed with it.
+        q := quota_reclaim(q, at);
+        INSERT INTO quota_history
+            (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at)
+        VALUES
+            (p_user, q.period_start, q.period_end, q.tokens_used, q.tokens_limit, q.cost_used, q.cost_limit, at);
+        months := quota_month(q.period_anchor, q.time_zone, at);
+        IF q.tokens_granted > 0 OR q.cost_granted > 0 OR q.grants_expire_at IS NOT NULL THEN
+            PERFORM quota_burn(q, at, true);
+        END IF;
+        UPDATE user_quotas
+        SET tokens_used = 0, tokens_held = 0, tokens_level = 0, cost_used = 0, cost_held = 0, cost_level = 0,
+            -- When the zone has changed, the months of the new one may begin inside the old period.
+            period_start = greatest(months.period_start, q.period_end), period_end = months.period_end
+        WHERE user_id = p_user
+        RETURNING * INTO q;
+    ELSIF at >= q.grants_expire_at THEN
+        q := quota_burn(q, at, false);
+    END IF;
+    RETURN q;
+END
+$$;
+
 -- Take a hold off the counters and put what was used on: on the row of its period, which may be history.
--- p_requests: how many of a lease's were used; those of other holds were counted when they were granted.
+-- p_requests: how many of a lease's were used; those of other holds were counted when they were granted. Less than 0: those
+-- that its expiry counted too many.
 CREATE FUNCTION quota_book(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric, p_requests integer)
 RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     ring quota_ring;
 BEGIN
-    IF hold.leased AND hold.requests > 0 OR p_requests > 0 THEN
-        ring := quota_ring_take(q.request_cells, q.request_minute, clock_timestamp(), coalesce(p_requests, 0), NULL);
+    IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN
+        ring := quota_ring_take(q.request_cells, q.request_minute, clock_timestamp(), greatest(p_requests, 0), NULL);
+        IF p_requests < 0 THEN
+            ring := quota_ring_book(ring, ARRAY[hold.expires_at], ARRAY[p_requests]);
+        END IF;
         UPDATE user_quotas AS u
         SET requests_held = u.requests_held - hold.requests, request_cells = ring.cells, request_minute = ring.newest,
             requests_used = ring.used
@@ -210,6 +151,9 @@ BEGIN
     IF hold.slots > 0 THEN
         UPDATE user_quotas AS u SET containers_used = u.containers_used - hold.slots WHERE u.user_id = q.user_id;
     END IF;
+    PERFORM quota_give_back(
+        q, hold.period_start, CASE WHEN hold.id IS NULL THEN 0 ELSE hold.tokens END - p_tokens,
+        CASE WHEN hold.id IS NULL THEN 0 ELSE hold.cost END - p_cost);
 END
 $$;
 
@@ -226,15 +170,17 @@ CREATE TYPE quota_decision AS (
     -- Of a lease: how many requests it may make, and for how long it lasts, by this server's clock.
     requests integer, lasts interval,
     -- Whether others are at this user's row, too; NULL: unknown.
-    busy boolean
+    busy boolean,
+    -- Of a refusal that holds alone are the reason of: what they have.
+    held numeric
 );
 
 -- What a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds until
--- trying again helps, when it starts anew in seconds since 1970, and the limit.
+-- trying again helps, when it starts anew in seconds since 1970, the limit, and what is held.
 CREATE FUNCTION quota_refusal(d quota_decision) RETURNS text[]
 LANGUAGE sql IMMUTABLE AS $$
     SELECT ARRAY[d.dimension, d.remaining::text, EXTRACT(epoch FROM d.retry_after)::text,
-                 EXTRACT(epoch FROM d.resets_at AT TIME ZONE 'UTC')::text, d.bound::text]
+                 EXTRACT(epoch FROM d.resets_at AT TIME ZONE 'UTC')::text, d.bound::text, d.held::text]
 $$;
 
 -- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:
@@ -259,6 +205,18 @@ BEGIN
         -- What of the top-ups is used does not come back with the next period.
         possible := p_tokens <= q.tokens_limit
             - least(greatest(q.tokens_used - q.tokens_limit + q.tokens_granted, 0), q.tokens_granted);
+        IF p_tokens <= q.tokens_limit - q.tokens_used THEN
+            d.held := q.tokens_held;
+            -- When enough holds have ended for certain, unless they are extended; most end before.
+            SELECT least(h.expires_at, q.period_end) INTO d.resets_at
+            FROM (
+                SELECT r.expires_at, sum(r.tokens) OVER (ORDER BY r.expires_at, r.id) AS freed
+                FROM quota_reservations AS r
+                WHERE r.user_id = q.user_id AND r.period_start = q.period_start
+            ) AS h
+            WHERE h.freed >= p_tokens - (q.tokens_limit - q.tokens_used - q.tokens_held)
+            ORDER BY h.expires_at LIMIT 1;
+        END IF;
     ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
         d.dimension := 'cost';
         d.bound := q.cost_limit;
@@ -266,6 +224,18 @@ BEGIN
         d.resets_at := q.period_end;
         possible := p_cost <= q.cost_limit
             - least(greatest(q.cost_used - q.cost_limit + q.cost_granted, 0), q.cost_granted);
+        IF p_cost <= q.cost_limit - q.cost_used THEN
+            d.held := q.cost_held;
+            -- When enough holds have ended for certain, unless they are extended; most end before.
+            SELECT least(h.expires_at, q.period_end) INTO d.resets_at
+            FROM (
+                SELECT r.expires_at, sum(r.cost) OVER (ORDER BY r.expires_at, r.id) AS freed
+                FROM quota_reservations AS r
+                WHERE r.user_id = q.user_id AND r.period_start = q.period_start
+            ) AS h
+            WHERE h.freed >= p_cost - (q.cost_limit - q.cost_used - q.cost_held)
+            ORDER BY h.expires_at LIMIT 1;
+        END IF;
     ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
         d.dimension := 'builds';
         d.bound := q.builds_limit;

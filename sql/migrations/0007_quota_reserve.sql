@@ -8,6 +8,7 @@ CREATE FUNCTION quota_reserve(
 ) RETURNS quota_decision
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     d quota_decision;
     ring quota_ring;
@@ -156,6 +157,7 @@ CREATE FUNCTION quota_lease(
 ) RETURNS quota_decision
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     d quota_decision;
     ring quota_ring;
@@ -236,6 +238,7 @@ $$;
 CREATE FUNCTION quota_hit(p_user uuid, p_requests integer) RETURNS quota_decision
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     d quota_decision;
     ring quota_ring;

@@ -17,12 +17,14 @@ CREATE FUNCTION quota_settle(
 ) RETURNS quota_settlement
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     hold quota_reservations;
     done record;
     s quota_settlement;
     delta_tokens bigint;
     delta_cost numeric;
+    delta_requests integer := 0;
     at timestamptz := clock_timestamp();
 BEGIN
     IF session_user <> current_user OR current_setting('role') <> 'none' THEN
@@ -69,8 +71,8 @@ BEGIN
                     -- The id of a client is time-ordered, which a random one is not.
                     (p_id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at,
                      hold.period_start, p_id, hold.tokens, hold.cost);
-                -- Nobody waits for the disk: see below.
-                SET LOCAL synchronous_commit = off;
+                -- Nobody waits for the disk: see below. As an expression, which is faster than the statement.
+                patience := set_config('synchronous_commit', 'off', true);
                 s.outcome := 'settled';
                 s.overrun := false;
                 RETURN s;
@@ -97,7 +99,8 @@ BEGIN
     ELSE
         SELECT bool_or(l.kind = 'tokens') AS settled, sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost,
                min(l.period_start) AS period_start, (array_agg(l.meta ORDER BY l.created_at))[1] AS meta, max(l.granted_tokens) AS granted_tokens,
-               max(l.granted_cost) AS granted_cost, count(*) AS entries
+               max(l.granted_cost) AS granted_cost, max(l.counted_requests) AS requests,
+               max(l.counted_at) AS counted_at, count(*) AS entries
         INTO done
         FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
         IF done.entries = 0 THEN
@@ -118,6 +121,9 @@ BEGIN
         hold.tokens := done.granted_tokens;
         hold.cost := done.granted_cost;
         hold.meta := done.meta;
+        hold.requests := 0;
+        hold.expires_at := done.counted_at;
+        delta_requests := coalesce(p_requests - done.requests, 0);
     END IF;
     INSERT INTO usage_ledger
         (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
@@ -127,7 +133,7 @@ BEGIN
             clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
     PERFORM quota_book(
         q, hold, delta_tokens, delta_cost,
-        CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE 0 END);
+        CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END);
     IF s.outcome = 'settled' AND NOT s.overrun THEN
         -- Nobody waits for the disk: a settlement that a crash of the server loses leaves the promise, which is
         -- no less, and which the expiry charges. ALTER FUNCTION … SET would end before the commit.
@@ -137,13 +143,15 @@ BEGIN
 END
 $$;
 
--- Give a promise back: the call did not happen. What a stream had already used is charged.
+-- Give a promise back: the call did not happen. What a stream had already used is charged. After the expiry it corrects
+-- what that charged.
 CREATE FUNCTION quota_release(p_user uuid, p_id uuid) RETURNS quota_settlement
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     hold quota_reservations;
-    known quota_decision;
+    done record;
 BEGIN
     IF session_user <> current_user OR current_setting('role') <> 'none' THEN
         PERFORM check_tenant(p_user);
@@ -153,19 +161,43 @@ BEGIN
     -- quota_progress locks the hold alone: what it has just told is not to be missed.
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
-        known := quota_recall(p_user, p_id);
-        RETURN (CASE WHEN known.repeated THEN 'repeated' ELSE 'unknown' END, 0, 0, false)::quota_settlement;
+        SELECT count(*) AS entries, bool_and(l.kind = 'released') AS released,
+               coalesce(max(l.progressed_tokens), 0) AS tokens, coalesce(max(l.progressed_cost), 0) AS cost
+        INTO done
+        FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
+        IF done.entries = 0 OR done.released THEN
+            RETURN (CASE WHEN done.released THEN 'repeated' ELSE 'unknown' END, 0, 0, false)::quota_settlement;
+        END IF;
+        RETURN quota_settle(
+            p_user, p_id, done.tokens, done.cost,
+            CASE WHEN done.tokens = 0 AND done.cost = 0 THEN 0 END, NULL);
     ELSIF hold.tokens_progressed > 0 OR hold.cost_progressed > 0 THEN
         RETURN quota_settle(p_user, p_id, hold.tokens_progressed, hold.cost_progressed, NULL, NULL);
     END IF;
     DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     -- An entry of nothing: it keeps the id from being granted a second time.
     INSERT INTO usage_ledger
-        (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+        (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
+         counted_requests)
     VALUES
-        (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
+        (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost,
+         CASE WHEN hold.leased THEN 0 END);
     PERFORM quota_book(q, hold, 0, 0, 0);
     RETURN ('released', 0, 0, false)::quota_settlement;
+END
+$$;
+
+-- The counters for the decision on more for a hold: it does not wait for itself to end, so what it has is as good as used.
+CREATE FUNCTION quota_without(q user_quotas, hold quota_reservations) RETURNS user_quotas
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF hold.period_start = q.period_start THEN
+        q.tokens_used := q.tokens_used + least(hold.tokens, q.tokens_held);
+        q.tokens_held := q.tokens_held - least(hold.tokens, q.tokens_held);
+        q.cost_used := q.cost_used + least(hold.cost, q.cost_held);
+        q.cost_held := q.cost_held - least(hold.cost, q.cost_held);
+    END IF;
+    RETURN q;
 END
 $$;
 
@@ -175,6 +207,7 @@ CREATE FUNCTION quota_extend(p_user uuid, p_id uuid, p_tokens bigint, p_cost num
 RETURNS quota_decision
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     hold quota_reservations;
     d quota_decision;
@@ -206,7 +239,7 @@ BEGIN
     d := quota_decide(q, idle, at, more_tokens, more_cost, 0, 0, 0);
     IF NOT d.granted THEN
         q := quota_reclaim(q, at);
-        d := quota_decide(q, idle, at, more_tokens, more_cost, 0, 0, 0);
+        d := quota_decide(quota_without(q, hold), idle, at, more_tokens, more_cost, 0, 0, 0);
         SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
         IF NOT FOUND THEN
             d := NULL;
@@ -242,6 +275,8 @@ $$;
 -- Note how much of a promise is used so far, as totals, which never go down. False: there is no such hold.
 CREATE FUNCTION quota_progress(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    patience text := quota_patience();
 BEGIN
     IF session_user <> current_user OR current_setting('role') <> 'none' THEN
         PERFORM check_tenant(p_user);
@@ -261,6 +296,7 @@ CREATE FUNCTION quota_add(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeri
 RETURNS quota_settlement
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
+    patience text := quota_patience();
     q user_quotas;
     hold quota_reservations;
     known quota_decision;
@@ -273,7 +309,10 @@ BEGIN
     PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
     q := quota_lock(p_user);
     known := quota_recall(p_user, p_id);
-    IF known.repeated THEN
+    IF known.state = 'held' THEN
+        RAISE EXCEPTION 'reservation % is still held: settle it with what was used', p_id
+            USING ERRCODE = 'invalid_parameter_value', COLUMN = 'reservation_id';
+    ELSIF known.repeated THEN
         RETURN ('repeated', known.tokens, known.cost, false)::quota_settlement;
     END IF;
     INSERT INTO usage_ledger

@@ -1,5 +1,148 @@
 -- Quotas: top-ups, plans, and the end of periods (0005_quotas.sql says what makes it safe).
 
+-- The first two are steps of the door, too: they rely on its lock.
+
+-- Charge to the open grants what is over the plan's own allowance, the soonest to expire first, and close those
+-- that have expired. In the middle of a period only those are charged: what is promised may still come back, and the others
+-- are there until the end. Then for good: what is left of them makes the next period's, and what was charged to them is
+-- noted, because holds outlive the period.
+CREATE FUNCTION quota_burn(q user_quotas, p_at timestamptz, p_ends boolean) RETURNS user_quotas
+LANGUAGE plpgsql AS $$
+DECLARE
+    g quota_grants;
+    -- NULL, which is no more than 0: an unlimited dimension needs no grants.
+    tokens_over bigint := q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned;
+    cost_over numeric := q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned;
+    -- What the expired ones leave unused.
+    tokens_lost bigint := 0;
+    cost_lost numeric := 0;
+    tokens_left bigint := 0;
+    cost_left numeric := 0;
+    noted jsonb := '{}';
+    tokens bigint;
+    cost numeric;
+BEGIN
+    FOR g IN
+        SELECT * FROM quota_grants AS o
+        WHERE o.user_id = q.user_id AND o.closed_at IS NULL AND (p_ends OR o.expires_at <= p_at)
+        ORDER BY o.expires_at NULLS LAST, o.id
+    LOOP
+        tokens := least(greatest(coalesce(tokens_over, 0), 0), g.tokens - g.tokens_burned);
+        cost := least(greatest(coalesce(cost_over, 0), 0), g.cost - g.cost_burned);
+        tokens_over := tokens_over - tokens;
+        cost_over := cost_over - cost;
+        q.tokens_burned := q.tokens_burned + tokens;
+        q.cost_burned := q.cost_burned + cost;
+        g.tokens_burned := g.tokens_burned + tokens;
+        g.cost_burned := g.cost_burned + cost;
+        IF g.expires_at <= p_at THEN
+            tokens_lost := tokens_lost + g.tokens - g.tokens_burned;
+            cost_lost := cost_lost + g.cost - g.cost_burned;
+        ELSE
+            tokens_left := tokens_left + g.tokens - g.tokens_burned;
+            cost_left := cost_left + g.cost - g.cost_burned;
+            IF tokens > 0 OR cost > 0 THEN
+                noted := noted || jsonb_build_object(g.id, jsonb_build_array(tokens, cost));
+            END IF;
+        END IF;
+        UPDATE quota_grants AS o
+        SET tokens_burned = g.tokens_burned, cost_burned = g.cost_burned,
+            closed_at = CASE WHEN g.expires_at <= p_at
+                               OR p_ends AND g.tokens_burned = g.tokens AND g.cost_burned = g.cost THEN p_at END
+        WHERE o.user_id = q.user_id AND o.id = g.id;
+    END LOOP;
+    -- Somebody in psql may have set a limit below what is granted on top of it; and greatest() alone would pass over the
+    -- NULL of no limit, and make one of it.
+    IF p_ends THEN
+        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL
+                               THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END;
+        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL
+                             THEN greatest(q.cost_limit - q.cost_granted, 0) + cost_left END;
+        q.tokens_granted := tokens_left;
+        q.cost_granted := cost_left;
+        UPDATE quota_history AS h
+        SET burned = noted, tokens_unpaid = greatest(tokens_over, 0), cost_unpaid = greatest(cost_over, 0)
+        WHERE h.user_id = q.user_id AND h.period_start = q.period_start AND noted <> '{}';
+        q.tokens_burned := 0;
+        q.cost_burned := 0;
+    ELSE
+        q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL THEN greatest(q.tokens_limit - tokens_lost, 0) END;
+        q.cost_limit := CASE WHEN q.cost_limit IS NOT NULL THEN greatest(q.cost_limit - cost_lost, 0) END;
+        q.tokens_granted := q.tokens_granted - tokens_lost;
+        q.cost_granted := q.cost_granted - cost_lost;
+    END IF;
+    q.grants_expire_at := (
+        SELECT min(o.expires_at) FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
+    );
+    UPDATE user_quotas AS u
+    SET tokens_limit = q.tokens_limit, cost_limit = q.cost_limit, tokens_granted = q.tokens_granted,
+        cost_granted = q.cost_granted, tokens_burned = q.tokens_burned, cost_burned = q.cost_burned,
+        grants_expire_at = q.grants_expire_at
+    WHERE u.user_id = q.user_id;
+    RETURN q;
+END
+$$;
+
+-- Give back to the top-ups what the end of a period charged to them for a promise that then cost less: the last to expire
+-- first, which was charged last. What has expired meanwhile stays lost.
+CREATE FUNCTION quota_give_back(q user_quotas, p_period timestamptz, p_tokens bigint, p_cost numeric) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    h quota_history;
+    g quota_grants;
+    at timestamptz := clock_timestamp();
+    -- Less than 0: it cost more than was promised, which nothing was charged for.
+    tokens_back bigint;
+    cost_back numeric;
+    tokens bigint;
+    cost numeric;
+    tokens_open bigint := 0;
+    cost_open numeric := 0;
+    next_expiry timestamptz;
+BEGIN
+    SELECT * INTO h FROM quota_history AS o
+    WHERE o.user_id = q.user_id AND o.period_start = p_period AND o.burned <> '{}';
+    IF NOT FOUND OR p_tokens = 0 AND p_cost = 0 THEN
+        RETURN;
+    END IF;
+    tokens_back := greatest(p_tokens - h.tokens_unpaid, 0);
+    cost_back := greatest(p_cost - h.cost_unpaid, 0);
+    FOR g IN
+        SELECT * FROM quota_grants AS o WHERE o.user_id = q.user_id AND h.burned ? o.id::text
+        ORDER BY o.expires_at DESC NULLS FIRST, o.id DESC
+    LOOP
+        tokens := least(tokens_back, (h.burned -> g.id::text ->> 0)::bigint);
+        cost := least(cost_back, (h.burned -> g.id::text ->> 1)::numeric);
+        tokens_back := tokens_back - tokens;
+        cost_back := cost_back - cost;
+        h.burned := jsonb_set(h.burned, ARRAY[g.id::text], jsonb_build_array(
+            (h.burned -> g.id::text ->> 0)::bigint - tokens, (h.burned -> g.id::text ->> 1)::numeric - cost));
+        g.tokens_burned := g.tokens_burned - tokens;
+        g.cost_burned := g.cost_burned - cost;
+        IF g.closed_at IS NULL OR g.expires_at IS NULL OR g.expires_at > at THEN
+            tokens_open := tokens_open + tokens;
+            cost_open := cost_open + cost;
+            IF tokens > 0 OR cost > 0 THEN
+                g.closed_at := NULL;
+                next_expiry := least(next_expiry, g.expires_at);
+            END IF;
+        END IF;
+        UPDATE quota_grants AS o
+        SET tokens_burned = g.tokens_burned, cost_burned = g.cost_burned, closed_at = g.closed_at
+        WHERE o.user_id = q.user_id AND o.id = g.id;
+    END LOOP;
+    UPDATE quota_history AS o
+    SET burned = h.burned, tokens_unpaid = greatest(h.tokens_unpaid - p_tokens, 0),
+        cost_unpaid = greatest(h.cost_unpaid - p_cost, 0)
+    WHERE o.user_id = q.user_id AND o.period_start = p_period;
+    UPDATE user_quotas AS u
+    SET tokens_limit = u.tokens_limit + tokens_open, tokens_granted = u.tokens_granted + tokens_open,
+        cost_limit = u.cost_limit + cost_open, cost_granted = u.cost_granted + cost_open,
+        grants_expire_at = least(u.grants_expire_at, next_expiry)
+    WHERE u.user_id = q.user_id;
+END
+$$;
+
 -- Add to the monthly limits until p_expires_at (NULL: until it is used). False: this id was granted before.
 CREATE FUNCTION quota_grant(
     p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_expires_at timestamptz, p_reason text

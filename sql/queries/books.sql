@@ -3,20 +3,22 @@ SELECT quota_roll(%(limit)s);
 
 -- name: usage
 -- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
--- more. `over` is what quota_burn would charge to the top-ups, the soonest to expire first.
+-- more, and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_burn would charge to the top-ups,
+-- the soonest to expire first.
 SELECT
-    CASE WHEN t.open THEN q.tokens_used ELSE 0 END AS tokens_used,
-    CASE WHEN t.open THEN q.tokens_held ELSE 0 END AS tokens_held,
+    CASE WHEN t.open THEN q.tokens_used + x.tokens ELSE 0 END AS tokens_used,
+    CASE WHEN t.open THEN q.tokens_held - x.tokens ELSE 0 END AS tokens_held,
     q.tokens_limit - q.tokens_granted + d.tokens_granted AS tokens_limit,
     d.tokens_granted,
-    CASE WHEN t.open THEN q.cost_used ELSE 0 END AS cost_used,
-    CASE WHEN t.open THEN q.cost_held ELSE 0 END AS cost_held,
+    CASE WHEN t.open THEN q.cost_used + x.cost ELSE 0 END AS cost_used,
+    CASE WHEN t.open THEN q.cost_held - x.cost ELSE 0 END AS cost_held,
     q.cost_limit - q.cost_granted + d.cost_granted AS cost_limit,
     d.cost_granted,
-    q.containers_used AS slots_held,
+    q.containers_used - x.slots AS slots_held,
     q.containers_limit AS slots_limit,
-    (quota_ring_take(q.request_cells, q.request_minute, t.now, 0, NULL)).used AS requests_last_hour,
-    q.requests_held,
+    (quota_ring_book(quota_ring_take(q.request_cells, q.request_minute, t.now, 0, NULL), x.ends, x.counts)).used
+        AS requests_last_hour,
+    q.requests_held - x.requests AS requests_held,
     q.requests_limit,
     CASE WHEN q.build_day >= (t.now AT TIME ZONE q.time_zone)::date THEN q.builds_used ELSE 0 END AS builds_today,
     q.builds_limit,
@@ -34,6 +36,14 @@ CROSS JOIN LATERAL (
            greatest(q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned, 0) AS tokens_over,
            greatest(q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned, 0) AS cost_over
 ) AS t
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(r.tokens) FILTER (WHERE r.period_start = q.period_start), 0)::bigint AS tokens,
+           coalesce(sum(r.cost) FILTER (WHERE r.period_start = q.period_start), 0) AS cost,
+           coalesce(sum(r.slots), 0)::integer AS slots,
+           coalesce(sum(r.requests) FILTER (WHERE r.leased), 0)::integer AS requests,
+           array_agg(r.expires_at) FILTER (WHERE r.leased) AS ends, array_agg(r.requests) FILTER (WHERE r.leased) AS counts
+    FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= q.now
+) AS x
 LEFT JOIN LATERAL (
     SELECT coalesce(sum(o.tokens - o.tokens_burned) FILTER (WHERE o.expires_at <= q.now), 0)::bigint AS tokens_gone,
            coalesce(sum(o.cost - o.cost_burned) FILTER (WHERE o.expires_at <= q.now), 0) AS cost_gone,
@@ -58,22 +68,31 @@ WHERE user_id = %(user_id)s
 ORDER BY expires_at, id;
 
 -- name: verify
--- Every period of every user, or of one, that does not balance; and of how many were looked at.
+-- Every period of every user, or of one, that does not balance; and of how many were looked at. Asked of each table by
+-- itself: a condition on the result of the outer join would read them all.
 WITH counted AS (
     SELECT user_id, period_start, tokens_used, cost_used, tokens_held, cost_held, containers_used,
            requests_held, true AS present
     FROM user_quotas
+    WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
     UNION ALL
     SELECT user_id, period_start, tokens_used, cost_used, 0, 0, 0, 0, false FROM quota_history
+    WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
 ), charged AS (
     SELECT user_id, period_start, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired')) AS tokens, sum(cost) AS cost
-    FROM usage_ledger WHERE period_start IS NOT NULL GROUP BY user_id, period_start
+    FROM usage_ledger
+    WHERE period_start IS NOT NULL AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
+    GROUP BY user_id, period_start
 ), promised AS (
     SELECT user_id, period_start, sum(tokens) AS tokens, sum(cost) AS cost
-    FROM quota_reservations GROUP BY user_id, period_start
+    FROM quota_reservations
+    WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
+    GROUP BY user_id, period_start
 ), running AS (
     SELECT user_id, sum(slots) AS slots, sum(requests) FILTER (WHERE leased) AS requests
-    FROM quota_reservations GROUP BY user_id
+    FROM quota_reservations
+    WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
+    GROUP BY user_id
 ), books AS (
     SELECT
         coalesce(c.user_id, l.user_id) AS user_id,
@@ -92,7 +111,6 @@ WITH counted AS (
     FULL JOIN charged AS l ON l.user_id = c.user_id AND l.period_start = c.period_start
     LEFT JOIN promised AS h ON h.user_id = c.user_id AND h.period_start = c.period_start
     LEFT JOIN running AS r ON r.user_id = c.user_id
-    WHERE %(user_id)s::uuid IS NULL OR coalesce(c.user_id, l.user_id) = %(user_id)s
 )
 SELECT
     n.periods, b.user_id, b.period_start, b.tokens_used, b.tokens_charged, b.cost_used, b.cost_charged,

@@ -9,7 +9,7 @@ CALL quota_call_reserve(
 -- name: reserve_behind
 -- The same as part of a transaction, which behind a tenant's wall it always is: then it cannot commit by itself.
 SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
+       bound, requests, lasts, held
 FROM quota_reserve(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
@@ -27,7 +27,7 @@ SELECT outcome, tokens, cost, overrun FROM quota_release(%(user_id)s, %(reservat
 
 -- name: extend
 SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
+       bound, requests, lasts, held
 FROM quota_extend(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(ttl)s::interval);
 
 -- name: progress
@@ -39,7 +39,7 @@ FROM quota_add(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::nu
 
 -- name: lease
 SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
+       bound, requests, lasts, held
 FROM quota_lease(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(min_cost)s::numeric, %(requests)s::integer, %(min_requests)s::integer, %(ttl)s::interval, %(holder)s::text,
@@ -51,13 +51,13 @@ CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL,
 
 -- name: hit_behind
 SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
+       bound, requests, lasts, held
 FROM quota_hit(%(user_id)s, %(requests)s::integer);
 
 -- name: hit_behind_lazily
 -- set_config() is called before the function's rows are read, and it is for the commit that it matters.
 SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts
+       bound, requests, lasts, held
 FROM quota_hit(%(user_id)s, %(requests)s::integer), set_config('synchronous_commit', 'off', true);
 
 -- name: holders

@@ -30,6 +30,11 @@ class Hold:
     #: Periods that have ended since it was granted.
     age: int = 0
 
+    @property
+    def requests_counted(self) -> int:
+        """Those that count unless it is said how many were made."""
+        return 0 if self.state == "released" else self.requests
+
 
 @define
 class TopUp:
@@ -40,6 +45,15 @@ class TopUp:
     expires: bool
     burned: int = 0
     overdue: bool = False
+
+
+@define
+class Month:
+    """What the end of a month took from the top-ups that go on, the soonest to expire first."""
+
+    burned: list[tuple[TopUp, int]] = field(factory=list)
+    #: More was used than all top-ups could pay.
+    unpaid: int = 0
 
 
 @define
@@ -61,6 +75,8 @@ class Model:
     top_ups: list[TopUp] = field(factory=list)
     granted: int = 0
     burned: int = 0
+    #: The newest first.
+    months: list[Month] = field(factory=list)
 
     @property
     def limit(self) -> int | None:
@@ -80,6 +96,9 @@ class Model:
 
     def requests_held(self) -> int:
         return sum(hold.requests for hold in self.open())
+
+    def overdue(self) -> list[Hold]:
+        return [hold for hold in self.open() if hold.overdue]
 
     def left(self) -> int:
         return 10**12 if self.limit is None else self.limit - self.used() - self.held()
@@ -106,6 +125,7 @@ class Model:
         return want if limit is None else min(want, max(least, left // (2 * len(holders))))
 
     def end(self, hold: Hold, state: str, charged: int, requests: int) -> None:
+        self.change(hold, charged - (hold.tokens if hold.state == "held" else hold.charged))
         hold.state, hold.charged = state, charged
         self.requests += requests
 
@@ -118,15 +138,34 @@ class Model:
         """Charge to the top-ups what is over the allowance, the soonest to expire first; drop what has expired."""
         over = 0 if self.base is None else max(self.used() + self.held() - self.base - self.burned, 0)
         lost = 0
+        month = Month()
         for top_up in sorted(self.top_ups, key=lambda known: (not known.overdue, not known.expires, known.id)):
+            if not (top_up.overdue or period_ends):
+                continue
             taken = min(over, top_up.tokens - top_up.burned)
             over, self.burned, top_up.burned = over - taken, self.burned + taken, top_up.burned + taken
             lost += top_up.tokens - top_up.burned if top_up.overdue else 0
-        self.top_ups = [known for known in self.top_ups if not known.overdue]
+            if not top_up.overdue:
+                month.burned.append((top_up, taken))
+        month.unpaid = over
         self.granted -= lost
         if period_ends:
-            self.granted = sum(known.tokens - known.burned for known in self.top_ups)
+            self.months.insert(0, month)
+            self.granted = sum(known.tokens - known.burned for known in self.top_ups if not known.overdue)
             self.burned = 0
+        self.top_ups = [known for known in self.top_ups if not known.overdue]
+
+    def change(self, hold: Hold, tokens: int) -> None:
+        """Let a hold of an earlier month cost that much more, or less: what it had taken from top-ups comes back."""
+        if not hold.age:
+            return
+        month = self.months[hold.age - 1]
+        back = max(-tokens - month.unpaid, 0)
+        month.unpaid = max(month.unpaid + tokens, 0)
+        for number, (top_up, taken) in reversed(list(enumerate(month.burned))):
+            given = min(back, taken)
+            back, month.burned[number], top_up.burned = back - given, (top_up, taken - given), top_up.burned - given
+            self.granted += 0 if top_up.overdue else given
 
     def take_plan(self) -> None:
         if not self.by_hand:

@@ -137,10 +137,14 @@ class QuotaMachine(RuleBasedStateMachine):
             return
         if tokens is None:
             tokens = (hold.progressed or hold.tokens) if hold.state == "held" else hold.charged
-        outcome, counts = ("settled", hold.holder is not None) if hold.state == "held" else ("corrected", False)
-        assert (done.outcome, done.tokens, done.overrun) == (outcome, tokens, tokens > hold.tokens)
-        made = hold.requests if requests is None else requests
-        self.model.end(hold, "settled", tokens, made if counts else 0)
+        outcome = "settled" if hold.state == "held" else "corrected"
+        made = 0
+        if hold.holder is not None:
+            made = hold.requests_counted if requests is None else requests
+            made -= 0 if hold.state == "held" else hold.requests_counted
+        over = tokens > hold.tokens or (hold.state == "held" and hold.holder is not None and made > hold.requests)
+        assert (done.outcome, done.tokens, done.overrun) == (outcome, tokens, over)
+        self.model.end(hold, "settled", tokens, made)
 
     @rule(number=picks, first=st.integers(0, 70), second=st.integers(0, 70))
     def settle_twice(self, number: int, first: int, second: int) -> None:
@@ -155,8 +159,12 @@ class QuotaMachine(RuleBasedStateMachine):
                 self.run(quotas.release(self.user, key))
             return
         done = self.run(quotas.release(self.user, key))
-        if hold.state != "held":
-            assert done.outcome == "repeated"
+        if hold.state in {"settled", "released"}:
+            assert (done.outcome, done.tokens) == ("repeated", hold.charged)
+            return
+        if hold.state == "expired":
+            self.model.end(hold, "settled", hold.progressed, 0 if hold.progressed else -hold.requests)
+            assert (done.outcome, done.tokens) == ("corrected", hold.charged)
             return
         if hold.progressed:
             self.model.end(hold, "settled", hold.progressed, hold.requests)
@@ -277,6 +285,7 @@ class QuotaMachine(RuleBasedStateMachine):
         if number % 3:
             return
         self.door.end_period(self.user.id)
+        self.model.reclaim()
         self.model.burn(period_ends=True)
         self.model.added_before += self.model.added
         self.model.added = 0
@@ -293,6 +302,19 @@ class QuotaMachine(RuleBasedStateMachine):
         else:
             self.settle(number=number, tokens=tokens)
 
+    @rule(tokens=st.integers(1, 60), used=amounts, silent=st.booleans())
+    def promise_outlives_the_month(self, *, tokens: int, used: int, silent: bool) -> None:
+        """It has taken the whole of a top-up along, and then costs less."""
+        self.grant(tokens=tokens, expires=False)
+        known = len(self.model.holds)
+        self.reserve(tokens=1000, flexible=True, slots=0)
+        self.month_ends(number=0)
+        if len(self.model.holds) > known and known % 17:
+            if silent:
+                self.silence_is_noticed(number=known, tokens=used)
+            else:
+                self.settle(number=known, tokens=used)
+
     @rule(tokens=amounts)
     def month_is_busy(self, tokens: int) -> None:
         self.add(tokens=(self.model.base or 0) + tokens // 4)
@@ -301,10 +323,14 @@ class QuotaMachine(RuleBasedStateMachine):
     @invariant()
     def counters_are_the_model(self) -> None:
         usage = self.run(books.usage(self.user))
-        assert (usage.tokens_used, usage.tokens_held) == (self.model.used(), self.model.held())
-        assert (usage.slots_held, usage.slots_limit) == (self.model.slots(), self.model.slots_limit)
+        overdue = self.model.overdue()
+        tokens = sum(hold.tokens for hold in overdue if not hold.age)
+        assert (usage.tokens_used, usage.tokens_held) == (self.model.used() + tokens, self.model.held() - tokens)
+        slots = self.model.slots() - sum(hold.slots for hold in overdue)
+        assert (usage.slots_held, usage.slots_limit) == (slots, self.model.slots_limit)
         assert (usage.tokens_limit, usage.tokens_granted) == (self.model.limit, self.model.granted)
-        requests = (self.model.requests, self.model.requests_held(), self.model.requests_limit)
+        lost = sum(hold.requests for hold in overdue)
+        requests = (self.model.requests + lost, self.model.requests_held() - lost, self.model.requests_limit)
         assert (usage.requests_last_hour, usage.requests_held, usage.requests_limit) == requests
 
     @invariant()

@@ -252,6 +252,7 @@ STEPS = st.one_of(
     st.tuples(st.just("grant"), AMOUNTS, st.sampled_from([None, 1, 9])),
     st.tuples(st.just("hold"), AMOUNTS, st.none()),
     st.tuples(st.just("settle"), AMOUNTS, st.none()),
+    st.tuples(st.just("silence"), AMOUNTS, st.none()),
     st.tuples(st.just("expire"), st.integers(0, 9), st.none()),
     st.tuples(st.just("end"), st.just(0), st.none()),
     st.tuples(st.just("look"), st.just(0), st.none()),
@@ -294,6 +295,8 @@ class Sequence:
             used = min(n, held.tokens)
             self.used += used
             self.door.settle(self.user_id, held.id, used, 0)
+        elif kind == "silence" and self.holds:
+            self.door.expire(self.holds[n % len(self.holds)].id)
         elif kind == "expire" and self.grants:
             self.door.expire_grant(self.user_id, self.grants[n % len(self.grants)])
         elif kind == "end":

@@ -141,6 +141,10 @@ class Block:
     made: int = 0
 
 
+def minute(at: datetime) -> int:
+    return int(at.timestamp() // 60)
+
+
 @define
 class Hour:
     """Makes requests of all kinds, and remembers when each was really made."""
@@ -150,6 +154,8 @@ class Hour:
     at: datetime = field(factory=lambda: datetime.now(UTC).replace(second=30, microsecond=0) + timedelta(minutes=1))
     user_id: uuid.UUID = field(init=False)
     blocks: list[Block] = field(factory=list)
+    #: What ended those that were not settled, and was not settled since.
+    ended: list[Block] = field(factory=list)
     made: list[tuple[datetime, int]] = field(factory=list)
     #: As the database has them: when, and how many.
     booked: list[tuple[datetime, int]] = field(factory=list)
@@ -161,6 +167,9 @@ class Hour:
         self.at += timedelta(seconds=gap_s)
         self.door.set_clock(self.at)
         getattr(self, kind)(n)
+        quota = self.door.quota(self.user_id)
+        counting = [m for time, m in self.booked if minute(time) > quota.request_minute - 61]
+        assert quota.requests_used == sum(quota.request_cells) == sum(counting)
 
     def hit(self, n: int) -> None:
         self.count(n, self.door.hit(self.user_id, n))
@@ -198,13 +207,23 @@ class Hour:
             assert outcome == "settled"
             self.booked.append((self.at, block.made))
 
+    def late(self, n: int) -> None:
+        if self.ended:
+            block = self.ended.pop(n % len(self.ended))
+            assert self.door.settle(self.user_id, block.key, requests=block.made).outcome == "corrected"
+            self.booked.remove((block.expires_at, block.made + block.left))
+            self.booked.append((block.expires_at, block.made))
+
     def judge(self, n: int, answer: Any) -> None:
         """Be sure that what is granted fits, and that what is refused does not, or did not a minute ago."""
-        if not answer.granted:
-            # A refusal ends what has expired.
-            for block in [known for known in self.blocks if known.expires_at <= self.at]:
-                self.blocks.remove(block)
-                self.booked.append((self.at, block.made + block.left))
+        for block in [known for known in self.blocks if known.expires_at <= self.at]:
+            # What does not fit at first ends what has expired, and may fit then: nothing counts for over an hour.
+            if self.door.value("SELECT count(*) FROM quota_reservations WHERE id = %s", block.key):
+                assert answer.granted
+                continue
+            self.blocks.remove(block)
+            self.ended.append(block)
+            self.booked.append((block.expires_at, block.made + block.left))
         held = sum(block.made + block.left for block in self.blocks)
         window = HOUR if answer.granted else HOUR + timedelta(minutes=1)
         counted = sum(m for time, m in self.booked if time > self.at - window)
@@ -219,7 +238,7 @@ class Hour:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([0, 0, 0, 1, 60, 600, 1799, 2999, 3539, 3540, 3600]),
-        st.sampled_from(["hit", "hit", "reserve", "lease", "lease", "make", "make", "make", "make", "settle"]),
+        st.sampled_from(["hit", "hit", "reserve", "lease", "lease", "make", "make", "make", "make", "settle", "late"]),
         st.integers(1, 3),
     ),
     min_size=12,
@@ -264,10 +283,20 @@ MUTANTS: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {
                 ("d.cost, 0, d.requests, 0, d.epoch", "d.cost, 0, 0, 0, d.epoch"),
             ),
         ),
-        ("quota_book", (("IF hold.leased AND hold.requests > 0 OR p_requests > 0 THEN", "IF false THEN"),)),
+        ("quota_book", (("IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN", "IF false THEN"),)),
     ],
-    "a settlement books none": [("quota_book", (("coalesce(p_requests, 0), NULL", "0, NULL"),))],
-    "an expiry books none": [("quota_reclaim", (("p_at, s.requests, NULL", "p_at, 0, NULL"),))],
+    "a settlement books none": [("quota_book", (("greatest(p_requests, 0), NULL", "0, NULL"),))],
+    "an expiry books none": [("quota_reclaim", (("s.ends, s.counts", "NULL, NULL"),))],
+    "an expiry books into the minute of the refusal": [
+        ("quota_reclaim", (("array_agg(expires_at) FILTER", "array_agg(p_at) FILTER"),))
+    ],
+    "a late settlement takes off too many": [
+        ("quota_settle", (("coalesce(p_requests - done.requests, 0)", "-done.requests"),))
+    ],
+    "a late settlement takes them off another minute": [
+        ("quota_settle", (("hold.expires_at := done.counted_at", "hold.expires_at := clock_timestamp()"),))
+    ],
+    "a late settlement takes none off": [("quota_settle", (("coalesce(p_requests - done.requests, 0)", "0"),))],
     "the short cut of a hit does not see blocks": [
         ("quota_hit", (("u.requests_used::bigint + u.requests_held", "u.requests_used::bigint"),))
     ],
