@@ -10,7 +10,7 @@ from uuid import UUID
 from attrs import define
 
 from atlas_sdk._plan import Plan
-from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotFound, StorageFull, TransactionConflict
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotFound, StorageFull, TimedOut, TransactionConflict
 from atlas_sdk.guards.block import Block, dollars
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
@@ -103,7 +103,7 @@ class Debts:
             )
             try:
                 yield plan
-            except (DatabaseUnreachable, TransactionConflict, StorageFull) as problem:
+            except (DatabaseUnreachable, TransactionConflict, TimedOut, StorageFull) as problem:
                 self._later(owed, problem)
                 if isinstance(problem, DatabaseUnreachable):
                     break

@@ -50,6 +50,7 @@ class Failure:
             retry_after=None if never else problem.retry_after,
             resets_at=problem.resets_at,
             holders=problem.holders,
+            held=problem.held,
         )
 
 
