@@ -6,7 +6,7 @@ Nothing of this costs a call that succeeds.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from atlas_sdk.errors import AtlasError, TransactionConflict
 
@@ -23,14 +23,15 @@ _LONGEST_S = 1.0
 _WHOLE_S = 10.0
 
 
-def _schedule(retries: int) -> dict[str, object]:
+def _schedule(retries: int) -> dict[str, Any]:
+    # Takes 20 ms to import, and most processes never need it.
+    import tenacity  # noqa: PLC0415  # see above
+
     return {
-        "on": lambda problem: isinstance(problem, AtlasError) and problem.repeatable,
-        "attempts": retries + 1,
-        "timeout": _WHOLE_S,
-        "wait_initial": _FIRST_S,
-        "wait_jitter": _FIRST_S,
-        "wait_max": _LONGEST_S,
+        "retry": tenacity.retry_if_exception(lambda problem: isinstance(problem, AtlasError) and problem.repeatable),
+        "stop": tenacity.stop_after_attempt(retries + 1) | tenacity.stop_after_delay(_WHOLE_S),
+        "wait": tenacity.wait_random_exponential(multiplier=_FIRST_S, max=_LONGEST_S),
+        "reraise": True,
     }
 
 
@@ -41,16 +42,16 @@ def _tell(name: str, problem: AtlasError, number: int, retries: int) -> None:
 
 def again(call: Callable[[], T], first: AtlasError, *, name: str, retries: int) -> T:
     """Make a call again that failed so at first; return what it returns, or raise what it failed with last."""
-    # Takes 20 ms to import, and most processes never need it.
-    from stamina import retry_context  # noqa: PLC0415  # see above
+    from tenacity import Retrying  # noqa: PLC0415  # as above
 
     problem = first
-    for attempt in retry_context(**_schedule(retries)):  # type: ignore[arg-type]  # keywords of one call
+    for attempt in Retrying(**_schedule(retries)):
         with attempt:
-            if attempt.num == 1:
+            number = attempt.retry_state.attempt_number
+            if number == 1:
                 # So that the first repetition waits like all others.
                 raise first
-            _tell(name, problem, attempt.num - 1, retries)
+            _tell(name, problem, number - 1, retries)
             try:
                 return call()
             except AtlasError as found:
@@ -61,16 +62,16 @@ def again(call: Callable[[], T], first: AtlasError, *, name: str, retries: int) 
 
 async def again_async(call: Callable[[], Awaitable[T]], first: AtlasError, *, name: str, retries: int) -> T:
     """Make a call again that failed so at first; return what it returns, or raise what it failed with last."""
-    # Takes 20 ms to import, and most processes never need it.
-    from stamina import retry_context  # noqa: PLC0415  # see above
+    from tenacity import AsyncRetrying  # noqa: PLC0415  # as above
 
     problem = first
-    async for attempt in retry_context(**_schedule(retries)):  # type: ignore[arg-type]  # keywords of one call
+    async for attempt in AsyncRetrying(**_schedule(retries)):
         with attempt:
-            if attempt.num == 1:
+            number = attempt.retry_state.attempt_number
+            if number == 1:
                 # So that the first repetition waits like all others.
                 raise first
-            _tell(name, problem, attempt.num - 1, retries)
+            _tell(name, problem, number - 1, retries)
             try:
                 return await call()
             except AtlasError as found:
