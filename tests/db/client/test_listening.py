@@ -117,12 +117,19 @@ def _allow(dsn: str, allowed: str) -> None:
 
 def test_another_thread_stops_it(dsn: str) -> None:
     with Atlas.open(dsn) as client, client.listen("builds") as notifications, ThreadPoolExecutor(1) as threads:
-        heard = threads.submit(lambda: [note.payload for note in notifications])
+        heard, first = [], threading.Event()
+
+        def hear() -> None:
+            for note in notifications:
+                heard.append(note.payload)
+                first.set()
+
+        hearing = threads.submit(hear)
         client.notify("builds", "heard")
-        while notifications._hearing._found or not notifications._turn.locked():
-            threading.Event().wait(0.001)
+        assert first.wait(_PATIENCE_S)
         notifications.stop()
-        assert heard.result(_PATIENCE_S) == ["heard"]
+        hearing.result(_PATIENCE_S)
+        assert heard == ["heard"]
         assert notifications.get() is None
 
 
