@@ -151,7 +151,7 @@ class Door:
         moved = {"u": user_id, "id": grant_id}
         self.connection.execute(
             "UPDATE quota_grants SET expires_at = clock_timestamp() - interval '1 s'"
-            " WHERE user_id = %(u)s AND id = %(id)s AND closed_at IS NULL",
+            " WHERE user_id = %(u)s AND id = %(id)s",
             moved,
         )
         self.connection.execute(

@@ -162,7 +162,10 @@ class Model:
         month = self.months[hold.age - 1]
         back = max(-tokens - month.unpaid, 0)
         month.unpaid = max(month.unpaid + tokens, 0)
-        for number, (top_up, taken) in reversed(list(enumerate(month.burned))):
+        # The last to expire first; one that has expired meanwhile is one of the soonest.
+        for number, (top_up, taken) in sorted(
+            reversed(list(enumerate(month.burned))), key=lambda numbered: numbered[1][0].overdue
+        ):
             given = min(back, taken)
             back, month.burned[number], top_up.burned = back - given, (top_up, taken - given), top_up.burned - given
             self.granted += 0 if top_up.overdue else given
