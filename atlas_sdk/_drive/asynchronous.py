@@ -25,7 +25,6 @@ from atlas_sdk._drive.target import (
     check_open_transaction,
     closed_client,
     columns_of,
-    hung_up,
     logger,
     not_text,
     result_of,
@@ -43,11 +42,6 @@ __all__ = ["AsyncDriver", "AsyncView"]
 T = TypeVar("T")
 
 
-async def _check_async(connection: AsyncConnection[Any]) -> None:
-    if hung_up(connection):
-        await connection.execute("")
-
-
 class AsyncDriver:
     """Runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
 
@@ -61,7 +55,6 @@ class AsyncDriver:
         self._pool = AsyncConnectionPool(
             self._ready,
             connection_class=AsyncLine,
-            check=_check_async,
             configure=partial(greet_async, target),
             **target.pool_options(),
         )

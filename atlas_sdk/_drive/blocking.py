@@ -26,7 +26,6 @@ from atlas_sdk._drive.target import (
     check_open_transaction,
     closed_client,
     columns_of,
-    hung_up,
     logger,
     not_text,
     result_of,
@@ -43,11 +42,6 @@ from atlas_sdk.model.pool import PoolStats
 __all__ = ["Driver", "View"]
 
 T = TypeVar("T")
-
-
-def _check(connection: Connection[Any]) -> None:
-    if hung_up(connection):
-        connection.execute("")
 
 
 class Driver:
@@ -68,7 +62,6 @@ class Driver:
         return ConnectionPool(
             self._target.ready,
             connection_class=Line,
-            check=_check,
             configure=partial(greet, self._target),
             **self._target.pool_options(),
         )

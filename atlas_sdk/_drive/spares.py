@@ -3,14 +3,19 @@
 To ask a pool for a connection and to give it back costs as much as the statement between. The pool knows these as lent,
 so it neither closes nor counts them: hence only a busy client's stay, each is back in the pool within two seconds, and
 at once when somebody waits for one.
+
+They are checked here, those of the pool too: the pool's own check waits a second after the second one that the server
+has closed, then two, then four, so that after a restart of the server whoever comes first is told that it is down.
 """
 
 import asyncio
+import logging
 import threading
 import time
 import weakref
 from typing import Generic, Protocol, TypeVar
 
+import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
@@ -18,6 +23,8 @@ from atlas_sdk._drive.target import hung_up
 from atlas_sdk._drive.wire import AsyncLine, Line
 
 __all__ = ["AsyncSpares", "Spares"]
+
+logger = logging.getLogger(__name__)
 
 #: A connection that comes back later than this after it was drawn goes to the pool, which looks after its age.
 _KEEP_S = 1.0
@@ -121,16 +128,33 @@ class Spares:
     def get(self) -> Line:
         """Return a connection, from here or from the pool. Raises what the pool raises."""
         while (found := self._idle.take()) is not None:
-            if not hung_up(found):
+            if self._works(found):
                 return found
-            # The pool's own check finds out what is wrong with it, as with those that it keeps.
-            self._pool.putconn(found)
         drawn = None
+        until = time.monotonic() + self._pool.timeout
         try:
-            drawn = self._pool.getconn()
+            while drawn is None:
+                found = self._pool.getconn(until - time.monotonic())
+                drawn = found if self._works(found) else None
         finally:
             self._idle.arrived(drawn)
         return drawn
+
+    def _works(self, connection: Line) -> bool:
+        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        if not hung_up(connection):
+            return True
+        works = False
+        try:
+            # Unless it has only said something unasked.
+            connection.execute("")
+            works = True
+        except psycopg.Error:
+            logger.debug("the server has closed an idle connection", exc_info=True)
+        finally:
+            if not works:
+                self._pool.putconn(connection)
+        return works
 
     def put(self, connection: Line) -> None:
         """Take back a connection that `get` gave."""
@@ -188,16 +212,33 @@ class AsyncSpares:
     async def get(self) -> AsyncLine:
         """Return a connection, from here or from the pool. Raises what the pool raises."""
         while (found := self._idle.take()) is not None:
-            if not hung_up(found):
+            if await self._works(found):
                 return found
-            # The pool's own check finds out what is wrong with it, as with those that it keeps.
-            await self._pool.putconn(found)
         drawn = None
+        until = time.monotonic() + self._pool.timeout
         try:
-            drawn = await self._pool.getconn()
+            while drawn is None:
+                found = await self._pool.getconn(until - time.monotonic())
+                drawn = found if await self._works(found) else None
         finally:
             self._idle.arrived(drawn)
         return drawn
+
+    async def _works(self, connection: AsyncLine) -> bool:
+        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        if not hung_up(connection):
+            return True
+        works = False
+        try:
+            # Unless it has only said something unasked.
+            await connection.execute("")
+            works = True
+        except psycopg.Error:
+            logger.debug("the server has closed an idle connection", exc_info=True)
+        finally:
+            if not works:
+                await self._pool.putconn(connection)
+        return works
 
     async def put(self, connection: AsyncLine) -> None:
         """Take back a connection that `get` gave."""

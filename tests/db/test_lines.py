@@ -17,6 +17,7 @@ from entered import until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from atlas_sdk._drive.spares import AsyncSpares, Spares
+from atlas_sdk._drive.target import hung_up
 from atlas_sdk._drive.wire import AsyncLine, Line
 from atlas_sdk._plan import Json
 
@@ -163,15 +164,57 @@ def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[Line])
 
 
 def test_one_that_the_server_closed_is_not_given_out(dsn: str, pool: ConnectionPool[Line]) -> None:
-    pool._check = pool.check_connection  # as the driver's pool is made
     spares = Spares(pool)
     line = busy(spares)
-    with psycopg.connect(dsn, autocommit=True) as other:
-        other.execute("SELECT pg_terminate_backend(%s, 5000)", (line.info.backend_pid,))
+    end_all(dsn, [line])
     fresh = spares.get()
     assert fresh is not line
     assert fresh.ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
     spares.put(fresh)
+    spares.close()
+
+
+def end_all(dsn: str, lines: list[Any]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as other:
+        for line in lines:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (line.info.backend_pid,))
+
+
+def test_after_a_restart_of_the_server_nobody_is_told_that_it_is_down(dsn: str, pool: ConnectionPool[Line]) -> None:
+    """Not even with more connections in the pool than its own check could try in the time of a caller."""
+    pool.resize(0, 6)
+    lines = [pool.getconn() for _ in range(6)]
+    for line in lines:
+        pool.putconn(line)
+    end_all(dsn, lines)
+    spares = Spares(pool)
+    assert spares.get().ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+
+
+def test_after_a_restart_of_the_server_no_asyncio_client_is_told_that_it_is_down(dsn: str) -> None:
+    async def run() -> None:
+        pool = AsyncConnectionPool(dsn, connection_class=AsyncLine, kwargs=KWARGS, min_size=0, max_size=6, open=False)
+        async with pool:
+            lines = [await pool.getconn() for _ in range(6)]
+            for line in lines:
+                await pool.putconn(line)
+            end_all(dsn, lines)
+            found = await AsyncSpares(pool).get()
+            assert (await found.ask("SELECT %(n)s + 1", {"n": 1})).rows == [(2,)]
+            await pool.putconn(found)
+
+    asyncio.run(run())
+
+
+def test_one_that_has_something_to_say_is_given_out(dsn: str, pool: ConnectionPool[Line]) -> None:
+    spares = Spares(pool)
+    line = busy(spares)
+    line.execute("LISTEN told")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("NOTIFY told")
+    until(lambda: hung_up(line))
+    assert spares.get() is line
+    spares.put(line)
     spares.close()
 
 

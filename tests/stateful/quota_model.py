@@ -164,7 +164,7 @@ class Model:
         month.unpaid = max(month.unpaid + tokens, 0)
         # The last to expire first; one that has expired meanwhile is one of the soonest.
         for number, (top_up, taken) in sorted(
-            reversed(list(enumerate(month.burned))), key=lambda numbered: numbered[1][0].overdue
+            enumerate(month.burned), key=lambda numbered: (numbered[1][0].overdue, -numbered[0])
         ):
             given = min(back, taken)
             back, month.burned[number], top_up.burned = back - given, (top_up, taken - given), top_up.burned - given
