@@ -6,6 +6,7 @@ may be left on one: no prepared statements before PgBouncer 1.21, no SET, no LIS
 """
 
 import socket
+from contextlib import closing
 from threading import Event, Timer
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,13 +103,14 @@ async def greet_async(target: "Target", connection: AsyncConnection[Any]) -> Non
 def meet(target: "Target") -> None:
     """Prove that a connection can be had, and learn what stands between. Raises what a connection raises."""
     kwargs = {**target.kwargs, "prepare_threshold": None}
-    with psycopg.connect(target.ready(), **kwargs) as first:
+    # Closed, and not committed: who is given up on has hung up, maybe in the middle of its transaction.
+    with closing(psycopg.connect(target.ready(), **kwargs)) as first:
         answer = first.execute(_ASK).fetchone()
         target.encrypted = first.pgconn.ssl_in_use
         if not pooled(first, answer):
             target.pooler = "none"
             return
-        with psycopg.connect(target.ready(), **kwargs) as second:
+        with closing(psycopg.connect(target.ready(), **kwargs)) as second:
             target.pooler = _mode(first, second, answer, patience_s=target.connect_timeout_s)
     if target.pooler == "statement":
         raise InvalidInput(
