@@ -6,8 +6,8 @@ may be left on one: no prepared statements before PgBouncer 1.21, no SET, no LIS
 """
 
 import socket
-from contextlib import closing
-from threading import Event, Timer
+from contextlib import ExitStack, closing, suppress
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -127,33 +127,46 @@ def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patie
     In transaction mode the second client gets the connection to the server that the first one has just used, or the
     first one comes back to another one; in session mode it is the first one's until it leaves.
     """
-    gave_up = Event()
+    #: What it means when whoever waits now waits in vain, and, once that is so, what it meant.
+    meaning: Pooler = "session"
+    verdict: list[Pooler] = []
+    with ExitStack() as lines:
+        # Of their own, which libpq does not close meanwhile. A cancellation would wait in the pooler as well.
+        waiting = [
+            lines.enter_context(socket.fromfd(each.pgconn.socket, socket.AF_UNSPEC, socket.SOCK_STREAM))
+            for each in (second, first)
+        ]
 
-    def give_up() -> None:
-        gave_up.set()
-        for waiting in (first, second):
-            # A cancellation would wait in the pooler as well.
-            with socket.fromfd(waiting.pgconn.socket, socket.AF_UNSPEC, socket.SOCK_STREAM) as line:
-                line.shutdown(socket.SHUT_RDWR)
+        def give_up() -> None:
+            verdict.append(meaning)
+            for line in waiting:
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
 
-    # Where all connections to the server are taken the pooler lets one of the two wait.
-    patience = Timer(patience_s, give_up)
-    patience.daemon = True
-    patience.start()
-    try:
-        for _ in range(_LOOKS):
-            try:
-                second.execute("BEGIN")
-                held = second.execute(_ASK).fetchone()
-            except psycopg.Error:
-                # Statement mode refuses transactions; else the first one keeps the connection that this one waits for.
-                return "session" if gave_up.is_set() else "statement"
-            try:
-                if held == answer or first.execute(_ASK).fetchone() != answer:
-                    return "transaction"
-                second.execute("ROLLBACK")
-            except psycopg.Error:
-                return "transaction"
-    finally:
-        patience.cancel()
+        # Where all connections to the server are taken the pooler lets one of the two wait.
+        patience = Timer(patience_s, give_up)
+        patience.daemon = True
+        patience.start()
+        try:
+            for _ in range(_LOOKS):
+                meaning = "session"
+                try:
+                    second.execute("BEGIN")
+                    held = second.execute(_ASK).fetchone()
+                except psycopg.Error:
+                    # Statement mode refuses transactions.
+                    return verdict[0] if verdict else "statement"
+                if verdict:
+                    # Given up on, the first one has left its connection to the second one.
+                    return verdict[0]
+                meaning = "transaction"
+                try:
+                    if held == answer or first.execute(_ASK).fetchone() != answer:
+                        return "transaction"
+                    second.execute("ROLLBACK")
+                except psycopg.Error:
+                    return verdict[0] if verdict else "transaction"
+        finally:
+            patience.cancel()
+            patience.join()
     return "session"
