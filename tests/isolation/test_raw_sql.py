@@ -221,10 +221,9 @@ def test_row_security_off_is_an_error_and_shows_nothing(attack: Attack) -> None:
 def test_statistics_tell_nothing(attack: Attack) -> None:
     attack.owner.execute("ANALYZE")
     for view in ("pg_stats", "pg_stats_ext"):
-        assert attack.sql(SQL("SELECT * FROM {} WHERE schemaname = 'public'").format(Identifier(view))) in (
-            [],
-            attack.sql("SELECT * FROM pg_stats WHERE schemaname = 'public' AND tablename IN ('schema_version')"),
-        )
+        told = attack.sql(SQL("SELECT DISTINCT tablename FROM {} WHERE schemaname = 'public'").format(Identifier(view)))
+        # The only table without a tenant that everybody reads.
+        assert told in ([], [("schema_version",)])
     assert attack.sql("SELECT * FROM pg_statistic") == DENIED
     attack.sql("SELECT query FROM pg_stat_activity")
 

@@ -41,6 +41,11 @@ FORGETFUL = {
 }
 
 
+def stop(server: EmbeddedServer) -> None:
+    server.release()
+    until(lambda: not (server.data_dir / "postmaster.pid").exists())
+
+
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
     """A server that a test may kill, whose log is written when somebody waits for it, and hardly ever otherwise."""
@@ -50,10 +55,13 @@ def own_server() -> Iterator[EmbeddedServer]:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
         connection.execute("ALTER SYSTEM SET autovacuum = off")
-        connection.execute("SELECT pg_reload_conf()")
+        # Otherwise the server notes every 15 seconds for its standbys what runs, and nobody waits for that.
+        connection.execute("ALTER SYSTEM SET max_wal_senders = 0")
+        connection.execute("ALTER SYSTEM SET wal_level = minimal")
+    stop(server)
+    server = EmbeddedServer.acquire(home)
     yield server
-    server.release()
-    until(lambda: not (server.data_dir / "postmaster.pid").exists())
+    stop(server)
     shutil.rmtree(server.data_dir)
     shutil.rmtree(home)
 
