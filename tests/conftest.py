@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from databases import Databases, OfServer
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk._embedded import EmbeddedServer
@@ -99,29 +99,21 @@ def _system_server() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-def _in_database(url: str, name: str) -> str:
-    """Return the URL of another database of the same server."""
-    head, _, tail = url.partition("?")
-    return f"{head.rsplit('/', 1)[0]}/{name}?{tail}"
-
-
 @pytest.fixture(scope="session")
-def _template(request: pytest.FixtureRequest) -> Any:
-    """Makes, once a server, a migrated database to copy."""
-    made: dict[str, str] = {}
+def databases(request: pytest.FixtureRequest) -> OfServer:
+    """Gives the migrated databases of a server."""
+    known: dict[str, Databases] = {}
 
-    def template_of(server: str) -> str:
-        if server not in made:
+    def databases_of(server: str) -> Databases:
+        if server not in known:
             if server == "embedded":
-                made[server] = EmbeddedServer.acquire(request.getfixturevalue("atlas_home")).dsn
+                url = EmbeddedServer.acquire(request.getfixturevalue("atlas_home")).dsn
             else:
-                made[server] = request.getfixturevalue("_system_server")
-            with psycopg.connect(made[server], autocommit=True) as connection:
-                connection.execute("CREATE DATABASE atlas_template")
-            Atlas.open(_in_database(made[server], "atlas_template"), migrate=True).close()
-        return made[server]
+                url = request.getfixturevalue("_system_server")
+            known[server] = Databases(url)
+        return known[server]
 
-    return template_of
+    return databases_of
 
 
 @pytest.fixture
@@ -131,25 +123,17 @@ def server(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def dsn(server: str, _template: Any) -> Iterator[str]:
-    """A fresh, migrated database."""
-    url = _template(server)
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template STRATEGY FILE_COPY")
-        yield _in_database(url, name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def dsn(server: str, databases: OfServer) -> Iterator[str]:
+    """A migrated database without rows."""
+    with databases(server).lent() as url:
+        yield url
 
 
 @pytest.fixture
-def empty_dsn(server: str, _template: Any) -> Iterator[str]:
+def empty_dsn(server: str, databases: OfServer) -> Iterator[str]:
     """A fresh database without a schema."""
-    url = _template(server)
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield _in_database(url, name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with databases(server).made(template="template1") as url:
+        yield url
 
 
 @pytest.fixture

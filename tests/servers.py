@@ -125,11 +125,11 @@ class PrivateServer:
 
 
 @contextmanager
-def private_server(programs: str) -> Iterator[PrivateServer]:
-    """Run a server of one's own."""
+def private_server(programs: str, *settings: str) -> Iterator[PrivateServer]:
+    """Run a server of one's own, with settings on its command line."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-own-"))
     server = PrivateServer(programs, folder)
-    server.start()
+    server.start(*settings)
     try:
         yield server
     finally:

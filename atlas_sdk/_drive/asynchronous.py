@@ -138,7 +138,7 @@ class AsyncDriver:
             scope.writes += not effect.statement.reads
             if tenant is not None:
                 held.append(connection)
-                answer = await self._execute_behind(connection, effect, tenant)
+                answer = await self._ask_behind(connection, effect, tenant)
                 await self._give_back(held.pop())
                 return answer
             try:
@@ -194,15 +194,14 @@ class AsyncDriver:
         rows = await cursor.fetchall() if columns else []
         return result_of(self._target, query, cursor, columns, rows, began)
 
-    async def _execute_behind(self, connection: AsyncConnection[Any], query: Query, tenant: UUID) -> Result:
+    async def _ask_behind(self, connection: AsyncLine, query: Query, tenant: UUID) -> Result:
         """Run one statement in a transaction of its own behind a tenant's wall: all of it in one round trip."""
         began = time.perf_counter()
-        async with connection.pipeline():
-            for command in commands_of(tenant):
-                await connection.wait(connection._exec_command(command))  # noqa: SLF001  # without a cursor: 15 µs each
-            cursor = await self._send(connection, query)
-            await connection.wait(connection._exec_command(COMMIT))  # noqa: SLF001
-        return await self._read(query, cursor, began)
+        try:
+            answer = await connection.ask_within(commands_of(tenant), COMMIT, query.statement.text, query.parameters)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
+        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
 
     async def _get(self) -> AsyncLine:
         try:

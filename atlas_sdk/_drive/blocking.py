@@ -141,7 +141,7 @@ class Driver:
             scope.writes += not effect.statement.reads
             if tenant is not None:
                 held.append(connection)
-                answer = self._execute_behind(connection, effect, tenant)
+                answer = self._ask_behind(connection, effect, tenant)
                 self._give_back(held.pop())
                 return answer
             try:
@@ -197,15 +197,14 @@ class Driver:
         rows = cursor.fetchall() if columns else []
         return result_of(self._target, query, cursor, columns, rows, began)
 
-    def _execute_behind(self, connection: Connection[Any], query: Query, tenant: UUID) -> Result:
+    def _ask_behind(self, connection: Line, query: Query, tenant: UUID) -> Result:
         """Run one statement in a transaction of its own behind a tenant's wall: all of it in one round trip."""
         began = time.perf_counter()
-        with connection.pipeline():
-            for command in commands_of(tenant):
-                connection.wait(connection._exec_command(command))  # noqa: SLF001  # without a cursor: 15 µs each
-            cursor = self._send(connection, query)
-            connection.wait(connection._exec_command(COMMIT))  # noqa: SLF001
-        return self._read(query, cursor, began)
+        try:
+            answer = connection.ask_within(commands_of(tenant), COMMIT, query.statement.text, query.parameters)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
+        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
 
     def _get(self) -> Line:
         if os.getpid() != self._pid:

@@ -8,20 +8,21 @@ and speaks to libpq through the same generator, so that Ctrl-C, cancellation and
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 from psycopg import AsyncConnection, Connection, InternalError, ProgrammingError
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.generators import execute
-from psycopg.pq import DiagnosticField, ExecStatus
+from psycopg.generators import execute, fetch_many, send
+from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 __all__ = ["Answer", "AsyncLine", "Line", "Wire"]
 
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>\w+)\)s|(?P<percent>%))")
+#: psycopg forgets all that a connection has prepared after a rollback, and so may a pooler.
 _NO_SUCH_STATEMENT = b"26000"
 #: A server keeps prepared statements as long as the connection; psycopg keeps as many.
 _PREPARED_MAX = 100
@@ -34,6 +35,15 @@ class Answer:
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     rowcount: int
+
+
+class _Asked(NamedTuple):
+    """A statement as it is sent."""
+
+    #: Its text and the types of its parameters, which is what is prepared.
+    key: tuple[bytes, tuple[int, ...]]
+    values: Sequence[Buffer | None]
+    formats: Sequence[Format] | None
 
 
 class _Prepared:
@@ -90,36 +100,92 @@ class Wire:
 
     def ask(self, text: str, parameters: Mapping[str, object]) -> PQGen[Answer]:
         """Run one statement outside of a transaction: to be waited for as psycopg's own generators are."""
-        body, names, formats = _positional(text, self._encoding)
-        transformer = self._transformer
-        values = transformer.dump_sequence([parameters[name] for name in names], formats)
-        types = tuple(transformer.types or ())
-        prepared = self._known.get((body, types)) if self._prepares else None
+        asked = self._asked(text, parameters)
+        prepared = self._known.get(asked.key) if self._prepares else None
         results = None
         if prepared is not None and prepared.name:
-            self._pgconn.send_query_prepared(prepared.name, values, param_formats=transformer.formats)
+            self._send(asked, prepared)
             results = yield from execute(self._pgconn)
             if results and results[-1].error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
-                # psycopg forgets all that a connection has prepared after a rollback, and so may a pooler.
                 self._known.clear()
                 results, prepared = None, None
         if results is None:
             if prepared is not None:
-                yield from self._prepare(prepared, body, types)
-                self._pgconn.send_query_prepared(prepared.name, values, param_formats=transformer.formats)
-            else:
-                self._pgconn.send_query_params(body, values, param_types=types, param_formats=transformer.formats)
-                if self._prepares and len(self._known) < _PREPARED_MAX:
-                    self._known[body, types] = _Prepared()
+                name = self._send_prepare(asked)
+                _last_of((yield from execute(self._pgconn)), self._encoding)
+                prepared.name = name
+            self._send(asked, prepared)
             results = yield from execute(self._pgconn)
         return self._read(_last_of(results, self._encoding), prepared)
 
-    def _prepare(self, prepared: _Prepared, body: bytes, types: tuple[int, ...]) -> PQGen[None]:
+    def ask_within(
+        self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
+    ) -> PQGen[Answer]:
+        """Run one statement in a transaction of its own, in one round trip: to be waited for like `ask`.
+
+        The transaction begins with some commands and ends with one; after an error it is open still.
+        """
+        asked = self._asked(text, parameters)
+        prepared = self._known.get(asked.key) if self._prepares else None
+        results = yield from self._exchange(begin, end, asked, prepared)
+        if prepared is not None and results[-1].error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+            self._known.clear()
+            self._pgconn.send_query(b"ROLLBACK")
+            yield from execute(self._pgconn)
+            prepared = None
+            results = yield from self._exchange(begin, end, asked, None)
+        return self._read(_last_of(results, self._encoding), prepared)
+
+    def _exchange(
+        self, begin: Sequence[bytes], end: bytes, asked: _Asked, prepared: _Prepared | None
+    ) -> PQGen[list[PGresult]]:
+        """Return what the statement gave, or the first error."""
+        pgconn = self._pgconn
+        pgconn.enter_pipeline_mode()
+        for command in begin:
+            pgconn.send_query_params(command, None)
+        preparing = None if prepared is None or prepared.name else prepared
+        if preparing is not None:
+            preparing.name = self._send_prepare(asked)
+        self._send(asked, prepared)
+        pgconn.send_query_params(end, None)
+        pgconn.pipeline_sync()
+        yield from send(pgconn)
+        before = len(begin) + (preparing is not None)
+        results: list[PGresult] = []
+        failed: list[PGresult] = []
+        for number in range(before + 3):
+            got = yield from fetch_many(pgconn)
+            if number == before:
+                results = got
+            if not failed and got[-1].status == ExecStatus.FATAL_ERROR:
+                failed = got
+                if preparing is not None and number < before:
+                    preparing.name = b""
+        pgconn.exit_pipeline_mode()
+        return failed or results
+
+    def _asked(self, text: str, parameters: Mapping[str, object]) -> _Asked:
+        body, names, formats = _positional(text, self._encoding)
+        transformer = self._transformer
+        values = transformer.dump_sequence([parameters[name] for name in names], formats)
+        return _Asked((body, tuple(transformer.types or ())), values, transformer.formats)
+
+    def _send(self, asked: _Asked, prepared: _Prepared | None) -> None:
+        if prepared is not None:
+            self._pgconn.send_query_prepared(prepared.name, asked.values, param_formats=asked.formats)
+            return
+        body, types = asked.key
+        self._pgconn.send_query_params(body, asked.values, param_types=types, param_formats=asked.formats)
+        if self._prepares and len(self._known) < _PREPARED_MAX:
+            self._known[asked.key] = _Prepared()
+
+    def _send_prepare(self, asked: _Asked) -> bytes:
         self._made += 1
         name = b"atlas_%d" % self._made
+        body, types = asked.key
         self._pgconn.send_prepare(name, body, param_types=types)
-        _last_of((yield from execute(self._pgconn)), self._encoding)
-        prepared.name = name
+        return name
 
     def _read(self, result: PGresult, prepared: _Prepared | None) -> Answer:
         if result.status != ExecStatus.TUPLES_OK:
@@ -144,13 +210,22 @@ class Line(Connection[Any]):
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
 
+    @property
+    def wire(self) -> Wire:
+        """What it has prepared."""
+        if self._wire is None:
+            self._wire = Wire(self)
+        return self._wire
+
     def ask(self, text: str, parameters: Mapping[str, object]) -> Answer:
         """Run one statement outside of a transaction."""
         with self.lock:
-            wire = self._wire
-            if wire is None:
-                wire = self._wire = Wire(self)
-            return self.wait(wire.ask(text, parameters))
+            return self.wait(self.wire.ask(text, parameters))
+
+    def ask_within(self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]) -> Answer:
+        """Run one statement in a transaction of its own that begins and ends with these commands: one round trip."""
+        with self.lock:
+            return self.wait(self.wire.ask_within(begin, end, text, parameters))
 
 
 class AsyncLine(AsyncConnection[Any]):
@@ -160,10 +235,21 @@ class AsyncLine(AsyncConnection[Any]):
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
 
+    @property
+    def wire(self) -> Wire:
+        """What it has prepared."""
+        if self._wire is None:
+            self._wire = Wire(self)
+        return self._wire
+
     async def ask(self, text: str, parameters: Mapping[str, object]) -> Answer:
         """Run one statement outside of a transaction."""
         async with self.lock:
-            wire = self._wire
-            if wire is None:
-                wire = self._wire = Wire(self)
-            return await self.wait(wire.ask(text, parameters))
+            return await self.wait(self.wire.ask(text, parameters))
+
+    async def ask_within(
+        self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
+    ) -> Answer:
+        """Run one statement in a transaction of its own that begins and ends with these commands: one round trip."""
+        async with self.lock:
+            return await self.wait(self.wire.ask_within(begin, end, text, parameters))

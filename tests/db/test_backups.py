@@ -8,15 +8,16 @@ import signal
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from attrs import evolve
+from databases import OfServer, name_of
 from filling import counts, fill, prints
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -31,37 +32,24 @@ HAS_SYSTEM = any(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture(scope="module")
-def template(_template: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Makes, once a server, a database with rows in every table; returns the URL of the server."""
-    made: set[str] = set()
+def filled_on(databases: OfServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Makes, once a server, a database with rows in every table; returns its name."""
+    with ExitStack() as stack:
 
-    def of(server: str) -> str:
-        url = _template(server)
-        if server not in made:
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("CREATE DATABASE filled_template TEMPLATE atlas_template")
-            fill(other_database(url, "filled_template"), tmp_path_factory.mktemp("projects"))
-            made.add(server)
-        return url
+        @cache
+        def of(server: str) -> str:
+            url = stack.enter_context(databases(server).made())
+            fill(url, tmp_path_factory.mktemp("projects"))
+            return name_of(url)
 
-    return of
+        yield of
 
 
 @pytest.fixture
-def filled(server: str, template: Callable[[str], str]) -> Iterator[str]:
+def filled(server: str, databases: OfServer, filled_on: Callable[[str], str]) -> Iterator[str]:
     """A database with rows in every table."""
-    with fresh(template(server), of="filled_template") as made:
-        yield made
-
-
-def other_database(dsn: str, name: str) -> str:
-    return make_conninfo(**conninfo_to_dict(dsn) | {"dbname": name})
-
-
-@pytest.fixture
-def server_url(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """The URL of a server by its name."""
-    return request.getfixturevalue("_template")  # type: ignore[no-any-return]
+    with databases(server).made(template=filled_on(server)) as url:
+        yield url
 
 
 @pytest.fixture
@@ -166,21 +154,11 @@ def _remove(home: Path) -> None:
     shutil.rmtree((home / "postgres").resolve())
 
 
-@contextmanager
-def fresh(url: str, *, of: str = "template1") -> Iterator[str]:
-    """One more database on a server."""
-    name = f"more_{uuid.uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {of}")  # type: ignore[call-overload]
-        yield other_database(url, name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
-
-
 @pytest.mark.skipif(not HAS_SYSTEM, reason="Debian's PostgreSQL is not installed")
-def test_across_majors_both_ways(filled: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_across_majors_both_ways(filled: str, databases: OfServer, tmp_path: Path) -> None:
     before = prints(filled)
     up = backups.dump(tmp_path / "new.dump", filled)
-    with fresh(server_url("system")) as old, fresh(server_url("embedded")) as new:
+    with databases("system").made(template="template1") as old, databases("embedded").made(template="template1") as new:
         assert backups.load(up.file, old).ok
         assert prints(old) == before
         down = backups.dump(tmp_path / "old.dump", old)
@@ -310,9 +288,9 @@ def test_data_is_never_loaded_over(filled: str, tmp_path: Path) -> None:
     assert prints(filled) == before
 
 
-def test_schema_without_data_is_as_good_as_none(filled: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_schema_without_data_is_as_good_as_none(filled: str, databases: OfServer, tmp_path: Path) -> None:
     made = backups.dump(tmp_path / "a.dump", filled)
-    with fresh(server_url("embedded")) as target:
+    with databases("embedded").made(template="template1") as target:
         Atlas.open(target, migrate=True).close()
         with psycopg.connect(target, autocommit=True) as connection:
             connection.execute("CREATE ROLE backup_owner")
@@ -383,14 +361,14 @@ def test_things_of_others_are_not_touched(dsn: str, second_dsn: str, tmp_path: P
         assert connection.execute("SELECT count(*) FROM reports.people").fetchone() == (0,)
 
 
-def test_schema_of_another_name(dsn: str, second_dsn: str, server_url: Callable[[str], str], tmp_path: Path) -> None:
+def test_schema_of_another_name(dsn: str, second_dsn: str, databases: OfServer, tmp_path: Path) -> None:
     there = make_conninfo(**conninfo_to_dict(second_dsn) | {"options": "-csearch_path=atlas"})
     with psycopg.connect(second_dsn, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA atlas")
     Atlas.open(there, migrate=True).close()
     fill(there, tmp_path / "projects")
     made = backups.dump(tmp_path / "a.dump", there)
-    with fresh(server_url("embedded")) as target:
+    with databases("embedded").made(template="template1") as target:
         with pytest.raises(BackupFailed, match=r"in the schema atlas, and .*options=-csearch_path%3Datlas"):
             backups.load(made.file, target)
         assert vacant(target)
@@ -464,7 +442,7 @@ backups.load(sys.argv[1], sys.argv[2], on_progress=lambda p: p.step == "index" a
 
 
 def test_older_dump_is_migrated_and_newer_one_refused(
-    empty_dsn: str, server_url: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_dsn: str, databases: OfServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = schema.migrations()
     with monkeypatch.context() as older:
@@ -474,14 +452,14 @@ def test_older_dump_is_migrated_and_newer_one_refused(
         connection.execute("INSERT INTO users (email) VALUES ('old@example.com')")
     made = backups.dump(tmp_path / "a.dump", empty_dsn)
     assert made.schema_version == len(known) - 1
-    with fresh(server_url("embedded")) as target:
+    with databases("embedded").made(template="template1") as target:
         Atlas.open(target, migrate=True).close()
         loaded = backups.load(made.file, target)
         assert (loaded.dumped_version, loaded.schema_version) == (len(known) - 1, len(known))
         with Atlas.open(target) as atlas:
             assert [user.email for user in atlas.users.list()] == ["old@example.com"]
         newer = backups.dump(tmp_path / "b.dump", target)
-    with fresh(server_url("embedded")) as target, monkeypatch.context() as older:
+    with databases("embedded").made(template="template1") as target, monkeypatch.context() as older:
         older.setattr(archives, "migrations", lambda: known[:-1])
         with pytest.raises(SchemaMismatch, match=f"has schema version {len(known)}, this .* upgrade AtlasEngine"):
             backups.load(newer.file, target)

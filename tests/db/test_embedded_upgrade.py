@@ -1,11 +1,14 @@
 """Data of an older major, upgraded by whoever opens it first: also by several, and with kill -9 at every step."""
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,12 +55,17 @@ print("came through")
 """
 
 
-def old_cluster(home: Path) -> Cluster:
-    """A home as a release that brought the old major would have made it; its server is not up."""
+@cache
+def _copied_from(script: str) -> tuple[Path, str]:
+    """Make a home as a release that brought the old major would have made it; return its data, and what `SUM` says."""
+    folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
     account = find_account()
-    site = Site.prepare(home)
+    site = Site.prepare(folder / "home")
     programs = places.binaries_of(OLD, account)
     data = site.place_data()
+    atexit.register(shutil.rmtree, data, ignore_errors=True)
     arguments = ("-D", data, "-U", "atlas", "--auth=reject", "--encoding=UTF8", "--locale=C", "--no-sync")
     made = account.run(programs / "initdb", *arguments, timeout_s=PATIENCE_S)
     assert made.returncode == 0, made.stdout
@@ -66,18 +74,30 @@ def old_cluster(home: Path) -> Cluster:
     assert "ERROR" not in made.stdout
     with (data / "postgresql.conf").open("a") as file:
         file.write("\ninclude_if_exists = 'atlas.conf'\n")
-    return Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
-
-
-def old_home(home: Path, script: str = ROWS) -> str:
-    """An old home with data; returns what `SUM` says of it."""
-    cluster = old_cluster(home)
+    if not script:
+        return data, ""
+    cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
     with psycopg.connect(_dsn(cluster.serve()), autocommit=True) as connection:
         assert connection.info.server_version // 10_000 == int(OLD)
         connection.execute(script)
         (found,) = connection.execute(SUM).fetchone()
     cluster.stop()
-    return found
+    return data, found
+
+
+def old_cluster(home: Path, script: str = "") -> Cluster:
+    """A home as a release that brought the old major would have made it; its server is not up."""
+    site = Site.prepare(home)
+    data = site.place_data()
+    data.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["cp", "-a", f"{_copied_from(script)[0]}/.", data], check=True)
+    return Cluster(site=site, data_dir=data, bin_dir=places.binaries_of(OLD, find_account()), major=OLD)
+
+
+def old_home(home: Path) -> str:
+    """An old home with data; returns what `SUM` says of it."""
+    old_cluster(home, ROWS)
+    return _copied_from(ROWS)[1]
 
 
 def beside(home: Path) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
-import psycopg
 import pytest
+from databases import OfServer
 from provider_stub import Stub
 from sides import AsyncSide, Books, Side
 
@@ -16,21 +15,15 @@ from atlas_sdk import AsyncAtlas, Atlas, User
 
 
 @pytest.fixture(scope="session")
-def _made() -> list[str]:
-    return []
+def _shared(databases: OfServer) -> Iterator[str]:
+    with databases("embedded").made() as url:
+        yield url
 
 
 @pytest.fixture
-def dsn(_made: list[str], _template: Any) -> str:
+def dsn(_shared: str) -> str:
     """A migrated database that these tests share: every test has users of its own."""
-    if not _made:
-        url = _template("embedded")
-        name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template")
-        head, _, tail = url.partition("?")
-        _made.append(f"{head.rsplit('/', 1)[0]}/{name}?{tail}")
-    return _made[0]
+    return _shared
 
 
 @pytest.fixture

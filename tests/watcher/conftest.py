@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from daemons import Daemon
-from psycopg.conninfo import make_conninfo
+from databases import OfServer
 
 from atlas_sdk import Atlas, Project
 
@@ -24,14 +21,10 @@ def daemon(tmp_path: Path, dsn: str) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def shared_dsn(_template: Any) -> Iterator[str]:
+def shared_dsn(databases: OfServer) -> Iterator[str]:
     """One database for the tests of a module."""
-    url = _template("embedded")
-    name = f"watch_{uuid.uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template")
-        yield make_conninfo(url, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with databases("embedded").made() as url:
+        yield url
 
 
 @pytest.fixture

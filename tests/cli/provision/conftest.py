@@ -9,9 +9,10 @@ import pytest
 from servers import PROGRAMS, PrivateServer, private_server
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(scope="session", params=PROGRAMS)
 def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
-    with private_server(request.param) as server:
+    # Its data may go with the machine, and these tests make and drop many databases.
+    with private_server(request.param, "fsync=off") as server:
         yield server
 
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
-import psycopg
 import pytest
+from databases import OfServer
 from doors import Door
 
 
 @pytest.fixture(scope="module")
-def _shared() -> dict[str, str]:
-    return {}
+def _shared(databases: OfServer) -> Iterator[Callable[[str], str]]:
+    with ExitStack() as stack:
+        yield cache(lambda server: stack.enter_context(databases(server).made()))
 
 
 @pytest.fixture
-def dsn(server: str, _shared: dict[str, str], _template: Any) -> str:
+def dsn(server: str, _shared: Callable[[str], str]) -> str:
     """A migrated database of this module: every test has a user of its own."""
-    if server not in _shared:
-        url = _template(server)
-        name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE atlas_template")
-        head, _, tail = url.partition("?")
-        _shared[server] = f"{head.rsplit('/', 1)[0]}/{name}?{tail}"
-    return _shared[server]
+    return _shared(server)
 
 
 @pytest.fixture
