@@ -6,6 +6,7 @@ chosen order. A plan must be restartable: it keeps no state but its local variab
 """
 
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Executor
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -36,6 +37,7 @@ __all__ = [
     "enclosed",
     "execute",
     "local",
+    "local_in",
     "many",
     "one",
     "one_or_none",
@@ -59,6 +61,8 @@ class Local:
     """Call this function here (files, locks); asyncio runs it in a thread. The answer is what it returns."""
 
     call: Callable[[], object]
+    #: Whose threads asyncio takes; None: those that it has for everything.
+    executor: Executor | None = None
 
 
 @frozen
@@ -137,6 +141,12 @@ def context() -> Plan[Context]:
 def local(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
     """Call a function that touches files or the like."""
     answer = yield Local(lambda: call(*args, **kwargs))
+    return cast("T", answer)
+
+
+def local_in(executor: Executor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+    """Call a function that takes long, in threads that nothing else waits for."""
+    answer = yield Local(lambda: call(*args, **kwargs), executor)
     return cast("T", answer)
 
 

@@ -1,6 +1,7 @@
 """The driver for asyncio: the twin of the one for threads, line by line."""
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +14,7 @@ from attrs import evolve
 from psycopg import AsyncConnection, AsyncCursor, pq
 from psycopg_pool import AsyncConnectionPool
 
-from atlas_sdk._drive.failures import failure
+from atlas_sdk._drive.failures import failure, lost_commit
 from atlas_sdk._drive.greet import greet_async, meet
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.spares import AsyncSpares
@@ -25,10 +26,12 @@ from atlas_sdk._drive.target import (
     check_open_transaction,
     closed_client,
     columns_of,
+    ended_transaction,
     logger,
     not_text,
     result_of,
 )
+from atlas_sdk._drive.through import through
 from atlas_sdk._drive.wall import COMMIT, begin_behind, commands_of
 from atlas_sdk._drive.wire import AsyncLine
 from atlas_sdk._heads import Heads
@@ -51,6 +54,8 @@ class AsyncDriver:
         self._pinned: AsyncConnection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
         self._turn = asyncio.Lock()
+        #: The transaction that this one was for is over: its connection is others'.
+        self._ended = False
         self._closed = False
         self._pool = AsyncConnectionPool(
             self._ready,
@@ -107,7 +112,7 @@ class AsyncDriver:
             while True:
                 if isinstance(effect, Local):
                     try:
-                        answer = await asyncio.to_thread(effect.call)
+                        answer = await _called(effect)
                     except Exception as exc:  # noqa: BLE001  # the plan decides: it may skip a file that cannot be read
                         effect = plan.throw(exc)
                     else:
@@ -118,7 +123,7 @@ class AsyncDriver:
             return cast("T", stop.value)
         except BaseException as exc:
             if scope.nested and scope.depth:
-                await self._unwind(scope)
+                await through(self._unwind(scope))
             if isinstance(exc, psycopg.Error):
                 raise failure(exc, self._target, scope, effect) from exc
             raise
@@ -128,6 +133,8 @@ class AsyncDriver:
                 await self._give_back(connection)
 
     async def _perform(self, effect: Effect, scope: Scope, held: list[AsyncLine]) -> object:
+        if self._ended:
+            raise ended_transaction()
         if isinstance(effect, Query):
             tenant = scope.lent.tenant
             if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
@@ -146,21 +153,29 @@ class AsyncDriver:
             finally:
                 await self._spares.put(connection)
         if isinstance(effect, Begin | Commit | Rollback):
-            if self._pinned is None and not held:
-                held.append(await self._get())
-            for command in scope.commands(effect):
-                await (self._pinned or held[0]).execute(command, prepare=False)
-            if scope.done(effect):
-                await self._give_back(held.pop())
+            await self._step(effect, scope, held)
             return None
         return scope.lent
 
+    async def _step(self, effect: Begin | Commit | Rollback, scope: Scope, held: list[AsyncLine]) -> None:
+        if self._pinned is None and not held:
+            held.append(await self._get())
+        interrupted = None
+        for command in scope.commands(effect):
+            interrupted = await through((self._pinned or held[0]).execute(command, prepare=False)) or interrupted
+        if scope.done(effect):
+            await self._give_back(held.pop())
+        if interrupted is not None:
+            raise interrupted
+
     async def _unwind(self, scope: Scope) -> None:
         """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
+        if self._ended:
+            return
         scope.depth = 1
         try:
             for command in scope.commands(Rollback()):
-                await cast("AsyncConnection[Any]", self._pinned).execute(command)
+                await cast("AsyncConnection[Any]", self._pinned).execute(command, prepare=False)
             scope.done(Rollback())
         except psycopg.Error:
             # The connection is gone or the transaction beyond repair: its end will say so.
@@ -220,12 +235,15 @@ class AsyncDriver:
         return AsyncView(self, evolve(self._lent, origin=origin, tenant=tenant))
 
     async def _give_back(self, connection: AsyncLine) -> None:
+        interrupted = None
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
-                await connection.execute("ROLLBACK")
+                interrupted = await through(connection.execute("ROLLBACK"))
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
         await self._spares.put(connection)
+        if interrupted is not None:
+            raise interrupted
 
     def _on(self, connection: AsyncConnection[Any], lent: Context) -> "AsyncDriver":
         inner = object.__new__(AsyncDriver)
@@ -255,22 +273,49 @@ class AsyncDriver:
             yield self
             return
         connection = await self._get()
+        lent = self._apart(lent)
+        inner = self._on(connection, lent)
         try:
-            lent = self._apart(lent)
-            inner = self._on(connection, lent)
+            tenant = lent.tenant
+            await connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
+            yield inner
+            await inner.end()
+            if connection.info.transaction_status == pq.TransactionStatus.INERROR:
+                # A COMMIT would roll back without a word.
+                raise broken_transaction()
             try:
-                tenant = lent.tenant
-                await connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
-                yield inner
-                if connection.info.transaction_status == pq.TransactionStatus.INERROR:
-                    # A COMMIT would roll back without a word.
-                    raise broken_transaction()
-                await connection.execute("COMMIT")
+                interrupted = await through(connection.execute("COMMIT"))
             except psycopg.Error as exc:
-                raise translate(exc, self._target.dsn) from exc
+                raise lost_commit(exc, self._target) from exc
             self._lent.heads.adopt(lent.heads)
+            if interrupted is not None:
+                raise interrupted
+        except psycopg.Error as exc:
+            raise translate(exc, self._target.dsn) from exc
         finally:
-            await self._give_back(connection)
+            try:
+                await inner.end()
+            finally:
+                await self._give_back(connection)
+
+    async def end(self) -> None:
+        """Let no operation of another task run on the connection any more, once it is others'."""
+        try:
+            async with self._turn:
+                self._ended = True
+        except asyncio.CancelledError:
+            # Whoever is at it is not to go on with it.
+            self._ended = True
+            await cast("AsyncConnection[Any]", self._pinned).close()
+            raise
+
+
+async def _called(effect: Local) -> object:
+    if effect.executor is None:
+        return await asyncio.to_thread(effect.call)
+    # As asyncio.to_thread does it, which has no executor of the caller's.
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)
 
 
 class AsyncView:

@@ -14,7 +14,7 @@ from attrs import evolve
 from psycopg import Connection, Cursor, pq
 from psycopg_pool import ConnectionPool
 
-from atlas_sdk._drive.failures import failure
+from atlas_sdk._drive.failures import failure, lost_commit
 from atlas_sdk._drive.greet import greet, meet
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.spares import Spares
@@ -26,6 +26,7 @@ from atlas_sdk._drive.target import (
     check_open_transaction,
     closed_client,
     columns_of,
+    ended_transaction,
     logger,
     not_text,
     result_of,
@@ -53,6 +54,8 @@ class Driver:
         self._pinned: Connection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
         self._turn = Lock()
+        #: The transaction that this one was for is over: its connection is others'.
+        self._ended = False
         self._closed = False
         self._pool = self._new_pool()
         self._spares = Spares(self._pool)
@@ -131,6 +134,8 @@ class Driver:
                 self._give_back(connection)
 
     def _perform(self, effect: Effect, scope: Scope, held: list[Line]) -> object:
+        if self._ended:
+            raise ended_transaction()
         if isinstance(effect, Query):
             tenant = scope.lent.tenant
             if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
@@ -160,10 +165,12 @@ class Driver:
 
     def _unwind(self, scope: Scope) -> None:
         """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
+        if self._ended:
+            return
         scope.depth = 1
         try:
             for command in scope.commands(Rollback()):
-                cast("Connection[Any]", self._pinned).execute(command)
+                cast("Connection[Any]", self._pinned).execute(command, prepare=False)
             scope.done(Rollback())
         except psycopg.Error:
             # The connection is gone or the transaction beyond repair: its end will say so.
@@ -267,22 +274,33 @@ class Driver:
             yield self
             return
         connection = self._get()
+        lent = self._apart(lent)
+        inner = self._on(connection, lent)
         try:
-            lent = self._apart(lent)
-            inner = self._on(connection, lent)
+            tenant = lent.tenant
+            connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
+            yield inner
+            inner.end()
+            if connection.info.transaction_status == pq.TransactionStatus.INERROR:
+                # A COMMIT would roll back without a word.
+                raise broken_transaction()
             try:
-                tenant = lent.tenant
-                connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
-                yield inner
-                if connection.info.transaction_status == pq.TransactionStatus.INERROR:
-                    # A COMMIT would roll back without a word.
-                    raise broken_transaction()
                 connection.execute("COMMIT")
             except psycopg.Error as exc:
-                raise translate(exc, self._target.dsn) from exc
+                raise lost_commit(exc, self._target) from exc
             self._lent.heads.adopt(lent.heads)
+        except psycopg.Error as exc:
+            raise translate(exc, self._target.dsn) from exc
         finally:
-            self._give_back(connection)
+            try:
+                inner.end()
+            finally:
+                self._give_back(connection)
+
+    def end(self) -> None:
+        """Let no operation of another thread run on the connection any more, once it is others'."""
+        with self._turn:
+            self._ended = True
 
 
 class View:

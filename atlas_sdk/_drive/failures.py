@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from atlas_sdk._drive.scope import Scope
     from atlas_sdk._drive.target import Target
 
-__all__ = ["failure"]
+__all__ = ["failure", "lost_commit"]
 
 #: The server ends the connection: an administrator's command, a restart.
 _ENDED_BY_SERVER = "57P01"
@@ -50,6 +50,18 @@ def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effe
     else:
         undone = isinstance(effect, Begin | Rollback) or isinstance(found, TransactionConflict)
     found.repeatable = undone and not writes
-    if not undone and isinstance(found, DatabaseUnreachable):
-        found.args = (f"{found}; the answer was lost, so whether it was done is unknown: look before doing it again",)
+    if not undone:
+        _say_unknown(found)
     return found
+
+
+def lost_commit(error: psycopg.Error, target: "Target") -> AtlasError:
+    """Return our error for what the COMMIT of a caller's transaction failed with."""
+    found = translate(error, target.dsn)
+    _say_unknown(found)
+    return found
+
+
+def _say_unknown(error: AtlasError) -> None:
+    if isinstance(error, DatabaseUnreachable):
+        error.args = (f"{error}; the answer was lost, so whether it was done is unknown: look before doing it again",)

@@ -1,5 +1,6 @@
 """The transactions of one run of a plan: what to say to the server, and who may know what was learned."""
 
+from itertools import count
 from typing import LiteralString
 
 from attrs import evolve
@@ -12,6 +13,9 @@ from atlas_sdk._plan import Begin, Commit, Context, Rollback
 __all__ = ["Scope"]
 
 
+_NUMBERS = count()
+
+
 class Scope:
     """What one run of a plan holds: how deep its transactions are nested, and what they learned so far."""
 
@@ -20,6 +24,8 @@ class Scope:
         self._outer = lent
         #: Whether the caller has a transaction open: then ours are savepoints in it.
         self.nested = nested
+        #: Every run has savepoints of its own name: one that an interrupted run has left must not be taken for it.
+        self._number = next(_NUMBERS)
         self.depth = 0
         #: Statements that change something, sent outside of transactions, and transactions that were committed.
         self.writes = 0
@@ -28,7 +34,7 @@ class Scope:
         """Return the SQL for one step of nesting."""
         level = self.depth + isinstance(effect, Begin)
         outermost = level == 1 and not self.nested
-        savepoint = f"atlas_{level}"
+        savepoint = f"atlas_{self._number}_{level}"
         if isinstance(effect, Begin):
             if outermost and self.lent.tenant is not None:
                 return (begin_behind(self.lent.tenant),)

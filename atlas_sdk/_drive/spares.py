@@ -142,12 +142,11 @@ class Spares:
 
     def _works(self, connection: Line) -> bool:
         """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
-        if not hung_up(connection):
-            return True
         works = False
         try:
-            # Unless it has only said something unasked.
-            connection.execute("")
+            if hung_up(connection):
+                # Unless it has only said something unasked.
+                connection.execute("")
             works = True
         except psycopg.Error:
             logger.debug("the server has closed an idle connection", exc_info=True)
@@ -226,12 +225,11 @@ class AsyncSpares:
 
     async def _works(self, connection: AsyncLine) -> bool:
         """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
-        if not hung_up(connection):
-            return True
         works = False
         try:
-            # Unless it has only said something unasked.
-            await connection.execute("")
+            if hung_up(connection):
+                # Unless it has only said something unasked.
+                await connection.execute("")
             works = True
         except psycopg.Error:
             logger.debug("the server has closed an idle connection", exc_info=True)

@@ -26,6 +26,7 @@ __all__ = [
     "check_open_transaction",
     "closed_client",
     "columns_of",
+    "ended_transaction",
     "hung_up",
     "logger",
     "not_text",
@@ -162,6 +163,14 @@ def check_open_transaction(connection: Connection[Any] | AsyncConnection[Any]) -
 def closed_client() -> InvalidInput:
     """Return our error for the use of a client after its end."""
     return InvalidInput("this client is closed: open a new one", field="atlas")
+
+
+def ended_transaction() -> InvalidInput:
+    """Return our error for the use of a transaction after its `with` block: its connection is others' by then."""
+    return InvalidInput(
+        "this transaction has ended: use what `with atlas.transaction() as tx` gives inside of its block only",
+        field="transaction",
+    )
 
 
 def not_text(error: UnicodeEncodeError) -> InvalidInput:

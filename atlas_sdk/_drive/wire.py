@@ -6,6 +6,7 @@ and speaks to libpq through the same generator, so that Ctrl-C, cancellation and
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,7 +25,9 @@ __all__ = ["Answer", "AsyncLine", "Line", "Wire"]
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>\w+)\)s|(?P<percent>%))")
 #: psycopg forgets all that a connection has prepared after a rollback, and so may a pooler.
 _NO_SUCH_STATEMENT = b"26000"
-#: A server keeps prepared statements as long as the connection; psycopg keeps as many.
+#: What refuses a prepared statement whose columns are others since a table was changed, and is fine when made anew.
+_REVALIDATES = b"RevalidateCachedQuery"
+#: A server keeps prepared statements as long as the connection; psycopg keeps as many, those that were used last.
 _PREPARED_MAX = 100
 
 
@@ -87,6 +90,17 @@ def _last_of(results: Sequence[PGresult], encoding: str) -> PGresult:
     return results[-1]
 
 
+def _is_outdated(results: Sequence[PGresult]) -> bool:
+    """Whether a prepared statement was refused because it has to be made anew: nothing of it has run."""
+    if not results:
+        return False
+    found = results[-1]
+    return (
+        found.error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT
+        or found.error_field(DiagnosticField.SOURCE_FUNCTION) == _REVALIDATES
+    )
+
+
 class Wire:
     """What one connection has prepared, and what turns its values to text and back."""
 
@@ -95,22 +109,28 @@ class Wire:
         self._transformer = Transformer(connection)
         self._encoding = connection.info.encoding
         self._prepares = connection.prepare_threshold is not None
-        self._known: dict[tuple[bytes, tuple[int, ...]], _Prepared] = {}
+        #: The one that was used last at the end.
+        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], _Prepared] = OrderedDict()
+        #: Of statements that gave way to others, and are still prepared.
+        self._stale: list[bytes] = []
         self._made = 0
 
     def ask(self, text: str, parameters: Mapping[str, object]) -> PQGen[Answer]:
         """Run one statement outside of a transaction: to be waited for as psycopg's own generators are."""
         asked = self._asked(text, parameters)
-        prepared = self._known.get(asked.key) if self._prepares else None
+        prepared = self._seen(asked)
         results = None
         if prepared is not None and prepared.name:
             self._send(asked, prepared)
             results = yield from execute(self._pgconn)
-            if results and results[-1].error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
-                self._known.clear()
+            if _is_outdated(results):
+                self._forget()
                 results, prepared = None, None
         if results is None:
             if prepared is not None:
+                for command in self._clearing():
+                    self._pgconn.send_query(command)
+                    yield from execute(self._pgconn)
                 name = self._send_prepare(asked)
                 _last_of((yield from execute(self._pgconn)), self._encoding)
                 prepared.name = name
@@ -126,10 +146,10 @@ class Wire:
         The transaction begins with some commands and ends with one; after an error it is open still.
         """
         asked = self._asked(text, parameters)
-        prepared = self._known.get(asked.key) if self._prepares else None
+        prepared = self._seen(asked)
         results = yield from self._exchange(begin, end, asked, prepared)
-        if prepared is not None and results[-1].error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
-            self._known.clear()
+        if prepared is not None and _is_outdated(results):
+            self._forget()
             self._pgconn.send_query(b"ROLLBACK")
             yield from execute(self._pgconn)
             prepared = None
@@ -140,29 +160,34 @@ class Wire:
         self, begin: Sequence[bytes], end: bytes, asked: _Asked, prepared: _Prepared | None
     ) -> PQGen[list[PGresult]]:
         """Return what the statement gave, or the first error."""
-        pgconn = self._pgconn
-        pgconn.enter_pipeline_mode()
-        for command in begin:
-            pgconn.send_query_params(command, None)
         preparing = None if prepared is None or prepared.name else prepared
-        if preparing is not None:
-            preparing.name = self._send_prepare(asked)
-        self._send(asked, prepared)
-        pgconn.send_query_params(end, None)
-        pgconn.pipeline_sync()
-        yield from send(pgconn)
-        before = len(begin) + (preparing is not None)
-        results: list[PGresult] = []
-        failed: list[PGresult] = []
-        for number in range(before + 3):
-            got = yield from fetch_many(pgconn)
-            if number == before:
-                results = got
-            if not failed and got[-1].status == ExecStatus.FATAL_ERROR:
-                failed = got
-                if preparing is not None and number < before:
-                    preparing.name = b""
-        pgconn.exit_pipeline_mode()
+        before = [*begin, *(() if preparing is None else self._clearing())]
+        try:
+            self._pgconn.enter_pipeline_mode()
+            for command in before:
+                self._pgconn.send_query_params(command, None)
+            if preparing is not None:
+                preparing.name = self._send_prepare(asked)
+            self._send(asked, prepared)
+            self._pgconn.send_query_params(end, None)
+            self._pgconn.pipeline_sync()
+            yield from send(self._pgconn)
+            at = len(before) + (preparing is not None)
+            results: list[PGresult] = []
+            failed: list[PGresult] = []
+            for number in range(at + 3):
+                got = yield from fetch_many(self._pgconn)
+                if number == at:
+                    results = got
+                if not failed and got[-1].status == ExecStatus.FATAL_ERROR:
+                    failed = got
+                    if preparing is not None and number < at:
+                        preparing.name = b""
+            self._pgconn.exit_pipeline_mode()
+        except BaseException:
+            # Ctrl-C between two lines, too: in the middle of a pipeline it looks idle, and would answer nobody.
+            self._pgconn.finish()
+            raise
         return failed or results
 
     def _asked(self, text: str, parameters: Mapping[str, object]) -> _Asked:
@@ -171,14 +196,32 @@ class Wire:
         values = transformer.dump_sequence([parameters[name] for name in names], formats)
         return _Asked((body, tuple(transformer.types or ())), values, transformer.formats)
 
+    def _seen(self, asked: _Asked) -> _Prepared | None:
+        prepared = self._known.get(asked.key)
+        if prepared is not None:
+            self._known.move_to_end(asked.key)
+        return prepared
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._stale.clear()
+
+    def _clearing(self) -> list[bytes]:
+        """Return what gives up the statements that made room for others."""
+        stale, self._stale = self._stale, []
+        return [b"DEALLOCATE " + name for name in stale]
+
     def _send(self, asked: _Asked, prepared: _Prepared | None) -> None:
         if prepared is not None:
             self._pgconn.send_query_prepared(prepared.name, asked.values, param_formats=asked.formats)
             return
         body, types = asked.key
         self._pgconn.send_query_params(body, asked.values, param_types=types, param_formats=asked.formats)
-        if self._prepares and len(self._known) < _PREPARED_MAX:
+        if self._prepares:
             self._known[asked.key] = _Prepared()
+            if len(self._known) > _PREPARED_MAX:
+                _, oldest = self._known.popitem(last=False)
+                self._stale += [oldest.name] if oldest.name else []
 
     def _send_prepare(self, asked: _Asked) -> bytes:
         self._made += 1

@@ -83,6 +83,80 @@ def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: Line) -
         assert ask() == [(2,)]
 
 
+def test_what_has_other_columns_by_now_is_prepared_again(line: Line) -> None:
+    line.execute("CREATE TEMPORARY TABLE names (n integer, name text)")
+    line.execute("INSERT INTO names VALUES (1, 'ada')")
+
+    def ask() -> object:
+        return line.ask("SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+
+    def ask_within() -> object:
+        return line.ask_within([b"BEGIN"], b"COMMIT", "SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+
+    for either in (ask, ask_within):
+        for _ in range(3):
+            assert either() == [(1, "ada")]
+        line.execute("ALTER TABLE names ADD COLUMN more integer")
+        for _ in range(3):
+            assert either() == [(1, "ada", None)]
+        line.execute("ALTER TABLE names DROP COLUMN more")
+
+
+def test_as_many_as_fit_are_prepared_and_those_that_were_used_last(line: Line) -> None:
+    def ask(number: int, *, within: bool = False) -> None:
+        text = f"SELECT %(n)s + {number}"
+        answer = line.ask_within([b"BEGIN"], b"COMMIT", text, {"n": 1}) if within else line.ask(text, {"n": 1})
+        assert answer.rows == [(number + 1,)]
+
+    for number in range(250):
+        for _ in range(3):
+            ask(number, within=number % 2 == 1)
+        ask(0)
+    names = line.execute("SELECT statement FROM pg_prepared_statements WHERE name LIKE 'atlas%'").fetchall()
+    assert len(names) in {100, 101}
+    assert {("SELECT $1 + 0",), ("SELECT $1 + 249",)} <= set(names)
+
+
+# A statement in a transaction of its own.
+
+
+def within(line: Line, text: str, **parameters: object) -> Any:
+    return line.ask_within([b"BEGIN", b"SET LOCAL work_mem = '7MB'"], b"COMMIT", text, parameters).rows
+
+
+def test_a_transaction_of_its_own_begins_and_ends(line: Line) -> None:
+    for _ in range(3):
+        assert within(line, "SELECT current_setting(%(name)s)", name="work_mem") == [("7MB",)]
+        assert line.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert line.ask("SELECT current_setting(%(name)s)", {"name": "work_mem"}).rows != [("7MB",)]
+
+
+def test_an_error_within_is_psycopgs_and_keeps_nothing(line: Line) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            within(line, "INSERT INTO numbers SELECT 1 / %(n)s", n=0)
+        line.rollback()
+    assert line.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
+
+
+def test_an_error_at_the_end_is_told(line: Line) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    within(line, "INSERT INTO numbers VALUES (%(n)s)", n=1)
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            within(line, "INSERT INTO numbers VALUES (%(n)s)", n=1)
+        line.rollback()
+    assert line.execute("SELECT count(*) FROM numbers").fetchone() == (1,)
+
+
+def test_what_the_server_has_forgotten_is_asked_within_again(line: Line) -> None:
+    for _ in range(3):
+        for _ in range(3):
+            assert within(line, "SELECT %(n)s + 1", n=1) == [(2,)]
+        line.execute("DISCARD ALL", prepare=False)
+
+
 def test_nothing_is_prepared_where_that_is_off(dsn: str) -> None:
     with Line.connect(dsn, autocommit=True, prepare_threshold=None) as line:
         for _ in range(3):

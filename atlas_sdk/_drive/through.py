@@ -1,0 +1,35 @@
+"""What must be known to be done or not, although the task that does it is cancelled meanwhile."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["through"]
+
+#: How long the end of a task waits for an answer before the server is asked to stop.
+_PATIENCE_S = 5.0
+
+
+async def through(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
+    """Await work to its end; return the cancellation that came meanwhile, for the caller to raise.
+
+    Raises what the work raises. A step of a transaction that is left in the middle may have been made or not: whoever
+    goes on in that transaction would take back what is another's, or keep what is not to be kept.
+    """
+    task = asyncio.ensure_future(work)
+    interrupted: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task}, timeout=None if interrupted is None else _PATIENCE_S)
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+            continue
+        if interrupted is not None and not task.done():
+            task.cancel()
+    try:
+        task.result()
+    except Exception as exc:
+        if interrupted is None:
+            raise
+        raise interrupted from exc
+    return interrupted
