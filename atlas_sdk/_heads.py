@@ -26,10 +26,17 @@ class Heads:
     """
 
     def __init__(
-        self, *, limit_bytes: int = 64 * 2**20, marks: Marks | None = None, of_transaction: bool = False
+        self,
+        *,
+        limit_bytes: int = 64 * 2**20,
+        marks: Marks | None = None,
+        of_transaction: bool = False,
+        joined: bool = False,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._marks = marks
+        #: It is a transaction of somebody who commits it without a word.
+        self._joined = joined
         #: Whether to remember what was forgotten, for `adopt`; nothing is published before that.
         self._of_transaction = of_transaction
         self._heads: OrderedDict[Key, Head] = OrderedDict()
@@ -52,7 +59,9 @@ class Heads:
 
     def is_newest(self, key: Key, head: Head) -> bool:
         """Whether nobody on this machine wrote the file since the head was read; False when that cannot be told."""
-        return self._marks is not None and head.mark is not None and head.mark == self._marks.read(*key[1:])
+        if self._marks is None or head.mark is None:
+            return False
+        return self._marks.stands(head.mark) and head.mark == self._marks.read(*key[1:])
 
     def put(self, key: Key, head: Head) -> None:
         """Remember a head that was read; never an older one in the place of a newer. A very large one is left out."""
@@ -68,16 +77,24 @@ class Heads:
 
     def written(self, key: Key, head: Head, *, seen: bytes | None) -> None:
         """Remember a head that was just written, and tell the others; `seen` is the mark from before."""
-        mark = None
-        if self._marks is not None and not self._of_transaction:
-            mark = self._marks.publish(*key[1:], seen=seen)
-        self.put(key, evolve(head, mark=mark))
+        self.put(key, evolve(head, mark=self._tell(key, seen)))
 
     def deleted(self, key: Key) -> None:
         """Forget the head of a file that was just recorded as deleted, and tell the others."""
         self.drop(key)
-        if self._marks is not None and not self._of_transaction:
-            self._marks.publish(*key[1:], seen=None)
+        self._tell(key, None)
+
+    def _tell(self, key: Key, seen: bytes | None) -> bytes | None:
+        if self._marks is None or (self._of_transaction and not self._joined):
+            return None
+        if self._joined:
+            self._marks.open(*key[1:])
+            return None
+        return self._marks.publish(*key[1:], seen=seen)
+
+    def of_joined(self) -> "Heads":
+        """Return what a transaction is lent that somebody else commits."""
+        return Heads(marks=self._marks, of_transaction=True, joined=True)
 
     def drop(self, key: Key) -> None:
         """Forget a head."""

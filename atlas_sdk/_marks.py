@@ -6,9 +6,12 @@ costs a look into shared memory instead of a round trip.
 """
 
 import fcntl
+import hashlib
 import mmap
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from uuid import UUID
@@ -18,6 +21,11 @@ __all__ = ["Marks"]
 _SLOTS = 4096
 _SLOT_BYTES = 8
 _SIZE_BYTES = _SLOTS * _SLOT_BYTES
+#: What an open slot begins with, then some bytes that tell which file it is open for; a mark begins otherwise.
+_OPEN = b"\xff"
+_NAME_BYTES = 3
+#: Open for several files, so for good.
+_OPEN_FOR_ALL = _OPEN * _SLOT_BYTES
 
 
 class _Turn:
@@ -64,6 +72,16 @@ class Marks:
         number = zlib.crc32(path.encode("utf-8", "surrogateescape"), zlib.crc32(project_id.bytes)) % _SLOTS
         return slice(number * _SLOT_BYTES, (number + 1) * _SLOT_BYTES)
 
+    @staticmethod
+    def _open_for(project_id: UUID, path: str) -> bytes:
+        name = project_id.bytes + path.encode("utf-8", "surrogateescape")
+        return _OPEN + hashlib.sha256(name).digest()[:_NAME_BYTES]
+
+    @staticmethod
+    def stands(mark: bytes) -> bool:
+        """Whether a mark says that nobody writes the file without telling."""
+        return not mark.startswith(_OPEN)
+
     def read(self, project_id: UUID, path: str) -> bytes:
         """Return the file's mark: take it before the database is asked."""
         return self._table[self._slot(project_id, path)]
@@ -74,12 +92,31 @@ class Marks:
         Returns the new mark when nobody else published since `seen` was read; None otherwise, for then the version just
         written need not be the newest.
         """
-        slot, mark = self._slot(project_id, path), os.urandom(_SLOT_BYTES)
+        slot, mark = self._slot(project_id, path), b"\0" + os.urandom(_SLOT_BYTES - 1)
+        with self._turn(slot):
+            found = self._table[slot]
+            closes = found == seen and found.startswith(self._open_for(project_id, path))
+            if not (self.stands(found) or closes):
+                return None
+            self._table[slot] = mark
+            return mark if found == seen else None
+
+    def open(self, project_id: UUID, path: str) -> None:
+        """Tell everybody that a version will be committed, or not, without another word."""
+        slot, mine = self._slot(project_id, path), self._open_for(project_id, path)
+        with self._turn(slot):
+            found = self._table[slot]
+            if self.stands(found) or found.startswith(mine):
+                # Another one each time: who has seen an earlier one must not close this one.
+                self._table[slot] = mine + os.urandom(_SLOT_BYTES - len(mine))
+            else:
+                self._table[slot] = _OPEN_FOR_ALL
+
+    @contextmanager
+    def _turn(self, slot: slice) -> Iterator[None]:
         with _TURN.lock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX, _SLOT_BYTES, slot.start)
             try:
-                undisturbed = self._table[slot] == seen
-                self._table[slot] = mark
+                yield
             finally:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _SLOT_BYTES, slot.start)
-        return mark if undisturbed else None

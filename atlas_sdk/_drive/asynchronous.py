@@ -262,7 +262,8 @@ class AsyncDriver:
         if self._closed:
             raise closed_client()
         check_open_transaction(connection)
-        return self._on(connection, self._apart(lent))
+        lent = lent or self._lent
+        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()))
 
     @asynccontextmanager
     async def transaction(self, lent: Context | None = None) -> AsyncIterator["AsyncDriver"]:

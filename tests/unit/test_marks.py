@@ -54,3 +54,41 @@ def test_processes_exclude_each_other(tmp_path: Path) -> None:
     assert sorted(os.read(reading, 4)) == sorted(b"1000")
     os.close(reading)
     os.close(writing)
+
+
+def test_what_somebody_else_commits_is_open_until_its_file_is_written(tmp_path: Path) -> None:
+    ours, theirs = Marks(tmp_path / "heads"), Marks(tmp_path / "heads")
+    mark = ours.publish(PROJECT, "a", seen=ours.read(PROJECT, "a"))
+    assert mark is not None
+    assert ours.stands(mark)
+    theirs.open(PROJECT, "a")
+    seen = ours.read(PROJECT, "a")
+    assert not ours.stands(seen)
+    # Who looked before that cannot tell whether the other one has ended.
+    assert ours.publish(PROJECT, "a", seen=mark) is None
+    assert ours.read(PROJECT, "a") == seen
+    closed = ours.publish(PROJECT, "a", seen=seen)
+    assert closed == ours.read(PROJECT, "a")
+    assert ours.stands(ours.read(PROJECT, "a"))
+
+
+def test_who_saw_one_open_does_not_close_the_next_one(tmp_path: Path) -> None:
+    table = Marks(tmp_path / "heads")
+    table.open(PROJECT, "a")
+    seen = table.read(PROJECT, "a")
+    table.open(PROJECT, "a")
+    assert table.publish(PROJECT, "a", seen=seen) is None
+    assert not table.stands(table.read(PROJECT, "a"))
+
+
+def test_another_file_of_the_slot_does_not_close_it(tmp_path: Path) -> None:
+    table = Marks(tmp_path / "heads")
+    slot = table._slot(PROJECT, "a")
+    other = next(name for name in map(str, range(100_000)) if table._slot(PROJECT, name) == slot)
+    table.open(PROJECT, "a")
+    assert table.publish(PROJECT, other, seen=table.read(PROJECT, other)) is None
+    assert not table.stands(table.read(PROJECT, "a"))
+    table.open(PROJECT, other)
+    for name in ("a", other):
+        assert table.publish(PROJECT, name, seen=table.read(PROJECT, name)) is None
+    assert not table.stands(table.read(PROJECT, "a"))
