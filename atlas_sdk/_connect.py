@@ -18,7 +18,7 @@ from atlas_sdk._keyring import Keyring
 from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
 from atlas_sdk._translate import check_dsn
-from atlas_sdk.config import home_folder, signing_keys_file
+from atlas_sdk.config import database_url, home_folder, signing_keys_file
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 
@@ -27,7 +27,7 @@ if sys.version_info >= (3, 14):
 else:
     from uuid_utils.compat import uuid7
 
-__all__ = ["Opened", "Options", "prepare"]
+__all__ = ["Opened", "Options", "address", "prepare"]
 
 
 @frozen
@@ -71,7 +71,8 @@ def new_id() -> UUID:
 class Options(TypedDict, total=False):
     """What `Atlas.open` and `AsyncAtlas.open` take beside the DSN."""
 
-    #: Folder of the embedded server; default: ATLAS_HOME, else the user's data folder.
+    #: Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says; default: ATLAS_HOME, else the user's
+    #: data folder.
     home: str | PathLike[str] | None
     #: Who acts; default: source "sdk" and the login name.
     attribution: Attribution
@@ -102,6 +103,16 @@ class Options(TypedDict, total=False):
     signing_keys: SigningKeys
     #: Apply missing migrations; default: only on the embedded server, a server by DSN is its owner's.
     migrate: bool
+
+
+def address(dsn: str | None, options: Options) -> str | None:
+    """Return the server to use: the one given, else that of ATLAS_DATABASE_URL; None: the embedded one.
+
+    A home that is given is the embedded server's, whatever the environment says.
+    """
+    if dsn is not None or options.get("home") is not None:
+        return dsn
+    return database_url()
 
 
 def prepare(dsn: str | None, options: Options) -> Opened:

@@ -55,8 +55,9 @@ class Keyring:
             return self._given
         if self._file is None:
             raise InvalidInput(
-                "session tokens need signing keys that every process of this database shares: "
-                "give signing_keys=SigningKeys(…), or name a file of keys in ATLAS_SIGNING_KEYS",
+                "session tokens need signing keys that every process of this database shares: make them once, "
+                'SigningKeys.generate().write("/etc/atlas/signing-keys"), and name that file in ATLAS_SIGNING_KEYS, '
+                "or open the client with signing_keys=SigningKeys.read(…)",
                 field="signing_keys",
             )
         if self._makes and not self._file.exists():

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 from atlas_sdk._faces import AsyncFace, Face
 from atlas_sdk._script import perform, perform_async
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops import maintenance
+from atlas_sdk.ops import isolation, maintenance
 from atlas_sdk.ops.batches import Progress
 
 __all__ = ["AsyncMaintaining", "Keeping", "Maintaining", "Wishes"]
@@ -43,9 +43,10 @@ class Maintaining(Face):
 
         The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
         runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
-        the others from being done: look at `problem`. Raises InvalidInput, and DatabaseUnreachable when the database
-        goes away.
+        the others from being done: look at `problem`. Raises InvalidInput, NotPermitted for a login that does not see
+        all rows, and DatabaseUnreachable when the database goes away.
         """
+        self._runner.run(isolation.check_sees_all("maintenance"))
         return perform(self._runner, maintenance.run(jobs, **wishes))
 
     def run_if_due(
@@ -55,6 +56,7 @@ class Maintaining(Face):
 
         Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
         """
+        self._runner.run(isolation.check_sees_all("maintenance"))
         return perform(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
 
 
@@ -66,9 +68,10 @@ class AsyncMaintaining(AsyncFace):
 
         The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
         runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
-        the others from being done: look at `problem`. Raises InvalidInput, and DatabaseUnreachable when the database
-        goes away.
+        the others from being done: look at `problem`. Raises InvalidInput, NotPermitted for a login that does not see
+        all rows, and DatabaseUnreachable when the database goes away.
         """
+        await self._runner.run(isolation.check_sees_all("maintenance"))
         return await perform_async(self._runner, maintenance.run(jobs, **wishes))
 
     async def run_if_due(
@@ -78,4 +81,5 @@ class AsyncMaintaining(AsyncFace):
 
         Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
         """
+        await self._runner.run(isolation.check_sees_all("maintenance"))
         return await perform_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))

@@ -108,7 +108,9 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
         return AuthenticationFailed(f"{place} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
     if re.search(r'database "[^"]*" does not exist', text):
-        return DatabaseUnreachable(f"{place}: that database does not exist: create it, or check the name in the DSN")
+        return DatabaseUnreachable(
+            f"{place}: that database does not exist: atlasctl db init makes it, or check the name in the DSN"
+        )
     reason = text.rsplit("failed: ", 1)[-1].removeprefix("FATAL: ").partition(" Is the server running")[0].strip()
     return DatabaseUnreachable(f"cannot reach PostgreSQL at {place}: {reason}; is the server running?")
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from atlas_sdk._connect import Opened, Options, prepare
+from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
 from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._maintaining import AsyncMaintaining
@@ -81,6 +81,7 @@ class AsyncUsers(AsyncFace):
     get = awaitable(users.get)
     by_email = awaitable(users.by_email)
     local = awaitable(users.local_user)
+    find_local = awaitable(users.find_local)
     list = awaitable(users.list_all)
     set_plan = awaitable(users.set_plan)
     verify_email = awaitable(users.verify_email)
@@ -251,6 +252,7 @@ class AsyncMaintenance(AsyncMaintaining):
     purge_events = awaitable(purges.purge_events)
     prune_snapshots = awaitable(retention.prune_snapshots)
     collect_contents = awaitable(retention.collect_contents)
+    fold_tallies = awaitable(tallies.fold_tallies)
 
 
 class AsyncSchema(AsyncFace):
@@ -298,7 +300,7 @@ class AsyncAtlas(_Faces):
 
     ::
 
-        async with AsyncAtlas.open() as atlas:                          # the embedded server
+        async with AsyncAtlas.open() as atlas:       # the server of ATLAS_DATABASE_URL, else the embedded one
         async with AsyncAtlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
     """
 
@@ -335,10 +337,11 @@ class AsyncAtlas(_Faces):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Return a client that connects when it is entered (`async with`) or by `connect()`.
 
-        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last
-        user. The options are those of `Options`.
+        Without `dsn` and `home`, to the server that ATLAS_DATABASE_URL names. Where it names none, and with `home`, the
+        embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user. The options
+        are those of `Options`.
         """
-        return cls(dsn, options)
+        return cls(address(dsn, options), options)
 
     async def connect(self) -> None:
         """Connect, and check that the schema is this version's. Idempotent.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from atlas_sdk._connect import Opened, Options, prepare
+from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk._maintaining import Maintaining
@@ -77,6 +77,7 @@ class Users(Face):
     get = blocking(users.get)
     by_email = blocking(users.by_email)
     local = blocking(users.local_user)
+    find_local = blocking(users.find_local)
     list = blocking(users.list_all)
     set_plan = blocking(users.set_plan)
     verify_email = blocking(users.verify_email)
@@ -247,6 +248,7 @@ class Maintenance(Maintaining):
     purge_events = blocking(purges.purge_events)
     prune_snapshots = blocking(retention.prune_snapshots)
     collect_contents = blocking(retention.collect_contents)
+    fold_tallies = blocking(tallies.fold_tallies)
 
 
 class Schema(Face):
@@ -294,7 +296,7 @@ class Atlas(_Faces):
 
     ::
 
-        with Atlas.open() as atlas:                                   # the embedded server
+        with Atlas.open() as atlas:                  # the server of ATLAS_DATABASE_URL, else the embedded one
         with Atlas.open("postgresql://ada@db.example/atlas") as atlas:   # any server
     """
 
@@ -330,11 +332,11 @@ class Atlas(_Faces):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Connect, and check that the schema is this version's.
 
-        Without `dsn` the embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last
-        user. The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed,
-        EmbeddedServerFailed, SchemaMismatch.
+        Without `dsn` and `home`, to the server that ATLAS_DATABASE_URL names. Where it names none, and with `home`, the
+        embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user. The options
+        are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
-        opened = prepare(dsn, options)
+        opened = prepare(address(dsn, options), options)
         driver = Driver(opened.target, opened.lent)
         try:
             driver.open()

@@ -6,6 +6,8 @@ In both files they stand in the table `[atlas]`::
     database_url = "postgresql://ada@db.example/atlas"
     color = "never"
 
+One exception: a home given as a flag is about the embedded database in it, whatever server the rest names.
+
 A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a
 say in `color` and `query_log` only.
 """
@@ -24,7 +26,7 @@ from atlas_sdk.errors import InvalidInput
 if TYPE_CHECKING:
     from typed_settings.types import LoadedSettings, OptionList, SettingsClass
 
-__all__ = ["Settings", "home_folder", "load_settings", "signing_keys_file", "user_file"]
+__all__ = ["Settings", "database_url", "home_folder", "load_settings", "signing_keys_file", "user_file"]
 
 _APP: Final = "atlasengine"
 _PREFIX: Final = "ATLAS_"
@@ -48,6 +50,11 @@ _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number",
 _DAYS_MAX: Final = 36_500
 #: Nobody writes a megabyte of settings; a device or a mistake is not read to its end.
 _LIMIT_BYTES: Final = 2**20
+
+
+def database_url() -> str | None:
+    """Return the server that ATLAS_DATABASE_URL names, if it names one."""
+    return os.environ.get("ATLAS_DATABASE_URL") or None
 
 
 def home_folder() -> Path:
@@ -115,6 +122,8 @@ class Settings:
 def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:
     """Put the settings together; `project` is a folder in a project, a flag that is None was not given.
 
+    The flag `home` without the flag `database_url` asks for the embedded database of that folder. A server that the
+    environment or a file names is left out then: who types a folder must not reach the database of a whole platform.
     Raises InvalidInput that names the file, or the variable, and the key.
     """
     # Takes as long to import as half of psycopg, and nobody who imports the library needs it.
@@ -126,7 +135,10 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
     if project is not None and (found := _project_file(project)) is not None:
         loaders.append(_File(found, tables=_PROJECT_TABLES, allowed=_PROJECT_KEYS))
     loaders.append(ts.EnvLoader(_PREFIX))
-    loaders.append(DictLoader({name: value for name, value in flags.items() if value is not None}))
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given.get("home"):
+        given.setdefault("database_url", "")
+    loaders.append(DictLoader(given))
     try:
         return ts.load_settings(Settings, loaders)
     except InvalidSettingsError as exc:

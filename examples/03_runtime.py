@@ -116,7 +116,9 @@ def main() -> None:
         for user in (ada, bob):
             gone = atlas.users.delete(user)
             assert gone is not None
-            print(f"{user.name} left: {gone.memory_snapshots} versions, {gone.builds} build, {gone.previews} preview")
+            # A version is an entry, and so is a checkpoint's name for it.
+            entries = f"{gone.memory_snapshots} entries of memory"
+            print(f"{user.name} left: {entries}, {gone.builds} build, {gone.previews} preview")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "sessions.issue": ("session.issued",),
     "sessions.revoke": ("session.revoked",),
     "sessions.revoke_all": ("session.all_revoked",),
-    "sessions.purge_expired": ("session.purged",),
+    "sessions.purge_expired": ("maintenance.sessions",),
     "projects.create": ("project.created",),
     "projects.archive": ("project.archived",),
     "projects.activate": ("project.activated",),
@@ -87,6 +87,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "events.log": ("your own",),
     "maintenance.run": _JOBS,
     "maintenance.run_if_due": _JOBS,
+    "quotas.reset_monthly": ("maintenance.periods",),
     "maintenance.close_periods": ("maintenance.periods",),
     "maintenance.reclaim_reservations": ("maintenance.reservations",),
     "maintenance.purge_sessions": ("maintenance.sessions",),
@@ -95,6 +96,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "maintenance.purge_events": ("maintenance.events",),
     "maintenance.prune_snapshots": ("maintenance.snapshots",),
     "maintenance.collect_contents": ("maintenance.contents",),
+    "maintenance.fold_tallies": ("maintenance.tallies",),
 }
 
 _LEDGER = "the ledger"
@@ -124,14 +126,13 @@ SILENT: dict[str, str] = {
     "quotas.hit": _LEDGER,
     "quotas.settle_pending": _LEDGER,
     "quotas.close": _LEDGER,
-    "quotas.reset_monthly": "`quota_history`",
     "schema.migrate": "`schema_version`",
     "builds.recount": "the tallies",
 }
 
 #: What changes nothing.
 READS = {
-    *("users.get", "users.by_email", "users.list", "users.usage_summary"),
+    *("users.get", "users.by_email", "users.find_local", "users.list", "users.usage_summary"),
     *("sessions.verify", "sessions.list"),
     *("projects.get", "projects.by_path", "projects.by_session", "projects.at", "projects.list", "projects.health"),
     *("memory.files", "memory.history", "memory.resolve", "memory.version", "memory.read", "memory.content"),

@@ -26,18 +26,21 @@ class Partial:
     def __init__(self, place: Path, *, overwrite: bool) -> None:
         self._place = place
         self._overwrite = overwrite
+        if not place.parent.is_dir():
+            # Not made: below the place where a disk is not mounted, it would be on another one, and nobody would know.
+            raise FileProblem(
+                f"{place} cannot be written: the folder {place.parent} is not there; make it, or mount its disk",
+                path=str(place),
+            )
         if not overwrite:
             self._check_free()
         prefix = f".{place.name}."
         try:
             self._sweep(prefix)
-            #: Of an empty file that only its owner can read.
-            self.descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=place.parent)
+            #: Of an empty file that only its owner can read, and where the writer writes.
+            self.descriptor, self.path = self._make(prefix)
         except OSError as exc:
             raise self._problem(exc) from exc
-        #: Where the writer writes.
-        self.path = Path(name)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
     def size(self) -> int:
         """Return how many bytes have been written."""
@@ -78,6 +81,23 @@ class Partial:
             raise FileProblem(
                 f"{self._place} is there already: choose another name, or overwrite it (--force)", path=str(self._place)
             )
+
+    def _make(self, prefix: str) -> tuple[int, Path]:
+        """Make a file and lock it."""
+        while True:
+            descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=self._place.parent)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                # Before that it looks like what a killed writer left. A writer that removed it would leave the name to
+                # whoever opens it next, with the rights of any new file.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), Path(name).stat()):
+                        return descriptor, Path(name)
+            except BaseException:
+                os.close(descriptor)
+                Path(name).unlink(missing_ok=True)
+                raise
+            os.close(descriptor)
 
     def _sweep(self, prefix: str) -> None:
         for left in self._place.parent.iterdir():

@@ -1,17 +1,42 @@
-"""Which database `db init` and `db doctor` are about."""
+"""Which database a command is about, and how that is said."""
 
 import os
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
+    from atlas_sdk.cli.command import Flags
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address
 
-__all__ = ["configured", "configured_or_variables"]
+__all__ = ["check_one", "configured", "configured_or_variables", "place"]
+
+
+def check_one(flags: "Flags") -> None:
+    """Refuse a command line that names two databases, or a folder that turned out to be nothing. Raises UsageError."""
+    ctx = click.get_current_context(silent=True)
+    if flags.home == "":
+        # As of a variable that is not set; the database of the environment could be anybody's.
+        raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
+    if flags.home and flags.dsn:
+        raise click.UsageError(
+            "--dsn is a server and --home the folder of the embedded database: give one of them; beside a server, "
+            "ATLAS_HOME says where the watcher keeps its state",
+            ctx,
+        )
+
+
+def place(run: "Invocation") -> str:
+    """Return which database the run is about, without a password."""
+    from atlas_sdk.dsn import masked
+
+    found = run.settings.database_url
+    return f"embedded, in {run.settings.folder}" if found is None else masked(found)
 
 
 def configured(run: "Invocation") -> "Address | None":
-    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one."""
+    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one, as with --home."""
     from atlas_sdk.provision import Address
 
     dsn = run.settings.database_url
@@ -23,12 +48,13 @@ def configured(run: "Invocation") -> "Address | None":
 
 
 def configured_or_variables(run: "Invocation") -> "Address | None":
-    """Return the configured server, else the one of DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD."""
+    """Return the configured server, else, without --home, that of DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD."""
     from atlas_sdk.provision import Address
 
     found = configured(run)
-    if found is None:
+    if found is None and not run.flags.home:
         return Address.of_environment(os.environ)
     if unused := [name for name in Address.VARIABLES if os.environ.get(name)]:
-        run.out.note(f"{', '.join(unused)}: not used, because {found.source} comes first")
+        source = "--home" if found is None else found.source
+        run.out.note(f"{', '.join(unused)}: not used, because {source} comes first")
     return found

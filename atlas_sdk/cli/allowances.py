@@ -76,7 +76,7 @@ def set_limits(
     if not (named or plan is not None or time_zone is not None or plan_limits):
         raise click.UsageError("nothing to set: give a limit, --plan, --plan-limits or --time-zone")
     with run.opened() as atlas:
-        user = run.user(atlas, email)
+        user = run.user(atlas, email, make=True)
         if plan is not None:
             # It names what it does not know, before anything is changed.
             atlas.quotas.plan_limits(plan)
@@ -140,7 +140,7 @@ def grant(
     run = Invocation(flags)
     with run.opened() as atlas:
         made = atlas.quotas.grant(
-            run.user(atlas, email),
+            run.user(atlas, email, make=True),
             tokens=tokens,
             cost=cost,
             expires_in=expires_in,

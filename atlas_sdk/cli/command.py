@@ -62,7 +62,12 @@ def global_options(*, everywhere: bool) -> list[click.Parameter]:
     return [
         option("--project", metavar="PATH", help="A folder in the project.  [default: the current one]"),
         option("--dsn", metavar="URL", help="PostgreSQL to use.  [default: ATLAS_DATABASE_URL, else the embedded one]"),
-        option("--home", metavar="PATH", help="Folder of the embedded server.  [default: ATLAS_HOME]"),
+        option(
+            "--home",
+            metavar="PATH",
+            help="Use the embedded PostgreSQL of this folder, whatever ATLAS_DATABASE_URL says; not with --dsn.  "
+            "[default: ATLAS_HOME]",
+        ),
         option("--json", is_flag=True, help="Print JSON: one object, or one a line for listings."),
         option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
         option("--verbose", is_flag=True, help="Log to stderr, and show the traceback of an error."),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atlas_sdk.cli.addressing import place
 from atlas_sdk.cli.backups import dump, load
 from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
 from atlas_sdk.cli.db_doctor import doctor
@@ -45,15 +46,15 @@ def status(flags: Flags) -> int:
     from atlas_sdk.cli.output import size
 
     run = Invocation(flags)
-    place = _place(run)
+    shown = place(run)
     try:
         with run.opened() as atlas:
             health = atlas.health()
     except SchemaMismatch as problem:
-        return _print_mismatch(run, place, problem)
+        return _print_mismatch(run, shown, problem)
     fields: dict[str, Any] = {
         "ok": health.ok,
-        "database": place,
+        "database": shown,
         "server_version": health.server_version,
         "schema_version": health.schema_version,
         "pending": 0,
@@ -66,7 +67,7 @@ def status(flags: Flags) -> int:
         return 0 if health.ok else FAILED
     run.out.table(
         [
-            ("database", place),
+            ("database", shown),
             ("server", f"PostgreSQL {health.server_version}"),
             ("schema", f"version {health.schema_version}, up to date"),
             ("size", size(health.database_bytes or 0)),
@@ -77,13 +78,13 @@ def status(flags: Flags) -> int:
     return 0 if health.ok else FAILED
 
 
-def _print_mismatch(run: "Invocation", place: str, problem: "SchemaMismatch") -> int:
+def _print_mismatch(run: "Invocation", shown: str, problem: "SchemaMismatch") -> int:
     pending = max(0, problem.wanted - (problem.found or 0))
     if run.flags.json:
         run.out.record(
             {
                 "ok": False,
-                "database": place,
+                "database": shown,
                 "server_version": None,
                 "schema_version": problem.found,
                 "pending": pending,
@@ -94,7 +95,7 @@ def _print_mismatch(run: "Invocation", place: str, problem: "SchemaMismatch") ->
         )
         return FAILED
     found = "none" if problem.found is None else f"version {problem.found}"
-    run.out.table([("database", place), ("schema", f"{found}, {pending} pending")], styles=("bold", ""))
+    run.out.table([("database", shown), ("schema", f"{found}, {pending} pending")], styles=("bold", ""))
     run.out.warn(str(problem))
     return FAILED
 
@@ -130,8 +131,3 @@ def url(flags: Flags, *, show_password: bool) -> None:
 
 for _command in (init, migrate, doctor, dump, load, maintain):
     db.add_command(_command)
-
-
-def _place(run: "Invocation") -> str:
-    configured = run.settings.database_url
-    return f"embedded, in {run.settings.folder}" if configured is None else masked(configured)

@@ -36,7 +36,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
     run = Invocation(flags)
     folder = _folder(run.start if path is None else path, force=force)
     with run.opened() as atlas:
-        project, how = _registered(atlas, run.user(atlas), folder)
+        project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
     # The same content may be on record from elsewhere: then it is kept, whatever its size.

@@ -1,5 +1,6 @@
 """One run of a command: settings, output, the database, who acts, which project."""
 
+import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atlas_sdk.cli.addressing import check_one, place
 from atlas_sdk.cli.command import Flags
 from atlas_sdk.cli.output import Output
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, User
+    from atlas_sdk import Atlas, NotFound, Project, User
     from atlas_sdk.config import Settings
 
 __all__ = ["Invocation"]
@@ -22,6 +24,7 @@ class Invocation:
 
     def __init__(self, flags: Flags) -> None:
         self.flags = flags
+        check_one(flags)
         if flags.verbose:
             import logging
 
@@ -69,20 +72,38 @@ class Invocation:
         ) as atlas:
             yield atlas
 
-    def user(self, atlas: "Atlas", email: str | None = None) -> "User":
-        """Return who is named, else who acts: the user of the settings on a shared server, else this login's own."""
+    def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
+        """Return who is named, else who acts: the user of the settings on a shared server, else this login's own.
+
+        Only with `make`, for what writes, does this login get a user that it does not have. Raises NotFound.
+        """
         from atlas_sdk import NotFound
 
         address = self.settings.user if email is None else email
         if address is None or (email is None and self.settings.database_url is None):
-            return atlas.users.local()
+            mine = atlas.users.local() if make else atlas.users.find_local()
+            if mine is None:
+                raise self.no_projects(None)
+            return mine
         found = atlas.users.by_email(address)
         if found is None:
             raise NotFound(f"no user of this database has the address {address}", kind="user", name=address)
         return found
 
+    def no_projects(self, user: "User | None") -> "NotFound":
+        """Return the error for a database, perhaps the wrong one, without projects of a user; None: of this login."""
+        from atlas_sdk import NotFound
+
+        name = f"the login {getpass.getuser()}" if user is None else user.email
+        return NotFound(
+            f"there are no projects of {name} in this database ({place(self)}): atlasctl init makes one of a folder; "
+            "--home and --dsn choose another database",
+            kind="user",
+            name=name,
+        )
+
     def project(self, atlas: "Atlas") -> "Project":
-        """Return the innermost project of the user at or above the folder that the run is about."""
+        """Return the innermost project of the user at or above the folder that the run is about. Raises NotFound."""
         return atlas.projects.by_path(self.start, user=self.user(atlas))
 
     def path(self, project: "Project", given: str) -> str:

@@ -26,11 +26,12 @@ _NOUNS = {
     "periods": "ended month",
     "reservations": "expired reservation",
     "sessions": "expired session",
-    "previews": "stopped preview",
+    "previews": "ended preview",
     "claims": "unused name",
     "snapshots": "old version",
     "contents": "unused content",
     "events": "old event",
+    "tallies": "counter row",
 }
 
 
@@ -52,7 +53,10 @@ _NOUNS = {
     help="Of versions that the watcher took: 90d, 4w, 12h, forever.  [default: 30d, or as configured]",
 )
 @click.option(
-    "--keep-stopped-previews", type=AGE, metavar="AGE", help="Of stopped previews.  [default: 7d, or as configured]"
+    "--keep-stopped-previews",
+    type=AGE,
+    metavar="AGE",
+    help="Of stopped and failed ones.  [default: 7d, or as configured]",
 )
 @click.option("--keep-events", type=AGE, metavar="AGE", help="Of the audit trail.  [default: 365d, or as configured]")
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Rows at a time.")
@@ -70,8 +74,8 @@ def maintain(
     """Remove what has had its time, for all users.
 
     Closes the months of quotas that have ended, ends expired reservations, and deletes expired sessions, previews that
-    stopped long ago, names of which nothing is left, old automatic versions with the contents that nothing needs any
-    more, and old events. Of every file the newest version stays, and so does what a checkpoint names.
+    stopped or failed long ago, names of which nothing is left, old automatic versions with the contents that nothing
+    needs any more, and old events. Of every file the newest version stays, and so does what a checkpoint names.
 
     Safe at any time: in small steps beside the traffic, as often as you like, in several places at once. Each job is on
     record as one event. The watcher does all of it once a day. Exits with 1 when a job failed.

@@ -157,7 +157,7 @@ class Stage:
         """Run a command of ours for real, with its output, and the first `shown` of its arguments."""
         self.say(f"$ atlasctl {' '.join(arguments[:shown])}")
         given = [str(self.app) if path and word == "app" else word for word in arguments]
-        before = ["--home", str(self._home), "--dsn", "", "--project", str(self.app)]
+        before = ["--home", str(self._home), "--project", str(self.app)]
         before += ["--no-color"] * self._flags.no_color
         silence = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         with contextlib.ExitStack() as stack:

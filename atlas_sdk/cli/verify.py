@@ -2,18 +2,21 @@
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import Command, Flags, user_option
 
 __all__ = ["verify"]
 
 
-@click.command(cls=Command, examples=("atlasctl verify", "atlasctl verify --json"))
+@click.command(
+    cls=Command, examples=("atlasctl verify", "atlasctl verify --json", "atlasctl verify --user ada@example.com")
+)
+@user_option
 @click.pass_obj
-def verify(flags: Flags) -> int:
+def verify(flags: Flags, email: str | None) -> int:
     """Read back every version and hash it again.
 
     Of all your projects, whichever the current folder is. It counts entries: a version is one, and one more for every
-    checkpoint that names it. Exits with 6 when a version does not have its SHA-256.
+    checkpoint that names it. Exits with 6 when a version does not have its SHA-256, with 3 when there are no projects.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -22,7 +25,11 @@ def verify(flags: Flags) -> int:
 
     run = Invocation(flags)
     with run.opened() as atlas:
-        found = atlas.memory.verify(run.user(atlas))
+        user = run.user(atlas, email)
+        found = atlas.memory.verify(user)
+        if not found.versions and not atlas.projects.list(user, status=None, limit=1):
+            # "Every version reads back" would be true, and taken for good news about another database.
+            raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if flags.json:
         run.out.record(

@@ -22,6 +22,7 @@ MAINTENANCE_JOBS: Final = (
     "snapshots",
     "contents",
     "events",
+    "tallies",
 )
 
 _OUTCOMES: Final = ("running", "done", "stopped", "failed")

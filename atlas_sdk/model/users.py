@@ -22,6 +22,8 @@ class User:
     #: "free", "pro", "enterprise", or one of the platform's.
     plan: str
     email_verified: bool
+    #: When the password was set last; None until one is. What was read before is too old for `sessions.issue`.
+    password_changed_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)
     updated_at: datetime = field(repr=False)
 
@@ -33,6 +35,8 @@ class Credentials:
     user_id: UUID
     #: None: nobody can sign in with a password.
     password_hash: str | None = field(repr=False)
+    #: As in `User`: a hash that is only renewed leaves it alone.
+    password_changed_at: datetime | None = field(repr=False)
 
 
 @frozen(kw_only=True)

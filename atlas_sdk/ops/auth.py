@@ -3,7 +3,7 @@
 import hashlib
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, atomic, execute, local, one_or_none
+from atlas_sdk._plan import Plan, atomic, execute, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.sessions import Session
@@ -31,20 +31,30 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
     found: Credentials | None = None
     if address is not None:
         found = yield from one_or_none(sql["credentials"], Credentials, email=address)
-    stored = None if found is None else found.password_hash
-    if not (yield from local(passwords.matches, stored, secret)) or found is None or stored is None or secret is None:
-        yield from _record_failure(found, address)
-        return None
-    fresh = yield from local(passwords.refreshed, stored, secret)
-    return (yield from _signed_in(found.user_id, stored, fresh))
+    while True:
+        stored = None if found is None else found.password_hash
+        fits = yield from passwords.computed(passwords.matches, stored, secret)
+        if not fits or found is None or stored is None or secret is None:
+            yield from _record_failure(found, address)
+            return None
+        fresh = yield from passwords.computed(passwords.refreshed, stored, secret)
+        user = yield from _signed_in(found.user_id, stored, fresh)
+        if user is not None:
+            return user
+        # The password was changed, or the user deleted, while this one was being compared.
+        now = yield from one_or_none(sql["credentials"], Credentials, email=address)
+        if now is None or now.password_changed_at != found.password_changed_at or now.password_hash == stored:
+            meta = {"reason": "changed meanwhile"}
+            yield from events.record("user.sign_in_failed", user_id=found.user_id, meta=meta)
+            return None
+        # Or another sign-in renewed the hash of the same password: compared with that one.
+        found = now
 
 
 @atomic
 def _signed_in(user_id: UUID, stored: str, fresh: str | None) -> Plan[User | None]:
-    # The password may have been changed, or the user deleted, while this one was being compared.
     user = yield from one_or_none(sql["still"], User, user_id=user_id, password_hash=stored)
     if user is None:
-        yield from events.record("user.sign_in_failed", user_id=user_id, meta={"reason": "changed meanwhile"})
         return None
     if fresh is not None:
         yield from execute(sql["rehash"], user_id=user_id, before=stored, password_hash=fresh)
@@ -70,10 +80,11 @@ def _record_failure(found: Credentials | None, address: str | None) -> Plan[None
 def set_password(user: User, password: str, *, keep: Session | None = None) -> Plan[int]:
     """Give a user a new password and end every session but `keep`; return how many ended.
 
+    A user who was read before is not signed in any more: what the old password let in stays out (see `sessions.issue`).
     A password has at least 8 characters and at most 1,024 bytes; see `users.create`. Raises InvalidInput, NotFound,
     and MissingExtra without the extra "auth".
     """
-    fresh = yield from local(passwords.hashed, passwords.checked(password))
+    fresh = yield from passwords.computed(passwords.hashed, passwords.checked(password))
     return (yield from _set_password(user, fresh, keep))
 
 

@@ -18,7 +18,19 @@ from atlas_sdk.model.users import NOBODY
 from atlas_sdk.ops import events
 from atlas_sdk.ops.amounts import count
 
-__all__ = ["BATCH", "LONG_AGO", "Cursor", "How", "Progress", "Step", "cutoff", "drain", "in_batches", "record"]
+__all__ = [
+    "BATCH",
+    "LONG_AGO",
+    "Counted",
+    "Cursor",
+    "How",
+    "Progress",
+    "Step",
+    "cutoff",
+    "drain",
+    "in_batches",
+    "record",
+]
 
 #: Rows of a batch: some hundred milliseconds of locks on rows that nobody wants.
 BATCH: Final = 5_000
@@ -59,6 +71,22 @@ class How:
         return cls(dry_run=dry_run, batch=count("batch", batch, _BATCH_MAX, least=1), progress=progress)
 
 
+class Counted:
+    """A progress that remembers how far a job is: for when it fails, and to go on from there when it is done again."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.done: JobReport | None = None
+
+    def __call__(self, now: MaintenanceProgress) -> bool | None:
+        return None if self._progress is None else self._progress(now)
+
+    def count(self, done: JobReport) -> bool:
+        """Take note of what is committed, and tell of it; False: the job is to end here."""
+        self.done = done
+        return self(MaintenanceProgress(job=done.name, examined=done.examined, removed=done.removed)) is not False
+
+
 def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
     """Return the moment, by the server's clock, before which things may go. Raises InvalidInput."""
     if not timedelta(0) <= keep <= _KEEP_MAX:
@@ -68,10 +96,16 @@ def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
 
 
 def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, how: How) -> Plan[JobReport]:
-    """Take one step after the other until there are none, and put the job on record."""
+    """Take one step after the other until there are none, and put the job on record.
+
+    A step has one statement that writes, so that all of it is counted or nothing of it was done.
+    """
     lent = yield from context()
     began = lent.monotonic()
-    done = JobReport(name=name, dry_run=how.dry_run)
+    counted = how.progress if isinstance(how.progress, Counted) else Counted(how.progress)
+    # Of an attempt before this one, whose batches stay committed.
+    done = counted.done or JobReport(name=name, dry_run=how.dry_run)
+    earlier = done.took
     after: Cursor | None = first
     while after is not None:
         made = yield from step(after)
@@ -82,24 +116,17 @@ def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, h
             removed=done.removed + made.removed,
             skipped=done.skipped + made.skipped,
             freed_bytes=_plus(done.freed_bytes, made.freed_bytes),
+            took=earlier + timedelta(seconds=lent.monotonic() - began),
         )
-        if not (yield from _told(done, how.progress)):
+        if how.progress is not None and not (yield from local(counted.count, done)):
             done = evolve(done, complete=after is None)
             break
-    done = evolve(done, took=timedelta(seconds=lent.monotonic() - began))
     yield from record(done)
     return done
 
 
 def _plus(sum_so_far: int | None, more: int | None) -> int | None:
     return sum_so_far if more is None else (sum_so_far or 0) + more
-
-
-def _told(done: JobReport, progress: Progress | None) -> Plan[bool]:
-    if progress is None:
-        return True
-    news = MaintenanceProgress(job=done.name, examined=done.examined, removed=done.removed)
-    return (yield from local(progress, news)) is not False
 
 
 def record(done: JobReport) -> Plan[None]:

@@ -2,18 +2,16 @@
 
 from typing import Any
 
-from atlas_sdk._plan import Plan, many, one, one_or_none, scalar
+from atlas_sdk._plan import Plan, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound
 from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Rates, Usage
 from atlas_sdk.model.users import User
+from atlas_sdk.ops import purges
 
 __all__ = ["check", "forecast", "history", "holds", "reset_monthly", "usage", "verify"]
 
 sql = statements("books")
-
-#: Users whose periods one statement closes: their rows are locked until it ends.
-_ROLL_BATCH = 200
 
 
 def usage(user: User) -> Plan[Usage]:
@@ -52,12 +50,10 @@ def forecast(user: User) -> Plan[Forecast]:
 def reset_monthly() -> Plan[int]:
     """Close the periods that have ended, of all users; return how many. Safe on any day, and to repeat.
 
-    Nothing depends on it, since every operation does this for its own user; it makes `quota_history` complete.
+    The job `periods` of maintenance under its older name, and on record as that. Nothing depends on it, since every
+    operation does this for its own user; it makes `quota_history` complete.
     """
-    total = 0
-    while rolled := (yield from scalar(sql["roll"], int, limit=_ROLL_BATCH)):
-        total += rolled
-    return total
+    return (yield from purges.close_periods()).removed
 
 
 def verify(user: User | None = None) -> Plan[Audit]:

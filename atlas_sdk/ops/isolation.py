@@ -7,7 +7,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.model.isolation import Login
 
-__all__ = ["check_can_act", "login"]
+__all__ = ["check_can_act", "check_sees_all", "login"]
 
 sql = statements("isolation")
 
@@ -15,6 +15,15 @@ sql = statements("isolation")
 def login() -> Plan[Login]:
     """Return what the login of this client may do."""
     return (yield from one(sql["login"], Login))
+
+
+def check_sees_all(work: str) -> Plan[None]:
+    """Raise NotPermitted when row-level security hides rows from who is connected: `work` would count what is left."""
+    if (yield from login()).walled:
+        raise NotPermitted(
+            f"this login does not see all rows, so it cannot do {work}: run it as the owner of the tables (a login "
+            "that is a member of atlas_owner) or as a superuser, with the whole client and not one made by as_user"
+        )
 
 
 def check_can_act(found: Login, *, now: UUID | None, then: UUID) -> None:

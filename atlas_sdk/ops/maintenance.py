@@ -18,9 +18,9 @@ from atlas_sdk.errors import (
     SchemaMismatch,
     TransactionConflict,
 )
-from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
-from atlas_sdk.ops import purges, retention
-from atlas_sdk.ops.batches import BATCH, How, Progress, record
+from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
+from atlas_sdk.ops import purges, retention, tallies
+from atlas_sdk.ops.batches import BATCH, Counted, How, Progress, record
 from atlas_sdk.ops.checks import page_size
 
 __all__ = ["EVERY", "RETRY", "run", "run_if_due", "runs"]
@@ -149,18 +149,6 @@ def _end(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | No
     yield from execute(sql["end"], id=run_id, outcome=outcome, problem=problem, jobs=jobs)
 
 
-class _Counted:
-    """Remembers how far a job was, for when it fails."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self.last: MaintenanceProgress | None = None
-
-    def __call__(self, now: MaintenanceProgress) -> bool | None:
-        self.last = now
-        return None if self._progress is None else self._progress(now)
-
-
 def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobReport]) -> Script:
     for name in wanted:
         done = yield from _one(name, keep, how)
@@ -174,8 +162,8 @@ def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobRepor
 
 def _one(name: str, keep: _Keep, how: How) -> Generator[Plan[Any], Any, JobReport | None]:
     conflicts = 0
+    counted = Counted(how.progress)
     while True:
-        counted = _Counted(how.progress)
         job = _job(name, keep, evolve(how, progress=counted))
         if job is None:
             return None
@@ -185,18 +173,11 @@ def _one(name: str, keep: _Keep, how: How) -> Generator[Plan[Any], Any, JobRepor
             raise
         except AtlasError as problem:
             if isinstance(problem, TransactionConflict) and not conflicts:
-                # Nothing of the last batch was kept, and the others are done.
+                # Nothing of the last batch was kept, and the others are done: they stay counted.
                 conflicts += 1
                 continue
-            last = counted.last or MaintenanceProgress(job=name, examined=0, removed=0)
-            failed = JobReport(
-                name=name,
-                examined=last.examined,
-                removed=last.removed,
-                complete=False,
-                dry_run=how.dry_run,
-                problem=str(problem),
-            )
+            done_so_far = counted.done or JobReport(name=name, dry_run=how.dry_run)
+            failed = evolve(done_so_far, complete=False, problem=str(problem))
             yield record(failed)
             return failed
         return done
@@ -215,6 +196,8 @@ def _job(name: str, keep: _Keep, how: How) -> Plan[JobReport] | None:
         return purges.purge_claims(dry_run=dry_run, batch=batch, progress=progress)
     if name == "contents":
         return retention.collect_contents(dry_run=dry_run, batch=batch, progress=progress)
+    if name == "tallies":
+        return tallies.fold_tallies(dry_run=dry_run, batch=batch, progress=progress)
     if name == "previews":
         kept, purge = keep.stopped_previews, purges.purge_previews
     elif name == "snapshots":

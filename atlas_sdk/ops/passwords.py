@@ -11,16 +11,22 @@ import logging
 import os
 import re
 import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from atlas_sdk._plan import Plan, local_in
 from atlas_sdk.errors import InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-__all__ = ["checked", "checked_hash", "hashed", "is_verifiable", "matches", "presented", "refreshed"]
+__all__ = ["checked", "checked_hash", "computed", "hashed", "is_verifiable", "matches", "presented", "refreshed"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +50,32 @@ _FOREIGN_KIB_MAX: Final = 2**20
 
 #: Every computation takes 64 MiB: a flood of sign-ins must not take all memory. More than the processors at once
 #: would not be faster.
-_turns = BoundedSemaphore(max(2, os.cpu_count() or 1))
+_TURNS: Final = max(2, os.cpu_count() or 1)
+_turns = BoundedSemaphore(_TURNS)
 
 
-def _renew_turns() -> None:
-    """Begin anew in a forked child: the threads that held turns are not there."""
-    global _turns  # noqa: PLW0603  # one for the process, as its memory is
-    _turns = BoundedSemaphore(max(2, os.cpu_count() or 1))
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_TURNS, thread_name_prefix="atlas-passwords")
+
+
+#: Where asyncio computes. In the threads that it has for everything, those who wait for a turn would keep the
+#: application from reading a file or resolving a name. Here nobody waits inside of a thread but for blocking clients.
+_executor = _threads()
+
+
+def _renew() -> None:
+    """Begin anew in a forked child: the threads that held turns are not there, nor those of the executor."""
+    global _turns, _executor  # one for the process, as its memory is
+    _turns, _executor = BoundedSemaphore(_TURNS), _threads()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_turns)
+    os.register_at_fork(after_in_child=_renew)
+
+
+def computed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
+    """Run one of the computations below, on asyncio in threads of their own."""
+    return local_in(_executor, call, *args, **kwargs)
 
 
 def checked(password: str) -> bytes:
@@ -107,7 +128,7 @@ def is_verifiable(stored: str | None) -> bool:
 
 
 def hashed(password: bytes) -> str:
-    """Hash a password with a new salt. Takes some 50 ms and 64 MiB: call it through `local`. Raises MissingExtra."""
+    """Hash a password with a new salt. Takes some 50 ms and 64 MiB: call it through `computed`. Raises MissingExtra."""
     hasher = _hasher()
     with _turns:
         return hasher.hash(password)
@@ -117,7 +138,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
     """Whether the hash is that of the password; one argon2 computation, whatever the answer.
 
     Without a hash, or with one that cannot be verified, a dummy of the same cost is verified instead, so that the time
-    does not tell which accounts exist. Call it through `local`. Raises MissingExtra.
+    does not tell which accounts exist. Call it through `computed`. Raises MissingExtra.
     """
     hasher = _hasher()
     if stored is None or password is None or not is_verifiable(stored):
@@ -127,7 +148,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
 
 
 def refreshed(stored: str, password: bytes) -> str | None:
-    """Return a new hash of a password whose hash has other parameters than a new one has. Call it through `local`."""
+    """Return a new hash of a password whose hash has other parameters than a new one; call it through `computed`."""
     return hashed(password) if _hasher().check_needs_rehash(stored) else None
 
 

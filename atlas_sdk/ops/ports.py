@@ -54,11 +54,7 @@ def allocate(preview: Preview, ports: range) -> Plan[int]:
 def take(preview: Preview, port: int) -> Plan[None]:
     """Give a preview this very port instead of the one that it has. Raises AlreadyExists."""
     held = yield from _held(preview)
-    if held == port:
-        return
-    if held is not None:
-        yield from release(preview)
-    if (yield from _take(preview, port, port)) is None:
+    if held != port and (yield from _take(preview, port, port)) is None:
         raise AlreadyExists(f"port {port} is another live preview's on that machine", kind="port", name=str(port))
 
 
@@ -88,13 +84,14 @@ def _sweep(machine: str, first: int, last: int) -> Plan[int]:
     def id_of(*, id: UUID) -> UUID:  # noqa: A002  # the column's name
         return id
 
-    living = yield from many(
+    found = yield from many(
         sql["living"],
         id_of,
         user_ids=list({row.user_id for row in taken}),
         preview_ids=[row.preview_id for row in taken],
     )
-    dead = [row for row in taken if row.preview_id not in set(living)]
+    living = set(found)
+    dead = [row for row in taken if row.preview_id not in living]
     return (
         yield from execute(
             sql["free"],

@@ -278,18 +278,15 @@ def list_of(
     if order not in {"created", "used"}:
         raise InvalidInput(f'order is "created" or "used", not {order!r}', field="order")
     by_use = order == "used"
-    after_at = None if after is None else (after.updated_at if by_use else after.created_at)
-    return (
-        yield from many(
-            sql["list_by_use"] if by_use else sql["list"],
-            Project,
-            user_id=None if user is None else user.id,
-            status=status,
-            after_at=after_at,
-            after_id=None if after is None else after.id,
-            limit=None if limit is None else page_size(limit),
-        )
-    )
+    asked = {
+        "status": status,
+        "after_at": None if after is None else (after.updated_at if by_use else after.created_at),
+        "after_id": None if after is None else after.id,
+        "limit": None if limit is None else page_size(limit),
+    }
+    if user is None:
+        return (yield from many(sql["list_all_by_use"] if by_use else sql["list_all"], Project, **asked))
+    return (yield from many(sql["list_by_use"] if by_use else sql["list"], Project, user_id=user.id, **asked))
 
 
 def touch(project: Project) -> Plan[bool]:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, one, scalar
 from atlas_sdk._sql import statements
@@ -48,11 +48,20 @@ def purge_previews(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Plan[JobReport]:
-    """Delete the rows of previews that stopped longer ago than `keep`. Raises InvalidInput."""
+    """Delete the rows of previews that stopped or failed longer ago than `keep`. Raises InvalidInput."""
     how = How.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
-    step = drain(sql["previews"], sql["previews_left"], before=before, how=how)
-    return (yield from in_batches("previews", step, _FROM_LONG_AGO, how))
+    stopped = drain(sql["previews"], sql["previews_left"], before=before, how=how)
+    failed = drain(sql["failed_previews"], sql["failed_previews_left"], before=before, how=how)
+
+    def step(after: Cursor) -> Plan[Step]:
+        last = after["status"] == "failed"
+        made = yield from (failed if last else stopped)({"at": after["at"]})
+        if made.after is not None:
+            return evolve(made, after={**after, **made.after})
+        return made if last else evolve(made, after={"status": "failed", **_FROM_LONG_AGO})
+
+    return (yield from in_batches("previews", step, {"status": "stopped", **_FROM_LONG_AGO}, how))
 
 
 def purge_events(
@@ -83,8 +92,8 @@ class _Due:
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
     """Close the months of quotas that have ended, of all users.
 
-    As `quotas.reset_monthly`. Nothing depends on it, since every operation does this for its own user; it makes
-    `quotas.history` complete.
+    `quotas.reset_monthly` is the same. Nothing depends on it, since every operation does this for its own user; it
+    makes `quotas.history` complete.
     """
     how = How.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -129,31 +138,45 @@ def reclaim_reservations(
     """
     how = How.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
-
-    def step(after: Cursor) -> Plan[Step]:
-        page = yield from one(sql["holds"], _Holds, now=now, limit=how.batch, **after)
-        ended = page.expired if how.dry_run else (yield from _reclaim(page.users, how.batch))
-        return Step(
-            examined=page.examined,
-            removed=ended,
-            after={"user_id": page.user_id, "id": page.id} if page.examined == how.batch else None,
-        )
-
-    return (yield from in_batches("reservations", step, {"user_id": _NOBODY, "id": _NOBODY}, how))
+    first = {"user_id": _NOBODY, "id": _NOBODY}
+    return (yield from in_batches("reservations", _Reclaimer(now, how).step, first, how))
 
 
-def _reclaim(users: list[UUID], limit: int) -> Plan[int]:
-    ended = 0
-    busy: list[UUID] = []
-    for start in range(0, len(users), _USERS):
-        some = users[start : start + _USERS]
-        done = yield from one(sql["reclaim"], _Ended, users=some, limit=limit, wait=False)
-        ended += done.ended
-        busy += done.busy
-    for user_id in busy:
-        # One whose calls never pause is waited for, alone: theirs take milliseconds.
-        ended += (yield from one(sql["reclaim"], _Ended, users=[user_id], limit=limit, wait=True)).ended
-    return ended
+class _Reclaimer:
+    """One run over all reservations: its pages, and the users of a page whose turn has not come."""
+
+    def __init__(self, now: datetime, how: How) -> None:
+        self._now = now
+        self._how = how
+        self._users: list[UUID] = []
+        self._busy: list[UUID] = []
+
+    def step(self, after: Cursor) -> Plan[Step]:
+        """Take some of the users that wait, or when there are none of the next page. An empty cursor: no more pages."""
+        examined = 0
+        if not self._users and not self._busy:
+            page = yield from one(sql["holds"], _Holds, now=self._now, limit=self._how.batch, **after)
+            examined = page.examined
+            after = {"user_id": page.user_id, "id": page.id} if examined == self._how.batch else {}
+            if self._how.dry_run:
+                return Step(examined=examined, removed=page.expired, after=after or None)
+            self._users = page.users
+        ended = yield from self._reclaim()
+        return Step(examined=examined, removed=ended, after=after if after or self._users or self._busy else None)
+
+    def _reclaim(self) -> Plan[int]:
+        if self._users:
+            some, self._users = self._users[:_USERS], self._users[_USERS:]
+            wait = False
+        elif self._busy:
+            # One whose calls never pause is waited for, alone: theirs take milliseconds.
+            some, self._busy = self._busy[:1], self._busy[1:]
+            wait = True
+        else:
+            return 0
+        done = yield from one(sql["reclaim"], _Ended, users=some, limit=self._how.batch, wait=wait)
+        self._busy += done.busy
+        return done.ended
 
 
 # Names and ports.

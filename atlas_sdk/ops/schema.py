@@ -52,8 +52,9 @@ def check() -> Plan[None]:
     if pending:
         found = len(applied) or None
         what = "no AtlasEngine schema" if found is None else f"schema version {found}"
+        command = "init" if found is None else "migrate"
         raise SchemaMismatch(
-            f"the database has {what}, this AtlasEngine needs {len(migrations())}: run `atlasctl db migrate`",
+            f"the database has {what}, this AtlasEngine needs {len(migrations())}: run `atlasctl db {command}`",
             found=found,
             wanted=len(migrations()),
         )

@@ -7,13 +7,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from atlas_sdk._keyring import Keyring
-from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none, scalar
+from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, InvalidToken
+from atlas_sdk.errors import AuthError, InvalidInput, InvalidToken
 from atlas_sdk.model.origin import Address, Origin
 from atlas_sdk.model.sessions import IssuedSession, Session
-from atlas_sdk.model.users import NOBODY, User
-from atlas_sdk.ops import events, tokens
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import events, purges, tokens, users
+from atlas_sdk.ops.batches import BATCH
 from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["end_all", "issue", "list_active", "purge_expired", "revoke", "revoke_all", "touch", "verify"]
@@ -34,8 +35,10 @@ def issue(
 ) -> Plan[IssuedSession]:
     """Sign a user in: return a session and its token, which is stored nowhere and cannot be had again.
 
-    `ttl` is from 1 second to 400 days. Address and agent are those of `with_context` unless given. Raises InvalidInput,
-    also without signing keys, NotFound when the user is deleted, and MissingExtra without the extra "auth".
+    `ttl` is from 1 second to 400 days. Address and agent are those of `with_context` unless given. A password that was
+    set after this `user` was read refuses it: authenticate again, or read the user anew if it was not by a password.
+    Raises AuthError then, InvalidInput, also without signing keys, NotFound when the user is deleted, and MissingExtra
+    without the extra "auth".
     """
     if not timedelta(seconds=1) <= ttl <= _TTL_MAX:
         raise InvalidInput(f"ttl is from 1 second to {_TTL_MAX.days} days, not {ttl}", field="ttl")
@@ -49,7 +52,7 @@ def issue(
     session_id = lent.new_id()
     token = tokens.signed(keys, user_id=user.id, session_id=session_id, issued_at=now, expires_at=expires_at)
     session = yield from _insert(
-        user_id=user.id,
+        user=user,
         session_id=session_id,
         token_hash=tokens.digest(token),
         expires_at=expires_at,
@@ -59,12 +62,23 @@ def issue(
 
 
 @atomic
-def _insert(*, user_id: UUID, session_id: UUID, origin: Origin, **columns: object) -> Plan[Session]:
-    keys = {"user_id": user_id, "session_id": session_id}
-    session = yield from one(sql["issue"], Session, ip=origin.ip, user_agent=origin.user_agent, **keys, **columns)
+def _insert(*, user: User, session_id: UUID, origin: Origin, **columns: object) -> Plan[Session]:
+    session = yield from one_or_none(
+        sql["issue"],
+        Session,
+        user_id=user.id,
+        password_changed_at=user.password_changed_at,
+        session_id=session_id,
+        ip=origin.ip,
+        user_agent=origin.user_agent,
+        **columns,
+    )
+    if session is None:
+        yield from users.get(user.id)
+        raise AuthError(f"the password of the user {user.id} was changed after this user was read: authenticate again")
     meta = {"session": str(session_id), "expires_at": session.expires_at.isoformat()}
     # Where the sign-in came from, be it given here or by `with_context`.
-    yield from events.record_from(origin, "session.issued", user_id=user_id, meta=meta)
+    yield from events.record_from(origin, "session.issued", user_id=user.id, meta=meta)
     return session
 
 
@@ -158,8 +172,12 @@ def revoke_all(user: User, *, except_session: Session | None = None) -> Plan[int
 
 
 def end_all(user_id: UUID, *, keep: Session | None) -> Plan[int]:
-    """End every session of a user in the transaction of the caller; return how many ended."""
+    """End every session of a user in the transaction of the caller; return how many ended.
+
+    Those that are being issued are waited for, and end as well.
+    """
     kept = None if keep is None else keep.id
+    yield from execute(sql["hold"], user_id=user_id)
     ended = yield from execute(sql["revoke_all"], user_id=user_id, kept=kept)
     if ended:
         meta = {"sessions": ended} | ({} if kept is None else {"kept": str(kept)})
@@ -175,32 +193,10 @@ def list_active(user: User, *, limit: int = 100) -> Plan[list[Session]]:
 
 
 def purge_expired(*, limit: int = 1000) -> Plan[int]:
-    """Delete the expired sessions of all users, `limit` in a transaction, until there are none; return how many.
+    """Delete the expired sessions of all users, `limit` in a transaction at most; return how many.
 
-    Maintenance: they are refused as it is. Several at once share the work.
+    The same as `maintenance.purge_sessions`: they are refused as it is. Several at once share the work.
     """
     if limit < 1:
         raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
-    total = 0
-    while True:
-        found, deleted = yield from _purge_batch(limit)
-        total += deleted
-        if found < limit:
-            return total
-
-
-@atomic
-def _purge_batch(limit: int) -> Plan[tuple[int, int]]:
-    rows = yield from many(sql["expired"], _key, limit=limit)
-    if not rows:
-        return 0, 0
-    deleted = yield from execute(
-        sql["purge"], user_ids=[user_id for user_id, _ in rows], session_ids=[session_id for _, session_id in rows]
-    )
-    if deleted:
-        yield from events.record("session.purged", user_id=NOBODY, meta={"sessions": deleted})
-    return len(rows), deleted
-
-
-def _key(*, user_id: UUID, id: UUID) -> tuple[UUID, UUID]:  # noqa: A002  # the column's name
-    return user_id, id
+    return (yield from purges.purge_sessions(batch=min(limit, BATCH))).removed

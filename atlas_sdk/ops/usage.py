@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Literal
 from uuid import UUID
 
@@ -29,6 +29,10 @@ _KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 #: What the columns hold: numeric(20, 6) and numeric(20, 9).
 _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
 _COST = (Decimal("1e-9"), Decimal("1e11"))
+#: More digits than either has.
+_EXACT = Context(prec=40, rounding=ROUND_HALF_UP, traps=[])
+#: Characters of a number in a message.
+_SHOWN = 40
 
 
 def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
@@ -40,10 +44,19 @@ def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
         number = Decimal(value)
     except InvalidOperation as exc:
         raise InvalidInput(f"{name} must be a number, not {value!r}", field=name) from exc
-    if not number.is_finite() or abs(number) >= limit:
-        raise InvalidInput(f"{name} must be less than {limit:f}, not {value}", field=name)
-    # Half of the last digit goes up, as in the database.
-    return number.quantize(smallest, rounding="ROUND_HALF_UP")
+    # Nothing here goes by the caller's decimal context: abs() would round by it, and overflow.
+    if number.is_finite() and number.copy_abs() < limit:
+        # Half of the last digit goes up, as in the database.
+        kept = number.quantize(smallest, context=_EXACT)
+        # It may have reached the limit by that.
+        if kept.copy_abs() < limit:
+            return kept
+    raise InvalidInput(f"{name} must be less than {limit:f}, not {_shown(value)}", field=name)
+
+
+def _shown(value: Money) -> str:
+    text = format(Decimal(value), "E") if isinstance(value, int) else str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 @atomic

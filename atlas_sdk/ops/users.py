@@ -1,15 +1,32 @@
 """Users: the tenants."""
 
+from typing import TypeVar
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none, scalar
+from attrs import frozen
+
+from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
+from atlas_sdk.files import from_text
 from atlas_sdk.model.users import Deletion, User
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
 
-__all__ = ["by_email", "create", "delete", "get", "list_all", "local_user", "set_plan", "update", "verify_email"]
+__all__ = [
+    "by_email",
+    "create",
+    "delete",
+    "find_local",
+    "get",
+    "list_all",
+    "local_user",
+    "set_plan",
+    "update",
+    "verify_email",
+]
+
+T = TypeVar("T")
 
 sql = statements("users")
 
@@ -40,10 +57,10 @@ def _known_plan(plan: str) -> Plan[None]:
         raise InvalidInput(f"no plan is called {plan!r}; quotas.plans() lists them", field="plan")
 
 
-def _found(user: User | None, user_id: UUID) -> User:
-    if user is None:
+def _found(found: T | None, user_id: UUID) -> T:
+    if found is None:
         raise NotFound(f"no user has the id {user_id}", kind="user", name=str(user_id))
-    return user
+    return found
 
 
 def create(
@@ -64,7 +81,7 @@ def create(
     stored = None if password_hash is None else passwords.checked_hash(password_hash)
     if password is not None:
         # Before the transaction, which would be open all that time.
-        stored = yield from local(passwords.hashed, passwords.checked(password))
+        stored = yield from passwords.computed(passwords.hashed, passwords.checked(password))
     return (yield from _create(address, title, plan, stored))
 
 
@@ -86,11 +103,8 @@ def local_user() -> Plan[User]:
 
     The address is `<login>@localhost`. Raises InvalidInput when the login name cannot be told.
     """
-    login = (yield from context()).attribution.login
-    if login is None:
-        raise InvalidInput("the login name of this process cannot be told: set LOGNAME", field="login")
-    name = "".join(character if character.isalnum() or character in "._-" else "-" for character in login)
-    address = f"{name}@localhost".lower()
+    login = yield from _login()
+    address = _local_address(login)
     found = yield from by_email(address)
     if found is not None:
         return found
@@ -99,6 +113,26 @@ def local_user() -> Plan[User]:
     except AlreadyExists:
         # Another process was faster.
         return (yield from one(sql["by_email"], User, email=address))
+
+
+def find_local() -> Plan[User | None]:
+    """Return the user of this login name, if there is one: what `local` returns, and nobody is made.
+
+    Raises InvalidInput when the login name cannot be told.
+    """
+    return (yield from by_email(_local_address((yield from _login()))))
+
+
+def _login() -> Plan[str]:
+    login = (yield from context()).attribution.login
+    if login is None:
+        raise InvalidInput("the login name of this process cannot be told: set LOGNAME", field="login")
+    return login
+
+
+def _local_address(login: str) -> str:
+    name = "".join(character if character.isalnum() or character in "._-" else "-" for character in login)
+    return f"{name}@localhost".lower()
 
 
 def get(user_id: UUID) -> Plan[User]:
@@ -125,12 +159,21 @@ def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]
 def set_plan(user: User, plan: str) -> Plan[User]:
     """Move a user to another plan, at once and in the middle of a period. Raises NotFound, InvalidInput.
 
-    What is used, promised and granted stays, and so do limits that were set for this user by hand.
+    What is used, promised and granted stays, and so do limits that were set for this user by hand. The plan that the
+    user has already changes nothing.
     """
     yield from _known_plan(plan)
-    moved = _found((yield from one_or_none(sql["set_plan"], User, user_id=user.id, plan=plan)), user.id)
-    yield from events.record("user.plan_changed", user_id=user.id, meta={"from": user.plan, "to": plan})
+    left = _found((yield from one_or_none(sql["plan_of"], _plan, user_id=user.id)), user.id)
+    if left == plan:
+        return (yield from one(sql["get"], User, user_id=user.id))
+    moved = yield from one(sql["set_plan"], User, user_id=user.id, plan=plan)
+    # Not from what the caller's object says: it may be an old one.
+    yield from events.record("user.plan_changed", user_id=user.id, meta={"from": left, "to": plan})
     return moved
+
+
+def _plan(*, plan: str) -> str:
+    return plan
 
 
 @atomic
@@ -175,6 +218,7 @@ def delete(user: User) -> Plan[Deletion | None]:
     if not (yield from execute(sql["lock"], user_id=user.id)):
         return None
     gone = yield from one(sql["belongings"], Deletion, user_id=user.id)
+    files = yield from many(sql["memory_files"], _File, user_id=user.id)
     yield from execute(sql["release_claims"], user_id=user.id)
     yield from execute(sql["release_ports"], user_id=user.id)
     yield from execute(sql["delete"], user_id=user.id)
@@ -187,4 +231,14 @@ def delete(user: User) -> Plan[Deletion | None]:
         "usage_entries": gone.usage_entries,
     }
     yield from events.record("user.deleted", user_id=user.id, meta=counts)
+    # Or a client would take a content that it knows for kept.
+    heads = (yield from context()).heads
+    for file in files:
+        heads.deleted((user.id, file.project_id, from_text(file.path)))
     return gone
+
+
+@frozen(kw_only=True)
+class _File:
+    project_id: UUID
+    path: str

@@ -68,6 +68,9 @@ CREATE TABLE users (
     email text NOT NULL,
     -- NULL: nobody can sign in with a password, as with the local user of a laptop.
     password_hash text,
+    -- When somebody chose the password; NULL until then. A hash that is only renewed leaves it alone. Whoever was read
+    -- before is not signed in any more (sessions.issue), so SQL that sets another password sets this as well.
+    password_changed_at timestamptz,
     name text NOT NULL DEFAULT '',
     plan text NOT NULL DEFAULT 'free',
     email_verified boolean NOT NULL DEFAULT false,
@@ -226,6 +229,8 @@ CREATE TABLE events (
 );
 
 CREATE INDEX idx_events_user_created ON events (user_id, created_at DESC);
+-- The trail of one project. Events without one cost nothing here.
+CREATE INDEX idx_events_project ON events (user_id, project_id, created_at DESC, id DESC) WHERE project_id IS NOT NULL;
 
 -- The policies compare a column with a setting and nothing more: Citus refuses sub-queries in them.
 -- nullif() because a setting that was made local in an earlier transaction reads as '' afterwards.

@@ -41,6 +41,8 @@ CREATE UNIQUE INDEX idx_projects_path ON projects (user_id, path) WHERE status <
 CREATE INDEX idx_projects_user ON projects (user_id);
 CREATE INDEX idx_projects_session ON projects (session_id);
 CREATE INDEX idx_projects_updated ON projects (updated_at DESC);
+-- Pages of the projects of all users, the oldest first.
+CREATE INDEX idx_projects_created ON projects (created_at, id);
 
 CREATE TRIGGER update_projects_updated_at BEFORE UPDATE ON projects
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
@@ -131,6 +133,8 @@ CREATE UNIQUE INDEX idx_previews_host ON previews (user_id, host) WHERE status I
 CREATE INDEX idx_previews_awake ON previews (user_id, id) WHERE status = 'running' AND auto_sleep;
 -- Maintenance deletes the rows of previews that stopped long ago.
 CREATE INDEX idx_previews_stopped ON previews (stopped_at) WHERE status = 'stopped';
+-- And of those that failed. updated_at says when that was, and is left out for the reason given for last_accessed_at.
+CREATE INDEX idx_previews_failed ON previews (created_at) WHERE status = 'failed';
 
 CREATE TRIGGER update_previews_updated_at BEFORE UPDATE ON previews
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();

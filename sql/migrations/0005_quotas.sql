@@ -1,8 +1,8 @@
 -- Quotas: hard limits on tokens, cost, containers, requests an hour and builds a day.
 --
 -- The functions quota_reserve, quota_lease, quota_hit, quota_settle, quota_release, quota_extend,
--- quota_progress, quota_add, quota_grant, quota_apply_plan and quota_roll are the only door: nothing else
--- writes these counters. What makes them safe:
+-- quota_progress, quota_add, quota_grant and quota_apply_plan, and what maintenance does, are the only door: nothing
+-- else writes these counters. What makes them safe:
 --   * Each locks the user's row first, reads the clock after that, and decides on counters of the locked
 --     row. (The short cuts of reserve and settle are one UPDATE that locks and decides at once, on columns
 --     of that row alone; they look at the clock again afterwards, and take it back if that shows anything new.) now() is the start of the transaction, so a session that waited for the lock would see the

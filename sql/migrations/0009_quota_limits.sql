@@ -1,4 +1,4 @@
--- Quotas: top-ups, plans, and the end of periods (0005_quotas.sql says what makes it safe).
+-- Quotas: top-ups and plans (0005_quotas.sql says what makes it safe).
 
 -- The first two are steps of the door, too: they rely on its lock.
 
@@ -213,25 +213,5 @@ BEGIN
         last_id := next_id;
     END LOOP;
     RETURN last_id;
-END
-$$;
-
--- Close the periods that have ended, of at most p_limit users; the number of them. Nothing depends on it:
--- every other call does the same for its own user.
-CREATE FUNCTION quota_roll(p_limit integer) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    due uuid;
-    rolled integer := 0;
-BEGIN
-    FOR due IN
-        -- Who is locked is busy with a call that rolls. In the order of ids, so that two of us cannot deadlock.
-        SELECT user_id FROM user_quotas WHERE period_end <= clock_timestamp()
-        ORDER BY user_id LIMIT p_limit FOR UPDATE SKIP LOCKED
-    LOOP
-        PERFORM quota_lock(due);
-        rolled := rolled + 1;
-    END LOOP;
-    RETURN rolled;
 END
 $$;

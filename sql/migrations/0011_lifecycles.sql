@@ -145,6 +145,9 @@ $$;
 
 -- Append to a log; false: there is no such build. The update makes the writers of one build take turns, so that each
 -- knows where it stands. p_bytes is more than the length of p_content when the beginning of that was left out.
+--
+-- The last lines of a builder often arrive after its result, one by one. To move each of them to builds.logs writes that
+-- anew, up to 16 MiB of it: they wait in build_logs until there are 64 KiB.
 CREATE FUNCTION build_log_append(p_user uuid, p_build uuid, p_content text, p_bytes bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -158,8 +161,11 @@ BEGIN
     END IF;
     INSERT INTO build_logs (user_id, build_id, ends_at, content) VALUES (p_user, p_build, total, p_content);
     DELETE FROM build_logs WHERE user_id = p_user AND build_id = p_build AND ends_at <= total - 16777216;
-    IF stage IN ('succeeded', 'failed') THEN
-        -- The last lines of a builder often arrive after its result.
+    IF stage IN ('succeeded', 'failed') AND 65536 <= (
+        -- From where the first piece begins: one row is read, not all of them.
+        SELECT total - l.ends_at + octet_length(l.content) FROM build_logs AS l
+        WHERE l.user_id = p_user AND l.build_id = p_build ORDER BY l.ends_at LIMIT 1
+    ) THEN
         PERFORM build_log_fold(p_user, p_build);
     END IF;
     RETURN true;
@@ -186,9 +192,11 @@ CREATE TABLE preview_ports (
 );
 CREATE INDEX idx_preview_ports_preview ON preview_ports (user_id, preview_id);
 
--- Take a free port from p_first to p_last; NULL: none is. It asks the unique index, which no policy filters, so ports of
--- other tenants are felt though not seen, and it waits for a transaction that is taking the same one. It begins anywhere:
--- neighbours in time do not meet, and a port that was just given back is rarely the next to be handed out.
+-- Give a live preview a free port from p_first to p_last, instead of the one that it has; NULL: none is free, and it keeps
+-- what it has. It asks the unique index, which no policy filters, so ports of other tenants are felt though not seen, and
+-- it waits for a transaction that is taking the same one. It begins anywhere: neighbours in time do not meet, and a port
+-- that was just given back is rarely the next to be handed out. The only way for a tenant to a port (0015_isolation.sql),
+-- or one could take them all.
 CREATE FUNCTION preview_port_take(p_user uuid, p_preview uuid, p_machine text, p_first integer, p_last integer)
 RETURNS integer
 LANGUAGE plpgsql AS $$
@@ -197,11 +205,25 @@ DECLARE
     start constant integer := floor(random() * width)::integer;
     candidate integer;
 BEGIN
+    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
+        PERFORM check_tenant(p_user);
+    END IF;
+    -- Locked, so that it neither ends meanwhile nor takes two at once.
+    PERFORM FROM previews AS v
+    WHERE v.user_id = p_user AND v.id = p_preview AND v.machine = p_machine
+        AND v.status IN ('creating', 'running', 'sleeping')
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no such live preview on this machine: it gets no port'
+        USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     FOR step IN 0 .. width - 1 LOOP
         candidate := p_first + (start + step) % width;
         INSERT INTO preview_ports (machine, port, user_id, preview_id) VALUES (p_machine, candidate, p_user, p_preview)
         ON CONFLICT DO NOTHING;
         IF FOUND THEN
+            DELETE FROM preview_ports AS p
+            WHERE p.user_id = p_user AND p.preview_id = p_preview AND (p.machine, p.port) <> (p_machine, candidate);
             RETURN candidate;
         END IF;
     END LOOP;

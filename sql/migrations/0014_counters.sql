@@ -4,7 +4,7 @@
 -- orders deadlock. So nothing is updated here. Each statement that changes builds adds a row that says by how much, and
 -- a count is the sum of such rows. They become visible together with the builds they speak of, so in every snapshot the
 -- sum is exact. One in eight such statements adds up the rows of what it counted; rows that another transaction has
--- locked it leaves alone. Nobody waits, and nobody can deadlock.
+-- locked it leaves alone. Nobody waits, and nobody can deadlock. What gathers all the same maintenance adds up.
 --
 -- "The newest" cannot be summed. Each row may name a build instead, and the newest one among those that still exist is
 -- the newest of all: whoever adds a build names it, and whoever takes the newest away names the next. (At REPEATABLE READ
@@ -43,6 +43,40 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT date_bin('1 hour', p_at, '2000-01-01 00:00:00+00')
 $$;
 
+-- Add up the rows of one count into one; return how many fewer there are. The hours of long ago are one count. Rows that
+-- somebody has locked are left alone.
+CREATE FUNCTION build_tally_fold(p_user uuid, p_project uuid, p_hour timestamptz) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    everything constant uuid := '00000000-0000-0000-0000-000000000000';
+    long_ago constant timestamptz := now() - interval '8 days';
+    -- Their places, where they stay while they are locked: a search for each id among thousands would be quadratic.
+    places tid[];
+    made bigint;
+BEGIN
+    places := ARRAY(
+        SELECT t.ctid FROM build_tallies AS t
+        WHERE t.user_id = p_user AND t.project_id = p_project
+            AND (t.hour = p_hour OR p_hour < long_ago AND t.hour < long_ago)
+        FOR UPDATE SKIP LOCKED
+    );
+    WITH gone AS (
+        DELETE FROM build_tallies AS t WHERE t.ctid = ANY (places)
+        RETURNING t.user_id, t.project_id, CASE WHEN t.hour >= long_ago THEN t.hour ELSE '-infinity' END AS hour, t.builds,
+                  t.running, t.succeeded, t.failed, t.newest_id
+    )
+    INSERT INTO build_tallies (user_id, project_id, hour, builds, running, succeeded, failed, newest_id)
+    SELECT g.user_id, g.project_id, g.hour, sum(g.builds), sum(g.running), sum(g.succeeded), sum(g.failed),
+           (array_agg(b.id ORDER BY b.created_at DESC, b.id DESC) FILTER (WHERE b.id IS NOT NULL))[1]
+    FROM gone AS g
+    LEFT JOIN builds AS b ON b.user_id = g.user_id AND b.id = g.newest_id AND g.project_id IN (b.project_id, everything)
+    GROUP BY g.user_id, g.project_id, g.hour
+    HAVING sum(g.builds) <> 0 OR sum(g.running) <> 0 OR sum(g.succeeded) <> 0 OR sum(g.failed) <> 0 OR count(b.id) > 0;
+    GET DIAGNOSTICS made = ROW_COUNT;
+    RETURN cardinality(places) - made;
+END
+$$;
+
 CREATE FUNCTION tally_builds() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -53,8 +87,12 @@ DECLARE
     moved boolean := true;
     key record;
     next_id uuid;
-    rows uuid[];
 BEGIN
+    -- It has the owner's rights, so on a table of somebody's own it would count what that one makes up. A shard has a number.
+    IF TG_TABLE_SCHEMA <> current_schema() OR TG_TABLE_NAME !~ '^builds(_[0-9]+)?$' THEN
+        RAISE EXCEPTION 'permission denied: builds are counted, and not the rows of %', TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF TG_OP = 'UPDATE' THEN
         -- No joins here: the plan for one row is kept, and used for a hundred thousand.
         changes := ARRAY(
@@ -144,27 +182,10 @@ BEGIN
             END IF;
         END IF;
 
-        -- Add up. Elsewhere than at READ COMMITTED a row that has just gone would be an error instead of being skipped.
+        -- Elsewhere than at READ COMMITTED a row that has just gone would be an error instead of being skipped: what gathers
+        -- there maintenance adds up.
         IF random() < 0.125 AND current_setting('transaction_isolation') = 'read committed' THEN
-            rows := ARRAY(
-                SELECT t.id FROM build_tallies AS t
-                WHERE t.user_id = key.user_id AND t.project_id = key.project_id
-                    AND (t.hour = key.hour OR key.hour < long_ago AND t.hour < long_ago)
-                FOR UPDATE SKIP LOCKED
-            );
-            WITH gone AS (
-                DELETE FROM build_tallies AS t
-                WHERE t.user_id = key.user_id AND t.project_id = key.project_id AND t.id = ANY (rows)
-                RETURNING t.user_id, t.project_id, CASE WHEN t.hour >= long_ago THEN t.hour ELSE '-infinity' END AS hour, t.builds,
-                          t.running, t.succeeded, t.failed, t.newest_id
-            )
-            INSERT INTO build_tallies (user_id, project_id, hour, builds, running, succeeded, failed, newest_id)
-            SELECT g.user_id, g.project_id, g.hour, sum(g.builds), sum(g.running), sum(g.succeeded), sum(g.failed),
-                   (array_agg(b.id ORDER BY b.created_at DESC, b.id DESC) FILTER (WHERE b.id IS NOT NULL))[1]
-            FROM gone AS g
-            LEFT JOIN builds AS b ON b.user_id = g.user_id AND b.id = g.newest_id AND g.project_id IN (b.project_id, everything)
-            GROUP BY g.user_id, g.project_id, g.hour
-            HAVING sum(g.builds) <> 0 OR sum(g.running) <> 0 OR sum(g.succeeded) <> 0 OR sum(g.failed) <> 0 OR count(b.id) > 0;
+            PERFORM build_tally_fold(key.user_id, key.project_id, key.hour);
         END IF;
     END LOOP;
     RETURN NULL;
@@ -175,6 +196,13 @@ $$;
 CREATE FUNCTION forget_builds() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- Of a table of somebody's own it would take the counts of everybody away.
+    IF TG_TABLE_SCHEMA <> current_schema()
+        OR TG_OP = 'TRUNCATE' AND TG_TABLE_NAME !~ '^builds(_[0-9]+)?$'
+        OR TG_OP <> 'TRUNCATE' AND TG_TABLE_NAME !~ '^(users|projects)(_[0-9]+)?$' THEN
+        RAISE EXCEPTION 'permission denied: counts go with builds, projects and users, and not with %', TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF TG_OP = 'TRUNCATE' THEN
         TRUNCATE build_tallies;
     ELSIF TG_TABLE_NAME LIKE 'users%' THEN
@@ -217,7 +245,7 @@ END
 $$;
 
 -- The triggers write what a tenant must not. pg_temp comes last, or a temporary table with the right name would be taken
--- for ours; and the path of a restored dump is empty.
+-- for ours; and the path of a restored dump is empty. Nobody else makes triggers of them: see grant_atlas_roles.
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION build_recount(uuid) SET search_path = %I, pg_temp', current_schema());

@@ -19,7 +19,7 @@ BEGIN
         OR pg_has_role(coalesce(nullif(current_setting('role'), 'none')::name, session_user), current_user, 'USAGE') THEN
         RETURN;
     END IF;
-    RAISE EXCEPTION 'permission denied for this user''s quota' USING ERRCODE = 'insufficient_privilege';
+    RAISE EXCEPTION 'permission denied for what is this user''s' USING ERRCODE = 'insufficient_privilege';
 END
 $$;
 
@@ -29,11 +29,15 @@ CREATE POLICY tenant_reads ON claims FOR SELECT
     USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
 CREATE POLICY tenant_claims ON claims FOR INSERT
     WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email');
+-- Of one's own host, while a preview is made there: to lock a row takes the right to change it.
+CREATE POLICY tenant_holds ON claims FOR UPDATE
+    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email')
+    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email');
 CREATE POLICY tenant_releases ON claims FOR DELETE
     USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid AND kind <> 'email');
 
--- The door to the quotas has the owner's rights, because a tenant must not write counters. pg_temp comes last, or a
--- temporary table with the right name would be taken for ours.
+-- The doors to the quotas and to the ports have the owner's rights, because a tenant must not write counters nor take a
+-- port for nothing. pg_temp comes last, or a temporary table with the right name would be taken for ours.
 DO $$
 DECLARE
     door regprocedure;
@@ -46,7 +50,8 @@ BEGIN
         'quota_release(uuid, uuid)',
         'quota_extend(uuid, uuid, bigint, numeric, interval)',
         'quota_progress(uuid, uuid, bigint, numeric)',
-        'quota_add(uuid, uuid, bigint, numeric, jsonb)'
+        'quota_add(uuid, uuid, bigint, numeric, jsonb)',
+        'preview_port_take(uuid, uuid, text, integer, integer)'
     ]::regprocedure[] LOOP
         EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = %I, pg_temp', door, current_schema());
     END LOOP;
@@ -62,28 +67,46 @@ DECLARE
         SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = 'users'::regclass
     );
+    ours constant text[] := ARRAY[
+        'build_logs', 'build_tallies', 'builds', 'checkpoints', 'claims', 'events', 'maintenance_runs', 'memory_blobs',
+        'memory_files', 'memory_snapshots', 'plans', 'preview_ports', 'previews', 'project_health', 'projects',
+        'quota_grants', 'quota_history', 'quota_reservations', 'restores', 'schema_version', 'sessions', 'usage_ledger',
+        'user_quotas', 'user_usage_summary', 'users'
+    ];
     allowed constant text[] := ARRAY[
         'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants, sessions,'
             ' events, projects, builds, build_logs, build_tallies, previews, preview_ports, usage_ledger, memory_blobs, memory_files,'
             ' checkpoints, memory_snapshots, restores, user_usage_summary, project_health',
         -- Without the hash of the password, which only signing in needs.
-        'SELECT (id, email, name, plan, email_verified, created_at, updated_at), UPDATE (name) ON users',
-        'INSERT, DELETE ON claims',
+        'SELECT (id, email, name, plan, email_verified, password_changed_at, created_at, updated_at), UPDATE (name) ON users',
+        'INSERT, UPDATE (user_id), DELETE ON claims',
         'INSERT, UPDATE (is_active, last_seen_at), DELETE ON sessions',
         'INSERT ON events',
         -- What was told of its memory, which limits nothing.
         'UPDATE (memory_level) ON user_quotas',
         -- Not the columns of the quota's own entries.
         'INSERT (user_id, id, project_id, kind, amount, cost, meta, created_at) ON usage_ledger',
-        'INSERT, UPDATE, DELETE ON projects, builds, build_logs, previews, preview_ports',
+        'INSERT, UPDATE, DELETE ON projects, builds, build_logs, previews',
+        -- Taken by preview_port_take alone.
+        'DELETE ON preview_ports',
         'INSERT, UPDATE ON memory_blobs, memory_files, restores',
         'INSERT ON memory_snapshots, checkpoints'
     ];
+    -- Trigger functions with the owner's rights. Whoever may execute one may make a trigger of it on a table of his own; to
+    -- fire ours takes no right. Said here, because everybody may execute what a dump without privileges brings back.
+    counting constant text := format('%1$I.tally_builds(), %1$I.forget_builds()', home);
 BEGIN
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', counting);
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'atlas_app') THEN
         RETURN false;
     END IF;
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM atlas_app', home);
+    -- Of ours only: what else is in the schema belongs to somebody who may have given atlas_app something.
+    EXECUTE (
+        SELECT 'REVOKE ALL ON ' || string_agg(format('%I.%I', home, c.relname), ', ') || ' FROM atlas_app'
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = home AND c.relname = ANY (ours) AND c.relkind IN ('r', 'p', 'v')
+    );
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM atlas_app', counting);
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO atlas_app', home);
     FOR number IN 1 .. array_length(allowed, 1) LOOP
         EXECUTE 'GRANT ' || allowed[number] || ' TO atlas_app';

@@ -1,6 +1,3 @@
--- name: roll
-SELECT quota_roll(%(limit)s);
-
 -- name: usage
 -- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
 -- more, and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_burn would charge to the top-ups,

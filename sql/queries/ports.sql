@@ -3,7 +3,7 @@
 SELECT port FROM preview_ports WHERE user_id = %(user_id)s AND preview_id = %(preview_id)s AND machine = %(machine)s;
 
 -- name: take
--- NULL: none is free.
+-- Instead of the one that it has; NULL: none is free.
 SELECT preview_port_take(%(user_id)s, %(preview_id)s, %(machine)s, %(first)s, %(last)s) AS port;
 
 -- name: taken

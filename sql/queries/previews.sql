@@ -3,6 +3,7 @@
 INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: lock_claim
+-- Of another tenant's a tenant gets no row.
 SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
 
 -- name: serves

@@ -50,7 +50,18 @@ RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, 
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
-WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND (created_at, id) > (
+      coalesce(%(after_at)s, '-infinity'::timestamptz),
+      coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid))
+ORDER BY created_at, id LIMIT %(limit)s::bigint;
+
+-- name: list_all
+-- The same of all users, by an index in this order: one statement for both would have one plan, wrong for either.
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (created_at, id) > (
       coalesce(%(after_at)s, '-infinity'::timestamptz),
       coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid))
@@ -61,7 +72,17 @@ ORDER BY created_at, id LIMIT %(limit)s::bigint;
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
-WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s) AND (%(status)s::text IS NULL OR status = %(status)s)
+WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
+  AND (updated_at, id) < (
+      coalesce(%(after_at)s, 'infinity'::timestamptz),
+      coalesce(%(after_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
+
+-- name: list_all_by_use
+SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
+       updated_at
+FROM projects
+WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (updated_at, id) < (
       coalesce(%(after_at)s, 'infinity'::timestamptz),
       coalesce(%(after_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))

@@ -58,6 +58,21 @@ SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
 -- name: previews_left
 SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s;
 
+-- name: failed_previews
+-- Failing is the last change of a row. By the time it was made, which is earlier: the index has no other.
+WITH gone AS (
+    DELETE FROM previews WHERE status = 'failed' AND ctid = ANY(ARRAY(
+        SELECT ctid FROM previews
+        WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s AND created_at >= %(at)s
+        ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING created_at
+)
+SELECT count(*) AS removed, max(created_at) AS at FROM gone;
+
+-- name: failed_previews_left
+SELECT count(*) FROM previews WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s;
+
 -- name: events
 WITH gone AS (
     DELETE FROM events WHERE ctid = ANY(ARRAY(

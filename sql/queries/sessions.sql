@@ -3,8 +3,13 @@
 SELECT clock_timestamp();
 
 -- name: issue
+-- No row when the password was changed since the user was read, or the user is gone. The user is held until the session
+-- is there for all to see: whoever ends all sessions holds the user first, and so sees this one. Not FOR SHARE: two who
+-- sign in and end the other sessions, each in one transaction, would wait for each other.
 INSERT INTO sessions (user_id, id, token_hash, expires_at, ip, user_agent)
-VALUES (%(user_id)s, %(session_id)s, %(token_hash)s, %(expires_at)s, %(ip)s, %(user_agent)s)
+SELECT id, %(session_id)s, %(token_hash)s, %(expires_at)s, %(ip)s, %(user_agent)s FROM users
+WHERE id = %(user_id)s AND password_changed_at IS NOT DISTINCT FROM %(password_changed_at)s::timestamptz
+FOR NO KEY UPDATE
 RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
 
 -- name: look
@@ -26,6 +31,10 @@ WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active
   AND (%(token_hash)s::bytea IS NULL OR token_hash = %(token_hash)s::bytea)
 RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
 
+-- name: hold
+-- Waits for the sign-ins that are being written. A statement of its own: the next one sees them.
+SELECT id FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
+
 -- name: revoke_all
 -- Locked in the order of ids, so that two at once cannot deadlock.
 UPDATE sessions SET is_active = false
@@ -40,12 +49,3 @@ WHERE sessions.user_id = %(user_id)s AND sessions.id = held.id;
 SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at FROM sessions
 WHERE user_id = %(user_id)s AND is_active AND expires_at > now()
 ORDER BY id DESC LIMIT %(limit)s;
-
--- name: expired
--- Those that nobody else is deleting, the oldest first.
-SELECT user_id, id FROM sessions WHERE expires_at <= now()
-ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED;
-
--- name: purge
-DELETE FROM sessions
-WHERE user_id = ANY(%(user_ids)s) AND id = ANY(%(session_ids)s) AND expires_at <= now();

@@ -51,3 +51,27 @@ ORDER BY 1 NULLS FIRST, 2 NULLS FIRST;
 
 -- name: recount
 SELECT build_recount(%(user_id)s);
+
+-- name: heaps
+-- The counts of a page of users that more rows say than a few, and how many of those one row can stand for. The hours of
+-- long ago are one count, as in build_tally_fold, and have none here: Python has no such hour.
+WITH page AS (
+    SELECT DISTINCT user_id FROM build_tallies WHERE user_id > %(user_id)s ORDER BY user_id LIMIT %(limit)s
+), counts AS (
+    SELECT t.user_id, t.project_id,
+           CASE WHEN t.hour >= now() - interval '8 days' THEN t.hour ELSE '-infinity' END AS hour, count(*) AS rows
+    FROM build_tallies AS t
+    JOIN page AS p ON p.user_id = t.user_id
+    GROUP BY 1, 2, 3
+), heaps AS (
+    SELECT user_id, project_id, hour, rows FROM counts WHERE rows > %(few)s
+)
+SELECT (SELECT count(*) FROM page) AS users, coalesce((SELECT sum(rows) FROM counts), 0)::bigint AS examined,
+       coalesce(sum(rows - 1), 0)::bigint AS surplus, coalesce(array_agg(user_id), '{}') AS user_ids,
+       coalesce(array_agg(project_id), '{}') AS project_ids, coalesce(array_agg(nullif(hour, '-infinity')), '{}') AS hours,
+       (SELECT user_id FROM page ORDER BY user_id DESC LIMIT 1) AS user_id
+FROM heaps;
+
+-- name: fold
+SELECT coalesce(sum(build_tally_fold(k.user_id, k.project_id, coalesce(k.hour, '-infinity'))), 0)::bigint
+FROM unnest(%(user_ids)s::uuid[], %(project_ids)s::uuid[], %(hours)s::timestamptz[]) AS k (user_id, project_id, hour);

@@ -3,40 +3,45 @@
 INSERT INTO claims (kind, value, user_id) VALUES ('email', %(email)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: create
-INSERT INTO users (id, email, password_hash, name, plan)
-VALUES (%(user_id)s, %(email)s, %(password_hash)s, %(name)s, %(plan)s)
-RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+INSERT INTO users (id, email, password_hash, password_changed_at, name, plan)
+VALUES (%(user_id)s, %(email)s, %(password_hash)s,
+        CASE WHEN %(password_hash)s::text IS NOT NULL THEN clock_timestamp() END, %(name)s, %(plan)s)
+RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
 -- name: get
-SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users WHERE id = %(user_id)s;
+SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users WHERE id = %(user_id)s;
 
 -- name: by_email
-SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users
+SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
+
+-- name: plan_of
+-- Which plan a user leaves; held, so that no other change comes between.
+SELECT plan FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
 
 -- name: set_plan
 -- The trigger sets the limits.
 UPDATE users SET plan = %(plan)s WHERE id = %(user_id)s
-RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
 -- name: plan_exists
 SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);
 
 -- name: list
 -- Ids are in the order of time.
-SELECT id, email, name, plan, email_verified, created_at, updated_at FROM users
+SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
 WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
 ORDER BY id LIMIT %(limit)s;
 
 -- name: verify_email
 -- No row when it is so already.
 UPDATE users SET email_verified = true WHERE id = %(user_id)s AND email = %(email)s AND NOT email_verified
-RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
 -- name: rename
 -- No row when that is the name already.
 UPDATE users SET name = %(name)s WHERE id = %(user_id)s AND name <> %(name)s
-RETURNING id, email, name, plan, email_verified, created_at, updated_at;
+RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
 -- name: lock_quota
 SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;
@@ -67,3 +72,6 @@ DELETE FROM preview_ports WHERE user_id = %(user_id)s;
 -- name: delete
 -- Everything else of the user goes by foreign keys.
 DELETE FROM users WHERE id = %(user_id)s;
+
+-- name: memory_files
+SELECT project_id, path FROM memory_files WHERE user_id = %(user_id)s;

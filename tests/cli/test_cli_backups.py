@@ -11,6 +11,7 @@ from filling import fill, prints
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import places
 from atlas_sdk._embedded.account import find_account
+from atlas_sdk.dsn import masked
 
 
 def test_dump_and_load(cli, dsn, empty_dsn, tmp_path):
@@ -29,7 +30,10 @@ def test_dump_and_load(cli, dsn, empty_dsn, tmp_path):
     )
     shown = cli("db", "dump", "--force", file, "--dsn", dsn)
     assert f" {sum(made['rows'].values()):,} rows, in " in shown.out
+    assert f"\ndatabase: {masked(dsn)}\n" in shown.out
+    assert made["database"] == masked(dsn)
     loaded = cli("db", "load", file, "--dsn", empty_dsn, "--json").record
+    assert loaded["database"] == masked(empty_dsn)
     assert (loaded["ok"], loaded["rows"], loaded["users"]) == (True, made["rows"], 2)
     assert prints(empty_dsn) == before
     over = cli("db", "load", file, "--dsn", empty_dsn)
@@ -46,6 +50,27 @@ def test_load_says_what_reads_back_wrong(cli, dsn, empty_dsn, tmp_path):
     assert loaded.code == 6
     assert "the bytes do not match" in loaded.err
     assert "rows loaded" in loaded.out
+    assert f"\ndatabase: {masked(empty_dsn)}\n" in loaded.out
+
+
+def test_a_load_into_a_home_is_not_one_into_the_server_of_the_environment(cli, dsn, home, tmp_path, monkeypatch):
+    """As in docs/backups.md: the home is full here, so that it is the one that refuses."""
+    cli("db", "dump", tmp_path / "a.dump", "--dsn", dsn)
+    with Atlas.open(home=home) as embedded:
+        embedded.users.local()
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/production")
+    ran = cli("db", "load", tmp_path / "a.dump", "--home", home)
+    assert ran.code == 1
+    assert "is not empty, and a load never goes over data" in ran.sentence
+
+
+def test_a_folder_that_is_not_there_is_not_made(cli, dsn, tmp_path):
+    folder = tmp_path / "unmounted"
+    for arguments in (["--force"], []):
+        ran = cli("db", "dump", folder / "a.dump", "--dsn", dsn, *arguments)
+        assert ran.code == 1
+        assert f"the folder {folder} is not there; make it, or mount its disk" in ran.sentence
+        assert not folder.exists()
 
 
 def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(atlasctl, dsn, tmp_path):

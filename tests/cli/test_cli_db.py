@@ -1,7 +1,7 @@
 import psycopg
 import pytest
 
-from atlas_sdk.cli.db import masked
+from atlas_sdk.dsn import masked
 
 
 def test_status_of_the_embedded_server(home, cli):
@@ -16,7 +16,7 @@ def test_status_of_the_embedded_server(home, cli):
 def test_a_server_changes_only_when_asked(cli, empty_dsn, folder):
     missing = cli("log", "--dsn", empty_dsn, "--project", folder)
     assert missing.code == 1
-    assert "atlasctl db migrate" in missing.sentence
+    assert "atlasctl db init" in missing.sentence
     state = cli("db", "status", "--dsn", empty_dsn, "--json")
     assert state.code == 1
     assert state.record["schema_version"] is None
@@ -83,3 +83,59 @@ def test_user_of_the_settings_acts(cli, dsn, folder, monkeypatch, atlas):
     assert [project.path for project in atlas.projects.list(ada)] == [str(folder)]
     monkeypatch.delenv("ATLAS_USER")
     assert cli("log", "--dsn", dsn, "--project", folder).code == 3
+
+
+def test_a_home_is_that_folder_whatever_the_environment_says(cli, home, dsn, tmp_path, monkeypatch):
+    monkeypatch.delenv("ATLAS_HOME")
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/production")
+    embedded = f"embedded, in {home}"
+    assert cli("db", "status", "--home", home, "--json").record["database"] == embedded
+    assert cli("--home", home, "db", "url", "--json").record["embedded"] is True
+    monkeypatch.setenv("DB_HOST", "127.0.0.1")
+    monkeypatch.setenv("DB_PORT", "1")
+    monkeypatch.setenv("DB_NAME", "production")
+    made = cli("db", "init", "--home", home)
+    assert (made.code, made.err) == (0, "DB_HOST, DB_PORT, DB_NAME: not used, because --home comes first\n")
+    # What was typed says production.
+    assert cli("db", "status", "--dsn", dsn).code == 0
+    assert cli("db", "status").code == 5
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_a_server_and_a_home_on_one_line_are_refused(cli, tmp_path, before):
+    server = ("--dsn", "postgresql://127.0.0.1:1/x")
+    ran = cli(*server, "db", "status", "--home", tmp_path) if before else cli("log", *server, "--home", tmp_path)
+    assert ran.code == 2
+    assert ran.sentence.startswith("--dsn is a server and --home the folder of the embedded database: give one of them")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_turned_out_to_be_nothing_is_refused(cli, monkeypatch):
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/production")
+    ran = cli("db", "load", "monday.dump", "--home", "")
+    assert (ran.code, ran.sentence) == (
+        2,
+        "--home is empty: give a folder, or leave the option out; see: atlasctl db load --help",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["verify"], ["verify", "--json"], ["quota", "show"], ["quota", "history"], ["status", "--all"], ["log"]],
+)
+def test_who_only_looks_makes_no_user(cli, dsn, atlas, arguments):
+    atlas.users.create("ada@example.com")
+    ran = cli(*arguments, "--dsn", dsn)
+    assert ran.code == 3
+    assert "there are no projects of the login " in ran.err
+    assert masked(dsn) in ran.err
+    assert [user.email for user in atlas.users.list()] == ["ada@example.com"]
+
+
+def test_verify_is_about_a_user_who_has_something(cli, dsn, atlas, folder):
+    ada = atlas.users.create("ada@example.com")
+    none = cli("verify", "--dsn", dsn, "--user", "ada@example.com")
+    assert (none.code, none.raw) == (3, b"")
+    assert "there are no projects of ada@example.com in this database" in none.sentence
+    atlas.memory.capture(atlas.projects.create(ada, path=folder))
+    assert cli("verify", "--dsn", dsn, "--user", "ada@example.com", "--json").record["versions"] == 2

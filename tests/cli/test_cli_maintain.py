@@ -17,6 +17,9 @@ from atlas_sdk import MAINTENANCE_JOBS
 from atlas_sdk.cli.db import db
 
 GUIDE = Path(__file__).parents[2] / "docs/maintenance.md"
+BACKUPS = GUIDE.with_name("backups.md")
+#: Where the guides install it.
+PROGRAM = "/opt/atlasengine/bin/atlasctl"
 
 
 @pytest.fixture
@@ -113,6 +116,17 @@ def test_a_job_that_fails_exits_with_1_after_the_others(ada, cli, admin):
     assert cli("db", "maintain", "--json").record["ok"] is False
 
 
+@pytest.mark.parametrize("arguments", [["--dry-run"], [], ["--job", "sessions"]], ids=" ".join)
+def test_a_login_that_does_not_see_all_rows_is_refused(ada, cli, admin, dsn, arguments):
+    """It would report that there is nothing to do."""
+    ran = cli("db", "maintain", "--dsn", f"{dsn}&options=-crole%3Datlas_app", *arguments)
+    assert ran.code == 1
+    assert "this login does not see all rows, so it cannot do maintenance: run it as the owner of the tables" in (
+        ran.sentence
+    )
+    assert rows(admin, "sessions") == 12
+
+
 def test_a_database_that_is_away_exits_with_5(cli, tmp_path):
     assert cli("db", "maintain", "--dsn", f"postgresql:///x?host={tmp_path}").code == 5
 
@@ -122,7 +136,7 @@ def test_a_terminal_shows_how_far_it_is(ada, atlasctl, admin):
     text = terminal.read_until()
     assert terminal.end() == 0
     assert "sessions: " in text
-    assert "8/8" in text
+    assert f"{len(MAINTENANCE_JOBS)}/{len(MAINTENANCE_JOBS)}" in text
     assert "12 expired sessions" in text
     assert rows(admin, "sessions") == 0
 
@@ -146,18 +160,33 @@ def test_an_interrupted_run_is_on_record_as_stopped(ada, atlas, admin, atlasctl)
 # The guide.
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+def blocks(language, guide=GUIDE):
+    return re.findall(rf"```{language}\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)
 
 
-def test_every_command_of_the_guide_is_a_real_one():
-    text = "\n".join(block for language in ("console", "cron", "ini") for block in blocks(language))
-    lines = re.findall(r"(?:^\$ |\s|/)(atlasctl [^>\n]+)", text, re.MULTILINE)
-    assert len(lines) == 5
+@pytest.mark.parametrize(("guide", "commands"), [(GUIDE, 6), (BACKUPS, 5)], ids=["maintenance", "backups"])
+def test_every_command_of_the_guide_is_a_real_one(guide, commands):
+    text = "\n".join(block for language in ("console", "cron", "ini") for block in blocks(language, guide))
+    text = re.sub(r"\$\(date .+?\)", "Mon", text)
+    lines = re.findall(r"(?:^\$ |\s|/)(atlasctl db (?:(?! 2>)[^>\n|'&])+)", text, re.MULTILINE)
+    assert len(lines) == commands
     for line in lines:
         _, group, name, *arguments = shlex.split(line)
         assert group == "db"
         db.commands[name].make_context(line, arguments).close()
+
+
+@pytest.mark.parametrize("guide", [GUIDE, BACKUPS], ids=["maintenance", "backups"])
+def test_what_a_timer_runs_has_a_path_an_account_and_a_login_that_exists(guide):
+    """Cron's and systemd's PATH is short, and the role that owns the tables cannot log in."""
+    timed = [*blocks("cron", guide), *(block for block in blocks("ini", guide) if "ExecStart" in block)]
+    assert len(timed) == 2
+    for block in timed:
+        assert re.findall(r"postgresql://(\w+)@", block) == ["atlas_ops"]
+        assert block.count("atlasctl") == block.count(PROGRAM)
+        assert " atlas " in block or "User=atlas" in block
+        assert ">>" not in block
+    assert "CREATE ROLE atlas_ops LOGIN IN ROLE atlas_owner;" in blocks("sql")[0]
 
 
 def test_the_settings_of_the_guide_are_known(tmp_path, monkeypatch):
@@ -170,7 +199,7 @@ def test_the_settings_of_the_guide_are_known(tmp_path, monkeypatch):
 
 
 def test_the_statements_of_the_guide_run(ada, atlas, admin):
-    (block,) = blocks("sql")
+    block = blocks("sql")[-1]
     for statement in block.split(";")[:2]:
         admin.execute(statement)
     assert rows(admin, "memory_snapshots") == 2
@@ -183,7 +212,7 @@ def test_systemd_accepts_the_units_of_the_guide(tmp_path):
     for block in blocks("ini"):
         name = re.match(r"# /etc/systemd/system/(\S+)", block)
         # The program and the account of this machine.
-        text = block.replace("/usr/local/bin/atlasctl", sys.executable).replace("User=atlas", "User=root")
+        text = block.replace(PROGRAM, sys.executable).replace("User=atlas", "User=root")
         files.append(tmp_path / name[1])
         files[-1].write_text(text)
     assert [file.suffix for file in files] == [".service", ".timer"]

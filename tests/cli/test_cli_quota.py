@@ -135,7 +135,8 @@ def test_another_user_is_named_by_address(ada, atlas, cli):
 
 def test_without_settings_it_is_the_local_user(ada, atlas, cli, monkeypatch):
     monkeypatch.delenv("ATLAS_USER")
-    assert cli("quota", "show", "--json").record["user"]["id"] == str(atlas.users.local().id)
+    local = atlas.users.local()
+    assert cli("quota", "show", "--json").record["user"]["id"] == str(local.id)
 
 
 def test_set_changes_what_is_given(ada, atlas, cli):

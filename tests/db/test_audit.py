@@ -147,7 +147,7 @@ CASES = [
     case("sessions.issue", "session.issued", lambda to, u: to.sessions.issue(u), user),
     case("sessions.revoke", "session.revoked", lambda to, s: to.sessions.revoke(s), session),
     case("sessions.revoke_all", "session.all_revoked", lambda to, _, u: to.sessions.revoke_all(u), session, user),
-    Case("sessions.purge_expired", "session.purged", _expired, nobody=True),
+    Case("sessions.purge_expired", "maintenance.sessions", _expired, nobody=True),
     case("projects.create", "project.created", lambda to, u: to.projects.create(u, path="/srv/app"), user),
     case("projects.archive", "project.archived", lambda to, p: to.projects.archive(p), project),
     case(
@@ -255,6 +255,7 @@ CASES = [
         user,
     ),
     Case("quotas.tell_memory", "quota.memory", _full),
+    case("quotas.reset_monthly", "maintenance.periods", lambda to: to.quotas.reset_monthly(), nobody=True),
     case("maintenance.run", "maintenance.claims", lambda to: to.maintenance.run(["claims"]), nobody=True),
     *(
         case(
@@ -272,6 +273,7 @@ CASES = [
             ("purge_events", "events"),
             ("prune_snapshots", "snapshots"),
             ("collect_contents", "contents"),
+            ("fold_tallies", "tallies"),
         )
     ),
     case("events.log", "deploy.done", lambda to, u: to.events.log("deploy.done", user=u), user),
@@ -357,7 +359,6 @@ SILENT: dict[str, Callable[[World], Callable[[Any], object]]] = {
         case("quotas.reserve", "", lambda to, u: to.quotas.reserve(u, tokens=5), user),
         case("quotas.add_tokens", "", lambda to, u: to.quotas.add_tokens(u, 5), user),
         case("quotas.hit", "", lambda to, u: to.quotas.hit(u), user),
-        case("quotas.reset_monthly", "", lambda to, _: to.quotas.reset_monthly(), user),
     ]
 }
 

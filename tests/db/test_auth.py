@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import argon2
 import psycopg
 import pytest
+from entered import PATIENCE_S, until, waiting
 
 from atlas_sdk import (
     AsyncAtlas,
     Atlas,
+    AuthError,
     InvalidInput,
     InvalidToken,
     NotFound,
@@ -257,6 +264,76 @@ def test_hashing_keeps_off_the_event_loop(dsn: str, work: Work) -> None:
     assert work.threads
 
 
+def test_sign_ins_leave_the_threads_of_asyncio_alone(dsn: str, monkeypatch: Any) -> None:
+    verify = argon2.PasswordHasher.verify
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def slow(self: Any, stored: str, password: bytes) -> bool:
+        begun.append(threading.get_ident())
+        assert go_on.wait(PATIENCE_S)
+        return verify(self, stored, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", slow)
+
+    async def both_begun() -> None:
+        while len(set(begun)) < 2:  # noqa: ASYNC110  # it is about threads
+            await asyncio.sleep(0.01)
+
+    async def sign_in() -> None:
+        # As many as compute at once at least, so that all of them could be kept from the application.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        async with AsyncAtlas.open(dsn) as atlas:
+            user = await atlas.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
+            crowd = [asyncio.create_task(atlas.users.authenticate("ada@example.com", PASSWORD)) for _ in range(8)]
+            try:
+                await asyncio.wait_for(both_begun(), PATIENCE_S)
+                assert await asyncio.wait_for(asyncio.to_thread(lambda: "a file"), 10) == "a file"
+            finally:
+                go_on.set()
+                found = await asyncio.gather(*crowd)
+            assert [one and one.id for one in found] == [user.id] * len(crowd)
+
+    asyncio.run(sign_in())
+
+
+def test_the_threads_of_passwords_see_the_context_of_their_caller(dsn: str, monkeypatch: Any) -> None:
+    request: ContextVar[str] = ContextVar("request")
+    seen: list[str] = []
+    real = passwords.hashed
+
+    def noting(password: bytes) -> str:
+        seen.append(request.get())
+        return real(password)
+
+    monkeypatch.setattr(passwords, "hashed", noting)
+
+    async def sign_up() -> None:
+        request.set("the first")
+        async with AsyncAtlas.open(dsn) as atlas:
+            await atlas.users.create("ada@example.com", password=PASSWORD)
+
+    asyncio.run(sign_up())
+    assert seen == ["the first"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_computes_in_threads_of_its_own() -> None:
+    """The parent's threads are not there: what waits for them would wait for ever."""
+    assert passwords._executor.submit(len, "warm").result(PATIENCE_S) == 4
+    child = """
+import os, sys
+from atlas_sdk.ops import passwords
+passwords._executor.submit(len, "warm").result(30)
+child = os.fork()
+if not child:
+    os._exit(passwords._executor.submit(len, "child").result(30))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", child], timeout=PATIENCE_S, check=False)
+    assert done.returncode == 5
+
+
 def test_no_transaction_is_open_while_a_password_is_hashed(face: Any, migrated: Any, monkeypatch: Any) -> None:
     seen: list[int] = []
     for name in ("hashed", "matches", "refreshed"):
@@ -289,6 +366,23 @@ def test_a_password_changed_while_the_old_one_is_compared_does_not_sign_in(
     monkeypatch.setattr(passwords, "matches", meanwhile)
     assert face.users.authenticate("ada@example.com", PASSWORD) is None
     assert events_of(migrated, user.id)[-1] == ("user.sign_in_failed", {"reason": "changed meanwhile"})
+
+
+def test_two_who_sign_in_while_the_hash_is_renewed_both_do(
+    face: Any, dsn: str, migrated: Any, monkeypatch: Any
+) -> None:
+    user = face.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
+    real = passwords.matches
+
+    def meanwhile(stored: str | None, password: bytes | None) -> bool:
+        monkeypatch.setattr(passwords, "matches", real)
+        with Atlas.open(dsn) as other:
+            assert other.users.authenticate("ada@example.com", PASSWORD) is not None
+        return real(stored, password)
+
+    monkeypatch.setattr(passwords, "matches", meanwhile)
+    assert face.users.authenticate("ada@example.com", PASSWORD).id == user.id
+    assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", *["user.signed_in"] * 2]
 
 
 def test_a_password_set_while_an_old_hash_is_renewed_stays(face: Any, dsn: str, monkeypatch: Any) -> None:
@@ -327,6 +421,105 @@ def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(face: Any) ->
     assert face.users.set_password(user, "yet another one", keep=foreign.session) == 1
     with pytest.raises(InvalidToken):
         face.sessions.verify(here.token)
+
+
+def test_who_signed_in_by_the_old_password_gets_no_session(face: Any, migrated: Any) -> None:
+    user = face.users.create("ada@example.com", password=PASSWORD)
+    by_the_old_one = face.users.authenticate("ada@example.com", PASSWORD)
+    assert face.sessions.issue(by_the_old_one).session.is_active
+    assert face.users.set_password(user, "a new one altogether") == 1
+    for stale in (by_the_old_one, user):
+        with pytest.raises(AuthError, match="authenticate again") as failure:
+            face.sessions.issue(stale)
+        assert not isinstance(failure.value, InvalidToken)
+    assert face.sessions.list(user) == []
+    assert [kind for kind, _ in events_of(migrated, user.id)].count("session.issued") == 1
+    by_the_new_one = face.users.authenticate("ada@example.com", "a new one altogether")
+    for fresh in (by_the_new_one, face.users.get(user.id), face.users.update(user, name="Ada")):
+        assert face.sessions.issue(fresh).session.is_active
+
+
+def test_the_first_password_is_a_change_as_well(face: Any) -> None:
+    user = face.users.create("ada@example.com")
+    assert user.password_changed_at is None
+    assert face.sessions.issue(user).session.is_active
+    face.users.set_password(user, PASSWORD)
+    with pytest.raises(AuthError):
+        face.sessions.issue(user)
+    assert face.sessions.issue(face.users.authenticate("ada@example.com", PASSWORD)).session.is_active
+
+
+def test_a_renewed_hash_is_no_new_password(face: Any, migrated: Any) -> None:
+    foreign = CHEAP.hash(PASSWORD)
+    user = face.users.create("ada@example.com", password_hash=foreign)
+    assert face.users.authenticate("ada@example.com", PASSWORD).id == user.id
+    assert stored_hash(migrated, user) != foreign
+    assert face.sessions.issue(user).session.is_active
+    assert face.users.get(user.id).password_changed_at == user.password_changed_at is not None
+
+
+def test_every_change_of_a_password_has_a_moment_of_its_own(face: Any, migrated: Any) -> None:
+    user = face.users.create("ada@example.com", password=PASSWORD)
+    # As if the server's clock had been a day ahead.
+    ahead = "UPDATE users SET password_changed_at = now() + interval '1 day' RETURNING password_changed_at"
+    ((changed_at,),) = migrated.execute(ahead).fetchall()
+    before = face.users.get(user.id)
+    face.users.set_password(user, "a new one altogether")
+    assert face.users.get(user.id).password_changed_at > changed_at
+    with pytest.raises(AuthError):
+        face.sessions.issue(before)
+
+
+@pytest.mark.parametrize("how", ["password", "revoked"])
+def test_a_session_that_is_being_issued_ends_with_all_others(face: Any, dsn: str, how: str) -> None:
+    user = face.users.create("ada@example.com", password=PASSWORD)
+    with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
+        with other.transaction() as signing_in:
+            token = signing_in.sessions.issue(user).token
+            if how == "password":
+                ending = threads.submit(face.users.set_password, user, "a new one altogether")
+            else:
+                ending = threads.submit(face.sessions.revoke_all, user)
+            until(lambda: ending.done() or waiting(dsn))
+        assert ending.result(PATIENCE_S) == 1
+        with pytest.raises(InvalidToken):
+            other.sessions.verify(token)
+
+
+@pytest.mark.parametrize("first", ["password", "deletion"])
+def test_a_sign_in_waits_for_a_change_that_is_being_made(face: Any, dsn: str, first: str) -> None:
+    user = face.users.create("ada@example.com", password=PASSWORD)
+    with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
+        with other.transaction() as changing:
+            if first == "password":
+                changing.users.set_password(user, "a new one altogether")
+            else:
+                changing.users.delete(user)
+            signing_in = threads.submit(face.sessions.issue, user)
+            until(lambda: signing_in.done() or waiting(dsn))
+        with pytest.raises(AuthError if first == "password" else NotFound):
+            signing_in.result(PATIENCE_S)
+        assert other.sessions.list(user) == []
+
+
+def test_two_who_sign_in_and_end_the_others_leave_one_session(dsn: str) -> None:
+    with Atlas.open(dsn) as atlas, ThreadPoolExecutor(1) as threads:
+        user = atlas.users.create("ada@example.com")
+
+        def alone() -> str:
+            with atlas.transaction() as tx:
+                issued = tx.sessions.issue(user)
+                tx.sessions.revoke_all(user, except_session=issued.session)
+            return issued.token
+
+        with atlas.transaction() as tx:
+            issued = tx.sessions.issue(user)
+            second = threads.submit(alone)
+            until(lambda: second.done() or waiting(dsn))
+            tx.sessions.revoke_all(user, except_session=issued.session)
+        assert atlas.sessions.verify(second.result(PATIENCE_S)).is_active
+        with pytest.raises(InvalidToken):
+            atlas.sessions.verify(issued.token)
 
 
 def test_a_user_who_is_gone_gets_no_password(face: Any) -> None:

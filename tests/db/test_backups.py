@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -25,6 +27,7 @@ from atlas_sdk import Atlas, BackupFailed, DatabaseUnreachable, FileProblem, Inv
 from atlas_sdk._embedded import locks
 from atlas_sdk.backups import archive as archives
 from atlas_sdk.backups import programs
+from atlas_sdk.backups.partial import Partial
 from atlas_sdk.ops import schema
 
 PATIENCE_S = 60.0
@@ -277,6 +280,34 @@ def test_half_file_of_a_dump_at_work_is_left_alone(dsn: str, tmp_path: Path) -> 
     with pytest.raises(FileProblem, match="is there already"):
         backups.dump(file, dsn, on_progress=second)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == made[0].sha256
+    assert left_in(tmp_path) == ["a.dump"]
+
+
+def test_half_file_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tempfile.mkstemp
+    place = tmp_path / "a.dump"
+    names: list[str] = []
+
+    def swept(**where: Any) -> tuple[int, str]:
+        descriptor, name = original(**where)
+        names.append(name)
+        if len(names) == 1:
+            # Another dump begins, and ends, between the two steps of this one.
+            with Partial(place, overwrite=True):
+                assert not Path(name).exists()
+        return descriptor, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", swept)
+    with Partial(place, overwrite=True) as partial:
+        assert os.path.samestat(os.fstat(partial.descriptor), partial.path.stat())
+        assert stat.S_IMODE(partial.path.stat().st_mode) == 0o600
+        partial.path.write_bytes(b"whole")
+        assert partial.size() == 5
+        partial.publish()
+    assert place.read_bytes() == b"whole"
+    assert len(names) == 3
     assert left_in(tmp_path) == ["a.dump"]
 
 

@@ -198,11 +198,37 @@ def test_a_log_is_read_while_it_is_written_and_after(face: Any, project: Project
     assert face.builds.log(build) == "one\ntwo\n"
     done = face.builds.succeed(build)
     assert done.log_bytes == 8
+    with psycopg.connect(dsn) as raw:
+        assert raw.execute("SELECT logs FROM builds").fetchone() == ("one\ntwo\n",)
+        assert raw.execute("SELECT count(*) FROM build_logs").fetchone() == (0,)
     face.builds.append_log(build, "late\n")
     assert face.builds.log(build) == "one\ntwo\nlate\n"
-    with psycopg.connect(dsn) as raw:
-        assert raw.execute("SELECT logs FROM builds").fetchone() == ("one\ntwo\nlate\n",)
-        assert raw.execute("SELECT count(*) FROM build_logs").fetchone() == (0,)
+
+
+@pytest.mark.every_server
+def test_lines_after_the_end_do_not_write_the_log_anew(face: Any, project: Project, dsn: str) -> None:
+    build = face.builds.start(face.builds.create(project))
+    face.builds.append_log(build, "early\n")
+    face.builds.succeed(build)
+    line = "é" * 511 + "\n\n"
+
+    def stored() -> tuple[str, int]:
+        with psycopg.connect(dsn) as raw:
+            return raw.execute("SELECT logs, (SELECT count(*) FROM build_logs) FROM builds").fetchone()
+
+    for number in range(1, 64):
+        face.builds.append_log(build, line)
+        assert stored() == ("early\n", number)
+    assert face.builds.log(build) == "early\n" + line * 63
+    # 64 KiB have gathered.
+    face.builds.append_log(build, line)
+    assert stored() == ("early\n" + line * 64, 0)
+    # One piece may be as long by itself.
+    face.builds.append_log(build, "x" * 65_535)
+    assert stored()[1] == 1
+    face.builds.append_log(build, "x")
+    assert stored()[1] == 0
+    assert face.builds.log(build) == "early\n" + line * 64 + "x" * 65_536
 
 
 def test_no_line_is_lost_when_many_append_and_one_ends_the_build(atlas: Atlas) -> None:

@@ -310,3 +310,62 @@ def test_a_fork_while_other_threads_snapshot_does_not_hang(embedded: Atlas, fold
         codes = [os.waitpid(child, 0)[1] for child in children]
         over.set()
     assert codes == [0] * 12
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server in the environment that is not there: who reaches for it is told so."""
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://ada@127.0.0.1:1/production")
+
+
+def opened(kind: type[Any], *where: Any, **options: Any) -> str:
+    """Open a client of either kind and return where it is."""
+    if kind is Atlas:
+        with Atlas.open(*where, **options) as client:
+            return client.url
+
+    async def go() -> str:
+        async with AsyncAtlas.open(*where, **options) as client:
+            return client.url
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", [Atlas, AsyncAtlas])
+def test_a_client_without_an_address_obeys_the_environment(
+    kind: type[Any], dsn: str, atlas_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATLAS_HOME", str(atlas_home))
+    monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
+    assert opened(kind) == opened(kind, None, home=None) == dsn
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "")
+    assert opened(kind) != dsn
+
+
+@pytest.mark.parametrize("kind", [Atlas, AsyncAtlas])
+@pytest.mark.usefixtures("elsewhere")
+def test_an_address_or_a_home_that_is_given_beats_the_environment(kind: type[Any], dsn: str, atlas_home: Path) -> None:
+    assert opened(kind, dsn) == dsn
+    assert opened(kind, home=atlas_home)
+    with pytest.raises(DatabaseUnreachable, match="production"):
+        opened(kind)
+
+
+def test_who_is_looked_for_is_not_made(face: Any) -> None:
+    assert face.users.find_local() is None
+    assert face.users.list() == []
+    made = face.users.local()
+    assert face.users.find_local() == made
+
+
+def test_missing_signing_keys_are_told_with_the_line_that_makes_them(
+    atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ATLAS_SIGNING_KEYS", raising=False)
+    user = atlas.users.local()
+    with pytest.raises(InvalidInput) as refused:
+        atlas.sessions.issue(user)
+    line = 'SigningKeys.generate().write("/etc/atlas/signing-keys")'
+    assert line in str(refused.value)
+    guide = (Path(__file__).parents[2] / "docs/client.md").read_text("utf-8")
+    assert line in guide.partition("## Signing keys")[2].partition("\n## ")[0]

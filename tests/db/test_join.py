@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -82,3 +84,28 @@ def test_an_asyncio_connection(atlas: Atlas, dsn: str) -> None:
 
     asyncio.run(both())
     assert {event.type for event in atlas.events.search(user)} & {"order.placed", "order.paid"} == {"order.paid"}
+
+
+def test_a_version_that_somebody_else_commits_is_seen_at_once(embedded: Atlas, folder: Path) -> None:
+    """A client of the embedded server relies on what it knows, which a commit that nobody tells of must not outlive."""
+    user = embedded.users.create(f"{uuid4()}@example.com")
+    project = embedded.projects.create(user, path=folder)
+    for number in range(3):
+        assert embedded.memory.snapshot(project, "CLAUDE.md", b"mine") is not None
+        with psycopg.connect(embedded.url) as connection:
+            joined = embedded.join(connection)
+            if number == 2:
+                joined.memory.delete(project, "CLAUDE.md")
+            else:
+                joined.memory.snapshot(project, "CLAUDE.md", b"theirs")
+    assert embedded.memory.snapshot(project, "CLAUDE.md", b"mine") is not None
+    assert embedded.memory.read(project, "CLAUDE.md") == b"mine"
+
+
+def test_what_was_deleted_with_its_user_is_not_taken_for_kept(embedded: Atlas, folder: Path) -> None:
+    user = embedded.users.create(f"{uuid4()}@example.com")
+    project = embedded.projects.create(user, path=folder)
+    embedded.memory.snapshot(project, "CLAUDE.md", b"mine")
+    embedded.users.delete(user)
+    with pytest.raises(NotFound):
+        embedded.memory.snapshot(project, "CLAUDE.md", b"mine")

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from atlas_sdk import MAINTENANCE_JOBS, InvalidInput, JobReport, MaintenanceProgress, Project, User
+from atlas_sdk.ops import purges
 
 NIL = uuid.UUID(int=0)
 #: No delta of anything.
@@ -97,6 +98,25 @@ def test_previews_that_stopped_long_ago_go(face: Any, project: Project, migrated
     assert counts(face.maintenance.purge_previews(keep=timedelta(days=5))) == (1, 1, 0)
 
 
+@pytest.mark.every_server
+def test_previews_that_failed_long_ago_go_too(face: Any, project: Project, migrated: Admin) -> None:
+    add_previews(migrated, project, "failed", days=0, times=5)
+    add_previews(migrated, project, "stopped", days=8, times=3)
+    migrated.execute("ALTER TABLE previews DISABLE TRIGGER update_previews_updated_at")
+    migrated.execute("UPDATE previews SET updated_at = now() - interval '8 days' WHERE status = 'failed'")
+    migrated.execute("ALTER TABLE previews ENABLE TRIGGER update_previews_updated_at")
+    # Made long ago, and failed just now.
+    add_previews(migrated, project, "failed", days=0, times=2)
+    add_previews(migrated, project, "running", days=0)
+    assert counts(face.maintenance.purge_previews(dry_run=True)) == (8, 8, 0)
+    seen: list[int] = []
+    assert counts(face.maintenance.purge_previews(batch=2, progress=lambda now: seen.append(now.removed))) == (8, 8, 0)
+    assert seen == [2, 3, 5, 7, 8]
+    left = migrated.execute("SELECT status, count(*) FROM previews GROUP BY status ORDER BY status").fetchall()
+    assert left == [("failed", 2), ("running", 1)]
+    assert counts(face.maintenance.purge_previews()) == (0, 0, 0)
+
+
 def add_events(admin: Admin, user: User, days: int, times: int) -> None:
     admin.execute(
         """INSERT INTO events (user_id, type, created_at)
@@ -130,6 +150,16 @@ def test_periods_that_ended_are_closed_once(face: Any, user: User, migrated: Adm
     assert face.quotas.usage(user).tokens_used == 0
     assert face.quotas.history(users[4]) == []
     assert counts(face.maintenance.close_periods()) == (0, 0, 0)
+
+
+def test_the_older_name_for_closing_periods_does_the_same(face: Any, user: User, migrated: Admin) -> None:
+    migrated.execute(
+        "UPDATE user_quotas SET period_start = now() - interval '40 days', period_end = now() - interval '10 days'"
+        " WHERE user_id = %s",
+        [user.id],
+    )
+    assert [face.quotas.reset_monthly() for _ in range(2)] == [1, 0]
+    assert [meta["removed"] for meta in told(migrated, "periods")] == [1, 0]
 
 
 def expire(admin: Admin, user: User) -> None:
@@ -194,6 +224,52 @@ def test_a_user_who_is_busy_is_waited_for(face: Any, user: User, migrated: Admin
         row = migrated.execute("SELECT ended, busy FROM maintenance_reclaim(%s, 10, false)", [[user.id]]).fetchone()
         assert row == (0, [user.id])
     assert face.maintenance.reclaim_reservations().removed == 1
+
+
+# A batch that another transaction was in the way of.
+
+
+def conflict_once(admin: Admin, table: str, at: int) -> None:
+    """Let one deletion from a table fail as it does at SERIALIZABLE: the one with this number."""
+    admin.execute("CREATE SEQUENCE deletions")
+    # Numbers are not taken back with what fails.
+    admin.execute(
+        f"""CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('deletions') = {at} THEN
+                    RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure';
+                END IF;
+                RETURN NULL;
+            END $$"""
+    )
+    admin.execute(f"CREATE TRIGGER fail_once AFTER DELETE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fail_once()")
+
+
+def test_what_went_before_a_conflict_is_reported_with_the_rest(face: Any, user: User, migrated: Admin) -> None:
+    add_sessions(migrated, user, expired=10, valid=1)
+    conflict_once(migrated, "sessions", at=3)
+    seen: list[int] = []
+    (report,) = face.maintenance.run(["sessions"], batch=4, progress=lambda now: seen.append(now.removed))
+    assert (counts(report), report.complete, report.problem) == ((10, 10, 0), True, None)
+    assert seen == [4, 8, 10]
+    assert [meta["removed"] for meta in told(migrated, "sessions")] == [10]
+    (run,) = face.maintenance.runs()
+    assert [job.removed for job in run.jobs] == [10]
+
+
+def test_reservations_before_a_conflict_are_reported_with_the_rest(
+    face: Any, user: User, migrated: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Users of one page take turns.
+    monkeypatch.setattr(purges, "_USERS", 1)
+    for owner in (user, *(face.users.create(f"u{n}@example.com") for n in range(2))):
+        face.quotas.reserve(owner, tokens=5)
+        expire(migrated, owner)
+    conflict_once(migrated, "quota_reservations", at=2)
+    (report,) = face.maintenance.run(["reservations"])
+    assert (report.removed, report.problem) == (3, None)
+    assert [meta["removed"] for meta in told(migrated, "reservations")] == [3]
+    assert face.quotas.verify().balanced
 
 
 # Names and ports.
@@ -378,7 +454,7 @@ def test_a_dry_run_counts_and_changes_nothing(face: Any, user: User, project: Pr
     reports = face.maintenance.run(dry_run=True, batch=2)
     assert {report.name: report.removed for report in reports} == {
         "periods": 1, "reservations": 1, "sessions": 3, "previews": 1, "claims": 2, "snapshots": 1, "contents": 0,
-        "events": 2,
+        "events": 2, "tallies": 0,
     }  # fmt: skip
     assert all(report.dry_run for report in reports)
     assert [number(migrated, table) for table in tables] == before

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from previewing import events_of, preview_in
+from psycopg import errors
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, NotFound, PortsExhausted, Preview, Project
+from atlas_sdk._plan import Plan, Query
+from atlas_sdk._sql import Statement
+from atlas_sdk.ops import ports
 
 
 @pytest.fixture
@@ -122,6 +128,55 @@ def test_allocating_while_it_stops_leaves_no_port_behind(atlas: Atlas, dsn: str)
     with psycopg.connect(dsn) as raw:
         assert raw.execute("SELECT count(*) FROM preview_ports").fetchone() == (0,)
         assert raw.execute("SELECT count(*) FROM claims WHERE kind = 'preview_host'").fetchone() == (0,)
+
+
+class Read(list[Any]):
+    """Rows that count how often they were walked over."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_lives_is_read_once_however_many_ports_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a full machine of 10,000 ports would be answered after minutes."""
+    user_id, ids = uuid4(), [uuid4() for _ in range(500)]
+    living = Read(ids[1:])
+    taken = [ports._Taken(port=20_000 + n, user_id=user_id, preview_id=one) for n, one in enumerate(ids)]
+
+    def answers(statement: Statement, model: object, /, **parameters: object) -> Plan[list[Any]]:
+        yield Query(statement, parameters)
+        return living if statement.name.endswith("living") else taken
+
+    monkeypatch.setattr(ports, "many", answers)
+    sweep = ports._sweep("", 20_000, 20_499)
+    asked: Any = [next(sweep), sweep.send(None), sweep.send(None)]
+    assert asked[2].parameters == {"machine": "", "ports": [20_000], "preview_ids": [ids[0]]}
+    assert living.times <= 2
+
+
+def test_the_function_gives_a_live_preview_one_port(atlas: Atlas, migrated: psycopg.Connection[Any]) -> None:
+    project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
+    preview = atlas.previews.create(project, host="a", machine="m1")
+    take = "SELECT preview_port_take(%s, %s, %s, %s, %s)"
+
+    def try_to(machine: str, first: int, last: int) -> Any:
+        asked = (project.user_id, preview.id, machine, first, last)
+        return migrated.execute(take, asked).fetchone()[0]  # type: ignore[index]  # it gives a row
+
+    assert try_to("m1", 20_000, 20_000) == 20_000
+    # It keeps what it has when there is none, and moves otherwise.
+    assert try_to("m1", 20_000, 20_000) is None
+    assert try_to("m1", 20_001, 20_001) == 20_001
+    assert migrated.execute("SELECT machine, port FROM preview_ports").fetchall() == [("m1", 20_001)]
+    with pytest.raises(errors.ObjectNotInPrerequisiteState):
+        try_to("m2", 20_000, 20_000)
+    atlas.previews.stop(preview)
+    with pytest.raises(errors.ObjectNotInPrerequisiteState):
+        try_to("m1", 20_000, 20_000)
+    assert migrated.execute("SELECT count(*) FROM preview_ports").fetchone() == (0,)
 
 
 def test_ports_of_other_tenants_are_felt_but_not_seen(dsn: str, atlas: Atlas) -> None:

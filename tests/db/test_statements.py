@@ -35,6 +35,37 @@ def test_every_statement_prepares(migrated: psycopg.Connection[Any]) -> None:
         assert prepared.status == pq.ExecStatus.COMMAND_OK, f"{statement.name}: {prepared.error_message.decode()}"
 
 
+#: Statements that read a page of a large table, or few rows of it, with the index that finds them in their order.
+BY_INDEX = {
+    "purges.due_periods": "idx_user_quotas_period_end",
+    "purges.sessions": "idx_sessions_expires",
+    "purges.previews": "idx_previews_stopped",
+    "purges.failed_previews": "idx_previews_failed",
+    "purges.events": "idx_events_created",
+    "events.recent_of_project": "idx_events_project",
+    "events.search_in_project": "idx_events_project",
+    "projects.list_all": "idx_projects_created",
+    "projects.list_all_by_use": "idx_projects_updated",
+}
+
+
+@pytest.mark.parametrize("name", BY_INDEX)
+def test_pages_are_found_by_an_index(migrated: psycopg.Connection[Any], name: str) -> None:
+    (statement,) = [one for one in ALL if one.name == name]
+    command = numbered(statement.text)
+    nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", command))))
+    migrated.execute(f"PREPARE page AS {command}")
+    # The plan that every parameter has to do with; and without rows each table is read as a whole.
+    migrated.execute("SET plan_cache_mode = force_generic_plan")
+    migrated.execute("SET enable_seqscan = off")
+    migrated.execute("SET enable_bitmapscan = off")
+    plan = "\n".join(line for (line,) in migrated.execute(f"EXPLAIN EXECUTE page({nulls})").fetchall())
+    # Nothing reads all rows between the index and the limit; only those of one moment may be put into order.
+    between = r"(\s+-> +(LockRows|Incremental Sort) .*\n(\s+(Sort|Presorted) Key: .*\n)*)*"
+    found = rf"Limit .*\n{between}\s+-> +Index (Only )?Scan using {BY_INDEX[name]} .*\n\s+Index Cond: "
+    assert re.search(found, plan), plan
+
+
 def test_statements_are_parametrized_and_listed_by_column() -> None:
     for statement in ALL:
         assert "%s" not in statement.text, statement.name

@@ -60,6 +60,11 @@ def remove(connection: Raw, project: Project, build_id: UUID) -> None:
     connection.execute("DELETE FROM builds WHERE user_id = %s AND id = %s", (project.user_id, build_id))
 
 
+def tally_rows(connection: Raw, user: User) -> int:
+    ((rows,),) = connection.execute("SELECT count(*) FROM build_tallies WHERE user_id = %s", (user.id,)).fetchall()
+    return int(rows)
+
+
 def newest(atlas: Atlas, project: Project) -> Any:
     return atlas.projects.health(project).last_build_at
 
@@ -120,10 +125,76 @@ def test_many_processes_lose_no_count(atlas: Atlas, dsn: str, user: User, projec
 def test_rows_are_added_up(atlas: Atlas, migrated: Raw, user: User, project: Project) -> None:
     for _ in range(400):
         add(migrated, project)
-    ((rows,),) = migrated.execute("SELECT count(*) FROM build_tallies WHERE user_id = %s", (user.id,)).fetchall()
     # 800 without; more than 200 in a row that are left alone happen once in 10^11 runs.
-    assert rows < 200
+    assert tally_rows(migrated, user) < 200
     assert atlas.projects.health(project).builds_total == 400
+
+
+def at_repeatable_read(dsn: str) -> str:
+    return dsn + "&options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
+
+
+@pytest.mark.parametrize("where", ["a transaction of one's own", "the whole database"])
+def test_maintenance_adds_up_what_gathers_at_repeatable_read(face: Any, dsn: str, migrated: Raw, where: str) -> None:
+    user = face.users.create("bob@example.com")
+    project = face.projects.create(user, path="/srv/app")
+    with Atlas.open(at_repeatable_read(dsn)) as strict, psycopg.connect(at_repeatable_read(dsn)) as connection:
+        joined = strict.join(connection)
+        for number in range(60):
+            build = joined.builds.create(project)
+            if number % 2:
+                joined.builds.fail(joined.builds.start(build), error="it broke")
+        connection.commit()
+        gathered = tally_rows(migrated, user)
+        assert gathered > 200
+        keeper = strict if where == "the whole database" else face
+        health, summary = face.projects.health(project), face.users.usage_summary(user)
+        looked = keeper.maintenance.fold_tallies(dry_run=True)
+        assert (looked.examined, tally_rows(migrated, user)) == (gathered, gathered)
+        # By users: one step, or one step a user and another that finds none.
+        report = keeper.maintenance.fold_tallies(batch=1)
+        # Those of the project, of all projects, and of one hour or two.
+        assert tally_rows(migrated, user) <= 3 + 32
+        assert (report.examined, report.removed) == (gathered, gathered - tally_rows(migrated, user))
+        assert looked.removed == report.removed
+        assert (face.projects.health(project), face.users.usage_summary(user)) == (health, summary)
+        assert (health.builds_total, health.builds_failed, summary.builds_24h) == (60, 30, 60)
+        assert face.builds.verify(user) == []
+        assert keeper.maintenance.run(["tallies"])[0].removed == 0
+
+
+def test_a_few_rows_are_left_where_they_are(atlas: Atlas, migrated: Raw, user: User, project: Project) -> None:
+    for _ in range(32):
+        with migrated.transaction():
+            migrated.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            add(migrated, project)
+    rows = tally_rows(migrated, user)
+    assert atlas.maintenance.fold_tallies().removed == 0
+    assert tally_rows(migrated, user) == rows
+
+
+def test_rows_that_somebody_holds_are_left_to_the_next_run(
+    atlas: Atlas, dsn: str, migrated: Raw, pair: tuple[Raw, Raw], user: User, project: Project
+) -> None:
+    with psycopg.connect(at_repeatable_read(dsn), autocommit=True) as connection:
+        for _ in range(50):
+            add(connection, project)
+    held = (
+        pair[0]
+        .execute(
+            "SELECT id FROM build_tallies WHERE user_id = %s AND project_id = %s LIMIT 20 FOR UPDATE",
+            (user.id, project.id),
+        )
+        .fetchall()
+    )
+    # The timeout is the clients': a job that waits here fails.
+    with Atlas.open(dsn, lock_timeout_s=2) as client:
+        assert client.maintenance.fold_tallies().problem is None
+    left = "SELECT count(*) FROM build_tallies WHERE user_id = %s AND project_id = %s"
+    assert migrated.execute(left, (user.id, project.id)).fetchone() == (len(held) + 1,)
+    pair[0].rollback()
+    assert atlas.projects.health(project).builds_total == 50
+    assert atlas.builds.verify(user) == []
 
 
 @pytest.mark.usefixtures("eager")
@@ -283,6 +354,7 @@ def test_a_tenant_counts_by_building_and_in_no_other_way(
                 "UPDATE build_tallies SET builds = 0",
                 "DELETE FROM build_tallies",
                 "SELECT build_recount(NULL)",
+                "SELECT build_tally_fold(user_id, project_id, hour) FROM build_tallies",
             ):
                 with pytest.raises(errors.InsufficientPrivilege), migrated.transaction():
                     migrated.execute(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -74,6 +74,12 @@ def test_an_id_makes_an_entry_once(face: Any, user: User) -> None:
         ({"amount": "NaN"}, "amount"),
         ({"amount": "many"}, "amount"),
         ({"amount": "1e14"}, "amount"),
+        ({"amount": "1e1000000"}, "amount"),
+        ({"amount": "-1e1000000"}, "amount"),
+        ({"amount": 10**5000}, "amount"),
+        # Would be rounded up to the limit.
+        ({"amount": "99999999999999.9999999"}, "amount"),
+        ({"cost": "-99999999999.9999999999"}, "cost"),
         ({"amount": True}, "amount"),
         ({"kind": "tokens", "amount": "1.5"}, "amount"),
         ({"cost": "Infinity"}, "cost"),
@@ -113,6 +119,12 @@ def test_sums_are_exact_and_corrections_subtract(face: Any, user: User) -> None:
 def test_what_does_not_fit_a_column_is_rounded_half_up(face: Any, user: User) -> None:
     entry = face.usage.log(user, kind="minutes", amount=Decimal(1) / 3, cost="0.0000000005")
     assert (entry.amount, entry.cost) == (Decimal("0.333333"), Decimal("0.000000001"))
+
+
+def test_the_decimal_context_of_the_caller_changes_nothing(face: Any, user: User) -> None:
+    with localcontext(prec=3, rounding=ROUND_DOWN):
+        entry = face.usage.log(user, kind="minutes", amount="-99999999999999.9999994", cost="12345678901.0000000005")
+    assert (entry.amount, entry.cost) == (Decimal("-99999999999999.999999"), Decimal("12345678901.000000001"))
 
 
 def test_days_are_those_of_the_users_time_zone(face: Any, user: User, dsn: str) -> None:

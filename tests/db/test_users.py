@@ -58,6 +58,32 @@ def test_a_name_is_changed_and_nothing_else(face: Any, migrated: Any) -> None:
         face.users.update(user, name="x" * 201)
 
 
+def test_a_change_of_plan_is_on_record_once_with_the_plan_before(face: Any, migrated: Any) -> None:
+    user = face.users.create("ada@example.com")
+    pro = face.users.set_plan(user, "pro")
+    assert pro.plan == "pro"
+    assert face.users.set_plan(pro, "pro") == face.users.set_plan(user, "pro") == pro
+    # The object is an old one: the plan that is left is the one of the row.
+    assert face.users.set_plan(user, "enterprise").plan == "enterprise"
+    changed = [meta for kind, meta in events_of(migrated, user.id) if kind == "user.plan_changed"]
+    assert changed == [{"from": "free", "to": "pro"}, {"from": "pro", "to": "enterprise"}]
+    face.users.delete(user)
+    with pytest.raises(NotFound):
+        face.users.set_plan(user, "pro")
+
+
+def test_changes_of_a_plan_at_once_are_on_record_one_after_the_other(face: Any, dsn: str, migrated: Any) -> None:
+    user = face.users.create("ada@example.com")
+    with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
+        with other.transaction() as changing:
+            changing.users.set_plan(user, "pro")
+            second = threads.submit(face.users.set_plan, user, "enterprise")
+            until(lambda: second.done() or waiting(dsn))
+        assert second.result(PATIENCE_S).plan == "enterprise"
+    changed = [meta for kind, meta in events_of(migrated, user.id) if kind == "user.plan_changed"]
+    assert changed == [{"from": "free", "to": "pro"}, {"from": "pro", "to": "enterprise"}]
+
+
 def test_users_are_listed_page_by_page(face: Any) -> None:
     made = [face.users.create(f"user{number}@example.com") for number in range(5)]
     assert face.users.list() == made

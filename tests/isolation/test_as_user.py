@@ -13,7 +13,16 @@ from attacks import silent
 from attrs import evolve
 from tenants import settle_in
 
-from atlas_sdk import AsyncAtlas, Atlas, AtlasError, InvalidInput, NotPermitted, QuotaExceeded
+from atlas_sdk import (
+    AlreadyExists,
+    AsyncAtlas,
+    Atlas,
+    AtlasError,
+    InvalidInput,
+    NotPermitted,
+    PortsExhausted,
+    QuotaExceeded,
+)
 
 #: A login that has been made a tenant's once and for all, as `GRANT atlas_app TO app` does.
 AS_APPLICATION = "&options=-c%20role%3Datlas_app"
@@ -102,6 +111,69 @@ def test_a_tenant_of_an_asyncio_client(outside: Atlas, login: str) -> None:
 
     asyncio.run(live())
     assert outside.quotas.usage(user).tokens_used == 3
+
+
+@pytest.mark.every_server
+def test_hosts_behind_the_wall_are_taken_as_in_front_of_it(outside: Atlas, login: str, dsn: str) -> None:
+    ada, bob = (outside.users.create(f"{name}@example.com") for name in ("ada", "bob"))
+    mine, theirs = (outside.projects.create(user, path="/srv/app") for user in (ada, bob))
+    outside.previews.create(theirs, host="bob.example.com")
+    with Atlas.open(login) as client:
+        tenant = client.as_user(ada)
+        with pytest.raises(AlreadyExists) as refused:
+            tenant.previews.create(mine, host="bob.example.com")
+        assert (refused.value.kind, refused.value.name) == ("preview", "bob.example.com")
+        silent(refused.value)
+        first = tenant.previews.create(mine, host="ada.example.com")
+        with pytest.raises(AlreadyExists):
+            tenant.previews.create(mine, host="ada.example.com")
+        # Its claim is left behind, and the tenant's own.
+        with psycopg.connect(dsn) as raw:
+            raw.execute("DELETE FROM previews WHERE id = %s", (first.id,))
+        second = tenant.previews.create(mine, host="ada.example.com")
+        assert outside.previews.by_host("ada.example.com") == second
+        # Another's is so until maintenance frees it.
+        with psycopg.connect(dsn) as raw:
+            raw.execute("DELETE FROM previews WHERE user_id = %s", (bob.id,))
+        with pytest.raises(AlreadyExists):
+            tenant.previews.create(mine, host="bob.example.com")
+        outside.maintenance.purge_claims()
+        assert tenant.previews.create(mine, host="bob.example.com").user_id == ada.id
+
+
+def test_a_host_that_is_taken_is_told_to_an_asyncio_tenant(outside: Atlas, login: str) -> None:
+    ada, bob = (outside.users.create(f"{name}@example.com") for name in ("ada", "bob"))
+    mine, theirs = (outside.projects.create(user, path="/srv/app") for user in (ada, bob))
+    outside.previews.create(theirs, host="bob.example.com")
+
+    async def want() -> None:
+        async with AsyncAtlas.open(login) as client:
+            with pytest.raises(AlreadyExists):
+                await client.as_user(ada).previews.create(mine, host="bob.example.com")
+
+    asyncio.run(want())
+
+
+@pytest.mark.every_server
+def test_ports_behind_the_wall_come_and_go(outside: Atlas, login: str) -> None:
+    user = outside.users.create("ada@example.com")
+    project = outside.projects.create(user, path="/srv/ada")
+    with Atlas.open(login) as client:
+        tenant = client.as_user(user)
+        first, second = (tenant.previews.create(project, host=host) for host in ("a", "b"))
+        one = range(20_000, 20_001)
+        assert tenant.previews.allocate_port(first, ports=one).host_port == 20_000
+        with pytest.raises(PortsExhausted):
+            tenant.previews.allocate_port(second, ports=one)
+        assert tenant.previews.set_status(first, "running", host_port=20_007).host_port == 20_007
+        assert tenant.previews.allocate_port(second, ports=one).host_port == 20_000
+        with pytest.raises(AlreadyExists):
+            tenant.previews.set_status(second, "running", host_port=20_007)
+        tenant.previews.stop(first)
+        assert tenant.previews.set_status(second, "running", host_port=20_007).host_port == 20_007
+        assert tenant.previews.release_port(second).host_port is None
+    with psycopg.connect(outside.url) as raw:
+        assert raw.execute("SELECT count(*) FROM preview_ports").fetchone() == (0,)
 
 
 def test_limits_hold_behind_the_wall(outside: Atlas, login: str) -> None:

@@ -224,6 +224,15 @@ def test_names_of_others_are_felt_and_not_seen(attack: Attack) -> None:
     assert attack.sql(taken, ("preview_host", attack.victim.known["host"], mine)) == []
     assert attack.sql(taken, ("preview_host", "free.example.com", mine)) == [()]
     assert attack.sql("DELETE FROM claims WHERE kind = 'email'") == []
+    assert attack.sql("SELECT 1 FROM claims WHERE kind = 'email' FOR UPDATE") == []
+    assert attack.sql("UPDATE claims SET user_id = user_id WHERE kind = 'email'") == []
+    host = attack.victim.known["host"]
+    assert attack.sql("SELECT 1 FROM claims WHERE value = %s FOR UPDATE", (host,)) == []
+    assert attack.sql("UPDATE claims SET user_id = %s WHERE value = %s", (mine, host)) == []
+    # Its own it may lock, and not give away.
+    assert attack.sql("SELECT kind FROM claims WHERE user_id = %s FOR UPDATE", (mine,)) != []
+    assert attack.sql("UPDATE claims SET user_id = %s WHERE kind <> 'email'", (attack.victim.user.id,)) == "42501"
+    assert attack.sql("UPDATE claims SET value = 'free.example.com' WHERE user_id = %s", (mine,)) == "42501"
 
 
 def test_the_same_content_is_stored_for_each(attack: Attack) -> None:

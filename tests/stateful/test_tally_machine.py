@@ -172,6 +172,15 @@ class TallyMachine(RuleBasedStateMachine):
         if pick % 8 == 0:
             self.run(side, "TRUNCATE builds CASCADE")
 
+    @rule(side=sides)
+    def fold(self, side: int) -> None:
+        # As maintenance does, of as few rows as there are.
+        self.run(
+            side,
+            """SELECT build_tally_fold(user_id, project_id, hour)
+               FROM (SELECT DISTINCT user_id, project_id, hour FROM build_tallies) AS k""",
+        )
+
     @invariant()
     def counts_are_a_recount(self) -> None:
         if not hasattr(self, "projects"):

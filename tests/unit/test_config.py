@@ -1,6 +1,8 @@
+import re
 from pathlib import Path
 
 import pytest
+from attrs import fields
 
 from atlas_sdk.config import Settings, home_folder, load_settings, user_file
 from atlas_sdk.errors import InvalidInput
@@ -149,3 +151,34 @@ def test_bad_variable_is_named(monkeypatch, name, value):
 def test_bad_flag_is_named():
     with pytest.raises(InvalidInput, match="color is auto, always or never"):
         load_settings(color="red")
+
+
+def test_a_home_on_the_command_line_beats_a_server_of_the_environment_and_of_the_file(user_settings, monkeypatch):
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://production/atlas")
+    user_settings.write_text("[atlas]\ndatabase_url = 'postgresql://file/atlas'\n")
+    assert load_settings(home="/srv/restored").database_url is None
+    assert load_settings(home="/srv/restored").folder == Path("/srv/restored")
+    monkeypatch.delenv("ATLAS_DATABASE_URL")
+    assert load_settings(home="/srv/restored").database_url is None
+    monkeypatch.setenv("ATLAS_HOME", "/srv/state")
+    assert load_settings().database_url == "postgresql://file/atlas"
+    assert load_settings(home="").database_url == "postgresql://file/atlas"
+
+
+def test_every_variable_and_key_is_on_the_page_of_the_configuration():
+    root = Path(__file__).parents[2]
+    page = (root / "docs/configuration.md").read_text("utf-8")
+    files = [file for folder in ("atlas_sdk", "watcher") for file in (root / folder).rglob("*.py")]
+    named = {name for file in files for name in re.findall(r"\bATLAS_[A-Z_]+[A-Z]\b", file.read_text("utf-8"))}
+    named |= {f"ATLAS_{field.name.upper()}" for field in fields(Settings)}
+    assert len(named) > 10
+    assert {name for name in named if f"| `{name}` |" not in page} == set()
+    assert {field.name for field in fields(Settings) if f"\n{field.name} = " not in page} == set()
+    assert "docs/configuration.md" in (root / "README.md").read_text("utf-8")
+
+
+def test_the_file_of_the_page_is_one_that_loads_with_the_defaults_that_it_names(user_settings):
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text("utf-8")
+    user_settings.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0])
+    named = {"database_url": "postgresql://ada@db.example/atlas", "home": "~/memory", "user": "ada@example.com"}
+    assert load_settings() == Settings(**named)
