@@ -17,7 +17,7 @@ import psycopg
 
 from atlas_sdk._plan import Begin, Commit, Effect, Query, Rollback
 from atlas_sdk._translate import translate
-from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TimedOut, TransactionConflict
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotPermitted, TimedOut, TransactionConflict
 
 if TYPE_CHECKING:
     from atlas_sdk._drive.scope import Scope
@@ -34,6 +34,9 @@ def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effe
     found = translate(error, target.dsn)
     if isinstance(found, TimedOut) and isinstance(effect, Query) and target.slow is not None:
         target.slow.ended(effect)
+    if isinstance(found, NotPermitted) and scope.lent.tenant is not None:
+        mine = "a client made by `as_user` does what is its user's own; this is the platform's, with the whole client"
+        found.args = (f"{mine} ({error.diag.message_primary})",)
     if scope.nested or not isinstance(found, (DatabaseUnreachable, TransactionConflict)):
         return found
     writes = scope.writes

@@ -1,5 +1,6 @@
 """`atlasctl db doctor`: what is wrong with the database, and what mends it."""
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -9,7 +10,7 @@ from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.provision import Diagnosis
+    from atlas_sdk.provision import Address, Diagnosis
 
 __all__ = ["doctor"]
 
@@ -37,15 +38,30 @@ def doctor(flags: Flags) -> int:
     if address is None:
         with embedded(run.settings.folder) as joined:
             found = examine(joined)
+            address = joined
     else:
         found = examine(address)
-    _print(run, found)
+    _print(run, _aimed(run, address, found), address)
     if not found.reachable:
         return DatabaseUnreachable.exit_code
     return 0 if found.ok else FAILED
 
 
-def _print(run: "Invocation", found: "Diagnosis") -> None:
+def _aimed(run: "Invocation", address: "Address", found: "Diagnosis") -> "Diagnosis":
+    """Let the commands of the advice go where this one went: else they would be done to another database."""
+    from attrs import evolve
+
+    option = None
+    if address.source == "embedded" and run.flags.home is not None:
+        option = f"--home {shlex.quote(run.flags.home)}"
+    findings = (
+        evolve(one, fix=tuple(line if line.endswith(";") else address.aim(line, option=option) for line in one.fix))
+        for one in found.findings
+    )
+    return evolve(found, findings=tuple(findings))
+
+
+def _print(run: "Invocation", found: "Diagnosis", address: "Address") -> None:
     from atlas_sdk.cli.output import count, plain
 
     if run.flags.json:
@@ -69,5 +85,9 @@ def _print(run: "Invocation", found: "Diagnosis") -> None:
         run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
         for line in one.fix:
             run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
+    if address.has_password and any(
+        address.option and address.option in line for one in found.findings for line in one.fix
+    ):
+        run.out.note("the commands leave the password out: PGPASSWORD, or ~/.pgpass, gives it to them")
     problems = sum(one.verdict == "problem" for one in found.findings)
     run.out.note(f"{count(problems, 'problem')}" if problems else "all is well")

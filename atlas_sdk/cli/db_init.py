@@ -10,7 +10,7 @@ from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.provision import Setup, Step
+    from atlas_sdk.provision import Address, Setup, Step
 
 __all__ = ["init"]
 
@@ -47,7 +47,8 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
     On the server of --dsn or ATLAS_DATABASE_URL, else of DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; with none
     of them, in the embedded database. Makes the database, the roles atlas_owner, which owns the tables, and atlas_app,
     which tenants act as, then the schema and the grants, and checks that every table, view, trigger, function and index
-    is there. Doing it again changes nothing. What your login may not do is left out; then the commands for an
+    is there. Doing it again changes nothing, but goes on where an earlier attempt ended, and makes views, functions and
+    triggers that were dropped. What your login may not do is left out; then the commands for an
     administrator are printed, for psql, and the exit code is 1.
     """
     from atlas_sdk import InvalidInput
@@ -67,7 +68,7 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
         app_user=app_user,
         app_password=os.environ.get("ATLAS_APP_PASSWORD") or None,
         dry_run=dry_run,
-        tell=lambda step: _tell(run, step),
+        tell=lambda step: _tell(run, address, step),
     )
     if flags.json:
         _print_record(run, setup, app_user)
@@ -88,13 +89,12 @@ def _embedded(run: "Invocation", *, dry_run: bool) -> int:
     return 0
 
 
-def _tell(run: "Invocation", step: "Step") -> None:
+def _tell(run: "Invocation", address: "Address", step: "Step") -> None:
     from atlas_sdk.cli.output import plain
 
     mark, color = _MARKS[step.status]
-    run.out.note(
-        f"{run.out.style(mark, fg=color)} {plain(step.name).ljust(_NAME_WIDTH)}  {plain(step.detail)}".rstrip()
-    )
+    detail = plain(address.aim(step.detail))
+    run.out.note(f"{run.out.style(mark, fg=color)} {plain(step.name).ljust(_NAME_WIDTH)}  {detail}".rstrip())
 
 
 def _print(run: "Invocation", setup: "Setup", app_user: str | None) -> None:

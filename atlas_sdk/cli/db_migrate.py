@@ -97,7 +97,12 @@ def show_plan(run: "Invocation", address: "Address | None") -> None:
             run.out.line(f"  {run.out.style('!', fg='yellow')} {place}{lock.effect}")
             run.out.line(f"      {lock.command}")
     heavy = sum(len(migration.locks) for migration in pending)
-    if pending:
+    if pending and version == 0:
+        run.out.note(
+            f"no schema yet: {count(len(pending), 'migration')} would be applied, one transaction each; nobody is "
+            "there yet who would feel them; nothing was changed"
+        )
+    elif pending:
         run.out.note(
             f"schema version {version}: {count(len(pending), 'migration')} would be applied, one transaction each, "
             f"with {count(heavy, 'command')} that others would feel; nothing was changed"

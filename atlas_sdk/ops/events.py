@@ -62,7 +62,7 @@ def log(
     ip: Address | None = None,
     user_agent: str | None = None,
 ) -> Plan[None]:
-    """Record an event of your own; `event_type` is dotted lower case, such as "deploy.done". Raises InvalidInput.
+    """Record an event of your own, such as "deploy.done": `search` finds types by how they begin. Raises InvalidInput.
 
     Address and agent are those of `with_context` unless given.
     """

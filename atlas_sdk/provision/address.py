@@ -1,6 +1,8 @@
 """Which database is meant: a DSN, or the DB_* variables of the environment."""
 
 import getpass
+import re
+import shlex
 from collections.abc import Mapping
 from typing import ClassVar, Final
 from urllib.parse import quote
@@ -26,6 +28,10 @@ _VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
     "DB_PASSWORD": ("password", None),
 }
 _LAST_PORT = 65_535
+#: Commands in a hint that are about the same database.
+_COMMAND: Final = re.compile(r"\batlasctl db (?:init|migrate(?: --plan)?|doctor|dump [\w.]+)")
+_SECRETS: Final = frozenset({"password", "sslpassword"})
+_IN_URL: Final = frozenset({"host", "port", "user", "dbname", "password"})
 
 
 @frozen(kw_only=True)
@@ -94,6 +100,26 @@ class Address:
         if self.host.startswith("/"):
             return f"postgresql://{quote(self.user, safe='')}@/{name}?host={quote(self.host, safe='')}&port={self.port}"
         return f"postgresql://{quote(self.user, safe='')}@{self.host}:{self.port}/{name}"
+
+    @property
+    def option(self) -> str:
+        """What takes a command to the same database: "--dsn …" without a password; "" where it finds it by itself."""
+        if self.source != "--dsn" and not self.source.startswith("DB_"):
+            return ""
+        parts = self._parts()
+        if parts.keys() <= _IN_URL and self.database is not None:
+            return f"--dsn {shlex.quote(self.url)}"
+        return f"--dsn {shlex.quote(make_conninfo('', **{k: v for k, v in parts.items() if k not in _SECRETS}))}"
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the DSN has a password, which `option` leaves out."""
+        return "password" in self._parts()
+
+    def aim(self, text: str, *, option: str | None = None) -> str:
+        """Return a hint with its commands going to this database, or with another option after them."""
+        more = self.option if option is None else option
+        return _COMMAND.sub(lambda found: f"{found[0]} {more}".rstrip(), text)
 
     def of(self, database: str) -> "Address":
         """Return another database of the same server."""

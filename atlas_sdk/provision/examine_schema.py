@@ -7,9 +7,10 @@ from psycopg import errors
 from atlas_sdk._sql import migrations, statements
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
+from atlas_sdk.provision.examine_isolation import examine_isolation, excess
 from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
 from atlas_sdk.provision.grants import tenant_privileges
-from atlas_sdk.provision.inventory import Inventory, take
+from atlas_sdk.provision.inventory import REMADE, Inventory, take
 from atlas_sdk.provision.roles import APP, OWNER, may_become
 from atlas_sdk.provision.script import Thing
 from atlas_sdk.provision.session import Login, Session
@@ -44,7 +45,7 @@ def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
     inventory = take(session, name)
     yield _objects(inventory)
     yield _indexes(inventory)
-    yield _isolation(inventory)
+    yield examine_isolation(session, name, inventory)
 
 
 def _closed(session: Session, login: Login) -> Finding | None:
@@ -64,7 +65,13 @@ def _closed(session: Session, login: Login) -> Finding | None:
 def _memberships(session: Session, login: Login) -> tuple[str, ...]:
     if session.row(provision["role"], name=APP) is None or may_become(session, APP):
         return ()
-    return (f"{session.value(provision['write_grant_role'], role=APP, member=login.name)};",)
+    acting = session.value(provision["write_grant_role"], role=APP, member=login.name)
+    owning = session.value(provision["write_grant_role"], role=OWNER, member=login.name)
+    return (
+        "# for an application, which acts for tenants:",
+        f"{acting};",
+        f"# or for migrations and maintenance: {owning};",
+    )
 
 
 def _version(applied: list[AppliedMigration]) -> Finding:
@@ -97,16 +104,22 @@ def _grants(session: Session, login: Login, name: str) -> Iterator[Finding]:
     if session.row(provision["role"], name=APP) is None:
         yield problem("grants", f"there is no role {APP}, so as_user cannot keep tenants apart", "atlasctl db init")
         return
-    wrong = list(_denied(session, login, name))
+    wrong = [*_denied(session, login, name), *excess(session, name, renew=_renewal(session, login))]
     yield from wrong
     if not wrong:
-        yield fine("grants", f"{login.name} and {APP} may do what they need")
+        yield fine("grants", f"{login.name} and {APP} may do what they need, {APP} nothing else")
+
+
+def _renewal(session: Session, login: Login) -> tuple[str, ...]:
+    """Return how to give atlas_app its rights again, and take away what else it has on our tables."""
+    if may_become(session, OWNER) or login.is_superuser:
+        return ("atlasctl db init",)
+    return ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
 
 
 def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
     wanted = sorted(tenant_privileges())
-    owns = may_become(session, OWNER) or login.is_superuser
-    renew = ("atlasctl db init",) if owns else ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
+    renew = _renewal(session, login)
     told = False
     for role in dict.fromkeys((login.name, APP)):
         joins = () if role == APP else _memberships(session, login)
@@ -126,8 +139,7 @@ def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
             yield problem("grants", f"permission denied: {role} lacks {lacks}", *(joins or renew))
             told = True
     if not told and not may_become(session, APP):
-        grant = session.value(provision["write_grant_role"], role=APP, member=login.name)
-        yield problem("grants", f"{login.name} may not act as {APP}, so as_user fails", f"{grant};")
+        yield problem("grants", f"{login.name} may not act as {APP}, so as_user fails", *_memberships(session, login))
 
 
 def _objects(inventory: Inventory) -> Finding:
@@ -140,16 +152,23 @@ def _objects(inventory: Inventory) -> Finding:
     named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
     named += [f"trigger {thing} (disabled)" for thing in sorted(disabled, key=str)]
     fixes = [f'ALTER TABLE "{thing.on_table}" ENABLE TRIGGER "{thing.name}";' for thing in sorted(disabled, key=str)]
-    fixes += [fix for thing in sorted(missing, key=str) for fix in _making(thing)]
+    fixes += [fix for thing in sorted(missing, key=_order) for fix in _making(thing)]
+    fixes = list(dict.fromkeys(fixes))
     return problem("objects", f"missing or out of order: {some(named)}", *fixes)
 
 
+def _order(thing: Thing) -> tuple[bool, int]:
+    """Put first what `atlasctl db init` makes, and everything else behind what it needs."""
+    return thing.kind not in REMADE, thing.number
+
+
 def _making(thing: Thing) -> tuple[str, ...]:
-    if thing.kind == "trigger":
-        return (f"{thing.text};",)
+    # A function is more than the command that made it: later ones changed with whose rights it runs.
+    if thing.kind in REMADE:
+        return ("atlasctl db init",)
     if thing.kind == "table":
         return (f"# the rows of {thing.name} are gone with it: load a backup",)
-    return (f"# the command that makes {thing.name} is in sql/{thing.origin}",)
+    return (f"# the type {thing.name} is gone with every column of it: load a backup",)
 
 
 def _indexes(inventory: Inventory) -> Finding:
@@ -165,14 +184,3 @@ def _indexes(inventory: Inventory) -> Finding:
             fixes.append(f'REINDEX INDEX CONCURRENTLY "{thing.name}";')
     named = [f"{thing} ({'missing' if thing in inventory.missing else 'invalid'})" for thing in wrong]
     return problem("indexes", some(named), *fixes)
-
-
-def _isolation(inventory: Inventory) -> Finding:
-    off = sorted(thing.name for thing in inventory.unfit if thing.kind == "row security")
-    policies = sorted((thing for thing in inventory.missing if thing.kind == "policy"), key=str)
-    if not off and not policies:
-        return fine("isolation", "every table shows a tenant its own rows only")
-    parts = [f"row-level security is off on {some(off)}"] if off else []
-    parts += [f"policies are missing: {some(list(map(str, policies)))}"] if policies else []
-    fixes = [f'ALTER TABLE "{name}" ENABLE ROW LEVEL SECURITY;' for name in off]
-    return problem("isolation", "; ".join(parts), *fixes, *(f"{thing.text};" for thing in policies))

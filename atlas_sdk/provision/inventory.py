@@ -9,10 +9,12 @@ from atlas_sdk.provision.script import Thing, expected
 from atlas_sdk.provision.session import Session
 from atlas_sdk.provision.steps import Job
 
-__all__ = ["Inventory", "take", "verify"]
+__all__ = ["REMADE", "Inventory", "take", "verify"]
 
 sql = statements("provision")
 
+#: What setting up makes again where it is missing: it holds no rows, and making it holds up nobody for long.
+REMADE: Final = frozenset({"function", "view", "trigger"})
 _KINDS: Final = {
     "table": "tables",
     "view": "views",

@@ -80,7 +80,8 @@ def make_login(job: Job, session: Session, login: Login, name: str, password: st
     without = session.value(sql["write_create_login"], name=name, password=None, role=APP)
     # psql asks for the password and sends a verifier.
     quoted = session.value(sql["quote_name"], name=name)
-    for_admin = (f"{without};", f"\\password {quoted}")
+    # Without a terminal psql takes what follows in a script for the password, or its end for an empty one.
+    for_admin = (f"{without};", "-- interactive: psql asks for the password", f"\\password {quoted}")
     may = login.is_superuser or login.may_create_roles
     chosen = password or secrets.token_urlsafe(_PASSWORD_BYTES)
     command = without

@@ -30,6 +30,11 @@ _DROP = re.compile(
 )
 _ON = re.compile(rf"\bON (?:ONLY )?(?P<table>{_NAME})")
 _ALTERED = re.compile(rf"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?(?P<table>{_NAME})")
+#: What changes functions: one command, or a block that writes such commands.
+_SETTING = re.compile(
+    r"ALTER FUNCTION|(?:GRANT|REVOKE) .* ON FUNCTION|DO\b.*(?:ALTER FUNCTION|(?:GRANT|REVOKE) [^;]* ON FUNCTION)",
+    re.DOTALL,
+)
 _KINDS = {"PROCEDURE": "function", "DOMAIN": "type"}
 _ON_TABLES = frozenset({"index", "trigger", "policy"})
 
@@ -46,6 +51,8 @@ class Thing:
     #: The command that makes it, and the file that has it.
     text: str = field(default="", eq=False, repr=False)
     origin: str = field(default="", eq=False)
+    #: Which of all commands that is: what it needs comes before.
+    number: int = field(default=0, eq=False, repr=False)
 
     def __str__(self) -> str:
         return self.name if self.on_table is None else f"{self.name} on {self.on_table}"
@@ -56,6 +63,8 @@ class Catalogue:
     """All objects that there are once the migrations have run, as their files say."""
 
     things: frozenset[Thing]
+    #: Commands that change functions which are there; doing them again changes nothing.
+    settings: tuple[str, ...] = ()
 
     def of(self, kind: str) -> dict[tuple[str, str | None], Thing]:
         """Return the objects of a kind, by name and table."""
@@ -108,16 +117,20 @@ def expected() -> Catalogue:
     found: dict[Thing, Thing] = {}
     files = [("queries/schema.sql", statements("schema")["create_version_table"].text)]
     files += [(f"migrations/{known.version:04}_{known.name}.sql", known.text) for known in migrations()]
-    for origin, command in ((origin, command) for origin, text in files for command in commands(text)):
+    settings = []
+    numbered = enumerate((origin, command) for origin, text in files for command in commands(text))
+    for number, (origin, command) in numbered:
+        if _SETTING.match(command):
+            settings.append(command)
         for thing in _made(command):
-            found[thing] = evolve(thing, origin=origin)
+            found[thing] = evolve(thing, origin=origin, number=number)
         for kind, name, table in _dropped(command):
             for thing in list(found):
                 itself = (thing.kind, thing.name) == (kind, name) and table in {None, thing.on_table}
                 goes_along = kind == "table" and (thing.on_table == name or (thing.kind, thing.name) == _secured(name))
                 if itself or goes_along:
                     del found[thing]
-    return Catalogue(frozenset(found.values()))
+    return Catalogue(frozenset(found.values()), tuple(settings))
 
 
 def _secured(table: str) -> tuple[str, str]:

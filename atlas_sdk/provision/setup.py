@@ -87,7 +87,8 @@ def _unreachable(address: Address, refusal: psycopg.OperationalError) -> AtlasEr
     problem = translate(refusal, address.dsn)
     if isinstance(problem, DatabaseUnreachable):
         sentence = str(problem)
-        return type(problem)(f"{sentence}{'' if sentence.endswith('?') else ';'} atlasctl db doctor tells what to do")
+        hint = address.aim("atlasctl db doctor tells what to do")
+        return type(problem)(f"{sentence}{'' if sentence.endswith('?') else ';'} {hint}")
     return problem
 
 

@@ -28,7 +28,7 @@ _ATTEMPTS = 3
 
 @frozen
 class Command:
-    """A line for an administrator, as psql takes it."""
+    """A line for an administrator, as psql takes it; a remark begins with two hyphens."""
 
     #: The database to run it in.
     database: str

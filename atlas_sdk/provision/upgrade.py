@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from atlas_sdk._connect import prepare
 from atlas_sdk._sql import Migration, migrations, statements
@@ -12,7 +12,7 @@ from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import Address
-from atlas_sdk.provision.filling import renew_grants
+from atlas_sdk.provision.filling import is_ancestor, renew_grants
 from atlas_sdk.provision.roles import may_become
 from atlas_sdk.provision.script import about, commands, lock_of, made_tables
 from atlas_sdk.provision.session import Session, translated
@@ -45,7 +45,7 @@ class PendingMigration:
     name: str
     #: What it says of itself.
     about: str
-    #: In the order of its commands; not for tables that are new, which nobody uses yet.
+    #: In the order of its commands; not for tables or a schema that are new, which nobody uses yet.
     locks: tuple[Lock, ...]
 
 
@@ -70,14 +70,12 @@ def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
         except SchemaMismatch as mismatch:
             found = mismatch.found or 0
             # That its migrations differ is also told in this way: then none are missing, or the first ones are others.
-            if found >= mismatch.wanted or not _is_ancestor(session.run(schema.status())):
+            if found >= mismatch.wanted or not is_ancestor(session.run(schema.status())):
                 raise
-            return found, planned(found)
+            pending = planned(found)
+            # Without a schema nobody is there to feel anything.
+            return found, pending if found else [evolve(migration, locks=()) for migration in pending]
         return len(migrations()), []
-
-
-def _is_ancestor(applied: list[AppliedMigration]) -> bool:
-    return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 
 def planned(found: int) -> list[PendingMigration]:

@@ -55,6 +55,86 @@ WHERE n.nspname = %(schema)s::text
           ELSE has_any_column_privilege(%(role)s::name, c.oid, wanted.privilege) END
 ORDER BY wanted.privilege, c.relname;
 
+-- name: excess_privileges
+-- Everything that reaches a role on these tables and views, by a grant to it, to PUBLIC or to what it is a member of,
+-- and the right to create in the schema (`name` is NULL); with the command that takes it away. What the owner has by
+-- itself is no grant.
+WITH home AS (SELECT oid, nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = %(schema)s::text),
+     given AS (
+         SELECT c.relname AS name, NULL::name AS on_column, a.privilege_type AS privilege, a.grantee,
+                c.relowner AS owner
+         FROM pg_class AS c JOIN home ON home.oid = c.relnamespace, aclexplode(c.relacl) AS a
+         WHERE c.relname = ANY (%(names)s::text[]) AND c.relkind IN ('r', 'p', 'v', 'm')
+         UNION ALL
+         SELECT c.relname, t.attname, a.privilege_type, a.grantee, c.relowner
+         FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN home ON home.oid = c.relnamespace,
+              aclexplode(t.attacl) AS a
+         WHERE c.relname = ANY (%(names)s::text[]) AND c.relkind IN ('r', 'p', 'v', 'm')
+         UNION ALL
+         SELECT NULL, NULL, a.privilege_type, a.grantee, home.nspowner
+         FROM home, aclexplode(home.nspacl) AS a WHERE a.privilege_type = 'CREATE'
+     )
+SELECT given.name, given.on_column, given.privilege, given.grantee = app.oid AS is_own,
+       'REVOKE ' || given.privilege || coalesce(' (' || quote_ident(given.on_column) || ')', '') || ' ON '
+           || CASE WHEN given.name IS NULL THEN 'SCHEMA ' || quote_ident(home.nspname)
+                   ELSE quote_ident(home.nspname) || '.' || quote_ident(given.name) END
+           || ' FROM ' || CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END AS command
+FROM home, given JOIN pg_roles AS app ON app.rolname = %(role)s::text
+WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid, given.grantee, 'USAGE'))
+ORDER BY given.name, given.privilege, given.on_column, command;
+
+-- name: above_policies
+-- How a role stands above the policies of tables (no row: it does not), and the command that ends it.
+SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
+FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
+UNION ALL
+SELECT 'bypasses row-level security', format('ALTER ROLE %%I NOBYPASSRLS', rolname)
+FROM pg_roles WHERE rolname = %(role)s::text AND rolbypassrls
+UNION ALL
+SELECT 'is a member of ' || r.rolname, format('REVOKE %%I FROM %%I', r.rolname, app.rolname)
+FROM pg_auth_members AS m JOIN pg_roles AS app ON app.oid = m.member JOIN pg_roles AS r ON r.oid = m.roleid
+WHERE app.rolname = %(role)s::text
+  AND EXISTS (SELECT FROM pg_roles AS high
+              WHERE pg_has_role(r.oid, high.oid, 'MEMBER')
+                AND (high.rolsuper OR high.rolbypassrls OR high.rolname = %(owner)s::text
+                     OR high.rolname IN ('pg_read_all_data', 'pg_write_all_data')))
+ORDER BY how;
+
+-- name: policies
+-- Those that let rows through to a role, on these tables.
+SELECT p.polname AS name, t.relname AS on_table,
+       CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
+                     ELSE 'ALL' END AS command,
+       pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check,
+       format('DROP POLICY %%I ON %%I.%%I', p.polname, n.nspname, t.relname) AS write_drop
+FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = t.relnamespace
+WHERE n.nspname = %(schema)s::text AND t.relname = ANY (%(names)s::text[]) AND p.polpermissive
+  AND EXISTS (SELECT FROM unnest(p.polroles) AS whose (oid)
+              WHERE whose.oid = 0 OR EXISTS (SELECT FROM pg_roles AS app
+                                             WHERE app.rolname = %(role)s::text
+                                               AND pg_has_role(app.oid, whose.oid, 'MEMBER')))
+ORDER BY t.relname, p.polname;
+
+-- name: functions
+-- With whose rights functions run, and where they look for tables.
+SELECT p.proname AS name, p.prosecdef AS is_definer, path.given IS NOT NULL AS has_path,
+       coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
+       'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
+       'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+LEFT JOIN LATERAL (SELECT given FROM unnest(p.proconfig) AS given WHERE given LIKE 'search_path=%%') AS path ON true
+WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
+ORDER BY p.proname, write_alter;
+
+-- name: views_of_their_owner
+-- Of these views, those that show everybody the rows that their owner sees; and the command that ends it.
+SELECT c.relname AS name, format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname) AS command
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s::text AND c.relname = ANY (%(names)s::text[]) AND c.relkind = 'v'
+  AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
+                  WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+ORDER BY c.relname;
+
 -- name: write_resets
 -- A command for each place where a setting was made for this database, this login, or both.
 SELECT CASE

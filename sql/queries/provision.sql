@@ -127,6 +127,10 @@ UNION ALL
 SELECT 'schema ' || item::text FROM pg_namespace AS n, unnest(n.nspacl) AS item WHERE n.nspname = %(schema)s::text
 ORDER BY granted;
 
+-- name: is_unused
+-- Whether there is surely no user yet: whoever only sees its own rows cannot tell.
+SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
+
 -- name: grant
 -- False: there is no role to give anything to.
 SELECT grant_atlas_roles();

@@ -356,3 +356,10 @@ def _elsewhere(project: Project) -> Project:
     from attrs import evolve
 
     return evolve(project, id=UUID(int=7))
+
+
+def test_what_is_no_id_is_named(face: Any) -> None:
+    user = face.users.create("ada@example.com")
+    with pytest.raises(InvalidInput, match=r'not an id: "nonsense"') as refused:
+        face.builds.get(user, "nonsense")
+    assert refused.value.field == "id"

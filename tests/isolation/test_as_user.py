@@ -19,6 +19,7 @@ from atlas_sdk import (
     Atlas,
     AtlasError,
     InvalidInput,
+    InvalidToken,
     NotPermitted,
     PortsExhausted,
     QuotaExceeded,
@@ -274,3 +275,25 @@ def test_what_the_client_remembers_of_another_is_not_told(embedded: Atlas) -> No
             tenant.memory.snapshot(project, "CLAUDE.md", b"# same\n")
         with pytest.raises(AtlasError):
             tenant.memory.delete(project, "CLAUDE.md")
+
+
+def test_what_is_the_platforms_is_named(outside: Atlas, login: str) -> None:
+    user = outside.users.create("ada@example.com")
+    with Atlas.open(login) as client, pytest.raises(NotPermitted, match="this is the platform's") as refused:
+        client.as_user(user).quotas.set_limits(user, tokens=10**9)
+    assert "user_quotas" in str(refused.value)
+    assert "db doctor" not in str(refused.value), "nothing is wrong with the database"
+
+
+def test_a_token_is_checked_by_who_sees_sessions(outside: Atlas, dsn: str) -> None:
+    """Not refused, as if the user were not signed in."""
+    user = outside.users.create("ada@example.com")
+    issued = outside.sessions.issue(user)
+    with Atlas.open(dsn + AS_APPLICATION) as client:
+        with pytest.raises(NotPermitted, match="does not see all rows"):
+            client.sessions.verify(issued.token)
+        tenant = client.as_user(user)
+        assert tenant.sessions.verify(issued.token).user_id == user.id
+        tenant.sessions.revoke_all(user)
+        with pytest.raises(InvalidToken):
+            tenant.sessions.verify(issued.token)

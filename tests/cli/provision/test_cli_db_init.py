@@ -90,6 +90,7 @@ def test_a_plain_login_is_told_what_an_administrator_must_run(init: Any, server:
     assert server.everything() == before
     assert PASSWORD not in refused.err + refused.out
     assert refused.out.startswith('\\connect "postgres"\nCREATE ROLE atlas_owner NOLOGIN;\n')
+    assert "\n-- interactive: psql asks for the password\n\\password shop\n" in refused.out
     # psql asks a person for this one.
     server.psql(re.sub(r"(?m)^\\password .*\n", "", refused.out))
     again = init("--app-user", "shop", **login)
@@ -136,6 +137,15 @@ def test_a_database_of_somebody_else_names_the_grant(init: Any, server: PrivateS
     for command in refused["commands"]:
         server.psql(command["command"], command["database"])
     assert init(user="plain", password=PASSWORD).code == 0
+
+
+def test_each_command_for_an_administrator_is_told_once(init: Any, server: PrivateServer) -> None:
+    init()
+    server.add_login("plain")
+    refused = init("--json", user="plain", password=PASSWORD).record
+    assert [command["command"] for command in refused["commands"]] == ["GRANT atlas_owner TO plain;"]
+    (failed,) = [step for step in refused["steps"] if step["name"] == "schema"]
+    assert "for an application GRANT atlas_app TO plain is enough" in failed["detail"]
 
 
 def test_a_closed_database_names_the_grant(init: Any, server: PrivateServer) -> None:

@@ -17,8 +17,11 @@ def test_a_plan_names_what_others_would_feel(init: Any, cli: Any, server: Privat
     server.ask("CREATE DATABASE atlas")
     everything_pending = cli("db", "migrate", "--plan", "--json", "--dsn", server.url("atlas")).record
     assert [row["version"] for row in everything_pending["pending"]] == list(range(1, LATEST + 1))
-    # All tables are new.
-    assert {lock["table"] for row in everything_pending["pending"] for lock in row["locks"]} <= {None}
+    # Nobody is there yet.
+    assert [row["locks"] for row in everything_pending["pending"]] == [[]] * LATEST
+    shown = cli("db", "migrate", "--plan", "--dsn", server.url("atlas"))
+    assert f"{LATEST} migrations would be applied, one transaction each; nobody is there yet" in shown.err
+    assert "!" not in shown.out
     assert server.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database="atlas") == [(0,)]
     init()
     server.ask("DELETE FROM schema_version WHERE version > 10", database="atlas")
