@@ -13,6 +13,7 @@ from attrs import frozen
 
 from atlas_sdk._sql import migrations
 from atlas_sdk.backups.programs import newest
+from atlas_sdk.backups.seal import Seal
 from atlas_sdk.errors import BackupFailed, FileProblem, SchemaMismatch
 from atlas_sdk.ops import schema
 
@@ -36,16 +37,27 @@ class Archive:
     tables: int
     #: The migrations that made its schema.
     version: int
+    #: None: pg_dump made it by hand, and whether it is what was written then, nobody knows.
+    seal: Seal | None
+    #: Which file it was.
+    _found: os.stat_result
     _program: Path
     #: What to load, in pg_restore's own words.
     _list: str
 
     @classmethod
     def open(cls, file: Path) -> "Archive":
-        """Read what a dump holds. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new."""
+        """Read what a dump holds. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new.
+
+        What has a seal is compared with it first.
+        """
+        seal = None
         try:
             with file.open("rb") as opened:
+                found = os.fstat(opened.fileno())
                 magic = opened.read(len(_MAGIC))
+                if magic == _MAGIC:
+                    seal = Seal.read(file, opened)
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             raise FileProblem(f"{file} cannot be read: {reason}", path=str(file)) from exc
@@ -55,8 +67,8 @@ class Archive:
         listed = _read([program, "--list", file])
         # Existing schemas are what we load into; their comments and owners are not ours to change.
         lines = [line for line in listed.splitlines() if not re.search(r" \d+ (SCHEMA|COMMENT) - (SCHEMA )?\S", line)]
-        entries = [found["what"] for line in lines if (found := _ENTRY.match(line))]
-        schemas = [found["schema"] for entry in entries if (found := _VERSION_TABLE.match(entry))]
+        entries = [entry["what"] for line in lines if (entry := _ENTRY.match(line))]
+        schemas = [table["schema"] for what in entries if (table := _VERSION_TABLE.match(what))]
         if len(schemas) != 1:
             raise BackupFailed(f"{file} is a dump of something else: it holds no AtlasEngine schema")
         return cls(
@@ -64,6 +76,8 @@ class Archive:
             schema=schemas[0],
             tables=sum(entry.startswith("TABLE DATA ") for entry in entries),
             version=_check_version(file, _read([program, *_DATA, "--table=schema_version", file])),
+            seal=seal,
+            found=found,
             program=program,
             list="\n".join(lines),
         )
@@ -71,7 +85,25 @@ class Archive:
     def text(self, section: str) -> str:
         """Return the statements of the section "pre-data" or "post-data"."""
         with self._opened(section) as stream:
-            return b"".join(_plain(stream)).decode()
+            return self.decoded(b"".join(_plain(stream)))
+
+    def decoded(self, script: bytes) -> str:
+        """Return a part of it as text. Raises BackupFailed where it is none."""
+        try:
+            return script.decode()
+        except UnicodeDecodeError as exc:
+            raise _unreadable(self.file, "it holds statements that are not UTF-8") from exc
+
+    def check_same(self) -> None:
+        """Refuse a file that was replaced or written to since it was opened: what was read of it may be of two."""
+        try:
+            now = self.file.stat()
+        except OSError:
+            now = None
+        if now is None or not os.path.samestat(now, self._found) or _moment(now) != _moment(self._found):
+            raise BackupFailed(
+                f"{self.file} was replaced or changed while it was loaded: repeat it; nothing was written"
+            )
 
     @contextmanager
     def data(self) -> Iterator[Iterator[bytes]]:
@@ -125,6 +157,10 @@ def _plain(stream: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
+def _moment(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
 def _read(command: list[str | Path]) -> str:
     done = subprocess.run(
         command,
@@ -141,7 +177,9 @@ def _read(command: list[str | Path]) -> str:
 
 def _unreadable(file: Path, words: str) -> BackupFailed:
     lines = words.strip().splitlines() or ["no word about why"]
-    return BackupFailed(f"{file} cannot be read, it may be cut short: {lines[0].removeprefix('pg_restore: ')}")
+    return BackupFailed(
+        f"{file} cannot be read, it may be cut short or damaged: {lines[0].removeprefix('pg_restore: ')}"
+    )
 
 
 def _check_version(file: Path, script: str) -> int:
@@ -152,7 +190,7 @@ def _check_version(file: Path, script: str) -> int:
     if head is None:
         raise BackupFailed(f"{file} holds no version of its schema: it was made with other options than ours")
     columns = head["columns"].split(", ")
-    rows = [dict(zip(columns, line.split("\t"), strict=True)) for line in head["rows"].splitlines()]
+    rows = [dict(zip(columns, line.split("\t"), strict=False)) for line in head["rows"].splitlines()]
     known = migrations()
     if len(rows) > len(known):
         raise SchemaMismatch(
@@ -163,9 +201,9 @@ def _check_version(file: Path, script: str) -> int:
         )
     made = {(str(m.version), m.name, schema.checksum(m)) for m in known}
     for row in rows:
-        if (row["version"], row["name"], row["checksum"]) not in made:
+        if (version := row.get("version"), name := row.get("name"), row.get("checksum")) not in made:
             raise SchemaMismatch(
-                f"{file}: its migration {row['version']} ({row['name']}) is not the one of this AtlasEngine: it was "
+                f"{file}: its migration {version} ({name}) is not the one of this AtlasEngine: it was "
                 "dumped from a changed or unreleased version; nothing was written",
                 found=len(rows),
                 wanted=len(known),

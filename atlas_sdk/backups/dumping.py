@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from atlas_sdk.backups.partial import Partial
 from atlas_sdk.backups.programs import newest
 from atlas_sdk.backups.reports import Dumped, Progress
+from atlas_sdk.backups.seal import Seal
 from atlas_sdk.backups.session import Session, connected, sql
 from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, SchemaMismatch
 from atlas_sdk.ops import schema
@@ -46,7 +47,9 @@ def dump(
 
     `source` is a client, an address, or nothing for the embedded database (of `home`). The schema may be an older
     version than this release's; it is not changed. The file has its name when it is whole and on the disk, and an
-    existing one is replaced then, and only with `overwrite`. Owners and rights are left out: any login may load it.
+    existing one is replaced then, and only with `overwrite`. Behind what pg_dump writes there is a seal, the SHA-256
+    and how many rows every table has: `load` checks it, and pg_restore does not look there. Owners and rights are left
+    out: any login may load it.
     Raises BackupFailed, for a login that does not see all rows too; FileProblem, SchemaMismatch, DatabaseUnreachable.
     """
     began = time.monotonic()
@@ -76,8 +79,8 @@ def dump(
                 tell=_teller(on_progress, rows),
             )
             version = len(session.run(schema.status()))
+        sha256 = partial.publish(Seal(rows=rows).ending)
         size = partial.size()
-        sha256 = partial.publish()
     return Dumped(
         file=place,
         size=size,

@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 
 from atlas_sdk._sql import migrations
 from atlas_sdk.backups.archive import Archive
+from atlas_sdk.backups.comparing import Definitions, definitions, some
 from atlas_sdk.backups.session import Place, Session, sql
 from atlas_sdk.errors import BackupFailed
 from atlas_sdk.ops import schema
@@ -18,15 +19,15 @@ _CREATE = re.compile(
     r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW|FUNCTION|PROCEDURE|DOMAIN|TYPE|SEQUENCE)(?: IF NOT EXISTS)? (\w+)",
     re.MULTILINE,
 )
-_SHOWN: Final = 3
 _ELSEWHERE: Final = "load into an empty database, or into the embedded one of a fresh home (--home FOLDER)"
 
 
-def make_room(session: Session, archive: Archive) -> None:
+def make_room(session: Session, archive: Archive) -> Definitions:
     """Leave the dump's schema without a thing of ours, in the open transaction, and acting as its owner.
 
     The schema is migrated first, whatever its version: that makes the roles that tenants act as, where this login may,
-    and then every thing of ours is known by its name. Raises BackupFailed when there is anything to lose.
+    and then every thing of ours is known by its name. Returns what the migrations make there. Raises BackupFailed when
+    there is anything to lose.
     """
     session.connection.execute(schema.sql["lock"].text)
     place = _agreed(session, archive)
@@ -34,7 +35,7 @@ def make_room(session: Session, archive: Archive) -> None:
     strangers = sorted(name for _, name, _ in things if place.schema is None or name not in _ours())
     if strangers:
         raise BackupFailed(
-            f"the schema {archive.schema} of {place.database} holds other things ({_some(strangers)}): {_ELSEWHERE}; "
+            f"the schema {archive.schema} of {place.database} holds other things ({some(strangers)}): {_ELSEWHERE}; "
             "nothing was written"
         )
     if place.owner not in {None, place.login}:
@@ -48,17 +49,26 @@ def make_room(session: Session, archive: Archive) -> None:
     ]
     if full:
         raise BackupFailed(
-            f"{place.database} is not empty, and a load never goes over data (rows: {_some(full)}): {_ELSEWHERE}; "
+            f"{place.database} is not empty, and a load never goes over data (rows: {some(full)}): {_ELSEWHERE}; "
             "nothing was written"
         )
     outside = session.value(sql["outside"], schema=archive.schema)
-    for _, _, command in _things(session, archive.schema):
-        session.connection.execute(command)
+    _drop_all(session, archive)
     if session.value(sql["outside"], schema=archive.schema) != outside:
         raise BackupFailed(
             f"other schemas of {place.database} have things that are built on the tables of AtlasEngine, such as a "
             f"view: {_ELSEWHERE}; nothing was written"
         )
+    # Not what was there: somebody may have changed that.
+    session.run(schema.migrate())
+    fresh = definitions(session, archive.schema)
+    _drop_all(session, archive)
+    return fresh
+
+
+def _drop_all(session: Session, archive: Archive) -> None:
+    for _, _, command in _things(session, archive.schema):
+        session.connection.execute(command)
 
 
 def _agreed(session: Session, archive: Archive) -> Place:
@@ -93,7 +103,3 @@ def _ours() -> frozenset[str]:
     """Return the name of everything that a migration of ours ever made."""
     texts = [migration.text for migration in migrations()] + [schema.sql["create_version_table"].text]
     return frozenset(name for text in texts for name in _CREATE.findall(text))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from attrs import define, field
 from psycopg import Cursor
 
 from atlas_sdk.backups.archive import Archive
+from atlas_sdk.backups.comparing import Definitions, check_copied, check_definitions, check_rows
 from atlas_sdk.backups.emptying import make_room
 from atlas_sdk.backups.reports import Loaded, Progress
 from atlas_sdk.backups.session import Session, connected, sql
@@ -42,9 +44,10 @@ def load(
 
     Without `dsn` into the embedded database (of `home`). One transaction: what fails or is interrupted before its end
     leaves nothing. The dump of an older version is migrated; one of a newer version is refused before anything is
-    written. A schema without users' rows in it counts as empty, and everything belongs to its owner afterwards, else
-    to this login. Raises BackupFailed, which a database with data does too; FileProblem, SchemaMismatch,
-    DatabaseUnreachable, StorageFull. What the verification finds is in the result, and stays loaded.
+    written, and so is one that is not what its seal says. With a seal or without: what the migrations make is in it as
+    they make it, or it is refused. A schema without users' rows in it counts as empty, and everything belongs to its
+    owner afterwards, else to this login. Raises BackupFailed, which a database with data does too; FileProblem,
+    SchemaMismatch, DatabaseUnreachable, StorageFull. What the verification finds is in the result, and stays loaded.
     """
     began = time.monotonic()
     tell = on_progress or _silent
@@ -52,9 +55,11 @@ def load(
     with connected(dsn, home) as session:
         with session.connection.transaction():
             session.unhindered()
-            make_room(session, archive)
-            _fill(session, archive, tell)
-            granted = _settle(session, archive)
+            fresh = make_room(session, archive)
+            with _explained(session, archive):
+                _fill(session, archive, fresh, tell)
+                granted = _settle(session, archive, fresh)
+            archive.check_same()
             rows = {table.name: table.amount for table in session.tables(archive.schema)}
             version = len(session.run(schema.status()))
         findings = _Findings()
@@ -72,6 +77,7 @@ def load(
         broken=tuple(findings.broken),
         unbalanced=tuple(findings.unbalanced),
         granted=granted,
+        sealed=archive.seal is not None,
     )
 
 
@@ -79,19 +85,33 @@ def _silent(_progress: Progress) -> None:
     """Tell nobody."""
 
 
-def _fill(session: Session, archive: Archive, tell: Tell) -> None:
+@contextmanager
+def _explained(session: Session, archive: Archive) -> Iterator[None]:
+    """Say of what the server refuses that it comes from the dump."""
     try:
-        _run(session, archive.text("pre-data"))
-        with archive.data() as lines:
-            size = _copy(session, lines, archive, tell)
-        tell(Progress(step="index", name="", done=archive.tables, total=archive.tables, size=size))
-        _run(session, archive.text("post-data"))
+        yield
+    except psycopg.errors.InsufficientPrivilege:
+        raise
     except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction) as exc:
         server = session.connection.info.server_version // 10_000
         raise BackupFailed(
             f"{archive.file} holds what this server, PostgreSQL {server}, does not know "
-            f"({exc.diag.message_primary}): load it into a newer one; nothing was written"
+            f"({exc.diag.message_primary}): load it into a newer one, unless the file is damaged; nothing was written"
         ) from exc
+    except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError) as exc:
+        raise BackupFailed(
+            f"{archive.file} holds what cannot be loaded ({exc.diag.message_primary or exc}): it may be damaged; "
+            "nothing was written"
+        ) from exc
+
+
+def _fill(session: Session, archive: Archive, fresh: Definitions, tell: Tell) -> None:
+    _run(session, archive.text("pre-data"))
+    with archive.data() as lines:
+        size = _copy(session, lines, archive, fresh, tell)
+    tell(Progress(step="index", name="", done=archive.tables, total=archive.tables, size=size))
+    _run(session, archive.text("post-data"))
+    check_rows(session, archive)
     # The script left settings of its own, which behind a pooler would be the next client's.
     session.connection.execute("RESET ALL")
     session.unhindered()
@@ -101,30 +121,33 @@ def _run(session: Session, script: str) -> None:
     session.connection.execute(script)
 
 
-def _copy(session: Session, lines: Iterator[bytes], archive: Archive, tell: Tell) -> int:
+def _copy(session: Session, lines: Iterator[bytes], archive: Archive, fresh: Definitions, tell: Tell) -> int:
     """Send the rows of all tables; return their bytes."""
     script: list[bytes] = []
+    copied: set[str] = set()
     size = done = 0
     for line in lines:
         found = _COPY.match(line)
         if found is None:
             script.append(line)
             continue
-        _run(session, b"".join(script).decode())
+        _run(session, archive.decoded(b"".join(script)))
         script.clear()
-        name = found[1].decode().strip('"')
+        name = archive.decoded(found[1]).strip('"')
         with session.connection.cursor() as cursor:
-            for sent in _send(cursor, line, lines):
+            for sent in _send(cursor, archive.decoded(line), lines):
                 size += sent
                 tell(Progress(step="load", name=name, done=done, total=archive.tables, size=size))
         done += 1
-    _run(session, b"".join(script).decode())
+        copied.add(name)
+    _run(session, archive.decoded(b"".join(script)))
+    check_copied(session, archive, fresh, copied)
     return size
 
 
-def _send(cursor: "Cursor[tuple[object, ...]]", command: bytes, lines: Iterator[bytes]) -> Iterator[int]:
+def _send(cursor: "Cursor[tuple[object, ...]]", command: str, lines: Iterator[bytes]) -> Iterator[int]:
     """Send the rows of one table in large pieces; yield the bytes of each. A file that ends too early raises."""
-    with cursor.copy(command.decode()) as copy:
+    with cursor.copy(command) as copy:
         piece: list[bytes] = []
         size = 0
         for line in lines:
@@ -143,12 +166,16 @@ def _send(cursor: "Cursor[tuple[object, ...]]", command: bytes, lines: Iterator[
     yield size
 
 
-def _settle(session: Session, archive: Archive) -> bool:
-    """Bring the schema to this release's version, give the roles their rights, and tell the planner what there is."""
+def _settle(session: Session, archive: Archive, fresh: Definitions) -> bool:
+    """Bring the schema to this release's version, give the roles their rights, and tell the planner what there is.
+
+    The rights come last, when everything is known to be what it should be.
+    """
     # A migration may alter a table that still has checks to come.
     session.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     session.run(schema.migrate())
     session.run(schema.check())
+    check_definitions(session, archive, fresh)
     granted = bool(session.value(sql["may_grant"])) and bool(session.value(sql["grant"]))
     tables = [table.name for table in session.tables(archive.schema)]
     session.command(sql["write_analyze"], schema=archive.schema, tables=tables)

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,9 +47,15 @@ class Partial:
         """Return how many bytes have been written."""
         return os.fstat(self.descriptor).st_size
 
-    def publish(self) -> str:
-        """Bring everything to the disk, then give it its name; return its SHA-256."""
+    def publish(self, ending: Callable[[Path], bytes] | None = None) -> str:
+        """Bring everything to the disk, then give it its name; return its SHA-256.
+
+        `ending` is given the file, and says what comes last in it.
+        """
         try:
+            if ending is not None:
+                with self.path.open("ab") as file:
+                    file.write(ending(self.path))
             os.fsync(self.descriptor)
             with self.path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()

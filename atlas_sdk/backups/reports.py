@@ -63,6 +63,9 @@ class Loaded:
     unbalanced: tuple[Books, ...]
     #: Whether the role that tenants act as has its rights; False where it does not exist.
     granted: bool
+    #: Whether the file has a seal, and so is byte for byte what `dump` wrote. One that pg_dump made by hand has none:
+    #: of the rows in it, only those of memory and of the quotas' books were verified.
+    sealed: bool
 
     @property
     def ok(self) -> bool:

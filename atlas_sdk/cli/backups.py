@@ -105,6 +105,10 @@ def load(flags: Flags, *, file: Path) -> int:
         run.out.line(f"migrated from schema version {loaded.dumped_version} to {loaded.schema_version}")
     if not loaded.granted:
         run.out.note("the role atlas_app is not there, which as_user needs: atlasctl db init makes it, or says how")
+    if not loaded.sealed:
+        run.out.note(
+            "the file has no seal, so nobody knows whether it is as it was written: atlasctl db dump makes one"
+        )
     if loaded.ok:
         verified = f"{count(loaded.users, 'user')}, {count(loaded.versions, 'version')} of files"
         run.out.line(f"verified: {verified} read back as they were stored, and the books add up")
@@ -130,6 +134,7 @@ def _fields(loaded: "Loaded") -> dict[str, Any]:
         "broken": [str(one.snapshot_id) for one in loaded.broken],
         "unbalanced": [str(books.user_id) for books in loaded.unbalanced],
         "granted": loaded.granted,
+        "sealed": loaded.sealed,
     }
 
 

@@ -82,3 +82,50 @@ SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 
 -- name: grant
 SELECT grant_atlas_roles();
+
+-- name: definitions
+-- What everything in a schema is, but its rows, owners and rights, and what only makes it faster or slower to use. Without
+-- parentheses outside of functions: a nested AND comes back flat from a dump.
+WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
+SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
+FROM (
+    SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'c' THEN 'type' ELSE 'table' END AS kind, c.relname::text AS name,
+           concat_ws(' ', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,
+                     CASE c.relkind WHEN 'v' THEN c.reloptions::text || pg_get_viewdef(c.oid) END) AS definition
+    FROM pg_class c WHERE c.relnamespace IN (SELECT oid FROM here) AND c.relkind IN ('r', 'p', 'v', 'c')
+    UNION ALL
+    SELECT 'column', c.relname || '.' || a.attname,
+           concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+                     a.attcollation::regcollation, pg_get_expr(f.adbin, f.adrelid),
+                     -- A row of it is written without names.
+                     CASE c.relkind WHEN 'c' THEN a.attnum END)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+    WHERE c.relnamespace IN (SELECT oid FROM here) AND c.relkind IN ('r', 'p', 'v', 'c') AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT 'domain', y.typname, concat_ws(' ', format_type(y.typbasetype, y.typtypmod), y.typnotnull, y.typdefault,
+                                          y.typcollation::regcollation)
+    FROM pg_type y WHERE y.typnamespace IN (SELECT oid FROM here) AND y.typtype = 'd'
+    UNION ALL
+    -- Those that are not valid on their own: NOT NULL is a column's, and before PostgreSQL 18 not even here.
+    SELECT 'constraint', coalesce(c.relname, y.typname) || '.' || k.conname,
+           concat_ws(' ', k.convalidated, pg_get_constraintdef(k.oid))
+    FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_type y ON y.oid = k.contypid
+    WHERE k.connamespace IN (SELECT oid FROM here) AND k.contype <> 'n'
+    UNION ALL
+    SELECT 'index', c.relname, concat_ws(' ', i.indisvalid, pg_get_indexdef(c.oid))
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relnamespace IN (SELECT oid FROM here)
+    UNION ALL
+    SELECT 'trigger', c.relname || '.' || t.tgname, concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid))
+    FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE c.relnamespace IN (SELECT oid FROM here) AND NOT t.tgisinternal
+    UNION ALL
+    SELECT 'policy', p.tablename || '.' || p.policyname,
+           concat_ws(' ', p.permissive, p.cmd, p.roles::text, 'USING ' || p.qual, 'CHECK ' || p.with_check)
+    FROM pg_policies p WHERE p.schemaname = %(schema)s
+    UNION ALL
+    SELECT 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid)
+    FROM pg_proc p WHERE p.pronamespace IN (SELECT oid FROM here) AND p.prokind IN ('f', 'p')
+) d
+ORDER BY d.kind, d.name;

@@ -41,6 +41,20 @@ def test_dump_and_load(cli, dsn, empty_dsn, tmp_path):
     assert "is not empty, and a load never goes over data" in over.sentence
 
 
+def test_load_says_when_a_dump_has_no_seal(cli, dsn, empty_dsn, tmp_path):
+    file = tmp_path / "a.dump"
+    cli("db", "dump", file, "--dsn", dsn)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.rindex(b'\n{"rows": ')])
+    ran = cli("db", "load", file, "--dsn", empty_dsn)
+    assert ran.code == 0
+    assert "the file has no seal, so nobody knows whether it is as it was written" in ran.err
+    file.write_bytes(whole)
+    again = cli("db", "load", file, "--dsn", empty_dsn)
+    assert "seal" not in again.err + again.out
+    assert cli("db", "load", file, "--dsn", empty_dsn, "--json").record["sealed"]
+
+
 def test_load_says_what_reads_back_wrong(cli, dsn, empty_dsn, tmp_path):
     fill(dsn, tmp_path / "projects")
     with psycopg.connect(dsn, autocommit=True) as connection:

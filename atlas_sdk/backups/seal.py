@@ -1,0 +1,81 @@
+"""The seal behind a dump: its SHA-256 and what it holds. pg_dump's table of contents has no checksum of its own.
+
+It is two lines of text behind the last byte of pg_dump's, which no pg_restore reads: what there is of every table as
+JSON, and the hash of all that is before it.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from attrs import frozen
+
+from atlas_sdk.errors import BackupFailed
+
+__all__ = ["Seal"]
+
+_MARK: Final = "ATLASENGINE SEAL 1 "
+_LAST: Final = re.compile(rb"ATLASENGINE SEAL 1 (?P<size>\d{20}) (?P<sha256>[0-9a-f]{64})\n")
+#: Of the hash and the end of its line, which are not hashed.
+_HASH_BYTES: Final = 65
+_LAST_BYTES: Final = len(_MARK) + 20 + 1 + _HASH_BYTES
+#: How pg_dump ends its last block of rows, whatever compresses them: a length of 0, as a sign and four bytes.
+_END: Final = bytes(5)
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+@frozen(kw_only=True)
+class Seal:
+    """What a dump was when it was written."""
+
+    #: Of every table.
+    rows: dict[str, int]
+
+    def ending(self, file: Path) -> bytes:
+        """Return what to write behind a dump."""
+        content = json.dumps({"rows": self.rows})
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            digest = hashlib.file_digest(opened, "sha256")
+        head = f"\n{content}\n{_MARK}{size:020} ".encode()
+        digest.update(head)
+        return head + f"{digest.hexdigest()}\n".encode()
+
+    @classmethod
+    def read(cls, file: Path, opened: BinaryIO) -> "Seal | None":
+        """Return the seal of a dump that is byte for byte what was written; None for one by pg_dump alone.
+
+        Raises BackupFailed for every other file. Not a signature: whoever changes a dump can seal it again.
+        """
+        total = opened.seek(0, os.SEEK_END)
+        opened.seek(max(total - _LAST_BYTES, 0))
+        tail = opened.read()
+        last = _LAST.fullmatch(tail)
+        if last is None:
+            if tail.endswith(_END):
+                return None
+            raise BackupFailed(
+                f"{file} is cut short or damaged: its end is neither pg_dump's nor a seal of AtlasEngine; load another "
+                "copy of it, or an older dump; nothing was written"
+            )
+        if _hashed(opened, total - _HASH_BYTES) != last["sha256"].decode():
+            raise BackupFailed(
+                f"{file} is damaged: it does not have the SHA-256 that it was sealed with; load another copy of it, or "
+                "an older dump; nothing was written"
+            )
+        opened.seek(int(last["size"]))
+        content = json.loads(opened.read(total - _LAST_BYTES - int(last["size"])))
+        return cls(rows=content["rows"])
+
+
+def _hashed(opened: BinaryIO, size: int) -> str:
+    """Return the SHA-256 of the first bytes of a file."""
+    digest = hashlib.sha256()
+    opened.seek(0)
+    while piece := opened.read(min(size, _PIECE_BYTES)):
+        digest.update(piece)
+        size -= len(piece)
+    return digest.hexdigest()
