@@ -85,7 +85,7 @@ def test_user_of_the_settings_acts(cli, dsn, folder, monkeypatch, atlas):
     assert cli("log", "--dsn", dsn, "--project", folder).code == 3
 
 
-def test_a_home_is_that_folder_whatever_the_environment_says(cli, home, dsn, tmp_path, monkeypatch):
+def test_a_home_is_that_folder_whatever_the_environment_says(cli, home, dsn, tmp_path, monkeypatch, kept):
     monkeypatch.delenv("ATLAS_HOME")
     monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/production")
     embedded = f"embedded, in {home}"
