@@ -315,6 +315,30 @@ class QuotaMachine(RuleBasedStateMachine):
             else:
                 self.settle(number=known, tokens=used)
 
+    @rule(tokens=st.integers(1, 60), used=amounts)
+    def two_promises_outlive_the_month(self, *, tokens: int, used: int) -> None:
+        """What both of them had taken of a top-up comes back once."""
+        self.grant(tokens=tokens, expires=False)
+        known = len(self.model.holds)
+        for _ in range(2):
+            self.reserve(tokens=60, flexible=True, slots=0)
+        self.month_ends(number=0)
+        for number in range(known, len(self.model.holds)):
+            if number % 17:
+                self.settle(number=number, tokens=used)
+
+    @rule(tokens=st.integers(1, 60), used=amounts)
+    def one_of_two_top_ups_expires(self, *, tokens: int, used: int) -> None:
+        """With a promise at work that needs both, and then costs less: the other one is charged at the month's end."""
+        for expires in (True, False):
+            self.grant(tokens=tokens, expires=expires)
+        known = len(self.model.holds)
+        self.reserve(tokens=1000, flexible=True, slots=0)
+        self.grant_expires(number=len(self.model.top_ups) - 2)
+        if len(self.model.holds) > known and known % 17:
+            self.settle(number=known, tokens=used)
+        self.month_ends(number=0)
+
     @rule(tokens=amounts)
     def month_is_busy(self, tokens: int) -> None:
         self.add(tokens=(self.model.base or 0) + tokens // 4)
