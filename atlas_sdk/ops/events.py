@@ -1,5 +1,6 @@
 """The audit trail: what happened, to whom, when."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
@@ -105,7 +106,7 @@ def search(
         "event_type": bounded("event_type", event_type, _TYPE_LENGTH, least=0),
         "since": moment("since", since),
         "until": moment("until", until),
-        "text": bounded("text", text, _TEXT_LENGTH, least=0),
+        "text": _as_json(bounded("text", text, _TEXT_LENGTH, least=0)),
         "before_at": None if before is None else before.created_at,
         "before_id": None if before is None else before.id,
         "limit": page_size(limit),
@@ -113,3 +114,8 @@ def search(
     if project is None:
         return (yield from many(sql["search"], Event, **asked))
     return (yield from many(sql["search_in_project"], Event, project_id=project.id, **asked))
+
+
+def _as_json(text: str | None) -> str | None:
+    """Return a text as it is spelled within JSON, which is what is searched."""
+    return None if text is None else json.dumps(text, ensure_ascii=False)[1:-1]

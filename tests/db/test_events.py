@@ -217,3 +217,16 @@ def test_a_copy_shares_connections_guards_and_what_is_known(dsn: str) -> None:
 
 def project_of_closed(atlas: Atlas) -> None:
     atlas.with_context(ip="203.0.113.9").users.local()
+
+
+@pytest.mark.parametrize("text", ['say "hi"', "C:\\tmp", 'hi"\n', "\x01", "naïve\u2028", "'; --", "%s"])
+def test_any_text_is_found_as_it_was_told(face: Any, user: User, text: str) -> None:
+    face.events.log("it.was", user=user, meta={"told": f"They {text}, once."})
+    face.events.log("it.was", user=user, meta={"told": "nothing"})
+    (found,) = face.events.search(user, text=text)
+    assert found.meta["told"] == f"They {text}, once."
+
+
+def test_what_json_is_made_of_is_no_text(face: Any, user: User) -> None:
+    face.events.log("it.was", user=user, meta={"told": "nothing"})
+    assert face.events.search(user, text='{"') == face.events.search(user, text='": "') == []
