@@ -3,19 +3,27 @@
 from atlas_sdk.files.capture import FileState, Signature, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
+from atlas_sdk.files.root import Root, hold, pin
+from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
 from atlas_sdk.files.tracking import Scan, Skipped, Tracking
 
 __all__ = [
     "FileState",
+    "Leftover",
+    "Root",
     "Scan",
     "Signature",
     "Skipped",
     "Tracking",
     "from_text",
+    "hold",
+    "leftovers",
+    "pin",
     "printable",
     "read_file",
     "relative_path",
     "remove_file",
+    "remove_leftover",
     "replace_file",
     "signature",
     "to_text",

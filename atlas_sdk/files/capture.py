@@ -8,8 +8,9 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from atlas_sdk.files.confined import locate, open_folder, opened
+from atlas_sdk.files.confined import Place, locate, opened
 from atlas_sdk.files.problems import odd_type, problem
+from atlas_sdk.files.root import Root, hold
 
 __all__ = ["FileState", "Signature", "read_file", "signature"]
 
@@ -58,12 +59,14 @@ class FileState:
     mode: int
     #: What the symlink says when the path itself is one, inside the project.
     link: str | None
+    #: The permission bits of the folders between the project's own and the file, outermost first.
+    folder_modes: tuple[int, ...] = ()
     signature: Signature
     #: The file was being written all the time: the content may mix two versions, so look again soon.
     torn: bool
 
 
-def read_file(root: Path, path: str, *, limit_bytes: int) -> FileState | None:
+def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | None:
     """Read a file of the project, or return None when there is none.
 
     The file has the same signature before and after the reading and under its name afterwards; if not, it is read
@@ -72,38 +75,35 @@ def read_file(root: Path, path: str, *, limit_bytes: int) -> FileState | None:
     read, or when the project's own folder is gone.
     """
     last: FileState | None = None
-    for _ in range(_ATTEMPTS):
-        try:
-            state = _read_once(root, path, limit_bytes=limit_bytes)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as exc:
-            if exc.errno != errno.ELOOP:
-                raise problem("read", path, exc) from exc
-            loop = exc
-            continue
-        if not state.torn:
-            return state
-        last = state
+    with hold(root) as held:
+        for _ in range(_ATTEMPTS):
+            try:
+                state = _read_once(held, path, limit_bytes=limit_bytes)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as exc:
+                if exc.errno != errno.ELOOP:
+                    raise problem("read", path, exc) from exc
+                loop = exc
+                continue
+            if not state.torn:
+                return state
+            last = state
     if last is None:
         raise problem("read", path, loop) from loop
     return last
 
 
-def signature(root: Path, path: str) -> Signature | None:
+def signature(root: Path | Root, path: str) -> Signature | None:
     """Return the signature of the file that a path leads to, or None when there is none.
 
-    One `lstat`, unless the path is a symlink: then the same confined walk as `read_file`, and the same errors.
+    Walks as `read_file` does, and raises the same errors.
     """
     try:
-        found = os.lstat(os.path.join(root, path))  # noqa: PTH118 - this is the sweep's hot path
-        if stat.S_ISLNK(found.st_mode):
-            with locate(root, path) as place:
-                found = os.lstat(place.name, dir_fd=place.folder)
+        with locate(root, path) as place:
+            found = os.lstat(place.name, dir_fd=place.folder)
     except (FileNotFoundError, NotADirectoryError):
-        # Without the project's folder nothing is known about its files: this raises.
-        with open_folder(root, ""):
-            return None
+        return None
     except OSError as exc:
         raise problem("look at", path, exc) from exc
     if not stat.S_ISREG(found.st_mode):
@@ -111,12 +111,13 @@ def signature(root: Path, path: str) -> Signature | None:
     return Signature.of(found)
 
 
-def _read_once(root: Path, path: str, *, limit_bytes: int) -> FileState:
+def _read_once(root: Root, path: str, *, limit_bytes: int) -> FileState:
     with opened(root, path) as (descriptor, place):
         found = os.fstat(descriptor)
         before = Signature.of(found)
         content, sha256, size = _read(descriptor, size=before.size, limit_bytes=limit_bytes)
         after = Signature.of(os.fstat(descriptor))
+        folder_modes = _folder_modes(place)
     state = FileState(
         path=path,
         content=content,
@@ -124,6 +125,7 @@ def _read_once(root: Path, path: str, *, limit_bytes: int) -> FileState:
         size=size,
         mode=stat.S_IMODE(found.st_mode) & 0o777,
         link=place.link,
+        folder_modes=folder_modes,
         # The one from before the reading: what was written since then differs from it.
         signature=before,
         torn=False,
@@ -132,6 +134,10 @@ def _read_once(root: Path, path: str, *, limit_bytes: int) -> FileState:
         named = Signature.of(os.lstat(again.name, dir_fd=again.folder))
         same = before == after == named and size == before.size and again.link == place.link
     return state if same else evolve(state, torn=True)
+
+
+def _folder_modes(place: Place) -> tuple[int, ...]:
+    return tuple(stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o777 for descriptor in place.above)
 
 
 def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:

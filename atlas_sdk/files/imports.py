@@ -14,6 +14,7 @@ from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.capture import read_file, signature
 from atlas_sdk.files.confined import locate
 from atlas_sdk.files.paths import relative_path
+from atlas_sdk.files.root import Root, hold
 
 __all__ = ["MOST_DEPTH", "follow", "mentions"]
 
@@ -43,7 +44,7 @@ _TICKS = re.compile(r"`+")
 
 
 def follow(
-    root: Path, paths: Iterable[str], *, limit_bytes: int, allows: Callable[[str], bool] = lambda _: True
+    root: Path | Root, paths: Iterable[str], *, limit_bytes: int, allows: Callable[[str], bool] = lambda _: True
 ) -> list[str]:
     """Return the files that `paths` import, directly or through others, sorted and without `paths` themselves.
 
@@ -53,10 +54,11 @@ def follow(
     start = list(paths)
     seen = set(start)
     level = start
-    for _ in range(MOST_DEPTH):
-        level = sorted({found for path in level for found in _imports(root, path, limit_bytes=limit_bytes)} - seen)
-        level = [path for path in level if allows(path)]
-        seen.update(level)
+    with hold(root) as held:
+        for _ in range(MOST_DEPTH):
+            level = sorted({found for path in level for found in _imports(held, path, limit_bytes=limit_bytes)} - seen)
+            level = [path for path in level if allows(path)]
+            seen.update(level)
     return sorted(seen.difference(start))
 
 
@@ -65,7 +67,7 @@ def mentions(text: str) -> list[str]:
     return [found[1].replace("\\ ", " ") for prose in _prose(text) for found in _MENTION.finditer(prose)]
 
 
-def _imports(root: Path, path: str, *, limit_bytes: int) -> Iterator[str]:
+def _imports(root: Root, path: str, *, limit_bytes: int) -> Iterator[str]:
     try:
         state = read_file(root, path, limit_bytes=limit_bytes)
     except (FileProblem, InvalidInput):
@@ -79,14 +81,14 @@ def _imports(root: Path, path: str, *, limit_bytes: int) -> Iterator[str]:
             yield found
 
 
-def _resolved(root: Path, mention: str, *, beside: str, limit_bytes: int) -> str | None:
+def _resolved(root: Root, mention: str, *, beside: str, limit_bytes: int) -> str | None:
     folder = beside.rpartition("/")[0]
     # Punctuation may belong to the sentence or to the name: the file system decides.
     for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
         if not name or name.startswith("~") or not _is_text(name):
             continue
         try:
-            path = relative_path(root, name if name.startswith("/") or not folder else f"{folder}/{name}")
+            path = relative_path(root.path, name if name.startswith("/") or not folder else f"{folder}/{name}")
             with locate(root, path, follow=False) as place:
                 # A folder on the way may be a symlink inside the project: the file has one name, the real one.
                 real = place.path

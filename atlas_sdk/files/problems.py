@@ -10,7 +10,7 @@ from pathlib import Path
 from atlas_sdk.errors import FileProblem, OutsideProject
 from atlas_sdk.files.paths import printable
 
-__all__ = ["leaves", "noun", "odd_type", "problem", "root_problem", "translated"]
+__all__ = ["leaves", "link_above", "noun", "odd_type", "problem", "replaced_root", "root_problem", "translated"]
 
 _OWNERSHIP = "let the user who runs Atlas have access to it and to its folder"
 _SPACE = "free some space, then try again"
@@ -46,6 +46,24 @@ def root_problem(root: Path, error: OSError) -> FileProblem:
     if code in {errno.EACCES, errno.EPERM}:
         advice = _OWNERSHIP
     return FileProblem(f"cannot open the project {printable(str(root))}: {reason}; {advice}", path=str(root))
+
+
+def link_above(root: Path, name: str, target: str) -> FileProblem:
+    """Say that a part of a project's own path is a symlink now: it may lead anywhere."""
+    return FileProblem(
+        f"cannot open the project {printable(str(root))}: {printable(name)} on the way to it is a symlink to "
+        f"{printable(target)}, and Atlas follows none there; if the project moved, register it where it is now",
+        path=str(root),
+    )
+
+
+def replaced_root(root: Path) -> FileProblem:
+    """Say that another folder has the project's name since it was last looked at."""
+    return FileProblem(
+        f"{printable(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
+        "look at it, then try again",
+        path=str(root),
+    )
 
 
 def odd_type(path: str, mode: int) -> FileProblem:

@@ -1,7 +1,9 @@
 """Which files of a project are its memory, and which of them exist now."""
 
 import os
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,8 @@ from atlas_sdk.files.imports import follow
 from atlas_sdk.files.paths import printable
 from atlas_sdk.files.presets import PRESETS, TEMPORARY, Kind
 from atlas_sdk.files.problems import odd_type, problem
+from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.temporary import is_temporary
 
 __all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
 
@@ -27,6 +31,8 @@ _DEFAULT_LIMIT_BYTES = 8 * 2**20
 _HIGHEST_LIMIT_BYTES = 256 * 2**20
 #: A folder costs about 30 µs to list, so a walk of this many ends within a second.
 _MOST_FOLDERS = 20_000
+#: A project that is slower (a folder of millions, a sick disk) must not hold up the others for longer.
+_MOST_S = 5.0
 _LISTS = ("presets", "include", "exclude")
 #: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
 _TABLES = ("track", "atlas")
@@ -51,6 +57,10 @@ class Scan:
     skipped: tuple[Skipped, ...]
     #: The folders to watch, `""` for the project's own.
     directories: tuple[str, ...]
+    #: False when the search was given up: a file that is missing here may exist.
+    complete: bool = True
+    #: Whether a file stands there that a killed restore left.
+    leftovers: bool = False
 
 
 @frozen(kw_only=True)
@@ -77,7 +87,7 @@ class Tracking:
         return Excluded.of(self.exclude)
 
     @classmethod
-    def load(cls, root: Path) -> "Tracking":
+    def load(cls, root: Path | Root) -> "Tracking":
         """Read the project's `.atlas.toml`; without one every preset is on.
 
         Raises `InvalidInput` that names the key, `FileProblem` when the file or the project cannot be read.
@@ -107,23 +117,31 @@ class Tracking:
             return "claude_md"
         return "scratch" if self._wanted.match(path) else "claude_md"
 
-    def scan(self, root: Path) -> Scan:
+    def scan(self, root: Path | Root, *, clock: Callable[[], float] = time.monotonic) -> Scan:
         """Find the tracked files that exist now; what cannot be tracked is listed, and never stops the rest.
 
-        `.gitignore` does not count: `CLAUDE.local.md` is normally ignored, and is memory all the same.
-        Raises `FileProblem` when the project's own folder cannot be read: that says nothing about its files.
+        `.gitignore` does not count: `CLAUDE.local.md` is normally ignored, and is memory all the same. The search ends
+        after 20,000 folders or 5 s, and says so. Raises `FileProblem` when the project's own folder cannot be read:
+        that says nothing about its files.
         """
-        walk = _Walk(root, self)
+        with hold(root) as held:
+            return self._scan(_Walk(held, self, clock))
+
+    def _scan(self, walk: "_Walk") -> Scan:
         walk.run()
         instructions = [path for path in walk.paths if self.kind(path) == "claude_md"]
-        imports = follow(root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path))
+        imports = follow(
+            walk.root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path)
+        )
         return Scan(
             paths=tuple(sorted({*walk.paths, *imports})),
             skipped=tuple(sorted(walk.skipped, key=lambda one: one.path)),
             directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports)})),
+            complete=walk.complete,
+            leftovers=walk.leftovers,
         )
 
-    def directories(self, root: Path) -> list[str]:
+    def directories(self, root: Path | Root) -> list[str]:
         """Return the existing folders in which a tracked file, or the next folder towards one, can appear.
 
         Together with the folders of imported files; `""` is the project's own. The same walk as `scan`, which has
@@ -146,22 +164,22 @@ class Tracking:
 class _Walk:
     """One walk over the folders that can hold tracked files, those below a fixed prefix first."""
 
-    def __init__(self, root: Path, tracking: Tracking) -> None:
+    def __init__(self, root: Root, tracking: Tracking, clock: Callable[[], float]) -> None:
         self.root = root
         self.tracking = tracking
+        self.clock = clock
+        self.until = clock() + _MOST_S
         self.paths: list[str] = []
         self.skipped: list[Skipped] = []
         self.folders: list[str] = []
         self.waiting: dict[str, deque[str]] = {"near": deque([""]), "far": deque()}
+        self.complete = True
+        self.leftovers = False
 
     def run(self) -> None:
-        while any(self.waiting.values()):
+        while self.complete and any(self.waiting.values()):
             if len(self.folders) >= _MOST_FOLDERS:
-                reason = (
-                    f"more than {_MOST_FOLDERS:,} folders, the rest was not searched: "
-                    f"give the globs under include in {SETTINGS} a fixed first folder"
-                )
-                self.skipped.append(Skipped(path="", reason=reason))
+                self.give_up(f"more than {_MOST_FOLDERS:,} folders")
                 return
             folder = (self.waiting["near"] or self.waiting["far"]).popleft()
             try:
@@ -170,12 +188,21 @@ class _Walk:
                 # Removed, or replaced by a symlink, since its parent was listed.
                 continue
             except OSError as exc:
-                self.skip(folder, problem("list", folder or str(self.root), exc))
+                self.skip(folder, problem("list", folder or str(self.root.path), exc))
+
+    def give_up(self, what: str) -> None:
+        self.complete = False
+        reason = f"{what}, the rest was not searched: give the globs under include in {SETTINGS} a fixed first folder"
+        self.skipped.append(Skipped(path="", reason=reason))
 
     def list_folder(self, folder: str) -> None:
         with open_folder(self.root, folder) as descriptor, os.scandir(descriptor) as entries:
             self.folders.append(folder)
             for entry in entries:
+                if self.clock() > self.until:
+                    self.give_up(f"the search took more than {_MOST_S:g} s")
+                    return
+                self.leftovers = self.leftovers or is_temporary(entry.name)
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 leads = self.tracking.leads(path)
                 wanted = self.tracking.wants(path)

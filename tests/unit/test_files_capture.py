@@ -37,6 +37,16 @@ def test_state_holds_what_is_on_disk(root):
     assert signature(root, "CLAUDE.md") == seen
 
 
+def test_modes_of_the_folders_are_part_of_the_state(root):
+    (root / ".claude" / "rules").mkdir(parents=True)
+    (root / ".claude" / "rules" / "a.md").write_bytes(b"x")
+    (root / ".claude" / "rules").chmod(0o2750)
+    (root / ".claude").chmod(0o700)
+    (root / "link.md").symlink_to(".claude/rules/a.md")
+    for path in (".claude/rules/a.md", "link.md"):
+        assert read_file(root, path, limit_bytes=LIMIT).folder_modes == (0o700, 0o750)
+
+
 def test_missing_file_is_none(root):
     assert read_file(root, "CLAUDE.md", limit_bytes=LIMIT) is None
     assert read_file(root, "no/such/folder/CLAUDE.md", limit_bytes=LIMIT) is None

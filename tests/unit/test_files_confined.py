@@ -101,13 +101,6 @@ def test_absolute_symlink_through_another_name_of_the_project(root, tmp_path):
     (root / "a.md").write_bytes(b"inside")
     (root / "link").symlink_to(tmp_path / "alias" / "a.md")
     assert content(root, "link") == b"inside"
-    assert content(tmp_path / "alias", "link") == b"inside"
-
-
-def test_project_reached_through_a_symlink(root, tmp_path):
-    (tmp_path / "alias").symlink_to(root)
-    (root / "a.md").write_bytes(b"inside")
-    assert content(tmp_path / "alias", "a.md") == b"inside"
 
 
 def test_symlink_loop_is_refused(root):
@@ -243,7 +236,7 @@ def test_swapping_a_folder_for_a_symlink_shows_nothing_from_outside(root, tmp_pa
 
 def test_file_that_becomes_a_symlink_after_the_look_is_not_followed(root, monkeypatch):
     (root / "a.md").write_bytes(b"inside")
-    real = confined._link_text
+    real = confined.link_text
 
     def look(folder, name):
         found = real(folder, name)
@@ -251,14 +244,14 @@ def test_file_that_becomes_a_symlink_after_the_look_is_not_followed(root, monkey
         (root / "a.md").symlink_to("../secret.md")
         return found
 
-    monkeypatch.setattr(confined, "_link_text", look)
+    monkeypatch.setattr(confined, "link_text", look)
     with pytest.raises(OutsideProject):
         content(root, "a.md")
 
 
 def test_file_that_is_a_symlink_at_every_second_look_is_a_problem(root, monkeypatch):
     (root / "a.md").symlink_to("../secret.md")
-    monkeypatch.setattr(confined, "_link_text", lambda *_: None)
+    monkeypatch.setattr(confined, "link_text", lambda *_: None)
     with pytest.raises(FileProblem, match="changes between a file and a symlink"):
         content(root, "a.md")
 

@@ -322,3 +322,32 @@ def test_owner_of_the_file_is_kept(root):
     replace_file(root, "a", b"new", mode=0o600, expect=sha(b"old"))
     found = (root / "a").stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65534, 65534, 0o600)
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_folder_above(root):
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away: run the tests as root")
+    os.chown(root, 65534, 65533)
+    replace_file(root, "a", b"new", mode=0o600, expect=None)
+    replace_file(root, ".claude/rules/b", b"new", mode=0o644, expect=None)
+    for path in ("a", ".claude", ".claude/rules", ".claude/rules/b"):
+        found = (root / path).stat()
+        assert (found.st_uid, found.st_gid) == (65534, 65533), path
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_private_folders_come_back_private(root, umask):
+    before = os.umask(umask)
+    try:
+        replace_file(root, ".claude/rules/a/b.md", b"x", mode=0o644, expect=None, folder_modes=(0o700, 0o750))
+    finally:
+        os.umask(before)
+    modes = [(root / path).stat().st_mode & 0o777 for path in (".claude", ".claude/rules", ".claude/rules/a")]
+    assert modes == [0o700, 0o750, 0o777 & ~umask]
+
+
+def test_folder_that_is_there_keeps_its_mode(root):
+    (root / ".claude").mkdir(mode=0o755)
+    replace_file(root, ".claude/a/b.md", b"x", mode=0o644, expect=None, folder_modes=(0o700, 0o700))
+    assert (root / ".claude").stat().st_mode & 0o777 == 0o755
+    assert (root / ".claude/a").stat().st_mode & 0o777 == 0o700

@@ -193,12 +193,6 @@ def test_missing_project_is_a_problem_and_not_an_empty_one(tmp_path):
         Tracking.load(tmp_path / "gone")
 
 
-def test_project_reached_through_a_symlink(tmp_path):
-    put(tmp_path, "real/CLAUDE.md")
-    (tmp_path / "alias").symlink_to("real")
-    assert scanned(tmp_path / "alias").paths == ("CLAUDE.md",)
-
-
 def test_include_without_a_fixed_folder_walks_the_project(tmp_path):
     put(tmp_path, "a/b/CLAUDE.md", "CLAUDE.md", "node_modules/x/CLAUDE.md", "a/.git/CLAUDE.md", "vendor/x/CLAUDE.md")
     (tmp_path / "loop").symlink_to(".")
@@ -225,6 +219,17 @@ def test_walk_as_long_as_allowed_is_complete(tmp_path, monkeypatch):
     put(tmp_path, "a/CLAUDE.md", "b/CLAUDE.md", "c/CLAUDE.md")
     found = scanned(tmp_path, Tracking(include=("**/CLAUDE.md",)))
     assert (len(found.paths), found.skipped) == (3, ())
+
+
+def test_search_that_takes_too_long_ends_and_says_so(tmp_path):
+    put(tmp_path, "CLAUDE.md", *(f"notes/{number}/a.md" for number in range(20)))
+    passed = iter(range(1000))
+    found = Tracking().scan(tmp_path, clock=lambda: next(passed) / 2)
+    assert not found.complete
+    assert len(found.paths) < 20
+    assert [one.path for one in found.skipped] == [""]
+    assert "the search took more than 5 s, the rest was not searched" in found.skipped[0].reason
+    assert Tracking().scan(tmp_path, clock=lambda: 0.0).complete
 
 
 # What to watch

@@ -1,0 +1,57 @@
+"""Owner and mode of what a restore makes.
+
+A daemon that runs as root must not take files away from their users, so what is new belongs to the owner of the folder
+that it is made in. Somebody else may rename things in that folder at the same time, so this gives away nothing but an
+open file or an empty folder.
+"""
+
+import os
+
+from atlas_sdk.files.confined import FolderMaker
+
+__all__ = ["folder_maker", "keep_owner"]
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def keep_owner(descriptor: int, owner: os.stat_result) -> None:
+    """Give an open file or folder the owner and group of `owner`, as far as this process may."""
+    own = os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (owner.st_uid, owner.st_gid):
+        try:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            return
+
+
+def folder_maker(modes: tuple[int, ...]) -> FolderMaker:
+    """Return a function that makes missing folders with these permission bits, outermost first.
+
+    A folder whose mode is not known gets what the umask leaves. A folder that root makes belongs to the owner of the
+    folder above it.
+    """
+
+    def make(folder: int, name: str, depth: int) -> None:
+        mode = modes[depth] if depth < len(modes) else None
+        try:
+            os.mkdir(name, 0o777 if mode is None else mode, dir_fd=folder)
+        except FileExistsError:
+            return
+        _finish(folder, name, mode=mode)
+        os.fsync(folder)
+
+    return make
+
+
+def _finish(folder: int, name: str, *, mode: int | None) -> None:
+    descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        # Another folder may stand in its place by now. An empty one of our own gives nothing away.
+        if os.fstat(descriptor).st_uid != os.geteuid() or os.listdir(descriptor):  # noqa: PTH208 - a descriptor has no Path
+            return
+        if os.geteuid() == 0:
+            keep_owner(descriptor, os.fstat(folder))
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""Files under a temporary name: complete before they have one, and found again after a crash.
+
+Where the system can make a file without a name (`O_TMPFILE`, Linux 3.11), a process that is killed while it writes
+leaves nothing. One that is killed between two renames leaves a whole file under a temporary name: the new content, or
+the old one. Such a leftover is removed by a later restore, once its content is known to be on record.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+
+from atlas_sdk.files.confined import open_folder
+from atlas_sdk.files.exchange import open_for_writing
+from atlas_sdk.files.ownership import keep_owner
+from atlas_sdk.files.root import Root
+
+__all__ = [
+    "Leftover",
+    "hash_of",
+    "is_temporary",
+    "leftovers",
+    "remove_leftover",
+    "share",
+    "temporary_name",
+    "unlink",
+    "write_beside",
+]
+
+_BLOCK_BYTES = 2**20
+#: A name has 255 bytes at most; 48 letters have at most 192, and the rest of a temporary name has 24.
+_NAME_LETTERS = 48
+_NAME = re.compile(r"\..{1,48}\.atlas-[0-9a-f]{16}", re.DOTALL)
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: The file system makes no file without a name, or /proc is not there to name it.
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS, errno.EXDEV, errno.EPERM}
+
+
+@frozen
+class Leftover:
+    """A whole file under a temporary name that a killed process left."""
+
+    path: str
+    #: 32 bytes.
+    sha256: bytes
+
+
+def temporary_name(name: str) -> str:
+    """Return a new name for a file that stands beside `name` for a moment."""
+    return f".{name[:_NAME_LETTERS]}.atlas-{os.urandom(8).hex()}"
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether `temporary_name` can have made this name."""
+    return ".atlas-" in name and _NAME.fullmatch(name) is not None
+
+
+def write_beside(folder: int, name: str, content: bytes, *, mode: int, owner: os.stat_result) -> str:
+    """Write a durable file with this content, mode and owner under a temporary name; return the name.
+
+    Raises OSError with nothing left behind.
+    """
+    temporary = temporary_name(name)
+    if _write_nameless(folder, temporary, content, mode=mode, owner=owner):
+        return temporary
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
+    try:
+        try:
+            _fill(descriptor, content, mode=mode, owner=owner)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        unlink(folder, temporary)
+        raise
+    return temporary
+
+
+def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, owner: os.stat_result) -> bool:
+    """Write a file without a name and name it when it is complete; False where that cannot be had."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except OSError as exc:
+        if exc.errno in _NO_TMPFILE:
+            return False
+        raise
+    try:
+        _fill(descriptor, content, mode=mode, owner=owner)
+        try:
+            # open(2) describes this way to name it; AT_EMPTY_PATH would need a capability.
+            os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=folder, follow_symlinks=True)
+        except OSError as exc:
+            if exc.errno in _NO_TMPFILE:
+                return False
+            raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _fill(descriptor: int, content: bytes, *, mode: int, owner: os.stat_result) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    keep_owner(descriptor, owner)
+    os.fchmod(descriptor, mode)
+    os.fsync(descriptor)
+
+
+def hash_of(folder: int, name: str, *, settled: bool = False) -> bytes | None:
+    """Return the SHA-256 of a regular file; None for anything else, and for one being written if it must be settled."""
+    try:
+        descriptor = os.open(name, _READ, dir_fd=folder)
+    except OSError as exc:
+        if exc.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            return None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or (settled and open_for_writing(descriptor)):
+            return None
+        digest = hashlib.sha256()
+        while block := os.read(descriptor, _BLOCK_BYTES):
+            digest.update(block)
+        return digest.digest()
+    finally:
+        os.close(descriptor)
+
+
+def unlink(folder: int, name: str) -> None:
+    """Remove a name; one that is gone already is fine."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def share(folder: int) -> None:
+    """Keep `remove_leftover` away from an open folder until its descriptor is closed.
+
+    Where the lock cannot be had (a file system without locks, or somebody else holds it) the change goes on: a leftover
+    that is removed too early makes it fail, and nothing is lost.
+    """
+    with suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[Leftover]:
+    """Yield the leftovers in a folder of a project, `""` for its own; nothing when the folder is gone.
+
+    Only regular files of at most `limit_bytes` count. Raises FileProblem when the project is out of reach.
+    """
+    with suppress(OSError), open_folder(root, folder) as descriptor:
+        for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - a descriptor has no Path
+            if not is_temporary(name):
+                continue
+            found = os.lstat(name, dir_fd=descriptor)
+            if stat.S_ISREG(found.st_mode) and found.st_size <= limit_bytes:
+                sha256 = hash_of(descriptor, name)
+                if sha256 is not None:
+                    yield Leftover(f"{folder}/{name}" if folder else name, sha256)
+
+
+def remove_leftover(root: Path | Root, leftover: Leftover) -> bool:
+    """Remove a leftover whose content is on record; False when it is in use, changed or gone."""
+    folder, _, name = leftover.path.rpartition("/")
+    with suppress(OSError), open_folder(root, folder) as descriptor:
+        # Whoever writes in this folder now holds the lock with `share`.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if hash_of(descriptor, name, settled=True) == leftover.sha256:
+            os.unlink(name, dir_fd=descriptor)
+            return True
+    return False
