@@ -30,6 +30,7 @@ from atlas_sdk.ops import (
     events,
     health,
     isolation,
+    leftovers,
     limits,
     maintenance,
     memory,
@@ -153,6 +154,7 @@ class AsyncMemory(AsyncTransactionMemory):
     restore = awaitable(restores.restore)
     undo = awaitable(restores.undo)
     redo = awaitable(restores.redo)
+    remove_leftovers = awaitable(leftovers.remove_leftovers)
 
 
 class AsyncQuotas(AsyncMetering):

@@ -28,6 +28,7 @@ from atlas_sdk.ops import (
     events,
     health,
     isolation,
+    leftovers,
     limits,
     maintenance,
     memory,
@@ -149,6 +150,7 @@ class Memory(TransactionMemory):
     restore = blocking(restores.restore)
     undo = blocking(restores.undo)
     redo = blocking(restores.redo)
+    remove_leftovers = blocking(leftovers.remove_leftovers)
 
 
 class Quotas(Metering):

@@ -107,6 +107,7 @@ _TOUCH = "nothing"
 SILENT: dict[str, str] = {
     "sessions.touch": _TOUCH,
     "projects.touch": _TOUCH,
+    "memory.remove_leftovers": _TOUCH,
     "previews.touch": _TOUCH,
     "builds.append_log": "the log",
     "memory.snapshot": _HISTORY,

@@ -1,6 +1,6 @@
 """The files of a project: which ones are memory, how they are read, and how they are put back."""
 
-from atlas_sdk.files.capture import FileState, Signature, read_file, signature
+from atlas_sdk.files.capture import FileState, Signature, is_symlink, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
 from atlas_sdk.files.root import Root, hold, pin
@@ -17,6 +17,7 @@ __all__ = [
     "Tracking",
     "from_text",
     "hold",
+    "is_symlink",
     "leftovers",
     "pin",
     "printable",

@@ -10,9 +10,9 @@ from attrs import evolve, frozen
 
 from atlas_sdk.files.confined import Place, locate, opened
 from atlas_sdk.files.problems import odd_type, problem
-from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.root import Root, hold, link_text
 
-__all__ = ["FileState", "Signature", "read_file", "signature"]
+__all__ = ["FileState", "Signature", "is_symlink", "read_file", "signature"]
 
 _BLOCK_BYTES = 2**20
 #: A writer that disturbs this many readings in a row is still busy: what was read is kept, marked as torn.
@@ -109,6 +109,17 @@ def signature(root: Path | Root, path: str) -> Signature | None:
     if not stat.S_ISREG(found.st_mode):
         raise odd_type(path, found.st_mode)
     return Signature.of(found)
+
+
+def is_symlink(root: Path | Root, path: str) -> bool:
+    """Tell whether a path of the project is itself a symlink, wherever it leads. Raises FileProblem."""
+    try:
+        with locate(root, path, follow=False) as place:
+            return link_text(place.folder, place.name) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise problem("look at", path, exc) from exc
 
 
 def _read_once(root: Root, path: str, *, limit_bytes: int) -> FileState:

@@ -50,6 +50,8 @@ class RestoreStep:
     size: int | None = None
     mode: int = field(default=0o644, repr=oct)
     link: str | None = field(default=None, repr=False)
+    #: Permission bits for the folders above it that are missing, outermost first.
+    folder_modes: tuple[int, ...] = field(default=(), repr=False)
     #: Lines that the restore brings and takes away; None when a side is binary or not kept.
     added_lines: int | None = None
     removed_lines: int | None = None
@@ -66,6 +68,8 @@ class RestorePlan:
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
     #: The restore that an undo or redo walks over.
     of: UUID | None = field(default=None, repr=False)
+    #: Device and inode of the project's folder: a restore refuses another folder that has its path by then.
+    folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 
     @property

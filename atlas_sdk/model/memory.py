@@ -1,6 +1,6 @@
 """Versions of memory files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -20,6 +20,10 @@ KINDS = ("claude_md", "scratch", "checkpoint", "auto")
 
 def _hex(value: bytes | str | None) -> str | None:
     return value.hex() if isinstance(value, bytes) else value
+
+
+def _modes(value: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(value or ())
 
 
 @frozen(kw_only=True)
@@ -42,6 +46,8 @@ class Snapshot:
     mode: int = field(repr=oct)
     #: The text of the symlink, when the path itself was one inside the project.
     link: str | None = field(default=None, repr=False)
+    #: Permission bits of the folders between the project's own and the file, outermost first; a missing one is 755.
+    folder_modes: tuple[int, ...] = field(default=(), converter=_modes, repr=False)
     #: The checkpoint's name, for versions of kind `checkpoint`.
     checkpoint: str | None = None
     #: Whether the content is stored, or only its hash and size; None where it was not looked up (`files` does).

@@ -24,6 +24,8 @@ sql = statements("memory")
 #: A head is believed without asking for this long (seconds), and only while the shared mark of its file stands. The
 #: mark tells of every version but those of a client that was killed between its commit and its mark.
 HEAD_TRUST_S = 1.0
+#: Of a folder that nobody cared about.
+_USUAL_MODE = 0o755
 
 
 @frozen(kw_only=True)
@@ -37,6 +39,8 @@ class Incoming:
     #: Permission bits; -1: whatever the file has.
     mode: int = -1
     link: str | None = None
+    #: Permission bits of the folders above the file, outermost first.
+    folder_modes: tuple[int, ...] = ()
 
 
 def append(
@@ -219,6 +223,7 @@ def _put(
         mode=mode,
         kind=kind,
         link=state.link,
+        folder_modes=_odd_modes(state.folder_modes),
         context=None if extra is None else Json(dict(extra)),
         attribution=Json(attribution.to_json()),
     )
@@ -245,6 +250,11 @@ def _put(
     return _made(project, state.path, new_id, stamp, kind, attribution, state=state, mode=mode, extra=extra)
 
 
+def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
+    """Return the modes of folders for the database; None for the usual ones, which take no room in a row."""
+    return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
+
+
 def _made(
     project: Project,
     path: str,
@@ -268,6 +278,7 @@ def _made(
         size=0 if state is None else state.size,
         mode=mode,
         link=None if state is None else state.link,
+        folder_modes=() if state is None else _odd_modes(state.folder_modes),
         context=extra,
         attribution=attribution,
         created_at=stamp.created_at,

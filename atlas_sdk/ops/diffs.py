@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local
 from atlas_sdk.errors import ContentMissing, FileProblem
-from atlas_sdk.files import FileState, Tracking, read_file, relative_path
+from atlas_sdk.files import FileState, Tracking, pin, read_file, relative_path
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import FileDiff, Snapshot, State
 from atlas_sdk.model.projects import Project
@@ -66,13 +66,11 @@ def _stored(project: Project, reference: str) -> Plan[_Side]:
 
 
 def _folder(project: Project, old: State, only: set[str]) -> Plan[_Side]:
-    root = Path(project.path)
+    root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     names = set(old.by_path())
     if old.whole:
         names |= set((yield from local(tracking.scan, root)).paths)
-    if not (yield from local(root.is_dir)):
-        raise FileProblem(f"{root} is not there; is it mounted?", path=str(root))
     files: dict[str, Snapshot | FileState] = {}
     problems: dict[str, str] = {}
     for path in sorted(names & only if only else names):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
-from atlas_sdk.files import FileState, Skipped, Tracking, printable, read_file, relative_path, to_text
+from atlas_sdk.errors import AtlasError, InvalidInput, QuotaExceeded
+from atlas_sdk.files import FileState, Root, Skipped, Tracking, pin, printable, read_file, relative_path, to_text
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
@@ -45,8 +45,7 @@ def snapshot(
     race: every version is kept, in the order of commit. Raises NotFound for a file that was never there, FileProblem
     for one that cannot be read, QuotaExceeded for new content above a memory limit that was made hard.
     """
-    root = Path(project.path)
-    name = relative_path(root, path)
+    name = relative_path(Path(project.path), path)
     if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
         raise InvalidInput("mode is given with content as bytes, 0 to 0o777; a file has its own", field="mode")
     if len(to_text(name).encode()) > _PATH_BYTES:
@@ -58,6 +57,7 @@ def snapshot(
     if content is not None:
         incoming = _incoming(name, content, mode=mode, limit_bytes=_BY_NAME.limit_bytes)
         return (yield from append(project, incoming, kind=kind or _BY_NAME.kind(name), extra=context))
+    root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
     kind = kind or tracking.kind(name)
@@ -94,16 +94,14 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     no other. Raises FileProblem when the folder itself is missing: a folder that is not mounted is not a deletion of
     everything.
     """
-    root = Path(project.path)
-    if not (yield from local(root.is_dir)):
-        raise FileProblem(f"{root} is not there; is it mounted? Nothing was recorded", path=str(root))
+    root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     scan = yield from local(tracking.scan, root)
     known = {version.path: version for version in (yield from files(project))}
     taken: list[Snapshot] = []
     skipped = list(scan.skipped)
     for path in scan.paths:
-        made = yield from _take(project, path, tracking, known.get(path), kind=kind or tracking.kind(path))
+        made = yield from _take(project, root, path, tracking, known.get(path), kind=kind or tracking.kind(path))
         if isinstance(made, Skipped):
             skipped.append(made)
         elif made is not None:
@@ -121,11 +119,11 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
 
 
 def _take(
-    project: Project, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
+    project: Project, root: Root, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
 ) -> Plan[Snapshot | Skipped | None]:
     """Append one file, or say why it could not be read or kept; None when it is on record."""
     try:
-        state = yield from local(read_file, Path(project.path), path, limit_bytes=tracking.limit_bytes)
+        state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     except AtlasError as problem:
         return Skipped(path=path, reason=str(problem))
     if state is None or _is_version(state, known):

@@ -10,7 +10,7 @@ from attrs import evolve
 from atlas_sdk._plan import Plan, local, many, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import ContentMissing, NotFound
-from atlas_sdk.files import Tracking, read_file, relative_path
+from atlas_sdk.files import Root, Tracking, pin, read_file, relative_path
 from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
@@ -31,6 +31,7 @@ def plan_restore(
     only hash and size are on record ("unkept"); files that Atlas never saw are not touched in any case. Raises NotFound
     when a path in `paths` is in neither, ContentMissing when only the hash of one is on record.
     """
+    root = yield from local(pin, Path(project.path))
     found = yield from resolve(project, reference)
     targets: dict[str, Snapshot | None] = dict(found.by_path())
     if found.whole:
@@ -42,23 +43,22 @@ def plan_restore(
     steps = []
     for path in sorted(only or targets):
         wanted = targets[path]
-        step = yield from _step(project, path, wanted)
+        step = yield from _step(root, path, wanted)
         if step.action == "unkept" and path in only and wanted is not None:
             # Asked for by name: say why it cannot be had.
             yield from content(wanted)
         if step.action == "delete" and not delete and found.whole:
             step = evolve(step, action="kept")
         steps.append(step)
-    return RestorePlan(project_id=project.id, target=reference, steps=tuple(steps))
+    return RestorePlan(project_id=project.id, target=reference, folder=root.identity, steps=tuple(steps))
 
 
 def _keys(project: Project) -> dict[str, UUID]:
     return {"user_id": project.user_id, "project_id": project.id}
 
 
-def _step(project: Project, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
+def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
     """Compare what is on disk with what shall be there."""
-    root = Path(project.path)
     tracking = yield from local(Tracking.load, root)
     now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     present = None if now is None else now.sha256.hex()
@@ -73,6 +73,7 @@ def _step(project: Project, path: str, version: Snapshot | None) -> Plan[Restore
         size=None if version is None else version.size,
         mode=0o644 if version is None else version.mode,
         link=None if version is None else version.link,
+        folder_modes=() if version is None else version.folder_modes,
     )
     if version is None or wanted is None:
         return step if now is None else evolve(step, action="delete")
@@ -91,6 +92,7 @@ def _step(project: Project, path: str, version: Snapshot | None) -> Plan[Restore
 
 def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
     """Plan the way back over a restore (undo), or forth again (redo)."""
+    root = yield from local(pin, Path(project.path))
     sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
     ids = [side for side in sides.values() if side is not None]
     rows = yield from many(statements("memory")["versions"], Snapshot, ids=ids, **_keys(project))
@@ -99,8 +101,15 @@ def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestoreP
     for path, side in sorted(sides.items()):
         if side is not None and side not in found:
             raise NotFound(f"version {side} of {path} is not on record any more", kind="version", name=str(side))
-        steps.append((yield from _step(project, path, None if side is None else found[side])))
-    return RestorePlan(project_id=project.id, target=past.target, reason=reason, of=past.id, steps=tuple(steps))
+        steps.append((yield from _step(root, path, None if side is None else found[side])))
+    return RestorePlan(
+        project_id=project.id,
+        target=past.target,
+        reason=reason,
+        of=past.id,
+        folder=root.identity,
+        steps=tuple(steps),
+    )
 
 
 def plan_undo(project: Project) -> Plan[RestorePlan]:

@@ -24,13 +24,25 @@ from atlas_sdk.errors import (
     QuotaExceeded,
     RestoreRefused,
 )
-from atlas_sdk.files import FileState, Tracking, printable, read_file, remove_file, replace_file, to_text
+from atlas_sdk.files import (
+    FileState,
+    Root,
+    Tracking,
+    is_symlink,
+    pin,
+    printable,
+    read_file,
+    remove_file,
+    replace_file,
+    to_text,
+)
 from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events, memory_usage
 from atlas_sdk.ops.append import Incoming, append, append_deletion
 from atlas_sdk.ops.contents import surely_kept
+from atlas_sdk.ops.leftovers import remove_leftovers
 from atlas_sdk.ops.references import content, resolve
 from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo
 
@@ -54,8 +66,8 @@ def restore(
 
     Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is
     written; each file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written,
-    when a file changed since the plan, or its present content could not be kept: it is over the size limit, or new and
-    above a memory limit that was made hard.
+    when a file or the project's folder changed since the plan, or when the present content of a file could not be kept:
+    it is over the size limit, or new and above a memory limit that was made hard.
     """
     plan = target
     if isinstance(plan, str):
@@ -77,15 +89,17 @@ def restore(
                     name=str(step.snapshot_id),
                 )
             targets[step.path] = yield from content(version)
-    present = yield from _still_as_planned(project, plan)
-    done = yield from _put_on_record(project, plan, present, targets)
+    root = yield from _same_folder(project, plan)
+    yield from remove_leftovers(project, folders={step.path.rpartition("/")[0] for step in plan.steps})
+    present = yield from _still_as_planned(plan, root)
+    done = yield from _put_on_record(project, plan, root, present, targets)
     written: list[str] = []
     try:
         for step in sorted(plan.changes, key=lambda step: _turn(step, present[step.path])):
-            yield from _apply(project, step, targets.get(step.path), present[step.path])
+            yield from _apply(root, step, targets.get(step.path), present[step.path])
             written.append(step.path)
     except AtlasError as failure:
-        yield from _after_failure(project, plan, done, nothing_written=not written)
+        yield from _after_failure(project, plan, root, done, nothing_written=not written)
         if not written:
             raise
         raise RestoreRefused(
@@ -97,25 +111,19 @@ def restore(
 
 
 @atomic
-def _after_failure(project: Project, plan: RestorePlan, done: Restore, *, nothing_written: bool) -> Plan[None]:
+def _after_failure(
+    project: Project, plan: RestorePlan, root: Root, done: Restore, *, nothing_written: bool
+) -> Plan[None]:
     """Make the record tell what is on disk now, and what can be undone."""
     yield from memory_usage.take_turn(project.user_id)
-    root = Path(project.path)
-    tracking = yield from local(Tracking.load, root)
-    for step in plan.changes:
-        try:
-            now = yield from local(read_file, root, step.path, limit_bytes=tracking.limit_bytes)
-        except FileProblem:
-            # It cannot be read at all: the next capture reports it.
-            continue
-        if now is None:
-            yield from append_deletion(project, step.path, kind=tracking.kind(step.path))
-            continue
-        try:
-            yield from append(project, now, kind=tracking.kind(step.path))
-        except QuotaExceeded:
-            # Somebody else's content: the next capture reports it.
-            continue
+    try:
+        tracking = yield from local(Tracking.load, root)
+    except FileProblem:
+        # The project is out of reach: the next capture finds out how its files are.
+        tracking = None
+    if tracking is not None:
+        for step in plan.changes:
+            yield from _note_present(project, root, tracking, step.path)
     now_there = yield from scalar(statements("schema")["now"], datetime)
     if plan.of is not None:
         undone_at = None if plan.reason == "undo" else now_there
@@ -124,9 +132,36 @@ def _after_failure(project: Project, plan: RestorePlan, done: Restore, *, nothin
         yield from execute(sql["void"], id=done.id, now=now_there, **_keys(project))
 
 
-def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, FileState | None]]:
+def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -> Plan[None]:
+    try:
+        now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+    except FileProblem:
+        # It cannot be read at all: the next capture reports it.
+        return
+    if now is None:
+        yield from append_deletion(project, path, kind=tracking.kind(path))
+        return
+    try:
+        yield from append(project, now, kind=tracking.kind(path))
+    except QuotaExceeded:
+        # Somebody else's content: the next capture reports it.
+        return
+
+
+def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
+    """Return the project's folder, and refuse when it is not the one that the plan saw."""
+    now = yield from local(pin, Path(project.path))
+    if plan.folder not in {None, now.identity}:
+        raise RestoreRefused(
+            f"{printable(project.path)} is another folder than the one that the plan was made for; nothing was "
+            "written: look at it and repeat",
+            paths=tuple(step.path for step in plan.changes),
+        )
+    return now
+
+
+def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState | None]]:
     """Read the files that the plan changes, and refuse when one is not what the plan saw."""
-    root = Path(project.path)
     tracking = yield from local(Tracking.load, root)
     present: dict[str, FileState | None] = {}
     for step in plan.changes:
@@ -142,7 +177,7 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
                 f"{tracking.limit_bytes:,}, so it could not be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
-        if now is None and (yield from local((root / step.path).is_symlink)):
+        if now is None and (yield from local(is_symlink, root, step.path)):
             raise RestoreRefused(
                 f"{printable(step.path)} is a symlink that leads nowhere; nothing was written: remove it first",
                 paths=(step.path,),
@@ -153,11 +188,15 @@ def _still_as_planned(project: Project, plan: RestorePlan) -> Plan[dict[str, Fil
 
 @atomic
 def _put_on_record(
-    project: Project, plan: RestorePlan, present: dict[str, FileState | None], targets: dict[str, bytes]
+    project: Project,
+    plan: RestorePlan,
+    root: Root,
+    present: dict[str, FileState | None],
+    targets: dict[str, bytes],
 ) -> Plan[Restore]:
     lent = yield from context()
     yield from memory_usage.take_turn(project.user_id)
-    tracking = yield from local(Tracking.load, Path(project.path))
+    tracking = yield from local(Tracking.load, root)
     restore_id = lent.new_id()
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
     known = {
@@ -230,6 +269,7 @@ def _wanted(step: RestoreStep, raw: bytes) -> Incoming:
         size=len(raw),
         mode=step.mode,
         link=step.link,
+        folder_modes=step.folder_modes,
     )
 
 
@@ -240,9 +280,8 @@ def _turn(step: RestoreStep, present: FileState | None) -> int:
     return 1 if step.link is None else 2
 
 
-def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: FileState | None) -> Plan[None]:
+def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState | None) -> Plan[None]:
     """Replace or remove one file, then look that it is so."""
-    root = Path(project.path)
     expect = None if present is None else present.sha256
     if step.link is not None:
         # It may lead to a file that was restored a moment ago.
@@ -255,7 +294,16 @@ def _apply(project: Project, step: RestoreStep, raw: bytes | None, present: File
         expect = None
     if raw is None:
         return
-    yield from local(replace_file, root, step.path, raw, mode=step.mode, link=step.link, expect=expect)
+    yield from local(
+        replace_file,
+        root,
+        step.path,
+        raw,
+        mode=step.mode,
+        link=step.link,
+        expect=expect,
+        folder_modes=step.folder_modes,
+    )
     now = yield from local(read_file, root, step.path, limit_bytes=len(raw))
     if now is None or now.sha256.hex() != step.sha256:
         raise IntegrityFailure(

@@ -79,6 +79,8 @@ CREATE TABLE memory_snapshots (
     sha256      bytea,
     -- The text of the symlink, when the path itself was one inside the project.
     link        text,
+    -- Permission bits of the folders between the project's and the file, outermost first; NULL when all are 755.
+    folder_modes smallint[],
     checkpoint  text,
     context     jsonb,
     attribution jsonb       NOT NULL DEFAULT '{}',

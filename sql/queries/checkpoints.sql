@@ -7,13 +7,14 @@ WITH made AS (
     ON CONFLICT DO NOTHING
     RETURNING user_id, project_id, id, name, kind, note, attribution, created_at
 ), named AS (
-    INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, checkpoint, context,
-                                  attribution)
+    INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, checkpoint,
+                                  context, attribution)
     SELECT s.size, s.user_id, s.project_id,
            (left(replace(made.id::text, '-', ''), 13)
             || left(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 3) || '8'
             || substr(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 4, 15))::uuid,
-           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, made.name, s.context, s.attribution
+           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, s.folder_modes, made.name, s.context,
+           s.attribution
     FROM made
     JOIN memory_files f ON f.user_id = %(user_id)s AND f.project_id = %(project_id)s
     JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path

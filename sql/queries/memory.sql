@@ -19,9 +19,10 @@ WITH head AS (
         SET depth = excluded.depth, base_sha256 = excluded.base_sha256, data = excluded.data
         WHERE b.data IS NULL AND excluded.data IS NOT NULL
 )
-INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, context, attribution)
+INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context,
+                              attribution)
 SELECT %(size)s, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(sha256)s, %(link)s,
-       %(context)s, %(attribution)s
+       %(folder_modes)s::smallint[], %(context)s, %(attribution)s
 FROM head
 RETURNING seq, created_at, (
     SELECT b.depth FROM memory_blobs b
@@ -88,8 +89,8 @@ SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 
 -- name: files
 -- The newest version of every file of a project, deletions too, and whether its content is stored.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at, s.sha256 IS NULL OR b.kept AS kept
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at, s.sha256 IS NULL OR b.kept AS kept
 FROM memory_files f
 JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
     AND s.id = f.snapshot_id
@@ -102,12 +103,12 @@ ORDER BY s.path;
 
 -- name: files_at
 -- The version of every file that was the newest at a moment, deletions too: back from the newest, file by file.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_files f
 CROSS JOIN LATERAL (
-    SELECT v.id, v.user_id, v.project_id, v.path, v.seq, v.kind, v.sha256, v.size, v.mode, v.link, v.checkpoint, v.context,
-           v.attribution, v.created_at
+    SELECT v.id, v.user_id, v.project_id, v.path, v.seq, v.kind, v.sha256, v.size, v.mode, v.link, v.folder_modes,
+           v.checkpoint, v.context, v.attribution, v.created_at
     FROM memory_snapshots v
     WHERE v.user_id = f.user_id AND v.project_id = f.project_id AND v.path = f.path AND v.created_at <= %(moment)s
       AND v.kind <> 'checkpoint'
@@ -117,23 +118,23 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
 -- name: files_of_checkpoint
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.checkpoint = %(name)s
 ORDER BY s.path;
 
 -- name: versions
 -- Versions by id, for undo and redo.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = ANY(%(ids)s::uuid[]);
 
 -- name: by_id_range
 -- An id prefix is a range of ids. Rows of checkpoints share their first digits and go by the checkpoint's name instead.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN %(low)s AND %(high)s
   AND (s.kind <> 'checkpoint' OR %(low)s = %(high)s) AND (%(path)s::text IS NULL OR s.path = %(path)s)
@@ -141,8 +142,8 @@ ORDER BY s.id LIMIT 5;
 
 -- name: history_of_file
 -- Newest first, from below a version on; a version and the checkpoints that name it share a number.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
   AND (%(before_seq)s::integer IS NULL OR (s.seq, s.id) < (%(before_seq)s, %(before_id)s::uuid))
@@ -150,15 +151,24 @@ ORDER BY s.seq DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project
 -- Newest first, from below an id on.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
 -- name: version
 -- One version by id.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.checkpoint, s.context,
-       s.attribution, s.created_at
+SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
+       s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
+
+-- name: known_contents
+-- Which of these contents some version in a project has, and can give back.
+SELECT b.sha256 FROM memory_blobs b
+WHERE b.user_id = %(user_id)s AND b.sha256 = ANY(%(hashes)s::bytea[]) AND b.data IS NOT NULL
+  AND EXISTS (
+      SELECT 1 FROM memory_snapshots s
+      WHERE s.user_id = b.user_id AND s.sha256 = b.sha256 AND s.project_id = %(project_id)s
+  );

@@ -102,7 +102,7 @@ def test_a_missing_folder_is_not_a_deletion_of_everything(face: Any, folder: Pat
     project = new_project(face, folder)
     face.memory.capture(project)
     folder.rename(folder.with_name("elsewhere"))
-    with pytest.raises(FileProblem, match="is it mounted"):
+    with pytest.raises(FileProblem, match="cannot open the project .* mount or restore it"):
         face.memory.capture(project)
     assert not any(version.deleted for version in face.memory.files(project))
 
