@@ -37,7 +37,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     is known first, unless that is doubted. Raises FileProblem for a file that cannot be read, and what the database
     raises.
     """
-    state = read_file(folder.root, path, limit_bytes=folder.tracking.limit_bytes)
+    state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
         return _vanished(folder, path, atlas, hint=hint)
     known = folder.known.get(path)

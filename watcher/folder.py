@@ -1,6 +1,7 @@
 """What the daemon knows about one project."""
 
 import os
+import stat
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 from attrs import Factory, define, frozen
 
 from atlas_sdk import AtlasError, Project, Signature, Tracking
-from atlas_sdk.files import signature
+from atlas_sdk.files import Root, pin, signature
 from watcher.status import FileStatus, ProjectStatus
 
 __all__ = ["SETTINGS", "Folder", "Known"]
@@ -54,8 +55,13 @@ class Folder:
     #: Why the project is not looked after now; None when it is.
     lost: str | None = None
     lost_since: float = 0.0
-    #: Device and inode of the project's own folder when it was last scanned.
+    #: Device and inode of the project's own folder when it was last scanned, and whose it was.
     identity: tuple[int, int] | None = None
+    owner: int | None = None
+    #: Whether the last scan saw a file that a killed restore left.
+    leftovers: bool = False
+    #: Not to be scanned before this time: a slow project must leave time for the others.
+    rest_until: float = 0.0
     #: One sentence a path, `""` for the project.
     problems: dict[str, str] = Factory(dict)
 
@@ -68,6 +74,11 @@ class Folder:
     def id(self) -> UUID:
         """The project's id."""
         return self.project.id
+
+    @property
+    def pinned(self) -> Root:
+        """The folder that was scanned last: nothing is read from another one that has its name by now."""
+        return Root(self.root, self.identity)
 
     def concerned(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
         """Return the tracked files that an event may be about, `""` for a scan, nothing for all the rest."""
@@ -96,11 +107,18 @@ class Folder:
             return False
         try:
             return all(self.stamp(folder) == stamp for folder, stamp in self.folders.items()) and all(
-                known.signature is not None and signature(self.root, path) == known.signature
-                for path, known in self.known.items()
+                self._looks_like(path, known) for path, known in self.known.items()
             )
-        except AtlasError:
+        except (AtlasError, OSError):
             return False
+
+    def _looks_like(self, path: str, known: Known) -> bool:
+        # By the plain path, because the sweep does this for every file: it reads nothing, and an answer that somebody
+        # led astray differs, so that a scan follows.
+        found = os.lstat(self.path_of(path))
+        if stat.S_ISLNK(found.st_mode):
+            return known.signature is not None and signature(self.pinned, path) == known.signature
+        return known.signature is not None and Signature.of(found) == known.signature
 
     def stamp(self, folder: str) -> tuple[int, int, int] | None:
         """Return what changes when an entry of a folder comes or goes; None when there is no folder."""
@@ -115,8 +133,19 @@ class Folder:
         return os.path.join(self.root, path) if path else str(self.root)  # noqa: PTH118 - the sweep's hot path
 
     def is_there(self) -> bool:
-        """Whether the project's own folder exists and may be asked for."""
-        return os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises for a parent that may not be searched
+        """Tell whether the folder that was scanned last is in its place and within reach."""
+        return self._is(self.pinned)
+
+    def is_back(self) -> bool:
+        """Tell whether any folder is in the project's place and within reach."""
+        return self._is(Root(self.root))
+
+    def _is(self, root: Root) -> bool:
+        try:
+            pin(root)
+        except AtlasError:
+            return False
+        return True
 
     def status(self) -> ProjectStatus:
         """Say what is protected, and what is not."""

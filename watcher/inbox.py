@@ -1,5 +1,6 @@
 """Where events wait for the worker: the only object that threads share."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -9,6 +10,8 @@ from watcher.backend import Place
 from watcher.settle import Due, Hint, Settle, Timing
 
 __all__ = ["Concerned", "Inbox"]
+
+_log = logging.getLogger(__name__)
 
 
 class Concerned(Protocol):
@@ -58,8 +61,16 @@ class Inbox:
         project = self.projects.get(place.project)
         if project is not None:
             path = f"{place.folder}/{name}" if place.folder else name
-            for key in project.concerned(path, is_folder=is_folder):
+            for key in self._concerned(project, path, is_folder=is_folder):
                 self.mark(place.project, key, Hint.CLOSED if key == "" else hint)
+
+    def _concerned(self, project: Concerned, path: str, *, is_folder: bool) -> tuple[str, ...]:
+        try:
+            return project.concerned(path, is_folder=is_folder)
+        except Exception:  # noqa: BLE001 - see below
+            # The backend's thread serves every project: it must outlive a fault in one. A scan finds what this is.
+            _log.exception("cannot tell what a change is about; the project is scanned")
+            return ("",)
 
     def shaken(self, place: Place) -> None:
         """Ask for a scan: a folder itself is gone or not the same any more."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Scan, Tracking
-from atlas_sdk.files import printable, signature
+from atlas_sdk.files import Root, entry, link_target, signature
 from watcher.backend import Backend, Place, Watching
 from watcher.folder import Folder, Known
 from watcher.settle import Hint
@@ -51,7 +51,7 @@ def doubts(folder: Folder, atlas: Atlas) -> Iterator[str]:
             yield path
     for path, version in stored.items():
         # What is not on the disk may never have been: a client may store content of its own.
-        if not version.deleted and _is_tracked(folder, path) and os.path.lexists(folder.path_of(path)):
+        if not version.deleted and _is_tracked(folder, path) and entry(folder.pinned, path) is not None:
             yield path
 
 
@@ -59,23 +59,24 @@ def _is_tracked(folder: Folder, path: str) -> bool:
     return path in folder.imports or folder.tracking.wants(path)
 
 
-def scan(folder: Folder, backend: Backend) -> Iterator[tuple[str, Hint]]:
+def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Hint]]:
     """Watch what there is, then list it, then compare; yield the files to look at.
 
-    In this order nothing falls into the gap: what changes after the listing has its event. Raises FileProblem when the
-    project's own folder is out of reach, which says nothing about its files.
+    In this order nothing falls into the gap: what changes after the listing has its event. `root` is held open, so
+    settings and files are those of one folder. Raises FileProblem when that cannot be read, which says nothing about
+    its files.
     """
     first = folder.identity is None
-    identity = _reach(folder)
-    tracking, problem = _tracking(folder)
-    folder.tracking = tracking
-    found = _watch_and_list(folder, backend)
+    folder.identity, folder.owner = root.identity, os.fstat(root.folder).st_uid
+    folder.tracking, problem = _tracking(folder, root)
+    found = _watch_and_list(folder, root, backend)
+    folder.leftovers = found.leftovers
     skipped = {one.path: one.reason for one in found.skipped}
     if problem is not None:
         skipped[""] = problem
     for path in found.paths:
         try:
-            seen = signature(folder.root, path)
+            seen = signature(root, path)
         except AtlasError as error:
             skipped[path] = str(error)
             continue
@@ -87,9 +88,8 @@ def scan(folder: Folder, backend: Backend) -> Iterator[tuple[str, Hint]]:
             yield path, Hint.CHANGED
         elif known is None or known.signature is None or known.signature != seen or path in folder.problems:
             yield path, Hint.FOUND
-    yield from _missing(folder, set(found.paths), skipped)
+    yield from _missing(folder, root, found, skipped)
     _note(folder, found, skipped)
-    folder.identity = identity
 
 
 def unwatch(folder: Folder, backend: Backend) -> None:
@@ -100,16 +100,19 @@ def unwatch(folder: Folder, backend: Backend) -> None:
     folder.unwatched = frozenset()
 
 
-def _watch_and_list(folder: Folder, backend: Backend) -> Scan:
+def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     """Repeat until every folder of the listing was watched before it was listed."""
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
         # Before the listing: what changes after it shows.
         stamps = {name: folder.stamp(name) for name in wanted}
-        found = folder.tracking.scan(folder.root)
-        aliases = _aliases(folder, found)
+        found = folder.tracking.scan(root)
+        aliases = _aliases(root, found)
         wanted = {*found.directories, *(path.rpartition("/")[0] for path in aliases)}
+        if not found.complete:
+            # A folder that was not searched this time may be there all the same.
+            wanted |= folder.folders.keys()
         if wanted <= stamps.keys():
             break
     for name in folder.folders.keys() - wanted:
@@ -132,59 +135,63 @@ def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
         folder.folders.setdefault(name, None)
 
 
-def _reach(folder: Folder) -> tuple[int, int]:
-    """Return device and inode of the project's folder. Raises FileProblem."""
-    try:
-        found = folder.root.stat()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise FileProblem(f"cannot reach {printable(str(folder.root))}: {reason}", path=str(folder.root)) from error
-    return found.st_dev, found.st_ino
+def is_replaced(folder: Folder, root: Root) -> bool:
+    """Tell whether another folder stands in the project's place that is not to be taken for it.
 
-
-def is_replaced(folder: Folder) -> bool:
-    """Tell whether another folder without any memory stands in the project's place: an unmounted disk, say."""
-    if folder.identity is None or not folder.known or _reach(folder) == folder.identity:
+    One without any memory file is an unmounted disk, say; one of another owner is not what was registered, whatever
+    names it holds.
+    """
+    if folder.identity is None or not folder.known or root.identity == folder.identity:
         return False
-    if any(os.path.lexists(folder.path_of(path)) for path in folder.known):
+    if os.fstat(root.folder).st_uid != folder.owner:
+        return True
+    if any(_is_present(root, path) for path in folder.known):
         return False
     # Somebody who made it again wrote other files first; its own settings say what counts.
-    return not _tracking(folder)[0].scan(folder.root).paths
+    return not _tracking(folder, root)[0].scan(root).paths
 
 
-def _tracking(folder: Folder) -> tuple[Tracking, str | None]:
+def _is_present(root: Root, path: str) -> bool:
+    try:
+        return entry(root, path) is not None
+    except AtlasError:
+        return False
+
+
+def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
     """Read the project's settings; while they are wrong, the last good ones hold."""
     try:
-        return Tracking.load(folder.root), None
+        return Tracking.load(root), None
     except (InvalidInput, FileProblem) as error:
         return folder.tracking, str(error)
 
 
-def _aliases(folder: Folder, found: Scan) -> dict[str, tuple[str, ...]]:
+def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
     """Find what tracked symlinks lead to: their own folder says nothing when that is written."""
     aliases: dict[str, tuple[str, ...]] = {}
-    root = os.path.realpath(folder.root)
     for path in found.paths:
-        name = folder.path_of(path)
-        if os.path.islink(name):  # noqa: PTH114 - the sweep's hot path
-            target = os.path.realpath(name)
-            if target.startswith(root + "/"):
-                inside = target[len(root) + 1 :]
-                aliases[inside] = (*aliases.get(inside, ()), path)
+        try:
+            inside = link_target(root, path)
+        except AtlasError:
+            # It changed since the listing; its own look says what is the matter.
+            continue
+        if inside is not None:
+            aliases[inside] = (*aliases.get(inside, ()), path)
     return aliases
 
 
-def _missing(folder: Folder, present: set[str], skipped: dict[str, str]) -> Iterator[tuple[str, Hint]]:
+def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -> Iterator[tuple[str, Hint]]:
+    present = set(found.paths)
     for path in [path for path in folder.known if path not in present and path not in skipped]:
         try:
-            seen = signature(folder.root, path)
+            seen = signature(root, path)
         except AtlasError as error:
             # Something is in its place, or its folder may not be read: not a deletion.
             skipped[path] = str(error)
             continue
         if seen is None:
             yield path, Hint.VANISHED
-        else:
+        elif found.complete:
             # It exists and is not tracked any more: the settings or an import changed.
             del folder.known[path]
 

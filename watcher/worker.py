@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import evolve
 
 from atlas_sdk import AtlasError, FileProblem, QuotaExceeded
-from atlas_sdk.files import printable
+from atlas_sdk.files import hold, printable
 from watcher.backend import Backend
 from watcher.capture import capture
 from watcher.database import Database, is_away
@@ -32,6 +32,8 @@ _FILES_IN_A_ROW = 100
 _SWEPT_IN_A_ROW = 20
 #: What is done again and again may take this part of one core's time at most.
 _SHARE = 0.005
+#: A project is left alone for this many times as long as its last scan took.
+_REST = 4
 #: A file that the database refused, for a reason that may pass.
 _REFUSED_S = 5.0
 #: A file that a hard limit refused: somebody has to raise that.
@@ -128,8 +130,9 @@ class Worker:
         try:
             for folder in self._folders.values():
                 # An event may still be in the kernel's queue.
-                if folder.loaded and folder.lost is None and not folder.is_unchanged() and self._clock() < deadline:
-                    self._scan(folder)
+                if folder.loaded and folder.lost is None and self._clock() < deadline and self._may_differ(folder):
+                    now = self._clock()
+                    self._look(Due(key=(folder.id, ""), hint=Hint.FOUND, first=now, at=now), last=True)
             while self._clock() < deadline and (due := self._inbox.pop(math.inf)) is not None:
                 self._look(due, last=True)
             self._to_tell |= self._grown
@@ -214,6 +217,9 @@ class Worker:
             return
         try:
             if path == "":
+                if folder.rest_until > self._clock() and not last:
+                    self._inbox.put_back(due, folder.rest_until)
+                    return
                 self._scan(folder)
             else:
                 self._capture(folder, path, due.hint, last=last)
@@ -260,12 +266,14 @@ class Worker:
     def _scan(self, folder: Folder) -> None:
         self._count("scans")
         load(folder, self._database.atlas)
+        began = self._clock()
         try:
-            if is_replaced(folder) and not self._is_over(folder):
-                self._lose(folder, "another folder is in its place, without any memory file")
-                return
-            for path, hint in scan(folder, self._backend):
-                self._inbox.mark(folder.id, path, hint)
+            with hold(folder.root) as root:
+                if is_replaced(folder, root) and not self._is_over(folder):
+                    self._lose(folder, "another folder is in its place, without any memory file or of another owner")
+                    return
+                for path, hint in scan(folder, root, self._backend):
+                    self._inbox.mark(folder.id, path, hint)
         except FileProblem as error:
             self._lose(folder, str(error))
             return
@@ -275,6 +283,19 @@ class Worker:
             self._lost.discard(folder.id)
             self._news = True
         (self._unwatched.add if folder.unwatched else self._unwatched.discard)(folder.id)
+        if folder.leftovers:
+            self._database.atlas.memory.remove_leftovers(folder.project)
+        now = self._clock()
+        folder.rest_until = now + _REST * (now - began)
+
+    def _may_differ(self, folder: Folder) -> bool:
+        """Tell whether a project is to be scanned; one that cannot even be compared is."""
+        try:
+            return not folder.is_unchanged()
+        except Exception:  # noqa: BLE001 - see below
+            # Whatever is wrong with one project must not keep the sweep from the others.
+            _log.exception("%s: cannot compare", folder.root)
+            return True
 
     def _is_over(self, folder: Folder) -> bool:
         return folder.lost is not None and self._clock() - folder.lost_since >= self._timing.replaced_s
@@ -309,7 +330,7 @@ class Worker:
             if folder is not None and folder.lost is None:
                 # Still the first when the database goes away in between.
                 self._compare(folder, now)
-                if not folder.is_unchanged():
+                if self._may_differ(folder):
                     self._to_scan[folder.id] = None
             self._to_sweep.popleft()
 
@@ -351,7 +372,7 @@ class Worker:
         if now >= self._lost_at:
             self._lost_at = now + self._timing.lost_s
             for project in self._lost:
-                if self._folders[project].is_there():
+                if self._folders[project].is_back():
                     self._to_scan[project] = None
 
     # The rest.

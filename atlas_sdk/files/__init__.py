@@ -1,6 +1,6 @@
 """The files of a project: which ones are memory, how they are read, and how they are put back."""
 
-from atlas_sdk.files.capture import FileState, Signature, is_symlink, read_file, signature
+from atlas_sdk.files.capture import FileState, Signature, entry, link_target, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
 from atlas_sdk.files.root import Root, hold, pin
@@ -15,10 +15,11 @@ __all__ = [
     "Signature",
     "Skipped",
     "Tracking",
+    "entry",
     "from_text",
     "hold",
-    "is_symlink",
     "leftovers",
+    "link_target",
     "pin",
     "printable",
     "read_file",

@@ -10,9 +10,9 @@ from attrs import evolve, frozen
 
 from atlas_sdk.files.confined import Place, locate, opened
 from atlas_sdk.files.problems import odd_type, problem
-from atlas_sdk.files.root import Root, hold, link_text
+from atlas_sdk.files.root import Root, hold
 
-__all__ = ["FileState", "Signature", "is_symlink", "read_file", "signature"]
+__all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
 
 _BLOCK_BYTES = 2**20
 #: A writer that disturbs this many readings in a row is still busy: what was read is kept, marked as torn.
@@ -111,13 +111,30 @@ def signature(root: Path | Root, path: str) -> Signature | None:
     return Signature.of(found)
 
 
-def is_symlink(root: Path | Root, path: str) -> bool:
-    """Tell whether a path of the project is itself a symlink, wherever it leads. Raises FileProblem."""
+def entry(root: Path | Root, path: str) -> os.stat_result | None:
+    """Return what `lstat` says about a path of the project, a symlink included; None when there is nothing.
+
+    Raises FileProblem, OutsideProject.
+    """
     try:
         with locate(root, path, follow=False) as place:
-            return link_text(place.folder, place.name) is not None
+            return os.lstat(place.name, dir_fd=place.folder)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
+    except OSError as exc:
+        raise problem("look at", path, exc) from exc
+
+
+def link_target(root: Path | Root, path: str) -> str | None:
+    """Return the path in the project that a symlink leads to, through all others; None when `path` is no symlink.
+
+    The target need not exist. Raises FileProblem, OutsideProject.
+    """
+    try:
+        with locate(root, path) as place:
+            return None if place.link is None else place.path
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as exc:
         raise problem("look at", path, exc) from exc
 

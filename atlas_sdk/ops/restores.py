@@ -5,6 +5,7 @@ restored versions and the restore itself go on record — one transaction — an
 one atomic step that refuses when the file is not what the plan saw.
 """
 
+import stat
 from collections.abc import Iterable
 from datetime import datetime
 from os import PathLike
@@ -28,7 +29,7 @@ from atlas_sdk.files import (
     FileState,
     Root,
     Tracking,
-    is_symlink,
+    entry,
     pin,
     printable,
     read_file,
@@ -177,13 +178,18 @@ def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState
                 f"{tracking.limit_bytes:,}, so it could not be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
-        if now is None and (yield from local(is_symlink, root, step.path)):
+        if now is None and (yield from local(_is_symlink, root, step.path)):
             raise RestoreRefused(
                 f"{printable(step.path)} is a symlink that leads nowhere; nothing was written: remove it first",
                 paths=(step.path,),
             )
         present[step.path] = now
     return present
+
+
+def _is_symlink(root: Root, path: str) -> bool:
+    found = entry(root, path)
+    return found is not None and stat.S_ISLNK(found.st_mode)
 
 
 @atomic

@@ -58,6 +58,8 @@ class FakeAtlas:
         self.calls = 0
         #: The users of whose memory was told, in turn.
         self.told: list[UUID] = []
+        #: The projects whose leftovers were removed, in turn.
+        self.tidied: list[UUID] = []
         self.projects = self
         self.memory = self
         self.quotas = self
@@ -103,6 +105,11 @@ class FakeAtlas:
         if versions is None:
             raise NotFound("no such file", kind="file", name=path)
         return None if versions[-1][0].deleted else self._append(project, path, kind, None, None, 0)
+
+    def remove_leftovers(self, project: Project) -> tuple[str, ...]:
+        self._answer()
+        self.tidied.append(project.id)
+        return ()
 
     def get(self, user_id: UUID) -> UUID:
         return user_id
