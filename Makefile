@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint suite mutants race bench clean
+.PHONY: help quickstart test lint suite mutants race swaps bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -51,6 +51,9 @@ mutants: $(VENV)/.installed-test ## break the quota functions in many ways: each
 
 race: $(VENV)/.installed-test ## quotas against 64 processes, kill -9 and server crashes, for ten minutes
 	$(BIN)/python -m benchmarks.race_quotas --minutes 10 --processes 64
+
+swaps: $(VENV)/.installed-test ## as root: another user swaps folders for symlinks, 200 races; nothing outside is touched
+	$(BIN)/python -m benchmarks.race_folders --races 200 --seed 1
 
 bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
 	$(BIN)/python -m benchmarks
