@@ -250,3 +250,22 @@ def test_help_names_the_environment(capsys):
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["--log-level", "loud"]])
 def test_wrong_arguments_are_refused(arguments, capsys):
     assert main(arguments) == 2
+
+
+#: Settings of one project that once stopped the daemon for all of them (a recursion error), and odd memory beside them.
+HOSTILE = ".atlas.toml", b"x=" + b"[" * 5000 + b"]" * 5000
+
+
+@pytest.mark.parametrize("rounds", [5])
+def test_last_change_before_the_end_is_stored_beside_a_hostile_project(daemon, atlas, new_project, tmp_path, rounds):
+    evil, good = new_project("evil"), new_project("good")
+    name, content = HOSTILE
+    (tmp_path / "evil" / name).write_bytes(content)
+    (tmp_path / "evil" / "CLAUDE.md").write_text("of the other project")
+    for number in range(rounds):
+        daemon.start()
+        last = b"last change of round %d" % number
+        (tmp_path / "good" / "CLAUDE.md").write_bytes(last)
+        assert daemon.stop() == 0
+        assert newest(atlas, good) == last, daemon.log.read_text()
+    assert newest(atlas, evil) == b"of the other project"
