@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from patiencediff import PatienceSequenceMatcher
-
 from atlas_sdk.files import printable
+from atlas_sdk.model.line_matching import LineMatcher
 from atlas_sdk.model.memory import FileDiff
 
 __all__ = ["compare"]
@@ -30,8 +29,7 @@ def _span(first: int, last: int) -> str:
 
 
 def _hunks(old: list[str], new: list[str], context_lines: int) -> Iterator[str]:
-    # Patience: nearly linear where difflib is quadratic, and its hunks follow headings and paragraphs.
-    for group in PatienceSequenceMatcher(None, old, new).get_grouped_opcodes(context_lines):
+    for group in LineMatcher(old, new).get_grouped_opcodes(context_lines):
         yield f"@@ -{_span(group[0][1], group[-1][2])} +{_span(group[0][3], group[-1][4])} @@\n"
         for tag, old_from, old_to, new_from, new_to in group:
             if tag == "equal":
