@@ -21,8 +21,9 @@ import psycopg
 import pytest
 from attrs import define, field
 from doors import Door
-from entered import PATIENCE_S, until
+from entered import until
 from mutants import mutated, source
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
 from atlas_sdk._embedded import EmbeddedServer
