@@ -18,6 +18,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from databases import Databases, OfServer
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk._embedded import EmbeddedServer
@@ -64,7 +65,7 @@ def remove_embedded(server: EmbeddedServer, home: Path) -> None:
     """Leave a server, wait until its keeper has stopped it, and remove its data."""
     server.release()
     # It writes its last checkpoint: on a busy disk, after thousands of databases, that takes its time.
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while (server.data_dir / "postmaster.pid").exists():
         assert time.monotonic() < deadline, "the embedded server did not stop after its last user"
         time.sleep(0.02)

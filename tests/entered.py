@@ -11,12 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
 from atlas_sdk._embedded import locks
-
-#: Far more than anything takes, also on a busy machine: only a failure waits this long.
-PATIENCE_S = 60.0
 
 
 class Both:

@@ -41,15 +41,18 @@ def status(flags: Flags, *, everything: bool) -> int:
 
     run = Invocation(flags)
     watcher = _watcher(run)
+    # Judge the watcher at the moment it was asked: opening the database may take longer than a watcher may be silent.
+    now = datetime.now(UTC)
+    at_work = watcher if watcher is not None and watcher.is_fresh(now) else None
     with run.opened() as atlas:
         projects = atlas.projects.list(run.user(atlas)) if everything else [run.project(atlas)]
-        reports = [(project, _report(atlas, project, watcher)) for project in projects]
+        reports = [(project, _report(atlas, project, at_work)) for project in projects]
         memory = atlas.quotas.memory(run.user(atlas))
     at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
     if flags.json:
-        _print_json(run, watcher, reports, memory, protected=not at_risk)
+        _print_json(run, watcher, reports, memory, now=now, protected=not at_risk)
     else:
-        _show(run, watcher, reports, memory, at_risk=len(at_risk))
+        _show(run, watcher, reports, memory, now=now, at_risk=len(at_risk))
     return NOT_PROTECTED if at_risk else 0
 
 
@@ -59,13 +62,13 @@ def _watcher(run: "Invocation") -> "Status | None":
     return read_status(run.settings.folder)
 
 
-def _report(atlas: "Atlas", project: "Project", watcher: "Status | None") -> list[dict[str, Any]]:
+def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> list[dict[str, Any]]:
     """Return an entry for every file that is there, was there, or should be readable."""
     from atlas_sdk import AtlasError
     from atlas_sdk.files import Tracking
 
     root = Path(project.path)
-    watched = _watched(watcher, project)
+    watched = _watched(at_work, project)
     newest = {version.path: version for version in atlas.memory.files(project)}
     try:
         tracking = Tracking.load(root)
@@ -87,12 +90,12 @@ def _report(atlas: "Atlas", project: "Project", watcher: "Status | None") -> lis
     return sorted(entries, key=lambda entry: str(entry["path"]))
 
 
-def _watched(watcher: "Status | None", project: "Project") -> "ProjectStatus | None":
+def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | None":
     """Return what a watcher that is at work knows about a project; None when nobody looks after it."""
-    if watcher is None or not watcher.is_fresh(datetime.now(UTC)):
+    if at_work is None:
         return None
     # A watcher on another database has this home, too, but not this project.
-    return next((one for one in watcher.projects if one.id == str(project.id)), None)
+    return next((one for one in at_work.projects if one.id == str(project.id)), None)
 
 
 def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, awaited: bool) -> dict[str, Any]:
@@ -151,6 +154,7 @@ def _print_json(
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
     memory: "MemoryUsage",
     *,
+    now: datetime,
     protected: bool,
 ) -> None:
     from atlas_sdk.cli.records import of_memory, of_project
@@ -162,7 +166,7 @@ def _print_json(
             "pid": watcher.pid,
             "started_at": watcher.started_at,
             "written_at": watcher.written_at,
-            "responding": watcher.is_fresh(datetime.now(UTC)),
+            "responding": watcher.is_fresh(now),
             "ready": watcher.ready,
             "database_ok": watcher.database.ok,
             "database_problem": watcher.database.problem,
@@ -199,6 +203,7 @@ def _show(
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
     memory: "MemoryUsage",
     *,
+    now: datetime,
     at_risk: int,
 ) -> None:
     from atlas_sdk.cli.output import count, size
@@ -209,7 +214,6 @@ def _show(
         out.line("watcher  not running; atlasctl watch starts it")
     else:
         out.line(f"watcher  running since {out.when(watcher.started_at)}, process {watcher.pid}")
-        now = datetime.now(UTC)
         if not watcher.is_fresh(now):
             out.warn(f"the watcher has said nothing for {watcher.age_s(now):,.0f} s: it is stopped, or it hangs")
         else:

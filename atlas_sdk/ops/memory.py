@@ -160,7 +160,7 @@ def history(
     if path is None:
         return (yield from many(sql["history_of_project"], Snapshot, before_id=before_id, **keys))
     name = to_text(relative_path(Path(project.path), path))
-    before_seq = None if before is None else before.seq
-    return (
-        yield from many(sql["history_of_file"], Snapshot, path=name, before_seq=before_seq, before_id=before_id, **keys)
-    )
+    below: dict[str, object] = {"before_seq": None, "before_kind": None}
+    if before is not None:
+        below = {"before_seq": before.seq, "before_kind": before.kind}
+    return (yield from many(sql["history_of_file"], Snapshot, path=name, before_id=before_id, **below, **keys))

@@ -34,6 +34,8 @@ _SHORTEST_PREFIX = 4
 
 def _moment(when: str, now: datetime) -> datetime:
     """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
+    # The server gives the moment in the session's time zone, where an hour of the clock can be two hours or none.
+    now = now.astimezone(UTC)
     text = when.strip().lower()
     if text in {"now", "yesterday"}:
         return now - timedelta(days=text == "yesterday")

@@ -1,6 +1,7 @@
 -- name: create
--- Name the newest version of every file, all at one instant. The rows' ids begin with the checkpoint's own (a uuid v7), so
--- they sort by time; the rest comes from the path.
+-- Name the newest version of every file, all at one instant. The ids of the rows begin with the time and the counter of
+-- the checkpoint's own id (a uuid v7: 24 hex digits), so they sort behind all ids that this client made before, those of
+-- the same millisecond too. The last 8 digits number the rows.
 WITH made AS (
     INSERT INTO checkpoints (user_id, project_id, id, name, kind, note, attribution)
     VALUES (%(user_id)s, %(project_id)s, %(id)s, %(name)s, %(kind)s, %(note)s, %(attribution)s)
@@ -10,11 +11,16 @@ WITH made AS (
     INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, checkpoint,
                                   context, attribution)
     SELECT s.size, s.user_id, s.project_id,
+<<<<<<< HEAD
            (left(replace(made.id::text, '-', ''), 13)
             || left(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 3) || '8'
             || substr(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 4, 15))::uuid,
            s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, s.folder_modes, made.name, s.context,
            s.attribution
+=======
+           (left(replace(made.id::text, '-', ''), 24) || lpad(to_hex(row_number() OVER (ORDER BY s.path)), 8, '0'))::uuid,
+           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, made.name, s.context, s.attribution
+>>>>>>> tests
     FROM made
     JOIN memory_files f ON f.user_id = %(user_id)s AND f.project_id = %(project_id)s
     JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path

@@ -141,13 +141,15 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN
 ORDER BY s.id LIMIT 5;
 
 -- name: history_of_file
--- Newest first, from below a version on; a version and the checkpoints that name it share a number.
+-- Newest first, from below a version on. A version and the checkpoints that name it share a number, and the version is
+-- the older one whatever their ids say: those come from the clocks of the clients that made them.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
-  AND (%(before_seq)s::integer IS NULL OR (s.seq, s.id) < (%(before_seq)s, %(before_id)s::uuid))
-ORDER BY s.seq DESC, s.id DESC LIMIT %(limit)s;
+  AND (%(before_seq)s::integer IS NULL
+       OR (s.seq, s.kind = 'checkpoint', s.id) < (%(before_seq)s, %(before_kind)s::text = 'checkpoint', %(before_id)s::uuid))
+ORDER BY s.seq DESC, s.kind = 'checkpoint' DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project
 -- Newest first, from below an id on.

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-PATIENCE_S = 60
+from patience import PATIENCE_S
 
 
 @pytest.fixture

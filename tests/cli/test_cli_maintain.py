@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 from test_cli_terminal import Terminal
 
 from atlas_sdk import MAINTENANCE_JOBS
@@ -152,7 +153,7 @@ def test_an_interrupted_run_is_on_record_as_stopped(ada, atlas, admin, atlasctl)
         while admin.execute(waiting).fetchone() == (0,):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert [run.outcome for run in atlas.maintenance.runs()] == ["stopped"]
 

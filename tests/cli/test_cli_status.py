@@ -1,4 +1,7 @@
+import importlib
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,17 +72,19 @@ def test_folder_that_is_gone_is_a_problem_not_a_deletion(app, cli, monkeypatch, 
 def watched(monkeypatch):
     """A watcher that says what the test wants."""
 
-    def say(*projects, ok=True, silent_s=0):
-        now = datetime.now(UTC)
-        found = Status(
-            pid=1,
-            started_at=now,
-            written_at=now - timedelta(seconds=silent_s),
-            ready=True,
-            database=DatabaseStatus(ok=ok, problem=None if ok else "no connection"),
-            projects=projects,
-        )
-        monkeypatch.setattr(watcher_status, "read_status", lambda _home: found)
+    def say(*projects, ok=True, silent_s=0.0):
+        def read(_home):
+            now = datetime.now(UTC)
+            return Status(
+                pid=1,
+                started_at=now,
+                written_at=now - timedelta(seconds=silent_s),
+                ready=True,
+                database=DatabaseStatus(ok=ok, problem=None if ok else "no connection"),
+                projects=projects,
+            )
+
+        monkeypatch.setattr(watcher_status, "read_status", read)
 
     return say
 
@@ -91,9 +96,22 @@ def known(app, cli):
     return ProjectStatus(id=project, path=str(app), lost=False, problem=None, files=())
 
 
-def test_a_running_watcher_is_about_to_capture(app, cli, watched, known):
+@pytest.fixture
+def write(monkeypatch):
+    """Write a file; the clock that tells young changes from old ones stands still then, however slow the machine is."""
+
+    def write_and_stop(file, text):
+        file.write_text(text)
+        changed_ns = file.stat().st_mtime_ns
+        monkeypatch.setattr(time, "time_ns", lambda: changed_ns)
+        return changed_ns
+
+    return write_and_stop
+
+
+def test_a_running_watcher_is_about_to_capture(app, cli, watched, known, write):
     watched(known)
-    (app / "CLAUDE.md").write_text("changed")
+    write(app / "CLAUDE.md", "changed")
     ran = cli("status", "--json")
     assert ran.code == 0
     assert states(ran)["CLAUDE.md"] == "pending"
@@ -102,13 +120,36 @@ def test_a_running_watcher_is_about_to_capture(app, cli, watched, known):
 
 
 def test_a_watcher_that_is_stopped_protects_nothing(app, cli, watched, known):
-    watched(known, silent_s=31)
+    watched(known, silent_s=31.0)
     (app / "CLAUDE.md").write_text("changed")
     ran = cli("status", "--json")
     assert ran.code == 6
     assert states(ran)["CLAUDE.md"] == "changed"
     assert ran.record["watcher"]["responding"] is False
-    assert "warning: the watcher has said nothing for 31 s" in cli("status").err
+    began = time.monotonic()
+    told = re.search(
+        r"warning: the watcher has said nothing for (\d+) s: it is stopped, or it hangs", cli("status").err
+    )
+    assert told is not None
+    assert 31 <= int(told[1]) <= 31.5 + time.monotonic() - began
+
+
+def test_a_watcher_is_judged_at_the_moment_it_was_asked(app, cli, watched, known, write, monkeypatch):
+    """However long the database takes to answer: here it takes a minute."""
+    watched(known)
+    write(app / "CLAUDE.md", "changed")
+    moments = itertools.count(0, 60)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(seconds=next(moments))
+
+    monkeypatch.setattr(importlib.import_module("atlas_sdk.cli.status"), "datetime", Clock)
+    ran = cli("status", "--json")
+    assert ran.code == 0
+    assert states(ran)["CLAUDE.md"] == "pending"
+    assert ran.record["watcher"]["responding"] is True
 
 
 def test_a_watcher_of_another_database_protects_nothing(app, cli, watched, known):
@@ -130,13 +171,12 @@ def test_a_watcher_with_a_problem_protects_nothing(app, cli, watched, known, tro
     assert states(cli("status", "--json")) == {".": "problem", "CLAUDE.md": "changed", "notes.md": "protected"}
 
 
-def test_an_old_change_is_not_pending_any_more(app, cli, watched, known, monkeypatch):
+def test_an_old_change_is_not_pending_any_more(app, cli, watched, known, write, monkeypatch):
     watched(known)
-    (app / "CLAUDE.md").write_text("changed")
-    now_ns = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns + 8_000_000_000)
+    changed_ns = write(app / "CLAUDE.md", "changed")
+    monkeypatch.setattr(time, "time_ns", lambda: changed_ns + 8_000_000_000)
     assert states(cli("status", "--json"))["CLAUDE.md"] == "pending"
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns + 11_000_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: changed_ns + 11_000_000_000)
     ran = cli("status", "--json")
     assert ran.code == 6
     assert states(ran)["CLAUDE.md"] == "changed"

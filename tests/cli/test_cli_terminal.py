@@ -9,8 +9,7 @@ import time
 from contextlib import suppress
 
 import pytest
-
-PATIENCE_S = 30
+from patience import PATIENCE_S
 
 
 class Terminal:

@@ -15,7 +15,8 @@ from typing import Any
 import argon2
 import psycopg
 import pytest
-from entered import PATIENCE_S, until, waiting
+from entered import until, waiting
+from patience import PATIENCE_S
 
 from atlas_sdk import (
     AsyncAtlas,
@@ -288,7 +289,7 @@ def test_sign_ins_leave_the_threads_of_asyncio_alone(dsn: str, monkeypatch: Any)
             crowd = [asyncio.create_task(atlas.users.authenticate("ada@example.com", PASSWORD)) for _ in range(8)]
             try:
                 await asyncio.wait_for(both_begun(), PATIENCE_S)
-                assert await asyncio.wait_for(asyncio.to_thread(lambda: "a file"), 10) == "a file"
+                assert await asyncio.wait_for(asyncio.to_thread(lambda: "a file"), PATIENCE_S) == "a file"
             finally:
                 go_on.set()
                 found = await asyncio.gather(*crowd)
@@ -324,10 +325,10 @@ def test_a_forked_child_computes_in_threads_of_its_own() -> None:
     child = """
 import os, sys
 from atlas_sdk.ops import passwords
-passwords._executor.submit(len, "warm").result(30)
+passwords._executor.submit(len, "warm").result(300)
 child = os.fork()
 if not child:
-    os._exit(passwords._executor.submit(len, "child").result(30))
+    os._exit(passwords._executor.submit(len, "child").result(300))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", child], timeout=PATIENCE_S, check=False)

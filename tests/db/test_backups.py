@@ -22,6 +22,7 @@ import pytest
 from attrs import evolve
 from databases import OfServer, name_of
 from filling import counts, fill, prints
+from patience import PATIENCE_S
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from atlas_sdk import (
@@ -42,7 +43,6 @@ from atlas_sdk.backups.partial import Partial
 from atlas_sdk.backups.seal import Seal
 from atlas_sdk.ops import schema
 
-PATIENCE_S = 60.0
 #: Of a dump without a seal: most that do no harm are loaded, which takes its time.
 FLIPS = int(os.environ.get("ATLAS_TEST_FLIPS", "8"))
 HAS_SYSTEM = any(Path("/usr/lib/postgresql").glob("*/bin"))

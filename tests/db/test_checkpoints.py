@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, Project
 
@@ -190,7 +191,7 @@ def test_no_checkpoint_shows_two_files_out_of_step(dsn: str, folder: Path) -> No
         thread = threading.Thread(target=write)
         thread.start()
         try:
-            assert wrote.wait(30)
+            assert wrote.wait(PATIENCE_S)
             seen = set()
             for n in range(40):
                 observer.memory.checkpoint(project, f"c{n}")

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, locks, places, postmaster, unavailable
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk.errors import EmbeddedServerFailed
 
 ROOT = os.geteuid() == 0
-#: Far more than anything here takes, also on a busy machine: only a failure waits this long.
-PATIENCE_S = 30.0
 
 USE = """
 import sys

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
-from test_embedded import PATIENCE_S, Homes, homes, is_up, keeper_of, until, user_process, value
+from patience import PATIENCE_S
+from test_embedded import Homes, homes, is_up, keeper_of, until, user_process, value
 
 from atlas_sdk._embedded import EmbeddedServer, places, postmaster, upgrade
 from atlas_sdk._embedded.account import find_account

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, Project, User
 from atlas_sdk.ops import retention
@@ -222,9 +223,9 @@ def test_four_processes_share_the_work(atlas: Atlas, migrated: Admin, dsn: str, 
     processes = [context.Process(target=_run, args=(dsn, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    done = [results.get(timeout=120) for _ in processes]
+    done = [results.get(timeout=PATIENCE_S) for _ in processes]
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE_S)
         assert process.exitcode == 0
     assert [problem for one in done for _, problem in one.values() if problem is not None] == []
     totals = {name: sum(one[name][0] for one in done) for name in done[0]}

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 import reference
 from entered import Both
+from patience import PATIENCE_S
 
 import atlas_sdk
 from atlas_sdk import Atlas, Project, User, aio
@@ -345,7 +346,7 @@ def _(world: World) -> None:
         for _ in range(2):
             environment = {**_environment(), "ATLAS_DATABASE_URL": world.dsn}
             command = [Path(sys.executable).with_name(program), *arguments]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
             assert done.returncode == 0, done.stderr
             found = connection.execute("SELECT count(*) FROM schema_version").fetchone()
             assert found == (len(world.see.schema.status()),)

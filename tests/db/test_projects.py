@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from entered import PATIENCE_S, until, waiting
+from entered import until, waiting
+from patience import PATIENCE_S
 from previewing import WAY, events_of, preview_in
 
 from atlas_sdk import (

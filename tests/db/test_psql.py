@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, Project, User
 from atlas_sdk._embedded.places import MAJOR
@@ -79,7 +80,12 @@ class Psql:
 
     def run(self, program: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.programs / program, *arguments], input=text, capture_output=True, text=True, timeout=60, check=False
+            [self.programs / program, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
 
     def __call__(self, text: str, *flags: str) -> str:

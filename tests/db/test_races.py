@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, AtlasError, Attribution, InvalidInput, Project
 from atlas_sdk._connect import new_id
@@ -28,8 +29,6 @@ from atlas_sdk._plan import Context, Local, Plan, Query, Result
 from atlas_sdk.ops import checkpoints, memory
 
 BODY = b"".join(b"line %d of the rules\n" % n for n in range(30))
-#: Far more than anything here takes: only a failure waits this long.
-PATIENCE_S = 60
 
 
 class Stepper:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 
 from atlas_sdk import AmbiguousReference, Atlas, AtlasError, InvalidInput, NotFound, OutsideProject, Project
+from atlas_sdk._connect import new_id
+from atlas_sdk.ops import references
 
 PATHS = ["CLAUDE.md", "notes.md"]
 
@@ -99,17 +102,66 @@ def test_a_file_with_an_at_in_its_name(shared: Atlas, folder: Path) -> None:
 
 def test_a_moment_names_what_was_the_newest_then(shared: Atlas, folder: Path) -> None:
     project = two_files(shared, folder, "anything")
-    first, second, _, third = shared.memory.history(project, "CLAUDE.md")[::-1]
-    for version, days in ((first, 9), (second, 2), (third, 0)):
-        age(shared.url, version, timedelta(days=days, minutes=1))
+    first, second, named_by_checkpoint, third = shared.memory.history(project, "CLAUDE.md")[::-1]
     assert [version.seq for version in (first, second, third)] == [1, 2, 3]
-    moments = {"@{yesterday}": 2, "@{2d}": 2, "@{3 days ago}": 1, "@{1w}": 1, "@{ 1 Week ago }": 1, "@{1h ago}": 2}
-    moments |= {"@{90s}": 2, "@{1441min}": 2, "@{0m}": 3, "@{0 hours ago}": 3}
+    assert named_by_checkpoint.checkpoint == "anything"
+    # Every moment below is an hour or more away from all of them, so that a slow machine asks the same.
+    for version, ago in ((first, {"days": 9}), (second, {"days": 2, "hours": 1}), (third, {"hours": 3})):
+        age(shared.url, version, timedelta(**ago))
+    moments = {"@{yesterday}": 2, "@{2d}": 2, "@{3 days ago}": 1, "@{1w}": 1, "@{ 1 Week ago }": 1, "@{5h ago}": 2}
+    moments |= {"@{18000s}": 2, "@{300min}": 2, "@{300m}": 2, "@{0m}": 3, "@{0 hours ago}": 3, "@{1h}": 3}
     for moment, seq in moments.items():
         assert named(shared, project, f"CLAUDE.md{moment}") == {"CLAUDE.md": seq}, moment
     with pytest.raises(NotFound, match=r"^CLAUDE\.md did not exist at '@\{10d\}'$"):
         shared.memory.resolve(project, "CLAUDE.md@{10d}")
     assert named(shared, project, "@{10d}") == {}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("month", [3, 4, 10, 11])
+def test_an_hour_ago_is_an_hour_ago_where_clocks_change(zone: str, month: int) -> None:
+    """Whichever time zone the session has: between two summer times an hour of its clock is two hours, or none."""
+    now = datetime(2026, month, 1, tzinfo=UTC)
+    while now.month == month:
+        here = now.astimezone(ZoneInfo(zone))
+        assert references._moment("1h ago", here) == now - timedelta(hours=1), here
+        assert references._moment("yesterday", here) == now - timedelta(hours=24), here
+        now += timedelta(minutes=30)
+
+
+def test_a_version_is_older_than_the_checkpoints_that_name_it(face: Any, dsn: str, folder: Path) -> None:
+    project = new_project(face, folder)
+    version = face.memory.snapshot(project, "CLAUDE.md", b"1")
+    face.memory.checkpoint(project, "one")
+    face.memory.checkpoint(project, "two")
+    newest = face.memory.snapshot(project, "CLAUDE.md", b"2")
+    # The clock of whoever wrote the version was ahead: its id is greater than those of the checkpoints.
+    ahead = UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE memory_snapshots SET id = %s WHERE id = %s", [ahead, version.id])
+    found = face.memory.history(project, "CLAUDE.md")
+    assert [row.checkpoint or row.seq for row in found] == [2, "two", "one", 1]
+    assert (found[0].id, found[3].id) == (newest.id, ahead)
+    # Page by page, too: no row comes twice, and none is left out.
+    paged, before = [], None
+    while page := face.memory.history(project, "CLAUDE.md", limit=1, before=before):
+        paged += page
+        before = page[-1]
+    assert paged == found
+
+
+def test_rows_of_a_checkpoint_are_newer_than_what_the_client_wrote_before(face: Any, folder: Path) -> None:
+    project = new_project(face, folder)
+    for number in range(20):
+        face.memory.snapshot(project, f"notes{number}.md", b"1")
+    before = new_id()
+    made = face.memory.checkpoint(project, "one")
+    rows = face.memory.resolve(project, "one").versions
+    assert len({row.id for row in rows}) == 20
+    # A millisecond, and what the client counts within one: so it holds for ids of one millisecond.
+    assert {row.id.hex[:24] for row in rows} == {made.id.hex[:24]}
+    assert all(before < row.id < new_id() for row in rows)
+    assert [row.checkpoint for row in face.memory.history(project)[:20]] == ["one"] * 20
 
 
 def test_a_moment_is_an_iso_date_in_any_zone(shared: Atlas, folder: Path) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 from psycopg import errors, sql
 
 from atlas_sdk import Atlas, Project, User
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.every_server
 
 Raw = psycopg.Connection[Any]
 #: Long enough for a busy machine; what waits for a lock here waits for ever.
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from entered import PATIENCE_S, until, waiting
+from entered import until, waiting
+from patience import PATIENCE_S
 
 from atlas_sdk import (
     AlreadyExists,
@@ -199,7 +200,7 @@ def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path
 
             def at_once(action: Any, together: Any = together, failures: Any = failures) -> threading.Thread:
                 def run() -> None:
-                    together.wait(30)
+                    together.wait(PATIENCE_S)
                     try:
                         action()
                     except NotFound:
@@ -217,7 +218,7 @@ def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path
                 at_once(lambda user=user: atlas.quotas.reserve(user, tokens=1)),
             ]
             for thread in threads:
-                thread.join(60)
+                thread.join(PATIENCE_S)
             assert failures == []
             assert rows_of(connection, user.id).keys() <= {"events"}
 

@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from attrs import field, frozen
-
-PATIENCE_S = 30
+from patience import PATIENCE_S
 
 
 @frozen(kw_only=True)

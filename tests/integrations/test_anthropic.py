@@ -11,7 +11,8 @@ from typing import Any
 
 import anthropic
 import pytest
-from provider_stub import PATIENCE_S, Drop, Events, Hang, Json, Stub, message, message_events
+from patience import PATIENCE_S
+from provider_stub import Drop, Events, Hang, Json, Stub, message, message_events
 from sides import AsyncSide, Books, Side
 
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, QuotaExceeded, User

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from provider_stub import Events, Stub, chunks, message_events
 from sides import AsyncSide, Books, Side
 
 from atlas_sdk.integrations.bounds import input_bound
 
-PATIENCE_S = 60.0
 CHAT: dict[str, Any] = {
     "model": "gpt-test-1",
     "max_completion_tokens": 100,

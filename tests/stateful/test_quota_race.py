@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from patience import PATIENCE_S
 
 from benchmarks.race_quotas.journal import Grant, Journal, Outcome, Paid, Stay, entries
 from benchmarks.race_quotas.sabotage import SABOTAGES, sabotage
@@ -22,7 +23,7 @@ SEED = random.SystemRandom().randrange(10**6)
 
 def race(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.race_quotas", "--processes", "8", "--seed", str(SEED), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_no_limit_is_exceeded_while_workers_are_killed_and_the_server_crashes() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from patience import PATIENCE_S
 
 from atlas_sdk._keyring import Keyring
 from atlas_sdk.errors import FileProblem, InvalidInput
@@ -151,7 +152,7 @@ def test_many_that_make_the_file_at_once_get_the_same_keys(file: Path) -> None:
 
     def first_use(_: int) -> str:
         ring = Keyring(file=file, makes=True)
-        together.wait(30)
+        together.wait(PATIENCE_S)
         return ring.load(0.0).kid
 
     with ThreadPoolExecutor(8) as threads:

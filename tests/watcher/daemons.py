@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
+
 from atlas_sdk import Atlas, Project
 from watcher.status import Status, read_status
-
-#: Far more than anything here takes, also on a busy machine: only a failure waits this long.
-PATIENCE_S = 30.0
 
 _PROGRAM = """
 import json, logging, sys

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE_S, Daemon, contents, has_no_repeats, newest, until
+from daemons import Daemon, contents, has_no_repeats, newest, until
 from fakes import FakeBackend
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas
 from watcher.__main__ import main

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from patience import PATIENCE_S
 
 if sys.platform != "linux":
     pytest.skip("inotify is Linux's", allow_module_level=True)
@@ -44,7 +45,7 @@ class Heard:
     def until(self, wanted):
         seen = []
         while wanted not in seen:
-            seen.append(self.events.get(timeout=10))
+            seen.append(self.events.get(timeout=PATIENCE_S))
         return seen
 
 

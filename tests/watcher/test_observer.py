@@ -4,6 +4,7 @@ import queue
 from uuid import uuid4
 
 import pytest
+from patience import PATIENCE_S
 
 from watcher.backend import Place, Watching
 from watcher.observer import Observing
@@ -24,7 +25,7 @@ class Heard:
         self.events.put("overflow")
 
     def until(self, wanted):
-        while self.events.get(timeout=10) != wanted:
+        while self.events.get(timeout=PATIENCE_S) != wanted:
             pass
 
 

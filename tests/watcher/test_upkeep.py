@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from daemons import newest, until
 from fakes import FakeAtlas
+from patience import PATIENCE_S
 from test_worker import Rig
 
 from atlas_sdk import DatabaseUnreachable, JobReport, MaintenanceProgress, MaintenanceRun
@@ -40,7 +41,7 @@ class FakeMaintenance:
             raise self.problem
         if not self.due:
             return None
-        while self.steps.acquire(timeout=30):
+        while self.steps.acquire(timeout=PATIENCE_S):
             self.questions += 1
             self.answers.append(progress(MaintenanceProgress(job="sessions", examined=1, removed=1)))
             if self.answers[-1] is False or len(self.answers) == 3:
@@ -93,7 +94,7 @@ def test_it_begins_a_while_after_the_start_and_tells_of_the_last_run(rig, mainte
     assert maintenance.asked == []
     rig.leap(2)
     maintenance.steps.release(3)
-    assert maintenance.done.wait(30)
+    assert maintenance.done.wait(PATIENCE_S)
     assert maintenance.asked == [
         {
             "keep_auto": timedelta(days=90),
@@ -126,7 +127,7 @@ def test_watchers_do_not_come_at_the_same_time():
 
 
 def test_it_waits_while_there_is_something_to_capture(rig, maintenance, monkeypatch):
-    monkeypatch.setattr("watcher.upkeep._PATIENCE_S", 30)
+    monkeypatch.setattr("watcher.upkeep._PATIENCE_S", PATIENCE_S)
     rig.leap(121)
     maintenance.steps.release()
     until(lambda: maintenance.answers == [True], "the first step")
@@ -178,7 +179,7 @@ def test_a_failure_is_logged_and_captures_go_on(rig, maintenance, caplog, tmp_pa
     rig.leap(1)
     rig.leap(901)
     maintenance.steps.release(3)
-    assert maintenance.done.wait(30)
+    assert maintenance.done.wait(PATIENCE_S)
     rig.upkeep.join()
     assert rig.worker.status().maintenance.outcome == "done"
 

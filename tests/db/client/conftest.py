@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from attrs import frozen
 from either import Open, opener
+from patience import PATIENCE_S
 
 _PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
@@ -36,7 +37,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(done: Callable[[], bool], *, what: str, within_s: float = 20.0) -> None:
+def until(done: Callable[[], bool], *, what: str, within_s: float = PATIENCE_S) -> None:
     """Wait until something is so."""
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not done():
@@ -46,7 +47,7 @@ def until(done: Callable[[], bool], *, what: str, within_s: float = 20.0) -> Non
 
 def answers(url: str) -> bool:
     try:
-        psycopg.connect(url, connect_timeout=5).close()
+        psycopg.connect(url, connect_timeout=60).close()
     except psycopg.OperationalError:
         return False
     return True
@@ -94,7 +95,7 @@ logfile = {folder}/{port}.log
     yield start
     for process in started:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
     shutil.rmtree(folder)
 
 

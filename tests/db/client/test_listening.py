@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 from either import Open
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, Gap, InvalidInput, Listener, Notification, NotPermitted
 
-_PATIENCE_S = 20.0
 _END_LISTENERS = """
 SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE 'LISTEN%'
@@ -35,7 +35,7 @@ def test_what_is_sent_is_heard_in_order(open_client: Open, dsn: str) -> None:
             sender.notify("builds", f"payload {number} é")
         sender.notify("Previews")
         sender.notify("previews", "another channel: case matters")
-        heard = [notifications.get(timeout_s=_PATIENCE_S) for _ in range(4)]
+        heard = [notifications.get(timeout_s=PATIENCE_S) for _ in range(4)]
         assert notifications.get(timeout_s=0.0) is None
     assert [(note.channel, note.payload) for note in heard] == [
         ("builds", "payload 0 é"),
@@ -55,7 +55,7 @@ def test_a_transaction_sends_when_it_is_committed(open_client: Open, dsn: str) -
         with client.transaction() as tx:
             tx.notify("builds", "committed")
             assert notifications.get(timeout_s=0.05) is None
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "committed"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "committed"
 
 
 def test_what_is_sent_after_entering_is_heard(open_client: Open, dsn: str) -> None:
@@ -64,7 +64,7 @@ def test_what_is_sent_after_entering_is_heard(open_client: Open, dsn: str) -> No
     with client.listen("builds") as notifications:
         client.notify("builds", "between")
         client.users.list()
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "between"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "between"
 
 
 def test_a_lost_connection_is_made_again_and_told_as_a_gap(
@@ -73,14 +73,14 @@ def test_a_lost_connection_is_made_again_and_told_as_a_gap(
     client = open_client(dsn)
     with client.listen("builds", "previews") as notifications:
         client.notify("builds", "before")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "before"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "before"
         end_listeners(dsn)
         client.notify("builds", "lost")
-        gap = notifications.get(timeout_s=_PATIENCE_S)
+        gap = notifications.get(timeout_s=PATIENCE_S)
         assert isinstance(gap, Gap)
-        assert 0 < gap.seconds < _PATIENCE_S
+        assert 0 < gap.seconds < PATIENCE_S
         client.notify("previews", "after")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "after"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "after"
     assert sum("lost its connection" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -89,10 +89,10 @@ def test_what_was_heard_before_a_loss_comes_before_the_gap(open_client: Open, ds
     with client.listen("builds") as notifications:
         client.notify("builds", "first")
         client.notify("builds", "second")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "first"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "first"
         end_listeners(dsn)
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "second"
-        assert isinstance(notifications.get(timeout_s=_PATIENCE_S), Gap)
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "second"
+        assert isinstance(notifications.get(timeout_s=PATIENCE_S), Gap)
 
 
 def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connection[Any]) -> None:
@@ -104,9 +104,9 @@ def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connect
         assert notifications._connection is None
         assert notifications._hearing._attempts >= 2
         _allow(dsn, "true")
-        assert isinstance(notifications.get(timeout_s=_PATIENCE_S), Gap)
+        assert isinstance(notifications.get(timeout_s=PATIENCE_S), Gap)
         client.notify("builds", "after")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "after"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "after"
 
 
 def _allow(dsn: str, allowed: str) -> None:
@@ -126,9 +126,9 @@ def test_another_thread_stops_it(dsn: str) -> None:
 
         hearing = threads.submit(hear)
         client.notify("builds", "heard")
-        assert first.wait(_PATIENCE_S)
+        assert first.wait(PATIENCE_S)
         notifications.stop()
-        hearing.result(_PATIENCE_S)
+        hearing.result(PATIENCE_S)
         assert heard == ["heard"]
         assert notifications.get() is None
 
@@ -138,7 +138,7 @@ def test_another_thread_stops_it_on_asyncio(dsn: str) -> None:
         async with AsyncAtlas.open(dsn) as client, client.listen("builds") as notifications:
             stopper = threading.Timer(0.05, notifications.stop)
             stopper.start()
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 assert [note async for note in notifications] == []
             stopper.join()
 
@@ -159,7 +159,7 @@ def test_a_cancelled_wait_loses_nothing(dsn: str) -> None:
                 if isinstance(got, Notification):
                     assert got.payload == "kept"
                     return
-            found = await notifications.get(timeout_s=_PATIENCE_S)
+            found = await notifications.get(timeout_s=PATIENCE_S)
             assert isinstance(found, Notification)
             assert found.payload == "kept"
 
@@ -173,7 +173,7 @@ def test_the_end_of_the_client_ends_it(dsn: str) -> None:
         while not notifications._turn.locked():
             threading.Event().wait(0.001)
         client.close()
-        assert heard.result(_PATIENCE_S) == []
+        assert heard.result(PATIENCE_S) == []
 
 
 def test_it_must_be_entered(open_client: Open, dsn: str) -> None:
@@ -198,7 +198,7 @@ def test_a_payload_has_a_limit(open_client: Open, dsn: str) -> None:
     name = "c" * 63
     with client.listen(name) as notifications:
         client.notify(name, "x" * 7999)
-        assert len(notifications.get(timeout_s=_PATIENCE_S).payload) == 7999
+        assert len(notifications.get(timeout_s=PATIENCE_S).payload) == 7999
     for payload in ("x" * 8000, "é" * 4000, "a\0b"):
         with pytest.raises(InvalidInput, match="payload"):
             client.notify(name, payload)
@@ -209,7 +209,7 @@ def test_names_are_no_sql(open_client: Open, dsn: str) -> None:
     name = 'x"; DROP TABLE users; --'
     with client.listen(name) as notifications:
         client.notify(name, "'); DROP TABLE users; --")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "'); DROP TABLE users; --"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "'); DROP TABLE users; --"
     assert client.users.list() == []
 
 
@@ -233,7 +233,7 @@ def test_a_forked_child_needs_its_own(dsn: str) -> None:
                 os._exit(code)
         assert os.waitpid(child, 0)[1] == 0
         client.notify("builds", "parent")
-        assert notifications.get(timeout_s=_PATIENCE_S).payload == "parent"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "parent"
 
 
 def test_a_server_that_is_down_is_told_at_once(dsn: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from either import Open
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded
 
@@ -69,14 +70,14 @@ def test_listening_is_refused_and_notifying_works(open_client: Open, pgbouncer: 
         raise AssertionError("nothing would ever be heard")
     with Atlas.open(dsn) as direct, direct.listen("builds") as notifications:
         client.notify("builds", "7")
-        assert notifications.get(timeout_s=20).payload == "7"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "7"
 
 
 def test_listening_works_in_session_mode(open_client: Open, pgbouncer: Callable[..., str]) -> None:
     client = open_client(pgbouncer("session", pool_size=5))
     with client.listen("builds") as notifications:
         client.notify("builds", "7")
-        assert notifications.get(timeout_s=20).payload == "7"
+        assert notifications.get(timeout_s=PATIENCE_S).payload == "7"
 
 
 def test_everything_works_behind_a_pooler_in_transaction_mode(

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from either import Open
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas
 
@@ -28,7 +29,7 @@ def settle(client: Any) -> None:
         slow._closed = True
         slow._changed.notify()
     if thread is not None:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     slow._closed = False
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from either import Open
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, AuthenticationFailed, EncryptionFailed
 
@@ -77,7 +78,7 @@ def no_tls() -> Iterator[int]:
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-    thread.join(20)
+    thread.join(PATIENCE_S)
 
 
 def test_a_server_without_tls_is_told(open_client: Open, no_tls: int, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from entered import PATIENCE_S, locked_row, waiting
+from entered import locked_row, waiting
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, User
 from atlas_sdk.guards import AsyncGuard

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entered import PATIENCE_S, Both, expire_before, locked_row, terminate, until, used, waiting
+from entered import Both, expire_before, locked_row, terminate, until, used, waiting
+from patience import PATIENCE_S
 
 from atlas_sdk import (
     Atlas,

@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 from doors import Door
-from entered import PATIENCE_S, Both, used
+from entered import Both, used
 from leasing import losing_of, once, user_with
+from patience import PATIENCE_S
 
 from atlas_sdk import InvalidInput, QuotaExceeded
 from atlas_sdk.guards.heat import HOT

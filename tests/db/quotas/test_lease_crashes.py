@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import PATIENCE_S, Both, locked_row, until, used, waiting
+from entered import Both, locked_row, until, used, waiting
 from leasing import Clock, lease_of, once, user_with
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable
 from atlas_sdk._embedded import EmbeddedServer

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import PATIENCE_S, Both, locked_row, until, used, waiting
+from entered import Both, locked_row, until, used, waiting
 from leasing import lease_of, losing_of, once, user_with
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
 from atlas_sdk.errors import QuotaExceeded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -20,8 +21,9 @@ import psycopg
 import pytest
 from attrs import define, field
 from doors import Door
-from entered import PATIENCE_S, until
+from entered import until
 from mutants import mutated, source
+from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
 from atlas_sdk._embedded import EmbeddedServer
@@ -83,6 +85,15 @@ CALLS = {
 }
 
 
+#: Whether the log holds a record that is not on the disk. Where the last one ends with its page, the place for the next
+#: one is behind the header of a page that is not begun: 24 bytes on, 40 in a new segment. A record has 24 or more.
+UNFLUSHED = """
+SELECT inserted > flushed AND NOT ((flushed - '0/0') % current_setting('wal_block_size')::integer = 0
+                                   AND inserted - flushed <= 40)
+FROM (SELECT pg_current_wal_flush_lsn() AS flushed, pg_current_wal_insert_lsn() AS inserted) AS log
+"""
+
+
 def answers_before_the_disk(server: EmbeddedServer, call: Any, *, busy: bool = True) -> int:
     """Count the answers, of 30, that came before the log was on the disk. Not busy: the row seems to be at rest."""
     with Atlas.open(server.dsn) as atlas, psycopg.connect(server.dsn, autocommit=True) as watcher:
@@ -101,10 +112,36 @@ def answers_before_the_disk(server: EmbeddedServer, call: Any, *, busy: bool = T
                 (timedelta(hours=1 if busy else -1), user.id),
             )
             call(atlas, user)
-            row = watcher.execute("SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()").fetchone()
+            row = watcher.execute(UNFLUSHED).fetchone()
             assert row is not None
             early += row[0]
         return early
+
+
+def test_end_of_a_page_of_the_log_is_no_record(own_server: EmbeddedServer) -> None:
+    """Fill pages of the log to their last byte: where all is flushed, nothing is left, though the places differ."""
+    with psycopg.connect(own_server.dsn, autocommit=True) as connection:
+        # Notes on pages are records, too.
+        connection.execute("VACUUM FREEZE")
+        connection.execute(UNFLUSHED)
+        connection.execute("SELECT pg_logical_emit_message(true, 'atlas', '')")
+        ends = 0
+        # Every record is a multiple of 8 bytes long, and a commit ends each: so some page is filled to its end.
+        for length in itertools.cycle(range(0, 512, 8)):
+            connection.execute("SELECT pg_logical_emit_message(true, 'atlas', repeat('x', %s))", [length])
+            row = connection.execute(
+                "SELECT flushed < inserted, (flushed - '0/0') % 8192 = 0"
+                " FROM (SELECT pg_current_wal_flush_lsn() AS flushed, pg_current_wal_insert_lsn() AS inserted) AS log"
+            ).fetchone()
+            if row == (True, True):
+                assert connection.execute(UNFLUSHED).fetchone() == (False,)
+                ends += 1
+            if ends == 3:
+                break
+        # And a record behind the end of a page is seen: this one does not wait for the disk.
+        connection.execute("SET synchronous_commit = off")
+        connection.execute("SELECT pg_logical_emit_message(true, 'atlas', '')")
+        assert connection.execute(UNFLUSHED).fetchone() == (True,)
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "calm"])

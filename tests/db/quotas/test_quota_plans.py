@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import PATIENCE_S, until, waiting
+from entered import until, waiting
+from patience import PATIENCE_S
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.ops import limits

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from doors import Door
 from mutants import mutated
+from patience import PATIENCE_S
 
 CALLERS = 16
-PATIENCE_S = 60
 
 
 # Never over the limit.
