@@ -11,16 +11,8 @@ WITH made AS (
     INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, checkpoint,
                                   context, attribution)
     SELECT s.size, s.user_id, s.project_id,
-<<<<<<< HEAD
-           (left(replace(made.id::text, '-', ''), 13)
-            || left(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 3) || '8'
-            || substr(encode(sha256(convert_to(made.id::text || s.path, 'UTF8')), 'hex'), 4, 15))::uuid,
-           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, s.folder_modes, made.name, s.context,
-           s.attribution
-=======
            (left(replace(made.id::text, '-', ''), 24) || lpad(to_hex(row_number() OVER (ORDER BY s.path)), 8, '0'))::uuid,
-           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, made.name, s.context, s.attribution
->>>>>>> tests
+           s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, s.folder_modes, made.name, s.context, s.attribution
     FROM made
     JOIN memory_files f ON f.user_id = %(user_id)s AND f.project_id = %(project_id)s
     JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path
