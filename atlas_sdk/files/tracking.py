@@ -98,10 +98,12 @@ class Tracking:
         walk.run()
         instructions = [path for path in walk.paths if self.kind(path) == "claude_md"]
         imports = follow(root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path))
+        if imports.left_out is not None:
+            walk.skipped.append(Skipped(path="", reason=imports.left_out))
         return Scan(
-            paths=tuple(sorted({*walk.paths, *imports})),
+            paths=tuple(sorted({*walk.paths, *imports.paths})),
             skipped=tuple(sorted(walk.skipped, key=lambda one: one.path)),
-            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports)})),
+            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports.paths)})),
         )
 
     def directories(self, root: Path) -> list[str]:
