@@ -3,20 +3,26 @@
 The rules are Claude Code's (code.claude.com/docs: memory): a path after `@`, relative to the file that says it, five
 files deep, not in code. Paths that leave the project, `@~/…` among them, are left alone; so is an `@` that leads to no
 file, which spares mail addresses, decorators and package scopes.
+
+A mention that is looked up costs system calls, and an instruction file may mention anything, so there are limits, far
+above what people write. They cut at the same place every time, and what they leave out is reported.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final
+
+from attrs import define, field, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.capture import read_file, signature
 from atlas_sdk.files.confined import locate
-from atlas_sdk.files.paths import relative_path
+from atlas_sdk.files.paths import printable, relative_path
 from atlas_sdk.files.root import Root, hold
 
-__all__ = ["MOST_DEPTH", "follow", "mentions"]
+__all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 
 #: "a maximum depth of five hops".
 MOST_DEPTH = 5
@@ -36,68 +42,173 @@ _TEXT = {
     ".yaml",
     ".yml",
 }
-_MENTION = re.compile(r"""(?:^|(?<=[\s("'\[]))@((?:\\[ ]|[^\s\\`])+)""")
+#: Files that a project imports; each becomes a tracked file.
+_MOST_FILES: Final = 500
+#: Names that are looked up for one file and for a project. Every part of a path counts, and a mention has up to three
+#: spellings. One takes about 15 µs.
+_MOST_NAMES_OF_A_FILE: Final = 2_000
+_MOST_NAMES: Final = 8_000
+#: Text with an `@` that is searched, in one file and in a project; hostile text takes 0.3 s a MiB.
+_MOST_TEXT_OF_A_FILE: Final = 2**20
+_MOST_TEXT: Final = 2 * 2**20
+#: What is read to find the `@`; opening a small file takes as long as reading 16 KiB.
+_MOST_READ: Final = 64 * 2**20
+_LEAST_READ: Final = 16 * 2**10
+#: PATH_MAX of Linux: no longer name reaches a file.
+_LONGEST_NAME: Final = 4_096
+
+_MENTION = re.compile(r"""(?:^|(?<=[\s("'\[]))@((?:[^\s\\`]+|\\[ ]){1,512})""")
 _AFTERWARDS = ".,;:!?)]}\"'*_"
-_FENCE = re.compile(r"[ \t>]*(?P<marks>`{3,}|~{3,})(?P<rest>.*)")
+_FENCE = re.compile(r"^[ \t>]*(?P<marks>`{3,}|~{3,})(?P<rest>.*)$", re.MULTILINE)
 _BLANK = re.compile(r"\n[ \t]*\n")
 _TICKS = re.compile(r"`+")
 
 
+@frozen(kw_only=True)
+class Imports:
+    """What the instruction files of a project import."""
+
+    #: Sorted, without the files that were asked about.
+    paths: tuple[str, ...]
+    #: One sentence about what was left out, and what to do; None when nothing was.
+    left_out: str | None
+
+
 def follow(
     root: Path | Root, paths: Iterable[str], *, limit_bytes: int, allows: Callable[[str], bool] = lambda _: True
-) -> list[str]:
-    """Return the files that `paths` import, directly or through others, sorted and without `paths` themselves.
+) -> Imports:
+    """Find the files that `paths` import, directly or through others.
 
     Only regular files inside the project, of at most `limit_bytes`, with the ending of a text or none, and which
-    `allows` lets through. What cannot be read is not followed; whoever captures it will say so.
+    `allows` lets through. What cannot be read is not followed; whoever captures it will say so. Never raises for what
+    a file says.
     """
-    start = list(paths)
+    with hold(root) as held:
+        return _follow(_Search(held, limit_bytes), paths, allows)
+
+
+def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], bool]) -> Imports:
+    start = sorted(paths)
     seen = set(start)
     level = start
-    with hold(root) as held:
-        for _ in range(MOST_DEPTH):
-            level = sorted({found for path in level for found in _imports(held, path, limit_bytes=limit_bytes)} - seen)
-            level = [path for path in level if allows(path)]
-            seen.update(level)
-    return sorted(seen.difference(start))
+    imported = 0
+    for _ in range(MOST_DEPTH):
+        by: dict[str, str] = {}
+        for path in level:
+            for found in search.imports(path):
+                by.setdefault(found, path)
+        level = [path for path in sorted(by.keys() - seen) if allows(path)]
+        if imported + len(level) > _MOST_FILES:
+            level = level[: _MOST_FILES - imported]
+            first = by[level[-1]] if level else next(iter(by.values()))
+            search.leave_out(first, f"the project imports more than {_MOST_FILES:,} files", "name fewer")
+        imported += len(level)
+        seen.update(level)
+    return Imports(paths=tuple(sorted(seen.difference(start))), left_out=search.left_out)
 
 
-def mentions(text: str) -> list[str]:
-    r"""Return what stands after each `@` outside code spans and fenced blocks, in order; `\ ` is a space."""
-    return [found[1].replace("\\ ", " ") for prose in _prose(text) for found in _MENTION.finditer(prose)]
+def mentions(text: str) -> Iterator[str]:
+    r"""Give what stands after each `@` outside code spans and fenced blocks, in order; `\ ` is a space."""
+    for prose in _prose(text):
+        for found in _MENTION.finditer(prose):
+            yield found[1].replace("\\ ", " ")
 
 
-def _imports(root: Root, path: str, *, limit_bytes: int) -> Iterator[str]:
-    try:
-        state = read_file(root, path, limit_bytes=limit_bytes)
-    except (FileProblem, InvalidInput):
-        return
-    # A NUL is no text (git has the same test), and imported binary files are not followed.
-    if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
-        return
-    for mention in dict.fromkeys(mentions(os.fsdecode(state.content))):
-        found = _resolved(root, mention, beside=path, limit_bytes=limit_bytes)
-        if found is not None:
-            yield found
+@define
+class _Search:
+    """One search through the files of a project, and what it may still cost."""
 
+    #: Held open.
+    root: Root
+    limit_bytes: int
+    names: int = field(factory=lambda: _MOST_NAMES)
+    text: int = field(factory=lambda: _MOST_TEXT)
+    read: int = field(factory=lambda: _MOST_READ)
+    left_out: str | None = None
+    #: What every name that was looked up led to.
+    _found: dict[str, str | None] = field(factory=dict)
 
-def _resolved(root: Root, mention: str, *, beside: str, limit_bytes: int) -> str | None:
-    folder = beside.rpartition("/")[0]
-    # Punctuation may belong to the sentence or to the name: the file system decides.
-    for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
-        if not name or name.startswith("~") or not _is_text(name):
-            continue
+    def leave_out(self, path: str, what: str, advice: str) -> None:
+        """Remember that the imports of a file were not all followed; the first reason is enough to start with."""
+        if self.left_out is None:
+            self.left_out = f"{printable(path)}: {what}, so its other @imports are not followed: {advice}"
+
+    def imports(self, path: str) -> Iterator[str]:
+        content = self._content(path)
+        if content is None:
+            return
+        folder = path.rpartition("/")[0]
+        left = _MOST_NAMES_OF_A_FILE
+        seen: set[str] = set()
+        for mention in mentions(os.fsdecode(content)):
+            if mention in seen or len(mention) > _LONGEST_NAME:
+                continue
+            seen.add(mention)
+            for name in _spellings(mention, folder):
+                if name not in self._found:
+                    cost = 1 + name.count("/")
+                    if cost > left:
+                        self._too_many_names(path, _MOST_NAMES_OF_A_FILE, "it mentions")
+                        return
+                    if cost > self.names:
+                        self._too_many_names(path, _MOST_NAMES, "the project mentions")
+                        return
+                    left -= cost
+                    self.names -= cost
+                    self._found[name] = self._resolved(name)
+                found = self._found[name]
+                if found is not None:
+                    yield found
+                    break
+
+    def _content(self, path: str) -> bytes | None:
+        """Return the text to search for mentions, if there may be any and it may still be searched."""
         try:
-            path = relative_path(root.path, name if name.startswith("/") or not folder else f"{folder}/{name}")
-            with locate(root, path, follow=False) as place:
+            found = signature(self.root, path)
+            if found is None or found.size > self.limit_bytes:
+                return None
+            self.read -= max(found.size, _LEAST_READ)
+            if self.read < 0:
+                self.leave_out(path, "the files to search for imports are too many or too large", "exclude some")
+                return None
+            state = read_file(self.root, path, limit_bytes=self.limit_bytes)
+        except (FileProblem, InvalidInput):
+            return None
+        # A NUL is no text (git has the same test), and imported binary files are not followed.
+        if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
+            return None
+        if state.size > _MOST_TEXT_OF_A_FILE:
+            self.leave_out(path, f"it has more than {_MOST_TEXT_OF_A_FILE:,} bytes", "split it, or exclude it")
+            return None
+        if state.size > self.text:
+            self.leave_out(path, f"there are more than {_MOST_TEXT:,} bytes of text with @", "split or exclude some")
+            return None
+        self.text -= state.size
+        return state.content
+
+    def _too_many_names(self, path: str, most: int, who: str) -> None:
+        advice = "write in backticks what is no import, or exclude the file"
+        self.leave_out(path, f"{who} more than {most:,} names with @, folders counted", advice)
+
+    def _resolved(self, name: str) -> str | None:
+        """Return the project's own name of the file that a name leads to."""
+        try:
+            path = relative_path(self.root.path, name)
+            with locate(self.root, path, follow=False) as place:
                 # A folder on the way may be a symlink inside the project: the file has one name, the real one.
                 real = place.path
-            found = None if ".git" in real.split("/") else signature(root, real)
+                os.lstat(place.name, dir_fd=place.folder)
+            found = None if ".git" in real.split("/") else signature(self.root, real)
         except (FileProblem, InvalidInput, OSError):
-            continue
-        if found is not None and found.size <= limit_bytes:
-            return real
-    return None
+            return None
+        return real if found is not None and found.size <= self.limit_bytes else None
+
+
+def _spellings(mention: str, folder: str) -> Iterator[str]:
+    """Give the paths that a mention may mean: punctuation belongs to the sentence or to the name."""
+    for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
+        if name and not name.startswith("~") and _is_text(name):
+            yield name if name.startswith("/") or not folder else f"{folder}/{name}"
 
 
 def _is_text(name: str) -> bool:
@@ -107,43 +218,50 @@ def _is_text(name: str) -> bool:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Give the paragraphs without what is code in them."""
-    kept: list[str] = []
-    fence = ""
-    for line in text.split("\n"):
-        found = _FENCE.match(line)
-        if fence:
-            if found and found["marks"].startswith(fence) and not found["rest"].strip():
-                fence = ""
-        elif found and not (found["marks"][0] == "`" and "`" in found["rest"]):
-            fence = found["marks"]
-            kept.append("")
+    """Give the text around every `@`, without what is code; a code span never goes beyond its paragraph."""
+    for outside in _outside_fences(text):
+        if "@" not in outside:
+            continue
+        if "`" in outside:
+            paragraphs = (paragraph for paragraph in _BLANK.split(outside) if "@" in paragraph)
+            yield "\n\n".join(_without_spans(one) if "`" in one else one for one in paragraphs)
         else:
-            kept.append(line)
-    for paragraph in _BLANK.split("\n".join(kept)):
-        yield _without_spans(paragraph)
+            yield outside
+
+
+def _outside_fences(text: str) -> Iterator[str]:
+    fence = ""
+    start = 0
+    for found in _FENCE.finditer(text):
+        marks, rest = found["marks"], found["rest"]
+        if not fence:
+            if marks[0] == "~" or "`" not in rest:
+                fence = marks
+                yield text[start : found.start()]
+        elif marks.startswith(fence) and not rest.strip():
+            fence = ""
+            start = found.end()
+    if not fence:
+        yield text[start:]
 
 
 def _without_spans(paragraph: str) -> str:
     """Cut code spans: from a run of backticks to the next run of the same length (CommonMark 6.1)."""
-    runs = list(_TICKS.finditer(paragraph))
-    closing: dict[int, int] = {}
-    following: list[int | None] = []
-    for number in range(len(runs) - 1, -1, -1):
-        length = len(runs[number][0])
-        following.append(closing.get(length))
-        closing[length] = number
-    following.reverse()
+    if "``" not in paragraph:
+        parts = paragraph.split("`")
+        if len(parts) % 2:
+            return "\ufffd".join(parts[::2])
+        return "\ufffd".join(parts[:-1:2]) + "`" + parts[-1]
+    last = {found.end() - found.start(): found.start() for found in _TICKS.finditer(paragraph)}
     pieces: list[str] = []
-    start = number = 0
-    while number < len(runs):
-        end = following[number]
-        if end is None:
-            number += 1
-            continue
-        pieces.append(paragraph[start : runs[number].start()])
-        start = runs[end].end()
-        number = end + 1
+    start = length = 0
+    for found in _TICKS.finditer(paragraph):
+        if not length:
+            if last[found.end() - found.start()] > found.start():
+                length = found.end() - found.start()
+                pieces.append(paragraph[start : found.start()])
+        elif found.end() - found.start() == length:
+            start, length = found.end(), 0
     pieces.append(paragraph[start:])
     # Not a space: what stood before a span must not come to stand before the `@` after it.
     return "\ufffd".join(pieces)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from atlas_sdk.errors import InvalidInput, OutsideProject
 
-__all__ = ["below", "from_text", "printable", "relative_path", "to_text"]
+__all__ = ["below", "from_text", "printable", "quoted", "relative_path", "to_text"]
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
 _LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
 _LAST_ASCII, _LAST_OF_FOUR_DIGITS = 0x7F, 0xFFFF
+#: Long enough to know a name again, short enough for a sentence.
+_QUOTED_CHARACTERS = 60
 
 
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
@@ -100,6 +102,12 @@ def printable(path: str) -> str:
     if path.isprintable() and "\\" not in path:
         return path
     return "".join(_shown(letter) for letter in path)
+
+
+def quoted(text: str) -> str:
+    """Return a text that somebody else wrote, for an error: printable, in quotes, and cut after 60 characters."""
+    cut = text[:_QUOTED_CHARACTERS]
+    return f"'{printable(cut)}{'' if cut == text else '…'}'"
 
 
 def _shown(letter: str) -> str:

@@ -6,36 +6,28 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
 
 from attrs import field, frozen
 
-from atlas_sdk.errors import FileProblem, InvalidInput
-from atlas_sdk.files.capture import read_file, signature
+from atlas_sdk.errors import FileProblem
+from atlas_sdk.files.capture import signature
 from atlas_sdk.files.confined import open_folder
-from atlas_sdk.files.globs import Excluded, Globs
+from atlas_sdk.files.globs import Excluded, Globs, Leads, check_globs
 from atlas_sdk.files.imports import follow
 from atlas_sdk.files.paths import printable
 from atlas_sdk.files.presets import PRESETS, TEMPORARY, Kind
 from atlas_sdk.files.problems import odd_type, problem
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.settings import SETTINGS, check_presets, read_settings
 from atlas_sdk.files.temporary import is_temporary
 
 __all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
 
-#: The one file that a project may have for Atlas; it is not needed.
-SETTINGS: Final = ".atlas.toml"
-_SETTINGS_LIMIT_BYTES = 2**20
 _DEFAULT_LIMIT_BYTES = 8 * 2**20
-#: PostgreSQL holds at most 1 GB in one value, and reading takes several copies of a file in memory.
-_HIGHEST_LIMIT_BYTES = 256 * 2**20
 #: A folder costs about 30 µs to list, so a walk of this many ends within a second.
 _MOST_FOLDERS = 20_000
 #: A project that is slower (a folder of millions, a sick disk) must not hold up the others for longer.
 _MOST_S = 5.0
-_LISTS = ("presets", "include", "exclude")
-#: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
-_TABLES = ("track", "atlas")
 _INSTRUCTIONS = tuple(glob for one in PRESETS.values() if one.kind == "claude_md" for glob in one.globs)
 
 
@@ -77,13 +69,14 @@ class Tracking:
 
     @_wanted.default
     def _compile_wanted(self) -> Globs:
-        unknown = sorted(set(self.presets) - set(PRESETS))
-        if unknown:
-            raise InvalidInput(f"{unknown[0]!r} is no preset; there are: {', '.join(PRESETS)}", field="presets")
-        return Globs.of((*(glob for name in self.presets for glob in PRESETS[name].globs), *self.include))
+        check_presets(self.presets)
+        check_globs(self.include)
+        presets = dict.fromkeys(self.presets)
+        return Globs.of((*(glob for name in presets for glob in PRESETS[name].globs), *self.include))
 
     @_excluded.default
     def _compile_excluded(self) -> Excluded:
+        check_globs(self.exclude)
         return Excluded.of(self.exclude)
 
     @classmethod
@@ -92,19 +85,7 @@ class Tracking:
 
         Raises `InvalidInput` that names the key, `FileProblem` when the file or the project cannot be read.
         """
-        state = read_file(root, SETTINGS, limit_bytes=_SETTINGS_LIMIT_BYTES)
-        if state is None:
-            return cls()
-        if state.content is None:
-            raise InvalidInput(f"{SETTINGS} is larger than {_SETTINGS_LIMIT_BYTES} bytes", field=SETTINGS)
-        # Most projects have no settings, and a hook has few milliseconds.
-        import tomllib  # noqa: PLC0415
-
-        try:
-            settings = tomllib.loads(state.content.decode())
-        except ValueError as exc:
-            raise InvalidInput(f"{SETTINGS} is not TOML: {exc}", field=SETTINGS) from exc
-        return cls(**_checked(settings))
+        return cls(**read_settings(root))
 
     def wants(self, path: str) -> bool:
         """Tell whether a file of this name is tracked; an import that no glob matches is not known here."""
@@ -133,10 +114,13 @@ class Tracking:
         imports = follow(
             walk.root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path)
         )
+        if imports.left_out is not None:
+            walk.complete = False
+            walk.skipped.append(Skipped(path="", reason=imports.left_out))
         return Scan(
-            paths=tuple(sorted({*walk.paths, *imports})),
+            paths=tuple(sorted({*walk.paths, *imports.paths})),
             skipped=tuple(sorted(walk.skipped, key=lambda one: one.path)),
-            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports)})),
+            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports.paths)})),
             complete=walk.complete,
             leftovers=walk.leftovers,
         )
@@ -149,13 +133,11 @@ class Tracking:
         """
         return list(self.scan(root).directories)
 
-    def leads(self, folder: str) -> str | None:
+    def leads(self, folder: str) -> Leads | None:
         """Tell how a folder can hold tracked files: "near", below a fixed prefix, "far", or not at all."""
         if self._excluded.match(folder):
             return None
-        if self._wanted.near.fullmatch(folder):
-            return "near"
-        return "far" if self._wanted.far.fullmatch(folder) else None
+        return self._wanted.leads(folder)
 
     def _refuses(self, path: str) -> bool:
         return self._excluded.match(path) or Globs.of(TEMPORARY).match(path)
@@ -244,43 +226,3 @@ class _Walk:
 
     def skip(self, path: str, reason: FileProblem) -> None:
         self.skipped.append(Skipped(path=path, reason=str(reason)))
-
-
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that `[track]` sets; name the key that is wrong."""
-    for key in settings:
-        if key not in _TABLES:
-            raise _wrong(key, f"is not known; the tables are: {', '.join(_TABLES)}")
-    track = settings.get("track", {})
-    if not isinstance(track, dict):
-        raise _wrong("track", "must be a table")
-    fields: dict[str, Any] = {}
-    for key, value in track.items():
-        name = f"track.{key}"
-        if key == "limit_bytes":
-            # `True` is an `int` in Python, not in TOML.
-            if type(value) is not int or not 0 < value <= _HIGHEST_LIMIT_BYTES:
-                raise _wrong(name, f"must be a number of bytes from 1 to {_HIGHEST_LIMIT_BYTES}")
-            fields[key] = value
-        elif key in _LISTS:
-            fields[key] = _listed(name, value)
-        else:
-            raise _wrong(name, f"is not known; there are: {', '.join(_LISTS)}, limit_bytes")
-    return fields
-
-
-def _listed(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise _wrong(name, "must be a list of strings")
-    try:
-        if name == "track.presets":
-            Tracking(presets=tuple(value))
-        else:
-            Globs.of(tuple(value))
-    except InvalidInput as exc:
-        raise _wrong(name, str(exc)) from exc
-    return tuple(value)
-
-
-def _wrong(key: str, what: str) -> InvalidInput:
-    return InvalidInput(f"{SETTINGS}: {key}: {what}", field=key)

@@ -1,13 +1,15 @@
 """Globs, and the table of presets written in them."""
 
-import time
+import random
 
 import pytest
-from hypothesis import given
+from cost import assert_cheap, peak_bytes
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.files.globs import Excluded, Globs
+from atlas_sdk.files import globs as module
+from atlas_sdk.files.globs import Excluded, Globs, check_globs
 from atlas_sdk.files.presets import PRESETS, TEMPORARY
 
 
@@ -48,7 +50,8 @@ def test_globs(glob, yes, no):
 def test_stars_never_lead_into_folders_without_memory(folder):
     assert not matches("**/CLAUDE.md", f"{folder}/CLAUDE.md")
     assert not matches("docs/**/*.md", f"docs/a/{folder}/b/c.md")
-    assert not Globs.of(("**/a/*.md",)).far.fullmatch(f"x/{folder}")
+    assert Globs.of(("**/a/*.md",)).leads(f"x/{folder}") is None
+    assert Globs.of(("**/a/*.md",)).leads(f"x/{folder}2") == "far"
     assert matches("**/CLAUDE.md", f"{folder}2/CLAUDE.md")
     assert matches(f"{folder}/mine/*.md", f"{folder}/mine/a.md")
 
@@ -74,17 +77,24 @@ def test_excluding_everything():
     assert not Globs.of(()).match("a")
 
 
-part = st.text("ab.", min_size=1, max_size=3).filter(lambda text: text not in {".", ".."})
-glob_part = st.sampled_from(["*", "**", "a*", "*b", "?", "[ab]", "a", ".b"])
+name = st.text("ab.", min_size=1, max_size=3).filter(lambda text: text not in {".", ".."})
+path = st.lists(st.one_of(name, st.sampled_from([".git", "node_modules", "docs"])), min_size=1, max_size=6)
+glob_part = st.sampled_from(["*", "**", "**", "a*", "*b", "?", "[ab]", "[!a]", "a", ".b", "*a*", ".git", "docs"])
+glob = st.lists(glob_part, min_size=1, max_size=6)
+NEVER = {".git", "node_modules", ".venv", "__pycache__"}
 
 
-def model(glob, path):
-    """Match part by part, by the book."""
+def model(glob, path, *, prefix=False, never=NEVER):
+    """Match part by part, by the book. With `prefix`: whether more parts could make the path match."""
+    if not path:
+        return prefix and bool(glob) if prefix else not glob
     if not glob:
-        return not path
+        return False
     if glob[0] == "**":
-        return model(glob[1:], path) or (len(path) > 1 and model(glob, path[1:]))
-    return bool(path) and letters(glob[0], path[0]) and model(glob[1:], path[1:])
+        return model(glob[1:], path, prefix=prefix, never=never) or (
+            path[0] not in never and model(glob, path[1:], prefix=prefix, never=never)
+        )
+    return letters(glob[0], path[0]) and model(glob[1:], path[1:], prefix=prefix, never=never)
 
 
 def letters(glob, text):
@@ -92,33 +102,151 @@ def letters(glob, text):
         return not text
     if glob[0] == "*":
         return any(letters(glob[1:], text[count:]) for count in range(len(text) + 1))
-    if glob.startswith("[ab]"):
-        return text[:1] in {"a", "b"} and letters(glob[4:], text[1:])
+    if glob[0] == "[":
+        inside, _, rest = glob[1:].partition("]")
+        return bool(text) and (text[0] in inside) != inside.startswith("!") and letters(rest, text[1:])
     return bool(text) and (glob[0] in {"?", text[0]}) and letters(glob[1:], text[1:])
 
 
-@given(st.lists(glob_part, min_size=1, max_size=5), st.lists(part, min_size=1, max_size=5))
-def test_globs_agree_with_a_simple_matcher(glob, path):
-    expected = model([*glob, "*"] if glob[-1] == "**" else glob, path)
-    assert matches("/".join(glob), "/".join(path)) == expected
+def whole(glob):
+    return [*glob, "*"] if glob[-1] == "**" else glob
 
 
-@given(st.lists(glob_part, min_size=1, max_size=5), st.lists(part, min_size=1, max_size=5))
+def wanted_by_the_model(globs, path):
+    return any(model(whole(glob), path) for glob in globs)
+
+
+def leads_by_the_model(globs, folder):
+    found = {
+        "far" if any(letter in glob[0] for letter in "*?[") else "near"
+        for glob in globs
+        if model(whole(glob), folder, prefix=True)
+    }
+    return "near" if "near" in found else next(iter(found), None)
+
+
+def excluded_by_the_model(globs, path):
+    return any(model(folder(glob), path[:count], never=()) for glob in globs for count in range(1, len(path) + 1))
+
+
+def folder(glob):
+    """`docs/**` and `docs/**/*` take `docs` away, too; `**` alone is everything."""
+    parts = [
+        part for part, after in zip(whole(glob), [*whole(glob)[1:], None], strict=True) if part != "**" or after != "**"
+    ]
+    return parts[:-2] if parts[-2:] == ["**", "*"] and len(parts) > 2 else parts
+
+
+@pytest.fixture(params=["no state is kept", "states are kept"])
+def kept(request, monkeypatch):
+    """With room for states and without: what is kept must not change what matches."""
+    if request.param == "no state is kept":
+        monkeypatch.setattr(module, "_MOST_KEPT", 0)
+    module._compiled.cache_clear()
+    module._compiled_to_exclude.cache_clear()
+    yield
+    module._compiled.cache_clear()
+    module._compiled_to_exclude.cache_clear()
+
+
+@pytest.mark.usefixtures("kept")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@given(st.lists(glob, min_size=1, max_size=5), st.lists(path, min_size=1, max_size=6))
+def test_globs_agree_with_a_simple_matcher(globs, paths):
+    compiled = Globs.of(tuple("/".join(glob) for glob in globs))
+    excluded = Excluded.of(tuple("/".join(glob) for glob in globs))
+    for parts in paths:
+        text = "/".join(parts)
+        assert compiled.match(text) == wanted_by_the_model(globs, parts)
+        assert compiled.leads(text) == leads_by_the_model(globs, parts)
+        assert excluded.match(text) == excluded_by_the_model(globs, parts)
+
+
+@given(glob, path)
 def test_every_folder_above_a_match_is_entered(glob, path):
     globs = Globs.of(("/".join(glob),))
     if globs.match("/".join(path)):
         for count in range(1, len(path)):
-            folder = "/".join(path[:count])
-            assert globs.near.fullmatch(folder) or globs.far.fullmatch(folder)
+            assert globs.leads("/".join(path[:count])) is not None
 
 
-@pytest.mark.parametrize("glob", ["*a" * 20 + "b", "**/" + "a/**/" * 20 + "b"])
-def test_no_glob_is_slow(glob):
-    globs = Globs.of((glob,))
-    before = time.process_time()
-    assert not globs.match("a" * 250)
-    assert not globs.match("/".join("a" * 500) + "/c")
-    assert time.process_time() - before < 2
+# The limits
+
+
+@pytest.mark.parametrize(
+    ("globs", "sentence"),
+    [
+        (["a"] * 257, "more than 256 globs"),
+        (["a" * 8193], "more than 8,192 characters"),
+        (["a" * 4097] * 2, "more than 8,192 characters"),
+        (["a/" * 33], "more than 32 parts"),
+        (["**/a/" * 17], "more than 32 parts"),
+        ([f"{number}*" for number in range(65)], "more than 64 different names"),
+        (["a" * 64 + "*"], "more than 64 characters"),
+        (["a[" + "b" * 100 + "]"], "more than 64 characters"),
+        (["a/[z-a]"], "is not a set of letters"),
+        (["/" + "a" * 8000], "is not a glob relative to the project"),
+    ],
+)
+def test_limits_of_a_list(globs, sentence):
+    with pytest.raises(InvalidInput) as caught:
+        check_globs(tuple(globs))
+    assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_presets_are_far_from_the_limits():
+    check_globs(tuple(glob for preset in PRESETS.values() for glob in preset.globs))
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+NAMES = [f"?{letter}" for letter in LETTERS] + [f"{letter}*" for letter in LETTERS]
+ENDS = [letter * count for count in (1, 2) for letter in LETTERS[1:]][:64]
+
+
+def within(globs):
+    """As many of these globs as the limits allow."""
+    kept, characters = [], 0
+    for glob in globs:
+        characters += len(glob)
+        if characters > 8192 or len(kept) == 256:
+            break
+        kept.append(glob)
+    return tuple(kept)
+
+
+#: Each is slow for one way of matching: backtracking, one state at a time, a table of all states.
+WORST = {
+    "the same start": within("/".join("a" * 31) + f"/{number}" for number in range(256)),
+    "different names": within("/".join(chr(0x4E00 + 32 * n + part) for part in range(32)) for n in range(256)),
+    "many **": within("**/" + "a/**/" * 14 + f"x{number}" for number in range(256)),
+    "many ?": within(f"**/{NAMES[number % 60]}/" + "?/" * 28 + "b" for number in range(256)),
+    "many names": within(f"**/{name}/b" for name in NAMES[:64]),
+    "many *": within("**/" + "*a" * 28 + f"*{end}*" for end in ENDS),
+    "long names": within("**/*" + "a" * 58 + f"{end}*" for end in ENDS),
+}
+PATHS = {
+    "a": "/".join("a" * 2048),
+    "long": "/".join(["a" * 255] * 16),
+    "random": "/".join(
+        random.Random(1).choice(NAMES).strip("?*") + random.Random(n).choice(LETTERS) for n in range(1365)
+    ),
+    "different": "/".join(one + other for one in LETTERS for other in LETTERS)[:4096],
+    "one": "a" * 4096,
+}
+
+
+@pytest.mark.parametrize("kind", [Globs, Excluded])
+@pytest.mark.parametrize("name", WORST)
+def test_globs_at_their_limits_cost_little(name, kind):
+    check_globs(WORST[name])
+    compiled = kind.of(WORST[name])
+    for path in PATHS.values():
+        assert not compiled.match(path)
+        assert_cheap(lambda path=path: compiled.match("x/" + path))
+    module._compiled.cache_clear()
+    module._compiled_to_exclude.cache_clear()
+    assert peak_bytes(lambda: kind.of(WORST[name]).match(PATHS["random"])) < 20 * 2**20
 
 
 # The presets
@@ -132,7 +260,10 @@ def test_presets_are_named_as_documented():
 
 
 def test_no_preset_walks_the_repository():
-    assert WANTED.far.pattern == "(?!)"
+    for preset in PRESETS.values():
+        assert not [glob for glob in preset.globs if set(glob.split("/")[0]) & set("*?[") and "/" in glob]
+    assert WANTED.leads("src") is None
+    assert WANTED.leads(".claude/rules/a") == "near"
 
 
 @pytest.mark.parametrize(
