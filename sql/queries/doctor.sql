@@ -117,7 +117,7 @@ ORDER BY t.relname, p.polname;
 
 -- name: functions
 -- With whose rights functions run, and where they look for tables.
-SELECT p.proname AS name, p.prosecdef AS is_definer, path.given IS NOT NULL AS has_path,
+SELECT p.proname AS name, p.prosecdef AS is_definer,
        coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
        'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
        'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path

@@ -82,6 +82,10 @@ LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 -- Be another role for the rest of the transaction.
 SELECT set_config('role', %(role)s, true);
 
+-- name: set_path
+-- For this connection.
+SELECT set_config('search_path', %(path)s, false);
+
 -- name: limit_waiting
 -- For the locks of one transaction.
 SELECT set_config('lock_timeout', %(wait)s, true);

@@ -61,10 +61,10 @@ def test_grants_are_taken_back_on_all_our_own_tables_and_views(migrated: psycopg
 def test_file_and_server_agree_on_functions(migrated: psycopg.Connection[Any]) -> None:
     sql, names = statements("doctor"), expected().names("function")
     rows = migrated.execute(sql["functions"].text.encode(), {"schema": "public", "names": names}).fetchall()
-    found = {name: (is_definer, is_pinned, has_path) for name, is_definer, has_path, is_pinned, *_ in rows}
-    said = {name: (one.is_definer, one.is_pinned, one.has_path) for name, one in function_rights().items()}
+    found = {name: (is_definer, is_pinned) for name, is_definer, is_pinned, *_ in rows}
+    said = {name: (one.is_definer, one.is_pinned) for name, one in function_rights().items()}
     assert found == said
-    assert said["quota_settle"] == (True, True, True)
+    assert said["quota_settle"] == (True, True)
     # One of a name: what is missing is found by it.
     assert len(rows) == len(found)
 
