@@ -76,8 +76,10 @@ def migrate() -> Plan[list[AppliedMigration]]:
 def _apply_next() -> Plan[AppliedMigration | None]:
     # Functions keep the search_path that they are made with.
     yield from execute(isolation["own_path"])
-    yield from execute(sql["lock"])
-    yield from execute(sql["create_version_table"])
+    if not (yield from scalar(sql["exists"], bool)):
+        yield from execute(sql["lock"])
+        yield from execute(sql["create_version_table"])
+    yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)
     pending = _compare(applied)
     if not pending:
