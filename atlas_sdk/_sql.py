@@ -34,6 +34,8 @@ class Statement:
     text: str
     #: Whether it surely changes nothing: doing it twice is doing it once.
     reads: bool = field(init=False, eq=False, repr=False)
+    #: Whether it ends transactions by itself, so that it cannot run inside of one.
+    commits: bool = field(init=False, eq=False, repr=False)
 
     @reads.default
     def _reads(self) -> bool:
@@ -43,6 +45,10 @@ class Statement:
             and _WRITES.search(plain) is None
             and all(name.lower() in _HARMLESS for name in _CALLED.findall(plain))
         )
+
+    @commits.default
+    def _commits(self) -> bool:
+        return self.plain.startswith("CALL")
 
     @property
     def plain(self) -> str:

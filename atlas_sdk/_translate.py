@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,6 +18,7 @@ from atlas_sdk.errors import (
     InvalidInput,
     NotFound,
     NotPermitted,
+    QuotaExceeded,
     SchemaMismatch,
     StorageFull,
     TimedOut,
@@ -27,6 +29,8 @@ __all__ = ["check_dsn", "masked", "translate"]
 
 #: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
 _ILLEGAL_TRANSITION = "23T01"
+#: What the trigger `refuse_over_limit` raises (`sql/migrations/0001_accounts.sql`).
+_OVER_LIMIT = "23T02"
 _SECRETS = ("password", "sslpassword", "passfile")
 #: What ended a statement, or the transaction that it was to run in, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
@@ -145,6 +149,18 @@ def _passing(state: str) -> DatabaseError | None:
     return None
 
 
+def _by_trigger(state: str, facts: dict[str, Any]) -> AtlasError:
+    """Return our error for what a trigger of ours refused, from the facts in its DETAIL."""
+    if state == _OVER_LIMIT:
+        return QuotaExceeded(**facts)
+    return IllegalTransition(
+        kind=facts.get("kind", "row"),
+        name=facts.get("id", "?"),
+        from_status=facts.get("from", "?"),
+        to_status=facts.get("to", "?"),
+    )
+
+
 def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state.startswith("08") or state in {"57P01", "57P02", "57P03", "53300", "3D000"}:
         return _unreachable(error, dsn)
@@ -162,14 +178,8 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
         return NotFound(
             "what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or ""
         )
-    if state == _ILLEGAL_TRANSITION:
-        facts = json.loads(error.diag.message_detail or "{}")
-        return IllegalTransition(
-            kind=facts.get("kind", "row"),
-            name=facts.get("id", "?"),
-            from_status=facts.get("from", "?"),
-            to_status=facts.get("to", "?"),
-        )
+    if state in {_ILLEGAL_TRANSITION, _OVER_LIMIT}:
+        return _by_trigger(state, json.loads(error.diag.message_detail or "{}"))
     if state == "22P02" and "for type uuid" in _sentence(error):
         return InvalidInput(f"not an id: {_sentence(error).rpartition(': ')[2]}", field="id")
     if state in {"23514", "22001", "22003", "22021", "22023", "22P02", "22P05"}:

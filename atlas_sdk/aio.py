@@ -14,7 +14,7 @@ from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
 from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._maintaining import AsyncMaintaining
 from atlas_sdk._plan import Plan
-from atlas_sdk.errors import AtlasError, InvalidInput, NotPermitted
+from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.faces import AsyncMetering
 from atlas_sdk.model.health import Health
 from atlas_sdk.model.isolation import Login
@@ -458,14 +458,13 @@ class AsyncAtlas(_Faces):
                 async for found in notifications:                  # a Notification, or a Gap: then look again
                     await work_off(atlas)
 
-        Not awaited. It makes its connection again when that is lost, for as long as it takes; what was sent meanwhile
+        Not awaited. A client that acts for one user hears that user's own channels: what `as_user(user).notify` sends.
+        It makes its connection again when that is lost, for as long as it takes; what was sent meanwhile
         is gone, so the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and
         so does the client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in
         transaction mode.
         """
-        if self._tenant is not None:
-            raise NotPermitted("a channel is everybody's: listen with the whole client, not with one user's")
-        return AsyncListener(self._connected()[0].target, channels)
+        return AsyncListener(self._connected()[0].target, channels, self._tenant)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:

@@ -12,7 +12,7 @@ from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk._maintaining import Maintaining
-from atlas_sdk.errors import AtlasError, InvalidInput, NotPermitted
+from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.faces import Metering
 from atlas_sdk.model.health import Health
 from atlas_sdk.model.isolation import Login
@@ -434,13 +434,12 @@ class Atlas(_Faces):
                 for found in notifications:                        # a Notification, or a Gap: then look again
                     work_off(atlas)
 
+        A client that acts for one user hears that user's own channels: what `as_user(user).notify` sends.
         It makes its connection again when that is lost, for as long as it takes; what was sent meanwhile is gone, so
         the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so does the
         client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in transaction mode.
         """
-        if self._tenant is not None:
-            raise NotPermitted("a channel is everybody's: listen with the whole client, not with one user's")
-        return Listener(self._opened.target, channels)
+        return Listener(self._opened.target, channels, self._tenant)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

@@ -229,7 +229,8 @@ class QuotaExceeded(AtlasError):
         held: int | Decimal | None = None,
     ) -> None:
         super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held))
-        #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes".
+        #: "tokens", "cost", "builds", "containers", "requests", "memory_bytes", or of what there may be only so many at
+        #: one time: "projects", "sessions" or "previews".
         self.dimension = dimension
         self.asked = asked
         self.remaining = remaining
@@ -272,6 +273,8 @@ class QuotaExceeded(AtlasError):
         return fields
 
 
+#: What makes room for one more, of things that stay until somebody ends them.
+_ENDED = {"projects": "delete one", "sessions": "revoke one", "previews": "stop one"}
 #: Dimensions that free up by themselves soon.
 _RETRIED = frozenset({"requests", "containers"})
 #: What the draft's policies say beside the quota: the window `w` in seconds, where it has one length, and the unit
@@ -320,6 +323,8 @@ def _sentence(
     what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
     if dimension == "memory_bytes":
         return f"{what}: have the limit raised"
+    if dimension in _ENDED:
+        return f"{what}: {_ENDED[dimension]}, or have the limit raised"
     if retry_after is None or resets_at is None:
         return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
     when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"

@@ -1,7 +1,6 @@
 """The driver for asyncio: the twin of the one for threads, line by line."""
 
 import asyncio
-import contextvars
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,6 +11,7 @@ from uuid import UUID
 import psycopg
 from attrs import evolve
 from psycopg import AsyncConnection, AsyncCursor, pq
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from atlas_sdk._drive.failures import failure, lost_commit
@@ -31,7 +31,7 @@ from atlas_sdk._drive.target import (
     not_text,
     result_of,
 )
-from atlas_sdk._drive.through import through
+from atlas_sdk._drive.through import called, through
 from atlas_sdk._drive.wall import COMMIT, begin_behind, commands_of
 from atlas_sdk._drive.wire import AsyncLine
 from atlas_sdk._heads import Heads
@@ -56,6 +56,8 @@ class AsyncDriver:
         self._turn = asyncio.Lock()
         #: The transaction that this one was for is over: its connection is others'.
         self._ended = False
+        #: Whether the pinned connection is a caller's.
+        self._joined = False
         self._closed = False
         self._pool = AsyncConnectionPool(
             self._ready,
@@ -103,7 +105,7 @@ class AsyncDriver:
             return await self._run(plan, Scope(lent or self._lent, nested=False))
         async with self._turn:
             # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return await self._run(enclosed(plan), Scope(self._lent, nested=True))
+            return await self._run(enclosed(plan), Scope(self._lent, nested=True, joined=self._joined))
 
     async def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[AsyncLine] = []
@@ -112,7 +114,7 @@ class AsyncDriver:
             while True:
                 if isinstance(effect, Local):
                     try:
-                        answer = await _called(effect)
+                        answer = await called(effect)
                     except Exception as exc:  # noqa: BLE001  # the plan decides: it may skip a file that cannot be read
                         effect = plan.throw(exc)
                     else:
@@ -143,7 +145,7 @@ class AsyncDriver:
                 return await self._execute(self._pinned or held[0], effect)
             connection = await self._get()
             scope.writes += not effect.statement.reads
-            if tenant is not None:
+            if tenant is not None or (connection.path and not effect.statement.commits):
                 held.append(connection)
                 answer = await self._ask_behind(connection, effect, tenant)
                 await self._give_back(held.pop())
@@ -161,8 +163,10 @@ class AsyncDriver:
         if self._pinned is None and not held:
             held.append(await self._get())
         interrupted = None
-        for command in scope.commands(effect):
-            interrupted = await through((self._pinned or held[0]).execute(command, prepare=False)) or interrupted
+        for command in scope.commands(effect, held[0].path if held else b""):
+            cursor = (self._pinned or held[0]).cursor()
+            interrupted = await through(cursor.execute(command, prepare=False)) or interrupted
+            scope.heard(cursor)
         if scope.done(effect):
             await self._give_back(held.pop())
         if interrupted is not None:
@@ -200,7 +204,8 @@ class AsyncDriver:
     async def _send(self, connection: AsyncConnection[Any], query: Query) -> AsyncCursor[Any]:
         text, parameters = arguments(query)
         try:
-            return await connection.execute(text, parameters)
+            # A caller's connection may give rows as dictionaries.
+            return await connection.cursor(row_factory=tuple_row).execute(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
 
@@ -209,11 +214,11 @@ class AsyncDriver:
         rows = await cursor.fetchall() if columns else []
         return result_of(self._target, query, cursor, columns, rows, began)
 
-    async def _ask_behind(self, connection: AsyncLine, query: Query, tenant: UUID) -> Result:
-        """Run one statement in a transaction of its own behind a tenant's wall: all of it in one round trip."""
-        began = time.perf_counter()
+    async def _ask_behind(self, connection: AsyncLine, query: Query, tenant: UUID | None) -> Result:
+        """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
+        began, begin = time.perf_counter(), commands_of(tenant, connection.path)
         try:
-            answer = await connection.ask_within(commands_of(tenant), COMMIT, query.statement.text, query.parameters)
+            answer = await connection.ask_within(begin, COMMIT, query.statement.text, query.parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
         return result_of(self._target, query, answer, answer.columns, answer.rows, began)
@@ -245,12 +250,13 @@ class AsyncDriver:
         if interrupted is not None:
             raise interrupted
 
-    def _on(self, connection: AsyncConnection[Any], lent: Context) -> "AsyncDriver":
+    def _on(self, connection: AsyncConnection[Any], lent: Context, *, joined: bool = False) -> "AsyncDriver":
         inner = object.__new__(AsyncDriver)
         inner.__dict__ |= self.__dict__
         inner._pinned = connection
         inner._turn = asyncio.Lock()
         inner._lent = lent
+        inner._joined = joined
         return inner
 
     def _apart(self, lent: Context | None) -> Context:
@@ -263,7 +269,7 @@ class AsyncDriver:
             raise closed_client()
         check_open_transaction(connection)
         lent = lent or self._lent
-        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()))
+        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()), joined=True)
 
     @asynccontextmanager
     async def transaction(self, lent: Context | None = None) -> AsyncIterator["AsyncDriver"]:
@@ -277,8 +283,7 @@ class AsyncDriver:
         lent = self._apart(lent)
         inner = self._on(connection, lent)
         try:
-            tenant = lent.tenant
-            await connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
+            await connection.execute(begin_behind(lent.tenant, connection.path), prepare=False)
             yield inner
             await inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:
@@ -309,14 +314,6 @@ class AsyncDriver:
             self._ended = True
             await cast("AsyncConnection[Any]", self._pinned).close()
             raise
-
-
-async def _called(effect: Local) -> object:
-    if effect.executor is None:
-        return await asyncio.to_thread(effect.call)
-    # As asyncio.to_thread does it, which has no executor of the caller's.
-    run = contextvars.copy_context().run
-    return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)
 
 
 class AsyncView:

@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 from attrs import evolve
 from psycopg import Connection, Cursor, pq
+from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from atlas_sdk._drive.failures import failure, lost_commit
@@ -56,6 +57,8 @@ class Driver:
         self._turn = Lock()
         #: The transaction that this one was for is over: its connection is others'.
         self._ended = False
+        #: Whether the pinned connection is a caller's.
+        self._joined = False
         self._closed = False
         self._pool = self._new_pool()
         self._spares = Spares(self._pool)
@@ -104,7 +107,7 @@ class Driver:
             raise InvalidInput("a transaction cannot be used in a forked child", field="transaction")
         with self._turn:
             # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return self._run(enclosed(plan), Scope(self._lent, nested=True))
+            return self._run(enclosed(plan), Scope(self._lent, nested=True, joined=self._joined))
 
     def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[Line] = []
@@ -144,7 +147,7 @@ class Driver:
                 return self._execute(self._pinned or held[0], effect)
             connection = self._get()
             scope.writes += not effect.statement.reads
-            if tenant is not None:
+            if tenant is not None or (connection.path and not effect.statement.commits):
                 held.append(connection)
                 answer = self._ask_behind(connection, effect, tenant)
                 self._give_back(held.pop())
@@ -156,8 +159,8 @@ class Driver:
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(self._get())
-            for command in scope.commands(effect):
-                (self._pinned or held[0]).execute(command, prepare=False)
+            for command in scope.commands(effect, held[0].path if held else b""):
+                scope.heard((self._pinned or held[0]).execute(command, prepare=False))
             if scope.done(effect):
                 self._give_back(held.pop())
             return None
@@ -195,7 +198,8 @@ class Driver:
     def _send(self, connection: Connection[Any], query: Query) -> Cursor[Any]:
         text, parameters = arguments(query)
         try:
-            return connection.execute(text, parameters)
+            # A caller's connection may give rows as dictionaries.
+            return connection.cursor(row_factory=tuple_row).execute(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
 
@@ -204,11 +208,11 @@ class Driver:
         rows = cursor.fetchall() if columns else []
         return result_of(self._target, query, cursor, columns, rows, began)
 
-    def _ask_behind(self, connection: Line, query: Query, tenant: UUID) -> Result:
-        """Run one statement in a transaction of its own behind a tenant's wall: all of it in one round trip."""
-        began = time.perf_counter()
+    def _ask_behind(self, connection: Line, query: Query, tenant: UUID | None) -> Result:
+        """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
+        began, begin = time.perf_counter(), commands_of(tenant, connection.path)
         try:
-            answer = connection.ask_within(commands_of(tenant), COMMIT, query.statement.text, query.parameters)
+            answer = connection.ask_within(begin, COMMIT, query.statement.text, query.parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
         return result_of(self._target, query, answer, answer.columns, answer.rows, began)
@@ -246,12 +250,13 @@ class Driver:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
         self._spares.put(connection)
 
-    def _on(self, connection: Connection[Any], lent: Context) -> "Driver":
+    def _on(self, connection: Connection[Any], lent: Context, *, joined: bool = False) -> "Driver":
         inner = object.__new__(Driver)
         inner.__dict__ |= self.__dict__
         inner._pinned = connection
         inner._turn = Lock()
         inner._lent = lent
+        inner._joined = joined
         return inner
 
     def _apart(self, lent: Context | None) -> Context:
@@ -264,7 +269,7 @@ class Driver:
             raise closed_client()
         check_open_transaction(connection)
         lent = lent or self._lent
-        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()))
+        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()), joined=True)
 
     @contextmanager
     def transaction(self, lent: Context | None = None) -> Iterator["Driver"]:
@@ -278,8 +283,7 @@ class Driver:
         lent = self._apart(lent)
         inner = self._on(connection, lent)
         try:
-            tenant = lent.tenant
-            connection.execute("BEGIN" if tenant is None else begin_behind(tenant), prepare=False)
+            connection.execute(begin_behind(lent.tenant, connection.path), prepare=False)
             yield inner
             inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:

@@ -1,4 +1,4 @@
-"""What both drivers do with every new connection: see who answers, and say how long a statement may take.
+"""What both drivers do with every new connection: see who answers, say where tables are and how long things may take.
 
 A pooler such as PgBouncer gives its clients a process id of its own making, so it is there when the server names
 another one. In transaction mode each transaction of a client may run on another connection to the server, so nothing
@@ -14,10 +14,12 @@ import psycopg
 from attrs import frozen
 from psycopg import AsyncConnection, Connection
 
+from atlas_sdk._drive.search_path import OWN_PATH, set_local
 from atlas_sdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from atlas_sdk._drive.target import Target
+    from atlas_sdk._drive.wire import AsyncLine, Line
 
 __all__ = ["Pooler", "TimeLimits", "greet", "greet_async", "meet", "pooled"]
 
@@ -25,6 +27,7 @@ __all__ = ["Pooler", "TimeLimits", "greet", "greet_async", "meet", "pooled"]
 Pooler = Literal["none", "session", "transaction", "statement"]
 
 _ASK = "SELECT pg_backend_pid()"
+_SEARCH_PATH = "search_path"
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
 #: With other clients about, one look may find the same connection by chance.
 _LOOKS = 8
@@ -57,7 +60,7 @@ class TimeLimits:
         return {name: str(round(seconds * 1000)) for name, seconds in given.items() if seconds is not None}
 
 
-def pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[int] | None) -> bool:
+def pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[Any, ...] | None) -> bool:
     """Whether a pooler stands between: the answer is the server's to `_ASK`."""
     return answer is None or answer[0] != connection.info.backend_pid
 
@@ -72,30 +75,34 @@ def _refuse(target: "Target") -> None:
         )
 
 
-def _settings(target: "Target", connection: Connection[Any] | AsyncConnection[Any], answer: Any) -> dict[str, str]:
+def _settings(target: "Target", connection: "Line | AsyncLine", answer: Any) -> dict[str, str]:
     """Take note of who answers; return what to set."""
     target.encrypted = connection.pgconn.ssl_in_use
+    _, before, path = answer
+    paths = {} if before == path else {_SEARCH_PATH: path}
     if pooled(connection, answer):
         if target.pooler != "session":
             # Also where it came between after the client was opened.
             _refuse(target)
+            connection.path = set_local(path) if paths else b""
+            paths = {}
         if target.prepares is None:
             connection.prepare_threshold = None
     elif target.prepares is None:
         connection.prepare_threshold = 1
-    return target.time_limits.settings()
+    return paths | target.time_limits.settings()
 
 
-def greet(target: "Target", connection: Connection[Any]) -> None:
+def greet(target: "Target", connection: "Line") -> None:
     """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
-    answer = connection.execute(_ASK, prepare=False).fetchone()
+    answer = connection.execute(OWN_PATH, prepare=False).fetchone()
     if wanted := _settings(target, connection, answer):
         connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
 
 
-async def greet_async(target: "Target", connection: AsyncConnection[Any]) -> None:
+async def greet_async(target: "Target", connection: "AsyncLine") -> None:
     """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
-    answer = await (await connection.execute(_ASK, prepare=False)).fetchone()
+    answer = await (await connection.execute(OWN_PATH, prepare=False)).fetchone()
     if wanted := _settings(target, connection, answer):
         await connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
 

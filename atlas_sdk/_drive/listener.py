@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -43,11 +44,11 @@ class Listener:
     again. `stop()` ends that from any thread.
     """
 
-    def __init__(self, target: "Target", channels: tuple[str, ...]) -> None:
+    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `Atlas.listen`."""
         self._target = target
-        self._line = listening_line(target, channels)
-        self._hearing = Hearing(target)
+        self._line = listening_line(target, channels, tenant)
+        self._hearing = Hearing(target, tenant)
         self._connection: Connection[Any] | None = None
         self._stopped = False
         self._turn = Lock()
@@ -161,11 +162,11 @@ class Listener:
 class AsyncListener:
     """Hears what is sent on channels, on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
 
-    def __init__(self, target: "Target", channels: tuple[str, ...]) -> None:
+    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `AsyncAtlas.listen`."""
         self._target = target
-        self._line = listening_line(target, channels)
-        self._hearing = Hearing(target)
+        self._line = listening_line(target, channels, tenant)
+        self._hearing = Hearing(target, tenant)
         self._connection: AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 from attrs import frozen
@@ -16,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from atlas_sdk._drive.greet import pooled
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
-from atlas_sdk.ops.notifications import checked_channel
+from atlas_sdk.ops.notifications import channel_name, channel_prefix
 
 if TYPE_CHECKING:
     from atlas_sdk._drive.target import Target
@@ -41,9 +42,9 @@ class Line:
     listen: sql.Composed
 
 
-def listening_line(target: "Target", channels: Iterable[str]) -> Line:
-    """Return how to listen to these channels. Raises InvalidInput."""
-    names = [checked_channel(channel) for channel in channels]
+def listening_line(target: "Target", channels: Iterable[str], tenant: UUID | None) -> Line:
+    """Return how to listen to these channels, a tenant's own if one is named. Raises InvalidInput."""
+    names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
     given = conninfo_to_dict(target.dsn)
@@ -60,8 +61,9 @@ def listening_line(target: "Target", channels: Iterable[str]) -> Line:
 class Hearing:
     """What was heard and not yet told, and since when nothing can be heard."""
 
-    def __init__(self, target: "Target") -> None:
+    def __init__(self, target: "Target", tenant: UUID | None) -> None:
         self._target = target
+        self._prefix = channel_prefix(tenant)
         self._pid = os.getpid()
         self._found: deque[Notification | Gap] = deque()
         self._lost_at: float | None = None
@@ -74,7 +76,9 @@ class Hearing:
 
     def heard(self, note: psycopg.Notify) -> None:
         """Keep a notification."""
-        self._found.append(Notification(channel=note.channel, payload=note.payload, pid=note.pid))
+        self._found.append(
+            Notification(channel=note.channel.removeprefix(self._prefix), payload=note.payload, pid=note.pid)
+        )
 
     def check_connection(self, connection: Connection[Any] | AsyncConnection[Any], answer: tuple[int] | None) -> None:
         """Raise InvalidInput behind a pooler that takes connections away between transactions."""

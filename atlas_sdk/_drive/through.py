@@ -1,10 +1,13 @@
-"""What must be known to be done or not, although the task that does it is cancelled meanwhile."""
+"""What must be known to be done or not, although the task that does it is cancelled meanwhile; and calls in threads."""
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["through"]
+from atlas_sdk._plan import Local
+
+__all__ = ["called", "through"]
 
 #: How long the end of a task waits for an answer before the server is asked to stop.
 _PATIENCE_S = 5.0
@@ -33,3 +36,12 @@ async def through(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError |
             raise
         raise interrupted from exc
     return interrupted
+
+
+async def called(effect: Local) -> object:
+    """Call a function of a plan's in a thread and return what it returns."""
+    if effect.executor is None:
+        return await asyncio.to_thread(effect.call)
+    # As asyncio.to_thread does it, which has no executor of the caller's.
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)

@@ -19,12 +19,16 @@ _USER = SQL("SET LOCAL atlas.user_id = {}")
 
 
 @lru_cache(maxsize=1024)
-def begin_behind(tenant: UUID) -> Composed:
-    """Return one text that begins a transaction behind a tenant's wall: one round trip."""
-    return SQL("; ").join((SQL("BEGIN"), _ROLE, _USER.format(str(tenant))))
+def begin_behind(tenant: UUID | None, path: bytes) -> Composed:
+    """Return one text that begins a transaction, behind a tenant's wall if one is named: one round trip."""
+    return SQL("; ").join(SQL(command.decode()) for command in commands_of(tenant, path))
 
 
 @lru_cache(maxsize=1024)
-def commands_of(tenant: UUID) -> tuple[bytes, ...]:
-    """Return the same, one by one, for a pipeline, where each message is one statement."""
-    return b"BEGIN", _ROLE.as_bytes(), _USER.format(str(tenant)).as_bytes()
+def commands_of(tenant: UUID | None, path: bytes) -> tuple[bytes, ...]:
+    """Return the same, one by one, for a pipeline, where each message is one statement.
+
+    `path` sets the search_path, where the connection does not have it; empty: it does.
+    """
+    behind = () if tenant is None else (_ROLE.as_bytes(), _USER.format(str(tenant)).as_bytes())
+    return (b"BEGIN", *behind, *((path,) if path else ()))

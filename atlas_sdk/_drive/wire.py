@@ -250,6 +250,8 @@ class Line(Connection[Any]):
     """A connection of a pool of ours."""
 
     _wire: Wire | None = None
+    #: The command that sets the search_path of a transaction; empty where the connection has it for good.
+    path = b""
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
 
@@ -275,6 +277,8 @@ class AsyncLine(AsyncConnection[Any]):
     """A connection of a pool of ours, on asyncio."""
 
     _wire: Wire | None = None
+    #: The command that sets the search_path of a transaction; empty where the connection has it for good.
+    path = b""
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
 

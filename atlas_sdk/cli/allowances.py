@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["grant", "set_limits"]
 
 #: What can be limited, as the library calls it.
-_LIMITS = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard")
+_LIMITS = (
+    *("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard"),
+    *("projects", "sessions", "previews"),
+)
 
 
 @click.command(
@@ -38,6 +41,9 @@ _LIMITS = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day"
 @click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone.")
 @click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take.")
 @click.option("--memory-hard/--memory-soft", default=None, help="Whether new content above it is refused, or told of.")
+@click.option("--projects", type=COUNT, metavar="N", help="Projects that are not deleted.")
+@click.option("--sessions", type=COUNT, metavar="N", help="Sessions that are valid.")
+@click.option("--previews", type=COUNT, metavar="N", help="Previews that live.")
 @click.option("--plan", metavar="NAME", type=UTF8, help="Move the user to this plan.")
 @click.option("--plan-limits", is_flag=True, help="Drop what was set by hand: the limits of the plan hold again.")
 @click.option("--time-zone", metavar="ZONE", type=UTF8, help="Count days and months in this zone.")

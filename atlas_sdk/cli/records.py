@@ -176,6 +176,9 @@ def of_limits(limits: "Limits") -> dict[str, Any]:
         "builds_per_day": limits.builds_per_day,
         "memory_bytes": limits.memory_bytes,
         "memory_hard": limits.memory_hard,
+        "projects": limits.projects,
+        "sessions": limits.sessions,
+        "previews": limits.previews,
     }
 
 

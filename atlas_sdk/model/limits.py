@@ -27,6 +27,10 @@ class Limits:
     memory_bytes: int | None = field(alias="memory_limit")
     #: Whether a capture above `memory_bytes` is refused; otherwise it is told.
     memory_hard: bool
+    #: How many there may be at one time: projects that are not deleted, valid sessions, previews that live.
+    projects: int | None = field(default=None, alias="projects_limit")
+    sessions: int | None = field(default=None, alias="sessions_limit")
+    previews: int | None = field(default=None, alias="previews_limit")
 
 
 @frozen(kw_only=True)

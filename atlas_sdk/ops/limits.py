@@ -34,7 +34,18 @@ _BATCH = 200
 _NOBODY = UUID(int=0)
 #: What lasts longer need not expire.
 _GRANT_MAX = timedelta(days=36525)
-_COLUMNS = ("tokens", "cost", "containers", "requests", "builds", "memory", "memory_hard")
+_COLUMNS = (
+    "tokens",
+    "cost",
+    "containers",
+    "requests",
+    "builds",
+    "memory",
+    "memory_hard",
+    "projects",
+    "sessions",
+    "previews",
+)
 
 
 def _named(
@@ -46,6 +57,9 @@ def _named(
     builds_per_day: int | Unchanged | None,
     memory_bytes: int | Unchanged | None,
     memory_hard: bool | Unchanged,
+    projects: int | Unchanged | None,
+    sessions: int | Unchanged | None,
+    previews: int | Unchanged | None,
 ) -> dict[str, int | Decimal | bool | None]:
     """Return the limits that are named, by column, checked."""
     named: dict[str, int | Decimal | bool | None] = {}
@@ -55,6 +69,9 @@ def _named(
         ("requests", "requests_per_hour", requests_per_hour, INTEGER_MAX),
         ("builds", "builds_per_day", builds_per_day, INTEGER_MAX),
         ("memory", "memory_bytes", memory_bytes, LIMIT_MAX),
+        ("projects", "projects", projects, INTEGER_MAX),
+        ("sessions", "sessions", sessions, INTEGER_MAX),
+        ("previews", "previews", previews, INTEGER_MAX),
     ):
         if not isinstance(value, Unchanged):
             named[column] = None if value is None else count(field, value, most)
@@ -90,11 +107,15 @@ def set_limits(
     builds_per_day: int | Unchanged | None = UNCHANGED,
     memory_bytes: int | Unchanged | None = UNCHANGED,
     memory_hard: bool | Unchanged = UNCHANGED,
+    projects: int | Unchanged | None = UNCHANGED,
+    sessions: int | Unchanged | None = UNCHANGED,
+    previews: int | Unchanged | None = UNCHANGED,
 ) -> Plan[Usage]:
     """Change the limits that are named, for this user; None is unlimited. Return the usage. Raises NotFound.
 
     They stay when the plan changes, until `use_plan_limits`. What is used and promised stays; a limit below it refuses
-    until the period ends. Top-ups come on top.
+    until the period ends. Top-ups come on top. `projects` (those that are not deleted), `sessions` (valid ones) and
+    `previews` (live ones) are how many there may be; one more raises QuotaExceeded.
     """
     named = _named(
         tokens=tokens,
@@ -104,6 +125,9 @@ def set_limits(
         builds_per_day=builds_per_day,
         memory_bytes=memory_bytes,
         memory_hard=memory_hard,
+        projects=projects,
+        sessions=sessions,
+        previews=previews,
     )
     overridden = sorted({column.removesuffix("_hard") for column in named})
     yield from execute(sql["open_period"], user_id=user.id)
@@ -158,6 +182,9 @@ def add_plan(
     builds_per_day: int | None,
     memory_bytes: int | None = None,
     memory_hard: bool = False,
+    projects: int | None = None,
+    sessions: int | None = None,
+    previews: int | None = None,
 ) -> Plan[Limits]:
     """Make a plan; None is unlimited. A name is up to 40 of a-z, 0-9, "_" and "-". Raises AlreadyExists."""
     named = _named(
@@ -168,6 +195,9 @@ def add_plan(
         builds_per_day=builds_per_day,
         memory_bytes=memory_bytes,
         memory_hard=memory_hard,
+        projects=projects,
+        sessions=sessions,
+        previews=previews,
     )
     if not (yield from execute(sql["add_plan"], name=plan, **named)):
         raise AlreadyExists(f"there is a plan {plan!r} already: use set_plan_limits", kind="plan", name=plan)
@@ -185,6 +215,9 @@ def set_plan_limits(
     builds_per_day: int | Unchanged | None = UNCHANGED,
     memory_bytes: int | Unchanged | None = UNCHANGED,
     memory_hard: bool | Unchanged = UNCHANGED,
+    projects: int | Unchanged | None = UNCHANGED,
+    sessions: int | Unchanged | None = UNCHANGED,
+    previews: int | Unchanged | None = UNCHANGED,
 ) -> Plan[Limits]:
     """Change what a plan allows, for everybody who has it; None is unlimited. Raises NotFound.
 
@@ -199,6 +232,9 @@ def set_plan_limits(
         builds_per_day=builds_per_day,
         memory_bytes=memory_bytes,
         memory_hard=memory_hard,
+        projects=projects,
+        sessions=sessions,
+        previews=previews,
     )
     limits = yield from _change_plan(plan, named)
     last = _NOBODY

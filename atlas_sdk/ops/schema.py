@@ -10,6 +10,7 @@ from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 __all__ = ["check", "checksum", "migrate", "server", "status"]
 
 sql = statements("schema")
+isolation = statements("isolation")
 
 
 def checksum(migration: Migration) -> str:
@@ -73,8 +74,12 @@ def migrate() -> Plan[list[AppliedMigration]]:
 
 @atomic
 def _apply_next() -> Plan[AppliedMigration | None]:
-    yield from execute(sql["lock"])
-    yield from execute(sql["create_version_table"])
+    # Functions keep the search_path that they are made with.
+    yield from execute(isolation["own_path"])
+    if not (yield from scalar(sql["exists"], bool)):
+        yield from execute(sql["lock"])
+        yield from execute(sql["create_version_table"])
+    yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)
     pending = _compare(applied)
     if not pending:

@@ -101,7 +101,8 @@ def _create(address: str, name: str, plan: str, password_hash: str | None) -> Pl
 def local_user() -> Plan[User]:
     """Return the user of this login name, made at the first call: one person on one machine needs no sign-up.
 
-    The address is `<login>@localhost`. Raises InvalidInput when the login name cannot be told.
+    The address is `<login>@localhost`. How many projects, sessions and previews there may be is not limited: there is
+    nobody else to keep room for. Raises InvalidInput when the login name cannot be told.
     """
     login = yield from _login()
     address = _local_address(login)
@@ -109,10 +110,17 @@ def local_user() -> Plan[User]:
     if found is not None:
         return found
     try:
-        return (yield from create(address, name=login))
+        return (yield from _create_local(address, login))
     except AlreadyExists:
         # Another process was faster.
         return (yield from one(sql["by_email"], User, email=address))
+
+
+@atomic
+def _create_local(address: str, login: str) -> Plan[User]:
+    user = yield from create(address, name=login)
+    yield from execute(sql["allow_any_number"], user_id=user.id)
+    return user
 
 
 def find_local() -> Plan[User | None]:

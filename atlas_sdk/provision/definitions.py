@@ -28,10 +28,9 @@ class FunctionRights:
 
     #: With its owner's.
     is_definer: bool = False
-    #: In the schema and then among temporary tables, so that nobody can put a table of the same name before ours.
+    #: In the schema and then among temporary tables, so that nobody can put a table of the same name before ours; else
+    #: where its caller does. Migrations run with that search_path, which is what FROM CURRENT keeps.
     is_pinned: bool = False
-    #: In some search_path of its own, if not in that one.
-    has_path: bool = False
 
 
 @frozen
@@ -49,7 +48,7 @@ def function_rights() -> dict[str, FunctionRights]:
     """Return them by the name of the function; a test compares them with a server."""
     catalogue = expected()
     found = {
-        thing.name: FunctionRights(has_path="SET search_path FROM CURRENT" in thing.text.partition("$$")[0])
+        thing.name: FunctionRights(is_pinned="SET search_path FROM CURRENT" in thing.text.partition("$$")[0])
         for thing in catalogue.things
         if thing.kind == "function"
     }
@@ -57,7 +56,7 @@ def function_rights() -> dict[str, FunctionRights]:
         altered = [(one["name"], one) for one in _DIRECT.finditer(command)]
         altered += [(name, one) for one in _LOOPED.finditer(command) for name in _SIGNATURE.findall(command)]
         for name, one in altered:
-            found[name] = FunctionRights(is_definer=one["definer"] is not None, is_pinned=True, has_path=True)
+            found[name] = FunctionRights(is_definer=one["definer"] is not None, is_pinned=True)
     return found
 
 

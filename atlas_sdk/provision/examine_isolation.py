@@ -116,8 +116,4 @@ def _functions(session: Session, schema: str) -> Iterator[Trouble]:
             yield f"the function {name} does not run with {whose} rights", (f"{row['write_alter']} SECURITY {word};",)
         if rights.is_pinned and not row["is_pinned"]:
             fix = f"{row['write_alter']} {row['write_path']};"
-        elif rights.has_path and not row["has_path"]:
-            fix = f"{row['write_alter']} SET search_path FROM CURRENT;"
-        else:
-            continue
-        yield f"the function {name} looks for tables where its caller says", (fix,)
+            yield f"the function {name} looks for tables where its caller says", (fix,)

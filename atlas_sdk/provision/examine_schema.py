@@ -7,6 +7,7 @@ from psycopg import errors
 from atlas_sdk._sql import migrations, statements
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
+from atlas_sdk.provision.examine_database import examine_database, function_grants
 from atlas_sdk.provision.examine_isolation import examine_isolation, excess
 from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
 from atlas_sdk.provision.grants import tenant_privileges
@@ -46,6 +47,7 @@ def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
     yield _objects(inventory)
     yield _indexes(inventory)
     yield examine_isolation(session, name, inventory)
+    yield examine_database(session, login, name)
 
 
 def _closed(session: Session, login: Login) -> Finding | None:
@@ -104,7 +106,11 @@ def _grants(session: Session, login: Login, name: str) -> Iterator[Finding]:
     if session.row(provision["role"], name=APP) is None:
         yield problem("grants", f"there is no role {APP}, so as_user cannot keep tenants apart", "atlasctl db init")
         return
-    wrong = [*_denied(session, login, name), *excess(session, name, renew=_renewal(session, login))]
+    wrong = [
+        *_denied(session, login, name),
+        *excess(session, name, renew=_renewal(session, login)),
+        *function_grants(session, name),
+    ]
     yield from wrong
     if not wrong:
         yield fine("grants", f"{login.name} and {APP} may do what they need, {APP} nothing else")

@@ -12,6 +12,7 @@ from atlas_sdk.errors import AtlasError, SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import MAINTENANCE
+from atlas_sdk.provision.closing import close
 from atlas_sdk.provision.findings import some
 from atlas_sdk.provision.inventory import REMADE, take, verify
 from atlas_sdk.provision.roles import APP, OWNER, may_become
@@ -23,6 +24,9 @@ __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 
 sql = statements("provision")
 
+#: As long as another process may take to set the same database up.
+_TURN_WAIT = "120s"
+
 
 def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int | None, tuple[str, ...]]:
     """Make the schema, hand it to the owner, give the grants, and check; return its version and what was applied.
@@ -33,12 +37,16 @@ def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int
         # On a connection of its own, because each migration is a transaction.
         turn = stack.enter_context(Session.open(target.address))
         stack.enter_context(turn.connection.transaction())
-        turn.value(sql["wait_for_turn"])
+        if turn.value(sql["may_wait"]):
+            # Where every login may take advisory locks, none holds this up for ever.
+            turn.value(sql["limit_waiting"], wait=_TURN_WAIT)
+            turn.value(sql["wait_for_turn"])
     place = target.row(sql["schema"]) or {}
     name = place["name"]
     if name is None:
         job.note("schema", "failed", "search_path names no schema that this login may use; usual is: public")
         return None, ()
+    close(job, target, name, login)
     try:
         target.run(schema.check())
     except SchemaMismatch as mismatch:

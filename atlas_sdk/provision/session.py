@@ -21,6 +21,7 @@ __all__ = ["Login", "Session", "translated"]
 T = TypeVar("T")
 
 sql = statements("provision")
+isolation = statements("isolation")
 
 _CONNECT_S = 5
 #: As long as people wait for a command that seems to hang. What needs a table's lock then fails, and says so.
@@ -50,6 +51,8 @@ class Session:
     def __init__(self, connection: Connection[dict[str, Any]], address: Address) -> None:
         self.connection = connection
         self.address = address
+        #: The search_path that a new connection has.
+        self.search_path = ""
 
     @classmethod
     @contextmanager
@@ -66,7 +69,17 @@ class Session:
             row_factory=dict_row,
             **more,
         ) as connection:
-            yield cls(connection, address)
+            session = cls(connection, address)
+            session._take_own_path()
+            yield session
+
+    def _take_own_path(self) -> None:
+        """Look for tables in our own schema first and among temporary ones last."""
+        found = self.row(isolation["own_path"]) or {}
+        self.search_path = found["before"]
+        # Behind a pooler it would stay on a connection that others use next.
+        if found["pid"] == self.connection.info.backend_pid:
+            self.value(sql["set_path"], path=found["path"])
 
     def login(self) -> Login:
         """Return who is connected to what."""
@@ -96,6 +109,7 @@ class Session:
     def transaction(self, *, role: str | None = None) -> Iterator[None]:
         """Run what is inside in one transaction, as another role if one is given."""
         with self.connection.transaction():
+            self.rows(isolation["own_path"])
             self.value(sql["limit_waiting"], wait=_LOCK_WAIT)
             if role is not None:
                 self.value(sql["become"], role=role)

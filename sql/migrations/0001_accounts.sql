@@ -22,7 +22,9 @@ CREATE DOMAIN whole_big AS bigint CHECK (VALUE >= 0);
 CREATE DOMAIN dollars AS numeric(20, 9) CHECK (VALUE >= 0 AND VALUE <> 'NaN');
 CREATE DOMAIN json_map AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
 CREATE DOMAIN limit_names AS text[]
-CHECK (VALUE <@ ARRAY['tokens', 'cost', 'containers', 'requests', 'builds', 'memory']);
+CHECK (VALUE <@ ARRAY[
+    'tokens', 'cost', 'containers', 'requests', 'builds', 'memory', 'projects', 'sessions', 'previews'
+]);
 -- One that this server does not know fails here (SQLSTATE 22023), not at the next reservation.
 CREATE DOMAIN time_zone_name AS text
 CHECK (char_length(VALUE) BETWEEN 1 AND 64 AND timestamp '2000-01-01 00:00' AT TIME ZONE VALUE IS NOT NULL);
@@ -48,20 +50,28 @@ CREATE TABLE plans (
     memory_limit bigint,
     -- Whether a capture is refused above it. Losing memory is worse than storing it, so by default it is told.
     memory_hard boolean NOT NULL DEFAULT false,
+    -- How many there may be at one time: projects that are not deleted, sessions that are valid, previews that live. Hard,
+    -- because their names, hosts and ports are shared by all tenants.
+    projects_limit integer,
+    sessions_limit integer,
+    previews_limit integer,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name),
     CONSTRAINT plans_name_shape CHECK (name ~ '^[a-z][a-z0-9_-]{0,39}$'),
     CONSTRAINT plans_limits CHECK (
         tokens_limit >= 0 AND cost_limit >= 0 AND cost_limit <> 'NaN' AND containers_limit >= 0 AND requests_limit >= 0
-        AND builds_limit >= 0 AND memory_limit >= 0
+        AND builds_limit >= 0 AND memory_limit >= 0 AND projects_limit >= 0 AND sessions_limit >= 0
+        AND previews_limit >= 0
     )
 );
 
-INSERT INTO plans (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit)
+INSERT INTO plans
+    (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, projects_limit,
+     sessions_limit, previews_limit)
 VALUES
-    ('free',         1000000,   10,  2,   100,   10,   100 * 1024 * 1024::bigint),
-    ('pro',         10000000,  100, 10,  1000,  100,  1024 * 1024 * 1024::bigint),
-    ('enterprise', 100000000, 1000, 50, 10000, 1000, 10240 * 1024 * 1024::bigint);
+    ('free',         1000000,   10,  2,   100,   10,   100 * 1024 * 1024::bigint,   1000,   100,   20),
+    ('pro',         10000000,  100, 10,  1000,  100,  1024 * 1024 * 1024::bigint,  10000,  1000,  200),
+    ('enterprise', 100000000, 1000, 50, 10000, 1000, 10240 * 1024 * 1024::bigint, 100000, 10000, 2000);
 
 CREATE TABLE users (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -134,8 +144,10 @@ CREATE TABLE user_quotas (
     time_zone time_zone_name NOT NULL DEFAULT 'UTC',
     memory_limit whole_big,
     memory_hard boolean NOT NULL DEFAULT false,
-    -- The limits that were set for this user by hand ('tokens', 'cost', 'containers', 'requests', 'builds',
-    -- 'memory'): a change of plan leaves them alone.
+    projects_limit whole,
+    sessions_limit whole,
+    previews_limit whole,
+    -- The limits that were set for this user by hand ('tokens', 'cost', …): a change of plan leaves them alone.
     overridden limit_names NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -159,9 +171,9 @@ BEGIN
         EXECUTE format(
             'INSERT INTO %1$I.user_quotas
                  (user_id, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit,
-                  memory_hard, period_anchor, period_start, period_end)
+                  memory_hard, projects_limit, sessions_limit, previews_limit, period_anchor, period_start, period_end)
              SELECT $1, p.tokens_limit, p.cost_limit, p.containers_limit, p.requests_limit, p.builds_limit,
-                    p.memory_limit, p.memory_hard, $3, $3, $4
+                    p.memory_limit, p.memory_hard, p.projects_limit, p.sessions_limit, p.previews_limit, $3, $3, $4
              FROM %1$I.plans AS p WHERE p.name = $2', TG_TABLE_SCHEMA)
         USING NEW.id, NEW.plan, NEW.created_at,
               -- A month in the zone of the new row, UTC, and not in the zone of the session.
@@ -186,6 +198,40 @@ FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 CREATE TRIGGER update_user_quotas_updated_at BEFORE UPDATE ON user_quotas
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
+-- Refuse rows that are more than the user's limit allows, with SQLSTATE 23T02 and the facts in DETAIL as JSON. The arguments
+-- are the name of the limit and the condition of a row that counts. Whoever adds one waits for the others of the same user,
+-- and counts what they have committed. (A transaction with a snapshot of its own cannot: it changes a row of the user's, so
+-- that two of them do not both commit.)
+CREATE FUNCTION refuse_over_limit() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    owner uuid;
+    added_now bigint;
+    allowed integer;
+    there bigint;
+BEGIN
+    FOR owner, added_now IN SELECT a.user_id, count(*) FROM added AS a GROUP BY a.user_id ORDER BY a.user_id LOOP
+        EXECUTE format('SELECT %I FROM %I.user_quotas WHERE user_id = $1', TG_ARGV[0] || '_limit', TG_TABLE_SCHEMA)
+        INTO allowed USING owner;
+        CONTINUE WHEN allowed IS NULL;
+        EXECUTE format('SELECT FROM %I.users WHERE id = $1 FOR NO KEY UPDATE', TG_TABLE_SCHEMA) USING owner;
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            EXECUTE format('UPDATE %I.user_quotas SET memory_level = memory_level WHERE user_id = $1', TG_TABLE_SCHEMA)
+            USING owner;
+        END IF;
+        EXECUTE format('SELECT count(*) FROM %I.%I WHERE user_id = $1 AND %s', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[1])
+        INTO there USING owner;
+        IF there > allowed THEN
+            RAISE EXCEPTION 'the limit of % % is reached', allowed, TG_ARGV[0]
+            USING ERRCODE = '23T02',
+                  DETAIL = jsonb_build_object('dimension', TG_ARGV[0], 'limit', allowed, 'asked', added_now,
+                                              'remaining', greatest(allowed - there + added_now, 0))::text;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
 -- The token carries the user id, so it is found by (user_id, token_hash) on one shard. It has an id of
 -- its own as well: that is what a list of devices shows and what the audit names, and the hash of a
 -- credential belongs in neither.
@@ -207,6 +253,9 @@ CREATE TABLE sessions (
     CONSTRAINT sessions_expires_later CHECK (expires_at > created_at),
     CONSTRAINT sessions_user_agent_length CHECK (char_length(user_agent) <= 1024)
 );
+
+CREATE TRIGGER sessions_refuse_over_limit AFTER INSERT ON sessions REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('sessions', 'is_active AND expires_at > clock_timestamp()');
 
 -- Maintenance deletes the expired sessions of all users.
 CREATE INDEX idx_sessions_expires ON sessions (expires_at);

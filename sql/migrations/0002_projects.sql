@@ -47,6 +47,9 @@ CREATE INDEX idx_projects_created ON projects (created_at, id);
 CREATE TRIGGER update_projects_updated_at BEFORE UPDATE ON projects
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
+CREATE TRIGGER projects_refuse_over_limit AFTER INSERT ON projects REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('projects', 'status <> ''deleted''');
+
 CREATE TABLE builds (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     user_id uuid NOT NULL,
@@ -138,6 +141,9 @@ CREATE INDEX idx_previews_failed ON previews (created_at) WHERE status = 'failed
 
 CREATE TRIGGER update_previews_updated_at BEFORE UPDATE ON previews
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+
+CREATE TRIGGER previews_refuse_over_limit AFTER INSERT ON previews REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('previews', 'status IN (''creating'', ''running'', ''sleeping'')');
 
 -- What was used, row by row; never edited. A correction is a new row, so an amount may be negative.
 --

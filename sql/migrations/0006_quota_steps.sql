@@ -177,10 +177,12 @@ CREATE TYPE quota_decision AS (
 
 -- What a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds until
 -- trying again helps, when it starts anew in seconds since 1970, the limit, and what is held.
-CREATE FUNCTION quota_refusal(d quota_decision) RETURNS text[]
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT ARRAY[d.dimension, d.remaining::text, EXTRACT(epoch FROM d.retry_after)::text,
-                 EXTRACT(epoch FROM d.resets_at AT TIME ZONE 'UTC')::text, d.bound::text, d.held::text]
+CREATE FUNCTION quota_refusal(d record) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN ARRAY[d.dimension, d.remaining::text, EXTRACT(epoch FROM d.retry_after)::text,
+                 EXTRACT(epoch FROM d.resets_at AT TIME ZONE 'UTC')::text, d.bound::text, d.held::text];
+END
 $$;
 
 -- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:

@@ -306,7 +306,8 @@ CREATE PROCEDURE quota_call_reserve(
 )
 LANGUAGE plpgsql AS $$
 DECLARE
-    d quota_decision := quota_reserve(
+    -- Not its type, which would be looked for among temporary ones: what commits cannot have a search_path of its own.
+    d record := quota_reserve(
         p_user, p_id, p_tokens, p_min_tokens, p_cost, p_slots, p_requests, p_builds, p_ttl, p_holder, p_meta);
 BEGIN
     granted := d.granted;
@@ -338,7 +339,7 @@ CREATE PROCEDURE quota_call_hit(
 )
 LANGUAGE plpgsql AS $$
 DECLARE
-    d quota_decision := quota_hit(p_user, p_requests);
+    d record := quota_hit(p_user, p_requests);
 BEGIN
     granted := d.granted;
     remaining := d.remaining;

@@ -191,7 +191,10 @@ BEGIN
         requests_limit = CASE WHEN 'requests' = ANY (u.overridden) THEN u.requests_limit ELSE p.requests_limit END,
         builds_limit = CASE WHEN 'builds' = ANY (u.overridden) THEN u.builds_limit ELSE p.builds_limit END,
         memory_limit = CASE WHEN 'memory' = ANY (u.overridden) THEN u.memory_limit ELSE p.memory_limit END,
-        memory_hard = CASE WHEN 'memory' = ANY (u.overridden) THEN u.memory_hard ELSE p.memory_hard END
+        memory_hard = CASE WHEN 'memory' = ANY (u.overridden) THEN u.memory_hard ELSE p.memory_hard END,
+        projects_limit = CASE WHEN 'projects' = ANY (u.overridden) THEN u.projects_limit ELSE p.projects_limit END,
+        sessions_limit = CASE WHEN 'sessions' = ANY (u.overridden) THEN u.sessions_limit ELSE p.sessions_limit END,
+        previews_limit = CASE WHEN 'previews' = ANY (u.overridden) THEN u.previews_limit ELSE p.previews_limit END
     FROM users AS o
     JOIN plans AS p ON p.name = o.plan
     WHERE u.user_id = p_user AND o.id = p_user;

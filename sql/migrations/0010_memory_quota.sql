@@ -3,6 +3,14 @@
 -- Soft for almost everybody, so a put asks for one flag of the user's row and goes on. Where the limit is hard, the puts
 -- of one user take turns: two that fit each for itself would not fit together.
 
+-- A row of the user's, and no advisory lock, which any tenant could take in another's name.
+CREATE FUNCTION memory_lock_user(p_user uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM FROM users AS u WHERE u.id = p_user FOR NO KEY UPDATE;
+END
+$$;
+
 -- Take the turn of a user whose limit is hard, until the end of the transaction. Always true. It comes before the lock
 -- of any file, so that a put and a longer transaction cannot wait for each other.
 --
@@ -11,7 +19,7 @@ CREATE FUNCTION memory_turn(p_user uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF EXISTS (SELECT FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard) THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended(p_user::text, 0));
+        PERFORM memory_lock_user(p_user);
     END IF;
     RETURN true;
 END

@@ -43,8 +43,8 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
     at timestamptz;
 BEGIN
-    -- Whoever asks at the same moment has to see what this one says.
-    PERFORM pg_advisory_xact_lock(hashtextextended('atlas.maintenance', 0));
+    -- Whoever asks at the same moment has to see what this one says. No tenant may lock this table.
+    LOCK TABLE maintenance_runs IN SHARE ROW EXCLUSIVE MODE;
     at := clock_timestamp();
     IF EXISTS (
         SELECT FROM maintenance_runs AS r

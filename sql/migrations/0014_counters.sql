@@ -413,7 +413,8 @@ LEFT JOIN (
 
 -- Sums of the ledger. A function because its plan must be made for what is asked: one for any question reads the ledger
 -- by an index and joins it with itself row by row, which took five times as long for a million rows. And the planner takes
--- every moment for a day of its own, and would sort the rows instead of hashing a few hundred groups.
+-- every moment for a day of its own, and would sort the rows instead of hashing a few hundred groups. No JIT: to compile
+-- takes longer than to sum up. Settings of a function hold behind a pooler, too.
 --
 -- What an expired promise was charged are tokens, as in the books; a released one used nothing. The late settlement of an
 -- expired one is a correction without the promise's meta: what that says is in the row that it corrects.
@@ -421,7 +422,7 @@ CREATE FUNCTION usage_totals(
     p_user uuid, p_since timestamptz, p_until timestamptz, p_by_day boolean, p_by_model boolean, p_by_project boolean
 ) RETURNS TABLE (day date, kind text, model text, project text, entries bigint, amount numeric, cost numeric)
 LANGUAGE plpgsql STABLE
-SET plan_cache_mode = force_custom_plan SET enable_sort = off SET work_mem = '64MB' AS $$
+SET plan_cache_mode = force_custom_plan SET enable_sort = off SET work_mem = '64MB' SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY

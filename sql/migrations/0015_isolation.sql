@@ -115,6 +115,39 @@ BEGIN
 END
 $$;
 
+-- What every login of a database has by itself and no tenant has a use for: temporary tables and schemas, whose names could
+-- be taken for ours; large objects, which no policy keeps apart; advisory locks, which anybody may take in anybody's name.
+-- Our own connections look among temporary tables last; set for the database, this also holds behind a pooler, where a
+-- client may set nothing. What this login may not do is left to an administrator: `atlasctl db init` and `db doctor` say
+-- it. To give something back to another application: GRANT TEMPORARY ON DATABASE … TO its role.
+DO $$
+DECLARE
+    place pg_database;
+    open_function regprocedure;
+BEGIN
+    SELECT * INTO place FROM pg_database AS d WHERE d.datname = current_database();
+    IF pg_has_role(place.datdba, 'USAGE') THEN
+        EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', place.datname);
+        IF NOT EXISTS (
+            SELECT FROM pg_db_role_setting AS s, unnest(s.setconfig) AS given
+            WHERE s.setdatabase = place.oid AND s.setrole = 0 AND given LIKE 'search_path=%'
+        ) THEN
+            EXECUTE format('ALTER DATABASE %I SET search_path = %I, pg_temp', place.datname, current_schema());
+        END IF;
+    END IF;
+    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        FOR open_function IN
+            SELECT p.oid FROM pg_proc AS p
+            WHERE p.pronamespace = 'pg_catalog'::regnamespace
+              AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
+              AND has_function_privilege('public', p.oid, 'EXECUTE')
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', open_function);
+        END LOOP;
+    END IF;
+END
+$$;
+
 -- Whoever migrates also acts for tenants, so it must be able to become atlas_app. What this login may not do is left to
 -- an administrator. Two databases of a server may be made at once: then the other one has made the role.
 DO $$

@@ -117,7 +117,7 @@ ORDER BY t.relname, p.polname;
 
 -- name: functions
 -- With whose rights functions run, and where they look for tables.
-SELECT p.proname AS name, p.prosecdef AS is_definer, path.given IS NOT NULL AS has_path,
+SELECT p.proname AS name, p.prosecdef AS is_definer,
        coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
        'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
        'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path
@@ -125,6 +125,69 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 LEFT JOIN LATERAL (SELECT given FROM unnest(p.proconfig) AS given WHERE given LIKE 'search_path=%%') AS path ON true
 WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
 ORDER BY p.proname, write_alter;
+
+-- name: function_grants
+-- Who may execute functions: `excess` beside the owner of those that are the owner's alone, and those that a tenant cannot.
+-- A command for each.
+SELECT f.name, f.excess, 'REVOKE ALL ON FUNCTION ' || f.signature || ' FROM ' || f.grantee AS command
+FROM (
+    SELECT p.proname AS name, p.oid::regprocedure::text AS signature, true AS excess,
+           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace,
+         aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+    WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(closed)s::text[]) AND a.grantee <> p.proowner
+) AS f
+UNION ALL
+SELECT p.proname, false, 'GRANT EXECUTE ON FUNCTION ' || p.oid::regprocedure::text || ' TO PUBLIC'
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
+WHERE n.nspname = %(schema)s::text AND p.prokind = 'f' AND p.proname = ANY (%(open)s::text[])
+  AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
+UNION ALL
+SELECT p.proname, false, 'GRANT EXECUTE ON PROCEDURE ' || p.oid::regprocedure::text || ' TO PUBLIC'
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
+WHERE n.nspname = %(schema)s::text AND p.prokind = 'p' AND p.proname = ANY (%(open)s::text[])
+  AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
+ORDER BY name, command;
+
+-- name: database_grants
+-- What reaches a role in the database itself, by a grant to it, to PUBLIC or to what it is a member of, beside CONNECT.
+SELECT a.privilege_type AS privilege,
+       'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
+           || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS command
+FROM pg_database AS d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) AS a, pg_roles AS app
+WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.privilege_type IN ('CREATE', 'TEMPORARY')
+  AND a.grantee <> d.datdba AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'USAGE'))
+ORDER BY a.privilege_type, command;
+
+-- name: system_functions
+-- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command that
+-- ends it (NULL: none).
+SELECT count(*) AS amount,
+       'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
+           || quote_ident(%(role)s) AS command
+FROM pg_proc AS p JOIN pg_roles AS app ON app.rolname = %(role)s::text
+WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
+  AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+              WHERE a.grantee IN (0, app.oid));
+
+-- name: search_paths
+-- Where a search_path is set for new connections to this database, the one that holds first, and the command that puts
+-- temporary tables last there. The roles are those that act in the schema and this login.
+SELECT given.path,
+       CASE
+           WHEN s.setrole = 0 THEN 'ALTER DATABASE ' || quote_ident(d.datname)
+           WHEN s.setdatabase = 0 THEN 'ALTER ROLE ' || quote_ident(r.rolname)
+           ELSE 'ALTER ROLE ' || quote_ident(r.rolname) || ' IN DATABASE ' || quote_ident(d.datname)
+       END AS alter_command
+FROM pg_database AS d
+JOIN pg_db_role_setting AS s ON s.setdatabase IN (0, d.oid)
+LEFT JOIN pg_roles AS r ON r.oid = s.setrole
+CROSS JOIN LATERAL (
+    SELECT substr(setting, length('search_path=') + 1) AS path FROM unnest(s.setconfig) AS setting
+    WHERE setting LIKE 'search_path=%%'
+) AS given
+WHERE d.datname = current_database() AND (s.setrole = 0 OR r.rolname IN (current_user, %(role)s, %(owner)s))
+ORDER BY s.setrole = 0, s.setdatabase = 0;
 
 -- name: views_of_their_owner
 -- Of these views, those that show everybody the rows that their owner sees; and the command that ends it.

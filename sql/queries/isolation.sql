@@ -3,3 +3,19 @@
 SELECT row_security_active('users') AS walled,
        coalesce((SELECT pg_has_role(r.oid, 'MEMBER') FROM pg_roles AS r WHERE r.rolname = 'atlas_app'), false)
            AS may_act_as_user;
+
+-- name: own_path
+-- Look for our tables in our own schema, and among temporary ones last, until the end of the transaction: the first schema
+-- of the search_path that has them, else the one where they would be made. Returns who serves, the search_path that was,
+-- and ours. Every name is qualified: among temporary tables there may be one called pg_class.
+WITH was AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS path)
+SELECT pg_catalog.pg_backend_pid() AS pid, was.path AS before, pg_catalog.set_config('search_path', coalesce((
+    SELECT pg_catalog.quote_ident(n.nspname) || ', pg_temp'
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS s (name, place)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = s.name
+    LEFT JOIN pg_catalog.pg_class AS c
+        ON c.relnamespace = n.oid AND c.relname = 'schema_version' AND c.relkind IN ('r', 'p')
+    WHERE n.oid <> pg_catalog.pg_my_temp_schema() AND n.nspname <> 'pg_catalog'
+    ORDER BY c.oid IS NULL, s.place LIMIT 1
+), was.path), true) AS path
+FROM was;

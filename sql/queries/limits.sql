@@ -1,18 +1,22 @@
 -- name: plans
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard
+SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
+       projects_limit, sessions_limit, previews_limit
 FROM plans
 ORDER BY tokens_limit NULLS LAST, name;
 
 -- name: plan
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard
+SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
+       projects_limit, sessions_limit, previews_limit
 FROM plans
 WHERE name = %(name)s;
 
 -- name: add_plan
 INSERT INTO plans
-    (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard)
+    (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
+     projects_limit, sessions_limit, previews_limit)
 VALUES
-    (%(name)s, %(tokens)s, %(cost)s, %(containers)s, %(requests)s, %(builds)s, %(memory)s, %(memory_hard)s)
+    (%(name)s, %(tokens)s, %(cost)s, %(containers)s, %(requests)s, %(builds)s, %(memory)s, %(memory_hard)s,
+     %(projects)s, %(sessions)s, %(previews)s)
 ON CONFLICT DO NOTHING;
 
 -- name: lock_plan
@@ -29,6 +33,9 @@ UPDATE plans SET
     builds_limit = CASE WHEN %(set_builds)s THEN %(builds)s::integer ELSE builds_limit END,
     memory_limit = CASE WHEN %(set_memory)s THEN %(memory)s::bigint ELSE memory_limit END,
     memory_hard = CASE WHEN %(set_memory_hard)s THEN %(memory_hard)s::boolean ELSE memory_hard END,
+    projects_limit = CASE WHEN %(set_projects)s THEN %(projects)s::integer ELSE projects_limit END,
+    sessions_limit = CASE WHEN %(set_sessions)s THEN %(sessions)s::integer ELSE sessions_limit END,
+    previews_limit = CASE WHEN %(set_previews)s THEN %(previews)s::integer ELSE previews_limit END,
     updated_at = now()
 WHERE name = %(name)s;
 
@@ -56,6 +63,9 @@ UPDATE user_quotas SET
     builds_limit = CASE WHEN %(set_builds)s THEN %(builds)s::integer ELSE builds_limit END,
     memory_limit = CASE WHEN %(set_memory)s THEN %(memory)s::bigint ELSE memory_limit END,
     memory_hard = CASE WHEN %(set_memory_hard)s THEN %(memory_hard)s::boolean ELSE memory_hard END,
+    projects_limit = CASE WHEN %(set_projects)s THEN %(projects)s::integer ELSE projects_limit END,
+    sessions_limit = CASE WHEN %(set_sessions)s THEN %(sessions)s::integer ELSE sessions_limit END,
+    previews_limit = CASE WHEN %(set_previews)s THEN %(previews)s::integer ELSE previews_limit END,
     overridden = ARRAY(SELECT DISTINCT d FROM unnest(overridden || %(named)s::text[]) AS d ORDER BY d)
 WHERE user_id = %(user_id)s;
 

@@ -78,13 +78,61 @@ FROM (SELECT to_regclass('schema_version') AS oid) AS found
 LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
+-- name: closed
+-- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no large
+-- objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new connections.
+SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
+           AS is_closed,
+       pg_has_role(d.datdba, 'USAGE') AS may_close,
+       NOT EXISTS (
+           SELECT FROM pg_proc AS p
+           WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
+             AND has_function_privilege('public', p.oid, 'EXECUTE')
+       ) AS has_closed_functions,
+       EXISTS (
+           SELECT FROM pg_db_role_setting AS s, unnest(s.setconfig) AS given
+           WHERE s.setdatabase = d.oid AND s.setrole = 0 AND given ~ '^search_path=.*\mpg_temp"?$'
+       ) AS has_path
+FROM pg_database AS d WHERE d.datname = current_database();
+
+-- name: write_close
+SELECT 'REVOKE CREATE, TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC';
+
+-- name: write_close_functions
+-- NULL: there is none to close.
+SELECT 'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC'
+FROM pg_proc AS p
+WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
+  AND has_function_privilege('public', p.oid, 'EXECUTE');
+
+-- name: write_grant_waiting
+-- What setting up itself needs of them; NULL: it has that.
+SELECT CASE WHEN NOT has_function_privilege(%(role)s::name, 'pg_advisory_xact_lock(bigint)', 'EXECUTE')
+            THEN format('GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO %%I', %(role)s::text) END;
+
+-- name: write_path
+-- Ours and then temporary tables; where somebody has set one for the database, that and then temporary tables.
+SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path = ' || coalesce((
+    SELECT substr(given, length('search_path=') + 1)
+    FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS given
+    WHERE d.datname = current_database() AND s.setrole = 0 AND given ~ '^search_path=.'
+), quote_ident(%(schema)s)) || ', pg_temp';
+
 -- name: become
 -- Be another role for the rest of the transaction.
 SELECT set_config('role', %(role)s, true);
 
+-- name: set_path
+-- For this connection.
+SELECT set_config('search_path', %(path)s, false);
+
 -- name: limit_waiting
 -- For the locks of one transaction.
 SELECT set_config('lock_timeout', %(wait)s, true);
+
+-- name: may_wait
+-- Where it may not, this login may not set anything up either.
+SELECT has_function_privilege('pg_advisory_xact_lock(bigint)', 'EXECUTE');
 
 -- name: wait_for_turn
 -- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.

@@ -3,8 +3,12 @@
 SELECT to_regclass('schema_version') IS NOT NULL;
 
 -- name: lock
--- One migration at a time; the lock goes with the transaction, so it works behind a pooler too.
+-- One at a time makes the first table; the lock goes with the transaction, so it works behind a pooler too.
 SELECT pg_advisory_xact_lock(4152413917);
+
+-- name: lock_version
+-- One migration at a time. Tenants may read this table and no more, so none can hold this lock or wait for it.
+LOCK TABLE schema_version IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: create_version_table
 CREATE TABLE IF NOT EXISTS schema_version (

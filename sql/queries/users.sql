@@ -8,6 +8,11 @@ VALUES (%(user_id)s, %(email)s, %(password_hash)s,
         CASE WHEN %(password_hash)s::text IS NOT NULL THEN clock_timestamp() END, %(name)s, %(plan)s)
 RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
+-- name: allow_any_number
+UPDATE user_quotas
+SET projects_limit = NULL, sessions_limit = NULL, previews_limit = NULL, overridden = '{previews,projects,sessions}'
+WHERE user_id = %(user_id)s;
+
 -- name: get
 SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users WHERE id = %(user_id)s;
 

@@ -174,10 +174,27 @@ def test_set_changes_a_plan_for_everybody(ada, atlas, cli):
         "builds_per_day": 10,
         "memory_bytes": 1_000_000,
         "memory_hard": False,
+        "projects": 1000,
+        "sessions": 100,
+        "previews": 20,
     }
     assert atlas.quotas.usage(ada).tokens_limit is None
     assert atlas.quotas.memory(ada).limit == 1_000_000
     assert "tokens             unlimited" in cli("quota", "set", "--for-plan", "free", "--cost", "11").out.splitlines()
+    counts = cli(
+        "quota",
+        "set",
+        "--for-plan",
+        "free",
+        "--projects",
+        "1.5k",
+        "--sessions",
+        "unlimited",
+        "--previews",
+        "0",
+        "--json",
+    )
+    assert [counts.record[name] for name in ("projects", "sessions", "previews")] == [1500, None, 0]
     assert cli("quota", "set", "--for-plan", "gold", "--cost", "11").code == 3
 
 

@@ -109,3 +109,16 @@ def test_what_was_deleted_with_its_user_is_not_taken_for_kept(embedded: Atlas, f
     embedded.users.delete(user)
     with pytest.raises(NotFound):
         embedded.memory.snapshot(project, "CLAUDE.md", b"mine")
+
+
+def test_rows_of_a_callers_connection_may_be_dictionaries(atlas: Atlas, dsn: str) -> None:
+    user = atlas.users.create("ada@example.com")
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        assert atlas.join(connection).users.get(user.id) == user
+
+    async def read() -> None:
+        async with AsyncAtlas.open(dsn) as client, await psycopg.AsyncConnection.connect(dsn) as connection:
+            connection.row_factory = dict_row
+            assert await client.join(connection).users.get(user.id) == user
+
+    asyncio.run(read())

@@ -10,7 +10,7 @@ import pytest
 
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.definitions import PolicyRule, function_rights, invoker_views, policy_rules, same_rule
-from atlas_sdk.provision.grants import tenant_privileges, tenant_rights
+from atlas_sdk.provision.grants import owners_functions, tenant_privileges, tenant_rights
 from atlas_sdk.provision.script import Thing, expected
 
 pytestmark = pytest.mark.every_server
@@ -61,10 +61,10 @@ def test_grants_are_taken_back_on_all_our_own_tables_and_views(migrated: psycopg
 def test_file_and_server_agree_on_functions(migrated: psycopg.Connection[Any]) -> None:
     sql, names = statements("doctor"), expected().names("function")
     rows = migrated.execute(sql["functions"].text.encode(), {"schema": "public", "names": names}).fetchall()
-    found = {name: (is_definer, is_pinned, has_path) for name, is_definer, has_path, is_pinned, *_ in rows}
-    said = {name: (one.is_definer, one.is_pinned, one.has_path) for name, one in function_rights().items()}
+    found = {name: (is_definer, is_pinned) for name, is_definer, is_pinned, *_ in rows}
+    said = {name: (one.is_definer, one.is_pinned) for name, one in function_rights().items()}
     assert found == said
-    assert said["quota_settle"] == (True, True, True)
+    assert said["quota_settle"] == (True, True)
     # One of a name: what is missing is found by it.
     assert len(rows) == len(found)
 
@@ -81,3 +81,13 @@ def test_file_and_server_agree_on_policies_and_views(migrated: psycopg.Connectio
     views = {"schema": "public", "names": expected().names("view")}
     of_their_owner = migrated.execute(sql["views_of_their_owner"].text.encode(), views).fetchall()
     assert {name for name, _ in of_their_owner} == set(expected().names("view")) - invoker_views()
+
+
+def test_file_and_server_agree_on_who_executes_functions(migrated: psycopg.Connection[Any]) -> None:
+    rows = migrated.execute("""
+        SELECT p.proname, EXISTS (
+            SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+        FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
+    """).fetchall()
+    assert {name for name, is_open in rows if not is_open} == owners_functions()
+    assert "tally_builds" in owners_functions()

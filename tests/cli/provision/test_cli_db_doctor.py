@@ -31,6 +31,9 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
 def server(own_server: PrivateServer) -> Iterator[PrivateServer]:
     """A server with a healthy database called "atlas"."""
     own_server.ask("CREATE DATABASE atlas TEMPLATE healthy OWNER atlas_owner")
+    # What belongs to the database itself is not copied.
+    own_server.ask("REVOKE CREATE, TEMPORARY ON DATABASE atlas FROM PUBLIC")
+    own_server.ask("ALTER DATABASE atlas SET search_path = public, pg_temp")
     yield own_server
     own_server.ask("DROP DATABASE atlas WITH (FORCE)")
     # Roles are the server's, which the next test has too.
@@ -71,7 +74,7 @@ def test_a_healthy_database_has_no_problem(doctor: Any, login: tuple[str, str | 
     assert (ran.code, ran.record["ok"], problems(ran)) == (0, True, {})
     assert {one["name"] for one in ran.record["findings"]} == {
         *("connection", "clock", "settings", "connections", "schema", "grants", "objects", "indexes", "isolation"),
-        "vacuum",
+        *("vacuum", "database"),
     }
     shown = doctor(user=login[0], password=login[1])
     assert {line[0] for line in shown.out.splitlines()} == {"✓"}
@@ -110,6 +113,23 @@ BREAKAGES = {
     "granted another way": (
         "grants",
         "CREATE ROLE helper; GRANT helper TO atlas_app; GRANT DELETE ON events TO helper",
+    ),
+    "temporary tables": ("database", "GRANT TEMPORARY ON DATABASE atlas TO PUBLIC"),
+    "temporary tables of the role": ("database", "GRANT TEMPORARY ON DATABASE atlas TO atlas_app"),
+    "schemas": ("database", "GRANT CREATE ON DATABASE atlas TO PUBLIC"),
+    "no search_path": ("database", "ALTER DATABASE atlas RESET search_path"),
+    "search_path that begins with temporary tables": (
+        "database",
+        'ALTER DATABASE atlas SET search_path = pg_temp, "$user", public',
+    ),
+    "search_path of a role": ("database", "ALTER ROLE atlas_owner IN DATABASE atlas SET search_path = public"),
+    "large objects": ("database", "GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC"),
+    "advisory locks": ("database", "GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO atlas_app"),
+    "function of the owner's": ("grants", "GRANT EXECUTE ON FUNCTION tally_builds() TO PUBLIC"),
+    "procedure taken away": ("grants", "REVOKE EXECUTE ON PROCEDURE quota_call_hit FROM PUBLIC"),
+    "function taken away": (
+        "grants",
+        "REVOKE EXECUTE ON FUNCTION quota_hit(uuid, integer) FROM PUBLIC",
     ),
     "schema open": ("grants", "GRANT CREATE ON SCHEMA public TO PUBLIC"),
     "policy that lets through": ("isolation", "CREATE POLICY evil ON projects FOR SELECT USING (true)"),

@@ -13,7 +13,7 @@ import pytest
 from either import Open
 from patience import PATIENCE_S
 
-from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, Gap, InvalidInput, Listener, Notification, NotPermitted
+from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, Gap, InvalidInput, Listener, Notification
 
 _END_LISTENERS = """
 SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity
@@ -213,11 +213,27 @@ def test_names_are_no_sql(open_client: Open, dsn: str) -> None:
     assert client.users.list() == []
 
 
-def test_one_users_client_does_not_listen(open_client: Open, dsn: str) -> None:
+def test_one_users_client_hears_and_reaches_its_own_channels(open_client: Open, dsn: str) -> None:
     client = open_client(dsn)
-    user = client.users.create("ada@example.com")
-    with pytest.raises(NotPermitted, match="everybody's"):
-        client.as_user(user).listen("builds")
+    ada, bob = (client.users.create(f"{name}@example.com") for name in ("ada", "bob"))
+    with client.as_user(ada).listen("builds") as own, client.listen("builds") as platform:
+        client.as_user(bob).notify("builds", "of bob")
+        client.as_user(bob).notify(f"{ada.id}:x"[:26], "of bob, in disguise")
+        client.notify("builds", "of the platform")
+        client.as_user(ada).notify("builds", "of ada")
+        found = own.get(timeout_s=20)
+        assert (found.channel, found.payload) == ("builds", "of ada")
+        assert platform.get(timeout_s=20).payload == "of the platform"
+        assert own.get(timeout_s=0.1) is None
+        assert platform.get(timeout_s=0.1) is None
+        # The platform reaches everybody's.
+        client.notify(f"{ada.id}:builds", "for ada")
+        assert own.get(timeout_s=20).payload == "for ada"
+    for wrong in ("", "x" * 27, "a\0b"):
+        with pytest.raises(InvalidInput, match="26 bytes"):
+            client.as_user(ada).notify(wrong)
+        with pytest.raises(InvalidInput, match="26 bytes"):
+            client.as_user(ada).listen(wrong)
 
 
 def test_a_forked_child_needs_its_own(dsn: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from either import Open
 from patience import PATIENCE_S
@@ -127,3 +128,55 @@ def test_a_pooler_without_its_server_is_one_clear_sentence(pgbouncer: Callable[.
     url = f"{pgbouncer('transaction').rsplit('/', 1)[0]}/nothing_here"
     with pytest.raises(DatabaseUnreachable):
         Atlas.open(url)
+
+
+#: What a tenant's SQL leaves on the platform's connection: reading users or writing events calls a function of its own.
+_LEFT = """
+SET LOCAL ROLE atlas_app;
+CREATE FUNCTION pg_temp.evil() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called' ; END $$;
+CREATE FUNCTION pg_temp.evil_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_temp.evil(); END $$;
+CREATE TEMP VIEW users AS SELECT NULL::uuid AS id, NULL::text AS name WHERE pg_temp.evil();
+CREATE TEMP VIEW projects AS SELECT NULL::uuid AS id, NULL::uuid AS user_id WHERE pg_temp.evil();
+CREATE TEMP TABLE events (LIKE public.events INCLUDING DEFAULTS);
+CREATE TRIGGER t BEFORE INSERT ON pg_temp.events FOR EACH ROW EXECUTE FUNCTION pg_temp.evil_trigger();
+CREATE TYPE pg_temp.quota_decision AS (granted boolean);
+"""
+
+
+@pytest.mark.parametrize("setting", ["", "public, pg_temp"], ids=["as it was made", "as db init sets it"])
+def test_what_is_left_on_a_shared_connection_is_not_taken_for_ours(
+    open_client: Open, pgbouncer: Callable[..., str], dsn: str, setting: str
+) -> None:
+    """One connection to the server for everybody, with temporary objects that are named like ours."""
+    name = psycopg.sql.Identifier(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        if setting:
+            owner.execute(
+                psycopg.sql.SQL("ALTER DATABASE {} SET search_path = " + setting).format(name),
+            )
+    url = pgbouncer("transaction", pool_size=1)
+    # First: how a client tells the mode of a pooler costs it a connection to the server.
+    client = open_client(url)
+    with psycopg.connect(url, prepare_threshold=None) as connection:
+        connection.execute(_LEFT)
+        connection.commit()
+        with pytest.raises(psycopg.Error, match="called" if not setting else "no_such_column"):
+            connection.execute("SELECT id FROM users" if not setting else "SELECT no_such_column FROM users")
+    user = client.users.create("ada@example.com")
+    assert client.users.get(user.id) == user
+    client.users.set_plan(user, "pro")
+    project = client.projects.create(user, path="/srv/app")
+    tenant = client.as_user(user)
+    assert tenant.projects.list(user) == [project]
+    assert tenant.memory.snapshot(project, "CLAUDE.md", b"# one") is not None
+    client.quotas.settle(user, client.quotas.reserve(user, tokens=5).id, tokens=5)
+    client.quotas.hit(user)
+    with client.transaction() as tx:
+        assert tx.users.get(user.id).plan == "pro"
+    with tenant.transaction() as tx:
+        tx.events.log("app.noted", user=user)
+    assert {event.type for event in client.events.search(user)} >= {"user.plan_changed", "app.noted"}
+    # It was that connection, and nothing of ours is left on it for those who use it next.
+    with psycopg.connect(url, prepare_threshold=None) as connection:
+        assert connection.execute("SELECT to_regclass('pg_temp.events') IS NOT NULL").fetchone() == (True,)
+        assert connection.execute("SHOW search_path").fetchone() == (setting or '"$user", public',)

@@ -1,0 +1,56 @@
+"""What every login of a database has by itself and no tenant has a use for: taken away."""
+
+from collections.abc import Callable
+
+from atlas_sdk._sql import statements
+from atlas_sdk.provision.roles import OWNER, may_become
+from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.steps import Job
+
+__all__ = ["close"]
+
+sql = statements("provision")
+
+
+def close(job: Job, session: Session, schema: str, login: Login) -> None:
+    """Take temporary tables, large objects and advisory locks from PUBLIC, and put temporary tables last.
+
+    Functions of PostgreSQL are a superuser's alone to close. Another login leaves them as they are, and
+    `atlasctl db doctor` tells of them.
+    """
+    state = session.row(sql["closed"]) or {}
+    job.do(
+        "privileges",
+        session,
+        session.value(sql["write_close"]),
+        may=state["may_close"],
+        done="no login has temporary tables or makes schemas by itself",
+        is_done=_is(session, "is_closed"),
+    )
+    job.do(
+        "search_path",
+        session,
+        session.value(sql["write_path"], schema=schema),
+        may=state["may_close"],
+        done="temporary tables come last",
+        is_done=_is(session, "has_path"),
+    )
+    if not login.is_superuser:
+        return
+    command = session.value(sql["write_close_functions"])
+    job.do(
+        "functions of PostgreSQL",
+        session,
+        command or "",
+        may=True,
+        done="no login has large objects or advisory locks by itself",
+        is_done=_is(session, "has_closed_functions"),
+    )
+    if not job.dry_run and may_become(session, OWNER):
+        needed = session.value(sql["write_grant_waiting"], role=OWNER)
+        if needed is not None:
+            session.do(needed)
+
+
+def _is(session: Session, fact: str) -> Callable[[], bool]:
+    return lambda: bool((session.row(sql["closed"]) or {})[fact])
