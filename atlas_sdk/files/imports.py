@@ -61,7 +61,7 @@ _MENTION = re.compile(r"""(?:^|(?<=[\s("'\[]))@((?:[^\s\\`]+|\\[ ]){1,512})""")
 _AFTERWARDS = ".,;:!?)]}\"'*_"
 _FENCE = re.compile(r"^[ \t>]*(?P<marks>`{3,}|~{3,})(?P<rest>.*)$", re.MULTILINE)
 _BLANK = re.compile(r"\n[ \t]*\n")
-_TICKS = re.compile(r"`+")
+_TICKS = re.compile(r"(`+)")
 
 
 @frozen(kw_only=True)
@@ -252,16 +252,19 @@ def _without_spans(paragraph: str) -> str:
         if len(parts) % 2:
             return "\ufffd".join(parts[::2])
         return "\ufffd".join(parts[:-1:2]) + "`" + parts[-1]
-    last = {found.end() - found.start(): found.start() for found in _TICKS.finditer(paragraph)}
+    # Text and ticks by turns.
+    parts = _TICKS.split(paragraph)
+    last = {ticks: place for place, ticks in enumerate(parts) if place % 2}
     pieces: list[str] = []
-    start = length = 0
-    for found in _TICKS.finditer(paragraph):
-        if not length:
-            if last[found.end() - found.start()] > found.start():
-                length = found.end() - found.start()
-                pieces.append(paragraph[start : found.start()])
-        elif found.end() - found.start() == length:
-            start, length = found.end(), 0
-    pieces.append(paragraph[start:])
+    start, opened = 0, ""
+    for place in range(1, len(parts), 2):
+        ticks = parts[place]
+        if opened:
+            if ticks == opened:
+                start, opened = place + 1, ""
+        elif last[ticks] > place:
+            pieces.append("".join(parts[start:place]))
+            opened = ticks
+    pieces.append("".join(parts[start:]))
     # Not a space: what stood before a span must not come to stand before the `@` after it.
     return "\ufffd".join(pieces)

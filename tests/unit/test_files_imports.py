@@ -80,16 +80,16 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_searching_hostile_text_takes_time_and_memory_in_proportion(name):
-    """128 KiB take less than 80 ms of a quiet core and 6 MB: there is no backtracking, and no quadratic step."""
+    """128 KiB take less than 150 ms of a quiet core and 6 MB: there is no backtracking, and no quadratic step."""
     for start in ("", "@`"):
         text = (start + HOSTILE[name] * 2**17)[: 2**17]
-        assert_cheap(lambda text=text: deque(mentions(text), maxlen=0), share=0.8)
+        assert_cheap(lambda text=text: deque(mentions(text), maxlen=0), share=1.5)
         assert peak_bytes(lambda text=text: deque(mentions(text), maxlen=0)) < 6 * 2**20
 
 
 def test_runs_of_ticks_of_all_lengths():
     text = "@a " + " ".join("`" * count for count in range(500))
-    assert_cheap(lambda: deque(mentions(text), maxlen=0), share=0.8)
+    assert_cheap(lambda: deque(mentions(text), maxlen=0), share=1.5)
 
 
 def line_by_line(text):

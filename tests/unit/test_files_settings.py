@@ -30,7 +30,7 @@ def folders(first):
     return ["/".join(chr(first + 32 * number + part) for part in range(32)) for number in range(116)]
 
 
-LETTERS = [chr(ord("a") + number % 26) * (1 + number // 26) for number in range(64)]
+LETTERS = [chr(ord("a") + number % 26) * (1 + number // 26) for number in range(32)]
 #: What made the parser, the globs or an error slow, large or long, each as long as the limit allows.
 SEEDS = {
     "nested lists": b"x=" + b"[" * 5000 + b"]" * 5000,
