@@ -9,12 +9,14 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from atlas_sdk.files.confined import Place, locate, opened
-from atlas_sdk.files.problems import odd_type, problem
+from atlas_sdk.files.problems import odd_type, problem, too_large
 from atlas_sdk.files.root import Root, hold
 
 __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
 
 _BLOCK_BYTES = 2**20
+#: A larger file is not even hashed: an agent can make a sparse one of any size. No limit on kept files is higher.
+_MOST_HASHED_BYTES = 256 * 2**20
 #: A writer that disturbs this many readings in a row is still busy: what was read is kept, marked as torn.
 _ATTEMPTS = 5
 
@@ -72,7 +74,7 @@ def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | 
     The file has the same signature before and after the reading and under its name afterwards; if not, it is read
     again, five times at most, and then comes back `torn`. A file over `limit_bytes` is hashed and not kept.
     Raises `OutsideProject` for a symlink that leaves the project, `FileProblem` for what is no regular file, cannot be
-    read, or when the project's own folder is gone.
+    read or is over 256 MiB, or when the project's own folder is gone.
     """
     last: FileState | None = None
     with hold(root) as held:
@@ -143,6 +145,8 @@ def _read_once(root: Root, path: str, *, limit_bytes: int) -> FileState:
     with opened(root, path) as (descriptor, place):
         found = os.fstat(descriptor)
         before = Signature.of(found)
+        if before.size > _MOST_HASHED_BYTES:
+            raise too_large(path, before.size, most=_MOST_HASHED_BYTES)
         content, sha256, size = _read(descriptor, size=before.size, limit_bytes=limit_bytes)
         after = Signature.of(os.fstat(descriptor))
         folder_modes = _folder_modes(place)

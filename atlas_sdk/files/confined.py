@@ -24,6 +24,8 @@ __all__ = ["MOST_HOPS", "FolderMaker", "Place", "locate", "open_folder", "opened
 
 #: As many symlinks as Linux itself follows (path_resolution(7)).
 MOST_HOPS = 40
+#: As many parts as one path can have (PATH_MAX is 4,096 bytes). Each symlink may add that many, for one look.
+_MOST_PARTS = 2048
 #: A part that is a folder and a symlink by turns is looked at this often.
 _MOST_LOOKS = 100
 #: Makes a missing folder: in which open folder, of which name, how many folders below the project's own.
@@ -65,6 +67,8 @@ class _Walk:
     #: Makes a folder that is missing; None leaves it missing.
     make: FolderMaker | None = None
     hops: int = 0
+    #: Parts of symlinks that were walked or are still to be.
+    added: int = 0
 
     @property
     def folder(self) -> int:
@@ -121,6 +125,12 @@ class _Walk:
                 raise leaves(self.path, link=origin[0], target=text)
             self.close()
         parts = [part for part in (rest or "").split("/") if part not in {"", "."}]
+        self.added += len(parts)
+        if self.added > _MOST_PARTS:
+            raise FileProblem(
+                f"{printable(self.path)} goes through symlinks of more than {_MOST_PARTS:,} parts; replace them by one",
+                path=self.path,
+            )
         self.pending.extendleft(_Step(part, origin) for part in reversed(parts))
 
 

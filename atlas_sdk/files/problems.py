@@ -10,7 +10,17 @@ from pathlib import Path
 from atlas_sdk.errors import FileProblem, OutsideProject
 from atlas_sdk.files.paths import printable
 
-__all__ = ["leaves", "link_above", "noun", "odd_type", "problem", "replaced_root", "root_problem", "translated"]
+__all__ = [
+    "leaves",
+    "link_above",
+    "noun",
+    "odd_type",
+    "problem",
+    "replaced_root",
+    "root_problem",
+    "too_large",
+    "translated",
+]
 
 _OWNERSHIP = "let the user who runs Atlas have access to it and to its folder"
 _SPACE = "free some space, then try again"
@@ -70,6 +80,15 @@ def odd_type(path: str, mode: int) -> FileProblem:
     """Say that something is in the place of a file which is none."""
     return FileProblem(
         f"{printable(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
+    )
+
+
+def too_large(path: str, size: int, *, most: int) -> FileProblem:
+    """Say that a file is so large that it is not read at all."""
+    return FileProblem(
+        f"{printable(path)} has {size:,} bytes; nothing above {most:,} is read as memory: "
+        "make it smaller or exclude it",
+        path=path,
     )
 
 

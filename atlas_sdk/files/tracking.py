@@ -115,13 +115,15 @@ class Tracking:
             walk.root, instructions, limit_bytes=self.limit_bytes, allows=lambda path: not self._refuses(path)
         )
         if imports.left_out is not None:
-            walk.complete = False
-            walk.skipped.append(Skipped(path="", reason=imports.left_out))
+            walk.given_up.append(imports.left_out)
+        skipped = sorted(walk.skipped, key=lambda one: one.path)
+        if walk.given_up:
+            skipped.insert(0, Skipped(path="", reason="; ".join(walk.given_up)))
         return Scan(
             paths=tuple(sorted({*walk.paths, *imports.paths})),
-            skipped=tuple(sorted(walk.skipped, key=lambda one: one.path)),
+            skipped=tuple(skipped),
             directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports.paths)})),
-            complete=walk.complete,
+            complete=not walk.given_up,
             leftovers=walk.leftovers,
         )
 
@@ -155,11 +157,12 @@ class _Walk:
         self.skipped: list[Skipped] = []
         self.folders: list[str] = []
         self.waiting: dict[str, deque[str]] = {"near": deque([""]), "far": deque()}
-        self.complete = True
+        #: Why not everything was searched.
+        self.given_up: list[str] = []
         self.leftovers = False
 
     def run(self) -> None:
-        while self.complete and any(self.waiting.values()):
+        while not self.given_up and any(self.waiting.values()):
             if len(self.folders) >= _MOST_FOLDERS:
                 self.give_up(f"more than {_MOST_FOLDERS:,} folders")
                 return
@@ -173,9 +176,8 @@ class _Walk:
                 self.skip(folder, problem("list", folder or str(self.root.path), exc))
 
     def give_up(self, what: str) -> None:
-        self.complete = False
-        reason = f"{what}, the rest was not searched: give the globs under include in {SETTINGS} a fixed first folder"
-        self.skipped.append(Skipped(path="", reason=reason))
+        advice = f"give the globs under include in {SETTINGS} a fixed first folder"
+        self.given_up.append(f"{what}, the rest was not searched: {advice}")
 
     def list_folder(self, folder: str) -> None:
         with open_folder(self.root, folder) as descriptor, os.scandir(descriptor) as entries:

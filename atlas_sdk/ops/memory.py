@@ -6,8 +6,19 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import AtlasError, InvalidInput, QuotaExceeded
-from atlas_sdk.files import FileState, Root, Skipped, Tracking, pin, printable, read_file, relative_path, to_text
+from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
+from atlas_sdk.files import (
+    FileState,
+    Root,
+    Skipped,
+    Tracking,
+    pin,
+    printable,
+    read_file,
+    relative_path,
+    signature,
+    to_text,
+)
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
@@ -108,7 +119,12 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
             taken.append(made)
     unseen = set(known) - set(scan.paths) - {entry.path for entry in skipped}
     for path in sorted(path for path in unseen if not known[path].deleted):
-        if (yield from local(read_file, root, path, limit_bytes=0)) is None:
+        try:
+            there = yield from local(signature, root, path)
+        except FileProblem as problem:
+            skipped.append(Skipped(path=path, reason=str(problem)))
+            continue
+        if there is None:
             gone = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
             if gone is not None:
                 taken.append(gone)

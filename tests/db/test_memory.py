@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_capture_makes_the_history_equal_to_the_folder(face: Any, folder: Path) 
     (folder / "CLAUDE.md").write_bytes(b"new")
     changed = face.memory.capture(project).taken
     assert {version.path: version.deleted for version in changed} == {"CLAUDE.md": False, "notes.md": True}
+
+
+def test_one_known_import_that_became_odd_stops_no_capture(face: Any, folder: Path) -> None:
+    (folder / "CLAUDE.md").write_bytes(b"@docs.md")
+    (folder / "docs.md").write_bytes(b"imported\n")
+    project = new_project(face, folder)
+    face.memory.capture(project)
+    (folder / "docs.md").unlink()
+    os.mkfifo(folder / "docs.md")
+    (folder / "CLAUDE.md").write_bytes(b"@docs.md two")
+    taken = face.memory.capture(project)
+    assert [version.path for version in taken.taken] == ["CLAUDE.md"]
+    assert [path for path, _ in taken.skipped] == ["docs.md"]
+    assert "is a FIFO" in taken.skipped[0][1]
 
 
 def test_a_missing_folder_is_not_a_deletion_of_everything(face: Any, folder: Path) -> None:

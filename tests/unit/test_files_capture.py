@@ -9,6 +9,7 @@ from attrs import asdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atlas_sdk.errors import FileProblem
 from atlas_sdk.files import FileState, Signature, capture, read_file, signature
 
 LIMIT = 8 * 2**20
@@ -45,6 +46,14 @@ def test_modes_of_the_folders_are_part_of_the_state(root):
     (root / "link.md").symlink_to(".claude/rules/a.md")
     for path in (".claude/rules/a.md", "link.md"):
         assert read_file(root, path, limit_bytes=LIMIT).folder_modes == (0o700, 0o750)
+
+
+def test_file_of_any_size_costs_no_more_than_a_limit(root, monkeypatch):
+    with (root / "CLAUDE.md").open("wb") as file:
+        file.truncate(2**40)
+    monkeypatch.setattr(capture, "_read_block", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(FileProblem, match="nothing above 268,435,456 is read as memory"):
+        read_file(root, "CLAUDE.md", limit_bytes=LIMIT)
 
 
 def test_missing_file_is_none(root):

@@ -119,6 +119,20 @@ def test_forty_hops_are_followed_and_no_more(root):
         content(root, str(MOST_HOPS + 1))
 
 
+def test_symlinks_of_many_parts_end_soon(root, monkeypatch):
+    (root / "a").mkdir()
+    (root / "0").write_bytes(b"end")
+    for number in range(MOST_HOPS - 1):
+        (root / str(number + 1)).symlink_to("a/../" * 500 + str(number))
+    assert content(root, "2") == b"end"
+    opened = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda *arguments, **options: opened.append(1) or real(*arguments, **options))
+    with pytest.raises(FileProblem, match="symlinks of more than 2,048 parts"):
+        content(root, str(MOST_HOPS - 1))
+    assert len(opened) < 2048
+
+
 def test_dangling_symlink_is_no_file(root):
     (root / "CLAUDE.md").symlink_to("gone/AGENTS.md")
     assert content(root, "CLAUDE.md") is None
