@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -104,6 +105,7 @@ class TlsServer:
     """A server that takes nobody without TLS and a password; its certificate is for "localhost"."""
 
     port: int
+    data: Path
     #: The certificate that proves its own.
     authority: Path
     #: Another one, which proves nothing here.
@@ -125,15 +127,16 @@ def _certificate(folder: Path, name: str) -> Path:
     return made
 
 
-@pytest.fixture(scope="session")
-def tls_server() -> Iterator[TlsServer]:
-    """Debian's server with TLS, passwords, and no schema."""
+@contextmanager
+def run_tls_server() -> Iterator[TlsServer]:
+    """Run Debian's server with TLS, passwords, and no schema."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda found: int(found.parent.name))
     if not binaries or shutil.which("openssl") is None:
-        pytest.skip("needs Debian's postgresql and openssl")
+        pytest.skip("Debian's PostgreSQL or openssl is not installed: apt-get install postgresql openssl")
     folder = Path(tempfile.mkdtemp(prefix="atlas-tls-"))
     folder.chmod(0o755)
-    server = TlsServer(free_port(), _certificate(folder, "localhost"), _certificate(folder, "stranger"))
+    data = folder / "data"
+    server = TlsServer(free_port(), data, _certificate(folder, "localhost"), _certificate(folder, "stranger"))
     (folder / "password").write_text(server.password)
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -141,7 +144,6 @@ def tls_server() -> Iterator[TlsServer]:
         identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         for found in (folder, *folder.iterdir()):
             os.chown(found, account.pw_uid, account.pw_gid)
-    data = folder / "data"
 
     def do(program: str, *arguments: str) -> None:
         command = [str(binaries[-1] / program), *arguments]
@@ -158,3 +160,10 @@ def tls_server() -> Iterator[TlsServer]:
     yield server
     do("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def tls_server() -> Iterator[TlsServer]:
+    """A server that all tests share."""
+    with run_tls_server() as server:
+        yield server
