@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import TlsServer, answers, run_tls_server, until
 from either import Open
 from patience import PATIENCE_S
 from psycopg import OperationalError
+from tls_servers import TlsServer, answers, run_tls_server, until
 
 from atlas_sdk import DatabaseUnreachable, EncryptionFailed
 from atlas_sdk._translate import translate
