@@ -40,6 +40,8 @@ _TIMED_OUT = {
     "idle": "nothing happened in the transaction for longer than idle_in_transaction_session_timeout allows",
     "transaction": "the transaction took longer than transaction_timeout allows",
 }
+#: A connection that was lost while TLS was in use, or being agreed upon: libpq 15 to 18, with OpenSSL 1.1 and 3.
+_LOST = re.compile(r"SSL connection has been closed unexpectedly|SSL SYSCALL error|SSL error: unexpected eof")
 _UNREADABLE = "the DSN cannot be read: write postgresql://user@host:5432/database"
 #: Characters that end a part of a URL.
 _ESCAPED = 'in a password "/", "@", ":", "?" and "%" are written %2F, %40, %3A, %3F and %25'
@@ -99,7 +101,8 @@ def _encryption(text: str) -> str | None:
         return "the server's certificate does not verify: name the certificate of its authority in sslrootcert"
     if "root certificate file" in text:
         return "there is no certificate to verify the server's with: name its authority's in sslrootcert"
-    if re.search(r"\b(SSL|TLS) (error|connection has been closed)|could not initiate GSSAPI", text):
+    # A server that crashes says nothing about TLS.
+    if _LOST.search(text) is None and re.search(r"\b(SSL|TLS) error|could not initiate GSSAPI", text):
         return "TLS could not be agreed upon: " + text.rsplit("failed: ", 1)[-1]
     return None
 

@@ -24,6 +24,10 @@ _ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<what>.+)$")
 _VERSION_TABLE = re.compile(r"^TABLE (?!DATA )(?P<schema>.+) schema_version \S+$")
 _MAGIC = b"PGDMP"
 _UNKNOWN_SETTING = b"SET transaction_timeout = 0;\n"
+#: How pg_dump writes the options of a column, in one line.
+_COLUMN_OPTIONS = re.compile(rb"(ALTER (?:FOREIGN )?TABLE ONLY .+ ALTER COLUMN .+ SET \()(.+)(\);\n)")
+#: How the names begin that PostgreSQL keeps for itself.
+_INTERNAL = b"pg_"
 
 
 @frozen(kw_only=True)
@@ -144,7 +148,11 @@ _DATA = ("--data-only", "--file=-")
 
 
 def _plain(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a script without those for psql, and without a setting that servers before 17 do not know."""
+    """Yield the lines of a script without those for psql, and without what some servers do not know.
+
+    That is a setting of version 17, and what a server notes among the options of a column for itself: since 15.20 the
+    version of the column, `pg_attver`, for every column of a new table. An older pg_dump takes the note for an option.
+    """
     rows = False
     for line in stream:
         if rows:
@@ -153,6 +161,12 @@ def _plain(stream: IO[bytes]) -> Iterator[bytes]:
         elif line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
             rows = True
         elif line.startswith((b"\\restrict ", b"\\unrestrict ")) or line == _UNKNOWN_SETTING:
+            continue
+        elif _INTERNAL in line and (found := _COLUMN_OPTIONS.fullmatch(line)) is not None:
+            before, options, after = found.groups()
+            kept = [option for option in options.split(b", ") if not option.startswith(_INTERNAL)]
+            if kept:
+                yield before + b", ".join(kept) + after
             continue
         yield line
 

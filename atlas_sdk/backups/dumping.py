@@ -16,7 +16,7 @@ from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from atlas_sdk.backups.partial import Partial
-from atlas_sdk.backups.programs import newest
+from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal
 from atlas_sdk.backups.session import Session, connected, sql
@@ -71,7 +71,7 @@ def dump(
                     wanted=0,
                 )
             rows = _counted(session, found.schema)
-            program = newest("pg_dump", at_least=found.major, tls=connection.pgconn.ssl_in_use)
+            program = of_server("pg_dump", (found.major, found.minor), tls=connection.pgconn.ssl_in_use)
             _run(
                 [program, *_arguments(session, found.schema)],
                 partial,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atlas_sdk.errors import BackupFailed
 
-__all__ = ["newest"]
+__all__ = ["newest", "of_server"]
 
 #: Where systems keep several majors side by side: Debian, Red Hat, Homebrew on both architectures, Postgres.app.
 _FOLDERS = (
@@ -25,27 +25,50 @@ _FOLDERS = (
 _WITHOUT_TLS = "SSL support is not compiled in"
 
 
+#: Major and minor.
+Version = tuple[int, int]
+
+
+def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
+    """Return the program that reads a server best: one of its own major and at least its minor, else the newest.
+
+    A newer minor of a server may keep things in its catalogues that only the programs made with it understand.
+    Raises BackupFailed as `newest` does.
+    """
+    for version, path in _found(name):
+        if version[0] == server[0] and version >= server and (not tls or _has_tls(path)):
+            return path
+    return newest(name, at_least=server[0], tls=tls)
+
+
 def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
     """Return the newest of all programs of a name.
 
     A pg_dump reads servers of its own major and older ones, a pg_restore such dumps. `tls`: it has to be built with
     TLS, which the embedded server's are not. Raises BackupFailed that says what is missing and how to get it.
     """
-    found = sorted(((_major(path), path) for path in dict.fromkeys(_candidates(name))), reverse=True)
-    fitting = [path for major, path in found if major >= at_least]
+    found = _found(name)
+    fitting = [path for (major, _), path in found if major >= at_least]
     for path in fitting:
         if not tls or _has_tls(path):
             return path
     if fitting:
         reason = f"the connection uses TLS, and no {name} here was built with it"
-    elif found and found[0][0]:
-        reason = f"the server is PostgreSQL {at_least}, and the newest {name} here is of {found[0][0]} ({found[0][1]})"
+    elif found and found[0][0][0]:
+        (major, _), path = found[0]
+        reason = f"the server is PostgreSQL {at_least}, and the newest {name} here is of {major} ({path})"
     else:
         reason = f"there is no {name} here"
     raise BackupFailed(
         f"{reason}: install PostgreSQL's client programs, version {at_least} or newer "
         f"(apt install postgresql-client-{at_least}, dnf install postgresql{at_least}, brew install libpq)"
     )
+
+
+def _found(name: str) -> list[tuple[Version, Path]]:
+    """Return the programs of a name, the newest first; of one version those of the embedded server."""
+    programs = [(_version(path), path) for path in dict.fromkeys(_candidates(name))]
+    return sorted(programs, key=lambda program: program[0], reverse=True)
 
 
 def _candidates(name: str) -> Iterator[Path]:
@@ -60,14 +83,15 @@ def _candidates(name: str) -> Iterator[Path]:
         yield from (path for bin_dir in Path(folder).glob(pattern) if os.access(path := bin_dir / name, os.X_OK))
 
 
-def _major(path: Path) -> int:
-    """Return the major of a program; 0 when it does not run."""
+def _version(path: Path) -> Version:
+    """Return major and minor of a program; 0 and 0 when it does not run."""
     try:
         said = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False)
     except OSError:
-        return 0
-    version = re.search(r"\(PostgreSQL\) (\d+)", said.stdout)
-    return int(version[1]) if version else 0
+        return 0, 0
+    # What is not released has no minor: "19devel".
+    version = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", said.stdout)
+    return (int(version[1]), int(version[2] or 0)) if version else (0, 0)
 
 
 def _has_tls(path: Path) -> bool:

@@ -37,6 +37,7 @@ class Place:
     search_path: str
     server_version: str
     major: int
+    minor: int
 
 
 @frozen(kw_only=True)

@@ -12,7 +12,8 @@ SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnam
        (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
        current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
        current_setting('search_path') AS search_path, current_setting('server_version') AS server_version,
-       current_setting('server_version_num')::integer / 10000 AS major;
+       current_setting('server_version_num')::integer / 10000 AS major,
+       current_setting('server_version_num')::integer % 10000 AS minor;
 
 -- name: snapshot
 -- What this transaction sees, for pg_dump to see the same.

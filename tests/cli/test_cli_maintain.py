@@ -207,7 +207,9 @@ def test_the_statements_of_the_guide_run(ada, atlas, admin):
     assert atlas.memory.verify(ada).ok
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt-get install systemd"
+)
 def test_systemd_accepts_the_units_of_the_guide(tmp_path):
     files = []
     for block in blocks("ini"):

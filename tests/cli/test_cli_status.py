@@ -206,7 +206,7 @@ def test_init_does_not_count_what_was_not_kept(home, folder, cli):
     assert shown[1] == "1 file over the size limit: only its hash is kept"
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed: apt-get install make")
 @pytest.mark.parametrize(("given", "folder"), [("~/my app", "/home/ada/my app"), ("~", "/home/ada"), ("/~/x", "/~/x")])
 def test_make_knows_the_home_folder(given, folder):
     command = ["make", "--dry-run", "quickstart", f"PROJECT={given}", "HOME=/home/ada"]

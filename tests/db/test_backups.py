@@ -35,7 +35,7 @@ from atlas_sdk import (
     SchemaMismatch,
     backups,
 )
-from atlas_sdk._embedded import locks
+from atlas_sdk._embedded import locks, places
 from atlas_sdk.backups import archive as archives
 from atlas_sdk.backups import programs
 from atlas_sdk.backups.archive import Archive
@@ -45,7 +45,9 @@ from atlas_sdk.ops import schema
 
 #: Of a dump without a seal: most that do no harm are loaded, which takes its time.
 FLIPS = int(os.environ.get("ATLAS_TEST_FLIPS", "8"))
-HAS_SYSTEM = any(Path("/usr/lib/postgresql").glob("*/bin"))
+#: The folders of Debian's programs, the oldest first.
+SYSTEM = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
+MISSING = "a second version of PostgreSQL is not installed: apt-get install postgresql"
 
 
 @pytest.fixture(scope="module")
@@ -171,26 +173,106 @@ def _remove(home: Path) -> None:
     shutil.rmtree((home / "postgres").resolve())
 
 
-@pytest.mark.skipif(not HAS_SYSTEM, reason="Debian's PostgreSQL is not installed")
-def test_across_majors_both_ways(filled: str, databases: OfServer, tmp_path: Path) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Let no other programs be on this machine."""
+    known = [path.parent for path in programs._candidates("pg_dump")]
+    chosen = [folder for folder in known if folder in folders]
+    assert chosen
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter([folder / name for folder in chosen]))
+
+
+def bundled() -> Path:
+    return places.carried()[places.MAJOR] / "bin"
+
+
+@pytest.mark.skipif(not SYSTEM, reason=MISSING)
+@pytest.mark.parametrize("tools", ["all", "bundled", "system"])
+def test_across_majors_both_ways(
+    filled: str, databases: OfServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: str
+) -> None:
+    """With the programs of either server, and with those of the embedded one alone, as on a machine without others."""
     before = prints(filled)
     up = backups.dump(tmp_path / "new.dump", filled)
     with databases("system").made(template="template1") as old, databases("embedded").made(template="template1") as new:
+        if tools == "bundled":
+            only(monkeypatch, bundled())
         assert backups.load(up.file, old).ok
         assert prints(old) == before
+        with psycopg.connect(old) as connection:
+            # An option of one's own beside what the server notes there.
+            connection.execute("ALTER TABLE users ALTER COLUMN name SET (n_distinct = 7)")
+        if tools == "system":
+            only(monkeypatch, SYSTEM[0])
         down = backups.dump(tmp_path / "old.dump", old)
         assert int(down.server_version.split(".")[0]) < int(up.server_version.split(".")[0])
-        # A seal is nothing to the older programs either.
+        assert (down.program.parent == bundled()) is (tools == "bundled")
+        if tools == "system":
+            monkeypatch.undo()
+        assert Archive.open(down.file).seal == Seal(rows=down.rows)
+        with databases("system").made(template="template1") as again:
+            for dsn in (again, new):
+                assert_loaded(down.file, dsn, before, n_distinct="n_distinct=7")
+        assert functions_and_more(new) == functions_and_more(filled)
+
+
+def assert_loaded(file: Path, dsn: str, rows: Any, *, n_distinct: str) -> None:
+    loaded = backups.load(file, dsn)
+    assert (loaded.ok, loaded.sealed) == (True, True)
+    assert prints(dsn) == rows
+    with psycopg.connect(dsn) as connection:
+        options = "SELECT attoptions FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'name'"
+        row = connection.execute(options).fetchone()
+    assert row is not None
+    assert [option for option in row[0] if not option.startswith("pg_")] == [n_distinct]
+
+
+@pytest.mark.skipif(not SYSTEM, reason=MISSING)
+def test_a_seal_is_nothing_to_any_program(databases: OfServer, filled_on: Callable[[str], str], tmp_path: Path) -> None:
+    with databases("system").made(template=filled_on("system")) as old:
+        rows = counts(old)
         sealed = tmp_path / "sealed.dump"
-        for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+        for folder in SYSTEM:
             sealed.write_bytes(by_hand(old, folder / "pg_dump"))
-            sealed.write_bytes(sealed.read_bytes() + Seal(rows=down.rows).ending(sealed))
+            sealed.write_bytes(sealed.read_bytes() + Seal(rows=rows).ending(sealed))
             read = subprocess.run([folder / "pg_restore", "--file=-", sealed], capture_output=True)
             assert (read.returncode, read.stderr) == (0, b"")
-            assert Archive.open(sealed).seal == Seal(rows=down.rows)
-        assert backups.load(down.file, new).ok
-        assert prints(new) == before
-        assert functions_and_more(new) == functions_and_more(filled)
+            assert Archive.open(sealed).seal == Seal(rows=rows)
+
+
+def test_what_a_server_notes_at_a_column_is_left_out() -> None:
+    """As pg_dump 18.4 writes it of PostgreSQL 15.20, whose minor it does not know; whoever set an option keeps it."""
+    left_out = [
+        b"ALTER TABLE ONLY public.users ALTER COLUMN id SET (pg_attver=26542760);\n",
+        b'ALTER TABLE ONLY public."we;ird" ALTER COLUMN "a;b\'" SET (pg_attver=1);\n',
+    ]
+    changed = {
+        b"ALTER TABLE ONLY public.t ALTER COLUMN a SET (pg_attver=2, n_distinct=-0.5, n_distinct_inherited=4);\n": (
+            b"ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=-0.5, n_distinct_inherited=4);\n"
+        ),
+    }
+    kept = [
+        b"ALTER TABLE ONLY public.t ALTER COLUMN pg_a SET (n_distinct=3);\n",
+        b"ALTER TABLE ONLY public.t ALTER COLUMN a SET STORAGE EXTERNAL;\n",
+        b"ALTER TABLE ONLY public.t ALTER COLUMN a SET DEFAULT pg_backend_pid();\n",
+        b"COPY public.t (a) FROM stdin;\n",
+        *left_out,
+        b"\\.\n",
+    ]
+    script = b"".join([*left_out, *changed, *kept])
+    assert list(archives._plain(io.BytesIO(script))) == [*changed.values(), *kept]
+
+
+def test_a_server_is_read_by_its_own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless they are older than it is, or not there; then by the newest."""
+    versions = {"18.4": (18, 4), "17.2": (17, 2), "15.20": (15, 20), "15.8": (15, 8), "broken": (0, 0)}
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter([Path(each) for each in versions]))
+    monkeypatch.setattr(programs, "_version", lambda path: versions[str(path)])
+    monkeypatch.setattr(programs, "_has_tls", lambda path: str(path) != "18.4")
+    chosen = {(15, 20): "15.20", (15, 8): "15.20", (15, 21): "18.4", (16, 1): "18.4", (17, 1): "17.2", (18, 9): "18.4"}
+    assert {server: str(programs.of_server("pg_dump", server)) for server in chosen} == chosen
+    assert str(programs.of_server("pg_dump", (15, 21), tls=True)) == "17.2"
+    with pytest.raises(BackupFailed, match="the connection uses TLS"):
+        programs.of_server("pg_dump", (18, 4), tls=True)
 
 
 def test_password_is_on_no_command_line(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

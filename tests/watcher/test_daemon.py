@@ -135,7 +135,8 @@ def test_the_database_may_be_killed_while_files_change(tmp_path):
     home = tmp_path / "home"
     daemon = Daemon(home, None)
     try:
-        with Atlas.open(home=home) as atlas:
+        # The test asks while the server recovers, which takes a busy machine longer than a client waits by default.
+        with Atlas.open(home=home, connect_timeout_s=PATIENCE_S) as atlas:
             root = tmp_path / "app"
             root.mkdir()
             project = atlas.projects.create(atlas.users.create("ada@example.com"), path=root)

@@ -373,7 +373,8 @@ def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedSe
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
-    with closing(Both(kind, None, home=own_server._site.home)) as both:
+    # To start a server takes a busy machine longer than a client waits by default.
+    with closing(Both(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as both:
         user = both.user()
         stop(own_server)
         with both.guard(user, tokens=400) as g:
