@@ -423,7 +423,8 @@ def test_short_plain_path_holds_its_own_socket(open_homes: Homes) -> None:
     home = open_homes()
     home.mkdir(mode=0o755)
     server = open_homes.use(home)
-    assert server.dsn == f"postgresql:///atlasengine?host={home}/postgres&user=atlas&port=5432"
+    account = find_account().name
+    assert server.dsn == f"postgresql:///atlasengine?host={home}/postgres&user=atlas&port=5432&requirepeer={account}"
 
 
 def test_closed_folders_stay_closed(server: EmbeddedServer) -> None:
