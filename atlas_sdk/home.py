@@ -28,9 +28,7 @@ def prepare_home(folder: Path) -> Path:
     """
     if "\n" in str(folder):
         # PostgreSQL keeps the path in a file of lines.
-        raise _problem(
-            folder, f"the home {str(folder)!r} has a line break in its name; set ATLAS_HOME to another folder"
-        )
+        raise _problem(folder, f"the home {str(folder)!r} has a line break in its name; {_ELSEWHERE}")
     try:
         found, missing = _resolve(folder)
         for name in missing:

@@ -225,6 +225,7 @@ def test_copy_that_leads_to_files_of_the_original_is_refused(open_homes: Homes, 
 
 def test_copy_by_hard_links_is_refused_and_the_original_works(open_homes: Homes) -> None:
     home = kept(open_homes())
+    stop(open_homes.use(home), home)
     second = copy(home, open_homes("copy"), "-al")
     with pytest.raises(EmbeddedServerFailed, match="shares its files with another folder by hard links"):
         open_homes.use(second)
@@ -322,6 +323,7 @@ def test_server_behind_a_link_goes_on_when_its_home_moves(homes: Homes, tmp_path
 def test_program_that_has_a_dead_servers_process_id_is_not_signalled(open_homes: Homes) -> None:
     """As after a restore on another machine: the keeper finds no server, so it stops nothing."""
     home = kept(open_homes())
+    stop(open_homes.use(home), home)
     account = find_account()
     data = home / "postgres"
     as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if ROOT else {}
