@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pwd
 import shutil
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def stop(server: EmbeddedServer, home: Path) -> None:
 def _made() -> Path:
     """Make the home that `kept` copies, once: initdb takes longer than a copy."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-test-kept-"))
-    atexit.register(shutil.rmtree, folder)
     folder.chmod(0o755)
     made = Homes(folder)
     home = made()
@@ -56,6 +54,14 @@ def _made() -> Path:
     put(made.use(home), "one")
     made.close()
     return home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left() -> Iterator[None]:
+    yield
+    if _made.cache_info().currsize:
+        shutil.rmtree(_made().parent)
+        _made.cache_clear()
 
 
 def kept(home: Path) -> Path:
