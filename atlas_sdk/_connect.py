@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import TypedDict
 from uuid import UUID
 
@@ -18,7 +17,8 @@ from atlas_sdk._keyring import Keyring
 from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
 from atlas_sdk._translate import check_dsn
-from atlas_sdk.config import database_url, home_folder, signing_keys_file
+from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
+from atlas_sdk.home import check_private_file
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 
@@ -125,13 +125,20 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         check_dsn(dsn)
     if dsn is None:
         home = options.get("home")
-        folder = home_folder() if home is None else Path(home)
+        # A later change of the current folder must not lead to other files.
+        folder = home_folder() if home is None else expanded(home)
         server = EmbeddedServer.acquire(folder)
+        try:
+            # Every client of the embedded server is on this machine.
+            marks = Marks(folder / "heads")
+            if not keyring.is_set:
+                keyring = Keyring(file=check_private_file(folder / "signing-keys"), makes=True)
+        except BaseException:
+            if marks is not None:
+                marks.close()
+            server.release()
+            raise
         dsn, before_connect = server.dsn, server.ensure_running
-        # Every client of the embedded server is on this machine.
-        marks = Marks(folder / "heads")
-        if not keyring.is_set:
-            keyring = Keyring(file=folder / "signing-keys", makes=True)
     target = Target(
         dsn,
         before_connect=before_connect,

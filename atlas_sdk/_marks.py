@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Lock
 from uuid import UUID
 
+from atlas_sdk.home import open_private_file
+
 __all__ = ["Marks"]
 
 _SLOTS = 4096
@@ -47,10 +49,13 @@ os.register_at_fork(after_in_child=_TURN.after_fork)
 
 
 class Marks:
-    """The shared table of one embedded server. Two files in one slot only cost a needless look."""
+    """The shared table of one embedded server. Two files in one slot only cost a needless look.
+
+    Raises FileProblem for a file that another OS user could change: a stale version would pass for the newest.
+    """
 
     def __init__(self, file: Path) -> None:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = open_private_file(file, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size < _SIZE_BYTES:
                 os.ftruncate(descriptor, _SIZE_BYTES)

@@ -26,7 +26,7 @@ from atlas_sdk.errors import InvalidInput
 if TYPE_CHECKING:
     from typed_settings.types import LoadedSettings, OptionList, SettingsClass
 
-__all__ = ["Settings", "database_url", "home_folder", "load_settings", "signing_keys_file", "user_file"]
+__all__ = ["Settings", "database_url", "expanded", "home_folder", "load_settings", "signing_keys_file", "user_file"]
 
 _APP: Final = "atlasengine"
 _PREFIX: Final = "ATLAS_"
@@ -58,9 +58,36 @@ def database_url() -> str | None:
 
 
 def home_folder() -> Path:
-    """Return where the embedded database, the spool and the state live: ATLAS_HOME, else the user's data folder."""
+    """Return where the embedded database, the spool and the state live: ATLAS_HOME, else the user's data folder.
+
+    Always an absolute path. A relative ATLAS_HOME counts from the current folder, as a path on the command line does; a
+    relative XDG_DATA_HOME is ignored, as the XDG Base Directory Specification has it. Raises InvalidInput when the user
+    has no folder.
+    """
     given = os.environ.get("ATLAS_HOME")
-    return Path(given).expanduser() if given else Path(platformdirs.user_data_path(_APP, appauthor=False))
+    if given:
+        return expanded(given, field="ATLAS_HOME")
+    try:
+        found = Path(platformdirs.user_data_path(_APP, appauthor=False))
+    except RuntimeError:
+        found = Path()  # without HOME, of a user who is in no list; older releases leave the "~" there
+    return found if found.is_absolute() else expanded(f"~/.local/share/{_APP}")
+
+
+def expanded(folder: str | os.PathLike[str], *, field: str = "home") -> Path:
+    """Return a folder as an absolute path, "~" replaced by the user's folder.
+
+    Raises InvalidInput for a user without one, an empty name, and a name that no folder can have.
+    """
+    given = os.fspath(folder)
+    if not given or "\0" in given:
+        raise InvalidInput(f"{field} {given!r} is no folder; give a path", field=field)
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as exc:
+        raise InvalidInput(
+            f"{field} {given!r} begins with the folder of a user who has none; set ATLAS_HOME to a folder", field=field
+        ) from exc
 
 
 def user_file() -> Path:
@@ -116,7 +143,7 @@ class Settings:
     @property
     def folder(self) -> Path:
         """Where the embedded database, the spool and the state live."""
-        return home_folder() if self.home is None else Path(self.home).expanduser()
+        return home_folder() if self.home is None else expanded(self.home)
 
 
 def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:

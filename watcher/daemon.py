@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from atlas_sdk import Atlas, Attribution
+from atlas_sdk import Atlas, Attribution, FileProblem
 from atlas_sdk.config import home_folder
 from watcher import status
 from watcher.backend import Backend, Polling, system_backend
@@ -47,13 +47,13 @@ def run(
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
     thread, when every project is watched and was compared. With `keep` the database is looked after once a day, see
-    `watcher.upkeep`. Returns 1, with a sentence in the log, when another daemon has this home. Without `stop` it has to
-    be called from the main thread.
+    `watcher.upkeep`. Returns 1, with a sentence in the log, when another daemon has this home, or
+    another OS user may change it. Without `stop` it has to be called from the main thread.
     """
     folder = home_folder() if home is None else home
     try:
         lock = take(folder)
-    except AlreadyRunning as refusal:
+    except (AlreadyRunning, FileProblem) as refusal:
         _log.error("%s", refusal)
         return 1
     try:

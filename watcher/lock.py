@@ -4,6 +4,9 @@ import fcntl
 import os
 from pathlib import Path
 
+from atlas_sdk import FileProblem
+from atlas_sdk.home import open_private_file, prepare_home, private_folder
+
 __all__ = ["LOCK", "AlreadyRunning", "holder", "take"]
 
 #: Below the home folder. Holds the daemon's process id.
@@ -21,10 +24,13 @@ class AlreadyRunning(Exception):
 
 
 def take(home: Path) -> int:
-    """Take the lock and write down who has it; return the descriptor to close at the end. Raises AlreadyRunning."""
-    path = home / LOCK
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    """Take the lock and write down who has it; return the descriptor to close at the end.
+
+    Raises AlreadyRunning, and FileProblem when the home, the folder or the lock is not this OS user's alone.
+    """
+    path = prepare_home(home) / LOCK
+    private_folder(path.parent)
+    descriptor = open_private_file(path, os.O_RDWR | os.O_CREAT)
     if _is_ours(descriptor):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -47,10 +53,13 @@ def _is_ours(descriptor: int) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """Return the process that has the lock, 0 when it has not said so yet; None when nobody has."""
+    """Return the process that has the lock, 0 when it has not said so yet; None when nobody has.
+
+    A lock that another OS user could have made says nothing.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
+        descriptor = open_private_file(path, os.O_RDONLY)
+    except (OSError, FileProblem):
         return None
     try:
         return None if _try(descriptor, fcntl.LOCK_SH) else _pid(descriptor)

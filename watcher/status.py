@@ -13,6 +13,8 @@ from typing import Any
 
 from attrs import asdict, field, frozen
 
+from atlas_sdk import FileProblem
+from atlas_sdk.home import open_private_file
 from watcher.lock import LOCK, holder
 
 __all__ = [
@@ -142,9 +144,10 @@ def write(home: Path, status: Status) -> None:
     """Replace the status file; a reader sees the old one or the new one."""
     path = home / STATUS
     fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
     # Not asdict for the times: JSON has none. Surrogates in names stay escapes, so this is ASCII.
     text = json.dumps(asdict(status), default=datetime.isoformat, separators=(",", ":"))
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+    with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
         file.write(text)
     fresh.replace(path)
 
@@ -154,8 +157,9 @@ def read_status(home: Path) -> Status | None:
     pid = holder(home / LOCK)
     if pid is None:
         return None
-    with suppress(OSError, ValueError, TypeError):
-        status = Status(**json.loads((home / STATUS).read_text(encoding="ascii")))
+    with suppress(OSError, ValueError, TypeError, FileProblem):
+        with os.fdopen(open_private_file(home / STATUS, os.O_RDONLY), encoding="ascii") as file:
+            status = Status(**json.load(file))
         if status.pid == pid:
             return status
     # It has just started, or is of another version.

@@ -7,6 +7,7 @@ folders to other users, trusts every local connection, and counts users that wer
 
     server      EmbeddedServer: who uses it, held by a lock that the kernel drops with its holder
     places      which folder holds what, and which binaries fit
+    identity    whose data it is: copied and moved homes
     account     the OS account that runs the server: the caller's own, or a system account for root
     cluster     initdb, settings, start
     upgrade     what an older major made, into the format of the present one

@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
 from attrs import frozen
 
-from atlas_sdk._embedded import postmaster
+from atlas_sdk._embedded import identity, postmaster
 from atlas_sdk._embedded.account import Account, launch
 from atlas_sdk._embedded.locks import is_held, polling, try_exclusive
 from atlas_sdk._embedded.places import MAJOR, Site
@@ -82,7 +83,9 @@ class Cluster:
             if isinstance(lock, Postmaster):
                 return lock
             try:
-                if not self._exists():
+                if self._exists():
+                    self.site.check_entry()
+                else:
                     self._create(lock)
                 self._configure()
                 written = self._launch(lock)
@@ -104,7 +107,7 @@ class Cluster:
             *(self.bin_dir / "pg_ctl", "stop", "-D", self.data_dir, "-m", "fast", "-t", f"{_STOPPED_S:.0f}"),
             timeout_s=_STOPPED_S + 10,
         )
-        if not any(not is_held(self._lock) for _ in polling(_LEAVING_S)):
+        if not any(not is_held(self.site.server_lock) for _ in polling(_LEAVING_S)):
             raise EmbeddedServerFailed(
                 f"The server of {self.data_dir} does not stop; end it (ps -ef | grep postgres); "
                 f"its log is {self.site.log}"
@@ -117,7 +120,7 @@ class Cluster:
             running = postmaster.answering(self.data_dir)
             if running is not None:
                 return running
-            lock = try_exclusive(self._lock)
+            lock = try_exclusive(self.site.server_lock)
             if lock is not None:
                 return lock
             server = postmaster.recorded(self.data_dir)
@@ -132,20 +135,25 @@ class Cluster:
         )
 
     def _stop_unreachable(self, server: Postmaster) -> None:
-        """Stop a live server whose socket was deleted, as happens to the runtime folder when a login ends."""
-        if not postmaster.socket_path(server.socket_dir).exists():
-            _log.warning("The socket in %s is gone; starting its server again", server.socket_dir)
-            pg_ctl = self.bin_dir / "pg_ctl"
-            self._account.run(pg_ctl, "stop", "-D", self.data_dir, "-m", "fast", "-t", "10", timeout_s=20)
+        """Stop a live server of this folder that nobody reaches any more, so that it can be started again.
+
+        Its socket was deleted, as happens to the runtime folder when a login ends; or the folder was moved, and the
+        server still names the socket by the old place.
+        """
+        moved = not server.is_of(self.data_dir)
+        if not (moved or not postmaster.socket_path(server.socket_dir).exists()):
+            return
+        # pg_ctl sends its signal to whatever process is written down.
+        if not postmaster.may_work_in(server.pid, self.data_dir):
+            return
+        what = f"{server.data_dir} is {self.data_dir} now" if moved else f"The socket in {server.socket_dir} is gone"
+        _log.warning("%s; starting its server again", what)
+        pg_ctl = self.bin_dir / "pg_ctl"
+        self._account.run(pg_ctl, "stop", "-D", self.data_dir, "-m", "fast", "-t", "10", timeout_s=20)
 
     @property
     def _account(self) -> Account:
         return self.site.account
-
-    @property
-    def _lock(self) -> Path:
-        """Held by every process of the server, which inherits it: free means that none is left."""
-        return self.site.run_dir / "server.lock"
 
     def _exists(self) -> bool:
         """Whether there is a data directory to serve; raises when there is one that we cannot."""
@@ -216,6 +224,7 @@ class Cluster:
                 file.write(text)
             self._account.give(fresh)
             fresh.replace(self.data_dir / name)
+        identity.mark(self.site, self.data_dir)
 
     def _launch(self, lock: int) -> int:
         """Start the server, which inherits the lock; return how long its log was before."""
@@ -224,6 +233,9 @@ class Cluster:
             raise EmbeddedServerFailed(
                 f"Process {stranger} serves {self.data_dir} but does not answer; end it with: kill {stranger}"
             )
+        socket_dir = self.site.socket_dir(self.data_dir)
+        if socket_dir != self.data_dir and sys.platform == "linux":
+            postmaster.remove_socket(socket_dir)
         if self.site.log.exists() and self.site.log.stat().st_size > _LOG_LIMIT_BYTES:
             self.site.log.replace(self.site.log.with_suffix(".log.1"))
         log = os.open(self.site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -234,7 +246,7 @@ class Cluster:
                 self.bin_dir / "postgres",
                 *("-D", self.data_dir),
                 *("-c", "listen_addresses="),
-                *("-c", f"unix_socket_directories={self.site.socket_dir(self.data_dir)}"),
+                *("-c", f"unix_socket_directories={socket_dir}"),
                 *("-c", "unix_socket_permissions=0700"),
                 *("-c", f"port={PORT}"),
                 *(word for option in self.options for word in ("-c", option)),
@@ -252,7 +264,7 @@ class Cluster:
             running = postmaster.answering(self.data_dir)
             if running is not None:
                 return running
-            if not is_held(self._lock):
+            if not is_held(self.site.server_lock):
                 return None
         raise EmbeddedServerFailed(
             f"The embedded PostgreSQL in {self.data_dir} started but accepts no connection after {_READY_S:.0f} s; "

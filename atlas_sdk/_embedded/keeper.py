@@ -3,6 +3,8 @@
 Every user holds a shared lock on `users.lock`, and the kernel drops it however the user ends. This process waits for
 the exclusive one. Having it means that nobody uses the server; keeping it while the server stops makes newcomers wait,
 and they start it again.
+
+It goes by the folder that it was started in, not by its name: a home that is moved is looked after in its new place.
 """
 
 import fcntl
@@ -22,8 +24,13 @@ _RIVAL_S = 1
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
-def main(run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account: Mapping[str, Any]) -> None:
+def main(
+    run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account_name: str, account: Mapping[str, Any]
+) -> None:
     """Wait until nobody uses the server, stop it, and end."""
+    locks = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    os.chdir(data_dir.parent)
+    data_dir = Path(data_dir.name)
     # This one first: a killed process closes its files in order, and a newcomer who waits for `users` must then
     # find no keeper.
     place = _alone(run_dir / "keeper.lock")
@@ -45,16 +52,18 @@ def main(run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account:
             fcntl.flock(users, fcntl.LOCK_UN)
             pause_s = linger_s
             continue
-        kept_s = kept_until(run_dir / "keep-until") - time.time()
+        kept_s = kept_until("keep-until", dir_fd=locks) - time.time()
         if kept_s > 0:
             pause_s = min(kept_s, _LONGEST_PAUSE_S)
-        elif _sessions(data_dir, bin_dir):
+        elif _sessions(data_dir, bin_dir, account_name):
             pause_s = min(max(2 * pause_s, 0.1), _LONGEST_PAUSE_S)
         else:
             break
-    _stop(data_dir, bin_dir, account)
-    # The server of an upgrade that was killed.
-    _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
+    # Without a server the process id that one has left may be another program's by now.
+    if _is_held("server.lock", dir_fd=locks):
+        _stop(data_dir, bin_dir, account)
+        # The server of an upgrade that was killed.
+        _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
     # In this order, so that whoever gets in now sees that a new keeper is needed.
     fcntl.flock(place, fcntl.LOCK_UN)
     fcntl.flock(users, fcntl.LOCK_UN)
@@ -76,26 +85,54 @@ def _alone(lock: Path) -> int:
     return descriptor
 
 
-def kept_until(file: Path) -> float:
+def kept_until(file: str | Path, *, dir_fd: int | None = None) -> float:
     try:
-        return float(file.read_text(encoding="ascii"))
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dir_fd), encoding="ascii") as opened:
+            return float(opened.read())
     except (OSError, ValueError):
         return 0.0
 
 
-def _socket_dir(data_dir: Path) -> str | None:
+def _is_held(lock: str, *, dir_fd: int) -> bool:
     try:
-        return (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape").splitlines()[4]
-    except (OSError, IndexError):
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _socket_dir(data_dir: Path) -> str | None:
+    """Return where the server of this folder listens; None without one, and for what was copied from another folder."""
+    try:
+        text = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape")
+        pid, named, _, _, folder, *_ = text.splitlines()
+    except (OSError, ValueError):
         return None
+    # A postmaster works in its data directory; one that was moved still has the old name written down.
+    for same in (named, f"/proc/{pid}/cwd"):
+        try:
+            if data_dir.samefile(same):
+                return folder
+        except OSError:
+            continue
+    return None
 
 
-def _sessions(data_dir: Path, bin_dir: Path) -> bool:
+def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
     """Whether anybody is connected, such as a person with psql; False when no server answers."""
     folder = _socket_dir(data_dir)
     if folder is None:
         return False
+    if not Path(folder).exists():
+        folder = os.fspath(data_dir.absolute())  # moved, together with the socket in it
     environment = {"PGHOST": folder, "PGPORT": "5432", "PGUSER": "atlas", "PGCONNECT_TIMEOUT": "5", "LC_ALL": "C"}
+    environment["PGREQUIREPEER"] = account_name
     command = (bin_dir / "psql", "-XAtq", "-d", "postgres", "-c", _SESSIONS)
     asked = subprocess.run(
         command, capture_output=True, encoding="ascii", errors="replace", env=environment, check=False
@@ -108,17 +145,17 @@ def _stop(data_dir: Path, bin_dir: Path, account: Mapping[str, Any]) -> None:
     if folder is None:
         return
     for mode in ("fast", "immediate"):
+        # By the name in the folder that we are in, which the account can enter.
         command = (bin_dir / "pg_ctl", "stop", "-s", "-D", data_dir, "-m", mode, "-t", "60")
-        if subprocess.run(command, env={"LC_ALL": "C"}, cwd="/", check=False, **account).returncode == 0:
+        if subprocess.run(command, env={"LC_ALL": "C"}, check=False, **account).returncode == 0:
             break
-    if Path(folder) != data_dir:
-        try:
-            Path(folder).rmdir()  # made for this server's socket alone
-        except OSError:
-            return
+    try:
+        Path(folder).rmdir()  # made for this server's socket alone; the data directory is not empty
+    except OSError:
+        return
 
 
 if __name__ == "__main__":
-    run, data, programs, linger, uid, gid = sys.argv[1:]
+    run, data, programs, linger, name, uid, gid = sys.argv[1:]
     drop = {"user": int(uid), "group": int(gid), "extra_groups": []} if os.geteuid() == 0 else {}
-    main(Path(run), Path(data), Path(programs), float(linger), drop)
+    main(Path(run), Path(data), Path(programs), float(linger), name, drop)

@@ -3,6 +3,7 @@
 ::
 
     home/                     0700, made here when missing
+    ├── identity              the home's own id, see `identity`
     ├── postgres/             the data directory, and its socket when the path is fit for one
     ├── postgres.new/         one that is being made
     ├── postgres.upgrade/     one that is filled from what an older major made, see `upgrade`
@@ -18,11 +19,14 @@ import importlib.util
 import itertools
 import os
 import re
+import secrets
+import shlex
 import shutil
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
@@ -30,7 +34,8 @@ from attrs import frozen
 from atlas_sdk._embedded.account import Account, find_account
 from atlas_sdk._embedded.locks import exclusive
 from atlas_sdk._embedded.postmaster import socket_path
-from atlas_sdk.errors import EmbeddedServerFailed
+from atlas_sdk.errors import EmbeddedServerFailed, FileProblem
+from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
 __all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries"]
 
@@ -47,6 +52,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 _NEEDED = ("bin", "lib", "share")
 
+_ID = re.compile(r"[0-9a-f]{32}")
+
 
 @frozen(kw_only=True)
 class Site:
@@ -57,10 +64,13 @@ class Site:
 
     @classmethod
     def prepare(cls, home: Path) -> "Site":
-        """Make the folders that every user of the server needs, and find the account that runs it."""
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        site = cls(home=home.resolve(), account=find_account())
-        _own(site.run_dir)
+        """Make the folders that every user of the server needs, and find the account that runs it.
+
+        Raises `EmbeddedServerFailed` when the home is not this OS user's alone.
+        """
+        with _refused():
+            site = cls(home=prepare_home(home), account=find_account())
+            private_folder(site.run_dir)
         return site
 
     @property
@@ -74,15 +84,49 @@ class Site:
         return self.run_dir / "server.log"
 
     @property
-    def _link(self) -> Path:
+    def server_lock(self) -> Path:
+        """Held by every process of the server, which inherits it: free means that none is left."""
+        return self.run_dir / "server.lock"
+
+    @property
+    def link(self) -> Path:
+        """Where the data is, or a link to it."""
         return self.home / "postgres"
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the data lies outside the home, behind a link that copies of the home share."""
+        return self.link.is_symlink()
+
+    def id(self) -> str:
+        """Return the home's id; make it at the first call. The caller holds the start lock."""
+        try:
+            with _refused(), os.fdopen(open_private_file(self._id_file, os.O_RDONLY), errors="replace") as file:
+                found = file.read(64).strip()
+        except FileNotFoundError:
+            return self.renew_id()
+        return found if _ID.fullmatch(found) else self.renew_id()
+
+    def renew_id(self, value: str | None = None) -> str:
+        """Give the home another id: a random one, or `value`. The caller holds the start lock."""
+        made = value or secrets.token_hex(16)
+        fresh = self._id_file.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with _refused(), os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(f"{made}\n")
+        fresh.replace(self._id_file)
+        return made
+
+    @property
+    def _id_file(self) -> Path:
+        return self.home / "identity"
 
     def data_dir(self) -> Path:
         """Return where the data is, or would be as far as one can say before the first start.
 
         Raises `EmbeddedServerFailed` when it is another user's.
         """
-        found = self._link.resolve()
+        found = self.link.resolve()
         if found.exists() and (owner := found.stat().st_uid) != self.account.uid:
             raise EmbeddedServerFailed(
                 f"{found} belongs to OS user id {owner}, and the server would run as {self.account.name}; "
@@ -96,44 +140,56 @@ class Site:
         Raises `EmbeddedServerFailed` when it was somewhere else and is gone: an empty database in its place would
         look as if nothing had ever been kept.
         """
-        if self._link.is_symlink():
-            if not self._link.is_dir():
+        if self.link.is_symlink():
+            if not self.link.is_dir():
                 raise EmbeddedServerFailed(
-                    f"The data of {self.home} was kept in {self._link.readlink()}, which is gone; bring it back, "
-                    f"or remove the link {self._link} to start with an empty database"
+                    f"The data of {self.home} was kept in {self.link.readlink()}, which is gone; bring it back, "
+                    f"or remove the link {self.link} to start with an empty database"
                 )
-        elif not self._link.exists() and self.account.is_other and not _can_enter(self.home, self.account):
+        elif not self.link.exists() and self.account.is_other and not _can_enter(self.home, self.account):
             _machine_dir()
-            # A name that is taken belongs to a home that moved away, so it may be in use.
-            names = (MACHINE_DIR / (self._digest + suffix) for suffix in _suffixes())
-            leaf = next(name for name in names if _claimed(name))
+            leaf = next(name for name in self._leaves() if _claimed(name))
             self.account.give(leaf)
-            self._link.symlink_to(leaf)
+            self.link.symlink_to(leaf)
         return self.data_dir()
+
+    def check_entry(self) -> None:
+        """Refuse data that lies in the home of root although the server's account cannot enter that."""
+        inside = self.account.is_other and self.link.is_dir() and not self.is_linked
+        if inside and not _can_enter(self.home, self.account):
+            _machine_dir()
+            leaf = next(name for name in self._leaves() if not name.exists())
+            raise EmbeddedServerFailed(
+                f"The account {self.account.name}, which runs PostgreSQL for root, cannot enter {self.home}, where the "
+                f"data was put; run as root: mv {shlex.quote(str(self.link))} {leaf} && ln -s {leaf} "
+                f"{shlex.quote(str(self.link))}"
+            )
+
+    def _leaves(self) -> Iterator[Path]:
+        """Yield places for the data of root's homes. A name that is taken belongs to a home that moved away."""
+        return (MACHINE_DIR / (_digest(self.home) + suffix) for suffix in _suffixes())
 
     def socket_dir(self, data_dir: Path) -> Path:
         """Return a folder that only the server's account can enter, with a path that is fit for a socket.
 
-        That is the data directory unless its path is too long or holds characters with a meaning to libpq.
+        That is the data directory unless its path is too long or holds characters with a meaning to libpq. Another
+        folder is this home's alone: a copy has another place, and a home that moved away another id.
         """
         if _fits_socket(data_dir):
             return data_dir
+        digest = _digest(self.home, self.id())
         if self.account.is_other:
             _machine_dir()
-            made = MACHINE_DIR / f"{self._digest}.socket"
+            made = MACHINE_DIR / f"{digest}.socket"
             made.mkdir(mode=0o700, exist_ok=True)
             self.account.give(made)
             return made
-        name = f"atlasengine-{self.account.uid}-{self._digest}"
+        name = f"atlasengine-{self.account.uid}-{digest}"
         bases = (Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if base)
         fitting = (base / name for base in bases if base.is_dir() and _fits_socket(base / name))
-        made = next(fitting, Path("/tmp", name))  # noqa: S108 - _own refuses what others made
-        _own(made)
-        return made
-
-    @property
-    def _digest(self) -> str:
-        return hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        made = next(fitting, Path("/tmp", name))  # noqa: S108 - a folder that others made is refused
+        with _refused():
+            return private_folder(made)
 
 
 def find_binaries(account: Account) -> Path:
@@ -226,16 +282,17 @@ def _fits_socket(folder: Path) -> bool:
     return len(os.fsencode(path)) < _SOCKET_LIMIT_BYTES and _PLAIN.fullmatch(path) is not None
 
 
-def _own(folder: Path) -> None:
-    """Make a private folder, or accept one that is ours and closed to others; refuse anything else."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise EmbeddedServerFailed(
-            f"{folder} is not a private folder of this OS user (owner id {status.st_uid}, mode "
-            f"{stat.S_IMODE(status.st_mode):04o}); remove it, work as its owner, or give a server with --dsn or "
-            "ATLAS_DATABASE_URL"
-        )
+def _digest(home: Path, *more: str) -> str:
+    return hashlib.sha256(b"\0".join([os.fsencode(home), *map(os.fsencode, more)])).hexdigest()[:12]
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Translate what is said of a file that is not this OS user's alone."""
+    try:
+        yield
+    except FileProblem as problem:
+        raise EmbeddedServerFailed(f"{problem}, or give a server with --dsn or ATLAS_DATABASE_URL") from problem
 
 
 def _machine_dir() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from atlas_sdk._embedded import keeper, postmaster, upgrade
+from atlas_sdk._embedded import identity, keeper, postmaster, upgrade
 from atlas_sdk._embedded.account import launch
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.locks import exclusive, is_held, polling, shared
@@ -85,13 +85,14 @@ class EmbeddedServer:
         with _explained(self._site.home):
             # One of an older major is not joined: it is about to be upgraded, or being read for that.
             fits = upgrade.major_of(self.data_dir) == MAJOR
+            fits = fits and identity.is_owner(self._site, self.data_dir)
             running = postmaster.answering(self.data_dir) if fits else None
             if running is not None:
                 self._keep()
             else:
                 with exclusive(self._site.run_dir / "start.lock"):
                     running = self._start()
-            self.dsn = _dsn(running)
+            self.dsn = _dsn(running, self._site.account.name)
 
     def keep_for(self, seconds: float) -> None:
         """Keep the server up for `seconds` from now even without users; a later deadline already set stays."""
@@ -109,7 +110,10 @@ class EmbeddedServer:
         self._close()
 
     def _start(self) -> Postmaster:
-        upgrade.finish(self._site.data_dir())
+        data_dir = self._site.data_dir()
+        # Before anything there is touched: it may be another home's.
+        identity.settle(self._site, upgrade.present(data_dir))
+        upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
         # Before the server, so that no kill in between leaves a server without a keeper.
         self._keep()
@@ -128,7 +132,7 @@ class EmbeddedServer:
             launch(
                 *(sys.executable, "-I", "-S", keeper.__file__),
                 *(self._site.run_dir, self.data_dir, self.bin_dir),
-                *(_linger(), str(account.uid), str(account.gid)),
+                *(_linger(), account.name, str(account.uid), str(account.gid)),
                 output=log,
             )
         finally:
@@ -140,9 +144,13 @@ class EmbeddedServer:
             )
 
 
-def _dsn(server: Postmaster) -> str:
+def _dsn(server: Postmaster, account: str) -> str:
+    """Return the address of a server; libpq refuses another OS user's program that listens in its place."""
     # The port is spelled out because libpq would otherwise take PGPORT from the environment.
-    return f"postgresql:///{DATABASE}?host={quote(os.fsencode(server.socket_dir))}&user={ROLE}&port={PORT}"
+    return (
+        f"postgresql:///{DATABASE}?host={quote(os.fsencode(server.socket_dir))}&user={ROLE}&port={PORT}"
+        f"&requirepeer={quote(account)}"
+    )
 
 
 def _linger() -> str:

@@ -30,7 +30,7 @@ from atlas_sdk._embedded.places import MAJOR, Site, binaries_of, carried
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
 
-__all__ = ["finish", "major_of", "upgrade"]
+__all__ = ["finish", "major_of", "present", "upgrade"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,12 @@ def major_of(data_dir: Path) -> str | None:
         return (data_dir / "PG_VERSION").read_text(encoding="ascii", errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def present(data_dir: Path) -> Path:
+    """Return where the data is: also when an upgrade was killed between the two renames of its end."""
+    ready = _beside(data_dir, "upgraded")
+    return ready if not data_dir.exists() and ready.exists() else data_dir
 
 
 def finish(data_dir: Path) -> None:
@@ -141,7 +147,7 @@ class _Upgrade:
 
     def _end_servers(self) -> None:
         """Stop an older release's server that nobody uses, and those of an upgrade that was killed."""
-        lock = self.site.run_dir / "server.lock"
+        lock = self.site.server_lock
         for _ in polling(_LEAVING_S):
             if not is_held(lock):
                 return
@@ -224,6 +230,7 @@ class _Upgrade:
         """Run one of the new programs, as the OS user who may connect; return what it prints."""
         quiet = ("-XAtq",) if program == "psql" else ()
         environment = {"PGHOST": os.fspath(server.socket_dir), "PGPORT": str(PORT), "PGUSER": ROLE, "LC_ALL": "C"}
+        environment["PGREQUIREPEER"] = self.site.account.name
         done = subprocess.run(
             [self.new.bin_dir / program, *quiet, *arguments],
             input=stdin,

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-_MARKS: Final = {"ok": ("✓", "green"), "problem": ("✗", "red"), "skipped": ("-", "yellow")}
+_MARKS: Final = {
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "red"),
+    "skipped": ("-", "yellow"),
+    "unknown": ("?", "yellow"),
+}
 _NAME_WIDTH: Final = 12
 
 
@@ -25,8 +31,9 @@ def doctor(flags: Flags) -> int:
 
     Can it be reached, may your login and atlas_app do what they need, is the schema there, complete and of this
     version, are indexes valid, are tenants kept apart, are settings safe, connections free, clocks in step, tables
-    vacuumed? Only reads. The database is found as by `db init`. Exits with 1 when something is wrong, with 5 when there
-    is no connection. Commands that end with a semicolon are for psql, the others for a shell.
+    vacuumed, is there room on the disk? Only reads. The database is found as by `db init`. Exits with 1 when something
+    is wrong, with 5 when there is no connection; a warning (!) alone is no error. Commands that end with a semicolon
+    are for psql, the others for a shell.
     """
     from atlas_sdk import DatabaseUnreachable
     from atlas_sdk.cli.addressing import configured_or_variables
@@ -37,10 +44,10 @@ def doctor(flags: Flags) -> int:
     address = configured_or_variables(run)
     if address is None:
         with embedded(run.settings.folder) as joined:
-            found = examine(joined)
+            found = examine(joined, home=run.settings.folder)
             address = joined
     else:
-        found = examine(address)
+        found = examine(address, home=run.settings.folder)
     _print(run, _aimed(run, address, found), address)
     if not found.reachable:
         return DatabaseUnreachable.exit_code
@@ -90,4 +97,6 @@ def _print(run: "Invocation", found: "Diagnosis", address: "Address") -> None:
     ):
         run.out.note("the commands leave the password out: PGPASSWORD, or ~/.pgpass, gives it to them")
     problems = sum(one.verdict == "problem" for one in found.findings)
-    run.out.note(f"{count(problems, 'problem')}" if problems else "all is well")
+    warnings = sum(one.verdict == "warning" for one in found.findings)
+    told = [count(number, name) for number, name in ((problems, "problem"), (warnings, "warning")) if number]
+    run.out.note(", ".join(told) or "all is well")

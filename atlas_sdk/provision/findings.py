@@ -4,7 +4,7 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some"]
+__all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some", "unknown", "warning"]
 
 #: Names in one sentence; the rest is counted.
 _NAMED: Final = 5
@@ -16,7 +16,8 @@ class Finding:
 
     #: What was looked at: "connection", "schema", "grants", …
     name: str
-    #: "ok", "problem", or "skipped" because of an earlier problem.
+    #: "ok", "warning" (it becomes a problem if nothing is done), "problem", "skipped" because of an earlier problem, or
+    #: "unknown": it cannot be seen from here.
     verdict: str
     detail: str
     #: How to mend it: commands of a shell, or of psql where they end with a semicolon; remarks begin with #.
@@ -37,8 +38,8 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to mend."""
-        return all(finding.verdict == "ok" for finding in self.findings)
+        """Whether there is nothing to mend now."""
+        return all(finding.verdict not in {"problem", "skipped"} for finding in self.findings)
 
 
 def fine(name: str, detail: str) -> Finding:
@@ -49,6 +50,16 @@ def fine(name: str, detail: str) -> Finding:
 def problem(name: str, detail: str, *fix: str) -> Finding:
     """Return a bad verdict, and what to do about it."""
     return Finding(name=name, verdict="problem", detail=detail, fix=fix)
+
+
+def warning(name: str, detail: str, *fix: str) -> Finding:
+    """Return the verdict on what becomes a problem, and what to do about it."""
+    return Finding(name=name, verdict="warning", detail=detail, fix=fix)
+
+
+def unknown(name: str, detail: str, *fix: str) -> Finding:
+    """Return no verdict on what cannot be seen from here, and how to look at it."""
+    return Finding(name=name, verdict="unknown", detail=detail, fix=fix)
 
 
 def skipped(name: str, because: str) -> Finding:

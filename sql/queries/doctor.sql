@@ -10,6 +10,10 @@ SELECT name, setting, source FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'server_encoding', 'synchronous_commit',
                'track_counts');
 
+-- name: data_directory
+-- Where the server keeps its data, on its machine; no row for a login that may not know.
+SELECT setting FROM pg_settings WHERE name = 'data_directory';
+
 -- name: connections
 -- Those of clients: how many there may be and are, on the server and in this database. The last ones are kept for
 -- superusers, and from PostgreSQL 16 on some more for a role.

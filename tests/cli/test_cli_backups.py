@@ -111,11 +111,12 @@ def test_older_major_is_upgraded_with_a_line_on_stderr(atlasctl, tmp_path, monke
     """A home as an older release would have made it, with the whole schema in it, verified afterwards."""
     from test_embedded_upgrade import old_cluster
 
+    from atlas_sdk._embedded.account import find_account
     from atlas_sdk._embedded.server import _dsn
 
     home = tmp_path / "home"
     cluster = old_cluster(home)
-    url = _dsn(cluster.serve())
+    url = _dsn(cluster.serve(), find_account().name)
     Atlas.open(url, migrate=True).close()
     fill(url, tmp_path / "projects")
     before = prints(url)

@@ -5,15 +5,19 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -315,9 +319,9 @@ for _ in range(5):
 
 def test_other_users_are_refused(server: EmbeddedServer) -> None:
     folder = postmaster.recorded(server.data_dir).socket_dir
-    socket = postmaster.socket_path(folder)
+    at = postmaster.socket_path(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+    assert stat.S_IMODE(at.stat().st_mode) == 0o700
     assert value(server, "SHOW listen_addresses") == ""
     rules = (server.data_dir / "pg_hba.conf").read_text().splitlines()
     assert [rule for rule in rules if not rule.startswith("#")] == ["local all all peer map=atlas"]
@@ -338,12 +342,71 @@ def test_other_users_are_refused(server: EmbeddedServer) -> None:
     if ROOT:
         assert "Permission denied" in refusal("atlas")
     folder.chmod(0o755)
-    socket.chmod(0o777)
+    at.chmod(0o777)
     try:
         for role in roles:
             assert f'Peer authentication failed for user "{role}"' in refusal(role)
     finally:
         folder.chmod(0o700)
+
+
+def listen_as_nobody(folder: Path, told: int) -> None:
+    """Be a server of another account, which would take whatever a client tells it; never returns."""
+    nobody = pwd.getpwnam("nobody")
+    os.setgroups([])
+    os.setgid(nobody.pw_gid)
+    os.setuid(nobody.pw_uid)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(postmaster.socket_path(folder)))
+        listener.listen()
+        os.write(told, b"!")
+        while True:
+            with listener.accept()[0] as wire:
+                if wire.recv(4096):
+                    fields = b"SFATAL\0C28000\0Myou were fooled\0\0"
+                    wire.sendall(struct.pack("!ci", b"E", 4 + len(fields)) + fields)
+
+
+def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes: Homes) -> None:
+    home = homes("/".join(["deep" * 8] * 5))
+    server = homes.use(home)
+    account = find_account().name
+    assert server.dsn.endswith(f"&requirepeer={account}")
+    if not ROOT:
+        # Only root can start one as another account: so the real server is the other one here.
+        with pytest.raises(psycopg.OperationalError, match='requirepeer specifies "root", but actual peer'):
+            psycopg.connect(server.dsn.replace(f"requirepeer={account}", "requirepeer=root"))
+        return
+    server.release()
+    until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        shutil.chown(folder, "nobody")
+        told, tell = os.pipe()
+        with warnings.catch_warnings():
+            # Python 3.12 warns that another thread may hold a lock; the child runs a few system calls only.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                listen_as_nobody(folder, tell)
+            finally:
+                os._exit(1)
+        try:
+            assert os.read(told, 1) == b"!"
+            dsn = f"postgresql:///atlasengine?host={quote(name)}&{server.dsn.split('&', 1)[1]}"
+            expected = f'requirepeer specifies "{account}", but actual peer user name is "nobody"'
+            with pytest.raises(psycopg.OperationalError, match=expected):
+                psycopg.connect(dsn)
+            by_hand = subprocess.run([server.bin_dir / "psql", dsn], capture_output=True, text=True, check=False)
+            assert expected in by_hand.stderr
+            with pytest.raises(psycopg.OperationalError, match="you were fooled"):
+                psycopg.connect(dsn.replace(f"&requirepeer={account}", ""))
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(told)
+            os.close(tell)
 
 
 def test_log_holds_no_row_and_no_statement(server: EmbeddedServer) -> None:
@@ -422,7 +485,8 @@ def test_short_plain_path_holds_its_own_socket(open_homes: Homes) -> None:
     home = open_homes()
     home.mkdir(mode=0o755)
     server = open_homes.use(home)
-    assert server.dsn == f"postgresql:///atlasengine?host={home}/postgres&user=atlas&port=5432"
+    account = find_account().name
+    assert server.dsn == f"postgresql:///atlasengine?host={home}/postgres&user=atlas&port=5432&requirepeer={account}"
 
 
 def test_closed_folders_stay_closed(server: EmbeddedServer) -> None:

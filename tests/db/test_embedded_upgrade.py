@@ -78,7 +78,7 @@ def _copied_from(script: str) -> tuple[Path, str]:
     if not script:
         return data, ""
     cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
-    with psycopg.connect(_dsn(cluster.serve()), autocommit=True) as connection:
+    with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
         assert connection.info.server_version // 10_000 == int(OLD)
         connection.execute(script)
         (found,) = connection.execute(SUM).fetchone()
@@ -155,7 +155,7 @@ def test_old_data_is_upgraded_at_its_first_use_and_kept_beside(homes: Homes, cap
 def test_databases_and_owners_made_by_hand_come_along(homes: Homes) -> None:
     home = homes()
     cluster = old_cluster(home)
-    dsn = _dsn(cluster.serve())
+    dsn = _dsn(cluster.serve(), find_account().name)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(ROWS)
         connection.execute("""CREATE ROLE "o'wner; x" """)
@@ -179,7 +179,7 @@ def test_server_that_was_killed_is_recovered_before_it_is_read(homes: Homes) -> 
     home = homes()
     cluster = old_cluster(home)
     running = cluster.serve()
-    with psycopg.connect(_dsn(running), autocommit=True) as connection:
+    with psycopg.connect(_dsn(running, find_account().name), autocommit=True) as connection:
         connection.execute(ROWS)
         (before,) = connection.execute(SUM).fetchone()
     os.kill(running.pid, signal.SIGKILL)
@@ -284,7 +284,7 @@ def test_disk_that_fills_leaves_the_old_data(homes: Homes) -> None:
 def test_older_release_at_work_is_not_cut_off(homes: Homes) -> None:
     home = homes()
     cluster = old_cluster(home)
-    with psycopg.connect(_dsn(cluster.serve()), autocommit=True) as connection:
+    with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
         connection.execute(ROWS)
         (before,) = connection.execute(SUM).fetchone()
         with pytest.raises(EmbeddedServerFailed, match=r"an older release is at work in it \(1 connection\)"):
@@ -302,7 +302,8 @@ def test_older_release_that_joins_meanwhile_cannot_write(homes: Homes, monkeypat
 
     def dumping(self, server, program, *arguments, **more) -> str:
         if program == "pg_dump" and not refused:
-            with psycopg.connect(_dsn(postmaster.answering(self.old.data_dir)), autocommit=True) as connection:
+            dsn = _dsn(postmaster.answering(self.old.data_dir), find_account().name)
+            with psycopg.connect(dsn, autocommit=True) as connection:
                 try:
                     connection.execute("INSERT INTO kept SELECT 0, ''")
                 except psycopg.errors.ReadOnlySqlTransaction as problem:
