@@ -16,6 +16,11 @@ __all__ = ["doctor"]
 
 _MARKS: Final = {"ok": ("✓", "green"), "problem": ("✗", "red"), "skipped": ("-", "yellow")}
 _NAME_WIDTH: Final = 12
+#: What gives libpq a part of an address that a command leaves out.
+_GIVEN_BY: Final = {
+    "password": "PGPASSWORD, or ~/.pgpass, gives it to them",
+    "options": "PGOPTIONS gives them to them",
+}
 
 
 @click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))
@@ -85,9 +90,8 @@ def _print(run: "Invocation", found: "Diagnosis", address: "Address") -> None:
         run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
         for line in one.fix:
             run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
-    if address.has_password and any(
-        address.option and address.option in line for one in found.findings for line in one.fix
-    ):
-        run.out.note("the commands leave the password out: PGPASSWORD, or ~/.pgpass, gives it to them")
+    if address.secrets and any(address.option and address.option in line for one in found.findings for line in one.fix):
+        left_out = ", ".join(address.secrets)
+        run.out.note(f"the commands leave the {left_out} out: {_GIVEN_BY.get(left_out, 'add what they need yourself')}")
     problems = sum(one.verdict == "problem" for one in found.findings)
     run.out.note(f"{count(problems, 'problem')}" if problems else "all is well")

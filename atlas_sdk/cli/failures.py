@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,8 @@ FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6
 INTERRUPTED = 130
+#: Up to the end of the word: what follows may belong to a password that was not escaped.
+_ADDRESS = re.compile(r"(\w[\w+.-]*://)\S+")
 #: 128 + SIGPIPE: what the shell reports for every other program whose reader went away.
 _NO_READER = 141
 
@@ -58,7 +61,8 @@ def _explain(problem: Exception) -> tuple[str, int]:
         sentence = sentence[:1].lower() + sentence[1:]
         ctx = getattr(problem, "ctx", None)
         hint = "" if ctx is None else f"; see: {ctx.command_path} --help"
-        return sentence + hint, problem.exit_code
+        # What was typed is quoted, and an address in the wrong place has a password like any other.
+        return _ADDRESS.sub(r"\1***", sentence) + hint, problem.exit_code
     if isinstance(problem, AtlasError):
         return str(problem), problem.exit_code
     detail = str(problem) or "no details"

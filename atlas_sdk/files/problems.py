@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atlas_sdk.errors import FileProblem, OutsideProject
-from atlas_sdk.files.paths import printable
+from atlas_sdk.files.paths import named
 
 __all__ = ["leaves", "noun", "odd_type", "problem", "root_problem", "translated"]
 
@@ -35,7 +35,7 @@ def problem(doing: str, path: str, error: OSError) -> FileProblem:
     """Say in one sentence what failed on a file, why, and what to do about it."""
     code = error.errno or errno.EIO
     advice = _ADVICE.get(code, "check the disk, then try again")
-    return FileProblem(f"cannot {doing} {printable(path)}: {os.strerror(code).lower()}; {advice}", path=path)
+    return FileProblem(f"cannot {doing} {named(path)}: {os.strerror(code).lower()}; {advice}", path=path)
 
 
 def root_problem(root: Path, error: OSError) -> FileProblem:
@@ -45,13 +45,13 @@ def root_problem(root: Path, error: OSError) -> FileProblem:
     advice = "mount or restore it, or register the project where it is now"
     if code in {errno.EACCES, errno.EPERM}:
         advice = _OWNERSHIP
-    return FileProblem(f"cannot open the project {printable(str(root))}: {reason}; {advice}", path=str(root))
+    return FileProblem(f"cannot open the project {named(str(root))}: {reason}; {advice}", path=str(root))
 
 
 def odd_type(path: str, mode: int) -> FileProblem:
     """Say that something is in the place of a file which is none."""
     return FileProblem(
-        f"{printable(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
+        f"{named(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
     )
 
 
@@ -74,7 +74,7 @@ def noun(mode: int) -> str:
 def leaves(path: str, *, link: str, target: str) -> OutsideProject:
     """Say that a symlink on the way of `path` leaves the project."""
     return OutsideProject(
-        f"{printable(link)} is a symlink to {printable(target)}, outside the project; Atlas does not follow it: "
+        f"{named(link)} is a symlink to {named(target)}, outside the project; Atlas does not follow it: "
         "replace it with a copy, or track the target's own project",
         path=path,
     )
