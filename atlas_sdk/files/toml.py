@@ -17,13 +17,14 @@ LIMIT_BYTES: Final = 64 * 2**10
 #: The deepest settings that Atlas knows are `table.key = [list]`.
 _DEPTH_MAX: Final = 32
 _PARTS_MAX: Final = 16
-#: Comments and strings are one token each: what is in them does not count.
-_TOKEN: Final = re.compile(
-    r"""(?P<comment>\#[^\n]*)
-    | (?P<word>\"{3}(?:[^\\]|\\.)*?\"{3} | '{3}.*?'{3} | "(?:[^"\\\n]|\\.)*" | '[^'\n]*' | [\w-]+)
-    | (?P<space>[ \t]+) | .""",
+#: Comments and strings, in which nothing counts. One without an end goes to the end of the line or of the text: or each
+#: quotation mark in it would be looked for again.
+_QUOTED: Final = re.compile(
+    r"""\#[^\n]* | \"{3}(?:[^\\]|\\.?)*?(?:\"{3}|\Z) | '{3}.*?(?:'{3}|\Z) | "(?:[^"\\\n]|\\[^\n])*"? | '[^'\n]*'?""",
     re.VERBOSE | re.DOTALL,
 )
+_LONG_KEY: Final = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{_PARTS_MAX}}}[\w-]")
+_BRACKET: Final = re.compile(r"[\[\]{}]")
 
 
 def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
@@ -56,21 +57,12 @@ def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
 
 def _excess(text: str) -> str | None:
     """Return what is too much in a text: brackets within brackets, or parts of one key."""
-    depth = parts = 0
-    after_dot = False
-    for token in _TOKEN.finditer(text):
-        kind = token.lastgroup
-        if kind == "word":
-            parts = parts + 1 if after_dot else 1
-            after_dot = False
-            if parts > _PARTS_MAX:
-                return f"has a key of more than {_PARTS_MAX} parts"
-        elif kind is None:
-            after_dot = token[0] == "."
-            if token[0] in "[{":
-                depth += 1
-                if depth > _DEPTH_MAX:
-                    return f"is nested deeper than {_DEPTH_MAX} brackets"
-            elif token[0] in "]}":
-                depth = max(0, depth - 1)
+    text = _QUOTED.sub("q", text)
+    if _LONG_KEY.search(text) is not None:
+        return f"has a key of more than {_PARTS_MAX} parts"
+    depth = 0
+    for bracket in _BRACKET.findall(text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > _DEPTH_MAX:
+            return f"is nested deeper than {_DEPTH_MAX} brackets"
     return None
