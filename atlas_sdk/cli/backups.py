@@ -48,7 +48,7 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     with _Shown(run.out) as shown:
         made = backups.dump(
             file, run.settings.database_url, home=run.settings.folder, overwrite=force, on_progress=shown.tell
@@ -93,7 +93,7 @@ def load(flags: Flags, *, file: Path) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     with _Shown(run.out) as shown:
         loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
     if flags.json:

@@ -45,7 +45,7 @@ def status(flags: Flags) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     shown = place(run)
     try:
         with run.opened() as atlas:
@@ -111,7 +111,7 @@ def url(flags: Flags, *, show_password: bool) -> None:
     """
     from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     configured = run.settings.database_url
     if configured is not None:
         check_dsn(configured)

@@ -38,7 +38,7 @@ def doctor(flags: Flags) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import embedded, examine
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     address = configured_or_variables(run)
     if address is None:
         with embedded(run.settings.folder) as joined:

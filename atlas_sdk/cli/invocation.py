@@ -20,10 +20,14 @@ __all__ = ["Invocation"]
 
 
 class Invocation:
-    """What a command asks before it does its work; everything is found when first needed."""
+    """What a command asks before it does its work; everything is found when first needed.
 
-    def __init__(self, flags: Flags) -> None:
+    A command that is about no project, such as those of `db`, does without the project's settings.
+    """
+
+    def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
         self.flags = flags
+        self._of_project = of_project
         check_one(flags)
         if flags.verbose:
             import logging
@@ -37,7 +41,8 @@ class Invocation:
 
         flags = self.flags
         color = "never" if flags.no_color else None
-        return load_settings(Path(self.start), database_url=flags.dsn, home=flags.home, color=color)
+        project = Path(self.start) if self._of_project else None
+        return load_settings(project, database_url=flags.dsn, home=flags.home, color=color)
 
     @cached_property
     def out(self) -> Output:

@@ -24,7 +24,7 @@ def watch(flags: Flags) -> int:
     from watcher.daemon import run as run_daemon
     from watcher.upkeep import Keep
 
-    settings = Invocation(flags).settings
+    settings = Invocation(flags, of_project=False).settings
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
