@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 _LISTED = 5
+_COLONS_MAX = 32
 
 
 @click.command(
@@ -49,7 +50,7 @@ def show(flags: Flags, ref: str) -> None:
 def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":
     """Find the one version that is meant; what a reference can be comes before what a file can be called."""
     from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import named, quoted
 
     try:
         state = _state(atlas, project, ref)
@@ -58,14 +59,17 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
     else:
         if len(state.versions) == 1 and not (state.whole and state.versions[0].deleted):
             return state.versions[0]
-        listed = [printable(version.path) for version in state.versions]
+        listed = [named(version.path) for version in state.versions]
         more = ", …" if len(listed) > _LISTED else ""
         raise InvalidInput(
-            f"{ref!r} names {len(listed)} files ({', '.join(listed[:_LISTED])}{more}); name one: {ref}:PATH",
+            f"{quoted(ref)} names {len(listed)} files ({', '.join(listed[:_LISTED])}{more}); "
+            f"name one: {named(ref)}:PATH",
             field="ref",
         )
     # A checkpoint's name, a moment and a file's name may all have colons in them.
-    for at in (place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1):
+    colons = [place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1]
+    # The database is asked about each.
+    for at in colons[:_COLONS_MAX]:
         try:
             return atlas.memory.version(project, ref[at + 1 :], ref[:at])
         except (NotFound, InvalidInput) as problem:
@@ -78,11 +82,11 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
 
 def _state(atlas: "Atlas", project: "Project", ref: str) -> "State":
     from atlas_sdk import NotFound
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import named
 
     try:
         ref.encode()
     except UnicodeEncodeError:
         # A file may have such a name, a checkpoint may not: PostgreSQL's text is UTF-8.
-        raise NotFound(f"no version is called {printable(ref)}", kind="version", name=ref) from None
+        raise NotFound(f"no version is called {named(ref)}", kind="version", name=ref) from None
     return atlas.memory.resolve(project, ref)

@@ -1,5 +1,6 @@
 """The files of a project: which ones are memory, how they are read, and how they are put back."""
 
+from atlas_sdk._text import cut, named, quoted, visible
 from atlas_sdk.files.capture import FileState, Signature, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
@@ -11,12 +12,16 @@ __all__ = [
     "Signature",
     "Skipped",
     "Tracking",
+    "cut",
     "from_text",
+    "named",
     "printable",
+    "quoted",
     "read_file",
     "relative_path",
     "remove_file",
     "replace_file",
     "signature",
     "to_text",
+    "visible",
 ]

@@ -7,30 +7,16 @@ PostgreSQL's `text` holds no surrogates; `to_text` and `from_text` go there and 
 
 import os
 import re
-import unicodedata
 from pathlib import Path
 
+from atlas_sdk._text import named, printable
 from atlas_sdk.errors import InvalidInput, OutsideProject
 
-__all__ = ["below", "cut", "from_text", "named", "printable", "relative_path", "to_text", "visible"]
+__all__ = ["below", "from_text", "named", "printable", "relative_path", "to_text"]
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
-_LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
-_LAST_ASCII, _LAST_OF_FOUR_DIGITS = 0x7F, 0xFFFF
-#: A sentence with a longer name is not read to its end.
-_NAME_LETTERS = 200
-#: Characters that a terminal obeys, that it does not show, or that reorder what it shows: C0, C1, line ends, bytes that
-#: are not UTF-8, and Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 17.0) with the annotations.
-#: Tags (U+E0000) and variation selectors can spell out whole sentences that only a program reads.
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-#: It asks for the coloured form of the sign before it, as most emoji have it.
-_EMOJI_FORM = "\ufe0f"
+#: PATH_MAX of Linux: a longer path opens no file.
+_LIMIT_BYTES = 4_096
 
 
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
@@ -104,62 +90,6 @@ def from_text(text: str) -> str:
     return path
 
 
-def printable(path: str) -> str:
-    r"""Return a path that is safe on one line of a terminal.
-
-    Control characters, line ends, invisible and direction-changing characters and bytes that are not UTF-8 are
-    written as escapes, and so is the backslash: two paths never look the same because of an escape.
-    """
-    if path.isprintable() and "\\" not in path:
-        return path
-    return "".join(_shown(letter) for letter in path)
-
-
-def named(text: str) -> str:
-    """Return a name as a sentence can have it: as `printable` shows it, and cut in the middle over 200 letters."""
-    # First, so that a name of a megabyte costs nothing.
-    return cut(printable(cut(text)))
-
-
-def cut(text: str, letters: int = _NAME_LETTERS) -> str:
-    """Return a text of so many letters at most, with an ellipsis in its middle where some are left out."""
-    if len(text) <= letters:
-        return text
-    tail = (letters - 1) // 2
-    return f"{text[: letters - 1 - tail]}…{text[len(text) - tail :]}"
-
-
-def visible(text: str, *, keep: str = "") -> str:
-    r"""Return a text in which nothing hides: what a terminal obeys, leaves out or reorders is written as an escape.
-
-    Right-to-left overrides, zero-width characters, tags, variation selectors and control characters become `\u202e` and
-    the like; the characters of `keep` stay, and so do backslashes, so this is for reading and not for reading back.
-    """
-    return _HIDDEN.sub(lambda found: _revealed(text, found.start(), keep), text)
-
-
-def _revealed(text: str, at: int, keep: str) -> str:
-    letter = text[at]
-    if letter in keep:
-        return letter
-    if letter == _EMOJI_FORM and at > 0 and unicodedata.category(text[at - 1]) == "So":
-        return letter
-    return _shown(letter)
-
-
-def _shown(letter: str) -> str:
-    if letter in _SHORT:
-        return _SHORT[letter]
-    if letter.isprintable():
-        return letter
-    code = ord(letter)
-    if _LOWEST_BYTE <= code <= _HIGHEST_BYTE:
-        return f"\\x{code - 0xDC00:02x}"
-    if code <= _LAST_ASCII:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
-
-
 def _decoded(given: str | os.PathLike[str]) -> str:
     try:
         # There and back: two surrogates that together are UTF-8 become the character that the disk will show.
@@ -170,4 +100,6 @@ def _decoded(given: str | os.PathLike[str]) -> str:
         raise InvalidInput(f"{named(text)} holds a NUL; no file can have that name", field="path")
     if not text:
         raise InvalidInput("a path is empty; name a file of the project", field="path")
+    if len(os.fsencode(text)) > _LIMIT_BYTES:
+        raise InvalidInput(f"{named(text)} is longer than the {_LIMIT_BYTES:,} bytes of a path", field="path")
     return text

@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, context, local, one, scalar
 from atlas_sdk._sql import Statement, statements
+from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.maintenance import JobReport, MaintenanceProgress
 from atlas_sdk.model.users import NOBODY
@@ -90,7 +91,7 @@ class Counted:
 def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
     """Return the moment, by the server's clock, before which things may go. Raises InvalidInput."""
     if not timedelta(0) <= keep <= _KEEP_MAX:
-        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {keep!r}", field=name)
+        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {quoted(keep)}", field=name)
     now = yield from scalar(statements("schema")["now"], datetime)
     return now - keep
 

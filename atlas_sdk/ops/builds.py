@@ -8,6 +8,7 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
+from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.builds import BUILD_STATUSES, Build, BuildStats
 from atlas_sdk.model.projects import Project
@@ -187,7 +188,7 @@ def list_of(
     cut by id, which is in the order of time, so new builds do not shift them.
     """
     if status is not None and status not in BUILD_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(BUILD_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(BUILD_STATUSES)}; not {quoted(status)}", field="status")
     if before is not None and after is not None:
         raise InvalidInput("before or after, not both", field="after")
     keys = {"user_id": project.user_id, "project_id": project.id, "status": status, "limit": page_size(limit)}

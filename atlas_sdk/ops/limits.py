@@ -8,6 +8,7 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
+from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.model.books import Usage
 from atlas_sdk.model.limits import Grant, Limits
@@ -62,7 +63,7 @@ def _named(
         named["cost"] = None if cost is None else money("cost", cost)
     if not isinstance(memory_hard, Unchanged):
         if not isinstance(memory_hard, bool):
-            raise InvalidInput(f"memory_hard must be True or False, not {memory_hard!r}", field="memory_hard")
+            raise InvalidInput(f"memory_hard must be True or False, not {quoted(memory_hard)}", field="memory_hard")
         named["memory_hard"] = memory_hard
     return named
 
@@ -143,7 +144,7 @@ def plan_limits(plan: str) -> Plan[Limits]:
     """Return what a plan allows. Raises NotFound."""
     found = yield from one_or_none(sql["plan"], Limits, name=plan)
     if found is None:
-        raise NotFound(f"no plan is called {plan!r}", kind="plan", name=plan)
+        raise NotFound(f"no plan is called {quoted(plan)}", kind="plan", name=plan)
     return found
 
 
@@ -170,7 +171,7 @@ def add_plan(
         memory_hard=memory_hard,
     )
     if not (yield from execute(sql["add_plan"], name=plan, **named)):
-        raise AlreadyExists(f"there is a plan {plan!r} already: use set_plan_limits", kind="plan", name=plan)
+        raise AlreadyExists(f"there is a plan {quoted(plan)} already: use set_plan_limits", kind="plan", name=plan)
     yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta={"plan": plan, "limits": _told(named)})
     return (yield from plan_limits(plan))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
+from atlas_sdk._text import quoted
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
-from atlas_sdk.files import FileState, Skipped, Tracking, printable, read_file, relative_path, to_text
+from atlas_sdk.files import FileState, Skipped, Tracking, named, read_file, relative_path, to_text
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
@@ -52,7 +53,7 @@ def snapshot(
     if len(to_text(name).encode()) > _PATH_BYTES:
         raise InvalidInput(f"a path has {_PATH_BYTES:,} bytes at most", field="path")
     if kind is not None and kind not in KINDS:
-        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {kind!r}", field="kind")
+        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {quoted(kind)}", field="kind")
     if isinstance(content, FileState):
         return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
     if content is not None:
@@ -133,7 +134,7 @@ def _take(
     try:
         return (yield from append(project, state, kind=kind))
     except QuotaExceeded as full:
-        return Skipped(path=path, reason=f"{printable(path)}: {full}")
+        return Skipped(path=path, reason=f"{named(path)}: {full}")
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:

@@ -9,6 +9,7 @@ from attrs import evolve
 
 from atlas_sdk._plan import Plan, local, many, one_or_none
 from atlas_sdk._sql import statements
+from atlas_sdk._text import quoted
 from atlas_sdk.errors import ContentMissing, NotFound
 from atlas_sdk.files import Tracking, read_file, relative_path
 from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
@@ -38,7 +39,7 @@ def plan_restore(
             targets.setdefault(version.path, None)
     only = {relative_path(Path(project.path), path) for path in paths}
     if missing := sorted(only - set(targets)):
-        raise NotFound(f"{missing[0]} did not exist at {reference!r}", kind="file", name=missing[0])
+        raise NotFound(f"{missing[0]} did not exist at {quoted(reference)}", kind="file", name=missing[0])
     steps = []
     for path in sorted(only or targets):
         wanted = targets[path]

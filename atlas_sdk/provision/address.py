@@ -11,6 +11,7 @@ from attrs import Attribute, field, frozen
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
+from atlas_sdk._text import quoted
 from atlas_sdk.dsn import parsed, place, without_secrets
 from atlas_sdk.errors import InvalidInput
 
@@ -62,7 +63,7 @@ class Address:
             return None
         port = given.get("DB_PORT", "")
         if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
-            raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {port!r}", field="DB_PORT")
+            raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {quoted(port)}", field="DB_PORT")
         parts = {key: given.get(name, default) for name, (key, default) in _VARIABLES.items()}
         return cls(dsn=make_conninfo("", **parts), source=", ".join(given))
 

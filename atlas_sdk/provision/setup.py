@@ -8,6 +8,7 @@ import psycopg
 from attrs import evolve
 
 from atlas_sdk._sql import migrations, statements
+from atlas_sdk._text import quoted
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput
 from atlas_sdk.provision.address import MAINTENANCE, Address
@@ -44,7 +45,7 @@ def set_up(
     InvalidInput.
     """
     if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
-        raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {app_user!r}", field="app_user")
+        raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {quoted(app_user)}", field="app_user")
     job = Job(dry_run=dry_run, tell=tell)
     facts = Setup(place=address.place, source=address.source, steps=(), dry_run=dry_run)
     with translated(address), ExitStack() as stack:
