@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from atlas_sdk.errors import InvalidInput
 
-__all__ = ["check_dsn", "masked", "parsed", "place", "scrub", "scrubbed", "without_secrets"]
+__all__ = ["check_dsn", "masked", "parsed", "place", "scrub", "scrubbed", "without_addresses", "without_secrets"]
 
 _MASK: Final = "***"
 #: More than any real address has, with room for many hosts and options.
@@ -45,6 +45,8 @@ _QUOTED: Final = re.compile(
     r"|invalid command-line argument|-c )).*",
     re.DOTALL,
 )
+#: Up to the end of the word: what follows may belong to a password that was not escaped.
+_ADDRESS: Final = re.compile(r"(\w[\w+.-]{0,40}://)\S+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -128,6 +130,11 @@ def masked(dsn: str) -> str:
 def without_secrets(parts: dict[str, str]) -> dict[str, str]:
     """Return the parts that may be shown."""
     return {key: value for key, value in parts.items() if key in _SHOWN}
+
+
+def without_addresses(text: str) -> str:
+    """Return a text with only the schemes of its URLs: of a command line on which one is in the wrong place."""
+    return _ADDRESS.sub(rf"\1{_MASK}", text)
 
 
 def _url(scheme: str, parts: dict[str, str]) -> str:

@@ -41,7 +41,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
 
-from atlas_sdk._text import cut, named, quoted, visible
+from atlas_sdk.text import cut, named, quoted, visible
 
 __all__ = [
     "AlreadyExists",

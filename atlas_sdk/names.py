@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from atlas_sdk._text import quoted, visible
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted, visible
 
 __all__ = ["checkpoint_name", "is_checkpoint_name"]
 

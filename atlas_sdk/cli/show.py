@@ -8,6 +8,7 @@ from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot, State
+    from atlas_sdk.cli.invocation import Invocation
 
 __all__ = ["show"]
 
@@ -29,7 +30,8 @@ _COLONS_MAX = 32
 def show(flags: Flags, ref: str) -> None:
     """Print the content of a version.
 
-    The bytes go to stdout exactly as they were. REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
+    The bytes go to stdout exactly as they were; on a terminal, what it would hide, reorder or obey is shown as escapes.
+    REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
     latest, with the file after a colon; FILE@REF means the same, and a file alone its newest version. With --json the
     version is described instead.
     """
@@ -44,7 +46,20 @@ def show(flags: Flags, ref: str) -> None:
             run.out.record(of_version(version))
             return
         content = atlas.memory.content(version)
-    run.out.write(content)
+    if run.out.terminal:
+        _show_on_terminal(run, content)
+    else:
+        run.out.write(content)
+
+
+def _show_on_terminal(run: "Invocation", content: bytes) -> None:
+    from atlas_sdk.text import visible
+
+    text = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    shown = visible(text, keep="\n\t")
+    run.out.write(shown.encode())
+    if shown != text:
+        run.out.note("some characters are shown as escapes; into a file or a pipe the bytes go as they are")
 
 
 def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":

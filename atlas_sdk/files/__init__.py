@@ -1,10 +1,10 @@
 """The files of a project: which ones are memory, how they are read, and how they are put back."""
 
-from atlas_sdk._text import cut, named, quoted, visible
 from atlas_sdk.files.capture import FileState, Signature, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
 from atlas_sdk.files.tracking import Scan, Skipped, Tracking
+from atlas_sdk.text import cut, named, quoted, visible
 
 __all__ = [
     "FileState",

@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from atlas_sdk._text import named, printable
 from atlas_sdk.errors import InvalidInput, OutsideProject
+from atlas_sdk.text import named, printable
 
 __all__ = ["below", "from_text", "named", "printable", "relative_path", "to_text"]
 

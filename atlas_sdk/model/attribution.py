@@ -6,7 +6,7 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import in_, instance_of, optional
 
-from atlas_sdk._text import cut
+from atlas_sdk.text import cut
 
 __all__ = ["Attribution", "attribution_of"]
 

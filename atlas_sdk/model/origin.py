@@ -4,8 +4,8 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 
 from attrs import evolve, field, frozen
 
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = ["Address", "Origin"]
 

@@ -9,8 +9,8 @@ from enum import Enum
 from typing import Final
 
 from atlas_sdk._plan import Json
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = [
     "COUNT_MAX",

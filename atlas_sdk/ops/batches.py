@@ -12,12 +12,12 @@ from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, context, local, one, scalar
 from atlas_sdk._sql import Statement, statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.maintenance import JobReport, MaintenanceProgress
 from atlas_sdk.model.users import NOBODY
 from atlas_sdk.ops import events
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = [
     "BATCH",

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.builds import BUILD_STATUSES, Build, BuildStats
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 from atlas_sdk.ops.checks import bounded, json_map, page_size, storable
+from atlas_sdk.text import quoted
 
 __all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", "start", "stats", "succeed"]
 

@@ -2,13 +2,13 @@
 
 from atlas_sdk._plan import Json, Plan, atomic, context, many, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists
 from atlas_sdk.model.checkpoints import Checkpoint
 from atlas_sdk.model.projects import Project
 from atlas_sdk.names import checkpoint_name
 from atlas_sdk.ops import events, projects
 from atlas_sdk.ops.checks import bounded
+from atlas_sdk.text import quoted
 
 __all__ = ["checkpoint", "checkpoints"]
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from atlas_sdk._plan import Json
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = ["bounded", "json_map", "moment", "page_size", "storable"]
 

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.model.books import Usage
 from atlas_sdk.model.limits import Grant, Limits
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import books, events
 from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+from atlas_sdk.text import quoted
 
 __all__ = [
     "add_plan",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
 from atlas_sdk.files import FileState, Skipped, Tracking, named, read_file, relative_path, to_text
 from atlas_sdk.model.blobs import sha256_of
@@ -14,6 +13,7 @@ from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.text import quoted
 
 __all__ = ["capture", "delete", "files", "history", "snapshot"]
 

@@ -9,10 +9,10 @@ from attrs import frozen
 
 from atlas_sdk._plan import Plan, execute, many
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, PortsExhausted
 from atlas_sdk.model.previews import Preview
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = ["PORTS", "allocate", "checked", "release", "take"]
 

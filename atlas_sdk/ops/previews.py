@@ -10,13 +10,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.model.previews import HEALTHS, LIVE, PREVIEW_STATUSES, Preview
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, ports
 from atlas_sdk.ops.checks import bounded, json_map, page_size
+from atlas_sdk.text import quoted
 
 __all__ = [
     "active",

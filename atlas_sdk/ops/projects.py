@@ -9,13 +9,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
 from atlas_sdk.files import from_text, named, to_text
 from atlas_sdk.model.projects import PROJECT_STATUSES, Project, Purge
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import builds, events, previews
 from atlas_sdk.ops.checks import page_size
+from atlas_sdk.text import quoted
 
 __all__ = [
     "activate",

@@ -15,13 +15,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, many, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
 from atlas_sdk.files import named, relative_path, to_text
 from atlas_sdk.model.memory import Snapshot, State
 from atlas_sdk.model.projects import Project
 from atlas_sdk.names import is_checkpoint_name
 from atlas_sdk.ops.contents import blob_content
+from atlas_sdk.text import quoted
 
 __all__ = ["content", "read", "resolve", "version"]
 

@@ -9,7 +9,6 @@ from attrs import evolve
 
 from atlas_sdk._plan import Plan, local, many, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import ContentMissing, NotFound
 from atlas_sdk.files import Tracking, read_file, relative_path
 from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
@@ -17,6 +16,7 @@ from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops.references import content, resolve
+from atlas_sdk.text import quoted
 
 __all__ = ["plan_redo", "plan_restore", "plan_undo"]
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, many, one, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.usage import UsageEntry, UsageTotal
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 from atlas_sdk.ops.checks import json_map, moment
+from atlas_sdk.text import quoted
 
 __all__ = ["By", "log", "totals"]
 

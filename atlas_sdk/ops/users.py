@@ -7,12 +7,12 @@ from attrs import frozen
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk._text import quoted
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.files import from_text
 from atlas_sdk.model.users import Deletion, User
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
+from atlas_sdk.text import quoted
 
 __all__ = [
     "by_email",

@@ -11,9 +11,9 @@ from attrs import Attribute, field, frozen
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from atlas_sdk._text import quoted
 from atlas_sdk.dsn import parsed, place, without_secrets
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = ["MAINTENANCE", "Address"]
 
