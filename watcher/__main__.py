@@ -8,10 +8,12 @@ import click
 
 from atlas_sdk.dsn import without_addresses
 from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
-from atlas_sdk.text import visible
+from atlas_sdk.text import cut, visible
 
 __all__ = ["main"]
 
+#: Of a sentence about the command line.
+_LETTERS = 1_000
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -55,9 +57,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon with these arguments; return its exit code."""
     try:
         result = _command.main(args=argv, prog_name="atlas-watcher", standalone_mode=False)
+    except OSError as error:
+        # Of the home folder; what concerns a project ends no daemon.
+        click.echo(f"Error: cannot watch: {visible(cut(str(error)))}; give another folder with --home", err=True)
+        return 1
     except click.ClickException as error:
         # What was typed is quoted in it.
-        sentence = visible(without_addresses(error.format_message()))
+        sentence = visible(cut(without_addresses(error.format_message()), _LETTERS))
         click.UsageError(sentence, getattr(error, "ctx", None)).show()
         return error.exit_code
     return int(result or 0)

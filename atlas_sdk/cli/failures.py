@@ -85,15 +85,16 @@ def _explain(problem: Exception) -> tuple[str, int]:
 
 
 def _say(sentence: str, *, kind: str, as_json: bool) -> None:
+    from atlas_sdk.cli.output import plain
+    from atlas_sdk.text import cut
+
+    sentence = plain(cut(sentence, _LETTERS))
     if as_json:
         import json
 
         click.echo(json.dumps({"error": sentence, "kind": kind}), err=True)
         return
-    from atlas_sdk.cli.output import plain
-    from atlas_sdk.text import cut
-
-    click.echo(f"atlasctl: {plain(cut(sentence, _LETTERS))}", err=True)
+    click.echo(f"atlasctl: {sentence}", err=True)
 
 
 def _prepare_streams() -> None:
