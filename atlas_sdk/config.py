@@ -25,8 +25,8 @@ import platformdirs
 from attrs import field, fields, frozen
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.files.paths import named
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
+from atlas_sdk.text import named, quoted
 
 if TYPE_CHECKING:
     from typed_settings.types import LoadedSettings, OptionList, SettingsClass
@@ -81,7 +81,7 @@ def signing_keys_file() -> Path | None:
 
 def _color(value: str) -> str:
     if value not in _COLORS:
-        raise InvalidInput(f"color is auto, always or never; not {named(value)!r}", field="color")
+        raise InvalidInput(f"color is auto, always or never; not {quoted(value)}", field="color")
     return value
 
 
@@ -158,7 +158,7 @@ def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
         days = os.environ.get(variable, "0")
         if not days.isdecimal() or int(days) > _DAYS_MAX:
             return InvalidInput(
-                f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {named(days)!r}", field=variable
+                f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {quoted(days)}", field=variable
             )
     truth = ("true", "false")
     for key, wanted in (("color", _COLORS), ("query_log", truth), ("maintenance", truth)):
@@ -166,7 +166,7 @@ def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
         given = os.environ.get(variable) if flag is None else str(flag)
         if given is not None and given.lower() not in wanted:
             name = variable if flag is None else key
-            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {named(given)!r}", field=name)
+            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {quoted(given)}", field=name)
     return None
 
 

@@ -8,7 +8,7 @@ import re
 from typing import Any, Final
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.files.paths import named
+from atlas_sdk.text import named
 
 __all__ = ["LIMIT_BYTES", "parse_toml"]
 

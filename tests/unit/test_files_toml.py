@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.files.paths import visible
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
+from atlas_sdk.text import visible
 
 #: What the slowest of these texts may take of a processor's time; most take a hundredth of it.
 _MOST_S = 1.0
