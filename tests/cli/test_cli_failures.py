@@ -232,7 +232,8 @@ def _values(found):
 @pytest.mark.parametrize("line", [["diff"], ["status"], ["log"], ["snapshot"], ["checkpoint", "v1"], ["verify"]])
 def test_json_holds_characters_only(app, cli, line):
     """A lone surrogate is valid in no UTF-8, and most readers of JSON refuse its escape."""
-    (app / os.fsdecode(b"notes\xe9.md")).write_bytes(b"bad \xff\n")
+    (app / "notes").mkdir()
+    (app / os.fsdecode(b"notes/\xe9.md")).write_bytes(b"bad \xff\n")
     (app / "CLAUDE.md").write_bytes(b"bad \xff \xed\xa0\x80\n")
     (app / "NOTES.md").symlink_to("/etc/\udce9")
     ran = cli(*line, "--json")
@@ -304,3 +305,10 @@ def test_too_little_memory_is_a_sentence(atlasctl, kilobytes):
     assert ran.returncode in {1, 5}
     assert ran.stderr.count("\n") == 1
     assert ran.stderr.startswith("atlasctl: ")
+
+
+def test_a_lone_surrogate_becomes_letters_in_json(capfdbinary):
+    from atlas_sdk.cli.output import Output
+
+    Output(json=True).record({"k\udce9": ["a\ud800b", {"c": ("\udfff",)}], "n": 1})
+    assert json.loads(capfdbinary.readouterr().out) == {"k\\udce9": ["a\\ud800b", {"c": ["\\udfff"]}], "n": 1}
