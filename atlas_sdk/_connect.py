@@ -16,8 +16,8 @@ from atlas_sdk._heads import Heads
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
-from atlas_sdk._translate import check_dsn
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
+from atlas_sdk.dsn import check_dsn
 from atlas_sdk.home import check_private_file
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import PoolTimeout, TooManyRequests
 
+from atlas_sdk.dsn import place, scrub, scrubbed
 from atlas_sdk.errors import (
     AtlasError,
     AuthenticationFailed,
@@ -25,13 +25,12 @@ from atlas_sdk.errors import (
     TransactionConflict,
 )
 
-__all__ = ["check_dsn", "masked", "translate"]
+__all__ = ["translate"]
 
 #: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
 _ILLEGAL_TRANSITION = "23T01"
 #: What the trigger `refuse_over_limit` raises (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"
-_SECRETS = ("password", "sslpassword", "passfile")
 #: What ended a statement, or the transaction that it was to run in, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
 _TIMED_OUT = {
@@ -42,51 +41,11 @@ _TIMED_OUT = {
 }
 #: A connection that was lost while TLS was in use, or being agreed upon: libpq 15 to 18, with OpenSSL 1.1 and 3.
 _LOST = re.compile(r"SSL connection has been closed unexpectedly|SSL SYSCALL error|SSL error: unexpected eof")
-_UNREADABLE = "the DSN cannot be read: write postgresql://user@host:5432/database"
-#: Characters that end a part of a URL.
-_ESCAPED = 'in a password "/", "@", ":", "?" and "%" are written %2F, %40, %3A, %3F and %25'
-
-
-def masked(dsn: str) -> str:
-    """Return where a DSN points, without secrets: "ada@db.example:5432/atlas"."""
-    try:
-        parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if key not in _SECRETS}
-    except psycopg.Error:
-        return "the given address"
-    host = parts.get("host") or "local socket"
-    port = f":{parts['port']}" if "port" in parts else ""
-    user = f"{parts['user']}@" if "user" in parts else ""
-    return f"{user}{host}{port}/{parts.get('dbname', '')}"
-
-
-def check_dsn(dsn: str) -> None:
-    """Raise InvalidInput for what is no DSN, without a word of it: any part of it may be the password.
-
-    A password with an unescaped "/" or "@" makes parts of it host, port or database, which libpq then tells.
-    """
-    try:
-        parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
-    except psycopg.Error:
-        # Not chained: libpq quotes what it cannot read.
-        raise InvalidInput(_UNREADABLE, field="dsn") from None
-    path = dsn.partition("?")[0].split("/", maxsplit=3)[3:] if "://" in dsn[:13] else []
-    stray = "@" in parts.get("host", "")[1:] or any("@" in part for part in path)
-    if stray or re.fullmatch(r"[\d,]*", parts.get("port", "")) is None:
-        raise InvalidInput(f"{_UNREADABLE}; {_ESCAPED}", field="dsn")
-
-
-def _is_readable(dsn: str) -> bool:
-    try:
-        check_dsn(dsn)
-    except InvalidInput:
-        return False
-    return True
 
 
 def _sentence(error: psycopg.Error) -> str:
-    """Return the server's own words in one line, without anything that looks like a secret."""
-    primary = error.diag.message_primary or str(error) or type(error).__name__
-    return re.sub(r"password=\S+", "password=…", " ".join(primary.split()))
+    """Return the server's own words in one line."""
+    return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
 
 
 def _encryption(text: str) -> str | None:
@@ -108,33 +67,31 @@ def _encryption(text: str) -> str | None:
 
 
 def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
-    text = _sentence(error)
-    place = masked(dsn)
+    text = scrubbed(_sentence(error), dsn)
+    where = place(dsn)
     if (unsafe := _encryption(text)) is not None:
-        return EncryptionFailed(f"no safe connection to {place}: {unsafe}")
+        return EncryptionFailed(f"no safe connection to {where}: {unsafe}")
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
-        return AuthenticationFailed(f"{place} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
+        return AuthenticationFailed(f"{where} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
     if re.search(r'database "[^"]*" does not exist', text):
         return DatabaseUnreachable(
-            f"{place}: that database does not exist: atlasctl db init makes it, or check the name in the DSN"
+            f"{where}: that database does not exist: atlasctl db init makes it, or check the name in the DSN"
         )
     reason = text.rsplit("failed: ", 1)[-1].removeprefix("FATAL: ").partition(" Is the server running")[0].strip()
-    return DatabaseUnreachable(f"cannot reach PostgreSQL at {place}: {reason}; is the server running?")
+    return DatabaseUnreachable(f"cannot reach PostgreSQL at {where}: {reason}; is the server running?")
 
 
 def translate(error: psycopg.Error, dsn: str) -> AtlasError:
-    """Return our error for one of psycopg's; raise it `from` the original."""
+    """Return our error for one of psycopg's, which is left without secrets; raise it `from` that."""
+    scrub(error, dsn)
     state = error.sqlstate
     if isinstance(error, (PoolTimeout, TooManyRequests)):
         return DatabaseUnreachable(
-            f"no connection to {masked(dsn)} came free in time; is the server overloaded or down?"
+            f"no connection to {place(dsn)} came free in time; is the server overloaded or down?"
         )
     if state is None:
         if isinstance(error, psycopg.OperationalError):
             return _unreachable(error, dsn)
-        if not _is_readable(dsn):
-            # libpq's own words quote parts of the DSN, and one of them may be the password.
-            return InvalidInput(_UNREADABLE, field="dsn")
         if isinstance(error, psycopg.DataError):
             return InvalidInput(f"a value that PostgreSQL cannot hold: {_sentence(error)}", field="value")
         return DatabaseError(_sentence(error))
@@ -169,7 +126,7 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
         return _unreachable(error, dsn)
     if state.startswith("28"):
         return AuthenticationFailed(
-            f"{masked(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn"
+            f"{place(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn"
         )
     if (passing := _passing(state)) is not None:
         return passing

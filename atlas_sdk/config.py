@@ -9,12 +9,15 @@ In both files they stand in the table `[atlas]`::
 One exception: a home given as a flag is about the embedded database in it, whatever server the rest names.
 
 A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a
-say in `color` and `query_log` only.
+say in `color` and `query_log` only. It counts when it is a regular file of the caller's or of root's, and no symlink.
+The search for it goes upwards and ends at a folder that is another user's, or in which everybody may write, as in /tmp.
 """
 
+import logging
 import os
-import tomllib
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,11 +25,15 @@ import platformdirs
 from attrs import field, fields, frozen
 
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
+from atlas_sdk.text import named, quoted
 
 if TYPE_CHECKING:
     from typed_settings.types import LoadedSettings, OptionList, SettingsClass
 
 __all__ = ["Settings", "database_url", "expanded", "home_folder", "load_settings", "signing_keys_file", "user_file"]
+
+_log = logging.getLogger(__name__)
 
 _APP: Final = "atlasengine"
 _PREFIX: Final = "ATLAS_"
@@ -48,8 +55,6 @@ _TYPES: Final[Mapping[str, type]] = {
 _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
 #: A century.
 _DAYS_MAX: Final = 36_500
-#: Nobody writes a megabyte of settings; a device or a mistake is not read to its end.
-_LIMIT_BYTES: Final = 2**20
 
 
 def database_url() -> str | None:
@@ -103,7 +108,7 @@ def signing_keys_file() -> Path | None:
 
 def _color(value: str) -> str:
     if value not in _COLORS:
-        raise InvalidInput(f"color is auto, always or never; not {value!r}", field="color")
+        raise InvalidInput(f"color is auto, always or never; not {quoted(value)}", field="color")
     return value
 
 
@@ -149,6 +154,8 @@ class Settings:
 def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:
     """Put the settings together; `project` is a folder in a project, a flag that is None was not given.
 
+    Without `project` no file of a project is read.
+
     The flag `home` without the flag `database_url` asks for the embedded database of that folder. A server that the
     environment or a file names is left out then: who types a folder must not reach the database of a whole platform.
     Raises InvalidInput that names the file, or the variable, and the key.
@@ -177,28 +184,52 @@ def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
     for variable in (_PREFIX + key.upper() for key, kind in _TYPES.items() if kind is int):
         days = os.environ.get(variable, "0")
         if not days.isdecimal() or int(days) > _DAYS_MAX:
-            return InvalidInput(f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {days!r}", field=variable)
+            return InvalidInput(
+                f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {quoted(days)}", field=variable
+            )
     truth = ("true", "false")
     for key, wanted in (("color", _COLORS), ("query_log", truth), ("maintenance", truth)):
         flag, variable = flags.get(key), _PREFIX + key.upper()
         given = os.environ.get(variable) if flag is None else str(flag)
         if given is not None and given.lower() not in wanted:
             name = variable if flag is None else key
-            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {given!r}", field=name)
+            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {quoted(given)}", field=name)
     return None
 
 
 def _project_file(start: Path) -> Path | None:
-    """Return the nearest `.atlas.toml` at or above a folder."""
+    """Return the nearest `.atlas.toml` at or above a folder that nobody else can have put there."""
     folder = start.expanduser().absolute()
     for place in (folder, *folder.parents):
-        if (found := place / _PROJECT_FILE).is_file():
-            return found
+        found, is_safe = None, False
+        with suppress(OSError):
+            is_safe = _is_safe(os.stat(place))  # noqa: PTH116 - one call
+            found = os.lstat(place / _PROJECT_FILE)
+        if is_safe and found is not None and stat.S_ISREG(found.st_mode) and _is_trusted(found):
+            return place / _PROJECT_FILE
+        if found is not None:
+            reason = "it is no regular file of yours or root's" if is_safe else "others can put files into its folder"
+            _log.info("%s does not count: %s", place / _PROJECT_FILE, reason)
+        if not is_safe:
+            return None
     return None
 
 
+def _is_trusted(found: os.stat_result) -> bool:
+    """Tell whether a file or folder is the caller's or root's."""
+    return found.st_uid in {os.geteuid(), 0}
+
+
+def _is_safe(folder: os.stat_result) -> bool:
+    """Tell whether only the caller, root, and perhaps the caller's group can put a file into a folder."""
+    return _is_trusted(folder) and not folder.st_mode & stat.S_IWOTH
+
+
 class _File:
-    """Loads one file, and names it and the key when something is wrong."""
+    """Loads one file, and names it and the key when something is wrong.
+
+    A file of a project is opened without following a symlink; the user's own may be one, to where dotfiles are kept.
+    """
 
     def __init__(self, path: Path, *, tables: frozenset[str], allowed: frozenset[str] | None = None) -> None:
         self._path = path
@@ -211,24 +242,37 @@ class _File:
         return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
 
     def _read(self) -> Mapping[str, Any]:
+        # Not blocking: in the place of the file there may be a FIFO, which waits for a writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if self._allowed is not None else 0)
         try:
-            with self._path.open("rb") as file:
-                raw = file.read(_LIMIT_BYTES + 1)
+            with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123  # a descriptor
+                self._check_owner(os.fstat(file.fileno()))
+                raw = file.read(LIMIT_BYTES + 1)
         except FileNotFoundError:
             return {}
         except OSError as exc:
             raise self._wrong("file", f"cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
-        if len(raw) > _LIMIT_BYTES:
-            raise self._wrong("file", f"is larger than {_LIMIT_BYTES:,} bytes")
         try:
-            return tomllib.loads(raw.decode())
-        except ValueError as exc:
-            raise self._wrong("file", f"is not TOML: {exc}") from exc
+            return parse_toml(raw, name=f"{named(str(self._path))}:")
+        except InvalidInput as exc:
+            raise InvalidInput(str(exc), field="file") from None
+
+    def _check_owner(self, found: os.stat_result) -> None:
+        """Refuse what another user can have written: the address of a database with the caller's password in it."""
+        if stat.S_ISDIR(found.st_mode):
+            raise self._wrong("file", "cannot be read: is a directory")
+        if not stat.S_ISREG(found.st_mode):
+            raise self._wrong("file", "is not a regular file: move it away")
+        if not _is_trusted(found):
+            raise self._wrong("file", f"belongs to another user, number {found.st_uid}: make it yours, or move it away")
+        if found.st_mode & stat.S_IWOTH:
+            raise self._wrong("file", f"can be written by everybody: chmod o-w {named(str(self._path))}")
 
     def _checked(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in content:
             if name not in self._tables:
-                raise self._wrong(name, f"is not known; there are: {', '.join(f'[{t}]' for t in sorted(self._tables))}")
+                listed = ", ".join(f"[{one}]" for one in sorted(self._tables))
+                raise self._wrong(name, f"is not known; there are: {listed}")
         table = content.get(_TABLE, {})
         if not isinstance(table, dict):
             raise self._wrong(_TABLE, "must be a table")
@@ -257,5 +301,5 @@ class _File:
             raise self._wrong(name, str(exc)) from exc
 
     def _wrong(self, key: str, what: str) -> InvalidInput:
-        subject = "" if key == "file" else f"{key} "
-        return InvalidInput(f"{self._path}: {subject}{what}", field=key)
+        subject = "" if key == "file" else f"{named(key)} "
+        return InvalidInput(f"{named(str(self._path))}: {subject}{what}", field=key)

@@ -41,6 +41,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
 
+from atlas_sdk.text import cut, named, quoted, visible
+
 __all__ = [
     "AlreadyExists",
     "AmbiguousReference",
@@ -74,6 +76,10 @@ __all__ = [
 ]
 
 
+#: Of a sentence: five or six lines of a terminal, with room for a name or two of 200 letters.
+_LETTERS = 1_000
+
+
 class AtlasError(Exception):
     """The root of the tree: catch it to catch everything that this package raises on purpose."""
 
@@ -82,6 +88,10 @@ class AtlasError(Exception):
     #: Whether it is certain that nothing was kept and that the reason may pass: then the same call may be made again.
     #: Of a failure inside `transaction()` it is False: the whole transaction is to be made again, by its author.
     repeatable: bool = False
+
+    def __init__(self, *args: object) -> None:
+        # A sentence is one line of a log or a terminal, whatever names it quotes, and is read to its end.
+        super().__init__(*(visible(cut(arg, _LETTERS)) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[object, ...]:
         # BaseException's own calls the class with `args`: the sentence, which is not what the constructors here take.
@@ -122,7 +132,9 @@ class NotAProject(NotFound):
     """No registered project holds this folder."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is not in a registered project; run: atlasctl init {path}", kind="project", name=path)
+        shown = named(path)
+        sentence = f"{shown} is not in a registered project; run: atlasctl init {shown}"
+        super().__init__(sentence, kind="project", name=path)
 
 
 class AlreadyExists(AtlasError):
@@ -167,7 +179,7 @@ class AmbiguousReference(AtlasError):
     """A prefix that several versions share."""
 
     def __init__(self, reference: str, candidates: tuple[str, ...]) -> None:
-        super().__init__(f"{reference!r} fits several versions: {', '.join(candidates)}; give more characters")
+        super().__init__(f"{quoted(reference)} fits several versions: {', '.join(candidates)}; give more characters")
         self.reference = reference
         self.candidates = candidates
 

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import click
 
+from atlas_sdk.dsn import without_addresses
+from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
+from atlas_sdk.text import cut, visible
+
 __all__ = ["main"]
 
+#: Of a sentence about the command line.
+_LETTERS = 1_000
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -32,9 +38,7 @@ def _command(context: click.Context, home: Path | None, dsn: str | None, log_lev
     the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when another watcher
     has the same home.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
@@ -54,8 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon with these arguments; return its exit code."""
     try:
         result = _command.main(args=argv, prog_name="atlas-watcher", standalone_mode=False)
+    except OSError as error:
+        # Of the home folder; what concerns a project ends no daemon.
+        click.echo(f"Error: cannot watch: {visible(cut(str(error)))}; give another folder with --home", err=True)
+        return 1
     except click.ClickException as error:
-        error.show()
+        # What was typed is quoted in it.
+        sentence = visible(cut(without_addresses(error.format_message()), _LETTERS))
+        click.UsageError(sentence, getattr(error, "ctx", None)).show()
         return error.exit_code
     return int(result or 0)
 

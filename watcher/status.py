@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import Attribute, asdict, field, frozen
 
 from atlas_sdk import FileProblem
 from atlas_sdk.home import open_private_file
@@ -57,7 +57,14 @@ class FileStatus:
 
 
 def _files(value: Any) -> tuple[FileStatus, ...]:
-    return tuple(one if isinstance(one, FileStatus) else FileStatus(**one) for one in value)
+    return tuple(one if isinstance(one, FileStatus) else FileStatus(**_with_path(one)) for one in value)
+
+
+def _with_path(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an entry of the file: there a path is in the form that `to_text` gives it."""
+    from atlas_sdk.files import from_text  # noqa: PLC0415 - the command line reads no file where no daemon runs
+
+    return {**fields, "path": from_text(fields["path"])}
 
 
 @frozen(kw_only=True)
@@ -73,7 +80,7 @@ class ProjectStatus:
 
 
 def _projects(value: Any) -> tuple[ProjectStatus, ...]:
-    return tuple(one if isinstance(one, ProjectStatus) else ProjectStatus(**one) for one in value)
+    return tuple(one if isinstance(one, ProjectStatus) else ProjectStatus(**_with_path(one)) for one in value)
 
 
 @frozen(kw_only=True)
@@ -140,13 +147,21 @@ class Status:
         return self.age_s(now) <= FRESH_S
 
 
+def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
+    """Return a path so that every reader of JSON takes it: a lone surrogate is no character."""
+    from atlas_sdk.files import to_text  # noqa: PLC0415 - as above
+
+    return to_text(value) if attribute is not None and attribute.name == "path" else value
+
+
 def write(home: Path, status: Status) -> None:
     """Replace the status file; a reader sees the old one or the new one."""
     path = home / STATUS
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
-    # Not asdict for the times: JSON has none. Surrogates in names stay escapes, so this is ASCII.
-    text = json.dumps(asdict(status), default=datetime.isoformat, separators=(",", ":"))
+    fields = asdict(status, value_serializer=_stored)
+    # Not asdict for the times: JSON has none.
+    text = json.dumps(fields, default=datetime.isoformat, separators=(",", ":"))
     with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
         file.write(text)
     fresh.replace(path)

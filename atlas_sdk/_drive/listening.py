@@ -12,9 +12,9 @@ from uuid import UUID
 import psycopg
 from attrs import frozen
 from psycopg import AsyncConnection, Connection, sql
-from psycopg.conninfo import conninfo_to_dict
 
 from atlas_sdk._drive.greet import pooled
+from atlas_sdk.dsn import parsed, scrub
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
 from atlas_sdk.ops.notifications import channel_name, channel_prefix
@@ -47,7 +47,7 @@ def listening_line(target: "Target", channels: Iterable[str], tenant: UUID | Non
     names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
-    given = conninfo_to_dict(target.dsn)
+    given = parsed(target.dsn)
     return Line(
         kwargs={
             **{key: value for key, value in _KEEPALIVE.items() if key not in given},
@@ -108,6 +108,7 @@ class Hearing:
         if self._lost_at is None:
             self._lost_at = now
             logger.warning("a listener lost its connection, and what is sent until it has a new one")
+        scrub(error, self._target.dsn)
         logger.debug("no connection to listen on", exc_info=error)
         longest = min(_LONGEST_S, _FIRST_S * 2**self._attempts)
         self._attempts = min(self._attempts + 1, 10)

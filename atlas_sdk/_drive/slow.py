@@ -18,6 +18,8 @@ from attrs import frozen
 from psycopg import sql
 from psycopg.adapt import PyFormat, Transformer
 
+from atlas_sdk.dsn import scrub
+
 if TYPE_CHECKING:
     from atlas_sdk._drive.target import Target
     from atlas_sdk._plan import Query
@@ -121,7 +123,8 @@ class SlowLog:
                 question = self._questions.popleft()
             try:
                 logger.warning("plan of %s:\n%s", question.name, self._explained(question))
-            except Exception:
+            except Exception as exc:
+                scrub(exc, self._target.dsn)
                 # A plan that cannot be had is no reason to fail, here or elsewhere.
                 logger.debug("no plan of %s", question.name, exc_info=True)
 

@@ -9,16 +9,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from attrs import frozen
-from psycopg import AsyncConnection, Connection, InternalError, ProgrammingError
+from psycopg import AsyncConnection, Connection, Error, InternalError, ProgrammingError
 from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute, fetch_many, send
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
+
+from atlas_sdk.dsn import scrub
 
 __all__ = ["Answer", "AsyncLine", "Line", "Wire"]
 
@@ -255,6 +257,15 @@ class Line(Connection[Any]):
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
 
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect. The pool logs what this raises, so the error is left without secrets."""
+        try:
+            return super().connect(conninfo, **kwargs)
+        except Error as exc:
+            scrub(exc, conninfo)
+            raise
+
     @property
     def wire(self) -> Wire:
         """What it has prepared."""
@@ -281,6 +292,15 @@ class AsyncLine(AsyncConnection[Any]):
     path = b""
     #: When the pool gave it out, in seconds that only go forward.
     drawn_at = 0.0
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect. The pool logs what this raises, so the error is left without secrets."""
+        try:
+            return await super().connect(conninfo, **kwargs)
+        except Error as exc:
+            scrub(exc, conninfo)
+            raise
 
     @property
     def wire(self) -> Wire:

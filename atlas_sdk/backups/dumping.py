@@ -13,13 +13,14 @@ from typing import IO, TYPE_CHECKING
 
 import psycopg
 from psycopg import IsolationLevel
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from atlas_sdk.backups.partial import Partial
 from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal
 from atlas_sdk.backups.session import Session, connected, sql
+from atlas_sdk.dsn import parsed, without_secrets
 from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, SchemaMismatch
 from atlas_sdk.ops import schema
 
@@ -75,7 +76,7 @@ def dump(
             _run(
                 [program, *_arguments(session, found.schema)],
                 partial,
-                environment=_environment(connection.info.password),
+                environment=_environment(session),
                 tell=_teller(on_progress, rows),
             )
             version = len(session.run(schema.status()))
@@ -119,21 +120,24 @@ def _arguments(session: Session, name: str) -> list[str]:
 
 
 def _address(session: Session) -> str:
-    """Return the connection string without its password: everybody can read a command line."""
-    given = conninfo_to_dict(session.address)
-    if "sslpassword" in given:
+    """Return the connection string without its secrets: everybody can read a command line."""
+    given = parsed(session.address)
+    shown = without_secrets(given)
+    if secret := sorted(given.keys() - shown.keys() - {"password", "options"}):
         raise InvalidInput(
-            "pg_dump can be given no sslpassword that others cannot read: use a key without one, or name a service "
+            f"pg_dump can be given no {secret[0]} that others cannot read: leave it out of the DSN, or name a service "
             "of pg_service.conf in the DSN that has it",
             field="dsn",
         )
-    return make_conninfo("", **{key: value for key, value in given.items() if key != "password"})
+    return make_conninfo("", **shown)
 
 
-def _environment(password: str) -> dict[str, str]:
+def _environment(session: Session) -> dict[str, str]:
+    """Return pg_dump's environment, which only this account and root can read."""
+    password, options = session.connection.info.password, parsed(session.address).get("options")
     # In English, so that its words can be understood here.
     words = os.environ | {"LC_ALL": "C", "PGAPPNAME": "atlasengine"}
-    return words | {"PGPASSWORD": password} if password else words
+    return words | ({"PGPASSWORD": password} if password else {}) | ({"PGOPTIONS": options} if options else {})
 
 
 def _teller(tell: Callable[[Progress], None] | None, rows: dict[str, int]) -> Callable[[str, int, int], None]:

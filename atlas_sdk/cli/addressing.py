@@ -30,9 +30,10 @@ def check_one(flags: "Flags") -> None:
 def place(run: "Invocation") -> str:
     """Return which database the run is about, without a password."""
     from atlas_sdk.dsn import masked
+    from atlas_sdk.text import printable
 
     found = run.settings.database_url
-    return f"embedded, in {run.settings.folder}" if found is None else masked(found)
+    return f"embedded, in {printable(str(run.settings.folder))}" if found is None else masked(found)
 
 
 def configured(run: "Invocation") -> "Address | None":

@@ -47,8 +47,9 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
     from atlas_sdk.cli.addressing import place
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
+    from atlas_sdk.text import printable
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     with _Shown(run.out) as shown:
         made = backups.dump(
             file, run.settings.database_url, home=run.settings.folder, overwrite=force, on_progress=shown.tell
@@ -67,7 +68,8 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
             }
         )
         return
-    run.out.line(f"{file}: {size(made.size)}, {sum(made.rows.values()):,} rows, in {made.seconds:.1f} s")
+    rows = sum(made.rows.values())
+    run.out.line(f"{printable(str(file))}: {size(made.size)}, {rows:,} rows, in {made.seconds:.1f} s")
     run.out.line(f"database: {place(run)}")
     run.out.line(f"schema version {made.schema_version}, PostgreSQL {made.server_version}, sha256 {made.sha256}")
 
@@ -92,14 +94,15 @@ def load(flags: Flags, *, file: Path) -> int:
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count
+    from atlas_sdk.text import printable
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     with _Shown(run.out) as shown:
         loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
     if flags.json:
         run.out.record({"database": place(run), **_fields(loaded)})
         return 0 if loaded.ok else NOT_PROTECTED
-    run.out.line(f"{file}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
+    run.out.line(f"{printable(str(file))}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
     run.out.line(f"database: {place(run)}")
     if loaded.dumped_version < loaded.schema_version:
         run.out.line(f"migrated from schema version {loaded.dumped_version} to {loaded.schema_version}")

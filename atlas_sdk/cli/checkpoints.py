@@ -28,7 +28,10 @@ def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count, plain, size
     from atlas_sdk.cli.records import of_checkpoint, of_skipped
+    from atlas_sdk.names import checkpoint_name
 
+    # Before anything is captured.
+    checkpoint_name(name)
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)

@@ -12,13 +12,13 @@ from atlas_sdk.cli.db_init import init
 from atlas_sdk.cli.db_migrate import migrate
 from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.maintain import maintain
-from atlas_sdk.dsn import masked
+from atlas_sdk.dsn import check_dsn, masked
 
 if TYPE_CHECKING:
     from atlas_sdk import SchemaMismatch
     from atlas_sdk.cli.invocation import Invocation
 
-__all__ = ["db", "masked"]
+__all__ = ["db"]
 
 #: How long the embedded server waits for whoever was given its URL.
 _KEPT_UP_S = 600
@@ -45,7 +45,7 @@ def status(flags: Flags) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     shown = place(run)
     try:
         with run.opened() as atlas:
@@ -101,19 +101,20 @@ def _print_mismatch(run: "Invocation", shown: str, problem: "SchemaMismatch") ->
 
 
 @db.command(cls=Command, examples=("atlasctl db url", "psql $(atlasctl db url)", "atlasctl db url --show-password"))
-@click.option("--show-password", is_flag=True, help="Print the password of a configured URL too.")
+@click.option("--show-password", is_flag=True, help="Print the secrets of a configured URL too.")
 @click.pass_obj
 def url(flags: Flags, *, show_password: bool) -> None:
     """Print the URL of the database, for psql and the like.
 
-    Of the embedded server, which is started and stays up for ten minutes, or the configured one with its password
-    masked.
+    Of the embedded server, which is started and stays up for ten minutes, or the configured one with *** for its
+    password, its options and other secrets.
     """
     from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     configured = run.settings.database_url
     if configured is not None:
+        check_dsn(configured)
         found = configured if show_password else masked(configured)
     else:
         with run.opened() as atlas:
@@ -126,7 +127,7 @@ def url(flags: Flags, *, show_password: bool) -> None:
     if configured is None:
         run.out.note(f"the embedded server stays up for {_KEPT_UP_S // 60} minutes, longer while someone is connected")
     elif found != configured:
-        run.out.note("the password is masked; --show-password prints it")
+        run.out.note("*** stands for what is secret; --show-password prints it")
 
 
 for _command in (init, migrate, doctor, dump, load, maintain):

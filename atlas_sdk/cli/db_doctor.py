@@ -22,6 +22,11 @@ _MARKS: Final = {
     "unknown": ("?", "yellow"),
 }
 _NAME_WIDTH: Final = 12
+#: What gives libpq a part of an address that a command leaves out.
+_GIVEN_BY: Final = {
+    "password": "PGPASSWORD, or ~/.pgpass, gives it to them",
+    "options": "PGOPTIONS gives them to them",
+}
 
 
 @click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))
@@ -40,7 +45,7 @@ def doctor(flags: Flags) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import embedded, examine
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     address = configured_or_variables(run)
     if address is None:
         with embedded(run.settings.folder) as joined:
@@ -92,10 +97,9 @@ def _print(run: "Invocation", found: "Diagnosis", address: "Address") -> None:
         run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
         for line in one.fix:
             run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
-    if address.has_password and any(
-        address.option and address.option in line for one in found.findings for line in one.fix
-    ):
-        run.out.note("the commands leave the password out: PGPASSWORD, or ~/.pgpass, gives it to them")
+    if address.secrets and any(address.option and address.option in line for one in found.findings for line in one.fix):
+        left_out = ", ".join(address.secrets)
+        run.out.note(f"the commands leave the {left_out} out: {_GIVEN_BY.get(left_out, 'add what they need yourself')}")
     problems = sum(one.verdict == "problem" for one in found.findings)
     warnings = sum(one.verdict == "warning" for one in found.findings)
     told = [count(number, name) for number, name in ((problems, "problem"), (warnings, "warning")) if number]

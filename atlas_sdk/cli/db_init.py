@@ -56,7 +56,7 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import set_up
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     address = configured_or_variables(run)
     if address is None:
         if app_user is not None:

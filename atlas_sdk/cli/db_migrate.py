@@ -33,7 +33,7 @@ def migrate(flags: Flags, *, plan: bool) -> None:
     from atlas_sdk.cli.addressing import configured
     from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     if plan:
         show_plan(run, configured(run))
     else:

@@ -1,6 +1,5 @@
 """`atlasctl diff`: what differs between two states."""
 
-import re
 from typing import TYPE_CHECKING
 
 import click
@@ -17,8 +16,6 @@ _PATHS = "atlas_sdk.cli.diff.paths"
 #: The lines that name the two sides.
 _NAMES = range(2)
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
-#: What a terminal would act on instead of showing it; line ends and tabs are as they are.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _DiffCommand(Command):
@@ -51,6 +48,9 @@ def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
     From A to B; without B, from A to the folder as it is; without both, what changed since the newest versions. A and
     B are checkpoints, versions, moments such as '@{2h ago}', or FILE@REF. Exits with 0 whether something differs or
     not.
+
+    On a terminal, characters that hide or reorder text, such as zero-width spaces, right-to-left overrides and tags,
+    are shown as escapes. Into a pipe the bytes go as they are, so that a patch applies; what reads them may hide some.
     """
     from atlas_sdk.cli.invocation import Invocation
 
@@ -93,6 +93,7 @@ def _show_counts(run: "Invocation", found: "list[FileDiff]") -> None:
 
 def _show(run: "Invocation", one: "FileDiff") -> None:
     from atlas_sdk.files import printable
+    from atlas_sdk.text import visible
 
     out = run.out
     if one.problem is not None:
@@ -106,5 +107,5 @@ def _show(run: "Invocation", one: "FileDiff") -> None:
             # Bytes that are not UTF-8 go out as they are, so that a patch applies.
             out.write(line.encode("utf-8", "surrogateescape") + b"\n")
             continue
-        shown = _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", line)
+        shown = visible(line, keep="\t")
         out.line(out.style(shown, bold=True) if number in _NAMES else out.style(shown, fg=_COLORS.get(line[:1])))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,10 @@ FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6
 INTERRUPTED = 130
+#: Of a sentence; what is typed, or said by a library, may be any length.
+_LETTERS = 2_000
+#: What the dynamic linker says when a library finds no room (glibc, musl, macOS).
+_NO_MEMORY = re.compile(r"failed to map segment|[Cc]annot allocate memory|mmap")
 #: 128 + SIGPIPE: what the shell reports for every other program whose reader went away.
 _NO_READER = 141
 
@@ -43,13 +48,20 @@ def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
             _drop_output()
             return _NO_READER
         if verbose:
-            import traceback
-
-            traceback.print_exc()
+            _show_traceback(problem)
         sentence, code = _explain(problem)
         _say(sentence, kind=type(problem).__name__, as_json=as_json)
         return code
     return code
+
+
+def _show_traceback(problem: Exception) -> None:
+    """Print where an error came from; the names in its sentences give no commands to the terminal."""
+    import traceback
+
+    from atlas_sdk.text import visible
+
+    click.echo(visible("".join(traceback.format_exception(problem)), keep="\n\t"), err=True, nl=False)
 
 
 def _explain(problem: Exception) -> tuple[str, int]:
@@ -58,22 +70,31 @@ def _explain(problem: Exception) -> tuple[str, int]:
         sentence = sentence[:1].lower() + sentence[1:]
         ctx = getattr(problem, "ctx", None)
         hint = "" if ctx is None else f"; see: {ctx.command_path} --help"
-        return sentence + hint, problem.exit_code
+        # What was typed is quoted, and an address in the wrong place has a password like any other.
+        from atlas_sdk.dsn import without_addresses
+
+        return without_addresses(sentence) + hint, problem.exit_code
     if isinstance(problem, AtlasError):
         return str(problem), problem.exit_code
+    if isinstance(problem, MemoryError) or (isinstance(problem, ImportError) and _NO_MEMORY.search(str(problem))):
+        return "out of memory: end other programs, or raise the limit (ulimit -v), then try again", FAILED
+    if isinstance(problem, RecursionError):
+        return "something is nested too deep: run again with --verbose to see what", FAILED
     detail = str(problem) or "no details"
     return f"unexpected {type(problem).__name__}: {detail}; run again with --verbose to see where", FAILED
 
 
 def _say(sentence: str, *, kind: str, as_json: bool) -> None:
+    from atlas_sdk.cli.output import plain
+    from atlas_sdk.text import cut
+
+    sentence = plain(cut(sentence, _LETTERS))
     if as_json:
         import json
 
         click.echo(json.dumps({"error": sentence, "kind": kind}), err=True)
         return
-    from atlas_sdk.cli.output import plain
-
-    click.echo(f"atlasctl: {plain(sentence)}", err=True)
+    click.echo(f"atlasctl: {sentence}", err=True)
 
 
 def _prepare_streams() -> None:

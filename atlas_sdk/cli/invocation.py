@@ -15,20 +15,22 @@ from atlas_sdk.cli.output import Output
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, NotFound, Project, User
     from atlas_sdk.config import Settings
+    from atlas_sdk.logs import LogFormatter
 
 __all__ = ["Invocation"]
 
 
 class Invocation:
-    """What a command asks before it does its work; everything is found when first needed."""
+    """What a command asks before it does its work; everything is found when first needed.
 
-    def __init__(self, flags: Flags) -> None:
+    A command that is about no project, such as those of `db`, does without the project's settings.
+    """
+
+    def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
         self.flags = flags
+        self._of_project = of_project
         check_one(flags)
-        if flags.verbose:
-            import logging
-
-            logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        self._log = self._log_at("DEBUG") if flags.verbose else None
 
     @cached_property
     def settings(self) -> "Settings":
@@ -37,7 +39,16 @@ class Invocation:
 
         flags = self.flags
         color = "never" if flags.no_color else None
-        return load_settings(Path(self.start), database_url=flags.dsn, home=flags.home, color=color)
+        project = Path(self.start) if self._of_project else None
+        found = load_settings(project, database_url=flags.dsn, home=flags.home, color=color)
+        if self._log is not None:
+            self._log.dsn = found.database_url
+        return found
+
+    def _log_at(self, level: str) -> "LogFormatter":
+        from atlas_sdk.logs import log_to_stderr
+
+        return log_to_stderr(level, "%(name)s: %(message)s", dsn=self.flags.dsn)
 
     @cached_property
     def out(self) -> Output:
@@ -58,7 +69,8 @@ class Invocation:
         if settings.query_log:
             import logging
 
-            logging.basicConfig(format="%(name)s: %(message)s")
+            self._log = self._log or self._log_at("WARNING")
+            self._log.dsn = settings.database_url
             logging.getLogger("atlas_sdk.queries").setLevel(logging.DEBUG)
         dsn = settings.database_url
         if migrate is None:

@@ -83,7 +83,7 @@ def maintain(
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags)
+    run = Invocation(flags, of_project=False)
     settings = run.settings
     with run.opened() as atlas, _progress(run, len(jobs) or len(MAINTENANCE_JOBS)) as tell:
         reports = atlas.maintenance.run(

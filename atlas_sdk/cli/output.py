@@ -12,10 +12,12 @@ from typing import Any
 
 import click
 
+from atlas_sdk.text import visible
+
 __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 
-#: C0, C1 and the invisible characters that turn the direction of text; tabs and line ends are for the caller to judge.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+#: The colours that `style` gives: the only commands to a terminal that go out.
+_COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
@@ -35,8 +37,15 @@ class Output:
         return click.style(text, **how) if self.colored else text
 
     def line(self, text: str = "") -> None:
-        """Print one line of data."""
-        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+        """Print data as lines; nothing in it hides, and no name of a file gives commands to the terminal."""
+        self.write(f"{self._safe(text)}\n".encode("utf-8", "backslashreplace"))
+
+    def _safe(self, text: str) -> str:
+        if not self.colored:
+            return visible(text, keep="\n\t")
+        # Every second part is a colour.
+        parts = enumerate(_COLOR.split(text))
+        return "".join(part if number % 2 else visible(part, keep="\n\t") for number, part in parts)
 
     def write(self, raw: bytes) -> None:
         """Print bytes as they are."""
@@ -47,13 +56,16 @@ class Output:
         sys.stdout.buffer.flush()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        """Print one JSON object on one line; only ASCII, so that nothing in it reaches the terminal."""
-        self.line(json.dumps(fields, default=_to_json))
+        r"""Print one JSON object on one line; only ASCII, so that nothing in it reaches the terminal.
+
+        A lone surrogate, which is no character and which other readers of JSON refuse, becomes the letters `\udcNN`.
+        """
+        self.line(json.dumps(_characters(fields), default=_to_json))
 
     def note(self, text: str) -> None:
         """Print a remark on stderr; not with `--json`."""
         if not self.json:
-            click.echo(text, err=True)
+            click.echo(self._safe(text), err=True)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr."""
@@ -61,7 +73,7 @@ class Output:
 
     def table(self, rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
         """Print rows in columns; `styles` are rich's, one a column, for terminals."""
-        cells = [list(row) for row in rows]
+        cells = [[visible(cell) for cell in row] for row in rows]
         if not cells:
             return
         if self.terminal and self.colored:
@@ -91,14 +103,24 @@ class Output:
         return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def _characters(value: Any) -> Any:
+    """Return a value of JSON whose texts are characters only; other values as they are."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_characters(key): _characters(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_characters(one) for one in value]
+    return value
+
+
 def _to_json(value: Any) -> Any:
     return iso(value) if isinstance(value, datetime) else str(value)
 
 
 def plain(text: str) -> str:
-    """Return a text on one line without control characters."""
-    text = " ".join(text.split("\n"))
-    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Return a text on one line, in which nothing hides."""
+    return visible(" ".join(text.split("\n")), keep="\t")
 
 
 def iso(moment: datetime) -> str:

@@ -90,9 +90,11 @@ class Program(click.Group):
             return super().resolve_command(ctx, args)
         from difflib import get_close_matches
 
-        near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+        from atlas_sdk.files import cut, quoted
+
+        near = get_close_matches(cut(args[0]), self.list_commands(ctx), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise click.UsageError(f"no command is called {args[0]!r}{hint}", ctx)
+        raise click.UsageError(f"no command is called {quoted(args[0])}{hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections from the table, with one column of names for all."""

@@ -34,7 +34,9 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only in n
         """Read what was typed."""
         found = self.read(str(value).strip())
         if found is None:
-            self.fail(f"{value!r} is not {self.name}", param, ctx)
+            from atlas_sdk.files import quoted
+
+            self.fail(f"{quoted(value)} is not {self.name}", param, ctx)
         return found
 
 

@@ -8,10 +8,12 @@ from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot, State
+    from atlas_sdk.cli.invocation import Invocation
 
 __all__ = ["show"]
 
 _LISTED = 5
+_COLONS_MAX = 32
 
 
 @click.command(
@@ -28,7 +30,8 @@ _LISTED = 5
 def show(flags: Flags, ref: str) -> None:
     """Print the content of a version.
 
-    The bytes go to stdout exactly as they were. REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
+    The bytes go to stdout exactly as they were; on a terminal, what it would hide, reorder or obey is shown as escapes.
+    REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
     latest, with the file after a colon; FILE@REF means the same, and a file alone its newest version. With --json the
     version is described instead.
     """
@@ -43,13 +46,26 @@ def show(flags: Flags, ref: str) -> None:
             run.out.record(of_version(version))
             return
         content = atlas.memory.content(version)
-    run.out.write(content)
+    if run.out.terminal:
+        _show_on_terminal(run, content)
+    else:
+        run.out.write(content)
+
+
+def _show_on_terminal(run: "Invocation", content: bytes) -> None:
+    from atlas_sdk.text import visible
+
+    text = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    shown = visible(text, keep="\n\t")
+    run.out.write(shown.encode())
+    if shown != text:
+        run.out.note("some characters are shown as escapes; into a file or a pipe the bytes go as they are")
 
 
 def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":
     """Find the one version that is meant; what a reference can be comes before what a file can be called."""
     from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import named, quoted
 
     try:
         state = _state(atlas, project, ref)
@@ -58,14 +74,17 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
     else:
         if len(state.versions) == 1 and not (state.whole and state.versions[0].deleted):
             return state.versions[0]
-        listed = [printable(version.path) for version in state.versions]
+        listed = [named(version.path) for version in state.versions]
         more = ", …" if len(listed) > _LISTED else ""
         raise InvalidInput(
-            f"{ref!r} names {len(listed)} files ({', '.join(listed[:_LISTED])}{more}); name one: {ref}:PATH",
+            f"{quoted(ref)} names {len(listed)} files ({', '.join(listed[:_LISTED])}{more}); "
+            f"name one: {named(ref)}:PATH",
             field="ref",
         )
     # A checkpoint's name, a moment and a file's name may all have colons in them.
-    for at in (place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1):
+    colons = [place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1]
+    # The database is asked about each.
+    for at in colons[:_COLONS_MAX]:
         try:
             return atlas.memory.version(project, ref[at + 1 :], ref[:at])
         except (NotFound, InvalidInput) as problem:
@@ -78,11 +97,11 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
 
 def _state(atlas: "Atlas", project: "Project", ref: str) -> "State":
     from atlas_sdk import NotFound
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import named
 
     try:
         ref.encode()
     except UnicodeEncodeError:
         # A file may have such a name, a checkpoint may not: PostgreSQL's text is UTF-8.
-        raise NotFound(f"no version is called {printable(ref)}", kind="version", name=ref) from None
+        raise NotFound(f"no version is called {named(ref)}", kind="version", name=ref) from None
     return atlas.memory.resolve(project, ref)

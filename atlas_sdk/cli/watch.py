@@ -21,11 +21,12 @@ def watch(flags: Flags) -> int:
 
     from atlas_sdk import FileProblem
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
     from watcher.daemon import run as run_daemon
     from watcher.upkeep import Keep
 
-    settings = Invocation(flags).settings
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Invocation(flags, of_project=False).settings
+    log_to_stderr(logging.INFO, DAEMON_LAYOUT, dsn=settings.database_url)
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:

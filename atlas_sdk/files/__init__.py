@@ -6,6 +6,7 @@ from atlas_sdk.files.replace import remove_file, replace_file
 from atlas_sdk.files.root import Root, hold, pin
 from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
 from atlas_sdk.files.tracking import Scan, Skipped, Tracking
+from atlas_sdk.text import cut, named, quoted, visible
 
 __all__ = [
     "FileState",
@@ -15,13 +16,16 @@ __all__ = [
     "Signature",
     "Skipped",
     "Tracking",
+    "cut",
     "entry",
     "from_text",
     "hold",
     "leftovers",
     "link_target",
+    "named",
     "pin",
     "printable",
+    "quoted",
     "read_file",
     "relative_path",
     "remove_file",
@@ -29,4 +33,5 @@ __all__ = [
     "replace_file",
     "signature",
     "to_text",
+    "visible",
 ]

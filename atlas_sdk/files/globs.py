@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from attrs import define, field
 
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.files.paths import quoted
+from atlas_sdk.text import quoted
 
 __all__ = ["Excluded", "Globs", "Leads", "check_globs", "parts_of"]
 

@@ -10,16 +10,13 @@ import re
 from pathlib import Path
 
 from atlas_sdk.errors import InvalidInput, OutsideProject
+from atlas_sdk.text import named, printable
 
-__all__ = ["below", "from_text", "printable", "quoted", "relative_path", "to_text"]
+__all__ = ["below", "from_text", "named", "printable", "relative_path", "to_text"]
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
-_LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
-_LAST_ASCII, _LAST_OF_FOUR_DIGITS = 0x7F, 0xFFFF
-#: Long enough to know a name again, short enough for a sentence.
-_QUOTED_CHARACTERS = 60
+#: PATH_MAX of Linux: a longer path opens no file.
+_LIMIT_BYTES = 4_096
 
 
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
@@ -43,9 +40,9 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
         elif part not in {"", "."}:
             parts.append(part)
     if rest is None:
-        raise OutsideProject(f"{printable(text)} is outside the project {printable(str(root))}", path=text)
+        raise OutsideProject(f"{named(text)} is outside the project {named(str(root))}", path=text)
     if not parts:
-        raise InvalidInput(f"{printable(text)} is the project itself; name a file in it", field="path")
+        raise InvalidInput(f"{named(text)} is the project itself; name a file in it", field="path")
     return "/".join(parts)
 
 
@@ -77,7 +74,7 @@ def to_text(path: str) -> str:
     Everything else, newlines too, stays as it is. `from_text` is the way back.
     """
     if "\0" in path:
-        raise InvalidInput(f"{printable(path)} holds a NUL; no file can have that name", field="path")
+        raise InvalidInput(f"{named(path)} holds a NUL; no file can have that name", field="path")
     return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
@@ -87,40 +84,10 @@ def from_text(text: str) -> str:
         raw = _ESCAPE.sub(lambda found: b"\\" if found[1] is None else bytes.fromhex(found[1].decode()), text.encode())
         path = os.fsdecode(raw)
     except UnicodeError as exc:
-        raise InvalidInput(f"{printable(text)} is not the text of a path", field="path") from exc
+        raise InvalidInput(f"{named(text)} is not the text of a path", field="path") from exc
     if to_text(path) != text:
-        raise InvalidInput(f"{printable(text)} is not the text of a path", field="path")
+        raise InvalidInput(f"{named(text)} is not the text of a path", field="path")
     return path
-
-
-def printable(path: str) -> str:
-    r"""Return a path that is safe on one line of a terminal.
-
-    Control characters, line ends, invisible and direction-changing characters and bytes that are not UTF-8 are
-    written as escapes, and so is the backslash: two paths never look the same because of an escape.
-    """
-    if path.isprintable() and "\\" not in path:
-        return path
-    return "".join(_shown(letter) for letter in path)
-
-
-def quoted(text: str) -> str:
-    """Return a text that somebody else wrote, for an error: printable, in quotes, and cut after 60 characters."""
-    cut = text[:_QUOTED_CHARACTERS]
-    return f"'{printable(cut)}{'' if cut == text else '…'}'"
-
-
-def _shown(letter: str) -> str:
-    if letter in _SHORT:
-        return _SHORT[letter]
-    if letter.isprintable():
-        return letter
-    code = ord(letter)
-    if _LOWEST_BYTE <= code <= _HIGHEST_BYTE:
-        return f"\\x{code - 0xDC00:02x}"
-    if code <= _LAST_ASCII:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
 
 
 def _decoded(given: str | os.PathLike[str]) -> str:
@@ -128,9 +95,11 @@ def _decoded(given: str | os.PathLike[str]) -> str:
         # There and back: two surrogates that together are UTF-8 become the character that the disk will show.
         text = os.fsdecode(os.fsencode(given))
     except UnicodeError as exc:
-        raise InvalidInput(f"{printable(os.fspath(given))} cannot be the name of a file", field="path") from exc
+        raise InvalidInput(f"{named(os.fspath(given))} cannot be the name of a file", field="path") from exc
     if "\0" in text:
-        raise InvalidInput(f"{printable(text)} holds a NUL; no file can have that name", field="path")
+        raise InvalidInput(f"{named(text)} holds a NUL; no file can have that name", field="path")
     if not text:
         raise InvalidInput("a path is empty; name a file of the project", field="path")
+    if len(os.fsencode(text)) > _LIMIT_BYTES:
+        raise InvalidInput(f"{named(text)} is longer than the {_LIMIT_BYTES:,} bytes of a path", field="path")
     return text

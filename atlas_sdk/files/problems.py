@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atlas_sdk.errors import FileProblem, OutsideProject
-from atlas_sdk.files.paths import printable
+from atlas_sdk.files.paths import named
 
 __all__ = [
     "leaves",
@@ -45,7 +45,7 @@ def problem(doing: str, path: str, error: OSError) -> FileProblem:
     """Say in one sentence what failed on a file, why, and what to do about it."""
     code = error.errno or errno.EIO
     advice = _ADVICE.get(code, "check the disk, then try again")
-    return FileProblem(f"cannot {doing} {printable(path)}: {os.strerror(code).lower()}; {advice}", path=path)
+    return FileProblem(f"cannot {doing} {named(path)}: {os.strerror(code).lower()}; {advice}", path=path)
 
 
 def root_problem(root: Path, error: OSError) -> FileProblem:
@@ -55,14 +55,14 @@ def root_problem(root: Path, error: OSError) -> FileProblem:
     advice = "mount or restore it, or register the project where it is now"
     if code in {errno.EACCES, errno.EPERM}:
         advice = _OWNERSHIP
-    return FileProblem(f"cannot open the project {printable(str(root))}: {reason}; {advice}", path=str(root))
+    return FileProblem(f"cannot open the project {named(str(root))}: {reason}; {advice}", path=str(root))
 
 
 def link_above(root: Path, name: str, target: str) -> FileProblem:
     """Say that a part of a project's own path is a symlink now: it may lead anywhere."""
     return FileProblem(
-        f"cannot open the project {printable(str(root))}: {printable(name)} on the way to it is a symlink to "
-        f"{printable(target)}, and Atlas follows none there; if the project moved, register it where it is now",
+        f"cannot open the project {named(str(root))}: {named(name)} on the way to it is a symlink to "
+        f"{named(target)}, and Atlas follows none there; if the project moved, register it where it is now",
         path=str(root),
     )
 
@@ -70,7 +70,7 @@ def link_above(root: Path, name: str, target: str) -> FileProblem:
 def replaced_root(root: Path) -> FileProblem:
     """Say that another folder has the project's name since it was last looked at."""
     return FileProblem(
-        f"{printable(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
+        f"{named(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
         "look at it, then try again",
         path=str(root),
     )
@@ -79,15 +79,14 @@ def replaced_root(root: Path) -> FileProblem:
 def odd_type(path: str, mode: int) -> FileProblem:
     """Say that something is in the place of a file which is none."""
     return FileProblem(
-        f"{printable(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
+        f"{named(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
     )
 
 
 def too_large(path: str, size: int, *, most: int) -> FileProblem:
     """Say that a file is so large that it is not read at all."""
     return FileProblem(
-        f"{printable(path)} has {size:,} bytes; nothing above {most:,} is read as memory: "
-        "make it smaller or exclude it",
+        f"{named(path)} has {size:,} bytes; nothing above {most:,} is read as memory: make it smaller or exclude it",
         path=path,
     )
 
@@ -111,7 +110,7 @@ def noun(mode: int) -> str:
 def leaves(path: str, *, link: str, target: str) -> OutsideProject:
     """Say that a symlink on the way of `path` leaves the project."""
     return OutsideProject(
-        f"{printable(link)} is a symlink to {printable(target)}, outside the project; Atlas does not follow it: "
+        f"{named(link)} is a symlink to {named(target)}, outside the project; Atlas does not follow it: "
         "replace it with a copy, or track the target's own project",
         path=path,
     )

@@ -1,12 +1,9 @@
 """Read the settings of a project, `.atlas.toml`: whatever bytes it holds, it costs little and stops nothing else.
 
-The file comes with a cloned repository or from an agent. `tomllib` takes quadratic time and memory for long keys
-(24 s and 3.4 GB for 60 KB of `x.x.x…`) and recurses for nested values, so what makes it slow is counted first: outside
-strings and comments an honest file has a few dozen brackets, dots and equals signs, and a comma for every glob.
+The file comes with a cloned repository or from an agent.
 """
 
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any, Final
@@ -14,38 +11,23 @@ from typing import Any, Final
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.confined import Place, locate
 from atlas_sdk.files.globs import check_globs
-from atlas_sdk.files.paths import printable, quoted
 from atlas_sdk.files.presets import PRESETS
 from atlas_sdk.files.problems import noun, problem
 from atlas_sdk.files.root import Root
+from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
+from atlas_sdk.text import printable, quoted
 
 __all__ = ["SETTINGS", "check_presets", "read_settings"]
 
 #: The one file that a project may have for Atlas; it is not needed.
 SETTINGS: Final = ".atlas.toml"
-_LIMIT_BYTES = 64 * 2**10
 #: PostgreSQL holds at most 1 GB in one value, and reading takes several copies of a file in memory.
 _HIGHEST_LIMIT_BYTES = 256 * 2**20
 _LISTS = ("presets", "include", "exclude")
 #: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
 _TABLES = ("track", "atlas")
-#: How often each sign may stand outside strings and comments.
-_MOST_SIGNS = {"[": 64, "{": 64, "=": 64, ".": 64, ",": 1024}
-#: Strings and comments, closed or not. A string in three quotes may end with two quotes of its own.
-_STRINGS_AND_COMMENTS = re.compile(
-    r'''
-    """ [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* (?:"{3,5})?
-    | \'\'\' [^']* (?: '(?!'') [^']* )* (?:'{3,5})?
-    | " [^"\\\n]* (?: \\[^\n] [^"\\\n]* )* "?
-    | ' [^'\n]* '?
-    | \# [^\n]*
-    ''',
-    re.VERBOSE | re.DOTALL,
-)
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
-#: A parser's error may quote a key.
-_LONGEST_REASON = 120
 
 
 def read_settings(root: Path | Root) -> dict[str, Any]:
@@ -57,20 +39,7 @@ def read_settings(root: Path | Root) -> dict[str, Any]:
     content = _content(root)
     if content is None:
         return {}
-    # Most projects have no settings, and a hook has few milliseconds.
-    import tomllib  # noqa: PLC0415
-
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as exc:
-        raise _no_toml(exc) from exc
-    _check_signs(text)
-    try:
-        settings = tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:
-        # Few brackets are left: only a caller who is deep in calls already can see a RecursionError.
-        raise _no_toml(exc) from exc
-    return _checked(settings)
+    return _checked(parse_toml(content, name=SETTINGS))
 
 
 def check_presets(presets: tuple[str, ...]) -> None:
@@ -99,13 +68,13 @@ def _read(place: Place) -> bytes:
         for _ in range(_ATTEMPTS):
             before = os.fstat(descriptor)
             _check_file(before, place)
-            content = os.pread(descriptor, _LIMIT_BYTES + 1, 0)
+            content = os.pread(descriptor, LIMIT_BYTES + 1, 0)
             after = os.fstat(descriptor)
             if (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns):
                 break
     finally:
         os.close(descriptor)
-    if len(content) > _LIMIT_BYTES:
+    if len(content) > LIMIT_BYTES:
         raise _too_large()
     return content
 
@@ -118,28 +87,12 @@ def _check_file(found: os.stat_result, place: Place) -> None:
         # Whoever may write into a shared folder must not decide what others keep.
         reason = f"{SETTINGS} belongs to user {found.st_uid}, who does not own the project: chown it to its owner"
         raise FileProblem(reason, path=SETTINGS)
-    if found.st_size > _LIMIT_BYTES:
+    if found.st_size > LIMIT_BYTES:
         raise _too_large()
 
 
-def _no_toml(error: Exception) -> InvalidInput:
-    return InvalidInput(f"{SETTINGS} is not TOML: {_cut(str(error), _LONGEST_REASON)}", field=SETTINGS)
-
-
 def _too_large() -> InvalidInput:
-    return InvalidInput(f"{SETTINGS} is larger than {_LIMIT_BYTES:,} bytes; use * and ** in globs", field=SETTINGS)
-
-
-def _check_signs(text: str) -> None:
-    # As `tomllib` does, so that both see the same lines.
-    rest = _STRINGS_AND_COMMENTS.sub("", text.replace("\r\n", "\n"))
-    for sign, most in _MOST_SIGNS.items():
-        if rest.count(sign) > most:
-            raise InvalidInput(
-                f"{SETTINGS} has more than {most:,} of the sign {sign} outside strings; "
-                "it needs one table [track] with a few lists of globs",
-                field=SETTINGS,
-            )
+    return InvalidInput(f"{SETTINGS} is larger than {LIMIT_BYTES:,} bytes; use * and ** in globs", field=SETTINGS)
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,16 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import in_, instance_of, optional
 
+from atlas_sdk.text import cut
+
 __all__ = ["Attribution", "attribution_of"]
 
 _SOURCES = ("sdk", "cli", "watcher", "hook")
+
+
+def _short(value: Any) -> Any:
+    """Cut what an agent or its hook says of itself: every version would carry it, and every log would show it."""
+    return cut(value) if isinstance(value, str) else value
 
 
 @frozen(kw_only=True)
@@ -18,13 +25,13 @@ class Attribution:
     #: What took the snapshot: "sdk", "cli", "watcher" or "hook".
     source: str = field(default="sdk", validator=in_(_SOURCES))
     #: The operation that needed it, where it was not a plain snapshot: "restore", "undo", "redo", "checkpoint".
-    reason: str | None = field(default=None, validator=optional(instance_of(str)))
+    reason: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
     #: The agent's tool, such as "Edit" or "Bash".
-    tool: str | None = field(default=None, validator=optional(instance_of(str)))
+    tool: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
     #: The agent's own session id.
-    agent_session: str | None = field(default=None, validator=optional(instance_of(str)))
+    agent_session: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
     #: The login name of the person or daemon that acts.
-    login: str | None = field(default=None, validator=optional(instance_of(str)))
+    login: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
 
     def to_json(self) -> dict[str, str]:
         """Return what is known, for a jsonb column."""

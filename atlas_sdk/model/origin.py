@@ -5,6 +5,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from attrs import evolve, field, frozen
 
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = ["Address", "Origin"]
 
@@ -22,7 +23,9 @@ def _ip(value: Address | None) -> str | None:
         # A zone ("%eth0") means something on one machine only, and inet has no room for it.
         address = ip_address(value.partition("%")[0] if isinstance(value, str) else value)
     except (AddressValueError, ValueError) as exc:
-        raise InvalidInput(f"{value!r} is not an IP address: give it without port and netmask", field="ip") from exc
+        raise InvalidInput(
+            f"{quoted(value)} is not an IP address: give it without port and netmask", field="ip"
+        ) from exc
     return str(address).partition("%")[0]
 
 
@@ -31,7 +34,7 @@ def _agent(value: str | None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidInput(f"user_agent is a text, not {value!r}", field="user_agent")
+        raise InvalidInput(f"user_agent is a text, not {quoted(value)}", field="user_agent")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value[:_AGENT_LENGTH])
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from atlas_sdk._plan import Json
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = [
     "COUNT_MAX",
@@ -61,7 +62,7 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 def count(name: str, value: int, maximum: int = COUNT_MAX, *, least: int = 0) -> int:
     """Return a whole number within its bounds. Raises InvalidInput."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(f"{name} must be a whole number, not {value!r}", field=name)
+        raise InvalidInput(f"{name} must be a whole number, not {quoted(value)}", field=name)
     if not least <= value <= maximum:
         raise InvalidInput(f"{name} must be from {least} to {maximum}, not {value}", field=name)
     return value
@@ -70,11 +71,11 @@ def count(name: str, value: int, maximum: int = COUNT_MAX, *, least: int = 0) ->
 def money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
     """Return an amount of dollars. Raises InvalidInput."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {value!r}", field=name)
+        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {quoted(value)}", field=name)
     try:
         amount = Decimal(value)
     except InvalidOperation as exc:
-        raise InvalidInput(f"{name} must be a number of dollars, not {value!r}", field=name) from exc
+        raise InvalidInput(f"{name} must be a number of dollars, not {quoted(value)}", field=name) from exc
     # NaN cannot be compared.
     if not amount.is_finite() or not 0 <= amount <= maximum:
         raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {value}", field=name)
@@ -84,7 +85,7 @@ def money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
 def ttl_of(value: timedelta) -> timedelta:
     """Return how long a promise lasts. Raises InvalidInput."""
     if not isinstance(value, timedelta):
-        raise InvalidInput(f"ttl must be a timedelta, not {value!r}", field="ttl")
+        raise InvalidInput(f"ttl must be a timedelta, not {quoted(value)}", field="ttl")
     if not timedelta() < value <= _TTL_MAX:
         raise InvalidInput(f"ttl must be more than 0 and at most 24 hours, not {value}", field="ttl")
     return value
@@ -97,7 +98,7 @@ def meta_text(meta: Mapping[str, object]) -> str:
     deep), and what is longer than 16,384 bytes there (`quota_check_amounts` in `sql/migrations/0005_quotas.sql`).
     """
     if not isinstance(meta, Mapping):
-        raise InvalidInput(f"meta must be a mapping, not {meta!r}", field="meta")
+        raise InvalidInput(f"meta must be a mapping, not {quoted(meta)}", field="meta")
     try:
         # With the spaces that a jsonb is shown with.
         text = json.dumps(dict(meta), ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Json, Plan, atomic, context, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
-from atlas_sdk.files import printable, to_text
+from atlas_sdk.files import named, to_text
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
@@ -317,7 +317,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             head = yield from _read_head(project, path)
         if head is None:
             raise NotFound(
-                f"{printable(path)}: no such file, and no version of it in {printable(project.name)}",
+                f"{named(path)}: no such file, and no version of it in {named(project.name)}",
                 kind="file",
                 name=path,
             )

@@ -17,6 +17,7 @@ from atlas_sdk.model.maintenance import JobReport, MaintenanceProgress
 from atlas_sdk.model.users import NOBODY
 from atlas_sdk.ops import events
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = [
     "BATCH",
@@ -90,7 +91,7 @@ class Counted:
 def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
     """Return the moment, by the server's clock, before which things may go. Raises InvalidInput."""
     if not timedelta(0) <= keep <= _KEEP_MAX:
-        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {keep!r}", field=name)
+        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {quoted(keep)}", field=name)
     now = yield from scalar(statements("schema")["now"], datetime)
     return now - keep
 

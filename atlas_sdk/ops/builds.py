@@ -14,6 +14,7 @@ from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 from atlas_sdk.ops.checks import bounded, json_map, page_size, storable
+from atlas_sdk.text import quoted
 
 __all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", "start", "stats", "succeed"]
 
@@ -187,7 +188,7 @@ def list_of(
     cut by id, which is in the order of time, so new builds do not shift them.
     """
     if status is not None and status not in BUILD_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(BUILD_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(BUILD_STATUSES)}; not {quoted(status)}", field="status")
     if before is not None and after is not None:
         raise InvalidInput("before or after, not both", field="after")
     keys = {"user_id": project.user_id, "project_id": project.id, "status": status, "limit": page_size(limit)}

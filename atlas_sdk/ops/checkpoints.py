@@ -2,28 +2,20 @@
 
 from atlas_sdk._plan import Json, Plan, atomic, context, many, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import AlreadyExists, InvalidInput
+from atlas_sdk.errors import AlreadyExists
 from atlas_sdk.model.checkpoints import Checkpoint
 from atlas_sdk.model.projects import Project
+from atlas_sdk.names import checkpoint_name
 from atlas_sdk.ops import events, projects
+from atlas_sdk.ops.checks import bounded
+from atlas_sdk.text import quoted
 
 __all__ = ["checkpoint", "checkpoints"]
 
 sql = statements("checkpoints")
 
-#: The column's own bound, in characters.
-_NAME_LENGTH = 200
-
-
-def _checked(name: str) -> str:
-    if not name or name != name.strip() or len(name) > _NAME_LENGTH or not name.isprintable():
-        raise InvalidInput(
-            f"{name!r} is no name for a checkpoint: 1 to {_NAME_LENGTH} printable characters, no space at either end",
-            field="name",
-        )
-    if name == "latest" or name.startswith("@{"):
-        raise InvalidInput(f"{name!r} means something else in references; choose another name", field="name")
-    return name
+#: Of a remark: a page of text.
+_NOTE_LENGTH = 4_000
 
 
 @atomic
@@ -33,9 +25,10 @@ def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[
     It names what is on record: call `capture` first to have the folder's present content on record. Names are unique
     in a project; a checkpoint is never pruned. Raises AlreadyExists, InvalidInput.
     """
-    made = yield from create(project, _checked(name), kind="named", note=note)
+    remark = bounded("note", note, _NOTE_LENGTH, least=0)
+    made = yield from create(project, checkpoint_name(name), kind="named", note=remark)
     if made is None:
-        raise AlreadyExists(f"{project.name} has a checkpoint {name!r} already", kind="checkpoint", name=name)
+        raise AlreadyExists(f"{project.name} has a checkpoint {quoted(name)} already", kind="checkpoint", name=name)
     yield from projects.remember_memory(project)
     yield from events.record(
         "checkpoint.created",

@@ -6,6 +6,7 @@ from datetime import datetime
 from atlas_sdk._plan import Json
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = ["bounded", "json_map", "moment", "page_size", "storable"]
 
@@ -23,9 +24,9 @@ def bounded(name: str, value: str | None, most: int, *, least: int = 1) -> str |
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidInput(f"{name} is a text, not {value!r}", field=name)
+        raise InvalidInput(f"{name} is a text, not {quoted(value)}", field=name)
     if not least <= len(value) <= most or "\0" in value:
-        raise InvalidInput(f"{name} has {least} to {most} characters without NUL, not {value!r}", field=name)
+        raise InvalidInput(f"{name} has {least} to {most} characters without NUL, not {quoted(value)}", field=name)
     return value
 
 
@@ -34,7 +35,7 @@ def json_map(name: str, value: Mapping[str, object] | None) -> Json | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInput(f"{name} is a mapping, not {value!r}", field=name)
+        raise InvalidInput(f"{name} is a mapping, not {quoted(value)}", field=name)
     return Json(dict(value))
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, execute, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import ContentMissing, IntegrityFailure
-from atlas_sdk.files import printable
+from atlas_sdk.files import named
 from atlas_sdk.model.blobs import Blob, assemble, encode
 from atlas_sdk.model.memory import Head
 from atlas_sdk.model.projects import Project
@@ -57,7 +57,7 @@ def surely_kept(project: Project, state: Content) -> Plan[None]:
     What does not is stored anew: these are the healthy bytes. Raises IntegrityFailure when that does not help.
     """
     if state.content is None:
-        raise ContentMissing(f"{printable(state.path)} is over the size limit", path=state.path, size=state.size)
+        raise ContentMissing(f"{named(state.path)} is over the size limit", path=state.path, size=state.size)
     try:
         yield from blob_content(project.user_id, state.sha256, path=state.path)
     except (IntegrityFailure, ContentMissing):

@@ -14,6 +14,7 @@ from atlas_sdk.model.limits import Grant, Limits
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import books, events
 from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+from atlas_sdk.text import quoted
 
 __all__ = [
     "add_plan",
@@ -79,7 +80,7 @@ def _named(
         named["cost"] = None if cost is None else money("cost", cost)
     if not isinstance(memory_hard, Unchanged):
         if not isinstance(memory_hard, bool):
-            raise InvalidInput(f"memory_hard must be True or False, not {memory_hard!r}", field="memory_hard")
+            raise InvalidInput(f"memory_hard must be True or False, not {quoted(memory_hard)}", field="memory_hard")
         named["memory_hard"] = memory_hard
     return named
 
@@ -167,7 +168,7 @@ def plan_limits(plan: str) -> Plan[Limits]:
     """Return what a plan allows. Raises NotFound."""
     found = yield from one_or_none(sql["plan"], Limits, name=plan)
     if found is None:
-        raise NotFound(f"no plan is called {plan!r}", kind="plan", name=plan)
+        raise NotFound(f"no plan is called {quoted(plan)}", kind="plan", name=plan)
     return found
 
 
@@ -200,7 +201,7 @@ def add_plan(
         previews=previews,
     )
     if not (yield from execute(sql["add_plan"], name=plan, **named)):
-        raise AlreadyExists(f"there is a plan {plan!r} already: use set_plan_limits", kind="plan", name=plan)
+        raise AlreadyExists(f"there is a plan {quoted(plan)} already: use set_plan_limits", kind="plan", name=plan)
     yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta={"plan": plan, "limits": _told(named)})
     return (yield from plan_limits(plan))
 

@@ -12,8 +12,8 @@ from atlas_sdk.files import (
     Root,
     Skipped,
     Tracking,
+    named,
     pin,
-    printable,
     read_file,
     relative_path,
     signature,
@@ -24,6 +24,7 @@ from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.text import quoted
 
 __all__ = ["capture", "delete", "files", "history", "snapshot"]
 
@@ -62,7 +63,7 @@ def snapshot(
     if len(to_text(name).encode()) > _PATH_BYTES:
         raise InvalidInput(f"a path has {_PATH_BYTES:,} bytes at most", field="path")
     if kind is not None and kind not in KINDS:
-        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {kind!r}", field="kind")
+        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {quoted(kind)}", field="kind")
     if isinstance(content, FileState):
         return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
     if content is not None:
@@ -147,7 +148,7 @@ def _take(
     try:
         return (yield from append(project, state, kind=kind))
     except QuotaExceeded as full:
-        return Skipped(path=path, reason=f"{printable(path)}: {full}")
+        return Skipped(path=path, reason=f"{named(path)}: {full}")
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:

@@ -12,6 +12,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, PortsExhausted
 from atlas_sdk.model.previews import Preview
 from atlas_sdk.ops.amounts import count
+from atlas_sdk.text import quoted
 
 __all__ = ["PORTS", "allocate", "checked", "release", "take"]
 
@@ -41,7 +42,8 @@ def checked(name: str, port: int | None) -> int | None:
 def allocate(preview: Preview, ports: range) -> Plan[int]:
     """Return the port that a preview has, or give it a free one. Raises PortsExhausted, InvalidInput."""
     if not ports or ports.step != 1 or ports[0] < 1 or ports[-1] > _PORT_MAX:
-        raise InvalidInput(f"ports is a range within 1 to {_PORT_MAX}, in steps of 1; not {ports!r}", field="ports")
+        sentence = f"ports is a range within 1 to {_PORT_MAX}, in steps of 1; not {quoted(ports)}"
+        raise InvalidInput(sentence, field="ports")
     held = yield from _held(preview)
     if held is not None:
         return held

@@ -16,6 +16,7 @@ from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, ports
 from atlas_sdk.ops.checks import bounded, json_map, page_size
+from atlas_sdk.text import quoted
 
 __all__ = [
     "active",
@@ -50,7 +51,8 @@ def _checked_host(host: str) -> str:
     tidy = _tidy(host)
     if not tidy or len(tidy) > _HOST_LENGTH or not tidy.isascii() or any(c.isspace() or c in "/:@\0" for c in tidy):
         raise InvalidInput(
-            f"{host!r} is not a host: give a name of at most {_HOST_LENGTH} ASCII characters (others as xn--), no port",
+            f"{quoted(host)} is not a host: give a name of at most {_HOST_LENGTH} ASCII characters (others as xn--), "
+            "no port",
             field="host",
         )
     return tidy
@@ -151,9 +153,9 @@ def set_status(
     machine has it.
     """
     if status not in PREVIEW_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {quoted(status)}", field="status")
     if health is not None and health not in HEALTHS:
-        raise InvalidInput(f"health is one of {', '.join(HEALTHS)}; not {health!r}", field="health")
+        raise InvalidInput(f"health is one of {', '.join(HEALTHS)}; not {quoted(health)}", field="health")
     facts = {
         "container_id": bounded("container_id", container_id, _ID_LENGTH),
         "network_id": bounded("network_id", network_id, _ID_LENGTH),
@@ -290,7 +292,7 @@ def list_of(
     Raises InvalidInput.
     """
     if status is not None and status not in PREVIEW_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {quoted(status)}", field="status")
     return (
         yield from many(
             sql["list"],

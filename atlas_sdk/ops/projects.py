@@ -10,11 +10,12 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
-from atlas_sdk.files import from_text, printable, to_text
+from atlas_sdk.files import from_text, named, to_text
 from atlas_sdk.model.projects import PROJECT_STATUSES, Project, Purge
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import builds, events, previews
 from atlas_sdk.ops.checks import page_size
+from atlas_sdk.text import quoted
 
 __all__ = [
     "activate",
@@ -47,7 +48,7 @@ def _keys(project: Project) -> dict[str, UUID]:
 
 def _gone(project: Project) -> NotFound:
     return NotFound(
-        f"the project {printable(project.name)} is deleted; register its folder again",
+        f"the project {named(project.name)} is deleted; register its folder again",
         kind="project",
         name=project.name,
     )
@@ -90,7 +91,7 @@ def create(
     project_id = (yield from context()).new_id()
     session = session_id or project_id.hex
     if not (yield from execute(sql["claim_session"], session_id=session, user_id=user.id)):
-        raise AlreadyExists(f"the session id {session!r} is taken", kind="project", name=session)
+        raise AlreadyExists(f"the session id {quoted(session)} is taken", kind="project", name=session)
     project = yield from one_or_none(
         sql["create"],
         Project,
@@ -175,7 +176,7 @@ def set_status(project: Project, status: str) -> Plan[Project]:
     active <-> archived; both -> deleted, which is final.
     """
     if status not in PROJECT_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {quoted(status)}", field="status")
     change = {"active": activate, "archived": archive, "deleted": delete}[status]
     return (yield from change(project))
 
@@ -232,7 +233,7 @@ def purge(project: Project) -> Plan[Purge | None]:
         return None
     if locked.status != "deleted":
         raise InvalidInput(
-            f"the project {printable(locked.name)} is {locked.status}: a purge takes every version of its memory, so"
+            f"the project {named(locked.name)} is {locked.status}: a purge takes every version of its memory, so"
             " `projects.delete` comes first",
             field="project",
         )
@@ -274,9 +275,9 @@ def list_of(
     shift pages, and one that is used in between may come before the first.
     """
     if status is not None and status not in PROJECT_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {status!r}", field="status")
+        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {quoted(status)}", field="status")
     if order not in {"created", "used"}:
-        raise InvalidInput(f'order is "created" or "used", not {order!r}', field="order")
+        raise InvalidInput(f'order is "created" or "used", not {quoted(order)}', field="order")
     by_use = order == "used"
     asked = {
         "status": status,

@@ -16,10 +16,12 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, many, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
-from atlas_sdk.files import printable, relative_path, to_text
+from atlas_sdk.files import named, relative_path, to_text
 from atlas_sdk.model.memory import Snapshot, State
 from atlas_sdk.model.projects import Project
+from atlas_sdk.names import is_checkpoint_name
 from atlas_sdk.ops.contents import blob_content
+from atlas_sdk.text import quoted
 
 __all__ = ["content", "read", "resolve", "version"]
 
@@ -30,6 +32,10 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
 _HEX_DIGITS = 32
 _SHORTEST_PREFIX = 4
+#: A path of PATH_MAX bytes, "@", and the name of a checkpoint.
+_LENGTH_MAX = 4_300
+#: Each "@" may end the path, and the database is asked about each.
+_SIGNS_MAX = 32
 
 
 def _moment(when: str, now: datetime) -> datetime:
@@ -47,7 +53,8 @@ def _moment(when: str, now: datetime) -> datetime:
         return datetime.fromisoformat(when.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(
-            f"@{{{when}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}", field="reference"
+            f"@{{{named(when)}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}",
+            field="reference",
         ) from None
 
 
@@ -62,10 +69,12 @@ def _splits(reference: str) -> list[tuple[str, str]]:
     """Return the ways to read a reference as `PATH@REF`, from the left: paths and checkpoints may both hold an "@"."""
     moment = _MOMENT.search(reference)
     if moment is not None and moment.end() != len(reference):
-        raise InvalidInput(f"{reference!r}: nothing may follow the moment in braces", field="reference")
+        raise InvalidInput(f"{quoted(reference)}: nothing may follow the moment in braces", field="reference")
     if moment is not None:
         return [(reference[: moment.start()], reference[moment.start() :])] if moment.start() else []
     signs = [at for at, character in enumerate(reference) if character == "@" and at]
+    if len(signs) > _SIGNS_MAX:
+        raise InvalidInput(f"{quoted(reference)} has more than {_SIGNS_MAX} times an @", field="reference")
     return [(reference[:at], reference[at + 1 :]) for at in signs]
 
 
@@ -74,6 +83,8 @@ def resolve(project: Project, reference: str = "latest") -> Plan[State]:
 
     Raises NotFound, AmbiguousReference, InvalidInput.
     """
+    if len(reference) > _LENGTH_MAX:
+        raise InvalidInput(f"{quoted(reference)} is longer than {_LENGTH_MAX:,} characters", field="reference")
     if (yield from _is_checkpoint(project, reference)):
         return (yield from _checkpoint(project, reference))
     splits = _splits(reference)
@@ -90,7 +101,7 @@ def _of_file(project: Project, path: str, rest: str, reference: str) -> Plan[Sta
     found = yield from _resolve(project, rest, name)
     versions = tuple(version for version in found.versions if version.path == name)
     if not versions:
-        raise NotFound(f"{printable(name)} did not exist at {rest!r}", kind="version", name=reference)
+        raise NotFound(f"{named(name)} did not exist at {quoted(rest)}", kind="version", name=reference)
     return State(reference=reference, versions=versions, whole=False)
 
 
@@ -113,7 +124,7 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if rows:
             return State(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
-        f"no checkpoint or version of {project.name} is called {reference!r}; "
+        f"no checkpoint or version of {project.name} is called {quoted(reference)}; "
         "`atlasctl checkpoints` and `atlasctl log` list them",
         kind="version",
         name=reference,
@@ -125,7 +136,7 @@ def _living(reference: str, rows: list[Snapshot]) -> State:
 
 
 def _is_checkpoint(project: Project, name: str) -> Plan[bool]:
-    if not name.isprintable():
+    if not is_checkpoint_name(name):
         return False
     keys = {"user_id": project.user_id, "project_id": project.id}
     return (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys))
@@ -143,7 +154,7 @@ def version(project: Project, path: str | PathLike[str], reference: str = "lates
     found = (yield from resolve(project, reference)).by_path().get(name)
     if found is not None and not found.deleted:
         return found
-    raise NotFound(f"{printable(name)} did not exist at {reference!r}", kind="version", name=reference)
+    raise NotFound(f"{named(name)} did not exist at {quoted(reference)}", kind="version", name=reference)
 
 
 def read(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[bytes]:

@@ -16,6 +16,7 @@ from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops.references import content, resolve
+from atlas_sdk.text import quoted
 
 __all__ = ["plan_redo", "plan_restore", "plan_undo"]
 
@@ -39,7 +40,7 @@ def plan_restore(
             targets.setdefault(version.path, None)
     only = {relative_path(Path(project.path), path) for path in paths}
     if missing := sorted(only - set(targets)):
-        raise NotFound(f"{missing[0]} did not exist at {reference!r}", kind="file", name=missing[0])
+        raise NotFound(f"{missing[0]} did not exist at {quoted(reference)}", kind="file", name=missing[0])
     steps = []
     for path in sorted(only or targets):
         wanted = targets[path]

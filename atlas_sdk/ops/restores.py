@@ -30,8 +30,8 @@ from atlas_sdk.files import (
     Root,
     Tracking,
     entry,
+    named,
     pin,
-    printable,
     read_file,
     remove_file,
     replace_file,
@@ -74,7 +74,7 @@ def restore(
     if isinstance(plan, str):
         plan = yield from plan_restore(project, plan, paths=paths, delete=delete)
     if plan.project_id != project.id:
-        raise InvalidInput(f"this plan was made for another project than {printable(project.name)}", field="target")
+        raise InvalidInput(f"this plan was made for another project than {named(project.name)}", field="target")
     if not plan.changes:
         return None
     targets: dict[str, bytes] = {}
@@ -85,7 +85,7 @@ def restore(
             )
             if version is None:
                 raise NotFound(
-                    f"the version of {printable(step.path)} that the plan wants is not on record any more: plan again",
+                    f"the version of {named(step.path)} that the plan wants is not on record any more: plan again",
                     kind="version",
                     name=str(step.snapshot_id),
                 )
@@ -154,7 +154,7 @@ def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
     now = yield from local(pin, Path(project.path))
     if plan.folder not in {None, now.identity}:
         raise RestoreRefused(
-            f"{printable(project.path)} is another folder than the one that the plan was made for; nothing was "
+            f"{named(project.path)} is another folder than the one that the plan was made for; nothing was "
             "written: look at it and repeat",
             paths=tuple(step.path for step in plan.changes),
         )
@@ -169,18 +169,18 @@ def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState
         now = yield from local(read_file, root, step.path, limit_bytes=tracking.limit_bytes)
         if (None if now is None else now.sha256.hex()) != step.present_sha256:
             raise RestoreRefused(
-                f"{printable(step.path)} changed since the plan was made; nothing was written: look again and repeat",
+                f"{named(step.path)} changed since the plan was made; nothing was written: look again and repeat",
                 paths=(step.path,),
             )
         if now is not None and now.content is None:
             raise RestoreRefused(
-                f"{printable(step.path)} is {now.size:,} bytes now, over the size limit of "
+                f"{named(step.path)} is {now.size:,} bytes now, over the size limit of "
                 f"{tracking.limit_bytes:,}, so it could not be kept; nothing was written: move it away first",
                 paths=(step.path,),
             )
         if now is None and (yield from local(_is_symlink, root, step.path)):
             raise RestoreRefused(
-                f"{printable(step.path)} is a symlink that leads nowhere; nothing was written: remove it first",
+                f"{named(step.path)} is a symlink that leads nowhere; nothing was written: remove it first",
                 paths=(step.path,),
             )
         present[step.path] = now
@@ -261,7 +261,7 @@ def _keep(project: Project, state: FileState, *, kind: str) -> Plan[None]:
         yield from append(project, state, kind=kind)
     except QuotaExceeded as full:
         raise RestoreRefused(
-            f"the present content of {printable(state.path)} is not on record and could not be kept; nothing was "
+            f"the present content of {named(state.path)} is not on record and could not be kept; nothing was "
             f"written: {full}",
             paths=(state.path,),
         ) from full

@@ -15,6 +15,7 @@ from atlas_sdk.model.usage import UsageEntry, UsageTotal
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 from atlas_sdk.ops.checks import json_map, moment
+from atlas_sdk.text import quoted
 
 __all__ = ["By", "log", "totals"]
 
@@ -39,11 +40,11 @@ def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
     """Return a number as the ledger keeps it: rounded to its last digit, of either sign. Raises InvalidInput."""
     smallest, limit = bounds
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {value!r}", field=name)
+        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {quoted(value)}", field=name)
     try:
         number = Decimal(value)
     except InvalidOperation as exc:
-        raise InvalidInput(f"{name} must be a number, not {value!r}", field=name) from exc
+        raise InvalidInput(f"{name} must be a number, not {quoted(value)}", field=name) from exc
     # Nothing here goes by the caller's decimal context: abs() would round by it, and overflow.
     if number.is_finite() and number.copy_abs() < limit:
         # Half of the last digit goes up, as in the database.
@@ -78,7 +79,7 @@ def log(
     idempotent: AlreadyExists when it stands for another entry. Raises NotFound when the user is gone.
     """
     if not _KIND.fullmatch(kind):
-        raise InvalidInput(f"kind is up to 64 of a-z, 0-9, '_' and '.', not {kind!r}", field="kind")
+        raise InvalidInput(f"kind is up to 64 of a-z, 0-9, '_' and '.', not {quoted(kind)}", field="kind")
     if project is not None and project.user_id != user.id:
         raise InvalidInput("the project is another user's", field="project")
     units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
@@ -110,7 +111,7 @@ def totals(
     """
     groups = {by} if isinstance(by, str) else set(by)
     if not groups <= _BY:
-        raise InvalidInput(f"by is of {', '.join(sorted(_BY))}; not {by!r}", field="by")
+        raise InvalidInput(f"by is of {', '.join(sorted(_BY))}; not {quoted(by)}", field="by")
     return (
         yield from many(
             sql["totals"],

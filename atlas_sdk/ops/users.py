@@ -12,6 +12,7 @@ from atlas_sdk.files import from_text
 from atlas_sdk.model.users import Deletion, User
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
+from atlas_sdk.text import quoted
 
 __all__ = [
     "by_email",
@@ -42,7 +43,7 @@ def checked_email(email: str) -> str:
     local_part, at, domain = tidy.rpartition("@")
     has_odd_character = any(character.isspace() or not character.isprintable() for character in tidy)
     if not (local_part and at and domain) or "@" in local_part or has_odd_character or len(tidy) > _EMAIL_LENGTH:
-        raise InvalidInput(f"{email!r} is not an e-mail address", field="email")
+        raise InvalidInput(f"{quoted(email)} is not an e-mail address", field="email")
     return tidy
 
 
@@ -54,7 +55,7 @@ def _checked_name(name: str) -> str:
 
 def _known_plan(plan: str) -> Plan[None]:
     if not (yield from scalar(sql["plan_exists"], bool, plan=plan)):
-        raise InvalidInput(f"no plan is called {plan!r}; quotas.plans() lists them", field="plan")
+        raise InvalidInput(f"no plan is called {quoted(plan)}; quotas.plans() lists them", field="plan")
 
 
 def _found(found: T | None, user_id: UUID) -> T:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 from urllib.parse import quote
 
-import psycopg
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
-from atlas_sdk._translate import masked, translate
+from atlas_sdk.dsn import parsed, place, without_secrets
 from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted
 
 __all__ = ["MAINTENANCE", "Address"]
 
@@ -30,18 +30,24 @@ _VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
 _LAST_PORT = 65_535
 #: Commands in a hint that are about the same database.
 _COMMAND: Final = re.compile(r"\batlasctl db (?:init|migrate(?: --plan)?|doctor|dump [\w.]+)")
-_SECRETS: Final = frozenset({"password", "sslpassword"})
 _IN_URL: Final = frozenset({"host", "port", "user", "dbname", "password"})
+
+
+def _readable(_self: "Address", _attribute: "Attribute[str]", dsn: str) -> None:
+    parsed(dsn)
 
 
 @frozen(kw_only=True)
 class Address:
-    """A database on a server, and where that was said; neither of its texts shows a password."""
+    """A database on a server, and where that was said; neither of its texts shows a secret.
+
+    Raises InvalidInput for a DSN that cannot be read, before anything of it is shown.
+    """
 
     #: The variables that `of_environment` reads.
     VARIABLES: ClassVar[tuple[str, ...]] = tuple(_VARIABLES)
 
-    dsn: str = field(repr=False)
+    dsn: str = field(repr=False, validator=_readable)
     #: "--dsn", "ATLAS_DATABASE_URL", "DB_HOST, DB_NAME", …
     source: str = "--dsn"
 
@@ -57,14 +63,14 @@ class Address:
             return None
         port = given.get("DB_PORT", "")
         if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
-            raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {port!r}", field="DB_PORT")
+            raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {quoted(port)}", field="DB_PORT")
         parts = {key: given.get(name, default) for name, (key, default) in _VARIABLES.items()}
         return cls(dsn=make_conninfo("", **parts), source=", ".join(given))
 
     @property
     def place(self) -> str:
         """Who connects to what, without secrets: "ada@db.example:5432/atlas"."""
-        return masked(self.dsn)
+        return place(self.dsn)
 
     @property
     def database(self) -> str | None:
@@ -103,18 +109,19 @@ class Address:
 
     @property
     def option(self) -> str:
-        """What takes a command to the same database: "--dsn …" without a password; "" where it finds it by itself."""
+        """What takes a command to the same database: "--dsn …" without secrets; "" where it finds it by itself."""
         if self.source != "--dsn" and not self.source.startswith("DB_"):
             return ""
         parts = self._parts()
         if parts.keys() <= _IN_URL and self.database is not None:
             return f"--dsn {shlex.quote(self.url)}"
-        return f"--dsn {shlex.quote(make_conninfo('', **{k: v for k, v in parts.items() if k not in _SECRETS}))}"
+        return f"--dsn {shlex.quote(make_conninfo('', **without_secrets(parts)))}"
 
     @property
-    def has_password(self) -> bool:
-        """Whether the DSN has a password, which `option` leaves out."""
-        return "password" in self._parts()
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the parts that `option` leaves out, such as "password"."""
+        parts = self._parts()
+        return tuple(sorted(parts.keys() - without_secrets(parts).keys()))
 
     def aim(self, text: str, *, option: str | None = None) -> str:
         """Return a hint with its commands going to this database, or with another option after them."""
@@ -126,10 +133,7 @@ class Address:
         return Address(dsn=make_conninfo(self.dsn, dbname=database), source=self.source)
 
     def _parts(self) -> dict[str, str]:
-        try:
-            return {key: str(value) for key, value in conninfo_to_dict(self.dsn).items()}
-        except psycopg.Error as exc:
-            raise translate(exc, self.dsn) from exc
+        return parsed(self.dsn)
 
 
 def _defaults() -> dict[str, str]:

@@ -7,13 +7,13 @@ from typing import Any, TypeVar, cast
 import psycopg
 from attrs import frozen
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from atlas_sdk._plan import Begin, Commit, Plan, Query, Result, Rollback
 from atlas_sdk._sql import Statement, statements
 from atlas_sdk._translate import translate
+from atlas_sdk.dsn import parsed
 from atlas_sdk.provision.address import Address
 
 __all__ = ["Login", "Session", "translated"]
@@ -59,7 +59,7 @@ class Session:
     def open(cls, address: Address) -> Iterator["Session"]:
         """Connect, and close at the end. Raises psycopg.OperationalError when that cannot be."""
         more: dict[str, Any] = {}
-        if "connect_timeout" not in conninfo_to_dict(address.dsn):
+        if "connect_timeout" not in parsed(address.dsn):
             more["connect_timeout"] = _CONNECT_S
         with psycopg.connect(
             address.dsn,

@@ -15,6 +15,7 @@ from atlas_sdk.provision.filling import fill
 from atlas_sdk.provision.roles import OWNER, make_login, make_roles, may_become
 from atlas_sdk.provision.session import Login, Session, translated
 from atlas_sdk.provision.steps import Job, Setup, Step
+from atlas_sdk.text import quoted
 
 __all__ = ["OLDEST_SERVER", "set_up"]
 
@@ -44,7 +45,7 @@ def set_up(
     InvalidInput.
     """
     if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
-        raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {app_user!r}", field="app_user")
+        raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {quoted(app_user)}", field="app_user")
     job = Job(dry_run=dry_run, tell=tell)
     facts = Setup(place=address.place, source=address.source, steps=(), dry_run=dry_run)
     with translated(address), ExitStack() as stack:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import subprocess
 
 import psycopg
 import pytest
@@ -218,3 +219,96 @@ def test_project_must_not_redirect_memory(app, cli):
     ran = cli("snapshot")
     assert ran.code == 2
     assert ".atlas.toml: atlas.database_url a project must not decide where memory goes" in ran.sentence
+
+
+def _values(found):
+    """Yield every text of a JSON value."""
+    if isinstance(found, str):
+        yield found
+    for one in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        yield from _values(one)
+
+
+@pytest.mark.parametrize("line", [["diff"], ["status"], ["log"], ["snapshot"], ["checkpoint", "v1"], ["verify"]])
+def test_json_holds_characters_only(app, cli, line):
+    """A lone surrogate is valid in no UTF-8, and most readers of JSON refuse its escape."""
+    (app / "notes").mkdir()
+    (app / os.fsdecode(b"notes/\xe9.md")).write_bytes(b"bad \xff\n")
+    (app / "CLAUDE.md").write_bytes(b"bad \xff \xed\xa0\x80\n")
+    (app / "NOTES.md").symlink_to("/etc/\udce9")
+    ran = cli(*line, "--json")
+    assert ran.records
+    for record in ran.records:
+        assert [text for text in _values(record) if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["checkpoint"],
+        ["show"],
+        ["diff"],
+        ["restore"],
+        ["log"],
+        ["snapshot"],
+        ["forget"],
+        [],
+        ["quota", "set", "--tokens"],
+    ],
+)
+@pytest.mark.parametrize("letter", ["x", "@", ":", "\n", "\u202e"])
+def test_a_name_of_a_hundred_kilobytes_is_cut(app, cli, line, letter):
+    ran = cli(*line, letter * 100_000)
+    assert ran.code in {1, 2, 3}
+    assert len(ran.err) < 1_500
+    assert "\u202e" not in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_bad_name_is_refused_before_anything_is_captured(app, cli):
+    before = len(cli("log", "--json").records)
+    (app / "CLAUDE.md").write_text("new")
+    assert cli("checkpoint", "x" * 201).code == 2
+    assert len(cli("log", "--json").records) == before
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        (MemoryError(), "out of memory: end other programs, or raise the limit (ulimit -v), then try again"),
+        (ImportError("x.so: failed to map segment from shared object"), "out of memory: end other programs"),
+        (RecursionError("maximum recursion depth exceeded"), "something is nested too deep: run again with --verbose"),
+        (RuntimeError("a\nforged\x1b[2J" + "z" * 10**6), "unexpected RuntimeError: a forged\\x1b[2Jzzz"),
+        (OSError(2, "No such file", "a\n\x1b[2J"), "unexpected FileNotFoundError: [Errno 2] No such file"),
+    ],
+)
+def test_what_nobody_expected_is_one_sentence_and_a_traceback_only_when_asked_for(cli, monkeypatch, problem, sentence):
+    def fail(*_, **__):
+        raise problem
+
+    monkeypatch.setattr("atlas_sdk.cli.program.Program.invoke", fail)
+    ran = cli("log")
+    assert ran.code == 1
+    assert ran.sentence.startswith(sentence)
+    assert len(ran.sentence) < 2_100
+    assert json.loads(cli("log", "--json").err)["error"].startswith(sentence)
+    told = cli("log", "--verbose")
+    assert told.code == 1
+    assert "Traceback" in told.err
+    assert "\x1b" not in told.err
+
+
+@pytest.mark.parametrize("kilobytes", [16_000, 30_000, 50_000])
+def test_too_little_memory_is_a_sentence(atlasctl, kilobytes):
+    command = f"ulimit -v {kilobytes}; exec {atlasctl} log --dsn postgresql://127.0.0.1:1/x"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ran.returncode in {1, 5}
+    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("atlasctl: ")
+
+
+def test_a_lone_surrogate_becomes_letters_in_json(capfdbinary):
+    from atlas_sdk.cli.output import Output
+
+    Output(json=True).record({"k\udce9": ["a\ud800b", {"c": ("\udfff",)}], "n": 1})
+    assert json.loads(capfdbinary.readouterr().out) == {"k\\udce9": ["a\\ud800b", {"c": ["\\udfff"]}], "n": 1}

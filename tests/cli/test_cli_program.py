@@ -37,6 +37,7 @@ def test_help_imports_no_command_and_nothing_slow():
         "cli.failures",
         "cli.program",
         "errors",
+        "text",
     }
     assert "checkpoint" in done.stdout
 

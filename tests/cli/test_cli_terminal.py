@@ -136,3 +136,26 @@ def test_interrupt_at_the_question_writes_nothing(app, cli, terminal):
     assert asked.end() == 130
     assert "Traceback" not in asked.text
     assert (app / "CLAUDE.md").read_text() == "gutted"
+
+
+_HIDING = "see \u202ethis\U000e0041\u200b \x1b]0;title\x07 \ufeffend\r\nnext\n"
+
+
+def test_what_hides_in_a_diff_is_shown_on_a_terminal_and_whole_in_a_pipe(app, terminal, cli):
+    (app / "CLAUDE.md").write_bytes(_HIDING.encode())
+    run = terminal("diff", NO_COLOR="1")
+    assert run.end() == 0
+    assert "+see \\u202ethis\\U000e0041\\u200b \\x1b]0;title\\x07 \\ufeffend\\r" in run.text
+    assert not set(run.text) & set("\u202e\U000e0041\u200b\x1b\x07\ufeff")
+    assert b"+" + _HIDING.encode().splitlines()[0] in cli("diff").raw
+
+
+def test_what_hides_in_a_version_is_shown_on_a_terminal_and_whole_in_a_pipe(app, terminal, cli):
+    (app / "CLAUDE.md").write_bytes(_HIDING.encode() + b"\xff")
+    assert cli("snapshot").code == 0
+    run = terminal("show", "CLAUDE.md")
+    assert run.end() == 0
+    assert "see \\u202ethis\\U000e0041\\u200b \\x1b]0;title\\x07 \\ufeffend\r\nnext\r\n\\xff" in run.text
+    assert not set(run.text) & set("\u202e\U000e0041\u200b\x1b\x07\ufeff")
+    assert "some characters are shown as escapes" in run.text
+    assert cli("show", "CLAUDE.md") == (0, _HIDING.encode() + b"\xff", "")

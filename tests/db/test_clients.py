@@ -22,7 +22,7 @@ from atlas_sdk import (
     DatabaseUnreachable,
     InvalidInput,
 )
-from atlas_sdk._translate import masked
+from atlas_sdk.dsn import place
 
 
 def test_a_transaction_is_all_or_nothing(atlas: Atlas, folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_malformed_dsn_is_an_error_of_ours(dsn: str) -> None:
 
 
 def test_a_dsn_is_shown_without_secrets() -> None:
-    shown = masked("postgresql://ada:secret@db.example:6000/atlas?sslpassword=hidden")
+    shown = place("postgresql://ada:secret@db.example:6000/atlas?sslpassword=hidden")
     assert shown == "ada@db.example:6000/atlas"
 
 

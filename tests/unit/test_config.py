@@ -114,7 +114,9 @@ def test_project_must_not_say_where_memory_goes(project, key):
         ("[atlas]\nkeep_auto_days = true\n", "atlas.keep_auto_days", "atlas.keep_auto_days must be a whole number"),
         ("[atlas]\nkeep_auto_days = -1\n", "atlas.keep_auto_days", "days are from 0 to 36,500; not -1"),
         ("[atlas]\nhome = true\n", "atlas.home", "atlas.home must be a string"),
-        ("#" * (2**20 + 1), "file", "is larger than 1,048,576 bytes"),
+        ("#" * (2**16 + 1), "file", "is larger than 65,536 bytes"),
+        ("x=" + "[" * 5000, "file", "config.toml: has more than 64 of the sign ["),
+        ("[atlas]\ncolor = '" + "r" * 9000 + "'\n", "atlas.color", "r…r"),
     ],
 )
 def test_bad_file_is_named_with_its_key(user_settings, text, field, sentence):

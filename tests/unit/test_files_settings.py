@@ -97,7 +97,7 @@ def outcome(root, content):
 def assert_short(sentence):
     assert sentence.startswith(".atlas.toml")
     assert sentence.isprintable()
-    assert len(sentence) < 300
+    assert len(sentence) < 400
 
 
 @pytest.mark.parametrize("name", SEEDS)

@@ -157,3 +157,16 @@ def test_settings_do_not_show_it() -> None:
 def test_an_asyncio_client_that_is_not_connected_does_not_show_it() -> None:
     client = AsyncAtlas.open(f"postgresql://ada:{_WRONG}@db/atlas")
     assert_silent(repr(client), _WRONG)
+
+
+def test_a_server_that_refuses_an_option_does_not_make_us_show_it(
+    open_client: Open, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL quotes the setting that it refuses."""
+    caplog.set_level(logging.INFO)
+    secret = "0pti0nSekr3t"
+    with pytest.raises(AtlasError) as failure:
+        open_client(f"{dsn}&options=-c%20statement_timeout%3D{secret}", connect_timeout_s=1)
+    text = "".join(traceback.format_exception(failure.value))
+    assert "invalid value for parameter ***" in text
+    assert_silent(text + everything_said(caplog), secret)

@@ -1,0 +1,67 @@
+"""TOML that an agent or a stranger wrote: read within limits, so that no text makes reading slow or endless.
+
+`tomllib` takes quadratic time and memory for long keys (24 s and 3.4 GB for 60 KB of `x.x.x…`) and recurses for nested
+values, so what makes it slow is counted first: outside strings and comments an honest file has a few dozen brackets,
+dots and equals signs, and a comma for every glob.
+"""
+
+import re
+from typing import Any, Final
+
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import named
+
+__all__ = ["LIMIT_BYTES", "parse_toml"]
+
+#: Settings that people write have a few hundred bytes.
+LIMIT_BYTES: Final = 64 * 2**10
+#: How often each sign may stand outside strings and comments.
+_MOST_SIGNS = {"[": 64, "{": 64, "=": 64, ".": 64, ",": 1024}
+#: Strings and comments, closed or not. A string in three quotes may end with two quotes of its own.
+_STRINGS_AND_COMMENTS = re.compile(
+    r'''
+    """ [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* (?:"{3,5})?
+    | \'\'\' [^']* (?: '(?!'') [^']* )* (?:'{3,5})?
+    | " [^"\\\n]* (?: \\[^\n] [^"\\\n]* )* "?
+    | ' [^'\n]* '?
+    | \# [^\n]*
+    ''',
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
+    """Return the tables of a file of settings. Raises InvalidInput whose sentence is short and begins with `name`.
+
+    `raw` is refused when it is longer than 64 KiB, not UTF-8, not TOML, or has more than 64 brackets, dots or equals
+    signs, or 1,024 commas, outside strings and comments. Takes time in proportion to its length.
+    """
+    if len(raw) > LIMIT_BYTES:
+        raise InvalidInput(f"{name} is larger than {LIMIT_BYTES:,} bytes", field=name)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"{name} is not TOML: byte {exc.start:,} is not UTF-8", field=name) from None
+    _check_signs(text, name)
+    # Most projects have no settings, and a hook has few milliseconds.
+    import tomllib  # noqa: PLC0415
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        # A key or a character of the file is in the reason.
+        raise InvalidInput(f"{name} is not TOML: {named(str(exc))}", field=name) from None
+    except (ValueError, RecursionError):
+        # A number of more digits than Python reads; or the caller is deep in calls already.
+        raise InvalidInput(f"{name} is not TOML: a value in it is too long", field=name) from None
+
+
+def _check_signs(text: str, name: str) -> None:
+    # As `tomllib` does, so that both see the same lines.
+    rest = _STRINGS_AND_COMMENTS.sub("", text.replace("\r\n", "\n"))
+    for sign, most in _MOST_SIGNS.items():
+        if rest.count(sign) > most:
+            raise InvalidInput(
+                f"{name} has more than {most:,} of the sign {sign} outside strings; settings are a few tables and lists",
+                field=name,
+            )

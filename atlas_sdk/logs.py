@@ -1,0 +1,64 @@
+"""What programs of this package write to their log: one line a record, whatever names and errors are in it."""
+
+import logging
+import sys
+from typing import Final, TextIO
+
+from atlas_sdk.text import visible
+
+__all__ = ["DAEMON_LAYOUT", "LogFormatter", "log_to_stderr"]
+
+#: How the watcher's lines begin.
+DAEMON_LAYOUT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_INDENT: Final = "    "
+
+
+class LogFormatter(logging.Formatter):
+    """A formatter in whose output no name and no error can forge a line, hide a text, or show a secret of the DSN.
+
+    Line ends and what else a terminal obeys become escapes. A traceback keeps its lines, and each is indented, so that
+    none looks like a record.
+    """
+
+    def __init__(self, layout: str, *, dsn: str | None = None) -> None:
+        super().__init__(layout)
+        #: The address whose secrets are masked: psycopg logs what a server says of it.
+        self.dsn = dsn
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, and the indented lines of its traceback."""
+        record.message = self._masked(visible(record.getMessage(), keep="\t"))
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        lines = [self.formatMessage(record)]
+        # Not what another handler left in the record: it may be as it came.
+        if record.exc_info:
+            lines += self._indented(self.formatException(record.exc_info))
+        if record.stack_info:
+            lines += self._indented(self.formatStack(record.stack_info))
+        return "\n".join(lines)
+
+    def _indented(self, text: str) -> list[str]:
+        return [_INDENT + visible(line, keep="\t") for line in self._masked(text).split("\n")]
+
+    def _masked(self, text: str) -> str:
+        if self.dsn is None:
+            return text
+        # psycopg is not imported for records of other programs.
+        from atlas_sdk.dsn import scrubbed  # noqa: PLC0415
+
+        return scrubbed(text, self.dsn)
+
+
+def log_to_stderr(
+    level: int | str, layout: str, *, dsn: str | None = None, stream: TextIO | None = None
+) -> LogFormatter:
+    """Let the program log to stderr; return the formatter, which may learn the DSN later.
+
+    Does nothing where the program's caller has set up logging already.
+    """
+    formatter = LogFormatter(layout, dsn=dsn)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler])
+    return formatter

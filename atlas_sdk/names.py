@@ -1,0 +1,30 @@
+"""Names that people and agents give to things: checked before anything is done with them."""
+
+from typing import Final
+
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.text import quoted, visible
+
+__all__ = ["checkpoint_name", "is_checkpoint_name"]
+
+#: The column's own bound, in characters.
+_LENGTH_MAX: Final = 200
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Tell whether a checkpoint can have this name: nothing in it hides or reorders the rest of a line."""
+    # The length first: nothing else reads a name of a megabyte.
+    return 0 < len(name) <= _LENGTH_MAX and name == name.strip() and name.isprintable() and visible(name) == name
+
+
+def checkpoint_name(name: str) -> str:
+    """Return the name of a new checkpoint as it is. Raises InvalidInput."""
+    if not is_checkpoint_name(name):
+        raise InvalidInput(
+            f"{quoted(name)} is no name for a checkpoint: 1 to {_LENGTH_MAX} printable characters, "
+            "no space at either end",
+            field="name",
+        )
+    if name == "latest" or name.startswith("@{"):
+        raise InvalidInput(f"{quoted(name)} means something else in references; choose another name", field="name")
+    return name
