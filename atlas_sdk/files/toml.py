@@ -62,6 +62,6 @@ def _check_signs(text: str, name: str) -> None:
     for sign, most in _MOST_SIGNS.items():
         if rest.count(sign) > most:
             raise InvalidInput(
-                f"{name} has more than {most:,} of the sign {sign} outside strings; settings are a few tables and lists",
+                f"{name} has more than {most:,} of the sign {sign} outside strings; settings need a few tables only",
                 field=name,
             )

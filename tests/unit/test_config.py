@@ -115,7 +115,7 @@ def test_project_must_not_say_where_memory_goes(project, key):
         ("[atlas]\nkeep_auto_days = -1\n", "atlas.keep_auto_days", "days are from 0 to 36,500; not -1"),
         ("[atlas]\nhome = true\n", "atlas.home", "atlas.home must be a string"),
         ("#" * (2**16 + 1), "file", "is larger than 65,536 bytes"),
-        ("x=" + "[" * 5000, "file", "config.toml: has more than 64 of the sign ["),
+        ("x=" + "[" * 5000, "file", "config.toml: has more than 64 of the sign"),
         ("[atlas]\ncolor = '" + "r" * 9000 + "'\n", "atlas.color", "r…r"),
     ],
 )
