@@ -29,7 +29,7 @@ def make_room(session: Session, archive: Archive) -> Definitions:
     and then every thing of ours is known by its name. Returns what the migrations make there. Raises BackupFailed when
     there is anything to lose.
     """
-    session.connection.execute(schema.sql["lock"].text)
+    session.run(schema.lock_creation())
     place = _agreed(session, archive)
     things = _things(session, archive.schema)
     strangers = sorted(name for _, name, _ in things if place.schema is None or name not in _ours())

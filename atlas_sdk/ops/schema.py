@@ -7,7 +7,7 @@ from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["check", "checksum", "migrate", "server", "status"]
+__all__ = ["check", "checksum", "lock_creation", "migrate", "server", "status"]
 
 sql = statements("schema")
 isolation = statements("isolation")
@@ -72,12 +72,18 @@ def migrate() -> Plan[list[AppliedMigration]]:
     return done
 
 
+def lock_creation() -> Plan[None]:
+    """Wait until nobody else makes the schema, until the end of the transaction; nothing where the login may not."""
+    if (yield from scalar(sql["may_lock"], bool)):
+        yield from execute(sql["lock"])
+
+
 @atomic
 def _apply_next() -> Plan[AppliedMigration | None]:
     # Functions keep the search_path that they are made with.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
-        yield from execute(sql["lock"])
+        yield from lock_creation()
         yield from execute(sql["create_version_table"])
     yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)

@@ -37,7 +37,7 @@ def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int
         # On a connection of its own, because each migration is a transaction.
         turn = stack.enter_context(Session.open(target.address))
         stack.enter_context(turn.connection.transaction())
-        if turn.value(sql["may_wait"]):
+        if turn.value(schema.sql["may_lock"]):
             # Where every login may take advisory locks, none holds this up for ever.
             turn.value(sql["limit_waiting"], wait=_TURN_WAIT)
             turn.value(sql["wait_for_turn"])

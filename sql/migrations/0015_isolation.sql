@@ -119,12 +119,21 @@ $$;
 -- be taken for ours; large objects, which no policy keeps apart; advisory locks, which anybody may take in anybody's name.
 -- Our own connections look among temporary tables last; set for the database, this also holds behind a pooler, where a
 -- client may set nothing. What this login may not do is left to an administrator: `atlasctl db init` and `db doctor` say
--- it. To give something back to another application: GRANT TEMPORARY ON DATABASE … TO its role.
+-- it. Where another role has tables in this database, it may need all of this: then only `atlasctl db init` closes it, which
+-- shows each step. To give something back to another application: GRANT TEMPORARY ON DATABASE … TO its role.
 DO $$
 DECLARE
     place pg_database;
     open_function regprocedure;
 BEGIN
+    IF EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+          AND c.relowner <> (SELECT u.relowner FROM pg_class AS u WHERE u.oid = 'users'::regclass)
+    ) THEN
+        RAISE NOTICE 'other roles have tables in this database: closing it is left to atlasctl db init';
+        RETURN;
+    END IF;
     SELECT * INTO place FROM pg_database AS d WHERE d.datname = current_database();
     IF pg_has_role(place.datdba, 'USAGE') THEN
         EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', place.datname);

@@ -130,10 +130,6 @@ SELECT set_config('search_path', %(path)s, false);
 -- For the locks of one transaction.
 SELECT set_config('lock_timeout', %(wait)s, true);
 
--- name: may_wait
--- Where it may not, this login may not set anything up either.
-SELECT has_function_privilege('pg_advisory_xact_lock(bigint)', 'EXECUTE');
-
 -- name: wait_for_turn
 -- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.
 SELECT pg_advisory_xact_lock(4152413918);

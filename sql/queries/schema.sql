@@ -6,6 +6,11 @@ SELECT to_regclass('schema_version') IS NOT NULL;
 -- One at a time makes the first table; the lock goes with the transaction, so it works behind a pooler too.
 SELECT pg_advisory_xact_lock(4152413917);
 
+-- name: may_lock
+-- Where PUBLIC has lost advisory locks, only logins that were granted them may wait; others meet a unique violation when
+-- two make the first table at once.
+SELECT has_function_privilege('pg_advisory_xact_lock(bigint)', 'EXECUTE');
+
 -- name: lock_version
 -- One migration at a time. Tenants may read this table and no more, so none can hold this lock or wait for it.
 LOCK TABLE schema_version IN SHARE ROW EXCLUSIVE MODE;

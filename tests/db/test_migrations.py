@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
+from databases import OfServer
 
 from atlas_sdk import Atlas, SchemaMismatch
 from atlas_sdk._sql import migrations
@@ -64,3 +68,44 @@ def test_a_failing_migration_leaves_nothing_half_done(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as connection:
         assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (1,)
         assert connection.execute("SELECT to_regclass('projects')").fetchone() == (None,)
+
+
+def test_database_with_tables_of_another_role_is_not_closed_by_a_migration(databases: OfServer, server: str) -> None:
+    """Another application may need temporary tables and advisory locks: only `db init` takes them, step by step."""
+    with databases(server).made(template="template1") as dsn, role_of_test(dsn) as shop:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA shop AUTHORIZATION {shop}")
+            connection.execute(f"SET ROLE {shop}")
+            connection.execute("CREATE TABLE shop.orders (id integer)")
+        Atlas.open(dsn, migrate=True).close()
+        assert may(dsn, shop) == (True, True)
+
+
+def test_database_of_its_own_is_closed_by_the_migrations(empty_dsn: str) -> None:
+    with role_of_test(empty_dsn) as other:
+        assert may(empty_dsn, other) == (True, True)
+        Atlas.open(empty_dsn, migrate=True).close()
+        assert may(empty_dsn, other) == (False, False)
+
+
+@contextmanager
+def role_of_test(dsn: str) -> Iterator[str]:
+    """Make a role without rights of its own, and drop it with whatever it owns."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name}")
+        yield name
+        connection.execute(f"DROP OWNED BY {name} CASCADE")
+        connection.execute(f"DROP ROLE {name}")
+
+
+def may(dsn: str, role: str) -> tuple[bool, bool]:
+    """Tell whether a role may make temporary tables and take advisory locks."""
+    question = """
+        SELECT has_database_privilege(%(role)s, current_database(), 'TEMPORARY'),
+               has_function_privilege(%(role)s, 'pg_advisory_lock(bigint)', 'EXECUTE')
+    """
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(question, {"role": role}).fetchone()
+    assert found is not None
+    return found
