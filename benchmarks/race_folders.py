@@ -27,7 +27,7 @@ from attrs import define, field
 from atlas_sdk import Atlas, AtlasError, Project
 from atlas_sdk.files import exchange, root
 from watcher.daemon import run
-from watcher.settle import Timing
+from watcher.debounce import Timing
 
 __all__ = ["main"]
 

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from watcher.settle import Hint
+from watcher.debounce import ChangeKind
 
 __all__ = ["Backend", "Place", "Polling", "Sink", "Watching", "system_backend"]
 
@@ -33,10 +33,10 @@ class Watching(Enum):
 class Sink(Protocol):
     """Who wants to know. Called from the backend's thread: it must not block, and it must not call back."""
 
-    def changed(self, place: Place, name: str, hint: Hint, *, is_folder: bool) -> None:
+    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Something happened to an entry of a watched folder."""
 
-    def shaken(self, place: Place) -> None:
+    def root_changed(self, place: Place) -> None:
         """Something happened to a watched folder itself: removed, renamed, unmounted."""
 
     def overflowed(self) -> None:
