@@ -80,7 +80,7 @@ class Site:
 
     @property
     def log(self) -> Path:
-        """What the server and the keeper have to say."""
+        """What the server and the supervisor have to say."""
         return self.run_dir / "server.log"
 
     @property

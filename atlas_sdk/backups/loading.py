@@ -13,7 +13,7 @@ from psycopg import Cursor
 
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.comparing import Definitions, check_copied, check_definitions, check_rows
-from atlas_sdk.backups.emptying import make_room
+from atlas_sdk.backups.prepare_target import make_room
 from atlas_sdk.backups.reports import Loaded, Progress
 from atlas_sdk.backups.session import Session, connected, sql
 from atlas_sdk.errors import BackupFailed

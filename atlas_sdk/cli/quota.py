@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.allowances import grant, set_limits
 from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options, user_option
+from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
     from atlas_sdk import Books
@@ -41,8 +41,8 @@ def show(flags: Flags, email: str | None, *, check: bool) -> int:
     this. What is held is promised to calls that are not settled yet, and counts like what is used.
     """
     from atlas_sdk import QuotaExceeded
-    from atlas_sdk.cli.gauges import show_quota
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.quota_view import show_quota
 
     run = Invocation(flags)
     with run.opened() as atlas:
@@ -66,9 +66,9 @@ def history(flags: Flags, email: str | None, limit: int) -> None:
     What each used, and what was allowed at its end, top-ups included. A call that began in a month and is settled later
     is charged to that month.
     """
-    from atlas_sdk.cli.gauges import dollars
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_period
+    from atlas_sdk.cli.json_output import of_period
+    from atlas_sdk.cli.quota_view import dollars
 
     run = Invocation(flags)
     with run.opened() as atlas:

@@ -26,8 +26,8 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_skipped, of_version
     from atlas_sdk.cli.output import count
-    from atlas_sdk.cli.records import of_skipped, of_version
     from atlas_sdk.files import Tracking, printable
 
     run = Invocation(flags)

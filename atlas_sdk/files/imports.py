@@ -18,9 +18,9 @@ from attrs import define, field, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.capture import read_file, signature
-from atlas_sdk.files.confined import locate
 from atlas_sdk.files.paths import printable, relative_path
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.safe_open import locate
 
 __all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 

@@ -5,8 +5,8 @@ import click
 import psycopg
 import pytest
 
-from atlas_sdk.cli.gauges import Gauge, dollars
-from atlas_sdk.cli.quantities import AMOUNT, COUNT, EXPIRY, MONEY, Limit, Size
+from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, Limit, Size
+from atlas_sdk.cli.quota_view import Gauge, dollars
 
 
 @pytest.fixture
