@@ -23,7 +23,6 @@ from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
-    books,
     builds,
     checkpoints,
     diffs,
@@ -39,6 +38,7 @@ from atlas_sdk.ops import (
     previews,
     projects,
     purges,
+    quota_accounting,
     quotas,
     references,
     restore_plans,
@@ -171,14 +171,14 @@ class AsyncQuotas(AsyncMetering):
     add_tokens = awaitable(quotas.add_tokens)
     lease_block = awaitable(quotas.lease_block)
     hit = awaitable(quotas.hit)
-    usage = awaitable(books.usage)
-    get = awaitable(books.usage)
-    check = awaitable(books.check)
-    holds = awaitable(books.holds)
-    history = awaitable(books.history)
-    forecast = awaitable(books.forecast)
-    verify = awaitable(books.verify)
-    reset_monthly = awaitable(books.reset_monthly)
+    usage = awaitable(quota_accounting.usage)
+    get = awaitable(quota_accounting.usage)
+    check = awaitable(quota_accounting.check)
+    holds = awaitable(quota_accounting.holds)
+    history = awaitable(quota_accounting.history)
+    forecast = awaitable(quota_accounting.forecast)
+    verify = awaitable(quota_accounting.verify)
+    reset_monthly = awaitable(quota_accounting.reset_monthly)
     set_limits = awaitable(limits.set_limits)
     use_plan_limits = awaitable(limits.use_plan_limits)
     set_time_zone = awaitable(limits.set_time_zone)
@@ -189,7 +189,7 @@ class AsyncQuotas(AsyncMetering):
     grant = awaitable(limits.grant)
     grants = awaitable(limits.grants)
     memory = awaitable(memory_usage.memory)
-    tell_memory = awaitable(memory_usage.tell_memory)
+    record_memory_threshold = awaitable(memory_usage.record_memory_threshold)
 
 
 class AsyncBuilds(AsyncFace):

@@ -21,7 +21,6 @@ from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
-    books,
     builds,
     checkpoints,
     diffs,
@@ -37,6 +36,7 @@ from atlas_sdk.ops import (
     previews,
     projects,
     purges,
+    quota_accounting,
     quotas,
     references,
     restore_plans,
@@ -167,14 +167,14 @@ class Quotas(Metering):
     add_tokens = blocking(quotas.add_tokens)
     lease_block = blocking(quotas.lease_block)
     hit = blocking(quotas.hit)
-    usage = blocking(books.usage)
-    get = blocking(books.usage)
-    check = blocking(books.check)
-    holds = blocking(books.holds)
-    history = blocking(books.history)
-    forecast = blocking(books.forecast)
-    verify = blocking(books.verify)
-    reset_monthly = blocking(books.reset_monthly)
+    usage = blocking(quota_accounting.usage)
+    get = blocking(quota_accounting.usage)
+    check = blocking(quota_accounting.check)
+    holds = blocking(quota_accounting.holds)
+    history = blocking(quota_accounting.history)
+    forecast = blocking(quota_accounting.forecast)
+    verify = blocking(quota_accounting.verify)
+    reset_monthly = blocking(quota_accounting.reset_monthly)
     set_limits = blocking(limits.set_limits)
     use_plan_limits = blocking(limits.use_plan_limits)
     set_time_zone = blocking(limits.set_time_zone)
@@ -185,7 +185,7 @@ class Quotas(Metering):
     grant = blocking(limits.grant)
     grants = blocking(limits.grants)
     memory = blocking(memory_usage.memory)
-    tell_memory = blocking(memory_usage.tell_memory)
+    record_memory_threshold = blocking(memory_usage.record_memory_threshold)
 
 
 class Builds(Face):

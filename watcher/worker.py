@@ -137,7 +137,7 @@ class Worker:
                 self._look(due, last=True)
             self._to_tell |= self._grown
             while self._to_tell and self._clock() < deadline:
-                self._tell_memory()
+                self._record_memory_thresholds()
         except AtlasError as error:
             self._away(error)
         if len(self._queue):
@@ -321,7 +321,7 @@ class Worker:
                 self._to_compare = set(self._folders)
             self._to_tell |= self._grown
             self._grown.clear()
-        self._tell_memory()
+        self._record_memory_thresholds()
         if now >= self._poll_at:
             self._poll_at = now + self._timing.poll_s
             self._to_sweep.extendleft(self._unwatched)
@@ -353,13 +353,13 @@ class Worker:
             self._queue.mark(folder.id, path, ChangeKind.FOUND)
         self._compare_at = max(self._compare_at, now) + (self._cpu() - began) / _SHARE
 
-    def _tell_memory(self) -> None:
+    def _record_memory_thresholds(self) -> None:
         """Let an event be recorded where what was stored of late reaches a limit."""
         for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_tell))):
             user_id = next(iter(self._to_tell))
             atlas = self._database.atlas
             try:
-                atlas.quotas.tell_memory(atlas.users.get(user_id))
+                atlas.quotas.record_memory_threshold(atlas.users.get(user_id))
             except AtlasError as error:
                 if is_away(error):
                     raise

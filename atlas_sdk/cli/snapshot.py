@@ -55,7 +55,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
                 taken.append(made)
         if paths and taken:
             # A capture has done so on its own.
-            atlas.quotas.tell_memory(run.user(atlas))
+            atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if flags.json:
         run.out.record(

@@ -1,4 +1,4 @@
-"""Books: what is used, held and allowed; what was; whether it adds up."""
+"""Quota accounting: amounts used, held and allowed, past periods, and whether the counters match the ledger."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Audit", "Books", "Check", "Forecast", "Hold", "Period", "Rates", "Usage"]
+__all__ = ["Check", "Forecast", "Hold", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
 
 
 @frozen(kw_only=True)
@@ -86,7 +86,7 @@ class Check:
 
 
 @frozen(kw_only=True)
-class Books:
+class QuotaAccounting:
     """One period of one user whose counters are not what ledger and holds add up to."""
 
     user_id: UUID
@@ -106,12 +106,12 @@ class Books:
 
 
 @frozen(kw_only=True)
-class Audit:
+class QuotaAudit:
     """The result of `verify`."""
 
     #: Periods looked at, those of closed months too.
     periods: int
-    unbalanced: tuple[Books, ...] = ()
+    unbalanced: tuple[QuotaAccounting, ...] = ()
 
     @property
     def balanced(self) -> bool:
