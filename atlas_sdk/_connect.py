@@ -1,4 +1,4 @@
-"""What both clients do before they connect: find the database, and lend plans their context."""
+"""Find the database before a client connects, and make the context of its plans."""
 
 import getpass
 import sys
@@ -32,7 +32,7 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 
 @frozen
 class Opened:
-    """Where to connect, what plans are lent, and the embedded server, if that is what is used."""
+    """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
 
     target: Target
     lent: Context
@@ -69,7 +69,7 @@ def new_id() -> UUID:
 
 
 class Options(TypedDict, total=False):
-    """What `Atlas.open` and `AsyncAtlas.open` take beside the DSN."""
+    """The options of `Atlas.open` and `AsyncAtlas.open`."""
 
     #: Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says; default: ATLAS_HOME, else the user's
     #: data folder.

@@ -100,7 +100,7 @@ class Json:
 
 @frozen
 class Result:
-    """What a statement gave: column names, rows, and the number of rows touched."""
+    """The result of a statement: column names, rows, and the number of affected rows."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -109,7 +109,7 @@ class Result:
 
 @frozen(kw_only=True)
 class Context:
-    """What a client lends to the plans that it runs."""
+    """The context that a client gives to the plans that it runs."""
 
     #: Makes a uuid v7 (time-ordered).
     new_id: Callable[[], UUID]

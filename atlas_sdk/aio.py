@@ -94,7 +94,7 @@ class AsyncUsers(AsyncFace):
 
 
 class AsyncSessions(AsyncFace):
-    """Who is signed in: tokens that work until they expire or are revoked."""
+    """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
     issue = awaitable(sessions.issue)
     verify = awaitable(sessions.verify)
@@ -240,7 +240,7 @@ class AsyncEvents(AsyncFace):
 
 
 class AsyncMaintenance(AsyncMaintaining):
-    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+    """Maintenance of the database for all users: single jobs, and all of them.
 
     No part of transactions: each job commits batch by batch.
     """
@@ -389,7 +389,7 @@ class AsyncAtlas(_Faces):
 
     @property
     def url(self) -> str:
-        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        """The address of the database, for psql and the like; it may hold a password that the caller gave."""
         return self._connected()[0].target.dsn
 
     def keep_server_for(self, seconds: float) -> None:

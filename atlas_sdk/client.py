@@ -90,7 +90,7 @@ class Users(Face):
 
 
 class Sessions(Face):
-    """Who is signed in: tokens that work until they expire or are revoked."""
+    """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
     issue = blocking(sessions.issue)
     verify = blocking(sessions.verify)
@@ -236,7 +236,7 @@ class Events(Face):
 
 
 class Maintenance(Maintaining):
-    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+    """Maintenance of the database for all users: single jobs, and all of them.
 
     No part of transactions: each job commits batch by batch.
     """
@@ -355,7 +355,7 @@ class Atlas(_Faces):
 
     @property
     def url(self) -> str:
-        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        """The address of the database, for psql and the like; it may hold a password that the caller gave."""
         return self._opened.target.dsn
 
     def keep_server_for(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What tells the daemon that something happened in a folder."""
+"""Sources of events: they tell the daemon that something happened in a folder."""
 
 import platform
 from enum import Enum
@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
 
 class Watching(Enum):
-    """What came of asking for a watch."""
+    """The answer to a request for a watch."""
 
     #: Nothing was watched here before, or another folder: list it, for it may have changed before.
     NEW = "new"
@@ -31,7 +31,7 @@ class Watching(Enum):
 
 
 class Sink(Protocol):
-    """Who wants to know. Called from the backend's thread: it must not block, and it must not call back."""
+    """A receiver of events. The backend's thread calls it: it must not block or call back."""
 
     def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Something happened to an entry of a watched folder."""

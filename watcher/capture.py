@@ -19,7 +19,7 @@ _COARSEST_NS = 2_000_000_000
 
 @frozen(kw_only=True)
 class Captured:
-    """What came of looking at a file; the worker counts and goes on from here."""
+    """The result of looking at a file, for the worker."""
 
     #: Whether there is a new version.
     stored: bool = False

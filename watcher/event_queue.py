@@ -45,12 +45,12 @@ class EventQueue:
 
     @property
     def events(self) -> int:
-        """How many events there were so far, also about files that are no memory."""
+        """The number of events so far, also about files that are no memory."""
         return self._events
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked for the end."""
+        """True when the end was requested."""
         return self._stopping
 
     # From any thread.
@@ -127,7 +127,7 @@ class EventQueue:
             self._debouncer.put_back(due, at)
 
     def is_marked(self, project: UUID, path: str) -> bool:
-        """Whether this is to be looked at anyway."""
+        """Tell whether a path waits to be looked at."""
         with self._changed:
             return (project, path) in self._debouncer
 

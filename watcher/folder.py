@@ -1,4 +1,4 @@
-"""What the daemon knows about one project."""
+"""The daemon's knowledge about one project."""
 
 import os
 import stat

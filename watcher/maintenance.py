@@ -32,7 +32,7 @@ _GRACE_S = 1.0
 
 @frozen(kw_only=True)
 class RetentionPolicy:
-    """How long things are kept."""
+    """The retention of each kind of data."""
 
     auto: timedelta = timedelta(days=30)
     stopped_previews: timedelta = timedelta(days=7)

@@ -75,7 +75,7 @@ class AsyncDriver:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._target.retries
 
     def stats(self) -> PoolStats:
@@ -325,7 +325,7 @@ class AsyncView:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._driver.retries
 
     def stats(self) -> PoolStats:

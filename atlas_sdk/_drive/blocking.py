@@ -74,7 +74,7 @@ class Driver:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._target.retries
 
     def stats(self) -> PoolStats:
@@ -317,7 +317,7 @@ class View:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._driver.retries
 
     def stats(self) -> PoolStats:

@@ -1,4 +1,4 @@
-"""What a failed run of a plan means: our error, and whether the call may be made again.
+"""Translate a failed run of a plan: our error, and whether the call may be repeated.
 
 The rule: a call may be made again when it is certain that nothing of it was kept. That is so when nothing that it did
 before was kept, and what failed was undone, too:

@@ -18,7 +18,7 @@ _NUMBERS = count()
 
 
 class Scope:
-    """What one run of a plan holds: how deep its transactions are nested, and what they learned so far."""
+    """The state of one run of a plan: the nesting of its transactions, and the versions that they saw."""
 
     def __init__(self, lent: Context, *, nested: bool, joined: bool = False) -> None:
         self.lent = lent

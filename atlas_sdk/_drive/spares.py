@@ -81,7 +81,7 @@ class _Idle(Generic[C]):
             return True
 
     def unwatched(self) -> bool:
-        """Whether nobody looks for unused ones; who is told so does it from now on."""
+        """Return True to exactly one caller, which must start the sweeper."""
         if self._watched:
             return False
         with self._lock:
@@ -110,7 +110,7 @@ class _Idle(Generic[C]):
 
 
 class Spares:
-    """Those of a blocking client."""
+    """The connection cache of a blocking client."""
 
     def __init__(self, pool: ConnectionPool[Line]) -> None:
         self._pool = pool
@@ -119,7 +119,7 @@ class Spares:
 
     @property
     def reused(self) -> int:
-        """How many were given out without asking the pool, which counts the others."""
+        """The number of connections given out without the pool; the pool counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class Spares:
         return drawn
 
     def _works(self, connection: Line) -> bool:
-        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
             if hung_up(connection):
@@ -192,7 +192,7 @@ def _watch(spares: "weakref.ref[Spares]", ended: threading.Event) -> None:
 
 
 class AsyncSpares:
-    """Those of an asyncio client. The twin of `Spares`, line by line."""
+    """The connection cache of an asyncio client; the twin of `Spares`, line by line."""
 
     def __init__(self, pool: AsyncConnectionPool[AsyncLine]) -> None:
         self._pool = pool
@@ -202,7 +202,7 @@ class AsyncSpares:
 
     @property
     def reused(self) -> int:
-        """How many were given out without asking the pool, which counts the others."""
+        """The number of connections given out without the pool; the pool counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
@@ -224,7 +224,7 @@ class AsyncSpares:
         return drawn
 
     async def _works(self, connection: AsyncLine) -> bool:
-        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
             if hung_up(connection):

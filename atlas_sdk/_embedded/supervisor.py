@@ -125,7 +125,7 @@ def _socket_dir(data_dir: Path) -> str | None:
 
 
 def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
-    """Whether anybody is connected, such as a person with psql; False when no server answers."""
+    """Tell whether a client is connected, such as psql; False when no server answers."""
     folder = _socket_dir(data_dir)
     if folder is None:
         return False

@@ -184,7 +184,7 @@ def _settle(session: Session, archive: Archive, fresh: Definitions) -> bool:
 
 @define
 class _Findings:
-    """What reading everything back has found."""
+    """The result of reading everything back."""
 
     users: int = 0
     versions: int = 0

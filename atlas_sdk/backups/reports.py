@@ -1,4 +1,4 @@
-"""What a dump and a load say of themselves."""
+"""The reports of a dump and of a load."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ __all__ = ["Dumped", "Loaded", "Progress"]
 
 @frozen(kw_only=True)
 class Progress:
-    """How far a dump or a load is."""
+    """The progress of a dump or a load."""
 
     #: What is being done: "dump", "load", "index", "verify".
     step: str
@@ -69,5 +69,5 @@ class Loaded:
 
     @property
     def ok(self) -> bool:
-        """Whether everything read back as it should; what does not was so in the dump already."""
+        """True when everything read back correctly; a mismatch was in the dump already."""
         return not self.broken and not self.unbalanced

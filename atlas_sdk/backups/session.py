@@ -25,7 +25,7 @@ sql = statements("backups")
 
 @frozen(kw_only=True)
 class Place:
-    """Where the schema of a database is, and who asks."""
+    """The place of our schema in a database, and the login that asks."""
 
     #: None: the database has no schema of ours.
     schema: str | None
@@ -42,7 +42,7 @@ class Place:
 
 @frozen(kw_only=True)
 class Table:
-    """How many rows a table has."""
+    """The number of rows of a table."""
 
     name: str
     amount: int

@@ -1,4 +1,4 @@
-"""How a user's quota is shown: bars on a terminal, else aligned lines."""
+"""Show a user's quota: bars on a terminal, else aligned lines."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

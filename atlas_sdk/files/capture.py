@@ -23,7 +23,7 @@ _ATTEMPTS = 5
 
 @frozen(kw_only=True)
 class Signature:
-    """What `stat` says about a file: two equal ones mean that nobody has written in between.
+    """The `stat` fields of a file: two equal signatures mean that nobody wrote in between.
 
     All five are needed: a file that is deleted and made again often gets the same inode number, and `mtime` can be
     set back by anyone. Where clocks tick coarsely (NFS, FAT), a write within the same tick does not show.

@@ -66,7 +66,7 @@ _TICKS = re.compile(r"(`+)")
 
 @frozen(kw_only=True)
 class Imports:
-    """What the instruction files of a project import."""
+    """The imports of a project's instruction files."""
 
     #: Sorted, without the files that were asked about.
     paths: tuple[str, ...]

@@ -37,7 +37,7 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @frozen(kw_only=True)
 class Place:
-    """Where a path leads once all symlinks are resolved: a name in an open folder. The name may not exist."""
+    """The target of a path with all symlinks resolved: a name in an open folder. The name may not exist."""
 
     #: Descriptor of the folder; open as long as the walk that gave it.
     folder: int

@@ -42,7 +42,7 @@ class Skipped:
 
 @frozen(kw_only=True)
 class Scan:
-    """What a project holds at one time; everything sorted."""
+    """The tracked files of a project at one time; everything sorted."""
 
     #: The tracked files that exist, imports included.
     paths: tuple[str, ...]

@@ -31,7 +31,7 @@ class Hold:
 
 @frozen(kw_only=True)
 class Usage:
-    """What a user has used and promised, and the limits; a limit of None is unlimited."""
+    """The usage, reservations and limits of a user; a limit of None is unlimited."""
 
     tokens_used: int
     tokens_held: int
@@ -78,7 +78,7 @@ class Usage:
 
 @frozen(kw_only=True)
 class Check:
-    """Whether a limit is reached. It reserves nothing: another caller may take what is left."""
+    """The answer to whether a limit is reached. It reserves nothing: another caller may use the rest."""
 
     exceeded: bool
     dimension: str | None = None
@@ -115,7 +115,7 @@ class QuotaAudit:
 
     @property
     def balanced(self) -> bool:
-        """Whether used = SUM(ledger) and held = SUM(holds) everywhere."""
+        """True when used = SUM(ledger) and held = SUM(reservations) everywhere."""
         return not self.unbalanced
 
 
@@ -140,7 +140,7 @@ _SHORTEST = timedelta(hours=1)
 
 @frozen(kw_only=True)
 class Rates:
-    """What was charged of late."""
+    """The amounts charged of late."""
 
     now: datetime
     observed: timedelta

@@ -48,7 +48,7 @@ Progress = Callable[[MaintenanceProgress], bool | None]
 
 @frozen(kw_only=True)
 class Step:
-    """What was done with one batch."""
+    """The result of one batch."""
 
     examined: int
     removed: int
@@ -60,7 +60,7 @@ class Step:
 
 @frozen(kw_only=True)
 class How:
-    """What the caller wants of a job."""
+    """The options of a job."""
 
     dry_run: bool
     batch: int

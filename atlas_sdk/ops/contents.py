@@ -17,7 +17,7 @@ sql = statements("memory")
 
 
 class Content(Protocol):
-    """What a version is made from: a `FileState` read from disk, or an `Incoming`."""
+    """The source of a version: a `FileState` read from disk, or an `Incoming`."""
 
     @property
     def path(self) -> str: ...

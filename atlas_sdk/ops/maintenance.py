@@ -41,7 +41,7 @@ Script = Generator[Plan[Any], Any, Any]
 
 @frozen(kw_only=True)
 class _Keep:
-    """How long things are kept; None is for ever."""
+    """The retention of each kind of data; None is for ever."""
 
     auto: timedelta | None
     stopped_previews: timedelta | None

@@ -1,4 +1,4 @@
-"""What a user's memory takes: a soft limit, which is told, or a hard one, which refuses.
+"""The memory limit of a user: a soft one, which is reported, or a hard one, which refuses.
 
 Losing memory is worse than storing it, so a limit is soft unless a platform makes it hard.
 """

@@ -27,7 +27,7 @@ _SHOWN = 100
 
 @frozen(kw_only=True)
 class Lock:
-    """What a command of a migration does to others who use a table meanwhile."""
+    """The effect of a migration's command on others who use a table meanwhile."""
 
     #: Empty: its text does not tell.
     table: str
