@@ -35,7 +35,7 @@ class Opened:
     """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
 
     target: Target
-    lent: Context
+    context: Context
     server: EmbeddedServer | None
     #: Whether to apply missing migrations.
     migrates: bool = field(kw_only=True)
@@ -158,7 +158,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
         actor = evolve(actor, login=_login())
-    lent = Context(
+    context = Context(
         new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic, keyring=keyring
     )
-    return Opened(target, lent, server, migrates=options.get("migrate", server is not None), marks=marks)
+    return Opened(target, context, server, migrates=options.get("migrate", server is not None), marks=marks)

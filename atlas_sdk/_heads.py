@@ -93,7 +93,7 @@ class Heads:
         return self._marks.publish(*key[1:], seen=seen)
 
     def of_joined(self) -> "Heads":
-        """Return what a transaction is lent that somebody else commits."""
+        """Return what a transaction uses that somebody else commits."""
         return Heads(marks=self._marks, of_transaction=True, joined=True)
 
     def drop(self, key: Key) -> None:

@@ -126,7 +126,7 @@ class Context:
     #: What session tokens are signed with.
     keyring: Keyring = field(factory=Keyring, repr=False)
 
-    def own(self, user_id: object) -> None:
+    def require_tenant(self, user_id: object) -> None:
         """Refuse what is another user's, before anything is asked: so it says nothing of it. Raises NotPermitted."""
         if self.tenant is not None and user_id != self.tenant:
             raise NotPermitted("this client acts for one user alone, and this is not that user's")

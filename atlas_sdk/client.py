@@ -310,7 +310,7 @@ class Atlas(_Faces):
         *,
         origin: Origin | None = None,
         tenant: UUID | None = None,
-        whole: "Atlas | None" = None,
+        parent: "Atlas | None" = None,
     ) -> None:
         """Use `Atlas.open`."""
         self._opened = opened
@@ -320,15 +320,15 @@ class Atlas(_Faces):
         #: The one user that a copy acts for.
         self._tenant = tenant
         #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from and for whom.
-        self._runner = driver if whole is None else driver.lending(origin=self._origin, tenant=tenant)
+        self._runner = driver if parent is None else driver.lending(origin=self._origin, tenant=tenant)
         super().__init__(self._runner)
         self.maintenance = Maintenance(self._runner)
         self.memory = Memory(self._runner)
         # A login behind the wall has no guards of its own: each copy reserves and settles as its user.
-        shared = None if whole is None or (tenant is not None and login.walled) else whole.quotas
+        shared = None if parent is None or (tenant is not None and login.row_security_applies) else parent.quotas
         self.quotas: Quotas = Quotas(self._runner, shared=shared, tenant=tenant)
         #: The client that this one is a copy of.
-        self._whole = whole
+        self._parent = parent
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
@@ -339,7 +339,7 @@ class Atlas(_Faces):
         are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
         opened = prepare(address(dsn, options), options)
-        driver = Driver(opened.target, opened.lent)
+        driver = Driver(opened.target, opened.context)
         try:
             driver.open()
             if opened.migrates:
@@ -391,8 +391,8 @@ class Atlas(_Faces):
         return self._copy(self._origin, tenant)
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> "Atlas":
-        whole = self._whole or self
-        return Atlas(self._opened, self._driver, self._login, origin=origin, tenant=tenant, whole=whole)
+        parent = self._parent or self
+        return Atlas(self._opened, self._driver, self._login, origin=origin, tenant=tenant, parent=parent)
 
     def join(self, connection: "Connection[Any]") -> Transaction:
         """Return the topics of this client in a transaction of your own, on your own connection: one fate for both.
@@ -456,7 +456,7 @@ class Atlas(_Faces):
 
     def close(self) -> None:
         """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
-        if self._whole is not None:
+        if self._parent is not None:
             return
         try:
             self.quotas.close()

@@ -1,6 +1,6 @@
-"""Connections at hand: what the pool lent stays here for a moment, because whoever needs one again needs it soon.
+"""Connections at hand: what the pool gave out stays here for a moment, because whoever needs one again needs it soon.
 
-To ask a pool for a connection and to give it back costs as much as the statement between. The pool knows these as lent,
+To ask a pool for a connection and to give it back costs as much as the statement between. The pool knows these as given out,
 so it neither closes nor counts them: hence only a busy client's stay, each is back in the pool within two seconds, and
 at once when somebody waits for one.
 

@@ -94,7 +94,7 @@ def connected(dsn: str | None, home: str | PathLike[str] | None) -> Iterator[Ses
     options: Options = {"home": home} if home is not None else {}
     opened = prepare(dsn, options)
     try:
-        driver = Driver(opened.target, opened.lent)
+        driver = Driver(opened.target, opened.context)
         try:
             with psycopg.connect(opened.target.ready(), **opened.target.kwargs | {"prepare_threshold": None}) as made:
                 yield Session(made, driver, opened.target.dsn)

@@ -10,6 +10,6 @@ class Login:
     """The relation of a client's login to the tables."""
 
     #: Row-level security applies to it: it sees nothing but as a user.
-    walled: bool
+    row_security_applies: bool
     #: It may act as the role `atlas_app`, and that exists.
     may_act_as_user: bool

@@ -200,10 +200,10 @@ def _put_on_record(
     present: dict[str, FileState | None],
     targets: dict[str, bytes],
 ) -> Plan[Restore]:
-    lent = yield from context()
+    ctx = yield from context()
     yield from memory_usage.lock_memory_limit(project.user_id)
     tracking = yield from local(Tracking.load, root)
-    restore_id = lent.new_id()
+    restore_id = ctx.new_id()
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
     known = {
         version.path: version
@@ -249,7 +249,7 @@ def _put_on_record(
             target=plan.target,
             safety=safety,
             changes=Json([change.to_json() for change in changes]),
-            attribution=Json(lent.attribution.to_json()),
+            attribution=Json(ctx.attribution.to_json()),
             **_keys(project),
         )
     )
