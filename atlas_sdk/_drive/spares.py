@@ -1,11 +1,8 @@
-"""Connections at hand: what the pool gave out stays here for a moment, because whoever needs one again needs it soon.
+"""A cache of connections: they stay here for a moment, because the next statement usually comes soon.
 
-To ask a pool for a connection and to give it back costs as much as the statement between. The pool knows these as given out,
-so it neither closes nor counts them: hence only a busy client's stay, each is back in the pool within two seconds, and
-at once when somebody waits for one.
-
-They are checked here, those of the pool too: the pool's own check waits a second after the second one that the server
-has closed, then two, then four, so that after a restart of the server whoever comes first is told that it is down.
+To take a connection from a pool and to give it back costs as much as the statement between. The pool counts these
+connections as given out and does not close them. So only a busy client keeps them here; each is back in the pool within
+two seconds, and at once when somebody waits for one.
 """
 
 import asyncio
