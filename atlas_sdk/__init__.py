@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from atlas_sdk.guards.lease import Lease
     from atlas_sdk.guards.slot import AsyncSlot, Slot
     from atlas_sdk.model.attribution import Attribution
-    from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Usage
     from atlas_sdk.model.builds import Build, BuildStats
     from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
     from atlas_sdk.model.events import Event
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from atlas_sdk.model.pool import PoolStats
     from atlas_sdk.model.previews import Preview
     from atlas_sdk.model.projects import Project, Purge
+    from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Usage
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.sessions import IssuedSession, Session
@@ -96,19 +96,19 @@ _HOME_OF = {
     "Atlas": "client",
     "AtlasError": "errors",
     "Attribution": "model.attribution",
-    "Audit": "model.books",
+    "QuotaAudit": "model.quota_accounting",
     "AuthError": "errors",
     "AuthenticationFailed": "errors",
     "BackupFailed": "errors",
     "Block": "model.quotas",
-    "Books": "model.books",
+    "QuotaAccounting": "model.quota_accounting",
     "Broken": "model.memory",
     "Build": "model.builds",
     "BuildStats": "model.builds",
     "Call": "guards.call",
     "Capture": "model.memory",
     "Change": "model.checkpoints",
-    "Check": "model.books",
+    "Check": "model.quota_accounting",
     "Checkpoint": "model.checkpoints",
     "ContentMissing": "errors",
     "DatabaseError": "errors",
@@ -120,12 +120,12 @@ _HOME_OF = {
     "FileDiff": "model.memory",
     "FileProblem": "errors",
     "FileState": "files",
-    "Forecast": "model.books",
+    "Forecast": "model.quota_accounting",
     "Gap": "model.notifications",
     "Grant": "model.limits",
     "Guard": "guards.guard",
     "Health": "model.health",
-    "Hold": "model.books",
+    "Hold": "model.quota_accounting",
     "IllegalTransition": "errors",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
@@ -146,7 +146,7 @@ _HOME_OF = {
     "Notification": "model.notifications",
     "Options": "_connect",
     "OutsideProject": "errors",
-    "Period": "model.books",
+    "Period": "model.quota_accounting",
     "PoolStats": "model.pool",
     "PortsExhausted": "errors",
     "Preview": "model.previews",
@@ -179,7 +179,7 @@ _HOME_OF = {
     "Transaction": "client",
     "TransactionConflict": "errors",
     "UNCHANGED": "ops.amounts",
-    "Usage": "model.books",
+    "Usage": "model.quota_accounting",
     "UsageEntry": "model.usage",
     "UsageSummary": "model.summaries",
     "UsageTotal": "model.usage",
@@ -204,12 +204,10 @@ __all__ = [
     "Atlas",
     "AtlasError",
     "Attribution",
-    "Audit",
     "AuthError",
     "AuthenticationFailed",
     "BackupFailed",
     "Block",
-    "Books",
     "Broken",
     "Build",
     "BuildStats",
@@ -260,6 +258,8 @@ __all__ = [
     "Project",
     "ProjectHealth",
     "Purge",
+    "QuotaAccounting",
+    "QuotaAudit",
     "QuotaExceeded",
     "Rate",
     "Reservation",

@@ -1,4 +1,4 @@
-"""What both clients do before they connect: find the database, and lend plans their context."""
+"""Find the database before a client connects, and make the context of its plans."""
 
 import getpass
 import sys
@@ -32,10 +32,10 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 
 @frozen
 class Opened:
-    """Where to connect, what plans are lent, and the embedded server, if that is what is used."""
+    """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
 
     target: Target
-    lent: Context
+    context: Context
     server: EmbeddedServer | None
     #: Whether to apply missing migrations.
     migrates: bool = field(kw_only=True)
@@ -69,7 +69,7 @@ def new_id() -> UUID:
 
 
 class Options(TypedDict, total=False):
-    """What `Atlas.open` and `AsyncAtlas.open` take beside the DSN."""
+    """The options of `Atlas.open` and `AsyncAtlas.open`."""
 
     #: Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says; default: ATLAS_HOME, else the user's
     #: data folder.
@@ -158,7 +158,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
         actor = evolve(actor, login=_login())
-    lent = Context(
+    context = Context(
         new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic, keyring=keyring
     )
-    return Opened(target, lent, server, migrates=options.get("migrate", server is not None), marks=marks)
+    return Opened(target, context, server, migrates=options.get("migrate", server is not None), marks=marks)

@@ -25,7 +25,7 @@ class Runner(Protocol):
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         ...
 
     def run(self, plan: Plan[T]) -> T:
@@ -38,7 +38,7 @@ class AsyncRunner(Protocol):
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         ...
 
     def run(self, plan: Plan[T]) -> Awaitable[T]:

@@ -58,7 +58,7 @@ class Heads:
         return None if self._marks is None else self._marks.read(*key[1:])
 
     def is_newest(self, key: Key, head: Head) -> bool:
-        """Whether nobody on this machine wrote the file since the head was read; False when that cannot be told."""
+        """Tell whether the file is unchanged on this machine since the head was read; False when unknown."""
         if self._marks is None or head.mark is None:
             return False
         return self._marks.stands(head.mark) and head.mark == self._marks.read(*key[1:])
@@ -93,7 +93,7 @@ class Heads:
         return self._marks.publish(*key[1:], seen=seen)
 
     def of_joined(self) -> "Heads":
-        """Return what a transaction is lent that somebody else commits."""
+        """Return what a transaction uses that somebody else commits."""
         return Heads(marks=self._marks, of_transaction=True, joined=True)
 
     def drop(self, key: Key) -> None:

@@ -1,4 +1,4 @@
-"""Where a client has its signing keys from, and when it looks there again."""
+"""The source of a client's signing keys, read again when the file changes."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ class Keyring:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a place to have keys from."""
+        """True when keys or a file of keys were given."""
         return self._given is not None or self._file is not None
 
     def cached(self, now: float) -> SigningKeys | None:

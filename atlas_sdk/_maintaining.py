@@ -14,7 +14,7 @@ __all__ = ["AsyncMaintaining", "Keeping", "Maintaining", "Wishes"]
 
 
 class Keeping(TypedDict, total=False):
-    """How long things are kept, None for ever; and how the work is done."""
+    """The retention of each kind of data, None for ever, and the size of the steps."""
 
     #: Versions of kind "auto", but the newest of each file; default 30 days.
     keep_auto: timedelta | None
@@ -29,7 +29,7 @@ class Keeping(TypedDict, total=False):
 
 
 class Wishes(Keeping, total=False):
-    """What `run` takes beside the jobs."""
+    """The options of `run`."""
 
     #: Count only; default False.
     dry_run: bool

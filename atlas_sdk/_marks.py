@@ -84,7 +84,7 @@ class Marks:
 
     @staticmethod
     def stands(mark: bytes) -> bool:
-        """Whether a mark says that nobody writes the file without telling."""
+        """Tell whether a mark can be trusted: no writer has left the slot open."""
         return not mark.startswith(_OPEN)
 
     def read(self, project_id: UUID, path: str) -> bytes:

@@ -100,7 +100,7 @@ class Json:
 
 @frozen
 class Result:
-    """What a statement gave: column names, rows, and the number of rows touched."""
+    """The result of a statement: column names, rows, and the number of affected rows."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -109,7 +109,7 @@ class Result:
 
 @frozen(kw_only=True)
 class Context:
-    """What a client lends to the plans that it runs."""
+    """The context that a client gives to the plans that it runs."""
 
     #: Makes a uuid v7 (time-ordered).
     new_id: Callable[[], UUID]
@@ -126,7 +126,7 @@ class Context:
     #: What session tokens are signed with.
     keyring: Keyring = field(factory=Keyring, repr=False)
 
-    def own(self, user_id: object) -> None:
+    def require_tenant(self, user_id: object) -> None:
         """Refuse what is another user's, before anything is asked: so it says nothing of it. Raises NotPermitted."""
         if self.tenant is not None and user_id != self.tenant:
             raise NotPermitted("this client acts for one user alone, and this is not that user's")

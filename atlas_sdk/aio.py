@@ -23,7 +23,6 @@ from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
-    books,
     builds,
     checkpoints,
     diffs,
@@ -39,6 +38,7 @@ from atlas_sdk.ops import (
     previews,
     projects,
     purges,
+    quota_accounting,
     quotas,
     references,
     restore_plans,
@@ -94,7 +94,7 @@ class AsyncUsers(AsyncFace):
 
 
 class AsyncSessions(AsyncFace):
-    """Who is signed in: tokens that work until they expire or are revoked."""
+    """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
     issue = awaitable(sessions.issue)
     verify = awaitable(sessions.verify)
@@ -171,14 +171,14 @@ class AsyncQuotas(AsyncMetering):
     add_tokens = awaitable(quotas.add_tokens)
     lease_block = awaitable(quotas.lease_block)
     hit = awaitable(quotas.hit)
-    usage = awaitable(books.usage)
-    get = awaitable(books.usage)
-    check = awaitable(books.check)
-    holds = awaitable(books.holds)
-    history = awaitable(books.history)
-    forecast = awaitable(books.forecast)
-    verify = awaitable(books.verify)
-    reset_monthly = awaitable(books.reset_monthly)
+    usage = awaitable(quota_accounting.usage)
+    get = awaitable(quota_accounting.usage)
+    check = awaitable(quota_accounting.check)
+    holds = awaitable(quota_accounting.holds)
+    history = awaitable(quota_accounting.history)
+    forecast = awaitable(quota_accounting.forecast)
+    verify = awaitable(quota_accounting.verify)
+    reset_monthly = awaitable(quota_accounting.reset_monthly)
     set_limits = awaitable(limits.set_limits)
     use_plan_limits = awaitable(limits.use_plan_limits)
     set_time_zone = awaitable(limits.set_time_zone)
@@ -189,7 +189,7 @@ class AsyncQuotas(AsyncMetering):
     grant = awaitable(limits.grant)
     grants = awaitable(limits.grants)
     memory = awaitable(memory_usage.memory)
-    tell_memory = awaitable(memory_usage.tell_memory)
+    record_memory_threshold = awaitable(memory_usage.record_memory_threshold)
 
 
 class AsyncBuilds(AsyncFace):
@@ -240,7 +240,7 @@ class AsyncEvents(AsyncFace):
 
 
 class AsyncMaintenance(AsyncMaintaining):
-    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+    """Maintenance of the database for all users: single jobs, and all of them.
 
     No part of transactions: each job commits batch by batch.
     """
@@ -313,7 +313,7 @@ class AsyncAtlas(_Faces):
         *,
         origin: Origin | None = None,
         tenant: UUID | None = None,
-        whole: "AsyncAtlas | None" = None,
+        parent: "AsyncAtlas | None" = None,
     ) -> None:
         """Use `AsyncAtlas.open`."""
         runner = _Late(self)
@@ -321,8 +321,8 @@ class AsyncAtlas(_Faces):
         self.maintenance = AsyncMaintenance(runner)
         self.memory = AsyncMemory(runner)
         # A login behind the wall has no guards of its own: each copy reserves and settles as its user.
-        walled = whole is not None and tenant is not None and whole._facts.walled  # noqa: SLF001  # of this class
-        shared = None if whole is None or walled else whole.quotas
+        row_security_applies = parent is not None and tenant is not None and parent._facts.row_security_applies  # noqa: SLF001  # of this class
+        shared = None if parent is None or row_security_applies else parent.quotas
         self.quotas: AsyncQuotas = AsyncQuotas(runner, shared=shared, tenant=tenant)
         self._dsn = dsn
         self._options = options
@@ -330,7 +330,7 @@ class AsyncAtlas(_Faces):
         #: The one user that a copy acts for.
         self._tenant = tenant
         #: The client that this one is a copy of: connections are that one's.
-        self._whole = whole
+        self._parent = parent
         self._login: Login | None = None
         self._opened: Opened | None = None
         self._driver: AsyncDriver | None = None
@@ -350,13 +350,13 @@ class AsyncAtlas(_Faces):
 
         Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
-        if self._whole is not None:
-            await self._whole.connect()
+        if self._parent is not None:
+            await self._parent.connect()
             return
         if self._driver is not None:
             return
         opened = await asyncio.to_thread(prepare, self._dsn, self._options)
-        driver = AsyncDriver(opened.target, opened.lent)
+        driver = AsyncDriver(opened.target, opened.context)
         try:
             await driver.open()
             if opened.migrates:
@@ -371,25 +371,25 @@ class AsyncAtlas(_Faces):
         self._opened, self._driver = opened, driver
 
     def _connected(self) -> tuple[Opened, AsyncDriver | AsyncView]:
-        whole = self._whole or self
-        opened, driver = whole._opened, whole._driver  # noqa: SLF001  # another object of this class
+        parent = self._parent or self
+        opened, driver = parent._opened, parent._driver  # noqa: SLF001  # another object of this class
         if opened is None or driver is None:
             raise _unconnected()
-        if self._whole is None:
+        if self._parent is None:
             return opened, driver
         return opened, driver.lending(origin=self._origin, tenant=self._tenant)
 
     @property
     def _facts(self) -> Login:
-        if self._whole is not None:
-            return self._whole._facts  # noqa: SLF001  # another object of this class
+        if self._parent is not None:
+            return self._parent._facts  # noqa: SLF001  # another object of this class
         if self._login is None:
             raise _unconnected()
         return self._login
 
     @property
     def url(self) -> str:
-        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        """The address of the database, for psql and the like; it may hold a password that the caller gave."""
         return self._connected()[0].target.dsn
 
     def keep_server_for(self, seconds: float) -> None:
@@ -417,7 +417,7 @@ class AsyncAtlas(_Faces):
         return self._copy(self._origin, tenant)
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> "AsyncAtlas":
-        return AsyncAtlas(self._dsn, self._options, origin=origin, tenant=tenant, whole=self._whole or self)
+        return AsyncAtlas(self._dsn, self._options, origin=origin, tenant=tenant, parent=self._parent or self)
 
     def join(self, connection: "AsyncConnection[Any]") -> AsyncTransaction:
         """Return the topics of this client in a transaction of your own, on your own connection: one fate for both.
@@ -436,7 +436,7 @@ class AsyncAtlas(_Faces):
             found = await self._connected()[1].run(health.look())
         except AtlasError as problem:
             found = Health(ok=False, problem=str(problem))
-        opened = (self._whole or self)._opened  # noqa: SLF001  # another object of this class
+        opened = (self._parent or self)._opened  # noqa: SLF001  # another object of this class
         if opened is None:
             return found
         return evolve(found, pooler=opened.target.pooler, encrypted=opened.target.encrypted)
@@ -474,7 +474,7 @@ class AsyncAtlas(_Faces):
 
     async def close(self) -> None:
         """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
-        if self._whole is None and self._opened is not None and self._driver is not None:
+        if self._parent is None and self._opened is not None and self._driver is not None:
             try:
                 await self.quotas.close()
             finally:

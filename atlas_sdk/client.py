@@ -21,7 +21,6 @@ from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import (
     auth,
-    books,
     builds,
     checkpoints,
     diffs,
@@ -37,6 +36,7 @@ from atlas_sdk.ops import (
     previews,
     projects,
     purges,
+    quota_accounting,
     quotas,
     references,
     restore_plans,
@@ -90,7 +90,7 @@ class Users(Face):
 
 
 class Sessions(Face):
-    """Who is signed in: tokens that work until they expire or are revoked."""
+    """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
     issue = blocking(sessions.issue)
     verify = blocking(sessions.verify)
@@ -167,14 +167,14 @@ class Quotas(Metering):
     add_tokens = blocking(quotas.add_tokens)
     lease_block = blocking(quotas.lease_block)
     hit = blocking(quotas.hit)
-    usage = blocking(books.usage)
-    get = blocking(books.usage)
-    check = blocking(books.check)
-    holds = blocking(books.holds)
-    history = blocking(books.history)
-    forecast = blocking(books.forecast)
-    verify = blocking(books.verify)
-    reset_monthly = blocking(books.reset_monthly)
+    usage = blocking(quota_accounting.usage)
+    get = blocking(quota_accounting.usage)
+    check = blocking(quota_accounting.check)
+    holds = blocking(quota_accounting.holds)
+    history = blocking(quota_accounting.history)
+    forecast = blocking(quota_accounting.forecast)
+    verify = blocking(quota_accounting.verify)
+    reset_monthly = blocking(quota_accounting.reset_monthly)
     set_limits = blocking(limits.set_limits)
     use_plan_limits = blocking(limits.use_plan_limits)
     set_time_zone = blocking(limits.set_time_zone)
@@ -185,7 +185,7 @@ class Quotas(Metering):
     grant = blocking(limits.grant)
     grants = blocking(limits.grants)
     memory = blocking(memory_usage.memory)
-    tell_memory = blocking(memory_usage.tell_memory)
+    record_memory_threshold = blocking(memory_usage.record_memory_threshold)
 
 
 class Builds(Face):
@@ -236,7 +236,7 @@ class Events(Face):
 
 
 class Maintenance(Maintaining):
-    """What keeps the database small and tidy, for all users: single jobs, and all of them.
+    """Maintenance of the database for all users: single jobs, and all of them.
 
     No part of transactions: each job commits batch by batch.
     """
@@ -310,7 +310,7 @@ class Atlas(_Faces):
         *,
         origin: Origin | None = None,
         tenant: UUID | None = None,
-        whole: "Atlas | None" = None,
+        parent: "Atlas | None" = None,
     ) -> None:
         """Use `Atlas.open`."""
         self._opened = opened
@@ -320,15 +320,15 @@ class Atlas(_Faces):
         #: The one user that a copy acts for.
         self._tenant = tenant
         #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from and for whom.
-        self._runner = driver if whole is None else driver.lending(origin=self._origin, tenant=tenant)
+        self._runner = driver if parent is None else driver.lending(origin=self._origin, tenant=tenant)
         super().__init__(self._runner)
         self.maintenance = Maintenance(self._runner)
         self.memory = Memory(self._runner)
         # A login behind the wall has no guards of its own: each copy reserves and settles as its user.
-        shared = None if whole is None or (tenant is not None and login.walled) else whole.quotas
+        shared = None if parent is None or (tenant is not None and login.row_security_applies) else parent.quotas
         self.quotas: Quotas = Quotas(self._runner, shared=shared, tenant=tenant)
         #: The client that this one is a copy of.
-        self._whole = whole
+        self._parent = parent
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
@@ -339,7 +339,7 @@ class Atlas(_Faces):
         are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
         opened = prepare(address(dsn, options), options)
-        driver = Driver(opened.target, opened.lent)
+        driver = Driver(opened.target, opened.context)
         try:
             driver.open()
             if opened.migrates:
@@ -355,7 +355,7 @@ class Atlas(_Faces):
 
     @property
     def url(self) -> str:
-        """Where the database is, for psql and the like; it may hold a password that the caller gave."""
+        """The address of the database, for psql and the like; it may hold a password that the caller gave."""
         return self._opened.target.dsn
 
     def keep_server_for(self, seconds: float) -> None:
@@ -391,8 +391,8 @@ class Atlas(_Faces):
         return self._copy(self._origin, tenant)
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> "Atlas":
-        whole = self._whole or self
-        return Atlas(self._opened, self._driver, self._login, origin=origin, tenant=tenant, whole=whole)
+        parent = self._parent or self
+        return Atlas(self._opened, self._driver, self._login, origin=origin, tenant=tenant, parent=parent)
 
     def join(self, connection: "Connection[Any]") -> Transaction:
         """Return the topics of this client in a transaction of your own, on your own connection: one fate for both.
@@ -456,7 +456,7 @@ class Atlas(_Faces):
 
     def close(self) -> None:
         """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
-        if self._whole is not None:
+        if self._parent is not None:
             return
         try:
             self.quotas.close()

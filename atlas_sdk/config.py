@@ -126,7 +126,7 @@ def _given(value: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Settings:
-    """What can be set for the command line and the watcher."""
+    """The settings of the command line and of the watcher."""
 
     #: None: the embedded server.
     database_url: str | None = field(default=None, converter=_given, repr=lambda url: "None" if url is None else "'…'")
@@ -147,7 +147,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where the embedded database, the spool and the state live."""
+        """The home: the folder of the embedded database and of the state."""
         return home_folder() if self.home is None else expanded(self.home)
 
 

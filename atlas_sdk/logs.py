@@ -1,4 +1,4 @@
-"""What programs of this package write to their log: one line a record, whatever names and errors are in it."""
+"""Format log records: one line each, whatever names and errors are in them."""
 
 import logging
 import sys

@@ -50,7 +50,7 @@ def _kid(secret: bytes) -> str:
 # Not compared by value: that would not take the same time for all values.
 @frozen(repr=False, eq=False)
 class SigningKeys:
-    """What session tokens are signed with: one key that signs, and older ones that still verify.
+    """The signing keys of session tokens: one key that signs, and older ones that still verify.
 
     ::
 

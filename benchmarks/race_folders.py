@@ -25,9 +25,9 @@ from pathlib import Path
 from attrs import define, field
 
 from atlas_sdk import Atlas, AtlasError, Project
-from atlas_sdk.files import exchange, root
+from atlas_sdk.files import renameat2, root
 from watcher.daemon import run
-from watcher.settle import Timing
+from watcher.debounce import Timing
 
 __all__ = ["main"]
 
@@ -103,10 +103,10 @@ def _swap(folder: Path, trap: Path, choice: random.Random) -> None:
     # Some attackers are so fast that nothing can be done, others let most of it be done.
     pause_s = choice.choice((0.00001, 0.001, 0.01, 0.1))
     while not ended.is_set():
-        exchange.exchange(parent, folder.name, trap.name)
+        renameat2.exchange(parent, folder.name, trap.name)
         ended.wait(choice.random() * pause_s)
     if folder.is_symlink():
-        exchange.exchange(parent, folder.name, trap.name)
+        renameat2.exchange(parent, folder.name, trap.name)
     os._exit(0)
 
 

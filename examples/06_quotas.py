@@ -73,7 +73,7 @@ def main() -> None:
 
         usage = atlas.quotas.usage(user)
         print(f"used {usage.tokens_used} of {usage.tokens_limit}, {usage.requests_last_hour} requests this hour")
-        print(f"books balance: {atlas.quotas.verify(user).balanced}")
+        print(f"counters match the ledger: {atlas.quotas.verify(user).balanced}")
 
 
 if __name__ == "__main__":

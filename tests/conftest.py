@@ -62,7 +62,7 @@ def atlas_home() -> Iterator[Path]:
 
 
 def remove_embedded(server: EmbeddedServer, home: Path) -> None:
-    """Leave a server, wait until its keeper has stopped it, and remove its data."""
+    """Leave a server, wait until its supervisor has stopped it, and remove its data."""
     server.release()
     # It writes its last checkpoint: on a busy disk, after thousands of databases, that takes its time.
     deadline = time.monotonic() + PATIENCE_S

@@ -16,8 +16,8 @@ from psycopg.types.json import Jsonb
 
 from atlas_sdk._sql import statements
 
-BALANCE = statements("books")["verify"].text
-USAGE = statements("books")["usage"].text
+BALANCE = statements("quota_accounting")["verify"].text
+USAGE = statements("quota_accounting")["usage"].text
 #: A clock that a test may set for a database, in front of the real one.
 CLOCK = """
 CREATE SCHEMA IF NOT EXISTS test_clock;

@@ -75,7 +75,7 @@ class Both:
         return self.quotas._runner.run(plan())
 
     def usage(self, user: User) -> Any:
-        """Return the usage of a user whose books balance."""
+        """Return the usage of a user whose counters match the ledger."""
         assert self.do(self.quotas.verify(user)).balanced
         return self.do(self.quotas.usage(user))
 

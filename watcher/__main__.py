@@ -44,14 +44,14 @@ def _command(context: click.Context, home: Path | None, dsn: str | None, log_lev
     from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
     from atlas_sdk.config import expanded, load_settings  # noqa: PLC0415
     from watcher.daemon import run  # noqa: PLC0415
-    from watcher.upkeep import Keep  # noqa: PLC0415
+    from watcher.maintenance import RetentionPolicy  # noqa: PLC0415
 
     try:
-        keep = Keep.of(load_settings())
+        retention = RetentionPolicy.of(load_settings())
         folder = None if home is None else expanded(home)
     except InvalidInput as problem:
         raise click.UsageError(str(problem), context) from problem
-    context.exit(run(dsn=dsn or None, home=folder, keep=keep))
+    context.exit(run(dsn=dsn or None, home=folder, retention=retention))
 
 
 def main(argv: list[str] | None = None) -> int:

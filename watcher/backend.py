@@ -1,11 +1,11 @@
-"""What tells the daemon that something happened in a folder."""
+"""Sources of events: they tell the daemon that something happened in a folder."""
 
 import platform
 from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from watcher.settle import Hint
+from watcher.debounce import ChangeKind
 
 __all__ = ["Backend", "Place", "Polling", "Sink", "Watching", "system_backend"]
 
@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
 
 class Watching(Enum):
-    """What came of asking for a watch."""
+    """The answer to a request for a watch."""
 
     #: Nothing was watched here before, or another folder: list it, for it may have changed before.
     NEW = "new"
@@ -31,12 +31,12 @@ class Watching(Enum):
 
 
 class Sink(Protocol):
-    """Who wants to know. Called from the backend's thread: it must not block, and it must not call back."""
+    """A receiver of events. The backend's thread calls it: it must not block or call back."""
 
-    def changed(self, place: Place, name: str, hint: Hint, *, is_folder: bool) -> None:
+    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Something happened to an entry of a watched folder."""
 
-    def shaken(self, place: Place) -> None:
+    def root_changed(self, place: Place) -> None:
         """Something happened to a watched folder itself: removed, renamed, unmounted."""
 
     def overflowed(self) -> None:

@@ -7,8 +7,8 @@ from attrs import frozen
 
 from atlas_sdk import Atlas, FileState, NotFound, Signature
 from atlas_sdk.files import read_file
+from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
-from watcher.settle import Hint
 
 __all__ = ["Captured", "capture", "trusted"]
 
@@ -19,29 +19,29 @@ _COARSEST_NS = 2_000_000_000
 
 @frozen(kw_only=True)
 class Captured:
-    """What came of looking at a file; the worker counts and goes on from here."""
+    """The result of looking at a file, for the worker."""
 
     #: Whether there is a new version.
     stored: bool = False
     deleted: bool = False
-    #: Look again after this hint's wait.
-    again: Hint | None = None
+    #: Look again after this change's wait.
+    again: ChangeKind | None = None
     #: Whether the new version may lead to other files: an import, a symlink's target.
     leads: bool = False
 
 
-def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
+def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
     """Store the file as it is now. What is known changes only after the database has answered.
 
     An event is always believed: the content is hashed and the database compares. A scan's finding is compared with what
-    is known first, unless that is doubted. Raises FileProblem for a file that cannot be read, and what the database
+    is known first, unless that is stale. Raises FileProblem for a file that cannot be read, and what the database
     raises.
     """
     state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
-        return _vanished(folder, path, atlas, hint=hint)
+        return _vanished(folder, path, atlas, change=change)
     known = folder.known.get(path)
-    comparable = hint is Hint.FOUND and path not in folder.doubted and not state.torn
+    comparable = change is ChangeKind.FOUND and path not in folder.stale and not state.torn
     if comparable and known is not None and _is_known(state, known):
         folder.known[path] = _known(state, known.protected_since)
         return Captured()
@@ -52,25 +52,25 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
     else:
         since = known.protected_since if known is not None and _is_known(state, known) else datetime.now(UTC)
     folder.known[path] = _known(state, since)
-    folder.doubted.discard(path)
+    folder.stale.discard(path)
     return Captured(
         stored=made is not None,
-        again=Hint.CHANGED if state.torn else None,
+        again=ChangeKind.CHANGED if state.torn else None,
         leads=made is not None and (state.link is not None or _may_import(folder, state)),
     )
 
 
-def _vanished(folder: Folder, path: str, atlas: Atlas, *, hint: Hint) -> Captured:
-    if hint is not Hint.VANISHED:
+def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
+    if change is not ChangeKind.VANISHED:
         # It was there when it was marked: give whoever took it away the time to put it back.
-        return Captured(again=Hint.VANISHED)
+        return Captured(again=ChangeKind.VANISHED)
     try:
         made = atlas.memory.delete(folder.project, path, kind="auto")
     except NotFound:
         # It came and went between two looks, and nothing is known of it.
         made = None
     folder.known.pop(path, None)
-    folder.doubted.discard(path)
+    folder.stale.discard(path)
     return Captured(deleted=made is not None)
 
 

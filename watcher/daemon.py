@@ -18,11 +18,11 @@ from atlas_sdk.config import home_folder
 from watcher import status
 from watcher.backend import Backend, Polling, system_backend
 from watcher.database import Database
-from watcher.inbox import Inbox
+from watcher.debounce import Timing
+from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
-from watcher.settle import Timing
+from watcher.maintenance import MaintenanceScheduler, RetentionPolicy
 from watcher.status import Status
-from watcher.upkeep import Keep, Upkeep
 from watcher.worker import Worker
 
 __all__ = ["run"]
@@ -41,13 +41,13 @@ def run(
     ready: Callable[[], None] | None = None,
     timing: Timing | None = None,
     backend: Backend | None = None,
-    keep: Keep | None = None,
+    retention: RetentionPolicy | None = None,
 ) -> int:
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. With `keep` the database is looked after once a day, see
-    `watcher.upkeep`. Returns 1, with a sentence in the log, when another daemon has this home, or
+    thread, when every project is watched and was compared. With `retention` the database is looked after once a day,
+    see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or
     another OS user may change it. Without `stop` it has to be called from the main thread.
     """
     folder = home_folder() if home is None else home
@@ -57,7 +57,7 @@ def run(
         _log.error("%s", refusal)
         return 1
     try:
-        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend(), keep)
+        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend(), retention)
     finally:
         os.close(lock)
     return 0
@@ -70,10 +70,10 @@ def _serve(
     ready: Callable[[], None] | None,
     timing: Timing,
     backend: Backend,
-    keep: Keep | None,
+    retention: RetentionPolicy | None,
 ) -> None:
-    inbox = Inbox(timing, clock=time.monotonic)
-    backend = _started(backend, inbox)
+    queue = EventQueue(timing, clock=time.monotonic)
+    backend = _started(backend, queue)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
     connect = partial(
@@ -92,21 +92,21 @@ def _serve(
             if ready is not None:
                 ready()
 
-    upkeep = None if keep is None else Upkeep(keep, timing=timing, clock=time.monotonic)
+    maintenance = None if retention is None else MaintenanceScheduler(retention, timing=timing, clock=time.monotonic)
     worker = Worker(
         database=database,
         backend=backend,
-        inbox=inbox,
+        queue=queue,
         timing=timing,
         clock=time.monotonic,
         started=started,
         report=report,
-        upkeep=upkeep,
+        maintenance=maintenance,
     )
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
     try:
-        with _signals(inbox) if stop is None else nullcontext():
+        with _signals(queue) if stop is None else nullcontext():
             thread.start()
             if stop is None:
                 # Not on the event: a signal's handler runs in this thread, and must not wait for what it holds.
@@ -114,19 +114,19 @@ def _serve(
             else:
                 stop.wait()
                 notify("STOPPING=1")
-                inbox.stop()
+                queue.stop()
                 thread.join()
     finally:
         backend.stop()
-        if upkeep is not None:
-            upkeep.stop()
-            upkeep.join()
+        if maintenance is not None:
+            maintenance.stop()
+            maintenance.join()
         database.close()
 
 
-def _started(backend: Backend, inbox: Inbox) -> Backend:
+def _started(backend: Backend, queue: EventQueue) -> Backend:
     try:
-        backend.start(inbox)
+        backend.start(queue)
     except OSError as error:
         _log.warning(
             "cannot watch (%s): every folder is looked at every few seconds instead; "
@@ -145,11 +145,11 @@ def _work(worker: Worker, ended: threading.Event) -> None:
 
 
 @contextmanager
-def _signals(inbox: Inbox) -> Iterator[None]:
+def _signals(queue: EventQueue) -> Iterator[None]:
     def handle(number: int, _: FrameType | None) -> None:
         _log.info("%s: storing what is left", signal.Signals(number).name)
         notify("STOPPING=1")
-        inbox.stop()
+        queue.stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from atlas_sdk import Atlas, AtlasError, DatabaseUnreachable, SchemaMismatch, StorageFull
-from watcher.settle import Timing
+from watcher.debounce import Timing
 from watcher.status import DatabaseStatus
 
 __all__ = ["Database", "is_away"]

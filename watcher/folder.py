@@ -1,4 +1,4 @@
-"""What the daemon knows about one project."""
+"""The daemon's knowledge about one project."""
 
 import os
 import stat
@@ -34,14 +34,14 @@ class Known:
 
 @define(eq=False)
 class Folder:
-    """One registered project. The worker changes it; the backend's thread only asks `concerned`."""
+    """One registered project. The worker changes it; the backend's thread only asks `affected_paths`."""
 
     project: Project
     root: Path
     tracking: Tracking = Factory(Tracking)
     known: dict[str, Known] = Factory(dict)
     #: Files of which `known` may be wrong: the next look at them asks the database, whatever it finds.
-    doubted: set[str] = Factory(set)
+    stale: set[str] = Factory(set)
     #: Whether `known` was filled from the database.
     loaded: bool = False
     #: Watched folders by the device, inode and mtime that they had when they were listed.
@@ -80,7 +80,7 @@ class Folder:
         """The folder that was scanned last: nothing is read from another one that has its name by now."""
         return Root(self.root, self.identity)
 
-    def concerned(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
+    def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
         """Return the tracked files that an event may be about, `""` for a scan, nothing for all the rest."""
         if is_folder:
             return ("",) if path in self.folders or self.tracking.leads(path) else ()

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from watcher.backend import Place, Sink, Watching
-from watcher.settle import Hint
+from watcher.debounce import ChangeKind
 
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import InotifyEvent, WatchDescriptor
@@ -103,15 +103,15 @@ class Inotify:
         if not event.name:
             if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _ATTRIB):
                 for place in places:
-                    self._sink.shaken(place)
+                    self._sink.root_changed(place)
             return
         if mask & (_CLOSE_WRITE | _MOVED_TO):
-            hint = Hint.CLOSED
+            change = ChangeKind.CLOSED
         else:
-            hint = Hint.VANISHED if mask & (_DELETE | _MOVED_FROM) else Hint.CHANGED
+            change = ChangeKind.VANISHED if mask & (_DELETE | _MOVED_FROM) else ChangeKind.CHANGED
         name = os.fsdecode(event.name)
         for place in places:
-            self._sink.changed(place, name, hint, is_folder=bool(mask & _ISDIR))
+            self._sink.changed(place, name, change, is_folder=bool(mask & _ISDIR))
 
     def on_watch_deleted(self, wd: "WatchDescriptor") -> None:
         """Forget a folder that the kernel watches no longer."""
@@ -123,7 +123,7 @@ class Inotify:
                 if self._held.get(place) == (wd, number):
                     del self._held[place]
         for place in places.values():
-            self._sink.shaken(place)
+            self._sink.root_changed(place)
 
     def on_queue_overflow(self) -> None:
         """Say that events were lost."""

@@ -8,14 +8,19 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from watcher.backend import Place, Sink, Watching
-from watcher.settle import Hint
+from watcher.debounce import ChangeKind
 
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
 __all__ = ["Observing"]
 
-_HINTS = {"closed": Hint.CLOSED, "created": Hint.CHANGED, "modified": Hint.CHANGED, "attrib": Hint.CHANGED}
+_KINDS = {
+    "closed": ChangeKind.CLOSED,
+    "created": ChangeKind.CHANGED,
+    "modified": ChangeKind.CHANGED,
+    "attrib": ChangeKind.CHANGED,
+}
 
 
 class Observing:
@@ -108,18 +113,18 @@ class _Handler(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Pass an event on; one rename is a name that vanished and a name that was closed."""
-        if event.event_type in _HINTS:
-            self._tell(event.src_path, _HINTS[event.event_type], is_folder=event.is_directory)
+        if event.event_type in _KINDS:
+            self._tell(event.src_path, _KINDS[event.event_type], is_folder=event.is_directory)
         elif event.event_type in {"deleted", "moved"}:
-            self._tell(event.src_path, Hint.VANISHED, is_folder=event.is_directory)
+            self._tell(event.src_path, ChangeKind.VANISHED, is_folder=event.is_directory)
             if event.dest_path:
-                self._tell(event.dest_path, Hint.CLOSED, is_folder=event.is_directory)
+                self._tell(event.dest_path, ChangeKind.CLOSED, is_folder=event.is_directory)
 
-    def _tell(self, path: bytes | str, hint: Hint, *, is_folder: bool) -> None:
+    def _tell(self, path: bytes | str, change: ChangeKind, *, is_folder: bool) -> None:
         folder, name = os.path.split(os.fsdecode(path))
         for place in self.places:
             if os.fsdecode(path) == self.path:
-                if hint is Hint.VANISHED:
-                    self.sink.shaken(place)
+                if change is ChangeKind.VANISHED:
+                    self.sink.root_changed(place)
             elif folder == self.path:
-                self.sink.changed(place, name, hint, is_folder=is_folder)
+                self.sink.changed(place, name, change, is_folder=is_folder)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Scan, Tracking
 from atlas_sdk.files import Root, entry, link_target, signature
 from watcher.backend import Backend, Place, Watching
+from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
-from watcher.settle import Hint
 
-__all__ = ["doubts", "is_replaced", "load", "scan", "unwatch"]
+__all__ = ["is_replaced", "load", "scan", "stale_paths", "unwatch"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load(folder: Folder, atlas: Atlas) -> None:
     folder.loaded = True
 
 
-def doubts(folder: Folder, atlas: Atlas) -> Iterator[str]:
+def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
     """Compare what is known with what is stored; yield the files that the database has to be asked about.
 
     A restore that failed half way, or another client, leaves a newest version that is not what is on the disk, without
@@ -59,7 +59,7 @@ def _is_tracked(folder: Folder, path: str) -> bool:
     return path in folder.imports or folder.tracking.wants(path)
 
 
-def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Hint]]:
+def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
     """Watch what there is, then list it, then compare; yield the files to look at.
 
     In this order nothing falls into the gap: what changes after the listing has its event. `root` is held open, so
@@ -82,12 +82,12 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Hi
             continue
         known = folder.known.get(path)
         if seen is None:
-            yield path, Hint.VANISHED
+            yield path, ChangeKind.VANISHED
         elif known is None and not first:
             # Somebody makes it at this moment, in a folder that is new itself.
-            yield path, Hint.CHANGED
+            yield path, ChangeKind.CHANGED
         elif known is None or known.signature is None or known.signature != seen or path in folder.problems:
-            yield path, Hint.FOUND
+            yield path, ChangeKind.FOUND
     yield from _missing(folder, root, found, skipped)
     _note(folder, found, skipped)
 
@@ -180,7 +180,7 @@ def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
     return aliases
 
 
-def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -> Iterator[tuple[str, Hint]]:
+def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -> Iterator[tuple[str, ChangeKind]]:
     present = set(found.paths)
     for path in [path for path in folder.known if path not in present and path not in skipped]:
         try:
@@ -190,7 +190,7 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
             skipped[path] = str(error)
             continue
         if seen is None:
-            yield path, Hint.VANISHED
+            yield path, ChangeKind.VANISHED
         elif found.complete:
             # It exists and is not tracked any more: the settings or an import changed.
             del folder.known[path]

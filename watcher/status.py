@@ -1,4 +1,4 @@
-"""What the daemon says about itself: a file that it replaces, and a lock that proves it lives.
+"""The daemon's status: a file that it replaces, and a lock that proves that it runs.
 
 Imports nothing heavy: the command line reads it before it does anything else.
 """
@@ -85,7 +85,7 @@ def _projects(value: Any) -> tuple[ProjectStatus, ...]:
 
 @frozen(kw_only=True)
 class DatabaseStatus:
-    """Whether versions can be stored now."""
+    """The state of the database: whether versions can be stored now."""
 
     ok: bool
     problem: str | None = None

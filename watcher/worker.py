@@ -15,12 +15,12 @@ from atlas_sdk.files import hold, printable
 from watcher.backend import Backend
 from watcher.capture import capture
 from watcher.database import Database, is_away
+from watcher.debounce import ChangeKind, Due, Timing
+from watcher.event_queue import EventQueue
 from watcher.folder import Folder
-from watcher.inbox import Inbox
-from watcher.scan import doubts, is_replaced, load, scan, unwatch
-from watcher.settle import Due, Hint, Timing
+from watcher.maintenance import MaintenanceScheduler
+from watcher.scan import is_replaced, load, scan, stale_paths, unwatch
 from watcher.status import Status
-from watcher.upkeep import Upkeep
 
 __all__ = ["Worker"]
 
@@ -41,25 +41,25 @@ _FULL_S = 30.0
 
 
 class Worker:
-    """Looks at what the inbox says, and at everything now and then. All of it in one thread, so nothing races."""
+    """Looks at what the queue says, and at everything now and then. All of it in one thread, so nothing races."""
 
     def __init__(
         self,
         *,
         database: Database,
         backend: Backend,
-        inbox: Inbox,
+        queue: EventQueue,
         timing: Timing,
         clock: Callable[[], float],
         cpu: Callable[[], float] = time.thread_time,
         started: Status,
         report: Callable[[Status], None],
-        upkeep: Upkeep | None = None,
+        maintenance: MaintenanceScheduler | None = None,
     ) -> None:
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._database = database
         self._backend = backend
-        self._inbox = inbox
+        self._queue = queue
         self._timing = timing
         self._clock = clock
         self._cpu = cpu
@@ -88,27 +88,27 @@ class Worker:
         self.ready = False
 
     def run(self) -> None:
-        """Work until the inbox says stop, then store what is left."""
-        while not self._inbox.stopping:
+        """Work until the queue says stop, then store what is left."""
+        while not self._queue.stopping:
             try:
                 at = self.step()
             except Exception:  # noqa: BLE001 - see below
                 # Nobody else would take the versions: go on, slowly.
                 _log.exception("the watcher failed and goes on")
                 at = self._clock() + self._timing.retry_most_s
-                self._inbox.wait_for_stop(at)
+                self._queue.wait_for_stop(at)
             now = self._clock()
             if now < self._database.retry_at:
                 # What is due cannot be done now.
-                self._inbox.wait_for_stop(at)
+                self._queue.wait_for_stop(at)
             elif now < at:
-                self._inbox.wait(at)
+                self._queue.wait(at)
         self.drain()
 
     def step(self) -> float:
         """Do a share of what is to be done now; return when there is more."""
         now = self._clock()
-        overflows = self._inbox.take_overflows()
+        overflows = self._queue.take_overflows()
         if overflows:
             _log.warning("events were lost: every project is scanned")
             self._count("overflows", overflows)
@@ -125,23 +125,23 @@ class Worker:
     def drain(self) -> None:
         """Store everything that differs at once, without waiting for writers. The last thing to do."""
         deadline = self._clock() + self._timing.drain_s
-        if self._upkeep is not None:
-            self._upkeep.stop()
+        if self._maintenance is not None:
+            self._maintenance.stop()
         try:
             for folder in self._folders.values():
                 # An event may still be in the kernel's queue.
                 if folder.loaded and folder.lost is None and self._clock() < deadline and self._may_differ(folder):
                     now = self._clock()
-                    self._look(Due(key=(folder.id, ""), hint=Hint.FOUND, first=now, at=now), last=True)
-            while self._clock() < deadline and (due := self._inbox.pop(math.inf)) is not None:
+                    self._look(Due(key=(folder.id, ""), change=ChangeKind.FOUND, first=now, at=now), last=True)
+            while self._clock() < deadline and (due := self._queue.pop(math.inf)) is not None:
                 self._look(due, last=True)
             self._to_tell |= self._grown
             while self._to_tell and self._clock() < deadline:
-                self._tell_memory()
+                self._record_memory_thresholds()
         except AtlasError as error:
             self._away(error)
-        if len(self._inbox):
-            _log.warning("%d changes are not stored yet; the next start finds them", len(self._inbox))
+        if len(self._queue):
+            _log.warning("%d changes are not stored yet; the next start finds them", len(self._queue))
         self._heartbeat_at = 0.0
         self._say(self._clock())
 
@@ -151,7 +151,7 @@ class Worker:
         idle = self._look_at_files()
         if self._to_scan:
             project = next(iter(self._to_scan))
-            self._look(Due(key=(project, ""), hint=Hint.FOUND, first=now, at=now))
+            self._look(Due(key=(project, ""), change=ChangeKind.FOUND, first=now, at=now))
             # Only now: when the database goes away in between, it is still to be done.
             self._to_scan.pop(project, None)
             idle = False
@@ -162,8 +162,8 @@ class Worker:
         self._sweep(now)
         self._look_for_lost(now)
         more = bool(self._to_scan or self._to_sweep or self._to_tell or not idle or not self.ready)
-        if self._upkeep is not None:
-            self._upkeep.step(now, lambda: self._database.atlas, quiet=not more)
+        if self._maintenance is not None:
+            self._maintenance.step(now, lambda: self._database.atlas, quiet=not more)
         return more
 
     # Projects.
@@ -183,7 +183,7 @@ class Worker:
                 self._folders[project.id] = Folder.of(project)
                 self._to_scan[project.id] = None
                 self._news = True
-        self._inbox.projects = dict(self._folders)
+        self._queue.projects = dict(self._folders)
         now = self._clock()
         self._projects_at = now + max(self._timing.projects_s, (self._cpu() - began) / _SHARE)
         if self._sweep_at == math.inf:
@@ -196,7 +196,7 @@ class Worker:
         self._lost.discard(folder.id)
         self._unwatched.discard(folder.id)
         self._to_compare.discard(folder.id)
-        self._inbox.forget(folder.id)
+        self._queue.forget(folder.id)
         self._news = True
 
     # Files.
@@ -204,7 +204,7 @@ class Worker:
     def _look_at_files(self) -> bool:
         """Look at what is due; return whether that was all."""
         for _ in range(_FILES_IN_A_ROW):
-            due = self._inbox.pop(self._clock())
+            due = self._queue.pop(self._clock())
             if due is None:
                 return True
             self._look(due)
@@ -218,31 +218,31 @@ class Worker:
         try:
             if path == "":
                 if folder.rest_until > self._clock() and not last:
-                    self._inbox.put_back(due, folder.rest_until)
+                    self._queue.put_back(due, folder.rest_until)
                     return
                 self._scan(folder)
             else:
-                self._capture(folder, path, due.hint, last=last)
+                self._capture(folder, path, due.change, last=last)
         except AtlasError as error:
             if is_away(error):
-                self._inbox.put_back(due, self._clock())
+                self._queue.put_back(due, self._clock())
                 raise
             full = isinstance(error, QuotaExceeded)
             self._trouble(folder, path, f"{printable(path)}: {error}" if full else str(error))
             if not isinstance(error, FileProblem) and not last:
-                self._inbox.put_back(due, self._clock() + (_FULL_S if full else _REFUSED_S))
+                self._queue.put_back(due, self._clock() + (_FULL_S if full else _REFUSED_S))
         except Exception as error:  # noqa: BLE001 - whatever it is, see below
             # One file must never stop the others.
             _log.exception("%s: cannot look at %s", folder.root, path)
             self._trouble(folder, path, f"{type(error).__name__}; see the watcher's log")
 
-    def _capture(self, folder: Folder, path: str, hint: Hint, *, last: bool) -> None:
+    def _capture(self, folder: Folder, path: str, change: ChangeKind, *, last: bool) -> None:
         try:
-            done = capture(folder, path, self._database.atlas, hint=hint)
+            done = capture(folder, path, self._database.atlas, change=change)
         except FileProblem:
             if folder.is_there():
                 raise
-            self._inbox.mark(folder.id, "", Hint.FOUND)
+            self._queue.mark(folder.id, "", ChangeKind.FOUND)
             return
         self._count("captures")
         self._count("snapshots", int(done.stored))
@@ -250,11 +250,11 @@ class Worker:
         if done.stored:
             self._grown.add(folder.project.user_id)
         folder.note(path, None)
-        if done.again is Hint.VANISHED or (done.again is not None and not last):
-            self._inbox.mark(folder.id, path, done.again)
+        if done.again is ChangeKind.VANISHED or (done.again is not None and not last):
+            self._queue.mark(folder.id, path, done.again)
         if done.leads and not last:
             # Into folders that are not watched yet, perhaps.
-            self._inbox.mark(folder.id, "", Hint.CLOSED)
+            self._queue.mark(folder.id, "", ChangeKind.CLOSED)
 
     def _trouble(self, folder: Folder, path: str, problem: str) -> None:
         if folder.note(path, problem):
@@ -272,8 +272,8 @@ class Worker:
                 if is_replaced(folder, root) and not self._is_over(folder):
                     self._lose(folder, "another folder is in its place, without any memory file or of another owner")
                     return
-                for path, hint in scan(folder, root, self._backend):
-                    self._inbox.mark(folder.id, path, hint)
+                for path, change in scan(folder, root, self._backend):
+                    self._queue.mark(folder.id, path, change)
         except FileProblem as error:
             self._lose(folder, str(error))
             return
@@ -307,7 +307,7 @@ class Worker:
         if folder.lost is None:
             folder.lost_since = self._clock()
             # Its files say nothing now. When it is back, all of them are compared.
-            self._inbox.forget(folder.id)
+            self._queue.forget(folder.id)
         if folder.lost != reason:
             _log.warning("%s is lost: %s", folder.root, reason)
             folder.lost = reason
@@ -321,7 +321,7 @@ class Worker:
                 self._to_compare = set(self._folders)
             self._to_tell |= self._grown
             self._grown.clear()
-        self._tell_memory()
+        self._record_memory_thresholds()
         if now >= self._poll_at:
             self._poll_at = now + self._timing.poll_s
             self._to_sweep.extendleft(self._unwatched)
@@ -340,7 +340,7 @@ class Worker:
             return
         began = self._cpu()
         try:
-            found = list(doubts(folder, self._database.atlas))
+            found = list(stale_paths(folder, self._database.atlas))
         except AtlasError as error:
             if is_away(error):
                 raise
@@ -349,17 +349,17 @@ class Worker:
             found = []
         self._to_compare.discard(folder.id)
         for path in found:
-            folder.doubted.add(path)
-            self._inbox.mark(folder.id, path, Hint.FOUND)
+            folder.stale.add(path)
+            self._queue.mark(folder.id, path, ChangeKind.FOUND)
         self._compare_at = max(self._compare_at, now) + (self._cpu() - began) / _SHARE
 
-    def _tell_memory(self) -> None:
+    def _record_memory_thresholds(self) -> None:
         """Let an event be recorded where what was stored of late reaches a limit."""
         for _ in range(min(_SWEPT_IN_A_ROW, len(self._to_tell))):
             user_id = next(iter(self._to_tell))
             atlas = self._database.atlas
             try:
-                atlas.quotas.tell_memory(atlas.users.get(user_id))
+                atlas.quotas.record_memory_threshold(atlas.users.get(user_id))
             except AtlasError as error:
                 if is_away(error):
                     raise
@@ -393,7 +393,7 @@ class Worker:
         times += [self._projects_at, self._sweep_at]
         times.append(self._lost_at if self._lost else math.inf)
         times.append(self._poll_at if self._unwatched else math.inf)
-        times.append(math.inf if self._upkeep is None else self._upkeep.next_at)
+        times.append(math.inf if self._maintenance is None else self._maintenance.next_at)
         return min(times)
 
     def _say(self, now: float) -> None:
@@ -414,8 +414,8 @@ class Worker:
             ready=self.ready,
             backend=self._backend.name,
             database=self._database.status,
-            pending=len(self._inbox),
-            counters={**self._counters, "events": self._inbox.events, "watch_failures": len(self._unwatched)},
+            pending=len(self._queue),
+            counters={**self._counters, "events": self._queue.events, "watch_failures": len(self._unwatched)},
             projects=tuple(folder.status() for folder in self._folders.values()),
-            maintenance=None if self._upkeep is None else self._upkeep.status,
+            maintenance=None if self._maintenance is None else self._maintenance.status,
         )

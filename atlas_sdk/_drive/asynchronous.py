@@ -48,9 +48,9 @@ T = TypeVar("T")
 class AsyncDriver:
     """Runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
 
-    def __init__(self, target: Target, lent: Context) -> None:
+    def __init__(self, target: Target, context: Context) -> None:
         self._target = target
-        self._lent = lent
+        self._context = context
         self._pinned: AsyncConnection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
         self._turn = asyncio.Lock()
@@ -75,7 +75,7 @@ class AsyncDriver:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._target.retries
 
     def stats(self) -> PoolStats:
@@ -97,15 +97,15 @@ class AsyncDriver:
         await self._spares.close()
         await self._pool.close()
 
-    async def run(self, plan: Plan[T], lent: Context | None = None) -> T:
+    async def run(self, plan: Plan[T], context: Context | None = None) -> T:
         """Run a plan to its end and return what it returns."""
         if self._closed:
             raise closed_client()
         if self._pinned is None:
-            return await self._run(plan, Scope(lent or self._lent, nested=False))
+            return await self._run(plan, Scope(context or self._context, nested=False))
         async with self._turn:
             # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return await self._run(enclosed(plan), Scope(self._lent, nested=True, joined=self._joined))
+            return await self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
 
     async def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[AsyncLine] = []
@@ -138,9 +138,9 @@ class AsyncDriver:
         if self._ended:
             raise ended_transaction()
         if isinstance(effect, Query):
-            tenant = scope.lent.tenant
+            tenant = scope.context.tenant
             if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
-                scope.lent.own(named)
+                scope.context.require_tenant(named)
             if held or self._pinned is not None:
                 return await self._execute(self._pinned or held[0], effect)
             connection = await self._get()
@@ -157,7 +157,7 @@ class AsyncDriver:
         if isinstance(effect, Begin | Commit | Rollback):
             await self._step(effect, scope, held)
             return None
-        return scope.lent
+        return scope.context
 
     async def _step(self, effect: Begin | Commit | Rollback, scope: Scope, held: list[AsyncLine]) -> None:
         if self._pinned is None and not held:
@@ -237,7 +237,7 @@ class AsyncDriver:
 
     def lending(self, *, origin: Origin, tenant: UUID | None) -> "AsyncView":
         """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
-        return AsyncView(self, evolve(self._lent, origin=origin, tenant=tenant))
+        return AsyncView(self, evolve(self._context, origin=origin, tenant=tenant))
 
     async def _give_back(self, connection: AsyncLine) -> None:
         interrupted = None
@@ -250,29 +250,29 @@ class AsyncDriver:
         if interrupted is not None:
             raise interrupted
 
-    def _on(self, connection: AsyncConnection[Any], lent: Context, *, joined: bool = False) -> "AsyncDriver":
+    def _on(self, connection: AsyncConnection[Any], context: Context, *, joined: bool = False) -> "AsyncDriver":
         inner = object.__new__(AsyncDriver)
         inner.__dict__ |= self.__dict__
         inner._pinned = connection
         inner._turn = asyncio.Lock()
-        inner._lent = lent
+        inner._context = context
         inner._joined = joined
         return inner
 
-    def _apart(self, lent: Context | None) -> Context:
-        """Return what the plans of one transaction are lent: what it learns is its own until it is committed."""
-        return evolve(lent or self._lent, heads=Heads(of_transaction=True))
+    def _apart(self, context: Context | None) -> Context:
+        """Return the context of one transaction's plans: what it learns is its own until it is committed."""
+        return evolve(context or self._context, heads=Heads(of_transaction=True))
 
-    def joined(self, connection: AsyncConnection[Any], lent: Context | None = None) -> "AsyncDriver":
+    def joined(self, connection: AsyncConnection[Any], context: Context | None = None) -> "AsyncDriver":
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
         if self._closed:
             raise closed_client()
         check_open_transaction(connection)
-        lent = lent or self._lent
-        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()), joined=True)
+        context = context or self._context
+        return self._on(connection, evolve(context, heads=context.heads.of_joined()), joined=True)
 
     @asynccontextmanager
-    async def transaction(self, lent: Context | None = None) -> AsyncIterator["AsyncDriver"]:
+    async def transaction(self, context: Context | None = None) -> AsyncIterator["AsyncDriver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
         if self._closed:
             raise closed_client()
@@ -280,10 +280,10 @@ class AsyncDriver:
             yield self
             return
         connection = await self._get()
-        lent = self._apart(lent)
-        inner = self._on(connection, lent)
+        context = self._apart(context)
+        inner = self._on(connection, context)
         try:
-            await connection.execute(begin_behind(lent.tenant, connection.path), prepare=False)
+            await connection.execute(begin_behind(context.tenant, connection.path), prepare=False)
             yield inner
             await inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:
@@ -293,7 +293,7 @@ class AsyncDriver:
                 interrupted = await through(connection.execute("COMMIT"))
             except psycopg.Error as exc:
                 raise lost_commit(exc, self._target) from exc
-            self._lent.heads.adopt(lent.heads)
+            self._context.heads.adopt(context.heads)
             if interrupted is not None:
                 raise interrupted
         except psycopg.Error as exc:
@@ -317,15 +317,15 @@ class AsyncDriver:
 
 
 class AsyncView:
-    """A driver's connections, for plans that are lent something else."""
+    """A driver's connections, for plans with another context."""
 
-    def __init__(self, driver: AsyncDriver, lent: Context) -> None:
+    def __init__(self, driver: AsyncDriver, context: Context) -> None:
         self._driver = driver
-        self._lent = lent
+        self._context = context
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._driver.retries
 
     def stats(self) -> PoolStats:
@@ -334,12 +334,12 @@ class AsyncView:
 
     async def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
-        return await self._driver.run(plan, self._lent)
+        return await self._driver.run(plan, self._context)
 
     def joined(self, connection: AsyncConnection[Any]) -> AsyncDriver:
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        return self._driver.joined(connection, self._lent)
+        return self._driver.joined(connection, self._context)
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncDriver]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        return self._driver.transaction(self._lent)
+        return self._driver.transaction(self._context)

@@ -49,9 +49,9 @@ T = TypeVar("T")
 class Driver:
     """Runs plans on a pool of blocking connections."""
 
-    def __init__(self, target: Target, lent: Context) -> None:
+    def __init__(self, target: Target, context: Context) -> None:
         self._target = target
-        self._lent = lent
+        self._context = context
         self._pinned: Connection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
         self._turn = Lock()
@@ -74,7 +74,7 @@ class Driver:
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._target.retries
 
     def stats(self) -> PoolStats:
@@ -97,17 +97,17 @@ class Driver:
             self._spares.close()
             self._pool.close()
 
-    def run(self, plan: Plan[T], lent: Context | None = None) -> T:
+    def run(self, plan: Plan[T], context: Context | None = None) -> T:
         """Run a plan to its end and return what it returns."""
         if self._closed:
             raise closed_client()
         if self._pinned is None:
-            return self._run(plan, Scope(lent or self._lent, nested=False))
+            return self._run(plan, Scope(context or self._context, nested=False))
         if os.getpid() != self._pid:
             raise InvalidInput("a transaction cannot be used in a forked child", field="transaction")
         with self._turn:
             # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return self._run(enclosed(plan), Scope(self._lent, nested=True, joined=self._joined))
+            return self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
 
     def _run(self, plan: Plan[T], scope: Scope) -> T:
         held: list[Line] = []
@@ -140,9 +140,9 @@ class Driver:
         if self._ended:
             raise ended_transaction()
         if isinstance(effect, Query):
-            tenant = scope.lent.tenant
+            tenant = scope.context.tenant
             if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
-                scope.lent.own(named)
+                scope.context.require_tenant(named)
             if held or self._pinned is not None:
                 return self._execute(self._pinned or held[0], effect)
             connection = self._get()
@@ -164,7 +164,7 @@ class Driver:
             if scope.done(effect):
                 self._give_back(held.pop())
             return None
-        return scope.lent
+        return scope.context
 
     def _unwind(self, scope: Scope) -> None:
         """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
@@ -240,7 +240,7 @@ class Driver:
 
     def lending(self, *, origin: Origin, tenant: UUID | None) -> "View":
         """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
-        return View(self, evolve(self._lent, origin=origin, tenant=tenant))
+        return View(self, evolve(self._context, origin=origin, tenant=tenant))
 
     def _give_back(self, connection: Line) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
@@ -250,29 +250,29 @@ class Driver:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
         self._spares.put(connection)
 
-    def _on(self, connection: Connection[Any], lent: Context, *, joined: bool = False) -> "Driver":
+    def _on(self, connection: Connection[Any], context: Context, *, joined: bool = False) -> "Driver":
         inner = object.__new__(Driver)
         inner.__dict__ |= self.__dict__
         inner._pinned = connection
         inner._turn = Lock()
-        inner._lent = lent
+        inner._context = context
         inner._joined = joined
         return inner
 
-    def _apart(self, lent: Context | None) -> Context:
-        """Return what the plans of one transaction are lent: what it learns is its own until it is committed."""
-        return evolve(lent or self._lent, heads=Heads(of_transaction=True))
+    def _apart(self, context: Context | None) -> Context:
+        """Return the context of one transaction's plans: what it learns is its own until it is committed."""
+        return evolve(context or self._context, heads=Heads(of_transaction=True))
 
-    def joined(self, connection: Connection[Any], lent: Context | None = None) -> "Driver":
+    def joined(self, connection: Connection[Any], context: Context | None = None) -> "Driver":
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
         if self._closed:
             raise closed_client()
         check_open_transaction(connection)
-        lent = lent or self._lent
-        return self._on(connection, evolve(lent, heads=lent.heads.of_joined()), joined=True)
+        context = context or self._context
+        return self._on(connection, evolve(context, heads=context.heads.of_joined()), joined=True)
 
     @contextmanager
-    def transaction(self, lent: Context | None = None) -> Iterator["Driver"]:
+    def transaction(self, context: Context | None = None) -> Iterator["Driver"]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
         if self._closed:
             raise closed_client()
@@ -280,10 +280,10 @@ class Driver:
             yield self
             return
         connection = self._get()
-        lent = self._apart(lent)
-        inner = self._on(connection, lent)
+        context = self._apart(context)
+        inner = self._on(connection, context)
         try:
-            connection.execute(begin_behind(lent.tenant, connection.path), prepare=False)
+            connection.execute(begin_behind(context.tenant, connection.path), prepare=False)
             yield inner
             inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:
@@ -293,7 +293,7 @@ class Driver:
                 connection.execute("COMMIT")
             except psycopg.Error as exc:
                 raise lost_commit(exc, self._target) from exc
-            self._lent.heads.adopt(lent.heads)
+            self._context.heads.adopt(context.heads)
         except psycopg.Error as exc:
             raise translate(exc, self._target.dsn) from exc
         finally:
@@ -309,15 +309,15 @@ class Driver:
 
 
 class View:
-    """A driver's connections, for plans that are lent something else."""
+    """A driver's connections, for plans with another context."""
 
-    def __init__(self, driver: Driver, lent: Context) -> None:
+    def __init__(self, driver: Driver, context: Context) -> None:
         self._driver = driver
-        self._lent = lent
+        self._context = context
 
     @property
     def retries(self) -> int:
-        """How often a call of which nothing was kept is made again."""
+        """The number of retries of a call of which nothing was kept."""
         return self._driver.retries
 
     def stats(self) -> PoolStats:
@@ -326,12 +326,12 @@ class View:
 
     def run(self, plan: Plan[T]) -> T:
         """Run a plan to its end and return what it returns."""
-        return self._driver.run(plan, self._lent)
+        return self._driver.run(plan, self._context)
 
     def joined(self, connection: Connection[Any]) -> Driver:
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        return self._driver.joined(connection, self._lent)
+        return self._driver.joined(connection, self._context)
 
     def transaction(self) -> AbstractContextManager[Driver]:
         """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        return self._driver.transaction(self._lent)
+        return self._driver.transaction(self._context)

@@ -1,4 +1,4 @@
-"""What a failed run of a plan means: our error, and whether the call may be made again.
+"""Translate a failed run of a plan: our error, and whether the call may be repeated.
 
 The rule: a call may be made again when it is certain that nothing of it was kept. That is so when nothing that it did
 before was kept, and what failed was undone, too:
@@ -34,7 +34,7 @@ def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effe
     found = translate(error, target.dsn)
     if isinstance(found, TimedOut) and isinstance(effect, Query) and target.slow is not None:
         target.slow.ended(effect)
-    if isinstance(found, NotPermitted) and scope.lent.tenant is not None:
+    if isinstance(found, NotPermitted) and scope.context.tenant is not None:
         mine = "a client made by `as_user` does what is its user's own; this is the platform's, with the whole client"
         found.args = (f"{mine} ({error.diag.message_primary})",)
     if scope.nested or not isinstance(found, (DatabaseUnreachable, TransactionConflict)):
@@ -46,7 +46,7 @@ def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effe
         # It is counted already.
         writes -= not effect.statement.reads
         # Behind a tenant's wall a COMMIT of ours was sent with it.
-        ended = error.sqlstate == _ENDED_BY_SERVER and scope.lent.tenant is None
+        ended = error.sqlstate == _ENDED_BY_SERVER and scope.context.tenant is None
         # A procedure may have committed part of what it did.
         is_call = effect.statement.plain.upper().startswith("CALL")
         undone = effect.statement.reads or (not is_call and (ended or isinstance(found, TransactionConflict)))

@@ -1,4 +1,4 @@
-"""What both drivers do with every new connection: see who answers, say where tables are and how long things may take.
+"""Configure every new connection: detect a pooler, set the search_path and the time limits.
 
 A pooler such as PgBouncer gives its clients a process id of its own making, so it is there when the server names
 another one. In transaction mode each transaction of a client may run on another connection to the server, so nothing
@@ -35,7 +35,7 @@ _LOOKS = 8
 
 @frozen(kw_only=True)
 class TimeLimits:
-    """How long the server lets things take, in seconds; None: as long as the server's own settings say."""
+    """The time limits that the server enforces, in seconds; None keeps the server's own setting."""
 
     statement_s: float | None = None
     lock_s: float | None = None
@@ -61,7 +61,7 @@ class TimeLimits:
 
 
 def pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[Any, ...] | None) -> bool:
-    """Whether a pooler stands between: the answer is the server's to `_ASK`."""
+    """Tell whether a pooler stands between; `answer` is the server's answer to `_ASK`."""
     return answer is None or answer[0] != connection.info.backend_pid
 
 

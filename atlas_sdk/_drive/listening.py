@@ -1,4 +1,4 @@
-"""What both listeners share: what to say to the server, and when to try again after a connection was lost."""
+"""The shared part of both listeners: the LISTEN command, and the wait before a lost connection is made again."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10,
 
 @frozen(kw_only=True)
 class Line:
-    """How a listener connects, and what it says first."""
+    """The address of a listener's connection, and its first command."""
 
     kwargs: dict[str, Any]
     listen: sql.Composed
@@ -59,7 +59,7 @@ def listening_line(target: "Target", channels: Iterable[str], tenant: UUID | Non
 
 
 class Hearing:
-    """What was heard and not yet told, and since when nothing can be heard."""
+    """The notifications that wait for the caller, and the time since which the connection is lost."""
 
     def __init__(self, target: "Target", tenant: UUID | None) -> None:
         self._target = target

@@ -18,11 +18,11 @@ _NUMBERS = count()
 
 
 class Scope:
-    """What one run of a plan holds: how deep its transactions are nested, and what they learned so far."""
+    """The state of one run of a plan: the nesting of its transactions, and the versions that they saw."""
 
-    def __init__(self, lent: Context, *, nested: bool, joined: bool = False) -> None:
-        self.lent = lent
-        self._outer = lent
+    def __init__(self, context: Context, *, nested: bool, joined: bool = False) -> None:
+        self.context = context
+        self._outer = context
         #: Whether the caller has a transaction open: then ours are savepoints in it.
         self.nested = nested
         #: Whether that transaction is on a connection of the caller's, with a search_path of its own: ours then holds
@@ -44,8 +44,8 @@ class Scope:
         if isinstance(effect, Begin):
             if shielded:
                 return (begin_on_own_path(savepoint),)
-            if outermost and (path or self.lent.tenant is not None):
-                return (begin_behind(self.lent.tenant, path),)
+            if outermost and (path or self.context.tenant is not None):
+                return (begin_behind(self.context.tenant, path),)
             return ("BEGIN" if outermost else "SAVEPOINT " + savepoint,)
         if isinstance(effect, Commit):
             if shielded and self._path_before is not None:
@@ -66,15 +66,15 @@ class Scope:
             self.depth += 1
             if self.depth == 1 and not self.nested:
                 # What a transaction learns is nobody else's business until it is committed.
-                self.lent = evolve(self._outer, heads=Heads(of_transaction=True))
+                self.context = evolve(self._outer, heads=Heads(of_transaction=True))
             return False
         self.depth -= 1
         if isinstance(effect, Rollback):
-            self.lent.heads.clear()
+            self.context.heads.clear()
         if self.depth or self.nested:
             return False
         if isinstance(effect, Commit):
             self.writes += 1
-            self._outer.heads.adopt(self.lent.heads)
-        self.lent = self._outer
+            self._outer.heads.adopt(self.context.heads)
+        self.context = self._outer
         return True

@@ -1,11 +1,8 @@
-"""Connections at hand: what the pool lent stays here for a moment, because whoever needs one again needs it soon.
+"""A cache of connections: they stay here for a moment, because the next statement usually comes soon.
 
-To ask a pool for a connection and to give it back costs as much as the statement between. The pool knows these as lent,
-so it neither closes nor counts them: hence only a busy client's stay, each is back in the pool within two seconds, and
-at once when somebody waits for one.
-
-They are checked here, those of the pool too: the pool's own check waits a second after the second one that the server
-has closed, then two, then four, so that after a restart of the server whoever comes first is told that it is down.
+To take a connection from a pool and to give it back costs as much as the statement between. The pool counts these
+connections as given out and does not close them. So only a busy client keeps them here; each is back in the pool within
+two seconds, and at once when somebody waits for one.
 """
 
 import asyncio
@@ -81,7 +78,7 @@ class _Idle(Generic[C]):
             return True
 
     def unwatched(self) -> bool:
-        """Whether nobody looks for unused ones; who is told so does it from now on."""
+        """Return True to exactly one caller, which must start the sweeper."""
         if self._watched:
             return False
         with self._lock:
@@ -110,7 +107,7 @@ class _Idle(Generic[C]):
 
 
 class Spares:
-    """Those of a blocking client."""
+    """The connection cache of a blocking client."""
 
     def __init__(self, pool: ConnectionPool[Line]) -> None:
         self._pool = pool
@@ -119,7 +116,7 @@ class Spares:
 
     @property
     def reused(self) -> int:
-        """How many were given out without asking the pool, which counts the others."""
+        """The number of connections given out without the pool; the pool counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
@@ -141,7 +138,7 @@ class Spares:
         return drawn
 
     def _works(self, connection: Line) -> bool:
-        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
             if hung_up(connection):
@@ -192,7 +189,7 @@ def _watch(spares: "weakref.ref[Spares]", ended: threading.Event) -> None:
 
 
 class AsyncSpares:
-    """Those of an asyncio client. The twin of `Spares`, line by line."""
+    """The connection cache of an asyncio client; the twin of `Spares`, line by line."""
 
     def __init__(self, pool: AsyncConnectionPool[AsyncLine]) -> None:
         self._pool = pool
@@ -202,7 +199,7 @@ class AsyncSpares:
 
     @property
     def reused(self) -> int:
-        """How many were given out without asking the pool, which counts the others."""
+        """The number of connections given out without the pool; the pool counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
@@ -224,7 +221,7 @@ class AsyncSpares:
         return drawn
 
     async def _works(self, connection: AsyncLine) -> bool:
-        """Whether the server still talks on it; if not, the pool gets another. No round trip, as a rule."""
+        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
             if hung_up(connection):

@@ -1,4 +1,4 @@
-"""Where to connect and how, and what both drivers do to a connection and a statement."""
+"""The configuration of connections, and the steps that both drivers share."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ psycopg.adapters.register_dumper(Json, _JsonDumper)
 
 
 class Stoppable(Protocol):
-    """What ends when it is told to, by any thread."""
+    """An object that any thread can stop."""
 
     def stop(self) -> None:
         """End, soon. Idempotent."""
@@ -61,7 +61,7 @@ class Stoppable(Protocol):
 
 
 class Target:
-    """Where to connect, and how."""
+    """The configuration of a client's connections."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Target:
 
 
 def hung_up(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Whether the server closed an idle connection: then its socket is readable. No round trip."""
+    """Tell whether the server closed an idle connection; its socket is readable then. No round trip."""
     poller = select.poll()
     poller.register(connection.pgconn.socket, select.POLLIN)
     return bool(poller.poll(0))

@@ -1,4 +1,4 @@
-"""What must be known to be done or not, although the task that does it is cancelled meanwhile; and calls in threads."""
+"""Finish a transaction step even if its task is cancelled, and run calls in threads."""
 
 import asyncio
 import contextvars

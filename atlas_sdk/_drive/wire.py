@@ -35,7 +35,7 @@ _PREPARED_MAX = 100
 
 @frozen
 class Answer:
-    """What a statement gave: column names, rows, and the number of rows touched, as a cursor counts them."""
+    """The result of a statement: column names, rows, and the number of affected rows, as a cursor counts them."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -93,7 +93,7 @@ def _last_of(results: Sequence[PGresult], encoding: str) -> PGresult:
 
 
 def _is_outdated(results: Sequence[PGresult]) -> bool:
-    """Whether a prepared statement was refused because it has to be made anew: nothing of it has run."""
+    """Tell whether a prepared statement must be prepared again; it has not run then."""
     if not results:
         return False
     found = results[-1]
@@ -104,7 +104,7 @@ def _is_outdated(results: Sequence[PGresult]) -> bool:
 
 
 class Wire:
-    """What one connection has prepared, and what turns its values to text and back."""
+    """The prepared statements of one connection, with the adapters of its values."""
 
     def __init__(self, connection: Connection[Any] | AsyncConnection[Any]) -> None:
         self._pgconn = connection.pgconn
@@ -268,7 +268,7 @@ class Line(Connection[Any]):
 
     @property
     def wire(self) -> Wire:
-        """What it has prepared."""
+        """The prepared statements of this connection."""
         if self._wire is None:
             self._wire = Wire(self)
         return self._wire
@@ -304,7 +304,7 @@ class AsyncLine(AsyncConnection[Any]):
 
     @property
     def wire(self) -> Wire:
-        """What it has prepared."""
+        """The prepared statements of this connection."""
         if self._wire is None:
             self._wire = Wire(self)
         return self._wire

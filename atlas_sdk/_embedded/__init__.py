@@ -13,7 +13,7 @@ folders to other users, trusts every local connection, and counts users that wer
     upgrade     what an older major made, into the format of the present one
     postmaster  is it up, and is it the server of this data directory
     locks       flock, with and without waiting
-    keeper      the small process that stops the server after its last user
+    supervisor      the small process that stops the server after its last user
 """
 
 import sys

@@ -38,7 +38,7 @@ class Account:
 
     @property
     def is_other(self) -> bool:
-        """Whether the caller is root and has to become this account to run anything."""
+        """True when the caller is root and must become this account to run the server."""
         return self.name != self.client
 
     def run(

@@ -156,7 +156,7 @@ class Cluster:
         return self.site.account
 
     def _exists(self) -> bool:
-        """Whether there is a data directory to serve; raises when there is one that we cannot."""
+        """Tell whether a data directory exists; raises when this version cannot serve it."""
         if not self.data_dir.exists():
             return False
         version = self.data_dir / "PG_VERSION"

@@ -41,7 +41,7 @@ _SHUT_DOWN = 1
 
 @frozen(kw_only=True)
 class _Record:
-    """What `atlas.home` says."""
+    """The content of `atlas.home`."""
 
     id: str
     home: str

@@ -28,7 +28,7 @@ def try_exclusive(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the exclusive lock."""
+    """Tell whether a process holds the exclusive lock."""
     try:
         os.close(_locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB))
     except BlockingIOError:

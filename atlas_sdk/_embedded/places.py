@@ -80,7 +80,7 @@ class Site:
 
     @property
     def log(self) -> Path:
-        """What the server and the keeper have to say."""
+        """The log of the server and of its supervisor."""
         return self.run_dir / "server.log"
 
     @property
@@ -90,12 +90,12 @@ class Site:
 
     @property
     def link(self) -> Path:
-        """Where the data is, or a link to it."""
+        """The data directory, or a link to it."""
         return self.home / "postgres"
 
     @property
     def is_linked(self) -> bool:
-        """Whether the data lies outside the home, behind a link that copies of the home share."""
+        """True when the data lies outside the home, behind a link that copies of the home share."""
         return self.link.is_symlink()
 
     def id(self) -> str:
@@ -264,7 +264,7 @@ def _copied(tree: Path) -> Path:
 
 
 def _can_enter(path: Path, account: Account) -> bool:
-    """Whether path and every folder above it let the account in, going by their modes."""
+    """Tell whether the modes of the path and of every folder above it let the account in."""
     path = path.resolve()
     return all(_may_execute(step.stat(), account) for step in (path, *path.parents))
 

@@ -45,7 +45,7 @@ _ANSWER_WITHIN_S = 2.0
 
 @frozen(kw_only=True)
 class Postmaster:
-    """What a running server wrote into `postmaster.pid`."""
+    """The content of a running server's `postmaster.pid`."""
 
     pid: int
     #: The data directory as it was named at the start: another folder's in a copy, and after a move.

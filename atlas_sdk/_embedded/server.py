@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from atlas_sdk._embedded import identity, keeper, postmaster, upgrade
+from atlas_sdk._embedded import identity, postmaster, supervisor, upgrade
 from atlas_sdk._embedded.account import launch
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.locks import exclusive, is_held, polling, shared
@@ -49,7 +49,7 @@ class EmbeddedServer:
     def __init__(self, site: Site, users_lock: int) -> None:
         """Take over a shared lock on the users' file; `acquire` is the way to get one."""
         self._site = site
-        # Closing is all there is to do, at collection and at exit too; the server itself is the keeper's.
+        # Closing is all there is to do, at collection and at exit too; the server itself is the supervisor's.
         self._close = weakref.finalize(self, os.close, users_lock)
         self.bin_dir = find_binaries(site.account)
         self.data_dir = site.data_dir()
@@ -65,7 +65,7 @@ class EmbeddedServer:
         with _explained(home):
             site = Site.prepare(home)
             users_lock = shared(site.run_dir / "users.lock")
-            # For the keeper, which waits from the last use on.
+            # For the supervisor, which waits from the last use on.
             os.utime(users_lock)
             server = cls(site, users_lock)
         try:
@@ -100,7 +100,7 @@ class EmbeddedServer:
             file = self._site.run_dir / "keep-until"
             until = time.time() + seconds
             with exclusive(self._site.run_dir / "start.lock"):
-                if until > keeper.kept_until(file):
+                if until > supervisor.kept_until(file):
                     fresh = file.with_suffix(".new")
                     fresh.write_text(repr(until), encoding="ascii")
                     fresh.replace(file)
@@ -115,14 +115,14 @@ class EmbeddedServer:
         identity.settle(self._site, upgrade.present(data_dir))
         upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
-        # Before the server, so that no kill in between leaves a server without a keeper.
+        # Before the server, so that no kill in between leaves a server without a supervisor.
         self._keep()
         upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
         return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir).serve()
 
     def _keep(self) -> None:
-        """See to it that a keeper waits for the last user to leave."""
-        lock = self._site.run_dir / "keeper.lock"
+        """See to it that a supervisor waits for the last user to leave."""
+        lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
             return
         account = self._site.account
@@ -130,7 +130,7 @@ class EmbeddedServer:
         try:
             # -S as well as -I: it needs nothing from site-packages, and waits for days in a small process.
             launch(
-                *(sys.executable, "-I", "-S", keeper.__file__),
+                *(sys.executable, "-I", "-S", supervisor.__file__),
                 *(self._site.run_dir, self.data_dir, self.bin_dir),
                 *(_linger(), account.name, str(account.uid), str(account.gid)),
                 output=log,
@@ -140,7 +140,7 @@ class EmbeddedServer:
         if not any(is_held(lock) for _ in polling(_KEEPER_S)):
             _log.warning(
                 "Nothing will stop the server of %s: %s does not run %s; see %s",
-                *(self._site.home, sys.executable, keeper.__file__, self._site.log),
+                *(self._site.home, sys.executable, supervisor.__file__, self._site.log),
             )
 
 

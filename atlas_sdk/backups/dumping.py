@@ -15,7 +15,7 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
 
-from atlas_sdk.backups.partial import Partial
+from atlas_sdk.backups.atomic_output import Partial
 from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal

@@ -13,14 +13,14 @@ from psycopg import Cursor
 
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.comparing import Definitions, check_copied, check_definitions, check_rows
-from atlas_sdk.backups.emptying import make_room
+from atlas_sdk.backups.prepare_target import make_room
 from atlas_sdk.backups.reports import Loaded, Progress
 from atlas_sdk.backups.session import Session, connected, sql
 from atlas_sdk.errors import BackupFailed
-from atlas_sdk.model.books import Books
 from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.quota_accounting import QuotaAccounting
 from atlas_sdk.model.users import User
-from atlas_sdk.ops import books, schema, users, verify
+from atlas_sdk.ops import quota_accounting, schema, users, verify
 
 __all__ = ["load"]
 
@@ -40,7 +40,7 @@ def load(
     home: str | PathLike[str] | None = None,
     on_progress: Tell | None = None,
 ) -> Loaded:
-    """Load a dump into an empty database, then verify every user's memory and books.
+    """Load a dump into an empty database, then verify the memory and the quota accounting of every user.
 
     Without `dsn` into the embedded database (of `home`). One transaction: what fails or is interrupted before its end
     leaves nothing. The dump of an older version is migrated; one of a newer version is refused before anything is
@@ -184,12 +184,12 @@ def _settle(session: Session, archive: Archive, fresh: Definitions) -> bool:
 
 @define
 class _Findings:
-    """What reading everything back has found."""
+    """The result of reading everything back."""
 
     users: int = 0
     versions: int = 0
     broken: list[Broken] = field(factory=list)
-    unbalanced: list[Books] = field(factory=list)
+    unbalanced: list[QuotaAccounting] = field(factory=list)
 
     def look(self, session: Session, tell: Tell, *, total: int) -> None:
         last: User | None = None
@@ -201,4 +201,4 @@ class _Findings:
                 self.users += 1
                 self.versions += found.versions
             last = page[-1]
-        self.unbalanced.extend(session.run(books.verify()).unbalanced)
+        self.unbalanced.extend(session.run(quota_accounting.verify()).unbalanced)

@@ -95,7 +95,7 @@ def _version(path: Path) -> Version:
 
 
 def _has_tls(path: Path) -> bool:
-    """Whether a program knows TLS: asked for it, with nobody to connect to, one that does not says so first."""
+    """Tell whether a program supports TLS: without support it fails before it connects."""
     asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
     said = subprocess.run(
         asked, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False

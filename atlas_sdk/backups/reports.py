@@ -1,18 +1,18 @@
-"""What a dump and a load say of themselves."""
+"""The reports of a dump and of a load."""
 
 from pathlib import Path
 
 from attrs import field, frozen
 
-from atlas_sdk.model.books import Books
 from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.quota_accounting import QuotaAccounting
 
 __all__ = ["Dumped", "Loaded", "Progress"]
 
 
 @frozen(kw_only=True)
 class Progress:
-    """How far a dump or a load is."""
+    """The progress of a dump or a load."""
 
     #: What is being done: "dump", "load", "index", "verify".
     step: str
@@ -53,21 +53,21 @@ class Loaded:
     #: Of the dump; a smaller one than `schema_version` was migrated after loading.
     dumped_version: int
     schema_version: int
-    #: Users whose memory and books were verified.
+    #: Users whose memory and quota accounting were verified.
     users: int
     #: Entries of memory that were read back; see `Verification.versions`.
     versions: int
     #: Entries whose bytes do not have their SHA-256.
     broken: tuple[Broken, ...]
-    #: Books that do not add up.
-    unbalanced: tuple[Books, ...]
+    #: Users whose counters do not match the ledger.
+    unbalanced: tuple[QuotaAccounting, ...]
     #: Whether the role that tenants act as has its rights; False where it does not exist.
     granted: bool
     #: Whether the file has a seal, and so is byte for byte what `dump` wrote. One that pg_dump made by hand has none:
-    #: of the rows in it, only those of memory and of the quotas' books were verified.
+    #: of the rows in it, only those of memory and of the quotas were verified.
     sealed: bool
 
     @property
     def ok(self) -> bool:
-        """Whether everything read back as it should; what does not was so in the dump already."""
+        """True when everything read back correctly; a mismatch was in the dump already."""
         return not self.broken and not self.unbalanced

@@ -29,7 +29,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @frozen(kw_only=True)
 class Seal:
-    """What a dump was when it was written."""
+    """The row counts of a dump when it was written; the file's end also has its SHA-256."""
 
     #: Of every table.
     rows: dict[str, int]

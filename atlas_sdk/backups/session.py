@@ -25,7 +25,7 @@ sql = statements("backups")
 
 @frozen(kw_only=True)
 class Place:
-    """Where the schema of a database is, and who asks."""
+    """The place of our schema in a database, and the login that asks."""
 
     #: None: the database has no schema of ours.
     schema: str | None
@@ -42,7 +42,7 @@ class Place:
 
 @frozen(kw_only=True)
 class Table:
-    """How many rows a table has."""
+    """The number of rows of a table."""
 
     name: str
     amount: int
@@ -94,7 +94,7 @@ def connected(dsn: str | None, home: str | PathLike[str] | None) -> Iterator[Ses
     options: Options = {"home": home} if home is not None else {}
     opened = prepare(dsn, options)
     try:
-        driver = Driver(opened.target, opened.lent)
+        driver = Driver(opened.target, opened.context)
         try:
             with psycopg.connect(opened.target.ready(), **opened.target.kwargs | {"prepare_threshold": None}) as made:
                 yield Session(made, driver, opened.target.dsn)

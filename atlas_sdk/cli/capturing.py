@@ -1,4 +1,4 @@
-"""How new versions and skipped files are shown, by every command that captures."""
+"""Print new versions and skipped files, for every command that captures."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

@@ -26,8 +26,8 @@ def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     """
     from atlas_sdk.cli.capturing import warn_skipped
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_checkpoint, of_skipped
     from atlas_sdk.cli.output import count, plain, size
-    from atlas_sdk.cli.records import of_checkpoint, of_skipped
     from atlas_sdk.names import checkpoint_name
 
     # Before anything is captured.
@@ -57,8 +57,8 @@ def checkpoints(flags: Flags, *, everything: bool) -> None:
     Every restore, undo and redo makes one on its own, named before-…, of what was there before; --all shows these too.
     """
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_checkpoint
     from atlas_sdk.cli.output import count, plain, size
-    from atlas_sdk.cli.records import of_checkpoint
 
     run = Invocation(flags)
     with run.opened() as atlas:

@@ -1,4 +1,4 @@
-"""What every command has: the global options, also after its name, and examples in its help."""
+"""The parts of every command: the global options, also after its name, and examples in its help."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

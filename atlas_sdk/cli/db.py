@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atlas_sdk.cli.addressing import place
-from atlas_sdk.cli.backups import dump, load
 from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
+from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
 from atlas_sdk.cli.db_init import init
+from atlas_sdk.cli.db_maintain import maintain
 from atlas_sdk.cli.db_migrate import migrate
 from atlas_sdk.cli.failures import FAILED
-from atlas_sdk.cli.maintain import maintain
 from atlas_sdk.dsn import check_dsn, masked
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.stage import Stage
+    from atlas_sdk.cli.demo_runner import Stage
 
 __all__ = ["demo"]
 
@@ -30,7 +30,7 @@ def demo(flags: Flags, *, keep: bool) -> int:
     Starts a PostgreSQL of its own and the watcher, edits memory files as an agent, an editor and a shell do, breaks
     one, and brings it back. Takes a few seconds, touches nothing of yours, and exits with 0 only if every step held.
     """
-    from atlas_sdk.cli.stage import Stage
+    from atlas_sdk.cli.demo_runner import Stage
 
     with Stage(flags, keep=keep) as stage:
         stage.play(_STEPS)

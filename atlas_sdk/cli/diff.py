@@ -61,7 +61,7 @@ def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
         paths = [run.path(project, path) for path in ctx.meta[_PATHS]]
         found = atlas.memory.diff(project, a, b, paths=paths)
     if flags.json:
-        from atlas_sdk.cli.records import of_diff
+        from atlas_sdk.cli.json_output import of_diff
 
         for one in found:
             run.out.record(of_diff(one))

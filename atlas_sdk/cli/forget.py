@@ -26,7 +26,7 @@ def forget(flags: Flags, path: str | None) -> None:
     Doing it again changes nothing. Exits with 3 when it is no project.
     """
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_project
+    from atlas_sdk.cli.json_output import of_project
     from atlas_sdk.files import printable
 
     run = Invocation(flags)

@@ -30,7 +30,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
     """
     from atlas_sdk.cli.capturing import unkept
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_project, of_skipped, of_version
+    from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
     from atlas_sdk.files import Tracking
 
     run = Invocation(flags)

@@ -21,7 +21,7 @@ __all__ = ["Invocation"]
 
 
 class Invocation:
-    """What a command asks before it does its work; everything is found when first needed.
+    """The inputs of one command: settings, database, user and project, each found when first needed.
 
     A command that is about no project, such as those of `db`, does without the project's settings.
     """
@@ -52,7 +52,7 @@ class Invocation:
 
     @cached_property
     def out(self) -> Output:
-        """Where this run prints to."""
+        """The output of this run."""
         return Output(json=self.flags.json, color=self.settings.color)
 
     @property

@@ -38,7 +38,7 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
     """
     from atlas_sdk import NotFound
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_version
+    from atlas_sdk.cli.json_output import of_version
     from atlas_sdk.files import printable
 
     run = Invocation(flags)

@@ -24,7 +24,7 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 class Output:
-    """Where one run prints to, and how."""
+    """The output of one run: streams, format and colours."""
 
     def __init__(self, *, json: bool = False, color: str = "auto") -> None:
         self.json = json

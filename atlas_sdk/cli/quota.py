@@ -1,14 +1,14 @@
-"""`atlasctl quota`: what users may use, have used, and whether the books balance."""
+"""`atlasctl quota`: what users may use, have used, and whether the counters match the ledger."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.allowances import grant, set_limits
 from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options, user_option
+from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
-    from atlas_sdk import Books
+    from atlas_sdk import QuotaAccounting
 
 __all__ = ["quota"]
 
@@ -41,8 +41,8 @@ def show(flags: Flags, email: str | None, *, check: bool) -> int:
     this. What is held is promised to calls that are not settled yet, and counts like what is used.
     """
     from atlas_sdk import QuotaExceeded
-    from atlas_sdk.cli.gauges import show_quota
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.quota_view import show_quota
 
     run = Invocation(flags)
     with run.opened() as atlas:
@@ -66,9 +66,9 @@ def history(flags: Flags, email: str | None, limit: int) -> None:
     What each used, and what was allowed at its end, top-ups included. A call that began in a month and is settled later
     is charged to that month.
     """
-    from atlas_sdk.cli.gauges import dollars
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_period
+    from atlas_sdk.cli.json_output import of_period
+    from atlas_sdk.cli.quota_view import dollars
 
     run = Invocation(flags)
     with run.opened() as atlas:
@@ -98,7 +98,7 @@ def history(flags: Flags, email: str | None, limit: int) -> None:
 @quota.command(cls=Command, examples=("atlasctl quota verify", "atlasctl quota verify --json"))
 @click.pass_obj
 def verify(flags: Flags) -> int:
-    """Check the books of all users.
+    """Compare the counters of all users with the ledger.
 
     What is used has to be the sum of the ledger, and what is held the sum of what is not settled, in every month of
     every user. Changes nothing. Exits with 6 when a month does not balance.
@@ -121,13 +121,13 @@ def verify(flags: Flags) -> int:
         differs = ", ".join(f"{name} {pair[0]} but {pair[1]} on record" for name, pair in _differences(books).items())
         run.out.line(f"unbalanced  user {books.user_id}  month of {iso(books.period_start)}  {differs}")
     if audit.balanced:
-        run.out.line(f"{count(audit.periods, 'month')}: the books balance")
+        run.out.line(f"{count(audit.periods, 'month')}: the counters match the ledger")
         return 0
     run.out.note(f"{count(len(audit.unbalanced), 'month')} of {audit.periods:,} not balanced")
     return NOT_PROTECTED
 
 
-def _differences(books: "Books") -> dict[str, tuple[str, str]]:
+def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
     """Return the counters that are wrong, each with what it says and what it should say."""
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),

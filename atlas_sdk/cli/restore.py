@@ -127,8 +127,8 @@ def _someone_answers(run: "Invocation") -> bool:
 
 
 def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None", safety: str | None) -> None:
+    from atlas_sdk.cli.json_output import of_plan, of_restore
     from atlas_sdk.cli.output import count
-    from atlas_sdk.cli.records import of_plan, of_restore
 
     if run.flags.json:
         carried_out = None if done is None else of_restore(done)

@@ -36,7 +36,7 @@ def show(flags: Flags, ref: str) -> None:
     version is described instead.
     """
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_version
+    from atlas_sdk.cli.json_output import of_version
 
     run = Invocation(flags)
     with run.opened() as atlas:

@@ -26,8 +26,8 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_skipped, of_version
     from atlas_sdk.cli.output import count
-    from atlas_sdk.cli.records import of_skipped, of_version
     from atlas_sdk.files import Tracking, printable
 
     run = Invocation(flags)
@@ -55,7 +55,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
                 taken.append(made)
         if paths and taken:
             # A capture has done so on its own.
-            atlas.quotas.tell_memory(run.user(atlas))
+            atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if flags.json:
         run.out.record(

@@ -157,7 +157,7 @@ def _print_json(
     now: datetime,
     protected: bool,
 ) -> None:
-    from atlas_sdk.cli.records import of_memory, of_project
+    from atlas_sdk.cli.json_output import of_memory, of_project
     from atlas_sdk.files import to_text
 
     about_watcher: dict[str, Any] = {"running": watcher is not None}

@@ -23,14 +23,14 @@ def watch(flags: Flags) -> int:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
     from watcher.daemon import run as run_daemon
-    from watcher.upkeep import Keep
+    from watcher.maintenance import RetentionPolicy
 
     settings = Invocation(flags, of_project=False).settings
     log_to_stderr(logging.INFO, DAEMON_LAYOUT, dsn=settings.database_url)
     # Its pool repeats every failed attempt; the watcher says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
-        return run_daemon(dsn=settings.database_url, home=settings.folder, keep=Keep.of(settings))
+        return run_daemon(dsn=settings.database_url, home=settings.folder, retention=RetentionPolicy.of(settings))
     except OSError as exc:
         home = str(settings.folder)
         raise FileProblem(

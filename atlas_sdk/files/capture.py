@@ -8,9 +8,9 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from atlas_sdk.files.confined import Place, locate, opened
-from atlas_sdk.files.problems import odd_type, problem, too_large
+from atlas_sdk.files.problems import not_a_regular_file, problem, too_large
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.safe_open import Place, locate, opened
 
 __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
 
@@ -23,7 +23,7 @@ _ATTEMPTS = 5
 
 @frozen(kw_only=True)
 class Signature:
-    """What `stat` says about a file: two equal ones mean that nobody has written in between.
+    """The `stat` fields of a file: two equal signatures mean that nobody wrote in between.
 
     All five are needed: a file that is deleted and made again often gets the same inode number, and `mtime` can be
     set back by anyone. Where clocks tick coarsely (NFS, FAT), a write within the same tick does not show.
@@ -109,7 +109,7 @@ def signature(root: Path | Root, path: str) -> Signature | None:
     except OSError as exc:
         raise problem("look at", path, exc) from exc
     if not stat.S_ISREG(found.st_mode):
-        raise odd_type(path, found.st_mode)
+        raise not_a_regular_file(path, found.st_mode)
     return Signature.of(found)
 
 

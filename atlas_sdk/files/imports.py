@@ -18,9 +18,9 @@ from attrs import define, field, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.capture import read_file, signature
-from atlas_sdk.files.confined import locate
 from atlas_sdk.files.paths import printable, relative_path
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.safe_open import locate
 
 __all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 
@@ -66,7 +66,7 @@ _TICKS = re.compile(r"(`+)")
 
 @frozen(kw_only=True)
 class Imports:
-    """What the instruction files of a project import."""
+    """The imports of a project's instruction files."""
 
     #: Sorted, without the files that were asked about.
     paths: tuple[str, ...]

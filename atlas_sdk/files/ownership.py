@@ -7,7 +7,7 @@ open file or an empty folder.
 
 import os
 
-from atlas_sdk.files.confined import FolderMaker
+from atlas_sdk.files.safe_open import FolderMaker
 
 __all__ = ["folder_maker", "keep_owner"]
 

@@ -1,4 +1,4 @@
-r"""How a file of a project is named: on disk, in the database and on a terminal.
+r"""Name a project's file: on disk, in the database and on a terminal.
 
 Everywhere in this package a path is a `str`: relative to the project, with `/` between its parts, as `os.fsdecode`
 gives it. Bytes that are not UTF-8 are lone surrogates in it, so every name that a disk can hold survives.

@@ -13,8 +13,8 @@ from atlas_sdk.files.paths import named
 __all__ = [
     "leaves",
     "link_above",
+    "not_a_regular_file",
     "noun",
-    "odd_type",
     "problem",
     "replaced_root",
     "root_problem",
@@ -76,7 +76,7 @@ def replaced_root(root: Path) -> FileProblem:
     )
 
 
-def odd_type(path: str, mode: int) -> FileProblem:
+def not_a_regular_file(path: str, mode: int) -> FileProblem:
     """Say that something is in the place of a file which is none."""
     return FileProblem(
         f"{named(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path

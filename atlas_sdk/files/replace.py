@@ -17,12 +17,12 @@ from typing import NoReturn
 from attrs import frozen
 
 from atlas_sdk.errors import AtlasError, OutsideProject, RestoreRefused
-from atlas_sdk.files.confined import FolderMaker, Place, locate
-from atlas_sdk.files.exchange import exchange, rename_new
 from atlas_sdk.files.ownership import folder_maker
 from atlas_sdk.files.paths import printable
-from atlas_sdk.files.problems import odd_type, translated
+from atlas_sdk.files.problems import not_a_regular_file, translated
+from atlas_sdk.files.renameat2 import exchange, rename_new
 from atlas_sdk.files.root import Root
+from atlas_sdk.files.safe_open import FolderMaker, Place, locate
 from atlas_sdk.files.temporary import hash_of, share, temporary_name, unlink, write_beside
 
 __all__ = ["remove_file", "replace_file"]
@@ -138,7 +138,7 @@ class _Change:
                 return None
             raise _refused(self.path, "is gone") from None
         if not stat.S_ISREG(found.st_mode):
-            raise odd_type(self.path, found.st_mode)
+            raise not_a_regular_file(self.path, found.st_mode)
         if self.expect is None:
             raise _refused(self.path, "exists by now")
         if hash_of(self.folder, self.name) != self.expect:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from atlas_sdk.errors import FileProblem, InvalidInput
-from atlas_sdk.files.confined import Place, locate
 from atlas_sdk.files.globs import check_globs
 from atlas_sdk.files.presets import PRESETS
 from atlas_sdk.files.problems import noun, problem
 from atlas_sdk.files.root import Root
+from atlas_sdk.files.safe_open import Place, locate
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
 from atlas_sdk.text import printable, quoted
 

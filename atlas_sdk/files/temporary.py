@@ -17,10 +17,10 @@ from pathlib import Path
 
 from attrs import frozen
 
-from atlas_sdk.files.confined import open_folder
-from atlas_sdk.files.exchange import open_for_writing
 from atlas_sdk.files.ownership import keep_owner
+from atlas_sdk.files.renameat2 import open_for_writing
 from atlas_sdk.files.root import Root
+from atlas_sdk.files.safe_open import open_folder
 
 __all__ = [
     "Leftover",

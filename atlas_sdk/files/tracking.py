@@ -11,13 +11,13 @@ from attrs import field, frozen
 
 from atlas_sdk.errors import FileProblem
 from atlas_sdk.files.capture import signature
-from atlas_sdk.files.confined import open_folder
 from atlas_sdk.files.globs import Excluded, Globs, Leads, check_globs
 from atlas_sdk.files.imports import follow
 from atlas_sdk.files.paths import printable
 from atlas_sdk.files.presets import PRESETS, TEMPORARY, Kind
-from atlas_sdk.files.problems import odd_type, problem
+from atlas_sdk.files.problems import not_a_regular_file, problem
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.safe_open import open_folder
 from atlas_sdk.files.settings import SETTINGS, check_presets, read_settings
 from atlas_sdk.files.temporary import is_temporary
 
@@ -42,7 +42,7 @@ class Skipped:
 
 @frozen(kw_only=True)
 class Scan:
-    """What a project holds at one time; everything sorted."""
+    """The tracked files of a project at one time; everything sorted."""
 
     #: The tracked files that exist, imports included.
     paths: tuple[str, ...]
@@ -202,7 +202,7 @@ class _Walk:
             elif wanted and entry.is_file():
                 self.paths.append(path)
             elif wanted:
-                self.skip(path, odd_type(path, entry.stat(follow_symlinks=False).st_mode))
+                self.skip(path, not_a_regular_file(path, entry.stat(follow_symlinks=False).st_mode))
         except FileNotFoundError:
             return
         except OSError as exc:

@@ -28,7 +28,7 @@ COUNTED = "atlas_sdk.requests_counted"
 
 
 class Rate(Protocol):
-    """What is left of the hour; None where there is no limit."""
+    """The remaining requests of the hour; None where there is no limit."""
 
     @property
     def remaining(self) -> int | None:
@@ -42,7 +42,7 @@ class Rate(Protocol):
 
 
 class Hits(Protocol):
-    """What is needed of `quotas`, of either client."""
+    """The part of `quotas` that is needed, of either client."""
 
     def hit(self, user: User, /, *, requests: int = 1, durable: bool = True) -> Any:
         """Count requests. Raises QuotaExceeded."""

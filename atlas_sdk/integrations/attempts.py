@@ -1,4 +1,4 @@
-"""What is known about the HTTP attempts of one call, since a client library tries several times by itself.
+"""Record the HTTP attempts of one call: a client library tries several times by itself.
 
 An attempt is free when the provider refused it with a 4xx, or when it was never sent. Of any other that did not
 succeed it is unknown whether it was billed: before the next one is sent, another attempt's worth is promised, so that
@@ -55,7 +55,7 @@ class Attempts:
 
     @property
     def needs_more(self) -> bool:
-        """Whether the next attempt may be sent only after another promise."""
+        """Tell whether the next attempt needs another reservation first."""
         return self.unknown + 1 > self._promised
 
     def promised(self) -> None:
@@ -81,12 +81,12 @@ class Attempts:
 
     @property
     def unknown(self) -> int:
-        """How many of them the provider may have billed."""
+        """The number of attempts that the provider may have billed."""
         return sum(not attempt.free for attempt in self._made)
 
     @property
     def lost(self) -> int:
-        """How many before the last one the provider may have billed."""
+        """The number of attempts before the last one that the provider may have billed."""
         return sum(not attempt.free for attempt in self._made[:-1])
 
 

@@ -39,7 +39,7 @@ if "scope" not in inspect.signature(Depends).parameters:
 
 
 class Guards(Protocol):
-    """What is needed of `AsyncAtlas.quotas`."""
+    """The part of `AsyncAtlas.quotas` that is needed."""
 
     def guard(self, user: User, /, **ask: Unpack[Ask]) -> AsyncGuard:
         """Return a guard to enter."""

@@ -21,7 +21,7 @@ __all__ = ["Api", "Call", "Meter", "Metering", "Plan", "Tally", "plain", "read_o
 
 
 class Metering(TypedDict, total=False):
-    """What `guarded` takes beside client, quotas and user."""
+    """The options of `guarded`."""
 
     #: What models cost; without it tokens are counted and cost is not.
     prices: Prices | None
@@ -55,7 +55,7 @@ _ASKED = ("requests", "ttl", "holder", "lease", "on_unknown")
 
 @frozen(kw_only=True)
 class Plan:
-    """What a request may use at most."""
+    """The upper bound of a request's usage."""
 
     model: str
     #: Output tokens of one answer.
@@ -70,7 +70,7 @@ class Plan:
 
 @define
 class Tally:
-    """What a stream has shown so far."""
+    """The usage that a stream has shown so far."""
 
     #: The newest that the provider has told.
     usage: TokenUsage | None = None
@@ -118,7 +118,7 @@ class Api(Protocol):
 
 @frozen(kw_only=True)
 class Meter:
-    """How a client is metered: the options of `guarded`."""
+    """The metering of a client: the options of `guarded`."""
 
     quotas: Any
     user: User | Callable[[], User]
@@ -134,7 +134,7 @@ class Meter:
 
     @property
     def payer(self) -> User:
-        """Who pays for the next call."""
+        """Return the user who pays for the next call."""
         return self.user if isinstance(self.user, User) else self.user()
 
 
@@ -200,7 +200,7 @@ class Call:
 
     @property
     def ask(self) -> Ask:
-        """What to ask the guard for. Raises InvalidInput for a model without a price, where that is refused."""
+        """Return the amounts to reserve. Raises InvalidInput for a model without a price, where that is refused."""
         meter, plan = self.meter, self.plan
         meta: dict[str, object] = {"provider": self.api.provider, "model": plan.model}
         cost: Decimal | None = Decimal()

@@ -1,4 +1,4 @@
-"""What tokens cost, by model: a table that the platform gives.
+"""Prices of tokens by model: a table that the platform gives.
 
 ::
 

@@ -59,12 +59,12 @@ class _Watched:
 
     @property
     def _keeps(self) -> bool:
-        """Whether to read on before showing what has come: a caller who stops there would not wait for the usage."""
+        """Tell whether to read on before this event is shown: a caller that stops here would miss the usage."""
         return self._tally.ending and not self._tally.final
 
     @property
     def _unread(self) -> bool:
-        """Whether nobody has ended it, and no iterator will."""
+        """Tell whether the call is still open, with no iterator left that could end it."""
         return not self._begun and not self._over
 
     def _end(self, guard: Guard | AsyncGuard) -> None:

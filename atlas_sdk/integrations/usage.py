@@ -1,4 +1,4 @@
-"""What providers report as usage, in one shape.
+"""The usage that providers report, in one shape.
 
 The same words mean different things: Anthropic's `input_tokens` leave out what came from the cache or went into it,
 OpenAI's `prompt_tokens` and `input_tokens` include it. Here the four parts never overlap, so they add up.

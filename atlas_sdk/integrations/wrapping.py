@@ -26,7 +26,7 @@ _RAW = "x-stainless-raw-response"
 
 
 class Library(Protocol):
-    """What is to know of a client library."""
+    """The description of a client library."""
 
     @property
     def absent(self) -> tuple[type, ...]:

@@ -1,4 +1,4 @@
-"""Who caused a version."""
+"""Attribution: the author of a version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def _short(value: Any) -> Any:
 
 @frozen(kw_only=True)
 class Attribution:
-    """Who caused a version, as far as known; `log` and `blame` answer from it."""
+    """The author of a version, as far as known; `log` and `blame` show it."""
 
     #: What took the snapshot: "sdk", "cli", "watcher" or "hook".
     source: str = field(default="sdk", validator=in_(_SOURCES))

@@ -1,4 +1,4 @@
-"""How the content of a version is stored: a compressed keyframe, or a delta with the file's version before.
+"""Store the content of a version: as a compressed keyframe, or as a delta with the version before.
 
 A blob's data is one format byte and a payload. Both formats are a zstd frame without its 4-byte magic, content size and
 checksum (SHA-256 checks more); a delta was compressed with its base as the prefix. On real histories of memory files

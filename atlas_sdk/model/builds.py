@@ -39,7 +39,7 @@ class Build:
 
     @property
     def duration(self) -> timedelta | None:
-        """How long it ran; None while it runs, and for one that never did."""
+        """The run time; None while it runs, and for a build that never ran."""
         return None if self.started_at is None or self.finished_at is None else self.finished_at - self.started_at
 
 

@@ -35,7 +35,7 @@ class Checkpoint:
 
 @frozen(kw_only=True)
 class RestoreStep:
-    """What a restore does to one file."""
+    """One step of a restore: its effect on one file."""
 
     path: str
     #: "write" a version, "delete" the file, "same": nothing to do, "kept": a newer file that the target does not have,
@@ -59,7 +59,7 @@ class RestoreStep:
 
 @frozen(kw_only=True)
 class RestorePlan:
-    """What a restore would do: made by `plan_restore`, carried out by `restore`, refused when a file changed since."""
+    """A plan of a restore: made by `plan_restore`, carried out by `restore`, refused when a file changed since."""
 
     project_id: UUID = field(repr=False)
     #: What was asked for.

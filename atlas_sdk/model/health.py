@@ -1,4 +1,4 @@
-"""How a database answers."""
+"""Health of a database."""
 
 from attrs import field, frozen
 

@@ -1,4 +1,4 @@
-"""What a login may do."""
+"""The rights of a login."""
 
 from attrs import frozen
 
@@ -7,9 +7,9 @@ __all__ = ["Login"]
 
 @frozen(kw_only=True)
 class Login:
-    """What the login of a client is to the tables."""
+    """The relation of a client's login to the tables."""
 
     #: Row-level security applies to it: it sees nothing but as a user.
-    walled: bool
+    row_security_applies: bool
     #: It may act as the role `atlas_app`, and that exists.
     may_act_as_user: bool

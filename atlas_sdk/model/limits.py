@@ -11,7 +11,7 @@ __all__ = ["Grant", "Limits"]
 
 @frozen(kw_only=True)
 class Limits:
-    """What a plan allows; None is unlimited."""
+    """The limits of a plan; None is unlimited."""
 
     #: The plan's.
     name: str

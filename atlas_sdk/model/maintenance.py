@@ -1,4 +1,4 @@
-"""What maintenance did: of a job, of a run, and on the way."""
+"""Reports of maintenance: of a job, of a run, and of progress."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ _OUTCOMES: Final = ("running", "done", "stopped", "failed")
 
 @frozen(kw_only=True)
 class JobReport:
-    """What one job of maintenance did, or with `dry_run` would do."""
+    """The result of one maintenance job, or with `dry_run` the expected one."""
 
     name: str = field(validator=in_(MAINTENANCE_JOBS))
     #: Rows that were looked at.
@@ -65,7 +65,7 @@ class JobReport:
 
 @frozen(kw_only=True)
 class MaintenanceProgress:
-    """How far a job is, told after each batch."""
+    """The progress of a job, reported after each batch."""
 
     job: str
     examined: int

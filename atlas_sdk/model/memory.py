@@ -59,7 +59,7 @@ class Snapshot:
 
     @property
     def deleted(self) -> bool:
-        """Whether the file did not exist at this point."""
+        """True when the file did not exist at this point."""
         return self.sha256 is None
 
     @property
@@ -70,7 +70,7 @@ class Snapshot:
 
 @frozen(kw_only=True)
 class State:
-    """What a reference names: versions of files, one a file."""
+    """The versions that a reference names, one a file."""
 
     reference: str
     #: By path; deletions are left out, unless the reference names one.
@@ -85,7 +85,7 @@ class State:
 
 @frozen(kw_only=True)
 class Capture:
-    """What a look at a project's folder brought."""
+    """The result of capturing a project's folder."""
 
     #: New versions, deletions too; empty when nothing changed.
     taken: tuple[Snapshot, ...]
@@ -113,7 +113,7 @@ class Head:
 
 @frozen(kw_only=True)
 class FileDiff:
-    """How one file differs between two states of a project."""
+    """The difference of one file between two states of a project."""
 
     path: str
     #: "added", "removed", "changed", "same", or "unreadable": the folder's side could not be read.
@@ -138,7 +138,7 @@ class Broken:
 
 @frozen(kw_only=True)
 class Verification:
-    """What `verify` found: every version read back and hashed again."""
+    """The result of `verify`: every version read back and hashed again."""
 
     #: Versions read and hashed (deletions have nothing to hash).
     versions: int
@@ -154,5 +154,5 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every kept version is intact."""
+        """True when every kept version is intact."""
         return not self.broken

@@ -1,4 +1,4 @@
-"""What the contents of memory take in the database."""
+"""The space that memory contents take in the database."""
 
 from attrs import field, frozen
 
@@ -10,7 +10,7 @@ LEVELS = (80, 100)
 
 @frozen(kw_only=True)
 class MemoryUsage:
-    """What a user's contents take, as they are stored: deltas and keyframes, each content once."""
+    """The stored size of a user's contents: deltas and keyframes, each content once."""
 
     bytes: int
     #: None is unlimited.
@@ -22,7 +22,7 @@ class MemoryUsage:
 
     @property
     def exceeded(self) -> bool:
-        """Whether it is more than the limit."""
+        """True when the size exceeds the limit."""
         return self.limit is not None and self.bytes > self.limit
 
     @property
@@ -34,5 +34,5 @@ class MemoryUsage:
 
     @property
     def remaining(self) -> int | None:
-        """What the limit leaves, in bytes; None is unlimited."""
+        """The remaining bytes below the limit; None is unlimited."""
         return None if self.limit is None else max(self.limit - self.bytes, 0)

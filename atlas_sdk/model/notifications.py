@@ -1,4 +1,4 @@
-"""What a listener hears."""
+"""Notifications of a listener."""
 
 from attrs import frozen
 

@@ -1,4 +1,4 @@
-"""Where a request came from: what the audit trail says of it."""
+"""The origin of a request, for the audit trail."""
 
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 
@@ -40,7 +40,7 @@ def _agent(value: str | None) -> str | None:
 
 @frozen(kw_only=True)
 class Origin:
-    """Where a request came from, as far as known."""
+    """The origin of a request, as far as known."""
 
     ip: str | None = field(default=None, converter=_ip)
     #: Cut to 1,024 characters.

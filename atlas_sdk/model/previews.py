@@ -50,5 +50,5 @@ class Preview:
 
     @property
     def is_live(self) -> bool:
-        """Whether it has its host: it is being created, runs or sleeps."""
+        """True while the preview has its host: while it is created, runs or sleeps."""
         return self.status in LIVE

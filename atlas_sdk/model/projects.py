@@ -40,7 +40,7 @@ class Project:
 
 @frozen(kw_only=True)
 class Purge:
-    """How much went away with a project; the ledger of what it used and the audit trail stay."""
+    """The rows deleted with a project; its ledger and the audit trail stay."""
 
     user_id: UUID = field(repr=False)
     project_id: UUID

@@ -32,7 +32,7 @@ class Reservation:
 
 @frozen(kw_only=True)
 class Settlement:
-    """What was charged for a reservation."""
+    """The amounts charged for a reservation."""
 
     #: "settled"; "corrected": it had expired or been released before; "released"; "repeated": an earlier call did it.
     outcome: str
@@ -62,7 +62,7 @@ class Block:
 
 @frozen(kw_only=True)
 class Rate:
-    """What is left of the requests of an hour; None is unlimited."""
+    """The remaining requests of the hour; None is unlimited."""
 
     limit: int | None
     remaining: int | None

@@ -19,7 +19,7 @@ class AppliedMigration:
 
 @frozen(kw_only=True)
 class ServerFacts:
-    """What the server says of itself."""
+    """The server's description of itself."""
 
     server_version: str
     database: str

@@ -30,7 +30,7 @@ class User:
 
 @frozen(kw_only=True)
 class Credentials:
-    """What a sign-in is checked against."""
+    """The stored data that a sign-in is checked against."""
 
     user_id: UUID
     #: None: nobody can sign in with a password.
@@ -41,7 +41,7 @@ class Credentials:
 
 @frozen(kw_only=True)
 class Deletion:
-    """How much went away with a user; the audit trail stays."""
+    """The rows deleted with a user; the audit trail stays."""
 
     user_id: UUID
     projects: int

@@ -56,13 +56,13 @@ def append(
 
     Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
     """
-    lent = yield from context()
-    lent.own(project.user_id)
+    ctx = yield from context()
+    ctx.require_tenant(project.user_id)
     key = (project.user_id, project.id, state.path)
-    head = lent.heads.get(key)
+    head = ctx.heads.get(key)
     if head is not None and _same(head, state):
-        fresh = lent.monotonic() - head.confirmed_at < HEAD_TRUST_S
-        if not (fresh and lent.heads.is_newest(key, head)):
+        fresh = ctx.monotonic() - head.confirmed_at < HEAD_TRUST_S
+        if not (fresh and ctx.heads.is_newest(key, head)):
             head = yield from _read_head(project, state.path, known=head)
     head = head or (yield from _read_head(project, state.path))
     if head is not None and _same(head, state):
@@ -72,7 +72,7 @@ def append(
         return made
     # Somebody else appended a version in between, or a hard limit refused it. Queue for the file instead of racing
     # again: on a busy file most tries would be lost.
-    lent.heads.drop(key)
+    ctx.heads.drop(key)
     return (
         yield from _append_in_turn(
             project, state, known=head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
@@ -143,16 +143,16 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
 
     When it is still the one that is `known`, that one is confirmed, content and all.
     """
-    lent = yield from context()
+    ctx = yield from context()
     key = (project.user_id, project.id, path)
-    seen = lent.heads.mark(key)
+    seen = ctx.heads.mark(key)
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
     row = yield from one_or_none(sql["head"], _HeadRow, **keys)
     if row is None:
         return None
     if known is not None and known.snapshot_id == row.snapshot_id:
-        confirmed = evolve(known, confirmed_at=lent.monotonic(), mark=seen)
-        lent.heads.put(key, confirmed)
+        confirmed = evolve(known, confirmed_at=ctx.monotonic(), mark=seen)
+        ctx.heads.put(key, confirmed)
         return confirmed
     head = Head(
         snapshot_id=row.snapshot_id,
@@ -161,10 +161,10 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
         mode=row.mode,
         link=row.link,
         blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
-        confirmed_at=lent.monotonic(),
+        confirmed_at=ctx.monotonic(),
         mark=seen,
     )
-    lent.heads.put(key, head)
+    ctx.heads.put(key, head)
     return head
 
 
@@ -198,15 +198,15 @@ def _put(
 
     `in_turn` the latter raises QuotaExceeded.
     """
-    lent = yield from context()
+    ctx = yield from context()
     if head is not None and state.content is not None:
         head = yield from _with_content(project, state.path, head, known=known)
     blob = _encode(state, head)
-    attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
+    attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
-    new_id = snapshot_id or lent.new_id()
+    new_id = snapshot_id or ctx.new_id()
     key = (project.user_id, project.id, state.path)
-    seen = lent.heads.mark(key)
+    seen = ctx.heads.mark(key)
     stamp = yield from one_or_none(
         sql["put"],
         _Stamp,
@@ -233,7 +233,7 @@ def _put(
         return None
     if stamp.stored_depth is not None:
         blob = evolve(blob, depth=stamp.stored_depth)
-    lent.heads.written(
+    ctx.heads.written(
         key,
         Head(
             snapshot_id=new_id,
@@ -243,7 +243,7 @@ def _put(
             link=state.link,
             blob=None if blob.data is None else blob,
             content=state.content,
-            confirmed_at=lent.monotonic(),
+            confirmed_at=ctx.monotonic(),
         ),
         seen=seen,
     )
@@ -307,11 +307,11 @@ def _encode(state: Content, head: Head | None) -> Blob:
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
     """Record that a file is gone; None when the newest version says so already. Raises NotFound for an unknown file."""
-    lent = yield from context()
-    lent.own(project.user_id)
-    attribution = lent.attribution if reason is None else evolve(lent.attribution, reason=reason)
+    ctx = yield from context()
+    ctx.require_tenant(project.user_id)
+    attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
     while True:
-        head = lent.heads.get((project.user_id, project.id, path))
+        head = ctx.heads.get((project.user_id, project.id, path))
         if head is None or head.sha256 is None:
             # "Deleted already" is never taken from memory: another client may have written the file since.
             head = yield from _read_head(project, path)
@@ -323,7 +323,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             )
         if head.sha256 is None:
             return None
-        new_id = lent.new_id()
+        new_id = ctx.new_id()
         stamp = yield from one_or_none(
             sql["put_deletion"],
             _Stamp,
@@ -337,7 +337,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             attribution=Json(attribution.to_json()),
         )
         if stamp is None:
-            lent.heads.drop((project.user_id, project.id, path))
+            ctx.heads.drop((project.user_id, project.id, path))
         else:
-            lent.heads.deleted((project.user_id, project.id, path))
+            ctx.heads.deleted((project.user_id, project.id, path))
             return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)

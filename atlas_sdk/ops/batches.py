@@ -48,7 +48,7 @@ Progress = Callable[[MaintenanceProgress], bool | None]
 
 @frozen(kw_only=True)
 class Step:
-    """What was done with one batch."""
+    """The result of one batch."""
 
     examined: int
     removed: int
@@ -60,7 +60,7 @@ class Step:
 
 @frozen(kw_only=True)
 class How:
-    """What the caller wants of a job."""
+    """The options of a job."""
 
     dry_run: bool
     batch: int
@@ -101,8 +101,8 @@ def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, h
 
     A step has one statement that writes, so that all of it is counted or nothing of it was done.
     """
-    lent = yield from context()
-    began = lent.monotonic()
+    ctx = yield from context()
+    began = ctx.monotonic()
     counted = how.progress if isinstance(how.progress, Counted) else Counted(how.progress)
     # Of an attempt before this one, whose batches stay committed.
     done = counted.done or JobReport(name=name, dry_run=how.dry_run)
@@ -117,7 +117,7 @@ def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, h
             removed=done.removed + made.removed,
             skipped=done.skipped + made.skipped,
             freed_bytes=_plus(done.freed_bytes, made.freed_bytes),
-            took=earlier + timedelta(seconds=lent.monotonic() - began),
+            took=earlier + timedelta(seconds=ctx.monotonic() - began),
         )
         if how.progress is not None and not (yield from local(counted.count, done)):
             done = evolve(done, complete=after is None)

@@ -41,18 +41,18 @@ def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[
 
 def create(project: Project, name: str, *, kind: str, note: str | None = None) -> Plan[Checkpoint | None]:
     """Create a checkpoint; None when the name is taken."""
-    lent = yield from context()
+    ctx = yield from context()
     return (
         yield from one_or_none(
             sql["create"],
             Checkpoint,
             user_id=project.user_id,
             project_id=project.id,
-            id=lent.new_id(),
+            id=ctx.new_id(),
             name=name,
             kind=kind,
             note=note,
-            attribution=Json(lent.attribution.to_json()),
+            attribution=Json(ctx.attribution.to_json()),
         )
     )
 

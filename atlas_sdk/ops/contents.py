@@ -11,13 +11,13 @@ from atlas_sdk.model.blobs import Blob, assemble, encode
 from atlas_sdk.model.memory import Head
 from atlas_sdk.model.projects import Project
 
-__all__ = ["Content", "blob_content", "surely_kept"]
+__all__ = ["Content", "blob_content", "ensure_stored"]
 
 sql = statements("memory")
 
 
 class Content(Protocol):
-    """What a version is made from: a `FileState` read from disk, or an `Incoming`."""
+    """The source of a version: a `FileState` read from disk, or an `Incoming`."""
 
     @property
     def path(self) -> str: ...
@@ -51,7 +51,7 @@ def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None 
     return assemble(chain, path=path)
 
 
-def surely_kept(project: Project, state: Content) -> Plan[None]:
+def ensure_stored(project: Project, state: Content) -> Plan[None]:
     """See to it that a content reads back from the database, before its file is overwritten.
 
     What does not is stored anew: these are the healthy bytes. Raises IntegrityFailure when that does not help.

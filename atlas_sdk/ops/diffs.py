@@ -1,4 +1,4 @@
-"""What differs between two states of a project, or between one and the folder."""
+"""Compare two states of a project, or one with the folder."""
 
 from collections.abc import Iterable
 from os import PathLike

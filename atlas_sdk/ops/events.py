@@ -41,16 +41,16 @@ def record_from(
     meta: Mapping[str, object] | None = None,
 ) -> Plan[None]:
     """Record an event that came from somewhere else than the client says, in the transaction of the caller."""
-    lent = yield from context()
+    ctx = yield from context()
     yield from execute(
         sql["record"],
         user_id=user_id,
-        event_id=lent.new_id(),
+        event_id=ctx.new_id(),
         type=event_type,
         project_id=project_id,
         ip=origin.ip,
         user_agent=origin.user_agent,
-        meta=Json({**lent.attribution.to_json(), **(meta or {})}),
+        meta=Json({**ctx.attribution.to_json(), **(meta or {})}),
     )
 
 

@@ -19,7 +19,7 @@ def login() -> Plan[Login]:
 
 def check_sees_all(work: str) -> Plan[None]:
     """Raise NotPermitted when row-level security hides rows from who is connected: `work` would count what is left."""
-    if (yield from login()).walled:
+    if (yield from login()).row_security_applies:
         raise NotPermitted(
             f"this login does not see all rows, so it cannot do {work}: run it as the owner of the tables (a login "
             "that is a member of atlas_owner) or as a superuser, with the whole client and not one made by as_user"

@@ -9,10 +9,10 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
-from atlas_sdk.model.books import Usage
 from atlas_sdk.model.limits import Grant, Limits
+from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
-from atlas_sdk.ops import books, events
+from atlas_sdk.ops import events, quota_accounting
 from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
 from atlas_sdk.text import quoted
 
@@ -134,7 +134,7 @@ def set_limits(
     yield from execute(sql["open_period"], user_id=user.id)
     if named and (yield from execute(sql["set_limits"], user_id=user.id, named=overridden, **_parameters(named))):
         yield from events.record("quota.limits_changed", user_id=user.id, meta={"limits": _told(named)})
-    return (yield from books.usage(user))
+    return (yield from quota_accounting.usage(user))
 
 
 @atomic
@@ -144,7 +144,7 @@ def use_plan_limits(user: User) -> Plan[Usage]:
     if found:
         yield from execute(sql["apply_plan_to_user"], user_id=user.id)
         yield from events.record("quota.limits_of_plan", user_id=user.id, meta={})
-    return (yield from books.usage(user))
+    return (yield from quota_accounting.usage(user))
 
 
 @atomic
@@ -156,7 +156,7 @@ def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
     found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=time_zone)
     if found:
         yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": time_zone})
-    return (yield from books.usage(user))
+    return (yield from quota_accounting.usage(user))
 
 
 def plans() -> Plan[list[Limits]]:

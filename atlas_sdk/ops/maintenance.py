@@ -41,7 +41,7 @@ Script = Generator[Plan[Any], Any, Any]
 
 @frozen(kw_only=True)
 class _Keep:
-    """How long things are kept; None is for ever."""
+    """The retention of each kind of data; None is for ever."""
 
     auto: timedelta | None
     stopped_previews: timedelta | None
@@ -88,17 +88,17 @@ def run_if_due(
 
 
 def _begin(*, whole: bool) -> Plan[UUID]:
-    lent = yield from context()
-    run_id = lent.new_id()
-    yield from execute(sql["begin"], id=run_id, whole=whole, attribution=Json(lent.attribution.to_json()))
+    ctx = yield from context()
+    run_id = ctx.new_id()
+    yield from execute(sql["begin"], id=run_id, whole=whole, attribution=Json(ctx.attribution.to_json()))
     return run_id
 
 
 def _begin_if_due(every: timedelta, retry: timedelta) -> Plan[UUID | None]:
-    lent = yield from context()
-    run_id = lent.new_id()
+    ctx = yield from context()
+    run_id = ctx.new_id()
     asked = {"id": run_id, "every": every, "retry": retry, "dead": _DEAD}
-    attribution = Json(lent.attribution.to_json())
+    attribution = Json(ctx.attribution.to_json())
     return run_id if (yield from scalar(sql["begin_if_due"], bool, attribution=attribution, **asked)) else None
 
 

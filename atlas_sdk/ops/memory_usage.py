@@ -1,4 +1,4 @@
-"""What a user's memory takes: a soft limit, which is told, or a hard one, which refuses.
+"""The memory limit of a user: a soft one, which is reported, or a hard one, which refuses.
 
 Losing memory is worse than storing it, so a limit is soft unless a platform makes it hard.
 """
@@ -13,7 +13,7 @@ from atlas_sdk.model.memory_usage import LEVELS, MemoryUsage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
 
-__all__ = ["memory", "refuse", "take_turn", "tell", "tell_memory"]
+__all__ = ["lock_memory_limit", "memory", "record_memory_threshold", "refuse", "tell"]
 
 sql = statements("memory_usage")
 
@@ -30,7 +30,7 @@ def memory(user: User) -> Plan[MemoryUsage]:
     return found
 
 
-def tell_memory(user: User) -> Plan[None]:
+def record_memory_threshold(user: User) -> Plan[None]:
     """Record the event "quota.memory" when 80 or 100 per cent of the limit were passed since the last call.
 
     Once for each, and again after it was below at a call. `memory.capture` does this on its own; call it now and then
@@ -40,7 +40,7 @@ def tell_memory(user: User) -> Plan[None]:
 
 
 def tell(user_id: UUID) -> Plan[None]:
-    """As `tell_memory`, by the user's id."""
+    """As `record_memory_threshold`, by the user's id."""
     now = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user_id, always=False)
     if now is not None and now.level != now.told:
         yield from _tell(user_id, now)
@@ -57,7 +57,7 @@ def _tell(user_id: UUID, now: MemoryUsage) -> Plan[None]:
             yield from events.record("quota.memory", user_id=user_id, meta=meta)
 
 
-def take_turn(user_id: UUID) -> Plan[None]:
+def lock_memory_limit(user_id: UUID) -> Plan[None]:
     """Begin a transaction that may store several contents: where the limit is hard, one at a time does so."""
     yield from execute(sql["turn"], user_id=user_id)
 

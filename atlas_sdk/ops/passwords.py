@@ -122,7 +122,7 @@ def checked_hash(password_hash: object) -> str:
 
 
 def is_verifiable(stored: str | None) -> bool:
-    """Whether a stored hash is one of argon2, with a cost that a sign-in may take."""
+    """Tell whether a stored hash is one of argon2, with a cost that a sign-in may take."""
     found = None if stored is None else _ARGON2.fullmatch(stored)
     return found is not None and int(found[1]) <= _FOREIGN_KIB_MAX
 
@@ -135,7 +135,7 @@ def hashed(password: bytes) -> str:
 
 
 def matches(stored: str | None, password: bytes | None) -> bool:
-    """Whether the hash is that of the password; one argon2 computation, whatever the answer.
+    """Tell whether the hash is that of the password; one argon2 computation, whatever the answer.
 
     Without a hash, or with one that cannot be verified, a dummy of the same cost is verified instead, so that the time
     does not tell which accounts exist. Call it through `computed`. Raises MissingExtra.

@@ -1,4 +1,4 @@
-"""What has had its time: periods, reservations, sessions, previews, names, events. Of all users, batch by batch."""
+"""Delete expired rows of all users, batch by batch: periods, reservations, sessions, previews, names, events."""
 
 from datetime import datetime, timedelta
 from typing import Final

@@ -101,10 +101,10 @@ def reserve(
     if not (tokens or dollars or any(amounts.values())):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
     lasts = ttl_of(ttl)
-    lent = yield from context()
-    new_id = reservation_id or lent.new_id()
+    ctx = yield from context()
+    new_id = reservation_id or ctx.new_id()
     decision = yield from one(
-        sql["reserve"] if lent.tenant is None else sql["reserve_behind"],
+        sql["reserve"] if ctx.tenant is None else sql["reserve_behind"],
         _Decision,
         user_id=user.id,
         reservation_id=new_id,

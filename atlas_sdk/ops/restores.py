@@ -42,7 +42,7 @@ from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events, memory_usage
 from atlas_sdk.ops.append import Incoming, append, append_deletion
-from atlas_sdk.ops.contents import surely_kept
+from atlas_sdk.ops.contents import ensure_stored
 from atlas_sdk.ops.leftovers import remove_leftovers
 from atlas_sdk.ops.references import content, resolve
 from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo
@@ -116,7 +116,7 @@ def _after_failure(
     project: Project, plan: RestorePlan, root: Root, done: Restore, *, nothing_written: bool
 ) -> Plan[None]:
     """Make the record tell what is on disk now, and what can be undone."""
-    yield from memory_usage.take_turn(project.user_id)
+    yield from memory_usage.lock_memory_limit(project.user_id)
     try:
         tracking = yield from local(Tracking.load, root)
     except FileProblem:
@@ -200,10 +200,10 @@ def _put_on_record(
     present: dict[str, FileState | None],
     targets: dict[str, bytes],
 ) -> Plan[Restore]:
-    lent = yield from context()
-    yield from memory_usage.take_turn(project.user_id)
+    ctx = yield from context()
+    yield from memory_usage.lock_memory_limit(project.user_id)
     tracking = yield from local(Tracking.load, root)
-    restore_id = lent.new_id()
+    restore_id = ctx.new_id()
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
     known = {
         version.path: version
@@ -220,7 +220,7 @@ def _put_on_record(
         raise AssertionError(message)
     for state in present.values():
         if state is not None:
-            yield from surely_kept(project, state)
+            yield from ensure_stored(project, state)
     named = {v.path: v for v in (yield from resolve(project, safety)).versions}
     changes = []
     for step in plan.changes:
@@ -249,7 +249,7 @@ def _put_on_record(
             target=plan.target,
             safety=safety,
             changes=Json([change.to_json() for change in changes]),
-            attribution=Json(lent.attribution.to_json()),
+            attribution=Json(ctx.attribution.to_json()),
             **_keys(project),
         )
     )

@@ -42,14 +42,14 @@ def issue(
     """
     if not timedelta(seconds=1) <= ttl <= _TTL_MAX:
         raise InvalidInput(f"ttl is from 1 second to {_TTL_MAX.days} days, not {ttl}", field="ttl")
-    lent = yield from context()
-    origin = lent.origin.but(ip=ip, user_agent=user_agent)
+    ctx = yield from context()
+    origin = ctx.origin.but(ip=ip, user_agent=user_agent)
     # Looked at every time, so that a new key signs at once everywhere.
-    keys = yield from local(_loaded, lent.keyring, lent.monotonic())
+    keys = yield from local(_loaded, ctx.keyring, ctx.monotonic())
     now = yield from scalar(sql["now"], datetime)
     # Whole seconds, as in the token; rounded up, as a session of a second must not be over before it begins.
     expires_at = (now + ttl + timedelta(microseconds=999_999)).replace(microsecond=0)
-    session_id = lent.new_id()
+    session_id = ctx.new_id()
     token = tokens.signed(keys, user_id=user.id, session_id=session_id, issued_at=now, expires_at=expires_at)
     session = yield from _insert(
         user=user,
@@ -119,14 +119,14 @@ def _row(*, token_hash: bytes, expired: bool, **columns: Any) -> tuple[Session, 
 
 
 def _opened(token: str) -> Plan[tokens.Claims]:
-    lent = yield from context()
-    now = lent.monotonic()
-    keys = lent.keyring.cached(now) or (yield from local(_loaded, lent.keyring, now))
+    ctx = yield from context()
+    now = ctx.monotonic()
+    keys = ctx.keyring.cached(now) or (yield from local(_loaded, ctx.keyring, now))
     kid = tokens.kid_of(token)
     secret = keys.secret_of(kid)
     if secret is None:
         # Perhaps another process has a newer key than we saw last.
-        secret = (yield from local(_loaded, lent.keyring, now)).secret_of(kid)
+        secret = (yield from local(_loaded, ctx.keyring, now)).secret_of(kid)
     if secret is None:
         raise InvalidToken("unknown key")
     return tokens.opened(token, secret)

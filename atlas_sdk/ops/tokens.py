@@ -31,7 +31,7 @@ _CLAIMS: Final = ("sub", "jti", "iat", "exp")
 
 @frozen(kw_only=True)
 class Claims:
-    """What a token with a right signature says."""
+    """The claims of a token with a valid signature."""
 
     user_id: UUID
     session_id: UUID

@@ -69,7 +69,7 @@ class Address:
 
     @property
     def place(self) -> str:
-        """Who connects to what, without secrets: "ada@db.example:5432/atlas"."""
+        """The login and the database, without secrets: "ada@db.example:5432/atlas"."""
         return place(self.dsn)
 
     @property
@@ -90,7 +90,7 @@ class Address:
 
     @property
     def host(self) -> str:
-        """Where the server is: a name, an address, or the folder of its socket."""
+        """The server: a name, an address, or the folder of its socket."""
         parts, defaults = self._parts(), _defaults()
         return parts.get("host") or parts.get("hostaddr") or defaults.get("host") or "/var/run/postgresql"
 
@@ -109,7 +109,7 @@ class Address:
 
     @property
     def option(self) -> str:
-        """What takes a command to the same database: "--dsn …" without secrets; "" where it finds it by itself."""
+        """The options that lead a command to the same database: "--dsn …" without secrets; "" when none is needed."""
         if self.source != "--dsn" and not self.source.startswith("DB_"):
             return ""
         parts = self._parts()

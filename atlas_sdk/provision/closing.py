@@ -1,4 +1,4 @@
-"""What every login of a database has by itself and no tenant has a use for: taken away."""
+"""Revoke the rights that every login of a database has and that no tenant needs."""
 
 from collections.abc import Callable
 

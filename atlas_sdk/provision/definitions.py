@@ -1,4 +1,4 @@
-"""What the migrations say of functions, policies and views beyond that there are such, to compare with a server."""
+"""The definitions of functions, policies and views in the migrations, to compare with a server."""
 
 import re
 from functools import cache

@@ -10,11 +10,11 @@ import psycopg
 from atlas_sdk._sql import statements
 from atlas_sdk._translate import translate
 from atlas_sdk.provision.address import Address
+from atlas_sdk.provision.connection_check import explain
 from atlas_sdk.provision.examine_schema import examine_schema
 from atlas_sdk.provision.examine_server import examine_server, examine_tables
 from atlas_sdk.provision.examine_space import examine_space
 from atlas_sdk.provision.findings import Diagnosis, Finding, fine
-from atlas_sdk.provision.reach import explain
 from atlas_sdk.provision.session import Session, translated
 
 __all__ = ["examine"]

@@ -1,4 +1,4 @@
-"""What every login of a database may do in it beside our tables: temporary tables, large objects, advisory locks."""
+"""Examine the rights of every login beside our tables: temporary tables, large objects, advisory locks."""
 
 import re
 from collections.abc import Iterator

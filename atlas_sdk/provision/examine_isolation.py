@@ -1,4 +1,4 @@
-"""Whether tenants are kept apart: by policies, by grants that go no further, and by whose rights functions have."""
+"""Examine the isolation of tenants: policies, grants, and the rights of functions."""
 
 from collections.abc import Iterator
 

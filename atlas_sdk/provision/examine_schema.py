@@ -1,4 +1,4 @@
-"""Whether the schema is the one of this package, complete, and open to who needs it."""
+"""Examine the schema: the version of this package, complete, with its grants."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whether the server is in order: version, clock, settings, connections, vacuum."""
+"""Examine the server: version, clock, settings, connections, vacuum."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta

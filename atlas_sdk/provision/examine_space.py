@@ -1,4 +1,4 @@
-"""Whether the disks of the data and of the home have room."""
+"""Examine the free space on the disks of the data and of the home."""
 
 import os
 import shlex

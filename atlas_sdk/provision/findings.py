@@ -1,4 +1,4 @@
-"""What an examination found."""
+"""The findings of an examination."""
 
 from typing import Final
 
@@ -38,7 +38,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to mend now."""
+        """True when there is nothing to mend now."""
         return all(finding.verdict not in {"problem", "skipped"} for finding in self.findings)
 
 

@@ -1,4 +1,4 @@
-"""What `grant_atlas_roles()` gives to whoever acts for a tenant, read from the migration that has it."""
+"""The grants of `grant_atlas_roles()` to a tenant's role, read from its migration."""
 
 import re
 from functools import cache

@@ -1,4 +1,4 @@
-"""What is in a schema, beside what the migrations make there."""
+"""Compare the objects of a schema with those that the migrations make."""
 
 from typing import Final
 
@@ -27,7 +27,7 @@ _KINDS: Final = {
 
 @frozen(kw_only=True)
 class Inventory:
-    """How what there is differs from what there should be."""
+    """The difference between the objects that exist and those that should."""
 
     #: Objects that are not there.
     missing: tuple[Thing, ...] = ()

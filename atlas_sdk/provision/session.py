@@ -30,7 +30,7 @@ _LOCK_WAIT = "10s"
 
 @frozen(kw_only=True)
 class Login:
-    """Who is connected to what, and what that role may do."""
+    """A connection for provisioning, with the rights of its role."""
 
     name: str
     is_superuser: bool

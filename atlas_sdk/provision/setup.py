@@ -11,7 +11,7 @@ from atlas_sdk._sql import migrations, statements
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput
 from atlas_sdk.provision.address import MAINTENANCE, Address
-from atlas_sdk.provision.filling import fill
+from atlas_sdk.provision.create_schema import fill
 from atlas_sdk.provision.roles import OWNER, make_login, make_roles, may_become
 from atlas_sdk.provision.session import Login, Session, translated
 from atlas_sdk.provision.steps import Job, Setup, Step

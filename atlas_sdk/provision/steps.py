@@ -1,4 +1,4 @@
-"""What setting up did, step by step, and what it leaves to an administrator."""
+"""The steps of a set-up, and those left to an administrator."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ class Step:
 
 @frozen(kw_only=True)
 class Setup:
-    """What came of setting a database up."""
+    """The result of setting a database up."""
 
     #: Who connected to what, without a password.
     place: str
@@ -67,12 +67,12 @@ class Setup:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it should be, or would be."""
+        """True when every step is done, or would be."""
         return all(step.status in {"done", "there", "planned"} for step in self.steps)
 
     @property
     def commands(self) -> tuple[Command, ...]:
-        """What an administrator has to run, in this order, before it is done again."""
+        """The commands that an administrator has to run, in this order, before the next attempt."""
         return tuple(dict.fromkeys(command for step in self.steps for command in step.commands))
 
 

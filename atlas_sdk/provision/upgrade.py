@@ -12,7 +12,7 @@ from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import Address
-from atlas_sdk.provision.filling import is_ancestor, renew_grants
+from atlas_sdk.provision.create_schema import is_ancestor, renew_grants
 from atlas_sdk.provision.roles import may_become
 from atlas_sdk.provision.script import about, commands, lock_of, made_tables
 from atlas_sdk.provision.session import Session, translated
@@ -27,7 +27,7 @@ _SHOWN = 100
 
 @frozen(kw_only=True)
 class Lock:
-    """What a command of a migration does to others who use a table meanwhile."""
+    """The effect of a migration's command on others who use a table meanwhile."""
 
     #: Empty: its text does not tell.
     table: str

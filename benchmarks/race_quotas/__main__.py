@@ -95,7 +95,7 @@ def main() -> int:
         print(f"FAILED (seed {settings.seed}):", *report.problems[:20], sep="\n  ")
         print(f"  {len(report.problems)} problems in all")
         return 1
-    print("every limit held at every look, the books balance, nothing is held any more")
+    print("every limit held at every look, the counters match the ledger, nothing is held any more")
     return 0
 
 

@@ -416,7 +416,7 @@ LEFT JOIN (
 -- every moment for a day of its own, and would sort the rows instead of hashing a few hundred groups. No JIT: to compile
 -- takes longer than to sum up. Settings of a function hold behind a pooler, too.
 --
--- What an expired promise was charged are tokens, as in the books; a released one used nothing. The late settlement of an
+-- What an expired promise was charged are tokens, as in the ledger; a released one used nothing. The late settlement of an
 -- expired one is a correction without the promise's meta: what that says is in the row that it corrects.
 CREATE FUNCTION usage_totals(
     p_user uuid, p_since timestamptz, p_until timestamptz, p_by_day boolean, p_by_model boolean, p_by_project boolean

@@ -5,7 +5,7 @@
 --
 -- Every table has a policy that shows a transaction the rows of the user in atlas.user_id and none without. The role
 -- adds what a policy cannot say: which columns and statements there are for a tenant at all. So a tenant cannot raise
--- its limits, settle its books by hand, verify its own e-mail, change the audit, or claim another's address.
+-- its limits, settle by hand, verify its own e-mail, change the audit, or claim another's address.
 --
 -- Roles belong to the whole server, and whoever owns a database may not be allowed to make them: then everything works
 -- but as_user, until an administrator has made them (`atlasctl db init` says how).

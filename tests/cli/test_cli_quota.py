@@ -5,8 +5,8 @@ import click
 import psycopg
 import pytest
 
-from atlas_sdk.cli.gauges import Gauge, dollars
-from atlas_sdk.cli.quantities import AMOUNT, COUNT, EXPIRY, MONEY, Limit, Size
+from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, Limit, Size
+from atlas_sdk.cli.quota_view import Gauge, dollars
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_history_and_reset(ada, atlas, cli, change):
 
 
 def test_verify_names_what_does_not_balance_and_exits_with_6(ada, atlas, cli, change):
-    assert cli("quota", "verify").out.endswith("month: the books balance\n")
+    assert cli("quota", "verify").out.endswith("month: the counters match the ledger\n")
     eve = atlas.users.create("eve@example.com")
     atlas.quotas.add_tokens(eve, 5)
     change(eve, "tokens_used = 6, cost_held = 1")

@@ -48,7 +48,7 @@ def fill(home):
 
 
 def wait_until_stopped(home):
-    names = ("server.lock", "keeper.lock")
+    names = ("server.lock", "supervisor.lock")
     if not any(not any(locks.is_held(home / "postgres.run" / name) for name in names) for _ in locks.polling(60)):
         pytest.fail(f"the server of {home} does not stop")
 

@@ -91,7 +91,7 @@ def _full(world: World) -> Callable[[Any], object]:
     world.face.memory.snapshot(world.project, "CLAUDE.md", b"# Rules\n" * 9)
     used = world.face.quotas.memory(user).bytes
     world.face.quotas.set_limits(user, memory_bytes=used + used // 10)
-    return lambda to: to.quotas.tell_memory(user)
+    return lambda to: to.quotas.record_memory_threshold(user)
 
 
 def case(operation: str, event: str, act: Callable[..., object], *makers: Callable[[World], Any], **kind: Any) -> Case:
@@ -254,7 +254,7 @@ CASES = [
         lambda to, u: to.quotas.grant(u, tokens=5, expires_in=timedelta(days=1), reason="sorry"),
         user,
     ),
-    Case("quotas.tell_memory", "quota.memory", _full),
+    Case("quotas.record_memory_threshold", "quota.memory", _full),
     case("quotas.reset_monthly", "maintenance.periods", lambda to: to.quotas.reset_monthly(), nobody=True),
     case("maintenance.run", "maintenance.claims", lambda to: to.maintenance.run(["claims"]), nobody=True),
     *(

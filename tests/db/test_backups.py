@@ -39,7 +39,7 @@ from atlas_sdk._embedded import locks, places
 from atlas_sdk.backups import archive as archives
 from atlas_sdk.backups import programs
 from atlas_sdk.backups.archive import Archive
-from atlas_sdk.backups.partial import Partial
+from atlas_sdk.backups.atomic_output import Partial
 from atlas_sdk.backups.seal import Seal
 from atlas_sdk.ops import schema
 

@@ -51,7 +51,7 @@ def is_up(home: Path) -> bool:
 
 
 def keeper_of(home: Path) -> int | None:
-    lock = home / "postgres.run" / "keeper.lock"
+    lock = home / "postgres.run" / "supervisor.lock"
     return int(lock.read_text() or 0) if lock.exists() and locks.is_held(lock) else None
 
 
@@ -102,7 +102,7 @@ class Homes:
         for home in self._made:
             if (home / "postgres.run").is_dir():
                 until(lambda home=home: not is_up(home), "the server stops")
-                until(lambda home=home: keeper_of(home) is None, "its keeper ends")
+                until(lambda home=home: keeper_of(home) is None, "its supervisor ends")
             if (home / "postgres").is_symlink() and (home / "postgres").resolve().is_relative_to(places.MACHINE_DIR):
                 shutil.rmtree((home / "postgres").resolve())
             assert not half_made(home).exists()
@@ -164,7 +164,7 @@ def test_joining_starts_no_program_and_takes_milliseconds(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_of(server)
-    until(lambda: keeper_of(home), "the keeper is there")
+    until(lambda: keeper_of(home), "the supervisor is there")
     monkeypatch.delattr(subprocess, "run")
     monkeypatch.delattr(subprocess, "Popen")
     took_s = []
@@ -219,7 +219,7 @@ def test_server_stays_for_the_second_user_and_stops_with_the_last(homes: Homes) 
     first.release()
     with pytest.raises(EmbeddedServerFailed, match="was released"):
         first.ensure_running()
-    # The keeper cannot get the lock while the second user has it.
+    # The supervisor cannot get the lock while the second user has it.
     assert locks.try_exclusive(home / "postgres.run" / "users.lock") is None
     assert value(second, "SELECT pg_postmaster_start_time()") == started
     second.release()
@@ -257,7 +257,7 @@ def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
     home = homes()
     server = homes.use(home)
     command = [server.bin_dir / "psql", "-XAtq", server.dsn]
-    # The keeper asks in the database postgres, so its visits can be counted there.
+    # The supervisor asks in the database postgres, so its visits can be counted there.
     ask = "SELECT sessions FROM pg_stat_database WHERE datname = 'postgres';\n"
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
 
@@ -268,7 +268,7 @@ def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
 
         assert visits() == 0
         server.release()
-        until(lambda: visits() >= 3, "the keeper has asked three times, and the session still works")
+        until(lambda: visits() >= 3, "the supervisor has asked three times, and the session still works")
         session.stdin.close()
         assert session.wait(PATIENCE_S) == 0
     until(lambda: not is_up(home), "the server stops after the session")
@@ -277,12 +277,12 @@ def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
 def test_killed_keeper_is_replaced(homes: Homes) -> None:
     home = homes()
     homes.use(home)
-    until(lambda: keeper_of(home), "the keeper is there")
+    until(lambda: keeper_of(home), "the supervisor is there")
     first = keeper_of(home)
     os.kill(first, signal.SIGKILL)
-    until(lambda: keeper_of(home) is None, "the keeper is gone")
+    until(lambda: keeper_of(home) is None, "the supervisor is gone")
     homes.use(home)
-    until(lambda: keeper_of(home) not in {None, 0, first}, "another keeper took the place")
+    until(lambda: keeper_of(home) not in {None, 0, first}, "another supervisor took the place")
 
 
 def test_keep_for_outlasts_the_last_user(homes: Homes) -> None:
@@ -477,7 +477,7 @@ def test_any_name_of_a_home_works(open_homes: Homes, name: str) -> None:
     )
     assert by_hand.stdout == "atlas\n"
     server.release()
-    until(lambda: keeper_of(home) is None, "the keeper ends")
+    until(lambda: keeper_of(home) is None, "the supervisor ends")
     assert folder == server.data_dir or not folder.exists()
 
 
@@ -513,7 +513,7 @@ def test_programs_out_of_reach_are_copied(tmp_path: Path, homes: Homes, monkeypa
         server = homes.use(home)
         assert server.bin_dir.is_relative_to(copied if ROOT else closed)
         assert value(server, "SELECT 1") == 1
-        # The keeper stops the server with these programs too.
+        # The supervisor stops the server with these programs too.
         server.release()
         until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
     finally:

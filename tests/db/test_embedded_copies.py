@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from test_embedded import PATIENCE_S, ROOT, Homes, homes, is_up, keeper_of, open_homes, until, user_process, value
 
-from atlas_sdk._embedded import EmbeddedServer, identity, keeper, places, postmaster
+from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.places import Site
@@ -307,12 +307,12 @@ def test_server_whose_home_moved_stops_after_its_last_user(open_homes: Homes) ->
     moved = open_homes("moved")
     with user_process(home) as client:
         client.stdout.readline()
-        until(lambda: keeper_of(home), "the keeper is there")
+        until(lambda: keeper_of(home), "the supervisor is there")
         home.rename(moved)
         assert is_up(moved)
         client.kill()
-        until(lambda: not is_up(moved), "the keeper stops it by its new name")
-    until(lambda: keeper_of(moved) is None, "the keeper ends")
+        until(lambda: not is_up(moved), "the supervisor stops it by its new name")
+    until(lambda: keeper_of(moved) is None, "the supervisor ends")
     assert words(open_homes.use(moved)) == "one"
 
 
@@ -327,7 +327,7 @@ def test_server_behind_a_link_goes_on_when_its_home_moves(homes: Homes, tmp_path
 
 
 def test_program_that_has_a_dead_servers_process_id_is_not_signalled(open_homes: Homes) -> None:
-    """As after a restore on another machine: the keeper finds no server, so it stops nothing."""
+    """As after a restore on another machine: the supervisor finds no server, so it stops nothing."""
     home = kept(open_homes())
     stop(open_homes.use(home), home)
     account = find_account()
@@ -340,7 +340,7 @@ def test_program_that_has_a_dead_servers_process_id_is_not_signalled(open_homes:
             account.give(data / "postmaster.pid")
             programs = places.find_binaries(account)
             ids = (account.name, str(account.uid), str(account.gid))
-            command = [sys.executable, "-IS", keeper.__file__, home / "postgres.run", data, programs, "0", *ids]
+            command = [sys.executable, "-IS", supervisor.__file__, home / "postgres.run", data, programs, "0", *ids]
             subprocess.run(command, check=True, timeout=PATIENCE_S)
             assert stranger.poll() is None
             assert words(open_homes.use(home)) == "one"

@@ -233,7 +233,7 @@ def test_killed_and_never_opened_again_leaves_no_server(homes: Homes) -> None:
     old_home(home)
     for step in ("after the roles", "half loaded"):
         kill_at(home, step)
-        until(lambda: keeper_of(home) is None and not is_up(home), "the keeper has stopped what was left")
+        until(lambda: keeper_of(home) is None and not is_up(home), "the supervisor has stopped what was left")
 
 
 def test_failure_leaves_the_old_data_as_it_was(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,15 +202,15 @@ def test_levels_are_told_once_and_again_after_they_were_below(face: Any, folder:
     usage = face.quotas.memory(user)
     assert event.meta.items() >= {"percent": 100, "bytes": usage.bytes, "limit": 10_000, "hard": False}.items()
     face.quotas.set_limits(user, memory_bytes=20_000)
-    face.quotas.tell_memory(user)
+    face.quotas.record_memory_threshold(user)
     assert told(face, user) == [80, 100]
     face.quotas.set_limits(user, memory_bytes=14_000)
-    face.quotas.tell_memory(user)
-    face.quotas.tell_memory(user)
+    face.quotas.record_memory_threshold(user)
+    face.quotas.record_memory_threshold(user)
     assert told(face, user) == [80, 100, 80]
     # Without a limit nothing is reached, whatever was told before.
     face.quotas.set_limits(user, memory_bytes=None)
-    face.quotas.tell_memory(user)
+    face.quotas.record_memory_threshold(user)
     assert face.quotas.memory(user).told == 0
 
 
@@ -218,7 +218,7 @@ def test_a_put_tells_nothing(face: Any, folder: Path) -> None:
     user, project = new_project(face, folder, memory_bytes=10)
     face.memory.snapshot(project, "CLAUDE.md", noise(100))
     assert told(face, user) == []
-    face.quotas.tell_memory(user)
+    face.quotas.record_memory_threshold(user)
     assert told(face, user) == [80, 100]
 
 
@@ -234,12 +234,12 @@ def test_two_that_tell_at_once_tell_once(atlas: Atlas, folder: Path, dsn: str) -
 def test_an_unchanged_level_writes_nothing(atlas: Any, folder: Path, dsn: str) -> None:
     user, project = new_project(atlas, folder, memory_bytes=100)
     atlas.memory.snapshot(project, "CLAUDE.md", noise(84))
-    atlas.quotas.tell_memory(user)
+    atlas.quotas.record_memory_threshold(user)
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = "SELECT xmin::text FROM user_quotas WHERE user_id = %s"
         before = connection.execute(row, [user.id]).fetchone()
         atlas.memory.snapshot(project, "CLAUDE.md", noise(3))
-        atlas.quotas.tell_memory(user)
+        atlas.quotas.record_memory_threshold(user)
         assert connection.execute(row, [user.id]).fetchone() == before
 
 

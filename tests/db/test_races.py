@@ -38,7 +38,7 @@ class Stepper:
         self._connection = psycopg.connect(dsn, autocommit=True)
         # A step that waits for the other plan's transaction would wait for ever.
         self._connection.execute("SET lock_timeout = '10s'")
-        self.lent = Context(
+        self.context = Context(
             new_id=new_id, attribution=Attribution(login="ada"), heads=Heads(), monotonic=time.monotonic
         )
 
@@ -49,7 +49,7 @@ class Stepper:
         self.done = False
         self.result: Any = None
         self._plan = plan
-        self._scope = Scope(self.lent, nested=False)
+        self._scope = Scope(self.context, nested=False)
         self._advance(None)
 
     def _advance(self, answer: object) -> None:
@@ -58,7 +58,7 @@ class Stepper:
             self._effect = self._plan.send(answer)
             while isinstance(self._effect, Local) or type(self._effect).__name__ == "GetContext":
                 local = isinstance(self._effect, Local)
-                self._effect = self._plan.send(self._effect.call() if local else self._scope.lent)
+                self._effect = self._plan.send(self._effect.call() if local else self._scope.context)
         except StopIteration as stop:
             self.done, self.result = True, stop.value
 
@@ -122,7 +122,7 @@ class Pair:
         if self.warm:
             second.run(memory.snapshot(self.project, path, BODY))
         else:
-            first.lent.heads.clear()
+            first.context.heads.clear()
         return path
 
     def race(self, choose: Callable[[], int], *plans: Plan[Any]) -> list[str]:

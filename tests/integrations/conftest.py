@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from databases import OfServer
 from provider_stub import Stub
-from sides import AsyncSide, Books, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk import AsyncAtlas, Atlas, User
 
@@ -41,8 +41,8 @@ def user(atlas: Atlas) -> User:
 
 
 @pytest.fixture
-def books(atlas: Atlas, dsn: str, user: User) -> Books:
-    return Books(atlas, dsn, user)
+def books(atlas: Atlas, dsn: str, user: User) -> Ledger:
+    return Ledger(atlas, dsn, user)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -19,7 +19,7 @@ from atlas_sdk.integrations.anthropic import guarded as guarded_anthropic
 from atlas_sdk.integrations.openai import guarded as guarded_openai
 
 
-class Books:
+class Ledger:
     """What the database says."""
 
     def __init__(self, atlas: Atlas, dsn: str, user: User) -> None:

@@ -13,7 +13,7 @@ import anthropic
 import pytest
 from patience import PATIENCE_S
 from provider_stub import Drop, Events, Hang, Json, Stub, message, message_events
-from sides import AsyncSide, Books, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, QuotaExceeded, User
 from atlas_sdk.guards import current_guard
@@ -29,7 +29,7 @@ ERROR = {"type": "error", "error": {"type": "an_error", "message": "no"}}
 AT_ONCE = {"retry-after-ms": "1"}
 
 
-def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> None:
     usage = {
         "input_tokens": 20,
         "output_tokens": 7,
@@ -55,14 +55,14 @@ def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None
     assert stub.requests[0].body == ASK
 
 
-def test_hold_is_the_bound_of_the_request(side: Side, stub: Stub, books: Books) -> None:
+def test_hold_is_the_bound_of_the_request(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=message()))
     client = side.anthropic()
     side.do(lambda: client.messages.create(**ASK))
     assert books.entry().granted == BOUND + 100
 
 
-def test_refused_call_is_never_sent(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+def test_refused_call_is_never_sent(side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger) -> None:
     atlas.quotas.set_limits(user, tokens=BOUND + 99)
     client = side.anthropic()
     with pytest.raises(QuotaExceeded) as refused:
@@ -83,7 +83,9 @@ def test_cost_is_held_before_the_call(side: Side, stub: Stub, atlas: Atlas, user
     assert stub.requests == []
 
 
-def test_elastic_call_is_sent_with_what_is_left(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+def test_elastic_call_is_sent_with_what_is_left(
+    side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger
+) -> None:
     atlas.quotas.set_limits(user, tokens=BOUND + 30)
     stub.script(Json(body=message()))
     client = side.anthropic(min_output_tokens=10)
@@ -107,7 +109,7 @@ def test_elastic_limit_stays_above_the_thinking_budget(side: Side, stub: Stub, a
     assert stub.requests[0].body["max_tokens"] == 2001
 
 
-def test_one_shot_messages_are_sent_whole(side: Side, stub: Stub, books: Books) -> None:
+def test_one_shot_messages_are_sent_whole(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=message()))
     client = side.anthropic()
     ask = {**ASK, "messages": (one for one in ASK["messages"])}
@@ -125,7 +127,7 @@ def test_answer_can_be_sent_back(side: Side, stub: Stub) -> None:
     assert stub.requests[1].body["messages"][1]["content"][0]["text"] == "Hello"
 
 
-def test_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
     start = {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 0}
     stub.script(Events(events=message_events("Hel", "lo", start=start, end={"output_tokens": 42})))
     client = side.anthropic(prices=PRICES)
@@ -135,7 +137,7 @@ def test_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Books)
     assert "estimated" not in books.entry().meta
 
 
-def test_stream_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_stream_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hel", "lo", end={"output_tokens": 42})))
     client = side.anthropic()
     events = side.inside(lambda: client.messages.stream(**ASK))
@@ -143,7 +145,7 @@ def test_stream_helper_is_charged_its_final_usage(side: Side, stub: Stub, books:
     assert books.charged() == (52, 0)
 
 
-def test_final_message_of_a_helper_is_charged(side: Side, stub: Stub, books: Books) -> None:
+def test_final_message_of_a_helper_is_charged(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello")))
     client = side.anthropic()
     if side.name == "blocking":
@@ -159,7 +161,7 @@ def test_final_message_of_a_helper_is_charged(side: Side, stub: Stub, books: Boo
     assert books.charged() == (15, 0)
 
 
-def test_stream_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_stream_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     # message_start, content_block_start, then two of four pieces: 5 + 6 bytes.
     stub.script(Events(events=message_events("Hello", " world", "never", "seen"), cut=4))
     client = side.anthropic(prices=PRICES)
@@ -170,7 +172,7 @@ def test_stream_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, b
     assert (meta["cut"], meta["estimated"]) == (True, True)
 
 
-def test_stream_closed_early_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_stream_closed_early_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello", " world", "more"), stop=4))
     client = side.anthropic()
     events = side.read(lambda: client.messages.create(**ASK, stream=True), take=4)
@@ -178,14 +180,14 @@ def test_stream_closed_early_is_charged_what_came(side: Side, stub: Stub, books:
     assert books.charged() == (21, 0)
 
 
-def test_helper_left_early_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_helper_left_early_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello", " world"), stop=3))
     client = side.anthropic()
     side.inside(lambda: client.messages.stream(**ASK), take=3)
     assert books.charged() == (15, 0)
 
 
-def test_opened_stream_that_is_never_read_is_charged_its_input(side: Side, stub: Stub, books: Books) -> None:
+def test_opened_stream_that_is_never_read_is_charged_its_input(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello"), stop=3))
     client = side.anthropic()
     if side.name == "blocking":
@@ -199,7 +201,7 @@ def test_opened_stream_that_is_never_read_is_charged_its_input(side: Side, stub:
     assert books.charged() == (input_bound({**ASK, "stream": True}), 0)
 
 
-def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Books) -> None:
+def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello"), stop=3))
     client = side.anthropic()
 
@@ -223,7 +225,7 @@ def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Bo
     assert books.charged() == (15, 0)
 
 
-def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub, books: Books) -> None:
+def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello", thinking="…"), cut=3))
     client = side.anthropic()
     with pytest.raises(Exception, match="peer closed|incomplete"):
@@ -231,7 +233,7 @@ def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub,
     assert books.charged() == (10 + 100, 0)
 
 
-def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, books: Books) -> None:
+def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello"), cut=3))
     client = side.anthropic(on_cut="hold")
     with pytest.raises(Exception, match="peer closed|incomplete"):
@@ -239,7 +241,7 @@ def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, bo
     assert books.charged() == (10 + 100, 0)
 
 
-def test_error_inside_of_a_stream_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_error_inside_of_a_stream_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     broken = [*message_events("Hello")[:3], ("error", ERROR)]
     stub.script(Events(events=broken))
     client = side.anthropic()
@@ -248,7 +250,7 @@ def test_error_inside_of_a_stream_is_charged_what_came(side: Side, stub: Stub, b
     assert books.charged() == (15, 0)
 
 
-def test_cancelled_stream_is_charged_what_came(dsn: str, atlas: Atlas, user: User, stub: Stub, books: Books) -> None:
+def test_cancelled_stream_is_charged_what_came(dsn: str, atlas: Atlas, user: User, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello", "never"), stop=3))
 
     async def work() -> None:
@@ -274,7 +276,7 @@ def test_cancelled_stream_is_charged_what_came(dsn: str, atlas: Atlas, user: Use
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
-def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Books) -> None:
+def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=status, body=ERROR))
     client = side.anthropic(prices=PRICES)
     with pytest.raises(anthropic.APIStatusError) as error:
@@ -285,7 +287,7 @@ def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: St
 
 
 @pytest.mark.parametrize("status", [408, 500, 529])
-def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=status, body=ERROR))
     client = side.anthropic(prices=PRICES)
     with pytest.raises(anthropic.APIStatusError):
@@ -293,7 +295,7 @@ def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub,
     assert books.charged() == (BOUND + 100, (Decimal(BOUND) * Decimal("3.75") + 1500) / 1_000_000)
 
 
-def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=500, body=ERROR))
     client = side.anthropic(on_unknown="release")
     with pytest.raises(anthropic.APIStatusError):
@@ -301,7 +303,7 @@ def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Books)
     assert books.entry().kind == "released"
 
 
-def test_no_connection_is_given_back(side: Side, books: Books) -> None:
+def test_no_connection_is_given_back(side: Side, books: Ledger) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
@@ -312,7 +314,7 @@ def test_no_connection_is_given_back(side: Side, books: Books) -> None:
     assert books.entry().kind == "released"
 
 
-def test_lost_connection_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+def test_lost_connection_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Drop())
     client = side.anthropic()
     with pytest.raises(anthropic.APIConnectionError):
@@ -320,7 +322,7 @@ def test_lost_connection_is_charged_in_full(side: Side, stub: Stub, books: Books
     assert books.charged() == (BOUND + 100, 0)
 
 
-def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Hang())
     client = side.anthropic(settings={"timeout": 0.2})
     with pytest.raises(anthropic.APITimeoutError):
@@ -328,7 +330,7 @@ def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Books) -> No
     assert books.charged() == (BOUND + 100, 0)
 
 
-def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Books) -> None:
+def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=529, body=ERROR, headers=AT_ONCE), Json(body=message()))
     client = side.anthropic(settings={"max_retries": 2})
     side.do(lambda: client.messages.create(**ASK))
@@ -336,7 +338,7 @@ def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Books) -> No
     assert books.charged() == (BOUND + 100 + 15, 0), "nobody knows what became of the first"
 
 
-def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Books) -> None:
+def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Ledger) -> None:
     refused = Json(status=429, body=ERROR, headers=AT_ONCE)
     stub.script(refused, refused)
     client = side.anthropic(settings={"max_retries": 1})
@@ -345,7 +347,7 @@ def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Books) -> 
     assert books.entry().kind == "released"
 
 
-def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Books) -> None:
+def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=500, body=ERROR, headers=AT_ONCE), Json(status=429, body=ERROR))
     client = side.anthropic(settings={"max_retries": 1})
     with pytest.raises(anthropic.RateLimitError):
@@ -353,7 +355,7 @@ def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Bo
     assert books.charged() == (BOUND + 100, 0)
 
 
-def test_cancelled_call_is_charged_in_full(dsn: str, user: User, stub: Stub, books: Books) -> None:
+def test_cancelled_call_is_charged_in_full(dsn: str, user: User, stub: Stub, books: Ledger) -> None:
     stub.script(Hang())
 
     async def work() -> None:
@@ -371,7 +373,7 @@ def test_cancelled_call_is_charged_in_full(dsn: str, user: User, stub: Stub, boo
     assert books.charged() == (BOUND + 100, 0)
 
 
-def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=message()))
     client = side.anthropic(prices=Prices({"another": Price(1, 1)}))
     side.do(lambda: client.messages.create(**ASK))
@@ -379,7 +381,7 @@ def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, b
     assert books.entry().meta["price_unknown"] is True
 
 
-def test_unknown_price_stays_marked_when_the_outcome_is_unknown(side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_price_stays_marked_when_the_outcome_is_unknown(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=500, body=ERROR))
     client = side.anthropic(prices=Prices({"another": Price(1, 1)}))
     with pytest.raises(anthropic.APIStatusError):
@@ -387,7 +389,7 @@ def test_unknown_price_stays_marked_when_the_outcome_is_unknown(side: Side, stub
     assert books.entry().meta["price_unknown"] is True
 
 
-def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Books) -> None:
+def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=message(model="claude-test-9")))
     client = side.anthropic(prices=PRICES)
     side.do(lambda: client.messages.create(**{**ASK, "model": "my-deployment"}))
@@ -396,7 +398,7 @@ def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Book
     assert books.entry().meta["answered_by"] == "claude-test-9"
 
 
-def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stub, books: Books) -> None:
+def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stub, books: Ledger) -> None:
     class Broken(Prices):
         def cost(self, model: str, usage: Any) -> Decimal | None:
             raise ZeroDivisionError
@@ -412,7 +414,7 @@ def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stu
     assert books.entries()[-1].amount == BOUND + 100
 
 
-def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Ledger) -> None:
     client = side.anthropic(prices=Prices({"another": Price(1, 1)}), unknown_price="refuse")
     with pytest.raises(InvalidInput, match="has no price"):
         side.do(lambda: client.messages.create(**ASK))
@@ -436,7 +438,7 @@ def test_unknown_price_may_be_refused(side: Side, stub: Stub, books: Books) -> N
     ],
     ids=["with_options", "copy", "beta", "raw", "client_raw", "parse", "post", "post_object", "extra_body", "runner"],
 )
-def test_every_way_to_a_message_is_metered(way: Any, side: Side, stub: Stub, books: Books) -> None:
+def test_every_way_to_a_message_is_metered(way: Any, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=message()))
     client = side.anthropic()
     side.do(lambda: way(client))
@@ -456,7 +458,7 @@ def test_every_way_to_a_message_is_metered(way: Any, side: Side, stub: Stub, boo
     ],
     ids=["batches", "beta_batches", "raw_stream", "unknown", "derived"],
 )
-def test_what_cannot_be_metered_is_refused(way: Any, side: Side, stub: Stub, books: Books) -> None:
+def test_what_cannot_be_metered_is_refused(way: Any, side: Side, stub: Stub, books: Ledger) -> None:
     client = side.anthropic()
     with pytest.raises(InvalidInput):
         side.do(lambda: way(client))
@@ -471,7 +473,7 @@ def test_streaming_response_is_refused(side: Side, stub: Stub) -> None:
     assert stub.requests == []
 
 
-def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Books) -> None:
+def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body={"input_tokens": 9}), Json(body={"data": [], "has_more": False}), Json(body={}))
     client = side.anthropic(unmetered=("/complete",))
     counted = side.do(lambda: client.messages.count_tokens(model="claude-test-1", messages=ASK["messages"]))
@@ -494,7 +496,7 @@ def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Books) -> None
     ],
 )
 def test_input_that_bytes_do_not_bound_needs_a_bound(
-    more: Any, named: str, side: Side, stub: Stub, books: Books
+    more: Any, named: str, side: Side, stub: Stub, books: Ledger
 ) -> None:
     client = side.anthropic()
     with pytest.raises(InvalidInput, match=named):

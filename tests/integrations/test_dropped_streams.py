@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S
 from provider_stub import Events, Stub, chunks, message_events
-from sides import AsyncSide, Books, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk.integrations.bounds import input_bound
 
@@ -32,7 +32,7 @@ def until(side: Side, condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_a_stream_that_is_dropped_unread_is_settled(provider: str, side: Side, stub: Stub, books: Books) -> None:
+def test_a_stream_that_is_dropped_unread_is_settled(provider: str, side: Side, stub: Stub, books: Ledger) -> None:
     if provider == "openai":
         stub.script(Events(events=chunks("Hello"), stop=1))
         client, ask = side.openai(), CHAT
@@ -49,7 +49,7 @@ def test_a_stream_that_is_dropped_unread_is_settled(provider: str, side: Side, s
     assert (books.entry().meta["cut"], books.entry().meta["estimated"]) == (True, True)
 
 
-def test_a_stream_that_was_closed_unread_is_settled_once(side: Side, stub: Stub, books: Books) -> None:
+def test_a_stream_that_was_closed_unread_is_settled_once(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello"), stop=1))
     client = side.openai()
     opened = side.do(lambda: client.chat.completions.create(**CHAT))
@@ -61,7 +61,7 @@ def test_a_stream_that_was_closed_unread_is_settled_once(side: Side, stub: Stub,
     assert len(books.entries()) == 1
 
 
-def test_a_stream_that_outlives_its_event_loop_is_left_to_its_expiry(side: Side, stub: Stub, books: Books) -> None:
+def test_a_stream_that_outlives_its_event_loop_is_left_to_its_expiry(side: Side, stub: Stub, books: Ledger) -> None:
     if not isinstance(side, AsyncSide):
         return
     stub.script(Events(events=chunks("Hello"), stop=1))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, WebSocket
-from sides import Books
+from sides import Ledger
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse
@@ -69,7 +69,7 @@ def service(dsn: str, user: User) -> Iterator[Service]:
     loop.close()
 
 
-def test_endpoint_gets_a_guard_and_settles_it(service: Service, books: Books, atlas: Atlas, user: User) -> None:
+def test_endpoint_gets_a_guard_and_settles_it(service: Service, books: Ledger, atlas: Atlas, user: User) -> None:
     spend = service.spend(tokens=1000, meta={"route": "chat"})
 
     @service.app.post("/chat")
@@ -83,7 +83,7 @@ def test_endpoint_gets_a_guard_and_settles_it(service: Service, books: Books, at
     assert atlas.quotas.usage(user).requests_last_hour == 1
 
 
-def test_refusal_is_answered_before_the_endpoint(service: Service, atlas: Atlas, user: User, books: Books) -> None:
+def test_refusal_is_answered_before_the_endpoint(service: Service, atlas: Atlas, user: User, books: Ledger) -> None:
     spend = service.spend(tokens=1000)
     ran = []
 
@@ -102,7 +102,7 @@ def test_refusal_is_answered_before_the_endpoint(service: Service, atlas: Atlas,
     assert books.entries() == []
 
 
-def test_stream_is_settled_after_its_end(service: Service, atlas: Atlas, user: User, books: Books) -> None:
+def test_stream_is_settled_after_its_end(service: Service, atlas: Atlas, user: User, books: Ledger) -> None:
     spend = service.spend(tokens=1000)
 
     @service.app.get("/stream")
@@ -126,7 +126,7 @@ def test_stream_is_settled_after_its_end(service: Service, atlas: Atlas, user: U
     assert books.charged() == (250, 0)
 
 
-def test_stream_whose_reader_leaves_is_charged_what_progressed(service: Service, books: Books) -> None:
+def test_stream_whose_reader_leaves_is_charged_what_progressed(service: Service, books: Ledger) -> None:
     spend = service.spend(tokens=1000)
     leaves = asyncio.Event()
 
@@ -147,7 +147,7 @@ def test_stream_whose_reader_leaves_is_charged_what_progressed(service: Service,
     assert books.charged() == (100, 0)
 
 
-def test_invalid_request_gives_everything_back(service: Service, books: Books) -> None:
+def test_invalid_request_gives_everything_back(service: Service, books: Ledger) -> None:
     spend = service.spend(tokens=1000)
 
     @service.app.get("/chat")
@@ -160,7 +160,7 @@ def test_invalid_request_gives_everything_back(service: Service, books: Books) -
 
 
 @pytest.mark.parametrize(("on_unknown", "kind"), [("charge", "tokens"), ("release", "released")])
-def test_endpoint_that_fails_is_an_unknown_outcome(on_unknown: str, kind: str, service: Service, books: Books) -> None:
+def test_endpoint_that_fails_is_an_unknown_outcome(on_unknown: str, kind: str, service: Service, books: Ledger) -> None:
     spend = service.spend(tokens=1000, on_unknown=on_unknown)
 
     @service.app.get("/chat")
@@ -204,7 +204,7 @@ def test_middleware_does_not_speak_over_a_refusal(service: Service, atlas: Atlas
     assert told.startswith('"tokens";r=9')
 
 
-def test_user_is_a_dependency_as_any_other(service: Service, user: User, books: Books) -> None:
+def test_user_is_a_dependency_as_any_other(service: Service, user: User, books: Ledger) -> None:
     async def current_user(authorization: Annotated[str, Header()] = "") -> User:
         if authorization != "ada":
             raise HTTPException(401)
@@ -264,7 +264,7 @@ def test_refusal_inside_of_an_open_websocket_closes_it(service: Service, atlas: 
     assert sent[1]["code"] == 1013
 
 
-def test_websocket_has_a_guard(service: Service, books: Books) -> None:
+def test_websocket_has_a_guard(service: Service, books: Ledger) -> None:
     spend = service.spend(tokens=10)
 
     @service.app.websocket("/ws")
@@ -318,7 +318,7 @@ def test_blocking_quotas_are_refused(atlas: Atlas, user: User) -> None:
         quota(atlas.quotas, user=lambda: user, tokens=10)
 
 
-def test_key_is_found_from_the_connection(service: Service, books: Books) -> None:
+def test_key_is_found_from_the_connection(service: Service, books: Ledger) -> None:
     def key(connection: HTTPConnection) -> str:
         return connection.url.path
 

@@ -20,7 +20,7 @@ from provider_stub import (
     response_events,
     response_usage,
 )
-from sides import AsyncSide, Books, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk import Atlas, InvalidInput, QuotaExceeded, User
 from atlas_sdk.integrations.bounds import input_bound
@@ -41,7 +41,7 @@ ERROR = {"error": {"message": "no", "type": "an_error", "code": None}}
 AT_ONCE = {"retry-after-ms": "1"}
 
 
-def test_chat_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_chat_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> None:
     usage = {
         "prompt_tokens": 100,
         "completion_tokens": 20,
@@ -59,7 +59,7 @@ def test_chat_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None
     assert stub.requests[0].body == CHAT
 
 
-def test_response_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_response_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=response(usage=response_usage(100, 20, cached=60))))
     client = side.openai(prices=PRICES)
     answer = side.do(lambda: client.responses.create(**ASK))
@@ -69,7 +69,7 @@ def test_response_is_charged_its_usage(side: Side, stub: Stub, books: Books) -> 
     assert stub.requests[0].body == ASK
 
 
-def test_request_without_a_limit_gets_one(side: Side, stub: Stub, books: Books) -> None:
+def test_request_without_a_limit_gets_one(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=completion()), Json(body=response(usage=response_usage())))
     client = side.openai(max_output_tokens=77)
     side.do(lambda: client.chat.completions.create(model="gpt-test-1", messages=CHAT["messages"]))
@@ -86,7 +86,7 @@ def test_older_name_of_the_limit_stays(side: Side, stub: Stub) -> None:
     assert "max_completion_tokens" not in stub.requests[0].body
 
 
-def test_every_answer_counts(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+def test_every_answer_counts(side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger) -> None:
     bound = input_bound({**CHAT, "n": 3})
     atlas.quotas.set_limits(user, tokens=bound + 100)
     client = side.openai(min_output_tokens=10)
@@ -108,7 +108,7 @@ def test_elastic_response_is_sent_with_what_is_left(side: Side, stub: Stub, atla
     assert len(stub.requests) == 1
 
 
-def test_chat_stream_is_asked_for_its_usage_and_hides_it(side: Side, stub: Stub, books: Books) -> None:
+def test_chat_stream_is_asked_for_its_usage_and_hides_it(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hel", "lo", usage=USAGE)))
     client = side.openai(prices=PRICES)
     events = side.read(lambda: client.chat.completions.create(**CHAT, stream=True))
@@ -118,7 +118,7 @@ def test_chat_stream_is_asked_for_its_usage_and_hides_it(side: Side, stub: Stub,
     assert "estimated" not in books.entry().meta
 
 
-def test_usage_that_the_caller_asked_for_is_shown(side: Side, stub: Stub, books: Books) -> None:
+def test_usage_that_the_caller_asked_for_is_shown(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello", usage=USAGE)))
     client = side.openai()
     options = {"include_usage": True, "include_obfuscation": False}
@@ -128,7 +128,7 @@ def test_usage_that_the_caller_asked_for_is_shown(side: Side, stub: Stub, books:
     assert books.charged() == (52, 0)
 
 
-def test_other_stream_options_stay(side: Side, stub: Stub, books: Books) -> None:
+def test_other_stream_options_stay(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello", usage=USAGE)))
     client = side.openai()
     options = {"include_obfuscation": False}
@@ -137,7 +137,7 @@ def test_other_stream_options_stay(side: Side, stub: Stub, books: Books) -> None
     assert books.charged() == (52, 0)
 
 
-def test_caller_who_wants_no_usage_is_charged_by_bytes(side: Side, stub: Stub, books: Books) -> None:
+def test_caller_who_wants_no_usage_is_charged_by_bytes(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Grüße")))
     client = side.openai()
     ask = {**CHAT, "stream": True, "stream_options": {"include_usage": False}}
@@ -147,7 +147,7 @@ def test_caller_who_wants_no_usage_is_charged_by_bytes(side: Side, stub: Stub, b
     assert "cut" not in books.entry().meta
 
 
-def test_chat_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_chat_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hel", "lo", usage=USAGE)))
     client = side.openai()
     events = side.inside(lambda: client.chat.completions.stream(**CHAT))
@@ -155,7 +155,7 @@ def test_chat_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: B
     assert books.charged() == (52, 0)
 
 
-def test_response_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_response_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=response_events("Hel", "lo")))
     client = side.openai()
     events = side.read(lambda: client.responses.create(**ASK, stream=True))
@@ -163,7 +163,7 @@ def test_response_stream_is_charged_its_final_usage(side: Side, stub: Stub, book
     assert books.charged() == (15, 0)
 
 
-def test_response_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Books) -> None:
+def test_response_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=response_events("Hel", "lo")))
     client = side.openai()
     events = side.inside(lambda: client.responses.stream(**ASK))
@@ -171,7 +171,7 @@ def test_response_helper_is_charged_its_final_usage(side: Side, stub: Stub, book
     assert books.charged() == (15, 0)
 
 
-def test_chat_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_chat_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello", " world", "never", usage=USAGE), cut=2))
     client = side.openai(prices=PRICES)
     with pytest.raises(Exception, match="peer closed|incomplete|Connection error"):
@@ -181,7 +181,7 @@ def test_chat_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, boo
     assert (books.entry().meta["cut"], books.entry().meta["estimated"]) == (True, True)
 
 
-def test_all_that_came_counts(side: Side, stub: Stub, books: Books) -> None:
+def test_all_that_came_counts(side: Side, stub: Stub, books: Ledger) -> None:
     events = chunks("a", "b", "c", "d")
     deltas: list[dict[str, Any]] = [
         {"reasoning_content": "12345"},
@@ -197,7 +197,7 @@ def test_all_that_came_counts(side: Side, stub: Stub, books: Books) -> None:
     assert books.charged() == (input_bound({**CHAT, "stream": True}) + 5 + 3 + 3 + 3, 0)
 
 
-def test_response_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Books) -> None:
+def test_response_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=response_events("Hello", "never"), cut=4))
     client = side.openai()
     with pytest.raises(Exception, match="peer closed|incomplete|Connection error"):
@@ -205,7 +205,7 @@ def test_response_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub,
     assert books.charged() == (input_bound({**ASK, "stream": True}) + 5, 0)
 
 
-def test_cut_while_reasoning_is_charged_all_of_the_output(side: Side, stub: Stub, books: Books) -> None:
+def test_cut_while_reasoning_is_charged_all_of_the_output(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=response_events("Hello", reasons=True), cut=2))
     client = side.openai()
     with pytest.raises(Exception, match="peer closed|incomplete|Connection error"):
@@ -213,7 +213,7 @@ def test_cut_while_reasoning_is_charged_all_of_the_output(side: Side, stub: Stub
     assert books.charged() == (input_bound({**ASK, "stream": True}) + 100, 0)
 
 
-def test_cut_chat_that_was_asked_to_reason_is_charged_all_of_the_output(side: Side, stub: Stub, books: Books) -> None:
+def test_cut_chat_that_was_asked_to_reason_is_charged_all_of_the_output(side: Side, stub: Stub, books: Ledger) -> None:
     ask = {**CHAT, "stream": True, "reasoning_effort": "low"}
     stub.script(Events(events=chunks("Hello"), cut=1))
     client = side.openai()
@@ -223,7 +223,7 @@ def test_cut_chat_that_was_asked_to_reason_is_charged_all_of_the_output(side: Si
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "responses"])
-def test_helper_left_early_is_charged_what_came(endpoint: str, side: Side, stub: Stub, books: Books) -> None:
+def test_helper_left_early_is_charged_what_came(endpoint: str, side: Side, stub: Stub, books: Ledger) -> None:
     client = side.openai()
     if endpoint == "chat":
         stub.script(Events(events=chunks("Hello", " world"), stop=1))
@@ -238,7 +238,7 @@ def test_helper_left_early_is_charged_what_came(endpoint: str, side: Side, stub:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429])
-def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Books) -> None:
+def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=status, body=ERROR))
     client = side.openai()
     with pytest.raises(openai.APIStatusError):
@@ -247,7 +247,7 @@ def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: St
 
 
 @pytest.mark.parametrize("reply", [Json(status=500, body=ERROR), Json(status=503, body=ERROR), Drop()])
-def test_unknown_outcome_is_charged_in_full(reply: Any, side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_outcome_is_charged_in_full(reply: Any, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(reply)
     client = side.openai(prices=PRICES)
     with pytest.raises(openai.APIError):
@@ -255,7 +255,7 @@ def test_unknown_outcome_is_charged_in_full(reply: Any, side: Side, stub: Stub, 
     assert books.charged() == (ASK_BOUND + 100, Decimal(ASK_BOUND * 2 + 800) / 1_000_000)
 
 
-def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Hang())
     client = side.openai(settings={"timeout": 0.2})
     with pytest.raises(openai.APITimeoutError):
@@ -263,7 +263,7 @@ def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Books) -> No
     assert books.charged() == (CHAT_BOUND + 100, 0)
 
 
-def test_no_connection_is_given_back(side: Side, books: Books) -> None:
+def test_no_connection_is_given_back(side: Side, books: Ledger) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
@@ -273,7 +273,7 @@ def test_no_connection_is_given_back(side: Side, books: Books) -> None:
     assert books.entry().kind == "released"
 
 
-def test_every_try_must_have_been_free(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+def test_every_try_must_have_been_free(side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger) -> None:
     limited = Json(status=429, body=ERROR, headers=AT_ONCE)
     stub.script(limited, limited)
     client = side.openai(settings={"max_retries": 1})
@@ -286,7 +286,7 @@ def test_every_try_must_have_been_free(side: Side, stub: Stub, atlas: Atlas, use
     assert atlas.quotas.usage(user).tokens_used == CHAT_BOUND + 100
 
 
-def test_answer_without_usage_is_charged_in_full(side: Side, stub: Stub, books: Books) -> None:
+def test_answer_without_usage_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=response(status="failed")))
     client = side.openai()
     side.do(lambda: client.responses.create(**ASK))
@@ -305,7 +305,7 @@ def test_answer_without_usage_is_charged_in_full(side: Side, stub: Stub, books: 
     ],
     ids=["with_options", "copy", "raw", "client_raw", "parse", "post"],
 )
-def test_every_way_to_a_completion_is_metered(way: Any, side: Side, stub: Stub, books: Books) -> None:
+def test_every_way_to_a_completion_is_metered(way: Any, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=completion()))
     client = side.openai()
     side.do(lambda: way(client))
@@ -331,7 +331,7 @@ def test_every_way_to_a_completion_is_metered(way: Any, side: Side, stub: Stub, 
         "derived",
     ],
 )
-def test_what_cannot_be_metered_is_refused(way: Any, side: Side, stub: Stub, books: Books) -> None:
+def test_what_cannot_be_metered_is_refused(way: Any, side: Side, stub: Stub, books: Ledger) -> None:
     client = side.openai()
     with pytest.raises(InvalidInput):
         side.do(lambda: way(client))
@@ -364,7 +364,7 @@ def test_no_websocket_is_opened(way: Any, side: Side, stub: Stub) -> None:
     assert stub.requests == []
 
 
-def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Books) -> None:
+def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body={"id": "m", "model": "m", "results": []}), Json(body={"object": "list", "data": []}))
     client = side.openai(unmetered=("/embeddings",))
     side.do(lambda: client.moderations.create(input="x"))
@@ -384,7 +384,7 @@ def test_wrong_kind_of_quotas_is_refused(atlas: Atlas, user: User) -> None:
         guarded(openai.AsyncOpenAI(api_key="key"), atlas.quotas, user)
 
 
-def test_caller_may_stop_where_the_answer_is_finished(side: Side, stub: Stub, books: Books) -> None:
+def test_caller_may_stop_where_the_answer_is_finished(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hel", "lo", usage=USAGE)))
     client = side.openai()
     events = side.read(lambda: client.chat.completions.create(**CHAT, stream=True), take=3)
@@ -393,7 +393,7 @@ def test_caller_may_stop_where_the_answer_is_finished(side: Side, stub: Stub, bo
     assert "cut" not in books.entry().meta
 
 
-def test_cut_after_the_finish_still_shows_it(side: Side, stub: Stub, books: Books) -> None:
+def test_cut_after_the_finish_still_shows_it(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello", usage=USAGE), cut=2))
     client = side.openai()
     seen: list[Any] = []
@@ -412,7 +412,7 @@ def test_cut_after_the_finish_still_shows_it(side: Side, stub: Stub, books: Book
     assert books.charged() == (input_bound({**CHAT, "stream": True}) + 5, 0)
 
 
-def test_azure_is_metered_too(atlas: Atlas, user: User, stub: Stub, books: Books) -> None:
+def test_azure_is_metered_too(atlas: Atlas, user: User, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body=completion()), Json(body=completion()))
     with openai.AzureOpenAI(api_key="key", azure_endpoint=stub.url, api_version="2026-01-01") as real:
         client = guarded(real, atlas.quotas, user)

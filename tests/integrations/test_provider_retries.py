@@ -10,7 +10,7 @@ import openai
 import psycopg
 import pytest
 from provider_stub import Drop, Events, Hang, Json, Stub, chunks, completion, message
-from sides import Books, Side
+from sides import Ledger, Side
 
 from atlas_sdk import Atlas, QuotaExceeded, User
 from atlas_sdk.integrations.bounds import input_bound
@@ -39,7 +39,7 @@ def chat(client: Any, **more: Any) -> Any:
     return client.chat.completions.create(**CHAT, **more)
 
 
-def test_tries_that_timed_out_are_charged_with_the_one_that_succeeded(side: Side, stub: Stub, books: Books) -> None:
+def test_tries_that_timed_out_are_charged_with_the_one_that_succeeded(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Hang(), Hang(), Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES, prices=PRICES)
     side.do(lambda: chat(client))
@@ -49,7 +49,7 @@ def test_tries_that_timed_out_are_charged_with_the_one_that_succeeded(side: Side
     assert "overrun" not in entry.meta
 
 
-def test_three_tries_that_timed_out_are_charged_three_times(side: Side, stub: Stub, books: Books) -> None:
+def test_three_tries_that_timed_out_are_charged_three_times(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Hang(), Hang(), Hang())
     client = side.openai(settings=TRIES, prices=PRICES)
     with pytest.raises(openai.APITimeoutError):
@@ -58,7 +58,7 @@ def test_three_tries_that_timed_out_are_charged_three_times(side: Side, stub: St
     assert books.entry().meta["unknown_attempts"] == 3
 
 
-def test_another_library_is_charged_the_same(side: Side, stub: Stub, books: Books) -> None:
+def test_another_library_is_charged_the_same(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Hang(), FAILED, Json(body=message()))
     client = side.anthropic(settings=TRIES)
     side.do(lambda: client.messages.create(**MESSAGE))
@@ -69,7 +69,7 @@ def test_another_library_is_charged_the_same(side: Side, stub: Stub, books: Book
     assert [entry.amount for entry in books.entries()] == [2 * MESSAGE_HOLD + 15, 3 * MESSAGE_HOLD]
 
 
-def test_tries_that_were_refused_cost_nothing_and_hold_nothing(side: Side, stub: Stub, books: Books) -> None:
+def test_tries_that_were_refused_cost_nothing_and_hold_nothing(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(REFUSED, REFUSED, Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES)
     side.do(lambda: chat(client))
@@ -79,7 +79,7 @@ def test_tries_that_were_refused_cost_nothing_and_hold_nothing(side: Side, stub:
     assert "unknown_attempts" not in entry.meta
 
 
-def test_only_tries_of_unknown_outcome_are_charged(side: Side, stub: Stub, books: Books) -> None:
+def test_only_tries_of_unknown_outcome_are_charged(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(FAILED, REFUSED, REFUSED)
     client = side.openai(settings=TRIES)
     with pytest.raises(openai.RateLimitError):
@@ -88,7 +88,7 @@ def test_only_tries_of_unknown_outcome_are_charged(side: Side, stub: Stub, books
     assert (entry.amount, entry.granted) == (HOLD, 2 * HOLD)
 
 
-def test_unknown_tries_may_be_given_back(side: Side, stub: Stub, books: Books) -> None:
+def test_unknown_tries_may_be_given_back(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(FAILED, Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES, prices=PRICES, on_unknown="release")
     side.do(lambda: chat(client))
@@ -97,7 +97,7 @@ def test_unknown_tries_may_be_given_back(side: Side, stub: Stub, books: Books) -
 
 
 def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
-    side: Side, stub: Stub, dsn: str, user: User, books: Books
+    side: Side, stub: Stub, dsn: str, user: User, books: Ledger
 ) -> None:
     held: list[int] = []
     answer = stub.next
@@ -116,7 +116,7 @@ def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
     assert held == [HOLD, 2 * HOLD, 3 * HOLD]
 
 
-def test_a_try_that_cannot_be_held_is_not_sent(side: Side, stub: Stub, atlas: Atlas, user: User, books: Books) -> None:
+def test_a_try_that_cannot_be_held_is_not_sent(side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger) -> None:
     atlas.quotas.set_limits(user, tokens=2 * HOLD - 1)
     stub.script(FAILED, Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES)
@@ -128,7 +128,7 @@ def test_a_try_that_cannot_be_held_is_not_sent(side: Side, stub: Stub, atlas: At
 
 
 def test_an_elastic_call_promises_what_it_was_granted_again(
-    side: Side, stub: Stub, atlas: Atlas, user: User, books: Books
+    side: Side, stub: Stub, atlas: Atlas, user: User, books: Ledger
 ) -> None:
     atlas.quotas.set_limits(user, tokens=HOLD - 10)
     client = side.openai(settings=TRIES, min_output_tokens=5)
@@ -139,7 +139,7 @@ def test_an_elastic_call_promises_what_it_was_granted_again(
     assert books.charged() == (HOLD - 10, 0)
 
 
-def test_tries_before_a_stream_are_charged_with_it(side: Side, stub: Stub, books: Books) -> None:
+def test_tries_before_a_stream_are_charged_with_it(side: Side, stub: Stub, books: Ledger) -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 42, "total_tokens": 52}
     stub.script(FAILED, Events(events=chunks("Hel", "lo", usage=usage)))
     client = side.openai(settings=TRIES)
@@ -149,7 +149,7 @@ def test_tries_before_a_stream_are_charged_with_it(side: Side, stub: Stub, books
     assert books.entry().meta["unknown_attempts"] == 1
 
 
-def test_an_answer_without_usage_after_a_try_is_charged_two_promises(side: Side, stub: Stub, books: Books) -> None:
+def test_an_answer_without_usage_after_a_try_is_charged_two_promises(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(FAILED, Json(body={**completion(), "usage": None}))
     client = side.openai(settings=TRIES)
     side.do(lambda: chat(client))

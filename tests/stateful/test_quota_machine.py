@@ -20,7 +20,7 @@ from quota_model import HOURLY, PLANS, Hold, Model, TopUp
 
 from atlas_sdk import Atlas, InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.ops import books, limits, quotas, users
+from atlas_sdk.ops import limits, quota_accounting, quotas, users
 
 EXAMPLES = int(os.environ.get("ATLAS_MACHINE_EXAMPLES", "0"))
 
@@ -277,7 +277,7 @@ class QuotaMachine(RuleBasedStateMachine):
             top_up.overdue = True
             self.model.burn(period_ends=False)
             self.door.expire_grant(self.user.id, top_up.id)
-            assert self.run(books.usage(self.user)).tokens_limit == self.model.limit
+            assert self.run(quota_accounting.usage(self.user)).tokens_limit == self.model.limit
             self.run(quotas.add_tokens(self.user, 0))
 
     @rule(number=picks)
@@ -291,7 +291,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.model.added = 0
         for hold in self.model.holds.values():
             hold.age += 1
-        self.run(books.reset_monthly())
+        self.run(quota_accounting.reset_monthly())
 
     @rule(number=picks, tokens=amounts, silent=st.booleans())
     def month_ends_before_a_call_does(self, *, number: int, tokens: int, silent: bool) -> None:
@@ -346,7 +346,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_the_model(self) -> None:
-        usage = self.run(books.usage(self.user))
+        usage = self.run(quota_accounting.usage(self.user))
         overdue = self.model.overdue()
         tokens = sum(hold.tokens for hold in overdue if not hold.age)
         assert (usage.tokens_used, usage.tokens_held) == (self.model.used() + tokens, self.model.held() - tokens)
@@ -367,7 +367,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @invariant()
     def books_balance(self) -> None:
-        assert self.run(books.verify(self.user)).balanced
+        assert self.run(quota_accounting.verify(self.user)).balanced
 
 
 def drive(dsn: str, examples: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from atlas_sdk.files import Leftover, Tracking, leftovers, remove_leftover, replace_file, temporary
-from atlas_sdk.files import exchange as renames
+from atlas_sdk.files import renameat2 as renames
 
 
 def sha(data):

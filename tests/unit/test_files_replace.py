@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_sdk.errors import FileProblem, OutsideProject, RestoreRefused
-from atlas_sdk.files import exchange as renames
 from atlas_sdk.files import read_file, remove_file, replace_file
+from atlas_sdk.files import renameat2 as renames
 
 
 def sha(data):

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from atlas_sdk.errors import RestoreRefused
-from atlas_sdk.files import exchange as renames
 from atlas_sdk.files import remove_file, replace, replace_file
+from atlas_sdk.files import renameat2 as renames
 
 
 def sha(data):

@@ -24,7 +24,7 @@ _PROGRAM = """
 import json, logging, sys
 from pathlib import Path
 from watcher.daemon import run
-from watcher.settle import Timing
+from watcher.debounce import Timing
 logging.basicConfig(level="INFO")
 dsn, home, timing = json.loads(sys.argv[1])
 sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing)))

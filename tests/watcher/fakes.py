@@ -114,7 +114,7 @@ class FakeAtlas:
     def get(self, user_id: UUID) -> UUID:
         return user_id
 
-    def tell_memory(self, user: UUID) -> None:
+    def record_memory_threshold(self, user: UUID) -> None:
         self._answer()
         self.told.append(user)
 

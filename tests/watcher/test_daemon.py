@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 from atlas_sdk import Atlas
 from watcher.__main__ import main
 from watcher.daemon import run
-from watcher.settle import Timing
+from watcher.debounce import Timing
 from watcher.status import read_status
 
 

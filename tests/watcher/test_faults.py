@@ -13,8 +13,8 @@ from test_worker import Rig
 from atlas_sdk import Tracking
 from atlas_sdk.files import temporary
 from watcher import scan as scanning
+from watcher.debounce import ChangeKind
 from watcher.folder import Folder
-from watcher.settle import Hint
 
 
 @pytest.fixture
@@ -93,11 +93,11 @@ def test_fault_while_an_event_is_judged_leads_to_a_scan(rig, projects, tmp_path,
     _, good = projects
     (tmp_path / "good" / "CLAUDE.md").write_text("two")
 
-    def concerned(*_, **__):
+    def affected_paths(*_, **__):
         raise RecursionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Folder, "concerned", concerned)
+        patched.setattr(Folder, "affected_paths", affected_paths)
         rig.event(good, "CLAUDE.md")
     rig.settle(1)
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"two"]
@@ -186,7 +186,7 @@ def test_search_that_was_given_up_forgets_and_unwatches_nothing(rig, projects, t
 
     with monkeypatch.context() as patched:
         patched.setattr(Tracking, "scan", give_up)
-        rig.inbox.mark(good.id, "", Hint.CLOSED)
+        rig.queue.mark(good.id, "", ChangeKind.CLOSED)
         rig.settle(2)
     assert set(rig.backend.watched) == watched
     assert rig.atlas.contents(good, ".claude/rules/a.md") == [b"rule"]
@@ -209,7 +209,7 @@ def test_slow_project_rests_so_that_others_get_their_turn(rig, projects, monkeyp
 
     monkeypatch.setattr("watcher.worker.scan", slow)
     for _ in range(600):
-        rig.inbox.mark(evil.id, "", Hint.CLOSED)
+        rig.queue.mark(evil.id, "", ChangeKind.CLOSED)
         rig.settle(0.1)
     assert len(scans) >= 2
     assert all(later - earlier >= 5 * 5 for earlier, later in pairwise(scans))
@@ -219,7 +219,7 @@ def test_leftovers_of_restores_are_removed_when_a_scan_sees_them(rig, projects, 
     _, good = projects
     assert rig.atlas.tidied == []
     (tmp_path / "good" / temporary.temporary_name("CLAUDE.md")).write_text("left")
-    rig.inbox.mark(good.id, "", Hint.CLOSED)
+    rig.queue.mark(good.id, "", ChangeKind.CLOSED)
     rig.settle(2)
     assert rig.atlas.tidied == [good.id]
 

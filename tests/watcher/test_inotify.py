@@ -20,8 +20,8 @@ from daemons import until, without_privileges
 from watchdog.observers.inotify_c import InotifyFD, WatchCallback
 
 from watcher.backend import Place, Watching
+from watcher.debounce import ChangeKind
 from watcher.inotify import Inotify
-from watcher.settle import Hint
 
 
 class Heard:
@@ -32,11 +32,11 @@ class Heard:
         self.gate = threading.Event()
         self.gate.set()
 
-    def changed(self, place, name, hint, *, is_folder):
+    def changed(self, place, name, change, *, is_folder):
         self.gate.wait()
-        self.events.put((place, name, hint, is_folder))
+        self.events.put((place, name, change, is_folder))
 
-    def shaken(self, place):
+    def root_changed(self, place):
         self.events.put((place, None, None, True))
 
     def overflowed(self):
@@ -76,18 +76,18 @@ def test_the_protocol_has_the_names_that_we_implement():
     assert {"add_callback", "remove_callbacks", "start", "stop", "join"} <= set(dir(InotifyFD))
 
 
-def test_every_way_to_save_has_its_hint(inotify, heard, place, tmp_path):
+def test_every_way_to_save_has_its_kind_of_change(inotify, heard, place, tmp_path):
     assert inotify.watch(place, str(tmp_path)) is Watching.NEW
     file = tmp_path / "CLAUDE.md"
     file.write_text("one")
-    heard.until((place, "CLAUDE.md", Hint.CLOSED, False))
+    heard.until((place, "CLAUDE.md", ChangeKind.CLOSED, False))
     file.rename(tmp_path / "old.md")
-    heard.until((place, "CLAUDE.md", Hint.VANISHED, False))
-    heard.until((place, "old.md", Hint.CLOSED, False))
+    heard.until((place, "CLAUDE.md", ChangeKind.VANISHED, False))
+    heard.until((place, "old.md", ChangeKind.CLOSED, False))
     (tmp_path / "old.md").unlink()
-    heard.until((place, "old.md", Hint.VANISHED, False))
+    heard.until((place, "old.md", ChangeKind.VANISHED, False))
     (tmp_path / "rules").mkdir()
-    heard.until((place, "rules", Hint.CHANGED, True))
+    heard.until((place, "rules", ChangeKind.CHANGED, True))
 
 
 def test_watching_again_is_kept_and_notices_another_folder(inotify, heard, place, tmp_path):
@@ -101,7 +101,7 @@ def test_watching_again_is_kept_and_notices_another_folder(inotify, heard, place
     assert inotify.watch(place, str(root)) is Watching.NEW
     (tmp_path / "away" / "stale.md").touch()
     (root / "fresh.md").touch()
-    assert all(event[1] != "stale.md" for event in heard.until((place, "fresh.md", Hint.CLOSED, False)))
+    assert all(event[1] != "stale.md" for event in heard.until((place, "fresh.md", ChangeKind.CLOSED, False)))
 
 
 def test_a_removed_folder_is_told_and_can_be_watched_again(inotify, heard, place, tmp_path):
@@ -120,11 +120,13 @@ def test_two_projects_in_one_folder_share_a_watch(inotify, heard, place, tmp_pat
     inotify.watch(place, str(tmp_path))
     assert inotify.watch(other, str(tmp_path)) is Watching.NEW
     (tmp_path / "a.md").touch()
-    heard.until((place, "a.md", Hint.CLOSED, False))
-    heard.until((other, "a.md", Hint.CLOSED, False))
+    heard.until((place, "a.md", ChangeKind.CLOSED, False))
+    heard.until((other, "a.md", ChangeKind.CLOSED, False))
     inotify.unwatch(place)
     (tmp_path / "b.md").touch()
-    assert all(event[0] != place or event[1] == "a.md" for event in heard.until((other, "b.md", Hint.CLOSED, False)))
+    assert all(
+        event[0] != place or event[1] == "a.md" for event in heard.until((other, "b.md", ChangeKind.CLOSED, False))
+    )
 
 
 def test_a_folder_that_may_not_be_read_is_refused(inotify, heard, place):

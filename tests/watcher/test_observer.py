@@ -7,18 +7,18 @@ import pytest
 from patience import PATIENCE_S
 
 from watcher.backend import Place, Watching
+from watcher.debounce import ChangeKind
 from watcher.observer import Observing
-from watcher.settle import Hint
 
 
 class Heard:
     def __init__(self):
         self.events = queue.SimpleQueue()
 
-    def changed(self, place, name, hint, *, is_folder):
-        self.events.put((place, name, hint, is_folder))
+    def changed(self, place, name, change, *, is_folder):
+        self.events.put((place, name, change, is_folder))
 
-    def shaken(self, place):
+    def root_changed(self, place):
         self.events.put((place, None))
 
     def overflowed(self):
@@ -50,12 +50,12 @@ def test_writes_renames_and_deletions_are_told_to_every_project_of_a_folder(obse
         (tmp_path / "x").write_text("content")
         (tmp_path / "x").rename(tmp_path / name)
         for place in places[:1]:
-            heard.until((place, name, Hint.CLOSED, False))
+            heard.until((place, name, ChangeKind.CLOSED, False))
     (tmp_path / "old.md").unlink()
-    heard.until((places[1], "old.md", Hint.VANISHED, False))
+    heard.until((places[1], "old.md", ChangeKind.VANISHED, False))
     observing.unwatch(places[0])
     (tmp_path / "rules").mkdir()
-    heard.until((places[1], "rules", Hint.CHANGED, True))
+    heard.until((places[1], "rules", ChangeKind.CHANGED, True))
 
 
 def test_a_folder_that_was_made_again_is_watched_again(observing, heard, tmp_path):
@@ -68,4 +68,4 @@ def test_a_folder_that_was_made_again_is_watched_again(observing, heard, tmp_pat
     root.mkdir()
     assert observing.watch(place, str(root)) is Watching.NEW
     (root / "CLAUDE.md").touch()
-    heard.until((place, "CLAUDE.md", Hint.CLOSED, False))
+    heard.until((place, "CLAUDE.md", ChangeKind.CLOSED, False))

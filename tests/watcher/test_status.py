@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from watcher.debounce import Timing
 from watcher.lock import AlreadyRunning, take
-from watcher.settle import Timing
 from watcher.status import (
     FRESH_S,
     DatabaseStatus,

@@ -17,8 +17,8 @@ from atlas_sdk import DatabaseError, DatabaseUnreachable, NotFound, QuotaExceede
 from atlas_sdk.files import signature
 from watcher.backend import Place
 from watcher.database import Database
-from watcher.inbox import Inbox
-from watcher.settle import Hint, Timing
+from watcher.debounce import ChangeKind, Timing
+from watcher.event_queue import EventQueue
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -31,19 +31,19 @@ class Rig:
         self.atlas = atlas
         self.timing = Timing(**timing)
         self.backend = FakeBackend()
-        self.inbox = Inbox(self.timing, clock=lambda: self.now)
+        self.queue = EventQueue(self.timing, clock=lambda: self.now)
         self.reports = []
         self.database = Database(lambda: atlas, timing=self.timing)
         self.worker = Worker(
             database=self.database,
             backend=self.backend,
-            inbox=self.inbox,
+            queue=self.queue,
             timing=self.timing,
             clock=lambda: self.now,
             started=Status(pid=1, started_at=datetime.now(UTC)),
             report=self.reports.append,
         )
-        self.backend.start(self.inbox)
+        self.backend.start(self.queue)
 
     def settle(self, seconds=0.0):
         """Let time pass in small steps, and do what comes due."""
@@ -55,9 +55,9 @@ class Rig:
                 return
             self.now = min(end, self.now + 0.01)
 
-    def event(self, project, path, hint=Hint.CLOSED, *, is_folder=False):
+    def event(self, project, path, change=ChangeKind.CLOSED, *, is_folder=False):
         folder, _, name = path.rpartition("/")
-        self.inbox.changed(Place(project.id, folder), name, hint, is_folder=is_folder)
+        self.queue.changed(Place(project.id, folder), name, change, is_folder=is_folder)
 
     def status_of(self, project):
         return next(one for one in self.worker.status().projects if one.id == str(project.id))
@@ -98,8 +98,8 @@ def test_an_event_is_read_after_it_settled(rig, app, root):
 def test_files_that_are_no_memory_cost_nothing(rig, app, root):
     rig.event(app, "main.py")
     rig.event(app, "src", is_folder=True)
-    assert len(rig.inbox) == 0
-    assert rig.inbox.events == 2
+    assert len(rig.queue) == 0
+    assert rig.queue.events == 2
 
 
 def test_known_changes_only_after_the_database_answered(rig, app, root):
@@ -216,17 +216,17 @@ def test_the_last_thing_tells_of_memory(rig, app):
 
 def test_delete_and_write_again_is_no_deletion(rig, app, root):
     (root / "CLAUDE.md").unlink()
-    rig.event(app, "CLAUDE.md", Hint.VANISHED)
+    rig.event(app, "CLAUDE.md", ChangeKind.VANISHED)
     rig.settle(0.5)
     (root / "CLAUDE.md").write_text("two")
-    rig.event(app, "CLAUDE.md", Hint.CHANGED)
+    rig.event(app, "CLAUDE.md", ChangeKind.CHANGED)
     rig.settle(2.0)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
 
 
 def test_a_file_missing_at_a_close_is_given_the_time_to_come_back(rig, app, root):
     (root / "CLAUDE.md").unlink()
-    rig.event(app, "CLAUDE.md", Hint.CLOSED)
+    rig.event(app, "CLAUDE.md", ChangeKind.CLOSED)
     rig.settle(0.6)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
     rig.settle(0.2)
@@ -248,7 +248,7 @@ def test_the_sweep_finds_what_no_event_told(rig, app, root):
 
 def test_an_overflow_scans_everything_at_once(rig, app, root):
     (root / "CLAUDE.md").write_text("two")
-    rig.inbox.overflowed()
+    rig.queue.overflowed()
     rig.settle()
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]
     assert rig.worker.status().counters["overflows"] == 1
@@ -261,7 +261,7 @@ def test_a_file_written_between_listing_and_watch_is_found(rig, app, root):
 
     rig.backend.before_watch = write_first
     (root / ".claude/rules").mkdir(parents=True)
-    rig.event(app, ".claude", Hint.CHANGED, is_folder=True)
+    rig.event(app, ".claude", ChangeKind.CHANGED, is_folder=True)
     rig.settle(1.0)
     assert rig.atlas.contents(app, ".claude/rules/a.md") == [b"early"]
     assert Place(app.id, ".claude/rules") in rig.backend.watched
@@ -283,8 +283,8 @@ def test_a_folder_that_cannot_be_watched_is_looked_at(rig, root):
 
 def test_a_root_that_is_gone_is_lost_and_nothing_is_deleted(rig, app, root):
     root.rename(root.with_name("away"))
-    rig.inbox.shaken(Place(app.id, ""))
-    rig.event(app, "CLAUDE.md", Hint.VANISHED)
+    rig.queue.root_changed(Place(app.id, ""))
+    rig.event(app, "CLAUDE.md", ChangeKind.VANISHED)
     rig.settle(5.0)
     assert rig.status_of(app).lost
     assert not rig.backend.watched
@@ -298,7 +298,7 @@ def test_a_root_that_is_gone_is_lost_and_nothing_is_deleted(rig, app, root):
 def test_an_empty_folder_in_its_place_is_an_unmounted_disk_for_two_minutes(rig, app, root):
     root.rename(root.with_name("away"))
     root.mkdir()
-    rig.inbox.shaken(Place(app.id, ""))
+    rig.queue.root_changed(Place(app.id, ""))
     rig.settle(119.0)
     assert rig.status_of(app).lost
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
@@ -311,7 +311,7 @@ def test_a_new_clone_in_its_place_is_the_project(rig, app, root):
     shutil.rmtree(root)
     root.mkdir()
     (root / "CLAUDE.md").write_text("cloned")
-    rig.inbox.shaken(Place(app.id, ""))
+    rig.queue.root_changed(Place(app.id, ""))
     rig.settle(0.1)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"cloned"]
 
@@ -321,7 +321,7 @@ def test_a_folder_that_was_made_again_with_another_file_is_the_project(rig, app,
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "AGENTS.md").write_text("draft")
-    rig.inbox.shaken(Place(app.id, ""))
+    rig.queue.root_changed(Place(app.id, ""))
     rig.settle(1.0)
     assert not rig.status_of(app).lost
     assert rig.atlas.contents(app, "AGENTS.md") == [b"draft"]
@@ -333,7 +333,7 @@ def test_a_folder_with_nothing_but_code_in_its_place_is_waited_for(rig, app, roo
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "main.py").write_text("pass")
-    rig.inbox.shaken(Place(app.id, ""))
+    rig.queue.root_changed(Place(app.id, ""))
     rig.settle(100.0)
     assert rig.status_of(app).lost
     (root / "AGENTS.md").write_text("draft")
@@ -409,7 +409,7 @@ def test_projects_come_and_go(rig, app, root):
     rig.settle(2.1)
     assert {place.project for place in rig.backend.watched} == {project.id}
     rig.event(app, "CLAUDE.md")
-    assert len(rig.inbox) == 0
+    assert len(rig.queue) == 0
 
 
 def test_a_new_import_is_tracked(rig, app, root):
@@ -494,7 +494,7 @@ def test_a_touched_file_is_read_but_not_sent_by_the_sweep(rig, app, root):
 
 def test_the_last_thing_is_to_store_everything(rig, app, root):
     (root / "CLAUDE.md").write_text("two")
-    rig.event(app, "CLAUDE.md", Hint.CHANGED)
+    rig.event(app, "CLAUDE.md", ChangeKind.CHANGED)
     (root / "notes.md").write_text("without an event")
     rig.worker.drain()
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"two"]

@@ -72,7 +72,7 @@ async def cancelled_task(work: Awaitable[Any]) -> AsyncIterator[asyncio.Task[Any
 
 
 def books(dsn: str, user: User) -> int:
-    """Return what a user is charged; nothing is held and the books balance."""
+    """Return what a user is charged; nothing is held and the counters match the ledger."""
     with Atlas.open(dsn) as atlas:
         assert atlas.quotas.verify(user).balanced
         usage = atlas.quotas.usage(user)
@@ -143,7 +143,7 @@ def test_a_cancellation_at_any_moment_leaves_the_books_balanced(dsn: str, key: s
 
 
 def held_or_used(dsn: str, user: User) -> int:
-    """Return what is charged or promised; the books balance."""
+    """Return what is charged or promised; the counters match the ledger."""
     with Atlas.open(dsn) as atlas:
         assert atlas.quotas.verify(user).balanced
         usage = atlas.quotas.usage(user)

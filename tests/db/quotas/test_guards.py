@@ -1,4 +1,4 @@
-"""Guards: whatever happens between the reservation and the settlement, the books balance and nothing is free."""
+"""Guards: between the reservation and the settlement, the counters match the ledger and nothing is free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of quota: granted whole or refused whole, ended once, and the books balance after anything."""
+"""Promises of quota: granted whole or refused whole, ended once, and the counters match the ledger after anything."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_books_of_one_user_are_found_by_index(door: Door) -> None:
     door.connection.execute("SET enable_seqscan = off")
     try:
         found = door.connection.execute(
-            "EXPLAIN " + statements("books")["verify"].text, {"user_id": user_id}
+            "EXPLAIN " + statements("quota_accounting")["verify"].text, {"user_id": user_id}
         ).fetchall()
     finally:
         door.connection.execute("SET enable_seqscan = on")

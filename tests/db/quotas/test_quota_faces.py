@@ -105,7 +105,7 @@ def test_monthly_reset_closes_what_has_ended_and_nothing_twice(face: Any, door: 
 
 def test_verify_finds_books_that_do_not_balance(face: Any, door: Door) -> None:
     user = new_user(face)
-    # Whose books balance.
+    # Whose counters match the ledger.
     new_user(face)
     face.quotas.add_tokens(user, 5)
     face.quotas.reserve(user, tokens=7)

@@ -95,7 +95,7 @@ def test_checking_and_then_updating_exceeds_it(dsn: str, door: Door) -> None:
         return True
 
     assert race(dsn, user_id, call) == LIMIT + 500 * (CALLERS - 1)
-    # These books balance for nobody.
+    # These counters match the ledger for nobody.
     door.connection.execute("DELETE FROM users WHERE id = %s", (user_id,))
 
 

@@ -1,4 +1,4 @@
-"""When a file that was touched is due to be read: a pure table of times."""
+"""Decide when a changed file is read: a pure table of times."""
 
 import heapq
 import math
@@ -7,14 +7,14 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-__all__ = ["Due", "Hint", "Key", "Settle", "Timing"]
+__all__ = ["ChangeKind", "Debouncer", "Due", "Key", "Timing"]
 
 #: A project and a path in it; the path `""` stands for the whole project: it is to be scanned.
 Key = tuple[UUID, str]
 
 
-class Hint(Enum):
-    """What is known about a file without having looked."""
+class ChangeKind(Enum):
+    """The kind of a change, as far as it is known without reading the file."""
 
     #: A writer closed it, or it was renamed to this name: most likely complete.
     CLOSED = "closed"
@@ -28,7 +28,7 @@ class Hint(Enum):
 
 @frozen(kw_only=True)
 class Timing:
-    """How long the daemon waits for what; all in seconds."""
+    """The waiting times of the daemon, in seconds."""
 
     #: Between close or rename and reading: the second of two quick saves is usually the one to keep.
     closed_s: float = 0.05
@@ -58,18 +58,18 @@ class Timing:
     retry_most_s: float = 5.0
     #: Whether maintenance is due is asked for the first time this long after the start, and then again and again;
     #: between half of it and half as much again.
-    upkeep_first_s: float = 120.0
-    upkeep_s: float = 900.0
+    maintenance_first_s: float = 120.0
+    maintenance_s: float = 900.0
     #: SIGTERM: what is not stored after this is left to the next start, which finds it by scanning.
     drain_s: float = 10.0
 
-    def settle_s(self, hint: Hint) -> float:
-        """Return how long to wait after such a hint."""
-        if hint is Hint.FOUND:
+    def settle_s(self, change: ChangeKind) -> float:
+        """Return how long to wait after such a change."""
+        if change is ChangeKind.FOUND:
             return 0.0
-        if hint is Hint.CLOSED:
+        if change is ChangeKind.CLOSED:
             return self.closed_s
-        return self.changed_s if hint is Hint.CHANGED else self.vanished_s
+        return self.changed_s if change is ChangeKind.CHANGED else self.vanished_s
 
 
 @frozen(kw_only=True)
@@ -77,18 +77,18 @@ class Due:
     """One thing to look at."""
 
     key: Key
-    #: The last hint: whether a missing file has been missing long enough.
-    hint: Hint
-    #: When the first hint since the last look came, and when to look.
+    #: The last change: whether a missing file has been missing long enough.
+    change: ChangeKind
+    #: When the first change since the last look came, and when to look.
     first: float
     at: float
 
 
-class Settle:
-    """The table of what is to be looked at, and when. Not thread-safe; the time is always given.
+class Debouncer:
+    """A table of the files and projects to read, and when. Not thread-safe; the caller passes the time.
 
-    The last hint decides how long to wait, but nothing waits longer than `longest_s` after its first hint, unless it
-    vanished: then there is nothing to read.
+    The last change decides how long to wait. No file waits longer than `longest_s` after its first change, except one
+    that vanished: there is nothing to read.
     """
 
     def __init__(self, timing: Timing) -> None:
@@ -104,16 +104,16 @@ class Settle:
     def __contains__(self, key: object) -> bool:
         return key in self._pending
 
-    def mark(self, key: Key, hint: Hint, now: float) -> float:
-        """Note a hint; return when the key is due."""
+    def mark(self, key: Key, change: ChangeKind, now: float) -> float:
+        """Note a change; return when the key is due."""
         before = self._pending.get(key)
-        if before is not None and hint is Hint.FOUND:
+        if before is not None and change is ChangeKind.FOUND:
             # An event knows better when its writer is done.
             return before.at
-        at = now + self._timing.settle_s(hint)
-        if before is not None and hint is not Hint.VANISHED:
+        at = now + self._timing.settle_s(change)
+        if before is not None and change is not ChangeKind.VANISHED:
             at = min(at, before.first + self._timing.longest_s)
-        self._enter(Due(key=key, hint=hint, first=now if before is None else before.first, at=at))
+        self._enter(Due(key=key, change=change, first=now if before is None else before.first, at=at))
         return at
 
     def put_back(self, due: Due, at: float) -> None:

@@ -1,4 +1,4 @@
-"""Books: what is used, held and allowed; what was; whether it adds up."""
+"""Quota accounting: amounts used, held and allowed, past periods, and whether the counters match the ledger."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Audit", "Books", "Check", "Forecast", "Hold", "Period", "Rates", "Usage"]
+__all__ = ["Check", "Forecast", "Hold", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
 
 
 @frozen(kw_only=True)
@@ -31,7 +31,7 @@ class Hold:
 
 @frozen(kw_only=True)
 class Usage:
-    """What a user has used and promised, and the limits; a limit of None is unlimited."""
+    """The usage, reservations and limits of a user; a limit of None is unlimited."""
 
     tokens_used: int
     tokens_held: int
@@ -78,7 +78,7 @@ class Usage:
 
 @frozen(kw_only=True)
 class Check:
-    """Whether a limit is reached. It reserves nothing: another caller may take what is left."""
+    """The answer to whether a limit is reached. It reserves nothing: another caller may use the rest."""
 
     exceeded: bool
     dimension: str | None = None
@@ -86,7 +86,7 @@ class Check:
 
 
 @frozen(kw_only=True)
-class Books:
+class QuotaAccounting:
     """One period of one user whose counters are not what ledger and holds add up to."""
 
     user_id: UUID
@@ -106,16 +106,16 @@ class Books:
 
 
 @frozen(kw_only=True)
-class Audit:
+class QuotaAudit:
     """The result of `verify`."""
 
     #: Periods looked at, those of closed months too.
     periods: int
-    unbalanced: tuple[Books, ...] = ()
+    unbalanced: tuple[QuotaAccounting, ...] = ()
 
     @property
     def balanced(self) -> bool:
-        """Whether used = SUM(ledger) and held = SUM(holds) everywhere."""
+        """True when used = SUM(ledger) and held = SUM(reservations) everywhere."""
         return not self.unbalanced
 
 
@@ -140,7 +140,7 @@ _SHORTEST = timedelta(hours=1)
 
 @frozen(kw_only=True)
 class Rates:
-    """What was charged of late."""
+    """The amounts charged of late."""
 
     now: datetime
     observed: timedelta

@@ -1,17 +1,17 @@
-"""Books: what is used, held and allowed, what was, what will be, and whether it adds up."""
+"""Quota accounting: usage, history, forecast, and whether the counters match the ledger."""
 
 from typing import Any
 
 from atlas_sdk._plan import Plan, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound
-from atlas_sdk.model.books import Audit, Books, Check, Forecast, Hold, Period, Rates, Usage
+from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Rates, Usage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import purges
 
 __all__ = ["check", "forecast", "history", "holds", "reset_monthly", "usage", "verify"]
 
-sql = statements("books")
+sql = statements("quota_accounting")
 
 
 def usage(user: User) -> Plan[Usage]:
@@ -56,12 +56,12 @@ def reset_monthly() -> Plan[int]:
     return (yield from purges.close_periods()).removed
 
 
-def verify(user: User | None = None) -> Plan[Audit]:
+def verify(user: User | None = None) -> Plan[QuotaAudit]:
     """Compare the counters with ledger and holds, of one user or of all, closed periods too. Changes nothing."""
 
-    def row(**columns: Any) -> tuple[int, Books | None]:
+    def row(**columns: Any) -> tuple[int, QuotaAccounting | None]:
         periods = columns.pop("periods")
-        return periods, None if columns["user_id"] is None else Books(**columns)
+        return periods, None if columns["user_id"] is None else QuotaAccounting(**columns)
 
     rows = yield from many(sql["verify"], row, user_id=None if user is None else user.id)
-    return Audit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))
+    return QuotaAudit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))

@@ -15,10 +15,10 @@ from attrs import frozen
 
 from atlas_sdk import Atlas, AtlasError, JobReport, MaintenanceProgress
 from atlas_sdk.config import Settings
-from watcher.settle import Timing
+from watcher.debounce import Timing
 from watcher.status import MaintenanceStatus
 
-__all__ = ["Keep", "Upkeep"]
+__all__ = ["MaintenanceScheduler", "RetentionPolicy"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,15 +31,15 @@ _GRACE_S = 1.0
 
 
 @frozen(kw_only=True)
-class Keep:
-    """How long things are kept."""
+class RetentionPolicy:
+    """The retention of each kind of data."""
 
     auto: timedelta = timedelta(days=30)
     stopped_previews: timedelta = timedelta(days=7)
     events: timedelta = timedelta(days=365)
 
     @classmethod
-    def of(cls, settings: Settings) -> "Keep | None":
+    def of(cls, settings: Settings) -> "RetentionPolicy | None":
         """Return what the settings say; None: no maintenance by the watcher."""
         if not settings.maintenance:
             return None
@@ -50,22 +50,22 @@ class Keep:
         )
 
 
-class Upkeep:
+class MaintenanceScheduler:
     """Asks now and then whether maintenance is due, and does it. `step` and `stop` are the worker's."""
 
     def __init__(
         self,
-        keep: Keep,
+        retention: RetentionPolicy,
         *,
         timing: Timing,
         clock: Callable[[], float],
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._keep = keep
+        self._retention = retention
         self._timing = timing
         self._clock = clock
         self._jitter = jitter
-        self._at = clock() + self._some(timing.upkeep_first_s)
+        self._at = clock() + self._some(timing.maintenance_first_s)
         self._thread: threading.Thread | None = None
         #: Whether the worker has nothing to do.
         self._quiet = threading.Event()
@@ -90,10 +90,10 @@ class Upkeep:
         self._quiet.set()
         if self._thread is not None and not self._thread.is_alive():
             self._thread = None
-            self._at = now + self._some(self._timing.upkeep_s)
+            self._at = now + self._some(self._timing.maintenance_s)
         if self._thread is None and now >= self._at and not self._stopping:
             # A daemon thread: a statement that hangs must not keep the process.
-            self._thread = threading.Thread(target=self._run, args=(atlas(),), name="atlas-upkeep", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(atlas(),), name="atlas-maintenance", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -111,9 +111,9 @@ class Upkeep:
     def _run(self, atlas: Atlas) -> None:
         try:
             reports = atlas.maintenance.run_if_due(
-                keep_auto=self._keep.auto,
-                keep_stopped_previews=self._keep.stopped_previews,
-                keep_events=self._keep.events,
+                keep_auto=self._retention.auto,
+                keep_stopped_previews=self._retention.stopped_previews,
+                keep_events=self._retention.events,
                 batch=_BATCH,
                 progress=self._may_go_on,
             )

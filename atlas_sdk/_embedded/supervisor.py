@@ -32,8 +32,8 @@ def main(
     os.chdir(data_dir.parent)
     data_dir = Path(data_dir.name)
     # This one first: a killed process closes its files in order, and a newcomer who waits for `users` must then
-    # find no keeper.
-    place = _alone(run_dir / "keeper.lock")
+    # find no supervisor.
+    place = _alone(run_dir / "supervisor.lock")
     users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     pause_s = linger_s
     while True:
@@ -64,15 +64,15 @@ def main(
         _stop(data_dir, bin_dir, account)
         # The server of an upgrade that was killed.
         _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
-    # In this order, so that whoever gets in now sees that a new keeper is needed.
+    # In this order, so that whoever gets in now sees that a new supervisor is needed.
     fcntl.flock(place, fcntl.LOCK_UN)
     fcntl.flock(users, fcntl.LOCK_UN)
 
 
 def _alone(lock: Path) -> int:
-    """Return the lock that only one keeper holds, or end, silently, when another has it.
+    """Return the lock that only one supervisor holds, or end, silently, when another has it.
 
-    Waiting a moment instead of trying once, because a user who only looks whether there is a keeper holds it too.
+    Waiting a moment instead of trying once, because a user who only looks whether there is a supervisor holds it too.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which is to end the process
@@ -125,7 +125,7 @@ def _socket_dir(data_dir: Path) -> str | None:
 
 
 def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
-    """Whether anybody is connected, such as a person with psql; False when no server answers."""
+    """Tell whether a client is connected, such as psql; False when no server answers."""
     folder = _socket_dir(data_dir)
     if folder is None:
         return False

@@ -1,4 +1,4 @@
-"""Where events wait for the worker: the only object that threads share."""
+"""A queue in which events wait for the worker: the only object that the threads share."""
 
 import logging
 import threading
@@ -7,22 +7,22 @@ from typing import Protocol
 from uuid import UUID
 
 from watcher.backend import Place
-from watcher.settle import Due, Hint, Settle, Timing
+from watcher.debounce import ChangeKind, Debouncer, Due, Timing
 
-__all__ = ["Concerned", "Inbox"]
+__all__ = ["Affected", "EventQueue"]
 
 _log = logging.getLogger(__name__)
 
 
-class Concerned(Protocol):
-    """A project, for the question which of its files an event is about."""
+class Affected(Protocol):
+    """A project that tells which of its files an event is about."""
 
-    def concerned(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
+    def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
         """Return the paths to look at, `""` for all."""
 
 
-class Inbox:
-    """A `Settle` under a lock, with somebody waiting for it; a `Sink` of backends.
+class EventQueue:
+    """A `Debouncer` under a lock, with somebody waiting for it; a `Sink` of backends.
 
     A file that is written a thousand times is one entry. The lock is one that its holder may take again: a signal's
     handler runs in the middle of whatever its thread does.
@@ -30,7 +30,7 @@ class Inbox:
 
     def __init__(self, timing: Timing, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._settle = Settle(timing)
+        self._debouncer = Debouncer(timing)
         self._changed = threading.Condition(threading.RLock())
         #: When the worker wakes up by itself; None while it works.
         self._sleeps_until: float | None = None
@@ -38,44 +38,44 @@ class Inbox:
         self._stopping = False
         self._events = 0
         #: Replaced as a whole by the worker, never changed.
-        self.projects: Mapping[UUID, Concerned] = {}
+        self.projects: Mapping[UUID, Affected] = {}
 
     def __len__(self) -> int:
-        return len(self._settle)
+        return len(self._debouncer)
 
     @property
     def events(self) -> int:
-        """How many events there were so far, also about files that are no memory."""
+        """The number of events so far, also about files that are no memory."""
         return self._events
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked for the end."""
+        """True when the end was requested."""
         return self._stopping
 
     # From any thread.
 
-    def changed(self, place: Place, name: str, hint: Hint, *, is_folder: bool) -> None:
+    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Note what an event says, if it is about memory."""
         self._events += 1
         project = self.projects.get(place.project)
         if project is not None:
             path = f"{place.folder}/{name}" if place.folder else name
-            for key in self._concerned(project, path, is_folder=is_folder):
-                self.mark(place.project, key, Hint.CLOSED if key == "" else hint)
+            for key in self._affected_paths(project, path, is_folder=is_folder):
+                self.mark(place.project, key, ChangeKind.CLOSED if key == "" else change)
 
-    def _concerned(self, project: Concerned, path: str, *, is_folder: bool) -> tuple[str, ...]:
+    def _affected_paths(self, project: Affected, path: str, *, is_folder: bool) -> tuple[str, ...]:
         try:
-            return project.concerned(path, is_folder=is_folder)
+            return project.affected_paths(path, is_folder=is_folder)
         except Exception:  # noqa: BLE001 - see below
             # The backend's thread serves every project: it must outlive a fault in one. A scan finds what this is.
             _log.exception("cannot tell what a change is about; the project is scanned")
             return ("",)
 
-    def shaken(self, place: Place) -> None:
+    def root_changed(self, place: Place) -> None:
         """Ask for a scan: a folder itself is gone or not the same any more."""
         self._events += 1
-        self.mark(place.project, "", Hint.CLOSED)
+        self.mark(place.project, "", ChangeKind.CLOSED)
 
     def overflowed(self) -> None:
         """Ask for a scan of everything."""
@@ -83,10 +83,10 @@ class Inbox:
             self._overflows += 1
             self._changed.notify()
 
-    def mark(self, project: UUID, path: str, hint: Hint) -> None:
+    def mark(self, project: UUID, path: str, change: ChangeKind) -> None:
         """Note that something has to be looked at."""
         with self._changed:
-            at = self._settle.mark((project, path), hint, self._clock())
+            at = self._debouncer.mark((project, path), change, self._clock())
             if self._sleeps_until is not None and at < self._sleeps_until:
                 self._changed.notify()
 
@@ -102,7 +102,7 @@ class Inbox:
         """Return when something is due, something else is asked for, or it is `until`."""
         with self._changed:
             while not (self._stopping or self._overflows):
-                due = self._settle.next_at()
+                due = self._debouncer.next_at()
                 self._sleeps_until = until if due is None else min(until, due)
                 left_s = self._sleeps_until - self._clock()
                 if left_s <= 0:
@@ -119,22 +119,22 @@ class Inbox:
     def pop(self, now: float) -> Due | None:
         """Take out what is due."""
         with self._changed:
-            return self._settle.pop(now)
+            return self._debouncer.pop(now)
 
     def put_back(self, due: Due, at: float) -> None:
         """Take something back that could not be done now."""
         with self._changed:
-            self._settle.put_back(due, at)
+            self._debouncer.put_back(due, at)
 
     def is_marked(self, project: UUID, path: str) -> bool:
-        """Whether this is to be looked at anyway."""
+        """Tell whether a path waits to be looked at."""
         with self._changed:
-            return (project, path) in self._settle
+            return (project, path) in self._debouncer
 
     def forget(self, project: UUID) -> None:
         """Drop everything about a project."""
         with self._changed:
-            self._settle.forget(project)
+            self._debouncer.forget(project)
 
     def take_overflows(self) -> int:
         """Return how many overflows there were since the last call."""

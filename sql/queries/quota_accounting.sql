@@ -90,7 +90,7 @@ WITH counted AS (
     FROM quota_reservations
     WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
     GROUP BY user_id
-), books AS (
+), accounting AS (
     SELECT
         coalesce(c.user_id, l.user_id) AS user_id,
         coalesce(c.period_start, l.period_start) AS period_start,
@@ -113,8 +113,8 @@ SELECT
     n.periods, b.user_id, b.period_start, b.tokens_used, b.tokens_charged, b.cost_used, b.cost_charged,
     b.tokens_held, b.tokens_promised, b.cost_held, b.cost_promised, b.slots_held, b.slots_promised,
     b.requests_held, b.requests_promised
-FROM (SELECT count(*) AS periods FROM books) AS n
-LEFT JOIN books AS b
+FROM (SELECT count(*) AS periods FROM accounting) AS n
+LEFT JOIN accounting AS b
     ON (b.tokens_used, b.cost_used, b.tokens_held, b.cost_held, b.slots_held, b.requests_held)
        <> (b.tokens_charged, b.cost_charged, b.tokens_promised, b.cost_promised, b.slots_promised, b.requests_promised)
 ORDER BY b.user_id, b.period_start;

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.settle import Hint, Settle, Timing
+from watcher.debounce import ChangeKind, Debouncer, Timing
 
 PROJECT = UUID(int=1)
 KEY = (PROJECT, "CLAUDE.md")
@@ -16,37 +16,38 @@ TIMING = Timing()
 
 
 @pytest.mark.parametrize(
-    ("hint", "wait_s"), [(Hint.CLOSED, 0.05), (Hint.CHANGED, 0.25), (Hint.VANISHED, 0.6), (Hint.FOUND, 0)]
+    ("change", "wait_s"),
+    [(ChangeKind.CLOSED, 0.05), (ChangeKind.CHANGED, 0.25), (ChangeKind.VANISHED, 0.6), (ChangeKind.FOUND, 0)],
 )
-def test_each_hint_has_its_wait(hint, wait_s):
-    settle = Settle(TIMING)
-    assert settle.mark(KEY, hint, 100.0) == 100 + wait_s
+def test_each_kind_of_change_has_its_wait(change, wait_s):
+    settle = Debouncer(TIMING)
+    assert settle.mark(KEY, change, 100.0) == 100 + wait_s
     assert settle.pop(100 + wait_s - 0.001) is None
     due = settle.pop(100 + wait_s)
-    assert (due.key, due.hint) == (KEY, hint)
+    assert (due.key, due.change) == (KEY, change)
     assert settle.pop(math.inf) is None
 
 
 def test_a_close_after_writes_makes_it_earlier():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.CHANGED, 0.0)
-    settle.mark(KEY, Hint.CLOSED, 0.01)
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.CHANGED, 0.0)
+    settle.mark(KEY, ChangeKind.CLOSED, 0.01)
     assert settle.next_at() == pytest.approx(0.06)
 
 
 def test_a_name_that_comes_back_is_not_vanished():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.VANISHED, 0.0)
-    settle.mark(KEY, Hint.CHANGED, 0.3)
-    assert settle.pop(0.6).hint is Hint.CHANGED
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.VANISHED, 0.0)
+    settle.mark(KEY, ChangeKind.CHANGED, 0.3)
+    assert settle.pop(0.6).change is ChangeKind.CHANGED
 
 
 def test_an_endless_writer_is_read_every_two_seconds():
-    settle = Settle(TIMING)
+    settle = Debouncer(TIMING)
     read_at = []
     for step in range(1000):
         now = step / 100
-        settle.mark(KEY, Hint.CHANGED, now)
+        settle.mark(KEY, ChangeKind.CHANGED, now)
         if settle.pop(now) is not None:
             read_at.append(now)
     assert len(read_at) == 4
@@ -54,31 +55,31 @@ def test_an_endless_writer_is_read_every_two_seconds():
 
 
 def test_a_scan_does_not_hurry_a_writer():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.CHANGED, 0.0)
-    assert settle.mark(KEY, Hint.FOUND, 0.1) == 0.25
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.CHANGED, 0.0)
+    assert settle.mark(KEY, ChangeKind.FOUND, 0.1) == 0.25
 
 
 def test_a_deletion_waits_although_the_writer_was_endless():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.CHANGED, 0.0)
-    assert settle.mark(KEY, Hint.VANISHED, 1.9) == 2.5
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.CHANGED, 0.0)
+    assert settle.mark(KEY, ChangeKind.VANISHED, 1.9) == 2.5
 
 
 def test_what_was_marked_meanwhile_stands_when_something_is_put_back():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.FOUND, 0.0)
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.FOUND, 0.0)
     due = settle.pop(0.0)
-    settle.mark(KEY, Hint.VANISHED, 0.1)
+    settle.mark(KEY, ChangeKind.VANISHED, 0.1)
     settle.put_back(due, 0.1)
     assert settle.pop(0.5) is None
-    assert settle.pop(0.7).hint is Hint.VANISHED
+    assert settle.pop(0.7).change is ChangeKind.VANISHED
 
 
 def test_a_forgotten_project_is_never_due():
-    settle = Settle(TIMING)
-    settle.mark(KEY, Hint.CLOSED, 0.0)
-    settle.mark((UUID(int=2), "CLAUDE.md"), Hint.CLOSED, 0.0)
+    settle = Debouncer(TIMING)
+    settle.mark(KEY, ChangeKind.CLOSED, 0.0)
+    settle.mark((UUID(int=2), "CLAUDE.md"), ChangeKind.CLOSED, 0.0)
     settle.forget(PROJECT)
     assert settle.pop(math.inf).key[0] == UUID(int=2)
     assert settle.pop(math.inf) is None
@@ -88,7 +89,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(["mark", "pop", "put back"]),
         st.integers(0, 3),
-        st.sampled_from(Hint),
+        st.sampled_from(ChangeKind),
         st.floats(0, 1, allow_nan=False),
     ),
     max_size=120,
@@ -97,12 +98,12 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_the_table_agrees_with_a_plain_dict(steps):
-    settle, model, popped, now = Settle(TIMING), {}, [], 0.0
-    for action, number, hint, passed in steps:
+    settle, model, popped, now = Debouncer(TIMING), {}, [], 0.0
+    for action, number, change, passed in steps:
         now += passed
         key = (PROJECT, str(number))
         if action == "mark":
-            model[key] = settle.mark(key, hint, now)
+            model[key] = settle.mark(key, change, now)
         elif action == "put back" and popped:
             settle.put_back(popped[-1], now + passed)
             model.setdefault(popped[-1].key, now + passed)
@@ -121,9 +122,9 @@ def test_the_table_agrees_with_a_plain_dict(steps):
 
 
 def test_a_busy_writer_does_not_grow_the_table():
-    settle = Settle(TIMING)
+    settle = Debouncer(TIMING)
     for step in range(5000):
-        settle.mark(KEY, Hint.CHANGED, step / 100)
-        settle.mark(KEY, Hint.CLOSED, step / 100)
+        settle.mark(KEY, ChangeKind.CHANGED, step / 100)
+        settle.mark(KEY, ChangeKind.CLOSED, step / 100)
         settle.pop(step / 100 + 0.06)
     assert len(settle._heap) < 50

@@ -17,7 +17,7 @@ from attrs import define, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput, OutsideProject
 from atlas_sdk.files.paths import below, printable
-from atlas_sdk.files.problems import leaves, odd_type
+from atlas_sdk.files.problems import leaves, not_a_regular_file
 from atlas_sdk.files.root import Root, hold, link_text
 
 __all__ = ["MOST_HOPS", "FolderMaker", "Place", "locate", "open_folder", "opened"]
@@ -37,7 +37,7 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @frozen(kw_only=True)
 class Place:
-    """Where a path leads once all symlinks are resolved: a name in an open folder. The name may not exist."""
+    """The target of a path with all symlinks resolved: a name in an open folder. The name may not exist."""
 
     #: Descriptor of the folder; open as long as the walk that gave it.
     folder: int
@@ -177,7 +177,7 @@ def _last_place(walk: _Walk, *, follow: bool, as_link: str | None) -> Place:
             link = text if step.origin is None else link
             walk.follow(step.name, text)
     # Only a symlink to `.`, `..` or the project itself leaves nothing to open.
-    raise odd_type(walk.path, stat.S_IFDIR)
+    raise not_a_regular_file(walk.path, stat.S_IFDIR)
 
 
 @contextmanager
@@ -190,12 +190,12 @@ def opened(root: Path | Root, path: str) -> Iterator[tuple[int, Place]]:
         # Opening a device can have effects (a tape rewinds), so look first; then look again at what was opened.
         before = os.lstat(place.name, dir_fd=place.folder)
         if not stat.S_ISREG(before.st_mode) and not stat.S_ISLNK(before.st_mode):
-            raise odd_type(path, before.st_mode)
+            raise not_a_regular_file(path, before.st_mode)
         descriptor = os.open(place.name, _FILE, dir_fd=place.folder)
         try:
             found = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(found):
-                raise odd_type(path, found)
+                raise not_a_regular_file(path, found)
             yield descriptor, place
         finally:
             os.close(descriptor)

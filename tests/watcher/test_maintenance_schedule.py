@@ -13,9 +13,9 @@ from test_worker import Rig
 
 from atlas_sdk import DatabaseUnreachable, JobReport, MaintenanceProgress, MaintenanceRun
 from atlas_sdk.config import load_settings
-from watcher.settle import Timing
+from watcher.debounce import Timing
+from watcher.maintenance import MaintenanceScheduler, RetentionPolicy
 from watcher.status import MaintenanceStatus
-from watcher.upkeep import Keep, Upkeep
 from watcher.worker import Worker
 
 NOW = datetime(2026, 2, 3, tzinfo=UTC)
@@ -66,12 +66,13 @@ class UpkeepRig(Rig):
         atlas = FakeAtlas()
         atlas.maintenance = maintenance
         super().__init__(atlas, sweep_s=10_000, projects_s=10_000)
-        self.upkeep = Upkeep(
-            Keep(auto=timedelta(days=90)), timing=self.timing, clock=lambda: self.now, jitter=lambda: 0.5
+        self.maintenance = MaintenanceScheduler(
+            RetentionPolicy(auto=timedelta(days=90)), timing=self.timing, clock=lambda: self.now, jitter=lambda: 0.5
         )
         self.worker = Worker(
-            database=self.database, backend=self.backend, inbox=self.inbox, timing=self.timing,
-            clock=lambda: self.now, started=self.worker.status(), report=self.reports.append, upkeep=self.upkeep,
+            database=self.database, backend=self.backend, queue=self.queue, timing=self.timing,
+            clock=lambda: self.now, started=self.worker.status(), report=self.reports.append,
+            maintenance=self.maintenance,
         )  # fmt: skip
 
     def leap(self, seconds):
@@ -85,7 +86,7 @@ def rig(maintenance):
     rig = UpkeepRig(maintenance)
     rig.settle()
     yield rig
-    rig.upkeep.stop()
+    rig.maintenance.stop()
     maintenance.steps.release(10)
 
 
@@ -104,34 +105,34 @@ def test_it_begins_a_while_after_the_start_and_tells_of_the_last_run(rig, mainte
         }
     ]
     assert maintenance.answers == [True, True, True]
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert rig.worker.status().maintenance == MaintenanceStatus(at=NOW, outcome="done", removed=5)
 
 
 def test_it_asks_again_after_a_while(rig, maintenance):
     maintenance.due = False
     rig.leap(121)
-    rig.upkeep.join()
+    rig.maintenance.join()
     rig.leap(1)
     rig.leap(899)
     assert len(maintenance.asked) == 1
     rig.leap(2)
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert len(maintenance.asked) == 2
 
 
 def test_watchers_do_not_come_at_the_same_time():
-    times = [Upkeep(Keep(), timing=Timing(), clock=lambda: 0.0).next_at for _ in range(50)]
+    times = [MaintenanceScheduler(RetentionPolicy(), timing=Timing(), clock=lambda: 0.0).next_at for _ in range(50)]
     assert len(set(times)) > 40
     assert all(60 <= at <= 180 for at in times)
 
 
 def test_it_waits_while_there_is_something_to_capture(rig, maintenance, monkeypatch):
-    monkeypatch.setattr("watcher.upkeep._PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr("watcher.maintenance._PATIENCE_S", PATIENCE_S)
     rig.leap(121)
     maintenance.steps.release()
     until(lambda: maintenance.answers == [True], "the first step")
-    rig.upkeep.step(rig.now, lambda: rig.atlas, quiet=False)
+    rig.maintenance.step(rig.now, lambda: rig.atlas, quiet=False)
     maintenance.steps.release()
     until(lambda: maintenance.questions == 2, "the second step")
     assert maintenance.answers == [True]
@@ -141,7 +142,7 @@ def test_it_waits_while_there_is_something_to_capture(rig, maintenance, monkeypa
 
 def test_it_does_not_begin_while_there_is_something_to_do(rig, maintenance):
     rig.now += 121
-    rig.upkeep.step(rig.now, lambda: rig.atlas, quiet=False)
+    rig.maintenance.step(rig.now, lambda: rig.atlas, quiet=False)
     assert maintenance.asked == []
 
 
@@ -151,7 +152,7 @@ def test_the_end_stops_it_at_the_next_step(rig, maintenance):
     until(lambda: maintenance.answers == [True], "the first step")
     rig.worker.drain()
     maintenance.steps.release()
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert maintenance.answers == [True, False]
     # And nothing is begun any more.
     rig.leap(10_000)
@@ -159,10 +160,10 @@ def test_the_end_stops_it_at_the_next_step(rig, maintenance):
 
 
 def test_a_step_that_hangs_does_not_delay_the_end(rig, maintenance, monkeypatch):
-    monkeypatch.setattr("watcher.upkeep._GRACE_S", 0.05)
+    monkeypatch.setattr("watcher.maintenance._GRACE_S", 0.05)
     rig.leap(121)
     rig.worker.drain()
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert maintenance.answers == []
 
 
@@ -171,7 +172,7 @@ def test_a_failure_is_logged_and_captures_go_on(rig, maintenance, caplog, tmp_pa
     root = tmp_path / "app"
     root.mkdir()
     rig.leap(121)
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert "maintenance failed and is tried again later: it is away" in caplog.text
     status = rig.worker.status().maintenance
     assert (status.outcome, status.problem) == ("failed", "it is away")
@@ -180,18 +181,18 @@ def test_a_failure_is_logged_and_captures_go_on(rig, maintenance, caplog, tmp_pa
     rig.leap(901)
     maintenance.steps.release(3)
     assert maintenance.done.wait(PATIENCE_S)
-    rig.upkeep.join()
+    rig.maintenance.join()
     assert rig.worker.status().maintenance.outcome == "done"
 
 
 def test_settings_turn_it_off_and_say_what_is_kept(monkeypatch):
     for name in ("MAINTENANCE", "KEEP_AUTO_DAYS"):
         monkeypatch.delenv(f"ATLAS_{name}", raising=False)
-    assert Keep.of(load_settings()) == Keep()
+    assert RetentionPolicy.of(load_settings()) == RetentionPolicy()
     monkeypatch.setenv("ATLAS_KEEP_AUTO_DAYS", "90")
-    assert Keep.of(load_settings()) == Keep(auto=timedelta(days=90))
+    assert RetentionPolicy.of(load_settings()) == RetentionPolicy(auto=timedelta(days=90))
     monkeypatch.setenv("ATLAS_MAINTENANCE", "false")
-    assert Keep.of(load_settings()) is None
+    assert RetentionPolicy.of(load_settings()) is None
 
 
 # Real daemons.
@@ -200,11 +201,11 @@ _PROGRAM = """
 import json, logging, sys
 from pathlib import Path
 from watcher.daemon import run
-from watcher.settle import Timing
-from watcher.upkeep import Keep
+from watcher.debounce import Timing
+from watcher.maintenance import RetentionPolicy
 logging.basicConfig(level="INFO")
 dsn, home, timing = json.loads(sys.argv[1])
-sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing), keep=Keep()))
+sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing), retention=RetentionPolicy()))
 """
 
 
@@ -220,7 +221,9 @@ def test_one_of_two_watchers_does_it_and_both_tell(tmp_path, dsn, atlas, new_pro
                FROM generate_series(1, 3000) AS n""",
             [project.user_id],
         )
-    daemons = [Daemon(tmp_path / name, dsn, upkeep_first_s=0.1, upkeep_s=0.1, heartbeat_s=0.1) for name in ("a", "b")]
+    daemons = [
+        Daemon(tmp_path / name, dsn, maintenance_first_s=0.1, maintenance_s=0.1, heartbeat_s=0.1) for name in ("a", "b")
+    ]
     try:
         for daemon in daemons:
             daemon.start()
@@ -247,7 +250,7 @@ def test_a_lock_that_does_not_end_delays_neither_capture_nor_end(tmp_path, dsn, 
 
     monkeypatch.setattr("daemons._PROGRAM", _PROGRAM)
     project = new_project()
-    daemon = Daemon(tmp_path / "a", dsn, upkeep_first_s=0.1, upkeep_s=0.1)
+    daemon = Daemon(tmp_path / "a", dsn, maintenance_first_s=0.1, maintenance_s=0.1)
     with psycopg.connect(dsn) as other, psycopg.connect(dsn, autocommit=True) as admin:
         other.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
         try:

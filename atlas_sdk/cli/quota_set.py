@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atlas_sdk.cli.command import UTF8, Command, Flags, user_option
-from atlas_sdk.cli.quantities import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
+from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas
@@ -66,8 +66,8 @@ def set_limits(
     hand stay when the plan changes; what is used stays, too. The zone and the plan are changed before the limits; when
     one of them is refused, nothing that comes after it is done.
     """
-    from atlas_sdk.cli.gauges import show_quota
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.quota_view import show_quota
 
     named = {name: _limit(limits[name]) for name in _LIMITS if limits[name] is not None}
     run = Invocation(flags)
@@ -102,7 +102,7 @@ def _limit(value: Any) -> Any:
 
 
 def _set_plan(run: "Invocation", atlas: "Atlas", plan: str, named: dict[str, Any]) -> None:
-    from atlas_sdk.cli.records import of_limits
+    from atlas_sdk.cli.json_output import of_limits
 
     fields = of_limits(atlas.quotas.set_plan_limits(plan, **named))
     if run.flags.json:
@@ -137,7 +137,7 @@ def grant(
     the next month. At its expiry the unused part is lost.
     """
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.records import of_grant
+    from atlas_sdk.cli.json_output import of_grant
 
     if not (tokens or cost):
         raise click.UsageError("nothing to grant: give --tokens or --cost")
@@ -156,6 +156,6 @@ def grant(
     if flags.json:
         run.out.record(of_grant(made))
         return
-    from atlas_sdk.cli.gauges import of_grants
+    from atlas_sdk.cli.quota_view import of_grants
 
     run.out.table(of_grants([made], out=run.out), styles=("green", "", "", "dim", "dim"))

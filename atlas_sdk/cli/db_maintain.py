@@ -10,7 +10,7 @@ import click
 
 from atlas_sdk import MAINTENANCE_JOBS
 from atlas_sdk.cli.command import Command, Flags
-from atlas_sdk.cli.quantities import AGE, FOREVER
+from atlas_sdk.cli.param_types import AGE, FOREVER
 
 if TYPE_CHECKING:
     from atlas_sdk import JobReport, MaintenanceProgress

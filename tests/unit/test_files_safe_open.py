@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from atlas_sdk.errors import FileProblem, InvalidInput, OutsideProject
-from atlas_sdk.files import confined, read_file, signature
-from atlas_sdk.files.confined import MOST_HOPS, open_folder
-from atlas_sdk.files.exchange import exchange
+from atlas_sdk.files import read_file, safe_open, signature
+from atlas_sdk.files.renameat2 import exchange
+from atlas_sdk.files.safe_open import MOST_HOPS, open_folder
 
 LIMIT = 2**20
 
@@ -250,7 +250,7 @@ def test_swapping_a_folder_for_a_symlink_shows_nothing_from_outside(root, tmp_pa
 
 def test_file_that_becomes_a_symlink_after_the_look_is_not_followed(root, monkeypatch):
     (root / "a.md").write_bytes(b"inside")
-    real = confined.link_text
+    real = safe_open.link_text
 
     def look(folder, name):
         found = real(folder, name)
@@ -258,14 +258,14 @@ def test_file_that_becomes_a_symlink_after_the_look_is_not_followed(root, monkey
         (root / "a.md").symlink_to("../secret.md")
         return found
 
-    monkeypatch.setattr(confined, "link_text", look)
+    monkeypatch.setattr(safe_open, "link_text", look)
     with pytest.raises(OutsideProject):
         content(root, "a.md")
 
 
 def test_file_that_is_a_symlink_at_every_second_look_is_a_problem(root, monkeypatch):
     (root / "a.md").symlink_to("../secret.md")
-    monkeypatch.setattr(confined, "link_text", lambda *_: None)
+    monkeypatch.setattr(safe_open, "link_text", lambda *_: None)
     with pytest.raises(FileProblem, match="changes between a file and a symlink"):
         content(root, "a.md")
 

@@ -1,4 +1,4 @@
-"""How a user's quota is shown: bars on a terminal, else aligned lines."""
+"""Show a user's quota: bars on a terminal, else aligned lines."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -194,16 +194,16 @@ def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
     holds = atlas.quotas.holds(user)
     checked = usage.check()
     if run.flags.json:
-        from atlas_sdk.cli import records
+        from atlas_sdk.cli import json_output
 
         run.out.record(
             {
                 "user": {"id": str(user.id), "email": user.email, "plan": user.plan},
-                **records.of_usage(usage),
-                "memory": records.of_memory(memory),
-                "grants": [records.of_grant(grant) for grant in grants],
-                "holds": [records.of_hold(hold) for hold in holds],
-                "forecast": records.of_forecast(forecast),
+                **json_output.of_usage(usage),
+                "memory": json_output.of_memory(memory),
+                "grants": [json_output.of_grant(grant) for grant in grants],
+                "holds": [json_output.of_hold(hold) for hold in holds],
+                "forecast": json_output.of_forecast(forecast),
                 "exceeded": checked.exceeded,
                 "dimension": checked.dimension,
                 "reason": checked.reason,

@@ -1,4 +1,4 @@
-"""What people type for amounts: "10M" tokens, "$12.50", "1GiB", "unlimited", "30d"."""
+"""Parameter types for amounts: "10M" tokens, "$12.50", "1GiB", "unlimited", "30d"."""
 
 import re
 from datetime import datetime, time, timedelta

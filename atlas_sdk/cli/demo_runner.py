@@ -1,4 +1,4 @@
-"""Where the demo plays: a temporary folder with its own server and watcher, gone afterwards whatever happens."""
+"""Run the demo in a temporary folder with its own server and watcher, and remove them afterwards."""
 
 import contextlib
 import io

@@ -87,7 +87,8 @@ def load(flags: Flags, *, file: Path) -> int:
     """Load a dump into an empty database.
 
     All of it or nothing; never over data. An older dump is migrated, a newer one refused. Then every version is read
-    back and the books are added up: exits with 6 when something does not match, and what was loaded stays.
+    back and the counters are compared with the ledger. Exits with 6 when something does not match; what was loaded
+    stays.
     """
     from atlas_sdk import backups
     from atlas_sdk.cli.addressing import place
@@ -114,12 +115,12 @@ def load(flags: Flags, *, file: Path) -> int:
         )
     if loaded.ok:
         verified = f"{count(loaded.users, 'user')}, {count(loaded.versions, 'version')} of files"
-        run.out.line(f"verified: {verified} read back as they were stored, and the books add up")
+        run.out.line(f"verified: {verified} read back as they were stored, and the counters match the ledger")
         return 0
     for one in loaded.broken:
         run.out.warn(f"version {one.snapshot_id.hex[:12]} of {one.path}: {one.problem}")
     for books in loaded.unbalanced:
-        run.out.warn(f"the books of user {books.user_id} do not add up: see atlasctl quota verify")
+        run.out.warn(f"the counters of user {books.user_id} do not match the ledger: see atlasctl quota verify")
     run.out.note("all was loaded as it is in the dump, where this is wrong already: look for it in an older one")
     return NOT_PROTECTED
 
