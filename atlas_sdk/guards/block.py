@@ -12,7 +12,9 @@ from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal
 from math import inf
 from uuid import UUID
 
-__all__ = ["NANO_MAX", "Block", "dollars", "nano_promised", "nano_used"]
+from attrs import frozen
+
+__all__ = ["NANO_MAX", "Block", "LeaseRequest", "dollars", "nano_promised", "nano_used"]
 
 #: As many digits as the largest amount has (a billion dollars in billionths) and some to spare: the application's own
 #: decimal context must not round money.
@@ -35,6 +37,20 @@ def nano_used(amount: Decimal) -> int:
 def dollars(nano: int) -> Decimal:
     """Return billionths of a dollar as dollars."""
     return Decimal(nano).scaleb(-9, _EXACT)
+
+
+@frozen
+class LeaseRequest:
+    """Amounts that one call asks a lease for. It accepts `least` tokens; money is in billionths of a dollar."""
+
+    tokens: int
+    least: int
+    nano: int
+    requests: int
+
+    def amount(self, dimension: str) -> int | None:
+        """Return how much of a dimension the call needs; None for one that leases do not have."""
+        return {"tokens": self.least, "cost": self.nano, "requests": self.requests}.get(dimension)
 
 
 class Block:

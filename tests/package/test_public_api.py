@@ -11,7 +11,7 @@ import pytest
 
 import atlas_sdk
 from atlas_sdk import aio, client, errors, guards
-from atlas_sdk.guards import faces
+from atlas_sdk.guards import methods
 
 HEAVY = {"psycopg", "psycopg_pool", "watchdog", "rich", "asyncio"}
 
@@ -52,8 +52,8 @@ def test_both_clients_have_the_same_guards() -> None:
         methods = {name: found for name, found in vars(face).items() if not name.startswith("_")}
         return {name: list(inspect.signature(found).parameters) for name, found in methods.items()}
 
-    assert parameters(faces.Metering) == parameters(faces.AsyncMetering)
-    assert {"guard", "slot", "lease"} <= parameters(faces.Metering).keys()
+    assert parameters(methods.GuardMethods) == parameters(methods.AsyncGuardMethods)
+    assert {"guard", "slot", "lease"} <= parameters(methods.GuardMethods).keys()
     for blocking, awaited in ((guards.Guard, guards.AsyncGuard), (guards.Slot, guards.AsyncSlot)):
         assert {name for name in dir(blocking) if not name.startswith("_")} == {
             name for name in dir(awaited) if not name.startswith("_")
@@ -80,7 +80,7 @@ def test_operations_show_their_own_help() -> None:
     assert list(inspect.signature(client.Memory.snapshot).parameters)[:2] == ["project", "path"]
 
 
-@pytest.mark.parametrize("module", [client, aio, faces, guards], ids=["blocking", "asyncio", "faces", "guards"])
+@pytest.mark.parametrize("module", [client, aio, methods, guards], ids=["blocking", "asyncio", "methods", "guards"])
 def test_every_operation_is_documented(module: object) -> None:
     for name in module.__all__:
         for attribute, value in vars(getattr(module, name)).items():

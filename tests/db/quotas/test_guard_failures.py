@@ -123,7 +123,7 @@ def test_who_waited_in_vain_does_not_wait_again(both: Both) -> None:
     user = both.user()
     losing = both.losing()
     times = iter([0.0, 3.9, 0.0, 4.1])
-    both.quotas._source._clock = lambda: next(times)
+    both.quotas._backend._clock = both.quotas._backend.outbox._clock = lambda: next(times, 5.0)
     losing.fail(1)
     guard = both.quotas.guard(user, tokens=400)
     with both.entered(guard) as g:
@@ -227,7 +227,7 @@ def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(both
     with both.guard(user, tokens=1) as g:
         g.settle(tokens=100)
     if both.kind == "asyncio":
-        both.do(both.quotas._source._tasks.finish(PATIENCE_S))
+        both.do(both.quotas._backend._tasks.finish(PATIENCE_S))
     assert len(both.holds(user)) == 4, "one exit does not pay for all"
     both.settle_down()
     assert used(both, user)[0] == 100 + sum(range(1, 13))

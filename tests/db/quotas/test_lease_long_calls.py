@@ -46,7 +46,7 @@ def kept_until(both: Both, condition: Callable[[], object]) -> None:
 
 def tended(both: Both, lease: Any, condition: Callable[[], object]) -> None:
     """Look after a lease, as its keeper does at the same time by the real clock, until a condition comes."""
-    kept_until(both, lambda: (both.do(lease.tend()), condition())[1])
+    kept_until(both, lambda: (both.do(lease._core.run_maintenance()), condition())[1])
 
 
 def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(both: Both, door: Door) -> None:
@@ -134,7 +134,7 @@ def test_a_busy_block_stays_as_it_is(both: Both) -> None:
     clock.now += 19
     once(both, lease, 10)
     clock.now += 1.5
-    both.do(lease.tend())
+    both.do(lease._core.run_maintenance())
     assert [hold.tokens for hold in both.holds(user)] == [500]
     running.settle(10)
     both.do(lease.close())
@@ -146,7 +146,7 @@ def test_a_block_of_which_most_is_promised_stays_as_it_is(both: Both) -> None:
     running = both.do(lease.reserve(400))
     for _ in range(5):
         clock.now += 21
-        both.do(lease.tend())
+        both.do(lease._core.run_maintenance())
     assert [hold.id for hold in both.holds(user)] == [running.id]
     assert both.usage(user).tokens_held == 500
     running.settle(400)
@@ -163,9 +163,9 @@ def test_a_heartbeat_that_fails_comes_again_sooner(both: Both) -> None:
         # In this order, and when the talk is over: the keeper sees the clock too.
         runner.fail(1, error)
         clock.now += 31
-        tended(both, lease, lambda: runner.sent == ["quotas.extend"] and not lease.talking)
+        tended(both, lease, lambda: runner.sent == ["quotas.extend"] and not lease._core.busy)
         clock.now += 11
-        tended(both, lease, lambda: runner.sent == ["quotas.extend"] * 2 and not lease.talking)
+        tended(both, lease, lambda: runner.sent == ["quotas.extend"] * 2 and not lease._core.busy)
         runner.sent.clear()
     call.settle(10)
     both.do(lease.close())
@@ -179,7 +179,7 @@ def test_a_block_that_ended_under_its_calls_admits_none_and_is_corrected(both: B
     with pytest.raises(QuotaExceeded):
         both.do(both.quotas.reserve(user, tokens=700))
     clock.now += 31
-    tended(both, lease, lambda: lease.purse.current is None)
+    tended(both, lease, lambda: lease._core.pool.current is None)
     assert once(both, lease, 10, 1).id != call.id
     call.settle(30)
     both.do(lease.close())
