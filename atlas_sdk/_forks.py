@@ -8,7 +8,7 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkAware", "process_generation", "reset_in_children"]
+__all__ = ["ForkAware", "process", "reset_in_children"]
 
 
 class ForkAware(Protocol):
@@ -19,8 +19,15 @@ class ForkAware(Protocol):
         ...
 
 
+class _Process:
+    """The process that runs this."""
+
+    #: A number that differs between a process and its forked children. Process ids are reused, this is not.
+    generation = 0
+
+
+process = _Process()
 _registered: "WeakSet[ForkAware]" = WeakSet()
-_generation = 0
 
 
 def reset_in_children(thing: ForkAware) -> None:
@@ -28,14 +35,8 @@ def reset_in_children(thing: ForkAware) -> None:
     _registered.add(thing)
 
 
-def process_generation() -> int:
-    """Return a number that differs between a process and its forked children. Process ids are reused; it is not."""
-    return _generation
-
-
 def _after_fork() -> None:
-    global _generation  # noqa: PLW0603  # one number for the process
-    _generation += 1
+    process.generation += 1
     for thing in list(_registered):
         thing.after_fork()
 

@@ -10,10 +10,10 @@ from atlas_sdk._faces import AsyncRunner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script_async
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.guards.block import LeaseRequest, nano_promised
+from atlas_sdk.guards.block import LeaseRequest, nano_reserved
 from atlas_sdk.guards.guard import AsyncGuard
 from atlas_sdk.guards.lease_backend import AsyncLeaseBackend
-from atlas_sdk.guards.lease_call import REQUESTS, Call, LeaseCore, lease_size
+from atlas_sdk.guards.lease_call import Call, LeaseCore, core_options
 from atlas_sdk.guards.lease_manager import async_lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.model.users import User
@@ -49,7 +49,7 @@ class AsyncLeaseCore(LeaseCore):
         try:
             return await self._admit(request)
         except QuotaExceeded:
-            # Nobody is refused because of what lies idle in this process.
+            # Give back what lies idle in this process before a call is refused for it.
             if not await self._manager.give_back(self.user, but=self):
                 raise
         return await self._admit(request)
@@ -79,7 +79,7 @@ class AsyncLeaseCore(LeaseCore):
 
     async def extend(self, call: Call, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
-        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_promised(money("cost", cost))
+        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         await self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
         with self.lock:
             call.tokens += tokens
@@ -123,7 +123,7 @@ class AsyncLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     async def settle_due(self) -> None:
-        """Settle now, of the client's own leases, what would be settled in the background."""
+        """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             await self._run_alone(self.pool.outbox.flush(due_only=True))
 
@@ -141,7 +141,7 @@ class AsyncLeaseCore(LeaseCore):
         await self.give_back()
 
     async def end(self) -> None:
-        """Close; running calls are charged what they were granted, because nobody will tell any more."""
+        """Close; running calls are charged what they were granted, because the process ends before they can tell."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:
@@ -164,21 +164,9 @@ class AsyncLease:
     between the tasks of one event loop.
     """
 
-    def __init__(
-        self,
-        runner: AsyncRunner,
-        user: User,
-        *,
-        tokens: int = 0,
-        cost: Money = 0,
-        requests: int = REQUESTS,
-        ttl: timedelta = timedelta(seconds=60),
-        idle_s: float = 2.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, runner: AsyncRunner, user: User, **options: Any) -> None:
         """Use `atlas.quotas.lease`, which has the same arguments."""
-        size = lease_size(tokens=tokens, cost=cost, requests=requests)
-        self._core = AsyncLeaseCore(runner, user, size, ttl=ttl, idle_s=idle_s, **options)
+        self._core = AsyncLeaseCore(runner, user, **core_options(**options))
 
     async def reserve(
         self,
@@ -195,7 +183,7 @@ class AsyncLease:
         to calculate with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
         """
         core = self._core
-        call = core.take(tokens, min_tokens, cost, cost_nano, requests)
+        call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
         return await core.grant(core.request(tokens, min_tokens, cost, cost_nano, requests)) if call is None else call
 
     def guard(self, **options: Unpack[GuardOptions]) -> AsyncGuard:

@@ -1,4 +1,4 @@
-"""Backends: what reserves and settles for guards and slots.
+"""Backends reserve and settle for guards and slots.
 
 A backend does three things, so that reservations and leases share one guard:
 

@@ -8,7 +8,7 @@ The life of a block::
     granted -> current -> retired: nothing fits any more, too old, idle, or the lease closes
                              |-- calls still run on it: it drains until the last one ends. Heartbeats keep it alive, and
                              |   when its rest lies idle, it is exchanged for a reservation of what those calls need
-                             '-- then it goes to the outbox, and is settled with the sum of what its calls used
+                             '-- then it goes to the outbox, and is settled with the sum that its calls used
 
 A block in the outbox is never spent from again: its settlement may have reached the database although no answer came.
 So a new block is asked for *before* the old one is settled: while the database is gone, calls that fit are still served
@@ -207,7 +207,7 @@ class BlockPool:
 
         The smaller reservation comes first, so that nothing is spent that is not held.
         """
-        tokens, nano = block.promised
+        tokens, nano = block.in_use
         if not block.can_move(tokens, nano):
             return False
         try:
@@ -238,10 +238,13 @@ class BlockPool:
         except (QuotaExceeded, DatabaseUnreachable) as problem:
             self._failure = SharedFailure(number, request, problem)
             self.size.start_small()
-            taken = self._take_from_old(request) if isinstance(problem, QuotaExceeded) else None
-            if taken is None:
-                raise
-            return taken
+            old, now = self.current, self._clock()
+            if old is not None and isinstance(problem, QuotaExceeded):
+                # Serve a call that accepts less from what running calls have left of the old block.
+                left = old.take_up_to(request.tokens, request.least, request.nano, request.requests, now)
+                if left is not None:
+                    return old, left
+            raise
         finally:
             self._ended = number
         self.retire()
@@ -262,13 +265,6 @@ class BlockPool:
                 self.drained(block)
             raise
         return block, granted
-
-    def _take_from_old(self, request: LeaseRequest) -> tuple[Block, int] | None:
-        """Serve a call that accepts less from what running calls have left of the old block."""
-        if self.current is None:
-            return None
-        granted = self.current.take_up_to(request.tokens, request.least, request.nano, request.requests, self._clock())
-        return None if granted is None else (self.current, granted)
 
     def _granted_block(self, request: LeaseRequest) -> Script[Block]:
         without: set[str] = set()

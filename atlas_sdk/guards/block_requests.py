@@ -14,7 +14,7 @@ from attrs import frozen
 from atlas_sdk._plan import Plan, Script, context
 from atlas_sdk._script import retry_once
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput, QuotaExceeded
-from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_promised
+from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved
 from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
@@ -34,7 +34,7 @@ BEATS = 3
 _LATE_MAX = 4
 #: Calls a second from which on blocks for several calls pay.
 _CALLS_PER_S = 20
-#: A block for several calls is meant to last about so long: what a crash costs, and how often the database is asked.
+#: A block for several calls should last about so long: a crash costs so much, and the database is asked so often.
 _BLOCK_S = 1.0
 #: Calls in such a block at most.
 _CALLS_MAX = 100_000
@@ -71,7 +71,7 @@ class SharedFailure:
 
 
 def _nano_if_cost(problem: QuotaExceeded, amount: Any) -> int:
-    return nano_promised(amount) if problem.dimension == "cost" else int(amount)
+    return nano_reserved(amount) if problem.dimension == "cost" else int(amount)
 
 
 class BlockSize:
@@ -189,10 +189,10 @@ class BlockRequests:
             id=granted.id,
             epoch=granted.epoch,
             tokens=granted.tokens,
-            nano=nano_promised(granted.cost),
+            nano=nano_reserved(granted.cost),
             requests=granted.requests,
             deadline=asked_at + _LIFE * lasts_s,
-            now=asked_at,
+            used_at=asked_at,
             look_at=asked_at + lasts_s / BEATS,
         )
 
@@ -218,10 +218,10 @@ class BlockRequests:
             id=held.id,
             epoch=held.epoch or 0,
             tokens=held.tokens,
-            nano=nano_promised(held.cost),
+            nano=nano_reserved(held.cost),
             requests=0,
             deadline=asked_at,
-            now=asked_at,
+            used_at=asked_at,
             look_at=asked_at + self._ttl.total_seconds() / BEATS,
         )
 

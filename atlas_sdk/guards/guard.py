@@ -10,7 +10,6 @@ from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
 from atlas_sdk.guards.guard_state import GuardState, current
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat
-from atlas_sdk.guards.options import GuardOptions, UserOrResolver
 from atlas_sdk.ops.amounts import Money
 
 __all__ = ["AsyncGuard", "Guard", "current_guard"]
@@ -27,7 +26,7 @@ def current_guard() -> "Guard | AsyncGuard":
     return cast("Guard | AsyncGuard", guard)
 
 
-class Guard(GuardState):
+class Guard(GuardState[QuotaBackend, Heartbeat]):
     """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
 
     ::
@@ -41,12 +40,6 @@ class Guard(GuardState):
 
     It is for one call. Its methods may be called from any thread.
     """
-
-    def __init__(self, backend: QuotaBackend, user: UserOrResolver, options: GuardOptions) -> None:
-        """Use `atlas.quotas.guard`."""
-        super().__init__(user, options)
-        self._backend = backend
-        self._heartbeat: Heartbeat | None = None
 
     def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
@@ -100,7 +93,7 @@ class Guard(GuardState):
         return guarded
 
 
-class AsyncGuard(GuardState):
+class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
     """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
 
     ::
@@ -112,12 +105,6 @@ class AsyncGuard(GuardState):
     It is for one call. Cancelled while it is entered, it gives back what was reserved; while it is left, it settles
     in the background, and the client's close waits for that.
     """
-
-    def __init__(self, backend: AsyncQuotaBackend, user: UserOrResolver, options: GuardOptions) -> None:
-        """Use `atlas.quotas.guard`."""
-        super().__init__(user, options)
-        self._backend = backend
-        self._heartbeat: AsyncHeartbeat | None = None
 
     async def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.

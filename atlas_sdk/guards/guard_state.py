@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from threading import Lock
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from atlas_sdk._forks import process_generation
+from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.backend import RELEASED, Grant, Outcome
 from atlas_sdk.guards.heartbeat import HeartbeatState
@@ -23,7 +23,10 @@ __all__ = ["GuardState", "UsageRecord", "current"]
 
 logger = logging.getLogger(__name__)
 
-current: ContextVar["GuardState | None"] = ContextVar("atlas_guard", default=None)
+B = TypeVar("B")
+H = TypeVar("H")
+
+current: ContextVar["GuardState[Any, Any] | None"] = ContextVar("atlas_guard", default=None)
 
 _OPTIONS = frozenset(GuardOptions.__annotations__)
 
@@ -95,11 +98,13 @@ class UsageRecord:
         return Outcome(tokens=tokens or 0, cost=cost or Decimal())
 
 
-class GuardState:
+class GuardState(Generic[B, H]):
     """Base class of both guards: all that they do without waiting."""
 
-    def __init__(self, user: UserOrResolver, options: GuardOptions) -> None:
+    def __init__(self, backend: B, user: UserOrResolver, options: GuardOptions) -> None:
+        """Use `atlas.quotas.guard`."""
         _check_options(options)
+        self._backend = backend
         self._user = user
         self._options = options
         self._usage = UsageRecord(on_unknown=options.get("on_unknown", "charge"))
@@ -107,7 +112,8 @@ class GuardState:
         self._phase: Literal["new", "entering", "entered", "over"] = "new"
         self._grant: Grant | None = None
         self._settlement: Settlement | None = None
-        self._token: Token[GuardState | None] | None = None
+        self._token: Token[GuardState[Any, Any] | None] | None = None
+        self._heartbeat: H | None = None
         #: The process that entered the guard.
         self._process = 0
         #: Only for containers: more than the limit would run if a place outlived its time unheard of.
@@ -220,7 +226,7 @@ class GuardState:
     def _enter(self, grant: Grant, asked_at: float) -> None:
         if self._liveness is not None:
             self._liveness.begin(grant, asked_at)
-        self._grant, self._process, self._phase = grant, process_generation(), "entered"
+        self._grant, self._process, self._phase = grant, process.generation, "entered"
         self._token = current.set(self)
 
     def _leave(self) -> Grant | None:
@@ -231,7 +237,7 @@ class GuardState:
             except ValueError:
                 # A web framework's threads enter and leave in different contexts: that one ends with its task.
                 logger.debug("a guard was left in another context than it was entered in")
-        if process_generation() != self._process:
+        if process.generation != self._process:
             return None
         with self._lock:
             self._phase = "over"

@@ -9,10 +9,10 @@ from atlas_sdk._faces import Runner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.guards.block import LeaseRequest, nano_promised
+from atlas_sdk.guards.block import LeaseRequest, nano_reserved
 from atlas_sdk.guards.guard import Guard
 from atlas_sdk.guards.lease_backend import LeaseBackend
-from atlas_sdk.guards.lease_call import REQUESTS, Call, LeaseCore, lease_size
+from atlas_sdk.guards.lease_call import Call, LeaseCore, core_options
 from atlas_sdk.guards.lease_manager import lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.model.users import User
@@ -46,7 +46,7 @@ class ThreadLeaseCore(LeaseCore):
         try:
             return self._admit(request)
         except QuotaExceeded:
-            # Nobody is refused because of what lies idle in this process.
+            # Give back what lies idle in this process before a call is refused for it.
             if not self._manager.give_back(self.user, but=self):
                 raise
         return self._admit(request)
@@ -76,7 +76,7 @@ class ThreadLeaseCore(LeaseCore):
 
     def extend(self, call: Call, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
-        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_promised(money("cost", cost))
+        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
         with self.lock:
             call.tokens += tokens
@@ -118,7 +118,7 @@ class ThreadLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     def settle_due(self) -> None:
-        """Settle now, of the client's own leases, what would be settled in the background."""
+        """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             self._run_alone(self.pool.outbox.flush(due_only=True))
 
@@ -140,7 +140,7 @@ class ThreadLeaseCore(LeaseCore):
             self.schedule()
 
     def end(self) -> None:
-        """Close; running calls are charged what they were granted, because nobody will tell any more."""
+        """Close; running calls are charged what they were granted, because the process ends before they can tell."""
         self.closed = True
         with self.changed:
             if not self.changed.wait_for(lambda: not self.busy, _END_S):
@@ -170,21 +170,9 @@ class Lease:
     interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, closes its leases itself.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        user: User,
-        *,
-        tokens: int = 0,
-        cost: Money = 0,
-        requests: int = REQUESTS,
-        ttl: timedelta = timedelta(seconds=60),
-        idle_s: float = 2.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, runner: Runner, user: User, **options: Any) -> None:
         """Use `atlas.quotas.lease`, which has the same arguments."""
-        size = lease_size(tokens=tokens, cost=cost, requests=requests)
-        self._core = ThreadLeaseCore(runner, user, size, ttl=ttl, idle_s=idle_s, **options)
+        self._core = ThreadLeaseCore(runner, user, **core_options(**options))
 
     def reserve(
         self,
@@ -201,7 +189,7 @@ class Lease:
         to calculate with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
         """
         core = self._core
-        call = core.take(tokens, min_tokens, cost, cost_nano, requests)
+        call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
         return core.grant(core.request(tokens, min_tokens, cost, cost_nano, requests)) if call is None else call
 
     def guard(self, **options: Unpack[GuardOptions]) -> Guard:

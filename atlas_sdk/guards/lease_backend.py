@@ -11,6 +11,7 @@ from uuid import UUID
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, Outcome, QuotaBackend
+from atlas_sdk.guards.block import LeaseRequest
 from atlas_sdk.guards.lease_call import Call, LeaseCore, end_call
 from atlas_sdk.guards.options import TTL, GuardOptions
 from atlas_sdk.model.quotas import Settlement
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from atlas_sdk.guards.async_lease import AsyncLeaseCore
     from atlas_sdk.guards.lease import ThreadLeaseCore
 
-__all__ = ["KINDS_MAX", "AsyncLeaseBackend", "ClientLeases", "LeaseBackend", "amounts_of"]
+__all__ = ["KINDS_MAX", "AsyncLeaseBackend", "ClientLeases", "LeaseBackend"]
 
 #: Kinds of calls that a client keeps a lease for, the latest used.
 KINDS_MAX = 1000
@@ -35,15 +36,9 @@ L = TypeVar("L", bound=LeaseCore)
 Kind = tuple[UUID, str, timedelta, str, bool, bool, bool]
 
 
-def amounts_of(options: GuardOptions) -> tuple[int, int | None, Money, int, int | None]:
-    """Return the arguments that a lease's core takes: tokens, min_tokens, cost, cost_nano, requests."""
-    return (
-        options.get("tokens", 0),
-        options.get("min_tokens"),
-        options.get("cost", 0),
-        0,
-        options.get("requests"),
-    )
+def _request(core: LeaseCore, options: GuardOptions) -> LeaseRequest:
+    tokens, cost = options.get("tokens", 0), options.get("cost", 0)
+    return core.request(tokens, options.get("min_tokens"), cost, 0, options.get("requests"))
 
 
 class LeaseBackend:
@@ -61,9 +56,7 @@ class LeaseBackend:
         core = self._find(user, options)
         if core is None:
             return _known(self._other).reserve(user, options)
-        amounts = amounts_of(options)
-        call = core.take(*amounts)
-        return core.grant(core.request(*amounts)) if call is None else call
+        return core.grant(_request(core, options))
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
         """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""
@@ -98,9 +91,7 @@ class AsyncLeaseBackend:
         core = self._find(user, options)
         if core is None:
             return await _known(self._other).reserve(user, options)
-        amounts = amounts_of(options)
-        call = core.take(*amounts)
-        return await core.grant(core.request(*amounts)) if call is None else call
+        return await core.grant(_request(core, options))
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
         """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""

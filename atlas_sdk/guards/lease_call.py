@@ -11,18 +11,19 @@ from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from threading import Condition, RLock
+from typing import Any
 from uuid import UUID
 
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.guards.backend import Outcome
-from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_promised, nano_used
+from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved, nano_used
 from atlas_sdk.guards.block_pool import BlockPool
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of
 
-__all__ = ["REQUESTS", "Call", "LeaseCore", "end_call", "lease_size"]
+__all__ = ["REQUESTS", "Call", "LeaseCore", "core_options", "end_call"]
 
 #: The requests of a block, unless told: they are held while the block lives, and few users may make more an hour.
 REQUESTS = 1000
@@ -88,7 +89,7 @@ class Call:
                 core.drained(self._block)
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # Nobody will tell any more what a dropped call used, and its block must not wait for that. At the end of the
+        # A dropped call cannot tell any more what it used, and its block must not wait for that. At the end of the
         # interpreter everything is settled already, and the thread that had the lock may be gone.
         if not self._ended and not finalizing():
             self.settle()
@@ -111,14 +112,22 @@ def end_call(call: Call, outcome: Outcome) -> Settlement:
     return Settlement(outcome="repeated" if ended else "settled", tokens=tokens, cost=cost, overrun=overrun)
 
 
-def lease_size(*, tokens: int, cost: Money, requests: int) -> LeaseRequest:
-    """Check the size of a block. Raises InvalidInput."""
+def core_options(
+    *,
+    tokens: int = 0,
+    cost: Money = 0,
+    requests: int = REQUESTS,
+    ttl: timedelta = timedelta(seconds=60),
+    idle_s: float = 2.0,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return a core's options from those of `atlas.quotas.lease`. Raises InvalidInput."""
     size = LeaseRequest(
-        count("tokens", tokens, TOKENS_MAX), 0, nano_promised(money("cost", cost)), count("requests", requests)
+        count("tokens", tokens, TOKENS_MAX), 0, nano_reserved(money("cost", cost)), count("requests", requests)
     )
     if not (size.tokens or size.nano or size.requests):
         raise InvalidInput("nothing to lease: every amount is 0", field="tokens")
-    return size
+    return {"size": size, "ttl": ttl, "idle_s": idle_s, **more}
 
 
 class LeaseCore:
@@ -194,24 +203,13 @@ class LeaseCore:
             if not self.empty:
                 self.schedule()
 
-    def take(
-        self, tokens: int, min_tokens: int | None, cost: Money, cost_nano: int, requests: int | None
-    ) -> Call | None:
+    def take(self, tokens: int, cost_nano: int) -> Call | None:
         """Take a part of the present block without waiting; None: check the amounts, and ask for a block."""
-        if (
-            tokens.__class__ is not int
-            or tokens <= 0
-            or cost
-            or cost_nano.__class__ is not int
-            or cost_nano < 0
-            or requests is not None
-            or min_tokens is not None
-        ):
-            return None
-        with self.lock:
-            block = self.pool.current
-            if block is not None and block.take(tokens, cost_nano, self._requests_each, self.clock()):
-                return Call(self, block, tokens, cost_nano)
+        if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
+            with self.lock:
+                block = self.pool.current
+                if block is not None and block.take(tokens, cost_nano, self._requests_each, self.clock()):
+                    return Call(self, block, tokens, cost_nano)
         return None
 
     def request(
@@ -222,7 +220,7 @@ class LeaseCore:
         asked = LeaseRequest(
             count("tokens", tokens, TOKENS_MAX),
             tokens if min_tokens is None else count("min_tokens", min_tokens, tokens, least=min(tokens, 1)),
-            nano_promised(money("cost", cost)) if cost else count("cost_nano", cost_nano, NANO_MAX),
+            nano_reserved(money("cost", cost)) if cost else count("cost_nano", cost_nano, NANO_MAX),
             self._requests_each if requests is None else count("requests", requests),
         )
         if not (asked.tokens or asked.nano or asked.requests):

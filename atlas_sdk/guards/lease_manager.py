@@ -35,19 +35,11 @@ class _Lease(Protocol):
     """The core of a lease of either kind."""
 
     @property
-    def user(self) -> User:
-        """The user whose quota it holds."""
-        ...
-
+    def user(self) -> User: ...
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to maintain."""
-        ...
-
+    def empty(self) -> bool: ...
     @property
-    def can_give_back(self) -> bool:
-        """Whether it holds something that no call needs."""
-        ...
+    def can_give_back(self) -> bool: ...
 
 
 class ManagedLease(_Lease, Protocol):

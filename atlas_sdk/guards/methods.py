@@ -27,7 +27,7 @@ UserT = TypeVar("UserT", bound=User | Callable[..., User])
 
 
 def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
-    """Return the user, or what finds one, if it is the tenant. Raises NotPermitted, at the call for what is found."""
+    """Return the user or the resolver, for the tenant only. Raises NotPermitted, a resolver when it is called."""
     if tenant is None:
         return user
     if isinstance(user, User):
@@ -63,7 +63,7 @@ class GuardMethods(Face):
         """Return a guard for one call: it reserves when it is entered and settles when it is left.
 
         It is a context manager, and a decorator that guards every call of a function; then `user` may be a function
-        of that one's arguments. What it takes is described at `GuardOptions`. Entering raises QuotaExceeded,
+        of that function's arguments. `GuardOptions` describes the options. Entering raises QuotaExceeded,
         DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
         """
         backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
@@ -77,10 +77,10 @@ class GuardMethods(Face):
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
     ) -> Slot:
-        """Return a container's place: taken when it is entered, kept by a heartbeat, given back when it is left.
+        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
 
-        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
-        and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
+        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
         """
         return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -96,7 +96,7 @@ class GuardMethods(Face):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> Lease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. No round trip yet.
+        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
 
         The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
         how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`
@@ -166,10 +166,10 @@ class AsyncGuardMethods(AsyncFace):
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
     ) -> AsyncSlot:
-        """Return a container's place: taken when it is entered, kept by a heartbeat, given back when it is left.
+        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
 
-        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` says who has it (default: host
-        and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
+        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
         """
         return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -185,7 +185,7 @@ class AsyncGuardMethods(AsyncFace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> AsyncLease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. No round trip yet.
+        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
 
         The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
         how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`

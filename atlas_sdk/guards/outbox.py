@@ -109,7 +109,7 @@ class PendingSettlement:
 class Outbox:
     """Settlements that the database has not confirmed, oldest first, bounded. Its methods may be called by any thread.
 
-    A settlement stays in the outbox while it is being written, so that nobody takes its amount for lost meanwhile.
+    A settlement stays in the outbox while it is being written, so `frees` counts it until the database confirms it.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -141,7 +141,7 @@ class Outbox:
         pending.due = self._clock()
         with self._lock:
             self._kept.append(pending)
-            # Counted apart, so that releases of what may never have been reserved do not push out settlements.
+            # Count the kinds apart: many releases are of doubtful reservations, and must not push out settlements.
             same = [each for each in self._kept if each.releases == pending.releases]
             dropped = same[0] if len(same) > KEPT_MAX else None
             if dropped is not None:
@@ -164,7 +164,7 @@ class Outbox:
             pending.log_abandoned("the client closes")
 
     def write(self, pending: PendingSettlement) -> Script[Settlement | None]:
-        """Write a settlement now; keep it and return None when the database fails. Raises what it refuses."""
+        """Write a settlement now; keep it and return None when the database fails. Raises its refusal."""
         try:
             return (yield from retry_once(pending.plan, self._clock))
         except NotFound:
@@ -189,7 +189,7 @@ class Outbox:
         """Write what is kept, each once, settlements first; return whether that gave something back.
 
         Raises nothing: a settlement that fails stays for later. In the background, that is with `due_only`, it is given
-        up after ten tries; who asks for it now is always served.
+        up after ten tries. A flush that a caller asks for gives nothing up.
         """
         freed = False
         for pending in self._due(due_only=due_only)[:most]:
@@ -240,7 +240,7 @@ class Outbox:
             pending.log_kept(problem)
         self._postpone(pending)
         if not isinstance(problem, DatabaseUnreachable):
-            # To the end: what the database does not do for this one it may do for the others.
+            # Move it to the end: the database may accept the others.
             with self._lock:
                 if pending in self._kept:
                     self._kept.remove(pending)

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
-from atlas_sdk._forks import process_generation
+from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.backend import RELEASED, AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState
@@ -21,15 +21,19 @@ __all__ = ["TTL", "AsyncSlot", "Slot"]
 
 logger = logging.getLogger(__name__)
 
+B = TypeVar("B")
+H = TypeVar("H")
+
 #: Default for how long a slot outlives its last heartbeat.
 TTL = timedelta(seconds=60)
 
 
-class _SlotState:
+class _SlotState(Generic[B, H]):
     """Base class of both slots: all that they do without waiting."""
 
     def __init__(
         self,
+        backend: B,
         user: User,
         *,
         ttl: timedelta = TTL,
@@ -37,6 +41,8 @@ class _SlotState:
         meta: Mapping[str, object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Use `atlas.quotas.slot`."""
+        self._backend = backend
         self._user = user
         self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
         self._options["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
@@ -44,6 +50,7 @@ class _SlotState:
         self._grant: Grant | None = None
         self._used = False
         self._process = 0
+        self._heartbeat: H | None = None
 
     @property
     def _granted(self) -> Grant:
@@ -85,11 +92,11 @@ class _SlotState:
         return self._liveness.clock()
 
     def _enter(self, grant: Grant, began: float) -> None:
-        self._grant, self._process, self._used = grant, process_generation(), True
+        self._grant, self._process, self._used = grant, process.generation, True
         self._liveness.begin(grant, began)
 
 
-class Slot(_SlotState):
+class Slot(_SlotState[QuotaBackend, Heartbeat]):
     """A container's place, kept until the end of the `with`. Make one with `atlas.quotas.slot`.
 
     ::
@@ -100,21 +107,6 @@ class Slot(_SlotState):
                 slot.check()                               # raises SlotLost: stop the container
     """
 
-    def __init__(
-        self,
-        backend: QuotaBackend,
-        user: User,
-        *,
-        ttl: timedelta = TTL,
-        holder: str | None = None,
-        meta: Mapping[str, object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Use `atlas.quotas.slot`."""
-        super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
-        self._backend = backend
-        self._heartbeat: Heartbeat | None = None
-
     def __enter__(self) -> Self:
         began = self._begin()
         self._enter(self._backend.reserve(self._user, self._options), began)
@@ -124,7 +116,7 @@ class Slot(_SlotState):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if process_generation() != self._process or self._heartbeat is None:
+        if process.generation != self._process or self._heartbeat is None:
             # In a forked child the place is the parent's.
             return
         self._heartbeat.stop()
@@ -135,7 +127,7 @@ class Slot(_SlotState):
         self._heartbeat.join()
 
 
-class AsyncSlot(_SlotState):
+class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
     """A container's place, kept until the end of the `async with`. Make one with `atlas.quotas.slot`.
 
     ::
@@ -148,21 +140,6 @@ class AsyncSlot(_SlotState):
     A body that blocks the event loop for longer than `ttl` loses its place.
     """
 
-    def __init__(
-        self,
-        backend: AsyncQuotaBackend,
-        user: User,
-        *,
-        ttl: timedelta = TTL,
-        holder: str | None = None,
-        meta: Mapping[str, object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Use `atlas.quotas.slot`."""
-        super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
-        self._backend = backend
-        self._heartbeat: AsyncHeartbeat | None = None
-
     async def __aenter__(self) -> Self:
         began = self._begin()
         self._enter(await self._backend.reserve(self._user, self._options), began)
@@ -172,7 +149,7 @@ class AsyncSlot(_SlotState):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if process_generation() != self._process or self._heartbeat is None:
+        if process.generation != self._process or self._heartbeat is None:
             # In a forked child the place is the parent's.
             return
         self._heartbeat.stop()
