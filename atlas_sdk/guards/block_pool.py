@@ -85,16 +85,14 @@ class BlockPool:
     def _blocks(self) -> list[Block]:
         return [*self._draining] if self.current is None else [*self._draining, self.current]
 
-    # Calls.
-
     def admit(self, request: LeaseRequest, *, since: int) -> tuple[Block, int] | None:
         """Return a block and the tokens that it grants; None: ask for a new block and come again.
 
         `since` is `begun` at the moment when the caller came. A refill that began after that has asked the database on
         behalf of everybody who waits, so its refusal holds for a caller who wants no less of what was refused: at that
         moment the database would have refused that caller too. Nothing else is remembered of a refusal. A refusal
-        remembered for some time would refuse callers whom the database would by then grant what another process has
-        given back. Without it there is still no stampede, because one refill at a time asks for all.
+        remembered for some time would refuse callers whom the database would by then grant. Without it there is still
+        no stampede, because one refill at a time asks for all.
         """
         block = self.current
         if block is not None:
@@ -118,8 +116,6 @@ class BlockPool:
             self._draining.discard(block)
             self.outbox.add(self._requests.settlement(block))
 
-    # The end of a block.
-
     def retire(self) -> None:
         """Spend no more from the current block."""
         block, self.current = self.current, None
@@ -134,15 +130,14 @@ class BlockPool:
 
     def retire_if_done(self) -> float | None:
         """Retire the current block if it is idle or too old; return when to look again, in seconds from now."""
-        if self.current is None:
+        block, now, idle_s = self.current, self._clock(), self._idle_s
+        if block is None:
             return None
-        now, idle_s = self._clock(), self._idle_s
-        idle = not self.current.running and now - self.current.used_at >= idle_s
-        if idle or now >= self.current.deadline:
+        if now >= block.deadline or (not block.running and now - block.used_at >= idle_s):
             self.retire()
             self.size.start_small()
             return None
-        return min(self.current.deadline, max(self.current.used_at, now - idle_s / 2) + idle_s) - now
+        return min(block.deadline, max(block.used_at, now - idle_s / 2) + idle_s) - now
 
     def charge_running(self) -> None:
         """End every block; calls that still run are charged the whole of what they were granted."""
@@ -153,11 +148,10 @@ class BlockPool:
 
     def due_in_s(self) -> float | None:
         """Return in how many seconds `maintain` has something to do; None: not before a call ends."""
-        looks = min((block.look_at for block in self._blocks if block.running), default=inf)
-        looks_in_s = None if looks == inf else max(looks - self._clock(), 0.0)
-        return min((s for s in (looks_in_s, self.outbox.next_due_s()) if s is not None), default=None)
-
-    # Scripts.
+        now, settles_in_s = self._clock(), self.outbox.next_due_s()
+        looks = [block.look_at - now for block in self._blocks if block.running and block.look_at < inf]
+        due = looks if settles_in_s is None else [*looks, settles_in_s]
+        return max(min(due), 0.0) if due else None
 
     def maintain(self) -> Script[None]:
         """Settle what is due, and see to the blocks that calls run on. Raises nothing."""

@@ -114,39 +114,46 @@ class Schedule(Generic[L]):
         return len(self._due)
 
 
-def _idle(leases: list[L], user: User, but: L | None) -> list[L]:
-    return [lease for lease in leases if lease is not but and lease.user.id == user.id and lease.can_give_back]
-
-
-class LeaseManager:
-    """Maintains the leases of one client in a thread of its own."""
+class _Manager(Generic[L]):
+    """Base class of both managers: the leases of one client."""
 
     def __init__(self) -> None:
-        self._known: WeakSet[ManagedLease] = WeakSet()
+        self._known: WeakSet[L] = WeakSet()
         self.after_fork()
         reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Maintain nothing in a forked child: the thread and what leases hold are the parent's."""
+        """Maintain nothing in a forked child: what leases hold is the parent's."""
+        self._lock = RLock()
+        self._schedule: Schedule[L] = Schedule()
+
+    def know(self, lease: L) -> None:
+        """Ask this lease too when something is to be given back."""
+        with self._lock:
+            self._known.add(lease)
+
+    def _idle(self, user: User, but: L | None) -> list[L]:
+        with self._lock:
+            known = list(self._known)
+        return [lease for lease in known if lease is not but and lease.user.id == user.id and lease.can_give_back]
+
+
+class LeaseManager(_Manager[ManagedLease]):
+    """Maintains the leases of one client in a thread of its own."""
+
+    def after_fork(self) -> None:
+        """Maintain nothing in a forked child: the thread is the parent's, too."""
+        super().after_fork()
         # The one queue that a finalizer may put into while its thread is in it.
         self._added: SimpleQueue[ManagedLease] = SimpleQueue()
-        self._schedule: Schedule[ManagedLease] = Schedule()
-        self._starting = RLock()
         self._runs = False
-
-    def know(self, lease: ManagedLease) -> None:
-        """Ask this lease too when something is to be given back."""
-        with self._starting:
-            self._known.add(lease)
 
     def give_back(self, user: User, *, but: ManagedLease | None = None) -> bool:
         """Give back what a user's leases hold and no call needs; return whether there was any.
 
         This waits for the scripts of those leases, so a script must not call it.
         """
-        with self._starting:
-            known = list(self._known)
-        leases = _idle(known, user, but)
+        leases = self._idle(user, but)
         for lease in leases:
             lease.give_back()
         return bool(leases)
@@ -154,7 +161,7 @@ class LeaseManager:
     def schedule(self, lease: ManagedLease) -> None:
         """Maintain this lease, now and from now on. Never waits."""
         self._added.put(lease)
-        with self._starting:
+        with self._lock:
             if self._runs:
                 return
             self._runs = True
@@ -183,7 +190,7 @@ class LeaseManager:
             except Empty:
                 if len(schedule):
                     continue
-            with self._starting:
+            with self._lock:
                 # Under the lock that `schedule` takes after it has put something in.
                 if added.empty():
                     self._runs = False
@@ -200,30 +207,21 @@ class LeaseManager:
             lease.end()
 
 
-class AsyncLeaseManager:
+class AsyncLeaseManager(_Manager[AsyncManagedLease]):
     """Maintains the leases of one client in a task of its own."""
 
-    def __init__(self) -> None:
-        self._known: WeakSet[AsyncManagedLease] = WeakSet()
-        self.after_fork()
-        reset_in_children(self)
-
     def after_fork(self) -> None:
-        """Maintain nothing in a forked child: the task and what leases hold are the parent's."""
-        self._schedule: Schedule[AsyncManagedLease] = Schedule()
+        """Maintain nothing in a forked child: the task is the parent's, too."""
+        super().after_fork()
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-
-    def know(self, lease: AsyncManagedLease) -> None:
-        """Ask this lease too when something is to be given back."""
-        self._known.add(lease)
 
     async def give_back(self, user: User, *, but: AsyncManagedLease | None = None) -> bool:
         """Give back what a user's leases hold and no call needs; return whether there was any.
 
         This waits for the scripts of those leases, so a script must not call it.
         """
-        leases = _idle(list(self._known), user, but)
+        leases = self._idle(user, but)
         for lease in leases:
             await lease.give_back()
         return bool(leases)
