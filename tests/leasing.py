@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from entered import Both, Losing
+from guard_adapter import Both, Losing
 
 from atlas_sdk import User
 from atlas_sdk.guards.async_lease import AsyncLease

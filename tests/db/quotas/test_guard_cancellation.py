@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from entered import locked_row, waiting
+from guard_adapter import locked_row, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, User

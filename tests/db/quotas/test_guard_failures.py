@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entered import Both, expire_before, locked_row, terminate, until, used, waiting
+from guard_adapter import Both, expire_before, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import (
@@ -187,7 +187,7 @@ def test_a_settlement_that_cannot_be_written_is_kept_and_written_at_the_next_exi
         losing.fail(2, error)
         lost.settle(tokens=123, cost="0.5", meta={"secret": "value"})
     assert lost.settlement is None
-    assert both.usage(user).tokens_held == 400, "what is not settled stays promised"
+    assert both.usage(user).tokens_held == 400, "what is not settled stays reserved"
     assert f"settlement of reservation {lost.id} is kept for later" in caplog.text
     assert "123" not in caplog.text.replace(str(lost.id), "")
     assert "secret" not in caplog.text

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 from leasing import Clock, hurried, losing_of, user_with
 
 from atlas_sdk import AsyncAtlas, Atlas

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from doors import Door
-from entered import Both, used
+from guard_adapter import Both, used
 
 from atlas_sdk import InvalidInput
 from atlas_sdk.guards.backend import Outcome

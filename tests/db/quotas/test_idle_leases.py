@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from doors import Door
-from entered import Both, used
+from guard_adapter import Both, used
 from leasing import hurried, losing_of, once, user_with
 from patience import PATIENCE_S
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 from leasing import Clock, lease_of, losing_of, once, user_with
 
 from atlas_sdk import QuotaExceeded
@@ -34,7 +34,7 @@ def threaded(dsn: str) -> Iterator[Both]:
 
 
 def kept_until(both: Both, condition: Callable[[], object]) -> None:
-    """Wait for a condition; an asyncio keeper only runs while its event loop does."""
+    """Wait for a condition; an asyncio lease manager only runs while its event loop does."""
 
     def holds() -> object:
         if both.kind == "asyncio":
@@ -45,7 +45,7 @@ def kept_until(both: Both, condition: Callable[[], object]) -> None:
 
 
 def tended(both: Both, lease: Any, condition: Callable[[], object]) -> None:
-    """Look after a lease, as its keeper does at the same time by the real clock, until a condition comes."""
+    """Look after a lease, as its manager does at the same time by the real clock, until a condition comes."""
     kept_until(both, lambda: (both.do(lease._core.run_maintenance()), condition())[1])
 
 
@@ -55,7 +55,7 @@ def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(both: Both
     first = both.do(lease.reserve(10))
     clock.now += 91
     second = both.do(lease.reserve(10))
-    # Whether the second block had to share with the first one depends on who saw the clock first, keeper or call.
+    # Whether the second block had to share with the first one depends on what saw the clock first, the manager or the call.
     tended(both, lease, lambda: min(hold.tokens for hold in both.holds(user)) == 10)
     assert len(both.holds(user)) == 2
     clock.now += 34
@@ -92,7 +92,7 @@ def test_a_call_keeps_its_block_alive_and_its_requests_uncounted(both: Both) -> 
     assert both.usage(user).requests_last_hour == 2
 
 
-def test_a_smaller_promise_is_kept_alive_too(both: Both) -> None:
+def test_a_smaller_reservation_is_kept_alive_too(both: Both) -> None:
     user = both.user(tokens=1000)
     lease = lease_of(both, user, tokens=400, ttl=SHORT)
     call = both.do(lease.reserve(100))
@@ -160,7 +160,7 @@ def test_a_heartbeat_that_fails_comes_again_sooner(both: Both) -> None:
     call = both.do(lease.reserve(10))
     runner.sent.clear()
     for error in (None, StorageFull("full")):
-        # In this order, and when the talk is over: the keeper sees the clock too.
+        # In this order, and when the script is over: the manager sees the clock too.
         runner.fail(1, error)
         clock.now += 31
         tended(both, lease, lambda: runner.sent == ["quotas.extend"] and not lease._core.busy)
@@ -187,7 +187,7 @@ def test_a_block_that_ended_under_its_calls_admits_none_and_is_corrected(both: B
     assert used(both, user)[0] == 31
 
 
-def test_a_smaller_promise_does_not_end_with_the_month(both: Both, door: Door) -> None:
+def test_a_smaller_reservation_does_not_end_with_the_month(both: Both, door: Door) -> None:
     user, clock = user_with(both), Clock()
     end = door.value("SELECT clock_timestamp() + interval '20 s'")
     door.change(user.id, period_end=end)
@@ -226,7 +226,7 @@ def test_calls_that_promised_nothing_but_a_request_are_kept_by_one_token(both: B
     assert both.usage(user).requests_last_hour == 1
 
 
-def test_a_lost_answer_about_a_smaller_promise_costs_nothing(both: Both) -> None:
+def test_a_lost_answer_about_a_smaller_reservation_costs_nothing(both: Both) -> None:
     user, runner = user_with(both), losing_of(both)
     lease = lease_of(both, user, runner=runner, tokens=400)
     call = both.do(lease.reserve(100))
@@ -239,7 +239,7 @@ def test_a_lost_answer_about_a_smaller_promise_costs_nothing(both: Both) -> None
     assert used(both, user)[0] == 30
 
 
-# What happens while the smaller promise is asked for.
+# What happens while the smaller reservation is asked for.
 
 
 def during(runner: Any, statement: str, act: Callable[[], object]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from entered import Both, expire_before, until, used
+from guard_adapter import Both, expire_before, until, used
 from leasing import Clock, lease_of, losing_of, once, user_with
 
 from atlas_sdk import DatabaseUnreachable

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, locked_row, until, used, waiting
+from guard_adapter import Both, locked_row, until, used, waiting
 from leasing import lease_of, losing_of, once, user_with
 from patience import PATIENCE_S
 

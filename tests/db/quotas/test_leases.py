@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 from leasing import Clock, lease_of, once, user_with
 
 from atlas_sdk import InvalidInput, NotFound

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from entered import Both, locked_row, terminate, until, used, waiting
+from guard_adapter import Both, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
