@@ -31,7 +31,7 @@ class AsyncLeaseCore(LeaseCore):
         super().__init__(user, size, **options)
         self._runner = runner
         self._manager = async_lease_manager(runner)
-        self._manager.know(self)
+        self._manager.register(self)
         #: The script that runs, if there is one: in a task, so that it outlives a cancelled caller.
         self._task: asyncio.Task[Any] | None = None
 
@@ -125,7 +125,11 @@ class AsyncLeaseCore(LeaseCore):
     async def settle_due(self) -> None:
         """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
-            await self._run_alone(self.pool.outbox.flush(due_only=True))
+            try:
+                await self._run_alone(self.pool.outbox.flush(due_only=True))
+            finally:
+                if self.pool.outbox:
+                    self.schedule()
 
     async def give_back(self) -> None:
         """Give back what no call needs."""

@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: Dimensions of which leases hold something, so that giving that back may help.
+#: Leases hold these dimensions, so giving back an idle block may help.
 _LEASED = frozenset({"tokens", "cost", "requests"})
 #: Kept settlements that one guard writes at its exit, so that the first after an outage does not pay for all.
 _BATCH = 8
-#: How long a closing client waits for what runs in the background.
+#: How long a closing client waits for its background tasks.
 _CLOSE_S = 10.0
 
 
@@ -138,7 +138,7 @@ class DatabaseBackend(_Scripts):
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
         try:
-            return self._with_idle(user, lambda: run_script(self._runner, self._reserve(request)))
+            return self._ask_twice(user, lambda: run_script(self._runner, self._reserve(request)))
         except BaseException as problem:
             if request.is_ours(problem):
                 self.outbox.add(request.release())
@@ -153,10 +153,10 @@ class DatabaseBackend(_Scripts):
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
         """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
-        return self._with_idle(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
+        return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
-    def _with_idle(self, user: User, ask: Callable[[], T]) -> T:
-        """Ask, and after a refusal once more with what this user's leases of this client held for no call."""
+    def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
+        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
         try:
             return ask()
         except QuotaExceeded as refusal:
@@ -189,7 +189,7 @@ class AsyncDatabaseBackend(_Scripts):
         # In a task of its own: a second cancellation would leave a statement that nobody waits for, and that may
         # still reserve after the release.
         reserving = self._tasks.start(
-            self._with_idle(user, lambda: run_script_async(self._runner, self._reserve(request)))
+            self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
         )
         try:
             return await asyncio.shield(reserving)
@@ -226,12 +226,12 @@ class AsyncDatabaseBackend(_Scripts):
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
         """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
-        return await self._with_idle(
+        return await self._ask_twice(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )
 
-    async def _with_idle(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask, and after a refusal once more with what this user's leases of this client held for no call."""
+    async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
         try:
             return await ask()
         except QuotaExceeded as refusal:

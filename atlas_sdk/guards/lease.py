@@ -35,7 +35,7 @@ class ThreadLeaseCore(LeaseCore):
         super().__init__(user, size, **options)
         self._runner = runner
         self._manager = lease_manager(runner)
-        self._manager.know(self)
+        self._manager.register(self)
 
     def schedule(self) -> None:
         """Have the lease manager maintain this lease now."""
@@ -120,7 +120,11 @@ class ThreadLeaseCore(LeaseCore):
     def settle_due(self) -> None:
         """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
-            self._run_alone(self.pool.outbox.flush(due_only=True))
+            try:
+                self._run_alone(self.pool.outbox.flush(due_only=True))
+            finally:
+                if self.pool.outbox:
+                    self.schedule()
 
     def give_back(self) -> None:
         """Give back what no call needs."""

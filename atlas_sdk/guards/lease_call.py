@@ -93,6 +93,7 @@ class Call:
         # interpreter everything is settled already, and the thread that had the lock may be gone.
         if not self._ended and not finalizing():
             self.settle()
+            self._core.schedule()
 
     def release(self) -> None:
         """Give the grant back: the call did not happen. It counts as a request all the same."""
@@ -174,7 +175,8 @@ class LeaseCore:
     def drained(self, block: Block) -> None:
         """Settle soon a block whose last call has ended. The lock is held."""
         self.pool.drained(block)
-        self.schedule()
+        if self.pool.size.fixed is not None:
+            self.schedule()
 
     def schedule(self) -> None:
         """Have the lease manager maintain this lease now."""

@@ -127,8 +127,8 @@ class _Manager(Generic[L]):
         self._lock = RLock()
         self._schedule: Schedule[L] = Schedule()
 
-    def know(self, lease: L) -> None:
-        """Ask this lease too when something is to be given back."""
+    def register(self, lease: L) -> None:
+        """Add a lease, to be asked when something is to be given back."""
         with self._lock:
             self._known.add(lease)
 

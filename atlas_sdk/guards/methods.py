@@ -36,10 +36,10 @@ def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
         return user
 
     @wraps(user)
-    def found(*args: object, **kwargs: object) -> User:
+    def resolve(*args: object, **kwargs: object) -> User:
         return _require_tenant(tenant, user(*args, **kwargs))
 
-    return found  # type: ignore[return-value]  # the same kind of callable
+    return resolve  # type: ignore[return-value]  # the same kind of callable
 
 
 class GuardMethods(Face):
@@ -47,7 +47,7 @@ class GuardMethods(Face):
 
     def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
         super().__init__(runner)
-        #: The one user that it is for.
+        #: The one user that the client may act for; None: any.
         self._tenant = tenant
         # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
         if shared is None:
@@ -136,7 +136,7 @@ class AsyncGuardMethods(AsyncFace):
         self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
     ) -> None:
         super().__init__(runner)
-        #: The one user that it is for.
+        #: The one user that the client may act for; None: any.
         self._tenant = tenant
         # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
         if shared is None:

@@ -55,7 +55,7 @@ def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(both: Both
     first = both.do(lease.reserve(10))
     clock.now += 91
     second = both.do(lease.reserve(10))
-    # Whether the second block had to share with the first one depends on what saw the clock first, the manager or the call.
+    # The second block has to share with the first one when the manager saw the clock before the call did.
     tended(both, lease, lambda: min(hold.tokens for hold in both.holds(user)) == 10)
     assert len(both.holds(user)) == 2
     clock.now += 34
