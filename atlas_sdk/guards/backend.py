@@ -36,7 +36,7 @@ class Grant(Protocol):
 
     @property
     def tokens(self) -> int:
-        """How many tokens were granted: the `max_tokens` of the call."""
+        """Tokens that were granted: the `max_tokens` of the call."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Outcome:
 
     #: Give everything back; the amounts are then of no meaning.
     releases: bool = False
-    #: What to charge; None is unknown: the whole reservation.
+    #: Amounts to charge; None is unknown: the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
     meta: Mapping[str, object] | None = None

@@ -58,20 +58,20 @@ class Block:
 
     id: UUID
     epoch: int
-    #: As the database granted it. Times are seconds of one clock.
+    #: Amounts that the database granted; times are seconds of one clock.
     tokens: int
     nano: int
     requests: int
-    #: From here on it admits no call: the database may count the block as spent.
+    #: The block admits no call after that: the database may count it as spent.
     deadline: float
-    #: When it last admitted a call.
+    #: Time of the last call that it admitted.
     used_at: float
-    #: When to keep it alive for running calls, or to give back what they do not need.
+    #: Time of the next heartbeat, or of giving back what running calls do not need.
     look_at: float = inf
     left_tokens: int = field(init=False)
     left_nano: int = field(init=False)
     left_requests: int = field(init=False)
-    #: By calls that have ended.
+    #: Amounts that ended calls used.
     spent_tokens: int = field(init=False, default=0)
     spent_nano: int = field(init=False, default=0)
     #: Calls that were admitted and have not ended.
@@ -157,11 +157,11 @@ class Block:
 
     @property
     def has_rest(self) -> bool:
-        """Whether settling it gives something back."""
+        """True if settling it gives something back."""
         return self.left_tokens > 0 or self.left_nano > 0 or self.left_requests > 0
 
     @property
     def is_mostly_rest(self) -> bool:
-        """Whether at least half of it serves no running call."""
+        """True if at least half of it serves no running call."""
         tokens, nano = self.in_use
         return self.left_requests > 0 or (self.has_rest and self.left_tokens >= tokens and self.left_nano >= nano)

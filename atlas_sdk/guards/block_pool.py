@@ -73,12 +73,12 @@ class BlockPool:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to settle, now or later."""
+        """True if there is nothing to settle, now or later."""
         return self.current is None and not self.outbox and not self._draining
 
     @property
     def can_give_back(self) -> bool:
-        """Whether there is something that no call needs."""
+        """True if there is something that no call needs."""
         return self.outbox.frees or any(block.has_rest for block in self._blocks)
 
     @property

@@ -120,7 +120,7 @@ class BlockSize:
 
     @property
     def is_one_call(self) -> bool:
-        """Whether the block is a reservation of one call."""
+        """True if the block is a reservation of one call."""
         return self.fixed is None and self._calls <= 1
 
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _LEASED = frozenset({"tokens", "cost", "requests"})
 #: Kept settlements that one guard writes at its exit, so that the first after an outage does not pay for all.
 _BATCH = 8
-#: How long a closing client waits for its background tasks.
+#: A closing client waits so long for its background tasks.
 _CLOSE_S = 10.0
 
 
@@ -48,7 +48,7 @@ class _Request:
 
     @property
     def is_keyed(self) -> bool:
-        """Whether an earlier call may have made the reservation: then this one must not give it back."""
+        """True if an earlier call may have made the reservation: then this one must not give it back."""
         return self.options.get("idempotency_key") is not None
 
     def plan(self) -> Plan[Reservation]:
@@ -186,7 +186,7 @@ class AsyncDatabaseBackend(_Scripts):
     async def reserve(self, user: User, options: GuardOptions) -> Reservation:
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
-        # In a task of its own: a second cancellation would leave a statement that nobody waits for, and that may
+        # Use a task of its own. Otherwise a second cancellation would leave a statement without a waiter, which may
         # still reserve after the release.
         reserving = self._tasks.start(
             self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))

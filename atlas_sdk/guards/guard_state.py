@@ -42,7 +42,7 @@ class UsageRecord:
         #: Progress, as totals.
         self._tokens = 0
         self._cost = Decimal()
-        #: What the body told last: a settlement, a release, or nothing yet.
+        #: The end that the body told: a settlement, a release, or nothing yet.
         self._end: Outcome | None = None
 
     def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
@@ -132,7 +132,7 @@ class GuardState(Generic[B, H]):
 
     @property
     def tokens(self) -> int:
-        """How many tokens were granted, from `min_tokens` to `tokens`: the `max_tokens` of the call."""
+        """Tokens that were granted, from `min_tokens` to `tokens`: the `max_tokens` of the call."""
         return self._granted.tokens
 
     @property
@@ -147,7 +147,7 @@ class GuardState(Generic[B, H]):
 
     @property
     def repeated(self) -> bool:
-        """Whether an earlier call with this idempotency key, which did not end, made the reservation."""
+        """True if an earlier call with this idempotency key, which did not end, made the reservation."""
         return isinstance(self._granted, Reservation) and self._granted.repeated
 
     @property
@@ -157,7 +157,7 @@ class GuardState(Generic[B, H]):
 
     @property
     def lost(self) -> bool:
-        """Whether other containers may run in the `slots` of this guard, as a slot's `lost`; False without any."""
+        """True if other containers may run in the `slots` of this guard, as a slot's `lost`; False without any."""
         self._granted  # noqa: B018  # raises before the guard is entered
         return self._liveness is not None and self._liveness.lost
 

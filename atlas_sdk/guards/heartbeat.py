@@ -59,7 +59,7 @@ class HeartbeatState:
 
     @property
     def lost(self) -> bool:
-        """Whether the place is gone, or no heartbeat came through for a time to live. It stays lost."""
+        """True if the place is gone, or no heartbeat came through for a time to live. It stays lost."""
         if not self._lost and self.clock() >= self._until:
             logger.debug("no heartbeat of slot %s came through in time", self._id)
             self._lost = True

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: How long the end of a program may wait for a script that another thread runs.
+#: The end of a program may wait so long for a script that another thread runs.
 _END_S = 10.0
 
 

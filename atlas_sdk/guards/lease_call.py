@@ -44,9 +44,9 @@ class Call:
         """Use `reserve` of a lease."""
         self._core = core
         self._block = block
-        #: What was granted: the `max_tokens` of the call.
+        #: Tokens that were granted: the `max_tokens` of the call.
         self.tokens = tokens
-        #: In billionths of a dollar.
+        #: Granted cost, in billionths of a dollar.
         self.cost_nano = cost_nano
         self._ended = False
 
@@ -184,12 +184,12 @@ class LeaseCore:
 
     @property
     def empty(self) -> bool:
-        """Whether the lease manager has nothing to maintain."""
+        """True if the lease manager has nothing to maintain."""
         return self.pool.empty
 
     @property
     def can_give_back(self) -> bool:
-        """Whether it holds something that no call needs."""
+        """True if it holds something that no call needs."""
         with self.lock:
             return self.pool.can_give_back
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _AT_LAST_S = 5.0
 #: Maintenance is bundled: with a thousand leases the next is always due at once.
 _PAUSE_MIN_S = 0.05
-#: How long the end of an event loop may wait for the settlements.
+#: The end of an event loop may wait so long for the settlements.
 _END_S = 5.0
 
 

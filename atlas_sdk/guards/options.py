@@ -11,7 +11,7 @@ from atlas_sdk.ops.amounts import Money
 
 __all__ = ["TTL", "GuardOptions", "UserOrResolver", "check_lease_options"]
 
-#: How long a call may take, unless told, as `quotas.reserve` has it.
+#: Default time that a call may take, as for `quotas.reserve`.
 TTL = timedelta(minutes=10)
 
 #: A user, or for a decorator a function that finds the user from the decorated function's arguments.
@@ -21,7 +21,7 @@ UserOrResolver = User | Callable[..., User]
 class GuardOptions(TypedDict, total=False):
     """Options that `guard()` takes after the user; the amounts are those of `quotas.reserve`."""
 
-    #: How many tokens the call may use at most. With `min_tokens` fewer are granted when fewer are left.
+    #: Tokens that the call may use at most. With `min_tokens` fewer are granted when fewer are left.
     tokens: int
     min_tokens: int | None
     #: US dollars: exact, so no float.
@@ -31,10 +31,10 @@ class GuardOptions(TypedDict, total=False):
     #: Counted in the sliding hour; default 1.
     requests: int
     builds: int
-    #: How long the call may take at most; default 10 minutes, at most 24 hours. With `slots`, or from a lease, how long
-    #: the reservation outlives the last heartbeat.
+    #: Time that the call may take; default 10 minutes, at most 24 hours. With `slots`, or from a lease, the time that
+    #: the reservation outlives its last heartbeat.
     ttl: timedelta
-    #: Who holds it, for people; at most 200 characters.
+    #: Name of the holder, for people; at most 200 characters.
     holder: str
     #: The same key is the same call: it is charged once, however often it is tried. None: every try is a call. For a
     #: decorator, a function of the decorated function's arguments that returns one of these.
@@ -43,7 +43,7 @@ class GuardOptions(TypedDict, total=False):
     meta: Mapping[str, object] | None
     #: Spend from a block that this process holds, instead of one reservation a call; default False.
     lease: bool
-    #: What to do when the body ends without telling what was used: "charge" the whole reservation, because the
+    #: End of a body that does not tell what was used: "charge" the whole reservation, because the
     #: provider may have billed it (the default), or "release" it.
     on_unknown: Literal["charge", "release"]
 

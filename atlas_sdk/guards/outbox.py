@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: Settlements kept at most, and as many releases: some hundred kilobytes. Beyond it the oldest is left to its expiry.
 KEPT_MAX = 1000
-#: In the background a settlement is tried this often: at once, then after 1, 2, 4, … and at most 60 seconds; about five
+#: Tries of a settlement in the background: at once, then after 1, 2, 4, … and at most 60 seconds; about five
 #: minutes in all.
 _TRIES_MAX = 10
 _PAUSE_MAX_S = 60.0
@@ -58,10 +58,10 @@ class PendingSettlement:
     reservation_id: UUID
     #: Give everything back; the amounts are then of no meaning.
     releases: bool = False
-    #: What to charge; None is unknown: the whole reservation.
+    #: Amounts to charge; None is unknown: the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
-    #: Of a block: how many of its requests were used.
+    #: Used requests of a block; None for a reservation.
     requests: int | None = None
     meta: Mapping[str, object] | None = None
     #: The reservation may never have been made, and the caller already saw the error.
@@ -128,7 +128,7 @@ class Outbox:
 
     @property
     def frees(self) -> bool:
-        """Whether writing what is kept gives something back to the user."""
+        """True if writing what is kept gives something back to the user."""
         return any(pending.frees for pending in list(self._kept))
 
     def next_due_s(self) -> float | None:

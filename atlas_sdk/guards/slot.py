@@ -74,7 +74,7 @@ class _SlotState(Generic[B, H]):
 
     @property
     def lost(self) -> bool:
-        """Whether another container may run in this place: the slot ended, or no heartbeat came through for `ttl`.
+        """True if another container may run in this place: the slot ended, or no heartbeat came through for `ttl`.
 
         It stays lost.
         """
