@@ -51,11 +51,11 @@ if TYPE_CHECKING:
         TransactionConflict,
     )
     from atlas_sdk.files import FileState, Scan, Signature, Skipped, Tracking
-    from atlas_sdk.guards.asking import Ask
     from atlas_sdk.guards.async_lease import AsyncLease
-    from atlas_sdk.guards.call import Call
     from atlas_sdk.guards.guard import AsyncGuard, Guard, current_guard
     from atlas_sdk.guards.lease import Lease
+    from atlas_sdk.guards.lease_call import Call
+    from atlas_sdk.guards.options import GuardOptions
     from atlas_sdk.guards.slot import AsyncSlot, Slot
     from atlas_sdk.model.attribution import Attribution
     from atlas_sdk.model.builds import Build, BuildStats
@@ -86,7 +86,7 @@ _HOME_OF = {
     "AlreadyExists": "errors",
     "AmbiguousReference": "errors",
     "AppliedMigration": "model.schema",
-    "Ask": "guards.asking",
+    "GuardOptions": "guards.options",
     "AsyncAtlas": "aio",
     "AsyncGuard": "guards.guard",
     "AsyncLease": "guards.async_lease",
@@ -105,7 +105,7 @@ _HOME_OF = {
     "Broken": "model.memory",
     "Build": "model.builds",
     "BuildStats": "model.builds",
-    "Call": "guards.call",
+    "Call": "guards.lease_call",
     "Capture": "model.memory",
     "Change": "model.checkpoints",
     "Check": "model.quota_accounting",
@@ -194,7 +194,6 @@ __all__ = [
     "AlreadyExists",
     "AmbiguousReference",
     "AppliedMigration",
-    "Ask",
     "AsyncAtlas",
     "AsyncGuard",
     "AsyncLease",
@@ -230,6 +229,7 @@ __all__ = [
     "Gap",
     "Grant",
     "Guard",
+    "GuardOptions",
     "Health",
     "Hold",
     "IllegalTransition",

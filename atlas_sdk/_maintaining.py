@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import TypedDict, Unpack
 
 from atlas_sdk._faces import AsyncFace, Face
-from atlas_sdk._script import perform, perform_async
+from atlas_sdk._script import run_script, run_script_async
 from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.ops import isolation, maintenance
 from atlas_sdk.ops.batches import Progress
@@ -47,7 +47,7 @@ class Maintaining(Face):
         all rows, and DatabaseUnreachable when the database goes away.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
-        return perform(self._runner, maintenance.run(jobs, **wishes))
+        return run_script(self._runner, maintenance.run(jobs, **wishes))
 
     def run_if_due(
         self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
@@ -57,7 +57,7 @@ class Maintaining(Face):
         Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
-        return perform(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
+        return run_script(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
 
 
 class AsyncMaintaining(AsyncFace):
@@ -72,7 +72,7 @@ class AsyncMaintaining(AsyncFace):
         all rows, and DatabaseUnreachable when the database goes away.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
-        return await perform_async(self._runner, maintenance.run(jobs, **wishes))
+        return await run_script_async(self._runner, maintenance.run(jobs, **wishes))
 
     async def run_if_due(
         self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
@@ -82,4 +82,4 @@ class AsyncMaintaining(AsyncFace):
         Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
-        return await perform_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
+        return await run_script_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))

@@ -32,6 +32,7 @@ __all__ = [
     "Query",
     "Result",
     "Rollback",
+    "Script",
     "atomic",
     "context",
     "enclosed",
@@ -89,6 +90,9 @@ Effect = Query | Local | Begin | Commit | Rollback | GetContext
 
 #: What is sent back depends on the effect, so the send type is `object` and each helper below narrows it.
 Plan = Generator[Effect, object, T]
+
+#: Several plans, one after the other: a script yields plans and gets back what each returned or raised (`_script.py`).
+Script = Generator[Plan[Any], Any, T]
 
 
 @frozen

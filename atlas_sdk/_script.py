@@ -1,50 +1,90 @@
 """Scripts: operations that go on when one of their plans fails.
 
 A plan is one piece of work, which a database error ends. A script yields plans, one after the other, and gets back what
-each returned, or the error that it raised. It does no I/O itself, so one script runs with both faces.
+each returned, or the error that it raised. A script does no I/O itself, so one script runs with both faces.
 """
 
-from collections.abc import Generator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 from atlas_sdk._faces import AsyncRunner, Runner
-from atlas_sdk._plan import Plan
+from atlas_sdk._plan import Plan, Script
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TransactionConflict
 
-__all__ = ["Script", "perform", "perform_async"]
+__all__ = ["RETRIED", "Script", "retry_once", "run_script", "run_script_async"]
 
 T = TypeVar("T")
 
-#: What is sent back is what the yielded plan returned.
-Script = Generator[Plan[Any], Any, T]
+_UNLOCKED: AbstractContextManager[object] = nullcontext()
+
+#: Errors that a second try may mend: a connection that broke, an embedded server that starts again, a conflict.
+RETRIED = (DatabaseUnreachable, TransactionConflict)
+#: A try that took this long has waited for a connection (5 s by default) in vain; another try would wait as long.
+_PROMPT_S = 4.0
 
 
-def perform(runner: Runner, script: Script[T]) -> T:
-    """Run a script to its end, blocking. An interruption comes to it as an exception, too."""
+def run_script(runner: Runner, script: Script[T], *, lock: AbstractContextManager[object] = _UNLOCKED) -> T:
+    """Run a script to its end, blocking. The script sees an interruption as an exception, too.
+
+    The lock is held while the script itself runs, and not while a plan does.
+    """
     try:
-        plan = next(script)
+        with lock:
+            plan = next(script)
         while True:
             try:
                 answer = runner.run(plan)
             except BaseException as problem:  # noqa: BLE001  # the script raises it again
-                plan = script.throw(problem)
+                with lock:
+                    plan = script.throw(problem)
             else:
-                plan = script.send(answer)
+                with lock:
+                    plan = script.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        with lock:
+            script.close()
 
 
-async def perform_async(runner: AsyncRunner, script: Script[T]) -> T:
-    """Run a script to its end, on asyncio. The twin of `perform`, line by line."""
+async def run_script_async(
+    runner: AsyncRunner, script: Script[T], *, lock: AbstractContextManager[object] = _UNLOCKED
+) -> T:
+    """Run a script to its end, on asyncio. The twin of `run_script`, line by line."""
     try:
-        plan = next(script)
+        with lock:
+            plan = next(script)
         while True:
             try:
                 answer = await runner.run(plan)
             except BaseException as problem:  # noqa: BLE001  # the script raises it again
-                plan = script.throw(problem)
+                with lock:
+                    plan = script.throw(problem)
             else:
-                plan = script.send(answer)
+                with lock:
+                    plan = script.send(answer)
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        with lock:
+            script.close()
+
+
+def retry_once(
+    plan: Callable[[], Plan[T]], clock: Callable[[], float], *, errors: tuple[type[AtlasError], ...] = RETRIED
+) -> Script[T]:
+    """Run a plan, and once more after one of these errors, unless the first try took long.
+
+    The plan must be idempotent: the first try may have been done although no answer came. Each try calls `plan` anew.
+    """
+    began = clock()
+    try:
+        answer: T = yield plan()
+    except errors:
+        if clock() - began > _PROMPT_S:
+            raise
+        answer = yield plan()
+    return answer

@@ -15,7 +15,7 @@ from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._maintaining import AsyncMaintaining
 from atlas_sdk._plan import Plan
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.guards.faces import AsyncMetering
+from atlas_sdk.guards.methods import AsyncGuardMethods
 from atlas_sdk.model.health import Health
 from atlas_sdk.model.isolation import Login
 from atlas_sdk.model.origin import Address, Origin
@@ -157,7 +157,7 @@ class AsyncMemory(AsyncTransactionMemory):
     remove_leftovers = awaitable(leftovers.remove_leftovers)
 
 
-class AsyncQuotas(AsyncMetering):
+class AsyncQuotas(AsyncGuardMethods):
     """Limits that hold: reserve before, settle after.
 
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.

@@ -13,7 +13,7 @@ from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk._maintaining import Maintaining
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.guards.faces import Metering
+from atlas_sdk.guards.methods import GuardMethods
 from atlas_sdk.model.health import Health
 from atlas_sdk.model.isolation import Login
 from atlas_sdk.model.origin import Address, Origin
@@ -153,7 +153,7 @@ class Memory(TransactionMemory):
     remove_leftovers = blocking(leftovers.remove_leftovers)
 
 
-class Quotas(Metering):
+class Quotas(GuardMethods):
     """Limits that hold: reserve before, settle after.
 
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.

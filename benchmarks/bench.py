@@ -92,10 +92,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def remove_home(home: Path) -> None:
-    """Wait until the server and its keeper have ended, then remove the data."""
+    """Wait until the server and its supervisor have ended, then remove the data."""
     run = home / "postgres.run"
     for _ in polling(_STOP_S):
-        if not any((run / name).exists() and is_held(run / name) for name in ("server.lock", "keeper.lock")):
+        if not any((run / name).exists() and is_held(run / name) for name in ("server.lock", "supervisor.lock")):
             break
     else:
         message = f"the server in {home} does not stop; its log is {run / 'server.log'}"

@@ -14,11 +14,11 @@
         call.settle(call_model(max_tokens=call.tokens).total_tokens)
 """
 
-from atlas_sdk.guards.asking import Ask
 from atlas_sdk.guards.async_lease import AsyncLease
-from atlas_sdk.guards.call import Call
 from atlas_sdk.guards.guard import AsyncGuard, Guard, current_guard
 from atlas_sdk.guards.lease import Lease
+from atlas_sdk.guards.lease_call import Call
+from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.slot import AsyncSlot, Slot
 
-__all__ = ["Ask", "AsyncGuard", "AsyncLease", "AsyncSlot", "Call", "Guard", "Lease", "Slot", "current_guard"]
+__all__ = ["AsyncGuard", "AsyncLease", "AsyncSlot", "Call", "Guard", "GuardOptions", "Lease", "Slot", "current_guard"]

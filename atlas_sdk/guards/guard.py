@@ -1,4 +1,4 @@
-"""Guards: reserve before a call, settle after it, whatever happens in between."""
+"""Guards: they reserve before a call and settle after it, whatever happens in between."""
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -7,11 +7,9 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.guards.asking import Ask
-from atlas_sdk.guards.entered import Entered, Payer, current
+from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
+from atlas_sdk.guards.guard_state import GuardState, current
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat
-from atlas_sdk.guards.source import AsyncSource, Held, Source
-from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.ops.amounts import Money
 
 __all__ = ["AsyncGuard", "Guard", "current_guard"]
@@ -21,14 +19,14 @@ P = ParamSpec("P")
 
 
 def current_guard() -> "Guard | AsyncGuard":
-    """Return the innermost guard that is entered here; what a decorated function settles. Raises InvalidInput."""
+    """Return the innermost guard that is entered here: a decorated function settles it. Raises InvalidInput."""
     guard = current.get()
     if guard is None:
         raise InvalidInput("no guard is entered here: use `with atlas.quotas.guard(…)` around the call", field="guard")
     return cast("Guard | AsyncGuard", guard)
 
 
-class Guard(Entered):
+class Guard(GuardState[QuotaBackend, Heartbeat]):
     """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
 
     ::
@@ -43,53 +41,41 @@ class Guard(Entered):
     It is for one call. Its methods may be called from any thread.
     """
 
-    def __init__(self, source: Source, user: Payer, ask: Ask) -> None:
-        """Use `atlas.quotas.guard`."""
-        super().__init__(user, ask)
-        self._source = source
-        self._heart: Heartbeat | None = None
-
     def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Promise this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
+        """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
 
         `g.tokens` and `g.cost` are then the whole. Raises QuotaExceeded, NotFound when the reservation has expired,
         DatabaseUnreachable.
         """
-        held = self._entered()
-        self._held = self._source.extend(self._begun, held, tokens=tokens, cost=cost, ttl=ttl)
+        grant = self._entered()
+        self._grant = self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
 
     def __enter__(self) -> Self:
         user, asked_at = self._begin()
         try:
-            held = self._source.reserve(user, self._ask)
+            grant = self._backend.reserve(user, self._options)
         except BaseException:
             self._refuse()
             raise
-        self._enter(held, asked_at)
-        if self._pulse is not None:
-            self._heart = Heartbeat(self._source, user, held, self._pulse)
+        self._enter(grant, asked_at)
+        if self._liveness is not None:
+            self._heartbeat = Heartbeat(self._backend, user, grant, self._liveness)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held = self._leave()
-        if held is None:
+        grant = self._leave()
+        if grant is None:
             return
-        if self._heart is not None:
-            self._heart.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         try:
-            self._settlement = self._write(held)
+            self._settlement = self._backend.settle(self._payer, grant, self._usage.outcome())
         except AtlasError as problem:
             self._failed(problem, error)
-        if self._heart is not None:
-            self._heart.join()
-
-    def _write(self, held: Held) -> Settlement | None:
-        user, verdict = self._begun, self._spending.verdict()
-        if verdict.releases:
-            return self._source.release(user, held)
-        return self._source.settle(user, held, tokens=verdict.tokens, cost=verdict.cost, meta=verdict.meta)
+        if self._heartbeat is not None:
+            self._heartbeat.join()
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Guard every call of a function; `current_guard()` gives the guard inside of it.
@@ -97,17 +83,17 @@ class Guard(Entered):
         Raises TypeError for a function that is awaited, and for generators; InvalidInput for a constant
         `idempotency_key`.
         """
-        self._decorate(function, awaited=False)
+        self._check_decorated(function, awaited=False)
 
         @wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            with Guard(self._source, self._payer(args, kwargs), self._asked(args, kwargs)):
+            with Guard(self._backend, *self._of_call(args, kwargs)):
                 return function(*args, **kwargs)
 
         return guarded
 
 
-class AsyncGuard(Entered):
+class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
     """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
 
     ::
@@ -120,53 +106,41 @@ class AsyncGuard(Entered):
     in the background, and the client's close waits for that.
     """
 
-    def __init__(self, source: AsyncSource, user: Payer, ask: Ask) -> None:
-        """Use `atlas.quotas.guard`."""
-        super().__init__(user, ask)
-        self._source = source
-        self._heart: AsyncHeartbeat | None = None
-
     async def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Promise this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
+        """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
 
         `g.tokens` and `g.cost` are then the whole. Raises QuotaExceeded, NotFound when the reservation has expired,
         DatabaseUnreachable.
         """
-        held = self._entered()
-        self._held = await self._source.extend(self._begun, held, tokens=tokens, cost=cost, ttl=ttl)
+        grant = self._entered()
+        self._grant = await self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
 
     async def __aenter__(self) -> Self:
         user, asked_at = self._begin()
         try:
-            held = await self._source.reserve(user, self._ask)
+            grant = await self._backend.reserve(user, self._options)
         except BaseException:
             self._refuse()
             raise
-        self._enter(held, asked_at)
-        if self._pulse is not None:
-            self._heart = AsyncHeartbeat(self._source, user, held, self._pulse)
+        self._enter(grant, asked_at)
+        if self._liveness is not None:
+            self._heartbeat = AsyncHeartbeat(self._backend, user, grant, self._liveness)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held = self._leave()
-        if held is None:
+        grant = self._leave()
+        if grant is None:
             return
-        if self._heart is not None:
-            self._heart.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         try:
-            self._settlement = await self._write(held)
+            self._settlement = await self._backend.settle(self._payer, grant, self._usage.outcome())
         except AtlasError as problem:
             self._failed(problem, error)
-        if self._heart is not None:
-            await self._heart.join()
-
-    async def _write(self, held: Held) -> Settlement | None:
-        user, verdict = self._begun, self._spending.verdict()
-        if verdict.releases:
-            return await self._source.release(user, held)
-        return await self._source.settle(user, held, tokens=verdict.tokens, cost=verdict.cost, meta=verdict.meta)
+        if self._heartbeat is not None:
+            await self._heartbeat.join()
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Guard every call of an async function; `current_guard()` gives the guard inside of it.
@@ -174,11 +148,11 @@ class AsyncGuard(Entered):
         Raises TypeError for a function that is not awaited, and for generators; InvalidInput for a constant
         `idempotency_key`.
         """
-        self._decorate(function, awaited=True)
+        self._check_decorated(function, awaited=True)
 
         @wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            async with AsyncGuard(self._source, self._payer(args, kwargs), self._asked(args, kwargs)):
+            async with AsyncGuard(self._backend, *self._of_call(args, kwargs)):
                 return await function(*args, **kwargs)
 
         return guarded

@@ -1,37 +1,161 @@
 """A lease for threads: blocks of a user's quota that this process spends by itself."""
 
 import logging
-from collections.abc import Mapping
 from datetime import timedelta
-from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack
 
 from atlas_sdk._faces import Runner
-from atlas_sdk.errors import AtlasError, QuotaExceeded
-from atlas_sdk.guards.asking import Ask
-from atlas_sdk.guards.block import nano_promised
-from atlas_sdk.guards.call import Call, Leasing, amounts_of, call_of
+from atlas_sdk._plan import Script
+from atlas_sdk._script import run_script
+from atlas_sdk.errors import QuotaExceeded
+from atlas_sdk.guards.block import LeaseRequest, nano_reserved
 from atlas_sdk.guards.guard import Guard
-from atlas_sdk.guards.keeper import keeper_of
-from atlas_sdk.guards.owed import Talk
-from atlas_sdk.guards.source import Held
-from atlas_sdk.guards.want import Want
-from atlas_sdk.model.quotas import Settlement
+from atlas_sdk.guards.lease_backend import LeaseBackend
+from atlas_sdk.guards.lease_call import Call, LeaseCore, core_options
+from atlas_sdk.guards.lease_manager import lease_manager
+from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
 
-__all__ = ["Lease", "LeaseSource"]
+__all__ = ["Lease", "ThreadLeaseCore"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: How long the end of a program may wait for a talk with the database that another thread has begun.
+#: The end of a program may wait so long for a script that another thread runs.
 _END_S = 10.0
 
 
-class Lease(Leasing):
+class ThreadLeaseCore(LeaseCore):
+    """The core of a lease for threads."""
+
+    def __init__(self, runner: Runner, user: User, size: LeaseRequest | None, **options: Any) -> None:
+        super().__init__(user, size, **options)
+        self._runner = runner
+        self._manager = lease_manager(runner)
+        self._manager.register(self)
+
+    def schedule(self) -> None:
+        """Have the lease manager maintain this lease now."""
+        self._manager.schedule(self)
+
+    def grant(self, request: LeaseRequest) -> Call:
+        """Grant a call its part, of a new block if need be. Raises QuotaExceeded, DatabaseUnreachable."""
+        try:
+            return self._admit(request)
+        except QuotaExceeded:
+            # Give back what lies idle in this process before a call is refused for it.
+            if not self._manager.give_back(self.user, but=self):
+                raise
+        return self._admit(request)
+
+    def _admit(self, request: LeaseRequest) -> Call:
+        mine = False
+        try:
+            with self.changed:
+                since = self.pool.begun
+                while True:
+                    admitted = self.pool.admit(request, since=since)
+                    if admitted is not None:
+                        return Call(self, *admitted, request.nano)
+                    self.refuse_if_closed()
+                    if not self.busy:
+                        break
+                    # One asks the database, for all who wait.
+                    self.changed.wait()
+                mine = self.busy = True
+            return Call(self, *self._run(self.pool.refill(request)), request.nano)
+        finally:
+            if mine:
+                self._finished()
+                with self.lock:
+                    if not self.empty:
+                        self.schedule()
+
+    def extend(self, call: Call, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
+        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
+        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
+        self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
+        with self.lock:
+            call.tokens += tokens
+            call.cost_nano += nano
+
+    def _run(self, script: Script[T]) -> T:
+        return run_script(self._runner, script, lock=self.lock)
+
+    def _run_alone(self, script: Script[object]) -> None:
+        """Run a script when no other one runs: only extensions run beside others."""
+        mine = False
+        try:
+            with self.changed:
+                while self.busy:
+                    self.changed.wait()
+                mine = self.busy = True
+            self._run(script)
+        finally:
+            if mine:
+                self._finished()
+
+    def _finished(self) -> None:
+        with self.changed:
+            self.busy = False
+            self.changed.notify_all()
+
+    def run_maintenance(self) -> float | None:
+        """Give back what is idle and settle what is due; return in how many seconds to come again."""
+        with self.lock:
+            idle_in_s = self.pool.retire_if_done()
+            if self.busy:
+                # The end of the script schedules the next maintenance.
+                return None
+            due_in_s = self.pool.due_in_s()
+        if due_in_s == 0:
+            self._run_alone(self.pool.maintain())
+            with self.lock:
+                due_in_s = self.pool.due_in_s()
+        return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
+
+    def settle_due(self) -> None:
+        """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
+        if self.pool.size.fixed is None and self.pool.outbox:
+            try:
+                self._run_alone(self.pool.outbox.flush(due_only=True))
+            finally:
+                if self.pool.outbox:
+                    self.schedule()
+
+    def give_back(self) -> None:
+        """Give back what no call needs."""
+        if not self.empty:
+            self._run_alone(self.pool.give_back())
+
+    def close(self) -> None:
+        """Admit no more calls, and settle."""
+        self.closed = True
+        with self.changed:
+            while self.busy:
+                self.changed.wait()
+            self.pool.retire()
+        self.give_back()
+        if not self.empty:
+            # Calls still run, or the database did not answer.
+            self.schedule()
+
+    def end(self) -> None:
+        """Close; running calls are charged what they were granted, because the process ends before they can tell."""
+        self.closed = True
+        with self.changed:
+            if not self.changed.wait_for(lambda: not self.busy, _END_S):
+                logger.warning("a lease is left to the expiry of its blocks: the database does not answer")
+                return
+            self.pool.charge_running()
+        if not self.empty:
+            self._run_alone(self.pool.outbox.flush())
+
+
+class Lease:
     """Spends blocks of a user's quota: about a microsecond a call instead of two round trips.
 
     ::
@@ -41,22 +165,18 @@ class Lease(Leasing):
             reply = call(max_tokens=held.tokens)
             held.settle(reply.total_tokens)
 
-    The limits hold as they do without it, because a block is held in the database before it is spent. A crash costs
-    what the process held: one block, and what calls that still ran were promised. A call may take as long as it likes:
-    heartbeats keep what it was promised, and the rest of its block is given back. Share a lease between threads; a
-    forked child begins without a block. What a block does not tell the ledger is the single call: it is charged as one
-    sum.
+    The limits hold as they do without a lease, because a block is held in the database before it is spent. A crash
+    costs what the process held: one block, and what running calls were granted. A call may take as long as it likes:
+    heartbeats keep its part, and the rest of its block is given back. Share a lease between threads; a forked child
+    starts without a block. The ledger has one entry a block, and not one a call.
 
     An idle block is given back after `idle_s`, the rest by `close`, by the client's `close`, or at the end of the
     interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, closes its leases itself.
     """
 
-    def __init__(self, runner: Runner, user: User, **size: Any) -> None:
+    def __init__(self, runner: Runner, user: User, **options: Any) -> None:
         """Use `atlas.quotas.lease`, which has the same arguments."""
-        super().__init__(user, **size)
-        self._runner = runner
-        self._keeper = keeper_of(runner)
-        self._keeper.know(self)
+        self._core = ThreadLeaseCore(runner, user, **core_options(**options))
 
     def reserve(
         self,
@@ -67,160 +187,38 @@ class Lease(Leasing):
         cost_nano: int = 0,
         requests: int | None = None,
     ) -> Call:
-        """Promise a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
+        """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
-        With `min_tokens` less is granted when less is left. `cost_nano` is in billionths of a dollar, and cheaper to
-        reckon with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
+        With `min_tokens` fewer are granted when fewer are left. `cost_nano` is in billionths of a dollar, and cheaper
+        to calculate with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
         """
-        if (
-            tokens.__class__ is int
-            and tokens > 0
-            and not cost
-            and cost_nano.__class__ is int
-            and cost_nano >= 0
-            and requests is None
-            and min_tokens is None
-        ):
-            call = self.take(tokens, cost_nano, self._requests_each)
-            if call is not None:
-                return call
-        return self._reserve(self.want(tokens, min_tokens, cost, cost_nano, requests))
+        core = self._core
+        call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
+        return core.grant(core.request(tokens, min_tokens, cost, cost_nano, requests)) if call is None else call
 
-    def _reserve(self, want: Want) -> Call:
-        try:
-            return self._admitted(want)
-        except QuotaExceeded:
-            # Nobody is refused because of what lies idle in this process.
-            if not self._keeper.give_back(self.user, but=self):
-                raise
-        return self._admitted(want)
-
-    def _admitted(self, want: Want) -> Call:
-        mine = False
-        try:
-            with self.changed:
-                since = self.purse.begun
-                while True:
-                    admitted = self.purse.admit(want, since=since)
-                    if admitted is not None:
-                        return Call(self, *admitted, want.nano)
-                    self.refuse_if_closed()
-                    if not self.talking:
-                        break
-                    # One asks the database, for all who wait.
-                    self.changed.wait()
-                mine = self.talking = True
-            return Call(self, *self._converse(self.purse.refill(want)), want.nano)
-        finally:
-            if mine:
-                self._stop_talking()
-
-    def guard(self, **ask: Unpack[Ask]) -> Guard:
+    def guard(self, **options: Unpack[GuardOptions]) -> Guard:
         """Return a guard for one call that reserves from this lease.
 
         It takes `tokens`, `min_tokens`, `cost`, `requests` and `on_unknown`. A block has one entry in the ledger, with
-        the lease's `meta`: what a single call tells as its own is not kept.
+        the lease's `meta`; the `meta` of a single call is not kept.
         """
-        amounts_of(ask)
-        return Guard(LeaseSource(self), self.user, ask)
+        check_lease_options(options)
+        return Guard(LeaseBackend(lambda _user, _options: self._core), self._core.user, options)
 
     def extend(self, call: Call, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Promise a call that runs this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
+        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
         With `ttl` its block is held for so long from now on.
         """
-        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_promised(money("cost", cost))
-        self._converse(self.purse.extend(call.block, tokens, nano, ttl))
-        with self.lock:
-            call.tokens += tokens
-            call.cost_nano += nano
-
-    def _converse(self, talk: Talk[T]) -> T:
-        answer: Any = None
-        problem: AtlasError | None = None
-        try:
-            while True:
-                with self.lock:
-                    try:
-                        plan = talk.send(answer) if problem is None else talk.throw(problem)
-                    except StopIteration as stop:
-                        return cast("T", stop.value)
-                answer, problem = None, None
-                try:
-                    answer = self._runner.run(plan)
-                except AtlasError as exc:
-                    problem = exc
-        finally:
-            with self.lock:
-                talk.close()
-
-    def _stop_talking(self) -> None:
-        with self.changed:
-            self.talking = False
-            self.changed.notify_all()
-            if not self.empty:
-                self.remind()
-
-    def remind(self) -> None:
-        """Have the keeper look after this lease now."""
-        self._keeper.call(self)
-
-    def tend(self) -> float | None:
-        """Give back what is idle and settle what is owed; return in how many seconds to come again."""
-        with self.lock:
-            idle_in_s = self.purse.retire_if_done()
-            if self.talking:
-                # The end of the talk calls the keeper.
-                return None
-            due_in_s = self.purse.due_in_s()
-        if due_in_s == 0:
-            self._talk(self.purse.look_after())
-            with self.lock:
-                due_in_s = self.purse.due_in_s()
-        return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
-
-    def _talk(self, talk: Talk[object]) -> None:
-        mine = False
-        try:
-            with self.changed:
-                while self.talking:
-                    self.changed.wait()
-                mine = self.talking = True
-            self._converse(talk)
-        finally:
-            if mine:
-                with self.changed:
-                    self.talking = False
-                    self.changed.notify_all()
+        self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
 
     def give_back(self) -> None:
-        """Give back what no call needs; what calls that run were promised, when the last one ends."""
-        if not self.empty:
-            self._talk(self.purse.give_back())
+        """Give back what no call needs; what running calls were granted comes back when the last one ends."""
+        self._core.give_back()
 
     def close(self) -> None:
-        """Admit no more calls, and settle. Calls that still run are settled when the last one ends. Idempotent."""
-        self.closed = True
-        with self.changed:
-            while self.talking:
-                self.changed.wait()
-            self.purse.retire()
-        self.give_back()
-        if not self.empty:
-            # Calls still run, or the database did not answer.
-            self.remind()
-
-    def end(self) -> None:
-        """Close; calls that still run are charged what they were promised, because nobody will tell any more."""
-        self.closed = True
-        with self.changed:
-            if not self.changed.wait_for(lambda: not self.talking, _END_S):
-                logger.warning("a lease is left to the expiry of its blocks: the database does not answer")
-                return
-            self.purse.retire()
-            self.purse.charge_running()
-        if not self.empty:
-            self._talk(self.purse.debts.settle(due_only=False))
+        """Admit no more calls, and settle. Running calls are settled when the last one ends. Idempotent."""
+        self._core.close()
 
     def __enter__(self) -> Self:
         return self
@@ -229,44 +227,3 @@ class Lease(Leasing):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class LeaseSource:
-    """What a guard of one lease reserves from."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def reserve(self, user: User, ask: Ask) -> Call:  # noqa: ARG002  # the lease's
-        """Take a part of the lease's block. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput."""
-        return self._lease.reserve(**amounts_of(ask))
-
-    def settle(
-        self,
-        user: User,  # noqa: ARG002  # the lease's
-        held: Held,
-        *,
-        tokens: int | None,
-        cost: Decimal | None,
-        meta: Mapping[str, object] | None,  # noqa: ARG002  # a block has one entry in the ledger
-    ) -> Settlement:
-        """Charge these amounts; None is unknown: all that was promised."""
-        return call_of(held).settlement(tokens, cost)
-
-    def release(self, user: User, held: Held) -> Settlement:  # noqa: ARG002  # the lease's
-        """Give the promise back."""
-        return call_of(held).released()
-
-    def extend(
-        self,
-        user: User,  # noqa: ARG002  # the lease's
-        held: Held,
-        *,
-        tokens: int,
-        cost: Money,
-        ttl: timedelta | None,
-    ) -> Call:
-        """Promise this much more; return the whole. Raises QuotaExceeded, NotFound."""
-        call = call_of(held)
-        self._lease.extend(call, tokens=tokens, cost=cost, ttl=ttl)
-        return call

@@ -1,4 +1,4 @@
-"""Slots: a container's place among those that may run at once, kept by a heartbeat."""
+"""Slots: places for containers that may run at once. A heartbeat keeps each of them."""
 
 import logging
 import os
@@ -7,28 +7,33 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
+from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.guards.asking import Ask
-from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, Pulse
-from atlas_sdk.guards.source import AsyncSource, Held, Source
+from atlas_sdk.guards.backend import RELEASED, AsyncQuotaBackend, Grant, QuotaBackend
+from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState
+from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.model.users import User
 
 __all__ = ["TTL", "AsyncSlot", "Slot"]
 
 logger = logging.getLogger(__name__)
 
+B = TypeVar("B")
+H = TypeVar("H")
+
 #: Default for how long a slot outlives its last heartbeat.
 TTL = timedelta(seconds=60)
 
 
-class _Place:
-    """What both slots know without asking: whether the place is still theirs."""
+class _SlotState(Generic[B, H]):
+    """Base class of both slots: all that they do without waiting."""
 
     def __init__(
         self,
+        backend: B,
         user: User,
         *,
         ttl: timedelta = TTL,
@@ -36,19 +41,22 @@ class _Place:
         meta: Mapping[str, object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Use `atlas.quotas.slot`."""
+        self._backend = backend
         self._user = user
-        self._ask: Ask = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
-        self._ask["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
-        self._pulse = Pulse(ttl, clock)
-        self._held: Held | None = None
+        self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
+        self._options["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
+        self._liveness = HeartbeatState(ttl, clock)
+        self._grant: Grant | None = None
         self._used = False
-        self._pid = 0
+        self._process = 0
+        self._heartbeat: H | None = None
 
     @property
-    def _granted(self) -> Held:
-        if self._held is None:
+    def _granted(self) -> Grant:
+        if self._grant is None:
             raise InvalidInput("enter the slot first: `with slot as s:`", field="slot")
-        return self._held
+        return self._grant
 
     @property
     def id(self) -> UUID:
@@ -66,29 +74,29 @@ class _Place:
 
     @property
     def lost(self) -> bool:
-        """Whether another container may run in this place: the slot is gone, or no heartbeat came through for `ttl`.
+        """True if another container may run in this place: the slot ended, or no heartbeat came through for `ttl`.
 
         It stays lost.
         """
         self._granted  # noqa: B018  # raises before the slot is entered
-        return self._pulse.lost
+        return self._liveness.lost
 
     def check(self) -> None:
-        """Do nothing while the place is ours. Raises SlotLost. No round trip."""
+        """Do nothing while the slot has its place. Raises SlotLost. No round trip."""
         self._granted  # noqa: B018  # as above
-        self._pulse.check()
+        self._liveness.check()
 
     def _begin(self) -> float:
         if self._used:
             raise InvalidInput("this slot is used already: make one for every container", field="slot")
-        return self._pulse.clock()
+        return self._liveness.clock()
 
-    def _enter(self, held: Held, began: float) -> None:
-        self._held, self._pid, self._used = held, os.getpid(), True
-        self._pulse.begin(held, began)
+    def _enter(self, grant: Grant, began: float) -> None:
+        self._grant, self._process, self._used = grant, process.generation, True
+        self._liveness.begin(grant, began)
 
 
-class Slot(_Place):
+class Slot(_SlotState[QuotaBackend, Heartbeat]):
     """A container's place, kept until the end of the `with`. Make one with `atlas.quotas.slot`.
 
     ::
@@ -99,42 +107,27 @@ class Slot(_Place):
                 slot.check()                               # raises SlotLost: stop the container
     """
 
-    def __init__(
-        self,
-        source: Source,
-        user: User,
-        *,
-        ttl: timedelta = TTL,
-        holder: str | None = None,
-        meta: Mapping[str, object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Use `atlas.quotas.slot`."""
-        super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
-        self._source = source
-        self._heart: Heartbeat | None = None
-
     def __enter__(self) -> Self:
         began = self._begin()
-        self._enter(self._source.reserve(self._user, self._ask), began)
-        self._heart = Heartbeat(self._source, self._user, self._granted, self._pulse)
+        self._enter(self._backend.reserve(self._user, self._options), began)
+        self._heartbeat = Heartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid or self._heart is None:
-            # A forked child: the place is the parent's.
+        if process.generation != self._process or self._heartbeat is None:
+            # In a forked child the place is the parent's.
             return
-        self._heart.stop()
+        self._heartbeat.stop()
         try:
-            self._source.release(self._user, self._granted)
+            self._backend.settle(self._user, self._granted, RELEASED)
         except AtlasError as problem:
             _unreleased(self._granted, problem, error)
-        self._heart.join()
+        self._heartbeat.join()
 
 
-class AsyncSlot(_Place):
+class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
     """A container's place, kept until the end of the `async with`. Make one with `atlas.quotas.slot`.
 
     ::
@@ -147,43 +140,28 @@ class AsyncSlot(_Place):
     A body that blocks the event loop for longer than `ttl` loses its place.
     """
 
-    def __init__(
-        self,
-        source: AsyncSource,
-        user: User,
-        *,
-        ttl: timedelta = TTL,
-        holder: str | None = None,
-        meta: Mapping[str, object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Use `atlas.quotas.slot`."""
-        super().__init__(user, ttl=ttl, holder=holder, meta=meta, clock=clock)
-        self._source = source
-        self._heart: AsyncHeartbeat | None = None
-
     async def __aenter__(self) -> Self:
         began = self._begin()
-        self._enter(await self._source.reserve(self._user, self._ask), began)
-        self._heart = AsyncHeartbeat(self._source, self._user, self._granted, self._pulse)
+        self._enter(await self._backend.reserve(self._user, self._options), began)
+        self._heartbeat = AsyncHeartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid or self._heart is None:
-            # A forked child: the place is the parent's.
+        if process.generation != self._process or self._heartbeat is None:
+            # In a forked child the place is the parent's.
             return
-        self._heart.stop()
+        self._heartbeat.stop()
         try:
-            await self._source.release(self._user, self._granted)
+            await self._backend.settle(self._user, self._granted, RELEASED)
         except AtlasError as problem:
             _unreleased(self._granted, problem, error)
-        await self._heart.join()
+        await self._heartbeat.join()
 
 
-def _unreleased(held: Held, problem: AtlasError, of_body: BaseException | None) -> None:
-    """Tell what kept a slot from being released, unless the body has an exception of its own to tell."""
+def _unreleased(grant: Grant, problem: AtlasError, of_body: BaseException | None) -> None:
+    """Raise the error of the release, unless the body raises an error of its own."""
     if of_body is None:
         raise problem
-    logger.warning("slot %s comes free when it expires: %s", held.id, problem)
+    logger.warning("slot %s comes free when it expires: %s", grant.id, problem)

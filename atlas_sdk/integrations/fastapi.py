@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
 from atlas_sdk import InvalidInput, User
-from atlas_sdk.guards import Ask, AsyncGuard
+from atlas_sdk.guards import AsyncGuard, GuardOptions
 from atlas_sdk.integrations.asgi import COUNTED
 from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
 
@@ -41,12 +41,14 @@ if "scope" not in inspect.signature(Depends).parameters:
 class Guards(Protocol):
     """The part of `AsyncAtlas.quotas` that is needed."""
 
-    def guard(self, user: User, /, **ask: Unpack[Ask]) -> AsyncGuard:
+    def guard(self, user: User, /, **ask: Unpack[GuardOptions]) -> AsyncGuard:
         """Return a guard to enter."""
         ...
 
 
-def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Callable[..., AsyncIterator[AsyncGuard]]:
+def quota(
+    quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[GuardOptions]
+) -> Callable[..., AsyncIterator[AsyncGuard]]:
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
     `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
@@ -65,7 +67,7 @@ def quota(quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[Ask]) -> Ca
         raise TypeError(message)
 
     async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
-        asked: Ask = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
+        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
         if callable(key):
             asked["idempotency_key"] = key(connection)
         async with quotas.guard(who, **asked) as held:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from attrs import define, evolve, field, frozen
 
 from atlas_sdk import InvalidInput, User
-from atlas_sdk.guards import Ask, AsyncGuard, Guard
+from atlas_sdk.guards import AsyncGuard, Guard, GuardOptions
 from atlas_sdk.integrations.attempts import Attempts
 from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.prices import Prices
@@ -39,7 +39,7 @@ class Metering(TypedDict, total=False):
     on_cut: Literal["progress", "hold"]
     #: Paths, as in the provider's reference, that may be posted to without being metered.
     unmetered: Collection[str]
-    #: The following go to the guard, as in `Ask`.
+    #: The following go to the guard, as in `GuardOptions`.
     requests: int
     ttl: timedelta
     holder: str
@@ -130,7 +130,7 @@ class Meter:
     on_cut: Literal["progress", "hold"]
     unmetered: tuple[str, ...]
     meta: Mapping[str, object]
-    ask: Ask
+    ask: GuardOptions
 
     @property
     def payer(self) -> User:
@@ -199,7 +199,7 @@ class Call:
         self.output = self.plan.output
 
     @property
-    def ask(self) -> Ask:
+    def ask(self) -> GuardOptions:
         """Return the amounts to reserve. Raises InvalidInput for a model without a price, where that is refused."""
         meter, plan = self.meter, self.plan
         meta: dict[str, object] = {"provider": self.api.provider, "model": plan.model}
@@ -210,7 +210,7 @@ class Call:
                 raise InvalidInput(f"the model {plan.model!r} has no price, so its cost cannot be held", field="model")
             if cost is None:
                 meta["price_unknown"] = True
-        ask: Ask = {
+        ask: GuardOptions = {
             **meter.ask,
             "tokens": self.sent + plan.output * plan.answers,
             "cost": cost or Decimal(),

@@ -1,14 +1,14 @@
 """Maintenance: all its jobs one after the other, and whose turn it is."""
 
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Json, Plan, context, execute, many, scalar
+from atlas_sdk._plan import Json, Plan, Script, context, execute, many, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import (
     AtlasError,
@@ -35,9 +35,6 @@ _DEAD: Final = timedelta(hours=6)
 #: It would be the same with every other job.
 _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, SchemaMismatch)
 
-#: Goes on when a job fails: see `atlas_sdk._script`.
-Script = Generator[Plan[Any], Any, Any]
-
 
 @frozen(kw_only=True)
 class _Keep:
@@ -57,7 +54,7 @@ def run(
     keep_events: timedelta | None = purges.KEEP_EVENTS,
     batch: int = BATCH,
     progress: Progress | None = None,
-) -> Generator[Plan[Any], Any, list[JobReport]]:
+) -> Script[list[JobReport]]:
     """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs."""
     how = How.of(dry_run=dry_run, batch=batch, progress=progress)
     keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
@@ -79,7 +76,7 @@ def run_if_due(
     keep_events: timedelta | None = purges.KEEP_EVENTS,
     batch: int = BATCH,
     progress: Progress | None = None,
-) -> Generator[Plan[Any], Any, list[JobReport] | None]:
+) -> Script[list[JobReport] | None]:
     """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then."""
     how = How.of(dry_run=False, batch=batch, progress=progress)
     keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
@@ -117,9 +114,7 @@ def _checked(jobs: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in MAINTENANCE_JOBS if name in wanted)
 
 
-def _recorded(
-    run_id: UUID, wanted: tuple[str, ...], keep: _Keep, how: How
-) -> Generator[Plan[Any], Any, list[JobReport]]:
+def _recorded(run_id: UUID, wanted: tuple[str, ...], keep: _Keep, how: How) -> Script[list[JobReport]]:
     reports: list[JobReport] = []
     try:
         yield from _each(wanted, keep, how, reports)
@@ -136,7 +131,7 @@ def _recorded(
     return reports
 
 
-def _end_quietly(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | None) -> Script:
+def _end_quietly(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | None) -> Script[None]:
     try:
         yield _end(run_id, outcome, reports, problem)
     except AtlasError:
@@ -149,7 +144,7 @@ def _end(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | No
     yield from execute(sql["end"], id=run_id, outcome=outcome, problem=problem, jobs=jobs)
 
 
-def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobReport]) -> Script:
+def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobReport]) -> Script[None]:
     for name in wanted:
         done = yield from _one(name, keep, how)
         if done is None:
@@ -160,7 +155,7 @@ def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobRepor
             return
 
 
-def _one(name: str, keep: _Keep, how: How) -> Generator[Plan[Any], Any, JobReport | None]:
+def _one(name: str, keep: _Keep, how: How) -> Script[JobReport | None]:
     conflicts = 0
     counted = Counted(how.progress)
     while True:

@@ -16,7 +16,7 @@ from atlas_sdk import (
     TransactionConflict,
     User,
 )
-from atlas_sdk.guards import Ask, Guard, Lease
+from atlas_sdk.guards import Guard, GuardOptions, Lease
 from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
 
 __all__ = ["LONGEST_TTL", "Jobs"]
@@ -75,9 +75,9 @@ class Jobs:
     def _cost(self) -> Decimal:
         return Decimal(self._dice.randrange(_CENT_NANO)) / 10**9
 
-    def _ask(self) -> Ask:
+    def _ask(self) -> GuardOptions:
         dice = self._dice
-        ask: Ask = {"tokens": dice.randint(10, 2000), "ttl": LONGEST_TTL}
+        ask: GuardOptions = {"tokens": dice.randint(10, 2000), "ttl": LONGEST_TTL}
         if dice.random() < 0.5:
             ask["min_tokens"] = dice.randint(1, ask["tokens"])
         if dice.random() < 0.6:
@@ -134,7 +134,7 @@ class Jobs:
 
     def _automatic(self, user: int) -> str:
         end = ""
-        # In a row, because a user is leased when it is hot.
+        # In a row: blocks for several calls need many calls a second.
         for _ in range(self._dice.randint(1, 30)):
             end = self._guard(user, lease=True)
         return end

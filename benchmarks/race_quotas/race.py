@@ -35,7 +35,7 @@ _TICK_S = 0.02
 _VERIFY_SHARE = 0.05
 #: Workers that were told to stop have a job to end, blocks to give back, and perhaps a server to wait for.
 _STOP_S = 60.0
-#: Blocks of the automatic mode last for more than a minute: a shorter race does not wait for that, but ages them.
+#: Blocks of `guard(lease=True)` last for more than a minute: a shorter race does not wait for that, but ages them.
 _WAITS_FROM_S = 120
 _LEFT_S = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
 _AGE = "UPDATE quota_reservations SET expires_at = expires_at - %s"

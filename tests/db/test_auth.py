@@ -15,7 +15,7 @@ from typing import Any
 import argon2
 import psycopg
 import pytest
-from entered import until, waiting
+from guard_adapter import until, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import (

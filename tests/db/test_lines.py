@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from entered import until
+from guard_adapter import until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from atlas_sdk._drive.spares import AsyncSpares, Spares

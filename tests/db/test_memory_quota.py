@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from attrs import evolve
-from entered import until, waiting
+from guard_adapter import until, waiting
 
 from atlas_sdk import Atlas, MemoryUsage, NotFound, Project, QuotaExceeded, RestoreRefused, User
 from atlas_sdk._sql import statements

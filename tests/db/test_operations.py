@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 import reference
-from entered import Both
+from guard_adapter import Both
 from patience import PATIENCE_S
 
 import atlas_sdk

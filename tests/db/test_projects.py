@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from entered import until, waiting
+from guard_adapter import until, waiting
 from patience import PATIENCE_S
 from previewing import WAY, events_of, preview_in
 

@@ -147,12 +147,12 @@ def test_maintenance_adds_up_what_gathers_at_repeatable_read(face: Any, dsn: str
         connection.commit()
         gathered = tally_rows(migrated, user)
         assert gathered > 200
-        keeper = strict if where == "the whole database" else face
+        client = strict if where == "the whole database" else face
         health, summary = face.projects.health(project), face.users.usage_summary(user)
-        looked = keeper.maintenance.fold_tallies(dry_run=True)
+        looked = client.maintenance.fold_tallies(dry_run=True)
         assert (looked.examined, tally_rows(migrated, user)) == (gathered, gathered)
         # By users: one step, or one step a user and another that finds none.
-        report = keeper.maintenance.fold_tallies(batch=1)
+        report = client.maintenance.fold_tallies(batch=1)
         # Those of the project, of all projects, and of one hour or two.
         assert tally_rows(migrated, user) <= 3 + 32
         assert (report.examined, report.removed) == (gathered, gathered - tally_rows(migrated, user))
@@ -160,7 +160,7 @@ def test_maintenance_adds_up_what_gathers_at_repeatable_read(face: Any, dsn: str
         assert (face.projects.health(project), face.users.usage_summary(user)) == (health, summary)
         assert (health.builds_total, health.builds_failed, summary.builds_24h) == (60, 30, 60)
         assert face.builds.verify(user) == []
-        assert keeper.maintenance.run(["tallies"])[0].removed == 0
+        assert client.maintenance.run(["tallies"])[0].removed == 0
 
 
 def test_a_few_rows_are_left_where_they_are(atlas: Atlas, migrated: Raw, user: User, project: Project) -> None:

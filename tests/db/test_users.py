@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from entered import until, waiting
+from guard_adapter import until, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import (

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 import subprocess
 import sys
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import atlas_sdk
 from atlas_sdk import aio, client, errors, guards
-from atlas_sdk.guards import faces
+from atlas_sdk.guards import methods
+from atlas_sdk.guards.block import Block
 
 HEAVY = {"psycopg", "psycopg_pool", "watchdog", "rich", "asyncio"}
 
@@ -52,12 +57,45 @@ def test_both_clients_have_the_same_guards() -> None:
         methods = {name: found for name, found in vars(face).items() if not name.startswith("_")}
         return {name: list(inspect.signature(found).parameters) for name, found in methods.items()}
 
-    assert parameters(faces.Metering) == parameters(faces.AsyncMetering)
-    assert {"guard", "slot", "lease"} <= parameters(faces.Metering).keys()
+    assert parameters(methods.GuardMethods) == parameters(methods.AsyncGuardMethods)
+    assert {"guard", "slot", "lease"} <= parameters(methods.GuardMethods).keys()
     for blocking, awaited in ((guards.Guard, guards.AsyncGuard), (guards.Slot, guards.AsyncSlot)):
         assert {name for name in dir(blocking) if not name.startswith("_")} == {
             name for name in dir(awaited) if not name.startswith("_")
         }
+
+
+class _NoRunner:
+    retries = 0
+
+    def run(self, plan: object) -> None:
+        """Run nothing."""
+
+
+def test_guards_slots_leases_and_calls_show_what_a_user_may_call_and_nothing_else() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    user = atlas_sdk.User(
+        id=uuid.uuid4(), email="a@b.c", name="", plan="free", email_verified=False, created_at=now, updated_at=now
+    )
+
+    def shown(thing: object) -> set[str]:
+        return {name for name in dir(thing) if not name.startswith("_")}
+
+    runner: Any = _NoRunner()
+    backend: Any = object()
+    amounts = {"id", "epoch", "tokens", "cost"}
+    leased = {"reserve", "guard", "extend", "give_back", "close"}
+    for lease in (guards.Lease(runner, user, tokens=10), guards.AsyncLease(runner, user, tokens=10)):
+        assert shown(lease) == leased
+    block = Block(id=uuid.uuid4(), epoch=1, tokens=10, nano=0, requests=1, deadline=math.inf, used_at=0.0)
+    call = guards.Call(lease._core, block, 10, 0)
+    assert shown(call) == amounts | {"cost_nano", "settle", "release"}
+    call.release()
+    told = {"progress", "settle", "release", "extend", "settlement", "repeated", "lost", "check"}
+    for guard in (guards.Guard(backend, user, {}), guards.AsyncGuard(backend, user, {})):
+        assert shown(guard) == amounts | told
+    for slot in (guards.Slot(backend, user), guards.AsyncSlot(backend, user)):
+        assert shown(slot) == {"id", "epoch", "lost", "check"}
 
 
 def test_both_clients_have_the_same_operations() -> None:
@@ -80,7 +118,7 @@ def test_operations_show_their_own_help() -> None:
     assert list(inspect.signature(client.Memory.snapshot).parameters)[:2] == ["project", "path"]
 
 
-@pytest.mark.parametrize("module", [client, aio, faces, guards], ids=["blocking", "asyncio", "faces", "guards"])
+@pytest.mark.parametrize("module", [client, aio, methods, guards], ids=["blocking", "asyncio", "methods", "guards"])
 def test_every_operation_is_documented(module: object) -> None:
     for name in module.__all__:
         for attribute, value in vars(getattr(module, name)).items():

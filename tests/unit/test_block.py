@@ -10,13 +10,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from atlas_sdk.guards.block import Block, dollars, nano_promised, nano_used
+from atlas_sdk.guards.block import Block, dollars, nano_reserved, nano_used
 
 AMOUNTS = st.integers(0, 60)
 
 
 def granted(tokens: int = 100, nano: int = 100, requests: int = 100, deadline: float = 10.0) -> Block:
-    return Block(id=uuid.uuid4(), epoch=1, tokens=tokens, nano=nano, requests=requests, deadline=deadline, now=0.0)
+    return Block(id=uuid.uuid4(), epoch=1, tokens=tokens, nano=nano, requests=requests, deadline=deadline, used_at=0.0)
 
 
 @pytest.mark.parametrize(("tokens", "nano", "requests"), [(101, 0, 0), (0, 101, 0), (0, 0, 101)])
@@ -87,7 +87,7 @@ def test_block_goes_on_as_a_promise_of_what_its_calls_need() -> None:
     assert block.take(20, 0, 1, 0.0)
     assert not block.can_move(49, 5)
     block.give(20, 0, 12, 0)
-    assert (block.promised, block.spent_tokens, block.is_mostly_rest) == ((30, 5), 12, True)
+    assert (block.in_use, block.spent_tokens, block.is_mostly_rest) == ((30, 5), 12, True)
     block.extending += 1
     assert not block.can_move(30, 5), "the database is about to add to it"
     block.extending -= 1
@@ -102,10 +102,10 @@ def test_block_goes_on_as_a_promise_of_what_its_calls_need() -> None:
 
 def test_money_is_exact_whatever_the_context_of_the_application() -> None:
     with localcontext(prec=3):
-        assert nano_promised(Decimal("1.0000000001")) == 1_000_000_001
+        assert nano_reserved(Decimal("1.0000000001")) == 1_000_000_001
         assert nano_used(Decimal("1.0000000004")) == 1_000_000_000
         assert nano_used(Decimal("1.0000000005")) == 1_000_000_001
-        assert nano_promised(Decimal("999999999.999999999")) == 999_999_999_999_999_999
+        assert nano_reserved(Decimal("999999999.999999999")) == 999_999_999_999_999_999
         assert dollars(999_999_999_999_999_999) == Decimal("999999999.999999999")
         assert dollars(0) == 0
 
@@ -120,7 +120,7 @@ class BlockMachine(RuleBasedStateMachine):
         self.block = granted(tokens, nano, requests)
         self.size = [tokens, nano, requests]
         #: Promised to calls that run, by call; and used by those that ended.
-        self.promised: dict[int, list[int]] = {}
+        self.in_use: dict[int, list[int]] = {}
         self.used = [0, 0, 0]
         self.overran = False
         self.now = 0.0
@@ -128,7 +128,7 @@ class BlockMachine(RuleBasedStateMachine):
 
     def rest(self) -> list[int]:
         return [
-            size - used - sum(amounts[i] for amounts in self.promised.values())
+            size - used - sum(amounts[i] for amounts in self.in_use.values())
             for i, (size, used) in enumerate(zip(self.size, self.used, strict=True))
         ]
 
@@ -151,15 +151,15 @@ class BlockMachine(RuleBasedStateMachine):
         return None if got is None else self.promise((got, 0, 1))
 
     def promise(self, amounts: tuple[int, int, int]) -> int:
-        number = len(self.promised) + 1000 * sum(self.used)
-        while number in self.promised:
+        number = len(self.in_use) + 1000 * sum(self.used)
+        while number in self.in_use:
             number += 1
-        self.promised[number] = list(amounts)
+        self.in_use[number] = list(amounts)
         return number
 
     @rule(call=calls, more=st.tuples(AMOUNTS, AMOUNTS))
     def extend(self, call: int | None, more: tuple[int, int]) -> None:
-        if call not in self.promised:
+        if call not in self.in_use:
             return
         fits = self.admits() and all(m <= r for m, r in zip(more, self.rest()[:2], strict=True))
         assert self.block.take_more(*more, self.now) is fits
@@ -168,36 +168,36 @@ class BlockMachine(RuleBasedStateMachine):
             self.block.grow(*more)
             self.size[0] += more[0]
             self.size[1] += more[1]
-        self.promised[call][0] += more[0]
-        self.promised[call][1] += more[1]
+        self.in_use[call][0] += more[0]
+        self.in_use[call][1] += more[1]
 
     @rule(call=consumes(calls), used=st.tuples(AMOUNTS, AMOUNTS), over=st.booleans())
     def end(self, call: int | None, used: tuple[int, int], *, over: bool) -> None:
-        if call not in self.promised:
+        if call not in self.in_use:
             return
-        tokens, nano, requests = self.promised.pop(call)
+        tokens, nano, requests = self.in_use.pop(call)
         spent = used if over else (min(used[0], tokens), min(used[1], nano))
         self.overran = self.overran or spent[0] > tokens or spent[1] > nano
-        last = not self.promised
+        last = not self.in_use
         assert self.block.give(tokens, nano, *spent) is (self.retired and last)
         self.used = [self.used[0] + spent[0], self.used[1] + spent[1], self.used[2] + requests]
 
     @rule(more=st.tuples(AMOUNTS, AMOUNTS), short=st.booleans())
     def move(self, more: tuple[int, int], *, short: bool) -> None:
-        promised = self.block.promised
-        assert promised == tuple(sum(amounts[i] for amounts in self.promised.values()) for i in (0, 1))
+        promised = self.block.in_use
+        assert promised == tuple(sum(amounts[i] for amounts in self.in_use.values()) for i in (0, 1))
         size = [promised[i] + more[i] - short for i in (0, 1)]
-        enough = bool(self.promised) and not short
-        assert self.block.can_move(*size) is (bool(self.promised) and all(size[i] >= promised[i] for i in (0, 1)))
+        enough = bool(self.in_use) and not short
+        assert self.block.can_move(*size) is (bool(self.in_use) and all(size[i] >= promised[i] for i in (0, 1)))
         if not enough:
             return
         spent = self.block.spent_tokens, self.block.spent_nano, self.block.charge[2]
         # What the old one is charged, so that nothing is charged to both.
         assert spent[:2] == tuple(self.used[:2])
-        assert spent[2] == self.used[2] + sum(amounts[2] for amounts in self.promised.values())
+        assert spent[2] == self.used[2] + sum(amounts[2] for amounts in self.in_use.values())
         self.block.move(id=uuid.uuid4(), epoch=2, tokens=size[0], nano=size[1])
         self.size, self.used, self.retired = [*size, 0], [0, 0, 0], True
-        for amounts in self.promised.values():
+        for amounts in self.in_use.values():
             amounts[2] = 0
 
     @rule(passed=st.floats(0, 4))
@@ -206,7 +206,7 @@ class BlockMachine(RuleBasedStateMachine):
 
     @rule()
     def retire(self) -> None:
-        assert self.block.retire() is (not self.promised)
+        assert self.block.retire() is (not self.in_use)
         self.retired = True
 
     @invariant()
@@ -215,7 +215,7 @@ class BlockMachine(RuleBasedStateMachine):
             return
         expected = tuple(size - rest for size, rest in zip(self.size, self.rest(), strict=True))
         assert self.block.charge == expected
-        assert self.block.running == len(self.promised)
+        assert self.block.running == len(self.in_use)
         if not self.overran:
             assert all(charge <= size for charge, size in zip(self.block.charge, self.size, strict=True))
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from entered import locked_row, waiting
+from guard_adapter import locked_row, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, User
@@ -186,7 +186,7 @@ def test_a_guard_that_was_granted_in_the_moment_of_its_cancellation_is_given_bac
             guard = atlas.quotas.guard(user, tokens=400, idempotency_key="k")
             task = asyncio.ensure_future(guard.__aenter__())
             # The statement runs in a task of its own: cancel when that one is done and this one has not heard of it.
-            while not (running := atlas.quotas._source._tasks._running):  # noqa: ASYNC110  # one turn at a time
+            while not (running := atlas.quotas._backend._tasks._running):  # noqa: ASYNC110  # one turn at a time
                 await asyncio.sleep(0)
             (reserving,) = running
             reserving.add_done_callback(lambda _: task.cancel())
@@ -212,7 +212,7 @@ def test_what_an_earlier_try_of_the_key_holds_survives_a_cancellation(dsn: str) 
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
-            await atlas.quotas._source._tasks.finish(PATIENCE_S)
+            await atlas.quotas._backend._tasks.finish(PATIENCE_S)
             assert [hold.tokens for hold in await atlas.quotas.holds(user)] == [400]
             async with atlas.quotas.guard(user, tokens=400, idempotency_key="k") as g:
                 assert g.repeated

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entered import Both, expire_before, locked_row, terminate, until, used, waiting
+from guard_adapter import Both, expire_before, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import (
@@ -123,7 +123,7 @@ def test_who_waited_in_vain_does_not_wait_again(both: Both) -> None:
     user = both.user()
     losing = both.losing()
     times = iter([0.0, 3.9, 0.0, 4.1])
-    both.quotas._source._clock = lambda: next(times)
+    both.quotas._backend._clock = both.quotas._backend.outbox._clock = lambda: next(times, 5.0)
     losing.fail(1)
     guard = both.quotas.guard(user, tokens=400)
     with both.entered(guard) as g:
@@ -187,7 +187,7 @@ def test_a_settlement_that_cannot_be_written_is_kept_and_written_at_the_next_exi
         losing.fail(2, error)
         lost.settle(tokens=123, cost="0.5", meta={"secret": "value"})
     assert lost.settlement is None
-    assert both.usage(user).tokens_held == 400, "what is not settled stays promised"
+    assert both.usage(user).tokens_held == 400, "what is not settled stays reserved"
     assert f"settlement of reservation {lost.id} is kept for later" in caplog.text
     assert "123" not in caplog.text.replace(str(lost.id), "")
     assert "secret" not in caplog.text
@@ -227,7 +227,7 @@ def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(both
     with both.guard(user, tokens=1) as g:
         g.settle(tokens=100)
     if both.kind == "asyncio":
-        both.do(both.quotas._source._tasks.finish(PATIENCE_S))
+        both.do(both.quotas._backend._tasks.finish(PATIENCE_S))
     assert len(both.holds(user)) == 4, "one exit does not pay for all"
     both.settle_down()
     assert used(both, user)[0] == 100 + sum(range(1, 13))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from entered import Both, used
+from guard_adapter import Both, used
 
 from atlas_sdk import AlreadyExists, InvalidInput
 from atlas_sdk.guards import current_guard

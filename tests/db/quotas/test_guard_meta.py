@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 from doors import Door
-from entered import Both, used
+from guard_adapter import Both, used
 
 from atlas_sdk import InvalidInput
-from atlas_sdk.guards.pending import Ending
+from atlas_sdk.guards.backend import Outcome
+from atlas_sdk.guards.outbox import PendingSettlement
 from atlas_sdk.ops.amounts import meta_text
 
 #: What Python takes for JSON, and a jsonb or the quota does not.
@@ -82,10 +83,10 @@ def test_what_is_told_cannot_change_any_more(both: Both, door: Door) -> None:
 def test_a_settlement_that_is_refused_for_its_meta_is_written_without_it(
     both: Both, door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    user, source = both.user(), both.quotas._source
-    held = both.do(source.reserve(user, {"tokens": 10, "meta": {"project": "p"}}))
+    user, backend = both.user(), both.quotas._backend
+    held = both.do(backend.reserve(user, {"tokens": 10, "meta": {"project": "p"}}))
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
-        settled = both.do(source.settle(user, held, tokens=3, cost=None, meta={"a": float("nan")}))
+        settled = both.do(backend.settle(user, held, Outcome(tokens=3, meta={"a": float("nan")})))
     assert (settled.outcome, settled.tokens) == ("settled", 3)
     assert f"reservation {held.id} is written without its meta" in caplog.text
     assert used(both, user)[0] == 3
@@ -93,9 +94,9 @@ def test_a_settlement_that_is_refused_for_its_meta_is_written_without_it(
 
 
 def test_a_kept_settlement_that_is_refused_for_its_meta_is_written_without_it(both: Both) -> None:
-    user, source = both.user(), both.quotas._source
-    held = both.do(source.reserve(user, {"tokens": 10}))
-    source._pending.keep(Ending(user=user, reservation_id=held.id, tokens=3, meta={"a": float("nan")}))
+    user, backend = both.user(), both.quotas._backend
+    held = both.do(backend.reserve(user, {"tokens": 10}))
+    backend.outbox.add(PendingSettlement(user=user, reservation_id=held.id, tokens=3, meta={"a": float("nan")}))
     # Once to be refused, once to be written.
     both.do(both.quotas.settle_pending())
     assert both.do(both.quotas.settle_pending()) == 0

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 
 from atlas_sdk import Atlas, QuotaExceeded, SlotLost
 from atlas_sdk.guards import current_guard

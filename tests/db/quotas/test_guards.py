@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from entered import Both, used
+from guard_adapter import Both, used
 from patience import PATIENCE_S
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, NotFound, QuotaExceeded, current_guard

@@ -9,14 +9,14 @@ from datetime import timedelta
 
 import pytest
 from doors import Door
-from entered import Both, used
-from leasing import losing_of, once, user_with
+from guard_adapter import Both, used
+from leasing import hurried, losing_of, once, user_with
 from patience import PATIENCE_S
 
 from atlas_sdk import InvalidInput, QuotaExceeded
-from atlas_sdk.guards.heat import HOT
 
 LIMIT = 30_000
+MANY = 60
 HOURS = {"idle_s": 3600.0, "ttl": timedelta(hours=1)}
 
 
@@ -79,13 +79,14 @@ def test_a_lease_gets_what_another_lease_holds(both: Both) -> None:
 
 def test_calls_of_another_kind_get_what_a_hot_kind_left(both: Both) -> None:
     user = user_with(both, tokens=LIMIT)
-    for _ in range(3 * HOT):
+    hurried(both)
+    for _ in range(MANY):
         with both.guard(user, tokens=100, lease=True, meta={"model": "hot"}) as g:
             g.settle(tokens=1)
     assert both.usage(user).tokens_held > 1000
-    spent = 3 * HOT
-    for heat, lease in ((True, True), (False, False)):
-        with both.guard(user, tokens=LIMIT - spent, lease=lease, meta={"cold": heat}) as g:
+    spent = MANY
+    for lease in (True, False):
+        with both.guard(user, tokens=LIMIT - spent, lease=lease, meta={"leased": lease}) as g:
             g.settle(tokens=1)
         spent += 1
     assert used(both, user)[0] == spent
@@ -96,7 +97,7 @@ def test_what_is_refused_for_good_is_refused_after_one_more_question(both: Both)
     with both.entered(both.quotas.lease(user, tokens=10_000, **HOURS)) as lease:
         once(both, lease, 10, 4)
         runner = losing_of(both)
-        both.quotas._source._runner = runner
+        both.quotas._backend._runner = runner
         with pytest.raises(QuotaExceeded), both.guard(user, tokens=LIMIT):
             pytest.fail("it was entered")
         assert runner.sent == ["quotas.reserve"], "no lease of that client"
@@ -143,12 +144,13 @@ def test_leases_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other(
     both.close()
 
 
-# Requests of automatic leases.
+# Requests of guards from leases.
 
 
 def test_calls_that_count_no_request_reserve_none_when_hot(both: Both) -> None:
     user = both.user(tokens=LIMIT, requests_per_hour=5)
-    for _ in range(4 * HOT):
+    hurried(both)
+    for _ in range(MANY):
         with both.guard(user, tokens=10, requests=0, lease=True) as g:
             g.settle(tokens=1)
         assert all(hold.requests == 0 for hold in both.holds(user))
@@ -159,13 +161,14 @@ def test_calls_that_count_no_request_reserve_none_when_hot(both: Both) -> None:
 
 def test_calls_that_count_several_requests_are_counted_when_hot(both: Both) -> None:
     user = both.user(tokens=LIMIT, requests_per_hour=10**6)
-    for _ in range(4 * HOT):
+    hurried(both)
+    for _ in range(MANY):
         with both.guard(user, tokens=10, requests=3, lease=True) as g:
             g.settle(tokens=1)
         with both.guard(user, tokens=10, requests=0, lease=True) as g:
             g.settle(tokens=1)
     both.do(both.quotas.close())
-    assert both.usage(user).requests_last_hour == 12 * HOT
+    assert both.usage(user).requests_last_hour == 3 * MANY
 
 
 @pytest.mark.parametrize(

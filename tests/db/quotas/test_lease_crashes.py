@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, locked_row, until, used, waiting
+from guard_adapter import Both, locked_row, until, used, waiting
 from leasing import Clock, lease_of, once, user_with
 from patience import PATIENCE_S
 
@@ -109,7 +109,7 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lease.lock:
+        with lease._core.lock:
             inside.set()
             assert leave.wait(PATIENCE_S)
 
@@ -130,7 +130,7 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
     assert used(both, user)[0] == 15
 
 
-def test_a_child_that_is_forked_in_automatic_mode_is_not_stuck(both: Both) -> None:
+def test_a_child_that_is_forked_while_guards_share_leases_is_not_stuck(both: Both) -> None:
     user = user_with(both)
 
     def spend() -> int:
@@ -143,7 +143,7 @@ def test_a_child_that_is_forked_in_automatic_mode_is_not_stuck(both: Both) -> No
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with both.quotas._automatic._heats._lock:
+        with both.quotas._lease_backend._find.__self__._lock:
             inside.set()
             assert leave.wait(PATIENCE_S)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 from leasing import Clock, lease_of, losing_of, once, user_with
 
 from atlas_sdk import QuotaExceeded
@@ -34,7 +34,7 @@ def threaded(dsn: str) -> Iterator[Both]:
 
 
 def kept_until(both: Both, condition: Callable[[], object]) -> None:
-    """Wait for a condition; an asyncio keeper only runs while its event loop does."""
+    """Wait for a condition; an asyncio lease manager only runs while its event loop does."""
 
     def holds() -> object:
         if both.kind == "asyncio":
@@ -45,8 +45,8 @@ def kept_until(both: Both, condition: Callable[[], object]) -> None:
 
 
 def tended(both: Both, lease: Any, condition: Callable[[], object]) -> None:
-    """Look after a lease, as its keeper does at the same time by the real clock, until a condition comes."""
-    kept_until(both, lambda: (both.do(lease.tend()), condition())[1])
+    """Look after a lease, as its manager does at the same time by the real clock, until a condition comes."""
+    kept_until(both, lambda: (both.do(lease._core.run_maintenance()), condition())[1])
 
 
 def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(both: Both, door: Door) -> None:
@@ -55,7 +55,7 @@ def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(both: Both
     first = both.do(lease.reserve(10))
     clock.now += 91
     second = both.do(lease.reserve(10))
-    # Whether the second block had to share with the first one depends on who saw the clock first, keeper or call.
+    # The second block has to share with the first one when the manager saw the clock before the call did.
 
     def narrowed() -> bool:
         held = sorted(hold.tokens for hold in both.holds(user))
@@ -97,7 +97,7 @@ def test_a_call_keeps_its_block_alive_and_its_requests_uncounted(both: Both) -> 
     assert both.usage(user).requests_last_hour == 2
 
 
-def test_a_smaller_promise_is_kept_alive_too(both: Both) -> None:
+def test_a_smaller_reservation_is_kept_alive_too(both: Both) -> None:
     user = both.user(tokens=1000)
     lease = lease_of(both, user, tokens=400, ttl=SHORT)
     call = both.do(lease.reserve(100))
@@ -139,7 +139,7 @@ def test_a_busy_block_stays_as_it_is(both: Both) -> None:
     clock.now += 19
     once(both, lease, 10)
     clock.now += 1.5
-    both.do(lease.tend())
+    both.do(lease._core.run_maintenance())
     assert [hold.tokens for hold in both.holds(user)] == [500]
     running.settle(10)
     both.do(lease.close())
@@ -151,7 +151,7 @@ def test_a_block_of_which_most_is_promised_stays_as_it_is(both: Both) -> None:
     running = both.do(lease.reserve(400))
     for _ in range(5):
         clock.now += 21
-        both.do(lease.tend())
+        both.do(lease._core.run_maintenance())
     assert [hold.id for hold in both.holds(user)] == [running.id]
     assert both.usage(user).tokens_held == 500
     running.settle(400)
@@ -165,12 +165,12 @@ def test_a_heartbeat_that_fails_comes_again_sooner(both: Both) -> None:
     call = both.do(lease.reserve(10))
     runner.sent.clear()
     for error in (None, StorageFull("full")):
-        # In this order, and when the talk is over: the keeper sees the clock too.
+        # In this order, and when the script is over: the manager sees the clock too.
         runner.fail(1, error)
         clock.now += 31
-        tended(both, lease, lambda: runner.sent == ["quotas.extend"] and not lease.talking)
+        tended(both, lease, lambda: runner.sent == ["quotas.extend"] and not lease._core.busy)
         clock.now += 11
-        tended(both, lease, lambda: runner.sent == ["quotas.extend"] * 2 and not lease.talking)
+        tended(both, lease, lambda: runner.sent == ["quotas.extend"] * 2 and not lease._core.busy)
         runner.sent.clear()
     call.settle(10)
     both.do(lease.close())
@@ -184,7 +184,7 @@ def test_a_block_that_ended_under_its_calls_admits_none_and_is_corrected(both: B
     with pytest.raises(QuotaExceeded):
         both.do(both.quotas.reserve(user, tokens=700))
     clock.now += 31
-    tended(both, lease, lambda: lease.purse.current is None)
+    tended(both, lease, lambda: lease._core.pool.current is None)
     assert once(both, lease, 10, 1).id != call.id
     call.settle(30)
     both.do(lease.close())
@@ -192,7 +192,7 @@ def test_a_block_that_ended_under_its_calls_admits_none_and_is_corrected(both: B
     assert used(both, user)[0] == 31
 
 
-def test_a_smaller_promise_does_not_end_with_the_month(both: Both, door: Door) -> None:
+def test_a_smaller_reservation_does_not_end_with_the_month(both: Both, door: Door) -> None:
     user, clock = user_with(both), Clock()
     end = door.value("SELECT clock_timestamp() + interval '20 s'")
     door.change(user.id, period_end=end)
@@ -231,7 +231,7 @@ def test_calls_that_promised_nothing_but_a_request_are_kept_by_one_token(both: B
     assert both.usage(user).requests_last_hour == 1
 
 
-def test_a_lost_answer_about_a_smaller_promise_costs_nothing(both: Both) -> None:
+def test_a_lost_answer_about_a_smaller_reservation_costs_nothing(both: Both) -> None:
     user, runner = user_with(both), losing_of(both)
     lease = lease_of(both, user, runner=runner, tokens=400)
     call = both.do(lease.reserve(100))
@@ -244,7 +244,7 @@ def test_a_lost_answer_about_a_smaller_promise_costs_nothing(both: Both) -> None
     assert used(both, user)[0] == 30
 
 
-# What happens while the smaller promise is asked for.
+# What happens while the smaller reservation is asked for.
 
 
 def during(runner: Any, statement: str, act: Callable[[], object]) -> None:

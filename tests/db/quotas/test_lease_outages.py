@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from entered import Both, expire_before, until, used
+from guard_adapter import Both, expire_before, until, used
 from leasing import Clock, lease_of, losing_of, once, user_with
 
 from atlas_sdk import DatabaseUnreachable
@@ -39,7 +39,7 @@ def test_a_block_that_nobody_heard_of_is_given_back(both: Both) -> None:
     runner.lose(2)
     with pytest.raises(DatabaseUnreachable):
         both.do(lease.reserve(10))
-    assert lease.purse.current is None
+    assert lease._core.pool.current is None
     until(lambda: not both.holds(user))
     assert used(both, user)[0] == 0
     both.do(lease.close())
@@ -88,12 +88,12 @@ def test_a_settlement_that_fails_is_tried_again_later_and_not_for_ever(
     runner.fail(1, error)
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
         both.do(lease.give_back())
-    assert f"settlement of block {call.id} is tried again later" in caplog.text
+    assert f"settlement of block {call.id} is kept for later" in caplog.text
     assert "77" not in caplog.text.replace(str(call.id), "")
-    both.do(lease.tend())
+    both.do(lease._core.run_maintenance())
     assert runner.sent.count("quotas.settle") == 1, "not at once"
     clock.now += 1
-    both.do(lease.tend())
+    both.do(lease._core.run_maintenance())
     assert used(both, user)[0] == 77
     call = once(both, lease, 5)
     runner.fail(1000, error)
@@ -102,7 +102,7 @@ def test_a_settlement_that_fails_is_tried_again_later_and_not_for_ever(
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
         for _ in range(20):
             clock.now += 60
-            both.do(lease.tend())
+            both.do(lease._core.run_maintenance())
     assert runner.sent == ["quotas.settle"] * 9
     assert f"block {call.id} is left to its expiry" in caplog.text
     assert [hold.id for hold in both.holds(user)] == [call.id]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, locked_row, until, used, waiting
+from guard_adapter import Both, locked_row, until, used, waiting
 from leasing import lease_of, losing_of, once, user_with
 from patience import PATIENCE_S
 
@@ -138,7 +138,7 @@ def together(dsn: str, user: User, lease: Lease, asks: list[int]) -> list[Any]:
             asked = [threads.submit(ask, asks[0])]
             until(lambda: len(waiting(dsn)) == 1)
             asked += [threads.submit(ask, tokens) for tokens in asks[1:]]
-            until(lambda: len(lease.changed._waiters) == len(asks) - 1)  # type: ignore[attr-defined]
+            until(lambda: len(lease._core.changed._waiters) == len(asks) - 1)  # type: ignore[attr-defined]
         return [each.result(PATIENCE_S) for each in asked]
 
 
@@ -188,7 +188,7 @@ def test_those_who_wait_share_the_news_that_the_database_is_gone(threaded: Both)
 
     with ThreadPoolExecutor(9) as threads:
         asked = [threads.submit(problem) for _ in range(9)]
-        until(lambda: len(lease.changed._waiters) == 8)
+        until(lambda: len(lease._core.changed._waiters) == 8)
         gate.set()
         assert all(each.result(PATIENCE_S) for each in asked)
     # Two tries for the first, and two for all who came while these were on their way.
@@ -267,7 +267,7 @@ def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(threaded: Both)
 
     with lease_of(threaded, user, tokens=1000) as lease:
         call = lease.reserve(10)
-        with lease.lock:
+        with lease._core.lock:
             Abandoned()
             gc.collect()
         once(threaded, lease, 997)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
+from guard_adapter import Both, until, used
 from leasing import Clock, lease_of, once, user_with
 
 from atlas_sdk import InvalidInput, NotFound
@@ -27,7 +27,7 @@ def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
 def test_an_unlimited_user_gets_whole_blocks(both: Both) -> None:
     user = both.user()
     with both.entered(lease_of(both, user, tokens=1000, cost=1, requests=50)) as lease:
-        block = once(both, lease, 10).block
+        block = once(both, lease, 10)._block
         assert (block.tokens, block.nano, block.requests) == (1000, 10**9, 50)
 
 
@@ -184,7 +184,7 @@ def test_the_deadline_counts_from_before_the_request_and_ends_with_the_period(bo
     lease = lease_of(both, user, runner=Slow(), tokens=1000, ttl=timedelta(seconds=100), clock=clock)
     first = both.do(lease.reserve(10))
     # One step for the id, one for the block.
-    assert first.block.deadline == pytest.approx(1000.0 + 30 + 90, abs=1)
+    assert first._block.deadline == pytest.approx(1000.0 + 30 + 90, abs=1)
     both.do(lease.close())
     first.settle(1)
     end = door.value("SELECT clock_timestamp() + interval '20 s'")
@@ -192,7 +192,7 @@ def test_the_deadline_counts_from_before_the_request_and_ends_with_the_period(bo
     door.change(user.id, period_end=end)
     with both.entered(lease_of(both, user, tokens=1000, clock=clock)) as other:
         call = both.do(other.reserve(10))
-        assert 0 < call.block.deadline - clock.now <= 18
+        assert 0 < call._block.deadline - clock.now <= 18
         call.settle(1)
     with pytest.raises(DatabaseUnreachable, match="over when it arrives"):
         both.do(lease_of(both, user, runner=Slow(), tokens=1000, clock=clock).reserve(1))
@@ -206,7 +206,7 @@ def test_calls_that_outlive_their_block_correct_what_its_expiry_charged(both: Bo
         with pytest.raises(QuotaExceeded):
             both.do(both.quotas.reserve(user, tokens=700))
         assert both.usage(user).tokens_used == 400, "an expired block is charged in full"
-        lease.purse.retire()
+        lease._core.pool.retire()
         first.settle(30)
         assert both.usage(user).tokens_used == 400
         second.settle(40)
@@ -247,7 +247,7 @@ def test_at_the_end_of_a_client_calls_that_run_are_charged_what_they_were_promis
     lease = lease_of(both, user, tokens=1000)
     once(both, lease, 10)
     running = both.do(lease.reserve(100))
-    both.do(lease.end())
+    both.do(lease._core.end())
     assert used(both, user)[0] == 110
     running.settle(4)
     both.do(lease.close())

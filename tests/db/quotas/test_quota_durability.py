@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from attrs import define, field
 from doors import Door
-from entered import until
+from guard_adapter import until
 from mutants import mutated, source
 from patience import PATIENCE_S
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doors import Door
-from entered import until, waiting
+from guard_adapter import until, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, NotFound, QuotaExceeded

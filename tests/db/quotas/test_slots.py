@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from entered import Both, locked_row, terminate, until, used, waiting
+from guard_adapter import Both, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
@@ -164,7 +164,7 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(both: Both, kind: typ
 
     user = both.user()
     now[0] = 120.0
-    with both.entered(kind(both.quotas._source, user, ttl=timedelta(seconds=60), clock=clock)) as slot:
+    with both.entered(kind(both.quotas._backend, user, ttl=timedelta(seconds=60), clock=clock)) as slot:
         now[0] = 159.9
         assert not slot.lost
         now[0] = 160.0

@@ -1,4 +1,4 @@
-"""Automatic mode: a reservation a call while a user is cold or near the limit, blocks while the user is hot."""
+"""Guards from leases: a block a call while calls are few or the limit is near, and a larger one while they are many."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doors import Door
-from entered import Both, until, used
-from leasing import losing_of, user_with
+from guard_adapter import Both, until, used
+from leasing import Clock, hurried, losing_of, user_with
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
-from atlas_sdk.guards.call import Call
-from atlas_sdk.guards.heat import HOT, KINDS_MAX, Heat, Heats
+from atlas_sdk.guards.lease_backend import KINDS_MAX, ClientLeases
+from atlas_sdk.guards.lease_call import Call
+from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 
 LIMIT = 30_000
+MANY = 60
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -34,7 +37,9 @@ def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
 def watched(both: Both) -> Any:
     """Return a runner that tells which statements the guards of this client send."""
     runner = losing_of(both)
-    both.quotas._automatic._runner = both.quotas._source._runner = runner
+    leases = both.quotas._lease_backend._find.__self__
+    leases._make = partial(leases._make.func, runner, **leases._make.keywords)
+    both.quotas._backend._runner = both.quotas._lease_runner = runner
     return runner
 
 
@@ -46,47 +51,91 @@ def guarded(both: Both, user: Any, tokens: int = 10, used_tokens: int = 4, **ask
 
 def close(both: Both) -> None:
     """Give back every block, as the client's close does."""
-    from atlas_sdk.guards.keeper import keeper_of, keeper_on
-
-    runner = both.quotas._automatic._runner
-    both.do((keeper_of if both.kind == "blocking" else keeper_on)(runner).end())
+    runner = both.quotas._lease_runner
+    both.do((lease_manager if both.kind == "blocking" else async_lease_manager)(runner).end())
 
 
-def test_a_cold_user_has_a_reservation_a_call(both: Both) -> None:
-    user, runner = user_with(both), watched(both)
-    for _ in range(HOT - 1):
-        guarded(both, user)
-    assert runner.sent == ["quotas.reserve", "quotas.settle"] * (HOT - 1)
-    assert used(both, user)[0] == 4 * (HOT - 1)
+def quiet(both: Both) -> None:
+    """Let two seconds pass for the leases between any two questions, so that calls seem to be few."""
+    clock = Clock()
+
+    def later() -> float:
+        clock.now += 2
+        return clock.now
+
+    leases = both.quotas._lease_backend._find.__self__
+    leases._make = partial(leases._make, clock=later)
 
 
-def test_a_hot_user_is_served_from_blocks(both: Both) -> None:
-    user, runner = user_with(both), watched(both)
+def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(both: Both, door: Door) -> None:
+    user = user_with(both)
+    quiet(both)
+    runner = watched(both)
+    for number in range(1, 6):
+        with both.guard(user, tokens=10, lease=True) as g:
+            assert isinstance(g._grant, Call)
+            assert both.usage(user).tokens_held == 10
+            g.settle(tokens=4)
+        # At once: another process may need it.
+        assert used(both, user)[0] == 4 * number
+    assert runner.sent == ["quotas.lease", "quotas.settle"] * 5
+    assert both.usage(user).requests_last_hour == 5
+    assert len(door.ledger(user.id)) == 5
+
+
+def test_many_calls_are_served_from_few_blocks(both: Both) -> None:
+    user = user_with(both)
+    hurried(both)
+    runner = watched(both)
     for _ in range(500):
         guarded(both, user, cost="0.001")
-    assert runner.sent.count("quotas.lease") < 15
-    assert len(runner.sent) < 4 * HOT
+    assert runner.sent.count("quotas.lease") <= 9, "blocks for 1, 2, 4, … 256 calls"
     assert both.usage(user).requests_last_hour < 500, "the last block's are still to come"
     close(both)
     assert used(both, user)[0] == 4 * 500
     assert both.usage(user).requests_last_hour == 500
 
 
+def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_limit_holds(both: Both, dsn: str) -> None:
+    """Each call of this process is followed by one of another, which asks for all that was not used."""
+    user = user_with(both, tokens=LIMIT)
+    with Atlas.open(dsn) as elsewhere:
+        quiet(both)
+        for number in range(5):
+            guarded(both, user)
+            with elsewhere.quotas.guard(user, tokens=LIMIT - 4 * (number + 1)) as g:
+                g.release()
+    user = user_with(both, tokens=LIMIT)
+    with Atlas.open(dsn) as elsewhere:
+        spent = LIMIT - 1000
+        with elsewhere.quotas.guard(user, tokens=spent) as g:
+            g.settle(tokens=spent)
+        both.quotas._lease_backend._find.__self__._make.keywords.clear()
+        hurried(both)
+        for _ in range(6):
+            # A block for several calls is smaller than it should be: the limit is near.
+            guarded(both, user, tokens=900, used_tokens=1)
+            spent += 1
+            with elsewhere.quotas.guard(user, tokens=LIMIT - spent) as g:
+                g.release()
+
+
 def test_what_needs_a_reservation_of_its_own_gets_one(both: Both, door: Door) -> None:
     user, runner = user_with(both), watched(both)
-    for number in range(2 * HOT):
+    for number in range(MANY):
         guarded(both, user, slots=1)
         guarded(both, user, builds=1)
         guarded(both, user, idempotency_key=str(number))
     assert "quotas.lease" not in runner.sent
     with pytest.raises(InvalidInput, match="nothing to reserve"), both.guard(user, requests=0, lease=True):
         pytest.fail("it was entered")
-    assert used(both, user)[0] == 4 * 6 * HOT
+    assert used(both, user)[0] == 4 * 3 * MANY
 
 
 def test_calls_that_look_different_in_the_ledger_share_no_block(both: Both, door: Door) -> None:
     user = user_with(both)
-    for _ in range(3 * HOT):
+    hurried(both)
+    for _ in range(MANY):
         for model in ("small", "large"):
             guarded(both, user, meta={"model": model})
     close(both)
@@ -94,11 +143,12 @@ def test_calls_that_look_different_in_the_ledger_share_no_block(both: Both, door
         "SELECT meta->>'model' AS model, sum(amount) AS amount FROM usage_ledger WHERE user_id = %s GROUP BY 1",
         (user.id,),
     ).fetchall()
-    assert {row["model"]: row["amount"] for row in rows} == {"small": 4 * 3 * HOT, "large": 4 * 3 * HOT}
+    assert {row["model"]: row["amount"] for row in rows} == {"small": 4 * MANY, "large": 4 * MANY}
 
 
 def test_near_the_limit_nothing_is_stranded_and_nothing_exceeded(both: Both) -> None:
     user, spent = user_with(both, tokens=LIMIT), 0
+    hurried(both)
     with pytest.raises(QuotaExceeded):
         while True:
             guarded(both, user, tokens=30, used_tokens=29)
@@ -113,33 +163,32 @@ def test_near_the_limit_nothing_is_stranded_and_nothing_exceeded(both: Both) -> 
 
 def test_a_single_call_gets_what_an_idle_block_holds(both: Both) -> None:
     user = user_with(both, tokens=LIMIT)
-    for _ in range(3 * HOT):
+    hurried(both)
+    for _ in range(MANY):
         guarded(both, user, tokens=100, used_tokens=1)
     held = both.usage(user).tokens_held
     assert held > 1000
     rest = LIMIT - both.usage(user).tokens_used - held
-    for heat in both.quotas._automatic._heats._heats.values():
-        heat._cold_until = float("inf")
     with both.guard(user, tokens=rest + 500, lease=True) as g:
         g.settle(tokens=1)
     close(both)
-    assert used(both, user)[0] == 3 * HOT + 1
+    assert used(both, user)[0] == MANY + 1
 
 
 def test_an_idle_user_holds_nothing(both: Both) -> None:
     user = user_with(both)
-    for _ in range(3 * HOT):
+    for _ in range(MANY):
         guarded(both, user)
     until(lambda: both.usage(user).tokens_held == 0)
-    assert used(both, user)[0] == 4 * 3 * HOT
+    assert used(both, user)[0] == 4 * MANY
 
 
 def test_a_guard_from_a_block_is_used_as_any_guard(both: Both) -> None:
     user = user_with(both)
-    for _ in range(2 * HOT):
+    for _ in range(MANY):
         guarded(both, user)
     with both.guard(user, tokens=10, lease=True) as g:
-        assert isinstance(g._held, Call)
+        assert isinstance(g._grant, Call)
         both.do(g.extend(tokens=5, cost="0.5"))
         assert g.tokens == 15
         g.progress(tokens=12)
@@ -148,7 +197,7 @@ def test_a_guard_from_a_block_is_used_as_any_guard(both: Both) -> None:
         g.release()
     assert g.settlement.outcome == "released"
     close(both)
-    assert used(both, user)[0] == 4 * 2 * HOT + 12
+    assert used(both, user)[0] == 4 * MANY + 12
 
 
 def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, door: Door) -> None:
@@ -199,38 +248,32 @@ def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, door: Doo
     both.close()
 
 
-# How hot a user is.
+# Leases that a client keeps.
 
 
-def test_heat_is_calls_in_this_second_or_the_last() -> None:
-    heat: Heat[Any] = Heat(0.0)
-    assert [heat.note(0.1, 10, 0, 3) for _ in range(HOT)] == [False] * (HOT - 1) + [True]
-    assert heat.note(1.5, 10, 0, 3) is False, f"{HOT} calls in one and a half seconds"
-    slow: Heat[Any] = Heat(0.0)
-    assert not any(slow.note(number / (HOT - 1), 10, 0, 3) for number in range(200))
-    hot: Heat[Any] = Heat(0.0)
-    assert all([hot.note(number / (2 * HOT), 10, 7, 3) for number in range(200)][HOT:])
-    tokens, nano, requests = hot.size()
-    calls = requests // 3
-    assert (tokens, nano, requests) == (10 * calls, 7 * calls, 3 * calls)
-    assert calls == pytest.approx(4 * HOT, abs=4)
-    hot.cool(5.0)
-    assert not hot.note(5.5, 10, 0, 3)
-    assert hot.note(6.0, 10, 0, 3)
+def test_only_the_kinds_of_calls_that_were_used_last_have_a_lease() -> None:
+    retired: list[Any] = []
 
+    class Core:
+        closed = False
 
-def test_only_the_kinds_of_calls_that_were_used_last_are_watched() -> None:
-    dropped: list[Any] = []
-    heats: Heats[Any] = Heats(dropped.append)
+        def __init__(self, *_args: Any, **_options: Any) -> None:
+            pass
+
+        def retire(self) -> None:
+            retired.append(self)
+
+    leases: ClientLeases[Any] = ClientLeases(Core)
     user: Any = SimpleNamespace(id=uuid.uuid4())
-    oldest, kept = heats.of(user, {"holder": "oldest"}, 0.0), heats.of(user, {"holder": "kept"}, 0.0)
-    assert oldest is not None
-    oldest.lease = SimpleNamespace(closed=False)
+    oldest, kept = leases.find(user, {"holder": "oldest"}), leases.find(user, {"holder": "kept"})
     for number in range(KINDS_MAX):
-        assert heats.of(user, {"holder": "kept"}, 0.0) is kept
-        assert heats.of(user, {"holder": str(number)}, 0.0) is not None
-    assert len(heats) == KINDS_MAX
-    assert dropped == [oldest.lease]
-    assert heats.of(user, {"slots": 1}, 0.0) is None
-    assert heats.of(user, {"idempotency_key": "k"}, 0.0) is None
-    assert heats.of(user, {"ttl": timedelta(seconds=1)}, 0.0) is not heats.of(user, {}, 0.0)
+        assert leases.find(user, {"holder": "kept"}) is kept
+        assert leases.find(user, {"holder": str(number)}) is not None
+    assert len(leases) == KINDS_MAX
+    assert retired[0] is oldest
+    assert kept not in retired
+    kept.closed = True
+    assert leases.find(user, {"holder": "kept"}) is not kept
+    assert leases.find(user, {"slots": 1}) is None
+    assert leases.find(user, {"idempotency_key": "k"}) is None
+    assert leases.find(user, {"ttl": timedelta(seconds=1)}) is not leases.find(user, {})

@@ -85,14 +85,14 @@ class Both:
     def settle_down(self) -> None:
         """Wait for what the client does in the background, and for what it kept for later."""
         if self._loop is not None:
-            self.do(self.quotas._source._tasks.finish(PATIENCE_S))
+            self.do(self.quotas._backend._tasks.finish(PATIENCE_S))
         assert self.do(self.quotas.settle_pending()) == 0
 
     def losing(self) -> Losing:
         """Let the client's guards run on a database that can be told to fail."""
-        source = self.quotas._source
-        source._runner = Losing(source._runner, is_async=self._loop is not None)
-        return source._runner  # type: ignore[no-any-return]
+        backend = self.quotas._backend
+        backend._runner = Losing(backend._runner, is_async=self._loop is not None)
+        return backend._runner  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self.do(self.client.close())

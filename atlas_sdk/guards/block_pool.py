@@ -1,0 +1,299 @@
+"""The blocks of one lease: the one that it spends, and older ones that calls still run on. No I/O, no locks.
+
+Talking to the database is a script, so threads and asyncio share it. A script changes the pool only between two plans,
+and whoever runs it holds the lease's lock then.
+
+The life of a block::
+
+    granted -> current -> retired: nothing fits any more, too old, idle, or the lease closes
+                             |-- calls still run on it: it drains until the last one ends. Heartbeats keep it alive, and
+                             |   when its rest lies idle, it is exchanged for a reservation of what those calls need
+                             '-- then it goes to the outbox, and is settled with the sum that its calls used
+
+A block in the outbox is never spent from again: its settlement may have reached the database although no answer came.
+So a new block is asked for *before* the old one is settled: while the database is gone, calls that fit are still served
+from the old block. Only when the database refuses, the rest of the old block is given back first and the database asked
+once more, so that near the limit nothing lies idle here.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from math import inf
+
+from attrs import evolve
+
+from atlas_sdk._plan import Script
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotFound, QuotaExceeded
+from atlas_sdk.guards.block import Block, LeaseRequest, dollars
+from atlas_sdk.guards.block_requests import BEATS, BlockRequests, BlockSize, SharedFailure
+from atlas_sdk.guards.outbox import Outbox
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import quotas
+
+__all__ = ["BlockPool"]
+
+logger = logging.getLogger(__name__)
+
+
+class BlockPool:
+    """The blocks of one lease."""
+
+    def __init__(
+        self,
+        user: User,
+        *,
+        size: LeaseRequest | None,
+        ttl: timedelta,
+        holder: str,
+        meta: Mapping[str, object] | None,
+        idle_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Hold nothing yet. Without a size a block is for one call, and for more while calls come quickly."""
+        self.user = user
+        self.size = BlockSize(size)
+        self._ttl = ttl
+        self._idle_s = idle_s
+        self._clock = clock
+        self.outbox = Outbox(clock)
+        self._requests = BlockRequests(user, ttl=ttl, holder=holder, meta=meta, outbox=self.outbox, clock=clock)
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing: in a forked child everything is the parent's."""
+        self.current: Block | None = None
+        #: Retired blocks that calls still run on.
+        self._draining: set[Block] = set()
+        #: Refills: how many have begun, and the number of the latest that ended.
+        self.begun = 0
+        self._ended = 0
+        self._failure: SharedFailure | None = None
+        self.size.start_small()
+
+    @property
+    def empty(self) -> bool:
+        """True if there is nothing to settle, now or later."""
+        return self.current is None and not self.outbox and not self._draining
+
+    @property
+    def can_give_back(self) -> bool:
+        """True if there is something that no call needs."""
+        return self.outbox.frees or any(block.has_rest for block in self._blocks)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return [*self._draining] if self.current is None else [*self._draining, self.current]
+
+    def admit(self, request: LeaseRequest, *, since: int) -> tuple[Block, int] | None:
+        """Return a block and the tokens that it grants; None: ask for a new block and come again.
+
+        `since` is `begun` at the moment when the caller came. A refill that began after that has asked the database on
+        behalf of everybody who waits, so its refusal holds for a caller who wants no less of what was refused: at that
+        moment the database would have refused that caller too. Nothing else is remembered of a refusal. A refusal
+        remembered for some time would refuse callers whom the database would by then grant. Without it there is still
+        no stampede, because one refill at a time asks for all.
+        """
+        block = self.current
+        if block is not None:
+            now = self._clock()
+            if block.take(request.tokens, request.nano, request.requests, now):
+                return block, request.tokens
+            if self._ended > since and request.least < request.tokens:
+                granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, now)
+                if granted is not None:
+                    return block, granted
+        if self._failure is not None and self._failure.number > since:
+            problem = self._failure.answer(request)
+            if problem is not None:
+                raise problem from self._failure.problem
+        return None
+
+    def drained(self, block: Block) -> None:
+        """Settle a retired block whose last call has ended."""
+        # Not in a forked child, whose parent has it; nor after a close that charged it.
+        if block in self._draining:
+            self._draining.discard(block)
+            self.outbox.add(self._requests.settlement(block))
+
+    def retire(self) -> None:
+        """Spend no more from the current block."""
+        block, self.current = self.current, None
+        if block is None:
+            return
+        if block.retire():
+            self.outbox.add(self._requests.settlement(block))
+        else:
+            self._draining.add(block)
+            if block.has_rest or block.running > 1:
+                block.look_at = min(block.look_at, block.used_at + self._idle_s)
+
+    def retire_if_done(self) -> float | None:
+        """Retire the current block if it is idle or too old; return when to look again, in seconds from now."""
+        block, now, idle_s = self.current, self._clock(), self._idle_s
+        if block is None:
+            return None
+        if now >= block.deadline or (not block.running and now - block.used_at >= idle_s):
+            self.retire()
+            self.size.start_small()
+            return None
+        return min(block.deadline, max(block.used_at, now - idle_s / 2) + idle_s) - now
+
+    def charge_running(self) -> None:
+        """End every block; calls that still run are charged the whole of what they were granted."""
+        self.retire()
+        for block in list(self._draining):
+            self.outbox.add(self._requests.settlement(block))
+        self._draining.clear()
+
+    def due_in_s(self) -> float | None:
+        """Return in how many seconds `maintain` has something to do; None: not before a call ends."""
+        now, settles_in_s = self._clock(), self.outbox.next_due_s()
+        looks = [block.look_at - now for block in self._blocks if block.running and block.look_at < inf]
+        due = looks if settles_in_s is None else [*looks, settles_in_s]
+        return max(min(due), 0.0) if due else None
+
+    def maintain(self) -> Script[None]:
+        """Settle what is due, and see to the blocks that calls run on. Raises nothing."""
+        yield from self.outbox.flush(due_only=True)
+        for block in self._blocks:
+            if block.running and block.look_at <= self._clock():
+                idle = self._clock() - block.used_at >= self._idle_s
+                if not (idle and block.is_mostly_rest and (yield from self._shrink(block))):
+                    yield from self._keep_alive(block)
+        # Settle what the smaller reservations have freed.
+        yield from self.outbox.flush(due_only=True)
+
+    def give_back(self) -> Script[bool]:
+        """Give back what no call needs, of every block; return whether that was anything. Raises nothing.
+
+        A block that calls run on stays as it is when there is no room for a smaller reservation beside it.
+        """
+        if self.current is not None and not self.current.running:
+            self.retire()
+        for block in self._blocks:
+            if block.running and block.has_rest:
+                yield from self._shrink(block)
+        return (yield from self.outbox.flush())
+
+    def _keep_alive(self, block: Block) -> Script[None]:
+        asked_at = self._clock()
+        pause_s = self._ttl.total_seconds() / BEATS
+        try:
+            yield quotas.extend(self.user, block.id, ttl=self._ttl)
+        except NotFound as problem:
+            # It was charged in full, since its time was over; or somebody ended it. Its settlement corrects the former.
+            logger.debug("block %s has ended while calls run on it: %s", block.id, problem)
+            if block is self.current:
+                self.retire()
+            block.look_at = inf
+        except AtlasError:
+            logger.debug("a heartbeat of block %s failed", block.id, exc_info=True)
+            block.look_at = self._clock() + pause_s / BEATS
+        else:
+            block.look_at = asked_at + pause_s
+            idle_at = block.used_at + self._idle_s
+            if block.retired and idle_at > asked_at:
+                block.look_at = min(block.look_at, idle_at)
+
+    def _shrink(self, block: Block) -> Script[bool]:
+        """Exchange a block for a reservation of what its running calls need; return whether that was possible.
+
+        The smaller reservation comes first, so that nothing is spent that is not held.
+        """
+        tokens, nano = block.in_use
+        if not block.can_move(tokens, nano):
+            return False
+        try:
+            small = yield from self._requests.reservation(tokens, nano)
+        except AtlasError:
+            # Near the limit there may be no room for both.
+            logger.debug("block %s could not be made smaller", block.id, exc_info=True)
+            return False
+        if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
+            # Calls were granted more of it meanwhile, or its last call has ended.
+            self.outbox.add(self._requests.unused(small.id))
+            return False
+        self.outbox.add(self._requests.settlement(block, spent_only=True))
+        block.move(id=small.id, epoch=small.epoch, tokens=small.tokens, nano=small.nano)
+        block.look_at = small.look_at
+        if block is self.current:
+            self.current = None
+            self._draining.add(block)
+        return True
+
+    def refill(self, request: LeaseRequest) -> Script[tuple[Block, int]]:
+        """Get a block that this call fits in, and let it take its part. Raises what the database says."""
+        self.begun += 1
+        number = self.begun
+        self.size.next(self._clock())
+        try:
+            block = yield from self._granted_block(request)
+        except (QuotaExceeded, DatabaseUnreachable) as problem:
+            self._failure = SharedFailure(number, request, problem)
+            self.size.start_small()
+            old, now = self.current, self._clock()
+            if old is not None and isinstance(problem, QuotaExceeded):
+                # Serve a call that accepts less from what running calls have left of the old block.
+                left = old.take_up_to(request.tokens, request.least, request.nano, request.requests, now)
+                if left is not None:
+                    return old, left
+            raise
+        finally:
+            self._ended = number
+        self.retire()
+        self.current = block
+        # At the time when it was asked for: it is in time, and a clock that goes on now must not change that.
+        granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
+        if granted is None:
+            message = f"block {block.id} was granted with less than its minimum"
+            raise AssertionError(message)
+        if self.size.is_one_call:
+            # A block for one call is a reservation: nothing of it is kept for later calls.
+            self.retire()
+        try:
+            # Settle now; a busy process starves the background thread. A crash must cost at most one block.
+            yield from self.outbox.flush(due_only=True)
+        except BaseException:
+            if block.give(granted, request.nano, 0, 0):
+                self.drained(block)
+            raise
+        return block, granted
+
+    def _granted_block(self, request: LeaseRequest) -> Script[Block]:
+        without: set[str] = set()
+        least = request.tokens
+        gave_back = False
+        while True:
+            try:
+                return (yield from self._requests.block(self.size, evolve(request, least=least), without))
+            except QuotaExceeded as refusal:
+                if request.amount(refusal.dimension) == 0 and refusal.dimension not in without:
+                    # This call needs none of it, so it must not be refused for it.
+                    without.add(refusal.dimension)
+                elif self.can_give_back and not gave_back:
+                    gave_back = True
+                    if not (yield from self.give_back()) and least == request.least:
+                        raise
+                elif refusal.dimension == "tokens" and least > request.least:
+                    # Take all that is left. A block of the minimum would get a share of that.
+                    rest = int(refusal.remaining)
+                    least = rest if request.least < rest < least else request.least
+                else:
+                    raise
+
+    def extend(self, block: Block, tokens: int, nano: int, ttl: timedelta | None) -> Script[None]:
+        """Grant a call more of its block, or more to its block, which then lasts `ttl` from now on."""
+        if block is not self.current and block not in self._draining:
+            # It was charged at the end of the lease, or it is the block of the process that this one was forked from.
+            message = f"block {block.id} is not held by this lease any more"
+            raise NotFound(message, kind="reservation", name=str(block.id))
+        if ttl is None and block.take_more(tokens, nano, self._clock()):
+            return
+        block.extending += 1
+        try:
+            # Ask for all of it: what is left here may be gone when the answer comes.
+            yield quotas.extend(self.user, block.id, tokens=tokens, cost=dollars(nano), ttl=ttl)
+        finally:
+            block.extending -= 1
+        block.grow(tokens, nano)

@@ -1,0 +1,276 @@
+"""Requests of a lease: blocks to spend, and reservations for calls that outlive their block. No I/O, no locks."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from math import inf
+from typing import Any, TypeVar
+from uuid import UUID
+
+from attrs import frozen
+
+from atlas_sdk._plan import Plan, Script, context
+from atlas_sdk._script import retry_once
+from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput, QuotaExceeded
+from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved
+from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import quotas
+from atlas_sdk.ops.amounts import COUNT_MAX, TOKENS_MAX
+
+__all__ = ["BEATS", "BlockRequests", "BlockSize", "SharedFailure"]
+
+T = TypeVar("T")
+
+#: The part of a block's life in which it admits calls. The rest is for clocks of different speed, and for settling the
+#: block before it expires.
+_LIFE = 0.9
+#: Heartbeats in one time to live: two may fail.
+BEATS = 3
+#: Blocks in a row that may arrive too late. Each of them ends no later than the one before, at the end of a period, and
+#: took more than nine tenths of the time that was left: more than a few is no coincidence.
+_LATE_MAX = 4
+#: Calls a second from which on blocks for several calls pay.
+_CALLS_PER_S = 20
+#: A block for several calls should last about so long: a crash costs so much, and the database is asked so often.
+_BLOCK_S = 1.0
+#: Calls in such a block at most.
+_CALLS_MAX = 100_000
+
+
+@frozen
+class SharedFailure:
+    """Answer of the database to one call that asked for a block, for others that waited meanwhile."""
+
+    #: The number of the request.
+    number: int
+    request: LeaseRequest
+    problem: QuotaExceeded | DatabaseUnreachable
+
+    def answer(self, request: LeaseRequest) -> AtlasError | None:
+        """Return the database's answer to another call; None when only the database can tell."""
+        problem = self.problem
+        if isinstance(problem, DatabaseUnreachable):
+            return type(problem)(*problem.args)
+        mine, theirs = request.amount(problem.dimension), self.request.amount(problem.dimension)
+        if theirs is None or mine is None or mine < theirs:
+            return None
+        never = problem.limit is not None and mine > _nano_if_cost(problem, problem.limit)
+        return QuotaExceeded(
+            dimension=problem.dimension,
+            asked=dollars(mine) if problem.dimension == "cost" else mine,
+            remaining=problem.remaining,
+            limit=problem.limit,
+            retry_after=None if never else problem.retry_after,
+            resets_at=problem.resets_at,
+            holders=problem.holders,
+            held=problem.held,
+        )
+
+
+def _nano_if_cost(problem: QuotaExceeded, amount: Any) -> int:
+    return nano_reserved(amount) if problem.dimension == "cost" else int(amount)
+
+
+class BlockSize:
+    """The size of a lease's blocks: as the user said, or for as many calls as come quickly.
+
+    Without a size a block is for one call. It doubles while blocks are used up quickly, and starts small again after a
+    pause and near the limit, so that a quiet process holds nothing that another one may need.
+    """
+
+    def __init__(self, fixed: LeaseRequest | None) -> None:
+        self.fixed = fixed
+        self.start_small()
+
+    def start_small(self) -> None:
+        """Make the next block for one call."""
+        self._calls = 0
+        self._asked_at = -inf
+
+    def next(self, now: float) -> None:
+        """Choose the size of the next block, by how quickly the last one was used up."""
+        quick = now - self._asked_at < min(max(self._calls, 1) / _CALLS_PER_S, _BLOCK_S)
+        self._calls = min(max(2 * self._calls if quick else self._calls // 2, 1), _CALLS_MAX)
+        self._asked_at = now
+
+    def of(self, request: LeaseRequest) -> LeaseRequest:
+        """Return what a block should hold: never less than this call needs."""
+        size, calls = self.fixed, self._calls
+        if size is None:
+            size = LeaseRequest(
+                min(request.tokens * calls, TOKENS_MAX),
+                0,
+                min(request.nano * calls, NANO_MAX),
+                min(request.requests * calls, COUNT_MAX),
+            )
+        return LeaseRequest(
+            max(size.tokens, request.tokens),
+            request.least,
+            max(size.nano, request.nano),
+            max(size.requests, request.requests),
+        )
+
+    def granted(self, block: Block, wanted: LeaseRequest) -> None:
+        """Start small again when a block is less than what was wanted: the limit is near."""
+        if block.tokens < wanted.tokens or block.nano < wanted.nano or block.requests < wanted.requests:
+            self.start_small()
+
+    @property
+    def is_one_call(self) -> bool:
+        """True if the block is a reservation of one call."""
+        return self.fixed is None and self._calls <= 1
+
+
+class BlockRequests:
+    """Asks the database for one lease. An answer that was lost goes to the outbox, to be given back."""
+
+    def __init__(
+        self,
+        user: User,
+        *,
+        ttl: timedelta,
+        holder: str,
+        meta: Mapping[str, object] | None,
+        outbox: Outbox,
+        clock: Callable[[], float],
+    ) -> None:
+        self._user = user
+        self._ttl = ttl
+        self._holder = holder
+        self._meta = meta
+        self._outbox = outbox
+        self._clock = clock
+
+    def block(self, size: "BlockSize", request: LeaseRequest, without: AbstractSet[str]) -> Script[Block]:
+        """Get a block, at least what is requested, with nothing of some dimensions. Raises what the database says."""
+        wanted = size.of(request)
+        asked = LeaseRequest(
+            0 if "tokens" in without else wanted.tokens,
+            request.least,
+            0 if "cost" in without else wanted.nano,
+            0 if "requests" in without else wanted.requests,
+        )
+        for _ in range(_LATE_MAX):
+            try:
+                block = yield from self._block(asked, request)
+            except InvalidInput as exc:
+                if exc.field != "reservation_id":
+                    raise
+                # A first try was granted, its answer was lost, and the second came after its expiry: the outbox has it.
+                continue
+            if self._clock() < block.deadline:
+                size.granted(block, wanted)
+                return block
+            self._outbox.add(self.settlement(block))
+        message = f"the database answers so slowly that a block of {self._ttl} is over when it arrives"
+        raise DatabaseUnreachable(message)
+
+    def _block(self, size: LeaseRequest, request: LeaseRequest) -> Script[Block]:
+        granted, asked_at = yield from self._ask(
+            lambda new_id: quotas.lease_block(
+                self._user,
+                tokens=size.tokens,
+                min_tokens=request.least,
+                cost=dollars(size.nano),
+                min_cost=dollars(request.nano),
+                requests=size.requests,
+                min_requests=request.requests,
+                ttl=self._ttl,
+                holder=self._holder or _process(),
+                meta=self._meta,
+                reservation_id=new_id,
+            )
+        )
+        lasts_s = granted.lasts.total_seconds()
+        return Block(
+            id=granted.id,
+            epoch=granted.epoch,
+            tokens=granted.tokens,
+            nano=nano_reserved(granted.cost),
+            requests=granted.requests,
+            deadline=asked_at + _LIFE * lasts_s,
+            used_at=asked_at,
+            look_at=asked_at + lasts_s / BEATS,
+        )
+
+    def reservation(self, tokens: int, nano: int) -> Script[Block]:
+        """Get a reservation of just this much. Raises what the database says.
+
+        It does not end with the period, as a block does. The requests of its calls are counted already. A reservation
+        of nothing at all is one of one token.
+        """
+        held, asked_at = yield from self._ask(
+            lambda new_id: quotas.reserve(
+                self._user,
+                tokens=tokens if tokens or nano else 1,
+                cost=dollars(nano),
+                requests=0,
+                ttl=self._ttl,
+                holder=self._holder or _process(),
+                meta=self._meta,
+                reservation_id=new_id,
+            )
+        )
+        return Block(
+            id=held.id,
+            epoch=held.epoch or 0,
+            tokens=held.tokens,
+            nano=nano_reserved(held.cost),
+            requests=0,
+            deadline=asked_at,
+            used_at=asked_at,
+            look_at=asked_at + self._ttl.total_seconds() / BEATS,
+        )
+
+    def settlement(self, block: Block, *, spent_only: bool = False) -> PendingSettlement:
+        """Return what is to be charged for a block, with or without what running calls were granted."""
+        tokens, nano, requests = block.charge
+        if spent_only:
+            tokens, nano = block.spent_tokens, block.spent_nano
+        return PendingSettlement(
+            user=self._user,
+            reservation_id=block.id,
+            tokens=min(tokens, TOKENS_MAX),
+            cost=dollars(nano),
+            requests=requests,
+            frees=spent_only or block.has_rest,
+        )
+
+    def unused(self, reservation_id: UUID, *, doubtful: bool = False) -> PendingSettlement:
+        """Return the settlement of a block that nobody has spent from."""
+        return PendingSettlement(
+            user=self._user,
+            reservation_id=reservation_id,
+            tokens=0,
+            cost=dollars(0),
+            requests=0,
+            doubtful=doubtful,
+            frees=True,
+        )
+
+    def _ask(self, plan: Callable[[UUID], Plan[T]]) -> Script[tuple[T, float]]:
+        """Ask, and once more where that may help; return the answer and the time before the request."""
+        new_id: UUID = (yield context()).new_id()
+        tries, asked_at = 0, 0.0
+
+        def one_try() -> Plan[T]:
+            nonlocal tries, asked_at
+            # Time is counted from before the request, so that a block is never thought to last longer than it does.
+            tries, asked_at = tries + 1, self._clock()
+            return plan(new_id)
+
+        try:
+            answer: T = yield from retry_once(one_try, self._clock)
+        except BaseException as problem:
+            if may_have_reserved(problem, tries=tries):
+                self._outbox.add(self.unused(new_id, doubtful=True))
+            raise
+        return answer, asked_at
+
+
+def _process() -> str:
+    """Name this process. Near a limit the database gives every holder a share, and this process is one holder."""
+    return f"{socket.gethostname()}:{os.getpid()}"

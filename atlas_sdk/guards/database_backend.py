@@ -1,0 +1,282 @@
+"""The backend that makes a reservation in the database for every call."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID, uuid5
+
+from attrs import define, evolve
+
+from atlas_sdk._faces import AsyncRunner, Runner
+from atlas_sdk._plan import Plan, Script, context
+from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
+from atlas_sdk.errors import AlreadyExists, InvalidInput, QuotaExceeded, TransactionConflict
+from atlas_sdk.guards.backend import Grant, Outcome
+from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
+from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
+from atlas_sdk.model.quotas import Reservation, Settlement
+from atlas_sdk.model.users import User
+from atlas_sdk.ops import quotas
+from atlas_sdk.ops.amounts import Money
+
+__all__ = ["AsyncDatabaseBackend", "DatabaseBackend", "Tasks"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: Leases hold these dimensions, so giving back an idle block may help.
+_LEASED = frozenset({"tokens", "cost", "requests"})
+#: Kept settlements that one guard writes at its exit, so that the first after an outage does not pay for all.
+_BATCH = 8
+#: A closing client waits so long for its background tasks.
+_CLOSE_S = 10.0
+
+
+@define
+class _Request:
+    """A reservation that is asked for: every try of it has the same id, so that it is made once."""
+
+    user: User
+    options: GuardOptions
+    id: UUID | None = None
+    tries: int = 0
+
+    @property
+    def is_keyed(self) -> bool:
+        """True if an earlier call may have made the reservation: then this one must not give it back."""
+        return self.options.get("idempotency_key") is not None
+
+    def plan(self) -> Plan[Reservation]:
+        """Reserve, or find what an earlier try reserved. Raises AlreadyExists when that has ended."""
+        self.tries += 1
+        if self.id is None:
+            key = self.options.get("idempotency_key")
+            self.id = (yield from context()).new_id() if key is None else uuid5(self.user.id, str(key))
+        held = yield from self._reserve(self.id)
+        if held.state != "held":
+            raise _ended(self.id, f"is {held.state}")
+        # An id that was made for this call can only have been repeated by its own second try.
+        return held if self.is_keyed else evolve(held, repeated=False)
+
+    def _reserve(self, reservation_id: UUID) -> Plan[Reservation]:
+        amounts: Any = {name: value for name, value in self.options.items() if name in _AMOUNTS}
+        try:
+            return (yield from quotas.reserve(self.user, **amounts, reservation_id=reservation_id))
+        except InvalidInput as exc:
+            if exc.field != "reservation_id":
+                raise
+            if self.is_keyed:
+                raise _ended(reservation_id, "has expired or was released") from exc
+        # The answer to a first try was lost, and the second came after its expiry, which charged it: for nothing.
+        yield from quotas.settle(self.user, reservation_id, tokens=0, cost=0)
+        self.id = (yield from context()).new_id()
+        return (yield from quotas.reserve(self.user, **amounts, reservation_id=self.id))
+
+    def is_ours(self, problem: BaseException) -> bool:
+        """Return whether this call may have made a reservation although it failed like this."""
+        return not self.is_keyed and self.id is not None and may_have_reserved(problem, tries=self.tries)
+
+    def release(self) -> PendingSettlement:
+        """Return the release of what may have been reserved."""
+        assert self.id is not None  # noqa: S101  # a request without an id was never sent
+        return PendingSettlement(user=self.user, reservation_id=self.id, releases=True)
+
+
+#: Options that the database is told.
+_AMOUNTS = frozenset({"tokens", "min_tokens", "cost", "slots", "requests", "builds", "ttl", "holder", "meta"})
+
+
+def _ended(reservation_id: UUID, how: str) -> AlreadyExists:
+    message = f"the call with this idempotency key {how} already: for another call take another key"
+    return AlreadyExists(message, kind="reservation", name=str(reservation_id))
+
+
+class _Scripts:
+    """Scripts that both backends run."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.outbox = Outbox(clock)
+
+    def _reserve(self, request: _Request) -> Script[Reservation]:
+        return retry_once(request.plan, self._clock)
+
+    def _extend(self, user: User, grant: Grant, tokens: int, cost: Money, ttl: timedelta | None) -> Script[Reservation]:
+        # Twice as much could be granted by a second try, but not twice as long.
+        grows = ttl is None or bool(tokens) or bool(cost)
+        return retry_once(
+            lambda: quotas.extend(user, grant.id, tokens=tokens, cost=cost, ttl=ttl),
+            self._clock,
+            errors=(TransactionConflict,) if grows else RETRIED,
+        )
+
+
+def _pending(user: User, grant: Grant, outcome: Outcome) -> PendingSettlement:
+    return PendingSettlement(
+        user=user,
+        reservation_id=grant.id,
+        releases=outcome.releases,
+        tokens=outcome.tokens,
+        cost=outcome.cost,
+        meta=outcome.meta,
+    )
+
+
+class DatabaseBackend(_Scripts):
+    """Reserves and settles every call in the database. One for a client."""
+
+    def __init__(self, runner: Runner, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._runner = runner
+
+    def reserve(self, user: User, options: GuardOptions) -> Reservation:
+        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        request = _Request(user, options)
+        try:
+            return self._ask_twice(user, lambda: run_script(self._runner, self._reserve(request)))
+        except BaseException as problem:
+            if request.is_ours(problem):
+                self.outbox.add(request.release())
+            raise
+
+    def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
+        """Charge or release a grant. Returns None when that is kept for later, or when there is nothing to charge."""
+        settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
+        if settlement is not None and self.outbox:
+            self.settle_pending(_BATCH)
+        return settlement
+
+    def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
+        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
+
+    def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
+        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
+        try:
+            return ask()
+        except QuotaExceeded as refusal:
+            if refusal.dimension not in _LEASED or not lease_manager(self._runner).give_back(user):
+                raise
+        return ask()
+
+    def settle_pending(self, most: int | None = None) -> int:
+        """Write what was kept for later, as far as the database answers; return how many are left."""
+        run_script(self._runner, self.outbox.flush(most=most))
+        return len(self.outbox)
+
+    def close(self) -> None:
+        """Write what was kept for later; what still cannot be written is left to its expiry. Idempotent."""
+        self.settle_pending()
+        self.outbox.abandon()
+
+
+class AsyncDatabaseBackend(_Scripts):
+    """Reserves and settles every call in the database, on asyncio."""
+
+    def __init__(self, runner: AsyncRunner, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._runner = runner
+        self._tasks = Tasks()
+
+    async def reserve(self, user: User, options: GuardOptions) -> Reservation:
+        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        request = _Request(user, options)
+        # Use a task of its own. Otherwise a second cancellation would leave a statement without a waiter, which may
+        # still reserve after the release.
+        reserving = self._tasks.start(
+            self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
+        )
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            reserving.cancel()
+            self._tasks.start(self._abandon(request, reserving))
+            raise
+        except BaseException as problem:
+            if request.is_ours(problem):
+                self.outbox.add(request.release())
+            raise
+
+    async def _abandon(self, request: _Request, reserving: "asyncio.Task[Reservation]") -> None:
+        """Give back what a cancelled call may have reserved, as soon as its statement has ended."""
+        await asyncio.wait([reserving])
+        if reserving.cancelled():
+            ours = request.is_ours(asyncio.CancelledError())
+        elif (problem := reserving.exception()) is not None:
+            ours = request.is_ours(problem)
+        else:
+            ours = not reserving.result().repeated
+        if ours:
+            await self._write(request.release())
+
+    async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
+        """Charge or release a grant. Returns None when that is kept for later, or when there is nothing to charge."""
+        return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
+
+    async def _write(self, pending: PendingSettlement) -> Settlement | None:
+        settlement = await run_script_async(self._runner, self.outbox.write(pending))
+        if settlement is not None and self.outbox:
+            self._tasks.start(self.settle_pending(_BATCH))
+        return settlement
+
+    async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
+        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        return await self._ask_twice(
+            user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
+        )
+
+    async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
+        try:
+            return await ask()
+        except QuotaExceeded as refusal:
+            if refusal.dimension not in _LEASED or not await async_lease_manager(self._runner).give_back(user):
+                raise
+        return await ask()
+
+    async def settle_pending(self, most: int | None = None) -> int:
+        """Write what was kept for later, as far as the database answers; return how many are left."""
+        await run_script_async(self._runner, self.outbox.flush(most=most))
+        return len(self.outbox)
+
+    async def close(self) -> None:
+        """Wait for what runs in the background and write what was kept for later. Idempotent."""
+        await self._tasks.finish(_CLOSE_S)
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.settle_pending()
+        except TimeoutError:
+            logger.debug("the database took too long", exc_info=True)
+        self.outbox.abandon()
+
+
+class Tasks:
+    """Tasks that go on when the one that started them is cancelled; kept, since the event loop does not keep them."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run this in a task of its own."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def finish(self, timeout_s: float) -> None:
+        """Wait for all of them; cancel what takes longer."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        # One may start another.
+        while running := set(self._running):
+            _, late = await asyncio.wait(running, timeout=max(0.0, deadline - clock()))
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=timeout_s)
+                return

@@ -1,0 +1,286 @@
+"""State of one guard: options, grant, and what its body has told. No I/O; both kinds of guards share it."""
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from decimal import Decimal
+from threading import Lock
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from atlas_sdk._forks import process
+from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.guards.backend import RELEASED, Grant, Outcome
+from atlas_sdk.guards.heartbeat import HeartbeatState
+from atlas_sdk.guards.options import TTL, GuardOptions, UserOrResolver
+from atlas_sdk.model.quotas import Reservation, Settlement
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, meta_text, money
+
+__all__ = ["GuardState", "UsageRecord", "current"]
+
+logger = logging.getLogger(__name__)
+
+B = TypeVar("B")
+H = TypeVar("H")
+
+current: ContextVar["GuardState[Any, Any] | None"] = ContextVar("atlas_guard", default=None)
+
+_OPTIONS = frozenset(GuardOptions.__annotations__)
+
+
+class UsageRecord:
+    """Progress and settlement of one call, as its body tells them. Several threads may tell."""
+
+    __slots__ = ("_cost", "_end", "_lock", "_on_unknown", "_tokens")
+
+    def __init__(self, *, on_unknown: Literal["charge", "release"] = "charge") -> None:
+        self._on_unknown = on_unknown
+        self._lock = Lock()
+        #: Progress, as totals.
+        self._tokens = 0
+        self._cost = Decimal()
+        #: The end that the body told: a settlement, a release, or nothing yet.
+        self._end: Outcome | None = None
+
+    def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
+        """Note totals; they never go down. Amounts that were told as final stay as they are."""
+        told_tokens, told_cost = count("tokens", tokens, TOKENS_MAX), money("cost", cost)
+        with self._lock:
+            self._tokens = max(self._tokens, told_tokens)
+            self._cost = max(self._cost, told_cost)
+
+    def settle(
+        self, *, tokens: int | None = None, cost: Money | None = None, meta: Mapping[str, object] | None = None
+    ) -> None:
+        """Note the final amounts; None is not 0 but unknown. Raises InvalidInput when others were told before."""
+        end = Outcome(
+            tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
+            cost=None if cost is None else money("cost", cost),
+            # A copy, so that nothing of it can change before it is written.
+            meta=None if meta is None else json.loads(meta_text(meta)),
+        )
+        with self._lock:
+            if self._end is None:
+                self._end = end
+            elif self._end is RELEASED:
+                raise InvalidInput("this guard was released, so it cannot be settled", field="guard")
+            elif (self._end.tokens, self._end.cost) != (end.tokens, end.cost):
+                raise InvalidInput("this guard was settled with other amounts: they are final", field="guard")
+
+    def release(self) -> None:
+        """Note that the call did not happen. Raises InvalidInput when it was settled."""
+        with self._lock:
+            if self._end not in {None, RELEASED}:
+                raise InvalidInput("this guard was settled, so it cannot be released", field="guard")
+            self._end = RELEASED
+
+    def outcome(self) -> Outcome:
+        """Return what to write, now that the body is over.
+
+        Each amount is the final one that was told, else the progress, else None. A released call is charged its
+        progress only. `on_unknown="release"` makes a release of a call of which nothing was told.
+        """
+        with self._lock:
+            end, tokens, cost = self._end, self._tokens or None, self._cost or None
+        if end is None and self._on_unknown == "charge":
+            return Outcome(tokens=tokens, cost=cost)
+        if end is not None and end is not RELEASED:
+            return Outcome(
+                tokens=tokens if end.tokens is None else end.tokens,
+                cost=cost if end.cost is None else end.cost,
+                meta=end.meta,
+            )
+        if tokens is None and cost is None:
+            return RELEASED
+        return Outcome(tokens=tokens or 0, cost=cost or Decimal())
+
+
+class GuardState(Generic[B, H]):
+    """Base class of both guards: all that they do without waiting."""
+
+    def __init__(self, backend: B, user: UserOrResolver, options: GuardOptions) -> None:
+        """Use `atlas.quotas.guard`."""
+        _check_options(options)
+        self._backend = backend
+        self._user = user
+        self._options = options
+        self._usage = UsageRecord(on_unknown=options.get("on_unknown", "charge"))
+        self._lock = Lock()
+        self._phase: Literal["new", "entering", "entered", "over"] = "new"
+        self._grant: Grant | None = None
+        self._settlement: Settlement | None = None
+        self._token: Token[GuardState[Any, Any] | None] | None = None
+        self._heartbeat: H | None = None
+        #: The process that entered the guard.
+        self._process = 0
+        #: Only for containers: more than the limit would run if a place outlived its time unheard of.
+        self._liveness = HeartbeatState(options.get("ttl", TTL)) if options.get("slots") else None
+
+    @property
+    def _granted(self) -> Grant:
+        if self._grant is None:
+            raise InvalidInput("enter the guard first: `with guard as g:`", field="guard")
+        return self._grant
+
+    @property
+    def id(self) -> UUID:
+        """The reservation; of a lease, the block that it was taken from."""
+        return self._granted.id
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were granted, from `min_tokens` to `tokens`: the `max_tokens` of the call."""
+        return self._granted.tokens
+
+    @property
+    def cost(self) -> Decimal:
+        """The granted cost, in US dollars."""
+        return self._granted.cost
+
+    @property
+    def epoch(self) -> int | None:
+        """A number that grows with every grant to the user; a driver obeys the highest that came with a container."""
+        return self._granted.epoch
+
+    @property
+    def repeated(self) -> bool:
+        """True if an earlier call with this idempotency key, which did not end, made the reservation."""
+        return isinstance(self._granted, Reservation) and self._granted.repeated
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """The amounts that were charged; None before the end, and when the database failed and it is kept for later."""
+        return self._settlement
+
+    @property
+    def lost(self) -> bool:
+        """True if other containers may run in the `slots` of this guard, as a slot's `lost`; False without any."""
+        self._granted  # noqa: B018  # raises before the guard is entered
+        return self._liveness is not None and self._liveness.lost
+
+    def check(self) -> None:
+        """Do nothing while the guard has its `slots`. Raises SlotLost. No round trip."""
+        self._granted  # noqa: B018  # as above
+        if self._liveness is not None:
+            self._liveness.check()
+
+    def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
+        """Note how much is used so far, as totals; they never go down. No round trip.
+
+        When the body ends without `settle`, the progress is charged. Cost in US dollars. Raises InvalidInput.
+        """
+        self._entered()
+        self._usage.progress(tokens=tokens, cost=cost)
+
+    def settle(
+        self, *, tokens: int | None = None, cost: Money | None = None, meta: Mapping[str, object] | None = None
+    ) -> None:
+        """Note what was used in the end; it is written when the guard is left. No round trip.
+
+        None is not 0 but unknown: the progress is charged, and without any the whole reservation. More than was
+        reserved is charged too, and marked as overrun. The same amounts a second time change nothing, others raise
+        InvalidInput. `meta` is added to the ledger's entry. Cost in US dollars.
+        """
+        self._entered()
+        self._usage.settle(tokens=tokens, cost=cost, meta=meta)
+
+    def release(self) -> None:
+        """Note that the call did not happen; its progress is charged all the same. No round trip.
+
+        Requests and builds stay counted. Raises InvalidInput after `settle`.
+        """
+        self._entered()
+        self._usage.release()
+
+    def _entered(self) -> Grant:
+        grant = self._granted
+        if self._phase != "entered":
+            raise InvalidInput("this guard is over: what it used is settled", field="guard")
+        return grant
+
+    @property
+    def _payer(self) -> User:
+        if not isinstance(self._user, User):
+            raise InvalidInput("a guard whose user is a function is a decorator: name the user here", field="user")
+        return self._user
+
+    def _begin(self) -> tuple[User, float]:
+        """Start to enter; return who pays, and the time before the request."""
+        user = self._payer
+        if callable(self._options.get("idempotency_key")):
+            message = "a guard whose idempotency_key is a function is a decorator: name the key here"
+            raise InvalidInput(message, field="idempotency_key")
+        with self._lock:
+            if self._phase != "new":
+                raise InvalidInput(f"this guard is {self._phase} already: make one for every call", field="guard")
+            self._phase = "entering"
+        return user, 0.0 if self._liveness is None else self._liveness.clock()
+
+    def _refuse(self) -> None:
+        """Let the guard be tried again: nothing was reserved."""
+        self._phase = "new"
+
+    def _enter(self, grant: Grant, asked_at: float) -> None:
+        if self._liveness is not None:
+            self._liveness.begin(grant, asked_at)
+        self._grant, self._process, self._phase = grant, process.generation, "entered"
+        self._token = current.set(self)
+
+    def _leave(self) -> Grant | None:
+        """Return the grant to settle; None in a forked child: the parent settles it."""
+        if self._token is not None:
+            try:
+                current.reset(self._token)
+            except ValueError:
+                # A web framework's threads enter and leave in different contexts: that one ends with its task.
+                logger.debug("a guard was left in another context than it was entered in")
+        if process.generation != self._process:
+            return None
+        with self._lock:
+            self._phase = "over"
+        return self._grant
+
+    def _failed(self, problem: AtlasError, body_error: BaseException | None) -> None:
+        """Raise the error of the settlement, unless the body raises an error of its own."""
+        if body_error is None:
+            raise problem
+        logger.warning("reservation %s is left to its expiry: %s", self.id, problem)
+
+    def _check_decorated(self, function: Callable[..., object], *, awaited: bool) -> None:
+        """Raise TypeError or InvalidInput for a function that this guard cannot decorate."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            message = f"{function!r} is a generator: its guard would end before its first item; enter one inside of it"
+            raise TypeError(message)
+        if _is_async(function) != awaited:
+            is_, take = ("is not awaited", "Atlas") if awaited else ("is awaited", "AsyncAtlas")
+            message = f"{function!r} {is_}: take the guard of an {take}"
+            raise TypeError(message)
+        key = self._options.get("idempotency_key")
+        if key is not None and not callable(key):
+            message = "one idempotency_key is one call, and a function has many: give a function of its arguments"
+            raise InvalidInput(message, field="idempotency_key")
+
+    def _of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[User, GuardOptions]:
+        """Return user and options for one call of the decorated function."""
+        user = self._user if isinstance(self._user, User) else self._user(*args, **kwargs)
+        key = self._options.get("idempotency_key")
+        return user, {**self._options, "idempotency_key": key(*args, **kwargs)} if callable(key) else self._options
+
+
+def _check_options(options: GuardOptions) -> None:
+    """Check names and choices; the amounts are checked where they are reserved. Raises TypeError, InvalidInput."""
+    if unknown := options.keys() - _OPTIONS:
+        message = f"guard() takes no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(_OPTIONS))}"
+        raise TypeError(message)
+    if options.get("on_unknown", "charge") not in {"charge", "release"}:
+        raise InvalidInput(f'on_unknown is "charge" or "release", not {options["on_unknown"]!r}', field="on_unknown")
+    key: object = options.get("idempotency_key")
+    if key is not None and not isinstance(key, UUID) and not (isinstance(key, str) and key) and not callable(key):
+        raise InvalidInput(f"idempotency_key must be a text or a UUID, not {key!r}", field="idempotency_key")
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether it is callable

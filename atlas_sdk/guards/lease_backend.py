@@ -1,0 +1,184 @@
+"""The backend of guards that spend from a lease: their own, or one that the client keeps for calls of one kind."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from uuid import UUID
+
+from atlas_sdk._forks import reset_in_children
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, Outcome, QuotaBackend
+from atlas_sdk.guards.block import LeaseRequest
+from atlas_sdk.guards.lease_call import Call, LeaseCore, end_call
+from atlas_sdk.guards.options import TTL, GuardOptions
+from atlas_sdk.model.quotas import Settlement
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import Money, ttl_of
+
+if TYPE_CHECKING:
+    from atlas_sdk.guards.async_lease import AsyncLeaseCore
+    from atlas_sdk.guards.lease import ThreadLeaseCore
+
+__all__ = ["KINDS_MAX", "AsyncLeaseBackend", "ClientLeases", "LeaseBackend"]
+
+#: Kinds of calls that a client keeps a lease for, the latest used.
+KINDS_MAX = 1000
+#: A block outlives the calls that it was opened for: one that starts last still ends before it expires.
+_SPARE = timedelta(minutes=1)
+_TTL_MAX = timedelta(hours=24)
+#: After a second without a call the rest of a block is given back.
+_IDLE_S = 1.0
+
+L = TypeVar("L", bound=LeaseCore)
+Kind = tuple[UUID, str, timedelta, str, bool, bool, bool]
+
+
+def _request(core: LeaseCore, options: GuardOptions) -> LeaseRequest:
+    tokens, cost = options.get("tokens", 0), options.get("cost", 0)
+    return core.request(tokens, options.get("min_tokens"), cost, 0, options.get("requests"))
+
+
+class LeaseBackend:
+    """Reserves from leases, and from the other backend what no lease can serve."""
+
+    def __init__(
+        self, find: "Callable[[User, GuardOptions], ThreadLeaseCore | None]", other: QuotaBackend | None = None
+    ) -> None:
+        """Take a function that returns the lease for a call, or None when the call needs its own reservation."""
+        self._find = find
+        self._other = other
+
+    def reserve(self, user: User, options: GuardOptions) -> Grant:
+        """Take a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        core = self._find(user, options)
+        if core is None:
+            return _known(self._other).reserve(user, options)
+        return core.grant(_request(core, options))
+
+    def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
+        """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""
+        if not isinstance(grant, Call):
+            return _known(self._other).settle(user, grant, outcome)
+        settlement = end_call(grant, outcome)
+        core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
+        core.settle_due()
+        return settlement
+
+    def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
+        """Grant this much more; return the whole. Raises QuotaExceeded, NotFound."""
+        if not isinstance(grant, Call):
+            return _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
+        core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
+        core.extend(grant, tokens=tokens, cost=cost, ttl=ttl)
+        return grant
+
+
+class AsyncLeaseBackend:
+    """Reserves from leases on asyncio, and from the other backend what no lease can serve."""
+
+    def __init__(
+        self, find: "Callable[[User, GuardOptions], AsyncLeaseCore | None]", other: AsyncQuotaBackend | None = None
+    ) -> None:
+        """Take a function that returns the lease for a call, or None when the call needs its own reservation."""
+        self._find = find
+        self._other = other
+
+    async def reserve(self, user: User, options: GuardOptions) -> Grant:
+        """Take a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        core = self._find(user, options)
+        if core is None:
+            return await _known(self._other).reserve(user, options)
+        return await core.grant(_request(core, options))
+
+    async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
+        """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""
+        if not isinstance(grant, Call):
+            return await _known(self._other).settle(user, grant, outcome)
+        settlement = end_call(grant, outcome)
+        core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
+        await core.settle_due()
+        return settlement
+
+    async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
+        """Grant this much more; return the whole. Raises QuotaExceeded, NotFound."""
+        if not isinstance(grant, Call):
+            return await _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
+        core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
+        await core.extend(grant, tokens=tokens, cost=cost, ttl=ttl)
+        return grant
+
+
+B = TypeVar("B")
+
+
+def _known(backend: B | None) -> B:
+    if backend is None:
+        message = "a guard of a lease has no other backend"
+        raise TypeError(message)
+    return backend
+
+
+class ClientLeases(Generic[L]):
+    """Leases that a client keeps for `guard(lease=True)`: one for each kind of calls, the latest used."""
+
+    def __init__(self, make: Callable[..., L]) -> None:
+        """Take the class of the core, with its runner."""
+        self._make = make
+        self._leases: OrderedDict[Kind, L] = OrderedDict()
+        self.after_fork()
+        reset_in_children(self)
+
+    def after_fork(self) -> None:
+        """Take another lock in a forked child: a thread of the parent may hold this one."""
+        self._lock = RLock()
+
+    def find(self, user: User, options: GuardOptions) -> L | None:
+        """Return the lease for a call like this; None: the call needs a reservation of its own. Raises InvalidInput."""
+        kind = _kind(user, options)
+        if kind is None:
+            return None
+        oldest = None
+        with self._lock:
+            lease = self._leases.get(kind)
+            if lease is None or lease.closed:
+                lease = self._leases[kind] = self._make(
+                    user,
+                    None,
+                    ttl=min(kind[2] + _SPARE, _TTL_MAX),
+                    idle_s=_IDLE_S,
+                    holder=kind[1],
+                    meta=options.get("meta"),
+                )
+                if len(self._leases) > KINDS_MAX:
+                    _, oldest = self._leases.popitem(last=False)
+            self._leases.move_to_end(kind)
+        if oldest is not None:
+            oldest.retire()
+        return lease
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+
+def _kind(user: User, options: GuardOptions) -> Kind | None:
+    if options.get("slots") or options.get("builds") or options.get("idempotency_key") is not None:
+        return None
+    return (
+        user.id,
+        str(options.get("holder", "")),
+        ttl_of(options.get("ttl", TTL)),
+        _text(options.get("meta")),
+        # A block that was made for calls without one of these has none of it for others.
+        bool(options.get("tokens")),
+        bool(options.get("cost")),
+        bool(options.get("requests", 1)),
+    )
+
+
+def _text(meta: Mapping[str, Any] | None) -> str:
+    if meta is not None and not isinstance(meta, Mapping):
+        raise InvalidInput(f"meta must be a mapping, not {meta!r}", field="meta")
+    return "" if not meta else json.dumps(dict(meta), sort_keys=True, default=str)

@@ -1,0 +1,239 @@
+"""One call's part of a block, and the core that both leases hold: the path that does not leave the process.
+
+A pair of `reserve` and `settle` costs about a microsecond, so here are no validators, no Decimal unless an amount of
+dollars is given, and one lock.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from threading import Condition, RLock
+from typing import Any
+from uuid import UUID
+
+from atlas_sdk._forks import reset_in_children
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.guards.backend import Outcome
+from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved, nano_used
+from atlas_sdk.guards.block_pool import BlockPool
+from atlas_sdk.model.quotas import Settlement
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of
+
+__all__ = ["REQUESTS", "Call", "LeaseCore", "core_options", "end_call"]
+
+#: The requests of a block, unless told: they are held while the block lives, and few users may make more an hour.
+REQUESTS = 1000
+#: A shorter life is over before it is worth a round trip.
+_TTL_MIN = timedelta(seconds=1)
+#: Seconds that only go forward, and go on while the machine is suspended where the system can tell: the server's do.
+_seconds: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
+class Call:
+    """A call's part of a block: settle or release it. It costs no round trip."""
+
+    __slots__ = ("_block", "_core", "_ended", "cost_nano", "tokens")
+
+    def __init__(self, core: "LeaseCore", block: Block, tokens: int, cost_nano: int) -> None:
+        """Use `reserve` of a lease."""
+        self._core = core
+        self._block = block
+        #: Tokens that were granted: the `max_tokens` of the call.
+        self.tokens = tokens
+        #: Granted cost, in billionths of a dollar.
+        self.cost_nano = cost_nano
+        self._ended = False
+
+    @property
+    def id(self) -> UUID:
+        """The block that this is a part of, as `quotas.holds` lists it; a long call is moved to one of its own size."""
+        return self._block.id
+
+    @property
+    def epoch(self) -> int:
+        """The block's epoch."""
+        return self._block.epoch
+
+    @property
+    def cost(self) -> Decimal:
+        """US dollars."""
+        return dollars(self.cost_nano)
+
+    def settle(self, tokens: int | None = None, *, cost: Money | None = None, cost_nano: int | None = None) -> None:
+        """Note what was used; None is not 0 but unknown: all that was granted. Raises InvalidInput.
+
+        More than was granted is charged too. A second call changes nothing. `cost_nano` is in billionths of a dollar.
+        """
+        if tokens is None:
+            tokens = self.tokens
+        elif tokens.__class__ is not int or not 0 <= tokens <= TOKENS_MAX:
+            tokens = count("tokens", tokens, TOKENS_MAX)
+        if cost is not None:
+            cost_nano = nano_used(money("cost", cost))
+        elif cost_nano is None:
+            cost_nano = self.cost_nano
+        elif cost_nano.__class__ is not int or cost_nano < 0:
+            cost_nano = count("cost_nano", cost_nano, NANO_MAX)
+        core = self._core
+        with core.lock:
+            if self._ended:
+                return
+            self._ended = True
+            if self._block.give(self.tokens, self.cost_nano, tokens, cost_nano):
+                core.drained(self._block)
+
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # A dropped call cannot tell any more what it used, and its block must not wait for that. At the end of the
+        # interpreter everything is settled already, and the thread that had the lock may be gone.
+        if not self._ended and not finalizing():
+            self.settle()
+            self._core.schedule()
+
+    def release(self) -> None:
+        """Give the grant back: the call did not happen. It counts as a request all the same."""
+        self.settle(0, cost_nano=0)
+
+
+def end_call(call: Call, outcome: Outcome) -> Settlement:
+    """Settle or release a call, and return what the database would return."""
+    ended = call._ended  # noqa: SLF001  # the other half of one thing
+    if outcome.releases:
+        call.release()
+        return Settlement(outcome="repeated" if ended else "released", tokens=0, cost=Decimal(), overrun=False)
+    call.settle(outcome.tokens, cost=outcome.cost)
+    tokens = call.tokens if outcome.tokens is None else outcome.tokens
+    cost = call.cost if outcome.cost is None else outcome.cost
+    overrun = tokens > call.tokens or nano_used(cost) > call.cost_nano
+    return Settlement(outcome="repeated" if ended else "settled", tokens=tokens, cost=cost, overrun=overrun)
+
+
+def core_options(
+    *,
+    tokens: int = 0,
+    cost: Money = 0,
+    requests: int = REQUESTS,
+    ttl: timedelta = timedelta(seconds=60),
+    idle_s: float = 2.0,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return a core's options from those of `atlas.quotas.lease`. Raises InvalidInput."""
+    size = LeaseRequest(
+        count("tokens", tokens, TOKENS_MAX), 0, nano_reserved(money("cost", cost)), count("requests", requests)
+    )
+    if not (size.tokens or size.nano or size.requests):
+        raise InvalidInput("nothing to lease: every amount is 0", field="tokens")
+    return {"size": size, "ttl": ttl, "idle_s": idle_s, **more}
+
+
+class LeaseCore:
+    """Everything of a lease that does not wait for the database; both leases hold one."""
+
+    def __init__(
+        self,
+        user: User,
+        size: LeaseRequest | None,
+        *,
+        ttl: timedelta,
+        idle_s: float,
+        holder: str = "",
+        meta: Mapping[str, object] | None = None,
+        clock: Callable[[], float] = _seconds,
+    ) -> None:
+        """Reserve nothing until the first call. Without a size the blocks are as large as calls come quickly."""
+        if ttl_of(ttl) < _TTL_MIN:
+            raise InvalidInput(f"the ttl of a lease must be at least 1 s, not {ttl}", field="ttl")
+        as_json(meta)
+        if not idle_s > 0:
+            raise InvalidInput(f"idle_s must be more than 0, not {idle_s}", field="idle_s")
+        self.user = user
+        self.pool = BlockPool(user, size=size, ttl=ttl, holder=holder, meta=meta, idle_s=idle_s, clock=clock)
+        self.clock = clock
+        self.closed = False
+        self._requests_each = 0 if size is not None and not size.requests else 1
+        self._renew()
+        reset_in_children(self)
+
+    def _renew(self) -> None:
+        # Not a plain Lock: the collector may run a finalizer that settles a call while this thread holds it.
+        self.lock = RLock()
+        #: Notified when a script has ended.
+        self.changed = Condition(self.lock)
+        #: A script of this lease runs.
+        self.busy = False
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: blocks, locks and running scripts are the parent's."""
+        self._renew()
+        self.pool.forget()
+
+    def drained(self, block: Block) -> None:
+        """Settle soon a block whose last call has ended. The lock is held."""
+        self.pool.drained(block)
+        if self.pool.size.fixed is not None:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Have the lease manager maintain this lease now."""
+        raise NotImplementedError
+
+    @property
+    def empty(self) -> bool:
+        """True if the lease manager has nothing to maintain."""
+        return self.pool.empty
+
+    @property
+    def can_give_back(self) -> bool:
+        """True if it holds something that no call needs."""
+        with self.lock:
+            return self.pool.can_give_back
+
+    def refuse_if_closed(self) -> None:
+        """Raise InvalidInput when this lease was closed."""
+        if self.closed:
+            raise InvalidInput("this lease is closed: open a new one", field="lease")
+
+    def retire(self) -> None:
+        """Give the present block back soon. Does not wait."""
+        with self.lock:
+            self.pool.retire()
+            if not self.empty:
+                self.schedule()
+
+    def take(self, tokens: int, cost_nano: int) -> Call | None:
+        """Take a part of the present block without waiting; None: check the amounts, and ask for a block."""
+        if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
+            with self.lock:
+                block = self.pool.current
+                if block is not None and block.take(tokens, cost_nano, self._requests_each, self.clock()):
+                    return Call(self, block, tokens, cost_nano)
+        return None
+
+    def request(
+        self, tokens: int, min_tokens: int | None, cost: Money, cost_nano: int, requests: int | None
+    ) -> LeaseRequest:
+        """Check what is asked for. Raises InvalidInput."""
+        self.refuse_if_closed()
+        asked = LeaseRequest(
+            count("tokens", tokens, TOKENS_MAX),
+            tokens if min_tokens is None else count("min_tokens", min_tokens, tokens, least=min(tokens, 1)),
+            nano_reserved(money("cost", cost)) if cost else count("cost_nano", cost_nano, NANO_MAX),
+            self._requests_each if requests is None else count("requests", requests),
+        )
+        if not (asked.tokens or asked.nano or asked.requests):
+            raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
+        size = self.pool.size.fixed
+        if size is not None:
+            for name, amount, most in (
+                ("tokens", asked.tokens, size.tokens),
+                ("cost", asked.nano, size.nano),
+                ("requests", asked.requests, size.requests),
+            ):
+                if amount and not most:
+                    raise InvalidInput(f"this lease holds no {name}: open it with {name}=…", field=name)
+        return asked

@@ -1,0 +1,218 @@
+"""Guards, slots and leases as methods of a client's quotas, beside the operations."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial, wraps
+from typing import TypeVar, Unpack
+from uuid import UUID
+
+from atlas_sdk._faces import AsyncFace, AsyncRunner, Face, Runner
+from atlas_sdk.errors import NotPermitted
+from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
+from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
+from atlas_sdk.guards.database_backend import AsyncDatabaseBackend, DatabaseBackend
+from atlas_sdk.guards.guard import AsyncGuard, Guard
+from atlas_sdk.guards.lease import Lease, ThreadLeaseCore
+from atlas_sdk.guards.lease_backend import AsyncLeaseBackend, ClientLeases, LeaseBackend
+from atlas_sdk.guards.lease_call import REQUESTS
+from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
+from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.slot import TTL, AsyncSlot, Slot
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.amounts import Money
+
+__all__ = ["AsyncGuardMethods", "GuardMethods"]
+
+UserT = TypeVar("UserT", bound=User | Callable[..., User])
+
+
+def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
+    """Return the user or the resolver, for the tenant only. Raises NotPermitted, a resolver when it is called."""
+    if tenant is None:
+        return user
+    if isinstance(user, User):
+        if user.id != tenant:
+            raise NotPermitted("this client acts for one user alone, and this is not that user")
+        return user
+
+    @wraps(user)
+    def resolve(*args: object, **kwargs: object) -> User:
+        return _require_tenant(tenant, user(*args, **kwargs))
+
+    return resolve  # type: ignore[return-value]  # the same kind of callable
+
+
+class GuardMethods(Face):
+    """Guards, slots and leases of a blocking client."""
+
+    def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
+        super().__init__(runner)
+        #: The one user that the client may act for; None: any.
+        self._tenant = tenant
+        # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
+        if shared is None:
+            self._backend = DatabaseBackend(runner)
+            leases: ClientLeases[ThreadLeaseCore] = ClientLeases(partial(ThreadLeaseCore, runner))
+            self._lease_backend = LeaseBackend(leases.find, self._backend)
+            self._lease_runner: Runner = runner
+        else:
+            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # its own class
+            self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
+
+    def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> Guard:
+        """Return a guard for one call: it reserves when it is entered and settles when it is left.
+
+        It is a context manager, and a decorator that guards every call of a function; then `user` may be a function
+        of that function's arguments. `GuardOptions` describes the options. Entering raises QuotaExceeded,
+        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        """
+        backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        return Guard(backend, _require_tenant(self._tenant, user), options)
+
+    def slot(
+        self,
+        user: User,
+        *,
+        ttl: timedelta = TTL,
+        holder: str | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> Slot:
+        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
+
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
+        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        """
+        return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+
+    def lease(
+        self,
+        user: User,
+        *,
+        tokens: int = 0,
+        cost: Money = 0,
+        requests: int = REQUESTS,
+        ttl: timedelta = TTL,
+        idle_s: float = 2.0,
+        holder: str = "",
+        meta: Mapping[str, object] | None = None,
+    ) -> Lease:
+        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
+
+        The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
+        how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`
+        goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        """
+        return Lease(
+            self._lease_runner,
+            _require_tenant(self._tenant, user),
+            tokens=tokens,
+            cost=cost,
+            requests=requests,
+            ttl=ttl,
+            idle_s=idle_s,
+            holder=holder,
+            meta=meta,
+        )
+
+    def settle_pending(self) -> int:
+        """Write settlements that could not be written before; return how many are left.
+
+        The next guard and the client's end do this too.
+        """
+        return self._backend.settle_pending()
+
+    def close(self) -> None:
+        """Settle everything that is left, of leases too. The client's `close` does this. Idempotent."""
+        try:
+            lease_manager(self._lease_runner).end()
+        finally:
+            self._backend.close()
+
+
+class AsyncGuardMethods(AsyncFace):
+    """Guards, slots and leases of an asyncio client."""
+
+    def __init__(
+        self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
+    ) -> None:
+        super().__init__(runner)
+        #: The one user that the client may act for; None: any.
+        self._tenant = tenant
+        # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
+        if shared is None:
+            self._backend = AsyncDatabaseBackend(runner)
+            leases: ClientLeases[AsyncLeaseCore] = ClientLeases(partial(AsyncLeaseCore, runner))
+            self._lease_backend = AsyncLeaseBackend(leases.find, self._backend)
+            self._lease_runner: AsyncRunner = runner
+        else:
+            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # its own class
+            self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
+
+    def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> AsyncGuard:
+        """Return a guard for one call: it reserves when it is entered and settles when it is left. Not awaited.
+
+        It is a context manager, and a decorator that guards every call of an async function; then `user` may be a
+        function of that one's arguments. What it takes is described at `GuardOptions`. Entering raises QuotaExceeded,
+        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        """
+        backend: AsyncQuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        return AsyncGuard(backend, _require_tenant(self._tenant, user), options)
+
+    def slot(
+        self,
+        user: User,
+        *,
+        ttl: timedelta = TTL,
+        holder: str | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> AsyncSlot:
+        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
+
+        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
+        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        """
+        return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+
+    def lease(
+        self,
+        user: User,
+        *,
+        tokens: int = 0,
+        cost: Money = 0,
+        requests: int = REQUESTS,
+        ttl: timedelta = TTL,
+        idle_s: float = 2.0,
+        holder: str = "",
+        meta: Mapping[str, object] | None = None,
+    ) -> AsyncLease:
+        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
+
+        The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
+        how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`
+        goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        """
+        return AsyncLease(
+            self._lease_runner,
+            _require_tenant(self._tenant, user),
+            tokens=tokens,
+            cost=cost,
+            requests=requests,
+            ttl=ttl,
+            idle_s=idle_s,
+            holder=holder,
+            meta=meta,
+        )
+
+    async def settle_pending(self) -> int:
+        """Write settlements that could not be written before; return how many are left.
+
+        The next guard and the client's end do this too.
+        """
+        return await self._backend.settle_pending()
+
+    async def close(self) -> None:
+        """Settle everything that is left, of leases too. The client's `close` does this. Idempotent."""
+        try:
+            await async_lease_manager(self._lease_runner).end()
+        finally:
+            await self._backend.close()
