@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -137,6 +138,8 @@ class Stage:
     def open(self) -> None:
         """Start the server, and keep it up until the end."""
         with _signals_later():
+            # The pool warns of the connection that an interrupted statement leaves; the demo says what was interrupted.
+            logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
             self.atlas = Atlas.open(home=self._home)
 
     @cached_property

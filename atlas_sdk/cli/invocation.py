@@ -63,12 +63,15 @@ class Invocation:
     @contextmanager
     def opened(self, *, migrate: bool | None = None) -> "Iterator[Atlas]":
         """Open the database of the settings."""
+        import logging
+
         from atlas_sdk import Atlas, Attribution
 
         settings = self.settings
+        # The pool warns of the connection that an interrupted statement leaves; the command says what was interrupted.
+        if not self.flags.verbose:
+            logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         if settings.query_log:
-            import logging
-
             self._log = self._log or self._log_at("WARNING")
             self._log.dsn = settings.database_url
             logging.getLogger("atlas_sdk.queries").setLevel(logging.DEBUG)
