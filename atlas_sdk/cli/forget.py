@@ -29,6 +29,8 @@ def forget(flags: Flags, path: str | None) -> None:
     from atlas_sdk.cli.json_output import of_project
     from atlas_sdk.files import printable
 
+    if path is not None:
+        flags.project = path
     run = Invocation(flags)
     with run.opened() as atlas:
         found = _project(run, atlas, path)
@@ -47,10 +49,10 @@ def _project(run: "Invocation", atlas: "Atlas", path: str | None) -> "Project":
 
     user = run.user(atlas)
     # First this very folder: one that is forgotten already must not lead on to the project around it.
-    there = atlas.projects.at(run.start if path is None else path, user=user)
+    there = atlas.projects.at(run.start, user=user)
     if there is not None:
         return there
-    around = atlas.projects.by_path(run.start if path is None else path, user=user)
+    around = atlas.projects.by_path(run.start, user=user)
     if path is not None:
         raise NotFound(
             f"{printable(path)} is not a project but a part of one; run: atlasctl forget {printable(around.path)}",

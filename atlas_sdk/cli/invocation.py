@@ -108,11 +108,12 @@ class Invocation:
     def no_projects(self, user: "User | None") -> "NotFound":
         """Return the error for a database, perhaps the wrong one, without projects of a user; None: of this login."""
         from atlas_sdk import NotFound
+        from atlas_sdk.text import printable
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
         return NotFound(
-            f"there are no projects of {name} in this database ({place(self)}): atlasctl init makes one of a folder; "
-            "--home and --dsn choose another database",
+            f"there are no projects of {name} in this database ({place(self)}); run: atlasctl init "
+            f"{printable(self.start)}; --home and --dsn choose another database",
             kind="user",
             name=name,
         )

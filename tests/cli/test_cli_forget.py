@@ -60,8 +60,15 @@ def test_forget_of_a_part_names_the_whole(app, cli, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_forget_of_what_is_no_project_exits_with_3(home, tmp_path, cli, arguments):
-    ran = cli("forget", tmp_path, *arguments)
+def test_forget_of_what_is_no_project_exits_with_3(app, tmp_path, cli, arguments):
+    elsewhere = tmp_path / "elsewhere"
+    ran = cli("forget", elsewhere, *arguments)
+    assert ran.code == 3
+    assert f"atlasctl init {elsewhere}" in ran.err
+
+
+def test_forget_in_a_database_without_projects_names_the_folder_too(dsn, tmp_path, cli):
+    ran = cli("forget", tmp_path, "--dsn", dsn)
     assert ran.code == 3
     assert f"atlasctl init {tmp_path}" in ran.err
 
