@@ -23,7 +23,7 @@ from patience import PATIENCE_S
 
 import atlas_sdk
 from atlas_sdk import Atlas, Project, User, aio
-from atlas_sdk._faces import Face
+from atlas_sdk._namespaces import Namespace
 
 ROWS = {row.name: row for row in reference.original_names()}
 CHECKS: dict[str, Callable[[World], None]] = {}
@@ -425,7 +425,7 @@ def test_every_operation_is_in_the_reference_as_it_is() -> None:
 
 
 def test_every_topic_of_a_client_is_in_the_reference(atlas: Atlas) -> None:
-    topics = {name: type(value) for name, value in vars(atlas).items() if isinstance(value, Face)}
+    topics = {name: type(value) for name, value in vars(atlas).items() if isinstance(value, Namespace)}
     assert topics == reference.TOPICS
 
 

@@ -16,7 +16,7 @@ from either import Open
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
 from atlas_sdk._drive.wire import AsyncLine, Line, Wire
-from atlas_sdk._faces import AsyncFace, Face, awaitable, blocking
+from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
 from atlas_sdk._plan import Plan, atomic, execute, local, scalar
 from atlas_sdk._sql import Statement
 
@@ -58,8 +58,8 @@ def run(client: Any, operation: Callable[..., Plan[Any]]) -> Any:
     is_async = hasattr(client, "_loop")
     kind: Any = type(
         "Topic",
-        (AsyncFace if is_async else Face,),
-        {"operation": (awaitable if is_async else blocking)(operation)},
+        (AsyncNamespace if is_async else Namespace,),
+        {"operation": (async_method if is_async else sync_method)(operation)},
     )
     runner = client._target.users._runner if is_async else client.users._runner
     made = kind(runner).operation()
