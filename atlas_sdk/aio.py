@@ -356,7 +356,7 @@ class AsyncAtlas(_Faces):
         if self._driver is not None:
             return
         opened = await asyncio.to_thread(prepare, self._dsn, self._options)
-        driver = AsyncDriver(opened.target, opened.context)
+        driver = AsyncDriver(opened.config, opened.context)
         try:
             await driver.open()
             if opened.migrates:
@@ -390,7 +390,7 @@ class AsyncAtlas(_Faces):
     @property
     def url(self) -> str:
         """The address of the database, for psql and the like; it may hold a password that the caller gave."""
-        return self._connected()[0].target.dsn
+        return self._connected()[0].config.dsn
 
     def keep_server_for(self, seconds: float) -> None:
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
@@ -439,7 +439,7 @@ class AsyncAtlas(_Faces):
         opened = (self._parent or self)._opened  # noqa: SLF001  # another object of this class
         if opened is None:
             return found
-        return evolve(found, pooler=opened.target.pooler, encrypted=opened.target.encrypted)
+        return evolve(found, pooler=opened.config.pooler, encrypted=opened.config.encrypted)
 
     def pool(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one; asks no server.
@@ -464,7 +464,7 @@ class AsyncAtlas(_Faces):
         so does the client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in
         transaction mode.
         """
-        return AsyncListener(self._connected()[0].target, channels, self._tenant)
+        return AsyncListener(self._connected()[0].config, channels, self._tenant)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:

@@ -339,7 +339,7 @@ class Atlas(_Faces):
         are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
         opened = prepare(address(dsn, options), options)
-        driver = Driver(opened.target, opened.context)
+        driver = Driver(opened.config, opened.context)
         try:
             driver.open()
             if opened.migrates:
@@ -356,7 +356,7 @@ class Atlas(_Faces):
     @property
     def url(self) -> str:
         """The address of the database, for psql and the like; it may hold a password that the caller gave."""
-        return self._opened.target.dsn
+        return self._opened.config.dsn
 
     def keep_server_for(self, seconds: float) -> None:
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
@@ -413,12 +413,12 @@ class Atlas(_Faces):
 
     def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
-        target = self._opened.target
+        config = self._opened.config
         try:
             found = self._driver.run(health.look())
         except AtlasError as problem:
             found = Health(ok=False, problem=str(problem))
-        return evolve(found, pooler=target.pooler, encrypted=target.encrypted)
+        return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one; asks no server."""
@@ -439,7 +439,7 @@ class Atlas(_Faces):
         the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so does the
         client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in transaction mode.
         """
-        return Listener(self._opened.target, channels, self._tenant)
+        return Listener(self._opened.config, channels, self._tenant)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
