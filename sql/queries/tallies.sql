@@ -1,4 +1,4 @@
--- name: mismatches
+-- name: mismatches (read)
 -- Where the sums of the tallies are not what a count of the builds gives. Both from one snapshot, so what goes on
 -- meanwhile is no difference. The hours are those that user_usage_summary looks at.
 WITH tallied AS (
@@ -52,7 +52,7 @@ ORDER BY 1 NULLS FIRST, 2 NULLS FIRST;
 -- name: recount
 SELECT build_recount(%(user_id)s);
 
--- name: heaps
+-- name: heaps (read)
 -- The counts of a page of users that more rows say than a few, and how many of those one row can stand for. The hours of
 -- long ago are one count, as in build_tally_fold, and have none here: Python has no such hour.
 WITH page AS (
