@@ -10,7 +10,7 @@ from uuid import UUID
 from attrs import evolve
 
 from atlas_sdk._connect import Opened, Options, address, prepare
-from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
+from atlas_sdk._drive import AsyncDriver, AsyncListener
 from atlas_sdk._maintaining import AsyncMaintaining
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, async_method
 from atlas_sdk._plan import Plan
@@ -370,14 +370,14 @@ class AsyncAtlas(_Faces):
             raise
         self._opened, self._driver = opened, driver
 
-    def _connected(self) -> tuple[Opened, AsyncDriver | AsyncView]:
+    def _connected(self) -> tuple[Opened, AsyncDriver]:
         parent = self._parent or self
         opened, driver = parent._opened, parent._driver  # noqa: SLF001  # another object of this class
         if opened is None or driver is None:
             raise _unconnected()
         if self._parent is None:
             return opened, driver
-        return opened, driver.lending(origin=self._origin, tenant=self._tenant)
+        return opened, driver.view(origin=self._origin, tenant=self._tenant)
 
     @property
     def _facts(self) -> Login:

@@ -320,7 +320,7 @@ class Atlas(_Faces):
         #: The one user that a copy acts for.
         self._tenant = tenant
         #: Runs the plans; the driver itself, but for a copy, which lends them where its request came from and for whom.
-        self._runner = driver if parent is None else driver.lending(origin=self._origin, tenant=tenant)
+        self._runner = driver if parent is None else driver.view(origin=self._origin, tenant=tenant)
         super().__init__(self._runner)
         self.maintenance = Maintenance(self._runner)
         self.memory = Memory(self._runner)

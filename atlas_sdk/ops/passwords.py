@@ -17,6 +17,7 @@ from threading import BoundedSemaphore
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from atlas_sdk._forks import reset_in_children
 from atlas_sdk._plan import Plan, local_in
 from atlas_sdk.errors import InvalidInput, MissingExtra
 
@@ -51,31 +52,29 @@ _FOREIGN_KIB_MAX: Final = 2**20
 #: Every computation takes 64 MiB: a flood of sign-ins must not take all memory. More than the processors at once
 #: would not be faster.
 _TURNS: Final = max(2, os.cpu_count() or 1)
-_turns = BoundedSemaphore(_TURNS)
 
 
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_TURNS, thread_name_prefix="atlas-passwords")
+class _Workers:
+    """The permission to compute, and the threads in which asyncio computes."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        reset_in_children(self)
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child, which has none of the parent's threads."""
+        self.turns = BoundedSemaphore(_TURNS)
+        #: Not the event loop's own threads: calls that wait for a turn would keep the application from reading a file
+        #: or resolving a name.
+        self.executor = ThreadPoolExecutor(_TURNS, thread_name_prefix="atlas-passwords")
 
 
-#: Where asyncio computes. In the threads that it has for everything, those who wait for a turn would keep the
-#: application from reading a file or resolving a name. Here nobody waits inside of a thread but for blocking clients.
-_executor = _threads()
-
-
-def _renew() -> None:
-    """Begin anew in a forked child: the threads that held turns are not there, nor those of the executor."""
-    global _turns, _executor  # one for the process, as its memory is
-    _turns, _executor = BoundedSemaphore(_TURNS), _threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+_workers = _Workers()
 
 
 def computed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
     """Run one of the computations below, on asyncio in threads of their own."""
-    return local_in(_executor, call, *args, **kwargs)
+    return local_in(_workers.executor, call, *args, **kwargs)
 
 
 def checked(password: str) -> bytes:
@@ -130,7 +129,7 @@ def is_verifiable(stored: str | None) -> bool:
 def hashed(password: bytes) -> str:
     """Hash a password with a new salt. Takes some 50 ms and 64 MiB: call it through `computed`. Raises MissingExtra."""
     hasher = _hasher()
-    with _turns:
+    with _workers.turns:
         return hasher.hash(password)
 
 
@@ -154,7 +153,7 @@ def refreshed(stored: str, password: bytes) -> str | None:
 
 def _verify(hasher: "PasswordHasher", stored: str, password: bytes) -> bool:
     errors = _library().exceptions
-    with _turns:
+    with _workers.turns:
         try:
             return bool(hasher.verify(stored, password))
         except errors.VerifyMismatchError:
