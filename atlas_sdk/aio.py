@@ -174,7 +174,7 @@ class AsyncQuotas(AsyncGuardMethods):
     usage = awaitable(quota_accounting.usage)
     get = awaitable(quota_accounting.usage)
     check = awaitable(quota_accounting.check)
-    holds = awaitable(quota_accounting.holds)
+    reservations = awaitable(quota_accounting.reservations)
     history = awaitable(quota_accounting.history)
     forecast = awaitable(quota_accounting.forecast)
     verify = awaitable(quota_accounting.verify)

@@ -170,7 +170,7 @@ class Quotas(GuardMethods):
     usage = blocking(quota_accounting.usage)
     get = blocking(quota_accounting.usage)
     check = blocking(quota_accounting.check)
-    holds = blocking(quota_accounting.holds)
+    reservations = blocking(quota_accounting.reservations)
     history = blocking(quota_accounting.history)
     forecast = blocking(quota_accounting.forecast)
     verify = blocking(quota_accounting.verify)

@@ -52,7 +52,7 @@ class Call:
 
     @property
     def id(self) -> UUID:
-        """The block that this is a part of, as `quotas.holds` lists it; a long call is moved to one of its own size."""
+        """The block that this is a part of, as `quotas.reservations` lists it; a long call moves to one of its own."""
         return self._block.id
 
     @property

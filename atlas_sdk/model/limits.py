@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Grant", "Limits"]
+__all__ = ["Limits", "TopUp"]
 
 
 @frozen(kw_only=True)
@@ -34,7 +34,7 @@ class Limits:
 
 
 @frozen(kw_only=True)
-class Grant:
+class TopUp:
     """A top-up of the monthly limits: used after the plan's own allowance; the rest goes over into the next month."""
 
     id: UUID

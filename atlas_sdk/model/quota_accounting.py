@@ -6,11 +6,11 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Check", "Forecast", "Hold", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
+__all__ = ["Check", "Forecast", "OpenReservation", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
 
 
 @frozen(kw_only=True)
-class Hold:
+class OpenReservation:
     """A reservation that is not settled yet."""
 
     id: UUID
@@ -96,13 +96,13 @@ class QuotaAccounting:
     cost_used: Decimal
     cost_charged: Decimal
     tokens_held: int
-    tokens_promised: int
+    tokens_reserved: int
     cost_held: Decimal
-    cost_promised: Decimal
+    cost_reserved: Decimal
     slots_held: int
-    slots_promised: int
+    slots_reserved: int
     requests_held: int
-    requests_promised: int
+    requests_reserved: int
 
 
 @frozen(kw_only=True)

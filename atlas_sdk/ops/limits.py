@@ -9,7 +9,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
-from atlas_sdk.model.limits import Grant, Limits
+from atlas_sdk.model.limits import Limits, TopUp
 from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, quota_accounting
@@ -263,7 +263,7 @@ def grant(
     expires_at: datetime | None = None,
     reason: str = "",
     grant_id: UUID | None = None,
-) -> Plan[Grant]:
+) -> Plan[TopUp]:
     """Top up the monthly limits until it expires, or until it is used. Raises NotFound.
 
     It is used after the plan's own allowance, the soonest to expire first, and what is left goes over into the next
@@ -300,6 +300,6 @@ def grant(
     return next(one for one in (yield from grants(user)) if one.id == new_id)
 
 
-def grants(user: User) -> Plan[list[Grant]]:
+def grants(user: User) -> Plan[list[TopUp]]:
     """Return the top-ups, the open ones first."""
-    return (yield from many(sql["grants"], Grant, user_id=user.id))
+    return (yield from many(sql["grants"], TopUp, user_id=user.id))

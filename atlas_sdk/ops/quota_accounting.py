@@ -5,11 +5,20 @@ from typing import Any
 from atlas_sdk._plan import Plan, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound
-from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Rates, Usage
+from atlas_sdk.model.quota_accounting import (
+    Check,
+    Forecast,
+    OpenReservation,
+    Period,
+    QuotaAccounting,
+    QuotaAudit,
+    Rates,
+    Usage,
+)
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import purges
 
-__all__ = ["check", "forecast", "history", "holds", "reset_monthly", "usage", "verify"]
+__all__ = ["check", "forecast", "history", "reservations", "reset_monthly", "usage", "verify"]
 
 sql = statements("quota_accounting")
 
@@ -27,9 +36,9 @@ def check(user: User) -> Plan[Check]:
     return (yield from usage(user)).check()
 
 
-def holds(user: User) -> Plan[list[Hold]]:
+def reservations(user: User) -> Plan[list[OpenReservation]]:
     """Return the reservations that are not settled, the soonest to expire first."""
-    return (yield from many(sql["holds"], Hold, user_id=user.id))
+    return (yield from many(sql["reservations"], OpenReservation, user_id=user.id))
 
 
 def history(user: User, *, limit: int = 24) -> Plan[list[Period]]:
@@ -64,4 +73,4 @@ def verify(user: User | None = None) -> Plan[QuotaAudit]:
         return periods, None if columns["user_id"] is None else QuotaAccounting(**columns)
 
     rows = yield from many(sql["verify"], row, user_id=None if user is None else user.id)
-    return QuotaAudit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))
+    return QuotaAudit(periods=rows[0][0], unbalanced=tuple(found for _, found in rows if found is not None))

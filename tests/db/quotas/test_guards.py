@@ -367,7 +367,7 @@ def test_a_forked_child_leaves_the_guard_to_its_parent(atlas: Atlas) -> None:
             g.__exit__(None, None, None)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert len(atlas.quotas.holds(user)) == 1
+        assert len(atlas.quotas.reservations(user)) == 1
         g.settle(tokens=3)
     assert g.settlement is not None
     assert g.settlement.outcome == "settled"
