@@ -24,7 +24,7 @@ __all__ = [
     "LONG_AGO",
     "Counted",
     "Cursor",
-    "How",
+    "JobOptions",
     "Progress",
     "Step",
     "cutoff",
@@ -59,7 +59,7 @@ class Step:
 
 
 @frozen(kw_only=True)
-class How:
+class JobOptions:
     """The options of a job."""
 
     dry_run: bool
@@ -67,7 +67,7 @@ class How:
     progress: Progress | None
 
     @classmethod
-    def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "How":
+    def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "JobOptions":
         """Check the arguments of a job. Raises InvalidInput."""
         return cls(dry_run=dry_run, batch=count("batch", batch, _BATCH_MAX, least=1), progress=progress)
 
@@ -96,16 +96,16 @@ def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
     return now - keep
 
 
-def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, how: How) -> Plan[JobReport]:
+def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, options: JobOptions) -> Plan[JobReport]:
     """Take one step after the other until there are none, and put the job on record.
 
     A step has one statement that writes, so that all of it is counted or nothing of it was done.
     """
     ctx = yield from context()
     began = ctx.monotonic()
-    counted = how.progress if isinstance(how.progress, Counted) else Counted(how.progress)
+    counted = options.progress if isinstance(options.progress, Counted) else Counted(options.progress)
     # Of an attempt before this one, whose batches stay committed.
-    done = counted.done or JobReport(name=name, dry_run=how.dry_run)
+    done = counted.done or JobReport(name=name, dry_run=options.dry_run)
     earlier = done.took
     after: Cursor | None = first
     while after is not None:
@@ -119,7 +119,7 @@ def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, h
             freed_bytes=_plus(done.freed_bytes, made.freed_bytes),
             took=earlier + timedelta(seconds=ctx.monotonic() - began),
         )
-        if how.progress is not None and not (yield from local(counted.count, done)):
+        if options.progress is not None and not (yield from local(counted.count, done)):
             done = evolve(done, complete=after is None)
             break
     yield from record(done)
@@ -143,7 +143,9 @@ class _Gone:
     at: datetime | None
 
 
-def drain(statement: Statement, left: Statement, *, before: datetime, how: How) -> Callable[[Cursor], Plan[Step]]:
+def drain(
+    statement: Statement, left: Statement, *, before: datetime, options: JobOptions
+) -> Callable[[Cursor], Plan[Step]]:
     """Return the step of a job that deletes whatever is older than a moment; `left` counts it.
 
     The cursor keeps a batch from walking again over what the ones before it deleted, which stays in the index for a
@@ -151,11 +153,11 @@ def drain(statement: Statement, left: Statement, *, before: datetime, how: How) 
     """
 
     def step(after: Cursor) -> Plan[Step]:
-        if how.dry_run:
+        if options.dry_run:
             found = yield from scalar(left, int, before=before)
             return Step(examined=found, removed=found, after=None)
-        gone = yield from one(statement, _Gone, before=before, limit=how.batch, **_any(after))
-        more = gone.removed >= how.batch and gone.at is not None
+        gone = yield from one(statement, _Gone, before=before, limit=options.batch, **_any(after))
+        more = gone.removed >= options.batch and gone.at is not None
         return Step(examined=gone.removed, removed=gone.removed, after={"at": gone.at} if more else None)
 
     return step

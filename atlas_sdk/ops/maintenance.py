@@ -20,7 +20,7 @@ from atlas_sdk.errors import (
 )
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
 from atlas_sdk.ops import purges, retention, tallies
-from atlas_sdk.ops.batches import BATCH, Counted, How, Progress, record
+from atlas_sdk.ops.batches import BATCH, Counted, JobOptions, Progress, record
 from atlas_sdk.ops.checks import page_size
 
 __all__ = ["EVERY", "RETRY", "run", "run_if_due", "runs"]
@@ -37,7 +37,7 @@ _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, Schema
 
 
 @frozen(kw_only=True)
-class _Keep:
+class _Retention:
     """The retention of each kind of data; None is for ever."""
 
     auto: timedelta | None
@@ -56,15 +56,15 @@ def run(
     progress: Progress | None = None,
 ) -> Script[list[JobReport]]:
     """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs."""
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
-    keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+    keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     wanted = _checked(jobs)
     if dry_run:
         reports: list[JobReport] = []
-        yield from _each(wanted, keep, how, reports)
+        yield from _each(wanted, keep, options, reports)
         return reports
     run_id = yield _begin(whole=len(wanted) == len(MAINTENANCE_JOBS))
-    return (yield from _recorded(run_id, wanted, keep, how))
+    return (yield from _recorded(run_id, wanted, keep, options))
 
 
 def run_if_due(
@@ -78,10 +78,10 @@ def run_if_due(
     progress: Progress | None = None,
 ) -> Script[list[JobReport] | None]:
     """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then."""
-    how = How.of(dry_run=False, batch=batch, progress=progress)
-    keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
+    options = JobOptions.of(dry_run=False, batch=batch, progress=progress)
+    keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     run_id = yield _begin_if_due(every, retry)
-    return None if run_id is None else (yield from _recorded(run_id, MAINTENANCE_JOBS, keep, how))
+    return None if run_id is None else (yield from _recorded(run_id, MAINTENANCE_JOBS, keep, options))
 
 
 def _begin(*, whole: bool) -> Plan[UUID]:
@@ -114,10 +114,10 @@ def _checked(jobs: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in MAINTENANCE_JOBS if name in wanted)
 
 
-def _recorded(run_id: UUID, wanted: tuple[str, ...], keep: _Keep, how: How) -> Script[list[JobReport]]:
+def _recorded(run_id: UUID, wanted: tuple[str, ...], keep: _Retention, options: JobOptions) -> Script[list[JobReport]]:
     reports: list[JobReport] = []
     try:
-        yield from _each(wanted, keep, how, reports)
+        yield from _each(wanted, keep, options, reports)
     except Exception as problem:
         yield from _end_quietly(run_id, "failed", reports, str(problem))
         raise
@@ -144,9 +144,9 @@ def _end(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | No
     yield from execute(sql["end"], id=run_id, outcome=outcome, problem=problem, jobs=jobs)
 
 
-def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobReport]) -> Script[None]:
+def _each(wanted: tuple[str, ...], keep: _Retention, options: JobOptions, reports: list[JobReport]) -> Script[None]:
     for name in wanted:
-        done = yield from _one(name, keep, how)
+        done = yield from _one(name, keep, options)
         if done is None:
             continue
         reports.append(done)
@@ -155,11 +155,11 @@ def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobRepor
             return
 
 
-def _one(name: str, keep: _Keep, how: How) -> Script[JobReport | None]:
+def _one(name: str, keep: _Retention, options: JobOptions) -> Script[JobReport | None]:
     conflicts = 0
-    counted = Counted(how.progress)
+    counted = Counted(options.progress)
     while True:
-        job = _job(name, keep, evolve(how, progress=counted))
+        job = _job(name, keep, evolve(options, progress=counted))
         if job is None:
             return None
         try:
@@ -171,16 +171,16 @@ def _one(name: str, keep: _Keep, how: How) -> Script[JobReport | None]:
                 # Nothing of the last batch was kept, and the others are done: they stay counted.
                 conflicts += 1
                 continue
-            done_so_far = counted.done or JobReport(name=name, dry_run=how.dry_run)
+            done_so_far = counted.done or JobReport(name=name, dry_run=options.dry_run)
             failed = evolve(done_so_far, complete=False, problem=str(problem))
             yield record(failed)
             return failed
         return done
 
 
-def _job(name: str, keep: _Keep, how: How) -> Plan[JobReport] | None:
+def _job(name: str, keep: _Retention, options: JobOptions) -> Plan[JobReport] | None:
     """Return the plan of a job; None when everything of its kind is kept."""
-    dry_run, batch, progress = how.dry_run, how.batch, how.progress
+    dry_run, batch, progress = options.dry_run, options.batch, options.progress
     if name == "periods":
         return purges.close_periods(dry_run=dry_run, batch=batch, progress=progress)
     if name == "reservations":

@@ -10,7 +10,7 @@ from attrs import frozen
 from atlas_sdk._plan import Plan, execute, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, How, Progress, Step, cutoff, in_batches
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, JobOptions, Progress, Step, cutoff, in_batches
 
 __all__ = ["KEEP_AUTO", "collect_contents", "prune_snapshots"]
 
@@ -41,20 +41,20 @@ def prune_snapshots(
     The newest version of every file stays, and the newest with content, however old; so does what a checkpoint names,
     and what was asked for. Their contents go with `collect_contents`.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
     statement = sql["old_versions"] if dry_run else sql["prune_versions"]
 
     def step(after: Cursor) -> Plan[Step]:
-        page = yield from one(statement, _Versions, before=before, limit=how.batch, **after)
+        page = yield from one(statement, _Versions, before=before, limit=options.batch, **after)
         return Step(
             examined=page.examined,
             removed=page.removed,
             skipped=page.skipped,
-            after={"at": page.at, "id": page.id} if page.examined == how.batch else None,
+            after={"at": page.at, "id": page.id} if page.examined == options.batch else None,
         )
 
-    return (yield from in_batches("snapshots", step, {"at": LONG_AGO, "id": _NOBODY}, how))
+    return (yield from in_batches("snapshots", step, {"at": LONG_AGO, "id": _NOBODY}, options))
 
 
 @frozen(kw_only=True)
@@ -79,15 +79,15 @@ class _Collected:
 class _Collector:
     """One run over all contents: its pages, and the bases of what went, which may be next."""
 
-    def __init__(self, how: How) -> None:
-        self._how = how
+    def __init__(self, options: JobOptions) -> None:
+        self._options = options
         self._next: set[tuple[UUID, bytes]] = set()
         #: Whether a transaction that does not end was met: the others are not waited for any more.
         self._impatient = False
 
     def step(self, after: Cursor) -> Plan[Step]:
         """Look at a page, or when there are none left at bases alone."""
-        more = [self._next.pop() for _ in range(min(self._how.batch, len(self._next)))]
+        more = [self._next.pop() for _ in range(min(self._options.batch, len(self._next)))]
         page = yield from one(
             sql["orphans"],
             _Orphans,
@@ -96,11 +96,11 @@ class _Collector:
             **after,
         )
         made = Step(examined=page.examined, removed=0, freed_bytes=0, after=None)
-        if self._how.dry_run:
+        if self._options.dry_run:
             made = Step(examined=page.examined, removed=len(page.users), freed_bytes=page.size, after=None)
         elif page.users:
             made = yield from self._collect(page)
-        over = page.examined < self._how.batch
+        over = page.examined < self._options.batch
         rest: Cursor = {**after, "limit": 0} if over else {**after, "user_id": page.user_id, "sha256": page.sha256}
         return Step(
             examined=made.examined,
@@ -140,6 +140,6 @@ def collect_contents(*, dry_run: bool = False, batch: int = BATCH, progress: Pro
     the next run, when that transaction lasts for more than about two seconds. With `dry_run` those are counted that
     nothing needs now; that what they were made from would be next is not foreseen.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
-    first = {"user_id": _NOBODY, "sha256": b"", "limit": how.batch}
-    return (yield from in_batches("contents", _Collector(how).step, first, how))
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+    first = {"user_id": _NOBODY, "sha256": b"", "limit": options.batch}
+    return (yield from in_batches("contents", _Collector(options).step, first, options))
