@@ -35,7 +35,7 @@ class Limits:
 
 @frozen(kw_only=True)
 class TopUp:
-    """A top-up of the monthly limits. It is used after the plan's allowance, and the rest carries over to next month."""
+    """A top-up of the monthly limits. It is used after the plan's allowance; the rest carries over to next month."""
 
     id: UUID
     tokens: int

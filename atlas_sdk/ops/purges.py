@@ -27,14 +27,14 @@ sql = statements("purges")
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
 #: A year: auditors ask for the last one.
 KEEP_EVENTS: Final = timedelta(days=365)
-#: Users whose rows of quotas one transaction locks: their calls wait for it, some 20 ms.
+#: The number of users whose quota rows one transaction locks. Their calls wait for it, some 20 ms.
 _USERS: Final = 100
 _NOBODY: Final = UUID(int=0)
 _FROM_LONG_AGO: Final = {"at": LONG_AGO}
 
 
 def purge_sessions(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the expired sessions of all users. They are refused as it is."""
+    """Delete the expired sessions of all users. `sessions.verify` refuses them anyway."""
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", timedelta(0))
     step = drain(sql["sessions"], sql["sessions_left"], before=before, options=options)
@@ -69,8 +69,7 @@ def purge_events(
 ) -> Plan[JobReport]:
     """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
 
-    Of all types: nothing of the product reads them back. What restores and the thresholds of quotas need is in tables
-    of their own.
+    This includes all types: no operation depends on events. Restores and quota thresholds have tables of their own.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
@@ -90,10 +89,10 @@ class _Due:
 
 
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Close the months of quotas that have ended, of all users.
+    """Close the quota months that have ended, for all users.
 
-    `quotas.reset_monthly` is the same. Nothing depends on it, since every operation does this for its own user; it
-    makes `quotas.history` complete.
+    Every operation does this for its own user, so nothing depends on the job; it makes `quotas.history` complete.
+    `quotas.reset_monthly` is the same.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -132,9 +131,9 @@ class _Ended:
 def reclaim_reservations(
     *, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None
 ) -> Plan[JobReport]:
-    """End the expired reservations of all users: tokens and cost are charged, slots come free.
+    """End the expired reservations of all users: charge tokens and cost, and free slots.
 
-    What the next refusal of each user would do. Until then their slots are counted as taken only where they are needed.
+    Otherwise a user's next refusal does this. Expired slots never refuse a call.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -143,7 +142,7 @@ def reclaim_reservations(
 
 
 class _Reclaimer:
-    """One run over all reservations: its pages, and the users of a page whose turn has not come."""
+    """One run over all reservations: its pages, and the users of the current page that are still to do."""
 
     def __init__(self, now: datetime, options: JobOptions) -> None:
         self._now = now
@@ -152,7 +151,7 @@ class _Reclaimer:
         self._busy: list[UUID] = []
 
     def step(self, after: Cursor) -> Plan[Step]:
-        """Take some of the users that wait, or when there are none of the next page. An empty cursor: no more pages."""
+        """Reclaim for some of the waiting users, or first read the next page. An empty cursor means no more pages."""
         examined = 0
         if not self._users and not self._busy:
             page = yield from one(sql["holds"], _Holds, now=self._now, limit=self._options.batch, **after)
@@ -169,7 +168,7 @@ class _Reclaimer:
             some, self._users = self._users[:_USERS], self._users[_USERS:]
             wait = False
         elif self._busy:
-            # One whose calls never pause is waited for, alone: theirs take milliseconds.
+            # Wait for the lock of a busy user, one at a time. Calls hold it for milliseconds.
             some, self._busy = self._busy[:1], self._busy[1:]
             wait = True
         else:
@@ -201,10 +200,10 @@ class _Ports:
 
 
 def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Free the names and ports of which nothing is left.
+    """Free the names and ports whose owner's row was deleted with plain SQL.
 
-    E-mail addresses of users that are gone, session ids of projects that are gone, hosts and ports without a live
-    preview: rows that were deleted with plain SQL leave them behind.
+    These are e-mail addresses without a user, session ids without a project, and hosts and ports without a live
+    preview.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
 
