@@ -56,7 +56,7 @@ def test_a_guard_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> Non
     with both.guard(user, slots=1, ttl=SHORT) as g:
         losing.fail(1000)
         beats_until(both, lambda: g.lost)
-        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+        with pytest.raises(SlotLost, match="stop the container") as caught:
             g.check()
         assert caught.value.epoch == g.epoch
         losing._before.clear()

@@ -441,7 +441,7 @@ def test_the_payer_may_be_found_from_the_arguments(both: Both) -> None:
 
     assert [both.do(ask("ada", tokens=1)), both.do(ask("bob", tokens=2))] == ["ada", "bob"]
     assert [both.usage(user).tokens_used for user in payers.values()] == [1, 2]
-    with pytest.raises(InvalidInput, match="is a decorator"), both.entered(guard):
+    with pytest.raises(InvalidInput, match="in a decorator only"), both.entered(guard):
         pytest.fail("nobody pays")
 
 

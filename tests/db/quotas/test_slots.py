@@ -118,7 +118,7 @@ def test_a_slot_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> None
     with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
         losing.fail(1000)
         beats_until(both, lambda: slot.lost)
-        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+        with pytest.raises(SlotLost, match="stop the container") as caught:
             slot.check()
         assert caught.value.epoch == slot.epoch
         losing._before.clear()
