@@ -174,7 +174,7 @@ class AsyncQuotas(AsyncGuardMethods):
     usage = async_method(quota_accounting.usage)
     get = async_method(quota_accounting.usage)
     check = async_method(quota_accounting.check)
-    holds = async_method(quota_accounting.holds)
+    reservations = async_method(quota_accounting.reservations)
     history = async_method(quota_accounting.history)
     forecast = async_method(quota_accounting.forecast)
     verify = async_method(quota_accounting.verify)

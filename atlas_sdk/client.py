@@ -170,7 +170,7 @@ class Quotas(GuardMethods):
     usage = sync_method(quota_accounting.usage)
     get = sync_method(quota_accounting.usage)
     check = sync_method(quota_accounting.check)
-    holds = sync_method(quota_accounting.holds)
+    reservations = sync_method(quota_accounting.reservations)
     history = sync_method(quota_accounting.history)
     forecast = sync_method(quota_accounting.forecast)
     verify = sync_method(quota_accounting.verify)

@@ -217,7 +217,7 @@ def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Le
         gc.collect()
         # The loop closes what was dropped in a task of its own.
         async with asyncio.timeout(PATIENCE_S):
-            while await side.atlas.quotas.holds(user):
+            while await side.atlas.quotas.reservations(user):
                 pass
 
     side.do(blocking if side.name == "blocking" else awaited)
