@@ -17,15 +17,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from test_embedded import PATIENCE_S, ROOT, Homes, homes, is_up, keeper_of, open_homes, until, user_process, value
+from homes import ROOT, Homes, is_up, keeper_of, until, user_process, value
+from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.places import Site
 from atlas_sdk.errors import EmbeddedServerFailed
-
-__all__ = ["homes", "open_homes"]
 
 
 def put(server: EmbeddedServer, word: str) -> None:
