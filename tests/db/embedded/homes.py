@@ -95,3 +95,23 @@ class Homes:
             if (home / "postgres").is_symlink() and (home / "postgres").resolve().is_relative_to(places.MACHINE_DIR):
                 shutil.rmtree((home / "postgres").resolve())
             assert not half_made(home).exists()
+
+
+def put(server: EmbeddedServer, word: str) -> None:
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS words (word text)")
+        connection.execute("INSERT INTO words VALUES (%s)", [word])
+
+
+def words(server: EmbeddedServer) -> object:
+    return value(server, "SELECT string_agg(word, ' ' ORDER BY word) FROM words")
+
+
+def stop(server: EmbeddedServer, home: Path) -> None:
+    server.release()
+    until(lambda: not is_up(home) and keeper_of(home) is None, "the server stops")
+
+
+def copy(source: Path, target: Path, *options: str) -> Path:
+    subprocess.run(["cp", *(options or ("-a",)), source, target], check=True)
+    return target
