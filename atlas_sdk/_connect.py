@@ -10,12 +10,12 @@ from uuid import UUID
 
 from attrs import evolve, field, frozen
 
-from atlas_sdk._drive import Target, TimeLimits
+from atlas_sdk._drive import ConnectionConfig, TimeLimits
 from atlas_sdk._embedded import EmbeddedServer
-from atlas_sdk._heads import Heads
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
-from atlas_sdk._marks import Marks
 from atlas_sdk._plan import Context
+from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.home import check_private_file
@@ -34,13 +34,13 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 class Opened:
     """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
 
-    target: Target
+    config: ConnectionConfig
     context: Context
     server: EmbeddedServer | None
     #: Whether to apply missing migrations.
     migrates: bool = field(kw_only=True)
     #: What all clients of the embedded server share.
-    marks: Marks | None = field(kw_only=True)
+    versions: SharedVersions | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
         """Keep the embedded server up after its last user left."""
@@ -49,8 +49,8 @@ class Opened:
 
     def release(self) -> None:
         """Leave the embedded server. Idempotent."""
-        if self.marks is not None:
-            self.marks.close()
+        if self.versions is not None:
+            self.versions.close()
         if self.server is not None:
             self.server.release()
 
@@ -119,7 +119,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     """Start or join the embedded server where no DSN is given, and put the settings together."""
     server: EmbeddedServer | None = None
     before_connect: Callable[[], None] | None = None
-    marks: Marks | None = None
+    versions: SharedVersions | None = None
     keyring = Keyring(options.get("signing_keys"), file=signing_keys_file())
     if dsn is not None:
         check_dsn(dsn)
@@ -130,16 +130,16 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         server = EmbeddedServer.acquire(folder)
         try:
             # Every client of the embedded server is on this machine.
-            marks = Marks(folder / "heads")
+            versions = SharedVersions(folder / "heads")
             if not keyring.is_set:
                 keyring = Keyring(file=check_private_file(folder / "signing-keys"), makes=True)
         except BaseException:
-            if marks is not None:
-                marks.close()
+            if versions is not None:
+                versions.close()
             server.release()
             raise
         dsn, before_connect = server.dsn, server.ensure_running
-    target = Target(
+    config = ConnectionConfig(
         dsn,
         before_connect=before_connect,
         pool_max=options.get("pool_max", 20),
@@ -159,6 +159,6 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     if actor.login is None:
         actor = evolve(actor, login=_login())
     context = Context(
-        new_id=new_id, attribution=actor, heads=Heads(marks=marks), monotonic=time.monotonic, keyring=keyring
+        new_id=new_id, attribution=actor, heads=HeadCache(versions=versions), monotonic=time.monotonic, keyring=keyring
     )
-    return Opened(target, context, server, migrates=options.get("migrate", server is not None), marks=marks)
+    return Opened(config, context, server, migrates=options.get("migrate", server is not None), versions=versions)

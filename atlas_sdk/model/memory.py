@@ -108,7 +108,7 @@ class Head:
     content: bytes | None = field(default=None, repr=False)
     #: Monotonic seconds when this was last known to be the newest, and the file's shared mark from just before.
     confirmed_at: float = field(default=0.0, eq=False)
-    mark: bytes | None = field(default=None, eq=False, repr=False)
+    stamp: bytes | None = field(default=None, eq=False, repr=False)
 
 
 @frozen(kw_only=True)

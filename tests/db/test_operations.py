@@ -16,7 +16,7 @@ from original_examples import ROWS, World
 
 import atlas_sdk
 from atlas_sdk import Atlas, aio
-from atlas_sdk._faces import Face
+from atlas_sdk._namespaces import Namespace
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -62,7 +62,7 @@ def test_every_operation_is_in_the_reference_as_it_is() -> None:
 
 
 def test_every_topic_of_a_client_is_in_the_reference(atlas: Atlas) -> None:
-    topics = {name: type(value) for name, value in vars(atlas).items() if isinstance(value, Face)}
+    topics = {name: type(value) for name, value in vars(atlas).items() if isinstance(value, Namespace)}
     assert topics == reference.TOPICS
 
 

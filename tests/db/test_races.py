@@ -13,9 +13,9 @@ import pytest
 
 from atlas_sdk import Atlas, Attribution, InvalidInput, Project
 from atlas_sdk._connect import new_id
+from atlas_sdk._drive.connection_config import arguments
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.target import arguments
-from atlas_sdk._heads import Heads
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._plan import Context, Local, Plan, Query, Result
 from atlas_sdk.ops import checkpoints, memory
 
@@ -30,7 +30,7 @@ class Stepper:
         # A step that waits for the other plan's transaction would wait for ever.
         self._connection.execute("SET lock_timeout = '10s'")
         self.context = Context(
-            new_id=new_id, attribution=Attribution(login="ada"), heads=Heads(), monotonic=time.monotonic
+            new_id=new_id, attribution=Attribution(login="ada"), heads=HeadCache(), monotonic=time.monotonic
         )
 
     def close(self) -> None:

@@ -16,17 +16,17 @@ import pytest
 from guard_adapter import until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from atlas_sdk._drive.spares import AsyncSpares, Spares
-from atlas_sdk._drive.target import hung_up
-from atlas_sdk._drive.wire import AsyncLine, Line
+from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache
+from atlas_sdk._drive.connection_config import closed_by_server
+from atlas_sdk._drive.statement_cache import AsyncPooledConnection, PooledConnection
 from atlas_sdk._plan import Json
 
 KWARGS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 1}
 
 
 @pytest.fixture
-def line(dsn: str) -> Iterator[Line]:
-    with Line.connect(dsn, **KWARGS) as connection:
+def line(dsn: str) -> Iterator[PooledConnection]:
+    with PooledConnection.connect(dsn, **KWARGS) as connection:
         yield connection
 
 
@@ -48,52 +48,52 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_values_come_back_as_through_a_cursor(line: Line, name: str) -> None:
+def test_values_come_back_as_through_a_cursor(line: PooledConnection, name: str) -> None:
     kind, value = VALUES[name]
     text: Any = f"SELECT %(value)s::{kind} AS same, %(value)s::{kind} IS NULL AS missing, '%%' AS percent"
     by_cursor = line.execute(text, {"value": value}).fetchall()
     # Once as it is, once while it is prepared, and once prepared.
     for _ in range(3):
-        answer = line.ask(text, {"value": value})
+        answer = line.execute_prepared(text, {"value": value})
         assert answer.columns == ("same", "missing", "percent")
         assert answer.rows == by_cursor
         assert answer.rowcount == 1
 
 
-def test_json_goes_in_as_json(line: Line) -> None:
-    assert line.ask("SELECT %(it)s AS it", {"it": Json({"a": [1, None]})}).rows == [({"a": [1, None]},)]
+def test_json_goes_in_as_json(line: PooledConnection) -> None:
+    assert line.execute_prepared("SELECT %(it)s AS it", {"it": Json({"a": [1, None]})}).rows == [({"a": [1, None]},)]
 
 
-def test_rows_are_counted_without_a_result(line: Line) -> None:
+def test_rows_are_counted_without_a_result(line: PooledConnection) -> None:
     line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
     for _ in range(3):
-        answer = line.ask("INSERT INTO numbers SELECT generate_series(1, %(n)s)", {"n": 5})
+        answer = line.execute_prepared("INSERT INTO numbers SELECT generate_series(1, %(n)s)", {"n": 5})
         assert (answer.columns, answer.rows, answer.rowcount) == ((), [], 5)
 
 
-def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: Line) -> None:
-    def ask() -> object:
-        return line.ask("SELECT %(n)s + 1", {"n": 1}).rows
+def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: PooledConnection) -> None:
+    def execute_prepared() -> object:
+        return line.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows
 
     for _ in range(3):
-        assert ask() == [(2,)]
+        assert execute_prepared() == [(2,)]
     assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (1,)
     line.execute("DEALLOCATE ALL")
     for _ in range(3):
-        assert ask() == [(2,)]
+        assert execute_prepared() == [(2,)]
 
 
-def test_what_has_other_columns_by_now_is_prepared_again(line: Line) -> None:
+def test_what_has_other_columns_by_now_is_prepared_again(line: PooledConnection) -> None:
     line.execute("CREATE TEMPORARY TABLE names (n integer, name text)")
     line.execute("INSERT INTO names VALUES (1, 'ada')")
 
-    def ask() -> object:
-        return line.ask("SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+    def execute_prepared() -> object:
+        return line.execute_prepared("SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
 
-    def ask_within() -> object:
-        return line.ask_within([b"BEGIN"], b"COMMIT", "SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+    def execute_in_transaction() -> object:
+        return line.execute_in_transaction([b"BEGIN"], b"COMMIT", "SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
 
-    for either in (ask, ask_within):
+    for either in (execute_prepared, execute_in_transaction):
         for _ in range(3):
             assert either() == [(1, "ada")]
         line.execute("ALTER TABLE names ADD COLUMN more integer")
@@ -102,16 +102,20 @@ def test_what_has_other_columns_by_now_is_prepared_again(line: Line) -> None:
         line.execute("ALTER TABLE names DROP COLUMN more")
 
 
-def test_as_many_as_fit_are_prepared_and_those_that_were_used_last(line: Line) -> None:
-    def ask(number: int, *, within: bool = False) -> None:
+def test_as_many_as_fit_are_prepared_and_those_that_were_used_last(line: PooledConnection) -> None:
+    def execute_prepared(number: int, *, within: bool = False) -> None:
         text = f"SELECT %(n)s + {number}"
-        answer = line.ask_within([b"BEGIN"], b"COMMIT", text, {"n": 1}) if within else line.ask(text, {"n": 1})
+        answer = (
+            line.execute_in_transaction([b"BEGIN"], b"COMMIT", text, {"n": 1})
+            if within
+            else line.execute_prepared(text, {"n": 1})
+        )
         assert answer.rows == [(number + 1,)]
 
     for number in range(250):
         for _ in range(3):
-            ask(number, within=number % 2 == 1)
-        ask(0)
+            execute_prepared(number, within=number % 2 == 1)
+        execute_prepared(0)
     names = line.execute("SELECT statement FROM pg_prepared_statements WHERE name LIKE 'atlas%'").fetchall()
     assert len(names) in {100, 101}
     assert {("SELECT $1 + 0",), ("SELECT $1 + 249",)} <= set(names)
@@ -120,18 +124,18 @@ def test_as_many_as_fit_are_prepared_and_those_that_were_used_last(line: Line) -
 # A statement in a transaction of its own.
 
 
-def within(line: Line, text: str, **parameters: object) -> Any:
-    return line.ask_within([b"BEGIN", b"SET LOCAL work_mem = '7MB'"], b"COMMIT", text, parameters).rows
+def within(line: PooledConnection, text: str, **parameters: object) -> Any:
+    return line.execute_in_transaction([b"BEGIN", b"SET LOCAL work_mem = '7MB'"], b"COMMIT", text, parameters).rows
 
 
-def test_a_transaction_of_its_own_begins_and_ends(line: Line) -> None:
+def test_a_transaction_of_its_own_begins_and_ends(line: PooledConnection) -> None:
     for _ in range(3):
         assert within(line, "SELECT current_setting(%(name)s)", name="work_mem") == [("7MB",)]
         assert line.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        assert line.ask("SELECT current_setting(%(name)s)", {"name": "work_mem"}).rows != [("7MB",)]
+        assert line.execute_prepared("SELECT current_setting(%(name)s)", {"name": "work_mem"}).rows != [("7MB",)]
 
 
-def test_an_error_within_is_psycopgs_and_keeps_nothing(line: Line) -> None:
+def test_an_error_within_is_psycopgs_and_keeps_nothing(line: PooledConnection) -> None:
     line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
     for _ in range(3):
         with pytest.raises(psycopg.errors.DivisionByZero):
@@ -140,7 +144,7 @@ def test_an_error_within_is_psycopgs_and_keeps_nothing(line: Line) -> None:
     assert line.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
 
 
-def test_an_error_at_the_end_is_told(line: Line) -> None:
+def test_an_error_at_the_end_is_told(line: PooledConnection) -> None:
     line.execute("CREATE TEMPORARY TABLE numbers (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     within(line, "INSERT INTO numbers VALUES (%(n)s)", n=1)
     for _ in range(3):
@@ -150,7 +154,7 @@ def test_an_error_at_the_end_is_told(line: Line) -> None:
     assert line.execute("SELECT count(*) FROM numbers").fetchone() == (1,)
 
 
-def test_what_the_server_has_forgotten_is_asked_within_again(line: Line) -> None:
+def test_what_the_server_has_forgotten_is_asked_within_again(line: PooledConnection) -> None:
     for _ in range(3):
         for _ in range(3):
             assert within(line, "SELECT %(n)s + 1", n=1) == [(2,)]
@@ -158,17 +162,17 @@ def test_what_the_server_has_forgotten_is_asked_within_again(line: Line) -> None
 
 
 def test_nothing_is_prepared_where_that_is_off(dsn: str) -> None:
-    with Line.connect(dsn, autocommit=True, prepare_threshold=None) as line:
+    with PooledConnection.connect(dsn, autocommit=True, prepare_threshold=None) as line:
         for _ in range(3):
-            assert line.ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+            assert line.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
         assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
-def test_an_error_is_psycopgs_and_leaves_the_connection_usable(line: Line) -> None:
+def test_an_error_is_psycopgs_and_leaves_the_connection_usable(line: PooledConnection) -> None:
     for _ in range(3):
         with pytest.raises(psycopg.errors.DivisionByZero):
-            line.ask("SELECT 1 / %(n)s", {"n": 0})
-    assert line.ask("SELECT 1 / %(n)s", {"n": 1}).rows == [(1,)]
+            line.execute_prepared("SELECT 1 / %(n)s", {"n": 0})
+    assert line.execute_prepared("SELECT 1 / %(n)s", {"n": 1}).rows == [(1,)]
 
 
 def sleeps(dsn: str, pid: int) -> bool:
@@ -179,13 +183,13 @@ def sleeps(dsn: str, pid: int) -> bool:
 
 def test_a_cancelled_task_leaves_the_connection_usable(dsn: str) -> None:
     async def run() -> object:
-        async with await AsyncLine.connect(dsn, **KWARGS) as line:
-            task = asyncio.create_task(line.ask("SELECT pg_sleep(%(s)s)", {"s": 60}))
+        async with await AsyncPooledConnection.connect(dsn, **KWARGS) as line:
+            task = asyncio.create_task(line.execute_prepared("SELECT pg_sleep(%(s)s)", {"s": 60}))
             await asyncio.to_thread(until, lambda: sleeps(dsn, line.info.backend_pid))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            return (await line.ask("SELECT %(n)s + 1", {"n": 1})).rows
+            return (await line.execute_prepared("SELECT %(n)s + 1", {"n": 1})).rows
 
     assert asyncio.run(run()) == [(2,)]
 
@@ -194,12 +198,14 @@ def test_a_cancelled_task_leaves_the_connection_usable(dsn: str) -> None:
 
 
 @pytest.fixture
-def pool(dsn: str) -> Iterator[ConnectionPool[Line]]:
-    with ConnectionPool(dsn, connection_class=Line, kwargs=KWARGS, min_size=0, max_size=2, timeout=5) as made:
+def pool(dsn: str) -> Iterator[ConnectionPool[PooledConnection]]:
+    with ConnectionPool(
+        dsn, connection_class=PooledConnection, kwargs=KWARGS, min_size=0, max_size=2, timeout=5
+    ) as made:
         yield made
 
 
-def busy(spares: Spares) -> Line:
+def busy(spares: ConnectionCache) -> PooledConnection:
     """Use a connection twice in a row, which leaves it at hand; return it."""
     for _ in range(2):
         line = spares.get()
@@ -207,8 +213,8 @@ def busy(spares: Spares) -> Line:
     return line
 
 
-def test_a_busy_clients_connection_stays_at_hand(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_a_busy_clients_connection_stays_at_hand(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     line = busy(spares)
     assert (len(spares), spares.reused) == (1, 0)
     assert spares.get() is line
@@ -219,12 +225,12 @@ def test_a_busy_clients_connection_stays_at_hand(pool: ConnectionPool[Line]) -> 
     assert pool.get_stats()["pool_available"] == 1
 
 
-def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     pool.resize(0, 1)
     line = busy(spares)
     assert spares.get() is line
-    found: list[Line] = []
+    found: list[PooledConnection] = []
     waiting = threading.Thread(target=lambda: found.append(spares.get()))
     waiting.start()
     until(lambda: pool.get_stats().get("requests_waiting"))
@@ -237,13 +243,13 @@ def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[Line])
     spares.close()
 
 
-def test_one_that_the_server_closed_is_not_given_out(dsn: str, pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_one_that_the_server_closed_is_not_given_out(dsn: str, pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     line = busy(spares)
     end_all(dsn, [line])
     fresh = spares.get()
     assert fresh is not line
-    assert fresh.ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+    assert fresh.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
     spares.put(fresh)
     spares.close()
 
@@ -254,46 +260,50 @@ def end_all(dsn: str, lines: list[Any]) -> None:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", (line.info.backend_pid,))
 
 
-def test_after_a_restart_of_the_server_nobody_is_told_that_it_is_down(dsn: str, pool: ConnectionPool[Line]) -> None:
+def test_after_a_restart_of_the_server_nobody_is_told_that_it_is_down(
+    dsn: str, pool: ConnectionPool[PooledConnection]
+) -> None:
     """Not even with more connections in the pool than its own check could try in the time of a caller."""
     pool.resize(0, 6)
     lines = [pool.getconn() for _ in range(6)]
     for line in lines:
         pool.putconn(line)
     end_all(dsn, lines)
-    spares = Spares(pool)
-    assert spares.get().ask("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+    spares = ConnectionCache(pool)
+    assert spares.get().execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
 
 
 def test_after_a_restart_of_the_server_no_asyncio_client_is_told_that_it_is_down(dsn: str) -> None:
     async def run() -> None:
-        pool = AsyncConnectionPool(dsn, connection_class=AsyncLine, kwargs=KWARGS, min_size=0, max_size=6, open=False)
+        pool = AsyncConnectionPool(
+            dsn, connection_class=AsyncPooledConnection, kwargs=KWARGS, min_size=0, max_size=6, open=False
+        )
         async with pool:
             lines = [await pool.getconn() for _ in range(6)]
             for line in lines:
                 await pool.putconn(line)
             end_all(dsn, lines)
-            found = await AsyncSpares(pool).get()
-            assert (await found.ask("SELECT %(n)s + 1", {"n": 1})).rows == [(2,)]
+            found = await AsyncConnectionCache(pool).get()
+            assert (await found.execute_prepared("SELECT %(n)s + 1", {"n": 1})).rows == [(2,)]
             await pool.putconn(found)
 
     asyncio.run(run())
 
 
-def test_one_that_has_something_to_say_is_given_out(dsn: str, pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_one_that_has_something_to_say_is_given_out(dsn: str, pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     line = busy(spares)
     line.execute("LISTEN told")
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute("NOTIFY told")
-    until(lambda: hung_up(line))
+    until(lambda: closed_by_server(line))
     assert spares.get() is line
     spares.put(line)
     spares.close()
 
 
-def test_an_unfinished_one_goes_to_the_pool(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_an_unfinished_one_goes_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     busy(spares)
     line = spares.get()
     line.execute("BEGIN")
@@ -303,28 +313,28 @@ def test_an_unfinished_one_goes_to_the_pool(pool: ConnectionPool[Line]) -> None:
     spares.close()
 
 
-def test_unused_ones_go_back_to_the_pool(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_unused_ones_go_back_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     line = busy(spares)
     assert spares.sweep()
-    line.drawn_at -= 60
+    line.checked_out_at -= 60
     assert not spares.sweep()
     assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
     spares.close()
 
 
-def test_old_ones_go_back_to_the_pool(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_old_ones_go_back_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     busy(spares)
     line = spares.get()
-    line.drawn_at -= 60
+    line.checked_out_at -= 60
     spares.put(line)
     assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
     spares.close()
 
 
-def test_a_refusal_of_the_pool_is_forgotten(pool: ConnectionPool[Line]) -> None:
-    spares = Spares(pool)
+def test_a_refusal_of_the_pool_is_forgotten(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
     lines = [spares.get(), spares.get()]
     pool.timeout = 0.01
     with pytest.raises(PoolTimeout):
@@ -340,9 +350,11 @@ def test_a_refusal_of_the_pool_is_forgotten(pool: ConnectionPool[Line]) -> None:
 
 def test_an_asyncio_clients_connection_stays_at_hand_and_goes_back(dsn: str) -> None:
     async def run() -> None:
-        pool = AsyncConnectionPool(dsn, connection_class=AsyncLine, kwargs=KWARGS, min_size=0, max_size=2, open=False)
+        pool = AsyncConnectionPool(
+            dsn, connection_class=AsyncPooledConnection, kwargs=KWARGS, min_size=0, max_size=2, open=False
+        )
         async with pool:
-            spares = AsyncSpares(pool)
+            spares = AsyncConnectionCache(pool)
             for _ in range(2):
                 line = await spares.get()
                 await spares.put(line)
@@ -350,7 +362,7 @@ def test_an_asyncio_clients_connection_stays_at_hand_and_goes_back(dsn: str) -> 
             assert await spares.get() is line
             await spares.put(line)
             assert await spares.sweep()
-            line.drawn_at -= 60
+            line.checked_out_at -= 60
             assert not await spares.sweep()
             assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
             await spares.close()

@@ -16,10 +16,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from atlas_sdk._drive.target import hung_up
-from atlas_sdk._drive.wire import AsyncLine, Line
+from atlas_sdk._drive.connection_config import closed_by_server
+from atlas_sdk._drive.statement_cache import AsyncPooledConnection, PooledConnection
 
-__all__ = ["AsyncSpares", "Spares"]
+__all__ = ["AsyncConnectionCache", "ConnectionCache"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _BUSY_S = 0.05
 
 
 class _Timed(Protocol):
-    drawn_at: float
+    checked_out_at: float
 
 
 C = TypeVar("C", bound=_Timed)
@@ -62,7 +62,7 @@ class _Idle(Generic[C]):
     def arrived(self, connection: C | None) -> None:
         """Note that the pool gave this one, or none."""
         if connection is not None:
-            connection.drawn_at = time.monotonic()
+            connection.checked_out_at = time.monotonic()
         with self._lock:
             self._asking -= 1
 
@@ -72,7 +72,7 @@ class _Idle(Generic[C]):
         with self._lock:
             busy = now - self._kept_at < _BUSY_S
             self._kept_at = now
-            if not busy or self._asking or self._closed or now - connection.drawn_at > _KEEP_S:
+            if not busy or self._asking or self._closed or now - connection.checked_out_at > _KEEP_S:
                 return False
             self._idle.append(connection)
             return True
@@ -90,8 +90,8 @@ class _Idle(Generic[C]):
         """Take out those that were drawn too long ago; when none is left, who watches may go."""
         until = time.monotonic() - _KEEP_S
         with self._lock:
-            old = [each for each in self._idle if each.drawn_at <= until]
-            self._idle = [each for each in self._idle if each.drawn_at > until]
+            old = [each for each in self._idle if each.checked_out_at <= until]
+            self._idle = [each for each in self._idle if each.checked_out_at > until]
             self._watched = bool(self._idle)
             return old
 
@@ -106,12 +106,12 @@ class _Idle(Generic[C]):
         return len(self._idle)
 
 
-class Spares:
+class ConnectionCache:
     """The connection cache of a blocking client."""
 
-    def __init__(self, pool: ConnectionPool[Line]) -> None:
+    def __init__(self, pool: ConnectionPool[PooledConnection]) -> None:
         self._pool = pool
-        self._idle: _Idle[Line] = _Idle()
+        self._idle: _Idle[PooledConnection] = _Idle()
         self._ended = threading.Event()
 
     @property
@@ -122,7 +122,7 @@ class Spares:
     def __len__(self) -> int:
         return len(self._idle)
 
-    def get(self) -> Line:
+    def get(self) -> PooledConnection:
         """Return a connection, from here or from the pool. Raises what the pool raises."""
         while (found := self._idle.take()) is not None:
             if self._works(found):
@@ -137,11 +137,11 @@ class Spares:
             self._idle.arrived(drawn)
         return drawn
 
-    def _works(self, connection: Line) -> bool:
+    def _works(self, connection: PooledConnection) -> bool:
         """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
-            if hung_up(connection):
+            if closed_by_server(connection):
                 # Unless it has only said something unasked.
                 connection.execute("")
             works = True
@@ -152,13 +152,13 @@ class Spares:
                 self._pool.putconn(connection)
         return works
 
-    def put(self, connection: Line) -> None:
+    def put(self, connection: PooledConnection) -> None:
         """Take back a connection that `get` gave."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE or not self._idle.keep(connection):
             self._pool.putconn(connection)
         elif self._idle.unwatched():
             watcher = threading.Thread(
-                target=_watch, args=(weakref.ref(self), self._ended), name="atlasengine-spares", daemon=True
+                target=_watch, args=(weakref.ref(self), self._ended), name="atlasengine-connections", daemon=True
             )
             try:
                 watcher.start()
@@ -179,21 +179,21 @@ class Spares:
             self._pool.putconn(each)
 
 
-def _watch(spares: "weakref.ref[Spares]", ended: threading.Event) -> None:
+def _watch(cache: "weakref.ref[ConnectionCache]", ended: threading.Event) -> None:
     while not ended.wait(_KEEP_S):
         # No reference stays while it waits: a client that is dropped without a close goes with its connections.
-        found = spares()
+        found = cache()
         if found is None or not found.sweep():
             return
         del found
 
 
-class AsyncSpares:
-    """The connection cache of an asyncio client; the twin of `Spares`, line by line."""
+class AsyncConnectionCache:
+    """The connection cache of an asyncio client; the twin of `ConnectionCache`, line by line."""
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncLine]) -> None:
+    def __init__(self, pool: AsyncConnectionPool[AsyncPooledConnection]) -> None:
         self._pool = pool
-        self._idle: _Idle[AsyncLine] = _Idle()
+        self._idle: _Idle[AsyncPooledConnection] = _Idle()
         self._ended = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -205,7 +205,7 @@ class AsyncSpares:
     def __len__(self) -> int:
         return len(self._idle)
 
-    async def get(self) -> AsyncLine:
+    async def get(self) -> AsyncPooledConnection:
         """Return a connection, from here or from the pool. Raises what the pool raises."""
         while (found := self._idle.take()) is not None:
             if await self._works(found):
@@ -220,11 +220,11 @@ class AsyncSpares:
             self._idle.arrived(drawn)
         return drawn
 
-    async def _works(self, connection: AsyncLine) -> bool:
+    async def _works(self, connection: AsyncPooledConnection) -> bool:
         """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
         works = False
         try:
-            if hung_up(connection):
+            if closed_by_server(connection):
                 # Unless it has only said something unasked.
                 await connection.execute("")
             works = True
@@ -235,12 +235,14 @@ class AsyncSpares:
                 await self._pool.putconn(connection)
         return works
 
-    async def put(self, connection: AsyncLine) -> None:
+    async def put(self, connection: AsyncPooledConnection) -> None:
         """Take back a connection that `get` gave."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE or not self._idle.keep(connection):
             await self._pool.putconn(connection)
         elif self._idle.unwatched():
-            self._watcher = asyncio.create_task(_watch_async(weakref.ref(self), self._ended), name="atlasengine-spares")
+            self._watcher = asyncio.create_task(
+                _watch_async(weakref.ref(self), self._ended), name="atlasengine-connections"
+            )
 
     async def sweep(self) -> bool:
         """Give those back to the pool that nobody used; False when no other is left here."""
@@ -255,13 +257,13 @@ class AsyncSpares:
             await self._pool.putconn(each)
 
 
-async def _watch_async(spares: "weakref.ref[AsyncSpares]", ended: asyncio.Event) -> None:
+async def _watch_async(cache: "weakref.ref[AsyncConnectionCache]", ended: asyncio.Event) -> None:
     while not ended.is_set():
         try:
             await asyncio.wait_for(ended.wait(), _KEEP_S)
         except TimeoutError:
             # No reference stays while it waits: a client that is dropped without a close goes with its connections.
-            found = spares()
+            found = cache()
             if found is None or not await found.sweep():
                 return
             del found

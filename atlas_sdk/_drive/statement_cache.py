@@ -22,7 +22,7 @@ from psycopg.pq.abc import PGresult
 
 from atlas_sdk.dsn import scrub
 
-__all__ = ["Answer", "AsyncLine", "Line", "Wire"]
+__all__ = ["Answer", "AsyncPooledConnection", "PooledConnection", "StatementCache"]
 
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>\w+)\)s|(?P<percent>%))")
 #: psycopg forgets all that a connection has prepared after a rollback, and so may a pooler.
@@ -103,7 +103,7 @@ def _is_outdated(results: Sequence[PGresult]) -> bool:
     )
 
 
-class Wire:
+class StatementCache:
     """The prepared statements of one connection, with the adapters of its values."""
 
     def __init__(self, connection: Connection[Any] | AsyncConnection[Any]) -> None:
@@ -117,7 +117,7 @@ class Wire:
         self._stale: list[bytes] = []
         self._made = 0
 
-    def ask(self, text: str, parameters: Mapping[str, object]) -> PQGen[Answer]:
+    def execute_prepared(self, text: str, parameters: Mapping[str, object]) -> PQGen[Answer]:
         """Run one statement outside of a transaction: to be waited for as psycopg's own generators are."""
         asked = self._asked(text, parameters)
         prepared = self._seen(asked)
@@ -140,7 +140,7 @@ class Wire:
             results = yield from execute(self._pgconn)
         return self._read(_last_of(results, self._encoding), prepared)
 
-    def ask_within(
+    def execute_in_transaction(
         self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
     ) -> PQGen[Answer]:
         """Run one statement in a transaction of its own, in one round trip: to be waited for like `ask`.
@@ -248,14 +248,14 @@ class Wire:
         return Answer(columns, rows, result.ntuples)
 
 
-class Line(Connection[Any]):
+class PooledConnection(Connection[Any]):
     """A connection of a pool of ours."""
 
-    _wire: Wire | None = None
+    _statements: StatementCache | None = None
     #: The command that sets the search_path of a transaction; empty where the connection has it for good.
     path = b""
     #: When the pool gave it out, in seconds that only go forward.
-    drawn_at = 0.0
+    checked_out_at = 0.0
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
@@ -267,31 +267,33 @@ class Line(Connection[Any]):
             raise
 
     @property
-    def wire(self) -> Wire:
+    def statements(self) -> StatementCache:
         """The prepared statements of this connection."""
-        if self._wire is None:
-            self._wire = Wire(self)
-        return self._wire
+        if self._statements is None:
+            self._statements = StatementCache(self)
+        return self._statements
 
-    def ask(self, text: str, parameters: Mapping[str, object]) -> Answer:
+    def execute_prepared(self, text: str, parameters: Mapping[str, object]) -> Answer:
         """Run one statement outside of a transaction."""
         with self.lock:
-            return self.wait(self.wire.ask(text, parameters))
+            return self.wait(self.statements.execute_prepared(text, parameters))
 
-    def ask_within(self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]) -> Answer:
+    def execute_in_transaction(
+        self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
+    ) -> Answer:
         """Run one statement in a transaction of its own that begins and ends with these commands: one round trip."""
         with self.lock:
-            return self.wait(self.wire.ask_within(begin, end, text, parameters))
+            return self.wait(self.statements.execute_in_transaction(begin, end, text, parameters))
 
 
-class AsyncLine(AsyncConnection[Any]):
+class AsyncPooledConnection(AsyncConnection[Any]):
     """A connection of a pool of ours, on asyncio."""
 
-    _wire: Wire | None = None
+    _statements: StatementCache | None = None
     #: The command that sets the search_path of a transaction; empty where the connection has it for good.
     path = b""
     #: When the pool gave it out, in seconds that only go forward.
-    drawn_at = 0.0
+    checked_out_at = 0.0
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
@@ -303,20 +305,20 @@ class AsyncLine(AsyncConnection[Any]):
             raise
 
     @property
-    def wire(self) -> Wire:
+    def statements(self) -> StatementCache:
         """The prepared statements of this connection."""
-        if self._wire is None:
-            self._wire = Wire(self)
-        return self._wire
+        if self._statements is None:
+            self._statements = StatementCache(self)
+        return self._statements
 
-    async def ask(self, text: str, parameters: Mapping[str, object]) -> Answer:
+    async def execute_prepared(self, text: str, parameters: Mapping[str, object]) -> Answer:
         """Run one statement outside of a transaction."""
         async with self.lock:
-            return await self.wait(self.wire.ask(text, parameters))
+            return await self.wait(self.statements.execute_prepared(text, parameters))
 
-    async def ask_within(
+    async def execute_in_transaction(
         self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
     ) -> Answer:
         """Run one statement in a transaction of its own that begins and ends with these commands: one round trip."""
         async with self.lock:
-            return await self.wait(self.wire.ask_within(begin, end, text, parameters))
+            return await self.wait(self.statements.execute_in_transaction(begin, end, text, parameters))

@@ -10,22 +10,22 @@ from uuid import UUID
 
 from psycopg.sql import SQL, Composed
 
-__all__ = ["COMMIT", "begin_behind", "commands_of"]
+__all__ = ["COMMIT", "begin_command", "begin_commands"]
 
-#: Ends what `commands_of` began.
+#: Ends what `begin_commands` began.
 COMMIT = b"COMMIT"
 _ROLE = SQL("SET LOCAL ROLE atlas_app")
 _USER = SQL("SET LOCAL atlas.user_id = {}")
 
 
 @lru_cache(maxsize=1024)
-def begin_behind(tenant: UUID | None, path: bytes) -> Composed:
+def begin_command(tenant: UUID | None, path: bytes) -> Composed:
     """Return one text that begins a transaction, behind a tenant's wall if one is named: one round trip."""
-    return SQL("; ").join(SQL(command.decode()) for command in commands_of(tenant, path))
+    return SQL("; ").join(SQL(command.decode()) for command in begin_commands(tenant, path))
 
 
 @lru_cache(maxsize=1024)
-def commands_of(tenant: UUID | None, path: bytes) -> tuple[bytes, ...]:
+def begin_commands(tenant: UUID | None, path: bytes) -> tuple[bytes, ...]:
     """Return the same, one by one, for a pipeline, where each message is one statement.
 
     `path` sets the search_path, where the connection does not have it; empty: it does.

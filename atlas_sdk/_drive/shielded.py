@@ -7,13 +7,13 @@ from typing import Any
 
 from atlas_sdk._plan import Local
 
-__all__ = ["called", "through"]
+__all__ = ["call_in_thread", "shielded"]
 
 #: How long the end of a task waits for an answer before the server is asked to stop.
 _PATIENCE_S = 5.0
 
 
-async def through(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
+async def shielded(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
     """Await work to its end; return the cancellation that came meanwhile, for the caller to raise.
 
     Raises what the work raises. A step of a transaction that is left in the middle may have been made or not: whoever
@@ -38,7 +38,7 @@ async def through(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError |
     return interrupted
 
 
-async def called(effect: Local) -> object:
+async def call_in_thread(effect: Local) -> object:
     """Call a function of a plan's in a thread and return what it returns."""
     if effect.executor is None:
         return await asyncio.to_thread(effect.call)

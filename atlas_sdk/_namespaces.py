@@ -1,9 +1,9 @@
-"""Faces: a plan becomes a method, blocking or awaited, with the plan's own signature.
+"""Turn a plan into a method of a namespace, blocking or awaited, with the plan's own signature.
 
 ::
 
-    class Users(Face):           create = blocking(users.create)
-    class AsyncUsers(AsyncFace): create = awaitable(users.create)
+    class Users(Namespace):           create = sync_method(users.create)
+    class AsyncUsers(AsyncNamespace): create = async_method(users.create)
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -14,7 +14,7 @@ from atlas_sdk._plan import Plan
 from atlas_sdk._retry import again, again_async
 from atlas_sdk.errors import AtlasError
 
-__all__ = ["AsyncFace", "AsyncRunner", "Face", "Runner", "awaitable", "blocking"]
+__all__ = ["AsyncNamespace", "AsyncRunner", "Namespace", "Runner", "async_method", "sync_method"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -25,7 +25,7 @@ class Runner(Protocol):
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         ...
 
     def run(self, plan: Plan[T]) -> T:
@@ -38,7 +38,7 @@ class AsyncRunner(Protocol):
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         ...
 
     def run(self, plan: Plan[T]) -> Awaitable[T]:
@@ -46,15 +46,15 @@ class AsyncRunner(Protocol):
         ...
 
 
-class Face:
-    """One topic's operations on a blocking client."""
+class Namespace:
+    """The operations of one topic on a blocking client."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
 
-class AsyncFace:
-    """One topic's operations on an asyncio client."""
+class AsyncNamespace:
+    """The operations of one topic on an asyncio client."""
 
     def __init__(self, runner: AsyncRunner) -> None:
         self._runner = runner
@@ -70,18 +70,18 @@ class _Method(Generic[P, T]):
         self._name = name
 
 
-class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
+class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that runs the plan and returns its result."""
 
     @overload
-    def __get__(self, face: None, owner: type) -> Callable[P, Plan[T]]: ...
+    def __get__(self, namespace: None, owner: type) -> Callable[P, Plan[T]]: ...
     @overload
-    def __get__(self, face: Face, owner: type) -> Callable[P, T]: ...
-    def __get__(self, face: Face | None, owner: type) -> Any:
-        if face is None:
-            # For help() and inspect: the plan has the signature and the words.
+    def __get__(self, namespace: Namespace, owner: type) -> Callable[P, T]: ...
+    def __get__(self, namespace: Namespace | None, owner: type) -> Any:
+        if namespace is None:
+            # help() and inspect read the plan's signature and docstring.
             return self._operation
-        runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+        runner, operation = namespace._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
@@ -94,22 +94,22 @@ class blocking(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
             )
 
-        # Kept on the face: the next call finds it there, without coming here.
-        return face.__dict__.setdefault(self._name, update_wrapper(method, operation))
+        # The instance keeps the method, so that later calls find it there without this descriptor.
+        return namespace.__dict__.setdefault(self._name, update_wrapper(method, operation))
 
 
-class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
+class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that returns a coroutine which runs the plan."""
 
     @overload
-    def __get__(self, face: None, owner: type) -> Callable[P, Plan[T]]: ...
+    def __get__(self, namespace: None, owner: type) -> Callable[P, Plan[T]]: ...
     @overload
-    def __get__(self, face: AsyncFace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, face: AsyncFace | None, owner: type) -> Any:
-        if face is None:
-            # For help() and inspect: the plan has the signature and the words.
+    def __get__(self, namespace: AsyncNamespace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, namespace: AsyncNamespace | None, owner: type) -> Any:
+        if namespace is None:
+            # help() and inspect read the plan's signature and docstring.
             return self._operation
-        runner, operation = face._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+        runner, operation = namespace._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
@@ -122,5 +122,5 @@ class awaitable(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
             )
 
-        # Kept on the face: the next call finds it there, without coming here.
-        return face.__dict__.setdefault(self._name, update_wrapper(method, operation))
+        # The instance keeps the method, so that later calls find it there without this descriptor.
+        return namespace.__dict__.setdefault(self._name, update_wrapper(method, operation))

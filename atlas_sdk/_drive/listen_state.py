@@ -13,16 +13,16 @@ import psycopg
 from attrs import frozen
 from psycopg import AsyncConnection, Connection, sql
 
-from atlas_sdk._drive.greet import pooled
+from atlas_sdk._drive.configure import pooled
 from atlas_sdk.dsn import parsed, scrub
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
 from atlas_sdk.ops.notifications import channel_name, channel_prefix
 
 if TYPE_CHECKING:
-    from atlas_sdk._drive.target import Target
+    from atlas_sdk._drive.connection_config import ConnectionConfig
 
-__all__ = ["ASK", "Hearing", "Line", "listening_line"]
+__all__ = ["ASK", "ListenState", "PooledConnection", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
@@ -35,34 +35,34 @@ _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10,
 
 
 @frozen(kw_only=True)
-class Line:
+class PooledConnection:
     """The address of a listener's connection, and its first command."""
 
     kwargs: dict[str, Any]
     listen: sql.Composed
 
 
-def listening_line(target: "Target", channels: Iterable[str], tenant: UUID | None) -> Line:
+def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: UUID | None) -> PooledConnection:
     """Return how to listen to these channels, a tenant's own if one is named. Raises InvalidInput."""
     names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
-    given = parsed(target.dsn)
-    return Line(
+    given = parsed(config.dsn)
+    return PooledConnection(
         kwargs={
             **{key: value for key, value in _KEEPALIVE.items() if key not in given},
-            **target.kwargs,
+            **config.kwargs,
             "prepare_threshold": None,
         },
         listen=sql.SQL("; ").join(sql.SQL("LISTEN {}").format(sql.Identifier(name)) for name in names),
     )
 
 
-class Hearing:
+class ListenState:
     """The notifications that wait for the caller, and the time since which the connection is lost."""
 
-    def __init__(self, target: "Target", tenant: UUID | None) -> None:
-        self._target = target
+    def __init__(self, config: "ConnectionConfig", tenant: UUID | None) -> None:
+        self._config = config
         self._prefix = channel_prefix(tenant)
         self._pid = os.getpid()
         self._found: deque[Notification | Gap] = deque()
@@ -82,7 +82,7 @@ class Hearing:
 
     def check_connection(self, connection: Connection[Any] | AsyncConnection[Any], answer: tuple[int] | None) -> None:
         """Raise InvalidInput behind a pooler that takes connections away between transactions."""
-        if pooled(connection, answer) and self._target.pooler != "session":
+        if pooled(connection, answer) and self._config.pooler != "session":
             raise InvalidInput(
                 "LISTEN cannot work through a pooler in transaction mode, where nothing would ever be heard: give "
                 "`Atlas.open` the server's own address for this; `notify` works through the pooler",
@@ -108,7 +108,7 @@ class Hearing:
         if self._lost_at is None:
             self._lost_at = now
             logger.warning("a listener lost its connection, and what is sent until it has a new one")
-        scrub(error, self._target.dsn)
+        scrub(error, self._config.dsn)
         logger.debug("no connection to listen on", exc_info=error)
         longest = min(_LONGEST_S, _FIRST_S * 2**self._attempts)
         self._attempts = min(self._attempts + 1, 10)

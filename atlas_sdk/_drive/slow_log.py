@@ -21,7 +21,7 @@ from psycopg.adapt import PyFormat, Transformer
 from atlas_sdk.dsn import scrub
 
 if TYPE_CHECKING:
-    from atlas_sdk._drive.target import Target
+    from atlas_sdk._drive.connection_config import ConnectionConfig
     from atlas_sdk._plan import Query
     from atlas_sdk._sql import Statement
 
@@ -56,8 +56,8 @@ class _Question:
 class SlowLog:
     """Tells which statements took longer than a limit, and their plans. Shared by all threads of a client."""
 
-    def __init__(self, target: "Target", limit_s: float) -> None:
-        self._target = target
+    def __init__(self, config: "ConnectionConfig", limit_s: float) -> None:
+        self._config = config
         self._limit_s = limit_s
         self._told: dict[str, float] = {}
         self._reset()
@@ -124,15 +124,15 @@ class SlowLog:
             try:
                 logger.warning("plan of %s:\n%s", question.name, self._explained(question))
             except Exception as exc:
-                scrub(exc, self._target.dsn)
+                scrub(exc, self._config.dsn)
                 # A plan that cannot be had is no reason to fail, here or elsewhere.
                 logger.debug("no plan of %s", question.name, exc_info=True)
 
     def _explained(self, question: _Question) -> str:
         types, nothing = question.types, ["NULL"] * len(question.types)
-        kwargs = {**self._target.kwargs, "prepare_threshold": None}
+        kwargs = {**self._config.kwargs, "prepare_threshold": None}
         # One transaction, so that a pooler keeps to one connection to the server.
-        with psycopg.connect(self._target.ready(), **kwargs) as connection, connection.transaction():
+        with psycopg.connect(self._config.ready(), **kwargs) as connection, connection.transaction():
             for command in _SETTINGS:
                 connection.execute(command)
             connection.execute(_words("PREPARE atlas_slow", _listed(types), "AS", question.text))

@@ -18,10 +18,10 @@ from atlas_sdk._drive.search_path import OWN_PATH, set_local
 from atlas_sdk.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from atlas_sdk._drive.target import Target
-    from atlas_sdk._drive.wire import AsyncLine, Line
+    from atlas_sdk._drive.connection_config import ConnectionConfig
+    from atlas_sdk._drive.statement_cache import AsyncPooledConnection, PooledConnection
 
-__all__ = ["Pooler", "TimeLimits", "greet", "greet_async", "meet", "pooled"]
+__all__ = ["Pooler", "TimeLimits", "configure_connection", "configure_connection_async", "pooled", "probe"]
 
 #: What stands between this client and the server.
 Pooler = Literal["none", "session", "transaction", "statement"]
@@ -65,8 +65,8 @@ def pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[Any
     return answer is None or answer[0] != connection.info.backend_pid
 
 
-def _refuse(target: "Target") -> None:
-    names = ", ".join(target.time_limits.settings())
+def _refuse(config: "ConnectionConfig") -> None:
+    names = ", ".join(config.time_limits.settings())
     if names:
         raise InvalidInput(
             f"behind a pooler in transaction mode a client cannot set {names}, which would stay on a connection that "
@@ -75,57 +75,59 @@ def _refuse(target: "Target") -> None:
         )
 
 
-def _settings(target: "Target", connection: "Line | AsyncLine", answer: Any) -> dict[str, str]:
+def _settings(
+    config: "ConnectionConfig", connection: "PooledConnection | AsyncPooledConnection", answer: Any
+) -> dict[str, str]:
     """Take note of who answers; return what to set."""
-    target.encrypted = connection.pgconn.ssl_in_use
+    config.encrypted = connection.pgconn.ssl_in_use
     _, before, path = answer
     paths = {} if before == path else {_SEARCH_PATH: path}
     if pooled(connection, answer):
-        if target.pooler != "session":
+        if config.pooler != "session":
             # Also where it came between after the client was opened.
-            _refuse(target)
+            _refuse(config)
             connection.path = set_local(path) if paths else b""
             paths = {}
-        if target.prepares is None:
+        if config.prepares is None:
             connection.prepare_threshold = None
-    elif target.prepares is None:
+    elif config.prepares is None:
         connection.prepare_threshold = 1
-    return paths | target.time_limits.settings()
+    return paths | config.time_limits.settings()
 
 
-def greet(target: "Target", connection: "Line") -> None:
+def configure_connection(config: "ConnectionConfig", connection: "PooledConnection") -> None:
     """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
     answer = connection.execute(OWN_PATH, prepare=False).fetchone()
-    if wanted := _settings(target, connection, answer):
+    if wanted := _settings(config, connection, answer):
         connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
 
 
-async def greet_async(target: "Target", connection: "AsyncLine") -> None:
+async def configure_connection_async(config: "ConnectionConfig", connection: "AsyncPooledConnection") -> None:
     """Get a new connection ready. Raises InvalidInput when a pooler cannot do what the options ask for."""
     answer = await (await connection.execute(OWN_PATH, prepare=False)).fetchone()
-    if wanted := _settings(target, connection, answer):
+    if wanted := _settings(config, connection, answer):
         await connection.execute(_SET, (list(wanted), list(wanted.values())), prepare=False)
 
 
-def meet(target: "Target") -> None:
+def probe(config: "ConnectionConfig") -> None:
     """Prove that a connection can be had, and learn what stands between. Raises what a connection raises."""
-    kwargs = {**target.kwargs, "prepare_threshold": None}
+    kwargs = {**config.kwargs, "prepare_threshold": None}
     # Closed, and not committed: who is given up on has hung up, maybe in the middle of its transaction.
-    with closing(psycopg.connect(target.ready(), **kwargs)) as first:
+    with closing(psycopg.connect(config.ready(), **kwargs)) as first:
         answer = first.execute(_ASK).fetchone()
-        target.encrypted = first.pgconn.ssl_in_use
+        config.encrypted = first.pgconn.ssl_in_use
         if not pooled(first, answer):
-            target.pooler = "none"
+            config.pooler = "none"
             return
-        with closing(psycopg.connect(target.ready(), **kwargs)) as second:
-            target.pooler = _mode(first, second, answer, patience_s=target.connect_timeout_s)
-    if target.pooler == "statement":
+        with closing(psycopg.connect(config.ready(), **kwargs)) as second:
+            config.pooler = _mode(first, second, answer, patience_s=config.connect_timeout_s)
+    if config.pooler == "statement":
         raise InvalidInput(
             "the pooler is in statement mode, which refuses transactions: set pool_mode = transaction there",
             field="dsn",
         )
-    if target.pooler == "transaction":
-        _refuse(target)
+    if config.pooler == "transaction":
+        _refuse(config)
 
 
 def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patience_s: float) -> Pooler:

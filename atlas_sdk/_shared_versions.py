@@ -18,7 +18,7 @@ from uuid import UUID
 
 from atlas_sdk.home import open_private_file
 
-__all__ = ["Marks"]
+__all__ = ["SharedVersions"]
 
 _SLOTS = 4096
 _SLOT_BYTES = 8
@@ -48,7 +48,7 @@ _TURN = _Turn()
 os.register_at_fork(after_in_child=_TURN.after_fork)
 
 
-class Marks:
+class SharedVersions:
     """The shared table of one embedded server. Two files in one slot only cost a needless look.
 
     Raises FileProblem for a file that another OS user could change: a stale version would pass for the newest.
@@ -83,7 +83,7 @@ class Marks:
         return _OPEN + hashlib.sha256(name).digest()[:_NAME_BYTES]
 
     @staticmethod
-    def stands(mark: bytes) -> bool:
+    def is_valid(mark: bytes) -> bool:
         """Tell whether a mark can be trusted: no writer has left the slot open."""
         return not mark.startswith(_OPEN)
 
@@ -91,7 +91,7 @@ class Marks:
         """Return the file's mark: take it before the database is asked."""
         return self._table[self._slot(project_id, path)]
 
-    def publish(self, project_id: UUID, path: str, *, seen: bytes | None) -> bytes | None:
+    def bump(self, project_id: UUID, path: str, *, seen: bytes | None) -> bytes | None:
         """Tell everybody that a version was committed.
 
         Returns the new mark when nobody else published since `seen` was read; None otherwise, for then the version just
@@ -101,17 +101,17 @@ class Marks:
         with self._turn(slot):
             found = self._table[slot]
             closes = found == seen and found.startswith(self._open_for(project_id, path))
-            if not (self.stands(found) or closes):
+            if not (self.is_valid(found) or closes):
                 return None
             self._table[slot] = mark
             return mark if found == seen else None
 
-    def open(self, project_id: UUID, path: str) -> None:
+    def invalidate(self, project_id: UUID, path: str) -> None:
         """Tell everybody that a version will be committed, or not, without another word."""
         slot, mine = self._slot(project_id, path), self._open_for(project_id, path)
         with self._turn(slot):
             found = self._table[slot]
-            if self.stands(found) or found.startswith(mine):
+            if self.is_valid(found) or found.startswith(mine):
                 # Another one each time: who has seen an earlier one must not close this one.
                 self._table[slot] = mine + os.urandom(_SLOT_BYTES - len(mine))
             else:

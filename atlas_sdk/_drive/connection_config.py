@@ -13,21 +13,21 @@ from psycopg import AsyncConnection, Connection
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import TransactionStatus
 
-from atlas_sdk._drive.greet import Pooler, TimeLimits
-from atlas_sdk._drive.slow import SlowLog
+from atlas_sdk._drive.configure import Pooler, TimeLimits
+from atlas_sdk._drive.slow_log import SlowLog
 from atlas_sdk._plan import Json, Query, Result
 from atlas_sdk.errors import DatabaseError, InvalidInput
 
 __all__ = [
+    "ConnectionConfig",
     "Stoppable",
-    "Target",
     "arguments",
     "broken_transaction",
     "check_open_transaction",
+    "closed_by_server",
     "closed_client",
     "columns_of",
     "ended_transaction",
-    "hung_up",
     "logger",
     "not_text",
     "result_of",
@@ -60,7 +60,7 @@ class Stoppable(Protocol):
         ...
 
 
-class Target:
+class ConnectionConfig:
     """The configuration of a client's connections."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Target:
         self.listeners: WeakSet[Stoppable] = WeakSet()
         self.kwargs: dict[str, Any] = {
             "autocommit": True,
-            # Where it is not said, each new connection tells (`greet`).
+            # Where it is not said, each new connection tells (`configure_connection`).
             "prepare_threshold": 1 if prepare else None,
             "connect_timeout": max(1, round(connect_timeout_s)),
             "application_name": "atlasengine",
@@ -131,7 +131,7 @@ class Target:
         }
 
 
-def hung_up(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+def closed_by_server(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
     """Tell whether the server closed an idle connection; its socket is readable then. No round trip."""
     poller = select.poll()
     poller.register(connection.pgconn.socket, select.POLLIN)
@@ -188,12 +188,12 @@ def columns_of(cursor: Any) -> tuple[str, ...]:
 
 
 def result_of(
-    target: Target, query: Query, cursor: Any, columns: tuple[str, ...], rows: list[Any], began: float
+    config: ConnectionConfig, query: Query, cursor: Any, columns: tuple[str, ...], rows: list[Any], began: float
 ) -> Result:
     """Put an executed statement's answer together, and log its name and time if asked to."""
-    if target.query_log:
+    if config.query_log:
         milliseconds = (time.perf_counter() - began) * 1000
         logger.debug("%s: %.1f ms, %d rows", query.statement.name, milliseconds, cursor.rowcount)
-    if target.slow is not None:
-        target.slow.saw(query, cursor.rowcount, time.perf_counter() - began)
+    if config.slow is not None:
+        config.slow.saw(query, cursor.rowcount, time.perf_counter() - began)
     return Result(columns, rows, cursor.rowcount)
