@@ -13,16 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from atlas_sdk import (
-    AlreadyExists,
-    AsyncAtlas,
-    Atlas,
-    AuthenticationFailed,
-    DatabaseError,
-    DatabaseUnreachable,
-    InvalidInput,
-)
-from atlas_sdk.dsn import place
+from atlas_sdk import AlreadyExists, AsyncAtlas, Atlas, DatabaseError, InvalidInput
 
 
 def test_a_transaction_is_all_or_nothing(atlas: Atlas, folder: Path) -> None:
@@ -88,50 +79,6 @@ def test_a_cancelled_task_gives_its_connection_back(dsn: str, folder: Path) -> N
             assert len([v for v in await atlas.memory.files(project) if v.path.startswith("notes")]) == 10
 
     asyncio.run(go())
-
-
-def test_health_tells_what_the_server_is(face: Any) -> None:
-    health = face.health()
-    assert health.ok
-    assert health.server_version.startswith("18")
-    assert health.latency_ms > 0
-    assert health.database_bytes > 2**20
-
-
-def test_a_client_must_be_connected() -> None:
-    with pytest.raises(InvalidInput, match="async with"):
-        asyncio.run(AsyncAtlas.open("postgresql:///x").users.local())
-
-
-def test_a_dead_server_is_one_clear_sentence() -> None:
-    with pytest.raises(DatabaseUnreachable, match=r"127\.0\.0\.1:1/atlas.*is the server running") as failure:
-        Atlas.open("postgresql://ada:secret@127.0.0.1:1/atlas")
-    assert "secret" not in str(failure.value)
-    assert "\n" not in str(failure.value)
-    with pytest.raises(DatabaseUnreachable):
-        asyncio.run(AsyncAtlas.open("postgresql://ada:secret@127.0.0.1:1/atlas").connect())
-
-
-def test_a_missing_database_is_named(dsn: str) -> None:
-    with pytest.raises(DatabaseUnreachable, match="that database does not exist"):
-        Atlas.open(dsn.replace("/test_", "/gone_"))
-
-
-def test_an_unknown_role_is_an_authentication_failure(dsn: str) -> None:
-    with pytest.raises((AuthenticationFailed, DatabaseUnreachable)) as failure:
-        Atlas.open(dsn.replace("user=atlas", "user=somebody"))
-    assert failure.value.exit_code == 5
-
-
-@pytest.mark.parametrize("dsn", ["nonsense", "postgresql://[", "host='"])
-def test_a_malformed_dsn_is_an_error_of_ours(dsn: str) -> None:
-    with pytest.raises((InvalidInput, DatabaseUnreachable)):
-        Atlas.open(dsn)
-
-
-def test_a_dsn_is_shown_without_secrets() -> None:
-    shown = place("postgresql://ada:secret@db.example:6000/atlas?sslpassword=hidden")
-    assert shown == "ada@db.example:6000/atlas"
 
 
 def test_connections_that_the_server_closed_are_replaced(dsn: str, atlas: Atlas) -> None:
@@ -310,45 +257,6 @@ def test_a_fork_while_other_threads_snapshot_does_not_hang(embedded: Atlas, fold
         codes = [os.waitpid(child, 0)[1] for child in children]
         over.set()
     assert codes == [0] * 12
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server in the environment that is not there: who reaches for it is told so."""
-    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://ada@127.0.0.1:1/production")
-
-
-def opened(kind: type[Any], *where: Any, **options: Any) -> str:
-    """Open a client of either kind and return where it is."""
-    if kind is Atlas:
-        with Atlas.open(*where, **options) as client:
-            return client.url
-
-    async def go() -> str:
-        async with AsyncAtlas.open(*where, **options) as client:
-            return client.url
-
-    return asyncio.run(go())
-
-
-@pytest.mark.parametrize("kind", [Atlas, AsyncAtlas])
-def test_a_client_without_an_address_obeys_the_environment(
-    kind: type[Any], dsn: str, atlas_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATLAS_HOME", str(atlas_home))
-    monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
-    assert opened(kind) == opened(kind, None, home=None) == dsn
-    monkeypatch.setenv("ATLAS_DATABASE_URL", "")
-    assert opened(kind) != dsn
-
-
-@pytest.mark.parametrize("kind", [Atlas, AsyncAtlas])
-@pytest.mark.usefixtures("elsewhere")
-def test_an_address_or_a_home_that_is_given_beats_the_environment(kind: type[Any], dsn: str, atlas_home: Path) -> None:
-    assert opened(kind, dsn) == dsn
-    assert opened(kind, home=atlas_home)
-    with pytest.raises(DatabaseUnreachable, match="production"):
-        opened(kind)
 
 
 def test_who_is_looked_for_is_not_made(face: Any) -> None:

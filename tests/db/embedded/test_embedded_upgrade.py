@@ -1,38 +1,24 @@
 """Data of an older major, upgraded by whoever opens it first: also by several, and with kill -9 at every step."""
 
-import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
 import pytest
+from homes import Homes, is_up, keeper_of, until, user_process, value
+from old_homes import OLD, ROWS, SUM, copied_from, old_cluster
 from patience import PATIENCE_S
-from test_embedded import Homes, homes, is_up, keeper_of, until, user_process, value
 
 from atlas_sdk._embedded import EmbeddedServer, places, postmaster, upgrade
 from atlas_sdk._embedded.account import find_account
-from atlas_sdk._embedded.cluster import Cluster
-from atlas_sdk._embedded.places import Site
 from atlas_sdk._embedded.server import _dsn
 from atlas_sdk.errors import EmbeddedServerFailed
-
-__all__ = ["homes"]
-
-OLD = min(places.carried(), key=int)
-ROWS = """
-CREATE TABLE kept AS SELECT n, repeat(n::text, 50) AS words FROM generate_series(1, 5000) AS n;
-CREATE ROLE reader NOLOGIN;
-GRANT SELECT ON kept TO reader;
-"""
-SUM = "SELECT count(*) || ' ' || md5(string_agg(n || words, ',' ORDER BY n)) FROM kept"
 
 #: Acquires the home, and is killed when it calls the function of `upgrade` that is named.
 KILLED = """
@@ -56,49 +42,10 @@ print("came through")
 """
 
 
-@cache
-def _copied_from(script: str) -> tuple[Path, str]:
-    """Make a home as a release that brought the old major would have made it; return its data, and what `SUM` says."""
-    folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
-    atexit.register(shutil.rmtree, folder)
-    folder.chmod(0o755)
-    account = find_account()
-    site = Site.prepare(folder / "home")
-    programs = places.binaries_of(OLD, account)
-    data = site.place_data()
-    atexit.register(shutil.rmtree, data, ignore_errors=True)
-    arguments = ("-D", data, "-U", "atlas", "--auth=reject", "--encoding=UTF8", "--locale=C", "--no-sync")
-    made = account.run(programs / "initdb", *arguments, timeout_s=PATIENCE_S)
-    assert made.returncode == 0, made.stdout
-    single = (programs / "postgres", "--single", "-D", data, "postgres")
-    made = account.run(*single, stdin="CREATE DATABASE atlasengine OWNER atlas\n", timeout_s=PATIENCE_S)
-    assert "ERROR" not in made.stdout
-    with (data / "postgresql.conf").open("a") as file:
-        file.write("\ninclude_if_exists = 'atlas.conf'\n")
-    if not script:
-        return data, ""
-    cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
-    with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
-        assert connection.info.server_version // 10_000 == int(OLD)
-        connection.execute(script)
-        (found,) = connection.execute(SUM).fetchone()
-    cluster.stop()
-    return data, found
-
-
-def old_cluster(home: Path, script: str = "") -> Cluster:
-    """A home as a release that brought the old major would have made it; its server is not up."""
-    site = Site.prepare(home)
-    data = site.place_data()
-    data.mkdir(mode=0o700, exist_ok=True)
-    subprocess.run(["cp", "-a", f"{_copied_from(script)[0]}/.", data], check=True)
-    return Cluster(site=site, data_dir=data, bin_dir=places.binaries_of(OLD, find_account()), major=OLD)
-
-
 def old_home(home: Path) -> str:
     """An old home with data; returns what `SUM` says of it."""
     old_cluster(home, ROWS)
-    return _copied_from(ROWS)[1]
+    return copied_from(ROWS)[1]
 
 
 def beside(home: Path) -> list[str]:

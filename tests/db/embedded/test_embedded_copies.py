@@ -15,32 +15,15 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import psycopg
 import pytest
-from test_embedded import PATIENCE_S, ROOT, Homes, homes, is_up, keeper_of, open_homes, until, user_process, value
+from homes import ROOT, Homes, copy, is_up, keeper_of, put, stop, until, user_process, value, words
+from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.cluster import Cluster
 from atlas_sdk._embedded.places import Site
 from atlas_sdk.errors import EmbeddedServerFailed
-
-__all__ = ["homes", "open_homes"]
-
-
-def put(server: EmbeddedServer, word: str) -> None:
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS words (word text)")
-        connection.execute("INSERT INTO words VALUES (%s)", [word])
-
-
-def words(server: EmbeddedServer) -> object:
-    return value(server, "SELECT string_agg(word, ' ' ORDER BY word) FROM words")
-
-
-def stop(server: EmbeddedServer, home: Path) -> None:
-    server.release()
-    until(lambda: not is_up(home) and keeper_of(home) is None, "the server stops")
 
 
 @cache
@@ -81,11 +64,6 @@ def linked(homes: Homes, folder: Path) -> Path:
     put(server, "one")
     stop(server, home)
     return home
-
-
-def copy(source: Path, target: Path, *options: str) -> Path:
-    subprocess.run(["cp", *(options or ("-a",)), source, target], check=True)
-    return target
 
 
 def in_child(check: Callable[[], None]) -> None:
