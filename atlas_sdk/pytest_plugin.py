@@ -1,0 +1,37 @@
+"""Fixtures for pytest: `atlas` and `async_atlas`, a client on a temporary database for each test.
+
+pytest loads this module wherever AtlasEngine is installed. Fixtures with these names in a test suite take precedence.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Not its names: every run of pytest would wait for psycopg.
+import atlas_sdk
+
+try:
+    # In its default mode pytest-asyncio runs only the async fixtures that carry its mark.
+    from pytest_asyncio import fixture as async_fixture
+except ImportError:
+    async_fixture = pytest.fixture
+
+if TYPE_CHECKING:
+    from atlas_sdk import AsyncAtlas, Atlas
+
+__all__ = ["async_atlas", "atlas"]
+
+
+@pytest.fixture
+def atlas() -> Iterator["Atlas"]:
+    """Give a client on a temporary database: migrated, without rows, gone after the test."""
+    with atlas_sdk.Atlas.temporary() as client:
+        yield client
+
+
+@async_fixture
+async def async_atlas() -> AsyncIterator["AsyncAtlas"]:
+    """Give an asyncio client on a temporary database, to a test that pytest-asyncio or anyio runs on asyncio."""
+    async with atlas_sdk.AsyncAtlas.temporary() as client:
+        yield client
