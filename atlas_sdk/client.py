@@ -11,8 +11,8 @@ from attrs import evolve
 from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._maintaining import Maintaining
-from atlas_sdk._temporary import temporary
 from atlas_sdk._namespaces import Namespace, Runner, sync_method
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import GuardMethods
 from atlas_sdk.model.health import Health

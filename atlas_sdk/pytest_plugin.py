@@ -4,23 +4,22 @@ pytest loads this module wherever AtlasEngine is installed. Fixtures with these 
 """
 
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 # Not its names: every run of pytest would wait for psycopg.
 import atlas_sdk
 
-try:
-    # In its default mode pytest-asyncio runs only the async fixtures that carry its mark.
-    from pytest_asyncio import fixture as async_fixture
-except ImportError:
-    async_fixture = pytest.fixture
-
 if TYPE_CHECKING:
     from atlas_sdk import AsyncAtlas, Atlas
 
 __all__ = ["async_atlas", "atlas"]
+
+#: In its default mode pytest-asyncio runs only the async fixtures that carry its mark.
+_async_fixture: Any = import_module("pytest_asyncio").fixture if find_spec("pytest_asyncio") else pytest.fixture
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def atlas() -> Iterator["Atlas"]:
         yield client
 
 
-@async_fixture
+@_async_fixture
 async def async_atlas() -> AsyncIterator["AsyncAtlas"]:
     """Give an asyncio client on a temporary database, to a test that pytest-asyncio or anyio runs on asyncio."""
     async with atlas_sdk.AsyncAtlas.temporary() as client:
