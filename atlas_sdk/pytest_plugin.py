@@ -3,7 +3,7 @@
 pytest loads this module wherever AtlasEngine is installed. Fixtures with these names in a test suite take precedence.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["async_atlas", "atlas"]
 
 #: In its default mode pytest-asyncio runs only the async fixtures that carry its mark.
-_async_fixture: Any = import_module("pytest_asyncio").fixture if find_spec("pytest_asyncio") else pytest.fixture
+_async_fixture: Callable[[Callable[[], AsyncIterator[Any]]], Any] = (
+    import_module("pytest_asyncio").fixture if find_spec("pytest_asyncio") else pytest.fixture
+)
 
 
 @pytest.fixture
