@@ -12,6 +12,7 @@ from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._maintaining import Maintaining
 from atlas_sdk._namespaces import Namespace, Runner, sync_method
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import GuardMethods
 from atlas_sdk.model.health import Health
@@ -352,6 +353,23 @@ class Atlas(_Faces):
             opened.release()
             raise
         return cls(opened, driver, login)
+
+    @classmethod
+    @contextmanager
+    def temporary(cls, **options: Unpack[Options]) -> Iterator[Self]:
+        """Return a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+
+        ::
+
+            with Atlas.temporary() as atlas:
+                user = atlas.users.create("ada@example.com")
+
+        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
+        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
+        options are those of `Options`, except `home`. Raises EmbeddedServerFailed, InvalidInput.
+        """
+        with temporary(options) as (dsn, given), cls.open(dsn, **given) as atlas:
+            yield atlas
 
     @property
     def url(self) -> str:
