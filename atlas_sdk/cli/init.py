@@ -59,6 +59,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
 
 def _folder(given: str, *, force: bool) -> Path:
     from atlas_sdk import InvalidInput, NotFound
+    from atlas_sdk.cli.advice import holds_everything
     from atlas_sdk.files import printable
 
     path = Path(os.path.realpath(Path(given).expanduser()))
@@ -66,7 +67,7 @@ def _folder(given: str, *, force: bool) -> Path:
         raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
     if not path.is_dir():
         raise InvalidInput(f"{printable(given)} is not a folder; give the folder that it is in", field="path")
-    if not force and path in {Path("/"), Path(os.path.realpath(Path.home()))}:
+    if not force and holds_everything(path):
         raise InvalidInput(
             f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
             "project; give a project's folder, or --force",

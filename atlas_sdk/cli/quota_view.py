@@ -12,10 +12,10 @@ from attrs import frozen
 from atlas_sdk.cli.output import Output, ago, count, plain, size
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Forecast, Grant, Hold, MemoryUsage, Usage, User
+    from atlas_sdk import Atlas, Forecast, Grant, Hold, Limits, MemoryUsage, Usage, User
     from atlas_sdk.cli.invocation import Invocation
 
-__all__ = ["Gauge", "dollars", "of_grants", "show_quota"]
+__all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 
 _CELLS: Final = 24
 #: Of what is running, the soonest to expire.
@@ -177,6 +177,20 @@ def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
     if first <= datetime.now(UTC):
         return f"forecast  {rate}: the month's {name} have run out"
     return f"forecast  {rate}: the month's {name} run out {_until(first, out=out)}"
+
+
+def show_limits(run: "Invocation", limits: "Limits") -> None:
+    """Print what a plan allows, a line for every limit."""
+    from atlas_sdk.cli.json_output import of_limits
+
+    fields = of_limits(limits)
+    if run.flags.json:
+        run.out.record(fields)
+        return
+    run.out.table(
+        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
+        styles=("bold", ""),
+    )
 
 
 def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:

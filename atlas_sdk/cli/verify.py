@@ -25,7 +25,7 @@ def verify(flags: Flags, email: str | None) -> int:
 
     run = Invocation(flags)
     with run.opened() as atlas:
-        user = run.user(atlas, email)
+        user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
             # "Every version reads back" would be true, and taken for good news about another database.

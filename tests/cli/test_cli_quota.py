@@ -211,7 +211,7 @@ def test_set_changes_a_plan_for_everybody(ada, atlas, cli):
         (["--memory", "5Mi"], 2, "'5Mi' is not a size such as 500000, 100MiB or 1GB, or unlimited"),
         (["--tokens", "99999999999999999999"], 2, "tokens must be from 0 to"),
         (["--time-zone", "Mars/Olympus", "--tokens", "1"], 2, "Mars/Olympus"),
-        (["--plan", "gold", "--time-zone", "UTC"], 3, "no plan is called 'gold'"),
+        (["--plan", "gold", "--time-zone", "UTC"], 3, "no plan is called 'gold'; there are: free, pro, enterprise"),
     ],
 )
 def test_set_refuses_what_it_does_not_understand_and_changes_nothing(ada, atlas, cli, arguments, code, sentence):
@@ -363,3 +363,11 @@ def test_a_gauge_is_never_longer_than_its_bar(used, held, limit, percent, style,
 )
 def test_dollars_are_exact(amount, text):
     assert dollars(Decimal(amount)) == text
+
+
+def test_a_database_without_the_login_s_user_says_who_is_there(dsn, cli):
+    ran = cli("quota", "show", "--dsn", dsn)
+    assert ran.code == 3
+    assert "has no user in this database" in ran.sentence
+    assert ran.sentence.endswith("atlasctl init makes one, atlasctl user list shows the others")
+    assert "project" not in ran.sentence
