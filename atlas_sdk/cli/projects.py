@@ -177,9 +177,7 @@ def _change(
     run.out.line(f"{printable(changed.path)} is {done}")
 
 
-@projects.command(
-    cls=Command, examples=("atlasctl projects purge ~/code/app", "atlasctl projects purge ~/code/app --yes --json")
-)
+@projects.command(cls=Command, examples=("atlasctl projects purge ~/code/app --yes",))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @yes_option

@@ -227,7 +227,7 @@ def _typed(email: str) -> str:
 
 
 @user.command(
-    cls=Command, examples=("atlasctl user delete ada@example.com", "atlasctl user delete ada@example.com --yes --json")
+    cls=Command, examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json")
 )
 @click.argument("email", type=UTF8)
 @yes_option
