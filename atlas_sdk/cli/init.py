@@ -104,14 +104,20 @@ def _show(
     out = run.out
     shown = printable(project.path)
     hash_only = [version for version in files if version.kept is False]
-    now = {"created": "protected now", "activated": "protected again, with its history", "found": "already protected"}
-    out.line(f"{shown} is {now[how]}: {count(len(files) - len(hash_only), 'memory file')}")
+    kept = len(files) - len(hash_only)
+    state = {
+        "created": "protected now" if kept else "registered",
+        "activated": f"{'protected' if kept else 'registered'} again, with its history",
+        "found": f"already {'protected' if kept else 'registered'}",
+    }[how]
+    amount = f": {count(kept, 'memory file')}" if kept else f"; no memory files {'kept' if files else 'yet'}"
+    out.line(f"{shown} is {state}{amount}")
     if hash_only:
         its = "its hash is" if len(hash_only) == 1 else "their hashes are"
         out.line(f"{count(len(hash_only), 'file')} over the size limit: only {its} kept")
     out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
     if not files:
-        out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")
+        out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
     out.note("Next:")
     out.note("  atlasctl watch                       keep every change from now on")
