@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options, user_option
+from atlas_sdk.cli.command import Command, Flags, command_group, user_option
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["quota"]
 
 
-@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
+@command_group
 def quota() -> None:
     """Show and set what users may use.
 

@@ -125,10 +125,7 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if rows:
             return State(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
-        f"no checkpoint or version of {project.name} is called {quoted(reference)}; "
-        "`atlasctl checkpoints` and `atlasctl log` list them",
-        kind="version",
-        name=reference,
+        f"no checkpoint or version of {project.name} is called {quoted(reference)}", kind="version", name=reference
     )
 
 
