@@ -47,7 +47,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -204,8 +203,6 @@ class AsyncBuilds(AsyncFace):
     get = awaitable(builds.get)
     list = awaitable(builds.list_of)
     stats = awaitable(builds.stats)
-    verify = awaitable(tallies.verify)
-    recount = awaitable(tallies.recount)
 
 
 class AsyncPreviews(AsyncFace):
@@ -254,7 +251,6 @@ class AsyncMaintenance(AsyncMaintaining):
     purge_events = awaitable(purges.purge_events)
     prune_snapshots = awaitable(retention.prune_snapshots)
     collect_contents = awaitable(retention.collect_contents)
-    fold_tallies = awaitable(tallies.fold_tallies)
 
 
 class AsyncSchema(AsyncFace):

@@ -45,7 +45,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -200,8 +199,6 @@ class Builds(Face):
     get = blocking(builds.get)
     list = blocking(builds.list_of)
     stats = blocking(builds.stats)
-    verify = blocking(tallies.verify)
-    recount = blocking(tallies.recount)
 
 
 class Previews(Face):
@@ -250,7 +247,6 @@ class Maintenance(Maintaining):
     purge_events = blocking(purges.purge_events)
     prune_snapshots = blocking(retention.prune_snapshots)
     collect_contents = blocking(retention.collect_contents)
-    fold_tallies = blocking(tallies.fold_tallies)
 
 
 class Schema(Face):
