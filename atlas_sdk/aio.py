@@ -14,6 +14,7 @@ from atlas_sdk._drive import AsyncDriver, AsyncListener
 from atlas_sdk._maintaining import AsyncMaintaining
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, async_method
 from atlas_sdk._plan import Plan
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import AsyncGuardMethods
 from atlas_sdk.model.health import Health
@@ -47,7 +48,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -174,7 +174,7 @@ class AsyncQuotas(AsyncGuardMethods):
     usage = async_method(quota_accounting.usage)
     get = async_method(quota_accounting.usage)
     check = async_method(quota_accounting.check)
-    holds = async_method(quota_accounting.holds)
+    reservations = async_method(quota_accounting.reservations)
     history = async_method(quota_accounting.history)
     forecast = async_method(quota_accounting.forecast)
     verify = async_method(quota_accounting.verify)
@@ -204,8 +204,6 @@ class AsyncBuilds(AsyncNamespace):
     get = async_method(builds.get)
     list = async_method(builds.list_of)
     stats = async_method(builds.stats)
-    verify = async_method(tallies.verify)
-    recount = async_method(tallies.recount)
 
 
 class AsyncPreviews(AsyncNamespace):
@@ -254,7 +252,6 @@ class AsyncMaintenance(AsyncMaintaining):
     purge_events = async_method(purges.purge_events)
     prune_snapshots = async_method(retention.prune_snapshots)
     collect_contents = async_method(retention.collect_contents)
-    fold_tallies = async_method(tallies.fold_tallies)
 
 
 class AsyncSchema(AsyncNamespace):
@@ -344,6 +341,28 @@ class AsyncAtlas(_Faces):
         are those of `Options`.
         """
         return cls(address(dsn, options), options)
+
+    @classmethod
+    @asynccontextmanager
+    async def temporary(cls, **options: Unpack[Options]) -> AsyncIterator[Self]:
+        """Return a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+
+        ::
+
+            async with AsyncAtlas.temporary() as atlas:
+                user = await atlas.users.create("ada@example.com")
+
+        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
+        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
+        options are those of `Options`, except `home`. Raises EmbeddedServerFailed, InvalidInput.
+        """
+        making = temporary(options)
+        dsn, given = await asyncio.to_thread(making.__enter__)
+        try:
+            async with cls.open(dsn, **given) as atlas:
+                yield atlas
+        finally:
+            await asyncio.to_thread(making.__exit__, None, None, None)
 
     async def connect(self) -> None:
         """Connect, and check that the schema is this version's. Idempotent.

@@ -12,6 +12,7 @@ from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
 from atlas_sdk._maintaining import Maintaining
 from atlas_sdk._namespaces import Namespace, Runner, sync_method
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import GuardMethods
 from atlas_sdk.model.health import Health
@@ -45,7 +46,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -170,7 +170,7 @@ class Quotas(GuardMethods):
     usage = sync_method(quota_accounting.usage)
     get = sync_method(quota_accounting.usage)
     check = sync_method(quota_accounting.check)
-    holds = sync_method(quota_accounting.holds)
+    reservations = sync_method(quota_accounting.reservations)
     history = sync_method(quota_accounting.history)
     forecast = sync_method(quota_accounting.forecast)
     verify = sync_method(quota_accounting.verify)
@@ -200,8 +200,6 @@ class Builds(Namespace):
     get = sync_method(builds.get)
     list = sync_method(builds.list_of)
     stats = sync_method(builds.stats)
-    verify = sync_method(tallies.verify)
-    recount = sync_method(tallies.recount)
 
 
 class Previews(Namespace):
@@ -250,7 +248,6 @@ class Maintenance(Maintaining):
     purge_events = sync_method(purges.purge_events)
     prune_snapshots = sync_method(retention.prune_snapshots)
     collect_contents = sync_method(retention.collect_contents)
-    fold_tallies = sync_method(tallies.fold_tallies)
 
 
 class Schema(Namespace):
@@ -352,6 +349,23 @@ class Atlas(_Faces):
             opened.release()
             raise
         return cls(opened, driver, login)
+
+    @classmethod
+    @contextmanager
+    def temporary(cls, **options: Unpack[Options]) -> Iterator[Self]:
+        """Return a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+
+        ::
+
+            with Atlas.temporary() as atlas:
+                user = atlas.users.create("ada@example.com")
+
+        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
+        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
+        options are those of `Options`, except `home`. Raises EmbeddedServerFailed, InvalidInput.
+        """
+        with temporary(options) as (dsn, given), cls.open(dsn, **given) as atlas:
+            yield atlas
 
     @property
     def url(self) -> str:
