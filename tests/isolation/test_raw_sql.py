@@ -293,16 +293,16 @@ def test_our_triggers_do_nothing_on_another_table(attack: Attack, named: str) ->
 
 def test_what_has_the_rights_of_the_owner_asks_who_calls(attack: Attack) -> None:
     """Every such function, also of a later migration: it asks, or a tenant may not execute it."""
-    doors = attack.owner.execute(
+    functions = attack.owner.execute(
         "SELECT p.oid::regprocedure::text, p.prorettype = 'trigger'::regtype,"
         " p.prosrc LIKE '%PERFORM check_tenant(p_user)%',"
         " has_function_privilege('atlas_app', p.oid, 'EXECUTE')"
         " FROM pg_proc AS p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace"
     ).fetchall()
-    assert len(doors) > 8
-    for door, is_trigger, asks, open_ in doors:
-        assert open_ is not is_trigger, door
-        assert asks is not is_trigger, door
+    assert len(functions) > 8
+    for function, is_trigger, asks, open_ in functions:
+        assert open_ is not is_trigger, function
+        assert asks is not is_trigger, function
     attack.sql("SELECT 1")
 
 
