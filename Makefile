@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint suite mutants race swaps bench clean
+.PHONY: help quickstart install test lint suite mutants race swaps bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -34,6 +34,8 @@ ifdef PROJECT
 else
 	$(BIN)/atlasctl demo
 endif
+
+install: $(VENV)/.installed-test ## install into .venv what the tests need, and do nothing else
 
 test: $(VENV)/.installed-test lint suite ## lint, types, import contracts and the whole suite
 
