@@ -124,6 +124,11 @@ class Stage:
             self._out.line(f"{mark}  {title:<46} {took:5.1f} s")
         if self._failure is not None:
             self._out.warn(self._failure)
+        if self._failure is None:
+            program = Path(sys.executable).with_name("atlasctl") if shutil.which("atlasctl") is None else "atlasctl"
+            self.say("\nNext, in a project of yours:")
+            self.say(f"$ {program} init")
+            self.say(f"$ {program} watch")
         if self._keep:
             self._out.note(f"kept; look around with: atlasctl --home {self._home} --project {self.app} log")
         return FAILED if self._failure else 0
