@@ -10,10 +10,9 @@ if TYPE_CHECKING:
         Checkpoint,
         FileDiff,
         Forecast,
-        Grant,
-        Hold,
         Limits,
         MemoryUsage,
+        OpenReservation,
         Period,
         Project,
         Restore,
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         RestoreStep,
         Session,
         Snapshot,
+        TopUp,
         Usage,
         User,
     )
@@ -214,7 +214,7 @@ def of_limits(limits: "Limits") -> dict[str, Any]:
     }
 
 
-def of_grant(grant: "Grant") -> dict[str, Any]:
+def of_grant(grant: "TopUp") -> dict[str, Any]:
     """Return a top-up."""
     return {
         "id": str(grant.id),
@@ -229,7 +229,7 @@ def of_grant(grant: "Grant") -> dict[str, Any]:
     }
 
 
-def of_hold(hold: "Hold") -> dict[str, Any]:
+def of_hold(hold: "OpenReservation") -> dict[str, Any]:
     """Return a reservation that is not settled."""
     return {
         "id": str(hold.id),
