@@ -17,7 +17,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing AtlasEngine and the libraries that it needs into $(CURDIR)/$(VENV):"
-	@echo "75 MB of PostgreSQL are among them; nothing outside of that folder changes."
+	@echo "PostgreSQL is among them: 25 MB to download, 75 MB on the disk. Nothing outside of that folder changes."
 	$(BIN)/python -m pip install --disable-pip-version-check --editable .
 	@touch $@
 

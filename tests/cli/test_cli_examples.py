@@ -94,3 +94,20 @@ def test_the_examples_of_a_command_run(world, dsn, cli, words):
 
 def test_every_exception_is_a_command():
     assert NOT_RUN.keys() | CODES.keys() <= EXAMPLES.keys()
+
+
+def test_the_day_of_the_readme_runs(world, dsn, cli):
+    world(("checkpoint",))
+    section = README.read_text("utf-8").partition("\n## For a developer with agents\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\$ (atlasctl (?!watch).+)", section, re.MULTILINE)
+    assert len(lines) == 8
+    for line in lines:
+        ran = cli(*_arguments(line, dsn))
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
+@pytest.mark.parametrize("group", ["user", "plans", "sessions", "projects"])
+def test_the_readme_names_every_command_of_an_operator(group):
+    found = re.findall(rf"`atlasctl\s+{group}\s+([a-z|]+)", README.read_text("utf-8"))
+    listed = {name for names in found for name in names.split("|")}
+    assert listed == {words[1] for words in EXAMPLES if words[0] == group}
