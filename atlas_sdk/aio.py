@@ -48,7 +48,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -205,8 +204,6 @@ class AsyncBuilds(AsyncNamespace):
     get = async_method(builds.get)
     list = async_method(builds.list_of)
     stats = async_method(builds.stats)
-    verify = async_method(tallies.verify)
-    recount = async_method(tallies.recount)
 
 
 class AsyncPreviews(AsyncNamespace):
@@ -255,7 +252,6 @@ class AsyncMaintenance(AsyncMaintaining):
     purge_events = async_method(purges.purge_events)
     prune_snapshots = async_method(retention.prune_snapshots)
     collect_contents = async_method(retention.collect_contents)
-    fold_tallies = async_method(tallies.fold_tallies)
 
 
 class AsyncSchema(AsyncNamespace):

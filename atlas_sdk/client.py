@@ -46,7 +46,6 @@ from atlas_sdk.ops import (
     schema,
     sessions,
     summaries,
-    tallies,
     usage,
     users,
     verify,
@@ -201,8 +200,6 @@ class Builds(Namespace):
     get = sync_method(builds.get)
     list = sync_method(builds.list_of)
     stats = sync_method(builds.stats)
-    verify = sync_method(tallies.verify)
-    recount = sync_method(tallies.recount)
 
 
 class Previews(Namespace):
@@ -251,7 +248,6 @@ class Maintenance(Maintaining):
     purge_events = sync_method(purges.purge_events)
     prune_snapshots = sync_method(retention.prune_snapshots)
     collect_contents = sync_method(retention.collect_contents)
-    fold_tallies = sync_method(tallies.fold_tallies)
 
 
 class Schema(Namespace):

@@ -34,7 +34,6 @@ _NOUNS = {
     "snapshots": "old version",
     "contents": "unused content",
     "events": "old event",
-    "tallies": "counter row",
 }
 
 
