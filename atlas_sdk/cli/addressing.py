@@ -1,4 +1,4 @@
-"""Which database a command is about, and how that is said."""
+"""Find the database that a command is about, and print its address."""
 
 import os
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ __all__ = ["check_one", "configured", "configured_or_variables", "place"]
 
 
 def check_one(flags: "Flags") -> None:
-    """Refuse a command line that names two databases, or a folder that turned out to be nothing. Raises UsageError."""
+    """Refuse a command line that names two databases, or an empty folder. Raises UsageError."""
     ctx = click.get_current_context(silent=True)
     if flags.home == "":
-        # As of a variable that is not set; the database of the environment could be anybody's.
+        # An unset shell variable gives this. Falling back to the environment could open a wrong database.
         raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
     if flags.home and flags.dsn:
         raise click.UsageError(
@@ -28,7 +28,7 @@ def check_one(flags: "Flags") -> None:
 
 
 def place(run: "Invocation") -> str:
-    """Return which database the run is about, without a password."""
+    """Return the address of the database, without a password."""
     from atlas_sdk.dsn import masked
     from atlas_sdk.text import printable
 
@@ -37,7 +37,7 @@ def place(run: "Invocation") -> str:
 
 
 def configured(run: "Invocation") -> "Address | None":
-    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one, as with --home."""
+    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None means the embedded database."""
     from atlas_sdk.provision import Address
 
     dsn = run.settings.database_url
