@@ -31,5 +31,5 @@ def checkpoint_name(name: str) -> str:
             field="name",
         )
     if is_reserved(name):
-        raise InvalidInput(f"{quoted(name)} means something else in references; choose another name", field="name")
+        raise InvalidInput(f"{quoted(name)} is reserved; choose another name", field="name")
     return name

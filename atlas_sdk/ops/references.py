@@ -53,7 +53,8 @@ def _moment(when: str, now: datetime) -> datetime:
         return datetime.fromisoformat(when.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(
-            f"@{{{named(when)}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}",
+            f"@{{{named(when)}}} is not a time I understand: "
+            "write @{2h ago}, @{yesterday} or @{2026-11-22 10:00}",
             field="reference",
         ) from None
 
@@ -127,10 +128,7 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if rows:
             return State(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
-        f"no checkpoint or version of {project.name} is called {quoted(reference)}; "
-        "`atlasctl checkpoints` and `atlasctl log` list them",
-        kind="version",
-        name=reference,
+        f"no checkpoint or version of {project.name} is called {quoted(reference)}", kind="version", name=reference
     )
 
 

@@ -14,7 +14,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.model.tallies import TallyMismatch
 from atlas_sdk.model.users import NOBODY, User
-from atlas_sdk.ops.batches import BATCH, Cursor, How, Progress, Step, in_batches
+from atlas_sdk.ops.batches import BATCH, Cursor, JobOptions, Progress, Step, in_batches
 
 __all__ = ["fold_tallies", "recount", "verify"]
 
@@ -61,13 +61,13 @@ def fold_tallies(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
     are written in such transactions, rows gather that every summary adds up. No count changes by it. Rows that somebody
     has locked are left to the next run.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
-    limit = min(how.batch, _USERS)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+    limit = min(options.batch, _USERS)
 
     def step(after: Cursor) -> Plan[Step]:
         page = yield from one(sql["heaps"], _Heaps, few=_FEW, limit=limit, **after)
         gone = page.surplus
-        if page.user_ids and not how.dry_run:
+        if page.user_ids and not options.dry_run:
             keys = {"user_ids": page.user_ids, "project_ids": page.project_ids, "hours": page.hours}
             gone = yield from scalar(sql["fold"], int, **keys)
         return Step(
@@ -76,4 +76,4 @@ def fold_tallies(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
             after={"user_id": page.user_id} if page.users == limit else None,
         )
 
-    return (yield from in_batches("tallies", step, {"user_id": NOBODY}, how))
+    return (yield from in_batches("tallies", step, {"user_id": NOBODY}, options))
