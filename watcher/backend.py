@@ -1,13 +1,12 @@
 """Sources of events: they tell the daemon that something happened in a folder."""
 
-import platform
 from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from watcher.debounce import ChangeKind
 
-__all__ = ["Backend", "Place", "Polling", "Sink", "Watching", "system_backend"]
+__all__ = ["Backend", "Place", "Polling", "Sink", "Watching"]
 
 
 class Place(NamedTuple):
@@ -78,14 +77,3 @@ class Polling:
 
     def stop(self) -> None:
         """Nothing to end."""
-
-
-def system_backend() -> Backend:
-    """Return the backend of this operating system."""
-    if platform.system() == "Linux":
-        from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
-
-        return Inotify()
-    from watcher.observer import Observing  # noqa: PLC0415
-
-    return Observing()

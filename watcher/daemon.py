@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from types import FrameType
 from atlas_sdk import Atlas, Attribution, FileProblem
 from atlas_sdk.config import home_folder
 from watcher import status
-from watcher.backend import Backend, Polling, system_backend
+from watcher.backend import Backend, Polling
 from watcher.database import Database
 from watcher.debounce import Timing
 from watcher.event_queue import EventQueue
@@ -57,7 +58,7 @@ def run(
         _log.error("%s", refusal)
         return 1
     try:
-        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend(), retention)
+        _serve(dsn, folder, stop, ready, timing or Timing(), backend or _system_backend(), retention)
     finally:
         os.close(lock)
     return 0
@@ -122,6 +123,17 @@ def _serve(
             maintenance.stop()
             maintenance.join()
         database.close()
+
+
+def _system_backend() -> Backend:
+    """Return the backend of this operating system."""
+    if platform.system() == "Linux":
+        from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
+
+        return Inotify()
+    from watcher.observer import Observing  # noqa: PLC0415
+
+    return Observing()
 
 
 def _started(backend: Backend, queue: EventQueue) -> Backend:
