@@ -30,7 +30,7 @@ __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 
-#: The worker uses one connection, maintenance another; while that is away, SIGTERM must not wait for long.
+#: While the database is out of reach, SIGTERM must not wait for long.
 _CONNECT_S = 2.0
 
 
@@ -47,9 +47,9 @@ def run(
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. With `retention` the database is looked after once a day,
-    see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or
-    another OS user may change it. Without `stop` it has to be called from the main thread.
+    thread, when every project is watched and was compared. With `retention` the daemon does maintenance once a day, see
+    `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another OS user
+    may change it. Call it from the main thread, or with `stop`.
     """
     folder = home_folder() if home is None else home
     try:
@@ -77,6 +77,7 @@ def _serve(
     backend = _started(backend, queue)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
+    # The worker uses one connection, maintenance another.
     connect = partial(
         Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
     )
@@ -110,7 +111,8 @@ def _serve(
         with _signals(queue) if stop is None else nullcontext():
             thread.start()
             if stop is None:
-                # Not on the event: a signal's handler runs in this thread, and must not wait for what it holds.
+                # Join the thread instead of waiting for the event: a signal's handler runs in this thread, and must not
+                # need a lock that this thread holds.
                 thread.join()
             else:
                 stop.wait()
@@ -141,7 +143,7 @@ def _started(backend: Backend, queue: EventQueue) -> Backend:
         backend.start(queue)
     except OSError as error:
         _log.warning(
-            "cannot watch (%s): every folder is looked at every few seconds instead; "
+            "cannot watch (%s): every folder is polled every few seconds instead; "
             "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
             error.strerror or error,
         )
@@ -173,7 +175,7 @@ def _signals(queue: EventQueue) -> Iterator[None]:
 
 @contextmanager
 def _disk_may_be_full() -> Iterator[None]:
-    """Go on without a status file: the versions go to the database, not to this disk."""
+    """Go on without a status file: versions are stored in the database, not on this disk."""
     try:
         yield
     except OSError as error:
@@ -181,7 +183,7 @@ def _disk_may_be_full() -> Iterator[None]:
 
 
 def notify(message: str) -> None:
-    """Tell systemd, when it started us with Type=notify (sd_notify(3))."""
+    """Notify systemd, when it started this process with Type=notify (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
