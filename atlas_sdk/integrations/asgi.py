@@ -21,7 +21,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-WhoAsks = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
+UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
 
 #: In the scope: the number of requests that were counted, for what runs below and would count them again.
 COUNTED = "atlas_sdk.requests_counted"
@@ -41,7 +41,7 @@ class Rate(Protocol):
         ...
 
 
-class Hits(Protocol):
+class HitMethod(Protocol):
     """The part of `quotas` that is needed, of either client."""
 
     def hit(self, user: User, /, *, requests: int = 1, durable: bool = True) -> Any:
@@ -63,9 +63,9 @@ class QuotaMiddleware:
     def __init__(
         self,
         app: App,
-        quotas: Hits,
+        quotas: HitMethod,
         *,
-        user: WhoAsks,
+        user: UserResolver,
         requests: int = 1,
         durable: bool = True,
         paths: Collection[str] = ("/",),

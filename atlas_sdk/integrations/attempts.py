@@ -48,19 +48,19 @@ class _Attempt:
 class Attempts:
     """The attempts of one call; `promise` promises one more attempt's worth, awaited on asyncio."""
 
-    promise: Callable[[], Any]
+    reserve: Callable[[], Any]
     _made: list[_Attempt] = field(factory=list)
     #: How many attempts' worth is promised.
-    _promised: int = 1
+    _reserved: int = 1
 
     @property
     def needs_more(self) -> bool:
         """Tell whether the next attempt needs another reservation first."""
-        return self.unknown + 1 > self._promised
+        return self.unknown + 1 > self._reserved
 
-    def promised(self) -> None:
+    def reserved(self) -> None:
         """Note that another attempt's worth was promised."""
-        self._promised += 1
+        self._reserved += 1
 
     def begin(self, request: Any, *, awaited: bool) -> None:
         attempt = _Attempt()
@@ -94,9 +94,9 @@ _current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 
 @contextmanager
-def watching(promise: Callable[[], Any]) -> Iterator[Attempts]:
+def watching(reserve: Callable[[], Any]) -> Iterator[Attempts]:
     """Watch the attempts of the call that this thread or task makes inside."""
-    attempts = Attempts(promise)
+    attempts = Attempts(reserve)
     token = _current.set(attempts)
     try:
         yield attempts
@@ -115,16 +115,16 @@ def observe(client: Any, *, awaited: bool) -> None:
         prepare(request)
         if (attempts := _current.get()) is not None:
             if attempts.needs_more:
-                attempts.promise()
-                attempts.promised()
+                attempts.reserve()
+                attempts.reserved()
             attempts.begin(request, awaited=awaited)
 
     async def aprepared(request: Any) -> None:
         await prepare(request)
         if (attempts := _current.get()) is not None:
             if attempts.needs_more:
-                await attempts.promise()
-                attempts.promised()
+                await attempts.reserve()
+                attempts.reserved()
             attempts.begin(request, awaited=awaited)
 
     def decided(response: Any) -> Any:

@@ -41,13 +41,13 @@ if "scope" not in inspect.signature(Depends).parameters:
 class Guards(Protocol):
     """The part of `AsyncAtlas.quotas` that is needed."""
 
-    def guard(self, user: User, /, **ask: Unpack[GuardOptions]) -> AsyncGuard:
+    def guard(self, user: User, /, **options: Unpack[GuardOptions]) -> AsyncGuard:
         """Return a guard to enter."""
         ...
 
 
 def quota(
-    quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[GuardOptions]
+    quotas: Guards, *, user: Callable[..., Any], **options: Unpack[GuardOptions]
 ) -> Callable[..., AsyncIterator[AsyncGuard]]:
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
@@ -58,7 +58,7 @@ def quota(
     refuse a request, such as permissions: what they raise later is, for a guard, a call whose outcome is unknown.
     Raises TypeError for a blocking client, InvalidInput for a constant key.
     """
-    key = ask.get("idempotency_key")
+    key = options.get("idempotency_key")
     if key is not None and not callable(key):
         message = "one idempotency_key is one request: give a function of the connection"
         raise InvalidInput(message, field="idempotency_key")
@@ -67,7 +67,7 @@ def quota(
         raise TypeError(message)
 
     async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
-        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
+        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **options}
         if callable(key):
             asked["idempotency_key"] = key(connection)
         async with quotas.guard(who, **asked) as held:
@@ -92,8 +92,8 @@ def install(app: Starlette) -> None:
             raise problem
         status, headers, body = answer(problem)
         if isinstance(connection, WebSocket):
-            shaken = connection.application_state is not WebSocketState.CONNECTING
-            if shaken or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
+            accepted = connection.application_state is not WebSocketState.CONNECTING
+            if accepted or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
                 await connection.close(CLOSE_CODE, close_reason(problem))
                 return None
         return Response(body, status, headers)

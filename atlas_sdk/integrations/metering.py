@@ -35,8 +35,8 @@ class Metering(TypedDict, total=False):
     #: Near the limit, go on with as few output tokens as this, instead of a refusal; default: all or nothing.
     min_output_tokens: int | None
     #: What a stream is charged that ends before the provider has told its usage: "progress", what was seen (default),
-    #: or "hold", all that was promised.
-    on_cut: Literal["progress", "hold"]
+    #: or "reservation", all that was promised.
+    on_cut: Literal["progress", "reservation"]
     #: Paths, as in the provider's reference, that may be posted to without being metered.
     unmetered: Collection[str]
     #: The following go to the guard, as in `GuardOptions`.
@@ -50,7 +50,7 @@ class Metering(TypedDict, total=False):
 
 #: How long a promise lasts, unless told.
 _TTL = timedelta(minutes=10)
-_ASKED = ("requests", "ttl", "holder", "lease", "on_unknown")
+_GUARD_OPTIONS = ("requests", "ttl", "holder", "lease", "on_unknown")
 
 
 @frozen(kw_only=True)
@@ -127,10 +127,10 @@ class Meter:
     input_tokens: Callable[[Mapping[str, object]], int]
     max_output_tokens: int
     min_output_tokens: int | None
-    on_cut: Literal["progress", "hold"]
+    on_cut: Literal["progress", "reservation"]
     unmetered: tuple[str, ...]
     meta: Mapping[str, object]
-    ask: GuardOptions
+    guard_options: GuardOptions
 
     @property
     def payer(self) -> User:
@@ -156,7 +156,7 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
         message = f"guarded() takes no {', '.join(sorted(unknown))}"
         raise TypeError(message)
     least = options.get("min_output_tokens")
-    ask: Any = {name: value for name, value in options.items() if name in _ASKED}
+    guard_options: Any = {name: value for name, value in options.items() if name in _GUARD_OPTIONS}
     return Meter(
         quotas=quotas,
         user=user,
@@ -165,10 +165,10 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
         input_tokens=options.get("input_tokens", input_bound),
         max_output_tokens=_tokens("max_output_tokens", options.get("max_output_tokens", 4096)),
         min_output_tokens=None if least is None else _tokens("min_output_tokens", least),
-        on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "hold"),
+        on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "reservation"),
         unmetered=tuple(options.get("unmetered", ())),
         meta=dict(options.get("meta") or {}),
-        ask=ask,
+        guard_options=guard_options,
     )
 
 
@@ -199,7 +199,7 @@ class Call:
         self.output = self.plan.output
 
     @property
-    def ask(self) -> GuardOptions:
+    def reservation_options(self) -> GuardOptions:
         """Return the amounts to reserve. Raises InvalidInput for a model without a price, where that is refused."""
         meter, plan = self.meter, self.plan
         meta: dict[str, object] = {"provider": self.api.provider, "model": plan.model}
@@ -210,16 +210,16 @@ class Call:
                 raise InvalidInput(f"the model {plan.model!r} has no price, so its cost cannot be held", field="model")
             if cost is None:
                 meta["price_unknown"] = True
-        ask: GuardOptions = {
-            **meter.ask,
+        asked: GuardOptions = {
+            **meter.guard_options,
             "tokens": self.sent + plan.output * plan.answers,
             "cost": cost or Decimal(),
             "meta": {**meta, **meter.meta},
         }
         if meter.min_output_tokens is not None:
             least = min(max(meter.min_output_tokens, plan.least), plan.output)
-            ask["min_tokens"] = self.sent + least * plan.answers
-        return ask
+            asked["min_tokens"] = self.sent + least * plan.answers
+        return asked
 
     def granted(self, guard: Guard | AsyncGuard) -> dict[str, Any]:
         """Return the request to send: it may not use more than was granted."""
@@ -227,9 +227,9 @@ class Call:
         self.output = min(self.plan.output, (guard.tokens - self.sent) // self.plan.answers)
         return self.api.limited(self.body, self.output)
 
-    def promise_again(self, guard: Guard | AsyncGuard) -> Any:
+    def reserve_again(self, guard: Guard | AsyncGuard) -> Any:
         """Promise as much as for the first attempt, for a next one; awaited on asyncio. Raises QuotaExceeded."""
-        return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.ask.get("ttl", _TTL))
+        return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.guard_options.get("ttl", _TTL))
 
     def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
         """Charge a whole answer; one that does not tell its usage has an unknown outcome."""
@@ -256,7 +256,7 @@ class Call:
         known = tally.usage or TokenUsage(input=self.sent)
         most = self.output * self.plan.answers
         # What is not shown, and what is made while the connection breaks, has no bound but the limit.
-        hidden = tally.hides or self.plan.hides or self.meter.on_cut == "hold"
+        hidden = tally.hides or self.plan.hides or self.meter.on_cut == "reservation"
         return evolve(known, output=max(known.output, most if hidden else min(tally.seen, most)))
 
     def failed(self, guard: Guard | AsyncGuard, error: BaseException, attempts: Attempts) -> None:
@@ -272,7 +272,7 @@ class Call:
 
     @property
     def _charges_unknown(self) -> bool:
-        return self.meter.ask.get("on_unknown", "charge") == "charge"
+        return self.meter.guard_options.get("on_unknown", "charge") == "charge"
 
     @property
     def _lost_tokens(self) -> int:

@@ -18,7 +18,7 @@ gets one: `max_output_tokens`.
   may stop there. Who sets `include_usage=False` is charged by bytes. A stream that
   breaks, is closed early or is cancelled is charged the bound of its input and what it has shown so far, by bytes; one
   that reasons, as far as request or stream tell, all of the output that it was promised. Where models reason unasked,
-  set `on_cut="hold"`. `estimated` in the ledger marks all these.
+  set `on_cut="reservation"`. `estimated` in the ledger marks all these.
 * An error that proves that nothing was billed (no connection, a 4xx but 408, at every try) gives the promise back.
   After any other (5xx, time-outs) the outcome is unknown: `on_unknown` decides, and charges the promise by default.
 * The library tries again by itself (`max_retries`). Before it does so after an unknown outcome, as much is promised

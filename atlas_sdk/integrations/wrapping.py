@@ -59,26 +59,26 @@ def guard_client(
     if inspect.iscoroutinefunction(getattr(quotas, "reserve", None)) != awaited:
         message = "an asyncio client needs the quotas of an AsyncAtlas, a blocking one those of an Atlas"
         raise TypeError(message)
-    twin: C = _twin(client, library, read_options(quotas, user, options), awaited=awaited)
-    return twin
+    metered: C = _metered_copy(client, library, read_options(quotas, user, options), awaited=awaited)
+    return metered
 
 
-def _twin(client: Any, library: Library, meter: Meter, *, awaited: bool) -> Any:
+def _metered_copy(client: Any, library: Library, meter: Meter, *, awaited: bool) -> Any:
     # The hooks of `observe` stay on a copy that nobody else has.
     inner = client.copy()
     observe(inner, awaited=awaited)
-    door = _AsyncDoor(inner, library, meter) if awaited else _Door(inner, library, meter)
+    interceptor = _AsyncInterceptor(inner, library, meter) if awaited else _BlockingInterceptor(inner, library, meter)
 
     def copy(*args: Any, **changes: Any) -> Any:
-        return _twin(client.copy(*args, **changes), library, meter, awaited=awaited)
+        return _metered_copy(client.copy(*args, **changes), library, meter, awaited=awaited)
 
-    twin = client.copy()
-    vars(twin).update(request=door.request, copy=copy, with_options=copy)
-    library.prepare(twin)
-    return twin
+    metered = client.copy()
+    vars(metered).update(request=interceptor.request, copy=copy, with_options=copy)
+    library.prepare(metered)
+    return metered
 
 
-class _Entrance:
+class _Interceptor:
     def __init__(self, inner: Any, library: Library, meter: Meter) -> None:
         self._inner = inner
         self._library = library
@@ -128,7 +128,7 @@ def _payload(result: Any) -> object:
         return None
 
 
-class _Door(_Entrance):
+class _BlockingInterceptor(_Interceptor):
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Do what the client's `request` does, under a guard."""
         call = self._call(options, stream=stream)
@@ -136,10 +136,10 @@ class _Door(_Entrance):
             return self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 0)
-        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
         context.run(guard.__enter__)
-        with watching(lambda: call.promise_again(guard)) as attempts:
+        with watching(lambda: call.reserve_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -160,7 +160,7 @@ class _Door(_Entrance):
         return result
 
 
-class _AsyncDoor(_Entrance):
+class _AsyncInterceptor(_Interceptor):
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Do what the client's `request` does, under a guard."""
         call = self._call(options, stream=stream)
@@ -168,10 +168,10 @@ class _AsyncDoor(_Entrance):
             return await self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 1)
-        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
         await within(context, guard.__aenter__())
-        with watching(lambda: call.promise_again(guard)) as attempts:
+        with watching(lambda: call.reserve_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = await self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
