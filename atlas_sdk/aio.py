@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._client_base import ClientBase
 from atlas_sdk._connect import Opened, Options, address, prepare
-from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
+from atlas_sdk._drive import AsyncDriver, AsyncListener
 from atlas_sdk._plan import Plan
 from atlas_sdk._temporary import temporary
 from atlas_sdk.async_topics import AsyncMaintenance, AsyncMemory, AsyncQuotas, AsyncTopics, AsyncTransaction
@@ -142,10 +142,10 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return found
 
     @property
-    def _view(self) -> AsyncDriver | AsyncView:
+    def _view(self) -> AsyncDriver:
         """What runs the plans: the driver itself, or a copy's view of it, with its own origin and tenant."""
         driver = self._connected().driver
-        return driver if self._parent is None else driver.lending(origin=self._origin, tenant=self._tenant)
+        return driver if self._parent is None else driver.view(origin=self._origin, tenant=self._tenant)
 
     def _found(self) -> tuple[Opened, Login]:
         found = self._connected()

@@ -54,7 +54,7 @@ class Atlas(ClientBase, Topics):
         #: The client that this one is a copy of.
         self._parent = parent
         #: Runs the plans: the driver itself, or a copy's view of it, with its own origin and tenant.
-        self._view = driver if parent is None else driver.lending(origin=self._origin, tenant=tenant)
+        self._view = driver if parent is None else driver.view(origin=self._origin, tenant=tenant)
         super().__init__(self._view)
         self.maintenance = Maintenance(self._view)
         self.memory = Memory(self._view)

@@ -78,7 +78,7 @@ def test_an_operation_at_work_is_done_before_its_transaction_ends(dsn: str) -> N
                 task = asyncio.create_task(tx.users.update(user, name="Ada"))
                 # Until it has begun.
                 await asyncio.sleep(0)
-                assert tx.users._runner._turn.locked()
+                assert tx.users._runner._lock.locked()
             assert (await task).name == "Ada"
             assert (await client.users.get(user.id)).name == "Ada"
 
@@ -157,7 +157,7 @@ def test_what_is_cancelled_takes_nothing_of_the_callers_own_along(dsn: str) -> N
 # Ctrl-C.
 
 
-@pytest.mark.parametrize("line", ["for command in before", "self._send(asked, prepared)", "exit_pipeline_mode()"])
+@pytest.mark.parametrize("line", ["for command in before", "self._send(request, prepared)", "exit_pipeline_mode()"])
 def test_ctrl_c_in_a_pipeline_leaves_no_connection_that_answers_nobody(dsn: str, line: str) -> None:
     source, first = inspect.getsourcelines(StatementCache._exchange)
     (number,) = (first + offset for offset, text in enumerate(source) if line in text)
