@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput
 from atlas_sdk._drive.statement_cache import StatementCache
