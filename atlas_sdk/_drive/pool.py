@@ -1,16 +1,19 @@
 """The pools of both drivers: they open connections, give them to plans, and translate why none can be had."""
 
 import asyncio
+import select
+import time
 from collections.abc import Mapping
 from functools import partial
 from threading import Lock
+from typing import Any
 
 import psycopg
+from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from atlas_sdk._drive.configure import configure_connection, configure_connection_async, probe
-from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache
 from atlas_sdk._drive.connection_config import ConnectionConfig, logger
 from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
 from atlas_sdk._drive.shielded import shielded
@@ -18,7 +21,7 @@ from atlas_sdk._forks import reset_in_children
 from atlas_sdk._translate import translate
 from atlas_sdk.model.pool import PoolStats
 
-__all__ = ["AsyncPool", "Pool"]
+__all__ = ["AsyncPool", "Pool", "has_news"]
 
 
 class Pool:
@@ -40,7 +43,6 @@ class Pool:
             configure=partial(configure_connection, self._config),
             **self._config.pool_options(),
         )
-        self._cache = ConnectionCache(self._pool)
 
     def after_fork(self) -> None:
         """Leave the parent's connections alone in a forked child; the first `get` opens new ones."""
@@ -60,19 +62,22 @@ class Pool:
         self.closed = True
         self._config.close()
         if not self._inherited:
-            self._cache.close()
             self._pool.close()
 
     def stats(self) -> PoolStats:
         """Return how many connections there are, and the counts of requests for one."""
-        return _stats(self._pool.get_stats(), cached=len(self._cache), reused=self._cache.reused)
+        return _stats(self._pool.get_stats())
 
     def get(self) -> PooledConnection:
         """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
         if self._inherited:
             self._reopen()
+        until = time.monotonic() + self._config.connect_timeout_s
         try:
-            return self._cache.get()
+            while True:
+                connection = self._pool.getconn(until - time.monotonic())
+                if self._is_alive(connection):
+                    return connection
         except psycopg.Error as exc:
             # The pool only says that time is up. A connection attempt shows the reason.
             try:
@@ -88,6 +93,21 @@ class Pool:
                 self._pool.open()
                 self._inherited = False
 
+    def _is_alive(self, connection: PooledConnection) -> bool:
+        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        is_alive = False
+        try:
+            if has_news(connection):
+                # The server closed the connection or sent a notice. A query shows which.
+                connection.execute("")
+            is_alive = True
+        except psycopg.Error:
+            logger.debug("the server has closed an idle connection", exc_info=True)
+        finally:
+            if not is_alive:
+                self._pool.putconn(connection)
+        return is_alive
+
     def put(self, connection: PooledConnection) -> None:
         """Take back a connection; roll back what is open on it."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE and not connection.closed:
@@ -95,7 +115,7 @@ class Pool:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
-        self._cache.put(connection)
+        self._pool.putconn(connection)
 
 
 class AsyncPool:
@@ -110,7 +130,6 @@ class AsyncPool:
             configure=partial(configure_connection_async, config),
             **config.pool_options(),
         )
-        self._cache = AsyncConnectionCache(self._pool)
 
     async def _ready(self) -> str:
         return await asyncio.to_thread(self._config.ready)
@@ -130,17 +149,20 @@ class AsyncPool:
         """Close every connection. Idempotent."""
         self.closed = True
         await asyncio.to_thread(self._config.close)
-        await self._cache.close()
         await self._pool.close()
 
     def stats(self) -> PoolStats:
         """Return how many connections there are, and the counts of requests for one."""
-        return _stats(self._pool.get_stats(), cached=len(self._cache), reused=self._cache.reused)
+        return _stats(self._pool.get_stats())
 
     async def get(self) -> AsyncPooledConnection:
         """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
+        until = time.monotonic() + self._config.connect_timeout_s
         try:
-            return await self._cache.get()
+            while True:
+                connection = await self._pool.getconn(until - time.monotonic())
+                if await self._is_alive(connection):
+                    return connection
         except psycopg.Error as exc:
             # The pool only says that time is up. A connection attempt shows the reason.
             try:
@@ -148,6 +170,21 @@ class AsyncPool:
             except psycopg.Error as cause:
                 raise translate(cause, self._config.dsn) from cause
             raise translate(exc, self._config.dsn) from exc
+
+    async def _is_alive(self, connection: AsyncPooledConnection) -> bool:
+        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        is_alive = False
+        try:
+            if has_news(connection):
+                # The server closed the connection or sent a notice. A query shows which.
+                await connection.execute("")
+            is_alive = True
+        except psycopg.Error:
+            logger.debug("the server has closed an idle connection", exc_info=True)
+        finally:
+            if not is_alive:
+                await self._pool.putconn(connection)
+        return is_alive
 
     async def put(self, connection: AsyncPooledConnection) -> None:
         """Take back a connection; roll back what is open on it."""
@@ -157,25 +194,28 @@ class AsyncPool:
                 interrupted = await shielded(connection.execute("ROLLBACK"))
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
-        await self._cache.put(connection)
+        await self._pool.putconn(connection)
         if interrupted is not None:
             raise interrupted
 
 
-def _stats(found: Mapping[str, int], *, cached: int, reused: int) -> PoolStats:
-    """Return the counters of a pool; psycopg_pool leaves out those that are zero.
+def has_news(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Return whether an idle connection has something to read, as after the server closed it. No round trip."""
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poller.poll(0))
 
-    The pool counts `cached` connections as used while they wait in the cache; `reused` counts requests that the cache
-    answered.
-    """
-    size, idle = found.get("pool_size", 0), found.get("pool_available", 0) + cached
+
+def _stats(found: Mapping[str, int]) -> PoolStats:
+    """Return the counters of a pool; psycopg_pool leaves out those that are zero."""
+    size, idle = found.get("pool_size", 0), found.get("pool_available", 0)
     return PoolStats(
         size=size,
         size_max=found.get("pool_max", 0),
         idle=idle,
         in_use=max(0, size - idle),
         waiting=found.get("requests_waiting", 0),
-        requests=found.get("requests_num", 0) + reused,
+        requests=found.get("requests_num", 0),
         waits=found.get("requests_queued", 0),
         waited_s=found.get("requests_wait_ms", 0) / 1000,
         refused=found.get("requests_errors", 0),

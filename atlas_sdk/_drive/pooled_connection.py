@@ -18,8 +18,6 @@ class PooledConnection(Connection[Any]):
     _statements: StatementCache | None = None
     #: The command that sets the search_path of a transaction; empty where the connection has it for good.
     path = b""
-    #: When the pool gave it out, in monotonic seconds.
-    checked_out_at = 0.0
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
@@ -56,8 +54,6 @@ class AsyncPooledConnection(AsyncConnection[Any]):
     _statements: StatementCache | None = None
     #: The command that sets the search_path of a transaction; empty where the connection has it for good.
     path = b""
-    #: When the pool gave it out, in monotonic seconds.
-    checked_out_at = 0.0
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:

@@ -1,8 +1,12 @@
 """The prepared statements of one connection, executed without a cursor.
 
-A cursor of psycopg costs more than the server takes for a small statement: psycopg makes a cursor and an adapter of
-values for each statement, and handles forms of queries that ours do not have. This module keeps the adapter with the
-connection. It drives libpq through psycopg's own generators, so Ctrl-C, cancellation and errors are as with a cursor.
+psycopg makes a cursor and an adapter of values for each statement, and handles forms of queries that ours do not have.
+This module keeps the adapter with the connection. It drives libpq through psycopg's own generators, so Ctrl-C,
+cancellation and errors are as with a cursor.
+
+Measured with psycopg 3.3.9 and `users.get`, least of 4,000 each, in turn: 79 µs here and 111 µs with a cursor; under
+row-level security 128 µs here and 295 µs with psycopg's pipeline. The whole operation takes 104 µs, so a cursor would
+make a point read slower by 31 %.
 """
 
 import re

@@ -244,7 +244,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(open_client: Open, dsn: 
 
 
 def lines_of(client: Any) -> list[Any]:
-    """Every connection that a client has out of its pool's hands, or at hand."""
+    """Return every open connection of a client."""
     return [
         each
         for each in gc.get_objects()
