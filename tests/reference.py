@@ -96,7 +96,6 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "maintenance.purge_events": ("maintenance.events",),
     "maintenance.prune_snapshots": ("maintenance.snapshots",),
     "maintenance.collect_contents": ("maintenance.contents",),
-    "maintenance.fold_tallies": ("maintenance.tallies",),
 }
 
 _LEDGER = "the ledger"
@@ -128,7 +127,6 @@ SILENT: dict[str, str] = {
     "quotas.settle_pending": _LEDGER,
     "quotas.close": _LEDGER,
     "schema.migrate": "`schema_version`",
-    "builds.recount": "the tallies",
 }
 
 #: What changes nothing.
@@ -139,9 +137,9 @@ READS = {
     *("memory.files", "memory.history", "memory.resolve", "memory.version", "memory.read", "memory.content"),
     *("memory.diff", "memory.checkpoints", "memory.plan_restore", "memory.plan_undo", "memory.plan_redo"),
     "memory.verify",
-    *("quotas.get", "quotas.usage", "quotas.check", "quotas.holds", "quotas.history", "quotas.forecast"),
+    *("quotas.get", "quotas.usage", "quotas.check", "quotas.reservations", "quotas.history", "quotas.forecast"),
     *("quotas.verify", "quotas.plans", "quotas.plan_limits", "quotas.grants", "quotas.memory"),
-    *("builds.log", "builds.get", "builds.list", "builds.stats", "builds.verify"),
+    *("builds.log", "builds.get", "builds.list", "builds.stats"),
     *("previews.active", "previews.by_host", "previews.get", "previews.list"),
     "usage.totals",
     *("events.recent", "events.search"),

@@ -21,7 +21,7 @@ from watcher.database import Database
 from watcher.debounce import Timing
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
-from watcher.maintenance import MaintenanceScheduler, RetentionPolicy
+from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -79,7 +79,7 @@ def _serve(
     connect = partial(
         Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
     )
-    database = Database(connect, timing=timing)
+    database = Database(connect)
     told = False
 
     def report(now: Status) -> None:
@@ -92,7 +92,7 @@ def _serve(
             if ready is not None:
                 ready()
 
-    maintenance = None if retention is None else MaintenanceScheduler(retention, timing=timing, clock=time.monotonic)
+    maintenance = None if retention is None else MaintenanceRunner(retention)
     worker = Worker(
         database=database,
         backend=backend,

@@ -60,8 +60,6 @@ class Folder:
     owner: int | None = None
     #: Whether the last scan saw a file that a killed restore left.
     leftovers: bool = False
-    #: Not to be scanned before this time: a slow project must leave time for the others.
-    rest_until: float = 0.0
     #: One sentence a path, `""` for the project.
     problems: dict[str, str] = Factory(dict)
 

@@ -17,10 +17,10 @@ from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 
 from atlas_sdk._drive.blocking import Driver
-from atlas_sdk._drive.greet import greet
+from atlas_sdk._drive.configure import configure_connection
+from atlas_sdk._drive.connection_config import ConnectionConfig
 from atlas_sdk._drive.search_path import OWN_PATH
-from atlas_sdk._drive.target import Target
-from atlas_sdk._drive.wire import Line
+from atlas_sdk._drive.statement_cache import PooledConnection
 from atlas_sdk._plan import Context, Plan
 from atlas_sdk._sql import Statement, statements
 from atlas_sdk._translate import translate
@@ -43,30 +43,30 @@ _INVALID = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError,
 class AdminSession:
     """A connection in autocommit, for one thread."""
 
-    def __init__(self, connection: Line, driver: Driver, target: Target) -> None:
+    def __init__(self, connection: PooledConnection, driver: Driver, config: ConnectionConfig) -> None:
         self._connection = connection
         self._driver = driver
-        self._target = target
+        self._config = config
 
     @classmethod
     @contextmanager
-    def open(cls, target: Target, context: Context) -> Iterator["AdminSession"]:
+    def open(cls, config: ConnectionConfig, context: Context) -> Iterator["AdminSession"]:
         """Connect, and close at the end. Raises DatabaseUnreachable."""
-        driver = Driver(target, context)
+        driver = Driver(config, context)
         try:
-            with _translated(target.dsn):
-                connection = Line.connect(target.ready(), **target.kwargs)
+            with _translated(config.dsn):
+                connection = PooledConnection.connect(config.ready(), **config.kwargs)
             with connection:
-                with _translated(target.dsn):
-                    greet(target, connection)
-                yield cls(connection, driver, target)
+                with _translated(config.dsn):
+                    configure_connection(config, connection)
+                yield cls(connection, driver, config)
         finally:
             driver.close()
 
     @property
     def dsn(self) -> str:
         """The address, which may hold a password."""
-        return self._target.dsn
+        return self._config.dsn
 
     @property
     def database(self) -> str:

@@ -100,13 +100,14 @@ def _counted(session: AdminSession, name: str) -> dict[str, int]:
 
 
 def _arguments(session: AdminSession, name: str) -> list[str]:
+    snapshot = session.value(sql["snapshot"])
     return [
         "--format=custom",
         "--no-privileges",
         "--no-password",
         "--verbose",
         f"--schema={quoted_name(name)}",
-        f"--snapshot={session.value(sql['snapshot'])}",
+        f"--snapshot={snapshot}",
         f"--dbname={_address(session)}",
     ]
 

@@ -12,7 +12,7 @@ __all__ = ["checkpoint", "checkpoints"]
     examples=(
         "atlasctl checkpoint before-refactor",
         "atlasctl checkpoint v1 --note 'rules as reviewed'",
-        "atlasctl checkpoint before-refactor --json",
+        "atlasctl checkpoint v2 --json",
     ),
 )
 @click.argument("name", type=UTF8)

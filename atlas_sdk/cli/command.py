@@ -6,7 +6,17 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-__all__ = ["GLOBAL_OPTIONS", "UTF8", "Command", "Flags", "global_options", "user_option"]
+__all__ = [
+    "GLOBAL_OPTIONS",
+    "UTF8",
+    "Command",
+    "F",
+    "Flags",
+    "command_group",
+    "global_options",
+    "user_option",
+    "yes_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,6 +101,16 @@ class Command(click.Command):
         formatter.write_paragraph()
         formatter.write_text(GLOBAL_OPTIONS)
         super().format_epilog(ctx, formatter)
+
+
+def command_group(function: Callable[[], None]) -> click.Group:
+    """Make a group of commands, which takes the global options like a command."""
+    return click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
+
+
+def yes_option(command: F) -> F:
+    """Let a command that deletes for good go ahead without a question; see `Invocation.confirm`."""
+    return click.option("--yes", "-y", is_flag=True, help="Do not ask; without a terminal it has to be given.")(command)
 
 
 def user_option(command: F) -> F:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atlas_sdk.cli.addressing import place
-from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
+from atlas_sdk.cli.command import Command, Flags, command_group
 from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
 from atlas_sdk.cli.db_init import init
@@ -24,7 +24,7 @@ __all__ = ["db"]
 _KEPT_UP_S = 600
 
 
-@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
+@command_group
 def db() -> None:
     """Look after the database.
 

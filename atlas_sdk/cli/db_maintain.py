@@ -1,6 +1,7 @@
-"""`atlasctl db maintain`: what has had its time goes."""
+"""`atlasctl db maintain`: delete expired data."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,7 +22,9 @@ __all__ = ["maintain"]
 Age = timedelta | str
 Tell = Callable[["MaintenanceProgress"], None]
 
-#: What the jobs remove, one and many.
+#: Without a terminal, a job that takes longer says how far it is this often.
+_SILENT_S = 30.0
+#: What the jobs remove.
 _NOUNS = {
     "periods": "ended month",
     "reservations": "expired reservation",
@@ -31,7 +34,6 @@ _NOUNS = {
     "snapshots": "old version",
     "contents": "unused content",
     "events": "old event",
-    "tallies": "counter row",
 }
 
 
@@ -71,7 +73,7 @@ def maintain(
     dry_run: bool,
     batch: int,
 ) -> int:
-    """Remove what has had its time, for all users.
+    """Delete expired data, of all users.
 
     Closes the months of quotas that have ended, ends expired reservations, and deletes expired sessions, previews that
     stopped or failed long ago, names of which nothing is left, old automatic versions with the contents that nothing
@@ -128,19 +130,20 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
 
 @contextmanager
 def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
-    """Show on stderr how far it is: a bar on a terminal, one line a job otherwise, nothing with --json."""
+    """Show on stderr how far it is: a bar on a terminal, a line now and then otherwise, nothing with --json."""
     if run.flags.json:
         yield lambda _: None
     elif sys.stderr is not None and sys.stderr.isatty():
         with _bar(run, jobs) as tell:
             yield tell
     else:
-        begun: set[str] = set()
+        said_at = time.monotonic()
 
         def say(now: "MaintenanceProgress") -> None:
-            if now.job not in begun:
-                begun.add(now.job)
-                run.out.note(f"{now.job} …")
+            nonlocal said_at
+            if time.monotonic() - said_at >= _SILENT_S:
+                said_at = time.monotonic()
+                run.out.note(f"{now.job}: {now.removed:,} of {now.examined:,} …")
 
         yield say
 

@@ -75,7 +75,9 @@ def _explain(problem: Exception) -> tuple[str, int]:
 
         return without_addresses(sentence) + hint, problem.exit_code
     if isinstance(problem, AtlasError):
-        return str(problem), problem.exit_code
+        from atlas_sdk.cli.advice import advice
+
+        return str(problem) + advice(problem), problem.exit_code
     if isinstance(problem, MemoryError) or (isinstance(problem, ImportError) and _NO_MEMORY.search(str(problem))):
         return "out of memory: end other programs, or raise the limit (ulimit -v), then try again", FAILED
     if isinstance(problem, RecursionError):

@@ -47,7 +47,7 @@ def _project(run: "Invocation", atlas: "Atlas", path: str | None) -> "Project":
     from atlas_sdk import NotFound
     from atlas_sdk.files import printable
 
-    user = run.user(atlas)
+    user = run.owner(atlas)
     # First this very folder: one that is forgotten already must not lead on to the project around it.
     there = atlas.projects.at(run.start, user=user)
     if there is not None:

@@ -2,14 +2,19 @@
 
 import getpass
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from atlas_sdk.cli.addressing import check_one, place
+from atlas_sdk.cli.advice import init_advice
 from atlas_sdk.cli.command import Flags
+from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.output import Output
 
 if TYPE_CHECKING:
@@ -94,12 +99,31 @@ class Invocation:
         """
         from atlas_sdk import NotFound
 
+        found = self._user(atlas, email, make=make)
+        if found is None:
+            name = f"the login {getpass.getuser()}"
+            raise NotFound(
+                f"{name} has no user in this database ({place(self)}); atlasctl init makes one, atlasctl user list "
+                "shows the others",
+                kind="user",
+                name=name,
+            )
+        return found
+
+    def owner(self, atlas: "Atlas", email: str | None = None) -> "User":
+        """Return the same for a command about projects: NotFound tells how to register one."""
+        found = self._user(atlas, email, make=False)
+        if found is None:
+            raise self.no_projects(None)
+        return found
+
+    def _user(self, atlas: "Atlas", email: str | None, *, make: bool) -> "User | None":
+        """Return the user; None for a login without one. Raises NotFound for an address that nobody has."""
+        from atlas_sdk import NotFound
+
         address = self.settings.user if email is None else email
         if address is None or (email is None and self.settings.database_url is None):
-            mine = atlas.users.local() if make else atlas.users.find_local()
-            if mine is None:
-                raise self.no_projects(None)
-            return mine
+            return atlas.users.local() if make else atlas.users.find_local()
         found = atlas.users.by_email(address)
         if found is None:
             raise NotFound(f"no user of this database has the address {address}", kind="user", name=address)
@@ -108,19 +132,36 @@ class Invocation:
     def no_projects(self, user: "User | None") -> "NotFound":
         """Return the error for a database, perhaps the wrong one, without projects of a user; None: of this login."""
         from atlas_sdk import NotFound
-        from atlas_sdk.text import printable
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
         return NotFound(
-            f"there are no projects of {name} in this database ({place(self)}); run: atlasctl init "
-            f"{printable(self.start)}; --home and --dsn choose another database",
+            f"there are no projects of {name} in this database ({place(self)}){init_advice(self.start)}; --home and "
+            "--dsn choose another database",
             kind="user",
             name=name,
         )
 
     def project(self, atlas: "Atlas") -> "Project":
         """Return the innermost project of the user at or above the folder that the run is about. Raises NotFound."""
-        return atlas.projects.by_path(self.start, user=self.user(atlas))
+        return atlas.projects.by_path(self.start, user=self.owner(atlas))
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a question would be seen and answered."""
+        return not self.flags.json and self.out.terminal and sys.stdin is not None and sys.stdin.isatty()
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Go on only if the user wants what cannot be taken back: by `--yes`, or by the answer to a question.
+
+        Raises UsageError where nobody can be asked, Exit when the answer is no.
+        """
+        if yes:
+            return
+        if not self.interactive:
+            raise click.UsageError("this cannot be taken back; without a terminal it needs --yes")
+        if not click.confirm(question, default=False, err=True):
+            self.out.note("nothing was changed")
+            raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
         """Return a file's path as the library takes it: relative to where it was typed, when that is in the project."""

@@ -1,7 +1,7 @@
 """`atlasctl log`: the versions of a file or of a project."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ __all__ = ["log"]
 _PAGE_ROWS = 200
 #: For more there is --all.
 _MOST = 1_000_000
+#: What a file of each kind has in it.
+_CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
 #: What restores call the checkpoints that they make on their own: noise between names that somebody chose.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
@@ -33,13 +35,14 @@ _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None:
     """List versions, newest first.
 
-    Of one file, or of the whole project. A line has the version's id, its time, what kind it is, the file, its size and
-    the difference in bytes to the version before, who or what caused it, and the checkpoints that name it.
+    Of one file, or of the whole project. A line has the version's id, its time, whether the file has instructions or
+    notes, whether it was saved by hand or automatically, the file, its size and the difference in bytes to the version
+    before, who or what caused it, and the checkpoints that name it. A narrow terminal leaves out some of it.
     """
     from atlas_sdk import NotFound
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_version
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import Tracking, printable
 
     run = Invocation(flags)
     with run.opened() as atlas:
@@ -54,9 +57,12 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
         for version, names, delta in shown:
             run.out.record({**of_version(version), "delta": delta, "checkpoints": sorted(names)})
         return
-    rows = [_row(run, *entry) for entry in shown]
-    run.out.table(rows, styles=("yellow", "dim", "", "", "", "dim", "dim", "green"))
-    if len(shown) < len(listed):
+    kind = Tracking().kind
+    rows = [_row(run, *entry, kind=kind) for entry in shown]
+    run.out.table(rows, styles=("yellow", "dim", "dim", "dim", "", "", "dim", "dim", "green"))
+    if not rows:
+        run.out.note("no versions yet; CLAUDE.md, AGENTS.md and the like are captured when they appear")
+    elif len(shown) < len(listed):
         run.out.note(f"the newest {limit}; --limit or --all shows more")
 
 
@@ -102,16 +108,20 @@ def _with_delta(
         yield version, names, version.size - sizes[key] if version.seq > 1 else None
 
 
-def _row(run: "Invocation", version: "Snapshot", names: list[str], delta: int | None) -> tuple[str, ...]:
+def _row(
+    run: "Invocation", version: "Snapshot", names: list[str], delta: int | None, *, kind: Callable[[str], str]
+) -> tuple[str, ...]:
     from atlas_sdk.cli.output import plain, signed, size
     from atlas_sdk.files import printable
 
     return (
         version.short_id,
         run.out.when(version.created_at),
-        "deleted" if version.deleted else version.kind,
+        # The kind of an automatic version says only that it is one.
+        _CONTENTS[version.kind if version.kind in _CONTENTS else kind(version.path)],
+        "auto" if version.kind == "auto" else "manual",
         printable(version.path),
-        "" if version.deleted else size(version.size),
+        "deleted" if version.deleted else size(version.size),
         signed(delta),
         _who(version),
         plain(", ".join(sorted(name for name in names if _SAFETY.fullmatch(name) is None))),

@@ -5,14 +5,18 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from atlas_sdk.text import visible
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 
@@ -20,6 +24,8 @@ __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
+#: More than any name has characters, for a table that is never cut.
+_WIDEST: Final = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -72,29 +78,58 @@ class Output:
         click.echo(f"atlasctl: warning: {plain(text)}", err=True)
 
     def table(self, rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
-        """Print rows in columns; `styles` are rich's, one a column, for terminals."""
+        """Print rows in columns; `styles` are rich's, one a column, for terminals.
+
+        Where a terminal is too narrow, columns with the style "dim" are left out, the last ones first. The others are
+        never folded, because people copy ids and paths out of them.
+        """
         cells = [[visible(cell) for cell in row] for row in rows]
         if not cells:
             return
+        columns = list(zip(*cells, strict=True))
+        styled = [(*styles, *[""] * len(columns))[at] for at in range(len(columns))]
+        if self.terminal:
+            self._drop_columns(columns, styled)
         if self.terminal and self.colored:
-            self._rich_table(cells, styles)
+            self._rich_table(columns, styled)
             return
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for row in cells:
+        widths = [max(map(len, column)) for column in columns]
+        for row in zip(*columns, strict=True):
             self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
-    def _rich_table(self, cells: list[list[str]], styles: Sequence[str]) -> None:
-        from rich.console import Console
-        from rich.table import Table
+    @property
+    def width(self) -> int:
+        """The number of characters that a line of the terminal has."""
+        return shutil.get_terminal_size().columns
+
+    def _drop_columns(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
+        """Take away dim columns until the rest fits, or none is left."""
+        from rich.cells import cell_len
+
+        while sum(max(map(cell_len, column)) + 2 for column in columns) - 2 > self.width and "dim" in styles:
+            last = len(styles) - 1 - styles[::-1].index("dim")
+            del columns[last], styles[last]
+
+    def _rich_table(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
         from rich.text import Text
 
+        # Text takes no markup: a file may be called "[red]".
+        styled = ([Text(cell, style=style) for cell in column] for column, style in zip(columns, styles, strict=True))
+        self.grid(zip(*styled, strict=True))
+
+    def grid(self, rows: "Iterable[Sequence[Text]]") -> None:
+        """Print styled texts in columns; a line that is too long goes on in the next one, as the terminal does it."""
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = [list(row) for row in rows]
         grid = Table.grid(padding=(0, 2))
-        for at in range(len(cells[0])):
-            grid.add_column(style=styles[at] if at < len(styles) else "", overflow="fold")
-        for row in cells:
-            # Text takes no markup: a file may be called "[red]".
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(file=sys.stdout, highlight=False).print(grid)
+        for _ in shown[0]:
+            grid.add_column(no_wrap=True)
+        for row in shown:
+            grid.add_row(*row)
+        # As wide as it needs: rich would cut what does not fit.
+        Console(file=sys.stdout, highlight=False, width=_WIDEST).print(grid, crop=False, soft_wrap=True)
 
     def when(self, moment: datetime) -> str:
         """Return a time for people: relative on a terminal, else local to the second."""

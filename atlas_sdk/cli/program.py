@@ -38,12 +38,19 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "undo": ("restore", "Take back the last restore."),
         "redo": ("restore", "Do the last undone restore again."),
     },
+    "Manage": {
+        "user": ("user", "Create, list, change and delete users."),
+        "projects": ("projects", "List, archive and delete projects."),
+        "plans": ("plans", "List and add plans."),
+        "sessions": ("sessions", "List, issue and revoke the sign-ins of a user."),
+        "quota": ("quota", "Show and set what users may use."),
+    },
     "Operate": {
         "forget": ("forget", "Stop protecting a folder; its history is kept."),
         "verify": ("verify", "Read back every version and hash it again."),
-        "quota": ("quota", "Show and set what users may use."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),
+        "help": ("help", "Show the help of a command."),
     },
 }
 
@@ -120,7 +127,7 @@ program = Program(
     params=[
         *global_options(everywhere=False),
         click.Option(
-            ["--version"],
+            ["-V", "--version"],
             is_flag=True,
             expose_value=False,
             is_eager=True,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options, user_option
+from atlas_sdk.cli.command import Command, Flags, command_group, user_option
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["quota"]
 
 
-@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
+@command_group
 def quota() -> None:
     """Show and set what users may use.
 
@@ -132,10 +132,10 @@ def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),
         "cost_used": (books.cost_used, books.cost_charged),
-        "tokens_held": (books.tokens_held, books.tokens_promised),
-        "cost_held": (books.cost_held, books.cost_promised),
-        "containers": (books.slots_held, books.slots_promised),
-        "requests_held": (books.requests_held, books.requests_promised),
+        "tokens_held": (books.tokens_held, books.tokens_reserved),
+        "cost_held": (books.cost_held, books.cost_reserved),
+        "containers": (books.slots_held, books.slots_reserved),
+        "requests_held": (books.requests_held, books.requests_reserved),
     }
     return {name: (str(says), str(should)) for name, (says, should) in pairs.items() if says != should}
 

@@ -1,25 +1,50 @@
 """`atlasctl quota set` and `atlasctl quota grant`: what a user, or a plan, is allowed."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags, user_option
+from atlas_sdk.cli.command import UTF8, Command, F, Flags, user_option
 from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
 
-if TYPE_CHECKING:
-    from atlas_sdk import Atlas
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["grant", "set_limits"]
+__all__ = ["given_limits", "grant", "limit_options", "set_limits"]
 
 #: What can be limited, as the library calls it.
 _LIMITS = (
     *("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard"),
     *("projects", "sessions", "previews"),
 )
+
+_OPTIONS = (
+    click.option("--tokens", type=COUNT, metavar="N", help="Tokens a month."),
+    click.option("--cost", type=Limit(MONEY), metavar="DOLLARS", help="Dollars a month."),
+    click.option("--containers", type=COUNT, metavar="N", help="Containers at the same time."),
+    click.option("--requests-per-hour", type=COUNT, metavar="N", help="Requests in any hour."),
+    click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone."),
+    click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take."),
+    click.option(
+        "--memory-hard/--memory-soft", default=None, help="Whether new content above it is refused, or told of."
+    ),
+    click.option("--projects", type=COUNT, metavar="N", help="Projects that are not deleted."),
+    click.option("--sessions", type=COUNT, metavar="N", help="Sessions that are valid."),
+    click.option("--previews", type=COUNT, metavar="N", help="Previews that live."),
+)
+
+
+def limit_options(command: F) -> F:
+    """Let a command take every limit; `given_limits` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits that the command line names, as the library takes them: None is unlimited."""
+    named = {name: limits[name] for name in _LIMITS if limits[name] is not None}
+    return {name: None if value == UNLIMITED else value for name, value in named.items()}
 
 
 @click.command(
@@ -34,16 +59,7 @@ _LIMITS = (
     ),
 )
 @user_option
-@click.option("--tokens", type=COUNT, metavar="N", help="Tokens a month.")
-@click.option("--cost", type=Limit(MONEY), metavar="DOLLARS", help="Dollars a month.")
-@click.option("--containers", type=COUNT, metavar="N", help="Containers at the same time.")
-@click.option("--requests-per-hour", type=COUNT, metavar="N", help="Requests in any hour.")
-@click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone.")
-@click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take.")
-@click.option("--memory-hard/--memory-soft", default=None, help="Whether new content above it is refused, or told of.")
-@click.option("--projects", type=COUNT, metavar="N", help="Projects that are not deleted.")
-@click.option("--sessions", type=COUNT, metavar="N", help="Sessions that are valid.")
-@click.option("--previews", type=COUNT, metavar="N", help="Previews that live.")
+@limit_options
 @click.option("--plan", metavar="NAME", type=UTF8, help="Move the user to this plan.")
 @click.option("--plan-limits", is_flag=True, help="Drop what was set by hand: the limits of the plan hold again.")
 @click.option("--time-zone", metavar="ZONE", type=UTF8, help="Count days and months in this zone.")
@@ -67,9 +83,9 @@ def set_limits(
     one of them is refused, nothing that comes after it is done.
     """
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.quota_view import show_quota
+    from atlas_sdk.cli.quota_view import show_limits, show_quota
 
-    named = {name: _limit(limits[name]) for name in _LIMITS if limits[name] is not None}
+    named = given_limits(limits)
     run = Invocation(flags)
     if for_plan is not None:
         if email is not None or plan is not None or time_zone is not None or plan_limits:
@@ -77,7 +93,7 @@ def set_limits(
         if not named:
             raise click.UsageError("nothing to set: give a limit")
         with run.opened() as atlas:
-            _set_plan(run, atlas, for_plan, named)
+            show_limits(run, atlas.quotas.set_plan_limits(for_plan, **named))
         return
     if not (named or plan is not None or time_zone is not None or plan_limits):
         raise click.UsageError("nothing to set: give a limit, --plan, --plan-limits or --time-zone")
@@ -95,23 +111,6 @@ def set_limits(
         if named:
             atlas.quotas.set_limits(user, **named)
         show_quota(run, atlas, user)
-
-
-def _limit(value: Any) -> Any:
-    return None if value == UNLIMITED else value
-
-
-def _set_plan(run: "Invocation", atlas: "Atlas", plan: str, named: dict[str, Any]) -> None:
-    from atlas_sdk.cli.json_output import of_limits
-
-    fields = of_limits(atlas.quotas.set_plan_limits(plan, **named))
-    if run.flags.json:
-        run.out.record(fields)
-        return
-    run.out.table(
-        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
-        styles=("bold", ""),
-    )
 
 
 @click.command(

@@ -45,9 +45,9 @@ def status(flags: Flags, *, everything: bool) -> int:
     now = datetime.now(UTC)
     at_work = watcher if watcher is not None and watcher.is_fresh(now) else None
     with run.opened() as atlas:
-        projects = atlas.projects.list(run.user(atlas)) if everything else [run.project(atlas)]
+        projects = atlas.projects.list(run.owner(atlas)) if everything else [run.project(atlas)]
         reports = [(project, _report(atlas, project, at_work)) for project in projects]
-        memory = atlas.quotas.memory(run.user(atlas))
+        memory = atlas.quotas.memory(run.owner(atlas))
     at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
     if flags.json:
         _print_json(run, watcher, reports, memory, now=now, protected=not at_risk)

@@ -70,15 +70,8 @@ def _functions(session: AdminSession, login: Login) -> Iterator[Trouble]:
 
 
 def function_grants(session: AdminSession, schema: str) -> Iterator[Finding]:
-    """Yield a problem if others may execute the owner's functions, or a tenant may not execute the rest."""
-    closed = expected().closed_functions()
-    names = set(expected().names("function"))
-    rows = session.rows(
-        sql["function_grants"], role=APP, schema=schema, closed=sorted(closed), open=sorted(names - closed)
-    )
-    for excess in (True, False):
-        found = [row for row in rows if row["excess"] is excess]
-        if found:
-            named = some(sorted({row["name"] for row in found}))
-            what = "others than their owner may execute" if excess else f"{APP} may not execute"
-            yield problem("grants", f"{what} {named}", *(f"{row['command']};" for row in found))
+    """Yield a problem if a tenant may not execute one of our functions."""
+    rows = session.rows(sql["function_grants"], role=APP, schema=schema, names=expected().names("function"))
+    if rows:
+        named = some(sorted({row["name"] for row in rows}))
+        yield problem("grants", f"{APP} may not execute {named}", *(f"{row['command']};" for row in rows))

@@ -45,8 +45,8 @@ class Thing:
     #: The table of an index, a trigger, a policy or a privilege.
     on_table: str | None = None
     #: What the isolation of tenants rests on: "row_security" of a table; "security_invoker" of a view; "definer" or
-    #: "invoker", "pinned" (looks for tables in its own schema) and "closed" (only its owner executes it) of a function;
-    #: the terms of a policy; the columns of a privilege, None for all.
+    #: "invoker" of a function, and "pinned" where it looks for tables in its own schema; the terms of a policy; the
+    #: columns of a privilege, None for all.
     rule: str | None = field(default=None, eq=False)
     #: The command that makes it; None: that is the text of a migration.
     making: str | None = field(default=None, eq=False, repr=False)
@@ -81,10 +81,6 @@ class Catalogue:
     def names(self, *kinds: str) -> list[str]:
         """Return the names of the objects of some kinds, sorted."""
         return sorted({thing.name for thing in self.things if thing.kind in kinds})
-
-    def closed_functions(self) -> set[str]:
-        """Return the functions that only their owner executes; everybody may execute the others."""
-        return {name for (name, _), thing in self.of("function").items() if "closed" in (thing.rule or "").split()}
 
     def privileges(self) -> dict[tuple[str, str], set[str] | None]:
         """Return the rights of atlas_app: by table and statement the columns, None for all of them."""

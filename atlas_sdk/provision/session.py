@@ -45,7 +45,7 @@ def open_session(dsn: str | None, home: str | PathLike[str] | None = None) -> It
         options["home"] = home
     opened = prepare(dsn, options)
     try:
-        with AdminSession.open(opened.target, opened.context) as session:
+        with AdminSession.open(opened.config, opened.context) as session:
             yield session
     finally:
         opened.release()

@@ -109,25 +109,11 @@ WHERE app.rolname = %(role)s::text
 ORDER BY how;
 
 -- name: function_grants
--- Who may execute functions: `excess` beside the owner of those that are the owner's alone, and those that a tenant cannot.
--- A command for each.
-SELECT f.name, f.excess, 'REVOKE ALL ON FUNCTION ' || f.signature || ' FROM ' || f.grantee AS command
-FROM (
-    SELECT p.proname AS name, p.oid::regprocedure::text AS signature, true AS excess,
-           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace,
-         aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-    WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(closed)s::text[]) AND a.grantee <> p.proowner
-) AS f
-UNION ALL
-SELECT p.proname, false, 'GRANT EXECUTE ON FUNCTION ' || p.oid::regprocedure::text || ' TO PUBLIC'
+-- Functions and procedures that a tenant cannot execute, and a command for each.
+SELECT p.proname AS name, 'GRANT EXECUTE ON ' || CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END
+           || p.oid::regprocedure::text || ' TO PUBLIC' AS command
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
-WHERE n.nspname = %(schema)s::text AND p.prokind = 'f' AND p.proname = ANY (%(open)s::text[])
-  AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
-UNION ALL
-SELECT p.proname, false, 'GRANT EXECUTE ON PROCEDURE ' || p.oid::regprocedure::text || ' TO PUBLIC'
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
-WHERE n.nspname = %(schema)s::text AND p.prokind = 'p' AND p.proname = ANY (%(open)s::text[])
+WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
   AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
 ORDER BY name, command;
 

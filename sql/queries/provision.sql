@@ -216,9 +216,7 @@ FROM (
 UNION ALL
 SELECT 'function', p.proname, NULL,
        concat_ws(' ', CASE WHEN p.prosecdef THEN 'definer' ELSE 'invoker' END,
-                 CASE WHEN 'search_path=' || quote_ident(home.nspname) || ', pg_temp' = ANY (p.proconfig) THEN 'pinned' END,
-                 CASE WHEN NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-                                       WHERE a.grantee = 0) THEN 'closed' END),
+                 CASE WHEN 'search_path=' || quote_ident(home.nspname) || ', pg_temp' = ANY (p.proconfig) THEN 'pinned' END),
        true, false, p.oid::regprocedure::text, NULL
 FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
 UNION ALL

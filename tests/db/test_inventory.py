@@ -33,7 +33,6 @@ def test_the_inventory_says_what_isolation_rests_on() -> None:
     assert {"user_usage_summary", "project_health"} <= set(catalogue.names("view"))
     assert "password_hash" not in (catalogue.privileges()["users", "SELECT"] or ())
     assert ("user_quotas", "DELETE") not in catalogue.privileges()
-    assert catalogue.closed_functions()
     secured = {name for (name, _), table in catalogue.of("table").items() if table.rule == "row_security"}
     assert (
         {table for _, table in catalogue.of("policy")} == secured == set(catalogue.names("table")) - {"schema_version"}
@@ -61,3 +60,13 @@ def test_everything_that_can_be_made_again_has_a_command(migrated: psycopg.Conne
         migrated.execute(f"DROP {thing.kind} {thing.name}" + ("" if thing.kind == "index" else f" ON {thing.on_table}"))
         migrated.execute(thing.making)
     assert recorded(migrated) == list(expected().things)
+
+
+@pytest.mark.every_server
+def test_everybody_executes_all_functions(migrated: psycopg.Connection[Any]) -> None:
+    rows = migrated.execute("""
+        SELECT p.proname, EXISTS (
+            SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+        FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
+    """).fetchall()
+    assert {name for name, is_open in rows if not is_open} == set()
