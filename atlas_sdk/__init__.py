@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
-    from atlas_sdk.model.limits import Grant, Limits
+    from atlas_sdk.model.limits import Limits, TopUp
     from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.memory_usage import MemoryUsage
@@ -70,7 +70,15 @@ if TYPE_CHECKING:
     from atlas_sdk.model.pool import PoolStats
     from atlas_sdk.model.previews import Preview
     from atlas_sdk.model.projects import Project, Purge
-    from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Usage
+    from atlas_sdk.model.quota_accounting import (
+        Check,
+        Forecast,
+        OpenReservation,
+        Period,
+        QuotaAccounting,
+        QuotaAudit,
+        Usage,
+    )
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.sessions import IssuedSession, Session
@@ -121,10 +129,10 @@ _HOME_OF = {
     "FileState": "files",
     "Forecast": "model.quota_accounting",
     "Gap": "model.notifications",
-    "Grant": "model.limits",
+    "TopUp": "model.limits",
     "Guard": "guards.guard",
     "Health": "model.health",
-    "Hold": "model.quota_accounting",
+    "OpenReservation": "model.quota_accounting",
     "IllegalTransition": "errors",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
@@ -225,11 +233,9 @@ __all__ = [
     "FileState",
     "Forecast",
     "Gap",
-    "Grant",
     "Guard",
     "GuardOptions",
     "Health",
-    "Hold",
     "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",
@@ -247,6 +253,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "Notification",
+    "OpenReservation",
     "Options",
     "OutsideProject",
     "Period",
@@ -279,6 +286,7 @@ __all__ = [
     "State",
     "StorageFull",
     "TimedOut",
+    "TopUp",
     "Tracking",
     "Transaction",
     "TransactionConflict",

@@ -8,33 +8,33 @@ from weakref import WeakSet
 
 from attrs import evolve
 
-from atlas_sdk._marks import Marks
+from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.model.memory import Head
 
-__all__ = ["Heads", "Key"]
+__all__ = ["HeadCache", "Key"]
 
 #: User, project and path: nobody who makes up a project of another user's finds anything.
 Key = tuple[UUID, UUID, str]
 
 
-class Heads:
+class HeadCache:
     """A bounded map from a file to its newest version; the least recently used go first.
 
     It is a cache, never the truth: a writer that relies on a stale head finds that its statement changed no row,
-    forgets the head and reads the real one. With the marks that all clients of a machine share, it can also tell that a
-    head is still the newest.
+    forgets the head and reads the real one. With the versions that all clients of one machine share, the cache also
+    knows whether a head is still the newest.
     """
 
     def __init__(
         self,
         *,
         limit_bytes: int = 64 * 2**20,
-        marks: Marks | None = None,
+        versions: SharedVersions | None = None,
         of_transaction: bool = False,
         joined: bool = False,
     ) -> None:
         self._limit_bytes = limit_bytes
-        self._marks = marks
+        self._versions = versions
         #: It is a transaction of somebody who commits it without a word.
         self._joined = joined
         #: Whether to remember what was forgotten, for `adopt`; nothing is published before that.
@@ -53,15 +53,15 @@ class Heads:
                 self._heads.move_to_end(key)
             return head
 
-    def mark(self, key: Key) -> bytes | None:
+    def stamp(self, key: Key) -> bytes | None:
         """Return the file's shared mark: take it before the database is asked."""
-        return None if self._marks is None else self._marks.read(*key[1:])
+        return None if self._versions is None else self._versions.read(*key[1:])
 
     def is_newest(self, key: Key, head: Head) -> bool:
         """Tell whether the file is unchanged on this machine since the head was read; False when unknown."""
-        if self._marks is None or head.mark is None:
+        if self._versions is None or head.stamp is None:
             return False
-        return self._marks.stands(head.mark) and head.mark == self._marks.read(*key[1:])
+        return self._versions.is_valid(head.stamp) and head.stamp == self._versions.read(*key[1:])
 
     def put(self, key: Key, head: Head) -> None:
         """Remember a head that was read; never an older one in the place of a newer. A very large one is left out."""
@@ -77,7 +77,7 @@ class Heads:
 
     def written(self, key: Key, head: Head, *, seen: bytes | None) -> None:
         """Remember a head that was just written, and tell the others; `seen` is the mark from before."""
-        self.put(key, evolve(head, mark=self._tell(key, seen)))
+        self.put(key, evolve(head, stamp=self._tell(key, seen)))
 
     def deleted(self, key: Key) -> None:
         """Forget the head of a file that was just recorded as deleted, and tell the others."""
@@ -85,16 +85,16 @@ class Heads:
         self._tell(key, None)
 
     def _tell(self, key: Key, seen: bytes | None) -> bytes | None:
-        if self._marks is None or (self._of_transaction and not self._joined):
+        if self._versions is None or (self._of_transaction and not self._joined):
             return None
         if self._joined:
-            self._marks.open(*key[1:])
+            self._versions.invalidate(*key[1:])
             return None
-        return self._marks.publish(*key[1:], seen=seen)
+        return self._versions.bump(*key[1:], seen=seen)
 
-    def of_joined(self) -> "Heads":
+    def of_joined(self) -> "HeadCache":
         """Return what a transaction uses that somebody else commits."""
-        return Heads(marks=self._marks, of_transaction=True, joined=True)
+        return HeadCache(versions=self._versions, of_transaction=True, joined=True)
 
     def drop(self, key: Key) -> None:
         """Forget a head."""
@@ -116,7 +116,7 @@ class Heads:
             self._heads.clear()
             self._bytes = 0
 
-    def adopt(self, other: "Heads") -> None:
+    def adopt(self, other: "HeadCache") -> None:
         """Take over what a committed transaction learned, forget what it forgot, and tell the others of both."""
         learned, dropped = other.learned()
         for key in dropped:
@@ -136,7 +136,7 @@ class Heads:
         self._bytes = 0
 
 
-_ALL: WeakSet[Heads] = WeakSet()
+_ALL: WeakSet[HeadCache] = WeakSet()
 
 
 def _after_fork() -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from atlas_sdk._heads import Heads
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._sql import Statement
 from atlas_sdk.errors import AtlasError, NotPermitted
@@ -120,7 +120,7 @@ class Context:
     #: Who acts, for the history and the audit.
     attribution: Attribution
     #: Newest versions that this client knows, so that unchanged content costs nothing.
-    heads: Heads
+    heads: HeadCache
     #: Seconds that only go forward.
     monotonic: Callable[[], float]
     #: Where the request came from that this is done for, for the audit.

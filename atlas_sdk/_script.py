@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-from atlas_sdk._faces import AsyncRunner, Runner
+from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk._plan import Plan, Script
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TransactionConflict
 

@@ -141,7 +141,7 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state in {_ILLEGAL_TRANSITION, _OVER_LIMIT}:
         return _by_trigger(state, json.loads(error.diag.message_detail or "{}"))
     if state == "22P02" and "for type uuid" in _sentence(error):
-        return InvalidInput(f"not an id: {_sentence(error).rpartition(': ')[2]}", field="id")
+        return InvalidInput(f"an id must be a UUID, got {_sentence(error).rpartition(': ')[2]}", field="id")
     if state in {"23514", "22001", "22003", "22021", "22023", "22P02", "22P05"}:
         return InvalidInput(
             f"the database refused a value: {_sentence(error)}", field=error.diag.column_name or "value"

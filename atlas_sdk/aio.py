@@ -11,9 +11,10 @@ from attrs import evolve
 
 from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncView
-from atlas_sdk._faces import AsyncFace, AsyncRunner, awaitable
 from atlas_sdk._maintaining import AsyncMaintaining
+from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, async_method
 from atlas_sdk._plan import Plan
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import AsyncGuardMethods
 from atlas_sdk.model.health import Health
@@ -74,74 +75,74 @@ __all__ = [
 T = TypeVar("T")
 
 
-class AsyncUsers(AsyncFace):
+class AsyncUsers(AsyncNamespace):
     """Users: the tenants."""
 
-    create = awaitable(users.create)
-    get = awaitable(users.get)
-    by_email = awaitable(users.by_email)
-    local = awaitable(users.local_user)
-    find_local = awaitable(users.find_local)
-    list = awaitable(users.list_all)
-    set_plan = awaitable(users.set_plan)
-    verify_email = awaitable(users.verify_email)
-    update = awaitable(users.update)
-    delete = awaitable(users.delete)
-    authenticate = awaitable(auth.authenticate)
-    set_password = awaitable(auth.set_password)
-    usage_summary = awaitable(summaries.usage_summary)
+    create = async_method(users.create)
+    get = async_method(users.get)
+    by_email = async_method(users.by_email)
+    local = async_method(users.local_user)
+    find_local = async_method(users.find_local)
+    list = async_method(users.list_all)
+    set_plan = async_method(users.set_plan)
+    verify_email = async_method(users.verify_email)
+    update = async_method(users.update)
+    delete = async_method(users.delete)
+    authenticate = async_method(auth.authenticate)
+    set_password = async_method(auth.set_password)
+    usage_summary = async_method(summaries.usage_summary)
 
 
-class AsyncSessions(AsyncFace):
+class AsyncSessions(AsyncNamespace):
     """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
-    issue = awaitable(sessions.issue)
-    verify = awaitable(sessions.verify)
-    touch = awaitable(sessions.touch)
-    revoke = awaitable(sessions.revoke)
-    revoke_all = awaitable(sessions.revoke_all)
-    list = awaitable(sessions.list_active)
-    purge_expired = awaitable(sessions.purge_expired)
+    issue = async_method(sessions.issue)
+    verify = async_method(sessions.verify)
+    touch = async_method(sessions.touch)
+    revoke = async_method(sessions.revoke)
+    revoke_all = async_method(sessions.revoke_all)
+    list = async_method(sessions.list_active)
+    purge_expired = async_method(sessions.purge_expired)
 
 
-class AsyncProjects(AsyncFace):
+class AsyncProjects(AsyncNamespace):
     """Projects: the folders whose memory files are kept."""
 
-    create = awaitable(projects.create)
-    get = awaitable(projects.get)
-    by_path = awaitable(projects.by_path)
-    by_session = awaitable(projects.by_session)
-    at = awaitable(projects.at)
-    archive = awaitable(projects.archive)
-    activate = awaitable(projects.activate)
-    set_status = awaitable(projects.set_status)
-    delete = awaitable(projects.delete)
-    purge = awaitable(projects.purge)
-    touch = awaitable(projects.touch)
-    update_memory = awaitable(projects.update_memory)
-    list = awaitable(projects.list_of)
-    health = awaitable(summaries.health)
+    create = async_method(projects.create)
+    get = async_method(projects.get)
+    by_path = async_method(projects.by_path)
+    by_session = async_method(projects.by_session)
+    at = async_method(projects.at)
+    archive = async_method(projects.archive)
+    activate = async_method(projects.activate)
+    set_status = async_method(projects.set_status)
+    delete = async_method(projects.delete)
+    purge = async_method(projects.purge)
+    touch = async_method(projects.touch)
+    update_memory = async_method(projects.update_memory)
+    list = async_method(projects.list_of)
+    health = async_method(summaries.health)
 
 
-class AsyncTransactionMemory(AsyncFace):
+class AsyncTransactionMemory(AsyncNamespace):
     """Every version of every memory file: append, read, compare, name; what may be part of a transaction."""
 
-    snapshot = awaitable(memory.snapshot)
-    capture = awaitable(memory.capture)
-    delete = awaitable(memory.delete)
-    files = awaitable(memory.files)
-    history = awaitable(memory.history)
-    resolve = awaitable(references.resolve)
-    version = awaitable(references.version)
-    read = awaitable(references.read)
-    content = awaitable(references.content)
-    diff = awaitable(diffs.diff)
-    checkpoint = awaitable(checkpoints.checkpoint)
-    checkpoints = awaitable(checkpoints.checkpoints)
-    plan_restore = awaitable(restore_plans.plan_restore)
-    plan_undo = awaitable(restore_plans.plan_undo)
-    plan_redo = awaitable(restore_plans.plan_redo)
-    verify = awaitable(verify.verify)
+    snapshot = async_method(memory.snapshot)
+    capture = async_method(memory.capture)
+    delete = async_method(memory.delete)
+    files = async_method(memory.files)
+    history = async_method(memory.history)
+    resolve = async_method(references.resolve)
+    version = async_method(references.version)
+    read = async_method(references.read)
+    content = async_method(references.content)
+    diff = async_method(diffs.diff)
+    checkpoint = async_method(checkpoints.checkpoint)
+    checkpoints = async_method(checkpoints.checkpoints)
+    plan_restore = async_method(restore_plans.plan_restore)
+    plan_undo = async_method(restore_plans.plan_undo)
+    plan_redo = async_method(restore_plans.plan_redo)
+    verify = async_method(verify.verify)
 
 
 class AsyncMemory(AsyncTransactionMemory):
@@ -150,10 +151,10 @@ class AsyncMemory(AsyncTransactionMemory):
     Restores are no part of transactions: files cannot be rolled back, so what stood there must be on record for good.
     """
 
-    restore = awaitable(restores.restore)
-    undo = awaitable(restores.undo)
-    redo = awaitable(restores.redo)
-    remove_leftovers = awaitable(leftovers.remove_leftovers)
+    restore = async_method(restores.restore)
+    undo = async_method(restores.undo)
+    redo = async_method(restores.redo)
+    remove_leftovers = async_method(leftovers.remove_leftovers)
 
 
 class AsyncQuotas(AsyncGuardMethods):
@@ -162,78 +163,78 @@ class AsyncQuotas(AsyncGuardMethods):
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
     """
 
-    reserve = awaitable(quotas.reserve)
-    settle = awaitable(quotas.settle)
-    release = awaitable(quotas.release)
-    extend = awaitable(quotas.extend)
-    progress = awaitable(quotas.progress)
-    add_tokens = awaitable(quotas.add_tokens)
-    lease_block = awaitable(quotas.lease_block)
-    hit = awaitable(quotas.hit)
-    usage = awaitable(quota_accounting.usage)
-    get = awaitable(quota_accounting.usage)
-    check = awaitable(quota_accounting.check)
-    holds = awaitable(quota_accounting.holds)
-    history = awaitable(quota_accounting.history)
-    forecast = awaitable(quota_accounting.forecast)
-    verify = awaitable(quota_accounting.verify)
-    reset_monthly = awaitable(quota_accounting.reset_monthly)
-    set_limits = awaitable(limits.set_limits)
-    use_plan_limits = awaitable(limits.use_plan_limits)
-    set_time_zone = awaitable(limits.set_time_zone)
-    plans = awaitable(limits.plans)
-    plan_limits = awaitable(limits.plan_limits)
-    add_plan = awaitable(limits.add_plan)
-    set_plan_limits = awaitable(limits.set_plan_limits)
-    grant = awaitable(limits.grant)
-    grants = awaitable(limits.grants)
-    memory = awaitable(memory_usage.memory)
-    record_memory_threshold = awaitable(memory_usage.record_memory_threshold)
+    reserve = async_method(quotas.reserve)
+    settle = async_method(quotas.settle)
+    release = async_method(quotas.release)
+    extend = async_method(quotas.extend)
+    progress = async_method(quotas.progress)
+    add_tokens = async_method(quotas.add_tokens)
+    lease_block = async_method(quotas.lease_block)
+    hit = async_method(quotas.hit)
+    usage = async_method(quota_accounting.usage)
+    get = async_method(quota_accounting.usage)
+    check = async_method(quota_accounting.check)
+    reservations = async_method(quota_accounting.reservations)
+    history = async_method(quota_accounting.history)
+    forecast = async_method(quota_accounting.forecast)
+    verify = async_method(quota_accounting.verify)
+    reset_monthly = async_method(quota_accounting.reset_monthly)
+    set_limits = async_method(limits.set_limits)
+    use_plan_limits = async_method(limits.use_plan_limits)
+    set_time_zone = async_method(limits.set_time_zone)
+    plans = async_method(limits.plans)
+    plan_limits = async_method(limits.plan_limits)
+    add_plan = async_method(limits.add_plan)
+    set_plan_limits = async_method(limits.set_plan_limits)
+    grant = async_method(limits.grant)
+    grants = async_method(limits.grants)
+    memory = async_method(memory_usage.memory)
+    record_memory_threshold = async_method(memory_usage.record_memory_threshold)
 
 
-class AsyncBuilds(AsyncFace):
+class AsyncBuilds(AsyncNamespace):
     """Builds: queued, running, succeeded or failed, and their logs."""
 
-    create = awaitable(builds.create)
-    start = awaitable(builds.start)
-    succeed = awaitable(builds.succeed)
-    fail = awaitable(builds.fail)
-    append_log = awaitable(builds.append_log)
-    log = awaitable(builds.log)
-    get = awaitable(builds.get)
-    list = awaitable(builds.list_of)
-    stats = awaitable(builds.stats)
+    create = async_method(builds.create)
+    start = async_method(builds.start)
+    succeed = async_method(builds.succeed)
+    fail = async_method(builds.fail)
+    append_log = async_method(builds.append_log)
+    log = async_method(builds.log)
+    get = async_method(builds.get)
+    list = async_method(builds.list_of)
+    stats = async_method(builds.stats)
 
 
-class AsyncPreviews(AsyncFace):
+class AsyncPreviews(AsyncNamespace):
     """Previews: containers that serve a project at a host."""
 
-    create = awaitable(previews.create)
-    set_status = awaitable(previews.set_status)
-    stop = awaitable(previews.stop)
-    touch = awaitable(previews.touch)
-    put_to_sleep_idle = awaitable(previews.put_to_sleep_idle)
-    allocate_port = awaitable(previews.allocate_port)
-    release_port = awaitable(previews.release_port)
-    active = awaitable(previews.active)
-    by_host = awaitable(previews.by_host)
-    get = awaitable(previews.get)
-    list = awaitable(previews.list_of)
+    create = async_method(previews.create)
+    set_status = async_method(previews.set_status)
+    stop = async_method(previews.stop)
+    touch = async_method(previews.touch)
+    put_to_sleep_idle = async_method(previews.put_to_sleep_idle)
+    allocate_port = async_method(previews.allocate_port)
+    release_port = async_method(previews.release_port)
+    active = async_method(previews.active)
+    by_host = async_method(previews.by_host)
+    get = async_method(previews.get)
+    list = async_method(previews.list_of)
 
 
-class AsyncUsageLedger(AsyncFace):
+class AsyncUsageLedger(AsyncNamespace):
     """The ledger of what was used: entries beside the quotas, and sums over all."""
 
-    log = awaitable(usage.log)
-    totals = awaitable(usage.totals)
+    log = async_method(usage.log)
+    totals = async_method(usage.totals)
 
 
-class AsyncEvents(AsyncFace):
+class AsyncEvents(AsyncNamespace):
     """The audit trail."""
 
-    log = awaitable(events.log)
-    recent = awaitable(events.recent)
-    search = awaitable(events.search)
+    log = async_method(events.log)
+    recent = async_method(events.recent)
+    search = async_method(events.search)
 
 
 class AsyncMaintenance(AsyncMaintaining):
@@ -242,24 +243,24 @@ class AsyncMaintenance(AsyncMaintaining):
     No part of transactions: each job commits batch by batch.
     """
 
-    runs = awaitable(maintenance.runs)
-    close_periods = awaitable(purges.close_periods)
-    reclaim_reservations = awaitable(purges.reclaim_reservations)
-    purge_sessions = awaitable(purges.purge_sessions)
-    purge_previews = awaitable(purges.purge_previews)
-    purge_claims = awaitable(purges.purge_claims)
-    purge_events = awaitable(purges.purge_events)
-    prune_snapshots = awaitable(retention.prune_snapshots)
-    collect_contents = awaitable(retention.collect_contents)
+    runs = async_method(maintenance.runs)
+    close_periods = async_method(purges.close_periods)
+    reclaim_reservations = async_method(purges.reclaim_reservations)
+    purge_sessions = async_method(purges.purge_sessions)
+    purge_previews = async_method(purges.purge_previews)
+    purge_claims = async_method(purges.purge_claims)
+    purge_events = async_method(purges.purge_events)
+    prune_snapshots = async_method(retention.prune_snapshots)
+    collect_contents = async_method(retention.collect_contents)
 
 
-class AsyncSchema(AsyncFace):
+class AsyncSchema(AsyncNamespace):
     """The schema and its migrations."""
 
-    status = awaitable(schema.status)
-    check = awaitable(schema.check)
-    migrate = awaitable(schema.migrate)
-    server = awaitable(schema.server)
+    status = async_method(schema.status)
+    check = async_method(schema.check)
+    migrate = async_method(schema.migrate)
+    server = async_method(schema.server)
 
 
 class _Faces:
@@ -277,8 +278,8 @@ class _Faces:
         self.notify = _Notices(runner).notify
 
 
-class _Notices(AsyncFace):
-    notify = awaitable(notifications.notify)
+class _Notices(AsyncNamespace):
+    notify = async_method(notifications.notify)
 
 
 class AsyncTransaction(_Faces):
@@ -341,6 +342,28 @@ class AsyncAtlas(_Faces):
         """
         return cls(address(dsn, options), options)
 
+    @classmethod
+    @asynccontextmanager
+    async def temporary(cls, **options: Unpack[Options]) -> AsyncIterator[Self]:
+        """Return a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+
+        ::
+
+            async with AsyncAtlas.temporary() as atlas:
+                user = await atlas.users.create("ada@example.com")
+
+        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
+        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
+        options are those of `Options`, except `home`. Raises EmbeddedServerFailed, InvalidInput.
+        """
+        making = temporary(options)
+        dsn, given = await asyncio.to_thread(making.__enter__)
+        try:
+            async with cls.open(dsn, **given) as atlas:
+                yield atlas
+        finally:
+            await asyncio.to_thread(making.__exit__, None, None, None)
+
     async def connect(self) -> None:
         """Connect, and check that the schema is this version's. Idempotent.
 
@@ -352,7 +375,7 @@ class AsyncAtlas(_Faces):
         if self._driver is not None:
             return
         opened = await asyncio.to_thread(prepare, self._dsn, self._options)
-        driver = AsyncDriver(opened.target, opened.context)
+        driver = AsyncDriver(opened.config, opened.context)
         try:
             await driver.open()
             if opened.migrates:
@@ -386,7 +409,7 @@ class AsyncAtlas(_Faces):
     @property
     def url(self) -> str:
         """The address of the database, for psql and the like; it may hold a password that the caller gave."""
-        return self._connected()[0].target.dsn
+        return self._connected()[0].config.dsn
 
     def keep_server_for(self, seconds: float) -> None:
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
@@ -435,7 +458,7 @@ class AsyncAtlas(_Faces):
         opened = (self._parent or self)._opened  # noqa: SLF001  # another object of this class
         if opened is None:
             return found
-        return evolve(found, pooler=opened.target.pooler, encrypted=opened.target.encrypted)
+        return evolve(found, pooler=opened.config.pooler, encrypted=opened.config.encrypted)
 
     def pool(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one; asks no server.
@@ -460,7 +483,7 @@ class AsyncAtlas(_Faces):
         so does the client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in
         transaction mode.
         """
-        return AsyncListener(self._connected()[0].target, channels, self._tenant)
+        return AsyncListener(self._connected()[0].config, channels, self._tenant)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:

@@ -10,8 +10,9 @@ from attrs import evolve
 
 from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import Driver, Listener
-from atlas_sdk._faces import Face, Runner, blocking
 from atlas_sdk._maintaining import Maintaining
+from atlas_sdk._namespaces import Namespace, Runner, sync_method
+from atlas_sdk._temporary import temporary
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.methods import GuardMethods
 from atlas_sdk.model.health import Health
@@ -70,74 +71,74 @@ __all__ = [
 ]
 
 
-class Users(Face):
+class Users(Namespace):
     """Users: the tenants."""
 
-    create = blocking(users.create)
-    get = blocking(users.get)
-    by_email = blocking(users.by_email)
-    local = blocking(users.local_user)
-    find_local = blocking(users.find_local)
-    list = blocking(users.list_all)
-    set_plan = blocking(users.set_plan)
-    verify_email = blocking(users.verify_email)
-    update = blocking(users.update)
-    delete = blocking(users.delete)
-    authenticate = blocking(auth.authenticate)
-    set_password = blocking(auth.set_password)
-    usage_summary = blocking(summaries.usage_summary)
+    create = sync_method(users.create)
+    get = sync_method(users.get)
+    by_email = sync_method(users.by_email)
+    local = sync_method(users.local_user)
+    find_local = sync_method(users.find_local)
+    list = sync_method(users.list_all)
+    set_plan = sync_method(users.set_plan)
+    verify_email = sync_method(users.verify_email)
+    update = sync_method(users.update)
+    delete = sync_method(users.delete)
+    authenticate = sync_method(auth.authenticate)
+    set_password = sync_method(auth.set_password)
+    usage_summary = sync_method(summaries.usage_summary)
 
 
-class Sessions(Face):
+class Sessions(Namespace):
     """Sign-in sessions: tokens that are valid until they expire or are revoked."""
 
-    issue = blocking(sessions.issue)
-    verify = blocking(sessions.verify)
-    touch = blocking(sessions.touch)
-    revoke = blocking(sessions.revoke)
-    revoke_all = blocking(sessions.revoke_all)
-    list = blocking(sessions.list_active)
-    purge_expired = blocking(sessions.purge_expired)
+    issue = sync_method(sessions.issue)
+    verify = sync_method(sessions.verify)
+    touch = sync_method(sessions.touch)
+    revoke = sync_method(sessions.revoke)
+    revoke_all = sync_method(sessions.revoke_all)
+    list = sync_method(sessions.list_active)
+    purge_expired = sync_method(sessions.purge_expired)
 
 
-class Projects(Face):
+class Projects(Namespace):
     """Projects: the folders whose memory files are kept."""
 
-    create = blocking(projects.create)
-    get = blocking(projects.get)
-    by_path = blocking(projects.by_path)
-    by_session = blocking(projects.by_session)
-    at = blocking(projects.at)
-    archive = blocking(projects.archive)
-    activate = blocking(projects.activate)
-    set_status = blocking(projects.set_status)
-    delete = blocking(projects.delete)
-    purge = blocking(projects.purge)
-    touch = blocking(projects.touch)
-    update_memory = blocking(projects.update_memory)
-    list = blocking(projects.list_of)
-    health = blocking(summaries.health)
+    create = sync_method(projects.create)
+    get = sync_method(projects.get)
+    by_path = sync_method(projects.by_path)
+    by_session = sync_method(projects.by_session)
+    at = sync_method(projects.at)
+    archive = sync_method(projects.archive)
+    activate = sync_method(projects.activate)
+    set_status = sync_method(projects.set_status)
+    delete = sync_method(projects.delete)
+    purge = sync_method(projects.purge)
+    touch = sync_method(projects.touch)
+    update_memory = sync_method(projects.update_memory)
+    list = sync_method(projects.list_of)
+    health = sync_method(summaries.health)
 
 
-class TransactionMemory(Face):
+class TransactionMemory(Namespace):
     """Every version of every memory file: append, read, compare, name; what may be part of a transaction."""
 
-    snapshot = blocking(memory.snapshot)
-    capture = blocking(memory.capture)
-    delete = blocking(memory.delete)
-    files = blocking(memory.files)
-    history = blocking(memory.history)
-    resolve = blocking(references.resolve)
-    version = blocking(references.version)
-    read = blocking(references.read)
-    content = blocking(references.content)
-    diff = blocking(diffs.diff)
-    checkpoint = blocking(checkpoints.checkpoint)
-    checkpoints = blocking(checkpoints.checkpoints)
-    plan_restore = blocking(restore_plans.plan_restore)
-    plan_undo = blocking(restore_plans.plan_undo)
-    plan_redo = blocking(restore_plans.plan_redo)
-    verify = blocking(verify.verify)
+    snapshot = sync_method(memory.snapshot)
+    capture = sync_method(memory.capture)
+    delete = sync_method(memory.delete)
+    files = sync_method(memory.files)
+    history = sync_method(memory.history)
+    resolve = sync_method(references.resolve)
+    version = sync_method(references.version)
+    read = sync_method(references.read)
+    content = sync_method(references.content)
+    diff = sync_method(diffs.diff)
+    checkpoint = sync_method(checkpoints.checkpoint)
+    checkpoints = sync_method(checkpoints.checkpoints)
+    plan_restore = sync_method(restore_plans.plan_restore)
+    plan_undo = sync_method(restore_plans.plan_undo)
+    plan_redo = sync_method(restore_plans.plan_redo)
+    verify = sync_method(verify.verify)
 
 
 class Memory(TransactionMemory):
@@ -146,10 +147,10 @@ class Memory(TransactionMemory):
     Restores are no part of transactions: files cannot be rolled back, so what stood there must be on record for good.
     """
 
-    restore = blocking(restores.restore)
-    undo = blocking(restores.undo)
-    redo = blocking(restores.redo)
-    remove_leftovers = blocking(leftovers.remove_leftovers)
+    restore = sync_method(restores.restore)
+    undo = sync_method(restores.undo)
+    redo = sync_method(restores.redo)
+    remove_leftovers = sync_method(leftovers.remove_leftovers)
 
 
 class Quotas(GuardMethods):
@@ -158,78 +159,78 @@ class Quotas(GuardMethods):
     No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
     """
 
-    reserve = blocking(quotas.reserve)
-    settle = blocking(quotas.settle)
-    release = blocking(quotas.release)
-    extend = blocking(quotas.extend)
-    progress = blocking(quotas.progress)
-    add_tokens = blocking(quotas.add_tokens)
-    lease_block = blocking(quotas.lease_block)
-    hit = blocking(quotas.hit)
-    usage = blocking(quota_accounting.usage)
-    get = blocking(quota_accounting.usage)
-    check = blocking(quota_accounting.check)
-    holds = blocking(quota_accounting.holds)
-    history = blocking(quota_accounting.history)
-    forecast = blocking(quota_accounting.forecast)
-    verify = blocking(quota_accounting.verify)
-    reset_monthly = blocking(quota_accounting.reset_monthly)
-    set_limits = blocking(limits.set_limits)
-    use_plan_limits = blocking(limits.use_plan_limits)
-    set_time_zone = blocking(limits.set_time_zone)
-    plans = blocking(limits.plans)
-    plan_limits = blocking(limits.plan_limits)
-    add_plan = blocking(limits.add_plan)
-    set_plan_limits = blocking(limits.set_plan_limits)
-    grant = blocking(limits.grant)
-    grants = blocking(limits.grants)
-    memory = blocking(memory_usage.memory)
-    record_memory_threshold = blocking(memory_usage.record_memory_threshold)
+    reserve = sync_method(quotas.reserve)
+    settle = sync_method(quotas.settle)
+    release = sync_method(quotas.release)
+    extend = sync_method(quotas.extend)
+    progress = sync_method(quotas.progress)
+    add_tokens = sync_method(quotas.add_tokens)
+    lease_block = sync_method(quotas.lease_block)
+    hit = sync_method(quotas.hit)
+    usage = sync_method(quota_accounting.usage)
+    get = sync_method(quota_accounting.usage)
+    check = sync_method(quota_accounting.check)
+    reservations = sync_method(quota_accounting.reservations)
+    history = sync_method(quota_accounting.history)
+    forecast = sync_method(quota_accounting.forecast)
+    verify = sync_method(quota_accounting.verify)
+    reset_monthly = sync_method(quota_accounting.reset_monthly)
+    set_limits = sync_method(limits.set_limits)
+    use_plan_limits = sync_method(limits.use_plan_limits)
+    set_time_zone = sync_method(limits.set_time_zone)
+    plans = sync_method(limits.plans)
+    plan_limits = sync_method(limits.plan_limits)
+    add_plan = sync_method(limits.add_plan)
+    set_plan_limits = sync_method(limits.set_plan_limits)
+    grant = sync_method(limits.grant)
+    grants = sync_method(limits.grants)
+    memory = sync_method(memory_usage.memory)
+    record_memory_threshold = sync_method(memory_usage.record_memory_threshold)
 
 
-class Builds(Face):
+class Builds(Namespace):
     """Builds: queued, running, succeeded or failed, and their logs."""
 
-    create = blocking(builds.create)
-    start = blocking(builds.start)
-    succeed = blocking(builds.succeed)
-    fail = blocking(builds.fail)
-    append_log = blocking(builds.append_log)
-    log = blocking(builds.log)
-    get = blocking(builds.get)
-    list = blocking(builds.list_of)
-    stats = blocking(builds.stats)
+    create = sync_method(builds.create)
+    start = sync_method(builds.start)
+    succeed = sync_method(builds.succeed)
+    fail = sync_method(builds.fail)
+    append_log = sync_method(builds.append_log)
+    log = sync_method(builds.log)
+    get = sync_method(builds.get)
+    list = sync_method(builds.list_of)
+    stats = sync_method(builds.stats)
 
 
-class Previews(Face):
+class Previews(Namespace):
     """Previews: containers that serve a project at a host."""
 
-    create = blocking(previews.create)
-    set_status = blocking(previews.set_status)
-    stop = blocking(previews.stop)
-    touch = blocking(previews.touch)
-    put_to_sleep_idle = blocking(previews.put_to_sleep_idle)
-    allocate_port = blocking(previews.allocate_port)
-    release_port = blocking(previews.release_port)
-    active = blocking(previews.active)
-    by_host = blocking(previews.by_host)
-    get = blocking(previews.get)
-    list = blocking(previews.list_of)
+    create = sync_method(previews.create)
+    set_status = sync_method(previews.set_status)
+    stop = sync_method(previews.stop)
+    touch = sync_method(previews.touch)
+    put_to_sleep_idle = sync_method(previews.put_to_sleep_idle)
+    allocate_port = sync_method(previews.allocate_port)
+    release_port = sync_method(previews.release_port)
+    active = sync_method(previews.active)
+    by_host = sync_method(previews.by_host)
+    get = sync_method(previews.get)
+    list = sync_method(previews.list_of)
 
 
-class UsageLedger(Face):
+class UsageLedger(Namespace):
     """The ledger of what was used: entries beside the quotas, and sums over all."""
 
-    log = blocking(usage.log)
-    totals = blocking(usage.totals)
+    log = sync_method(usage.log)
+    totals = sync_method(usage.totals)
 
 
-class Events(Face):
+class Events(Namespace):
     """The audit trail."""
 
-    log = blocking(events.log)
-    recent = blocking(events.recent)
-    search = blocking(events.search)
+    log = sync_method(events.log)
+    recent = sync_method(events.recent)
+    search = sync_method(events.search)
 
 
 class Maintenance(Maintaining):
@@ -238,24 +239,24 @@ class Maintenance(Maintaining):
     No part of transactions: each job commits batch by batch.
     """
 
-    runs = blocking(maintenance.runs)
-    close_periods = blocking(purges.close_periods)
-    reclaim_reservations = blocking(purges.reclaim_reservations)
-    purge_sessions = blocking(purges.purge_sessions)
-    purge_previews = blocking(purges.purge_previews)
-    purge_claims = blocking(purges.purge_claims)
-    purge_events = blocking(purges.purge_events)
-    prune_snapshots = blocking(retention.prune_snapshots)
-    collect_contents = blocking(retention.collect_contents)
+    runs = sync_method(maintenance.runs)
+    close_periods = sync_method(purges.close_periods)
+    reclaim_reservations = sync_method(purges.reclaim_reservations)
+    purge_sessions = sync_method(purges.purge_sessions)
+    purge_previews = sync_method(purges.purge_previews)
+    purge_claims = sync_method(purges.purge_claims)
+    purge_events = sync_method(purges.purge_events)
+    prune_snapshots = sync_method(retention.prune_snapshots)
+    collect_contents = sync_method(retention.collect_contents)
 
 
-class Schema(Face):
+class Schema(Namespace):
     """The schema and its migrations."""
 
-    status = blocking(schema.status)
-    check = blocking(schema.check)
-    migrate = blocking(schema.migrate)
-    server = blocking(schema.server)
+    status = sync_method(schema.status)
+    check = sync_method(schema.check)
+    migrate = sync_method(schema.migrate)
+    server = sync_method(schema.server)
 
 
 class _Faces:
@@ -273,8 +274,8 @@ class _Faces:
         self.notify = _Notices(runner).notify
 
 
-class _Notices(Face):
-    notify = blocking(notifications.notify)
+class _Notices(Namespace):
+    notify = sync_method(notifications.notify)
 
 
 class Transaction(_Faces):
@@ -335,7 +336,7 @@ class Atlas(_Faces):
         are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed, SchemaMismatch.
         """
         opened = prepare(address(dsn, options), options)
-        driver = Driver(opened.target, opened.context)
+        driver = Driver(opened.config, opened.context)
         try:
             driver.open()
             if opened.migrates:
@@ -349,10 +350,27 @@ class Atlas(_Faces):
             raise
         return cls(opened, driver, login)
 
+    @classmethod
+    @contextmanager
+    def temporary(cls, **options: Unpack[Options]) -> Iterator[Self]:
+        """Return a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+
+        ::
+
+            with Atlas.temporary() as atlas:
+                user = atlas.users.create("ada@example.com")
+
+        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
+        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
+        options are those of `Options`, except `home`. Raises EmbeddedServerFailed, InvalidInput.
+        """
+        with temporary(options) as (dsn, given), cls.open(dsn, **given) as atlas:
+            yield atlas
+
     @property
     def url(self) -> str:
         """The address of the database, for psql and the like; it may hold a password that the caller gave."""
-        return self._opened.target.dsn
+        return self._opened.config.dsn
 
     def keep_server_for(self, seconds: float) -> None:
         """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
@@ -409,12 +427,12 @@ class Atlas(_Faces):
 
     def health(self) -> Health:
         """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
-        target = self._opened.target
+        config = self._opened.config
         try:
             found = self._driver.run(health.look())
         except AtlasError as problem:
             found = Health(ok=False, problem=str(problem))
-        return evolve(found, pooler=target.pooler, encrypted=target.encrypted)
+        return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one; asks no server."""
@@ -435,7 +453,7 @@ class Atlas(_Faces):
         the next item is a Gap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so does the
         client's end. Needs the server's own address: entering raises InvalidInput behind a pooler in transaction mode.
         """
-        return Listener(self._opened.target, channels, self._tenant)
+        return Listener(self._opened.config, channels, self._tenant)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

@@ -26,5 +26,5 @@ def checkpoint_name(name: str) -> str:
             field="name",
         )
     if name == "latest" or name.startswith("@{"):
-        raise InvalidInput(f"{quoted(name)} means something else in references; choose another name", field="name")
+        raise InvalidInput(f"{quoted(name)} is reserved; choose another name", field="name")
     return name

@@ -80,7 +80,7 @@ class Both:
         return self.do(self.quotas.usage(user))
 
     def holds(self, user: User) -> Any:
-        return self.do(self.quotas.holds(user))
+        return self.do(self.quotas.reservations(user))
 
     def settle_down(self) -> None:
         """Wait for what the client does in the background, and for what it kept for later."""

@@ -137,7 +137,7 @@ READS = {
     *("memory.files", "memory.history", "memory.resolve", "memory.version", "memory.read", "memory.content"),
     *("memory.diff", "memory.checkpoints", "memory.plan_restore", "memory.plan_undo", "memory.plan_redo"),
     "memory.verify",
-    *("quotas.get", "quotas.usage", "quotas.check", "quotas.holds", "quotas.history", "quotas.forecast"),
+    *("quotas.get", "quotas.usage", "quotas.check", "quotas.reservations", "quotas.history", "quotas.forecast"),
     *("quotas.verify", "quotas.plans", "quotas.plan_limits", "quotas.grants", "quotas.memory"),
     *("builds.log", "builds.get", "builds.list", "builds.stats"),
     *("previews.active", "previews.by_host", "previews.get", "previews.list"),

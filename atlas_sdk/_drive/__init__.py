@@ -2,8 +2,8 @@
 
 from atlas_sdk._drive.asynchronous import AsyncDriver, AsyncView
 from atlas_sdk._drive.blocking import Driver, View
-from atlas_sdk._drive.greet import TimeLimits
+from atlas_sdk._drive.configure import TimeLimits
+from atlas_sdk._drive.connection_config import ConnectionConfig
 from atlas_sdk._drive.listener import AsyncListener, Listener
-from atlas_sdk._drive.target import Target
 
-__all__ = ["AsyncDriver", "AsyncListener", "AsyncView", "Driver", "Listener", "Target", "TimeLimits", "View"]
+__all__ = ["AsyncDriver", "AsyncListener", "AsyncView", "ConnectionConfig", "Driver", "Listener", "TimeLimits", "View"]

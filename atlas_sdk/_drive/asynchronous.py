@@ -14,13 +14,10 @@ from psycopg import AsyncConnection, AsyncCursor, pq
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from atlas_sdk._drive.failures import failure, lost_commit
-from atlas_sdk._drive.greet import greet_async, meet
-from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.spares import AsyncSpares
-from atlas_sdk._drive.stats import stats_of
-from atlas_sdk._drive.target import (
-    Target,
+from atlas_sdk._drive.configure import configure_connection_async, probe
+from atlas_sdk._drive.connection_cache import AsyncConnectionCache
+from atlas_sdk._drive.connection_config import (
+    ConnectionConfig,
     arguments,
     broken_transaction,
     check_open_transaction,
@@ -31,10 +28,13 @@ from atlas_sdk._drive.target import (
     not_text,
     result_of,
 )
-from atlas_sdk._drive.through import called, through
-from atlas_sdk._drive.wall import COMMIT, begin_behind, commands_of
-from atlas_sdk._drive.wire import AsyncLine
-from atlas_sdk._heads import Heads
+from atlas_sdk._drive.failures import failure, lost_commit
+from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
+from atlas_sdk._drive.scope import Scope
+from atlas_sdk._drive.shielded import call_in_thread, shielded
+from atlas_sdk._drive.statement_cache import AsyncPooledConnection
+from atlas_sdk._drive.stats import stats_of
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 from atlas_sdk.model.origin import Origin
@@ -48,8 +48,8 @@ T = TypeVar("T")
 class AsyncDriver:
     """Runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
 
-    def __init__(self, target: Target, context: Context) -> None:
-        self._target = target
+    def __init__(self, config: ConnectionConfig, context: Context) -> None:
+        self._config = config
         self._context = context
         self._pinned: AsyncConnection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
@@ -61,40 +61,40 @@ class AsyncDriver:
         self._closed = False
         self._pool = AsyncConnectionPool(
             self._ready,
-            connection_class=AsyncLine,
-            configure=partial(greet_async, target),
-            **target.pool_options(),
+            connection_class=AsyncPooledConnection,
+            configure=partial(configure_connection_async, config),
+            **config.pool_options(),
         )
-        self._spares = AsyncSpares(self._pool)
+        self._cache = AsyncConnectionCache(self._pool)
 
     async def _ready(self) -> str:
-        return await asyncio.to_thread(self._target.ready)
+        return await asyncio.to_thread(self._config.ready)
 
     async def _probe(self) -> None:
-        await asyncio.to_thread(meet, self._target)
+        await asyncio.to_thread(probe, self._config)
 
     @property
     def retries(self) -> int:
         """The number of retries of a call of which nothing was kept."""
-        return self._target.retries
+        return self._config.retries
 
     def stats(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one."""
-        return stats_of(self._pool.get_stats(), spare=len(self._spares), reused=self._spares.reused)
+        return stats_of(self._pool.get_stats(), spare=len(self._cache), reused=self._cache.reused)
 
     async def open(self) -> None:
         """Prove that a connection can be had, then start the pool. Raises DatabaseUnreachable."""
         try:
             await self._probe()
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         await self._pool.open()
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
-        await asyncio.to_thread(self._target.close)
-        await self._spares.close()
+        await asyncio.to_thread(self._config.close)
+        await self._cache.close()
         await self._pool.close()
 
     async def run(self, plan: Plan[T], context: Context | None = None) -> T:
@@ -108,13 +108,13 @@ class AsyncDriver:
             return await self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
 
     async def _run(self, plan: Plan[T], scope: Scope) -> T:
-        held: list[AsyncLine] = []
+        held: list[AsyncPooledConnection] = []
         try:
             effect = next(plan)
             while True:
                 if isinstance(effect, Local):
                     try:
-                        answer = await called(effect)
+                        answer = await call_in_thread(effect)
                     except Exception as exc:  # noqa: BLE001  # the plan decides: it may skip a file that cannot be read
                         effect = plan.throw(exc)
                     else:
@@ -125,16 +125,16 @@ class AsyncDriver:
             return cast("T", stop.value)
         except BaseException as exc:
             if scope.nested and scope.depth:
-                await through(self._unwind(scope))
+                await shielded(self._unwind(scope))
             if isinstance(exc, psycopg.Error):
-                raise failure(exc, self._target, scope, effect) from exc
+                raise failure(exc, self._config, scope, effect) from exc
             raise
         finally:
             plan.close()
             for connection in held:
                 await self._give_back(connection)
 
-    async def _perform(self, effect: Effect, scope: Scope, held: list[AsyncLine]) -> object:
+    async def _perform(self, effect: Effect, scope: Scope, held: list[AsyncPooledConnection]) -> object:
         if self._ended:
             raise ended_transaction()
         if isinstance(effect, Query):
@@ -147,25 +147,25 @@ class AsyncDriver:
             scope.writes += not effect.statement.reads
             if tenant is not None or (connection.path and not effect.statement.commits):
                 held.append(connection)
-                answer = await self._ask_behind(connection, effect, tenant)
+                answer = await self._execute_in_transaction(connection, effect, tenant)
                 await self._give_back(held.pop())
                 return answer
             try:
                 return await self._ask(connection, effect)
             finally:
-                await self._spares.put(connection)
+                await self._cache.put(connection)
         if isinstance(effect, Begin | Commit | Rollback):
             await self._step(effect, scope, held)
             return None
         return scope.context
 
-    async def _step(self, effect: Begin | Commit | Rollback, scope: Scope, held: list[AsyncLine]) -> None:
+    async def _step(self, effect: Begin | Commit | Rollback, scope: Scope, held: list[AsyncPooledConnection]) -> None:
         if self._pinned is None and not held:
             held.append(await self._get())
         interrupted = None
         for command in scope.commands(effect, held[0].path if held else b""):
             cursor = (self._pinned or held[0]).cursor()
-            interrupted = await through(cursor.execute(command, prepare=False)) or interrupted
+            interrupted = await shielded(cursor.execute(command, prepare=False)) or interrupted
             scope.heard(cursor)
         if scope.done(effect):
             await self._give_back(held.pop())
@@ -185,17 +185,17 @@ class AsyncDriver:
             # The connection is gone or the transaction beyond repair: its end will say so.
             logger.debug("a failed operation could not be taken back", exc_info=True)
 
-    async def _ask(self, connection: AsyncLine, query: Query) -> Result:
+    async def _ask(self, connection: AsyncPooledConnection, query: Query) -> Result:
         """Run a statement that is a transaction of its own."""
         text, parameters = arguments(query)
         if parameters is None:
             return await self._execute(connection, query)
         began = time.perf_counter()
         try:
-            answer = await connection.ask(text, parameters)
+            answer = await connection.execute_prepared(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
+        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
 
     async def _execute(self, connection: AsyncConnection[Any], query: Query) -> Result:
         began = time.perf_counter()
@@ -212,41 +212,43 @@ class AsyncDriver:
     async def _read(self, query: Query, cursor: AsyncCursor[Any], began: float) -> Result:
         columns = columns_of(cursor)
         rows = await cursor.fetchall() if columns else []
-        return result_of(self._target, query, cursor, columns, rows, began)
+        return result_of(self._config, query, cursor, columns, rows, began)
 
-    async def _ask_behind(self, connection: AsyncLine, query: Query, tenant: UUID | None) -> Result:
+    async def _execute_in_transaction(
+        self, connection: AsyncPooledConnection, query: Query, tenant: UUID | None
+    ) -> Result:
         """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
-        began, begin = time.perf_counter(), commands_of(tenant, connection.path)
+        began, begin = time.perf_counter(), begin_commands(tenant, connection.path)
         try:
-            answer = await connection.ask_within(begin, COMMIT, query.statement.text, query.parameters)
+            answer = await connection.execute_in_transaction(begin, COMMIT, query.statement.text, query.parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
+        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
 
-    async def _get(self) -> AsyncLine:
+    async def _get(self) -> AsyncPooledConnection:
         try:
-            connection = await self._spares.get()
+            connection = await self._cache.get()
         except psycopg.Error as exc:
             # The pool only says that time is up: ask the server itself what is wrong.
             try:
                 await self._probe()
             except psycopg.Error as cause:
-                raise translate(cause, self._target.dsn) from cause
-            raise translate(exc, self._target.dsn) from exc
+                raise translate(cause, self._config.dsn) from cause
+            raise translate(exc, self._config.dsn) from exc
         return connection
 
     def lending(self, *, origin: Origin, tenant: UUID | None) -> "AsyncView":
         """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
         return AsyncView(self, evolve(self._context, origin=origin, tenant=tenant))
 
-    async def _give_back(self, connection: AsyncLine) -> None:
+    async def _give_back(self, connection: AsyncPooledConnection) -> None:
         interrupted = None
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
-                interrupted = await through(connection.execute("ROLLBACK"))
+                interrupted = await shielded(connection.execute("ROLLBACK"))
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
-        await self._spares.put(connection)
+        await self._cache.put(connection)
         if interrupted is not None:
             raise interrupted
 
@@ -261,7 +263,7 @@ class AsyncDriver:
 
     def _apart(self, context: Context | None) -> Context:
         """Return the context of one transaction's plans: what it learns is its own until it is committed."""
-        return evolve(context or self._context, heads=Heads(of_transaction=True))
+        return evolve(context or self._context, heads=HeadCache(of_transaction=True))
 
     def joined(self, connection: AsyncConnection[Any], context: Context | None = None) -> "AsyncDriver":
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
@@ -283,21 +285,21 @@ class AsyncDriver:
         context = self._apart(context)
         inner = self._on(connection, context)
         try:
-            await connection.execute(begin_behind(context.tenant, connection.path), prepare=False)
+            await connection.execute(begin_command(context.tenant, connection.path), prepare=False)
             yield inner
             await inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:
                 # A COMMIT would roll back without a word.
                 raise broken_transaction()
             try:
-                interrupted = await through(connection.execute("COMMIT"))
+                interrupted = await shielded(connection.execute("COMMIT"))
             except psycopg.Error as exc:
-                raise lost_commit(exc, self._target) from exc
+                raise lost_commit(exc, self._config) from exc
             self._context.heads.adopt(context.heads)
             if interrupted is not None:
                 raise interrupted
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         finally:
             try:
                 await inner.end()

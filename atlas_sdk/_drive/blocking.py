@@ -15,13 +15,10 @@ from psycopg import Connection, Cursor, pq
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
-from atlas_sdk._drive.failures import failure, lost_commit
-from atlas_sdk._drive.greet import greet, meet
-from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.spares import Spares
-from atlas_sdk._drive.stats import stats_of
-from atlas_sdk._drive.target import (
-    Target,
+from atlas_sdk._drive.configure import configure_connection, probe
+from atlas_sdk._drive.connection_cache import ConnectionCache
+from atlas_sdk._drive.connection_config import (
+    ConnectionConfig,
     arguments,
     broken_transaction,
     check_open_transaction,
@@ -32,9 +29,12 @@ from atlas_sdk._drive.target import (
     not_text,
     result_of,
 )
-from atlas_sdk._drive.wall import COMMIT, begin_behind, commands_of
-from atlas_sdk._drive.wire import Line
-from atlas_sdk._heads import Heads
+from atlas_sdk._drive.failures import failure, lost_commit
+from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
+from atlas_sdk._drive.scope import Scope
+from atlas_sdk._drive.statement_cache import PooledConnection
+from atlas_sdk._drive.stats import stats_of
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import InvalidInput
@@ -49,8 +49,8 @@ T = TypeVar("T")
 class Driver:
     """Runs plans on a pool of blocking connections."""
 
-    def __init__(self, target: Target, context: Context) -> None:
-        self._target = target
+    def __init__(self, config: ConnectionConfig, context: Context) -> None:
+        self._config = config
         self._context = context
         self._pinned: Connection[Any] | None = None
         #: Held by the one operation that may use the pinned connection.
@@ -61,40 +61,40 @@ class Driver:
         self._joined = False
         self._closed = False
         self._pool = self._new_pool()
-        self._spares = Spares(self._pool)
+        self._cache = ConnectionCache(self._pool)
         self._pid = os.getpid()
 
-    def _new_pool(self) -> ConnectionPool[Line]:
+    def _new_pool(self) -> ConnectionPool[PooledConnection]:
         return ConnectionPool(
-            self._target.ready,
-            connection_class=Line,
-            configure=partial(greet, self._target),
-            **self._target.pool_options(),
+            self._config.ready,
+            connection_class=PooledConnection,
+            configure=partial(configure_connection, self._config),
+            **self._config.pool_options(),
         )
 
     @property
     def retries(self) -> int:
         """The number of retries of a call of which nothing was kept."""
-        return self._target.retries
+        return self._config.retries
 
     def stats(self) -> PoolStats:
         """Return how many connections there are and what became of those who asked for one."""
-        return stats_of(self._pool.get_stats(), spare=len(self._spares), reused=self._spares.reused)
+        return stats_of(self._pool.get_stats(), spare=len(self._cache), reused=self._cache.reused)
 
     def open(self) -> None:
         """Prove that a connection can be had, then start the pool. Raises DatabaseUnreachable."""
         try:
-            meet(self._target)
+            probe(self._config)
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         self._pool.open()
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self._closed = True
-        self._target.close()
+        self._config.close()
         if os.getpid() == self._pid:
-            self._spares.close()
+            self._cache.close()
             self._pool.close()
 
     def run(self, plan: Plan[T], context: Context | None = None) -> T:
@@ -110,7 +110,7 @@ class Driver:
             return self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
 
     def _run(self, plan: Plan[T], scope: Scope) -> T:
-        held: list[Line] = []
+        held: list[PooledConnection] = []
         try:
             effect = next(plan)
             while True:
@@ -129,14 +129,14 @@ class Driver:
             if scope.nested and scope.depth:
                 self._unwind(scope)
             if isinstance(exc, psycopg.Error):
-                raise failure(exc, self._target, scope, effect) from exc
+                raise failure(exc, self._config, scope, effect) from exc
             raise
         finally:
             plan.close()
             for connection in held:
                 self._give_back(connection)
 
-    def _perform(self, effect: Effect, scope: Scope, held: list[Line]) -> object:
+    def _perform(self, effect: Effect, scope: Scope, held: list[PooledConnection]) -> object:
         if self._ended:
             raise ended_transaction()
         if isinstance(effect, Query):
@@ -149,13 +149,13 @@ class Driver:
             scope.writes += not effect.statement.reads
             if tenant is not None or (connection.path and not effect.statement.commits):
                 held.append(connection)
-                answer = self._ask_behind(connection, effect, tenant)
+                answer = self._execute_in_transaction(connection, effect, tenant)
                 self._give_back(held.pop())
                 return answer
             try:
                 return self._ask(connection, effect)
             finally:
-                self._spares.put(connection)
+                self._cache.put(connection)
         if isinstance(effect, Begin | Commit | Rollback):
             if self._pinned is None and not held:
                 held.append(self._get())
@@ -179,17 +179,17 @@ class Driver:
             # The connection is gone or the transaction beyond repair: its end will say so.
             logger.debug("a failed operation could not be taken back", exc_info=True)
 
-    def _ask(self, connection: Line, query: Query) -> Result:
+    def _ask(self, connection: PooledConnection, query: Query) -> Result:
         """Run a statement that is a transaction of its own."""
         text, parameters = arguments(query)
         if parameters is None:
             return self._execute(connection, query)
         began = time.perf_counter()
         try:
-            answer = connection.ask(text, parameters)
+            answer = connection.execute_prepared(text, parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
+        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
 
     def _execute(self, connection: Connection[Any], query: Query) -> Result:
         began = time.perf_counter()
@@ -206,29 +206,29 @@ class Driver:
     def _read(self, query: Query, cursor: Cursor[Any], began: float) -> Result:
         columns = columns_of(cursor)
         rows = cursor.fetchall() if columns else []
-        return result_of(self._target, query, cursor, columns, rows, began)
+        return result_of(self._config, query, cursor, columns, rows, began)
 
-    def _ask_behind(self, connection: Line, query: Query, tenant: UUID | None) -> Result:
+    def _execute_in_transaction(self, connection: PooledConnection, query: Query, tenant: UUID | None) -> Result:
         """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
-        began, begin = time.perf_counter(), commands_of(tenant, connection.path)
+        began, begin = time.perf_counter(), begin_commands(tenant, connection.path)
         try:
-            answer = connection.ask_within(begin, COMMIT, query.statement.text, query.parameters)
+            answer = connection.execute_in_transaction(begin, COMMIT, query.statement.text, query.parameters)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
-        return result_of(self._target, query, answer, answer.columns, answer.rows, began)
+        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
 
-    def _get(self) -> Line:
+    def _get(self) -> PooledConnection:
         if os.getpid() != self._pid:
             self._reopen()
         try:
-            return self._spares.get()
+            return self._cache.get()
         except psycopg.Error as exc:
             # The pool only says that time is up: ask the server itself what is wrong.
             try:
-                meet(self._target)
+                probe(self._config)
             except psycopg.Error as cause:
-                raise translate(cause, self._target.dsn) from cause
-            raise translate(exc, self._target.dsn) from exc
+                raise translate(cause, self._config.dsn) from cause
+            raise translate(exc, self._config.dsn) from exc
 
     def _reopen(self) -> None:
         """Open connections of its own in a forked child: it must not talk on its parent's."""
@@ -236,19 +236,19 @@ class Driver:
             if os.getpid() != self._pid:
                 pool = self._new_pool()
                 pool.open()
-                self._pool, self._spares, self._pid = pool, Spares(pool), os.getpid()
+                self._pool, self._cache, self._pid = pool, ConnectionCache(pool), os.getpid()
 
     def lending(self, *, origin: Origin, tenant: UUID | None) -> "View":
         """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
         return View(self, evolve(self._context, origin=origin, tenant=tenant))
 
-    def _give_back(self, connection: Line) -> None:
+    def _give_back(self, connection: PooledConnection) -> None:
         if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
             try:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
                 logger.debug("a connection was lost before it could roll back", exc_info=True)
-        self._spares.put(connection)
+        self._cache.put(connection)
 
     def _on(self, connection: Connection[Any], context: Context, *, joined: bool = False) -> "Driver":
         inner = object.__new__(Driver)
@@ -261,7 +261,7 @@ class Driver:
 
     def _apart(self, context: Context | None) -> Context:
         """Return the context of one transaction's plans: what it learns is its own until it is committed."""
-        return evolve(context or self._context, heads=Heads(of_transaction=True))
+        return evolve(context or self._context, heads=HeadCache(of_transaction=True))
 
     def joined(self, connection: Connection[Any], context: Context | None = None) -> "Driver":
         """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
@@ -283,7 +283,7 @@ class Driver:
         context = self._apart(context)
         inner = self._on(connection, context)
         try:
-            connection.execute(begin_behind(context.tenant, connection.path), prepare=False)
+            connection.execute(begin_command(context.tenant, connection.path), prepare=False)
             yield inner
             inner.end()
             if connection.info.transaction_status == pq.TransactionStatus.INERROR:
@@ -292,10 +292,10 @@ class Driver:
             try:
                 connection.execute("COMMIT")
             except psycopg.Error as exc:
-                raise lost_commit(exc, self._target) from exc
+                raise lost_commit(exc, self._config) from exc
             self._context.heads.adopt(context.heads)
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         finally:
             try:
                 inner.end()

@@ -20,8 +20,8 @@ from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotPermitted, TimedOut, TransactionConflict
 
 if TYPE_CHECKING:
+    from atlas_sdk._drive.connection_config import ConnectionConfig
     from atlas_sdk._drive.scope import Scope
-    from atlas_sdk._drive.target import Target
 
 __all__ = ["failure", "lost_commit"]
 
@@ -29,11 +29,11 @@ __all__ = ["failure", "lost_commit"]
 _ENDED_BY_SERVER = "57P01"
 
 
-def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effect) -> AtlasError:
+def failure(error: psycopg.Error, config: "ConnectionConfig", scope: "Scope", effect: Effect) -> AtlasError:
     """Return our error for what an effect of a plan failed with."""
-    found = translate(error, target.dsn)
-    if isinstance(found, TimedOut) and isinstance(effect, Query) and target.slow is not None:
-        target.slow.ended(effect)
+    found = translate(error, config.dsn)
+    if isinstance(found, TimedOut) and isinstance(effect, Query) and config.slow is not None:
+        config.slow.ended(effect)
     if isinstance(found, NotPermitted) and scope.context.tenant is not None:
         mine = "a client made by `as_user` does what is its user's own; this is the platform's, with the whole client"
         found.args = (f"{mine} ({error.diag.message_primary})",)
@@ -58,9 +58,9 @@ def failure(error: psycopg.Error, target: "Target", scope: "Scope", effect: Effe
     return found
 
 
-def lost_commit(error: psycopg.Error, target: "Target") -> AtlasError:
+def lost_commit(error: psycopg.Error, config: "ConnectionConfig") -> AtlasError:
     """Return our error for what the COMMIT of a caller's transaction failed with."""
-    found = translate(error, target.dsn)
+    found = translate(error, config.dsn)
     _say_unknown(found)
     return found
 

@@ -1,4 +1,4 @@
-"""Hearing what is sent on channels, for threads and, line by line the same, on asyncio."""
+"""Listen to what is sent on channels, for threads and, line by line the same, on asyncio."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, Connection
 
-from atlas_sdk._drive.listening import ASK, Hearing, listening_line
+from atlas_sdk._drive.listen_state import ASK, ListenState, listen_address
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
 
 if TYPE_CHECKING:
-    from atlas_sdk._drive.target import Target
+    from atlas_sdk._drive.connection_config import ConnectionConfig
 
 __all__ = ["AsyncListener", "Listener"]
 
@@ -44,11 +44,11 @@ class Listener:
     again. `stop()` ends that from any thread.
     """
 
-    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
+    def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `Atlas.listen`."""
-        self._target = target
-        self._line = listening_line(target, channels, tenant)
-        self._hearing = Hearing(target, tenant)
+        self._config = config
+        self._line = listen_address(config, channels, tenant)
+        self._state = ListenState(config, tenant)
         self._connection: Connection[Any] | None = None
         self._stopped = False
         self._turn = Lock()
@@ -60,10 +60,10 @@ class Listener:
         try:
             self._connect()
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         self._wake = socket.socketpair()
         self._wake[1].setblocking(False)
-        self._target.listeners.add(self)
+        self._config.listeners.add(self)
         return self
 
     def __exit__(
@@ -78,17 +78,17 @@ class Listener:
 
     def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
         """Wait for the next item; None when there was none in time, or when it was stopped."""
-        self._hearing.check_process()
+        self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._turn:
             if self._wake is None:
                 raise _not_entered()
             while not self._stopped:
-                if (found := self._hearing.take()) is not None:
+                if (found := self._state.take()) is not None:
                     return found
                 self._hear(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
-                    return self._hearing.take()
+                    return self._state.take()
         return None
 
     def stop(self) -> None:
@@ -110,15 +110,15 @@ class Listener:
                 end.close()
 
     def _connect(self) -> None:
-        connection = psycopg.connect(self._target.ready(), **self._line.kwargs)
+        connection = psycopg.connect(self._config.ready(), **self._line.kwargs)
         try:
-            self._hearing.check_connection(connection, connection.execute(ASK).fetchone())
+            self._state.check_connection(connection, connection.execute(ASK).fetchone())
             connection.execute(self._line.listen)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        self._hearing.connected()
+        self._state.connected()
         # What came together with the answer makes no socket readable any more.
         self._take_in(connection)
 
@@ -126,7 +126,7 @@ class Listener:
         """Wait for what the server sends, or until it may be asked again, and take it in."""
         connection = self._connection
         if connection is None:
-            if self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+            if self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
                 self._reconnect()
             return
         if not self._wait(connection.pgconn.socket, _left(deadline)):
@@ -136,9 +136,9 @@ class Listener:
     def _take_in(self, connection: Connection[Any]) -> None:
         try:
             for note in connection.notifies(timeout=0):
-                self._hearing.heard(note)
+                self._state.heard(note)
         except psycopg.Error as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
             self._connection = None
             connection.close()
 
@@ -146,7 +146,7 @@ class Listener:
         try:
             self._connect()
         except (psycopg.Error, AtlasError) as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
 
     def _wait(self, number: int | None, seconds: float | None) -> bool:
         """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
@@ -162,11 +162,11 @@ class Listener:
 class AsyncListener:
     """Hears what is sent on channels, on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
 
-    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
+    def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `AsyncAtlas.listen`."""
-        self._target = target
-        self._line = listening_line(target, channels, tenant)
-        self._hearing = Hearing(target, tenant)
+        self._config = config
+        self._line = listen_address(config, channels, tenant)
+        self._state = ListenState(config, tenant)
         self._connection: AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
@@ -178,9 +178,9 @@ class AsyncListener:
         try:
             await self._connect()
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         self._loop = asyncio.get_running_loop()
-        self._target.listeners.add(self)
+        self._config.listeners.add(self)
         return self
 
     async def __aexit__(
@@ -195,17 +195,17 @@ class AsyncListener:
 
     async def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
         """Wait for the next item; None when there was none in time, or when it was stopped."""
-        self._hearing.check_process()
+        self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         async with self._turn:
             if self._loop is None:
                 raise _not_entered()
             while not self._stopped:
-                if (found := self._hearing.take()) is not None:
+                if (found := self._state.take()) is not None:
                     return found
                 await self._hear(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
-                    return self._hearing.take()
+                    return self._state.take()
         return None
 
     def stop(self) -> None:
@@ -225,16 +225,16 @@ class AsyncListener:
                 self._connection = None
 
     async def _connect(self) -> None:
-        ready = await asyncio.to_thread(self._target.ready)
+        ready = await asyncio.to_thread(self._config.ready)
         connection = await AsyncConnection.connect(ready, **self._line.kwargs)
         try:
-            self._hearing.check_connection(connection, await (await connection.execute(ASK)).fetchone())
+            self._state.check_connection(connection, await (await connection.execute(ASK)).fetchone())
             await connection.execute(self._line.listen)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
-        self._hearing.connected()
+        self._state.connected()
         # What came together with the answer makes no socket readable any more.
         await self._take_in(connection)
 
@@ -242,7 +242,7 @@ class AsyncListener:
         """Wait for what the server sends, or until it may be asked again, and take it in."""
         connection = self._connection
         if connection is None:
-            if await self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+            if await self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
                 await self._reconnect()
             return
         if not await self._wait(connection.pgconn.socket, _left(deadline)):
@@ -252,9 +252,9 @@ class AsyncListener:
     async def _take_in(self, connection: AsyncConnection[Any]) -> None:
         try:
             async for note in connection.notifies(timeout=0):
-                self._hearing.heard(note)
+                self._state.heard(note)
         except psycopg.Error as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
             self._connection = None
             await connection.close()
 
@@ -262,7 +262,7 @@ class AsyncListener:
         try:
             await self._connect()
         except (psycopg.Error, AtlasError) as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
 
     async def _wait(self, number: int | None, seconds: float | None) -> bool:
         """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""

@@ -6,9 +6,9 @@ from typing import Any, LiteralString
 from attrs import evolve
 from psycopg.sql import Composed
 
+from atlas_sdk._drive.row_security import begin_command
 from atlas_sdk._drive.search_path import begin_on_own_path, commit_on_path, path_before
-from atlas_sdk._drive.wall import begin_behind
-from atlas_sdk._heads import Heads
+from atlas_sdk._heads import HeadCache
 from atlas_sdk._plan import Begin, Commit, Context, Rollback
 
 __all__ = ["Scope"]
@@ -36,7 +36,7 @@ class Scope:
         self.writes = 0
 
     def commands(self, effect: Begin | Commit | Rollback, path: bytes = b"") -> tuple[LiteralString | Composed, ...]:
-        """Return the SQL for one step of nesting; `path` is the connection's `Line.path`."""
+        """Return the SQL for one step of nesting; `path` is the connection's `PooledConnection.path`."""
         level = self.depth + isinstance(effect, Begin)
         outermost = level == 1 and not self.nested
         shielded = level == 1 and self.joined
@@ -45,7 +45,7 @@ class Scope:
             if shielded:
                 return (begin_on_own_path(savepoint),)
             if outermost and (path or self.context.tenant is not None):
-                return (begin_behind(self.context.tenant, path),)
+                return (begin_command(self.context.tenant, path),)
             return ("BEGIN" if outermost else "SAVEPOINT " + savepoint,)
         if isinstance(effect, Commit):
             if shielded and self._path_before is not None:
@@ -66,7 +66,7 @@ class Scope:
             self.depth += 1
             if self.depth == 1 and not self.nested:
                 # What a transaction learns is nobody else's business until it is committed.
-                self.context = evolve(self._outer, heads=Heads(of_transaction=True))
+                self.context = evolve(self._outer, heads=HeadCache(of_transaction=True))
             return False
         self.depth -= 1
         if isinstance(effect, Rollback):

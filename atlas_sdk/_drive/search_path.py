@@ -5,7 +5,7 @@ connection that a tenant's SQL has used may have a temporary table with the name
 table would run with the platform's rights. So pg_temp comes last. No other schema comes at all: an operator there could
 be taken for one of PostgreSQL's.
 
-    a connection of our own   `greet` sets it once, when the connection is opened
+    a connection of our own   `configure_connection` sets it once, when the connection is opened
     through PgBouncer         in transaction mode each transaction sets it for itself, in the same round trip, unless
                               the database has such a search_path already, as `atlasctl db init` sets it
     a caller's transaction    each operation sets it together with its savepoint, and sets the caller's back at its end

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
         Checkpoint,
         FileDiff,
         Forecast,
-        Grant,
-        Hold,
         Limits,
         MemoryUsage,
+        OpenReservation,
         Period,
         Project,
         Restore,
         RestorePlan,
         RestoreStep,
         Snapshot,
+        TopUp,
         Usage,
     )
 
@@ -182,7 +182,7 @@ def of_limits(limits: "Limits") -> dict[str, Any]:
     }
 
 
-def of_grant(grant: "Grant") -> dict[str, Any]:
+def of_grant(grant: "TopUp") -> dict[str, Any]:
     """Return a top-up."""
     return {
         "id": str(grant.id),
@@ -197,7 +197,7 @@ def of_grant(grant: "Grant") -> dict[str, Any]:
     }
 
 
-def of_hold(hold: "Hold") -> dict[str, Any]:
+def of_hold(hold: "OpenReservation") -> dict[str, Any]:
     """Return a reservation that is not settled."""
     return {
         "id": str(hold.id),

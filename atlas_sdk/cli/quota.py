@@ -132,10 +132,10 @@ def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),
         "cost_used": (books.cost_used, books.cost_charged),
-        "tokens_held": (books.tokens_held, books.tokens_promised),
-        "cost_held": (books.cost_held, books.cost_promised),
-        "containers": (books.slots_held, books.slots_promised),
-        "requests_held": (books.requests_held, books.requests_promised),
+        "tokens_held": (books.tokens_held, books.tokens_reserved),
+        "cost_held": (books.cost_held, books.cost_reserved),
+        "containers": (books.slots_held, books.slots_reserved),
+        "requests_held": (books.requests_held, books.requests_reserved),
     }
     return {name: (str(says), str(should)) for name, (says, should) in pairs.items() if says != should}
 

@@ -12,7 +12,7 @@ from attrs import frozen
 from atlas_sdk.cli.output import Output, ago, count, plain, size
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Forecast, Grant, Hold, MemoryUsage, Usage, User
+    from atlas_sdk import Atlas, Forecast, MemoryUsage, OpenReservation, TopUp, Usage, User
     from atlas_sdk.cli.invocation import Invocation
 
 __all__ = ["Gauge", "dollars", "of_grants", "show_quota"]
@@ -133,7 +133,7 @@ def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
     Console(file=sys.stdout, highlight=False).print(grid)
 
 
-def of_grants(grants: "Sequence[Grant]", *, out: Output) -> list[tuple[str, ...]]:
+def of_grants(grants: "Sequence[TopUp]", *, out: Output) -> list[tuple[str, ...]]:
     """Return a line for every top-up: what is left of it, and for how long."""
     return [
         (
@@ -147,7 +147,7 @@ def of_grants(grants: "Sequence[Grant]", *, out: Output) -> list[tuple[str, ...]
     ]
 
 
-def _of_holds(holds: "Sequence[Hold]", *, out: Output) -> list[tuple[str, ...]]:
+def _of_holds(holds: "Sequence[OpenReservation]", *, out: Output) -> list[tuple[str, ...]]:
     """Return a line for every reservation that is not settled."""
     return [
         (
@@ -191,7 +191,7 @@ def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
         for grant in atlas.quotas.grants(user)
         if grant.closed_at is None and (grant.expires_at is None or grant.expires_at > now)
     ]
-    holds = atlas.quotas.holds(user)
+    holds = atlas.quotas.reservations(user)
     checked = usage.check()
     if run.flags.json:
         from atlas_sdk.cli import json_output

@@ -145,13 +145,13 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
     """
     ctx = yield from context()
     key = (project.user_id, project.id, path)
-    seen = ctx.heads.mark(key)
+    seen = ctx.heads.stamp(key)
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
     row = yield from one_or_none(sql["head"], _HeadRow, **keys)
     if row is None:
         return None
     if known is not None and known.snapshot_id == row.snapshot_id:
-        confirmed = evolve(known, confirmed_at=ctx.monotonic(), mark=seen)
+        confirmed = evolve(known, confirmed_at=ctx.monotonic(), stamp=seen)
         ctx.heads.put(key, confirmed)
         return confirmed
     head = Head(
@@ -162,7 +162,7 @@ def _read_head(project: Project, path: str, *, known: Head | None = None) -> Pla
         link=row.link,
         blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
         confirmed_at=ctx.monotonic(),
-        mark=seen,
+        stamp=seen,
     )
     ctx.heads.put(key, head)
     return head
@@ -206,7 +206,7 @@ def _put(
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
     new_id = snapshot_id or ctx.new_id()
     key = (project.user_id, project.id, state.path)
-    seen = ctx.heads.mark(key)
+    seen = ctx.heads.stamp(key)
     stamp = yield from one_or_none(
         sql["put"],
         _Stamp,

@@ -53,7 +53,8 @@ def _moment(when: str, now: datetime) -> datetime:
         return datetime.fromisoformat(when.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(
-            f"@{{{named(when)}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}",
+            f"@{{{named(when)}}} is not a time I understand: "
+            "write @{2h ago}, @{yesterday} or @{2026-11-22 10:00}",
             field="reference",
         ) from None
 

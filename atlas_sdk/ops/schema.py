@@ -1,4 +1,4 @@
-"""Migrations: forward only, one transaction each, with checksums."""
+"""Apply and check migrations: forward only, one transaction each, with checksums."""
 
 import hashlib
 
@@ -14,12 +14,12 @@ isolation = statements("isolation")
 
 
 def checksum(migration: Migration) -> str:
-    """Return what schema_version has of a migration's text."""
+    """Return the checksum of a migration's text, as stored in schema_version."""
     return hashlib.sha256(migration.text.encode()).hexdigest()
 
 
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
-    """Return the migrations still to apply. Raises SchemaMismatch when the database is not an ancestor of this code."""
+    """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
     known = migrations()
     if len(applied) > len(known):
         raise SchemaMismatch(
@@ -40,7 +40,7 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
 
 
 def status() -> Plan[list[AppliedMigration]]:
-    """Return the applied migrations in order; none when there is no schema."""
+    """Return the applied migrations in order; an empty list when there is no schema."""
     if not (yield from scalar(sql["exists"], bool)):
         return []
     return (yield from many(sql["applied"], AppliedMigration))
@@ -62,9 +62,9 @@ def check() -> Plan[None]:
 
 
 def migrate() -> Plan[list[AppliedMigration]]:
-    """Apply what is missing, one transaction each; return what was applied. Safe to run from many processes at once."""
+    """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
-    # Nearly always there is nothing to do, and that must not wait for a lock.
+    # Look first: nearly always nothing is pending, and that must not wait for a lock.
     if not _compare((yield from status())):
         return done
     while (row := (yield from _apply_next())) is not None:
@@ -73,14 +73,14 @@ def migrate() -> Plan[list[AppliedMigration]]:
 
 
 def lock_creation() -> Plan[None]:
-    """Wait until nobody else makes the schema, until the end of the transaction; nothing where the login may not."""
+    """Lock the creation of the schema until the end of the transaction, if the login has the right to."""
     if (yield from scalar(sql["may_lock"], bool)):
         yield from execute(sql["lock"])
 
 
 @atomic
 def _apply_next() -> Plan[AppliedMigration | None]:
-    # Functions keep the search_path that they are made with.
+    # Set the search_path first: functions keep the one that they are created with.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
         yield from lock_creation()
@@ -98,5 +98,5 @@ def _apply_next() -> Plan[AppliedMigration | None]:
 
 
 def server() -> Plan[ServerFacts]:
-    """Return what the server says of itself."""
+    """Return facts that the server reports about itself."""
     return (yield from one(sql["server"], ServerFacts))

@@ -111,13 +111,6 @@ def test_both_clients_have_the_same_operations() -> None:
     assert same <= {name for name in vars(aio.AsyncAtlas) if not name.startswith("_")}
 
 
-def test_operations_show_their_own_help() -> None:
-    text = inspect.getdoc(client.Memory.snapshot)
-    assert text is not None
-    assert text.startswith("Append a version of a memory file")
-    assert list(inspect.signature(client.Memory.snapshot).parameters)[:2] == ["project", "path"]
-
-
 @pytest.mark.parametrize("module", [client, aio, methods, guards], ids=["blocking", "asyncio", "methods", "guards"])
 def test_every_operation_is_documented(module: object) -> None:
     for name in module.__all__:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from atlas_sdk._heads import Heads
+from atlas_sdk._heads import HeadCache
 from atlas_sdk.model.memory import Head
 
 USER = UUID(int=3)
@@ -16,7 +16,7 @@ def head(content: bytes) -> Head:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    heads = Heads(limit_bytes=25)
+    heads = HeadCache(limit_bytes=25)
     heads.put((USER, PROJECT, "a"), head(b"x" * 10))
     heads.put((USER, PROJECT, "b"), head(b"x" * 10))
     assert heads.get((USER, PROJECT, "a")) is not None
@@ -25,7 +25,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_replacing_and_dropping_keep_the_count_right() -> None:
-    heads = Heads(limit_bytes=25)
+    heads = HeadCache(limit_bytes=25)
     for _ in range(10):
         heads.put((USER, PROJECT, "a"), head(b"x" * 20))
     heads.drop((USER, PROJECT, "a"))
@@ -34,7 +34,7 @@ def test_replacing_and_dropping_keep_the_count_right() -> None:
 
 
 def test_one_that_is_too_large_is_not_kept() -> None:
-    heads = Heads(limit_bytes=25)
+    heads = HeadCache(limit_bytes=25)
     heads.put((USER, PROJECT, "a"), head(b"x" * 26))
     assert heads.get((USER, PROJECT, "a")) is None
     heads.put((USER, PROJECT, "b"), head(b"x" * 20))
@@ -42,7 +42,7 @@ def test_one_that_is_too_large_is_not_kept() -> None:
 
 
 def test_a_transaction_hands_over_what_it_learned() -> None:
-    outer, inner = Heads(), Heads()
+    outer, inner = HeadCache(), HeadCache()
     outer.put((USER, PROJECT, "a"), head(b"old"))
     inner.put((USER, PROJECT, "a"), head(b"new"))
     outer.adopt(inner)

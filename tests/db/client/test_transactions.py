@@ -14,7 +14,7 @@ import pytest
 from either import Open
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput
-from atlas_sdk._drive.wire import Wire
+from atlas_sdk._drive.statement_cache import StatementCache
 
 #: Transactions whose operations are cancelled at random; each has as many operations as that.
 ROUNDS, OPERATIONS = 60, 20
@@ -159,13 +159,13 @@ def test_what_is_cancelled_takes_nothing_of_the_callers_own_along(dsn: str) -> N
 
 @pytest.mark.parametrize("line", ["for command in before", "self._send(asked, prepared)", "exit_pipeline_mode()"])
 def test_ctrl_c_in_a_pipeline_leaves_no_connection_that_answers_nobody(dsn: str, line: str) -> None:
-    source, first = inspect.getsourcelines(Wire._exchange)
+    source, first = inspect.getsourcelines(StatementCache._exchange)
     (number,) = (first + offset for offset, text in enumerate(source) if line in text)
     armed = True
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal armed
-        if frame.f_code is not Wire._exchange.__code__:
+        if frame.f_code is not StatementCache._exchange.__code__:
             return None
         if armed and event == "line" and frame.f_lineno == number:
             armed = False

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from guard_adapter import Both, expire_before, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
-from atlas_sdk import (
-    Atlas,
-    DatabaseError,
-    DatabaseUnreachable,
-    InvalidInput,
-    StorageFull,
-    TransactionConflict,
-)
-from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, InvalidInput, StorageFull, TransactionConflict
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -258,7 +245,7 @@ def test_a_client_settles_what_it_kept_before_it_closes(both: Both, dsn: str) ->
     both.do(both.client.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.usage(user).tokens_used == 5
-        assert other.quotas.holds(user) == []
+        assert other.quotas.reservations(user) == []
 
 
 def test_a_client_settles_its_leases_before_it_closes(both: Both, dsn: str) -> None:
@@ -269,7 +256,7 @@ def test_a_client_settles_its_leases_before_it_closes(both: Both, dsn: str) -> N
     assert both.usage(user).tokens_held == 8000
     both.do(both.client.close())
     with Atlas.open(dsn) as other:
-        assert other.quotas.holds(user) == []
+        assert other.quotas.reservations(user) == []
         # Nobody will tell any more what the second one used.
         assert other.quotas.usage(user).tokens_used == 7 + running.tokens
         assert other.quotas.verify(user).balanced
@@ -323,63 +310,5 @@ with Atlas.open(sys.argv[1]) as atlas:
             out, err = process.communicate(timeout=PATIENCE_S)
         assert out == "ready\n"
         assert err.endswith("KeyboardInterrupt\n")
-        assert atlas.quotas.holds(user) == []
+        assert atlas.quotas.reservations(user) == []
         assert atlas.quotas.verify(user).balanced
-
-
-# A server that is really stopped
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may stop; `ensure_running` starts it again."""
-    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
-    server = EmbeddedServer.acquire(home)
-    Atlas.open(home=home).close()
-    yield server
-    server.release()
-    until(lambda: not (server.data_dir / "postmaster.pid").exists())
-    shutil.rmtree(server.data_dir)
-    shutil.rmtree(home)
-
-
-def stop(server: EmbeddedServer) -> None:
-    """Kill the server as a crash of the machine does."""
-    pid = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedServer, kind: str) -> None:
-    # By its address nobody starts it again but this test.
-    with closing(Both(kind, own_server.dsn, connect_timeout_s=1)) as both:
-        user = both.user(tokens=1000)
-        with both.guard(user, tokens=400) as lost:
-            lost.progress(tokens=10)
-            stop(own_server)
-            with pytest.raises(DatabaseUnreachable) as caught, both.guard(user, tokens=1):
-                pytest.fail("entered without a database")
-            assert caught.value.http_status == 503
-            lost.settle(tokens=25)
-        assert lost.settlement is None
-        assert both.do(both.quotas.settle_pending()) == 2
-        own_server.ensure_running()
-        with both.guard(user, tokens=600) as g:
-            g.settle(tokens=1)
-        both.settle_down()
-        assert used(both, user)[0] == 26
-
-
-@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
-    # To start a server takes a busy machine longer than a client waits by default.
-    with closing(Both(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as both:
-        user = both.user()
-        stop(own_server)
-        with both.guard(user, tokens=400) as g:
-            # The server does not wait for the disk at a settlement, but it does at a reservation.
-            stop(own_server)
-            g.settle(tokens=25)
-        assert g.settlement.tokens == 25
-        assert used(both, user)[0] == 25

@@ -68,7 +68,7 @@ def test_what_a_function_finds_must_be_a_key(both: Both, found: Any) -> None:
 
 def test_a_constant_key_is_refused_when_it_decorates(both: Both) -> None:
     guard = both.quotas.guard(both.user(), tokens=10, idempotency_key="order 1")
-    with pytest.raises(InvalidInput, match="a function has many") as refused:
+    with pytest.raises(InvalidInput, match="one idempotency_key per call") as refused:
         decorated(both, guard)
     assert refused.value.field == "idempotency_key"
 
@@ -76,7 +76,7 @@ def test_a_constant_key_is_refused_when_it_decorates(both: Both) -> None:
 def test_a_function_is_no_key_of_one_call(both: Both) -> None:
     user = both.user()
     with (
-        pytest.raises(InvalidInput, match="is a decorator") as refused,
+        pytest.raises(InvalidInput, match="in a decorator only") as refused,
         both.guard(user, tokens=10, idempotency_key=lambda: "k"),
     ):
         pytest.fail("it was entered")

@@ -56,7 +56,7 @@ def test_a_guard_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> Non
     with both.guard(user, slots=1, ttl=SHORT) as g:
         losing.fail(1000)
         beats_until(both, lambda: g.lost)
-        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+        with pytest.raises(SlotLost, match="stop the container") as caught:
             g.check()
         assert caught.value.epoch == g.epoch
         losing._before.clear()
@@ -95,8 +95,8 @@ def test_a_decorated_function_keeps_its_containers(both: Both) -> None:
 
         @guard
         async def arun() -> None:
-            first = (await both.quotas.holds(user))[0].expires_at
-            while not (await both.quotas.holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
+            first = (await both.quotas.reservations(user))[0].expires_at
+            while not (await both.quotas.reservations(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
                 await asyncio.sleep(0.01)
             current_guard().check()
 
@@ -135,7 +135,7 @@ def test_a_forked_child_leaves_the_containers_to_its_parent(dsn: str) -> None:
                 g.__exit__(None, None, None)
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-            assert len(atlas.quotas.holds(user)) == 1
+            assert len(atlas.quotas.reservations(user)) == 1
 
 
 class Driver:
