@@ -27,7 +27,7 @@ from atlas_sdk.errors import (
 
 __all__ = ["translate"]
 
-#: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
+#: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0001_accounts.sql`).
 _ILLEGAL_TRANSITION = "23T01"
 #: What the trigger `refuse_over_limit` raises (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"

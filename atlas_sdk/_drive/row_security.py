@@ -1,8 +1,8 @@
 """The wall between tenants: how a transaction is put under one user's row-level security.
 
 The role is `atlas_app`, which the policies of every table apply to, and the setting is what they compare with
-(`sql/migrations/0015_isolation.sql`). Both end with the transaction, so that neither is left on a connection for the
-next client of a pooler, and the setting is a literal: `set_config()` does not reach the shards of a cluster.
+(`sql/migrations/0011_administration.sql`). Both end with the transaction, so that neither is left on a connection for
+the next client of a pooler, and the setting is a literal: `set_config()` does not reach the shards of a cluster.
 """
 
 from functools import lru_cache

@@ -1,6 +1,6 @@
 """Builds of projects: their status and their logs.
 
-The database decides which changes of status are allowed (`sql/migrations/0011_lifecycles.sql`).
+The database decides which changes of status are allowed (`sql/migrations/0003_lifecycles.sql`).
 """
 
 from collections.abc import Mapping

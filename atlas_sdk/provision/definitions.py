@@ -47,10 +47,10 @@ class PolicyRule:
 def function_rights() -> dict[str, FunctionRights]:
     """Return them by the name of the function; a test compares them with a server."""
     catalogue = expected()
+    heads = {thing.name: thing.text.partition("$$")[0] for thing in catalogue.things if thing.kind == "function"}
     found = {
-        thing.name: FunctionRights(is_pinned="SET search_path FROM CURRENT" in thing.text.partition("$$")[0])
-        for thing in catalogue.things
-        if thing.kind == "function"
+        name: FunctionRights(is_definer="SECURITY DEFINER" in head, is_pinned="SET search_path FROM CURRENT" in head)
+        for name, head in heads.items()
     }
     for command in catalogue.settings:
         altered = [(one["name"], one) for one in _DIRECT.finditer(command)]

@@ -1,10 +1,10 @@
 -- name: create
 -- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
-INSERT INTO builds (user_id, id, project_id, resource_usage)
+INSERT INTO builds AS n (user_id, id, project_id, resource_usage)
 SELECT user_id, %(build_id)s, id, %(resource_usage)s
 FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
-RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
-          finished_at, created_at;
+RETURNING n.user_id, n.id, n.project_id, n.status, n.container_id, n.image_id, n.error_message, n.resource_usage,
+          n.log_bytes, n.started_at, n.finished_at, n.created_at;
 
 -- name: get
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,

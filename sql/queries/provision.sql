@@ -79,8 +79,9 @@ LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
 -- name: closed
--- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no large
--- objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new connections.
+-- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no
+-- large objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new
+-- connections.
 SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
            AS is_closed,
        pg_has_role(d.datdba, 'USAGE') AS may_close,

@@ -249,7 +249,7 @@ def test_books_of_one_user_are_found_by_index(door: Door) -> None:
 def test_door_does_not_wait_for_ever(dsn: str, door: Door) -> None:
     user_id = door.user(tokens_limit=100, requests_limit=10)
     held = door.reserve(user_id, 10)
-    with mutated(door.connection, "quota_patience", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
+    with mutated(door.connection, "quota_lock_timeout", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
         other.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
         other.execute("SELECT FROM quota_reservations WHERE id = %s FOR UPDATE", (held.id,))
         calls: tuple[Callable[[], object], ...] = (
@@ -268,7 +268,7 @@ def test_door_does_not_wait_for_ever(dsn: str, door: Door) -> None:
                 call()
         # A limit of the session is its own.
         door.connection.execute("SET lock_timeout = '1ms'")
-        with mutated(door.connection, "quota_patience", ("'40ms'", "'1h'")), pytest.raises(errors.LockNotAvailable):
+        with mutated(door.connection, "quota_lock_timeout", ("'40ms'", "'1h'")), pytest.raises(errors.LockNotAvailable):
             door.reserve(user_id, 10)
         door.connection.execute("RESET lock_timeout")
     assert door.settle(user_id, held.id, 5, 0).outcome == "settled"
