@@ -27,7 +27,7 @@ def temporary(options: Options) -> Iterator[tuple[str, Options]]:
 
 def _migrate(dsn: str) -> None:
     opened = prepare(dsn, {})
-    driver = Driver(opened.target, opened.context)
+    driver = Driver(opened.config, opened.context)
     try:
         driver.open()
         driver.run(schema.migrate())

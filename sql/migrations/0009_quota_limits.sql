@@ -1,5 +1,5 @@
--- Quotas: thresholds, top-ups, plans, and the jobs of maintenance (0005_quotas.sql says why they are safe). The functions
--- before quota_grant are internal steps: they rely on the lock of their callers.
+-- Quotas: thresholds, top-ups, plans, and the jobs of maintenance (0005_quotas.sql says why they are safe). The
+-- functions before quota_grant are internal steps: they rely on the lock of their callers.
 
 CREATE FUNCTION quota_level(p_used numeric, p_limit numeric) RETURNS smallint
 LANGUAGE sql IMMUTABLE AS $$

@@ -48,7 +48,7 @@ SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d;
 -- set_config() is called before the function's rows are read, and it is for the commit that it matters.
 SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d, set_config('synchronous_commit', 'off', true);
 
--- name: holders
+-- name: holders (read)
 -- Who has the containers.
 SELECT DISTINCT holder FROM quota_reservations
 WHERE user_id = %(user_id)s AND slots > 0 AND holder <> ''
