@@ -86,10 +86,7 @@ def _version(applied: list[AppliedMigration]) -> Finding:
             "schema",
             f"these migrations are not the ones of this AtlasEngine: {some(differing)}; a changed or unreleased "
             "version made the schema, so none may be added",
-            "# with the version that made it:",
-            "atlasctl db dump before.dump",
-            "# then load that into a fresh database with this one:",
-            "atlasctl db load before.dump",
+            "# use the version that made it, or set up another database with atlasctl db init",
         )
     if len(applied) > len(known):
         detail = f"version {len(applied)} is newer than this AtlasEngine, which knows {len(known)}"

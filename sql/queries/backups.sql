@@ -85,8 +85,8 @@ SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 SELECT grant_atlas_roles();
 
 -- name: definitions (read)
--- What everything in a schema is, but its rows, owners and rights, and what only makes it faster or slower to use. Without
--- parentheses outside of functions: a nested AND comes back flat from a dump.
+-- What everything in a schema is, but its rows, owners and rights, and what only makes it faster or slower to use.
+-- Without parentheses outside of functions: a nested AND comes back flat from a dump.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
 SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
            AS definition

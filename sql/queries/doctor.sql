@@ -128,8 +128,8 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
 ORDER BY a.privilege_type, command;
 
 -- name: system_functions (read)
--- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command that
--- ends it (NULL: none).
+-- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command
+-- that ends it (NULL: none).
 SELECT count(*) AS amount,
        'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
            || quote_ident(%(role)s) AS command

@@ -79,8 +79,9 @@ LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
 -- name: closed (read)
--- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no large
--- objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new connections.
+-- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no
+-- large objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new
+-- connections.
 SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
            AS is_closed,
        pg_has_role(d.datdba, 'USAGE') AS may_close,
@@ -168,10 +169,10 @@ SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 SELECT grant_atlas_roles();
 
 -- name: inventory (read)
--- Everything in a schema that the migrations make and the doctor compares; a name alone tells one function from another.
--- `rule` is what the isolation of tenants rests on. `is_fit`: an index is valid, a trigger is enabled. `reaches` tells of
--- a policy whether it lets rows through to a role. `identity` names the object in a command, `making` is the command that
--- makes it.
+-- Everything in a schema that the migrations make and the doctor compares; a name alone tells one function from
+-- another. `rule` is what the isolation of tenants rests on. `is_fit`: an index is valid, a trigger is enabled.
+-- `reaches` tells of a policy whether it lets rows through to a role. `identity` names the object in a command,
+-- `making` is the command that makes it.
 WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text),
      app AS (SELECT oid FROM pg_roles WHERE rolname = %(role)s::text)
 SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c.relname AS name, NULL AS on_table,
