@@ -16,12 +16,13 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 
+from atlas_sdk._context import Context
 from atlas_sdk._drive.blocking import Driver
 from atlas_sdk._drive.configure import configure_connection
 from atlas_sdk._drive.connection_config import ConnectionConfig
+from atlas_sdk._drive.pooled_connection import PooledConnection
 from atlas_sdk._drive.search_path import OWN_PATH
-from atlas_sdk._drive.statement_cache import PooledConnection
-from atlas_sdk._plan import Context, Plan
+from atlas_sdk._plan import Plan
 from atlas_sdk._sql import Statement, statements
 from atlas_sdk._translate import translate
 from atlas_sdk.dsn import parsed, with_parts

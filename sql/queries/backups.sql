@@ -5,13 +5,14 @@ SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, t
 WHERE name IN ('row_security', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                'transaction_timeout');
 
--- name: facts
+-- name: facts (read)
 -- The schema, the owner of its tables (both NULL where there is none), the login, and the server.
 SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = to_regclass('schema_version')) AS schema,
        (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
        current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
-       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path, current_setting('server_version') AS server_version,
+       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path,
+       current_setting('server_version') AS server_version,
        current_setting('server_version_num')::integer / 10000 AS major,
        current_setting('server_version_num')::integer % 10000 AS minor;
 
@@ -19,7 +20,7 @@ SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnam
 -- Exports what this transaction sees, so that pg_dump sees the same.
 SELECT pg_export_snapshot();
 
--- name: write_counts
+-- name: write_counts (read)
 -- Counts the rows of every table of a schema, and tells whether they belong to users.
 SELECT string_agg(format('SELECT %%L AS name, count(*) AS amount, %%L::boolean AS of_users FROM %%I.%%I', c.relname,
                          c.relname = 'users' OR EXISTS (SELECT FROM pg_attribute a
@@ -30,7 +31,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e');
 
--- name: objects
+-- name: objects (read)
 -- The objects of a schema that can be dropped by themselves, tables first, each with the command that drops it. Without
 -- those of extensions, and without those that go with another object: indexes, row types of tables, partitions.
 SELECT t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
@@ -53,7 +54,7 @@ FROM (
 WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype IN ('e', 'i', 'a'))
 ORDER BY t.turn, t.name;
 
--- name: count_outside
+-- name: count_outside (read)
 -- The number of objects in all other schemas: dropping a table also drops the objects that depend on it.
 SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname <> %(schema)s
           AND n.nspname NOT LIKE 'pg\_%%')
@@ -64,7 +65,7 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
 -- name: write_make_schema
 SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 
--- name: write_lock_tables
+-- name: write_lock_tables (read)
 -- Locks everybody else out of the tables until the transaction ends.
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
@@ -73,7 +74,7 @@ FROM unnest(%(tables)s::text[]) AS t;
 -- Checks now the constraints that would be checked at the end of the transaction.
 SET CONSTRAINTS ALL IMMEDIATE;
 
--- name: write_analyze
+-- name: write_analyze (read)
 SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
 FROM unnest(%(tables)s::text[]) AS t;
 
@@ -84,7 +85,7 @@ SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 -- name: grant
 SELECT grant_atlas_roles();
 
--- name: definitions
+-- name: definitions (read)
 -- The definition of everything in a schema, without rows, owners, rights, and settings of speed. Without parentheses
 -- outside of functions: a nested AND comes back flat from a dump.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)

@@ -1,24 +1,24 @@
 -- Statements of the doctor; each one only reads.
 
--- name: now
+-- name: now (read)
 -- The server's clock.
 SELECT clock_timestamp();
 
--- name: search_path
+-- name: search_path (read)
 -- The search_path of a new connection of this login: the value that a reset would give.
 SELECT reset_val FROM pg_settings WHERE name = 'search_path';
 
--- name: settings
+-- name: settings (read)
 -- Settings of the server, and the source of each: "configuration file", "database", "user", …
 SELECT name, setting, source FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'server_encoding', 'synchronous_commit',
                'track_counts');
 
--- name: data_directory
+-- name: data_directory (read)
 -- The folder of the data on the server's machine; no row for a login that may not read it.
 SELECT setting FROM pg_settings WHERE name = 'data_directory';
 
--- name: connections
+-- name: connections (read)
 -- Connections of clients: the limits and the numbers, of the server and of this database. Some are reserved for superusers,
 -- and from PostgreSQL 16 on some more for a role.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
@@ -27,7 +27,7 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
        count(*) AS used, count(*) FILTER (WHERE datname = current_database()) AS used_in_database
 FROM pg_stat_activity WHERE backend_type = 'client backend';
 
--- name: who_is_connected
+-- name: who_is_connected (read)
 -- Connections by login, the most first; `stuck` counts those that were idle in a transaction for some time.
 SELECT coalesce(usename, '?') AS login, coalesce(nullif(application_name, ''), 'no name') AS application,
        coalesce(datname, '?') AS database, count(*) AS connections,
@@ -37,7 +37,7 @@ FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backen
 GROUP BY usename, application_name, datname
 ORDER BY count(*) DESC, login, application;
 
--- name: tables
+-- name: tables (read)
 -- The work that vacuum has left on the tables of a schema. NULL: it never came.
 SELECT s.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
@@ -48,11 +48,11 @@ FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid
 WHERE s.schemaname = %(schema)s::text
 ORDER BY s.relname;
 
--- name: may_use
+-- name: may_use (read)
 -- Whether a role may look into a schema (one row, none where there is no such schema).
 SELECT has_schema_privilege(%(role)s::name, oid, 'USAGE') AS may_use FROM pg_namespace WHERE nspname = %(schema)s::text;
 
--- name: missing_privileges
+-- name: missing_privileges (read)
 -- Of these pairs of a table or view and a privilege, those that a role does not have, not even for one column.
 SELECT c.relname AS name, wanted.privilege
 FROM unnest(%(names)s::text[], %(privileges)s::text[]) AS wanted (name, privilege)
@@ -63,7 +63,7 @@ WHERE n.nspname = %(schema)s::text
           ELSE has_any_column_privilege(%(role)s::name, c.oid, wanted.privilege) END
 ORDER BY wanted.privilege, c.relname;
 
--- name: excess_privileges
+-- name: excess_privileges (read)
 -- All privileges of a role on these tables and views, by a grant to it, to PUBLIC or to a role that it is a member of,
 -- and the right to create in the schema (`name` is NULL); each with the command that revokes it. The owner's own rights
 -- are no grants.
@@ -91,7 +91,7 @@ FROM home, given JOIN pg_roles AS app ON app.rolname = %(role)s::text
 WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid, given.grantee, 'USAGE'))
 ORDER BY given.name, given.privilege, given.on_column, command;
 
--- name: above_policies
+-- name: above_policies (read)
 -- The reasons why policies do not bind a role (no row: they bind it), each with the command that ends it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
@@ -108,7 +108,7 @@ WHERE app.rolname = %(role)s::text
                      OR high.rolname IN ('pg_read_all_data', 'pg_write_all_data')))
 ORDER BY how;
 
--- name: function_grants
+-- name: function_grants (read)
 -- Functions and procedures that a tenant cannot execute, and a command for each.
 SELECT p.proname AS name, 'GRANT EXECUTE ON ' || CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END
            || p.oid::regprocedure::text || ' TO PUBLIC' AS command
@@ -117,7 +117,7 @@ WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
   AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
 ORDER BY name, command;
 
--- name: database_grants
+-- name: database_grants (read)
 -- The privileges of a role on the database beside CONNECT, by a grant to it, to PUBLIC or to a role that it is a member of.
 SELECT a.privilege_type AS privilege,
        'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
@@ -127,7 +127,7 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
   AND a.grantee <> d.datdba AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'USAGE'))
 ORDER BY a.privilege_type, command;
 
--- name: system_functions
+-- name: system_functions (read)
 -- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the command
 -- that revokes that (NULL: none).
 SELECT count(*) AS amount,
@@ -138,7 +138,7 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
   AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
               WHERE a.grantee IN (0, app.oid));
 
--- name: search_paths
+-- name: search_paths (read)
 -- The places where a search_path is set for new connections to this database, the strongest first, and the beginning of the
 -- command that changes it. The roles are those that act in the schema, and this login.
 SELECT given.path,
@@ -157,7 +157,7 @@ CROSS JOIN LATERAL (
 WHERE d.datname = current_database() AND (s.setrole = 0 OR r.rolname IN (current_user, %(role)s, %(owner)s))
 ORDER BY s.setrole = 0, s.setdatabase = 0;
 
--- name: write_resets
+-- name: write_resets (read)
 -- A command for each place where a setting was made for this database, this login, or both.
 SELECT CASE
            WHEN s.setrole = 0 THEN format('ALTER DATABASE %%I RESET %%I', current_database(), %(setting)s::text)
@@ -169,7 +169,7 @@ WHERE given LIKE %(setting)s::text || '=%%'
   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user));
 
--- name: write_no_limit
+-- name: write_no_limit (read)
 SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' CONNECTION LIMIT -1';
 
 -- name: write_end_stuck
