@@ -32,6 +32,11 @@ def test_it_is_configured_as_a_clients_connection(dsn: str) -> None:
         assert session.value(schema.sql["exists"]) is True
 
 
+def test_the_time_to_connect_may_be_in_the_dsn(dsn: str) -> None:
+    with open_session(dsn) as session, open_session(f"{dsn}&connect_timeout=7") as patient:
+        assert [each._config.kwargs["connect_timeout"] for each in (session, patient)] == [5, 7]
+
+
 def test_commands_run_outside_of_a_transaction(dsn: str) -> None:
     name = f"test_{uuid.uuid4().hex} 100%"
     with open_session(dsn) as session:
