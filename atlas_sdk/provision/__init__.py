@@ -1,4 +1,4 @@
-"""Setting a database up, examining one, and planning its migrations: what `atlasctl db init` and `doctor` do.
+"""Set up a database, examine one, plan its migrations: the library of `atlasctl db init`, `doctor` and `migrate`.
 
 ::
 

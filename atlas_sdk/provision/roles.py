@@ -72,7 +72,7 @@ def _grant(job: Job, session: AdminSession, login: Login, role: str, *, to: str)
 
 
 def make_login(job: Job, session: AdminSession, login: Login, name: str, password: str | None) -> str | None:
-    """Make the application's login; return its password if it was generated, for the caller to show once."""
+    """Make the application's login; return its password if this call generated one, for the caller to show once."""
     step = f"login {name}"
     found = session.row(sql["role"], name=name)
     if found is not None:

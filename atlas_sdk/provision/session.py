@@ -9,6 +9,7 @@ from attrs import frozen
 from atlas_sdk._connect import Options, prepare
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
+from atlas_sdk.dsn import parsed
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 
@@ -43,6 +44,8 @@ def open_session(dsn: str | None, home: str | PathLike[str] | None = None) -> It
     options: Options = {"prepare_statements": False}
     if home is not None:
         options["home"] = home
+    if dsn is not None and (timeout := parsed(dsn).get("connect_timeout", "")).isdecimal() and int(timeout):
+        options["connect_timeout_s"] = float(timeout)
     opened = prepare(dsn, options)
     try:
         with AdminSession.open(opened.config, opened.context) as session:
