@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint suite mutants race swaps bench clean
+.PHONY: help quickstart install test lint suite mutants race swaps bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -40,6 +40,8 @@ endif
 	@echo 'atlasctl is $(CURDIR)/$(BIN)/atlasctl; to call it by name in this shell:'
 	@echo '  export PATH="$(CURDIR)/$(BIN):$$PATH"'
 	@echo 'README.md says where your data is, and how to remove everything.'
+
+install: $(VENV)/.installed-test ## install into .venv what the tests need, and do nothing else
 
 test: $(VENV)/.installed-test lint suite ## lint, types, import contracts and the whole suite
 

@@ -1,39 +1,13 @@
-"""Find the database that a command is about, and print its address."""
+"""The server that the options, the environment or the configuration name."""
 
 import os
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
-    from atlas_sdk.cli.command import Flags
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address
 
-__all__ = ["check_one", "configured", "configured_or_variables", "place"]
-
-
-def check_one(flags: "Flags") -> None:
-    """Refuse a command line that names two databases, or an empty folder. Raises UsageError."""
-    ctx = click.get_current_context(silent=True)
-    if flags.home == "":
-        # An unset shell variable gives this. Falling back to the environment could open a wrong database.
-        raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
-    if flags.home and flags.dsn:
-        raise click.UsageError(
-            "--dsn is a server and --home the folder of the embedded database: give one of them; beside a server, "
-            "ATLAS_HOME says where the watcher keeps its state",
-            ctx,
-        )
-
-
-def place(run: "Invocation") -> str:
-    """Return the address of the database, without a password."""
-    from atlas_sdk.dsn import masked
-    from atlas_sdk.text import printable
-
-    found = run.settings.database_url
-    return f"embedded, in {printable(str(run.settings.folder))}" if found is None else masked(found)
+__all__ = ["configured", "configured_or_variables"]
 
 
 def configured(run: "Invocation") -> "Address | None":

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.addressing import place
 from atlas_sdk.cli.command import Command, Flags, command_group
 from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
@@ -46,7 +45,7 @@ def status(flags: Flags) -> int:
     from atlas_sdk.cli.output import size
 
     run = Invocation(flags, of_project=False)
-    shown = place(run)
+    shown = run.database
     try:
         with run.opened() as atlas:
             health = atlas.health()

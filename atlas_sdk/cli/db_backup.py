@@ -44,7 +44,6 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
     its owner can read it. It has no owners and rights, so any login may load it with `atlasctl db load`.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.addressing import place
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
     from atlas_sdk.text import printable
@@ -58,7 +57,7 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
         run.out.record(
             {
                 "file": str(made.file),
-                "database": place(run),
+                "database": run.database,
                 "bytes": made.size,
                 "sha256": made.sha256,
                 "seconds": round(made.seconds, 3),
@@ -70,7 +69,7 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
         return
     rows = sum(made.rows.values())
     run.out.line(f"{printable(str(file))}: {size(made.size)}, {rows:,} rows, in {made.seconds:.1f} s")
-    run.out.line(f"database: {place(run)}")
+    run.out.line(f"database: {run.database}")
     run.out.line(f"schema version {made.schema_version}, PostgreSQL {made.server_version}, sha256 {made.sha256}")
 
 
@@ -91,7 +90,6 @@ def load(flags: Flags, *, file: Path) -> int:
     match; the loaded data stays.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.addressing import place
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count
@@ -101,10 +99,10 @@ def load(flags: Flags, *, file: Path) -> int:
     with _Shown(run.out) as shown:
         loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
     if flags.json:
-        run.out.record({"database": place(run), **_fields(loaded)})
+        run.out.record({"database": run.database, **_fields(loaded)})
         return 0 if loaded.ok else NOT_PROTECTED
     run.out.line(f"{printable(str(file))}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
-    run.out.line(f"database: {place(run)}")
+    run.out.line(f"database: {run.database}")
     if loaded.dumped_version < loaded.schema_version:
         run.out.line(f"migrated from schema version {loaded.dumped_version} to {loaded.schema_version}")
     if not loaded.granted:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.addressing import check_one, place
 from atlas_sdk.cli.advice import init_advice
 from atlas_sdk.cli.command import Flags
 from atlas_sdk.cli.failures import FAILED
@@ -34,7 +33,7 @@ class Invocation:
     def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
         self.flags = flags
         self._of_project = of_project
-        check_one(flags)
+        _check_address(flags)
         self._log = self._log_at("DEBUG") if flags.verbose else None
 
     @cached_property
@@ -49,6 +48,15 @@ class Invocation:
         if self._log is not None:
             self._log.dsn = found.database_url
         return found
+
+    @property
+    def database(self) -> str:
+        """The database of the settings, without a password."""
+        from atlas_sdk.dsn import masked
+        from atlas_sdk.text import printable
+
+        found = self.settings.database_url
+        return f"embedded, in {printable(str(self.settings.folder))}" if found is None else masked(found)
 
     def _log_at(self, level: str) -> "LogFormatter":
         from atlas_sdk.logs import log_to_stderr
@@ -103,7 +111,7 @@ class Invocation:
         if found is None:
             name = f"the login {getpass.getuser()}"
             raise NotFound(
-                f"{name} has no user in this database ({place(self)}); atlasctl init makes one, atlasctl user list "
+                f"{name} has no user in this database ({self.database}); atlasctl init makes one, atlasctl user list "
                 "shows the others",
                 kind="user",
                 name=name,
@@ -135,7 +143,7 @@ class Invocation:
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
         return NotFound(
-            f"there are no projects of {name} in this database ({place(self)}){init_advice(self.start)}; --home and "
+            f"there are no projects of {name} in this database ({self.database}){init_advice(self.start)}; --home and "
             "--dsn choose another database",
             kind="user",
             name=name,
@@ -179,3 +187,17 @@ def _current_folder() -> str:
         return os.getcwd()  # noqa: PTH109  # the text that was typed nowhere
     except FileNotFoundError as exc:
         raise FileProblem("the current folder is gone; go to one that exists", path=".") from exc
+
+
+def _check_address(flags: Flags) -> None:
+    """Refuse an empty home, and two databases. Raises UsageError."""
+    ctx = click.get_current_context(silent=True)
+    if flags.home == "":
+        # As of a variable that is not set; the database of the environment could be anybody's.
+        raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
+    if flags.home and flags.dsn:
+        raise click.UsageError(
+            "--dsn is a server and --home the folder of the embedded database: give one of them; beside a server, "
+            "ATLAS_HOME says where the watcher keeps its state",
+            ctx,
+        )
