@@ -159,13 +159,6 @@ FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
--- name: version
--- One version by id.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
-WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
-
 -- name: known_contents
 -- Which of these contents some version in a project has, and can give back.
 SELECT b.sha256 FROM memory_blobs b
