@@ -1,4 +1,4 @@
-"""Find the database before a client connects, and make the context of its plans."""
+"""Find the database for a client, and make the configuration of its connections and the context of its plans."""
 
 import getpass
 import sys
@@ -11,11 +11,11 @@ from uuid import UUID
 
 from attrs import evolve, field, frozen
 
+from atlas_sdk._context import Context
 from atlas_sdk._drive import ConnectionConfig, TimeLimits
 from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
-from atlas_sdk._plan import Context
 from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
@@ -35,14 +35,14 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 
 @frozen
 class Opened:
-    """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
+    """The parts that a client is made of; `server` is the embedded server, if it uses one."""
 
     config: ConnectionConfig
     context: Context
     server: EmbeddedServer | None
-    #: Whether to apply missing migrations.
+    #: Apply missing migrations.
     migrates: bool = field(kw_only=True)
-    #: What all clients of the embedded server share.
+    #: Shared by all clients of the embedded server.
     versions: SharedVersions | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
@@ -62,7 +62,7 @@ def _login() -> str | None:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # A container may run under a number that has no name.
+        # A container may run as a user id without a name.
         return None
 
 
@@ -138,9 +138,9 @@ def _check_names(options: Options) -> None:
 
 
 def address(dsn: str | None, options: Options) -> str | None:
-    """Return the server to use: the one given, else that of ATLAS_DATABASE_URL; None: the embedded one.
+    """Return the DSN to use: the given one, else ATLAS_DATABASE_URL; None is the embedded server.
 
-    A home that is given is the embedded server's, whatever the environment says. Raises InvalidInput for an option that
+    A given home always means the embedded server, whatever the environment says. Raises InvalidInput for an option that
     does not exist.
     """
     _check_names(options)
@@ -150,7 +150,7 @@ def address(dsn: str | None, options: Options) -> str | None:
 
 
 def prepare(dsn: str | None, options: Options) -> Opened:
-    """Start or join the embedded server where no DSN is given, and put the settings together."""
+    """Start or join the embedded server if no DSN is given, and apply the options."""
     server: EmbeddedServer | None = None
     before_connect: Callable[[], None] | None = None
     versions: SharedVersions | None = None
@@ -159,11 +159,11 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         check_dsn(dsn)
     if dsn is None:
         home = options.get("home")
-        # A later change of the current folder must not lead to other files.
+        # Make the path absolute: the current folder may change later.
         folder = home_folder() if home is None else expanded(home)
         server = EmbeddedServer.acquire(folder)
         try:
-            # Every client of the embedded server is on this machine.
+            # All clients of the embedded server are on this machine, so they can share memory.
             versions = SharedVersions(folder / "heads")
             if not keyring.is_set:
                 keyring = Keyring(file=check_private_file(folder / "signing-keys"), makes=True)

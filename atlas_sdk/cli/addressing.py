@@ -11,7 +11,7 @@ __all__ = ["configured", "configured_or_variables"]
 
 
 def configured(run: "Invocation") -> "Address | None":
-    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one, as with --home."""
+    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None means the embedded database."""
     from atlas_sdk.provision import Address
 
     dsn = run.settings.database_url

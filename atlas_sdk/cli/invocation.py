@@ -1,4 +1,4 @@
-"""One run of a command: settings, output, the database, who acts, which project."""
+"""One run of a command: its settings, output, database, user and project."""
 
 import getpass
 import os
@@ -27,7 +27,7 @@ __all__ = ["Invocation"]
 class Invocation:
     """The inputs of one command: settings, database, user and project, each found when first needed.
 
-    A command that is about no project, such as those of `db`, does without the project's settings.
+    A command about no project, such as those of `db`, does not read a project's settings.
     """
 
     def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
@@ -38,7 +38,7 @@ class Invocation:
 
     @cached_property
     def settings(self) -> "Settings":
-        """The settings: flags before the environment before the files."""
+        """The settings: flags override the environment, which overrides the files."""
         from atlas_sdk.config import load_settings
 
         flags = self.flags
@@ -70,7 +70,7 @@ class Invocation:
 
     @property
     def start(self) -> str:
-        """The folder that the run is about: --project, else the current one."""
+        """The folder of the run: --project, else the current one."""
         return self.flags.project or _current_folder()
 
     @contextmanager
@@ -81,7 +81,7 @@ class Invocation:
         from atlas_sdk import Atlas, Attribution
 
         settings = self.settings
-        # The pool warns of the connection that an interrupted statement leaves; the command says what was interrupted.
+        # After ^C the pool would warn of the broken connection; the command reports the interruption itself.
         if not self.flags.verbose:
             logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         if settings.query_log:
@@ -101,9 +101,9 @@ class Invocation:
             yield atlas
 
     def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
-        """Return who is named, else who acts: the user of the settings on a shared server, else this login's own.
+        """Return the named user, else the user who acts: that of the settings on a server, else this login's own.
 
-        Only with `make`, for what writes, does this login get a user that it does not have. Raises NotFound.
+        With `make`, a login without a user gets one. Raises NotFound.
         """
         from atlas_sdk import NotFound
 
@@ -119,7 +119,7 @@ class Invocation:
         return found
 
     def owner(self, atlas: "Atlas", email: str | None = None) -> "User":
-        """Return the same for a command about projects: NotFound tells how to register one."""
+        """Return the same user for a command about projects; NotFound then says how to register one."""
         found = self._user(atlas, email, make=False)
         if found is None:
             raise self.no_projects(None)
@@ -138,7 +138,7 @@ class Invocation:
         return found
 
     def no_projects(self, user: "User | None") -> "NotFound":
-        """Return the error for a database, perhaps the wrong one, without projects of a user; None: of this login."""
+        """Return the error for a user without projects, which names the database; None means this login."""
         from atlas_sdk import NotFound
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
@@ -150,18 +150,18 @@ class Invocation:
         )
 
     def project(self, atlas: "Atlas") -> "Project":
-        """Return the innermost project of the user at or above the folder that the run is about. Raises NotFound."""
+        """Return the innermost project of the user that contains the folder of the run. Raises NotFound."""
         return atlas.projects.by_path(self.start, user=self.owner(atlas))
 
     @property
     def interactive(self) -> bool:
-        """Whether a question would be seen and answered."""
+        """True if a person can see and answer a question."""
         return not self.flags.json and self.out.terminal and sys.stdin is not None and sys.stdin.isatty()
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Go on only if the user wants what cannot be taken back: by `--yes`, or by the answer to a question.
+        """Ask before an irreversible step, unless `--yes` was given.
 
-        Raises UsageError where nobody can be asked, Exit when the answer is no.
+        Raises UsageError without a terminal, Exit when the answer is no.
         """
         if yes:
             return
@@ -172,10 +172,10 @@ class Invocation:
             raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
-        """Return a file's path as the library takes it: relative to where it was typed, when that is in the project."""
+        """Return a path for the library: relative to the current folder if that is in the project."""
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
-            # Not `/`: what is typed after a slash, and "..", is for the library to judge.
+            # Do not use `/`: the library checks absolute paths and "..".
             return os.path.join(here, given)  # noqa: PTH118
         return given
 

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, Options, Snapshot, _connect, aio, client
+from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, Options, Snapshot, _connect, async_topics, topics
 from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
 
 
@@ -29,11 +29,12 @@ class Runner:
 def operations() -> Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]:
     """Yield the name of each operation, and its method on both faces."""
     runner: Any = Runner()
-    for name, kind in vars(client).items():
-        if inspect.isclass(kind) and issubclass(kind, Namespace):
+    for name in topics.__all__:
+        kind = getattr(topics, name)
+        if issubclass(kind, Namespace):
             for attribute in dir(kind):
                 if isinstance(inspect.getattr_static(kind, attribute), sync_method):
-                    other = getattr(aio, f"{'_' * name.startswith('_')}Async{name.lstrip('_')}", None) or aio._Notices
+                    other = getattr(async_topics, f"Async{name}")
                     assert isinstance(inspect.getattr_static(other, attribute), async_method)
                     yield f"{name}.{attribute}", getattr(kind(runner), attribute), getattr(other(runner), attribute)
 
@@ -68,12 +69,12 @@ def test_help_of_an_operation_can_be_read() -> None:
 
 
 def test_help_of_a_namespace_shows_methods() -> None:
-    text = rendered(client.Projects)
+    text = rendered(topics.Projects)
     assert "  create(self, user: atlas_sdk.model.users.User, *" in text
     assert "-> atlas_sdk.model.projects.Project\n" in text
     assert "Generator" not in text
-    assert list(inspect.signature(client.Memory.snapshot).parameters)[:3] == ["self", "project", "path"]
-    assert get_type_hints(client.Memory.snapshot)["return"] == Snapshot | None
+    assert list(inspect.signature(topics.Memory.snapshot).parameters)[:3] == ["self", "project", "path"]
+    assert get_type_hints(topics.Memory.snapshot)["return"] == Snapshot | None
 
 
 def model_parameters() -> Iterator[tuple[str, Any, Any, str]]:
@@ -124,9 +125,9 @@ def test_there_are_parameters_to_check() -> None:
 def test_an_id_in_the_place_of_an_object_is_refused() -> None:
     runner: Any = Runner()
     with pytest.raises(InvalidInput, match="^project must be a Project, not a UUID$"):
-        client.Memory(runner).snapshot(uuid.uuid4(), "CLAUDE.md", b"")  # type: ignore[arg-type]
+        topics.Memory(runner).snapshot(uuid.uuid4(), "CLAUDE.md", b"")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="^session must be a Session or a str, not None$"):
-        client.Sessions(runner).revoke(None)  # type: ignore[arg-type]
+        topics.Sessions(runner).revoke(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [Atlas, AsyncAtlas])
@@ -147,6 +148,6 @@ def test_help_of_the_options_shows_each_with_its_default_and_no_methods() -> Non
 
 def test_a_namespace_says_what_it_offers() -> None:
     runner: Any = Runner()
-    assert repr(client.Schema(runner)) == "<Schema: check, migrate, server, status>"
-    assert isinstance(aio.AsyncSchema(runner), AsyncNamespace)
-    assert repr(aio.AsyncSchema(runner)) == "<AsyncSchema: check, migrate, server, status>"
+    assert repr(topics.Schema(runner)) == "<Schema: check, migrate, server, status>"
+    assert isinstance(async_topics.AsyncSchema(runner), AsyncNamespace)
+    assert repr(async_topics.AsyncSchema(runner)) == "<AsyncSchema: check, migrate, server, status>"

@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from databases import in_database
+from homes import until
 from patience import PATIENCE_S
 from psycopg.conninfo import conninfo_to_dict
 
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput
-from atlas_sdk._embedded import locks, temporary
+from atlas_sdk._embedded import temporary
 
 #: Prints the address of its database, and waits until it is told to end.
 USE = """
@@ -29,13 +30,6 @@ with Atlas.temporary() as atlas:
     print(atlas.url, flush=True)
     sys.stdin.read()
 """
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    for _ in locks.polling(PATIENCE_S):
-        if condition():
-            return
-    pytest.fail(f"not within {PATIENCE_S:.0f} s: {what}")
 
 
 def home_of(url: str) -> Path:
