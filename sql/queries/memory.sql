@@ -147,11 +147,6 @@ SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
--- name: version (read)
--- One version by id.
-SELECT s.* FROM memory_versions s
-WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
-
 -- name: known_contents (read)
 -- Which of these contents some version in a project has, and can give back.
 SELECT b.sha256 FROM memory_blobs b
