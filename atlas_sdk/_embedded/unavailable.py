@@ -1,4 +1,4 @@
-"""The same shape where no embedded server exists (Windows): it says so."""
+"""A replacement for systems without an embedded server (Windows), which says so."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -21,17 +21,17 @@ class EmbeddedServer:
         _refuse(home)
 
     def ensure_running(self) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
     def keep_for(self, seconds: float) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
     def release(self) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
 
 def _refuse(home: Path) -> NoReturn:
     raise EmbeddedServerFailed(
-        f"No embedded PostgreSQL runs on this system, so {home} cannot hold the data; "
+        f"No embedded PostgreSQL runs on this system, so the data cannot be in {home}; "
         "give a server with --dsn or ATLAS_DATABASE_URL"
     )

@@ -50,7 +50,7 @@ def is_up(home: Path) -> bool:
     return locks.is_held(home / "postgres.run" / "server.lock")
 
 
-def keeper_of(home: Path) -> int | None:
+def supervisor_of(home: Path) -> int | None:
     lock = home / "postgres.run" / "supervisor.lock"
     return int(lock.read_text() or 0) if lock.exists() and locks.is_held(lock) else None
 
@@ -102,7 +102,7 @@ class Homes:
         for home in self._made:
             if (home / "postgres.run").is_dir():
                 until(lambda home=home: not is_up(home), "the server stops")
-                until(lambda home=home: keeper_of(home) is None, "its supervisor ends")
+                until(lambda home=home: supervisor_of(home) is None, "its supervisor ends")
             if (home / "postgres").is_symlink() and (home / "postgres").resolve().is_relative_to(places.MACHINE_DIR):
                 shutil.rmtree((home / "postgres").resolve())
             assert not half_made(home).exists()
@@ -164,7 +164,7 @@ def test_joining_starts_no_program_and_takes_milliseconds(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_of(server)
-    until(lambda: keeper_of(home), "the supervisor is there")
+    until(lambda: supervisor_of(home), "the supervisor is there")
     monkeypatch.delattr(subprocess, "run")
     monkeypatch.delattr(subprocess, "Popen")
     took_s = []
@@ -253,7 +253,7 @@ def test_child_of_a_fork_keeps_its_parents_server(homes: Homes) -> None:
         until(lambda: not is_up(home), "the server stops with the child")
 
 
-def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
+def test_supervisor_waits_for_a_session_by_hand(homes: Homes) -> None:
     home = homes()
     server = homes.use(home)
     command = [server.bin_dir / "psql", "-XAtq", server.dsn]
@@ -274,15 +274,15 @@ def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
     until(lambda: not is_up(home), "the server stops after the session")
 
 
-def test_killed_keeper_is_replaced(homes: Homes) -> None:
+def test_killed_supervisor_is_replaced(homes: Homes) -> None:
     home = homes()
     homes.use(home)
-    until(lambda: keeper_of(home), "the supervisor is there")
-    first = keeper_of(home)
+    until(lambda: supervisor_of(home), "the supervisor is there")
+    first = supervisor_of(home)
     os.kill(first, signal.SIGKILL)
-    until(lambda: keeper_of(home) is None, "the supervisor is gone")
+    until(lambda: supervisor_of(home) is None, "the supervisor is gone")
     homes.use(home)
-    until(lambda: keeper_of(home) not in {None, 0, first}, "another supervisor took the place")
+    until(lambda: supervisor_of(home) not in {None, 0, first}, "another supervisor took the place")
 
 
 def test_keep_for_outlasts_the_last_user(homes: Homes) -> None:
@@ -378,7 +378,7 @@ def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes:
             psycopg.connect(server.dsn.replace(f"requirepeer={account}", "requirepeer=root"))
         return
     server.release()
-    until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
+    until(lambda: supervisor_of(home) is None and not is_up(home), "the server stops")
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         shutil.chown(folder, "nobody")
@@ -450,7 +450,7 @@ def test_full_disk_leaves_nothing_half_made(homes: Homes) -> None:
     command = [sys.executable, "-c", code, os.fspath(home)]
     failed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert failed.returncode != 0
-    assert "EmbeddedServerFailed: No data directory could be made" in failed.stderr
+    assert "EmbeddedServerFailed: No data directory could be created" in failed.stderr
     assert str(home / "postgres.run" / "server.log") in failed.stderr
     assert not half_made(home).exists()
     assert value(homes.use(home), "SELECT 1") == 1
@@ -477,7 +477,7 @@ def test_any_name_of_a_home_works(open_homes: Homes, name: str) -> None:
     )
     assert by_hand.stdout == "atlas\n"
     server.release()
-    until(lambda: keeper_of(home) is None, "the supervisor ends")
+    until(lambda: supervisor_of(home) is None, "the supervisor ends")
     assert folder == server.data_dir or not folder.exists()
 
 
@@ -515,7 +515,7 @@ def test_programs_out_of_reach_are_copied(tmp_path: Path, homes: Homes, monkeypa
         assert value(server, "SELECT 1") == 1
         # The supervisor stops the server with these programs too.
         server.release()
-        until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
+        until(lambda: supervisor_of(home) is None and not is_up(home), "the server stops")
     finally:
         shutil.rmtree(copied, ignore_errors=True)
 
@@ -534,7 +534,7 @@ def test_other_files_are_not_taken_for_a_database(homes: Homes) -> None:
     data.mkdir(mode=0o700, parents=True)
     (data / "diary.txt").write_text("mine")
     find_account().give(data)
-    with pytest.raises(EmbeddedServerFailed, match="holds files but no PostgreSQL data"):
+    with pytest.raises(EmbeddedServerFailed, match="has files but no PostgreSQL data"):
         homes.use(home)
     assert (data / "diary.txt").read_text() == "mine"
 
