@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from test_embedded import PATIENCE_S, ROOT, Homes, homes, is_up, supervisor_of, open_homes, until, user_process, value
+from test_embedded import PATIENCE_S, ROOT, Homes, homes, is_up, open_homes, supervisor_of, until, user_process, value
 
 from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
 from atlas_sdk._embedded.account import find_account
