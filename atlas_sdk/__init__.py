@@ -83,7 +83,6 @@ if TYPE_CHECKING:
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.sessions import IssuedSession, Session
     from atlas_sdk.model.summaries import ProjectHealth, UsageSummary
-    from atlas_sdk.model.tallies import TallyMismatch
     from atlas_sdk.model.usage import UsageEntry, UsageTotal
     from atlas_sdk.model.users import Deletion, User
     from atlas_sdk.ops.amounts import UNCHANGED
@@ -181,7 +180,6 @@ _HOME_OF = {
     "Snapshot": "model.memory",
     "State": "model.memory",
     "StorageFull": "errors",
-    "TallyMismatch": "model.tallies",
     "TimedOut": "errors",
     "Tracking": "files",
     "Transaction": "client",
@@ -287,7 +285,6 @@ __all__ = [
     "Snapshot",
     "State",
     "StorageFull",
-    "TallyMismatch",
     "TimedOut",
     "TopUp",
     "Tracking",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TypedDict, Unpack
 
-from atlas_sdk._faces import AsyncFace, Face
+from atlas_sdk._namespaces import AsyncNamespace, Namespace
 from atlas_sdk._script import run_script, run_script_async
 from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.ops import isolation, maintenance
@@ -35,7 +35,7 @@ class MaintenanceOptions(RetentionOptions, total=False):
     dry_run: bool
 
 
-class Maintaining(Face):
+class Maintaining(Namespace):
     """All jobs, one after the other."""
 
     def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
@@ -66,7 +66,7 @@ class Maintaining(Face):
         return run_script(self._runner, maintenance.run_if_due(every=every, retry=retry, **options))
 
 
-class AsyncMaintaining(AsyncFace):
+class AsyncMaintaining(AsyncNamespace):
     """All jobs, one after the other."""
 
     async def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:

@@ -1,4 +1,4 @@
-"""Hearing what is sent on channels, for threads and, line by line the same, on asyncio."""
+"""Listeners: they receive the notifications of channels, blocking or on asyncio."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,14 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, Connection
 
-from atlas_sdk._drive.listening import ASK, Hearing, listening_line
+from atlas_sdk._drive.configure import BACKEND_PID
+from atlas_sdk._drive.listen_state import ListenState, listen_address
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
 
 if TYPE_CHECKING:
-    from atlas_sdk._drive.target import Target
+    from atlas_sdk._drive.connection_config import ConnectionConfig
 
 __all__ = ["AsyncListener", "Listener"]
 
@@ -38,32 +39,32 @@ def _left(deadline: float | None, most: float | None = None) -> float | None:
 
 
 class Listener:
-    """Hears what is sent on channels, on a connection of its own; made by `Atlas.listen`.
+    """Receives notifications of channels on a connection of its own; made by `Atlas.listen`.
 
-    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and made
-    again. `stop()` ends that from any thread.
+    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and opened
+    again. `stop()` ends the iteration from any thread.
     """
 
-    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
+    def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `Atlas.listen`."""
-        self._target = target
-        self._line = listening_line(target, channels, tenant)
-        self._hearing = Hearing(target, tenant)
+        self._config = config
+        self._address = listen_address(config, channels, tenant)
+        self._state = ListenState(config, tenant)
         self._connection: Connection[Any] | None = None
         self._stopped = False
-        self._turn = Lock()
-        #: One end wakes who waits at the other.
+        self._lock = Lock()
+        #: A byte sent to the second socket wakes the thread that waits for the first one.
         self._wake: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> Self:
-        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
         try:
             self._connect()
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         self._wake = socket.socketpair()
         self._wake[1].setblocking(False)
-        self._target.listeners.add(self)
+        self._config.listeners.add(self)
         return self
 
     def __exit__(
@@ -72,29 +73,29 @@ class Listener:
         self.close()
 
     def __iter__(self) -> Iterator[Notification | Gap]:
-        """Yield what is heard, until it is stopped."""
+        """Yield notifications and gaps until the listener is stopped."""
         while (found := self.get()) is not None:
             yield found
 
     def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
-        """Wait for the next item; None when there was none in time, or when it was stopped."""
-        self._hearing.check_process()
+        """Wait for the next item; return None after the time-out or when the listener is stopped."""
+        self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._turn:
+        with self._lock:
             if self._wake is None:
                 raise _not_entered()
             while not self._stopped:
-                if (found := self._hearing.take()) is not None:
+                if (found := self._state.take()) is not None:
                     return found
-                self._hear(deadline)
+                self._wait_and_receive(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
-                    return self._hearing.take()
+                    return self._state.take()
         return None
 
     def stop(self) -> None:
         """End the iteration, soon, from any thread. Idempotent."""
         self._stopped = True
-        # A full pipe wakes as well, and a closed one has nobody to wake.
+        # A full socket wakes the thread too, and after a close nobody waits.
         with contextlib.suppress(OSError):
             if self._wake is not None:
                 self._wake[1].send(b"\0")
@@ -102,7 +103,7 @@ class Listener:
     def close(self) -> None:
         """Stop, and close the connection. Idempotent."""
         self.stop()
-        with self._turn:
+        with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -110,35 +111,35 @@ class Listener:
                 end.close()
 
     def _connect(self) -> None:
-        connection = psycopg.connect(self._target.ready(), **self._line.kwargs)
+        connection = psycopg.connect(self._config.ready(), **self._address.kwargs)
         try:
-            self._hearing.check_connection(connection, connection.execute(ASK).fetchone())
-            connection.execute(self._line.listen)
+            self._state.check_connection(connection, connection.execute(BACKEND_PID).fetchone())
+            connection.execute(self._address.listen)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        self._hearing.connected()
-        # What came together with the answer makes no socket readable any more.
-        self._take_in(connection)
+        self._state.connected()
+        # Notifications that came together with the answer do not make the socket readable again.
+        self._receive(connection)
 
-    def _hear(self, deadline: float | None) -> None:
-        """Wait for what the server sends, or until it may be asked again, and take it in."""
+    def _wait_and_receive(self, deadline: float | None) -> None:
+        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
-            if self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+            if self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
                 self._reconnect()
             return
         if not self._wait(connection.pgconn.socket, _left(deadline)):
             return
-        self._take_in(connection)
+        self._receive(connection)
 
-    def _take_in(self, connection: Connection[Any]) -> None:
+    def _receive(self, connection: Connection[Any]) -> None:
         try:
             for note in connection.notifies(timeout=0):
-                self._hearing.heard(note)
+                self._state.received(note)
         except psycopg.Error as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
             self._connection = None
             connection.close()
 
@@ -146,10 +147,10 @@ class Listener:
         try:
             self._connect()
         except (psycopg.Error, AtlasError) as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
 
     def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
         with selectors.DefaultSelector() as selector:
             if self._wake is not None:
                 selector.register(self._wake[0], selectors.EVENT_READ)
@@ -160,27 +161,27 @@ class Listener:
 
 
 class AsyncListener:
-    """Hears what is sent on channels, on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
+    """Receives notifications of channels on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
 
-    def __init__(self, target: "Target", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
+    def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `AsyncAtlas.listen`."""
-        self._target = target
-        self._line = listening_line(target, channels, tenant)
-        self._hearing = Hearing(target, tenant)
+        self._config = config
+        self._address = listen_address(config, channels, tenant)
+        self._state = ListenState(config, tenant)
         self._connection: AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
         try:
             await self._connect()
         except psycopg.Error as exc:
-            raise translate(exc, self._target.dsn) from exc
+            raise translate(exc, self._config.dsn) from exc
         self._loop = asyncio.get_running_loop()
-        self._target.listeners.add(self)
+        self._config.listeners.add(self)
         return self
 
     async def __aexit__(
@@ -189,29 +190,29 @@ class AsyncListener:
         await self.close()
 
     async def __aiter__(self) -> AsyncIterator[Notification | Gap]:
-        """Yield what is heard, until it is stopped."""
+        """Yield notifications and gaps until the listener is stopped."""
         while (found := await self.get()) is not None:
             yield found
 
     async def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
-        """Wait for the next item; None when there was none in time, or when it was stopped."""
-        self._hearing.check_process()
+        """Wait for the next item; return None after the time-out or when the listener is stopped."""
+        self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        async with self._turn:
+        async with self._lock:
             if self._loop is None:
                 raise _not_entered()
             while not self._stopped:
-                if (found := self._hearing.take()) is not None:
+                if (found := self._state.take()) is not None:
                     return found
-                await self._hear(deadline)
+                await self._wait_and_receive(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
-                    return self._hearing.take()
+                    return self._state.take()
         return None
 
     def stop(self) -> None:
         """End the iteration, soon, from any thread. Not awaited. Idempotent."""
         self._stopped = True
-        # A closed loop has nobody to wake.
+        # In a closed loop nobody waits.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._wake.set)
@@ -219,42 +220,42 @@ class AsyncListener:
     async def close(self) -> None:
         """Stop, and close the connection. Idempotent."""
         self.stop()
-        async with self._turn:
+        async with self._lock:
             if self._connection is not None:
                 await self._connection.close()
                 self._connection = None
 
     async def _connect(self) -> None:
-        ready = await asyncio.to_thread(self._target.ready)
-        connection = await AsyncConnection.connect(ready, **self._line.kwargs)
+        ready = await asyncio.to_thread(self._config.ready)
+        connection = await AsyncConnection.connect(ready, **self._address.kwargs)
         try:
-            self._hearing.check_connection(connection, await (await connection.execute(ASK)).fetchone())
-            await connection.execute(self._line.listen)
+            self._state.check_connection(connection, await (await connection.execute(BACKEND_PID)).fetchone())
+            await connection.execute(self._address.listen)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
-        self._hearing.connected()
-        # What came together with the answer makes no socket readable any more.
-        await self._take_in(connection)
+        self._state.connected()
+        # Notifications that came together with the answer do not make the socket readable again.
+        await self._receive(connection)
 
-    async def _hear(self, deadline: float | None) -> None:
-        """Wait for what the server sends, or until it may be asked again, and take it in."""
+    async def _wait_and_receive(self, deadline: float | None) -> None:
+        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
-            if await self._wait(None, _left(deadline, self._hearing.wait_s())) and not self._hearing.wait_s():
+            if await self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
                 await self._reconnect()
             return
         if not await self._wait(connection.pgconn.socket, _left(deadline)):
             return
-        await self._take_in(connection)
+        await self._receive(connection)
 
-    async def _take_in(self, connection: AsyncConnection[Any]) -> None:
+    async def _receive(self, connection: AsyncConnection[Any]) -> None:
         try:
             async for note in connection.notifies(timeout=0):
-                self._hearing.heard(note)
+                self._state.received(note)
         except psycopg.Error as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
             self._connection = None
             await connection.close()
 
@@ -262,10 +263,10 @@ class AsyncListener:
         try:
             await self._connect()
         except (psycopg.Error, AtlasError) as exc:
-            self._hearing.lost(exc)
+            self._state.lost(exc)
 
     async def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
         loop = asyncio.get_running_loop()
         self._wake.clear()
         if self._stopped:

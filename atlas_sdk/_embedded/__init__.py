@@ -15,13 +15,15 @@ connection, and counts killed users for ever.
     postmaster  check that a server is up, and that it serves this data directory
     locks       flock, with and without waiting
     supervisor  the small process that stops the server after its last user
+    temporary   databases for tests, on a server that stops with its process
 """
 
 import sys
 
 if sys.platform == "win32":
-    from atlas_sdk._embedded.unavailable import EmbeddedServer
+    from atlas_sdk._embedded.unavailable import EmbeddedServer, temporary_database
 else:
     from atlas_sdk._embedded.server import EmbeddedServer
+    from atlas_sdk._embedded.temporary import temporary_database
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "temporary_database"]

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _LINGER_S: Final = "5"
 #: Seconds to wait for the supervisor; a bare interpreter starts in some 20 ms.
 _SUPERVISOR_S: Final = 5.0
+#: More settings for the server of a temporary home: it does not wait for the disk.
+_TEMPORARY: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
 
 
@@ -61,18 +63,38 @@ class EmbeddedServer:
         tenths of a second, joining milliseconds. Data of an older major version is upgraded first, which takes seconds
         to minutes. Raises `EmbeddedServerFailed`.
         """
-        with _explained(home):
-            site = Site.prepare(home)
-            users_lock = shared(site.run_dir / "users.lock")
-            # Set the time of the last use, from which the supervisor waits.
-            os.utime(users_lock)
-            server = cls(site, users_lock)
+        server = cls.join(home)
         try:
             server.ensure_running()
         except BaseException:
             server.release()
             raise
         return server
+
+    @classmethod
+    def join(cls, home: Path, *, temporary: bool = False) -> "EmbeddedServer":
+        """Become a user of the server of `home` without starting it; `ensure_running` starts it.
+
+        The supervisor removes a temporary home after its last user has left. Raises `EmbeddedServerFailed`.
+        """
+        with _explained(home):
+            site = Site.prepare(home)
+            users_lock = shared(site.run_dir / "users.lock")
+            # Set the time of the last use, from which the supervisor waits.
+            os.utime(users_lock)
+            server = cls(site, users_lock)
+            if temporary:
+                site.temporary_mark.touch(mode=0o600)
+            return server
+
+    @property
+    def home(self) -> Path:
+        """The home folder, links resolved."""
+        return self._site.home
+
+    def in_database(self, name: str) -> str:
+        """Return the address of another database of the running server."""
+        return self.dsn.replace(f"///{DATABASE}?", f"///{name}?", 1)
 
     def ensure_running(self) -> None:
         """Start the server again if it has died; this takes little time if it has not. Committed transactions survive.
@@ -87,7 +109,7 @@ class EmbeddedServer:
             fits = fits and identity.is_owner(self._site, self.data_dir)
             running = postmaster.answering(self.data_dir) if fits else None
             if running is not None:
-                self._keep()
+                self.ensure_supervisor()
             else:
                 with exclusive(self._site.run_dir / "start.lock"):
                     running = self._start()
@@ -115,11 +137,12 @@ class EmbeddedServer:
         upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
         # Start the supervisor first, so that a kill in between cannot leave a server without one.
-        self._keep()
+        self.ensure_supervisor()
         upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
-        return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir).serve()
+        options = _TEMPORARY if self._site.is_temporary else ()
+        return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir, options=options).serve()
 
-    def _keep(self) -> None:
+    def ensure_supervisor(self) -> None:
         """Ensure that a supervisor waits for the last user to leave."""
         lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
@@ -131,7 +154,7 @@ class EmbeddedServer:
             launch(
                 *(sys.executable, "-I", "-S", supervisor.__file__),
                 *(self._site.run_dir, self.data_dir, self.bin_dir),
-                *(_linger(), account.name, str(account.uid), str(account.gid)),
+                *("0" if self._site.is_temporary else _linger(), account.name, str(account.uid), str(account.gid)),
                 output=log,
             )
         finally:

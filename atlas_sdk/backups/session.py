@@ -94,12 +94,12 @@ def connected(dsn: str | None, home: str | PathLike[str] | None) -> Iterator[Ses
     options: Options = {"home": home} if home is not None else {}
     opened = prepare(dsn, options)
     try:
-        driver = Driver(opened.target, opened.context)
+        driver = Driver(opened.config, opened.context)
         try:
-            with psycopg.connect(opened.target.ready(), **opened.target.kwargs | {"prepare_threshold": None}) as made:
-                yield Session(made, driver, opened.target.dsn)
+            with psycopg.connect(opened.config.ready(), **opened.config.kwargs | {"prepare_threshold": None}) as made:
+                yield Session(made, driver, opened.config.dsn)
         except psycopg.Error as exc:
-            raise translate(exc, opened.target.dsn) from exc
+            raise translate(exc, opened.config.dsn) from exc
         finally:
             driver.close()
     finally:

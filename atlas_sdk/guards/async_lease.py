@@ -6,7 +6,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from atlas_sdk._faces import AsyncRunner
+from atlas_sdk._namespaces import AsyncRunner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script_async
 from atlas_sdk.errors import QuotaExceeded

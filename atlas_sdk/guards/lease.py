@@ -5,7 +5,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from atlas_sdk._faces import Runner
+from atlas_sdk._namespaces import Runner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script
 from atlas_sdk.errors import QuotaExceeded

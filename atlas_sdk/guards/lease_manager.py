@@ -15,8 +15,8 @@ from threading import RLock, Thread
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
-from atlas_sdk._faces import AsyncRunner, Runner
 from atlas_sdk._forks import reset_in_children
+from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk.model.users import User
 
 __all__ = ["AsyncLeaseManager", "LeaseManager", "ManagedLease", "async_lease_manager", "lease_manager"]

@@ -6,7 +6,7 @@ from functools import partial, wraps
 from typing import TypeVar, Unpack
 from uuid import UUID
 
-from atlas_sdk._faces import AsyncFace, AsyncRunner, Face, Runner
+from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
 from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
@@ -42,7 +42,7 @@ def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
     return resolve  # type: ignore[return-value]  # the same kind of callable
 
 
-class GuardMethods(Face):
+class GuardMethods(Namespace):
     """Guards, slots and leases of a blocking client."""
 
     def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
@@ -130,7 +130,7 @@ class GuardMethods(Face):
             self._backend.close()
 
 
-class AsyncGuardMethods(AsyncFace):
+class AsyncGuardMethods(AsyncNamespace):
     """Guards, slots and leases of an asyncio client."""
 
     def __init__(

@@ -22,7 +22,6 @@ MAINTENANCE_JOBS: Final = (
     "snapshots",
     "contents",
     "events",
-    "tallies",
 )
 
 _OUTCOMES: Final = ("running", "done", "stopped", "failed")

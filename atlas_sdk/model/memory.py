@@ -108,7 +108,7 @@ class Head:
     content: bytes | None = field(default=None, repr=False)
     #: Monotonic time (seconds) at which this was known to be the newest, and the file's shared version just before.
     confirmed_at: float = field(default=0.0, eq=False)
-    mark: bytes | None = field(default=None, eq=False, repr=False)
+    stamp: bytes | None = field(default=None, eq=False, repr=False)
 
 
 @frozen(kw_only=True)

@@ -169,7 +169,8 @@ def plan_limits(plan: str) -> Plan[Limits]:
     """Return the limits of a plan. Raises NotFound."""
     found = yield from one_or_none(sql["plan"], Limits, name=plan)
     if found is None:
-        raise NotFound(f"no plan is called {quoted(plan)}", kind="plan", name=plan)
+        names = ", ".join(one.name for one in (yield from plans()))
+        raise NotFound(f"no plan is called {quoted(plan)}; there are: {names}", kind="plan", name=plan)
     return found
 
 

@@ -19,7 +19,7 @@ from atlas_sdk.errors import (
     TransactionConflict,
 )
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
-from atlas_sdk.ops import purges, retention, tallies
+from atlas_sdk.ops import purges, retention
 from atlas_sdk.ops.batches import BATCH, Counted, JobOptions, Progress, record
 from atlas_sdk.ops.checks import page_size
 
@@ -191,8 +191,6 @@ def _job(name: str, keep: _Retention, options: JobOptions) -> Plan[JobReport] | 
         return purges.purge_claims(dry_run=dry_run, batch=batch, progress=progress)
     if name == "contents":
         return retention.collect_contents(dry_run=dry_run, batch=batch, progress=progress)
-    if name == "tallies":
-        return tallies.fold_tallies(dry_run=dry_run, batch=batch, progress=progress)
     if name == "previews":
         kept, purge = keep.stopped_previews, purges.purge_previews
     elif name == "snapshots":

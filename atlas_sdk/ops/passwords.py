@@ -17,6 +17,7 @@ from threading import BoundedSemaphore
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from atlas_sdk._forks import reset_in_children
 from atlas_sdk._plan import Plan, local_in
 from atlas_sdk.errors import InvalidInput, MissingExtra
 
@@ -51,31 +52,29 @@ _FOREIGN_KIB_MAX: Final = 2**20
 #: Computations at the same time. Each takes 64 MiB, and a flood of sign-ins must not use up the memory. More than the
 #: number of processors would not be faster.
 _TURNS: Final = max(2, os.cpu_count() or 1)
-_turns = BoundedSemaphore(_TURNS)
 
 
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_TURNS, thread_name_prefix="atlas-passwords")
+class _Workers:
+    """The permission to compute, and the threads in which asyncio computes."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        reset_in_children(self)
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child, which has none of the parent's threads."""
+        self.turns = BoundedSemaphore(_TURNS)
+        #: The threads for asyncio clients. In asyncio's default executor, computations that wait for their turn would
+        #: block the application's file reads and name lookups.
+        self.executor = ThreadPoolExecutor(_TURNS, thread_name_prefix="atlas-passwords")
 
 
-#: The threads for asyncio clients. In asyncio's default executor, computations that wait for their turn would block
-#: the application's file reads and name lookups.
-_executor = _threads()
-
-
-def _renew() -> None:
-    """Replace semaphore and executor in a forked child, which does not have the parent's threads."""
-    global _turns, _executor  # one per process
-    _turns, _executor = BoundedSemaphore(_TURNS), _threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+_workers = _Workers()
 
 
 def computed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
     """Run one of the computations below; on asyncio it runs in this module's threads."""
-    return local_in(_executor, call, *args, **kwargs)
+    return local_in(_workers.executor, call, *args, **kwargs)
 
 
 def checked(password: str) -> bytes:
@@ -130,7 +129,7 @@ def is_verifiable(stored: str | None) -> bool:
 def hashed(password: bytes) -> str:
     """Hash a password with a new salt. It takes some 50 ms and 64 MiB: use `computed`. Raises MissingExtra."""
     hasher = _hasher()
-    with _turns:
+    with _workers.turns:
         return hasher.hash(password)
 
 
@@ -154,7 +153,7 @@ def refreshed(stored: str, password: bytes) -> str | None:
 
 def _verify(hasher: "PasswordHasher", stored: str, password: bytes) -> bool:
     errors = _library().exceptions
-    with _turns:
+    with _workers.turns:
         try:
             return bool(hasher.verify(stored, password))
         except errors.VerifyMismatchError:

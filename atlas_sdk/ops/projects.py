@@ -109,9 +109,7 @@ def create(
         there = yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder))
         sentence = f"{folder} is a project already"
         if there is not None and there.status == "archived":
-            sentence += (
-                ", but archived: `atlasctl init` there, or `projects.activate`, brings it back with its whole history"
-            )
+            sentence += ", but archived: projects.activate brings it back with its whole history"
         raise AlreadyExists(sentence, kind="project", name=folder)
     yield from events.record("project.created", user_id=user.id, project_id=project.id, meta={"path": to_text(folder)})
     return project

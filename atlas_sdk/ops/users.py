@@ -9,6 +9,7 @@ from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_no
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.files import from_text
+from atlas_sdk.model.limits import Limits
 from atlas_sdk.model.users import Deletion, User
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
@@ -55,7 +56,8 @@ def _checked_name(name: str) -> str:
 
 def _known_plan(plan: str) -> Plan[None]:
     if not (yield from scalar(sql["plan_exists"], bool, plan=plan)):
-        raise InvalidInput(f"no plan is called {quoted(plan)}; quotas.plans() lists them", field="plan")
+        names = ", ".join(one.name for one in (yield from many(statements("limits")["plans"], Limits)))
+        raise InvalidInput(f"no plan is called {quoted(plan)}; there are: {names}", field="plan")
 
 
 def _found(found: T | None, user_id: UUID) -> T:

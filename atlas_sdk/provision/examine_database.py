@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, some
-from atlas_sdk.provision.grants import owners_functions
 from atlas_sdk.provision.roles import APP, OWNER
 from atlas_sdk.provision.script import expected
 from atlas_sdk.provision.session import Login, Session
@@ -70,15 +69,8 @@ def _functions(session: Session, login: Login) -> Iterator[Trouble]:
 
 
 def function_grants(session: Session, schema: str) -> Iterator[Finding]:
-    """Yield a verdict if others may execute what is the owner's alone, or a tenant may not execute the rest."""
-    closed = owners_functions()
-    names = set(expected().names("function"))
-    rows = session.rows(
-        sql["function_grants"], role=APP, schema=schema, closed=sorted(closed), open=sorted(names - closed)
-    )
-    for excess in (True, False):
-        found = [row for row in rows if row["excess"] is excess]
-        if found:
-            named = some(sorted({row["name"] for row in found}))
-            what = "others than their owner may execute" if excess else f"{APP} may not execute"
-            yield problem("grants", f"{what} {named}", *(f"{row['command']};" for row in found))
+    """Yield a verdict if a tenant may not execute one of our functions."""
+    rows = session.rows(sql["function_grants"], role=APP, schema=schema, names=expected().names("function"))
+    if rows:
+        named = some(sorted({row["name"] for row in rows}))
+        yield problem("grants", f"{APP} may not execute {named}", *(f"{row['command']};" for row in rows))

@@ -5,12 +5,11 @@ from functools import cache
 
 from atlas_sdk.provision.script import expected
 
-__all__ = ["owners_functions", "tenant_privileges", "tenant_rights"]
+__all__ = ["tenant_privileges", "tenant_rights"]
 
 #: Texts that stand one after the other on several lines are one text.
 _JOINT = re.compile(r"'\s*\n\s*'")
 _GRANT = re.compile(r"'(?P<what>(?:SELECT|INSERT|UPDATE|DELETE)\b[^']*?) ON (?P<tables>[\w, ]+)'")
-_CLOSED = re.compile(r"counting constant text := format\('(?P<listed>[^']*)'")
 _VERB = re.compile(r"(?P<verb>SELECT|INSERT|UPDATE|DELETE)(?: \((?P<columns>[^)]*)\))?")
 
 
@@ -31,14 +30,6 @@ def tenant_rights() -> dict[tuple[str, str], frozenset[str] | None]:
 def _giving() -> str:
     (giving,) = (thing for (name, _), thing in expected().of("function").items() if name == "grant_atlas_roles")
     return giving.text
-
-
-@cache
-def owners_functions() -> frozenset[str]:
-    """Return the functions that nobody but their owner may execute; everybody may execute the others."""
-    found = _CLOSED.search(_giving())
-    assert found is not None  # noqa: S101  # a test reads it
-    return frozenset(re.findall(r"(\w+)\(\)", found["listed"]))
 
 
 def _columns(listed: str | None) -> frozenset[str] | None:

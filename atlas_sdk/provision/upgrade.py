@@ -54,7 +54,7 @@ def embedded(home: Path) -> Iterator[Address]:
     """Start or join the embedded server, and leave it at the end."""
     opened = prepare(None, {"home": home})
     try:
-        yield Address(dsn=opened.target.dsn, source="embedded")
+        yield Address(dsn=opened.config.dsn, source="embedded")
     finally:
         opened.release()
 

@@ -1,4 +1,4 @@
--- name: usage
+-- name: usage (read)
 -- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
 -- more, and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_burn would charge to the top-ups,
 -- the soonest to expire first.
@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
                 ELSE greatest(g.cost_left - greatest(t.cost_over - g.cost_gone, 0), 0) END AS cost_granted
 ) AS d;
 
--- name: reservations
+-- name: reservations (read)
 -- Soonest to expire first.
 SELECT id, tokens, cost, slots, tokens_progressed, cost_progressed, holder, meta, epoch, created_at, expires_at,
        leased, requests
@@ -64,7 +64,7 @@ FROM quota_reservations
 WHERE user_id = %(user_id)s
 ORDER BY expires_at, id;
 
--- name: verify
+-- name: verify (read)
 -- Every period of every user, or of one, that does not balance; and of how many were looked at. Asked of each table by
 -- itself: a condition on the result of the outer join would read them all.
 WITH counted AS (
@@ -119,7 +119,7 @@ LEFT JOIN accounting AS b
        <> (b.tokens_charged, b.cost_charged, b.tokens_reserved, b.cost_reserved, b.slots_reserved, b.requests_reserved)
 ORDER BY b.user_id, b.period_start;
 
--- name: history
+-- name: history (read)
 -- The newest first.
 SELECT period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at
 FROM quota_history
@@ -127,7 +127,7 @@ WHERE user_id = %(user_id)s
 ORDER BY period_start DESC
 LIMIT %(limit)s;
 
--- name: rates
+-- name: rates (read)
 -- What was charged to this period in the last seven days of it.
 SELECT
     t.now,

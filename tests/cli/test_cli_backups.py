@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from filling import fill, prints
+from old_homes import old_cluster
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import places
@@ -48,7 +49,7 @@ def test_load_says_when_a_dump_has_no_seal(cli, dsn, empty_dsn, tmp_path):
     file.write_bytes(whole[: whole.rindex(b'\n{"rows": ')])
     ran = cli("db", "load", file, "--dsn", empty_dsn)
     assert ran.code == 0
-    assert "the file has no seal, so nobody knows whether it is as it was written" in ran.err
+    assert "the file has no seal, so a change to it since the dump would not show" in ran.err
     file.write_bytes(whole)
     again = cli("db", "load", file, "--dsn", empty_dsn)
     assert "seal" not in again.err + again.out
@@ -109,8 +110,6 @@ def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(atlasctl, dsn, tmp_
 
 def test_older_major_is_upgraded_with_a_line_on_stderr(atlasctl, tmp_path, monkeypatch):
     """A home as an older release would have made it, with the whole schema in it, verified afterwards."""
-    from test_embedded_upgrade import old_cluster
-
     from atlas_sdk._embedded.account import find_account
     from atlas_sdk._embedded.server import _dsn
 

@@ -10,6 +10,8 @@ import pytest
 from atlas_sdk import SigningKeys
 from atlas_sdk.ops import passwords
 
+pytest.register_assert_rewrite("original_checks")
+
 
 @pytest.fixture
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:

@@ -157,7 +157,7 @@ def test_a_hard_limit_of_one_user_is_no_other_users(face: Any, tmp_path: Path) -
 def test_a_put_stays_one_statement(atlas: Any, folder: Path, caplog: pytest.LogCaptureFixture, *, hard: bool) -> None:
     _, project = new_project(atlas, folder, memory_bytes=3000, memory_hard=hard)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n")
-    atlas._driver._target.query_log = True
+    atlas._driver._config.query_log = True
     with caplog.at_level("DEBUG", "atlas_sdk.queries"):
         atlas.memory.snapshot(project, "CLAUDE.md", b"two\n")
         (folder / "notes.md").write_bytes(b"three\n")

@@ -10,7 +10,7 @@ import pytest
 
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.definitions import PolicyRule, function_rights, invoker_views, policy_rules, same_rule
-from atlas_sdk.provision.grants import owners_functions, tenant_privileges, tenant_rights
+from atlas_sdk.provision.grants import tenant_privileges, tenant_rights
 from atlas_sdk.provision.script import Thing, expected
 
 pytestmark = pytest.mark.every_server
@@ -83,11 +83,10 @@ def test_file_and_server_agree_on_policies_and_views(migrated: psycopg.Connectio
     assert {name for name, _ in of_their_owner} == set(expected().names("view")) - invoker_views()
 
 
-def test_file_and_server_agree_on_who_executes_functions(migrated: psycopg.Connection[Any]) -> None:
+def test_everybody_executes_all_functions(migrated: psycopg.Connection[Any]) -> None:
     rows = migrated.execute("""
         SELECT p.proname, EXISTS (
             SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
         FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
     """).fetchall()
-    assert {name for name, is_open in rows if not is_open} == owners_functions()
-    assert "tally_builds" in owners_functions()
+    assert {name for name, is_open in rows if not is_open} == set()

@@ -7,27 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from restoring import EDITED, GOOD, Contents, checkpointed, new_project, newest_checkpoint, on_disk, write
 
 from atlas_sdk import Atlas, AtlasError, FileProblem, NotFound, OutsideProject, Project, RestoreRefused
 from atlas_sdk.ops import restores
-
-Contents = dict[str, bytes]
-
-
-def new_project(face: Any, folder: Path) -> Project:
-    user = face.users.by_email("ada@example.com") or face.users.create("ada@example.com", name="Ada")
-    return face.projects.create(user, path=folder)
-
-
-def write(folder: Path, contents: Contents) -> None:
-    for path, content in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-
-
-def on_disk(folder: Path) -> Contents:
-    """Everything below the folder, temporary files too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def state(face: Any, project: Project, reference: str = "latest") -> Contents:
@@ -36,21 +19,6 @@ def state(face: Any, project: Project, reference: str = "latest") -> Contents:
 
 def versions(face: Any, project: Project, reference: str) -> dict[str, Any]:
     return face.memory.resolve(project, reference).by_path()
-
-
-def newest_checkpoint(face: Any, project: Project) -> str:
-    return face.memory.checkpoints(project)[0].name
-
-
-def checkpointed(face: Any, folder: Path, name: str = "good") -> Project:
-    project = new_project(face, folder)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, name)
-    return project
-
-
-GOOD = {"CLAUDE.md": b"# Rules\n\nBe kind.\n", "notes.md": b"- first\n"}
-EDITED = {"CLAUDE.md": b"# Rules\n\nBe quick.\nBreak things.\n", "notes.md": b"\xff\0 torn to pieces"}
 
 
 def test_every_kind_of_reference_brings_its_files_back(face: Any, folder: Path) -> None:
@@ -171,163 +139,6 @@ def test_permissions_come_back(face: Any, folder: Path) -> None:
     assert versions(face, project, done.safety)["notes.md"].mode == 0o664
     face.memory.undo(project)
     assert (folder / "notes.md").stat().st_mode & 0o777 == 0o664
-
-
-def linked(folder: Path, target: str = "docs/rules.txt") -> Path:
-    """Make CLAUDE.md a symlink inside the project; by default to a file that is not memory itself."""
-    write(folder, {target: GOOD["CLAUDE.md"]})
-    (folder / "CLAUDE.md").unlink()
-    (folder / "CLAUDE.md").symlink_to(target)
-    return folder / "CLAUDE.md"
-
-
-def test_a_symlink_inside_the_project_stays_one(face: Any, folder: Path) -> None:
-    link = linked(folder)
-    project = checkpointed(face, folder)
-    link.write_bytes(EDITED["CLAUDE.md"])
-    face.memory.restore(project, "good")
-    assert link.readlink() == Path("docs/rules.txt")
-    assert (folder / "docs/rules.txt").read_bytes() == GOOD["CLAUDE.md"]
-    link.unlink()
-    face.memory.restore(project, "good")
-    assert link.readlink() == Path("docs/rules.txt")
-    assert face.memory.restore(project, "good") is None
-
-
-def test_a_symlink_to_another_memory_file_is_restored_with_it(face: Any, folder: Path) -> None:
-    linked(folder, "AGENTS.md")
-    project = checkpointed(face, folder)
-    write(folder, {"AGENTS.md": b"edited under both names"})
-    face.memory.restore(project, "good")
-    assert on_disk(folder) == GOOD | {"AGENTS.md": GOOD["CLAUDE.md"]}
-    assert (folder / "CLAUDE.md").is_symlink()
-
-
-def test_a_regular_file_that_became_a_symlink_does_not_overwrite_its_target(face: Any, folder: Path) -> None:
-    write(folder, {"AGENTS.md": b"of the agents"})
-    project = checkpointed(face, folder)
-    (folder / "CLAUDE.md").unlink()
-    (folder / "CLAUDE.md").symlink_to("AGENTS.md")
-    face.memory.restore(project, "good")
-    assert on_disk(folder) == GOOD | {"AGENTS.md": b"of the agents"}
-    assert not (folder / "CLAUDE.md").is_symlink()
-
-
-@pytest.mark.parametrize("way", ["removed", "replaced"])
-def test_a_symlink_and_its_target_change_together(face: Any, folder: Path, way: str) -> None:
-    write(folder, {"AGENTS.md": b"of the agents"})
-    project = checkpointed(face, folder)
-    if way == "removed":
-        (folder / "AGENTS.md").unlink()
-        (folder / "CLAUDE.md").unlink()
-        face.memory.capture(project)
-        face.memory.checkpoint(project, "without")
-    (folder / "CLAUDE.md").unlink(missing_ok=True)
-    (folder / "CLAUDE.md").symlink_to("AGENTS.md")
-    write(folder, {"AGENTS.md": b"edited"})
-    face.memory.restore(project, "without" if way == "removed" else "good", delete=True)
-    assert on_disk(folder) == (
-        {"notes.md": GOOD["notes.md"]} if way == "removed" else GOOD | {"AGENTS.md": b"of the agents"}
-    )
-    assert not (folder / "CLAUDE.md").is_symlink()
-
-
-def test_a_symlink_that_became_a_regular_file_is_one_again(face: Any, folder: Path) -> None:
-    link = linked(folder)
-    project = checkpointed(face, folder)
-    link.unlink()
-    link.write_bytes(EDITED["CLAUDE.md"])
-    face.memory.restore(project, "good")
-    assert link.is_symlink()
-    assert face.memory.restore(project, "good") is None
-
-
-@pytest.mark.parametrize("path", ["CLAUDE.md", ".claude/rules/style.md"])
-def test_nothing_is_written_through_a_symlink_out_of_the_project(
-    face: Any, folder: Path, tmp_path: Path, path: str
-) -> None:
-    write(folder, {".claude/rules/style.md": b"style"})
-    project = checkpointed(face, folder)
-    outside = tmp_path / "outside"
-    write(outside, {"rules/style.md": b"somebody else's"})
-    name = path.partition("/")[0]
-    (folder / name).rename(tmp_path / "away")
-    (folder / name).symlink_to(outside / "rules/style.md" if name == path else outside)
-    with pytest.raises(OutsideProject, match="outside the project"):
-        face.memory.restore(project, "good")
-    assert on_disk(outside) == {"rules/style.md": b"somebody else's"}
-
-
-def test_undo_and_redo_walk_back_and_forth(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
-    for name in ("one", "two", "three"):
-        write(folder, {"CLAUDE.md": name.encode()})
-        face.memory.capture(project)
-        face.memory.checkpoint(project, name)
-    (folder / "notes.md").unlink()
-    face.memory.restore(project, "one")
-    face.memory.restore(project, "two")
-
-    def walk(step: Any) -> bytes | None:
-        try:
-            step(project)
-        except NotFound:
-            return None
-        assert (folder / "notes.md").exists() == ((folder / "CLAUDE.md").read_bytes() != b"three")
-        return (folder / "CLAUDE.md").read_bytes()
-
-    undone = [walk(face.memory.undo) for _ in range(3)]
-    assert undone == [b"one", b"three", None]
-    redone = [walk(face.memory.redo) for _ in range(3)]
-    assert redone == [b"one", b"two", None]
-    assert walk(face.memory.undo) == b"one"
-    events = [event.type for event in face.events.recent(face.users.by_email("ada@example.com"), limit=7)]
-    assert events == [f"memory.{word}" for word in ("undo", "redo", "redo", "undo", "undo", "restore", "restore")]
-
-
-def test_edits_after_a_restore_are_kept_when_it_is_undone(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    write(folder, EDITED)
-    face.memory.restore(project, "good")
-    write(folder, {"CLAUDE.md": b"edited after the restore"})
-    face.memory.undo(project)
-    assert on_disk(folder) == EDITED
-    assert face.memory.read(project, "CLAUDE.md", newest_checkpoint(face, project)) == b"edited after the restore"
-
-
-def test_an_undo_that_finds_its_work_done_still_counts(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    write(folder, EDITED)
-    face.memory.restore(project, "good")
-    write(folder, EDITED)
-    assert face.memory.undo(project).undone_at is not None
-    with pytest.raises(NotFound):
-        face.memory.undo(project)
-    assert face.memory.redo(project).undone_at is None
-    assert on_disk(folder) == GOOD
-
-
-def test_a_new_restore_ends_what_could_be_redone(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    write(folder, EDITED)
-    face.memory.restore(project, "good")
-    face.memory.undo(project)
-    write(folder, {"CLAUDE.md": b"third"})
-    face.memory.restore(project, "good", paths=["CLAUDE.md"])
-    with pytest.raises(NotFound):
-        face.memory.redo(project)
-
-
-def test_redo_does_not_reach_behind_a_new_restore(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    write(folder, EDITED)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "edited")
-    write(folder, {"CLAUDE.md": b"third"})
-    for name in ("good", "edited"):
-        face.memory.restore(project, name)
-        face.memory.undo(project)
-    assert face.memory.redo(project).target == "edited"
 
 
 def test_a_restore_that_dies_between_files_is_taken_back_whole(

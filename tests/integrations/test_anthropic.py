@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import socket
 import uuid
 from decimal import Decimal
 from typing import Any
 
 import anthropic
 import pytest
-from patience import PATIENCE_S
-from provider_stub import Drop, Events, Hang, Json, Stub, message, message_events
+from anthropic_asks import ASK, BOUND, ERROR, PRICES
+from provider_stub import Events, Json, Stub, message, message_events
 from sides import AsyncSide, Ledger, Side
 
-from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, QuotaExceeded, User
+from atlas_sdk import Atlas, InvalidInput, QuotaExceeded, User
 from atlas_sdk.guards import current_guard
 from atlas_sdk.integrations.anthropic import guarded
 from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.prices import Price, Prices
-
-ASK: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
-BOUND = input_bound(ASK)
-PRICES = Prices({"claude-test": Price("3", "15", "0.30", "3.75")})
-ERROR = {"type": "error", "error": {"type": "an_error", "message": "no"}}
-#: Tells a client not to wait before it tries again.
-AT_ONCE = {"retry-after-ms": "1"}
 
 
 def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> None:
@@ -125,252 +115,6 @@ def test_answer_can_be_sent_back(side: Side, stub: Stub) -> None:
     turns = [*ASK["messages"], {"role": "assistant", "content": answer.content}, {"role": "user", "content": "And?"}]
     side.do(lambda: client.messages.create(**{**ASK, "messages": turns}))
     assert stub.requests[1].body["messages"][1]["content"][0]["text"] == "Hello"
-
-
-def test_stream_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
-    start = {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 0}
-    stub.script(Events(events=message_events("Hel", "lo", start=start, end={"output_tokens": 42})))
-    client = side.anthropic(prices=PRICES)
-    events = side.read(lambda: client.messages.create(**ASK, stream=True))
-    assert [event.type for event in events][-1] == "message_stop"
-    assert books.charged() == (102, Decimal(10 * 3 + 42 * 15 + 50 * Decimal("0.3")) / 1_000_000)
-    assert "estimated" not in books.entry().meta
-
-
-def test_stream_helper_is_charged_its_final_usage(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hel", "lo", end={"output_tokens": 42})))
-    client = side.anthropic()
-    events = side.inside(lambda: client.messages.stream(**ASK))
-    assert events[-1].type == "message_stop"
-    assert books.charged() == (52, 0)
-
-
-def test_final_message_of_a_helper_is_charged(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello")))
-    client = side.anthropic()
-    if side.name == "blocking":
-        with client.messages.stream(**ASK) as stream:
-            assert stream.get_final_text() == "Hello"
-    else:
-
-        async def work() -> str:
-            async with client.messages.stream(**ASK) as stream:
-                return await stream.get_final_text()
-
-        assert side.do(work) == "Hello"
-    assert books.charged() == (15, 0)
-
-
-def test_stream_cut_in_the_middle_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
-    # message_start, content_block_start, then two of four pieces: 5 + 6 bytes.
-    stub.script(Events(events=message_events("Hello", " world", "never", "seen"), cut=4))
-    client = side.anthropic(prices=PRICES)
-    with pytest.raises(Exception, match="peer closed|incomplete"):
-        side.read(lambda: client.messages.create(**ASK, stream=True))
-    assert books.charged() == (10 + 11, Decimal(10 * 3 + 11 * 15) / 1_000_000)
-    meta = books.entry().meta
-    assert (meta["cut"], meta["estimated"]) == (True, True)
-
-
-def test_stream_closed_early_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello", " world", "more"), stop=4))
-    client = side.anthropic()
-    events = side.read(lambda: client.messages.create(**ASK, stream=True), take=4)
-    assert len(events) == 4
-    assert books.charged() == (21, 0)
-
-
-def test_helper_left_early_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello", " world"), stop=3))
-    client = side.anthropic()
-    side.inside(lambda: client.messages.stream(**ASK), take=3)
-    assert books.charged() == (15, 0)
-
-
-def test_opened_stream_that_is_never_read_is_charged_its_input(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello"), stop=3))
-    client = side.anthropic()
-    if side.name == "blocking":
-        client.messages.create(**ASK, stream=True).close()
-    else:
-
-        async def work() -> None:
-            await (await client.messages.create(**ASK, stream=True)).close()
-
-        side.do(work)
-    assert books.charged() == (input_bound({**ASK, "stream": True}), 0)
-
-
-def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello"), stop=3))
-    client = side.anthropic()
-
-    def blocking() -> None:
-        for event in client.messages.create(**ASK, stream=True):
-            if event.type == "content_block_delta":
-                return
-
-    async def awaited() -> None:
-        async for event in await client.messages.create(**ASK, stream=True):
-            if event.type == "content_block_delta":
-                break
-        gc.collect()
-        # The loop closes what was dropped in a task of its own.
-        async with asyncio.timeout(PATIENCE_S):
-            while await side.atlas.quotas.reservations(user):
-                pass
-
-    side.do(blocking if side.name == "blocking" else awaited)
-    gc.collect()
-    assert books.charged() == (15, 0)
-
-
-def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello", thinking="…"), cut=3))
-    client = side.anthropic()
-    with pytest.raises(Exception, match="peer closed|incomplete"):
-        side.read(lambda: client.messages.create(**ASK, stream=True))
-    assert books.charged() == (10 + 100, 0)
-
-
-def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello"), cut=3))
-    client = side.anthropic(on_cut="reservation")
-    with pytest.raises(Exception, match="peer closed|incomplete"):
-        side.read(lambda: client.messages.create(**ASK, stream=True))
-    assert books.charged() == (10 + 100, 0)
-
-
-def test_error_inside_of_a_stream_is_charged_what_came(side: Side, stub: Stub, books: Ledger) -> None:
-    broken = [*message_events("Hello")[:3], ("error", ERROR)]
-    stub.script(Events(events=broken))
-    client = side.anthropic()
-    with pytest.raises(anthropic.APIStatusError):
-        side.read(lambda: client.messages.create(**ASK, stream=True))
-    assert books.charged() == (15, 0)
-
-
-def test_cancelled_stream_is_charged_what_came(dsn: str, atlas: Atlas, user: User, stub: Stub, books: Ledger) -> None:
-    stub.script(Events(events=message_events("Hello", "never"), stop=3))
-
-    async def work() -> None:
-        came = asyncio.Event()
-
-        async def reader(client: Any) -> None:
-            async for event in await client.messages.create(**ASK, stream=True):
-                if event.type == "content_block_delta":
-                    came.set()
-
-        async with (
-            AsyncAtlas.open(dsn) as awaited,
-            anthropic.AsyncAnthropic(api_key="key", base_url=stub.url, max_retries=0) as real,
-        ):
-            task = asyncio.create_task(reader(guarded(real, awaited.quotas, user)))
-            await came.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(work())
-    assert books.charged() == (15, 0)
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
-def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=status, body=ERROR))
-    client = side.anthropic(prices=PRICES)
-    with pytest.raises(anthropic.APIStatusError) as error:
-        side.do(lambda: client.messages.create(**ASK))
-    assert error.value.status_code == status
-    entry = books.entry()
-    assert (entry.kind, entry.amount, entry.cost) == ("released", 0, 0)
-
-
-@pytest.mark.parametrize("status", [408, 500, 529])
-def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=status, body=ERROR))
-    client = side.anthropic(prices=PRICES)
-    with pytest.raises(anthropic.APIStatusError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.charged() == (BOUND + 100, (Decimal(BOUND) * Decimal("3.75") + 1500) / 1_000_000)
-
-
-def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=500, body=ERROR))
-    client = side.anthropic(on_unknown="release")
-    with pytest.raises(anthropic.APIStatusError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.entry().kind == "released"
-
-
-def test_no_connection_is_given_back(side: Side, books: Ledger) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        # Two tries: each was refused.
-        client = side.anthropic(settings={"base_url": url, "max_retries": 1})
-        with pytest.raises(anthropic.APIConnectionError):
-            side.do(lambda: client.messages.create(**ASK))
-    assert books.entry().kind == "released"
-
-
-def test_lost_connection_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Drop())
-    client = side.anthropic()
-    with pytest.raises(anthropic.APIConnectionError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.charged() == (BOUND + 100, 0)
-
-
-def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Hang())
-    client = side.anthropic(settings={"timeout": 0.2})
-    with pytest.raises(anthropic.APITimeoutError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.charged() == (BOUND + 100, 0)
-
-
-def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=529, body=ERROR, headers=AT_ONCE), Json(body=message()))
-    client = side.anthropic(settings={"max_retries": 2})
-    side.do(lambda: client.messages.create(**ASK))
-    assert len(stub.requests) == 2
-    assert books.charged() == (BOUND + 100 + 15, 0), "nobody knows what became of the first"
-
-
-def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Ledger) -> None:
-    refused = Json(status=429, body=ERROR, headers=AT_ONCE)
-    stub.script(refused, refused)
-    client = side.anthropic(settings={"max_retries": 1})
-    with pytest.raises(anthropic.RateLimitError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.entry().kind == "released"
-
-
-def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=500, body=ERROR, headers=AT_ONCE), Json(status=429, body=ERROR))
-    client = side.anthropic(settings={"max_retries": 1})
-    with pytest.raises(anthropic.RateLimitError):
-        side.do(lambda: client.messages.create(**ASK))
-    assert books.charged() == (BOUND + 100, 0)
-
-
-def test_cancelled_call_is_charged_in_full(dsn: str, user: User, stub: Stub, books: Ledger) -> None:
-    stub.script(Hang())
-
-    async def work() -> None:
-        async with (
-            AsyncAtlas.open(dsn) as awaited,
-            anthropic.AsyncAnthropic(api_key="key", base_url=stub.url, max_retries=0) as real,
-        ):
-            client = guarded(real, awaited.quotas, user)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await client.messages.create(**ASK)
-
-    asyncio.run(work())
-    assert len(stub.requests) == 1
-    assert books.charged() == (BOUND + 100, 0)
 
 
 def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, books: Ledger) -> None:

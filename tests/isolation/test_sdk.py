@@ -20,7 +20,7 @@ from attrs import evolve
 from tenants import SECRET, Tenant, everything_of
 
 from atlas_sdk import Atlas, AtlasError, NotPermitted
-from atlas_sdk._faces import Face
+from atlas_sdk._namespaces import Namespace
 from atlas_sdk._sql import statements, topics
 
 pytestmark = pytest.mark.every_server
@@ -32,7 +32,7 @@ OWNERS = {"schema", "provision", "doctor"}
 def operations(atlas: Atlas) -> Iterator[tuple[str, Any]]:
     """Every public method of every face of a client."""
     for topic, face in sorted(vars(atlas).items()):
-        if isinstance(face, Face) and topic not in OWNERS:
+        if isinstance(face, Namespace) and topic not in OWNERS:
             for name in sorted(dir(type(face))):
                 if not name.startswith("_") and name not in {"close", "settle_pending"}:
                     yield f"{topic}.{name}", getattr(face, name)
@@ -152,7 +152,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def test_the_door_to_the_quotas_opens_for_oneself_only(attack: Attack) -> None:
+def test_the_sql_api_of_quotas_is_for_oneself_only(attack: Attack) -> None:
     mine, victim = attack.attacker.user.id, attack.victim.user.id
     held = attack.victim.known["reservation_id"]
     calls = [

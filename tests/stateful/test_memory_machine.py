@@ -12,11 +12,10 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import ClassVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import pytest
-from attrs import define, field
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,14 +26,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from memory_model import Files, Model, Restored
 
 from atlas_sdk import Atlas, NotFound, Snapshot
 
 EXAMPLES = int(os.environ.get("ATLAS_MACHINE_EXAMPLES", "0"))
 PATHS = ("CLAUDE.md", "notes.md", ".claude/rules/style.md")
 PRUNE = "DELETE FROM memory_snapshots WHERE kind = 'auto' AND created_at < NOW() - INTERVAL '30 days'"
-
-Files = dict[str, bytes]
 
 
 def _rules(n: int) -> bytes:
@@ -56,33 +54,6 @@ contents = st.one_of(
 )
 kinds = st.sampled_from(["auto", "claude_md"])
 picks = st.integers(0, 2**16)
-
-
-@define
-class Restored:
-    """A restore as the model knows it: the files that it changed, before and after; None: no such file."""
-
-    before: dict[str, bytes | None]
-    after: dict[str, bytes | None]
-    undone: bool = False
-
-
-@define
-class Model:
-    """What must be on disk and on record."""
-
-    disk: Files = field(factory=dict)
-    #: The newest version of every file that was ever recorded; None: deleted.
-    newest: dict[str, bytes | None] = field(factory=dict)
-    checkpoints: dict[str, Files] = field(factory=dict)
-    restores: list[Restored] = field(factory=list)
-    #: Every version that has not been pruned.
-    versions: dict[UUID, tuple[Snapshot, bytes | None]] = field(factory=dict)
-    #: Versions that look older than they are.
-    aged: set[UUID] = field(factory=set)
-
-    def living(self) -> Files:
-        return {path: content for path, content in self.newest.items() if content is not None}
 
 
 class MemoryMachine(RuleBasedStateMachine):

@@ -3,9 +3,6 @@
 import errno
 import hashlib
 import os
-import resource
-import signal
-import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -238,54 +235,6 @@ def test_any_order_of_changes_follows_the_expectation(tmp_path_factory, steps):
         state = read_file(root, "a", limit_bytes=100)
         assert (None if state is None else state.content) == now
         assert len(names(root)) == (now is not None)
-
-
-# The disk does not play along
-
-
-@pytest.fixture
-def full_disk(tmp_path):
-    """A project with 64 KiB left, or a process that may write no larger file."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0:
-        try:
-            yield folder, "no space left on device; free some space"
-        finally:
-            subprocess.run(["umount", str(folder)], check=True)
-        return
-    yield from small_files_only(folder)
-
-
-@pytest.fixture
-def small_files(tmp_path):
-    yield from small_files_only(tmp_path)
-
-
-def small_files_only(folder):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, limits[1]))
-    try:
-        yield folder, "file too large; raise the limit on file sizes"
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
-
-
-@pytest.mark.parametrize("disk", ["full_disk", "small_files"])
-def test_full_disk_leaves_the_old_file_and_nothing_else(request, disk):
-    root, sentence = request.getfixturevalue(disk)
-    (root / "a").write_bytes(b"old")
-    for path, expect in (("a", sha(b"old")), ("new", None)):
-        with pytest.raises(FileProblem, match=sentence) as caught:
-            replace_file(root, path, b"x" * 100_000, mode=0o644, expect=expect)
-        assert caught.value.path == path
-    assert (root / "a").read_bytes() == b"old"
-    assert names(root) == ["a"]
-    replace_file(root, "a", b"small", mode=0o644, expect=sha(b"old"))
-    assert (root / "a").read_bytes() == b"small"
 
 
 @pytest.mark.parametrize("call", ["fsync", "fchmod", "write"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from atlas_sdk import Atlas, EmbeddedServerFailed, FileProblem, InvalidInput
-from atlas_sdk._marks import Marks
+from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.config import home_folder, load_settings
 from atlas_sdk.home import check_private_file, open_private_file, prepare_home, private_folder
 from watcher.daemon import run
@@ -164,7 +164,7 @@ def test_a_folder_that_others_can_enter_or_a_link_is_no_private_one(tmp_path):
 def test_the_table_of_versions_is_private(tmp_path, kind):
     make_odd(tmp_path / "heads", kind, tmp_path)
     with pytest.raises(FileProblem, match=r"heads"):
-        Marks(tmp_path / "heads")
+        SharedVersions(tmp_path / "heads")
 
 
 @pytest.mark.parametrize("name", ["home", "watcher", "lock"])

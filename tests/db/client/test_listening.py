@@ -1,4 +1,4 @@
-"""Hearing what others send: on a connection of its own, through losses, until it is stopped."""
+"""ListenState what others send: on a connection of its own, through losses, until it is stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, Gap, InvalidInput, Listener, Notification
@@ -102,7 +102,7 @@ def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connect
         migrated.execute(_END_LISTENERS)
         assert notifications.get(timeout_s=0.5) is None
         assert notifications._connection is None
-        assert notifications._hearing._attempts >= 2
+        assert notifications._state._attempts >= 2
         _allow(dsn, "true")
         assert isinstance(notifications.get(timeout_s=PATIENCE_S), Gap)
         client.notify("builds", "after")
@@ -170,7 +170,7 @@ def test_the_end_of_the_client_ends_it(dsn: str) -> None:
     client = Atlas.open(dsn)
     with client.listen("builds") as notifications, ThreadPoolExecutor(1) as threads:
         heard = threads.submit(list, notifications)
-        while not notifications._turn.locked():
+        while not notifications._lock.locked():
             threading.Event().wait(0.001)
         client.close()
         assert heard.result(PATIENCE_S) == []
@@ -254,7 +254,7 @@ def test_a_forked_child_needs_its_own(dsn: str) -> None:
 
 def test_a_server_that_is_down_is_told_at_once(dsn: str) -> None:
     with Atlas.open(dsn) as client:
-        client._opened.target.dsn = "postgresql://ada@127.0.0.1:1/atlas"
+        client._opened.config.dsn = "postgresql://ada@127.0.0.1:1/atlas"
         with pytest.raises(DatabaseUnreachable), client.listen("builds"):
             raise AssertionError("nobody answers there")
 

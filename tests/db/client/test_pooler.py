@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.parametrize("server", ["system"], indirect=True)
 
 def uses_prepared(client: Any) -> bool:
     """Whether a client's connections keep prepared statements."""
-    driver = client._driver
-    kinds = {each.prepare_threshold for each in [*driver._pool._pool, *driver._spares._idle._idle]}
+    pool = client._driver._pool
+    kinds = {each.prepare_threshold for each in [*pool._pool._pool, *pool._cache._idle._idle]}
     assert len(kinds) == 1, kinds
     return kinds != {None}
 
@@ -84,7 +84,7 @@ def test_listening_works_in_session_mode(open_client: Open, pgbouncer: Callable[
 def test_everything_works_behind_a_pooler_in_transaction_mode(
     open_client: Open, pgbouncer: Callable[..., str], folder: Path
 ) -> None:
-    """Two clients on two connections to the server, so that each statement may meet another one."""
+    """Two clients on two connections to the server, so that each statement may probe another one."""
     url = pgbouncer("transaction", pool_size=2)
     client, other = open_client(url), open_client(url)
     user = client.users.create("ada@example.com", plan="pro")

@@ -12,15 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
-from atlas_sdk._drive.wire import AsyncLine, Line, Wire
-from atlas_sdk._faces import AsyncFace, Face, awaitable, blocking
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
+from atlas_sdk._drive.statement_cache import StatementCache
+from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
 from atlas_sdk._plan import Plan, atomic, execute, local, scalar
 from atlas_sdk._sql import Statement
 
-_READ = Statement("test.read", "SELECT count(*) FROM users WHERE name = %(name)s")
+_READ = Statement("test.read", "SELECT count(*) FROM users WHERE name = %(name)s", reads=True)
 _WRITE = Statement("test.write", "UPDATE users SET name = name || %(name)s")
 
 
@@ -55,15 +56,15 @@ def attempts(connection: psycopg.Connection[Any]) -> int:
 
 def run(client: Any, operation: Callable[..., Plan[Any]]) -> Any:
     """Run a plan as a method of a client does."""
-    is_async = hasattr(client, "_loop")
+    is_async = isinstance(client, AwaitedClient)
     kind: Any = type(
         "Topic",
-        (AsyncFace if is_async else Face,),
-        {"operation": (awaitable if is_async else blocking)(operation)},
+        (AsyncNamespace if is_async else Namespace,),
+        {"operation": (async_method if is_async else sync_method)(operation)},
     )
-    runner = client._target.users._runner if is_async else client.users._runner
+    runner = client.users._runner
     made = kind(runner).operation()
-    return client._loop.run_until_complete(made) if is_async else made
+    return client._adapter.do(made) if is_async else made
 
 
 @pytest.mark.every_server
@@ -244,7 +245,11 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(open_client: Open, dsn: 
 
 def lines_of(client: Any) -> list[Any]:
     """Every connection that a client has out of its pool's hands, or at hand."""
-    return [each for each in gc.get_objects() if isinstance(each, (Line, AsyncLine)) and not each.closed]
+    return [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, (PooledConnection, AsyncPooledConnection)) and not each.closed
+    ]
 
 
 def cut_all(client: Any) -> None:
@@ -259,19 +264,19 @@ def cut_all(client: Any) -> None:
 def cutting(client: Any, *, times: int) -> Iterator[list[int]]:
     """Cut the line when a statement of a test is about to be sent, so many times."""
     done = [0]
-    ask = Wire.ask
+    execute_prepared = StatementCache.execute_prepared
 
-    def cut_and_ask(wire: Any, text: str, parameters: Any) -> Any:
+    def cut_and_execute(statements: Any, text: str, parameters: Any) -> Any:
         if done[0] < times and text in {_READ.text, _WRITE.text}:
             done[0] += 1
             cut_all(client)
-        return ask(wire, text, parameters)
+        return execute_prepared(statements, text, parameters)
 
-    Wire.ask = cut_and_ask  # type: ignore[method-assign]
+    StatementCache.execute_prepared = cut_and_execute  # type: ignore[method-assign]
     try:
         yield done
     finally:
-        Wire.ask = ask  # type: ignore[method-assign]
+        StatementCache.execute_prepared = execute_prepared  # type: ignore[method-assign]
 
 
 def test_a_procedure_is_not_repeated(open_client: Open, dsn: str) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import attrs
 import pytest
-from either import Either, Open
+from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import AsyncAtlas, AtlasError
 from atlas_sdk.config import Settings
@@ -89,9 +89,9 @@ def test_a_client_and_its_parts_do_not_show_it(
     caplog.set_level(logging.DEBUG)
     client = open_client(give(), migrate=True, query_log=True, slow_query_s=0.0)
     client.users.list()
-    target = client._target if isinstance(client, Either) else client
-    text = shown(target) + repr(client.health()) + repr(client.pool()) + repr(client.listen("a"))
-    assert "Target" in text
+    opened = client._target if isinstance(client, AwaitedClient) else client
+    text = shown(opened) + repr(client.health()) + repr(client.pool()) + repr(client.listen("a"))
+    assert "ConnectionConfig" in text
     assert "Opened" in text
     assert_silent(text, tls_server.password)
     assert_silent(everything_said(caplog), tls_server.password)
@@ -141,13 +141,13 @@ def test_a_server_that_goes_away_makes_nobody_show_it(
     """The pool tries again in the background, and logs that."""
     caplog.set_level(logging.DEBUG)
     client = open_client(give(), migrate=True, connect_timeout_s=0.5, retries=0)
-    target = client._driver._target
-    target.dsn = give(_WRONG)
+    config = client._driver._config
+    config.dsn = give(_WRONG)
     with pytest.raises(AtlasError) as failure, client.transaction(), client.transaction() as tx:
         tx.users.list()
     assert_silent("".join(traceback.format_exception(failure.value)), _WRONG)
     assert_silent(everything_said(caplog), _WRONG)
-    target.dsn = give()
+    config.dsn = give()
 
 
 def test_settings_do_not_show_it() -> None:

@@ -1,0 +1,34 @@
+"""The commands that start a transaction under one user's row-level security.
+
+The policies of every table apply to the role `atlas_app`, and compare rows with the setting `atlas.user_id`
+(`sql/migrations/0015_isolation.sql`). Role and setting end with the transaction, so neither stays on the connection for
+the next client of a pooler. The setting is a literal, because `set_config()` does not reach the shards of a cluster.
+"""
+
+from functools import lru_cache
+from uuid import UUID
+
+from psycopg.sql import SQL, Composed
+
+__all__ = ["COMMIT", "begin_command", "begin_commands"]
+
+#: Ends the transaction that `begin_commands` starts.
+COMMIT = b"COMMIT"
+_ROLE = SQL("SET LOCAL ROLE atlas_app")
+_USER = SQL("SET LOCAL atlas.user_id = {}")
+
+
+@lru_cache(maxsize=1024)
+def begin_command(tenant: UUID | None, path: bytes) -> Composed:
+    """Return one text that starts a transaction, under a tenant's row-level security if a tenant is given."""
+    return SQL("; ").join(SQL(command.decode()) for command in begin_commands(tenant, path))
+
+
+@lru_cache(maxsize=1024)
+def begin_commands(tenant: UUID | None, path: bytes) -> tuple[bytes, ...]:
+    """Return the same commands one by one, for a pipeline, where each message is one statement.
+
+    `path` is the command that sets the search_path; empty when the connection has it already.
+    """
+    as_tenant = () if tenant is None else (_ROLE.as_bytes(), _USER.format(str(tenant)).as_bytes())
+    return (b"BEGIN", *as_tenant, *((path,) if path else ()))

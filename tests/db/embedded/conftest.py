@@ -1,0 +1,39 @@
+"""Homes of a test's own, whose servers end with the test."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from homes import Homes
+
+from atlas_sdk._embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """One server for the tests that leave it running."""
+    homes = Homes(tmp_path_factory.mktemp("shared"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
+        yield homes.use(homes())
+        homes.close()
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
+    monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
+    made = Homes(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def open_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
+    """Homes in a folder that every account can enter, so that root's server too keeps its data right there."""
+    monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-") as folder:
+        Path(folder).chmod(0o755)
+        made = Homes(Path(folder).resolve())
+        yield made
+        made.close()

@@ -1,0 +1,24 @@
+"""What is on record of a project, and how long nobody has used it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from atlas_sdk import Project
+
+
+def types(face: Any, project: Project) -> list[str]:
+    user = face.users.get(project.user_id)
+    return [event.type for event in face.events.recent(user, project=project)][::-1]
+
+
+def leave_alone(connection: psycopg.Connection[Any], project: Project, *, days: int) -> None:
+    """Let nobody have used a project for so long."""
+    with connection.transaction():
+        connection.execute("ALTER TABLE projects DISABLE TRIGGER update_projects_updated_at")
+        connection.execute(
+            "UPDATE projects SET updated_at = now() - make_interval(days => %s) WHERE id = %s", [days, project.id]
+        )
+        connection.execute("ALTER TABLE projects ENABLE TRIGGER update_projects_updated_at")

@@ -1,0 +1,41 @@
+"""Projects with a checkpoint, and what is on their disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from atlas_sdk import Project
+
+Contents = dict[str, bytes]
+
+
+def new_project(face: Any, folder: Path) -> Project:
+    user = face.users.by_email("ada@example.com") or face.users.create("ada@example.com", name="Ada")
+    return face.projects.create(user, path=folder)
+
+
+def write(folder: Path, contents: Contents) -> None:
+    for path, content in contents.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+
+
+def on_disk(folder: Path) -> Contents:
+    """Everything below the folder, temporary files too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def newest_checkpoint(face: Any, project: Project) -> str:
+    return face.memory.checkpoints(project)[0].name
+
+
+def checkpointed(face: Any, folder: Path, name: str = "good") -> Project:
+    project = new_project(face, folder)
+    face.memory.capture(project)
+    face.memory.checkpoint(project, name)
+    return project
+
+
+GOOD = {"CLAUDE.md": b"# Rules\n\nBe kind.\n", "notes.md": b"- first\n"}
+EDITED = {"CLAUDE.md": b"# Rules\n\nBe quick.\nBreak things.\n", "notes.md": b"\xff\0 torn to pieces"}

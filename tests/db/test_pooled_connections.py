@@ -1,0 +1,369 @@
+"""Connections at hand, and statements without a cursor: as with the pool and with psycopg, but cheaper."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from guard_adapter import until
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache, closed_by_server
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
+from atlas_sdk._plan import Json
+
+KWARGS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 1}
+
+
+@pytest.fixture
+def line(dsn: str) -> Iterator[PooledConnection]:
+    with PooledConnection.connect(dsn, **KWARGS) as connection:
+        yield connection
+
+
+# Statements without a cursor.
+
+VALUES = {
+    "text": ("text", "naïve % 'quoted'"),
+    "integer": ("integer", 70_000),
+    "bigint": ("bigint", 2**40),
+    "numeric": ("numeric", Decimal("0.000000001")),
+    "uuid": ("uuid", uuid.UUID(int=7)),
+    "time": ("timestamptz", datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)),
+    "interval": ("interval", timedelta(days=3, microseconds=5)),
+    "bytes": ("bytea", b"\x00\xff"),
+    "boolean": ("boolean", True),
+    "list": ("text[]", ["a", None, "c"]),
+    "null": ("text", None),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_come_back_as_through_a_cursor(line: PooledConnection, name: str) -> None:
+    kind, value = VALUES[name]
+    text: Any = f"SELECT %(value)s::{kind} AS same, %(value)s::{kind} IS NULL AS missing, '%%' AS percent"
+    by_cursor = line.execute(text, {"value": value}).fetchall()
+    # Once as it is, once while it is prepared, and once prepared.
+    for _ in range(3):
+        answer = line.execute_prepared(text, {"value": value})
+        assert answer.columns == ("same", "missing", "percent")
+        assert answer.rows == by_cursor
+        assert answer.count == 1
+
+
+def test_json_goes_in_as_json(line: PooledConnection) -> None:
+    assert line.execute_prepared("SELECT %(it)s AS it", {"it": Json({"a": [1, None]})}).rows == [({"a": [1, None]},)]
+
+
+def test_rows_are_counted_without_a_result(line: PooledConnection) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    for _ in range(3):
+        answer = line.execute_prepared("INSERT INTO numbers SELECT generate_series(1, %(n)s)", {"n": 5})
+        assert (answer.columns, answer.rows, answer.count) == ((), [], 5)
+
+
+def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: PooledConnection) -> None:
+    def execute_prepared() -> object:
+        return line.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows
+
+    for _ in range(3):
+        assert execute_prepared() == [(2,)]
+    assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (1,)
+    line.execute("DEALLOCATE ALL")
+    for _ in range(3):
+        assert execute_prepared() == [(2,)]
+
+
+def test_what_has_other_columns_by_now_is_prepared_again(line: PooledConnection) -> None:
+    line.execute("CREATE TEMPORARY TABLE names (n integer, name text)")
+    line.execute("INSERT INTO names VALUES (1, 'ada')")
+
+    def execute_prepared() -> object:
+        return line.execute_prepared("SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+
+    def execute_in_transaction() -> object:
+        return line.execute_in_transaction([b"BEGIN"], b"COMMIT", "SELECT * FROM names WHERE n = %(n)s", {"n": 1}).rows
+
+    for either in (execute_prepared, execute_in_transaction):
+        for _ in range(3):
+            assert either() == [(1, "ada")]
+        line.execute("ALTER TABLE names ADD COLUMN more integer")
+        for _ in range(3):
+            assert either() == [(1, "ada", None)]
+        line.execute("ALTER TABLE names DROP COLUMN more")
+
+
+def test_as_many_as_fit_are_prepared_and_those_that_were_used_last(line: PooledConnection) -> None:
+    def execute_prepared(number: int, *, within: bool = False) -> None:
+        text = f"SELECT %(n)s + {number}"
+        answer = (
+            line.execute_in_transaction([b"BEGIN"], b"COMMIT", text, {"n": 1})
+            if within
+            else line.execute_prepared(text, {"n": 1})
+        )
+        assert answer.rows == [(number + 1,)]
+
+    for number in range(250):
+        for _ in range(3):
+            execute_prepared(number, within=number % 2 == 1)
+        execute_prepared(0)
+    names = line.execute("SELECT statement FROM pg_prepared_statements WHERE name LIKE 'atlas%'").fetchall()
+    assert len(names) in {100, 101}
+    assert {("SELECT $1 + 0",), ("SELECT $1 + 249",)} <= set(names)
+
+
+# A statement in a transaction of its own.
+
+
+def within(line: PooledConnection, text: str, **parameters: object) -> Any:
+    return line.execute_in_transaction([b"BEGIN", b"SET LOCAL work_mem = '7MB'"], b"COMMIT", text, parameters).rows
+
+
+def test_a_transaction_of_its_own_begins_and_ends(line: PooledConnection) -> None:
+    for _ in range(3):
+        assert within(line, "SELECT current_setting(%(name)s)", name="work_mem") == [("7MB",)]
+        assert line.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert line.execute_prepared("SELECT current_setting(%(name)s)", {"name": "work_mem"}).rows != [("7MB",)]
+
+
+def test_an_error_within_is_psycopgs_and_keeps_nothing(line: PooledConnection) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            within(line, "INSERT INTO numbers SELECT 1 / %(n)s", n=0)
+        line.rollback()
+    assert line.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
+
+
+def test_an_error_at_the_end_is_told(line: PooledConnection) -> None:
+    line.execute("CREATE TEMPORARY TABLE numbers (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    within(line, "INSERT INTO numbers VALUES (%(n)s)", n=1)
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            within(line, "INSERT INTO numbers VALUES (%(n)s)", n=1)
+        line.rollback()
+    assert line.execute("SELECT count(*) FROM numbers").fetchone() == (1,)
+
+
+def test_what_the_server_has_forgotten_is_asked_within_again(line: PooledConnection) -> None:
+    for _ in range(3):
+        for _ in range(3):
+            assert within(line, "SELECT %(n)s + 1", n=1) == [(2,)]
+        line.execute("DISCARD ALL", prepare=False)
+
+
+def test_nothing_is_prepared_where_that_is_off(dsn: str) -> None:
+    with PooledConnection.connect(dsn, autocommit=True, prepare_threshold=None) as line:
+        for _ in range(3):
+            assert line.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+        assert line.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+
+
+def test_an_error_is_psycopgs_and_leaves_the_connection_usable(line: PooledConnection) -> None:
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            line.execute_prepared("SELECT 1 / %(n)s", {"n": 0})
+    assert line.execute_prepared("SELECT 1 / %(n)s", {"n": 1}).rows == [(1,)]
+
+
+def sleeps(dsn: str, pid: int) -> bool:
+    with psycopg.connect(dsn) as other:
+        row = other.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+    return row == ("PgSleep",)
+
+
+def test_a_cancelled_task_leaves_the_connection_usable(dsn: str) -> None:
+    async def run() -> object:
+        async with await AsyncPooledConnection.connect(dsn, **KWARGS) as line:
+            task = asyncio.create_task(line.execute_prepared("SELECT pg_sleep(%(s)s)", {"s": 60}))
+            await asyncio.to_thread(until, lambda: sleeps(dsn, line.info.backend_pid))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return (await line.execute_prepared("SELECT %(n)s + 1", {"n": 1})).rows
+
+    assert asyncio.run(run()) == [(2,)]
+
+
+# Connections at hand.
+
+
+@pytest.fixture
+def pool(dsn: str) -> Iterator[ConnectionPool[PooledConnection]]:
+    with ConnectionPool(
+        dsn, connection_class=PooledConnection, kwargs=KWARGS, min_size=0, max_size=2, timeout=5
+    ) as made:
+        yield made
+
+
+def busy(spares: ConnectionCache) -> PooledConnection:
+    """Use a connection twice in a row, which leaves it at hand; return it."""
+    for _ in range(2):
+        line = spares.get()
+        spares.put(line)
+    return line
+
+
+def test_a_busy_clients_connection_stays_at_hand(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    line = busy(spares)
+    assert (len(spares), spares.reused) == (1, 0)
+    assert spares.get() is line
+    assert (len(spares), spares.reused) == (0, 1)
+    assert pool.get_stats()["pool_available"] == 0
+    spares.put(line)
+    spares.close()
+    assert pool.get_stats()["pool_available"] == 1
+
+
+def test_who_waits_for_the_pool_gets_what_comes_back(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    pool.resize(0, 1)
+    line = busy(spares)
+    assert spares.get() is line
+    found: list[PooledConnection] = []
+    waiting = threading.Thread(target=lambda: found.append(spares.get()))
+    waiting.start()
+    until(lambda: pool.get_stats().get("requests_waiting"))
+    # A busy client's would stay at hand.
+    spares._idle._kept_at = time.monotonic()
+    spares.put(line)
+    waiting.join()
+    assert found == [line]
+    spares.put(line)
+    spares.close()
+
+
+def test_one_that_the_server_closed_is_not_given_out(dsn: str, pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    line = busy(spares)
+    end_all(dsn, [line])
+    fresh = spares.get()
+    assert fresh is not line
+    assert fresh.execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+    spares.put(fresh)
+    spares.close()
+
+
+def end_all(dsn: str, lines: list[Any]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as other:
+        for line in lines:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (line.info.backend_pid,))
+
+
+def test_after_a_restart_of_the_server_nobody_is_told_that_it_is_down(
+    dsn: str, pool: ConnectionPool[PooledConnection]
+) -> None:
+    """Not even with more connections in the pool than its own check could try in the time of a caller."""
+    pool.resize(0, 6)
+    lines = [pool.getconn() for _ in range(6)]
+    for line in lines:
+        pool.putconn(line)
+    end_all(dsn, lines)
+    spares = ConnectionCache(pool)
+    assert spares.get().execute_prepared("SELECT %(n)s + 1", {"n": 1}).rows == [(2,)]
+
+
+def test_after_a_restart_of_the_server_no_asyncio_client_is_told_that_it_is_down(dsn: str) -> None:
+    async def run() -> None:
+        pool = AsyncConnectionPool(
+            dsn, connection_class=AsyncPooledConnection, kwargs=KWARGS, min_size=0, max_size=6, open=False
+        )
+        async with pool:
+            lines = [await pool.getconn() for _ in range(6)]
+            for line in lines:
+                await pool.putconn(line)
+            end_all(dsn, lines)
+            found = await AsyncConnectionCache(pool).get()
+            assert (await found.execute_prepared("SELECT %(n)s + 1", {"n": 1})).rows == [(2,)]
+            await pool.putconn(found)
+
+    asyncio.run(run())
+
+
+def test_one_that_has_something_to_say_is_given_out(dsn: str, pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    line = busy(spares)
+    line.execute("LISTEN told")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("NOTIFY told")
+    until(lambda: closed_by_server(line))
+    assert spares.get() is line
+    spares.put(line)
+    spares.close()
+
+
+def test_an_unfinished_one_goes_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    busy(spares)
+    line = spares.get()
+    line.execute("BEGIN")
+    spares.put(line)
+    assert len(spares) == 0
+    assert line.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    spares.close()
+
+
+def test_unused_ones_go_back_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    line = busy(spares)
+    assert spares.sweep()
+    line.checked_out_at -= 60
+    assert not spares.sweep()
+    assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+    spares.close()
+
+
+def test_old_ones_go_back_to_the_pool(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    busy(spares)
+    line = spares.get()
+    line.checked_out_at -= 60
+    spares.put(line)
+    assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+    spares.close()
+
+
+def test_a_refusal_of_the_pool_is_forgotten(pool: ConnectionPool[PooledConnection]) -> None:
+    spares = ConnectionCache(pool)
+    lines = [spares.get(), spares.get()]
+    pool.timeout = 0.01
+    with pytest.raises(PoolTimeout):
+        spares.get()
+    for line in lines * 2:
+        spares.put(line)
+        spares.get()
+    spares.put(lines[0])
+    assert len(spares) == 1
+    spares.close()
+    pool.putconn(lines[1])
+
+
+def test_an_asyncio_clients_connection_stays_at_hand_and_goes_back(dsn: str) -> None:
+    async def run() -> None:
+        pool = AsyncConnectionPool(
+            dsn, connection_class=AsyncPooledConnection, kwargs=KWARGS, min_size=0, max_size=2, open=False
+        )
+        async with pool:
+            spares = AsyncConnectionCache(pool)
+            for _ in range(2):
+                line = await spares.get()
+                await spares.put(line)
+            assert len(spares) == 1
+            assert await spares.get() is line
+            await spares.put(line)
+            assert await spares.sweep()
+            line.checked_out_at -= 60
+            assert not await spares.sweep()
+            assert (len(spares), pool.get_stats()["pool_available"]) == (0, 1)
+            await spares.close()
+
+    asyncio.run(run())

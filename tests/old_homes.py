@@ -1,0 +1,64 @@
+"""Homes as a release that carried the older major of PostgreSQL would have made them."""
+
+import atexit
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from patience import PATIENCE_S
+
+from atlas_sdk._embedded import places
+from atlas_sdk._embedded.account import find_account
+from atlas_sdk._embedded.cluster import Cluster
+from atlas_sdk._embedded.places import Site
+from atlas_sdk._embedded.server import _dsn
+
+OLD = min(places.carried(), key=int)
+ROWS = """
+CREATE TABLE kept AS SELECT n, repeat(n::text, 50) AS words FROM generate_series(1, 5000) AS n;
+CREATE ROLE reader NOLOGIN;
+GRANT SELECT ON kept TO reader;
+"""
+SUM = "SELECT count(*) || ' ' || md5(string_agg(n || words, ',' ORDER BY n)) FROM kept"
+
+
+@cache
+def copied_from(script: str) -> tuple[Path, str]:
+    """Make a home as a release that brought the old major would have made it; return its data, and what `SUM` says."""
+    folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    account = find_account()
+    site = Site.prepare(folder / "home")
+    programs = places.binaries_of(OLD, account)
+    data = site.place_data()
+    atexit.register(shutil.rmtree, data, ignore_errors=True)
+    arguments = ("-D", data, "-U", "atlas", "--auth=reject", "--encoding=UTF8", "--locale=C", "--no-sync")
+    made = account.run(programs / "initdb", *arguments, timeout_s=PATIENCE_S)
+    assert made.returncode == 0, made.stdout
+    single = (programs / "postgres", "--single", "-D", data, "postgres")
+    made = account.run(*single, stdin="CREATE DATABASE atlasengine OWNER atlas\n", timeout_s=PATIENCE_S)
+    assert "ERROR" not in made.stdout
+    with (data / "postgresql.conf").open("a") as file:
+        file.write("\ninclude_if_exists = 'atlas.conf'\n")
+    if not script:
+        return data, ""
+    cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
+    with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
+        assert connection.info.server_version // 10_000 == int(OLD)
+        connection.execute(script)
+        (found,) = connection.execute(SUM).fetchone()
+    cluster.stop()
+    return data, found
+
+
+def old_cluster(home: Path, script: str = "") -> Cluster:
+    """A home as a release that brought the old major would have made it; its server is not up."""
+    site = Site.prepare(home)
+    data = site.place_data()
+    data.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["cp", "-a", f"{copied_from(script)[0]}/.", data], check=True)
+    return Cluster(site=site, data_dir=data, bin_dir=places.binaries_of(OLD, find_account()), major=OLD)
