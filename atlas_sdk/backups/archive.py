@@ -206,6 +206,14 @@ def _check_version(file: Path, script: str) -> int:
     columns = head["columns"].split(", ")
     rows = [dict(zip(columns, line.split("\t"), strict=False)) for line in head["rows"].splitlines()]
     known = migrations()
+    for row, m in zip(rows, known, strict=False):
+        if (row.get("version"), row.get("name"), row.get("checksum")) != (str(m.version), m.name, schema.checksum(m)):
+            raise SchemaMismatch(
+                f"{file}: its migration {row.get('version')} ({row.get('name')}) is not the one of this AtlasEngine: "
+                "it was dumped from a changed or unreleased version; load it with that version; nothing was written",
+                found=len(rows),
+                wanted=len(known),
+            )
     if len(rows) > len(known):
         raise SchemaMismatch(
             f"{file} has schema version {len(rows)}, this AtlasEngine knows {len(known)}: "
@@ -213,13 +221,4 @@ def _check_version(file: Path, script: str) -> int:
             found=len(rows),
             wanted=len(known),
         )
-    made = {(str(m.version), m.name, schema.checksum(m)) for m in known}
-    for row in rows:
-        if (version := row.get("version"), name := row.get("name"), row.get("checksum")) not in made:
-            raise SchemaMismatch(
-                f"{file}: its migration {version} ({name}) is not the one of this AtlasEngine: it was "
-                "dumped from a changed or unreleased version; nothing was written",
-                found=len(rows),
-                wanted=len(known),
-            )
     return len(rows)

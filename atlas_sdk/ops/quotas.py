@@ -42,6 +42,8 @@ class _Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
+    #: Only for the procedures that commit.
+    busy: bool | None = None
     #: The values of quota_refusal(); a refusal has them in place of the columns above.
     refusal: list[str | None] | None = None
 

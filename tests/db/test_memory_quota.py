@@ -293,7 +293,7 @@ def test_who_queues_for_a_file_waits_for_the_turn_first(atlas: Atlas, folder: Pa
         tx.memory.snapshot(project, "CLAUDE.md", noise(10))
         thread = threading.Thread(target=queue)
         thread.start()
-        until(lambda: waiting(dsn, "memory_turn"))
+        until(lambda: waiting(dsn, "memory_lock_limit"))
         with psycopg.connect(dsn) as connection:
             text = "SELECT 1 FROM memory_files WHERE user_id = %s AND path = 'notes.md' FOR UPDATE NOWAIT"
             assert connection.execute(text, [user.id]).fetchone() == (1,)
