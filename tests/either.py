@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from atlas_sdk import AsyncAtlas, AsyncListener, Atlas
+from atlas_sdk._namespaces import AsyncNamespace
 
 
 class Either:
@@ -23,7 +24,7 @@ class Either:
         if name.startswith("_"):
             return found
         if not callable(found):
-            return Either(found, self._loop) if type(found).__module__.startswith("atlas_sdk.aio") else found
+            return Either(found, self._loop) if isinstance(found, AsyncNamespace) else found
 
         def call(*args: Any, **kwargs: Any) -> Any:
             made = found(*args, **kwargs)
