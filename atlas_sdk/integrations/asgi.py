@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Protocol
 
-from atlas_sdk import DatabaseUnreachable, InvalidInput, QuotaExceeded, User
-from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
+from atlas_sdk import InvalidInput, User
+from atlas_sdk.integrations.problems import REFUSALS, Refusal, answer, close_code, close_reason
 
 __all__ = ["COUNTED", "QuotaMiddleware"]
 
@@ -90,7 +90,7 @@ class QuotaMiddleware:
             if self._counts(scope["path"]):
                 connection.rate = await self._hit(scope)
             await self._app(scope, receive, connection.send)
-        except PROBLEMS as problem:
+        except REFUSALS as problem:
             if connection.started and scope["type"] == "http":
                 # Half an answer cannot become another one.
                 raise
@@ -159,7 +159,7 @@ class _Connection:
             (b"ratelimit", f'"requests";r={self.rate.remaining}'.encode()),
         ]
 
-    async def refuse(self, problem: QuotaExceeded | DatabaseUnreachable) -> None:
+    async def refuse(self, problem: Refusal) -> None:
         """Answer for the application."""
         status, headers, body = answer(problem)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -174,4 +174,4 @@ class _Connection:
             await self._send({"type": "websocket.http.response.body", "body": body})
         elif not self._closed:
             # Before the handshake is accepted the server makes a 403 of it, without our body.
-            await self._send({"type": "websocket.close", "code": CLOSE_CODE, "reason": close_reason(problem)})
+            await self._send({"type": "websocket.close", "code": close_code(problem), "reason": close_reason(problem)})
