@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 import shutil
@@ -17,10 +16,11 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from client_adapter import KINDS, opener
 from databases import Databases, OfServer
 from patience import PATIENCE_S
 
-from atlas_sdk import AsyncAtlas, Atlas
+from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
 
 # Started in the background of a shell script (`make test &`) a process ignores Ctrl-C, and so would all that the tests
@@ -158,38 +158,11 @@ def embedded(atlas_home: Path) -> Iterator[Atlas]:
         yield client
 
 
-class _Awaited:
-    """Calls an asyncio face as if it were a blocking one, so that one test runs through both."""
-
-    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._target = target
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not callable(found):
-            return _Awaited(found, self._loop)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._loop.run_until_complete(found(*args, **kwargs))
-
-        return call
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def face(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
-    """A client on a fresh database, once with each face."""
-    if request.param == "blocking":
-        with Atlas.open(dsn) as client:
-            yield client
-        return
-    loop = asyncio.new_event_loop()
-    client = AsyncAtlas.open(dsn)
-    loop.run_until_complete(client.connect())
-    yield _Awaited(client, loop)
-    loop.run_until_complete(client.close())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
+    """A client on a fresh database, once of each kind, called as the blocking one is."""
+    with opener(request.param) as open_client:
+        yield open_client(dsn)
 
 
 @pytest.fixture

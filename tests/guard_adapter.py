@@ -1,9 +1,7 @@
-"""Both faces called the same way, guards and slots too; and a runner that loses answers."""
+"""Guards, slots and leases of either client, and a runner that loses answers."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -11,94 +9,58 @@ from typing import Any
 
 import psycopg
 import pytest
+from client_adapter import Adapter
 from patience import PATIENCE_S
 
-from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
+from atlas_sdk import DatabaseUnreachable, User
+from atlas_sdk._connect import new_id
 from atlas_sdk._embedded import locks
 
 
-class Both:
-    """A client of either face: `do` awaits what has to be awaited, `entered` is `with` or `async with`."""
+class QuotaClient(Adapter):
+    """A client of either kind, and short ways to what tests of quotas ask most."""
 
     def __init__(self, kind: str, dsn: str | None, **options: Any) -> None:
-        self.kind = kind
-        self._loop = asyncio.new_event_loop() if kind == "asyncio" else None
-        if self._loop is None:
-            self.client: Any = Atlas.open(dsn, **options)
-        else:
-            self.client = AsyncAtlas.open(dsn, **options)
-            self.do(self.client.connect())
+        super().__init__(kind)
+        #: The client as the library has it.
+        self.atlas = self.open(dsn, **options)
+        self.quotas = self.wrap(self.atlas).quotas
 
-    @property
-    def quotas(self) -> Any:
-        return self.client.quotas
-
-    def do(self, result: Any) -> Any:
-        """Return the result of a call, awaited if it has to be."""
-        if self._loop is None or not inspect.isawaitable(result):
-            return result
-        return self._loop.run_until_complete(result)
-
-    @contextmanager
-    def entered(self, manager: Any) -> Iterator[Any]:
-        """Enter and leave a guard or a slot."""
-        if self._loop is None:
-            with manager as inside:
-                yield inside
-            return
-        inside = self.do(manager.__aenter__())
-        try:
-            yield inside
-        except BaseException as exc:
-            if not self.do(manager.__aexit__(type(exc), exc, exc.__traceback__)):
-                raise
-        else:
-            self.do(manager.__aexit__(None, None, None))
-
-    def guard(self, user: User, **ask: Any) -> Any:
+    def guard(self, user: User, **options: Any) -> Any:
         """Enter a guard."""
-        return self.entered(self.quotas.guard(user, **ask))
+        return self.entered(self.quotas.guard(user, **options))
 
     def user(self, **limits: Any) -> User:
         """Make a user who has these limits and no other."""
-        made = self.do(self.client.users.create(f"{self.do(self._new_name())}@example.com"))
+        made = self.do(self.atlas.users.create(f"{new_id()}@example.com"))
         names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
-        self.do(self.quotas.set_limits(made, **{**dict.fromkeys(names), **limits}))
+        self.quotas.set_limits(made, **{**dict.fromkeys(names), **limits})
         return made
-
-    def _new_name(self) -> Any:
-        from atlas_sdk._plan import context
-
-        def plan() -> Any:
-            return str((yield from context()).new_id())
-
-        return self.quotas._runner.run(plan())
 
     def usage(self, user: User) -> Any:
         """Return the usage of a user whose counters match the ledger."""
-        assert self.do(self.quotas.verify(user)).balanced
-        return self.do(self.quotas.usage(user))
+        assert self.quotas.verify(user).balanced
+        return self.quotas.usage(user)
 
     def holds(self, user: User) -> Any:
-        return self.do(self.quotas.reservations(user))
+        return self.quotas.reservations(user)
 
     def settle_down(self) -> None:
         """Wait for what the client does in the background, and for what it kept for later."""
-        if self._loop is not None:
+        if self.loop is not None:
             self.do(self.quotas._backend._tasks.finish(PATIENCE_S))
-        assert self.do(self.quotas.settle_pending()) == 0
+        assert self.quotas.settle_pending() == 0
 
     def losing(self) -> Losing:
         """Let the client's guards run on a database that can be told to fail."""
         backend = self.quotas._backend
-        backend._runner = Losing(backend._runner, is_async=self._loop is not None)
+        backend._runner = Losing(backend._runner, is_async=self.loop is not None)
         return backend._runner  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        self.do(self.client.close())
-        if self._loop is not None:
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+        """Close the client and its event loop."""
+        self.do(self.atlas.close())
+        super().close()
 
 
 class Losing:
@@ -194,7 +156,7 @@ def until(condition: Callable[[], object]) -> None:
     pytest.fail(f"not within {PATIENCE_S:.0f} s")
 
 
-def used(both: Both, user: User) -> tuple[int, Decimal]:
+def used(both: QuotaClient, user: User) -> tuple[int, Decimal]:
     """Return what is charged to a user of whom nothing is held any more."""
     usage = both.usage(user)
     assert (usage.tokens_held, usage.cost_held, usage.slots_held) == (0, 0, 0)

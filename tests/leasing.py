@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from guard_adapter import Both, Losing
+from guard_adapter import Losing, QuotaClient
 
 from atlas_sdk import User
 from atlas_sdk.guards.async_lease import AsyncLease
@@ -22,30 +22,30 @@ class Clock:
         return self.now
 
 
-def lease_of(both: Both, user: User, *, runner: Any = None, **size: Any) -> Any:
+def lease_of(client: QuotaClient, user: User, *, runner: Any = None, **size: Any) -> Any:
     """Open a lease whose idle blocks stay, unless the test says otherwise."""
-    kind = Lease if both.kind == "blocking" else AsyncLease
-    return kind(runner or both.quotas._runner, user, **{"idle_s": 3600.0, **size})
+    kind = Lease if client.kind == "blocking" else AsyncLease
+    return kind(runner or client.quotas._runner, user, **{"idle_s": 3600.0, **size})
 
 
-def hurried(both: Both) -> None:
+def hurried(client: QuotaClient) -> None:
     """Stop the clock of the leases that guards share, so that calls seem to come at once."""
-    leases = both.quotas._lease_backend._find.__self__
+    leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make, clock=Clock())
 
 
-def losing_of(both: Both) -> Losing:
+def losing_of(client: QuotaClient) -> Losing:
     """Return a runner for a lease that can be told to fail."""
-    return Losing(both.quotas._runner, is_async=both.kind == "asyncio")
+    return Losing(client.quotas._runner, is_async=client.kind == "asyncio")
 
 
-def user_with(both: Both, **limits: Any) -> User:
+def user_with(client: QuotaClient, **limits: Any) -> User:
     """Make a user who has these limits, and others that are never reached."""
-    return both.user(**{"tokens": 10**12, "cost": 10**6, "requests_per_hour": 10**9, **limits})
+    return client.user(**{"tokens": 10**12, "cost": 10**6, "requests_per_hour": 10**9, **limits})
 
 
-def once(both: Both, lease: Any, tokens: int, used_tokens: int | None = None, **more: Any) -> Any:
+def once(client: QuotaClient, lease: Any, tokens: int, used_tokens: int | None = None, **more: Any) -> Any:
     """Reserve and settle one call."""
-    call = both.do(lease.reserve(tokens, **more))
+    call = client.do(lease.reserve(tokens, **more))
     call.settle(call.tokens if used_tokens is None else used_tokens)
     return call

@@ -19,6 +19,8 @@ __all__ = ["Projects"]
 
 _log = logging.getLogger(__name__)
 
+#: A project is not scanned again for this many times as long as its last scan took: others get their turn.
+_REST = 4
 #: The database refused a file for a reason that may pass: try again after this (seconds).
 _REFUSED_S = 5.0
 #: A hard limit refused a file: somebody has to raise the limit first (seconds).
@@ -58,7 +60,7 @@ class Projects:
                 folder.project = project
         for project in found.values():
             if project.id not in self.folders:
-                self.folders[project.id] = Folder.of(project)
+                self.folders[project.id] = Folder(project)
                 self._scheduler.request_scan(project.id)
                 self._scheduler.news = True
         self._queue.projects = dict(self.folders)
@@ -90,8 +92,8 @@ class Projects:
         try:
             if path:
                 self._capture(folder, path, due.change, last=last)
-            elif not last and (rest_until := self._scheduler.rests_until(project)) > self._clock():
-                self._queue.put_back(due, rest_until)
+            elif not last and folder.rest_until > self._clock():
+                self._queue.put_back(due, folder.rest_until)
             else:
                 self._scan(folder)
         except AtlasError as error:
@@ -153,7 +155,7 @@ class Projects:
         if folder.leftovers:
             self._database.atlas.memory.remove_leftovers(folder.project)
         now = self._clock()
-        self._scheduler.rest(folder.id, now, scan_s=now - began)
+        folder.rest_until = now + _REST * (now - began)
 
     def _is_accepted(self, folder: Folder) -> bool:
         """Tell whether a folder in the place of a lost one has been there for so long that it is the project now."""
@@ -164,7 +166,7 @@ class Projects:
         self._scheduler.lost(folder.id)
         if folder.lost is None:
             folder.lost_since = self._clock()
-            # Its files say nothing now. The scan compares all of them when the folder is back.
+            # When the folder is back, its scan compares every file.
             self._queue.forget(folder.id)
         if folder.lost != reason:
             _log.warning("%s is lost: %s", folder.root, reason)

@@ -19,8 +19,6 @@ __all__ = ["Scheduler"]
 _BATCH = 20
 #: A task that is repeated may use this share of one core's time at most.
 _SHARE = 0.005
-#: A project is not scanned again for this many times as long as its last scan took.
-_REST = 4
 
 
 class Scheduler:
@@ -48,7 +46,6 @@ class Scheduler:
         #: True when the status differs from the one that was written last.
         self.news = True
         self._to_scan: dict[UUID, None] = {}
-        self._rest_until: dict[UUID, float] = {}
         self._to_sweep: deque[UUID] = deque()
         #: Projects that this sweep still has to compare with the database.
         self._to_compare: set[UUID] = set()
@@ -62,11 +59,6 @@ class Scheduler:
     def has_backlog(self) -> bool:
         """True when a scan, a sweep or a measurement waits."""
         return bool(self._to_scan or self._to_sweep or self._to_measure)
-
-    @property
-    def unwatched(self) -> int:
-        """The number of projects with a folder that cannot be watched."""
-        return len(self._unwatched)
 
     def next_at(self, now: float) -> float:
         """Return when the next task is due, if no file changes before."""
@@ -105,7 +97,6 @@ class Scheduler:
     def forget(self, project: UUID) -> None:
         """Drop everything about a project."""
         self._to_scan.pop(project, None)
-        self._rest_until.pop(project, None)
         for projects in (self._lost, self._unwatched, self._to_compare):
             projects.discard(project)
 
@@ -137,14 +128,6 @@ class Scheduler:
         for project in tuple(islice(self._to_scan, 1)):
             yield project
             self._to_scan.pop(project, None)
-
-    def rest(self, project: UUID, now: float, *, scan_s: float) -> None:
-        """Leave a project alone for a while after a scan: a slow one must leave time for the others."""
-        self._rest_until[project] = now + _REST * scan_s
-
-    def rests_until(self, project: UUID) -> float:
-        """Return the time before which a project is not to be scanned again."""
-        return self._rest_until.get(project, 0.0)
 
     # Sweeps.
 
@@ -211,13 +194,12 @@ class Scheduler:
         wait_s = self._timing.maintenance_first_s if first else self._timing.maintenance_s
         self._maintenance_at = now + wait_s * (0.5 + self._jitter())
 
-    def is_maintenance_due(self, now: float) -> bool:
-        """Tell whether to begin maintenance."""
-        return now >= self._maintenance_at
-
-    def maintenance_began(self) -> None:
-        """Begin no other maintenance until `plan_maintenance`."""
+    def take_maintenance(self, now: float) -> bool:
+        """Return True when it is time to begin maintenance, and not again before `plan_maintenance`."""
+        if now < self._maintenance_at:
+            return False
         self._maintenance_at = math.inf
+        return True
 
 
 def _batch(waiting: deque[UUID], size: int) -> Iterator[UUID]:

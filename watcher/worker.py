@@ -208,9 +208,9 @@ class Worker:
             return
         if self._maintenance.take_ended():
             self._scheduler.plan_maintenance(now)
-        if self._scheduler.is_maintenance_due(now):
-            self._maintenance.begin(self._database.atlas)
-            self._scheduler.maintenance_began()
+        atlas = self._database.atlas
+        if self._scheduler.take_maintenance(now):
+            self._maintenance.begin(atlas)
 
     def _database_failed(self, error: AtlasError) -> None:
         self._projects.count("errors")
@@ -225,10 +225,11 @@ class Worker:
 
     def status(self) -> Status:
         """Return the status of this moment."""
+        folders = self._projects.folders.values()
         counters = {
             **self._projects.counters,
             "events": self._queue.events,
-            "watch_failures": self._scheduler.unwatched,
+            "watch_failures": sum(1 for folder in folders if folder.unwatched),
         }
         return evolve(
             self._started,
@@ -238,6 +239,6 @@ class Worker:
             database=self._database.status,
             pending=len(self._queue),
             counters=counters,
-            projects=tuple(folder.status() for folder in self._projects.folders.values()),
+            projects=tuple(folder.status() for folder in folders),
             maintenance=None if self._maintenance is None else self._maintenance.status,
         )

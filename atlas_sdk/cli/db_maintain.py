@@ -22,7 +22,7 @@ __all__ = ["maintain"]
 Age = timedelta | str
 Tell = Callable[["MaintenanceProgress"], None]
 
-#: Without a terminal, a job that takes longer says how far it is this often.
+#: Without a terminal, print a line of progress this often.
 _SILENT_S = 30.0
 #: What the jobs remove.
 _NOUNS = {
@@ -52,15 +52,20 @@ _NOUNS = {
     "--keep-auto",
     type=AGE,
     metavar="AGE",
-    help="Of versions that the watcher took: 90d, 4w, 12h, forever.  [default: 30d, or as configured]",
+    help="Keep versions of the watcher for this time: 90d, 4w, 12h, forever.  [default: 30d, or as configured]",
 )
 @click.option(
     "--keep-stopped-previews",
     type=AGE,
     metavar="AGE",
-    help="Of stopped and failed ones.  [default: 7d, or as configured]",
+    help="Keep stopped and failed previews for this time.  [default: 7d, or as configured]",
 )
-@click.option("--keep-events", type=AGE, metavar="AGE", help="Of the audit trail.  [default: 365d, or as configured]")
+@click.option(
+    "--keep-events",
+    type=AGE,
+    metavar="AGE",
+    help="Keep the audit trail for this time.  [default: 365d, or as configured]",
+)
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Rows at a time.")
 @click.pass_obj
 def maintain(
@@ -75,12 +80,12 @@ def maintain(
 ) -> int:
     """Delete expired data, of all users.
 
-    Closes the months of quotas that have ended, ends expired reservations, and deletes expired sessions, previews that
-    stopped or failed long ago, names of which nothing is left, old automatic versions with the contents that nothing
-    needs any more, and old events. Of every file the newest version stays, and so does what a checkpoint names.
+    Closes ended months of quotas, ends expired reservations, and deletes expired sessions, previews that stopped or
+    failed long ago, unused names, old automatic versions, contents that no version needs, and old events. The newest
+    version of every file stays, and so do the versions that a checkpoint names.
 
-    Safe at any time: in small steps beside the traffic, as often as you like, in several places at once. Each job is on
-    record as one event. The watcher does all of it once a day. Exits with 1 when a job failed.
+    Works in small steps, so it is safe beside other traffic, at any time, and in several places at once. Each job
+    writes one event. The watcher does all of it once a day. Exits with 1 when a job failed.
     """
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
@@ -130,7 +135,7 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
 
 @contextmanager
 def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
-    """Show on stderr how far it is: a bar on a terminal, a line now and then otherwise, nothing with --json."""
+    """Show progress on stderr: a bar on a terminal, else a line now and then, nothing with --json."""
     if run.flags.json:
         yield lambda _: None
     elif sys.stderr is not None and sys.stderr.isatty():
@@ -168,7 +173,7 @@ def _bar(run: "Invocation", jobs: int) -> Iterator[Tell]:
             if now.job not in begun:
                 begun.append(now.job)
             text = f"{now.job}: {now.removed:,} of {now.examined:,}"
-            # At once: a short job would be over before the next look at the screen.
+            # Refresh now: a short job may end before the next automatic refresh.
             progress.update(task, completed=len(begun) - 1, description=f"{text:<40}", refresh=True)
 
         yield show

@@ -25,8 +25,8 @@ __all__ = ["init"]
 def init(flags: Flags, path: str | None, *, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
-    PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures
-    what changed in between. A folder that was forgotten comes back with its whole history.
+    PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
+    A forgotten folder comes back with its whole history.
     """
     from atlas_sdk.cli.capturing import unkept
     from atlas_sdk.cli.invocation import Invocation
@@ -39,7 +39,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
-    # The same content may be on record from elsewhere: then it is kept, whatever its size.
+    # A large file's content may be stored already, from another file.
     hash_only = [version for version in files if version.kept is False]
     skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
     if flags.json:
@@ -77,7 +77,7 @@ def _folder(given: str, *, force: bool) -> Path:
 
 
 def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
-    """Return the active project of exactly this folder, and how: "created", "activated", or "found" as it is."""
+    """Return the active project of exactly this folder, and "created", "activated" or "found"."""
     from atlas_sdk import AlreadyExists
 
     there = atlas.projects.at(folder, user=user)
@@ -85,7 +85,7 @@ def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, s
         try:
             return atlas.projects.create(user, path=folder), "created"
         except AlreadyExists:
-            # Another process was faster.
+            # Another process registered it meanwhile.
             there = atlas.projects.at(folder, user=user)
             if there is None:
                 raise

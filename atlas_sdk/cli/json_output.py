@@ -1,4 +1,4 @@
-"""The JSON of objects: stable keys, full ids, paths in the form that `atlas_sdk.files.from_text` takes back."""
+"""Objects as JSON: stable keys, full ids, paths as `atlas_sdk.files.from_text` reads them."""
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def of_user(user: "User") -> dict[str, Any]:
-    """Return a user; of the password only when it was set."""
+    """Return a user, without the password."""
     return {
         "id": str(user.id),
         "email": user.email,
@@ -61,7 +61,7 @@ def of_user(user: "User") -> dict[str, Any]:
 
 
 def of_session(session: "Session") -> dict[str, Any]:
-    """Return a sign-in without its token, which is stored nowhere."""
+    """Return a session, without its token."""
     return {
         "id": str(session.id),
         "user_id": str(session.user_id),
@@ -117,7 +117,7 @@ def of_checkpoint(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def of_diff(diff: "FileDiff") -> dict[str, Any]:
-    r"""Return the difference of one file; bytes of its text that are not UTF-8 as `\xNN`."""
+    r"""Return the difference of one file; bytes that are not UTF-8 become `\xNN`."""
     text = diff.text
     return {
         "path": to_text(diff.path),
@@ -145,7 +145,7 @@ def of_step(step: "RestoreStep") -> dict[str, Any]:
 
 
 def of_memory(memory: "MemoryUsage") -> dict[str, Any]:
-    """Return what the contents of memory take."""
+    """Return the size of the stored contents and its limit."""
     return {"bytes": memory.bytes, "limit": memory.limit, "hard": memory.hard, "exceeded": memory.exceeded}
 
 
@@ -166,7 +166,7 @@ def of_skipped(path: str, reason: str) -> dict[str, str]:
 
 
 def exact(amount: Decimal | None) -> str | None:
-    """Return dollars as text: a JSON number may be read as a float."""
+    """Return dollars as text: a reader of JSON may turn numbers into floats."""
     return None if amount is None else f"{amount.normalize():f}"
 
 

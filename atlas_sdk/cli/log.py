@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 _PAGE_ROWS = 200
-#: For more there is --all.
+#: The largest --limit; --all has none.
 _MOST = 1_000_000
-#: What a file of each kind has in it.
+#: The contents of each kind of file.
 _CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
-#: What restores call the checkpoints that they make on their own: noise between names that somebody chose.
+#: Names of the checkpoints that restores make; the list leaves them out.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
@@ -48,7 +48,7 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
     with run.opened() as atlas:
         project = run.project(atlas)
         name = None if path is None else run.path(project, path)
-        # One more than is shown, to tell whether there are more.
+        # Read one more than is shown, to know if there are more.
         listed = list(islice(_versions(atlas, project, name), None if everything else limit + 1))
         shown = list(_with_delta(atlas, project, listed if everything else listed[:limit]))
     if path is not None and not listed:
@@ -83,8 +83,8 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
         page = atlas.memory.history(project, path, limit=limit, before=before)
         whole = page
         if path is not None and len(page) == limit:
-            # The next page of a file begins below a number, and rows of checkpoints share their version's: stop
-            # between two.
+            # The next page starts below a version number, and rows of checkpoints share that of their version: end
+            # this page between two numbers.
             whole = [row for row in page if row.seq > page[-1].seq]
         yield from whole
         if len(page) < limit:
@@ -98,7 +98,7 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
 def _with_delta(
     atlas: "Atlas", project: "Project", listed: "list[tuple[Snapshot, list[str]]]"
 ) -> "Iterator[tuple[Snapshot, list[str], int | None]]":
-    """Add by how many bytes each version differs from the one before; None for a file's first."""
+    """Add the difference in bytes to the version before; None for a file's first version."""
     sizes = {(version.path, version.seq): version.size for version, _ in listed}
     for version, names in listed:
         key = (version.path, version.seq - 1)
@@ -117,7 +117,7 @@ def _row(
     return (
         version.short_id,
         run.out.when(version.created_at),
-        # The kind of an automatic version says only that it is one.
+        # The kind "auto" does not say what the file is.
         _CONTENTS[version.kind if version.kind in _CONTENTS else kind(version.path)],
         "auto" if version.kind == "auto" else "manual",
         printable(version.path),

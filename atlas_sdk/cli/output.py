@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 
-#: The colours that `style` gives: the only commands to a terminal that go out.
+#: The colours of `style`: no other escape sequence is printed.
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
-#: More than any name has characters, for a table that is never cut.
+#: Wider than any table: rich would cut what does not fit.
 _WIDEST: Final = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
@@ -43,13 +43,13 @@ class Output:
         return click.style(text, **how) if self.colored else text
 
     def line(self, text: str = "") -> None:
-        """Print data as lines; nothing in it hides, and no name of a file gives commands to the terminal."""
+        """Print lines of data, with hidden and control characters escaped."""
         self.write(f"{self._safe(text)}\n".encode("utf-8", "backslashreplace"))
 
     def _safe(self, text: str) -> str:
         if not self.colored:
             return visible(text, keep="\n\t")
-        # Every second part is a colour.
+        # Every second part is a colour sequence.
         parts = enumerate(_COLOR.split(text))
         return "".join(part if number % 2 else visible(part, keep="\n\t") for number, part in parts)
 
@@ -62,9 +62,9 @@ class Output:
         sys.stdout.buffer.flush()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        r"""Print one JSON object on one line; only ASCII, so that nothing in it reaches the terminal.
+        r"""Print one JSON object on one line, in ASCII, which no terminal obeys.
 
-        A lone surrogate, which is no character and which other readers of JSON refuse, becomes the letters `\udcNN`.
+        A lone surrogate, which other readers of JSON refuse, becomes the letters `\udcNN`.
         """
         self.line(json.dumps(_characters(fields), default=_to_json))
 
@@ -118,7 +118,7 @@ class Output:
         self.grid(zip(*styled, strict=True))
 
     def grid(self, rows: "Iterable[Sequence[Text]]") -> None:
-        """Print styled texts in columns; a line that is too long goes on in the next one, as the terminal does it."""
+        """Print styled texts in columns; the terminal wraps a line that is too long."""
         from rich.console import Console
         from rich.table import Table
 
@@ -128,7 +128,6 @@ class Output:
             grid.add_column(no_wrap=True)
         for row in shown:
             grid.add_row(*row)
-        # As wide as it needs: rich would cut what does not fit.
         Console(file=sys.stdout, highlight=False, width=_WIDEST).print(grid, crop=False, soft_wrap=True)
 
     def when(self, moment: datetime) -> str:
@@ -139,7 +138,7 @@ class Output:
 
 
 def _characters(value: Any) -> Any:
-    """Return a value of JSON whose texts are characters only; other values as they are."""
+    """Return a JSON value whose texts have no lone surrogates."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -154,7 +153,7 @@ def _to_json(value: Any) -> Any:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, in which nothing hides."""
+    """Return a text on one line, with hidden characters escaped."""
     return visible(" ".join(text.split("\n")), keep="\t")
 
 
@@ -164,7 +163,7 @@ def iso(moment: datetime) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return how long ago a moment was, in one unit."""
+    """Return the time since a moment, in one unit."""
     seconds = max(0, int((now - moment).total_seconds()))
     if seconds < _MINUTE:
         return f"{seconds} s ago"

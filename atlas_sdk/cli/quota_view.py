@@ -21,15 +21,15 @@ _CELLS: Final = 24
 _CELLS_LEAST: Final = 8
 #: A terminal that has fewer characters in a line shows times without the wait.
 _WIDE: Final = 100
-#: Of what is running, the soonest to expire.
+#: The most reservations to show, the soonest to expire first.
 _HOLDS: Final = 20
-#: From this per cent of the limit on.
+#: Colours, each from this per cent of the limit on.
 _STYLES: Final = ((100, "bold red"), (80, "red"), (50, "yellow"), (0, "green"))
 
 
 @frozen(kw_only=True)
 class Gauge:
-    """One dimension: what is used and promised, of what."""
+    """One dimension of a quota: used, held and limit."""
 
     name: str
     used: Decimal
@@ -37,12 +37,12 @@ class Gauge:
     #: None is unlimited.
     limit: Decimal | None
     text: Callable[[Decimal], str]
-    #: When it frees, or what there is to say.
+    #: When it resets, or what it counts.
     remark: str = ""
 
     @property
     def percent(self) -> int | None:
-        """Return how much of the limit is taken, rounded down; None without a limit, or when it allows nothing."""
+        """Return the per cent of the limit that is taken, rounded down; None without a limit or with limit 0."""
         return None if not self.limit else int((self.used + self.held) * 100 / self.limit)
 
     @property
@@ -52,7 +52,7 @@ class Gauge:
         return next(style for least, style in _STYLES if (full if self.percent is None else self.percent) >= least)
 
     def cells(self, width: int = _CELLS) -> tuple[int, int]:
-        """Return how many cells of a bar are used, and how many are held; the least amount takes one."""
+        """Return the used and the held cells of a bar; any amount above 0 takes at least one."""
         if not self.limit:
             return (0, 0) if self.limit is None else (width, 0)
         used = min(int(self.used * width / self.limit) or int(self.used > 0), width)
@@ -60,7 +60,7 @@ class Gauge:
         return used, max(taken - used, int(self.held > 0 and used < width))
 
     def words(self) -> tuple[str, ...]:
-        """Return what stands beside the bar, in columns."""
+        """Return the texts beside the bar, one for each column."""
         return (
             self.text(self.used),
             f"+ {self.text(self.held)} held" if self.held else "",
@@ -71,14 +71,14 @@ class Gauge:
 
 
 def dollars(amount: Decimal) -> str:
-    """Return an amount of dollars, exact, in whole cents at least."""
+    """Return an exact amount of dollars, with two decimals at least."""
     exponent = amount.normalize().as_tuple().exponent
     places = max(2, -exponent) if isinstance(exponent, int) else 2
     return f"${amount:,.{places}f}"
 
 
 def _until(moment: datetime, *, out: Output) -> str:
-    """Return a time to come: local to the minute, on a wide terminal also how far off it is."""
+    """Return a future time: local to the minute, on a wide terminal also the wait."""
     now = datetime.now(UTC)
     wide = out.terminal and out.width >= _WIDE
     wait = f" (in {ago(now, moment).removesuffix(' ago')})" if wide and moment > now else ""
@@ -86,7 +86,7 @@ def _until(moment: datetime, *, out: Output) -> str:
 
 
 def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[Gauge]:
-    """Yield one for every dimension."""
+    """Yield a gauge for every dimension."""
 
     def gauge(name: str, used: Decimal | int, held: Decimal | int, limit: Decimal | int | None, remark: str) -> Gauge:
         text = {"cost": dollars, "memory": lambda amount: size(int(amount))}.get(name, lambda amount: f"{amount:,}")
@@ -107,7 +107,7 @@ def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[G
 def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
     """Print them, with bars where colours are wanted and there is room."""
     rows = [(gauge.name, *gauge.words()) for gauge in shown]
-    # Mostly nothing is held.
+    # Leave out empty columns: mostly nothing is held.
     filled = [any(column) for column in zip(*rows, strict=True)]
     rows = [tuple(compress(row, filled)) for row in rows]
     if not (out.terminal and out.colored):
@@ -129,7 +129,7 @@ def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
 
 
 def of_grants(grants: "Sequence[TopUp]", *, out: Output) -> list[tuple[str, ...]]:
-    """Return a line for every top-up: what is left of it, and for how long."""
+    """Return a row for every top-up: the rest of it, and its expiry."""
     return [
         (
             "top-up",
@@ -159,7 +159,7 @@ def _of_holds(holds: "Sequence[OpenReservation]", *, out: Output) -> list[tuple[
 
 
 def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
-    """Return when the month runs out at the present rate."""
+    """Return when the month's limits are reached at the present rate."""
     if not (forecast.tokens_per_day or forecast.cost_per_day):
         rate = "nothing was used of late"
     else:
@@ -175,7 +175,7 @@ def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
 
 
 def show_limits(run: "Invocation", limits: "Limits") -> None:
-    """Print what a plan allows, a line for every limit."""
+    """Print the limits of a plan, one a line."""
     from atlas_sdk.cli.json_output import of_limits
 
     fields = of_limits(limits)
@@ -189,12 +189,12 @@ def show_limits(run: "Invocation", limits: "Limits") -> None:
 
 
 def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
-    """Print a user's quota; return which limit is reached, if any."""
+    """Print a user's quota; return the reason if a limit is reached."""
     usage = atlas.quotas.usage(user)
     memory = atlas.quotas.memory(user)
     forecast = atlas.quotas.forecast(user)
     now = datetime.now(UTC)
-    # One that has expired is closed by the next call, and counts no more before that.
+    # An expired top-up no longer counts; the next call closes it.
     grants = [
         grant
         for grant in atlas.quotas.grants(user)

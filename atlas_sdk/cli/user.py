@@ -70,7 +70,7 @@ def list_users(flags: Flags, limit: int, *, everything: bool) -> None:
 
     run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
-        # One more than is shown, to tell whether there are more.
+        # Read one more than is shown, to know if there are more.
         found = list(islice(_every(atlas), None if everything else limit + 1))
     shown = found if everything else found[:limit]
     if flags.json:

@@ -28,7 +28,7 @@ def verify(flags: Flags, email: str | None) -> int:
         user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
-            # "Every version reads back" would be true, and taken for good news about another database.
+            # "All intact" would be true of no versions, and would hide a wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if flags.json:

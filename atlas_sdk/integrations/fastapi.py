@@ -1,4 +1,4 @@
-"""A guard as a FastAPI dependency, and answers to refusals for FastAPI and Starlette.
+"""A guard as a FastAPI dependency, and answers to refusals in FastAPI and Starlette.
 
 ::
 
@@ -10,9 +10,9 @@
     async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
         ...                                     # call the model with max_tokens=g.tokens; g.progress(…); g.settle(…)
 
-The guard ends when the response has been sent, streamed ones too: FastAPI 0.121 and later leave dependencies then
-(unless `Depends(…, scope="function")` says otherwise), and earlier ones are refused. Starlette has no dependencies:
-use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or in the generator that streams.
+The guard ends after the response has been sent, also a streamed one. FastAPI 0.121 and later exit dependencies then
+(unless `Depends(…, scope="function")` says otherwise); this module refuses earlier versions. Starlette has no
+dependencies: use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or its generator.
 """
 
 import inspect
@@ -34,12 +34,12 @@ from atlas_sdk.integrations.problems import PROBLEMS, answer, close_code, close_
 __all__ = ["install", "quota"]
 
 if "scope" not in inspect.signature(Depends).parameters:
-    message = "atlas_sdk.integrations.fastapi needs FastAPI 0.121 or later: earlier ones end a guard before a stream"
+    message = "atlas_sdk.integrations.fastapi needs FastAPI 0.121 or later, which ends a guard after a stream"
     raise ImportError(message)
 
 
 class Guards(Protocol):
-    """The part of `AsyncAtlas.quotas` that is needed."""
+    """The part of `AsyncAtlas.quotas` that this module uses."""
 
     def guard(self, user: User, /, **options: Unpack[GuardOptions]) -> AsyncGuard:
         """Return a guard to enter."""
@@ -51,16 +51,16 @@ def quota(
 ) -> Callable[..., AsyncIterator[AsyncGuard]]:
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
-    `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
-    QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see `install`. A
-    request that FastAPI finds invalid gives everything back but its count. An `idempotency_key` is a function of the
-    connection, as a constant would be one request for ever. Declare it after the dependencies that may
-    refuse a request, such as permissions: what they raise later is, for a guard, a call whose outcome is unknown.
-    Raises TypeError for a blocking client, InvalidInput for a constant key.
+    `user` is a dependency that returns the User. The options are those of `quotas.guard`. `requests` defaults to 1, and
+    to 0 if QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see
+    `install`. If FastAPI finds a request invalid, the guard releases everything but the count. `idempotency_key` is a
+    function of the connection, because a constant key would be one request for ever. Declare this dependency after
+    those that may refuse a request, such as permissions: an error after the entry is a call of unknown outcome. Raises
+    TypeError for a blocking client, InvalidInput for a constant key.
     """
     key = options.get("idempotency_key")
     if key is not None and not callable(key):
-        message = "one idempotency_key is one request: give a function of the connection"
+        message = "every request needs its own idempotency_key: give a function of the connection"
         raise InvalidInput(message, field="idempotency_key")
     if not inspect.iscoroutinefunction(getattr(quotas, "reserve", None)):
         message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
@@ -74,7 +74,7 @@ def quota(
             try:
                 yield held
             except (RequestValidationError, WebSocketRequestValidationError):
-                # Raised after the dependencies and instead of the endpoint, so nothing was used.
+                # FastAPI raises these in place of the endpoint, so nothing was used.
                 held.release()
                 raise
 
@@ -82,11 +82,11 @@ def quota(
 
 
 def install(app: Starlette) -> None:
-    """Let an application, FastAPI or Starlette, answer the errors of this package with problem details (RFC 9457).
+    """Make a FastAPI or Starlette application answer the errors of this package with problem details (RFC 9457).
 
     QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists and IllegalTransition 409, InvalidInput 422, NotPermitted
-    403, AuthError 401, a lost database 503; other errors stay 500. A websocket is answered the same way where the
-    server can, and else closed with 1013 (try again later) for a refusal or a lost database, 1008 for the rest.
+    403, AuthError 401, a lost database 503; other errors stay 500. It answers a websocket the same way if the server
+    can, and else closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for the rest.
     """
 
     async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:

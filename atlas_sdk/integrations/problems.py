@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: problem details of RFC 9457."""
+"""Turn errors into HTTP answers with problem details (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from atlas_sdk import (
 __all__ = ["MEDIA_TYPE", "PROBLEMS", "REFUSALS", "Answer", "Problem", "answer", "close_code", "close_reason"]
 
 MEDIA_TYPE = "application/problem+json"
-#: Of a websocket: "Try again later", and "Policy violation" for what stays so (IANA's registry of close codes).
+#: Close codes of a websocket: "Try again later" and "Policy violation" (IANA's registry of close codes).
 _TRY_AGAIN, _VIOLATION = 1013, 1008
 #: A close frame carries at most 123 bytes of reason.
 _REASON_BYTES = 123
 
-#: A limit or a lost database: what has nothing to do with the request.
+#: The errors that are no fault of the request.
 REFUSALS = (QuotaExceeded, DatabaseUnreachable)
-#: Everything that has an answer but 500.
+#: The errors that have an answer; all others are 500.
 PROBLEMS = (*REFUSALS, AlreadyExists, AuthError, IllegalTransition, InvalidInput, NotFound, NotPermitted)
 
 Refusal = QuotaExceeded | DatabaseUnreachable
@@ -37,12 +37,12 @@ Problem = Refusal | AlreadyExists | AuthError | IllegalTransition | InvalidInput
 Answer = tuple[int, dict[str, str], bytes]
 
 _GONE = "usage cannot be counted at the moment, so nothing is served; try again later"
-#: Of the draft that `QuotaExceeded.headers` follows; the policy is named as there.
+#: From the draft that `QuotaExceeded.headers` follows; policies have the same names there.
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 def answer(problem: Problem) -> Answer:
-    """Return the answer to an error; of a database that is gone it tells nothing but that."""
+    """Return the answer to an error. For a lost database it contains no details."""
     status = problem.http_status
     body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if isinstance(problem, QuotaExceeded):
@@ -86,5 +86,5 @@ def _quota(problem: QuotaExceeded) -> Mapping[str, object]:
 
 
 def _number(value: int | Decimal) -> int | str:
-    """Return dollars as a text: JSON's numbers are floats to most readers."""
+    """Return dollars as text, because most readers of JSON read numbers as floats."""
     return value if isinstance(value, int) else format(value, "f")

@@ -1,4 +1,4 @@
-"""The examples in the help of every command, and the commands of the README, run as they are written."""
+"""The examples in the help of every command, and the commands of two pages, run as they are written."""
 
 import io
 import re
@@ -24,7 +24,7 @@ NOT_RUN = {
 }
 #: `db doctor` exits with 1 when it finds something, and a test's server has its flaws.
 CODES = {("db", "doctor"): {0, 1}}
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -94,3 +94,24 @@ def test_the_examples_of_a_command_run(world, dsn, cli, words):
 
 def test_every_exception_is_a_command():
     assert NOT_RUN.keys() | CODES.keys() <= EXAMPLES.keys()
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "amount"),
+    [("README.md", "For a developer with agents", 8), ("docs/quotas.md", "Quota accounting", 8)],
+)
+def test_the_commands_of_a_page_run(world, dsn, cli, page, heading, amount):
+    world(("checkpoint",))
+    section = (ROOT / page).read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\$ (atlasctl (?!watch).+)", section, re.MULTILINE)
+    assert len(lines) == amount
+    for line in lines:
+        ran = cli(*_arguments(line, dsn))
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
+@pytest.mark.parametrize("group", ["user", "plans", "sessions", "projects"])
+def test_the_readme_names_every_command_of_an_operator(group):
+    found = re.findall(rf"`atlasctl\s+{group}\s+([a-z|]+)", (ROOT / "README.md").read_text("utf-8"))
+    listed = {name for names in found for name in names.split("|")}
+    assert listed == {words[1] for words in EXAMPLES if words[0] == group}

@@ -180,8 +180,8 @@ def test_a_narrow_terminal_leaves_columns_out_and_folds_no_name(app, cli, termin
         (lines[columns],) = (line for line in found if line.startswith(version))
         assert long in lines[columns]
     assert len(lines["80"].rstrip()) <= 80
-    assert " s ago" not in lines["80"]
-    assert " ago" in lines["200"]
+    assert "manual" not in lines["80"]
+    assert "manual" in lines["200"]
 
 
 @pytest.mark.parametrize(("columns", "bar", "wait"), [("60", False, False), ("80", True, False), ("140", True, True)])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import psycopg
 from previewing import preview_in
 
-from atlas_sdk import Atlas, Preview, Project, User
+from atlas_sdk import Preview, Project, User
 
 PASSWORD = "correct horse battery"
 ORIGIN = ("203.0.113.9", "Firefox")
@@ -23,13 +23,7 @@ class World:
         self.face = face
         self.connection = connection
         self.folder = folder
-        where = {"ip": ORIGIN[0], "user_agent": ORIGIN[1]}
-        # `with_context` is not awaited.
-        self.request = (
-            face.with_context(**where)
-            if isinstance(face, Atlas)
-            else type(face)(face._target.with_context(**where), face._loop)
-        )
+        self.request = face.with_context(ip=ORIGIN[0], user_agent=ORIGIN[1])
 
     @property
     def user(self) -> User:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import reference
-from guard_adapter import Both
+from guard_adapter import QuotaClient
 
 from atlas_sdk import Atlas, Project, User
 
@@ -35,10 +35,10 @@ class Awaited(ast.NodeTransformer):
 class World:
     """A client of either face that runs examples, and a blocking one beside it that looks at what they did."""
 
-    def __init__(self, both: Both, dsn: str, see: Atlas) -> None:
-        self.both, self.dsn, self.see = both, dsn, see
+    def __init__(self, client: QuotaClient, dsn: str, see: Atlas) -> None:
+        self.client, self.dsn, self.see = client, dsn, see
         #: What the examples know by name.
-        self.names: dict[str, Any] = {"atlas": both.client, "psycopg": psycopg, "ready_hash": READY_HASH}
+        self.names: dict[str, Any] = {"atlas": client.atlas, "psycopg": psycopg, "ready_hash": READY_HASH}
 
     def user(self) -> User:
         user: User = self.see.users.create("ada@example.com")
@@ -56,9 +56,9 @@ class World:
     def run(self, name: str) -> Any:
         """Run the example of a row; return what it assigned."""
         code = ast.parse(ROWS[name].example).body
-        if self.both.kind == "asyncio":
+        if self.client.kind == "asyncio":
             code = [Awaited().visit(statement) for statement in code]
-        kind = "async def" if self.both.kind == "asyncio" else "def"
+        kind = "async def" if self.client.kind == "asyncio" else "def"
         body = textwrap.indent("\n".join(map(ast.unparse, code)), "    ")
         names = ", ".join(self.names)
         source = f"{kind} example({names}):\n{body}\n    return locals()"
@@ -66,6 +66,6 @@ class World:
         # The document's own words.
         exec(source, made)
         before = dict(self.names)
-        after = self.both.do(made["example"](**before))
+        after = self.client.do(made["example"](**before))
         new = [value for key, value in after.items() if before.get(key) is not value]
         return new[-1] if new else None

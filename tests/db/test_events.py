@@ -17,13 +17,6 @@ def user(face: Any) -> User:
     return face.users.create("ada@example.com")
 
 
-def copy_of(face: Any, **context: Any) -> Any:
-    """Call `with_context`, which is not awaited."""
-    if isinstance(face, Atlas):
-        return face.with_context(**context)
-    return type(face)(face._target.with_context(**context), face._loop)
-
-
 def newest(face: Any, user: User) -> tuple[str, str | None, str | None]:
     (event,) = face.events.recent(user, limit=1)
     return event.type, event.ip, event.user_agent
@@ -98,7 +91,7 @@ def test_bad_input_is_named(face: Any, user: User, bad: dict[str, Any], field: s
 
 
 def test_what_a_copy_does_is_audited_with_its_origin(face: Any, user: User) -> None:
-    request = copy_of(face, ip="203.0.113.9", user_agent="curl/8")
+    request = face.with_context(ip="203.0.113.9", user_agent="curl/8")
     project = request.projects.create(user, path="/srv/app")
     assert newest(face, user) == ("project.created", "203.0.113.9", "curl/8")
     request.builds.start(request.builds.create(project))
@@ -113,9 +106,9 @@ def test_what_a_copy_does_is_audited_with_its_origin(face: Any, user: User) -> N
 
 
 def test_copies_nest_and_keep_what_they_are_not_given(face: Any, user: User) -> None:
-    outer = copy_of(face, ip="203.0.113.9")
-    inner = copy_of(outer, user_agent="curl/8")
-    other = copy_of(inner, ip=ip_address("2001:db8::1"))
+    outer = face.with_context(ip="203.0.113.9")
+    inner = outer.with_context(user_agent="curl/8")
+    other = inner.with_context(ip=ip_address("2001:db8::1"))
     for number, (client, origin) in enumerate(
         [(inner, ("203.0.113.9", "curl/8")), (other, ("2001:db8::1", "curl/8")), (outer, ("203.0.113.9", None))]
     ):
@@ -124,7 +117,7 @@ def test_copies_nest_and_keep_what_they_are_not_given(face: Any, user: User) -> 
 
 
 def test_the_end_of_a_copy_leaves_the_client_open(face: Any, user: User) -> None:
-    request = copy_of(face, ip="203.0.113.9")
+    request = face.with_context(ip="203.0.113.9")
     request.close()
     request.close()
     assert face.users.get(user.id) == user
@@ -135,12 +128,12 @@ def test_the_end_of_a_copy_leaves_the_client_open(face: Any, user: User) -> None
 @pytest.mark.parametrize("ip", ["", "localhost", "203.0.113.9:80", "10.0.0.0/8", "1.2.3", "[::1]", "203.0.113.9 ", 7.5])
 def test_what_is_no_address_is_refused(face: Any, ip: Any) -> None:
     with pytest.raises(InvalidInput) as failure:
-        copy_of(face, ip=ip)
+        face.with_context(ip=ip)
     assert failure.value.field == "ip"
 
 
 def test_an_event_of_ones_own_may_say_where_it_came_from(face: Any, user: User) -> None:
-    request = copy_of(face, ip="203.0.113.9", user_agent="curl/8")
+    request = face.with_context(ip="203.0.113.9", user_agent="curl/8")
     request.events.log("deploy.done", user=user, ip="198.51.100.7")
     assert newest(face, user) == ("deploy.done", "198.51.100.7", "curl/8")
     face.events.log("deploy.done", user=user, user_agent="wget/1")
@@ -151,7 +144,7 @@ def test_an_event_of_ones_own_may_say_where_it_came_from(face: Any, user: User) 
 
 
 def test_what_strangers_send_is_made_to_fit(face: Any, user: User) -> None:
-    request = copy_of(face, ip="fe80::1%eth0", user_agent="agent\0\x1b[2J" + "x" * 5000)
+    request = face.with_context(ip="fe80::1%eth0", user_agent="agent\0\x1b[2J" + "x" * 5000)
     request.events.log("deploy.done", user=user)
     _, ip, agent = newest(face, user)
     assert ip == "fe80::1"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from guard_adapter import Both
+from guard_adapter import QuotaClient
 from original_checks import CHECKS
 from original_examples import ROWS, World
 
@@ -21,10 +21,10 @@ from atlas_sdk._namespaces import Namespace
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def world(request: pytest.FixtureRequest, dsn: str) -> Iterator[World]:
-    both = Both(request.param, dsn)
+    client = QuotaClient(request.param, dsn)
     with Atlas.open(dsn) as see:
-        yield World(both, dsn, see)
-    both.close()
+        yield World(client, dsn, see)
+    client.close()
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -244,13 +244,13 @@ def test_copy_gives_own_rows_only(attack: Attack) -> None:
 
 def test_what_has_the_rights_of_the_owner_asks_who_calls(attack: Attack) -> None:
     """Every such function, also of a later migration."""
-    doors = attack.owner.execute(
+    functions = attack.owner.execute(
         "SELECT p.oid::regprocedure::text, p.prosrc LIKE '%PERFORM check_tenant(p_user)%'"
         " FROM pg_proc AS p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace"
     ).fetchall()
-    assert len(doors) > 8
-    for door, asks in doors:
-        assert asks, door
+    assert len(functions) > 8
+    for function, asks in functions:
+        assert asks, function
     attack.sql("SELECT 1")
 
 

@@ -152,7 +152,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def test_the_door_to_the_quotas_opens_for_oneself_only(attack: Attack) -> None:
+def test_the_sql_api_of_quotas_is_for_oneself_only(attack: Attack) -> None:
     mine, victim = attack.attacker.user.id, attack.victim.user.id
     held = attack.victim.known["reservation_id"]
     calls = [

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import pytest
-from doors import Door
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from quota_model import HOURLY, PLANS, Hold, Model, TopUp
+from quota_sql import QuotaSql
 
 from atlas_sdk import Atlas, InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
@@ -33,7 +33,7 @@ class QuotaMachine(RuleBasedStateMachine):
     """Drives one user's quota through the operations, and through time."""
 
     atlas: ClassVar[Atlas]
-    door: ClassVar[Door]
+    quota_sql: ClassVar[QuotaSql]
 
     @initialize()
     def begin(self) -> None:
@@ -214,7 +214,7 @@ class QuotaMachine(RuleBasedStateMachine):
     def holder_goes_silent(self, number: int) -> None:
         key, hold = self.pick(number)
         if hold is not None and hold.state == "held":
-            self.door.expire(key)
+            self.quota_sql.expire(key)
             hold.overdue = True
 
     @rule(number=picks, tokens=amounts)
@@ -236,7 +236,7 @@ class QuotaMachine(RuleBasedStateMachine):
         known = len(self.model.holds)
         self.reserve(tokens=tokens, flexible=True, slots=1)
         for key, hold in list(self.model.holds.items())[known:]:
-            self.door.expire(key)
+            self.quota_sql.expire(key)
             hold.overdue = True
         if self.model.limit is not None:
             self.reserve(tokens=self.model.limit + 1, flexible=False, slots=0)
@@ -276,7 +276,7 @@ class QuotaMachine(RuleBasedStateMachine):
             top_up = self.model.top_ups[number % len(self.model.top_ups)]
             top_up.overdue = True
             self.model.burn(period_ends=False)
-            self.door.expire_grant(self.user.id, top_up.id)
+            self.quota_sql.expire_grant(self.user.id, top_up.id)
             assert self.run(quota_accounting.usage(self.user)).tokens_limit == self.model.limit
             self.run(quotas.add_tokens(self.user, 0))
 
@@ -284,7 +284,7 @@ class QuotaMachine(RuleBasedStateMachine):
     def month_ends(self, number: int) -> None:
         if number % 3:
             return
-        self.door.end_period(self.user.id)
+        self.quota_sql.end_period(self.user.id)
         self.model.reclaim()
         self.model.burn(period_ends=True)
         self.model.added_before += self.model.added
@@ -359,7 +359,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @invariant()
     def earlier_months_are_the_model(self) -> None:
-        told = self.door.value(
+        told = self.quota_sql.value(
             "SELECT coalesce(sum(tokens_used), 0) FROM quota_history WHERE user_id = %s", self.user.id
         )
         before = self.model.added_before + sum(hold.charged for hold in self.model.holds.values() if hold.age)
@@ -372,8 +372,8 @@ class QuotaMachine(RuleBasedStateMachine):
 
 def drive(dsn: str, examples: int) -> None:
     """Run so many sequences on a database."""
-    with Door(dsn) as door, Atlas.open(dsn) as atlas:
-        QuotaMachine.atlas, QuotaMachine.door = atlas, door
+    with QuotaSql(dsn) as quota_sql, Atlas.open(dsn) as atlas:
+        QuotaMachine.atlas, QuotaMachine.quota_sql = atlas, quota_sql
         for name, (tokens, containers) in PLANS.items():
             atlas.quotas.add_plan(
                 name, tokens=tokens, containers=containers, requests_per_hour=HOURLY, cost=None, builds_per_day=None

@@ -31,7 +31,7 @@ def test_a_new_scheduler_lists_the_projects_and_reports_before_anything_else() -
     assert scheduler.is_status_due(0.0)
     scheduler.begin_sweep(1000.0, [A])
     assert not scheduler.has_backlog
-    assert not scheduler.is_maintenance_due(1e9)
+    assert not scheduler.take_maintenance(1e9)
 
 
 def test_an_idle_daemon_only_lists_and_reports(scheduler: Scheduler) -> None:
@@ -115,7 +115,6 @@ def test_an_expensive_comparison_delays_the_next_one_but_no_sweep(scheduler: Sch
 def test_a_project_with_an_unwatched_folder_is_polled_before_the_others(scheduler: Scheduler) -> None:
     list(scheduler.sweep(1000.0))
     scheduler.found(B, unwatched=True)
-    assert scheduler.unwatched == 1
     assert scheduler.next_at(1001.0) == 1002.0
     assert list(scheduler.sweep(1001.9)) == []
     assert list(scheduler.sweep(1002.0)) == [B]
@@ -128,7 +127,7 @@ def test_a_project_with_an_unwatched_folder_is_polled_before_the_others(schedule
 def test_a_lost_project_is_looked_for_and_not_polled(scheduler: Scheduler) -> None:
     scheduler.found(A, unwatched=True)
     scheduler.lost(A)
-    assert scheduler.unwatched == 0
+    assert list(scheduler.sweep(1000.0)) == []
     assert scheduler.lost_projects(1000.0) == (A,)
     assert scheduler.lost_projects(1000.4) == ()
     assert scheduler.next_at(1000.4) == 1000.5
@@ -141,23 +140,15 @@ def test_a_lost_project_is_looked_for_and_not_polled(scheduler: Scheduler) -> No
 def test_a_forgotten_project_leaves_nothing(scheduler: Scheduler) -> None:
     scheduler.request_scan(A)
     scheduler.lost(A)
-    scheduler.rest(A, 1000.0, scan_s=5.0)
     scheduler.begin_sweep(1060.0, [A])
     list(scheduler.sweep(1060.0))
     scheduler.forget(A)
     assert not scheduler.has_backlog
     assert not scheduler.is_comparison_due(A)
     assert scheduler.lost_projects(1060.0) == ()
-    assert scheduler.rests_until(A) == 0.0
     scheduler.found(A, unwatched=True)
     scheduler.forget(A)
-    assert scheduler.unwatched == 0
-
-
-def test_a_project_rests_four_times_as_long_as_its_scan_took(scheduler: Scheduler) -> None:
-    scheduler.rest(A, 1005.0, scan_s=5.0)
-    assert scheduler.rests_until(A) == 1025.0
-    assert scheduler.rests_until(B) == 0.0
+    assert list(scheduler.sweep(1070.0)) == []
 
 
 def test_memory_is_measured_by_the_sweep_once_a_user(scheduler: Scheduler) -> None:
@@ -205,14 +196,13 @@ def test_a_big_status_is_written_less_often_but_never_too_late(scheduler: Schedu
 
 def test_maintenance_is_not_due_again_before_it_ended(scheduler: Scheduler) -> None:
     scheduler.plan_maintenance(1000.0, first=True)
-    assert not scheduler.is_maintenance_due(1119.9)
-    assert scheduler.is_maintenance_due(1120.0)
-    scheduler.maintenance_began()
-    assert not scheduler.is_maintenance_due(1e9)
+    assert not scheduler.take_maintenance(1119.9)
+    assert scheduler.take_maintenance(1120.0)
+    assert not scheduler.take_maintenance(1e9)
     assert scheduler.next_at(1e9) < math.inf
     scheduler.plan_maintenance(2000.0)
-    assert not scheduler.is_maintenance_due(2899.9)
-    assert scheduler.is_maintenance_due(2900.0)
+    assert not scheduler.take_maintenance(2899.9)
+    assert scheduler.take_maintenance(2900.0)
 
 
 def test_many_watchers_ask_for_maintenance_at_different_times() -> None:

@@ -13,14 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from either import Open, opener
+from client_adapter import KINDS, Open, opener
 from patience import PATIENCE_S
 from tls_servers import TlsServer, answers, free_port, run_tls_server, until
 
 _PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def open_client(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens clients of one kind, once with each: `open_client(dsn, **options)`."""
     with opener(request.param) as opened:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 
 from atlas_sdk import Atlas, DatabaseUnreachable, PoolStats
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
 from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
@@ -56,15 +56,15 @@ def attempts(connection: psycopg.Connection[Any]) -> int:
 
 def run(client: Any, operation: Callable[..., Plan[Any]]) -> Any:
     """Run a plan as a method of a client does."""
-    is_async = hasattr(client, "_loop")
+    is_async = isinstance(client, AwaitedClient)
     kind: Any = type(
         "Topic",
         (AsyncNamespace if is_async else Namespace,),
         {"operation": (async_method if is_async else sync_method)(operation)},
     )
-    runner = client._target.users._runner if is_async else client.users._runner
+    runner = client.users._runner
     made = kind(runner).operation()
-    return client._loop.run_until_complete(made) if is_async else made
+    return client._adapter.do(made) if is_async else made
 
 
 @pytest.mark.every_server

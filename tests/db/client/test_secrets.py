@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import attrs
 import pytest
-from either import Either, Open
+from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import AsyncAtlas, AtlasError
 from atlas_sdk.config import Settings
@@ -89,7 +89,7 @@ def test_a_client_and_its_parts_do_not_show_it(
     caplog.set_level(logging.DEBUG)
     client = open_client(give(), migrate=True, query_log=True, slow_query_s=0.0)
     client.users.list()
-    opened = client._target if isinstance(client, Either) else client
+    opened = client._target if isinstance(client, AwaitedClient) else client
     text = shown(opened) + repr(client.health()) + repr(client.pool()) + repr(client.listen("a"))
     assert "ConnectionConfig" in text
     assert "Opened" in text

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, TimedOut, User
 
@@ -71,9 +71,9 @@ def test_every_connection_has_the_limits(open_client: Open, dsn: str, migrated: 
                 "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), "
                 "current_setting('idle_in_transaction_session_timeout')"
             )
-            found = client._loop.run_until_complete(asked) if hasattr(client, "_loop") else asked
+            found = client._adapter.do(asked) if isinstance(client, AwaitedClient) else asked
             row = found.fetchone()
-            found = client._loop.run_until_complete(row) if hasattr(client, "_loop") else row
+            found = client._adapter.do(row) if isinstance(client, AwaitedClient) else row
             assert found == ("1500ms", "2s", "10min")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from either import Open
+from client_adapter import Open
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, AuthenticationFailed, EncryptionFailed

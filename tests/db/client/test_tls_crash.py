@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 from patience import PATIENCE_S
 from psycopg import OperationalError
 from tls_servers import TlsServer, answers, run_tls_server, until

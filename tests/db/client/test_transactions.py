@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
 import sys
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from either import Open
+from client_adapter import Open
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput
 from atlas_sdk._drive.statement_cache import StatementCache
@@ -68,6 +69,23 @@ def test_a_lost_commit_says_that_its_outcome_is_unknown(open_client: Open, dsn: 
 
     with pytest.raises(DatabaseUnreachable, match="whether it was done is unknown"):
         commit()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_cannot_use_its_parents_transaction(dsn: str) -> None:
+    with Atlas.open(dsn) as client, client.transaction() as tx:
+        user = tx.users.create("ada@example.com")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                tx.users.get(user.id)
+            except InvalidInput:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert tx.users.get(user.id) == user
 
 
 def test_an_operation_at_work_is_done_before_its_transaction_ends(dsn: str) -> None:

@@ -1,14 +1,16 @@
-"""One database for the tests of a module, and a door to its quotas."""
+"""One database for the tests of a module, clients of it, and its SQL API of quotas."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache
 
 import pytest
+from client_adapter import KINDS
 from databases import OfServer
-from doors import Door
+from guard_adapter import QuotaClient
+from quota_sql import QuotaSql
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,28 @@ def dsn(server: str, _shared: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def door(dsn: str) -> Iterator[Door]:
-    opened = Door(dsn)
+def quota_sql(dsn: str) -> Iterator[QuotaSql]:
+    opened = QuotaSql(dsn)
     yield opened
     opened.connection.close()
+
+
+@pytest.fixture(params=KINDS)
+def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[QuotaClient]:
+    """A client on the database of this module, once of each kind."""
+    with closing(QuotaClient(request.param, dsn)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def blocking_client(dsn: str) -> Iterator[QuotaClient]:
+    """A blocking client on the database of this module."""
+    with closing(QuotaClient("blocking", dsn)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def asyncio_client(dsn: str) -> Iterator[QuotaClient]:
+    """An asyncio client on the database of this module."""
+    with closing(QuotaClient("asyncio", dsn)) as opened:
+        yield opened

@@ -10,30 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from guard_adapter import Both
+from guard_adapter import QuotaClient
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, InvalidInput, QuotaExceeded, current_guard
 
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
 # The guard of the moment
 
 
-def test_the_innermost_guard_is_the_current_one(both: Both) -> None:
+def test_the_innermost_guard_is_the_current_one(client: QuotaClient) -> None:
     with pytest.raises(InvalidInput, match="no guard is entered"):
         current_guard()
-    if both.kind == "blocking":
-        user = both.user()
-        with both.guard(user, tokens=1) as outer:
+    if client.kind == "blocking":
+        user = client.user()
+        with client.guard(user, tokens=1) as outer:
             assert current_guard() is outer
-            with both.guard(user, tokens=1) as inner:
+            with client.guard(user, tokens=1) as inner:
                 assert current_guard() is inner
             assert current_guard() is outer
         with pytest.raises(InvalidInput, match="no guard is entered"):
@@ -121,34 +113,34 @@ def test_every_call_of_a_decorated_function_has_its_own_guard(atlas: Atlas) -> N
     assert atlas.quotas.verify(user).balanced
 
 
-def test_a_decorated_function_that_is_refused_is_not_called(both: Both) -> None:
-    user = both.user(tokens=10)
+def test_a_decorated_function_that_is_refused_is_not_called(client: QuotaClient) -> None:
+    user = client.user(tokens=10)
     called = []
 
-    if both.kind == "blocking":
+    if client.kind == "blocking":
 
-        @both.quotas.guard(user, tokens=11)
+        @client.quotas.guard(user, tokens=11)
         def ask() -> None:
             called.append(1)
     else:
 
-        @both.quotas.guard(user, tokens=11)
+        @client.quotas.guard(user, tokens=11)
         async def ask() -> None:
             called.append(1)
 
     with pytest.raises(QuotaExceeded):
-        both.do(ask())
+        client.do(ask())
     assert called == []
 
 
-def test_the_payer_may_be_found_from_the_arguments(both: Both) -> None:
-    payers = {"ada": both.user(), "bob": both.user()}
+def test_the_payer_may_be_found_from_the_arguments(client: QuotaClient) -> None:
+    payers = {"ada": client.user(), "bob": client.user()}
 
     def payer(name: str, **_: object) -> Any:
         return payers[name]
 
-    guard = both.quotas.guard(payer, tokens=40)
-    if both.kind == "blocking":
+    guard = client.quotas.guard(payer, tokens=40)
+    if client.kind == "blocking":
 
         @guard
         def ask(name: str, *, tokens: int) -> str:
@@ -161,13 +153,13 @@ def test_the_payer_may_be_found_from_the_arguments(both: Both) -> None:
             current_guard().settle(tokens=tokens)
             return name
 
-    assert [both.do(ask("ada", tokens=1)), both.do(ask("bob", tokens=2))] == ["ada", "bob"]
-    assert [both.usage(user).tokens_used for user in payers.values()] == [1, 2]
-    with pytest.raises(InvalidInput, match="in a decorator only"), both.entered(guard):
+    assert [client.do(ask("ada", tokens=1)), client.do(ask("bob", tokens=2))] == ["ada", "bob"]
+    assert [client.usage(user).tokens_used for user in payers.values()] == [1, 2]
+    with pytest.raises(InvalidInput, match="in a decorator only"), client.entered(guard):
         pytest.fail("nobody pays")
 
 
-def test_functions_of_the_wrong_kind_are_refused_when_they_are_decorated(both: Both) -> None:
+def test_functions_of_the_wrong_kind_are_refused_when_they_are_decorated(client: QuotaClient) -> None:
     async def awaited() -> None: ...
 
     def plain() -> None: ...
@@ -181,9 +173,9 @@ def test_functions_of_the_wrong_kind_are_refused_when_they_are_decorated(both: B
     class Awaited:
         async def __call__(self) -> None: ...
 
-    right, wrong = (plain, [awaited, Awaited()]) if both.kind == "blocking" else (awaited, [plain])
-    guard = both.quotas.guard(both.user(), tokens=1)
+    right, wrong = (plain, [awaited, Awaited()]) if client.kind == "blocking" else (awaited, [plain])
+    guard = client.quotas.guard(client.user(), tokens=1)
     for function in (*wrong, items, awaited_items):
         with pytest.raises(TypeError, match="guard"):
             guard(function)
-    both.do(guard(right)())
+    client.do(guard(right)())

@@ -7,43 +7,35 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from guard_adapter import Both, expire_before, locked_row, terminate, until, used, waiting
+from guard_adapter import QuotaClient, expire_before, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, InvalidInput, StorageFull, TransactionConflict
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
-def test_a_broken_connection_is_not_noticed(both: Both, dsn: str) -> None:
-    user = both.user()
-    with both.guard(user, tokens=400) as g:
+def test_a_broken_connection_is_not_noticed(client: QuotaClient, dsn: str) -> None:
+    user = client.user()
+    with client.guard(user, tokens=400) as g:
         terminate(dsn)
         g.settle(tokens=100)
     assert g.settlement.tokens == 100
-    assert used(both, user)[0] == 100
+    assert used(client, user)[0] == 100
 
 
 @pytest.mark.parametrize("end", ["enter", "exit"])
-def test_a_connection_that_breaks_in_a_statement_is_replaced(both: Both, dsn: str, end: str) -> None:
-    user = both.user()
-    guard = both.quotas.guard(user, tokens=400)
+def test_a_connection_that_breaks_in_a_statement_is_replaced(client: QuotaClient, dsn: str, end: str) -> None:
+    user = client.user()
+    guard = client.quotas.guard(user, tokens=400)
     entered, leave = threading.Event(), threading.Event()
 
     def call() -> None:
-        with both.entered(guard) as g:
+        with client.entered(guard) as g:
             entered.set()
             assert leave.wait(PATIENCE_S)
             g.settle(tokens=100)
@@ -65,196 +57,196 @@ def test_a_connection_that_breaks_in_a_statement_is_replaced(both: Both, dsn: st
         called.result(PATIENCE_S)
     assert guard.settlement.outcome == "settled"
     assert not guard.repeated
-    assert used(both, user)[0] == 100
+    assert used(client, user)[0] == 100
 
 
-def test_an_answer_that_is_lost_is_asked_for_again(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_an_answer_that_is_lost_is_asked_for_again(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     losing.lose()
-    with both.guard(user, tokens=400) as g:
+    with client.guard(user, tokens=400) as g:
         assert not g.repeated, "it was its own first try"
-        assert len(both.holds(user)) == 1
+        assert len(client.holds(user)) == 1
         losing.lose()
         g.settle(tokens=100)
     assert g.settlement.outcome == "repeated"
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
-    assert used(both, user)[0] == 100
-    assert both.usage(user).requests_last_hour == 1
+    assert used(client, user)[0] == 100
+    assert client.usage(user).requests_last_hour == 1
 
 
-def test_a_first_try_that_expired_unheard_of_is_made_anew(both: Both, dsn: str) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_a_first_try_that_expired_unheard_of_is_made_anew(client: QuotaClient, dsn: str) -> None:
+    user = client.user()
+    losing = client.losing()
     losing.lose()
     expire_before(losing, dsn, "quotas.reserve", 2)
-    with both.guard(user, tokens=400) as g:
+    with client.guard(user, tokens=400) as g:
         g.settle(tokens=100)
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.reserve", "quotas.settle"]
-    assert used(both, user)[0] == 100
-    assert both.do(both.quotas.verify()).balanced
+    assert used(client, user)[0] == 100
+    assert client.quotas.verify().balanced
 
 
-def test_a_conflict_is_tried_again_once(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_a_conflict_is_tried_again_once(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     losing.fail(1, TransactionConflict("another was in the way"))
-    with both.guard(user, tokens=400) as g:
+    with client.guard(user, tokens=400) as g:
         losing.fail(1, TransactionConflict("another was in the way"))
         g.settle(tokens=100)
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
-    assert used(both, user)[0] == 100
+    assert used(client, user)[0] == 100
 
 
-def test_who_waited_in_vain_does_not_wait_again(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_who_waited_in_vain_does_not_wait_again(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     times = iter([0.0, 3.9, 0.0, 4.1])
-    both.quotas._backend._clock = both.quotas._backend.outbox._clock = lambda: next(times, 5.0)
+    client.quotas._backend._clock = client.quotas._backend.outbox._clock = lambda: next(times, 5.0)
     losing.fail(1)
-    guard = both.quotas.guard(user, tokens=400)
-    with both.entered(guard) as g:
+    guard = client.quotas.guard(user, tokens=400)
+    with client.entered(guard) as g:
         losing.fail(1)
         g.settle(tokens=100)
     assert guard.settlement is None
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle"]
-    both.settle_down()
-    assert used(both, user)[0] == 100
+    client.settle_down()
+    assert used(client, user)[0] == 100
 
 
-def test_growing_is_not_tried_again_where_it_might_grow_twice(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
-    with both.guard(user, tokens=400) as g:
+def test_growing_is_not_tried_again_where_it_might_grow_twice(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
+    with client.guard(user, tokens=400) as g:
         losing.lose()
         with pytest.raises(DatabaseUnreachable):
-            both.do(g.extend(tokens=100))
-        assert both.holds(user)[0].tokens == 500
+            client.do(g.extend(tokens=100))
+        assert client.holds(user)[0].tokens == 500
         losing.lose()
-        both.do(g.extend(ttl=timedelta(hours=3)))
+        client.do(g.extend(ttl=timedelta(hours=3)))
         losing.fail(1, TransactionConflict("another was in the way"))
-        both.do(g.extend(tokens=100))
-        assert both.holds(user)[0].tokens == 600
+        client.do(g.extend(tokens=100))
+        assert client.holds(user)[0].tokens == 600
         g.settle(tokens=1)
-    assert used(both, user)[0] == 1
+    assert used(client, user)[0] == 1
 
 
-def test_without_a_database_nothing_is_entered_and_nothing_stays_reserved(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_without_a_database_nothing_is_entered_and_nothing_stays_reserved(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     losing.lose(2)
-    with pytest.raises(DatabaseUnreachable), both.guard(user, tokens=400):
+    with pytest.raises(DatabaseUnreachable), client.guard(user, tokens=400):
         pytest.fail("it was entered")
     # Both tries got through; only nobody heard of it.
-    assert len(both.holds(user)) == 1
-    both.settle_down()
-    assert used(both, user)[0] == 0
+    assert len(client.holds(user)) == 1
+    client.settle_down()
+    assert used(client, user)[0] == 0
 
 
-def test_what_an_earlier_try_of_a_key_holds_is_not_given_back(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_what_an_earlier_try_of_a_key_holds_is_not_given_back(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     losing.lose(2)
-    with pytest.raises(DatabaseUnreachable), both.guard(user, tokens=400, idempotency_key="k"):
+    with pytest.raises(DatabaseUnreachable), client.guard(user, tokens=400, idempotency_key="k"):
         pytest.fail("it was entered")
-    both.settle_down()
-    with both.guard(user, tokens=400, idempotency_key="k") as g:
+    client.settle_down()
+    with client.guard(user, tokens=400, idempotency_key="k") as g:
         assert g.repeated
         g.settle(tokens=2)
-    assert used(both, user)[0] == 2
+    assert used(client, user)[0] == 2
 
 
 @pytest.mark.parametrize("error", [DatabaseUnreachable("gone"), StorageFull("full"), TransactionConflict("busy")])
 def test_a_settlement_that_cannot_be_written_is_kept_and_written_at_the_next_exit(
-    both: Both, caplog: pytest.LogCaptureFixture, error: Exception
+    client: QuotaClient, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    user = both.user(tokens=1000)
-    losing = both.losing()
-    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), both.guard(user, tokens=400) as lost:
+    user = client.user(tokens=1000)
+    losing = client.losing()
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), client.guard(user, tokens=400) as lost:
         losing.fail(2, error)
         lost.settle(tokens=123, cost="0.5", meta={"secret": "value"})
     assert lost.settlement is None
-    assert both.usage(user).tokens_held == 400, "what is not settled stays reserved"
+    assert client.usage(user).tokens_held == 400, "what is not settled stays reserved"
     assert f"settlement of reservation {lost.id} is kept for later" in caplog.text
     assert "123" not in caplog.text.replace(str(lost.id), "")
     assert "secret" not in caplog.text
     losing._before.clear()
-    with both.guard(user, tokens=10) as g:
+    with client.guard(user, tokens=10) as g:
         g.settle(tokens=1)
-    both.settle_down()
-    assert used(both, user) == (124, Decimal("0.5"))
+    client.settle_down()
+    assert used(client, user) == (124, Decimal("0.5"))
     assert losing.sent.count("quotas.settle") == (3 if isinstance(error, StorageFull) else 4)
 
 
-def test_an_exception_of_the_body_is_not_replaced_by_one_of_the_settlement(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_an_exception_of_the_body_is_not_replaced_by_one_of_the_settlement(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     problem = RuntimeError("the model is gone")
-    with pytest.raises(RuntimeError) as caught, both.guard(user, tokens=4):
+    with pytest.raises(RuntimeError) as caught, client.guard(user, tokens=4):
         losing.fail(2, InvalidInput("says the test", field="x"))
         raise problem
     assert caught.value is problem
     losing._before.clear()
-    with pytest.raises(InvalidInput, match="says the test"), both.guard(user, tokens=4):
+    with pytest.raises(InvalidInput, match="says the test"), client.guard(user, tokens=4):
         losing.fail(2, InvalidInput("says the test", field="x"))
 
 
-def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_what_was_kept_is_written_in_turn_and_stops_at_the_first_that_fails(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     for number in range(1, 13):
-        with both.guard(user, tokens=400) as g:
+        with client.guard(user, tokens=400) as g:
             losing.fail(2)
             g.settle(tokens=number)
     losing._before.clear()
     losing.sent.clear()
     losing.fail(1)
-    assert both.do(both.quotas.settle_pending()) == 12
+    assert client.quotas.settle_pending() == 12
     assert losing.sent == ["quotas.settle"]
-    with both.guard(user, tokens=1) as g:
+    with client.guard(user, tokens=1) as g:
         g.settle(tokens=100)
-    if both.kind == "asyncio":
-        both.do(both.quotas._backend._tasks.finish(PATIENCE_S))
-    assert len(both.holds(user)) == 4, "one exit does not pay for all"
-    both.settle_down()
-    assert used(both, user)[0] == 100 + sum(range(1, 13))
+    if client.kind == "asyncio":
+        client.do(client.quotas._backend._tasks.finish(PATIENCE_S))
+    assert len(client.holds(user)) == 4, "one exit does not pay for all"
+    client.settle_down()
+    assert used(client, user)[0] == 100 + sum(range(1, 13))
 
 
-def test_one_that_the_database_refuses_does_not_keep_the_others_waiting(both: Both) -> None:
-    user = both.user()
-    losing = both.losing()
+def test_one_that_the_database_refuses_does_not_keep_the_others_waiting(client: QuotaClient) -> None:
+    user = client.user()
+    losing = client.losing()
     for number in (1, 2, 4):
-        with both.guard(user, tokens=400) as g:
+        with client.guard(user, tokens=400) as g:
             losing.fail(2)
             g.settle(tokens=number)
     losing.fail(1, DatabaseError("it does not like the first"))
-    assert both.do(both.quotas.settle_pending()) == 1
-    assert both.usage(user).tokens_used == 6
-    both.settle_down()
-    assert used(both, user)[0] == 7
+    assert client.quotas.settle_pending() == 1
+    assert client.usage(user).tokens_used == 6
+    client.settle_down()
+    assert used(client, user)[0] == 7
 
 
-def test_a_client_settles_what_it_kept_before_it_closes(both: Both, dsn: str) -> None:
-    user = both.user()
-    losing = both.losing()
-    with both.guard(user, tokens=400) as g:
+def test_a_client_settles_what_it_kept_before_it_closes(client: QuotaClient, dsn: str) -> None:
+    user = client.user()
+    losing = client.losing()
+    with client.guard(user, tokens=400) as g:
         losing.fail(2)
         g.settle(tokens=5)
     losing._before.clear()
-    both.do(both.client.close())
-    both.do(both.client.close())
+    client.do(client.atlas.close())
+    client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.usage(user).tokens_used == 5
         assert other.quotas.reservations(user) == []
 
 
-def test_a_client_settles_its_leases_before_it_closes(both: Both, dsn: str) -> None:
-    user = both.user()
-    call = both.do(both.quotas.lease(user, tokens=4000, requests=10).reserve(400))
+def test_a_client_settles_its_leases_before_it_closes(client: QuotaClient, dsn: str) -> None:
+    user = client.user()
+    call = client.do(client.quotas.lease(user, tokens=4000, requests=10).reserve(400))
     call.settle(7)
-    running = both.do(both.quotas.lease(user, tokens=4000, requests=10).reserve(400))
-    assert both.usage(user).tokens_held == 8000
-    both.do(both.client.close())
+    running = client.do(client.quotas.lease(user, tokens=4000, requests=10).reserve(400))
+    assert client.usage(user).tokens_held == 8000
+    client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.reservations(user) == []
         # Nobody will tell any more what the second one used.
@@ -263,22 +255,24 @@ def test_a_client_settles_its_leases_before_it_closes(both: Both, dsn: str) -> N
 
 
 def test_a_client_that_closes_without_a_database_says_what_it_leaves(
-    both: Both, caplog: pytest.LogCaptureFixture
+    client: QuotaClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    user = both.user()
-    losing = both.losing()
-    with both.guard(user, tokens=400) as g:
+    user = client.user()
+    losing = client.losing()
+    with client.guard(user, tokens=400) as g:
         losing.fail(3)
         g.settle(tokens=5)
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
-        both.do(both.client.close())
+        client.do(client.atlas.close())
     assert f"reservation {g.id} is left to its expiry" in caplog.text
 
 
-def test_a_user_who_was_deleted_meanwhile_owes_nothing(both: Both, door: Any, caplog: pytest.LogCaptureFixture) -> None:
-    user = both.user()
-    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), both.guard(user, tokens=4) as g:
-        door.connection.execute("DELETE FROM users WHERE id = %s", (user.id,))
+def test_a_user_who_was_deleted_meanwhile_owes_nothing(
+    client: QuotaClient, quota_sql: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = client.user()
+    with caplog.at_level(logging.WARNING, "atlas_sdk.guards"), client.guard(user, tokens=4) as g:
+        quota_sql.connection.execute("DELETE FROM users WHERE id = %s", (user.id,))
         g.settle(tokens=1)
     assert g.settlement is None
     assert "does not exist" in caplog.text

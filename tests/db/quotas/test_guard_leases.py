@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -13,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import Door
-from guard_adapter import Both, until, used
+from guard_adapter import QuotaClient, until, used
 from leasing import Clock, hurried, losing_of, user_with
+from quota_sql import QuotaSql
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
@@ -27,35 +26,28 @@ LIMIT = 30_000
 MANY = 60
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
-def watched(both: Both) -> Any:
+def watched(client: QuotaClient) -> Any:
     """Return a runner that tells which statements the guards of this client send."""
-    runner = losing_of(both)
-    leases = both.quotas._lease_backend._find.__self__
+    runner = losing_of(client)
+    leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make.func, runner, **leases._make.keywords)
-    both.quotas._backend._runner = both.quotas._lease_runner = runner
+    client.quotas._backend._runner = client.quotas._lease_runner = runner
     return runner
 
 
-def guarded(both: Both, user: Any, tokens: int = 10, used_tokens: int = 4, **ask: Any) -> Any:
-    with both.guard(user, tokens=tokens, lease=True, **ask) as g:
+def guarded(client: QuotaClient, user: Any, tokens: int = 10, used_tokens: int = 4, **ask: Any) -> Any:
+    with client.guard(user, tokens=tokens, lease=True, **ask) as g:
         g.settle(tokens=used_tokens)
     return g
 
 
-def close(both: Both) -> None:
+def close(client: QuotaClient) -> None:
     """Give back every block, as the client's close does."""
-    runner = both.quotas._lease_runner
-    both.do((lease_manager if both.kind == "blocking" else async_lease_manager)(runner).end())
+    runner = client.quotas._lease_runner
+    client.do((lease_manager if client.kind == "blocking" else async_lease_manager)(runner).end())
 
 
-def quiet(both: Both) -> None:
+def quiet(client: QuotaClient) -> None:
     """Let two seconds pass for the leases between any two questions, so that calls seem to be few."""
     clock = Clock()
 
@@ -63,149 +55,153 @@ def quiet(both: Both) -> None:
         clock.now += 2
         return clock.now
 
-    leases = both.quotas._lease_backend._find.__self__
+    leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make, clock=later)
 
 
-def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(both: Both, door: Door) -> None:
-    user = user_with(both)
-    quiet(both)
-    runner = watched(both)
+def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(
+    client: QuotaClient, quota_sql: QuotaSql
+) -> None:
+    user = user_with(client)
+    quiet(client)
+    runner = watched(client)
     for number in range(1, 6):
-        with both.guard(user, tokens=10, lease=True) as g:
+        with client.guard(user, tokens=10, lease=True) as g:
             assert isinstance(g._grant, Call)
-            assert both.usage(user).tokens_held == 10
+            assert client.usage(user).tokens_held == 10
             g.settle(tokens=4)
         # At once: another process may need it.
-        assert used(both, user)[0] == 4 * number
+        assert used(client, user)[0] == 4 * number
     assert runner.sent == ["quotas.lease", "quotas.settle"] * 5
-    assert both.usage(user).requests_last_hour == 5
-    assert len(door.ledger(user.id)) == 5
+    assert client.usage(user).requests_last_hour == 5
+    assert len(quota_sql.ledger(user.id)) == 5
 
 
-def test_many_calls_are_served_from_few_blocks(both: Both) -> None:
-    user = user_with(both)
-    hurried(both)
-    runner = watched(both)
+def test_many_calls_are_served_from_few_blocks(client: QuotaClient) -> None:
+    user = user_with(client)
+    hurried(client)
+    runner = watched(client)
     for _ in range(500):
-        guarded(both, user, cost="0.001")
+        guarded(client, user, cost="0.001")
     assert runner.sent.count("quotas.lease") <= 9, "blocks for 1, 2, 4, … 256 calls"
-    assert both.usage(user).requests_last_hour < 500, "the last block's are still to come"
-    close(both)
-    assert used(both, user)[0] == 4 * 500
-    assert both.usage(user).requests_last_hour == 500
+    assert client.usage(user).requests_last_hour < 500, "the last block's are still to come"
+    close(client)
+    assert used(client, user)[0] == 4 * 500
+    assert client.usage(user).requests_last_hour == 500
 
 
-def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_limit_holds(both: Both, dsn: str) -> None:
+def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_limit_holds(
+    client: QuotaClient, dsn: str
+) -> None:
     """Each call of this process is followed by one of another, which asks for all that was not used."""
-    user = user_with(both, tokens=LIMIT)
+    user = user_with(client, tokens=LIMIT)
     with Atlas.open(dsn) as elsewhere:
-        quiet(both)
+        quiet(client)
         for number in range(5):
-            guarded(both, user)
+            guarded(client, user)
             with elsewhere.quotas.guard(user, tokens=LIMIT - 4 * (number + 1)) as g:
                 g.release()
-    user = user_with(both, tokens=LIMIT)
+    user = user_with(client, tokens=LIMIT)
     with Atlas.open(dsn) as elsewhere:
         spent = LIMIT - 1000
         with elsewhere.quotas.guard(user, tokens=spent) as g:
             g.settle(tokens=spent)
-        both.quotas._lease_backend._find.__self__._make.keywords.clear()
-        hurried(both)
+        client.quotas._lease_backend._find.__self__._make.keywords.clear()
+        hurried(client)
         for _ in range(6):
             # A block for several calls is smaller than it should be: the limit is near.
-            guarded(both, user, tokens=900, used_tokens=1)
+            guarded(client, user, tokens=900, used_tokens=1)
             spent += 1
             with elsewhere.quotas.guard(user, tokens=LIMIT - spent) as g:
                 g.release()
 
 
-def test_what_needs_a_reservation_of_its_own_gets_one(both: Both, door: Door) -> None:
-    user, runner = user_with(both), watched(both)
+def test_what_needs_a_reservation_of_its_own_gets_one(client: QuotaClient, quota_sql: QuotaSql) -> None:
+    user, runner = user_with(client), watched(client)
     for number in range(MANY):
-        guarded(both, user, slots=1)
-        guarded(both, user, builds=1)
-        guarded(both, user, idempotency_key=str(number))
+        guarded(client, user, slots=1)
+        guarded(client, user, builds=1)
+        guarded(client, user, idempotency_key=str(number))
     assert "quotas.lease" not in runner.sent
-    with pytest.raises(InvalidInput, match="nothing to reserve"), both.guard(user, requests=0, lease=True):
+    with pytest.raises(InvalidInput, match="nothing to reserve"), client.guard(user, requests=0, lease=True):
         pytest.fail("it was entered")
-    assert used(both, user)[0] == 4 * 3 * MANY
+    assert used(client, user)[0] == 4 * 3 * MANY
 
 
-def test_calls_that_look_different_in_the_ledger_share_no_block(both: Both, door: Door) -> None:
-    user = user_with(both)
-    hurried(both)
+def test_calls_that_look_different_in_the_ledger_share_no_block(client: QuotaClient, quota_sql: QuotaSql) -> None:
+    user = user_with(client)
+    hurried(client)
     for _ in range(MANY):
         for model in ("small", "large"):
-            guarded(both, user, meta={"model": model})
-    close(both)
-    rows = door.connection.execute(
+            guarded(client, user, meta={"model": model})
+    close(client)
+    rows = quota_sql.connection.execute(
         "SELECT meta->>'model' AS model, sum(amount) AS amount FROM usage_ledger WHERE user_id = %s GROUP BY 1",
         (user.id,),
     ).fetchall()
     assert {row["model"]: row["amount"] for row in rows} == {"small": 4 * MANY, "large": 4 * MANY}
 
 
-def test_near_the_limit_nothing_is_stranded_and_nothing_exceeded(both: Both) -> None:
-    user, spent = user_with(both, tokens=LIMIT), 0
-    hurried(both)
+def test_near_the_limit_nothing_is_stranded_and_nothing_exceeded(client: QuotaClient) -> None:
+    user, spent = user_with(client, tokens=LIMIT), 0
+    hurried(client)
     with pytest.raises(QuotaExceeded):
         while True:
-            guarded(both, user, tokens=30, used_tokens=29)
+            guarded(client, user, tokens=30, used_tokens=29)
             spent += 29
     assert LIMIT - 30 < spent <= LIMIT
-    with both.guard(user, tokens=30, min_tokens=1, lease=True) as g:
+    with client.guard(user, tokens=30, min_tokens=1, lease=True) as g:
         assert g.tokens == LIMIT - spent
         g.settle(tokens=g.tokens)
-    close(both)
-    assert used(both, user)[0] == LIMIT
+    close(client)
+    assert used(client, user)[0] == LIMIT
 
 
-def test_a_single_call_gets_what_an_idle_block_holds(both: Both) -> None:
-    user = user_with(both, tokens=LIMIT)
-    hurried(both)
+def test_a_single_call_gets_what_an_idle_block_holds(client: QuotaClient) -> None:
+    user = user_with(client, tokens=LIMIT)
+    hurried(client)
     for _ in range(MANY):
-        guarded(both, user, tokens=100, used_tokens=1)
-    held = both.usage(user).tokens_held
+        guarded(client, user, tokens=100, used_tokens=1)
+    held = client.usage(user).tokens_held
     assert held > 1000
-    rest = LIMIT - both.usage(user).tokens_used - held
-    with both.guard(user, tokens=rest + 500, lease=True) as g:
+    rest = LIMIT - client.usage(user).tokens_used - held
+    with client.guard(user, tokens=rest + 500, lease=True) as g:
         g.settle(tokens=1)
-    close(both)
-    assert used(both, user)[0] == MANY + 1
+    close(client)
+    assert used(client, user)[0] == MANY + 1
 
 
-def test_an_idle_user_holds_nothing(both: Both) -> None:
-    user = user_with(both)
+def test_an_idle_user_holds_nothing(client: QuotaClient) -> None:
+    user = user_with(client)
     for _ in range(MANY):
-        guarded(both, user)
-    until(lambda: both.usage(user).tokens_held == 0)
-    assert used(both, user)[0] == 4 * MANY
+        guarded(client, user)
+    until(lambda: client.usage(user).tokens_held == 0)
+    assert used(client, user)[0] == 4 * MANY
 
 
-def test_a_guard_from_a_block_is_used_as_any_guard(both: Both) -> None:
-    user = user_with(both)
+def test_a_guard_from_a_block_is_used_as_any_guard(client: QuotaClient) -> None:
+    user = user_with(client)
     for _ in range(MANY):
-        guarded(both, user)
-    with both.guard(user, tokens=10, lease=True) as g:
+        guarded(client, user)
+    with client.guard(user, tokens=10, lease=True) as g:
         assert isinstance(g._grant, Call)
-        both.do(g.extend(tokens=5, cost="0.5"))
+        client.do(g.extend(tokens=5, cost="0.5"))
         assert g.tokens == 15
         g.progress(tokens=12)
     assert g.settlement.tokens == 12
-    with both.guard(user, tokens=10, lease=True) as g:
+    with client.guard(user, tokens=10, lease=True) as g:
         g.release()
     assert g.settlement.outcome == "released"
-    close(both)
-    assert used(both, user)[0] == 4 * MANY + 12
+    close(client)
+    assert used(client, user)[0] == 4 * MANY + 12
 
 
-def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, door: Door) -> None:
-    both = Both("blocking", dsn)
-    user, over = user_with(both, tokens=LIMIT), threading.Event()
+def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, quota_sql: QuotaSql) -> None:
+    client = QuotaClient("blocking", dsn)
+    user, over = user_with(client, tokens=LIMIT), threading.Event()
 
     def watch() -> int:
-        watcher, peak = Door(dsn), 0
+        watcher, peak = QuotaSql(dsn), 0
         while not over.is_set():
             quota = watcher.quota(user.id)
             peak = max(peak, quota.tokens_used + quota.tokens_held)
@@ -244,8 +240,8 @@ def test_threads_and_tasks_of_hot_users_never_exceed_a_limit(dsn: str, door: Doo
         spent = sum(spender.result() for spender in spenders)
         over.set()
         assert watching.result() <= LIMIT
-    assert used(both, user)[0] == spent
-    both.close()
+    assert used(client, user)[0] == spent
+    client.close()
 
 
 # Leases that a client keeps.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from doors import Door
-from guard_adapter import Both, used
+from guard_adapter import QuotaClient, used
+from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput
 from atlas_sdk.guards.backend import Outcome
@@ -40,64 +39,57 @@ TAKEN: list[Any] = [
 ]
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
 @pytest.mark.parametrize("meta", REFUSED, ids=range(len(REFUSED)))
-def test_what_cannot_be_stored_is_refused_when_it_is_told(both: Both, meta: Any) -> None:
-    user = both.user()
-    with both.guard(user, tokens=10) as g:
+def test_what_cannot_be_stored_is_refused_when_it_is_told(client: QuotaClient, meta: Any) -> None:
+    user = client.user()
+    with client.guard(user, tokens=10) as g:
         with pytest.raises(InvalidInput) as refused:
             g.settle(tokens=3, meta=meta)
         assert refused.value.field == "meta"
         g.settle(tokens=3, meta={"model": "m"})
-    assert used(both, user)[0] == 3
+    assert used(client, user)[0] == 3
 
 
 @pytest.mark.parametrize("meta", REFUSED, ids=range(len(REFUSED)))
-def test_the_database_refuses_all_that_is_refused_here(door: Door, meta: Any) -> None:
+def test_the_database_refuses_all_that_is_refused_here(quota_sql: QuotaSql, meta: Any) -> None:
     with pytest.raises((psycopg.DataError, UnicodeEncodeError)):
-        door.reserve(door.user(), 1, meta=meta)
+        quota_sql.reserve(quota_sql.user(), 1, meta=meta)
 
 
 @pytest.mark.parametrize("meta", TAKEN, ids=range(len(TAKEN)))
-def test_the_database_takes_all_that_is_taken_here(door: Door, meta: Any) -> None:
+def test_the_database_takes_all_that_is_taken_here(quota_sql: QuotaSql, meta: Any) -> None:
     assert meta_text(meta)
-    assert door.reserve(door.user(), 1, meta=meta).granted
+    assert quota_sql.reserve(quota_sql.user(), 1, meta=meta).granted
 
 
-def test_what_is_told_cannot_change_any_more(both: Both, door: Door) -> None:
-    user = both.user()
+def test_what_is_told_cannot_change_any_more(client: QuotaClient, quota_sql: QuotaSql) -> None:
+    user = client.user()
     told: dict[str, Any] = {"parts": [1]}
-    with both.guard(user, tokens=10) as g:
+    with client.guard(user, tokens=10) as g:
         g.settle(tokens=3, meta=told)
         told["parts"].append(float("nan"))
         told["other"] = object()
-    assert door.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"parts": [1]}
+    assert quota_sql.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"parts": [1]}
 
 
 def test_a_settlement_that_is_refused_for_its_meta_is_written_without_it(
-    both: Both, door: Door, caplog: pytest.LogCaptureFixture
+    client: QuotaClient, quota_sql: QuotaSql, caplog: pytest.LogCaptureFixture
 ) -> None:
-    user, backend = both.user(), both.quotas._backend
-    held = both.do(backend.reserve(user, {"tokens": 10, "meta": {"project": "p"}}))
+    user, backend = client.user(), client.quotas._backend
+    held = client.do(backend.reserve(user, {"tokens": 10, "meta": {"project": "p"}}))
     with caplog.at_level(logging.WARNING, "atlas_sdk.guards"):
-        settled = both.do(backend.settle(user, held, Outcome(tokens=3, meta={"a": float("nan")})))
+        settled = client.do(backend.settle(user, held, Outcome(tokens=3, meta={"a": float("nan")})))
     assert (settled.outcome, settled.tokens) == ("settled", 3)
     assert f"reservation {held.id} is written without its meta" in caplog.text
-    assert used(both, user)[0] == 3
-    assert door.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"project": "p"}
+    assert used(client, user)[0] == 3
+    assert quota_sql.value("SELECT meta FROM usage_ledger WHERE user_id = %s", user.id) == {"project": "p"}
 
 
-def test_a_kept_settlement_that_is_refused_for_its_meta_is_written_without_it(both: Both) -> None:
-    user, backend = both.user(), both.quotas._backend
-    held = both.do(backend.reserve(user, {"tokens": 10}))
+def test_a_kept_settlement_that_is_refused_for_its_meta_is_written_without_it(client: QuotaClient) -> None:
+    user, backend = client.user(), client.quotas._backend
+    held = client.do(backend.reserve(user, {"tokens": 10}))
     backend.outbox.add(PendingSettlement(user=user, reservation_id=held.id, tokens=3, meta={"a": float("nan")}))
     # Once to be refused, once to be written.
-    both.do(both.quotas.settle_pending())
-    assert both.do(both.quotas.settle_pending()) == 0
-    assert used(both, user)[0] == 3
+    client.quotas.settle_pending()
+    assert client.quotas.settle_pending() == 0
+    assert used(client, user)[0] == 3

@@ -11,19 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from guard_adapter import Both, until, used
+from guard_adapter import QuotaClient, until, used
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, DatabaseUnreachable
 from atlas_sdk._embedded import EmbeddedServer
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
 
 # A server that is really stopped
 
@@ -51,33 +43,33 @@ def stop(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedServer, kind: str) -> None:
     # By its address nobody starts it again but this test.
-    with closing(Both(kind, own_server.dsn, connect_timeout_s=1)) as both:
-        user = both.user(tokens=1000)
-        with both.guard(user, tokens=400) as lost:
+    with closing(QuotaClient(kind, own_server.dsn, connect_timeout_s=1)) as client:
+        user = client.user(tokens=1000)
+        with client.guard(user, tokens=400) as lost:
             lost.progress(tokens=10)
             stop(own_server)
-            with pytest.raises(DatabaseUnreachable) as caught, both.guard(user, tokens=1):
+            with pytest.raises(DatabaseUnreachable) as caught, client.guard(user, tokens=1):
                 pytest.fail("entered without a database")
             assert caught.value.http_status == 503
             lost.settle(tokens=25)
         assert lost.settlement is None
-        assert both.do(both.quotas.settle_pending()) == 2
+        assert client.quotas.settle_pending() == 2
         own_server.ensure_running()
-        with both.guard(user, tokens=600) as g:
+        with client.guard(user, tokens=600) as g:
             g.settle(tokens=1)
-        both.settle_down()
-        assert used(both, user)[0] == 26
+        client.settle_down()
+        assert used(client, user)[0] == 26
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
     # To start a server takes a busy machine longer than a client waits by default.
-    with closing(Both(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as both:
-        user = both.user()
+    with closing(QuotaClient(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as client:
+        user = client.user()
         stop(own_server)
-        with both.guard(user, tokens=400) as g:
+        with client.guard(user, tokens=400) as g:
             # The server does not wait for the disk at a settlement, but it does at a reservation.
             stop(own_server)
             g.settle(tokens=25)
         assert g.settlement.tokens == 25
-        assert used(both, user)[0] == 25
+        assert used(client, user)[0] == 25

@@ -6,12 +6,11 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from guard_adapter import Both, until, used
+from guard_adapter import QuotaClient, until, used
 
 from atlas_sdk import Atlas, QuotaExceeded, SlotLost
 from atlas_sdk.guards import current_guard
@@ -20,73 +19,66 @@ from atlas_sdk.guards import current_guard
 SHORT = timedelta(seconds=1.2)
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
-def beats_until(both: Both, condition: Any) -> None:
+def beats_until(client: QuotaClient, condition: Any) -> None:
     def holds() -> Any:
-        if both.kind == "asyncio":
-            both.do(asyncio.sleep(0.01))
+        if client.kind == "asyncio":
+            client.do(asyncio.sleep(0.01))
         return condition()
 
     until(holds)
 
 
-def test_a_guard_keeps_its_containers_for_longer_than_its_ttl(both: Both) -> None:
-    user = both.user(containers=1)
-    with both.guard(user, slots=1, tokens=10, ttl=SHORT) as g:
-        first = both.holds(user)[0].expires_at
-        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+def test_a_guard_keeps_its_containers_for_longer_than_its_ttl(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    with client.guard(user, slots=1, tokens=10, ttl=SHORT) as g:
+        first = client.holds(user)[0].expires_at
+        beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         # The one who asks for the place would clear away what has expired.
-        with pytest.raises(QuotaExceeded), both.guard(user, slots=1):
+        with pytest.raises(QuotaExceeded), client.guard(user, slots=1):
             pytest.fail("it was free")
         g.check()
         assert not g.lost
         g.settle(tokens=3)
-    assert used(both, user)[0] == 3
+    assert used(client, user)[0] == 3
 
 
-def test_a_guard_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> None:
-    user = both.user(containers=1)
-    losing = both.losing()
-    with both.guard(user, slots=1, ttl=SHORT) as g:
+def test_a_guard_whose_heartbeats_do_not_come_through_is_lost(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    losing = client.losing()
+    with client.guard(user, slots=1, ttl=SHORT) as g:
         losing.fail(1000)
-        beats_until(both, lambda: g.lost)
+        beats_until(client, lambda: g.lost)
         with pytest.raises(SlotLost, match="stop the container") as caught:
             g.check()
         assert caught.value.epoch == g.epoch
         losing._before.clear()
-    both.settle_down()
-    assert used(both, user)[0] == 0
+    client.settle_down()
+    assert used(client, user)[0] == 0
 
 
-def test_a_guard_that_somebody_ended_is_lost_at_the_next_heartbeat(both: Both) -> None:
-    user = both.user(containers=1)
-    with both.guard(user, slots=1, ttl=SHORT) as g:
-        both.do(both.quotas.release(user, g.id))
-        beats_until(both, lambda: g.lost)
-        with both.guard(user, slots=1) as successor, pytest.raises(SlotLost):
+def test_a_guard_that_somebody_ended_is_lost_at_the_next_heartbeat(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    with client.guard(user, slots=1, ttl=SHORT) as g:
+        client.quotas.release(user, g.id)
+        beats_until(client, lambda: g.lost)
+        with client.guard(user, slots=1) as successor, pytest.raises(SlotLost):
             assert successor.epoch > g.epoch
             g.check()
-    assert used(both, user)[0] == 0
+    assert used(client, user)[0] == 0
 
 
-def test_a_decorated_function_keeps_its_containers(both: Both) -> None:
-    user = both.user(containers=1)
-    guard = both.quotas.guard(user, slots=1, ttl=SHORT)
+def test_a_decorated_function_keeps_its_containers(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    guard = client.quotas.guard(user, slots=1, ttl=SHORT)
 
     def over(first: datetime) -> bool:
-        return datetime.now(UTC) > first + SHORT and both.holds(user)[0].expires_at > first + SHORT
+        return datetime.now(UTC) > first + SHORT and client.holds(user)[0].expires_at > first + SHORT
 
-    if both.kind == "blocking":
+    if client.kind == "blocking":
 
         @guard
         def run() -> None:
-            first = both.holds(user)[0].expires_at
+            first = client.holds(user)[0].expires_at
             until(lambda: over(first))
             current_guard().check()
 
@@ -95,33 +87,34 @@ def test_a_decorated_function_keeps_its_containers(both: Both) -> None:
 
         @guard
         async def arun() -> None:
-            first = (await both.quotas.reservations(user))[0].expires_at
-            while not (await both.quotas.reservations(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
+            holds = client.atlas.quotas.reservations
+            first = (await holds(user))[0].expires_at
+            while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
                 await asyncio.sleep(0.01)
             current_guard().check()
 
-        both.do(arun())
-    assert used(both, user)[0] == 0
+        client.do(arun())
+    assert used(client, user)[0] == 0
 
 
-def test_a_guard_without_containers_has_no_heartbeat(both: Both) -> None:
-    user, losing = both.user(), both.losing()
-    with both.guard(user, tokens=10, ttl=SHORT) as g:
-        (hold,) = both.holds(user)
-        beats_until(both, lambda: datetime.now(UTC) > hold.expires_at)
+def test_a_guard_without_containers_has_no_heartbeat(client: QuotaClient) -> None:
+    user, losing = client.user(), client.losing()
+    with client.guard(user, tokens=10, ttl=SHORT) as g:
+        (hold,) = client.holds(user)
+        beats_until(client, lambda: datetime.now(UTC) > hold.expires_at)
         g.check()
         assert not g.lost
     assert losing.sent == ["quotas.reserve", "quotas.settle"]
 
 
-def test_nothing_beats_after_the_end(both: Both) -> None:
-    user = both.user(containers=3)
-    with both.guard(user, slots=1), both.guard(user, slots=2):
+def test_nothing_beats_after_the_end(client: QuotaClient) -> None:
+    user = client.user(containers=3)
+    with client.guard(user, slots=1), client.guard(user, slots=2):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "atlas-slot"]
-    if both.kind == "asyncio":
-        both.do(asyncio.sleep(0))
-        assert not [task for task in asyncio.all_tasks(both._loop) if task.get_name() == "atlas-slot"]
+    if client.kind == "asyncio":
+        client.do(asyncio.sleep(0))
+        assert not [task for task in asyncio.all_tasks(client.loop) if task.get_name() == "atlas-slot"]
 
 
 def test_a_forked_child_leaves_the_containers_to_its_parent(dsn: str) -> None:
@@ -149,15 +142,15 @@ class Driver:
         return fence == self._highest[container]
 
 
-def test_a_driver_obeys_every_valid_holder_and_no_former_one(both: Both, door: Any) -> None:
-    user, driver = both.user(containers=2), Driver()
-    with both.entered(both.quotas.slot(user)) as first, both.entered(both.quotas.slot(user)) as second:
+def test_a_driver_obeys_every_valid_holder_and_no_former_one(client: QuotaClient, quota_sql: Any) -> None:
+    user, driver = client.user(containers=2), Driver()
+    with client.entered(client.quotas.slot(user)) as first, client.entered(client.quotas.slot(user)) as second:
         assert second.epoch > first.epoch
         assert driver.obeys("web-1", first.epoch)
         assert driver.obeys("web-2", second.epoch)
         assert driver.obeys("web-1", first.epoch), "a later slot of the user is another container's"
-        door.expire(first.id)
-        with both.entered(both.quotas.slot(user)) as successor:
+        quota_sql.expire(first.id)
+        with client.entered(client.quotas.slot(user)) as successor:
             assert driver.obeys("web-1", successor.epoch)
             assert not driver.obeys("web-1", first.epoch)
             assert driver.obeys("web-2", second.epoch)

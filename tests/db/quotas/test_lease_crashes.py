@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import Door
-from guard_adapter import Both, locked_row, until, used, waiting
+from guard_adapter import QuotaClient, locked_row, until, used, waiting
 from leasing import Clock, lease_of, once, user_with
 from patience import PATIENCE_S
+from quota_sql import QuotaSql
 
 from atlas_sdk import Atlas, DatabaseUnreachable
 from atlas_sdk._embedded import EmbeddedServer
@@ -34,10 +34,8 @@ BLOCK = 3000
 
 
 @pytest.fixture
-def both(dsn: str) -> Iterator[Both]:
-    client = Both("blocking", dsn)
-    yield client
-    client.close()
+def client(blocking_client: QuotaClient) -> QuotaClient:
+    return blocking_client
 
 
 def fork() -> int:
@@ -70,9 +68,9 @@ def forked(work: Callable[[], object]) -> Callable[[], str]:
     return result
 
 
-def test_a_forked_child_never_spends_its_parents_block(both: Both) -> None:
-    user = user_with(both)
-    lease = lease_of(both, user, tokens=1000)
+def test_a_forked_child_never_spends_its_parents_block(client: QuotaClient) -> None:
+    user = user_with(client)
+    lease = lease_of(client, user, tokens=1000)
     running = lease.reserve(100)
 
     def child() -> tuple[bool, bool]:
@@ -88,17 +86,17 @@ def test_a_forked_child_never_spends_its_parents_block(both: Both) -> None:
         return mine.id == running.id, extended
 
     assert forked(child)() == "(False, False)"
-    assert both.usage(user).tokens_used == 7
-    assert [hold.id for hold in both.holds(user)] == [running.id]
-    assert once(both, lease, 900).id == running.id, "the child has not touched the block"
+    assert client.usage(user).tokens_used == 7
+    assert [hold.id for hold in client.holds(user)] == [running.id]
+    assert once(client, lease, 900).id == running.id, "the child has not touched the block"
     running.settle(30)
     lease.close()
-    assert used(both, user)[0] == 937
+    assert used(client, user)[0] == 937
 
 
-def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: str, both: Both) -> None:
-    user = user_with(both)
-    lease = lease_of(both, user, tokens=1000)
+def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: str, client: QuotaClient) -> None:
+    user = user_with(client)
+    lease = lease_of(client, user, tokens=1000)
 
     def child() -> int:
         call = lease.reserve(5)
@@ -127,23 +125,23 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
         assert result() == "5"
         asking.result().settle(10)
     lease.close()
-    assert used(both, user)[0] == 15
+    assert used(client, user)[0] == 15
 
 
-def test_a_child_that_is_forked_while_guards_share_leases_is_not_stuck(both: Both) -> None:
-    user = user_with(both)
+def test_a_child_that_is_forked_while_guards_share_leases_is_not_stuck(client: QuotaClient) -> None:
+    user = user_with(client)
 
     def spend() -> int:
         for _ in range(100):
-            with both.quotas.guard(user, tokens=10, lease=True) as g:
+            with client.quotas.guard(user, tokens=10, lease=True) as g:
                 g.settle(tokens=1)
-        both.quotas.close()
+        client.quotas.close()
         return g.tokens
 
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with both.quotas._lease_backend._find.__self__._lock:
+        with client.quotas._lease_backend._find.__self__._lock:
             inside.set()
             assert leave.wait(PATIENCE_S)
 
@@ -155,11 +153,13 @@ def test_a_child_that_is_forked_while_guards_share_leases_is_not_stuck(both: Bot
         holding.result()
     assert result() == "10"
     spend()
-    assert used(both, user)[0] == 200
+    assert used(client, user)[0] == 200
 
 
-def test_what_a_killed_process_held_is_charged_when_it_expires(dsn: str, both: Both, door: Door) -> None:
-    user = user_with(both, tokens=LIMIT)
+def test_what_a_killed_process_held_is_charged_when_it_expires(
+    dsn: str, client: QuotaClient, quota_sql: QuotaSql
+) -> None:
+    user = user_with(client, tokens=LIMIT)
     reading, writing = os.pipe()
     pid = fork()
     if pid == 0:
@@ -173,13 +173,13 @@ def test_what_a_killed_process_held_is_charged_when_it_expires(dsn: str, both: B
     block = os.read(reading, 100).decode()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    usage = both.usage(user)
+    usage = client.usage(user)
     assert (usage.tokens_used, usage.tokens_held) == (0, BLOCK)
-    door.expire(block)
+    quota_sql.expire(block)
     with pytest.raises(QuotaExceeded):
-        both.quotas.reserve(user, tokens=LIMIT)
-    assert used(both, user)[0] == BLOCK
-    assert door.ledger(user.id) == [("expired", BLOCK, 0)]
+        client.quotas.reserve(user, tokens=LIMIT)
+    assert used(client, user)[0] == BLOCK
+    assert quota_sql.ledger(user.id) == [("expired", BLOCK, 0)]
     os.close(reading)
     os.close(writing)
 
@@ -198,8 +198,10 @@ def _spend(dsn: str, user: Any, seed: int) -> int:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_processes_that_are_killed_at_random_never_exceed_a_limit(dsn: str, both: Both, door: Door, seed: int) -> None:
-    user, dice = user_with(both, tokens=LIMIT), random.Random(seed)
+def test_processes_that_are_killed_at_random_never_exceed_a_limit(
+    dsn: str, client: QuotaClient, quota_sql: QuotaSql, seed: int
+) -> None:
+    user, dice = user_with(client, tokens=LIMIT), random.Random(seed)
     children = []
     for number in range(6):
         pid = fork()
@@ -214,7 +216,7 @@ def test_processes_that_are_killed_at_random_never_exceed_a_limit(dsn: str, both
     doomed, kill_at = set(children[:3]), sorted(dice.randint(1, LIMIT) for _ in range(3))
     running, peak, killed = set(children), 0, 0
     while running:
-        quota = door.quota(user.id)
+        quota = quota_sql.quota(user.id)
         taken = quota.tokens_used + quota.tokens_held
         peak = max(peak, taken)
         if kill_at and taken >= kill_at[0]:
@@ -229,14 +231,14 @@ def test_processes_that_are_killed_at_random_never_exceed_a_limit(dsn: str, both
                 killed += os.WIFSIGNALED(status)
                 assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
     assert peak <= LIMIT
-    holds = both.holds(user)
+    holds = client.holds(user)
     assert len(holds) <= 2 * killed, "a process holds one block, and one more for a moment"
     for hold in holds:
-        door.expire(hold.id)
+        quota_sql.expire(hold.id)
     # What the survivors left is spent to the end; the expired blocks are charged on the way.
     _spend(dsn, user, 0)
-    assert used(both, user)[0] <= LIMIT
-    assert sum(amount for _, amount, _ in door.ledger(user.id)) == both.usage(user).tokens_used
+    assert used(client, user)[0] <= LIMIT
+    assert sum(amount for _, amount, _ in quota_sql.ledger(user.id)) == client.usage(user).tokens_used
 
 
 SCRIPT = {
@@ -268,14 +270,16 @@ SCRIPT = {
 
 @pytest.mark.parametrize("leave", ["pass", "raise SystemExit(0)", "1 / 0"])
 @pytest.mark.parametrize("kind", SCRIPT)
-def test_a_process_that_ends_without_closing_still_settles(dsn: str, both: Both, kind: str, leave: str) -> None:
-    user = user_with(both)
+def test_a_process_that_ends_without_closing_still_settles(
+    dsn: str, client: QuotaClient, kind: str, leave: str
+) -> None:
+    user = user_with(client)
     script = f"from uuid import UUID\nDSN, USER, IDLE = {dsn!r}, UUID({str(user.id)!r}), 3600.0\n"
     script += textwrap.dedent(SCRIPT[kind]).replace("LEAVE", leave)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == (1 if leave == "1 / 0" else 0), done.stderr
     # A call of which nobody tells any more is charged what it was promised.
-    assert used(both, user)[0] == 142, done.stderr
+    assert used(client, user)[0] == 142, done.stderr
 
 
 # A server that is really stopped.
@@ -297,24 +301,24 @@ def own_server() -> Iterator[EmbeddedServer]:
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_a_live_lease_outlives_a_server_that_is_killed(own_server: EmbeddedServer, kind: str) -> None:
     # By its address nobody starts it again but this test.
-    both, clock = Both(kind, own_server.dsn, connect_timeout_s=1), Clock()
-    user = user_with(both)
-    lease = lease_of(both, user, tokens=1000, ttl=timedelta(seconds=100), clock=clock)
-    once(both, lease, 10)
+    client, clock = QuotaClient(kind, own_server.dsn, connect_timeout_s=1), Clock()
+    user = user_with(client)
+    lease = lease_of(client, user, tokens=1000, ttl=timedelta(seconds=100), clock=clock)
+    once(client, lease, 10)
     pid = int((own_server.data_dir / "postmaster.pid").read_text().splitlines()[0])
     os.kill(pid, signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}").exists())
-    once(both, lease, 10)
+    once(client, lease, 10)
     with pytest.raises(DatabaseUnreachable):
-        both.do(lease.reserve(1001))
+        client.do(lease.reserve(1001))
     clock.now += 89
-    once(both, lease, 10)
+    once(client, lease, 10)
     clock.now += 2
     with pytest.raises(DatabaseUnreachable):
-        both.do(lease.reserve(10))
+        client.do(lease.reserve(10))
     own_server.ensure_running()
-    once(both, lease, 10)
-    both.do(lease.close())
-    until(lambda: both.usage(user).tokens_held == 0)
-    assert used(both, user)[0] == 40
-    both.close()
+    once(client, lease, 10)
+    client.do(lease.close())
+    until(lambda: client.usage(user).tokens_held == 0)
+    assert used(client, user)[0] == 40
+    client.close()

@@ -6,15 +6,14 @@ import asyncio
 import gc
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from doors import Door
-from guard_adapter import Both, locked_row, until, used, waiting
+from guard_adapter import QuotaClient, locked_row, until, used, waiting
 from leasing import lease_of, losing_of, once, user_with
 from patience import PATIENCE_S
+from quota_sql import QuotaSql
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, User
 from atlas_sdk.errors import QuotaExceeded
@@ -24,30 +23,9 @@ from atlas_sdk.guards.lease import Lease
 LIMIT = 20_000
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def threaded(dsn: str) -> Iterator[Both]:
-    client = Both("blocking", dsn)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def awaited(dsn: str) -> Iterator[Both]:
-    client = Both("asyncio", dsn)
-    yield client
-    client.close()
-
-
 def watch(dsn: str, user: User, over: threading.Event) -> int:
     """Return the highest used + held ever seen."""
-    watcher, peak = Door(dsn), 0
+    watcher, peak = QuotaSql(dsn), 0
     while not over.is_set():
         quota = watcher.quota(user.id)
         peak = max(peak, quota.tokens_used + quota.tokens_held)
@@ -74,14 +52,16 @@ def spend(lease: Lease, seed: int) -> int:
             spent += used_tokens
 
 
-def test_threads_that_share_leases_never_exceed_a_limit_and_spend_all_of_it(dsn: str, threaded: Both) -> None:
-    user = user_with(threaded, tokens=LIMIT)
+def test_threads_that_share_leases_never_exceed_a_limit_and_spend_all_of_it(
+    dsn: str, blocking_client: QuotaClient
+) -> None:
+    user = user_with(blocking_client, tokens=LIMIT)
     over = threading.Event()
     with Atlas.open(dsn) as second, ThreadPoolExecutor(9) as threads:
         watching = threads.submit(watch, dsn, user, over)
         leases = [
             Lease(client.quotas._runner, user, tokens=1500, idle_s=0.05, holder=f"client {number}")
-            for number, client in enumerate((threaded.client, second))
+            for number, client in enumerate((blocking_client.atlas, second))
         ]
         spenders = [threads.submit(spend, leases[seed % 2], seed) for seed in range(8)]
         spent = sum(spender.result() for spender in spenders)
@@ -89,12 +69,12 @@ def test_threads_that_share_leases_never_exceed_a_limit_and_spend_all_of_it(dsn:
             lease.close()
         over.set()
         assert watching.result() <= LIMIT
-    assert used(threaded, user)[0] == spent
+    assert used(blocking_client, user)[0] == spent
     assert spent > 0.9 * LIMIT
 
 
-def test_tasks_that_share_a_lease_never_exceed_a_limit(dsn: str, threaded: Both) -> None:
-    user = user_with(threaded, tokens=LIMIT)
+def test_tasks_that_share_a_lease_never_exceed_a_limit(dsn: str, blocking_client: QuotaClient) -> None:
+    user = user_with(blocking_client, tokens=LIMIT)
 
     async def spend_some(lease: AsyncLease, seed: int) -> int:
         dice, spent = random.Random(seed), 0
@@ -121,7 +101,7 @@ def test_tasks_that_share_a_lease_never_exceed_a_limit(dsn: str, threaded: Both)
         spent = asyncio.run(main())
         over.set()
         assert watching.result() <= LIMIT
-    assert used(threaded, user)[0] == spent
+    assert used(blocking_client, user)[0] == spent
 
 
 def together(dsn: str, user: User, lease: Lease, asks: list[int]) -> list[Any]:
@@ -142,22 +122,22 @@ def together(dsn: str, user: User, lease: Lease, asks: list[int]) -> list[Any]:
         return [each.result(PATIENCE_S) for each in asked]
 
 
-def test_one_thread_asks_and_the_others_wait(dsn: str, threaded: Both) -> None:
-    user = user_with(threaded)
-    runner = losing_of(threaded)
-    with lease_of(threaded, user, runner=runner, tokens=1000) as lease:
+def test_one_thread_asks_and_the_others_wait(dsn: str, blocking_client: QuotaClient) -> None:
+    user = user_with(blocking_client)
+    runner = losing_of(blocking_client)
+    with lease_of(blocking_client, user, runner=runner, tokens=1000) as lease:
         calls = together(dsn, user, lease, [10] * 20)
         assert runner.sent == ["quotas.lease"]
         assert {call.id for call in calls} == {calls[0].id}
         for call in calls:
             call.settle()
-    assert used(threaded, user)[0] == 200
+    assert used(blocking_client, user)[0] == 200
 
 
-def test_those_who_wait_share_a_refusal_but_who_wants_less_does_not(dsn: str, threaded: Both) -> None:
-    user = user_with(threaded, tokens=15)
-    runner = losing_of(threaded)
-    with lease_of(threaded, user, runner=runner, tokens=1000) as lease:
+def test_those_who_wait_share_a_refusal_but_who_wants_less_does_not(dsn: str, blocking_client: QuotaClient) -> None:
+    user = user_with(blocking_client, tokens=15)
+    runner = losing_of(blocking_client)
+    with lease_of(blocking_client, user, runner=runner, tokens=1000) as lease:
         told = together(dsn, user, lease, [20] * 9)
         # The first, and one for all who came while it was on its way: its answer may be older than they are.
         assert runner.sent == ["quotas.lease"] * 2
@@ -173,11 +153,11 @@ def test_those_who_wait_share_a_refusal_but_who_wants_less_does_not(dsn: str, th
                 each.release()
 
 
-def test_those_who_wait_share_the_news_that_the_database_is_gone(threaded: Both) -> None:
-    user, runner, gate = user_with(threaded), losing_of(threaded), threading.Event()
+def test_those_who_wait_share_the_news_that_the_database_is_gone(blocking_client: QuotaClient) -> None:
+    user, runner, gate = user_with(blocking_client), losing_of(blocking_client), threading.Event()
     runner.watch = lambda _: gate.wait(PATIENCE_S)
     runner.fail(1000)
-    lease = lease_of(threaded, user, runner=runner, tokens=1000)
+    lease = lease_of(blocking_client, user, runner=runner, tokens=1000)
 
     def problem() -> Exception | None:
         try:
@@ -194,20 +174,20 @@ def test_those_who_wait_share_the_news_that_the_database_is_gone(threaded: Both)
     # Two tries for the first, and two for all who came while these were on their way.
     assert runner.sent.count("quotas.lease") == 4
     runner._before.clear()
-    once(threaded, lease, 10)
+    once(blocking_client, lease, 10)
     lease.close()
-    assert used(threaded, user)[0] == 10
+    assert used(blocking_client, user)[0] == 10
 
 
-def test_tasks_that_ask_at_once_ask_once(awaited: Both) -> None:
-    user = user_with(awaited, tokens=500)
-    runner = losing_of(awaited)
-    lease = lease_of(awaited, user, runner=runner, tokens=200)
+def test_tasks_that_ask_at_once_ask_once(asyncio_client: QuotaClient) -> None:
+    user = user_with(asyncio_client, tokens=500)
+    runner = losing_of(asyncio_client)
+    lease = lease_of(asyncio_client, user, runner=runner, tokens=200)
 
     async def ask() -> list[Any]:
         return await asyncio.gather(*(lease.reserve(10) for _ in range(20)))
 
-    calls = awaited.do(ask())
+    calls = asyncio_client.do(ask())
     assert runner.sent == ["quotas.lease"]
     for call in calls:
         call.settle()
@@ -215,27 +195,29 @@ def test_tasks_that_ask_at_once_ask_once(awaited: Both) -> None:
     async def ask_too_much() -> list[Any]:
         return await asyncio.gather(*(lease.reserve(501) for _ in range(20)), return_exceptions=True)
 
-    told = awaited.do(ask_too_much())
+    told = asyncio_client.do(ask_too_much())
     assert all(isinstance(each, QuotaExceeded) for each in told)
     # It settles the spent block in vain, and asks once for who came first and once for all others.
     assert runner.sent.count("quotas.lease") <= 4
-    awaited.do(lease.close())
-    assert used(awaited, user)[0] == 200
+    asyncio_client.do(lease.close())
+    assert used(asyncio_client, user)[0] == 200
 
 
-def test_a_refusal_is_not_remembered(both: Both, door: Door) -> None:
-    user = user_with(both, tokens=5)
-    with both.entered(lease_of(both, user, tokens=100)) as lease:
+def test_a_refusal_is_not_remembered(client: QuotaClient, quota_sql: QuotaSql) -> None:
+    user = user_with(client, tokens=5)
+    with client.entered(lease_of(client, user, tokens=100)) as lease:
         with pytest.raises(QuotaExceeded):
-            both.do(lease.reserve(10))
-        door.change(user.id, tokens_limit=10)
-        once(both, lease, 10)
-    assert used(both, user)[0] == 10
+            client.do(lease.reserve(10))
+        quota_sql.change(user.id, tokens_limit=10)
+        once(client, lease, 10)
+    assert used(client, user)[0] == 10
 
 
-def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: str, awaited: Both) -> None:
-    user = user_with(awaited)
-    lease = lease_of(awaited, user, tokens=1000)
+def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(
+    dsn: str, asyncio_client: QuotaClient
+) -> None:
+    user = user_with(asyncio_client)
+    lease = lease_of(asyncio_client, user, tokens=1000)
 
     async def main() -> Any:
         with locked_row(dsn, user):
@@ -247,16 +229,16 @@ def test_a_task_that_is_cancelled_while_it_asks_leaves_the_block_to_others(dsn: 
                 await first
         return await second
 
-    call = awaited.do(main())
-    assert [hold.id for hold in awaited.holds(user)] == [call.id]
-    assert once(awaited, lease, 400).id == call.id
+    call = asyncio_client.do(main())
+    assert [hold.id for hold in asyncio_client.holds(user)] == [call.id]
+    assert once(asyncio_client, lease, 400).id == call.id
     call.settle()
-    awaited.do(lease.close())
-    assert used(awaited, user)[0] == 1000
+    asyncio_client.do(lease.close())
+    assert used(asyncio_client, user)[0] == 1000
 
 
-def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(threaded: Both) -> None:
-    user = user_with(threaded)
+def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(blocking_client: QuotaClient) -> None:
+    user = user_with(blocking_client)
 
     class Abandoned:
         def __init__(self) -> None:
@@ -265,21 +247,21 @@ def test_a_finalizer_may_settle_while_its_thread_is_in_the_lease(threaded: Both)
         def __del__(self) -> None:
             call.settle(3)
 
-    with lease_of(threaded, user, tokens=1000) as lease:
+    with lease_of(blocking_client, user, tokens=1000) as lease:
         call = lease.reserve(10)
         with lease._core.lock:
             Abandoned()
             gc.collect()
-        once(threaded, lease, 997)
-    assert used(threaded, user)[0] == 1000
+        once(blocking_client, lease, 997)
+    assert used(blocking_client, user)[0] == 1000
 
 
-def test_a_call_that_is_dropped_is_charged_what_it_was_promised(both: Both) -> None:
-    user = user_with(both)
-    lease = lease_of(both, user, tokens=1000)
-    call = both.do(lease.reserve(10))
-    both.do(lease.give_back())
-    assert both.usage(user).tokens_held == 10
+def test_a_call_that_is_dropped_is_charged_what_it_was_promised(client: QuotaClient) -> None:
+    user = user_with(client)
+    lease = lease_of(client, user, tokens=1000)
+    call = client.do(lease.reserve(10))
+    client.do(lease.give_back())
+    assert client.usage(user).tokens_held == 10
     del call
-    until(lambda: both.usage(user).tokens_held == 0)
-    assert used(both, user)[0] == 10
+    until(lambda: client.usage(user).tokens_held == 0)
+    assert used(client, user)[0] == 10

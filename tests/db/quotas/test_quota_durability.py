@@ -20,10 +20,10 @@ from typing import Any
 import psycopg
 import pytest
 from attrs import define, field
-from doors import Door
 from guard_adapter import until
 from mutants import mutated, source
 from patience import PATIENCE_S
+from quota_sql import QuotaSql
 
 from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
 from atlas_sdk._embedded import EmbeddedServer
@@ -213,9 +213,9 @@ def crash(server: EmbeddedServer, by: signal.Signals) -> tuple[User, Told, int]:
     return user, told, limit
 
 
-def known(door: Door, user: User) -> set[uuid.UUID]:
+def known(quota_sql: QuotaSql, user: User) -> set[uuid.UUID]:
     """Return the reservations that the database knows: held, or charged."""
-    rows = door.connection.execute(
+    rows = quota_sql.connection.execute(
         "SELECT id FROM quota_reservations WHERE user_id = %(u)s"
         " UNION SELECT reservation_id FROM usage_ledger WHERE user_id = %(u)s",
         {"u": user.id},
@@ -226,11 +226,11 @@ def known(door: Door, user: User) -> set[uuid.UUID]:
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGQUIT])
 def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by: signal.Signals) -> None:
     user, told, limit = crash(own_server, by)
-    door = Door(own_server.dsn)
-    assert set(told.reserved) <= known(door, user)
+    quota_sql = QuotaSql(own_server.dsn)
+    assert set(told.reserved) <= known(quota_sql, user)
     charged = {
         row["reservation_id"]: row["amount"]
-        for row in door.connection.execute(
+        for row in quota_sql.connection.execute(
             "SELECT reservation_id, amount FROM usage_ledger WHERE user_id = %s", (user.id,)
         )
     }
@@ -238,9 +238,9 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
     assert {key: told.used[key] for key in charged if key in told.used} == {
         key: amount for key, amount in charged.items() if key in told.used
     }
-    quota = door.quota(user.id)
+    quota = quota_sql.quota(user.id)
     assert quota.tokens_used + quota.tokens_held <= limit
-    door.balance(user.id)
+    quota_sql.balance(user.id)
     with Atlas.open(own_server.dsn) as atlas:
         # All of what is left is spent, with nothing counted that was not granted.
         spend(atlas, user, told, 99)
@@ -248,8 +248,8 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
         for hold in atlas.quotas.reservations(user):
             atlas.quotas.settle(user, hold.id, tokens=told.used.get(hold.id))
         assert sum(told.used.values()) <= atlas.quotas.usage(user).tokens_used <= limit
-    door.balance(user.id)
-    door.connection.close()
+    quota_sql.balance(user.id)
+    quota_sql.connection.close()
 
 
 def test_promise_that_does_not_wait_for_the_disk_is_forgotten(own_server: EmbeddedServer) -> None:
@@ -263,8 +263,8 @@ def test_promise_that_does_not_wait_for_the_disk_is_forgotten(own_server: Embedd
             forgetful = forgetful.replace(before, after)
         connection.execute(forgetful)  # type: ignore[call-overload]
     user, told, _ = crash(own_server, signal.SIGKILL)
-    door = Door(own_server.dsn)
-    door.connection.execute(whole)  # type: ignore[call-overload]
-    assert set(told.reserved) - known(door, user)
-    door.balance(user.id)
-    door.connection.close()
+    quota_sql = QuotaSql(own_server.dsn)
+    quota_sql.connection.execute(whole)  # type: ignore[call-overload]
+    assert set(told.reserved) - known(quota_sql, user)
+    quota_sql.balance(user.id)
+    quota_sql.connection.close()

@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from doors import Door
 from mutants import mutated
 from psycopg import errors
+from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput, QuotaExceeded
 from atlas_sdk._sql import statements
@@ -28,19 +28,19 @@ def user_with(face: Any, **limits: Any) -> Any:
 # What is told.
 
 
-def test_check_lets_in_whom_the_next_reservation_lets_in(face: Any, door: Door) -> None:
+def test_check_lets_in_whom_the_next_reservation_lets_in(face: Any, quota_sql: QuotaSql) -> None:
     user = user_with(face, tokens=100, containers=1, requests_per_hour=10)
     lost = face.quotas.reserve(user, tokens=30, cost="0.5", slots=1, requests=0)
     block = face.quotas.lease_block(user, tokens=20, requests=5)
     assert face.quotas.check(user).exceeded
-    door.expire(lost.id)
-    door.expire(block.id)
+    quota_sql.expire(lost.id)
+    quota_sql.expire(block.id)
     usage = face.quotas.usage(user)
     assert (usage.tokens_used, usage.tokens_held, usage.cost_used, usage.cost_held) == (50, 0, Decimal("0.5"), 0)
     assert (usage.slots_held, usage.requests_held, usage.requests_last_hour) == (0, 0, 5)
     assert not face.quotas.check(user).exceeded
     # It changed nothing, and what it told is what the next call finds.
-    assert door.quota(user.id).containers_used == 1
+    assert quota_sql.quota(user.id).containers_used == 1
     assert face.quotas.reserve(user, slots=1, requests=0).epoch > lost.epoch
     again = face.quotas.usage(user)
     assert (again.tokens_used, again.tokens_held, again.requests_last_hour) == (50, 0, 5)
@@ -50,26 +50,26 @@ def test_check_lets_in_whom_the_next_reservation_lets_in(face: Any, door: Door) 
 
 
 @pytest.mark.every_server
-def test_end_of_the_month_charges_what_has_expired_in_it(door: Door) -> None:
-    user_id = door.user(tokens_limit=100, cost_limit=10)
-    lost, running = door.reserve(user_id, 40, cost=4), door.reserve(user_id, 10)
-    door.expire(lost.id)
-    door.end_period(user_id)
+def test_end_of_the_month_charges_what_has_expired_in_it(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100, cost_limit=10)
+    lost, running = quota_sql.reserve(user_id, 40, cost=4), quota_sql.reserve(user_id, 10)
+    quota_sql.expire(lost.id)
+    quota_sql.end_period(user_id)
     # All fits, so nobody is refused.
-    assert door.reserve(user_id, 100).granted
-    closed = door.row("SELECT * FROM quota_history WHERE user_id = %s", user_id)
+    assert quota_sql.reserve(user_id, 100).granted
+    closed = quota_sql.row("SELECT * FROM quota_history WHERE user_id = %s", user_id)
     assert (closed.tokens_used, closed.cost_used) == (40, 4)
-    assert door.ledger(user_id) == [("expired", 40, 4)]
-    door.balance(user_id)
-    assert door.settle(user_id, running.id, 5, 0).outcome == "settled"
-    assert door.value("SELECT tokens_used FROM quota_history WHERE user_id = %s", user_id) == 45
-    door.balance(user_id)
+    assert quota_sql.ledger(user_id) == [("expired", 40, 4)]
+    quota_sql.balance(user_id)
+    assert quota_sql.settle(user_id, running.id, 5, 0).outcome == "settled"
+    assert quota_sql.value("SELECT tokens_used FROM quota_history WHERE user_id = %s", user_id) == 45
+    quota_sql.balance(user_id)
 
 
-def test_resetting_months_charges_what_has_expired(face: Any, door: Door) -> None:
+def test_resetting_months_charges_what_has_expired(face: Any, quota_sql: QuotaSql) -> None:
     user = user_with(face, tokens=100)
-    door.expire(face.quotas.reserve(user, tokens=40).id)
-    door.end_period(user.id)
+    quota_sql.expire(face.quotas.reserve(user, tokens=40).id)
+    quota_sql.end_period(user.id)
     face.quotas.reset_monthly()
     assert face.quotas.reservations(user) == []
     (period,) = face.quotas.history(user)
@@ -79,27 +79,27 @@ def test_resetting_months_charges_what_has_expired(face: Any, door: Door) -> Non
 # Requests of a block.
 
 
-def age(door: Door, key: uuid.UUID, by: timedelta) -> None:
-    door.connection.execute(
+def age(quota_sql: QuotaSql, key: uuid.UUID, by: timedelta) -> None:
+    quota_sql.connection.execute(
         "UPDATE quota_reservations SET expires_at = clock_timestamp() - %s WHERE id = %s", (by, key)
     )
 
 
 @pytest.mark.every_server
-def test_requests_of_an_expired_block_count_where_it_expired(door: Door) -> None:
-    user_id = door.user(requests_limit=10)
-    block = door.lease(user_id, requests=10, min_requests=10)
-    age(door, block.id, timedelta(hours=3))
-    assert door.usage(user_id).requests_last_hour == 0
-    assert door.reserve(user_id, requests=10).granted
-    other = door.user(requests_limit=10)
-    block = door.lease(other, requests=10, min_requests=10)
-    age(door, block.id, timedelta(minutes=30))
-    refused = door.reserve(other, requests=1)
+def test_requests_of_an_expired_block_count_where_it_expired(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=10)
+    block = quota_sql.lease(user_id, requests=10, min_requests=10)
+    age(quota_sql, block.id, timedelta(hours=3))
+    assert quota_sql.usage(user_id).requests_last_hour == 0
+    assert quota_sql.reserve(user_id, requests=10).granted
+    other = quota_sql.user(requests_limit=10)
+    block = quota_sql.lease(other, requests=10, min_requests=10)
+    age(quota_sql, block.id, timedelta(minutes=30))
+    refused = quota_sql.reserve(other, requests=1)
     assert not refused.granted
     assert timedelta(minutes=29) < refused.retry_after <= timedelta(minutes=31)
-    assert door.usage(other).requests_last_hour == 10
-    door.balance(other)
+    assert quota_sql.usage(other).requests_last_hour == 10
+    quota_sql.balance(other)
 
 
 @pytest.mark.every_server
@@ -108,34 +108,34 @@ def test_requests_of_an_expired_block_count_where_it_expired(door: Door) -> None
     [(30, 2, 2), (30, 8, 8), (30, None, 5), (90, 2, 0), (90, 8, 3)],
 )
 def test_late_settlement_corrects_the_requests_that_still_count(
-    door: Door, ago: int, told: int | None, counted: int
+    quota_sql: QuotaSql, ago: int, told: int | None, counted: int
 ) -> None:
-    user_id = door.user(requests_limit=10)
-    block = door.lease(user_id, requests=5, min_requests=5)
-    age(door, block.id, timedelta(minutes=ago))
-    assert not door.reserve(user_id, requests=11).granted
-    assert door.settle(user_id, block.id, 0, 0, requests=told).outcome == "corrected"
-    quota = door.quota(user_id)
+    user_id = quota_sql.user(requests_limit=10)
+    block = quota_sql.lease(user_id, requests=5, min_requests=5)
+    age(quota_sql, block.id, timedelta(minutes=ago))
+    assert not quota_sql.reserve(user_id, requests=11).granted
+    assert quota_sql.settle(user_id, block.id, 0, 0, requests=told).outcome == "corrected"
+    quota = quota_sql.quota(user_id)
     assert (quota.requests_used, sum(quota.request_cells), quota.requests_held) == (counted, counted, 0)
 
 
 @pytest.mark.every_server
-def test_requests_that_a_released_block_had_made_are_counted_late(door: Door) -> None:
-    user_id = door.user(requests_limit=10)
-    block = door.lease(user_id, requests=5, min_requests=5)
-    door.release(user_id, block.id)
-    assert door.settle(user_id, block.id, 0, 0, requests=3).outcome == "corrected"
-    assert door.quota(user_id).requests_used == 3
+def test_requests_that_a_released_block_had_made_are_counted_late(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=10)
+    block = quota_sql.lease(user_id, requests=5, min_requests=5)
+    quota_sql.release(user_id, block.id)
+    assert quota_sql.settle(user_id, block.id, 0, 0, requests=3).outcome == "corrected"
+    assert quota_sql.quota(user_id).requests_used == 3
 
 
 @pytest.mark.every_server
-def test_late_settlement_of_a_call_takes_no_requests_off(door: Door) -> None:
-    user_id = door.user(tokens_limit=100, requests_limit=10)
-    held = door.reserve(user_id, 10, requests=5, meta={"counted_requests": 5, "requests": 5})
-    door.expire(held.id)
-    assert not door.reserve(user_id, 101).granted
-    assert door.settle(user_id, held.id, 0, 0, requests=0).outcome == "corrected"
-    assert door.quota(user_id).requests_used == 5
+def test_late_settlement_of_a_call_takes_no_requests_off(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100, requests_limit=10)
+    held = quota_sql.reserve(user_id, 10, requests=5, meta={"counted_requests": 5, "requests": 5})
+    quota_sql.expire(held.id)
+    assert not quota_sql.reserve(user_id, 101).granted
+    assert quota_sql.settle(user_id, held.id, 0, 0, requests=0).outcome == "corrected"
+    assert quota_sql.quota(user_id).requests_used == 5
 
 
 # Giving back late.
@@ -143,32 +143,34 @@ def test_late_settlement_of_a_call_takes_no_requests_off(door: Door) -> None:
 
 @pytest.mark.every_server
 @pytest.mark.parametrize(("progressed", "requests"), [(0, 0), (30, 5)])
-def test_release_after_the_expiry_gives_back_what_was_not_used(door: Door, progressed: int, requests: int) -> None:
-    user_id = door.user(tokens_limit=100, cost_limit=1, requests_limit=10)
-    block = door.lease(user_id, 50, cost="0.5", requests=5, min_requests=5)
-    door.progress(user_id, block.id, progressed)
-    door.expire(block.id)
-    assert not door.reserve(user_id, 101).granted
-    late = door.release(user_id, block.id)
+def test_release_after_the_expiry_gives_back_what_was_not_used(
+    quota_sql: QuotaSql, progressed: int, requests: int
+) -> None:
+    user_id = quota_sql.user(tokens_limit=100, cost_limit=1, requests_limit=10)
+    block = quota_sql.lease(user_id, 50, cost="0.5", requests=5, min_requests=5)
+    quota_sql.progress(user_id, block.id, progressed)
+    quota_sql.expire(block.id)
+    assert not quota_sql.reserve(user_id, 101).granted
+    late = quota_sql.release(user_id, block.id)
     assert (late.outcome, late.tokens, late.cost) == ("corrected", progressed, 0)
-    quota = door.quota(user_id)
+    quota = quota_sql.quota(user_id)
     assert (quota.tokens_used, quota.cost_used, quota.requests_used) == (progressed, 0, requests)
-    again = door.release(user_id, block.id)
+    again = quota_sql.release(user_id, block.id)
     assert (again.outcome, again.tokens, again.cost) == ("repeated", progressed, 0)
-    assert door.settle(user_id, block.id, 50, 0).outcome == "repeated"
-    door.balance(user_id)
+    assert quota_sql.settle(user_id, block.id, 50, 0).outcome == "repeated"
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
-def test_release_after_a_settlement_tells_what_was_charged(door: Door) -> None:
-    user_id = door.user()
-    held = door.reserve(user_id, 50, cost=1)
-    door.settle(user_id, held.id, 20, "0.25")
-    again = door.release(user_id, held.id)
+def test_release_after_a_settlement_tells_what_was_charged(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user()
+    held = quota_sql.reserve(user_id, 50, cost=1)
+    quota_sql.settle(user_id, held.id, 20, "0.25")
+    again = quota_sql.release(user_id, held.id)
     assert (again.outcome, again.tokens, again.cost) == ("repeated", 20, Decimal("0.25"))
-    released = door.reserve(user_id, 50, cost=1)
-    door.release(user_id, released.id)
-    again = door.release(user_id, released.id)
+    released = quota_sql.reserve(user_id, 50, cost=1)
+    quota_sql.release(user_id, released.id)
+    again = quota_sql.release(user_id, released.id)
     assert (again.outcome, again.tokens, again.cost) == ("repeated", 0, 0)
 
 
@@ -214,7 +216,7 @@ def test_extension_does_not_wait_for_itself(face: Any) -> None:
 # Ids.
 
 
-def test_usage_is_not_added_to_a_promise_that_is_held(face: Any, door: Door) -> None:
+def test_usage_is_not_added_to_a_promise_that_is_held(face: Any, quota_sql: QuotaSql) -> None:
     user = user_with(face, tokens=100)
     held = face.quotas.reserve(user, tokens=50)
     with pytest.raises(InvalidInput, match="still held") as refused:
@@ -228,15 +230,15 @@ def test_usage_is_not_added_to_a_promise_that_is_held(face: Any, door: Door) -> 
 # The books of one user.
 
 
-def test_books_of_one_user_are_found_by_index(door: Door) -> None:
-    user_id = door.user()
-    door.connection.execute("SET enable_seqscan = off")
+def test_books_of_one_user_are_found_by_index(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user()
+    quota_sql.connection.execute("SET enable_seqscan = off")
     try:
-        found = door.connection.execute(
+        found = quota_sql.connection.execute(
             "EXPLAIN " + statements("quota_accounting")["verify"].text, {"user_id": user_id}
         ).fetchall()
     finally:
-        door.connection.execute("SET enable_seqscan = on")
+        quota_sql.connection.execute("SET enable_seqscan = on")
     lines = [str(next(iter(row.values()))) for row in found]
     assert not [line for line in lines if "Seq Scan" in line]
     conditions = [line for line in lines if "Index Cond" in line and f"user_id = '{user_id}'" in line]
@@ -246,31 +248,34 @@ def test_books_of_one_user_are_found_by_index(door: Door) -> None:
 # Who has locked the limits.
 
 
-def test_door_does_not_wait_for_ever(dsn: str, door: Door) -> None:
-    user_id = door.user(tokens_limit=100, requests_limit=10)
-    held = door.reserve(user_id, 10)
-    with mutated(door.connection, "quota_patience", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
+def test_the_sql_api_does_not_wait_for_ever(dsn: str, quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100, requests_limit=10)
+    held = quota_sql.reserve(user_id, 10)
+    with mutated(quota_sql.connection, "quota_patience", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
         other.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
         other.execute("SELECT FROM quota_reservations WHERE id = %s FOR UPDATE", (held.id,))
         calls: tuple[Callable[[], object], ...] = (
-            lambda: door.reserve(user_id, 10),
-            lambda: door.lease(user_id, 10),
-            lambda: door.hit(user_id),
-            lambda: door.settle(user_id, held.id, 5, 0),
-            lambda: door.settle(user_id, held.id, 11, 0),
-            lambda: door.release(user_id, held.id),
-            lambda: door.extend(user_id, held.id, 1),
-            lambda: door.progress(user_id, held.id, 1),
-            lambda: door.add(user_id, 1),
+            lambda: quota_sql.reserve(user_id, 10),
+            lambda: quota_sql.lease(user_id, 10),
+            lambda: quota_sql.hit(user_id),
+            lambda: quota_sql.settle(user_id, held.id, 5, 0),
+            lambda: quota_sql.settle(user_id, held.id, 11, 0),
+            lambda: quota_sql.release(user_id, held.id),
+            lambda: quota_sql.extend(user_id, held.id, 1),
+            lambda: quota_sql.progress(user_id, held.id, 1),
+            lambda: quota_sql.add(user_id, 1),
         )
         for call in calls:
             with pytest.raises(errors.LockNotAvailable):
                 call()
         # A limit of the session is its own.
-        door.connection.execute("SET lock_timeout = '1ms'")
-        with mutated(door.connection, "quota_patience", ("'40ms'", "'1h'")), pytest.raises(errors.LockNotAvailable):
-            door.reserve(user_id, 10)
-        door.connection.execute("RESET lock_timeout")
-    assert door.settle(user_id, held.id, 5, 0).outcome == "settled"
-    assert door.value("SHOW lock_timeout") == "0"
-    door.balance(user_id)
+        quota_sql.connection.execute("SET lock_timeout = '1ms'")
+        with (
+            mutated(quota_sql.connection, "quota_patience", ("'40ms'", "'1h'")),
+            pytest.raises(errors.LockNotAvailable),
+        ):
+            quota_sql.reserve(user_id, 10)
+        quota_sql.connection.execute("RESET lock_timeout")
+    assert quota_sql.settle(user_id, held.id, 5, 0).outcome == "settled"
+    assert quota_sql.value("SHOW lock_timeout") == "0"
+    quota_sql.balance(user_id)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import TTL, Door
+from quota_sql import TTL, QuotaSql
 
 from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
@@ -87,13 +87,13 @@ def test_check_tells_the_first_limit_that_is_reached(face: Any) -> None:
     assert face.quotas.check(user).dimension == "cost"
 
 
-def test_monthly_reset_closes_what_has_ended_and_nothing_twice(face: Any, door: Door) -> None:
+def test_monthly_reset_closes_what_has_ended_and_nothing_twice(face: Any, quota_sql: QuotaSql) -> None:
     face.quotas.reset_monthly()
     users = [new_user(face) for _ in range(3)]
     for user in users:
         face.quotas.add_tokens(user, 5)
     for user in users[:2]:
-        door.end_period(user.id)
+        quota_sql.end_period(user.id)
     usage = face.quotas.usage(users[0])
     assert (usage.tokens_used, usage.period_end > datetime.now(UTC)) == (0, True)
     assert face.quotas.reset_monthly() == 2
@@ -103,20 +103,20 @@ def test_monthly_reset_closes_what_has_ended_and_nothing_twice(face: Any, door: 
     assert face.quotas.usage(users[2]).tokens_used == 5
 
 
-def test_verify_finds_books_that_do_not_balance(face: Any, door: Door) -> None:
+def test_verify_finds_books_that_do_not_balance(face: Any, quota_sql: QuotaSql) -> None:
     user = new_user(face)
     # Whose counters match the ledger.
     new_user(face)
     face.quotas.add_tokens(user, 5)
     face.quotas.reserve(user, tokens=7)
     assert face.quotas.verify().balanced
-    door.change(user.id, tokens_used=6, tokens_held=0)
+    quota_sql.change(user.id, tokens_used=6, tokens_held=0)
     audit = face.quotas.verify()
     (books,) = audit.unbalanced
     assert (books.user_id, books.tokens_used, books.tokens_charged) == (user.id, 6, 5)
     assert (books.tokens_held, books.tokens_reserved) == (0, 7)
     assert audit.periods > 1
-    door.change(user.id, tokens_used=5, tokens_held=7)
+    quota_sql.change(user.id, tokens_used=5, tokens_held=7)
 
 
 @pytest.mark.parametrize(

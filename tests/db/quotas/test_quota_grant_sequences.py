@@ -7,16 +7,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from doors import Door
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quota_sql import QuotaSql
 
 
-def look(door: Door, user_id: uuid.UUID) -> Any:
+def look(quota_sql: QuotaSql, user_id: uuid.UUID) -> Any:
     """Let the database bring the row up to date, and change nothing else."""
-    door.change(user_id, containers_limit=0)
-    assert not door.reserve(user_id, slots=1).granted
-    return door.quota(user_id)
+    quota_sql.change(user_id, containers_limit=0)
+    assert not quota_sql.reserve(user_id, slots=1).granted
+    return quota_sql.quota(user_id)
 
 
 # Sequences.
@@ -50,9 +50,9 @@ SEEN += ("cost_granted", "period_start", "period_end")
 class Sequence:
     """Carries out steps on one user; money is tokens in cents."""
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
-        self.user_id = door.user(tokens_limit=100, cost_limit=1)
+    def __init__(self, quota_sql: QuotaSql) -> None:
+        self.quota_sql = quota_sql
+        self.user_id = quota_sql.user(tokens_limit=100, cost_limit=1)
         self.granted = 0
         self.periods = 1
         self.used = 0
@@ -62,40 +62,40 @@ class Sequence:
     def step(self, kind: str, number: int | None, days: int | None) -> None:
         n = number or 0
         if kind == "grant" and n:
-            self.grants.append(self.door.grant(self.user_id, n, Decimal(n) / 100, days=days))
+            self.grants.append(self.quota_sql.grant(self.user_id, n, Decimal(n) / 100, days=days))
             self.granted += n
         elif kind == "hold" and n:
-            held = self.door.reserve(self.user_id, n, min_tokens=1)
+            held = self.quota_sql.reserve(self.user_id, n, min_tokens=1)
             self.holds += [held] if held.granted else []
         elif kind == "settle" and self.holds:
             held = self.holds.pop(n % len(self.holds))
             used = min(n, held.tokens)
             self.used += used
-            self.door.settle(self.user_id, held.id, used, 0)
+            self.quota_sql.settle(self.user_id, held.id, used, 0)
         elif kind == "silence" and self.holds:
-            self.door.expire(self.holds[n % len(self.holds)].id)
+            self.quota_sql.expire(self.holds[n % len(self.holds)].id)
         elif kind == "expire" and self.grants:
-            self.door.expire_grant(self.user_id, self.grants[n % len(self.grants)])
+            self.quota_sql.expire_grant(self.user_id, self.grants[n % len(self.grants)])
         elif kind == "end":
-            self.door.end_period(self.user_id)
+            self.quota_sql.end_period(self.user_id)
             self.periods += 1
         elif kind == "add":
-            self.door.add(self.user_id, n, Decimal(n) / 100)
+            self.quota_sql.add(self.user_id, n, Decimal(n) / 100)
         elif kind == "limit":
-            self.door.connection.execute(
+            self.quota_sql.connection.execute(
                 "UPDATE user_quotas SET tokens_limit = %(n)s + tokens_granted, cost_limit = %(n)s * 0.01 + cost_granted"
                 " WHERE user_id = %(u)s",
                 {"n": number, "u": self.user_id},
             )
         elif kind == "look":
-            look(self.door, self.user_id)
+            look(self.quota_sql, self.user_id)
 
     def check(self) -> None:
         """What is told is what the next call finds, and a grant is either open, or burned, or lost."""
-        told = self.door.usage(self.user_id)
-        quota = look(self.door, self.user_id)
+        told = self.quota_sql.usage(self.user_id)
+        quota = look(self.quota_sql, self.user_id)
         assert [(name, getattr(told, name)) for name in SEEN] == [(name, getattr(quota, name)) for name in SEEN]
-        opened = [grant for grant in self.door.grants(self.user_id).values() if grant.closed_at is None]
+        opened = [grant for grant in self.quota_sql.grants(self.user_id).values() if grant.closed_at is None]
         assert quota.tokens_granted - quota.tokens_burned == sum(g.tokens - g.tokens_burned for g in opened)
         assert quota.cost_granted - quota.cost_burned == sum(g.cost - g.cost_burned for g in opened)
         assert quota.grants_expire_at == min((g.expires_at for g in opened if g.expires_at), default=None)
@@ -104,20 +104,20 @@ class Sequence:
 @pytest.mark.every_server
 @QUIET
 @given(begin=BEGIN, steps=st.lists(STEPS | CHANGES, min_size=1, max_size=12))
-def test_usage_tells_what_the_next_call_finds(door: Door, begin: list[Step], steps: list[Step]) -> None:
-    sequence = Sequence(door)
+def test_usage_tells_what_the_next_call_finds(quota_sql: QuotaSql, begin: list[Step], steps: list[Step]) -> None:
+    sequence = Sequence(quota_sql)
     for step in begin + steps:
         sequence.step(*step)
     sequence.check()
     sequence.check()
-    door.balance(sequence.user_id)
+    quota_sql.balance(sequence.user_id)
 
 
 @pytest.mark.every_server
 @QUIET
 @given(begin=BEGIN, steps=st.lists(STEPS, min_size=4, max_size=25))
-def test_top_ups_are_spent_at_most_once(door: Door, begin: list[Step], steps: list[Step]) -> None:
-    sequence = Sequence(door)
+def test_top_ups_are_spent_at_most_once(quota_sql: QuotaSql, begin: list[Step], steps: list[Step]) -> None:
+    sequence = Sequence(quota_sql)
     for step in begin[1:] + steps:
         sequence.step(*step)
     for index in range(len(sequence.holds)):
@@ -125,6 +125,6 @@ def test_top_ups_are_spent_at_most_once(door: Door, begin: list[Step], steps: li
     assert sequence.used <= 100 * sequence.periods + sequence.granted
     # And all that is not lost can still be spent.
     sequence.check()
-    left = sum(g.tokens - g.tokens_burned for g in door.grants(sequence.user_id).values() if g.closed_at is None)
+    left = sum(g.tokens - g.tokens_burned for g in quota_sql.grants(sequence.user_id).values() if g.closed_at is None)
     assert left <= sequence.granted
-    door.balance(sequence.user_id)
+    quota_sql.balance(sequence.user_id)

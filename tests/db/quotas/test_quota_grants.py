@@ -9,130 +9,130 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import Door
+from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk._plan import Begin, Rollback
 from atlas_sdk.ops import limits
 
 
-def burned(door: Door, user_id: uuid.UUID) -> dict[uuid.UUID, int]:
-    return {key: grant.tokens_burned for key, grant in door.grants(user_id).items()}
+def burned(quota_sql: QuotaSql, user_id: uuid.UUID) -> dict[uuid.UUID, int]:
+    return {key: grant.tokens_burned for key, grant in quota_sql.grants(user_id).items()}
 
 
-def look(door: Door, user_id: uuid.UUID) -> Any:
+def look(quota_sql: QuotaSql, user_id: uuid.UUID) -> Any:
     """Let the database bring the row up to date, and change nothing else."""
-    door.change(user_id, containers_limit=0)
-    assert not door.reserve(user_id, slots=1).granted
-    return door.quota(user_id)
+    quota_sql.change(user_id, containers_limit=0)
+    assert not quota_sql.reserve(user_id, slots=1).granted
+    return quota_sql.quota(user_id)
 
 
 @pytest.mark.every_server
-def test_allowance_of_the_plan_is_used_first_and_the_rest_of_a_top_up_goes_over(door: Door) -> None:
-    user_id = door.user(tokens_limit=100, cost_limit=1)
-    grant = door.grant(user_id, 50, "0.5")
-    assert not door.reserve(user_id, 151).granted
-    door.add(user_id, 120, "0.9")
-    assert burned(door, user_id) == {grant: 0}
-    door.end_period(user_id)
-    quota = look(door, user_id)
+def test_allowance_of_the_plan_is_used_first_and_the_rest_of_a_top_up_goes_over(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100, cost_limit=1)
+    grant = quota_sql.grant(user_id, 50, "0.5")
+    assert not quota_sql.reserve(user_id, 151).granted
+    quota_sql.add(user_id, 120, "0.9")
+    assert burned(quota_sql, user_id) == {grant: 0}
+    quota_sql.end_period(user_id)
+    quota = look(quota_sql, user_id)
     assert (quota.tokens_limit, quota.cost_limit) == (130, Decimal("1.5"))
-    row = door.grants(user_id)[grant]
+    row = quota_sql.grants(user_id)[grant]
     assert (row.tokens_burned, row.cost_burned, row.closed_at) == (20, 0, None)
-    history = door.row("SELECT * FROM quota_history WHERE user_id = %s", user_id)
+    history = quota_sql.row("SELECT * FROM quota_history WHERE user_id = %s", user_id)
     assert (history.tokens_used, history.tokens_limit, history.cost_limit) == (120, 150, Decimal("1.5"))
-    door.add(user_id, 130, "1.5")
-    door.end_period(user_id)
-    quota = look(door, user_id)
+    quota_sql.add(user_id, 130, "1.5")
+    quota_sql.end_period(user_id)
+    quota = look(quota_sql, user_id)
     assert (quota.tokens_limit, quota.tokens_granted, quota.cost_granted) == (100, 0, 0)
-    assert door.grants(user_id)[grant].closed_at is not None
-    door.balance(user_id)
+    assert quota_sql.grants(user_id)[grant].closed_at is not None
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
-def test_soonest_to_expire_is_used_first(door: Door) -> None:
-    user_id = door.user(tokens_limit=100)
-    never = door.grant(user_id, 40)
-    later = door.grant(user_id, 20, days=20)
-    soon = door.grant(user_id, 30, days=10)
-    door.add(user_id, 145)
-    door.end_period(user_id)
-    assert look(door, user_id).tokens_limit == 100 + 5 + 40
-    assert burned(door, user_id) == {soon: 30, later: 15, never: 0}
-    assert door.grants(user_id)[soon].closed_at is not None
+def test_soonest_to_expire_is_used_first(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    never = quota_sql.grant(user_id, 40)
+    later = quota_sql.grant(user_id, 20, days=20)
+    soon = quota_sql.grant(user_id, 30, days=10)
+    quota_sql.add(user_id, 145)
+    quota_sql.end_period(user_id)
+    assert look(quota_sql, user_id).tokens_limit == 100 + 5 + 40
+    assert burned(quota_sql, user_id) == {soon: 30, later: 15, never: 0}
+    assert quota_sql.grants(user_id)[soon].closed_at is not None
 
 
 @pytest.mark.every_server
-def test_expiry_loses_what_is_not_used(door: Door) -> None:
-    user_id = door.user(tokens_limit=100)
-    grant = door.grant(user_id, 50, days=1)
-    door.add(user_id, 120)
-    door.expire_grant(user_id, grant)
-    refused = door.reserve(user_id, 1)
+def test_expiry_loses_what_is_not_used(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    grant = quota_sql.grant(user_id, 50, days=1)
+    quota_sql.add(user_id, 120)
+    quota_sql.expire_grant(user_id, grant)
+    refused = quota_sql.reserve(user_id, 1)
     assert (refused.dimension, refused.bound, refused.remaining) == ("tokens", 120, 0)
-    row = door.grants(user_id)[grant]
+    row = quota_sql.grants(user_id)[grant]
     assert (row.tokens_burned, row.closed_at is None) == (20, False)
-    door.end_period(user_id)
-    assert look(door, user_id).tokens_limit == 100
-    door.balance(user_id)
+    quota_sql.end_period(user_id)
+    assert look(quota_sql, user_id).tokens_limit == 100
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
-def test_the_short_cut_does_not_pass_over_an_expiry(door: Door) -> None:
-    user_id = door.user(tokens_limit=100)
-    door.expire_grant(user_id, door.grant(user_id, 50, days=1))
-    assert not door.reserve(user_id, 101).granted
-    other = door.user(tokens_limit=100)
-    door.expire_grant(other, door.grant(other, 50, days=1))
+def test_the_short_cut_does_not_pass_over_an_expiry(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    quota_sql.expire_grant(user_id, quota_sql.grant(user_id, 50, days=1))
+    assert not quota_sql.reserve(user_id, 101).granted
+    other = quota_sql.user(tokens_limit=100)
+    quota_sql.expire_grant(other, quota_sql.grant(other, 50, days=1))
     # It fits both before and after.
-    assert door.reserve(other, 100).granted
-    assert door.quota(other).tokens_limit == 100
+    assert quota_sql.reserve(other, 100).granted
+    assert quota_sql.quota(other).tokens_limit == 100
 
 
 @pytest.mark.every_server
-def test_expiry_counts_what_is_promised_as_used(door: Door) -> None:
-    user_id = door.user(tokens_limit=100)
-    grant = door.grant(user_id, 50, days=1)
-    held = door.reserve(user_id, 130)
-    door.expire_grant(user_id, grant)
-    assert look(door, user_id).tokens_limit == 130
-    assert burned(door, user_id) == {grant: 30}
-    door.settle(user_id, held.id, 10, 0)
+def test_expiry_counts_what_is_promised_as_used(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    grant = quota_sql.grant(user_id, 50, days=1)
+    held = quota_sql.reserve(user_id, 130)
+    quota_sql.expire_grant(user_id, grant)
+    assert look(quota_sql, user_id).tokens_limit == 130
+    assert burned(quota_sql, user_id) == {grant: 30}
+    quota_sql.settle(user_id, held.id, 10, 0)
     # What was burned for the promise may still be used in this period, and no longer.
-    assert door.reserve(user_id, 120).granted
-    assert not door.reserve(user_id, 1).granted
-    door.end_period(user_id)
-    assert look(door, user_id).tokens_limit == 100
-    door.balance(user_id)
+    assert quota_sql.reserve(user_id, 120).granted
+    assert not quota_sql.reserve(user_id, 1).granted
+    quota_sql.end_period(user_id)
+    assert look(quota_sql, user_id).tokens_limit == 100
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
 @pytest.mark.parametrize(("used", "limit"), [(80, 140), (115, 140), (130, 130), (999, 100)])
-def test_expiry_in_a_period_that_ended_unseen(door: Door, used: int, limit: int) -> None:
-    user_id = door.user(tokens_limit=100)
-    soon, never = door.grant(user_id, 20, days=1), door.grant(user_id, 40)
-    door.add(user_id, used)
-    door.expire_grant(user_id, soon)
-    door.end_period(user_id)
-    told = door.usage(user_id)
-    quota = look(door, user_id)
+def test_expiry_in_a_period_that_ended_unseen(quota_sql: QuotaSql, used: int, limit: int) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    soon, never = quota_sql.grant(user_id, 20, days=1), quota_sql.grant(user_id, 40)
+    quota_sql.add(user_id, used)
+    quota_sql.expire_grant(user_id, soon)
+    quota_sql.end_period(user_id)
+    told = quota_sql.usage(user_id)
+    quota = look(quota_sql, user_id)
     assert (quota.tokens_limit, told.tokens_limit, told.tokens_granted) == (limit, limit, limit - 100)
     over = max(used - 100, 0)
-    assert burned(door, user_id) == {soon: min(over, 20), never: min(max(over - 20, 0), 40)}
+    assert burned(quota_sql, user_id) == {soon: min(over, 20), never: min(max(over - 20, 0), 40)}
     assert quota.grants_expire_at is None
-    door.balance(user_id)
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
-def test_unlimited_needs_no_top_up(door: Door) -> None:
-    user_id = door.user(tokens_limit=None, cost_limit=1)
-    grant = door.grant(user_id, 50, 1)
-    door.add(user_id, 10**9, 3)
-    door.end_period(user_id)
-    quota = look(door, user_id)
+def test_unlimited_needs_no_top_up(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=None, cost_limit=1)
+    grant = quota_sql.grant(user_id, 50, 1)
+    quota_sql.add(user_id, 10**9, 3)
+    quota_sql.end_period(user_id)
+    quota = look(quota_sql, user_id)
     assert (quota.tokens_limit, quota.tokens_granted, quota.cost_limit, quota.cost_granted) == (None, 50, 1, 0)
-    assert burned(door, user_id) == {grant: 0}
-    assert door.usage(user_id).tokens_limit is None
+    assert burned(quota_sql, user_id) == {grant: 0}
+    assert quota_sql.usage(user_id).tokens_limit is None
 
 
 def test_plan_and_own_limits_change_below_the_top_ups(face: Any) -> None:
@@ -153,12 +153,12 @@ def test_plan_and_own_limits_change_below_the_top_ups(face: Any) -> None:
     assert face.quotas.use_plan_limits(user).tokens_limit == 1_000_005
 
 
-def test_limits_that_are_set_do_not_reach_back_into_an_ended_period(face: Any, door: Door) -> None:
+def test_limits_that_are_set_do_not_reach_back_into_an_ended_period(face: Any, quota_sql: QuotaSql) -> None:
     user = face.users.create(f"{uuid.uuid4().hex}@example.com")
     face.quotas.set_limits(user, tokens=100)
     face.quotas.grant(user, tokens=50)
     face.quotas.add_tokens(user, 150)
-    door.end_period(user.id)
+    quota_sql.end_period(user.id)
     # All of the top-up was used in the period that is over.
     assert face.quotas.set_limits(user, tokens=1000).tokens_limit == 1000
     (period,) = face.quotas.history(user)
@@ -183,14 +183,14 @@ def test_granting_again_changes_nothing(face: Any) -> None:
     assert [grant.tokens for grant in face.quotas.grants(user)] == [50]
 
 
-def test_open_top_ups_are_told_first_and_the_soonest_to_expire_first(face: Any, door: Door) -> None:
+def test_open_top_ups_are_told_first_and_the_soonest_to_expire_first(face: Any, quota_sql: QuotaSql) -> None:
     user = face.users.create(f"{uuid.uuid4().hex}@example.com")
     end = datetime.now(UTC) + timedelta(days=9)
     never = face.quotas.grant(user, tokens=1)
     at = face.quotas.grant(user, tokens=2, expires_at=end)
     soon = face.quotas.grant(user, tokens=3, expires_in=timedelta(days=1))
     over = face.quotas.grant(user, tokens=4, expires_in=timedelta(days=1))
-    door.expire_grant(user.id, over.id)
+    quota_sql.expire_grant(user.id, over.id)
     assert face.quotas.usage(user).tokens_granted == 6
     face.quotas.add_tokens(user, 0)
     assert [grant.id for grant in face.quotas.grants(user)] == [soon.id, at.id, never.id, over.id]
@@ -242,10 +242,10 @@ def test_what_only_the_database_can_tell_is_refused_whole(face: Any) -> None:
         face.quotas.grant(ghost, tokens=1)
 
 
-def test_refusal_does_not_hope_for_top_ups_that_are_used(door: Door) -> None:
-    user_id = door.user(tokens_limit=100)
-    door.value("SELECT quota_grant(%s, gen_random_uuid(), 50, 0, NULL, '')", user_id)
-    used = door.reserve(user_id, 150)
-    door.settle(user_id, used.id, 150)
-    assert door.reserve(user_id, 120).retry_after is None
-    assert door.reserve(user_id, 100).retry_after is not None
+def test_refusal_does_not_hope_for_top_ups_that_are_used(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    quota_sql.value("SELECT quota_grant(%s, gen_random_uuid(), 50, 0, NULL, '')", user_id)
+    used = quota_sql.reserve(user_id, 150)
+    quota_sql.settle(user_id, used.id, 150)
+    assert quota_sql.reserve(user_id, 120).retry_after is None
+    assert quota_sql.reserve(user_id, 100).retry_after is not None

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from doors import Door
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mutants import mutated
 from psycopg import errors
+from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput, QuotaExceeded
 
@@ -84,39 +84,39 @@ def test_hits_reservations_and_blocks_share_the_hour(face: Any) -> None:
 
 
 @pytest.mark.every_server
-def test_hit_counts_alike_in_a_new_minute_and_in_the_same_one(door: Door) -> None:
-    user_id = door.user(requests_limit=10)
+def test_hit_counts_alike_in_a_new_minute_and_in_the_same_one(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=10)
     for left in (9, 8):
-        door.change(user_id, request_minute=door.quota(user_id).request_minute - 1)
-        answer = door.hit(user_id)
+        quota_sql.change(user_id, request_minute=quota_sql.quota(user_id).request_minute - 1)
+        answer = quota_sql.hit(user_id)
         assert (answer.granted, answer.bound, answer.remaining) == (True, 10, left)
-        assert door.quota(user_id).requests_used == 10 - left
-    door.hit(user_id, 3)
-    quota = door.quota(user_id)
+        assert quota_sql.quota(user_id).requests_used == 10 - left
+    quota_sql.hit(user_id, 3)
+    quota = quota_sql.quota(user_id)
     assert (sum(quota.request_cells), quota.requests_used) == (5, 5)
     for wrong in (0, -1, 10**6 + 1, None):
         with pytest.raises(errors.InvalidParameterValue):
-            door.hit(user_id, wrong)
+            quota_sql.hit(user_id, wrong)
     with pytest.raises(errors.ForeignKeyViolation):
-        door.hit(uuid.uuid4())
+        quota_sql.hit(uuid.uuid4())
 
 
 @pytest.mark.every_server
-def test_refused_hit_waits_for_the_first_block_to_end(door: Door) -> None:
-    user_id = door.user(requests_limit=10)
-    door.lease(user_id, requests=4, min_requests=4, ttl=timedelta(minutes=9))
-    first = door.lease(user_id, requests=4, min_requests=4, ttl=timedelta(minutes=5))
-    refused = door.hit(user_id, 3)
+def test_refused_hit_waits_for_the_first_block_to_end(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=10)
+    quota_sql.lease(user_id, requests=4, min_requests=4, ttl=timedelta(minutes=9))
+    first = quota_sql.lease(user_id, requests=4, min_requests=4, ttl=timedelta(minutes=5))
+    refused = quota_sql.hit(user_id, 3)
     assert (refused.granted, refused.remaining, refused.resets_at) == (False, 2, first.expires_at)
     assert timedelta(minutes=4) < refused.retry_after <= timedelta(minutes=5)
 
 
 @pytest.mark.every_server
-def test_hits_that_race_never_exceed_the_limit(dsn: str, door: Door) -> None:
-    user_id = door.user(requests_limit=300)
+def test_hits_that_race_never_exceed_the_limit(dsn: str, quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=300)
 
     def caller(number: int) -> int:
-        own = Door(dsn)
+        own = QuotaSql(dsn)
         taken = 0
         while (own.reserve(user_id, requests=1) if number % 4 == 0 else own.hit(user_id)).granted:
             taken += 1
@@ -125,7 +125,7 @@ def test_hits_that_race_never_exceed_the_limit(dsn: str, door: Door) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(caller, range(8))) == 300
-    assert door.quota(user_id).requests_used == 300
+    assert quota_sql.quota(user_id).requests_used == 300
 
 
 # Sequences, on a clock of their own.
@@ -149,7 +149,7 @@ def minute(at: datetime) -> int:
 class Hour:
     """Makes requests of all kinds, and remembers when each was really made."""
 
-    door: Door
+    quota_sql: QuotaSql
     bound: int
     at: datetime = field(factory=lambda: datetime.now(UTC).replace(second=30, microsecond=0) + timedelta(minutes=1))
     user_id: uuid.UUID = field(init=False)
@@ -161,21 +161,21 @@ class Hour:
     booked: list[tuple[datetime, int]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.user_id = self.door.user(requests_limit=self.bound)
+        self.user_id = self.quota_sql.user(requests_limit=self.bound)
 
     def step(self, gap_s: int, kind: str, n: int) -> None:
         self.at += timedelta(seconds=gap_s)
-        self.door.set_clock(self.at)
+        self.quota_sql.set_clock(self.at)
         getattr(self, kind)(n)
-        quota = self.door.quota(self.user_id)
+        quota = self.quota_sql.quota(self.user_id)
         counting = [m for time, m in self.booked if minute(time) > quota.request_minute - 61]
         assert quota.requests_used == sum(quota.request_cells) == sum(counting)
 
     def hit(self, n: int) -> None:
-        self.count(n, self.door.hit(self.user_id, n))
+        self.count(n, self.quota_sql.hit(self.user_id, n))
 
     def reserve(self, n: int) -> None:
-        self.count(n, self.door.reserve(self.user_id, requests=n))
+        self.count(n, self.quota_sql.reserve(self.user_id, requests=n))
 
     def count(self, n: int, answer: Any) -> None:
         self.judge(n, answer)
@@ -184,7 +184,7 @@ class Hour:
             self.booked.append((self.at, n))
 
     def lease(self, n: int) -> None:
-        block = self.door.lease(self.user_id, requests=2 * n, min_requests=n, ttl=timedelta(minutes=50))
+        block = self.quota_sql.lease(self.user_id, requests=2 * n, min_requests=n, ttl=timedelta(minutes=50))
         self.judge(block.requests or n, block)
         if block.granted:
             assert n <= block.requests <= 2 * n
@@ -203,14 +203,14 @@ class Hour:
     def settle(self, n: int) -> None:
         if self.blocks:
             block = self.blocks.pop(n % len(self.blocks))
-            outcome = self.door.settle(self.user_id, block.key, requests=block.made).outcome
+            outcome = self.quota_sql.settle(self.user_id, block.key, requests=block.made).outcome
             assert outcome == "settled"
             self.booked.append((self.at, block.made))
 
     def late(self, n: int) -> None:
         if self.ended:
             block = self.ended.pop(n % len(self.ended))
-            assert self.door.settle(self.user_id, block.key, requests=block.made).outcome == "corrected"
+            assert self.quota_sql.settle(self.user_id, block.key, requests=block.made).outcome == "corrected"
             self.booked.remove((block.expires_at, block.made + block.left))
             self.booked.append((block.expires_at, block.made))
 
@@ -218,7 +218,7 @@ class Hour:
         """Be sure that what is granted fits, and that what is refused does not, or did not a minute ago."""
         for block in [known for known in self.blocks if known.expires_at <= self.at]:
             # What does not fit at first ends what has expired, and may fit then: nothing counts for over an hour.
-            if self.door.value("SELECT count(*) FROM quota_reservations WHERE id = %s", block.key):
+            if self.quota_sql.value("SELECT count(*) FROM quota_reservations WHERE id = %s", block.key):
                 assert answer.granted
                 continue
             self.blocks.remove(block)
@@ -232,7 +232,7 @@ class Hour:
     def check(self) -> None:
         for end, _ in self.made:
             assert sum(n for time, n in self.made if end - HOUR < time <= end) <= self.bound
-        self.door.balance(self.user_id)
+        self.quota_sql.balance(self.user_id)
 
 
 STEPS = st.lists(
@@ -256,17 +256,17 @@ QUIET = settings(
 
 @QUIET
 @given(bound=st.integers(1, 6), steps=STEPS)
-def hours_hold(door: Door, bound: int, steps: list[tuple[int, str, int]]) -> None:
-    hour = Hour(door, bound)
+def hours_hold(quota_sql: QuotaSql, bound: int, steps: list[tuple[int, str, int]]) -> None:
+    hour = Hour(quota_sql, bound)
     for gap_s, kind, n in steps:
         hour.step(gap_s, kind, n)
     hour.check()
 
 
 @pytest.mark.every_server
-def test_no_sliding_hour_holds_more_than_the_limit_whatever_they_are_made_with(door: Door) -> None:
-    with door.own_clock():
-        hours_hold(door)
+def test_no_sliding_hour_holds_more_than_the_limit_whatever_they_are_made_with(quota_sql: QuotaSql) -> None:
+    with quota_sql.own_clock():
+        hours_hold(quota_sql)
 
 
 #: Functions, what to find in them, and what to put in its place.
@@ -313,10 +313,10 @@ MUTANTS: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_wrong_count_of_requests_is_noticed(door: Door, name: str) -> None:
+def test_a_wrong_count_of_requests_is_noticed(quota_sql: QuotaSql, name: str) -> None:
     with ExitStack() as broken:
-        broken.enter_context(door.own_clock())
+        broken.enter_context(quota_sql.own_clock())
         for function, changes in MUTANTS[name]:
-            broken.enter_context(mutated(door.connection, function, *changes))
+            broken.enter_context(mutated(quota_sql.connection, function, *changes))
         with pytest.raises((AssertionError, errors.Error)):
-            hours_hold(door)
+            hours_hold(quota_sql)

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import Door
 from guard_adapter import until, waiting
 from patience import PATIENCE_S
+from quota_sql import QuotaSql
 
 from atlas_sdk import AlreadyExists, Atlas, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.ops import limits
@@ -29,9 +29,11 @@ def new_plan(face: Any, **changed: Any) -> str:
     return name
 
 
-def told(door: Door, kind: str, **meta: Any) -> list[Any]:
+def told(quota_sql: QuotaSql, kind: str, **meta: Any) -> list[Any]:
     """Return what the events of a kind say of a plan, or of a user."""
-    rows = door.connection.execute("SELECT user_id, meta FROM events WHERE type = %s ORDER BY created_at, id", (kind,))
+    rows = quota_sql.connection.execute(
+        "SELECT user_id, meta FROM events WHERE type = %s ORDER BY created_at, id", (kind,)
+    )
     return [row["meta"] for row in rows if meta.items() <= {**row["meta"], "user_id": row["user_id"]}.items()]
 
 
@@ -58,15 +60,15 @@ def test_a_database_begins_with_three_plans(face: Any) -> None:
     ]
 
 
-def test_a_new_plan_gives_its_users_what_it_allows(face: Any, door: Door) -> None:
+def test_a_new_plan_gives_its_users_what_it_allows(face: Any, quota_sql: QuotaSql) -> None:
     name = new_plan(face, tokens=None, memory_bytes=77, memory_hard=True)
     plan = face.quotas.plan_limits(name)
     assert (plan.tokens, plan.cost, plan.containers) == (None, Decimal("2.5"), 3)
     user = new_user(face, name)
     assert allowed(face.quotas.usage(user)) == (None, Decimal("2.5"), 3, 40, 5)
-    quota = door.quota(user.id)
+    quota = quota_sql.quota(user.id)
     assert (quota.memory_limit, quota.memory_hard, quota.overridden) == (77, True, [])
-    (event,) = told(door, "quota.plan_limits_changed", plan=name, user_id=uuid.UUID(int=0))
+    (event,) = told(quota_sql, "quota.plan_limits_changed", plan=name, user_id=uuid.UUID(int=0))
     assert event["limits"]["tokens"] is None
     assert (event["limits"]["cost"], event["limits"]["memory_hard"]) == ("2.5", True)
     with pytest.raises(AlreadyExists):
@@ -74,7 +76,7 @@ def test_a_new_plan_gives_its_users_what_it_allows(face: Any, door: Door) -> Non
     assert face.quotas.plan_limits(name) == plan
 
 
-def test_what_is_no_plan_is_refused(face: Any, door: Door) -> None:
+def test_what_is_no_plan_is_refused(face: Any, quota_sql: QuotaSql) -> None:
     user = new_user(face)
     for unknown in (lambda: face.quotas.plan_limits("none"), lambda: face.quotas.set_plan_limits("none", tokens=1)):
         with pytest.raises(NotFound):
@@ -89,7 +91,7 @@ def test_what_is_no_plan_is_refused(face: Any, door: Door) -> None:
     for asked in ({"tokens": -1}, {"cost": "NaN"}, {"containers": 2**31}, {"tokens": True}, {"memory_hard": 1}):
         with pytest.raises(InvalidInput):
             face.quotas.set_plan_limits(name, **asked)
-    assert len(told(door, "quota.plan_limits_changed", plan=name)) == 1
+    assert len(told(quota_sql, "quota.plan_limits_changed", plan=name)) == 1
     assert face.users.get(user.id).plan == "free"
 
 
@@ -97,7 +99,7 @@ def test_what_is_no_plan_is_refused(face: Any, door: Door) -> None:
 
 
 def test_change_of_a_plan_reaches_all_its_users_in_batches(
-    face: Any, door: Door, monkeypatch: pytest.MonkeyPatch
+    face: Any, quota_sql: QuotaSql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "_BATCH", 2)
     name = new_plan(face)
@@ -121,21 +123,21 @@ def test_change_of_a_plan_reaches_all_its_users_in_batches(
         face.quotas.reserve(users[1], tokens=1)
     face.quotas.release(users[1], held.id)
     assert face.quotas.reserve(users[1], tokens=500).tokens == 500
-    events = told(door, "quota.plan_limits_changed", plan=name)
+    events = told(quota_sql, "quota.plan_limits_changed", plan=name)
     assert [event["limits"] for event in events[1:]] == [{"tokens": 500, "cost": None, "requests": 9}]
 
 
-def test_setting_no_limit_of_a_plan_applies_it_again(face: Any, door: Door) -> None:
+def test_setting_no_limit_of_a_plan_applies_it_again(face: Any, quota_sql: QuotaSql) -> None:
     name = new_plan(face)
     user = new_user(face, name)
     # As after a change that was interrupted.
-    door.change(user.id, tokens_limit=1)
+    quota_sql.change(user.id, tokens_limit=1)
     face.quotas.set_plan_limits(name)
     assert face.quotas.usage(user).tokens_limit == 1000
-    assert len(told(door, "quota.plan_limits_changed", plan=name)) == 1
+    assert len(told(quota_sql, "quota.plan_limits_changed", plan=name)) == 1
 
 
-def test_another_plan_leaves_what_was_set_by_hand(face: Any, door: Door) -> None:
+def test_another_plan_leaves_what_was_set_by_hand(face: Any, quota_sql: QuotaSql) -> None:
     user = new_user(face)
     face.quotas.add_tokens(user, 400, cost=1)
     face.quotas.set_limits(user, cost="3", containers=0, memory_bytes=5)
@@ -144,14 +146,14 @@ def test_another_plan_leaves_what_was_set_by_hand(face: Any, door: Door) -> None
     usage = face.quotas.usage(user)
     assert allowed(usage) == (10_000_000, 3, 0, 1000, 100)
     assert (usage.tokens_used, usage.cost_used, usage.overridden) == (400, 1, ("containers", "cost", "memory"))
-    assert door.quota(user.id).memory_limit == 5
+    assert quota_sql.quota(user.id).memory_limit == 5
     back = face.quotas.use_plan_limits(user)
     assert (allowed(back), back.overridden, back.tokens_used) == ((10_000_000, 100, 10, 1000, 100), (), 400)
-    assert door.quota(user.id).memory_limit == 2**30
-    (event,) = told(door, "user.plan_changed", user_id=user.id)
+    assert quota_sql.quota(user.id).memory_limit == 2**30
+    (event,) = told(quota_sql, "user.plan_changed", user_id=user.id)
     assert (event["from"], event["to"]) == ("free", "pro")
-    assert len(told(door, "quota.limits_of_plan", user_id=user.id)) == 1
-    assert [event["limits"] for event in told(door, "quota.limits_changed", user_id=user.id)] == [
+    assert len(told(quota_sql, "quota.limits_of_plan", user_id=user.id)) == 1
+    assert [event["limits"] for event in told(quota_sql, "quota.limits_changed", user_id=user.id)] == [
         {"cost": "3", "containers": 0, "memory": 5}
     ]
     assert face.quotas.verify(user).balanced
@@ -165,11 +167,13 @@ def test_the_same_plan_again_changes_nothing(face: Any) -> None:
     assert face.quotas.usage(user) == before
 
 
-def test_plan_that_changes_after_a_period_has_ended_closes_it_with_its_own_limit(face: Any, door: Door) -> None:
+def test_plan_that_changes_after_a_period_has_ended_closes_it_with_its_own_limit(
+    face: Any, quota_sql: QuotaSql
+) -> None:
     user = new_user(face)
     face.quotas.add_tokens(user, 1_000_020)
     grant = face.quotas.grant(user, tokens=50)
-    door.end_period(user.id)
+    quota_sql.end_period(user.id)
     face.users.set_plan(user, "pro")
     (period,) = face.quotas.history(user)
     assert (period.tokens_limit, period.tokens_used) == (1_000_050, 1_000_020)
@@ -189,7 +193,7 @@ def test_who_is_not_there_has_no_limits(face: Any) -> None:
             call()
 
 
-def test_time_zone_moves_days_at_once_and_months_at_their_end(face: Any, door: Door) -> None:
+def test_time_zone_moves_days_at_once_and_months_at_their_end(face: Any, quota_sql: QuotaSql) -> None:
     user = new_user(face)
     before = face.quotas.usage(user)
     usage = face.quotas.set_time_zone(user, "Asia/Kolkata")
@@ -201,7 +205,7 @@ def test_time_zone_moves_days_at_once_and_months_at_their_end(face: Any, door: D
         with pytest.raises(InvalidInput):
             face.quotas.set_time_zone(user, wrong)
     assert face.quotas.usage(user).time_zone == "Asia/Kolkata"
-    (event,) = told(door, "quota.time_zone_changed", user_id=user.id)
+    (event,) = told(quota_sql, "quota.time_zone_changed", user_id=user.id)
     assert event["time_zone"] == "Asia/Kolkata"
 
 
@@ -209,20 +213,22 @@ def test_time_zone_moves_days_at_once_and_months_at_their_end(face: Any, door: D
 
 
 @pytest.mark.parametrize("joins", ["moves", "signs up"])
-def test_plan_that_changes_while_somebody_joins_it_reaches_them(atlas: Atlas, dsn: str, door: Door, joins: str) -> None:
+def test_plan_that_changes_while_somebody_joins_it_reaches_them(
+    atlas: Atlas, dsn: str, quota_sql: QuotaSql, joins: str
+) -> None:
     name = new_plan(atlas)
     mover = new_user(atlas)
     user_id = mover.id if joins == "moves" else uuid.uuid4()
     changing = threading.Thread(target=lambda: atlas.quotas.set_plan_limits(name, tokens=77))
-    with door.connection.transaction():
+    with quota_sql.connection.transaction():
         if joins == "moves":
-            door.connection.execute("UPDATE users SET plan = %s WHERE id = %s", (name, user_id))
+            quota_sql.connection.execute("UPDATE users SET plan = %s WHERE id = %s", (name, user_id))
         else:
-            door.connection.execute(
+            quota_sql.connection.execute(
                 "INSERT INTO users (id, email, plan) VALUES (%s, %s, %s)", (user_id, f"{user_id}@example.com", name)
             )
         changing.start()
         until(lambda: not changing.is_alive() or waiting(dsn))
     changing.join(PATIENCE_S)
     assert not changing.is_alive()
-    assert door.quota(user_id).tokens_limit == 77
+    assert quota_sql.quota(user_id).tokens_limit == 77

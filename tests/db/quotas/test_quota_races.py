@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import Door
 from mutants import mutated
 from patience import PATIENCE_S
+from quota_sql import QuotaSql
 
 CALLERS = 16
 
@@ -25,18 +25,18 @@ CALLERS = 16
 LIMIT = 20_000
 
 
-def race(dsn: str, user_id: uuid.UUID, call: Callable[[Door, random.Random], bool]) -> int:
+def race(dsn: str, user_id: uuid.UUID, call: Callable[[QuotaSql, random.Random], bool]) -> int:
     """Have 16 callers repeat a call until it says that nothing is left; return the highest used + held ever seen."""
     peak = 0
 
     def caller(seed: int) -> None:
-        own = Door(dsn)
+        own = QuotaSql(dsn)
         dice = random.Random(seed)
         while call(own, dice):
             pass
         own.connection.close()
 
-    watcher = Door(dsn)
+    watcher = QuotaSql(dsn)
     with ThreadPoolExecutor(CALLERS) as threads:
         running = [threads.submit(caller, seed) for seed in range(CALLERS)]
         while not all(future.done() for future in running):
@@ -50,10 +50,10 @@ def race(dsn: str, user_id: uuid.UUID, call: Callable[[Door, random.Random], boo
 
 
 @pytest.mark.every_server
-def test_callers_that_race_never_exceed_a_limit(dsn: str, door: Door) -> None:
-    user_id = door.user(tokens_limit=LIMIT, cost_limit=1000)
+def test_callers_that_race_never_exceed_a_limit(dsn: str, quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=LIMIT, cost_limit=1000)
 
-    def call(own: Door, dice: random.Random) -> bool:
+    def call(own: QuotaSql, dice: random.Random) -> bool:
         granted = own.reserve(user_id, 200, min_tokens=10, cost="0.1", requests=1)
         if not granted.granted:
             return False
@@ -71,22 +71,22 @@ def test_callers_that_race_never_exceed_a_limit(dsn: str, door: Door) -> None:
         return True
 
     peak = race(dsn, user_id, call)
-    quota = door.quota(user_id)
+    quota = quota_sql.quota(user_id)
     assert peak <= LIMIT
     assert quota.tokens_held == quota.cost_held == 0
     # Whoever gives up while others hold something leaves it to them: the last one takes the rest.
     assert LIMIT - 10 < quota.tokens_used <= LIMIT
-    assert sum(amount for _, amount, _ in door.ledger(user_id)) == quota.tokens_used
-    door.balance(user_id)
+    assert sum(amount for _, amount, _ in quota_sql.ledger(user_id)) == quota.tokens_used
+    quota_sql.balance(user_id)
 
 
-def test_checking_and_then_updating_exceeds_it(dsn: str, door: Door) -> None:
+def test_checking_and_then_updating_exceeds_it(dsn: str, quota_sql: QuotaSql) -> None:
     """The pair that everybody writes first, in the same race: it shows that the race can be lost."""
-    user_id = door.user(tokens_limit=LIMIT)
+    user_id = quota_sql.user(tokens_limit=LIMIT)
     all_have_checked = threading.Barrier(CALLERS)
-    door.change(user_id, tokens_used=LIMIT - 500)
+    quota_sql.change(user_id, tokens_used=LIMIT - 500)
 
-    def call(own: Door, dice: random.Random) -> bool:
+    def call(own: QuotaSql, dice: random.Random) -> bool:
         quota = own.quota(user_id)
         if quota.tokens_used + 500 > LIMIT:
             return False
@@ -96,26 +96,26 @@ def test_checking_and_then_updating_exceeds_it(dsn: str, door: Door) -> None:
 
     assert race(dsn, user_id, call) == LIMIT + 500 * (CALLERS - 1)
     # These counters match the ledger for nobody.
-    door.connection.execute("DELETE FROM users WHERE id = %s", (user_id,))
+    quota_sql.connection.execute("DELETE FROM users WHERE id = %s", (user_id,))
 
 
 @pytest.mark.every_server
-def test_many_callers_at_the_end_of_a_period_close_it_once(dsn: str, door: Door) -> None:
-    user_id = door.user(tokens_limit=80)
-    door.reserve(user_id, 80)
-    door.end_period(user_id)
+def test_many_callers_at_the_end_of_a_period_close_it_once(dsn: str, quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(tokens_limit=80)
+    quota_sql.reserve(user_id, 80)
+    quota_sql.end_period(user_id)
 
     def call(_: int) -> bool:
-        own = Door(dsn)
+        own = QuotaSql(dsn)
         granted = own.reserve(user_id, 10).granted
         own.connection.close()
         return granted
 
     with ThreadPoolExecutor(CALLERS) as threads:
         assert sum(threads.map(call, range(CALLERS))) == 8
-    assert door.value("SELECT count(*) FROM quota_history WHERE user_id = %s", user_id) == 1
-    assert door.quota(user_id).tokens_held == 80
-    door.balance(user_id)
+    assert quota_sql.value("SELECT count(*) FROM quota_history WHERE user_id = %s", user_id) == 1
+    assert quota_sql.quota(user_id).tokens_held == 80
+    quota_sql.balance(user_id)
 
 
 # Two connections, in a chosen order.
@@ -123,14 +123,14 @@ def test_many_callers_at_the_end_of_a_period_close_it_once(dsn: str, door: Door)
 
 @contextmanager
 def waiting(
-    dsn: str, door: Door, call: Callable[[Door], Any], then: Callable[[], None] = lambda: None
+    dsn: str, quota_sql: QuotaSql, call: Callable[[QuotaSql], Any], then: Callable[[], None] = lambda: None
 ) -> Iterator[Any]:
     """Start a call on another connection while this one has the row, and do `then`; on leaving, it has answered."""
-    with Door(dsn) as other, Door(dsn) as watcher:
+    with QuotaSql(dsn) as other, QuotaSql(dsn) as watcher:
         pid = other.connection.info.backend_pid
         answer = SimpleNamespace()
         thread = threading.Thread(target=lambda: setattr(answer, "value", call(other)))
-        with door.connection.transaction():
+        with quota_sql.connection.transaction():
             yield SimpleNamespace(start=thread.start, answer=answer)
             thread.start()
             while not watcher.value("SELECT pg_blocking_pids(%s) <> '{}'", pid):
@@ -140,11 +140,11 @@ def waiting(
         assert not thread.is_alive()
 
 
-CALLS: dict[str, Callable[[Door, uuid.UUID, uuid.UUID], Any]] = {
-    "reserve": lambda door, user_id, key: door.reserve(user_id, 60),
-    "settle": lambda door, user_id, key: door.settle(user_id, key, 10, 0),
-    "release": lambda door, user_id, key: door.release(user_id, key),
-    "extend": lambda door, user_id, key: door.extend(user_id, key, 40),
+CALLS: dict[str, Callable[[QuotaSql, uuid.UUID, uuid.UUID], Any]] = {
+    "reserve": lambda quota_sql, user_id, key: quota_sql.reserve(user_id, 60),
+    "settle": lambda quota_sql, user_id, key: quota_sql.settle(user_id, key, 10, 0),
+    "release": lambda quota_sql, user_id, key: quota_sql.release(user_id, key),
+    "extend": lambda quota_sql, user_id, key: quota_sql.extend(user_id, key, 40),
 }
 #: What the second call is told, with a limit of 100 and a hold of 50.
 SECOND = {
@@ -169,40 +169,42 @@ SECOND = {
 
 @pytest.mark.every_server
 @pytest.mark.parametrize(("first", "second"), SECOND)
-def test_second_caller_waits_and_sees_what_the_first_did(dsn: str, door: Door, first: str, second: str) -> None:
-    user_id = door.user(tokens_limit=100)
-    key = door.reserve(user_id, 50).id
+def test_second_caller_waits_and_sees_what_the_first_did(
+    dsn: str, quota_sql: QuotaSql, first: str, second: str
+) -> None:
+    user_id = quota_sql.user(tokens_limit=100)
+    key = quota_sql.reserve(user_id, 50).id
     if (first, second) == ("reserve", "reserve"):
-        door.release(user_id, key)
-    with waiting(dsn, door, lambda other: CALLS[second](other, user_id, key)) as race_of_two:
-        CALLS[first](door, user_id, key)
+        quota_sql.release(user_id, key)
+    with waiting(dsn, quota_sql, lambda other: CALLS[second](other, user_id, key)) as race_of_two:
+        CALLS[first](quota_sql, user_id, key)
     assert SECOND[first, second](race_of_two.answer.value)
-    quota = door.quota(user_id)
+    quota = quota_sql.quota(user_id)
     assert quota.tokens_used + quota.tokens_held <= 100
-    door.balance(user_id)
+    quota_sql.balance(user_id)
 
 
 #: Every function that locks the user's row, short cuts and long ways, on a hold of 50 and a block of 20 of 100.
-DOORS: dict[str, Callable[[Door, Any], Any]] = {
-    "reserve": lambda door, one: door.reserve(one.user_id, 40, requests=1),
-    "reserve again": lambda door, one: door.reserve(one.user_id, 40, key=one.fresh),
-    "settle": lambda door, one: door.settle(one.user_id, one.hold, 10, 0),
-    "settle unknown": lambda door, one: door.settle(one.user_id, one.hold),
-    "settle more": lambda door, one: door.settle(one.user_id, one.hold, 60, 0),
-    "settle block": lambda door, one: door.settle(one.user_id, one.block, 5, 0, requests=1),
-    "release": lambda door, one: door.release(one.user_id, one.hold),
-    "extend": lambda door, one: door.extend(one.user_id, one.hold, 15),
-    "lease": lambda door, one: door.lease(one.user_id, 60, min_tokens=25, requests=2, min_requests=1),
-    "hit": lambda door, one: door.hit(one.user_id),
-    "grant": lambda door, one: door.grant(one.user_id, 50, key=one.fresh),
-    "apply plan": lambda door, one: door.apply_plan(one.user_id),
-    "add": lambda door, one: door.add(one.user_id, 25, key=one.fresh),
+OPERATIONS: dict[str, Callable[[QuotaSql, Any], Any]] = {
+    "reserve": lambda quota_sql, one: quota_sql.reserve(one.user_id, 40, requests=1),
+    "reserve again": lambda quota_sql, one: quota_sql.reserve(one.user_id, 40, key=one.fresh),
+    "settle": lambda quota_sql, one: quota_sql.settle(one.user_id, one.hold, 10, 0),
+    "settle unknown": lambda quota_sql, one: quota_sql.settle(one.user_id, one.hold),
+    "settle more": lambda quota_sql, one: quota_sql.settle(one.user_id, one.hold, 60, 0),
+    "settle block": lambda quota_sql, one: quota_sql.settle(one.user_id, one.block, 5, 0, requests=1),
+    "release": lambda quota_sql, one: quota_sql.release(one.user_id, one.hold),
+    "extend": lambda quota_sql, one: quota_sql.extend(one.user_id, one.hold, 15),
+    "lease": lambda quota_sql, one: quota_sql.lease(one.user_id, 60, min_tokens=25, requests=2, min_requests=1),
+    "hit": lambda quota_sql, one: quota_sql.hit(one.user_id),
+    "grant": lambda quota_sql, one: quota_sql.grant(one.user_id, 50, key=one.fresh),
+    "apply plan": lambda quota_sql, one: quota_sql.apply_plan(one.user_id),
+    "add": lambda quota_sql, one: quota_sql.add(one.user_id, 25, key=one.fresh),
 }
-PROGRESS: dict[str, Callable[[Door, Any], Any]] = {
-    "progress": lambda door, one: door.progress(one.user_id, one.hold, 30)
+PROGRESS: dict[str, Callable[[QuotaSql, Any], Any]] = {
+    "progress": lambda quota_sql, one: quota_sql.progress(one.user_id, one.hold, 30)
 }
 PAIRS = [
-    *((first, second) for first in DOORS for second in DOORS),
+    *((first, second) for first in OPERATIONS for second in OPERATIONS),
     # It locks the hold alone.
     *(("progress", second) for second in ("settle", "settle unknown", "settle more", "release", "extend")),
     *((first, "progress") for first in ("settle", "settle more", "release", "extend")),
@@ -212,10 +214,10 @@ PASSING = {"id", "user_id", "expires_at", "resets_at", "retry_after", "lasts", "
 PASSING |= {"period_anchor", "period_start", "period_end", "request_minute", "request_cells", "prior_at", "busy"}
 
 
-def prepared(door: Door) -> Any:
-    user_id = door.user(tokens_limit=100, requests_limit=4)
-    hold = door.reserve(user_id, 50, requests=1).id
-    block = door.lease(user_id, 20, min_tokens=20, requests=1).id
+def prepared(quota_sql: QuotaSql) -> Any:
+    user_id = quota_sql.user(tokens_limit=100, requests_limit=4)
+    hold = quota_sql.reserve(user_id, 50, requests=1).id
+    block = quota_sql.lease(user_id, 20, min_tokens=20, requests=1).id
     return SimpleNamespace(user_id=user_id, hold=hold, block=block, fresh=uuid.uuid4())
 
 
@@ -229,103 +231,107 @@ def lasting(answer: Any) -> Any:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_two_callers_do_what_they_would_do_one_after_the_other(dsn: str, door: Door, first: str, second: str) -> None:
-    calls = DOORS | PROGRESS
-    apart, together = prepared(door), prepared(door)
-    wanted = [lasting(calls[name](door, apart)) for name in (first, second)]
-    with waiting(dsn, door, lambda other: calls[second](other, together)) as race_of_two:
-        seen = [lasting(calls[first](door, together))]
+def test_two_callers_do_what_they_would_do_one_after_the_other(
+    dsn: str, quota_sql: QuotaSql, first: str, second: str
+) -> None:
+    calls = OPERATIONS | PROGRESS
+    apart, together = prepared(quota_sql), prepared(quota_sql)
+    wanted = [lasting(calls[name](quota_sql, apart)) for name in (first, second)]
+    with waiting(dsn, quota_sql, lambda other: calls[second](other, together)) as race_of_two:
+        seen = [lasting(calls[first](quota_sql, together))]
     seen.append(lasting(race_of_two.answer.value))
     assert seen == wanted
     # A reservation that was undone has had a number.
-    states = [{**lasting(door.quota(one.user_id)), "epoch": None} for one in (apart, together)]
+    states = [{**lasting(quota_sql.quota(one.user_id)), "epoch": None} for one in (apart, together)]
     assert states[0] == states[1]
-    assert door.ledger(apart.user_id) == door.ledger(together.user_id)
+    assert quota_sql.ledger(apart.user_id) == quota_sql.ledger(together.user_id)
     for one in (apart, together):
         assert (
-            door.value("SELECT sum(n) FROM user_quotas, unnest(request_cells) AS n WHERE user_id = %s", one.user_id)
+            quota_sql.value(
+                "SELECT sum(n) FROM user_quotas, unnest(request_cells) AS n WHERE user_id = %s", one.user_id
+            )
             == (states[0]["requests_used"])
         )
-        door.balance(one.user_id)
+        quota_sql.balance(one.user_id)
 
 
 # Time that goes by while a caller waits.
 
 
-def late_requests(door: Door, user_id: uuid.UUID) -> None:
-    quota = door.quota(user_id)
+def late_requests(quota_sql: QuotaSql, user_id: uuid.UUID) -> None:
+    quota = quota_sql.quota(user_id)
     assert (quota.requests_used, sum(quota.request_cells)) == (1, 1)
-    assert quota.request_minute == door.value("SELECT quota_minute(test_clock.clock_timestamp())")
+    assert quota.request_minute == quota_sql.value("SELECT quota_minute(test_clock.clock_timestamp())")
 
 
-def late_build(door: Door, user_id: uuid.UUID) -> None:
-    assert door.quota(user_id).builds_used == 1
+def late_build(quota_sql: QuotaSql, user_id: uuid.UUID) -> None:
+    assert quota_sql.quota(user_id).builds_used == 1
 
 
-def late_period(door: Door, user_id: uuid.UUID) -> None:
-    assert door.quota(user_id).tokens_held == 60
-    assert door.value("SELECT count(*) FROM quota_history WHERE user_id = %s", user_id) == 1
+def late_period(quota_sql: QuotaSql, user_id: uuid.UUID) -> None:
+    assert quota_sql.quota(user_id).tokens_held == 60
+    assert quota_sql.value("SELECT count(*) FROM quota_history WHERE user_id = %s", user_id) == 1
 
 
-def late_grant(door: Door, user_id: uuid.UUID) -> None:
-    quota = door.quota(user_id)
+def late_grant(quota_sql: QuotaSql, user_id: uuid.UUID) -> None:
+    quota = quota_sql.quota(user_id)
     assert (quota.tokens_limit, quota.tokens_held) == (100, 0)
 
 
 #: What the caller does, how long it waits, what is so afterwards, and the function's second look at the clock.
 LATE: dict[
-    str, tuple[Callable[[Door, uuid.UUID], Any], timedelta, Callable[[Door, uuid.UUID], None], tuple[str, str]]
+    str, tuple[Callable[[QuotaSql, uuid.UUID], Any], timedelta, Callable[[QuotaSql, uuid.UUID], None], tuple[str, str]]
 ] = {
     "another minute": (
-        lambda door, user_id: door.reserve(user_id, requests=1),
+        lambda quota_sql, user_id: quota_sql.reserve(user_id, requests=1),
         *(timedelta(minutes=61), late_requests, ("quota_reserve", "requests = 0 OR quota_minute(at) = minute")),
     ),
     "another minute of a hit": (
-        lambda door, user_id: door.hit(user_id),
+        lambda quota_sql, user_id: quota_sql.hit(user_id),
         *(timedelta(minutes=61), late_requests, ("quota_hit", "quota_minute(clock_timestamp()) = minute")),
     ),
     "another day": (
-        lambda door, user_id: door.reserve(user_id, builds=1),
+        lambda quota_sql, user_id: quota_sql.reserve(user_id, builds=1),
         timedelta(days=1),
         *(late_build, ("quota_reserve", "builds = 0 OR (at AT TIME ZONE fast.time_zone)::date = fast.build_day")),
     ),
     "another period": (
-        lambda door, user_id: door.reserve(user_id, 60),
+        lambda quota_sql, user_id: quota_sql.reserve(user_id, 60),
         *(timedelta(days=40), late_period, ("quota_reserve", "at < fast.period_end")),
     ),
     "the end of a top-up": (
-        lambda door, user_id: door.reserve(user_id, 120),
+        lambda quota_sql, user_id: quota_sql.reserve(user_id, 120),
         timedelta(days=3),
         *(late_grant, ("quota_reserve", "fast.grants_expire_at > at OR fast.grants_expire_at IS NULL")),
     ),
 }
 
 
-def wait_for_long(dsn: str, door: Door, name: str) -> None:
+def wait_for_long(dsn: str, quota_sql: QuotaSql, name: str) -> None:
     """Have a caller that fits when it comes wait for the row until it does not any more."""
     call, wait, check, _ = LATE[name]
     noon = (datetime.now(UTC) + timedelta(days=1)).replace(hour=12)
-    with Door(dsn) as clock:
+    with QuotaSql(dsn) as clock:
         clock.set_clock(noon)
-        user_id = door.user(tokens_limit=100, requests_limit=2, builds_limit=2)
+        user_id = quota_sql.user(tokens_limit=100, requests_limit=2, builds_limit=2)
         if name == "the end of a top-up":
-            door.grant(user_id, 50, days=2)
-        assert door.reserve(user_id, requests=1, builds=1).granted
-        with waiting(dsn, door, lambda other: call(other, user_id), then=lambda: clock.set_clock(noon + wait)):
-            door.connection.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
-        check(door, user_id)
-    door.balance(user_id)
+            quota_sql.grant(user_id, 50, days=2)
+        assert quota_sql.reserve(user_id, requests=1, builds=1).granted
+        with waiting(dsn, quota_sql, lambda other: call(other, user_id), then=lambda: clock.set_clock(noon + wait)):
+            quota_sql.connection.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
+        check(quota_sql, user_id)
+    quota_sql.balance(user_id)
 
 
 @pytest.mark.every_server
 @pytest.mark.parametrize("name", LATE)
-def test_caller_that_waited_sees_what_time_has_brought(dsn: str, door: Door, name: str) -> None:
-    with door.own_clock():
-        wait_for_long(dsn, door, name)
+def test_caller_that_waited_sees_what_time_has_brought(dsn: str, quota_sql: QuotaSql, name: str) -> None:
+    with quota_sql.own_clock():
+        wait_for_long(dsn, quota_sql, name)
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_short_cut_that_looks_at_the_clock_once_is_noticed(dsn: str, door: Door, name: str) -> None:
+def test_short_cut_that_looks_at_the_clock_once_is_noticed(dsn: str, quota_sql: QuotaSql, name: str) -> None:
     function, look = LATE[name][-1]
-    with door.own_clock(), mutated(door.connection, function, (look, "true")), pytest.raises(AssertionError):
-        wait_for_long(dsn, door, name)
+    with quota_sql.own_clock(), mutated(quota_sql.connection, function, (look, "true")), pytest.raises(AssertionError):
+        wait_for_long(dsn, quota_sql, name)

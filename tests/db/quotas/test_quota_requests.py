@@ -5,21 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from doors import Door
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quota_sql import QuotaSql
 
 
 @pytest.mark.every_server
-def test_requests_of_an_hour_are_refused_with_the_time_that_it_takes(door: Door) -> None:
-    user_id = door.user(requests_limit=3)
-    assert door.reserve(user_id, requests=3).granted
-    refused = door.reserve(user_id, requests=1)
+def test_requests_of_an_hour_are_refused_with_the_time_that_it_takes(quota_sql: QuotaSql) -> None:
+    user_id = quota_sql.user(requests_limit=3)
+    assert quota_sql.reserve(user_id, requests=3).granted
+    refused = quota_sql.reserve(user_id, requests=1)
     assert (refused.dimension, refused.remaining) == ("requests", 0)
     assert timedelta(minutes=59) <= refused.retry_after <= timedelta(minutes=61)
-    assert door.reserve(user_id, requests=4).retry_after is None
-    door.change(user_id, request_minute=door.quota(user_id).request_minute - 61)
-    assert door.reserve(user_id, requests=3).granted
+    assert quota_sql.reserve(user_id, requests=4).retry_after is None
+    quota_sql.change(user_id, request_minute=quota_sql.quota(user_id).request_minute - 61)
+    assert quota_sql.reserve(user_id, requests=3).granted
 
 
 DRIVE = """CREATE OR REPLACE FUNCTION pg_temp.drive(times timestamptz[], amounts int[], bound int)
@@ -47,7 +47,7 @@ END $$"""
     ),
 )
 def test_no_sliding_hour_ever_holds_more_than_the_limit(
-    door: Door, bound: int, arrivals: list[tuple[int, int]]
+    quota_sql: QuotaSql, bound: int, arrivals: list[tuple[int, int]]
 ) -> None:
     at = datetime(2025, 6, 1, 0, 0, 30, tzinfo=UTC)
     times = []
@@ -55,8 +55,10 @@ def test_no_sliding_hour_ever_holds_more_than_the_limit(
         at += timedelta(seconds=gap_s)
         times.append(at)
     amounts = [amount for _, amount in arrivals]
-    door.connection.execute(DRIVE)
-    answers = door.connection.execute("SELECT * FROM pg_temp.drive(%s, %s, %s)", (times, amounts, bound)).fetchall()
+    quota_sql.connection.execute(DRIVE)
+    answers = quota_sql.connection.execute(
+        "SELECT * FROM pg_temp.drive(%s, %s, %s)", (times, amounts, bound)
+    ).fetchall()
     taken = [(time, n) for time, n, answer in zip(times, amounts, answers, strict=True) if answer["fits"]]
     for end, _ in taken:
         assert sum(n for time, n in taken if end - timedelta(hours=1) < time <= end) <= bound
@@ -71,7 +73,7 @@ def test_no_sliding_hour_ever_holds_more_than_the_limit(
             continue
         for early, fits in ((timedelta(microseconds=1), False), (timedelta(0), True)):
             tried = [*times[:index], answer["frees_at"] - early]
-            again = door.connection.execute(
+            again = quota_sql.connection.execute(
                 "SELECT * FROM pg_temp.drive(%s, %s, %s)", (tried, amounts[: index + 1], bound)
             ).fetchall()
             assert again[-1]["fits"] is fits
@@ -79,9 +81,9 @@ def test_no_sliding_hour_ever_holds_more_than_the_limit(
 
 
 @pytest.mark.every_server
-def test_clock_that_goes_backwards_forgets_no_request(door: Door) -> None:
-    door.connection.execute(DRIVE)
+def test_clock_that_goes_backwards_forgets_no_request(quota_sql: QuotaSql) -> None:
+    quota_sql.connection.execute(DRIVE)
     noon = datetime(2025, 6, 1, 12, tzinfo=UTC)
     times = [noon, noon - timedelta(hours=2), noon + timedelta(minutes=59)]
-    answers = door.connection.execute("SELECT * FROM pg_temp.drive(%s, ARRAY[1, 1, 1], 2)", (times,)).fetchall()
+    answers = quota_sql.connection.execute("SELECT * FROM pg_temp.drive(%s, ARRAY[1, 1, 1], 2)", (times,)).fetchall()
     assert [answer["fits"] for answer in answers] == [True, True, False]

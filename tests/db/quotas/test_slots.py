@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from guard_adapter import Both, locked_row, terminate, until, used, waiting
+from guard_adapter import QuotaClient, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
@@ -26,134 +25,127 @@ from atlas_sdk.guards import AsyncSlot, Slot
 SHORT = timedelta(seconds=1.2)
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def both(request: pytest.FixtureRequest, dsn: str) -> Iterator[Both]:
-    client = Both(request.param, dsn)
-    yield client
-    client.close()
-
-
-def beats_until(both: Both, condition: Any) -> None:
+def beats_until(client: QuotaClient, condition: Any) -> None:
     """Wait for a condition; heartbeats of asyncio only run while their event loop does."""
 
     def holds() -> Any:
-        if both.kind == "asyncio":
-            both.do(asyncio.sleep(0.01))
+        if client.kind == "asyncio":
+            client.do(asyncio.sleep(0.01))
         return condition()
 
     until(holds)
 
 
-def slots_held(both: Both, user: Any) -> int:
-    return both.usage(user).slots_held  # type: ignore[no-any-return]
+def slots_held(client: QuotaClient, user: Any) -> int:
+    return client.usage(user).slots_held  # type: ignore[no-any-return]
 
 
-def test_a_slot_is_held_while_it_is_entered(both: Both) -> None:
-    user = both.user(containers=1, requests_per_hour=5)
-    with both.entered(both.quotas.slot(user, holder="web-1", meta={"image": "i"})) as slot:
-        (hold,) = both.holds(user)
+def test_a_slot_is_held_while_it_is_entered(client: QuotaClient) -> None:
+    user = client.user(containers=1, requests_per_hour=5)
+    with client.entered(client.quotas.slot(user, holder="web-1", meta={"image": "i"})) as slot:
+        (hold,) = client.holds(user)
         assert (hold.id, hold.slots, hold.epoch, hold.holder) == (slot.id, 1, slot.epoch, "web-1")
         assert hold.meta == {"image": "i"}
         assert not slot.lost
         slot.check()
-    assert slots_held(both, user) == 0
-    assert used(both, user) == (0, 0)
-    assert both.usage(user).requests_last_hour == 0
+    assert slots_held(client, user) == 0
+    assert used(client, user) == (0, 0)
+    assert client.usage(user).requests_last_hour == 0
 
 
-def test_a_full_house_says_who_is_in_it(both: Both) -> None:
-    user = both.user(containers=2)
+def test_a_full_house_says_who_is_in_it(client: QuotaClient) -> None:
+    user = client.user(containers=2)
     with (
-        both.entered(both.quotas.slot(user, holder="web-1")),
-        both.entered(both.quotas.slot(user)),
+        client.entered(client.quotas.slot(user, holder="web-1")),
+        client.entered(client.quotas.slot(user)),
         pytest.raises(QuotaExceeded) as caught,
-        both.entered(both.quotas.slot(user)),
+        client.entered(client.quotas.slot(user)),
     ):
         pytest.fail("a third of two")
     assert caught.value.dimension == "containers"
     assert caught.value.http_status == 429
     assert "web-1" in caught.value.holders
     assert any(holder.endswith(f":{os.getpid()}") for holder in caught.value.holders)
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
-def test_fencing_numbers_rise(both: Both) -> None:
-    user = both.user()
+def test_fencing_numbers_rise(client: QuotaClient) -> None:
+    user = client.user()
     epochs = []
     for _ in range(3):
-        with both.entered(both.quotas.slot(user)) as slot:
+        with client.entered(client.quotas.slot(user)) as slot:
             epochs.append(slot.epoch)
-    with both.entered(both.quotas.slot(user)) as first, both.entered(both.quotas.slot(user)) as second:
+    with client.entered(client.quotas.slot(user)) as first, client.entered(client.quotas.slot(user)) as second:
         epochs += [first.epoch, second.epoch]
     assert epochs == sorted(set(epochs))
 
 
-def test_a_heartbeat_keeps_a_slot_for_longer_than_its_ttl(both: Both) -> None:
-    user = both.user(containers=1)
-    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
-        first = both.holds(user)[0].expires_at
-        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+def test_a_heartbeat_keeps_a_slot_for_longer_than_its_ttl(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    with client.entered(client.quotas.slot(user, ttl=SHORT)) as slot:
+        first = client.holds(user)[0].expires_at
+        beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         slot.check()
         # The one who asks for the place would clear away what has expired.
-        with pytest.raises(QuotaExceeded), both.entered(both.quotas.slot(user)):
+        with pytest.raises(QuotaExceeded), client.entered(client.quotas.slot(user)):
             pytest.fail("it was free")
         slot.check()
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
-def test_a_heartbeat_that_fails_once_loses_nothing(both: Both) -> None:
-    user = both.user(containers=1)
-    losing = both.losing()
-    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
-        first = both.holds(user)[0].expires_at
+def test_a_heartbeat_that_fails_once_loses_nothing(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    losing = client.losing()
+    with client.entered(client.quotas.slot(user, ttl=SHORT)) as slot:
+        first = client.holds(user)[0].expires_at
         losing.fail(2)
-        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+        beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         slot.check()
     assert not losing._before
 
 
-def test_a_slot_whose_heartbeats_do_not_come_through_is_lost(both: Both) -> None:
-    user = both.user(containers=1)
-    losing = both.losing()
-    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
+def test_a_slot_whose_heartbeats_do_not_come_through_is_lost(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    losing = client.losing()
+    with client.entered(client.quotas.slot(user, ttl=SHORT)) as slot:
         losing.fail(1000)
-        beats_until(both, lambda: slot.lost)
+        beats_until(client, lambda: slot.lost)
         with pytest.raises(SlotLost, match="stop the container") as caught:
             slot.check()
         assert caught.value.epoch == slot.epoch
         losing._before.clear()
-    both.settle_down()
-    assert slots_held(both, user) == 0
+    client.settle_down()
+    assert slots_held(client, user) == 0
 
 
-def test_a_slot_that_somebody_ended_is_lost_at_the_next_heartbeat(both: Both) -> None:
-    user = both.user(containers=1)
-    with both.entered(both.quotas.slot(user, ttl=timedelta(seconds=3))) as slot:
-        both.do(both.quotas.release(user, slot.id))
+def test_a_slot_that_somebody_ended_is_lost_at_the_next_heartbeat(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    with client.entered(client.quotas.slot(user, ttl=timedelta(seconds=3))) as slot:
+        client.quotas.release(user, slot.id)
         began = datetime.now(UTC)
-        beats_until(both, lambda: slot.lost)
+        beats_until(client, lambda: slot.lost)
         assert datetime.now(UTC) - began < timedelta(seconds=3), "before its time was over"
-        with both.entered(both.quotas.slot(user)) as next_one:
+        with client.entered(client.quotas.slot(user)) as next_one:
             assert next_one.epoch > slot.epoch
             with pytest.raises(SlotLost):
                 slot.check()
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
-def test_the_end_of_a_lost_slot_leaves_its_successor_alone(both: Both, door: Any) -> None:
-    user = both.user(containers=1)
+def test_the_end_of_a_lost_slot_leaves_its_successor_alone(client: QuotaClient, quota_sql: Any) -> None:
+    user = client.user(containers=1)
     with ExitStack() as later:
-        with both.entered(both.quotas.slot(user)) as slot:
-            door.expire(slot.id)
-            successor = later.enter_context(both.entered(both.quotas.slot(user)))
+        with client.entered(client.quotas.slot(user)) as slot:
+            quota_sql.expire(slot.id)
+            successor = later.enter_context(client.entered(client.quotas.slot(user)))
             assert successor.epoch > slot.epoch
-        assert [hold.id for hold in both.holds(user)] == [successor.id]
+        assert [hold.id for hold in client.holds(user)] == [successor.id]
         successor.check()
 
 
 @pytest.mark.parametrize("kind", [Slot, AsyncSlot])
-def test_our_own_clock_ends_a_slot_from_before_its_request(both: Both, kind: type) -> None:
-    if (kind is AsyncSlot) != (both.kind == "asyncio"):
+def test_our_own_clock_ends_a_slot_from_before_its_request(client: QuotaClient, kind: type) -> None:
+    if (kind is AsyncSlot) != (client.kind == "asyncio"):
         return
     times = iter([100.0])
     now = [100.0]
@@ -162,9 +154,9 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(both: Both, kind: typ
         # The request itself takes 20 s.
         return next(times, now[0])
 
-    user = both.user()
+    user = client.user()
     now[0] = 120.0
-    with both.entered(kind(both.quotas._backend, user, ttl=timedelta(seconds=60), clock=clock)) as slot:
+    with client.entered(kind(client.quotas._backend, user, ttl=timedelta(seconds=60), clock=clock)) as slot:
         now[0] = 159.9
         assert not slot.lost
         now[0] = 160.0
@@ -173,63 +165,63 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(both: Both, kind: typ
         assert slot.lost, "what is lost stays lost"
 
 
-def test_an_exception_gives_the_place_back_and_is_passed_on(both: Both) -> None:
-    user = both.user(containers=1)
+def test_an_exception_gives_the_place_back_and_is_passed_on(client: QuotaClient) -> None:
+    user = client.user(containers=1)
     problem = RuntimeError("the container is gone")
-    with pytest.raises(RuntimeError) as caught, both.entered(both.quotas.slot(user)):
+    with pytest.raises(RuntimeError) as caught, client.entered(client.quotas.slot(user)):
         raise problem
     assert caught.value is problem
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
-def test_a_slot_is_for_one_container(both: Both) -> None:
-    user = both.user()
-    slot = both.quotas.slot(user)
+def test_a_slot_is_for_one_container(client: QuotaClient) -> None:
+    user = client.user()
+    slot = client.quotas.slot(user)
     for use in (lambda: slot.id, lambda: slot.epoch, lambda: slot.lost, slot.check):
         with pytest.raises(InvalidInput, match="enter the slot first"):
             use()
-    with both.entered(slot), pytest.raises(InvalidInput, match="used already"), both.entered(slot):
+    with client.entered(slot), pytest.raises(InvalidInput, match="used already"), client.entered(slot):
         pytest.fail("entered twice")
-    with pytest.raises(InvalidInput, match="used already"), both.entered(slot):
+    with pytest.raises(InvalidInput, match="used already"), client.entered(slot):
         pytest.fail("entered twice")
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
 @pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta(hours=25)])
-def test_times_that_are_none_are_refused(both: Both, ttl: timedelta) -> None:
-    with pytest.raises(InvalidInput) as caught, both.entered(both.quotas.slot(both.user(), ttl=ttl)):
+def test_times_that_are_none_are_refused(client: QuotaClient, ttl: timedelta) -> None:
+    with pytest.raises(InvalidInput) as caught, client.entered(client.quotas.slot(client.user(), ttl=ttl)):
         pytest.fail("it was entered")
     assert caught.value.field == "ttl"
 
 
-def test_without_a_database_there_is_no_slot(both: Both) -> None:
-    user = both.user(containers=1)
-    losing = both.losing()
+def test_without_a_database_there_is_no_slot(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    losing = client.losing()
     losing.lose(2)
-    with pytest.raises(DatabaseUnreachable), both.entered(both.quotas.slot(user)):
+    with pytest.raises(DatabaseUnreachable), client.entered(client.quotas.slot(user)):
         pytest.fail("it was entered")
-    both.settle_down()
-    assert slots_held(both, user) == 0
+    client.settle_down()
+    assert slots_held(client, user) == 0
 
 
-def test_a_broken_connection_does_not_end_a_slot(both: Both, dsn: str) -> None:
-    user = both.user(containers=1)
-    with both.entered(both.quotas.slot(user, ttl=SHORT)) as slot:
-        first = both.holds(user)[0].expires_at
+def test_a_broken_connection_does_not_end_a_slot(client: QuotaClient, dsn: str) -> None:
+    user = client.user(containers=1)
+    with client.entered(client.quotas.slot(user, ttl=SHORT)) as slot:
+        first = client.holds(user)[0].expires_at
         terminate(dsn)
-        beats_until(both, lambda: datetime.now(UTC) > first + SHORT)
+        beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         slot.check()
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 0
 
 
-def test_a_place_that_cannot_be_given_back_is_given_back_later(both: Both) -> None:
-    user = both.user(containers=1)
-    losing = both.losing()
-    with both.entered(both.quotas.slot(user)):
+def test_a_place_that_cannot_be_given_back_is_given_back_later(client: QuotaClient) -> None:
+    user = client.user(containers=1)
+    losing = client.losing()
+    with client.entered(client.quotas.slot(user)):
         losing.fail(2)
-    assert slots_held(both, user) == 1
-    both.settle_down()
-    assert slots_held(both, user) == 0
+    assert slots_held(client, user) == 1
+    client.settle_down()
+    assert slots_held(client, user) == 0
 
 
 def test_the_dead_keep_no_place(dsn: str) -> None:

@@ -25,11 +25,11 @@ CREATE TABLE IF NOT EXISTS test_clock.stopped (at timestamptz NOT NULL);
 CREATE OR REPLACE FUNCTION test_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
     SELECT coalesce((SELECT at FROM test_clock.stopped), pg_catalog.clock_timestamp())
 $$;
-DO $$ DECLARE door text; BEGIN
-    FOR door IN SELECT oid::regprocedure FROM pg_proc WHERE starts_with(proname, 'quota_') AND prokind = 'f'
+DO $$ DECLARE api text; BEGIN
+    FOR api IN SELECT oid::regprocedure FROM pg_proc WHERE starts_with(proname, 'quota_') AND prokind = 'f'
         AND proconfig::text LIKE '%search_path%'
     LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = test_clock, public, pg_catalog', door);
+        EXECUTE format('ALTER FUNCTION %s SET search_path = test_clock, public, pg_catalog', api);
     END LOOP;
 END $$;
 """
@@ -37,7 +37,7 @@ END $$;
 TTL = timedelta(hours=1)
 
 
-class Door:
+class QuotaSql:
     """Calls the functions on a connection of its own."""
 
     def __init__(self, dsn: str) -> None:
