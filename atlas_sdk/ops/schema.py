@@ -7,7 +7,7 @@ from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["check", "checksum", "lock_creation", "migrate", "server", "status"]
+__all__ = ["apply_next", "check", "checksum", "lock_creation", "migrate", "pending", "server", "status"]
 
 sql = statements("schema")
 isolation = statements("isolation")
@@ -46,12 +46,16 @@ def status() -> Plan[list[AppliedMigration]]:
     return (yield from many(sql["applied"], AppliedMigration))
 
 
+def pending() -> Plan[list[Migration]]:
+    """Return the migrations still to apply. Raises SchemaMismatch when the schema is newer or another one."""
+    return _compare((yield from status()))
+
+
 def check() -> Plan[None]:
     """Raise SchemaMismatch unless the database has exactly this code's schema."""
-    applied = yield from status()
-    pending = _compare(applied)
-    if pending:
-        found = len(applied) or None
+    missing = yield from pending()
+    if missing:
+        found = len(migrations()) - len(missing) or None
         what = "no AtlasEngine schema" if found is None else f"schema version {found}"
         command = "init" if found is None else "migrate"
         raise SchemaMismatch(
@@ -65,9 +69,9 @@ def migrate() -> Plan[list[AppliedMigration]]:
     """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
     # Look first: nearly always nothing is pending, and that must not wait for a lock.
-    if not _compare((yield from status())):
+    if not (yield from pending()):
         return done
-    while (row := (yield from _apply_next())) is not None:
+    while (row := (yield from apply_next())) is not None:
         done.append(row)
     return done
 
@@ -79,7 +83,8 @@ def lock_creation() -> Plan[None]:
 
 
 @atomic
-def _apply_next() -> Plan[AppliedMigration | None]:
+def apply_next() -> Plan[AppliedMigration | None]:
+    """Apply the first pending migration in one transaction; return it, or None when none is pending."""
     # Set the search_path first: functions keep the one that they are created with.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
@@ -87,10 +92,10 @@ def _apply_next() -> Plan[AppliedMigration | None]:
         yield from execute(sql["create_version_table"])
     yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)
-    pending = _compare(applied)
-    if not pending:
+    missing = _compare(applied)
+    if not missing:
         return None
-    migration = pending[0]
+    migration = missing[0]
     yield from execute(Statement(f"migration.{migration.version:04}_{migration.name}", migration.text))
     yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=checksum(migration))
     rows = yield from many(sql["applied"], AppliedMigration)

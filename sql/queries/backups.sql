@@ -11,7 +11,7 @@ SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnam
         WHERE c.oid = to_regclass('schema_version')) AS schema,
        (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
        current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
-       current_setting('search_path') AS search_path, current_setting('server_version') AS server_version,
+       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path, current_setting('server_version') AS server_version,
        current_setting('server_version_num')::integer / 10000 AS major,
        current_setting('server_version_num')::integer % 10000 AS minor;
 
@@ -61,10 +61,6 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
      + (SELECT count(*) FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
         WHERE n.nspname <> %(schema)s);
 
--- name: write_act_as
--- So that what is made belongs to whom it belonged.
-SELECT format('SET LOCAL ROLE %%I', %(owner)s::text);
-
 -- name: write_make_schema
 SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 
@@ -72,6 +68,10 @@ SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 -- Keep everybody else out of the tables until the transaction ends.
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
+
+-- name: check_constraints
+-- Check now what would be checked when the transaction ends.
+SET CONSTRAINTS ALL IMMEDIATE;
 
 -- name: write_analyze (read)
 SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
@@ -89,6 +89,7 @@ SELECT grant_atlas_roles();
 -- parentheses outside of functions: a nested AND comes back flat from a dump.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
 SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
+           AS definition
 FROM (
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'c' THEN 'type' ELSE 'table' END AS kind, c.relname::text AS name,
            concat_ws(' ', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,

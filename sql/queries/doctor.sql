@@ -4,6 +4,10 @@
 -- The server's clock.
 SELECT clock_timestamp();
 
+-- name: search_path (read)
+-- What a new connection of this login looks for tables in: what a reset of the setting would give.
+SELECT reset_val FROM pg_settings WHERE name = 'search_path';
+
 -- name: settings (read)
 -- What the server works with, and where each value was said: "configuration file", "database", "user", …
 SELECT name, setting, source FROM pg_settings
@@ -104,32 +108,6 @@ WHERE app.rolname = %(role)s::text
                      OR high.rolname IN ('pg_read_all_data', 'pg_write_all_data')))
 ORDER BY how;
 
--- name: policies (read)
--- Those that let rows through to a role, on these tables.
-SELECT p.polname AS name, t.relname AS on_table,
-       CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
-                     ELSE 'ALL' END AS command,
-       pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check,
-       format('DROP POLICY %%I ON %%I.%%I', p.polname, n.nspname, t.relname) AS write_drop
-FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = t.relnamespace
-WHERE n.nspname = %(schema)s::text AND t.relname = ANY (%(names)s::text[]) AND p.polpermissive
-  AND EXISTS (SELECT FROM unnest(p.polroles) AS whose (oid)
-              WHERE whose.oid = 0 OR EXISTS (SELECT FROM pg_roles AS app
-                                             WHERE app.rolname = %(role)s::text
-                                               AND pg_has_role(app.oid, whose.oid, 'MEMBER')))
-ORDER BY t.relname, p.polname;
-
--- name: functions (read)
--- With whose rights functions run, and where they look for tables.
-SELECT p.proname AS name, p.prosecdef AS is_definer,
-       coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
-       'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
-       'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-LEFT JOIN LATERAL (SELECT given FROM unnest(p.proconfig) AS given WHERE given LIKE 'search_path=%%') AS path ON true
-WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
-ORDER BY p.proname, write_alter;
-
 -- name: function_grants (read)
 -- Functions and procedures that a tenant cannot execute, and a command for each.
 SELECT p.proname AS name, 'GRANT EXECUTE ON ' || CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END
@@ -178,15 +156,6 @@ CROSS JOIN LATERAL (
 ) AS given
 WHERE d.datname = current_database() AND (s.setrole = 0 OR r.rolname IN (current_user, %(role)s, %(owner)s))
 ORDER BY s.setrole = 0, s.setdatabase = 0;
-
--- name: views_of_their_owner (read)
--- Of these views, those that show everybody the rows that their owner sees; and the command that ends it.
-SELECT c.relname AS name, format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname) AS command
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s::text AND c.relname = ANY (%(names)s::text[]) AND c.relkind = 'v'
-  AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
-                  WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
-ORDER BY c.relname;
 
 -- name: write_resets (read)
 -- A command for each place where a setting was made for this database, this login, or both.

@@ -118,18 +118,6 @@ SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path
     WHERE d.datname = current_database() AND s.setrole = 0 AND given ~ '^search_path=.'
 ), quote_ident(%(schema)s)) || ', pg_temp';
 
--- name: become
--- Be another role for the rest of the transaction.
-SELECT set_config('role', %(role)s, true);
-
--- name: set_path
--- For this connection.
-SELECT set_config('search_path', %(path)s, false);
-
--- name: limit_waiting
--- For the locks of one transaction.
-SELECT set_config('lock_timeout', %(wait)s, true);
-
 -- name: wait_for_turn
 -- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.
 SELECT pg_advisory_xact_lock(4152413918);
@@ -179,30 +167,69 @@ SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 -- False: there is no role to give anything to.
 SELECT grant_atlas_roles();
 
--- name: objects (read)
--- What is in a schema. `is_fit`: a table has row-level security on, an index is valid, a trigger is not disabled.
-WITH home AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s::text)
+-- name: inventory (read)
+-- Everything in a schema that the migrations make and the doctor compares; a name alone tells one function from another.
+-- `rule` is what the isolation of tenants rests on. `is_fit`: an index is valid, a trigger is enabled. `reaches` tells of
+-- a policy whether it lets rows through to a role. `identity` names the object in a command, `making` is the command that
+-- makes it.
+WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text),
+     app AS (SELECT oid FROM pg_roles WHERE rolname = %(role)s::text)
 SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c.relname AS name, NULL AS on_table,
-       c.relrowsecurity OR c.relkind IN ('v', 'm') AS is_fit
+       CASE WHEN c.relrowsecurity THEN 'row_security'
+            WHEN EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
+                         WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+            THEN 'security_invoker' END AS rule,
+       true AS is_fit, false AS reaches, quote_ident(c.relname) AS identity, NULL AS making
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
 UNION ALL
 -- Those of constraints come and go with their tables.
-SELECT 'index', c.relname, t.relname, i.indisvalid AND i.indisready
+SELECT 'index', c.relname, t.relname, NULL, i.indisvalid AND i.indisready, false, quote_ident(c.relname),
+       pg_get_indexdef(c.oid, 0, true)
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
 JOIN home ON home.oid = c.relnamespace
 WHERE NOT t.relispartition AND t.relkind IN ('r', 'p')
   AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
-SELECT 'trigger', g.tgname, t.relname, g.tgenabled <> 'D'
+SELECT 'trigger', g.tgname, t.relname, NULL, g.tgenabled <> 'D', false, quote_ident(g.tgname),
+       pg_get_triggerdef(g.oid, true)
 FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid JOIN home ON home.oid = t.relnamespace
 WHERE NOT g.tgisinternal AND NOT t.relispartition
 UNION ALL
-SELECT 'policy', p.polname, t.relname, true
-FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN home ON home.oid = t.relnamespace
+SELECT 'policy', p.name, p.on_table, p.rule, true, p.reaches, p.identity, 'CREATE POLICY ' || p.identity || p.rule
+FROM (
+    SELECT p.polname AS name, t.relname AS on_table,
+           CASE WHEN p.polpermissive THEN '' ELSE ' AS RESTRICTIVE' END
+               || CASE p.polcmd WHEN 'r' THEN ' FOR SELECT' WHEN 'a' THEN ' FOR INSERT' WHEN 'w' THEN ' FOR UPDATE'
+                                WHEN 'd' THEN ' FOR DELETE' ELSE '' END
+               || CASE WHEN p.polroles = '{0}' THEN ''
+                       ELSE ' TO ' || (SELECT string_agg(whose::regrole::text, ', ') FROM unnest(p.polroles) AS whose) END
+               || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+               || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '') AS rule,
+           p.polpermissive AND EXISTS (
+               SELECT FROM unnest(p.polroles) AS whose (oid)
+               WHERE whose.oid = 0 OR EXISTS (SELECT FROM app WHERE pg_has_role(app.oid, whose.oid, 'MEMBER'))
+           ) AS reaches,
+           quote_ident(p.polname) || ' ON ' || quote_ident(t.relname) AS identity
+    FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN home ON home.oid = t.relnamespace
+) AS p
 UNION ALL
-SELECT DISTINCT 'function', p.proname, NULL::name, true FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
+SELECT 'function', p.proname, NULL,
+       concat_ws(' ', CASE WHEN p.prosecdef THEN 'definer' ELSE 'invoker' END,
+                 CASE WHEN 'search_path=' || quote_ident(home.nspname) || ', pg_temp' = ANY (p.proconfig) THEN 'pinned' END),
+       true, false, p.oid::regprocedure::text, NULL
+FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
 UNION ALL
-SELECT 'type', t.typname, NULL, true FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
-WHERE t.typtype = 'd' OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
-   OR t.typtype = 'e';
+SELECT 'type', t.typname, NULL, NULL, true, false, quote_ident(t.typname), NULL
+FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
+WHERE t.typtype IN ('d', 'e')
+   OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+UNION ALL
+-- What a role may do, with the columns where it is not all of them.
+SELECT 'privilege', a.privilege_type, c.relname, NULL, true, false, NULL, NULL
+FROM pg_class AS c JOIN home ON home.oid = c.relnamespace, aclexplode(c.relacl) AS a JOIN app ON app.oid = a.grantee
+UNION ALL
+SELECT 'privilege', a.privilege_type, c.relname, string_agg(t.attname, ' ' ORDER BY t.attname), true, false, NULL, NULL
+FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN home ON home.oid = c.relnamespace,
+     aclexplode(t.attacl) AS a JOIN app ON app.oid = a.grantee
+GROUP BY a.privilege_type, c.relname;
