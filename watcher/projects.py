@@ -15,7 +15,7 @@ from watcher.folder import Folder
 from watcher.scan import is_replaced, load, scan, unwatch
 from watcher.scheduler import Scheduler
 
-__all__ = ["Projects"]
+__all__ = ["WatchedProjects"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _REFUSED_S = 5.0
 _FULL_S = 30.0
 
 
-class Projects:
+class WatchedProjects:
     """Holds what the daemon knows of each project, and brings it up to date. The worker's thread makes every call."""
 
     def __init__(

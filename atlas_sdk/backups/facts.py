@@ -5,13 +5,13 @@ from attrs import frozen
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 
-__all__ = ["Place", "Table", "lift_limits", "place_of", "sql", "tables_of"]
+__all__ = ["SchemaPlace", "Table", "lift_limits", "place_of", "sql", "tables_of"]
 
 sql = statements("backups")
 
 
 @frozen(kw_only=True)
-class Place:
+class SchemaPlace:
     """The place of our schema in a database, and the login that asks."""
 
     #: None: the database has no schema of ours.
@@ -38,9 +38,9 @@ class Table:
     of_users: bool
 
 
-def place_of(session: AdminSession) -> Place:
+def place_of(session: AdminSession) -> SchemaPlace:
     """Return where the schema is."""
-    return Place(**(session.row(sql["place"]) or {}))
+    return SchemaPlace(**(session.row(sql["place"]) or {}))
 
 
 def tables_of(session: AdminSession, schema: str) -> list[Table]:

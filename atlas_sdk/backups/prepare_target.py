@@ -5,7 +5,7 @@ from typing import Any, Final
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.comparing import Definitions, definitions, some
-from atlas_sdk.backups.facts import Place, place_of, sql, tables_of
+from atlas_sdk.backups.facts import SchemaPlace, place_of, sql, tables_of
 from atlas_sdk.errors import BackupFailed
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.inventory import expected
@@ -55,7 +55,7 @@ def make_room(session: AdminSession, archive: Archive) -> Definitions:
     return fresh
 
 
-def _refuse_others(session: AdminSession, archive: Archive, place: Place, *, ours: set[str]) -> None:
+def _refuse_others(session: AdminSession, archive: Archive, place: SchemaPlace, *, ours: set[str]) -> None:
     others = sorted(row["name"] for row in _objects(session, archive) if row["name"] not in ours)
     if others:
         raise BackupFailed(
@@ -73,7 +73,7 @@ def _objects(session: AdminSession, archive: Archive) -> list[dict[str, Any]]:
     return session.rows(sql["things"], schema=archive.schema)
 
 
-def _agreed(session: AdminSession, archive: Archive) -> Place:
+def _agreed(session: AdminSession, archive: Archive) -> SchemaPlace:
     """Return the place of the schema, in which the dump has its tables and this login looks for them."""
     place = place_of(session)
     if place.schema is None and place.first_schema is None and archive.schema in _path(place):
@@ -88,6 +88,6 @@ def _agreed(session: AdminSession, archive: Archive) -> Place:
     return place
 
 
-def _path(place: Place) -> list[str]:
+def _path(place: SchemaPlace) -> list[str]:
     names = [name.strip().strip('"') for name in place.search_path.split(",")]
     return [place.login if name == "$user" else name for name in names]

@@ -27,7 +27,7 @@ UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User
 COUNTED = "atlas_sdk.requests_counted"
 
 
-class Rate(Protocol):
+class RemainingRequests(Protocol):
     """The limit and the remaining requests of the hour; None if there is no limit."""
 
     @property
@@ -100,13 +100,13 @@ class QuotaMiddleware:
     def _counts(self, path: str) -> bool:
         return _within(path, self._paths) and not _within(path, self._skip)
 
-    async def _hit(self, scope: Scope) -> Rate | None:
+    async def _hit(self, scope: Scope) -> RemainingRequests | None:
         found = self._user(scope)
         user = await found if inspect.isawaitable(found) else found
         if user is None:
             return None
         if inspect.iscoroutinefunction(self._quotas.hit):
-            rate: Rate = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
+            rate: RemainingRequests = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
         else:
             rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests, durable=self._durable)
         scope[COUNTED] = scope.get(COUNTED, 0) + self._requests
@@ -133,7 +133,7 @@ class _Connection:
     """One request or websocket, with the state of its response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.rate: Rate | None = None
+        self.rate: RemainingRequests | None = None
         self.started = False
         self._closed = False
         self._scope = scope
