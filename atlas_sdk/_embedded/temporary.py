@@ -56,7 +56,7 @@ def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
             _log.warning("A temporary database stays until the process ends: %s", problem)
 
 
-class _Process:
+class _ProcessServer:
     """The server of this process, started at the first call."""
 
     def __init__(self) -> None:
@@ -158,4 +158,4 @@ def _psql(server: EmbeddedServer, script: str, **names: str) -> None:
         raise EmbeddedServerFailed(f"A temporary database cannot be created or dropped: {done.stderr.strip()}")
 
 
-_process = _Process()
+_process = _ProcessServer()

@@ -16,7 +16,7 @@ from atlas_sdk.backups.facts import lift_limits, sql, tables_of
 from atlas_sdk.backups.prepare_target import make_room
 from atlas_sdk.backups.reports import Loaded, Progress
 from atlas_sdk.errors import AtlasError, BackupFailed
-from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.memory import BrokenVersion
 from atlas_sdk.model.quota_accounting import QuotaAccounting
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quota_accounting, schema, users, verify
@@ -180,7 +180,7 @@ class _Findings:
 
     users: int = 0
     versions: int = 0
-    broken: list[Broken] = field(factory=list)
+    broken: list[BrokenVersion] = field(factory=list)
     unbalanced: list[QuotaAccounting] = field(factory=list)
 
     def look(self, session: AdminSession, tell: Tell, *, total: int) -> None:

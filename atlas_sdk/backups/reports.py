@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.memory import BrokenVersion
 from atlas_sdk.model.quota_accounting import QuotaAccounting
 
 __all__ = ["Dumped", "Loaded", "Progress"]
@@ -58,7 +58,7 @@ class Loaded:
     #: The number of memory entries that were read back; see `Verification.versions`.
     versions: int
     #: Entries whose bytes do not have their SHA-256.
-    broken: tuple[Broken, ...]
+    broken: tuple[BrokenVersion, ...]
     #: Users whose counters do not match the ledger.
     unbalanced: tuple[QuotaAccounting, ...]
     #: Whether the role of tenants has its rights; False where it does not exist.

@@ -18,18 +18,18 @@ from atlas_sdk.provision.address import Address
 from atlas_sdk.provision.doctor import examine
 from atlas_sdk.provision.findings import Diagnosis, Finding
 from atlas_sdk.provision.setup import set_up
-from atlas_sdk.provision.steps import Command, Setup, Step
+from atlas_sdk.provision.steps import AdminCommand, Setup, SetupStep
 from atlas_sdk.provision.upgrade import Lock, PendingMigration, embedded, migrate, plan_migrations
 
 __all__ = [
     "Address",
-    "Command",
+    "AdminCommand",
     "Diagnosis",
     "Finding",
     "Lock",
     "PendingMigration",
     "Setup",
-    "Step",
+    "SetupStep",
     "embedded",
     "examine",
     "migrate",
