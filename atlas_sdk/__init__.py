@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
-    from atlas_sdk.model.limits import Grant, Limits
+    from atlas_sdk.model.limits import Limits, TopUp
     from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
     from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
     from atlas_sdk.model.memory_usage import MemoryUsage
@@ -70,12 +70,19 @@ if TYPE_CHECKING:
     from atlas_sdk.model.pool import PoolStats
     from atlas_sdk.model.previews import Preview
     from atlas_sdk.model.projects import Project, Purge
-    from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Usage
+    from atlas_sdk.model.quota_accounting import (
+        Check,
+        Forecast,
+        OpenReservation,
+        Period,
+        QuotaAccounting,
+        QuotaAudit,
+        Usage,
+    )
     from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
     from atlas_sdk.model.schema import AppliedMigration, ServerFacts
     from atlas_sdk.model.sessions import IssuedSession, Session
     from atlas_sdk.model.summaries import ProjectHealth, UsageSummary
-    from atlas_sdk.model.tallies import TallyMismatch
     from atlas_sdk.model.usage import UsageEntry, UsageTotal
     from atlas_sdk.model.users import Deletion, User
     from atlas_sdk.ops.amounts import UNCHANGED
@@ -122,10 +129,10 @@ _HOME_OF = {
     "FileState": "files",
     "Forecast": "model.quota_accounting",
     "Gap": "model.notifications",
-    "Grant": "model.limits",
+    "TopUp": "model.limits",
     "Guard": "guards.guard",
     "Health": "model.health",
-    "Hold": "model.quota_accounting",
+    "OpenReservation": "model.quota_accounting",
     "IllegalTransition": "errors",
     "IntegrityFailure": "errors",
     "InvalidInput": "errors",
@@ -173,7 +180,6 @@ _HOME_OF = {
     "Snapshot": "model.memory",
     "State": "model.memory",
     "StorageFull": "errors",
-    "TallyMismatch": "model.tallies",
     "TimedOut": "errors",
     "Tracking": "files",
     "Transaction": "client",
@@ -227,11 +233,9 @@ __all__ = [
     "FileState",
     "Forecast",
     "Gap",
-    "Grant",
     "Guard",
     "GuardOptions",
     "Health",
-    "Hold",
     "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",
@@ -249,6 +253,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "Notification",
+    "OpenReservation",
     "Options",
     "OutsideProject",
     "Period",
@@ -280,8 +285,8 @@ __all__ = [
     "Snapshot",
     "State",
     "StorageFull",
-    "TallyMismatch",
     "TimedOut",
+    "TopUp",
     "Tracking",
     "Transaction",
     "TransactionConflict",

@@ -1,26 +1,29 @@
-"""Find the database before a client connects, and make the context of its plans."""
+"""Find the database for a client, and make the configuration of its connections and the context of its plans."""
 
 import getpass
 import sys
 import time
 from collections.abc import Callable
+from difflib import get_close_matches
 from os import PathLike
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from uuid import UUID
 
 from attrs import evolve, field, frozen
 
+from atlas_sdk._context import Context
 from atlas_sdk._drive import ConnectionConfig, TimeLimits
 from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
-from atlas_sdk._plan import Context
 from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
+from atlas_sdk.errors import InvalidInput
 from atlas_sdk.home import check_private_file
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
+from atlas_sdk.text import quoted
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -32,14 +35,14 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 
 @frozen
 class Opened:
-    """A prepared connection: its address, the context of plans, and the embedded server if one is used."""
+    """The parts that a client is made of; `server` is the embedded server, if it uses one."""
 
     config: ConnectionConfig
     context: Context
     server: EmbeddedServer | None
-    #: Whether to apply missing migrations.
+    #: Apply missing migrations.
     migrates: bool = field(kw_only=True)
-    #: What all clients of the embedded server share.
+    #: Shared by all clients of the embedded server.
     versions: SharedVersions | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
@@ -59,7 +62,7 @@ def _login() -> str | None:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # A container may run under a number that has no name.
+        # A container may run as a user id without a name.
         return None
 
 
@@ -69,54 +72,85 @@ def new_id() -> UUID:
 
 
 class Options(TypedDict, total=False):
-    """The options of `Atlas.open` and `AsyncAtlas.open`."""
+    """The options of `Atlas.open` and `AsyncAtlas.open`. Times are in seconds.
 
-    #: Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says; default: ATLAS_HOME, else the user's
-    #: data folder.
+    home: str or path; default ATLAS_HOME, else the user's data folder
+        Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says.
+    attribution: Attribution; default source "sdk" and the login name
+        Who acts.
+    pool_max: int; default 20
+        The most connections at one time.
+    idle_s: float, seconds; default 30
+        Close a connection that was idle for so long.
+    connect_timeout_s: float, seconds; default 5
+        Wait so long for a connection.
+    prepare_statements: bool; default True, but False behind a pooler
+        Prepared statements fail behind PgBouncer in transaction mode before 1.21.
+    retries: int; default 3, 0 is never
+        Repeat a call that certainly changed nothing: after a serialization failure, a deadlock or a lost connection.
+        The first wait is up to 0.02 s, each further one up to twice as long.
+    statement_timeout_s: float, seconds; default as the server is set
+        The server ends a statement that takes longer, with TimedOut.
+    lock_timeout_s: float, seconds; default as the server is set
+        The server ends a statement that waits longer for one lock, with TimedOut.
+    idle_in_transaction_timeout_s: float, seconds; default as the server is set
+        The server ends a connection in whose transaction nothing happens for longer.
+    query_log: bool; default False
+        Log every statement's name, time and number of rows, never a value, to the logger "atlas_sdk.queries".
+    slow_query_s: float, seconds; default none
+        Log a statement that took longer as a warning there, and its plan once a minute; never a value.
+    signing_keys: SigningKeys; default the file that ATLAS_SIGNING_KEYS names
+        The keys of session tokens. Without that file the embedded server makes "signing-keys" in its home at the first
+        token.
+    migrate: bool; default True for the embedded server, else False
+        Apply missing migrations. The schema of a server by DSN is its owner's.
+    """
+
     home: str | PathLike[str] | None
-    #: Who acts; default: source "sdk" and the login name.
     attribution: Attribution
-    #: Connections at most; default 20.
     pool_max: int
-    #: A connection that was idle for this many seconds is closed; default 30.
     idle_s: float
-    #: Seconds to wait for a connection; default 5.
     connect_timeout_s: float
-    #: Default: where no pooler stands between; they fail behind PgBouncer in transaction mode before 1.21.
     prepare_statements: bool
-    #: How often a call is made again of which it is certain that nothing was kept: after a serialization failure, a
-    #: deadlock or a lost connection; default 3, with waits of 0.02 s and more between; 0: never.
     retries: int
-    #: The server ends a statement that takes longer, with TimedOut; default: as the server is set.
     statement_timeout_s: float
-    #: The server ends a statement that waits longer for one lock, with TimedOut; default: as the server is set.
     lock_timeout_s: float
-    #: The server ends a connection in whose transaction nothing happens for longer; default: as the server is set.
     idle_in_transaction_timeout_s: float
-    #: Log every statement's name, time and row count (never a value) to the logger "atlas_sdk.queries"; default off.
     query_log: bool
-    #: Log a statement that took longer as a warning, there too, with its name, time and row count, and once a minute
-    #: its plan; never a value. Default off.
     slow_query_s: float
-    #: What session tokens are signed with; default: the file that ATLAS_SIGNING_KEYS names, else, for the embedded
-    #: server alone, "signing-keys" in its home, made at the first token.
     signing_keys: SigningKeys
-    #: Apply missing migrations; default: only on the embedded server, a server by DSN is its owner's.
     migrate: bool
 
 
-def address(dsn: str | None, options: Options) -> str | None:
-    """Return the server to use: the one given, else that of ATLAS_DATABASE_URL; None: the embedded one.
+_OPTIONS = tuple(Options.__annotations__)
+if not TYPE_CHECKING:
+    # Only type checkers need a dictionary's type; of one, help() shows the methods.
+    Options = type("Options", (), {"__doc__": Options.__doc__, "__module__": __name__, "__slots__": ()})
 
-    A home that is given is the embedded server's, whatever the environment says.
+
+def _check_names(options: Options) -> None:
+    """Refuse options that do not exist: one that is misspelt would be left out silently."""
+    for name in options:
+        if name not in _OPTIONS:
+            close = get_close_matches(name, _OPTIONS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(_OPTIONS)}"
+            raise InvalidInput(f"there is no option {quoted(name)}; {hint}", field=name)
+
+
+def address(dsn: str | None, options: Options) -> str | None:
+    """Return the DSN to use: the given one, else ATLAS_DATABASE_URL; None is the embedded server.
+
+    A given home always means the embedded server, whatever the environment says. Raises InvalidInput for an option that
+    does not exist.
     """
+    _check_names(options)
     if dsn is not None or options.get("home") is not None:
         return dsn
     return database_url()
 
 
 def prepare(dsn: str | None, options: Options) -> Opened:
-    """Start or join the embedded server where no DSN is given, and put the settings together."""
+    """Start or join the embedded server if no DSN is given, and apply the options."""
     server: EmbeddedServer | None = None
     before_connect: Callable[[], None] | None = None
     versions: SharedVersions | None = None
@@ -125,11 +159,11 @@ def prepare(dsn: str | None, options: Options) -> Opened:
         check_dsn(dsn)
     if dsn is None:
         home = options.get("home")
-        # A later change of the current folder must not lead to other files.
+        # Make the path absolute: the current folder may change later.
         folder = home_folder() if home is None else expanded(home)
         server = EmbeddedServer.acquire(folder)
         try:
-            # Every client of the embedded server is on this machine.
+            # All clients of the embedded server are on this machine, so they can share memory.
             versions = SharedVersions(folder / "heads")
             if not keyring.is_set:
                 keyring = Keyring(file=check_private_file(folder / "signing-keys"), makes=True)

@@ -1,7 +1,7 @@
-"""One registry of objects that start anew in a forked child.
+"""One registry of the objects that must start anew in a forked child.
 
-A child has a copy of every object, but none of the parent's threads: a lock that another thread held at the fork stays
-locked for ever, and a connection or a reservation is still the parent's.
+A child has a copy of every object, but none of the parent's threads. A lock that another thread held at the fork stays
+locked for ever, and a connection or a reservation still belongs to the parent.
 """
 
 import os
@@ -12,17 +12,17 @@ __all__ = ["ForkAware", "process", "reset_in_children"]
 
 
 class ForkAware(Protocol):
-    """An object that holds locks, or things that belong to one process."""
+    """An object that holds locks or resources of one process."""
 
     def after_fork(self) -> None:
-        """Start anew in a forked child. No other thread runs yet."""
+        """Start anew in a forked child. Runs before any other thread of the child."""
         ...
 
 
 class _Process:
-    """The process that runs this."""
+    """The current process."""
 
-    #: A number that differs between a process and its forked children. Process ids are reused, this is not.
+    #: A number that differs between a process and its forked children. Unlike process ids it is never reused.
     generation = 0
 
 

@@ -1,4 +1,4 @@
-"""The source of a client's signing keys, read again when the file changes."""
+"""The source of a client's signing keys: given keys, or a file that is read again when it changes."""
 
 import os
 from pathlib import Path
@@ -11,45 +11,46 @@ from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["Keyring"]
 
-#: How long a key that was taken out of the file may go on verifying. A look costs 2 µs, and a thread on asyncio.
+#: A key that was removed from the file may verify for this long. A check of the file costs 2 µs, and on asyncio a
+#: thread.
 _TRUSTED_S: Final = 5.0
 
 
 @frozen
 class _Loaded:
     keys: SigningKeys
-    #: What tells the file's states apart.
+    #: Differs between two states of the file.
     signature: tuple[int, ...]
     at: float
 
 
 class Keyring:
-    """Signing keys that were given, or those of a file, as it is now."""
+    """Signing keys that the caller gave, or those that a file holds now."""
 
     def __init__(self, given: SigningKeys | None = None, *, file: Path | None = None, makes: bool = False) -> None:
         self._given = given
         self._file = file
-        #: Whether to make the file when it is missing.
+        #: Create a missing file.
         self._makes = makes
-        # One assignment replaces it as a whole, so threads need no lock.
+        # One assignment replaces the object, so threads need no lock.
         self._loaded: _Loaded | None = None
 
     @property
     def is_set(self) -> bool:
-        """True when keys or a file of keys were given."""
+        """True if the caller gave keys or a file."""
         return self._given is not None or self._file is not None
 
     def cached(self, now: float) -> SigningKeys | None:
-        """Return the keys if no look at the file is due. No I/O."""
+        """Return the keys; None if the file must be checked first. No I/O."""
         if self._given is not None:
             return self._given
         loaded = self._loaded
         return loaded.keys if loaded is not None and 0 <= now - loaded.at < _TRUSTED_S else None
 
     def load(self, now: float) -> SigningKeys:
-        """Return the keys as the file has them now; the embedded server's are made at the first call.
+        """Return the keys that the file holds now; the first call for an embedded server creates them.
 
-        Raises InvalidInput when no keys were given at all, FileProblem.
+        Raises InvalidInput without keys and file, FileProblem.
         """
         if self._given is not None:
             return self._given
@@ -61,9 +62,9 @@ class Keyring:
                 field="signing_keys",
             )
         if self._makes and not self._file.exists():
-            # Where another process is faster, its keys are the ones.
+            # If another process creates the file first, its keys count.
             SigningKeys.generate().write_new(self._file)
-        # Before it is read: a change in between is then seen at the next look.
+        # Take the signature first: the next check then sees a change made during the read.
         signature = _signature(self._file)
         loaded = self._loaded
         keys = loaded.keys if loaded is not None and signature == loaded.signature else SigningKeys.read(self._file)
@@ -75,6 +76,6 @@ def _signature(file: Path) -> tuple[int, ...]:
     try:
         found = os.stat(file)  # noqa: PTH116  # half the time of Path.stat
     except OSError:
-        # Reading says what is wrong.
+        # The read that follows raises the error.
         return ()
     return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid)

@@ -1,4 +1,4 @@
-"""The methods of maintenance that run all jobs: faces over scripts."""
+"""The maintenance methods that run all jobs."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -10,76 +10,88 @@ from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.ops import isolation, maintenance
 from atlas_sdk.ops.batches import Progress
 
-__all__ = ["AsyncMaintaining", "Keeping", "Maintaining", "Wishes"]
+__all__ = ["AsyncMaintaining", "Maintaining", "MaintenanceOptions", "RetentionOptions"]
 
 
-class Keeping(TypedDict, total=False):
-    """The retention of each kind of data, None for ever, and the size of the steps."""
+class RetentionOptions(TypedDict, total=False):
+    """How long to keep each kind of data (None: for ever), and how to batch the deletions."""
 
-    #: Versions of kind "auto", but the newest of each file; default 30 days.
+    #: Versions of kind "auto"; the newest of each file always stays. Default 30 days.
     keep_auto: timedelta | None
     #: Default 7 days.
     keep_stopped_previews: timedelta | None
     #: The audit trail; default 365 days.
     keep_events: timedelta | None
-    #: Rows of one transaction, about; default 5,000.
+    #: Rows per transaction, about; default 5,000.
     batch: int
-    #: Called after each transaction, with asyncio in a thread; when it returns False the run ends there.
+    #: Called after each transaction (on asyncio in a thread); the run stops when it returns False.
     progress: Progress | None
 
 
-class Wishes(Keeping, total=False):
+class MaintenanceOptions(RetentionOptions, total=False):
     """The options of `run`."""
 
-    #: Count only; default False.
+    #: Count the rows, delete nothing; default False.
     dry_run: bool
 
 
 class Maintaining(Namespace):
     """All jobs, one after the other."""
 
-    def run(self, jobs: Iterable[str] | None = None, **wishes: Unpack[Wishes]) -> list[JobReport]:
-        """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs.
+    def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
+        """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
 
-        The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
-        runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
-        the others from being done: look at `problem`. Raises InvalidInput, NotPermitted for a login that does not see
-        all rows, and DatabaseUnreachable when the database goes away.
+        `MaintenanceOptions` lists the options. Each job works in short transactions, beside the traffic and beside
+        other runs. It can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does
+        not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a login that does
+        not see all rows, and DatabaseUnreachable when the database goes away.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
-        return run_script(self._runner, maintenance.run(jobs, **wishes))
+        return run_script(self._runner, maintenance.run(jobs, **options))
 
     def run_if_due(
-        self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
+        self,
+        *,
+        every: timedelta = maintenance.EVERY,
+        retry: timedelta = maintenance.RETRY,
+        **options: Unpack[RetentionOptions],
     ) -> list[JobReport] | None:
-        """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then.
+        """Run all jobs if they are due; return None if they are not.
 
-        Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
+        They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
+        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: one of them
+        runs.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
-        return run_script(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
+        return run_script(self._runner, maintenance.run_if_due(every=every, retry=retry, **options))
 
 
 class AsyncMaintaining(AsyncNamespace):
     """All jobs, one after the other."""
 
-    async def run(self, jobs: Iterable[str] | None = None, **wishes: Unpack[Wishes]) -> list[JobReport]:
-        """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs.
+    async def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
+        """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
 
-        The wishes are those of `Wishes`. Every job goes in short transactions, beside the traffic and beside other
-        runs; it can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does not keep
-        the others from being done: look at `problem`. Raises InvalidInput, NotPermitted for a login that does not see
-        all rows, and DatabaseUnreachable when the database goes away.
+        `MaintenanceOptions` lists the options. Each job works in short transactions, beside the traffic and beside
+        other runs. It can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does
+        not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a login that does
+        not see all rows, and DatabaseUnreachable when the database goes away.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
-        return await run_script_async(self._runner, maintenance.run(jobs, **wishes))
+        return await run_script_async(self._runner, maintenance.run(jobs, **options))
 
     async def run_if_due(
-        self, *, every: timedelta = maintenance.EVERY, retry: timedelta = maintenance.RETRY, **keeping: Unpack[Keeping]
+        self,
+        *,
+        every: timedelta = maintenance.EVERY,
+        retry: timedelta = maintenance.RETRY,
+        **options: Unpack[RetentionOptions],
     ) -> list[JobReport] | None:
-        """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then.
+        """Run all jobs if they are due; return None if they are not.
 
-        Any number of processes may ask at once: one of them runs. A run of all jobs by `run` counts as well.
+        They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
+        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: one of them
+        runs.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
-        return await run_script_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **keeping))
+        return await run_script_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **options))

@@ -7,11 +7,13 @@
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from functools import cached_property
+from inspect import Parameter, Signature
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from atlas_sdk._plan import Plan
 from atlas_sdk._retry import again, again_async
+from atlas_sdk._signatures import checked, method_signature, present_as
 from atlas_sdk.errors import AtlasError
 
 __all__ = ["AsyncNamespace", "AsyncRunner", "Namespace", "Runner", "async_method", "sync_method"]
@@ -46,18 +48,25 @@ class AsyncRunner(Protocol):
         ...
 
 
-class Namespace:
+class _Described:
+    _runner: object
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {', '.join(name for name in dir(self) if not name.startswith('_'))}>"
+
+
+class Namespace(_Described):
     """The operations of one topic on a blocking client."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self._runner: Runner = runner
 
 
-class AsyncNamespace:
+class AsyncNamespace(_Described):
     """The operations of one topic on an asyncio client."""
 
     def __init__(self, runner: AsyncRunner) -> None:
-        self._runner = runner
+        self._runner: AsyncRunner = runner
 
 
 class _Method(Generic[P, T]):
@@ -69,19 +78,41 @@ class _Method(Generic[P, T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
+    # At the first use, not at import: a process uses few operations, and each takes some 0.1 ms.
+    @cached_property
+    def _checked(self) -> Callable[P, Plan[T]]:
+        return checked(self._operation)
+
+    @cached_property
+    def _signature(self) -> Signature:
+        return method_signature(self._operation)
+
+    def _of_class(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method of the class, with `self`, as help() and inspect look at it."""
+        me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+        signature = self._signature.replace(parameters=[me, *self._signature.parameters.values()])
+        return present_as(method, self._operation, signature)
+
+    def _keep(self, namespace: Namespace | AsyncNamespace, method: Callable[P, Any]) -> Any:
+        """Let the instance keep the method, so that later calls find it there without this descriptor."""
+        return namespace.__dict__.setdefault(self._name, present_as(method, self._operation, self._signature))
+
 
 class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that runs the plan and returns its result."""
 
     @overload
-    def __get__(self, namespace: None, owner: type) -> Callable[P, Plan[T]]: ...
+    def __get__(self, namespace: None, owner: type) -> Callable[Concatenate[Any, P], T]: ...
     @overload
     def __get__(self, namespace: Namespace, owner: type) -> Callable[P, T]: ...
     def __get__(self, namespace: Namespace | None, owner: type) -> Any:
         if namespace is None:
-            # help() and inspect read the plan's signature and docstring.
-            return self._operation
-        runner, operation = namespace._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+
+            def unbound(me: Namespace, *args: P.args, **kwargs: P.kwargs) -> T:
+                return self.__get__(me, owner)(*args, **kwargs)
+
+            return self._of_class(unbound)
+        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # the other half of one mechanism
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
@@ -90,26 +121,26 @@ class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 if not problem.repeatable or not runner.retries:
                     raise
                 first = problem
-            return again(
-                lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
-            )
+            return again(lambda: runner.run(operation(*args, **kwargs)), first, name=self._name, retries=runner.retries)
 
-        # The instance keeps the method, so that later calls find it there without this descriptor.
-        return namespace.__dict__.setdefault(self._name, update_wrapper(method, operation))
+        return self._keep(namespace, method)
 
 
 class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
     """A method that returns a coroutine which runs the plan."""
 
     @overload
-    def __get__(self, namespace: None, owner: type) -> Callable[P, Plan[T]]: ...
+    def __get__(self, namespace: None, owner: type) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
     @overload
     def __get__(self, namespace: AsyncNamespace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, namespace: AsyncNamespace | None, owner: type) -> Any:
         if namespace is None:
-            # help() and inspect read the plan's signature and docstring.
-            return self._operation
-        runner, operation = namespace._runner, self._operation  # noqa: SLF001  # the other half of one mechanism
+
+            async def unbound(me: AsyncNamespace, *args: P.args, **kwargs: P.kwargs) -> T:
+                return await self.__get__(me, owner)(*args, **kwargs)
+
+            return self._of_class(unbound)
+        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # the other half of one mechanism
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
@@ -119,8 +150,7 @@ class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                     raise
                 first = problem
             return await again_async(
-                lambda: runner.run(operation(*args, **kwargs)), first, name=operation.__name__, retries=runner.retries
+                lambda: runner.run(operation(*args, **kwargs)), first, name=self._name, retries=runner.retries
             )
 
-        # The instance keeps the method, so that later calls find it there without this descriptor.
-        return namespace.__dict__.setdefault(self._name, update_wrapper(method, operation))
+        return self._keep(namespace, method)

@@ -1,29 +1,26 @@
-"""Plans: operations as generators over what they need from outside.
+"""Plans: operations as generators that yield effects.
 
-A plan yields effects (a statement to run, a local call, …) and gets each answer sent back; it does no I/O itself. The
-same plan runs on a blocking driver, on an asyncio driver, and in a test that steps two plans on two connections in a
-chosen order. A plan must be restartable: it keeps no state but its local variables.
+A plan yields an effect (a statement to run, a local call, …) and gets the answer sent back; the plan itself does no
+I/O. One plan runs on the blocking driver, on the asyncio driver, and in tests that step two plans on two connections in
+a chosen order. A plan keeps its state in local variables only, so that a new one can be started at any time.
 """
 
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from attrs import field, frozen
+from attrs import frozen
 
-from atlas_sdk._heads import HeadCache
-from atlas_sdk._keyring import Keyring
 from atlas_sdk._sql import Statement
-from atlas_sdk.errors import AtlasError, NotPermitted
-from atlas_sdk.model.attribution import Attribution
-from atlas_sdk.model.origin import Origin
+from atlas_sdk.errors import AtlasError
+
+if TYPE_CHECKING:
+    from atlas_sdk._context import Context
 
 __all__ = [
     "Begin",
     "Commit",
-    "Context",
     "Effect",
     "GetContext",
     "Json",
@@ -51,7 +48,7 @@ P = ParamSpec("P")
 
 @frozen
 class Query:
-    """Run this statement with these parameters; the answer is a `Result`."""
+    """A statement to run with these parameters; the answer is a `Result`."""
 
     statement: Statement
     parameters: Mapping[str, object]
@@ -59,39 +56,39 @@ class Query:
 
 @frozen
 class Local:
-    """Call this function here (files, locks); asyncio runs it in a thread. The answer is what it returns."""
+    """A function to call (for files, locks); the answer is its return value. Asyncio runs it in a thread."""
 
     call: Callable[[], object]
-    #: Whose threads asyncio takes; None: those that it has for everything.
+    #: The threads that asyncio uses; None: the event loop's default ones.
     executor: Executor | None = None
 
 
 @frozen
 class Begin:
-    """Start a transaction, or join the one that is open."""
+    """The start of a transaction; inside an open one, of a savepoint."""
 
 
 @frozen
 class Commit:
-    """End what the matching `Begin` started."""
+    """The successful end of what the matching `Begin` started."""
 
 
 @frozen
 class Rollback:
-    """Undo what the matching `Begin` started; inside a larger transaction that goes with it."""
+    """The undoing of what the matching `Begin` started; an enclosing transaction stays open."""
 
 
 @frozen
 class GetContext:
-    """Ask for the `Context` of the client that runs the plan."""
+    """A request for the `Context` of the client that runs the plan."""
 
 
 Effect = Query | Local | Begin | Commit | Rollback | GetContext
 
-#: What is sent back depends on the effect, so the send type is `object` and each helper below narrows it.
+#: The answer depends on the effect, so the send type is `object`, and each helper below narrows it.
 Plan = Generator[Effect, object, T]
 
-#: Several plans, one after the other: a script yields plans and gets back what each returned or raised (`_script.py`).
+#: A sequence of plans: a script yields plans and gets back what each returned or raised (`_script.py`).
 Script = Generator[Plan[Any], Any, T]
 
 
@@ -111,51 +108,26 @@ class Result:
     count: int
 
 
-@frozen(kw_only=True)
-class Context:
-    """The context that a client gives to the plans that it runs."""
-
-    #: Makes a uuid v7 (time-ordered).
-    new_id: Callable[[], UUID]
-    #: Who acts, for the history and the audit.
-    attribution: Attribution
-    #: Newest versions that this client knows, so that unchanged content costs nothing.
-    heads: HeadCache
-    #: Seconds that only go forward.
-    monotonic: Callable[[], float]
-    #: Where the request came from that this is done for, for the audit.
-    origin: Origin = field(factory=Origin)
-    #: The one user whose rows everything is done with, by row-level security; None: the login's own rights.
-    tenant: UUID | None = None
-    #: What session tokens are signed with.
-    keyring: Keyring = field(factory=Keyring, repr=False)
-
-    def require_tenant(self, user_id: object) -> None:
-        """Refuse what is another user's, before anything is asked: so it says nothing of it. Raises NotPermitted."""
-        if self.tenant is not None and user_id != self.tenant:
-            raise NotPermitted("this client acts for one user alone, and this is not that user's")
-
-
-def context() -> Plan[Context]:
-    """Ask for the running client's context."""
+def context() -> Plan["Context"]:
+    """Return the context of the client that runs the plan."""
     answer = yield GetContext()
     return cast("Context", answer)
 
 
 def local(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
-    """Call a function that touches files or the like."""
+    """Call a function that does I/O other than SQL, such as file access."""
     answer = yield Local(lambda: call(*args, **kwargs))
     return cast("T", answer)
 
 
 def local_in(executor: Executor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
-    """Call a function that takes long, in threads that nothing else waits for."""
+    """Call a function that takes long; asyncio runs it in the threads of this executor."""
     answer = yield Local(lambda: call(*args, **kwargs), executor)
     return cast("T", answer)
 
 
 def execute(statement: Statement, /, **parameters: object) -> Plan[int]:
-    """Run a statement for its effect; return the number of rows that it touched."""
+    """Run a statement for its effect; return the number of affected rows."""
     answer = yield Query(statement, parameters)
     return cast("Result", answer).count
 
@@ -168,7 +140,7 @@ def many(statement: Statement, model: Callable[..., T], /, **parameters: object)
 
 
 def one_or_none(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[T | None]:
-    """Run a statement that gives at most one row."""
+    """Run a statement that returns at most one row; return the row as an object, or None."""
     rows = yield from many(statement, model, **parameters)
     if len(rows) > 1:
         message = f"{statement.name} gave {len(rows)} rows where at most one was expected"
@@ -177,7 +149,7 @@ def one_or_none(statement: Statement, model: Callable[..., T], /, **parameters: 
 
 
 def one(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[T]:
-    """Run a statement that gives exactly one row."""
+    """Run a statement that returns exactly one row; return the row as an object."""
     row = yield from one_or_none(statement, model, **parameters)
     if row is None:
         message = f"{statement.name} gave no row where exactly one was expected"
@@ -186,7 +158,7 @@ def one(statement: Statement, model: Callable[..., T], /, **parameters: object) 
 
 
 def scalar(statement: Statement, kind: type[T], /, **parameters: object) -> Plan[T]:
-    """Run a statement that gives one row of one column."""
+    """Run a statement that returns one row of one column; return that value."""
     answer = yield Query(statement, parameters)
     ((value,),) = cast("Result", answer).rows
     if not isinstance(value, kind):
@@ -196,7 +168,7 @@ def scalar(statement: Statement, kind: type[T], /, **parameters: object) -> Plan
 
 
 def enclosed(plan: Plan[T]) -> Plan[T]:
-    """Run a plan in a transaction of its own; inside an open one, in a part of it that is kept or undone as a whole."""
+    """Run a plan in a transaction of its own, or in a savepoint of the transaction that is open."""
     yield Begin()
     try:
         result = yield from plan
@@ -208,7 +180,7 @@ def enclosed(plan: Plan[T]) -> Plan[T]:
 
 
 def atomic(operation: Callable[P, Plan[T]]) -> Callable[P, Plan[T]]:
-    """Run all statements of this operation in one transaction; inside an open one they join it."""
+    """Run all statements of this operation in one transaction, or in a savepoint of the one that is open."""
 
     @wraps(operation)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Plan[T]:

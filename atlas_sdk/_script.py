@@ -1,33 +1,26 @@
 """Scripts: operations that go on when one of their plans fails.
 
-A plan is one piece of work, which a database error ends. A script yields plans, one after the other, and gets back what
-each returned, or the error that it raised. A script does no I/O itself, so one script runs with both faces.
+A plan is one piece of work, which a database error ends. A script yields plans, one after the other, and gets back the
+result or the error of each. A script does no I/O itself, so blocking and asyncio clients run the same scripts.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from atlas_sdk._namespaces import AsyncRunner, Runner
-from atlas_sdk._plan import Plan, Script
-from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TransactionConflict
+from atlas_sdk._plan import Script
 
-__all__ = ["RETRIED", "Script", "retry_once", "run_script", "run_script_async"]
+__all__ = ["run_script", "run_script_async"]
 
 T = TypeVar("T")
 
 _UNLOCKED: AbstractContextManager[object] = nullcontext()
 
-#: Errors that a second try may mend: a connection that broke, an embedded server that starts again, a conflict.
-RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) in vain; another try would wait as long.
-_PROMPT_S = 4.0
-
 
 def run_script(runner: Runner, script: Script[T], *, lock: AbstractContextManager[object] = _UNLOCKED) -> T:
-    """Run a script to its end, blocking. The script sees an interruption as an exception, too.
+    """Run a script to its end, blocking; an interruption reaches the script as an exception.
 
-    The lock is held while the script itself runs, and not while a plan does.
+    The lock is held while the script itself runs, not while its plans run.
     """
     try:
         with lock:
@@ -71,20 +64,3 @@ async def run_script_async(
     finally:
         with lock:
             script.close()
-
-
-def retry_once(
-    plan: Callable[[], Plan[T]], clock: Callable[[], float], *, errors: tuple[type[AtlasError], ...] = RETRIED
-) -> Script[T]:
-    """Run a plan, and once more after one of these errors, unless the first try took long.
-
-    The plan must be idempotent: the first try may have been done although no answer came. Each try calls `plan` anew.
-    """
-    began = clock()
-    try:
-        answer: T = yield plan()
-    except errors:
-        if clock() - began > _PROMPT_S:
-            raise
-        answer = yield plan()
-    return answer

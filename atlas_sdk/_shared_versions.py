@@ -1,8 +1,8 @@
-"""A table that all clients of one machine share, so that each sees when another one has written a file.
+"""A table of stamps in shared memory: a client sees that another client of the machine has written a file.
 
-Every slot holds eight bytes that change with each version of the files that fall into it. A client notes the slot
-before it reads or writes a file's newest version; as long as the slot is the same, nobody has written since, and that
-costs a look into shared memory instead of a round trip.
+Every slot holds a stamp of eight bytes, which changes with each version of the files that fall into the slot. A client
+reads the stamp before it reads or writes a file's newest version. As long as the stamp is the same, nobody has written
+since. So an unchanged file costs a look into shared memory instead of a round trip.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from uuid import UUID
 
+from atlas_sdk._forks import reset_in_children
 from atlas_sdk.home import open_private_file
 
 __all__ = ["SharedVersions"]
@@ -23,35 +24,35 @@ __all__ = ["SharedVersions"]
 _SLOTS = 4096
 _SLOT_BYTES = 8
 _SIZE_BYTES = _SLOTS * _SLOT_BYTES
-#: What an open slot begins with, then some bytes that tell which file it is open for; a mark begins otherwise.
-_OPEN = b"\xff"
+#: An invalid stamp begins so, then come some bytes of a hash of the file; a valid stamp begins with a zero.
+_INVALID = b"\xff"
 _NAME_BYTES = 3
-#: Open for several files, so for good.
-_OPEN_FOR_ALL = _OPEN * _SLOT_BYTES
+#: Invalid for several files: no version of one of them makes it valid again.
+_INVALID_FOR_ALL = _INVALID * _SLOT_BYTES
 
 
-class _Turn:
+class _ThreadLock:
     """Keeps the threads of this process apart; a record lock on the file keeps processes apart.
 
-    One for all tables: a process that closes one of its descriptors loses all its record locks on that file.
+    One lock serves all tables: a process that closes one of its descriptors loses all its record locks on that file.
     """
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.after_fork()
+        reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Start free in a child: another thread of the parent may have held it."""
+        """Start unlocked in a forked child: another thread of the parent may have held the lock."""
         self.lock = Lock()
 
 
-_TURN = _Turn()
-os.register_at_fork(after_in_child=_TURN.after_fork)
+_threads = _ThreadLock()
 
 
 class SharedVersions:
-    """The shared table of one embedded server. Two files in one slot only cost a needless look.
+    """The shared table of one embedded server. Two files in one slot cost a needless query, nothing else.
 
-    Raises FileProblem for a file that another OS user could change: a stale version would pass for the newest.
+    Raises FileProblem for a table that another OS user could change: a stale version would pass for the newest.
     """
 
     def __init__(self, file: Path) -> None:
@@ -66,8 +67,8 @@ class SharedVersions:
         self._descriptor = descriptor
 
     def close(self) -> None:
-        """Let go of the table. Idempotent."""
-        with _TURN.lock:
+        """Close the table. Idempotent."""
+        with _threads.lock:
             if not self._table.closed:
                 self._table.close()
                 os.close(self._descriptor)
@@ -78,48 +79,48 @@ class SharedVersions:
         return slice(number * _SLOT_BYTES, (number + 1) * _SLOT_BYTES)
 
     @staticmethod
-    def _open_for(project_id: UUID, path: str) -> bytes:
+    def _invalid_for(project_id: UUID, path: str) -> bytes:
         name = project_id.bytes + path.encode("utf-8", "surrogateescape")
-        return _OPEN + hashlib.sha256(name).digest()[:_NAME_BYTES]
+        return _INVALID + hashlib.sha256(name).digest()[:_NAME_BYTES]
 
     @staticmethod
-    def is_valid(mark: bytes) -> bool:
-        """Tell whether a mark can be trusted: no writer has left the slot open."""
-        return not mark.startswith(_OPEN)
+    def is_valid(stamp: bytes) -> bool:
+        """Return whether a stamp can be trusted: no transaction may commit a version without changing it."""
+        return not stamp.startswith(_INVALID)
 
     def read(self, project_id: UUID, path: str) -> bytes:
-        """Return the file's mark: take it before the database is asked."""
+        """Return the file's stamp. Take it before the statement that reads or writes the newest version."""
         return self._table[self._slot(project_id, path)]
 
     def bump(self, project_id: UUID, path: str, *, seen: bytes | None) -> bytes | None:
-        """Tell everybody that a version was committed.
+        """Change the file's stamp, because a version was committed.
 
-        Returns the new mark when nobody else published since `seen` was read; None otherwise, for then the version just
-        written need not be the newest.
+        Returns the new stamp when nobody else changed it since `seen` was read. Returns None otherwise: then the
+        version just written need not be the newest.
         """
-        slot, mark = self._slot(project_id, path), b"\0" + os.urandom(_SLOT_BYTES - 1)
-        with self._turn(slot):
+        slot, stamp = self._slot(project_id, path), b"\0" + os.urandom(_SLOT_BYTES - 1)
+        with self._locked(slot):
             found = self._table[slot]
-            closes = found == seen and found.startswith(self._open_for(project_id, path))
-            if not (self.is_valid(found) or closes):
+            revalidates = found == seen and found.startswith(self._invalid_for(project_id, path))
+            if not (self.is_valid(found) or revalidates):
                 return None
-            self._table[slot] = mark
-            return mark if found == seen else None
+            self._table[slot] = stamp
+            return stamp if found == seen else None
 
     def invalidate(self, project_id: UUID, path: str) -> None:
-        """Tell everybody that a version will be committed, or not, without another word."""
-        slot, mine = self._slot(project_id, path), self._open_for(project_id, path)
-        with self._turn(slot):
+        """Make the file's stamp invalid: a caller's transaction may commit a version, and nobody will say when."""
+        slot, mine = self._slot(project_id, path), self._invalid_for(project_id, path)
+        with self._locked(slot):
             found = self._table[slot]
             if self.is_valid(found) or found.startswith(mine):
-                # Another one each time: who has seen an earlier one must not close this one.
+                # Each call writes different bytes: a client that saw an earlier invalid stamp must not end this one.
                 self._table[slot] = mine + os.urandom(_SLOT_BYTES - len(mine))
             else:
-                self._table[slot] = _OPEN_FOR_ALL
+                self._table[slot] = _INVALID_FOR_ALL
 
     @contextmanager
-    def _turn(self, slot: slice) -> Iterator[None]:
-        with _TURN.lock:
+    def _locked(self, slot: slice) -> Iterator[None]:
+        with _threads.lock:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX, _SLOT_BYTES, slot.start)
             try:
                 yield

@@ -1,4 +1,4 @@
-"""From psycopg's errors to ours, by SQLSTATE only: on Citus names of constraints carry shard numbers."""
+"""Translate psycopg's errors to ours, by SQLSTATE only: on Citus, names of constraints contain shard numbers."""
 
 import json
 import re
@@ -27,11 +27,11 @@ from atlas_sdk.errors import (
 
 __all__ = ["translate"]
 
-#: What the trigger `refuse_illegal_transition` raises (`sql/migrations/0011_lifecycles.sql`).
+#: The SQLSTATE of the trigger `refuse_illegal_transition` (`sql/migrations/0011_lifecycles.sql`).
 _ILLEGAL_TRANSITION = "23T01"
-#: What the trigger `refuse_over_limit` raises (`sql/migrations/0001_accounts.sql`).
+#: The SQLSTATE of the trigger `refuse_over_limit` (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"
-#: What ended a statement, or the transaction that it was to run in, by SQLSTATE.
+#: The time limit that ended a statement or its transaction, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
 _TIMED_OUT = {
     "statement": "the statement took longer than statement_timeout allows, or it was cancelled on the server",
@@ -39,17 +39,17 @@ _TIMED_OUT = {
     "idle": "nothing happened in the transaction for longer than idle_in_transaction_session_timeout allows",
     "transaction": "the transaction took longer than transaction_timeout allows",
 }
-#: A connection that was lost while TLS was in use, or being agreed upon: libpq 15 to 18, with OpenSSL 1.1 and 3.
+#: Messages for a connection lost during TLS or its handshake: libpq 15 to 18, with OpenSSL 1.1 and 3.
 _LOST = re.compile(r"SSL connection has been closed unexpectedly|SSL SYSCALL error|SSL error: unexpected eof")
 
 
 def _sentence(error: psycopg.Error) -> str:
-    """Return the server's own words in one line."""
+    """Return the server's message in one line."""
     return " ".join((error.diag.message_primary or str(error) or type(error).__name__).split())
 
 
 def _encryption(text: str) -> str | None:
-    """Return what is wrong with TLS, if that is what libpq says."""
+    """Return the problem with TLS, if the message of libpq is about TLS."""
     if "does not support SSL" in text:
         return "the server offers no TLS, and sslmode asks for it: turn `ssl` on at the server"
     if re.search(r"no pg_hba\.conf entry.*no encryption", text):
@@ -60,7 +60,7 @@ def _encryption(text: str) -> str | None:
         return "the server's certificate does not verify: name the certificate of its authority in sslrootcert"
     if "root certificate file" in text:
         return "there is no certificate to verify the server's with: name its authority's in sslrootcert"
-    # A server that crashes says nothing about TLS.
+    # A lost connection is no problem of TLS: the server may have crashed.
     if _LOST.search(text) is None and re.search(r"\b(SSL|TLS) error|could not initiate GSSAPI", text):
         return "TLS could not be agreed upon: " + text.rsplit("failed: ", 1)[-1]
     return None
@@ -82,7 +82,7 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def translate(error: psycopg.Error, dsn: str) -> AtlasError:
-    """Return our error for one of psycopg's, which is left without secrets; raise it `from` that."""
+    """Return our error for one of psycopg's, and remove secrets from that one. Raise ours `from` it."""
     scrub(error, dsn)
     state = error.sqlstate
     if isinstance(error, (PoolTimeout, TooManyRequests)):
@@ -99,7 +99,7 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def _passing(state: str) -> DatabaseError | None:
-    """Return our error for what may be gone the next time."""
+    """Return our error for a condition that may pass, if it is one."""
     if state == "53100":
         return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
     if state in {"40001", "40P01"}:
@@ -110,7 +110,7 @@ def _passing(state: str) -> DatabaseError | None:
 
 
 def _by_trigger(state: str, facts: dict[str, Any]) -> AtlasError:
-    """Return our error for what a trigger of ours refused, from the facts in its DETAIL."""
+    """Return our error for the refusal of one of our triggers, from the JSON in its DETAIL."""
     if state == _OVER_LIMIT:
         return QuotaExceeded(**facts)
     return IllegalTransition(
@@ -141,7 +141,7 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state in {_ILLEGAL_TRANSITION, _OVER_LIMIT}:
         return _by_trigger(state, json.loads(error.diag.message_detail or "{}"))
     if state == "22P02" and "for type uuid" in _sentence(error):
-        return InvalidInput(f"not an id: {_sentence(error).rpartition(': ')[2]}", field="id")
+        return InvalidInput(f"an id must be a UUID, got {_sentence(error).rpartition(': ')[2]}", field="id")
     if state in {"23514", "22001", "22003", "22021", "22023", "22P02", "22P05"}:
         return InvalidInput(
             f"the database refused a value: {_sentence(error)}", field=error.diag.column_name or "value"

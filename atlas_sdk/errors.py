@@ -132,9 +132,7 @@ class NotAProject(NotFound):
     """No registered project holds this folder."""
 
     def __init__(self, path: str) -> None:
-        shown = named(path)
-        sentence = f"{shown} is not in a registered project; run: atlasctl init {shown}"
-        super().__init__(sentence, kind="project", name=path)
+        super().__init__(f"{named(path)} is not in a registered project", kind="project", name=path)
 
 
 class AlreadyExists(AtlasError):

@@ -5,7 +5,7 @@ from typing import Final
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.text import quoted, visible
 
-__all__ = ["checkpoint_name", "is_checkpoint_name"]
+__all__ = ["checkpoint_name", "is_checkpoint_name", "is_reserved"]
 
 #: The column's own bound, in characters.
 _LENGTH_MAX: Final = 200
@@ -17,6 +17,11 @@ def is_checkpoint_name(name: str) -> bool:
     return 0 < len(name) <= _LENGTH_MAX and name == name.strip() and name.isprintable() and visible(name) == name
 
 
+def is_reserved(name: str) -> bool:
+    """Tell whether a name means something else in references, so that no checkpoint has it."""
+    return name == "latest" or name.startswith("@{")
+
+
 def checkpoint_name(name: str) -> str:
     """Return the name of a new checkpoint as it is. Raises InvalidInput."""
     if not is_checkpoint_name(name):
@@ -25,6 +30,6 @@ def checkpoint_name(name: str) -> str:
             "no space at either end",
             field="name",
         )
-    if name == "latest" or name.startswith("@{"):
-        raise InvalidInput(f"{quoted(name)} means something else in references; choose another name", field="name")
+    if is_reserved(name):
+        raise InvalidInput(f"{quoted(name)} is reserved; choose another name", field="name")
     return name

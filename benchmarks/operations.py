@@ -41,8 +41,8 @@ def operations(bench: Bench) -> list[Row]:
             theirs = stack.enter_context(orm(known))
         except MissingPeer as problem:
             theirs, missing = {}, str(problem)
-        line = atlas._driver._cache.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
-        atlas._driver._cache.put(line)  # noqa: SLF001
+        line = atlas._driver._pool._cache.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
+        atlas._driver._pool._cache.put(line)  # noqa: SLF001
         contenders = {"SELECT 1": lambda: line.execute("SELECT 1").fetchone()}
         for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):
             # The token says whose it is: signing in comes before acting for somebody.

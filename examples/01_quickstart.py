@@ -10,7 +10,8 @@ from atlas_sdk import Atlas
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, Atlas.open() as atlas:
+    # A database that is gone at the end; in a program of yours: Atlas.open().
+    with tempfile.TemporaryDirectory() as folder, Atlas.temporary() as atlas:
         user = atlas.users.local()
         project = atlas.projects.create(user, path=folder)
         memory = Path(folder, "CLAUDE.md")
@@ -37,9 +38,6 @@ def main() -> None:
 
         found = atlas.memory.verify(user)
         print(f"verified {found.contents} contents, {len(found.broken)} broken")
-
-        # Its folder is about to go: leave the project out of `atlasctl status`. The history stays.
-        atlas.projects.archive(project)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ async def work(atlas: AsyncAtlas, project: Project, agent: str) -> None:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        async with AsyncAtlas.open() as atlas:
+        # A database that is gone at the end; in a program of yours: AsyncAtlas.open().
+        async with AsyncAtlas.temporary() as atlas:
             project = await atlas.projects.create(await atlas.users.local(), path=folder)
             await asyncio.gather(*(work(atlas, project, agent) for agent in AGENTS))
             versions = await atlas.memory.history(project, "notes.md")
@@ -27,8 +28,6 @@ async def main() -> None:
             for agent in AGENTS:
                 last = next(v for v in versions if v.context is not None and v.context["agent"] == agent)
                 print(f"the last word of {agent}: {(await atlas.memory.content(last)).decode().strip()}")
-            # Its folder is about to go: leave the project out of `atlasctl status`. The history stays.
-            await atlas.projects.archive(project)
 
 
 if __name__ == "__main__":

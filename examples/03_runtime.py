@@ -13,8 +13,6 @@ from threading import Thread
 
 from atlas_sdk import Atlas, InvalidToken, NotPermitted, Project, QuotaExceeded, User
 
-RUN = secrets.token_hex(4)  # so that it can run twice on one database
-
 
 class Provider(BaseHTTPRequestHandler):
     """Stand in for a provider of models, on this machine: one word is one token."""
@@ -49,7 +47,7 @@ def ask(port: int, prompt: str, *, max_tokens: int) -> tuple[str, int]:
 
 def sign_up(atlas: Atlas, name: str, *, tokens: int) -> str:
     """Make a user with limits, and return the token that a sign-in gives."""
-    email, password = f"{name}-{RUN}@example.com", secrets.token_urlsafe()
+    email, password = f"{name}@example.com", secrets.token_urlsafe()
     user = atlas.users.create(email, name=name, password=password)
     atlas.quotas.set_limits(user, tokens=tokens)
     assert atlas.users.authenticate(email, "a guess") is None
@@ -76,7 +74,7 @@ def build_and_serve(tenant: Atlas, user: User, project: Project) -> None:
         build = tenant.builds.start(tenant.builds.create(project, meta={"commit": "1f3a"}), container_id="builder-1")
         tenant.builds.append_log(build, "Step 1/1: COPY . .\n")
         build = tenant.builds.succeed(build, image_id=f"{user.name}:1")
-    preview = tenant.previews.create(project, host=f"{user.name}-{RUN}.preview.example.com", container_port=8000)
+    preview = tenant.previews.create(project, host=f"{user.name}.preview.example.com", container_port=8000)
     preview = tenant.previews.allocate_port(preview)
     preview = tenant.previews.set_status(preview, "running", health="healthy")
     print(f"  build {build.status}, preview {preview.status}, has a port: {preview.host_port is not None}")
@@ -99,7 +97,8 @@ def serve(atlas: Atlas, token: str, port: int) -> Project:
 
 
 def main() -> None:
-    with Atlas.open() as atlas, provider() as port:
+    # A database that is gone at the end; in a program of yours: Atlas.open().
+    with Atlas.temporary() as atlas, provider() as port:
         tokens = {name: sign_up(atlas, name, tokens=limit) for name, limit in (("ada", 1000), ("bob", 20))}
         projects = {name: serve(atlas, token, port) for name, token in tokens.items()}
 

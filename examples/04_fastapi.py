@@ -4,9 +4,7 @@ Run it: python examples/04_fastapi.py                        (pip install "atlas
 """
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
@@ -19,48 +17,38 @@ from atlas_sdk.guards import AsyncGuard
 from atlas_sdk.integrations.asgi import QuotaMiddleware
 from atlas_sdk.integrations.fastapi import install, quota
 
-atlas = AsyncAtlas.open()  # connects when the service starts
-tenants: dict[str, User] = {}
-
-
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with atlas:
-        # A real service has its tenants already, and finds them by their session or key.
-        for name, tokens, requests in (("ada", 20, 100), ("bob", 1000, 3)):
-            user = await atlas.users.create(f"{name}-{uuid.uuid4().hex[:8]}@example.com", name=name)
-            await atlas.quotas.set_limits(user, tokens=tokens, requests_per_hour=requests)
-            tenants[name] = user
-        yield
+TENANTS: dict[str, User] = {}
 
 
 def of_request(scope: Scope) -> User | None:
     key = dict(scope["headers"]).get(b"x-api-key", b"")
-    return tenants.get(key.decode())
+    return TENANTS.get(key.decode())
 
 
 def current_user(x_api_key: Annotated[str, Header()] = "") -> User:
-    if x_api_key not in tenants:
+    if x_api_key not in TENANTS:
         raise HTTPException(401)
-    return tenants[x_api_key]
+    return TENANTS[x_api_key]
 
 
-app = FastAPI(lifespan=lifespan)
-app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=of_request, skip=("/health",))
-install(app)
+def make_app(atlas: AsyncAtlas) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=of_request, skip=("/health",))
+    install(app)
 
-# At most 12 tokens an answer; near the end of the month's tokens, as few as 4.
-spend = quota(atlas.quotas, user=current_user, tokens=12, min_tokens=4)
+    # At most 12 tokens an answer; near the end of the month's tokens, as few as 4.
+    spend = quota(atlas.quotas, user=current_user, tokens=12, min_tokens=4)
 
+    @app.post("/chat")
+    async def chat(prompt: str, g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
+        async def answer() -> AsyncIterator[str]:
+            async for number, word in model(prompt, max_tokens=g.tokens):
+                g.progress(tokens=number)  # when the reader leaves, this is what is charged
+                yield f"{word} "
 
-@app.post("/chat")
-async def chat(prompt: str, g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
-    async def answer() -> AsyncIterator[str]:
-        async for number, word in model(prompt, max_tokens=g.tokens):
-            g.progress(tokens=number)  # when the reader leaves, this is what is charged
-            yield f"{word} "
+        return StreamingResponse(answer(), media_type="text/plain")
 
-    return StreamingResponse(answer(), media_type="text/plain")
+    return app
 
 
 async def model(prompt: str, *, max_tokens: int) -> AsyncIterator[tuple[int, str]]:
@@ -81,16 +69,19 @@ def show(who: str, answer: httpx.Response) -> None:
 
 
 async def main() -> None:
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
-    ):
-        for name, calls in (("ada", 3), ("bob", 4)):
-            for _ in range(calls):
-                show(name, await client.post("/chat", params={"prompt": "hello"}, headers={"x-api-key": name}))
-            used = await atlas.quotas.usage(tenants[name])
-            print(f"{name} has used {used.tokens_used} of {used.tokens_limit} tokens\n")
+    # A database that is gone at the end; in a service of yours: AsyncAtlas.open(), entered in its lifespan.
+    async with AsyncAtlas.temporary() as atlas:
+        # A real service has its tenants already, and finds them by their session or key.
+        for name, tokens, requests in (("ada", 20, 100), ("bob", 1000, 3)):
+            TENANTS[name] = await atlas.users.create(f"{name}@example.com", name=name)
+            await atlas.quotas.set_limits(TENANTS[name], tokens=tokens, requests_per_hour=requests)
+        transport = httpx.ASGITransport(make_app(atlas))
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            for name, calls in (("ada", 3), ("bob", 4)):
+                for _ in range(calls):
+                    show(name, await client.post("/chat", params={"prompt": "hello"}, headers={"x-api-key": name}))
+                used = await atlas.quotas.usage(TENANTS[name])
+                print(f"{name} has used {used.tokens_used} of {used.tokens_limit} tokens\n")
 
 
 if __name__ == "__main__":

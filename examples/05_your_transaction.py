@@ -3,7 +3,6 @@
 Run it: python examples/05_your_transaction.py
 """
 
-import secrets
 from typing import Any
 
 import psycopg
@@ -52,9 +51,10 @@ def show(atlas: Atlas, connection: Connection, user: User) -> None:
 
 
 def main() -> None:
-    with Atlas.open() as atlas, psycopg.connect(atlas.url, autocommit=True) as connection:
+    # A database that is gone at the end; in a program of yours: Atlas.open("postgresql://…").
+    with Atlas.temporary() as atlas, psycopg.connect(atlas.url, autocommit=True) as connection:
         connection.execute(SCHEMA)
-        user = atlas.users.create(f"ada-{secrets.token_hex(4)}@example.com")
+        user = atlas.users.create("ada@example.com")
 
         sell(atlas, connection, user, "/srv/first", price=10)
         print("committed:")
@@ -69,9 +69,6 @@ def main() -> None:
         sell_or_note(atlas, connection, user, "/srv/first", price=10)
         print("and your row was kept:")
         show(atlas, connection, user)
-
-        # Nothing of this stays but the audit trail.
-        atlas.users.delete(user)
 
 
 if __name__ == "__main__":

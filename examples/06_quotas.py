@@ -3,7 +3,6 @@
 Run it: python examples/06_quotas.py
 """
 
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -40,8 +39,9 @@ def guarded_calls(atlas: Atlas, user: User) -> None:
 
 
 def main() -> None:
-    with Atlas.open() as atlas:
-        user = atlas.users.create(f"ada-{uuid.uuid4().hex[:8]}@example.com", plan="pro")
+    # A database that is gone at the end; in a program of yours: Atlas.open().
+    with Atlas.temporary() as atlas:
+        user = atlas.users.create("ada@example.com", plan="pro")
         atlas.quotas.set_limits(user, tokens=10_000)
         guarded_calls(atlas, user)
         usage = atlas.quotas.usage(user)

@@ -43,7 +43,7 @@ class QuotaClient(Adapter):
         return self.quotas.usage(user)
 
     def holds(self, user: User) -> Any:
-        return self.quotas.holds(user)
+        return self.quotas.reservations(user)
 
     def settle_down(self) -> None:
         """Wait for what the client does in the background, and for what it kept for later."""

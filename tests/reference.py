@@ -10,28 +10,27 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, Self, get_args, get_origin
 
-from atlas_sdk import client
+from atlas_sdk import client, topics
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS
-from atlas_sdk.ops.notifications import notify
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operations.md"
 BEGIN, END = "<!-- the reference: python tests/reference.py -->", "<!-- the end of the reference -->"
 
 #: Each topic of a client and its face.
 TOPICS: dict[str, type] = {
-    "users": client.Users,
-    "sessions": client.Sessions,
-    "projects": client.Projects,
-    "memory": client.Memory,
-    "quotas": client.Quotas,
-    "builds": client.Builds,
-    "previews": client.Previews,
-    "usage": client.UsageLedger,
-    "events": client.Events,
-    "maintenance": client.Maintenance,
-    "schema": client.Schema,
+    "users": topics.Users,
+    "sessions": topics.Sessions,
+    "projects": topics.Projects,
+    "memory": topics.Memory,
+    "quotas": topics.Quotas,
+    "builds": topics.Builds,
+    "previews": topics.Previews,
+    "usage": topics.UsageLedger,
+    "events": topics.Events,
+    "maintenance": topics.Maintenance,
+    "schema": topics.Schema,
 }
 
 _JOBS = tuple(f"maintenance.{job}" for job in MAINTENANCE_JOBS)
@@ -96,7 +95,6 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "maintenance.purge_events": ("maintenance.events",),
     "maintenance.prune_snapshots": ("maintenance.snapshots",),
     "maintenance.collect_contents": ("maintenance.contents",),
-    "maintenance.fold_tallies": ("maintenance.tallies",),
 }
 
 _LEDGER = "the ledger"
@@ -128,7 +126,6 @@ SILENT: dict[str, str] = {
     "quotas.settle_pending": _LEDGER,
     "quotas.close": _LEDGER,
     "schema.migrate": "`schema_version`",
-    "builds.recount": "the tallies",
 }
 
 #: What changes nothing.
@@ -139,9 +136,9 @@ READS = {
     *("memory.files", "memory.history", "memory.resolve", "memory.version", "memory.read", "memory.content"),
     *("memory.diff", "memory.checkpoints", "memory.plan_restore", "memory.plan_undo", "memory.plan_redo"),
     "memory.verify",
-    *("quotas.get", "quotas.usage", "quotas.check", "quotas.holds", "quotas.history", "quotas.forecast"),
+    *("quotas.get", "quotas.usage", "quotas.check", "quotas.reservations", "quotas.history", "quotas.forecast"),
     *("quotas.verify", "quotas.plans", "quotas.plan_limits", "quotas.grants", "quotas.memory"),
-    *("builds.log", "builds.get", "builds.list", "builds.stats", "builds.verify"),
+    *("builds.log", "builds.get", "builds.list", "builds.stats"),
     *("previews.active", "previews.by_host", "previews.get", "previews.list"),
     "usage.totals",
     *("events.recent", "events.search"),
@@ -195,11 +192,13 @@ def _shown(kind: Any) -> str:
     """Return a type as people write it."""
     if kind is None or kind is NoneType:
         return "None"
+    if kind is Self:
+        return "Atlas"
     if isinstance(kind, UnionType) or get_origin(kind) is UnionType:
         return " or ".join(_shown(part) for part in get_args(kind))
     arguments = [part for part in get_args(kind) if part is not ...]
     if isinstance(kind, GenericAlias) or arguments:
-        name = getattr(get_origin(kind), "__name__", str(kind))
+        name = getattr(get_origin(kind), "__name__", str(kind)).removeprefix("Abstract")
         return f"{name} of {', '.join(_shown(part) for part in arguments)}"
     if isinstance(kind, str):
         return kind.strip('"')
@@ -207,11 +206,8 @@ def _shown(kind: Any) -> str:
 
 
 def _result(operation: Callable[..., Any]) -> str:
-    """Return what an operation gives: of a plan the last of its three types."""
-    kind = inspect.signature(operation).return_annotation
-    if get_origin(kind) is not None and get_origin(kind).__name__ == "Generator":
-        kind = get_args(kind)[2]
-    return _shown(kind)
+    """Return what an operation gives."""
+    return _shown(inspect.signature(operation).return_annotation)
 
 
 def _call(name: str, operation: Callable[..., Any]) -> str:
@@ -250,17 +246,16 @@ _HEAD = ["| operation | returns | what it does | on record as |", "|---|---|---|
 def _of_client() -> list[str]:
     """Return the rows of what a client has besides its topics."""
     rows = []
-    for name, member in vars(client.Atlas).items():
+    for name in dict.fromkeys(name for kind in client.Atlas.__mro__ if kind is not object for name in vars(kind)):
+        member = getattr(client.Atlas, name)
         if name.startswith("_"):
             continue
         if isinstance(member, property):
             assert member.fget is not None
             rows.append(f"| `{name}` | {_result(member.fget)} | {_sentence(member)} |  |")
         else:
-            operation = getattr(client.Atlas, name)
-            rows.append(f"| {_call(name, operation)} | {_result(operation)} | {_sentence(operation)} |  |")
-    # Made with each client, and with each transaction.
-    return [*rows, f"| {_call('notify', notify)} | {_result(notify)} | {_sentence(notify)} |  |"]
+            rows.append(f"| {_call(name, member)} | {_result(member)} | {_sentence(member)} |  |")
+    return rows
 
 
 def reference() -> str:

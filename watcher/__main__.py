@@ -12,7 +12,7 @@ from atlas_sdk.text import cut, visible
 
 __all__ = ["main"]
 
-#: Of a sentence about the command line.
+#: The longest error message about the command line.
 _LETTERS = 1_000
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -34,12 +34,12 @@ _LEVELS = ("debug", "info", "warning", "error")
 def _command(context: click.Context, home: Path | None, dsn: str | None, log_level: str) -> None:
     """Watch every registered project, and store a version of each memory file that changes.
 
-    Runs until SIGTERM or SIGINT, then stores what is left. Once a day, when there is nothing else to do, it looks after
-    the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when another watcher
-    has the same home.
+    Runs until SIGTERM or SIGINT, then stores the changes that are left. Once a day, when it is idle, it deletes expired
+    data from the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when
+    another watcher uses the same home.
     """
     log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
-    # Its pool repeats every failed attempt; the watcher says it once.
+    # The pool logs every failed attempt; the watcher logs a failure once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
     from atlas_sdk.config import expanded, load_settings  # noqa: PLC0415
@@ -59,11 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = _command.main(args=argv, prog_name="atlas-watcher", standalone_mode=False)
     except OSError as error:
-        # Of the home folder; what concerns a project ends no daemon.
+        # The error is about the home folder: an error in a project does not end the daemon.
         click.echo(f"Error: cannot watch: {visible(cut(str(error)))}; give another folder with --home", err=True)
         return 1
     except click.ClickException as error:
-        # What was typed is quoted in it.
+        # The message quotes the command line, so it may hold a password.
         sentence = visible(cut(without_addresses(error.format_message()), _LETTERS))
         click.UsageError(sentence, getattr(error, "ctx", None)).show()
         return error.exit_code

@@ -1,17 +1,16 @@
-"""Sources of events: they tell the daemon that something happened in a folder."""
+"""Sources of events: they report changes in folders."""
 
-import platform
 from enum import Enum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from watcher.debounce import ChangeKind
 
-__all__ = ["Backend", "Place", "Polling", "Sink", "Watching", "system_backend"]
+__all__ = ["Backend", "Place", "Polling", "Sink", "Watching"]
 
 
 class Place(NamedTuple):
-    """A watched folder of a project, `""` for the project's own."""
+    """A watched folder of a project; `""` is the project's own folder."""
 
     project: UUID
     folder: str
@@ -20,13 +19,13 @@ class Place(NamedTuple):
 class Watching(Enum):
     """The answer to a request for a watch."""
 
-    #: Nothing was watched here before, or another folder: list it, for it may have changed before.
+    #: The watch is new, or on another folder than before. The folder may have changed before: list it.
     NEW = "new"
     #: The same folder was watched already.
     KEPT = "kept"
-    #: The folder is not there.
+    #: The folder does not exist.
     GONE = "gone"
-    #: It cannot be watched; it has to be looked at instead.
+    #: The folder cannot be watched: poll it instead.
     REFUSED = "refused"
 
 
@@ -34,13 +33,13 @@ class Sink(Protocol):
     """A receiver of events. The backend's thread calls it: it must not block or call back."""
 
     def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
-        """Something happened to an entry of a watched folder."""
+        """Report a change of an entry of a watched folder."""
 
     def root_changed(self, place: Place) -> None:
-        """Something happened to a watched folder itself: removed, renamed, unmounted."""
+        """Report that a watched folder itself was removed, renamed or unmounted."""
 
     def overflowed(self) -> None:
-        """Events were lost: every project may have changed."""
+        """Report that events were lost: every project may have changed."""
 
 
 class Backend(Protocol):
@@ -52,17 +51,17 @@ class Backend(Protocol):
         """Begin to deliver events."""
 
     def watch(self, place: Place, path: str) -> Watching:
-        """Watch a folder, not the ones below it. Asking again is cheap, and notices a new one in its place."""
+        """Watch a folder, but not the folders below it. A repeated call is cheap, and notices a new folder there."""
 
     def unwatch(self, place: Place) -> None:
-        """Watch it no longer; a place that is not watched is fine."""
+        """Stop watching a folder; do nothing for a folder that is not watched."""
 
     def stop(self) -> None:
-        """Deliver nothing any more."""
+        """Stop delivering events."""
 
 
 class Polling:
-    """No source of events at all: every folder has to be looked at."""
+    """A backend without events: the daemon polls every folder."""
 
     name = "poll"
 
@@ -78,14 +77,3 @@ class Polling:
 
     def stop(self) -> None:
         """Nothing to end."""
-
-
-def system_backend() -> Backend:
-    """Return the backend of this operating system."""
-    if platform.system() == "Linux":
-        from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
-
-        return Inotify()
-    from watcher.observer import Observing  # noqa: PLC0415
-
-    return Observing()

@@ -1,4 +1,4 @@
-"""Read one file and store what it says."""
+"""Read one file and store its content."""
 
 import time
 from datetime import UTC, datetime
@@ -12,8 +12,8 @@ from watcher.folder import Folder, Known
 
 __all__ = ["Captured", "capture", "trusted"]
 
-#: A file written again within one tick of its clock looks the same to `stat`; FAT has the coarsest, two seconds. So
-#: what is younger than that is read once more by a later scan (git calls such a file "racy").
+#: A file that is written twice within one tick of its file system's clock looks the same to `stat`. FAT has the
+#: coarsest clock, two seconds. A later scan reads a younger file once more (git calls such a file "racy").
 _COARSEST_NS = 2_000_000_000
 
 
@@ -21,21 +21,20 @@ _COARSEST_NS = 2_000_000_000
 class Captured:
     """The result of looking at a file, for the worker."""
 
-    #: Whether there is a new version.
+    #: True when there is a new version.
     stored: bool = False
     deleted: bool = False
-    #: Look again after this change's wait.
+    #: Look again, after the wait of this kind of change.
     again: ChangeKind | None = None
-    #: Whether the new version may lead to other files: an import, a symlink's target.
+    #: True when the new version may name other files: imports, or the target of a symlink.
     leads: bool = False
 
 
 def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
-    """Store the file as it is now. What is known changes only after the database has answered.
+    """Store the file as it is now, and update `folder.known` after the database has answered.
 
-    An event is always believed: the content is hashed and the database compares. A scan's finding is compared with what
-    is known first, unless that is stale. Raises FileProblem for a file that cannot be read, and what the database
-    raises.
+    After an event, the database compares the hash. After a scan, `folder.known` is compared first, unless it is stale
+    for this file. Raises FileProblem for a file that cannot be read, and the errors of the database.
     """
     state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
@@ -62,12 +61,12 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
 
 def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
     if change is not ChangeKind.VANISHED:
-        # It was there when it was marked: give whoever took it away the time to put it back.
+        # The file existed when it was marked. Give its writer the time to put it back.
         return Captured(again=ChangeKind.VANISHED)
     try:
         made = atlas.memory.delete(folder.project, path, kind="auto")
     except NotFound:
-        # It came and went between two looks, and nothing is known of it.
+        # The file came and went unseen, so it has no version.
         made = None
     folder.known.pop(path, None)
     folder.stale.discard(path)
@@ -93,5 +92,5 @@ def _known(state: FileState, since: datetime) -> Known:
 
 
 def trusted(found: Signature, *, now_ns: int) -> Signature | None:
-    """Return a signature that the next write is sure to change; None when it is too fresh. `ctime` cannot be set."""
+    """Return a signature that the next write is sure to change; None when it is too young. `ctime` cannot be forged."""
     return found if now_ns - found.ctime_ns > _COARSEST_NS else None

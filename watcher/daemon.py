@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import signal
 import socket
 import threading
@@ -16,12 +17,12 @@ from types import FrameType
 from atlas_sdk import Atlas, Attribution, FileProblem
 from atlas_sdk.config import home_folder
 from watcher import status
-from watcher.backend import Backend, Polling, system_backend
+from watcher.backend import Backend, Polling
 from watcher.database import Database
 from watcher.debounce import Timing
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
-from watcher.maintenance import MaintenanceScheduler, RetentionPolicy
+from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -29,7 +30,7 @@ __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 
-#: The worker uses one connection, maintenance another; while that is away, SIGTERM must not wait for long.
+#: While the database is out of reach, SIGTERM must not wait for long.
 _CONNECT_S = 2.0
 
 
@@ -46,9 +47,9 @@ def run(
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. With `retention` the database is looked after once a day,
-    see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or
-    another OS user may change it. Without `stop` it has to be called from the main thread.
+    thread, when every project is watched and was compared. With `retention` the daemon does maintenance once a day, see
+    `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another OS user
+    may change it. Call it from the main thread, or with `stop`.
     """
     folder = home_folder() if home is None else home
     try:
@@ -57,7 +58,7 @@ def run(
         _log.error("%s", refusal)
         return 1
     try:
-        _serve(dsn, folder, stop, ready, timing or Timing(), backend or system_backend(), retention)
+        _serve(dsn, folder, stop, ready, timing or Timing(), backend or _system_backend(), retention)
     finally:
         os.close(lock)
     return 0
@@ -76,10 +77,11 @@ def _serve(
     backend = _started(backend, queue)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
+    # The worker uses one connection, maintenance another.
     connect = partial(
         Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
     )
-    database = Database(connect, timing=timing)
+    database = Database(connect)
     told = False
 
     def report(now: Status) -> None:
@@ -92,7 +94,7 @@ def _serve(
             if ready is not None:
                 ready()
 
-    maintenance = None if retention is None else MaintenanceScheduler(retention, timing=timing, clock=time.monotonic)
+    maintenance = None if retention is None else MaintenanceRunner(retention)
     worker = Worker(
         database=database,
         backend=backend,
@@ -109,7 +111,8 @@ def _serve(
         with _signals(queue) if stop is None else nullcontext():
             thread.start()
             if stop is None:
-                # Not on the event: a signal's handler runs in this thread, and must not wait for what it holds.
+                # Join the thread instead of waiting for the event: a signal's handler runs in this thread, and must not
+                # need a lock that this thread holds.
                 thread.join()
             else:
                 stop.wait()
@@ -124,12 +127,23 @@ def _serve(
         database.close()
 
 
+def _system_backend() -> Backend:
+    """Return the backend of this operating system."""
+    if platform.system() == "Linux":
+        from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
+
+        return Inotify()
+    from watcher.observer import Observing  # noqa: PLC0415
+
+    return Observing()
+
+
 def _started(backend: Backend, queue: EventQueue) -> Backend:
     try:
         backend.start(queue)
     except OSError as error:
         _log.warning(
-            "cannot watch (%s): every folder is looked at every few seconds instead; "
+            "cannot watch (%s): every folder is polled every few seconds instead; "
             "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
             error.strerror or error,
         )
@@ -161,7 +175,7 @@ def _signals(queue: EventQueue) -> Iterator[None]:
 
 @contextmanager
 def _disk_may_be_full() -> Iterator[None]:
-    """Go on without a status file: the versions go to the database, not to this disk."""
+    """Go on without a status file: versions are stored in the database, not on this disk."""
     try:
         yield
     except OSError as error:
@@ -169,7 +183,7 @@ def _disk_may_be_full() -> Iterator[None]:
 
 
 def notify(message: str) -> None:
-    """Tell systemd, when it started us with Type=notify (sd_notify(3))."""
+    """Notify systemd, when it started this process with Type=notify (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

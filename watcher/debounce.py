@@ -1,4 +1,4 @@
-"""Decide when a changed file is read: a pure table of times."""
+"""Decide when to read a changed file: a pure table of times."""
 
 import heapq
 import math
@@ -9,20 +9,20 @@ from attrs import evolve, frozen
 
 __all__ = ["ChangeKind", "Debouncer", "Due", "Key", "Timing"]
 
-#: A project and a path in it; the path `""` stands for the whole project: it is to be scanned.
+#: A project and a path in it; the path `""` asks for a scan of the whole project.
 Key = tuple[UUID, str]
 
 
 class ChangeKind(Enum):
     """The kind of a change, as far as it is known without reading the file."""
 
-    #: A writer closed it, or it was renamed to this name: most likely complete.
+    #: A writer closed the file, or renamed it to this name: it is most likely complete.
     CLOSED = "closed"
-    #: It was made, written or changed its mode, and more may follow.
+    #: The file was made or written, or its mode changed; more may follow.
     CHANGED = "changed"
-    #: The name is gone; an editor may be about to put it back.
+    #: The name is gone; an editor may put it back in a moment.
     VANISHED = "vanished"
-    #: A scan saw it differ from what is stored: no event, no reason to wait.
+    #: A scan found a difference. There was no event, so there is no writer to wait for.
     FOUND = "found"
 
 
@@ -32,35 +32,34 @@ class Timing:
 
     #: Between close or rename and reading: the second of two quick saves is usually the one to keep.
     closed_s: float = 0.05
-    #: After a write: the close follows, or the next write.
+    #: After a write: a close or the next write follows.
     changed_s: float = 0.25
-    #: Editors that delete and write again need less; a tombstone in between would be wrong.
+    #: After a deletion: editors that delete and write again need less, and a deletion in between would be wrong.
     vanished_s: float = 0.6
-    #: A file that is written without a pause is read this often all the same.
+    #: The longest time between two reads of a file that is written without a pause.
     longest_s: float = 2.0
-    #: What no event tells (hard links, network file systems, another client's version) is seen after this.
+    #: Between two sweeps, which find what no event tells: hard links, network file systems, versions of other clients.
     sweep_s: float = 60.0
-    #: Folders that cannot be watched are looked at this often.
+    #: Between two looks at a folder that cannot be watched.
     poll_s: float = 2.0
-    #: Projects whose folder is gone.
+    #: Between two looks for a lost project.
     lost_s: float = 0.5
-    #: Another folder in a project's place, without any memory file: an unmounted disk until this much later.
+    #: A new folder without memory files in a project's place counts as an unmounted disk for this long.
     replaced_s: float = 120.0
-    #: The list of registered projects.
+    #: Between two reads of the list of registered projects.
     projects_s: float = 2.0
-    #: The status file: not more often than the first, not less often than the second.
+    #: Between two writes of the status file: at least this long after news, and at most this long without news.
     status_s: float = 1.0
     heartbeat_s: float = 10.0
-    #: Not even when it is expensive: a status older than `status.FRESH_S` is that of a daemon that hangs.
+    #: The same for a status that is expensive to write. It is below `status.FRESH_S`, the age of a hung daemon.
     heartbeat_most_s: float = 20.0
-    #: Between attempts to reach the database: from the first to the second, doubling.
+    #: Between two attempts to reach the database: the first pause, doubled each time up to the second.
     retry_s: float = 0.25
     retry_most_s: float = 5.0
-    #: Whether maintenance is due is asked for the first time this long after the start, and then again and again;
-    #: between half of it and half as much again.
+    #: Before the first question whether maintenance is due, and between two of them: 0.5 to 1.5 times this long.
     maintenance_first_s: float = 120.0
     maintenance_s: float = 900.0
-    #: SIGTERM: what is not stored after this is left to the next start, which finds it by scanning.
+    #: After SIGTERM, for storing what is left; the scan of the next start finds the rest.
     drain_s: float = 10.0
 
     def settle_s(self, change: ChangeKind) -> float:
@@ -74,41 +73,39 @@ class Timing:
 
 @frozen(kw_only=True)
 class Due:
-    """One thing to look at."""
+    """A path to look at."""
 
     key: Key
-    #: The last change: whether a missing file has been missing long enough.
+    #: The last change. A file that is missing now was deleted only if this is `VANISHED`.
     change: ChangeKind
-    #: When the first change since the last look came, and when to look.
+    #: The time of the first change since the last look, and the time to look.
     first: float
     at: float
 
 
 class Debouncer:
-    """A table of the files and projects to read, and when. Not thread-safe; the caller passes the time.
+    """A table of the paths to look at, and when. Not thread-safe; the caller passes the time.
 
-    The last change decides how long to wait. No file waits longer than `longest_s` after its first change, except one
-    that vanished: there is nothing to read.
+    The last change decides how long to wait. No file waits longer than `longest_s` after its first change, except a
+    file that vanished, because there is nothing to read.
     """
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._pending: dict[Key, Due] = {}
-        #: When each key comes up, at or before its time: moved on then, for a busy writer must not grow the heap.
+        #: The time of each key's one valid entry in the heap. It may be too early, and is corrected when it comes up: a
+        #: new entry for every change would let a busy writer grow the heap.
         self._queued: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._pending
-
     def mark(self, key: Key, change: ChangeKind, now: float) -> float:
         """Note a change; return when the key is due."""
         before = self._pending.get(key)
         if before is not None and change is ChangeKind.FOUND:
-            # An event knows better when its writer is done.
+            # The event tells better than the scan when its writer is done.
             return before.at
         at = now + self._timing.settle_s(change)
         if before is not None and change is not ChangeKind.VANISHED:
@@ -117,12 +114,12 @@ class Debouncer:
         return at
 
     def put_back(self, due: Due, at: float) -> None:
-        """Take something back that could not be done; what was marked meanwhile stands."""
+        """Put back what could not be done, unless its path was marked again meanwhile."""
         if due.key not in self._pending:
             self._enter(evolve(due, at=at))
 
     def next_at(self) -> float | None:
-        """Return when the next thing is due; None when there is nothing."""
+        """Return when the next path is due; None when there is none."""
         while self._heap:
             at, key = self._heap[0]
             due = self._pending.get(key)
@@ -136,7 +133,7 @@ class Debouncer:
         return None
 
     def pop(self, now: float) -> Due | None:
-        """Take out what is due, the earliest first."""
+        """Take out the path that is due first; None when none is due."""
         at = self.next_at()
         if at is None or at > now:
             return None
@@ -145,7 +142,7 @@ class Debouncer:
         return self._pending.pop(key)
 
     def forget(self, project: UUID) -> None:
-        """Drop everything of a project."""
+        """Drop every path of a project."""
         for key in [key for key in self._pending if key[0] == project]:
             del self._pending[key]
 

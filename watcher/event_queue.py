@@ -1,4 +1,4 @@
-"""A queue in which events wait for the worker: the only object that the threads share."""
+"""A queue in which changed files wait for the worker: the only object that the threads share."""
 
 import logging
 import threading
@@ -15,29 +15,29 @@ _log = logging.getLogger(__name__)
 
 
 class Affected(Protocol):
-    """A project that tells which of its files an event is about."""
+    """A project that knows which of its files an event is about."""
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
-        """Return the paths to look at, `""` for all."""
+        """Return the paths to look at; `""` asks for a scan."""
 
 
 class EventQueue:
-    """A `Debouncer` under a lock, with somebody waiting for it; a `Sink` of backends.
+    """A `Debouncer` under a lock, which the worker waits for and which backends fill as their `Sink`.
 
-    A file that is written a thousand times is one entry. The lock is one that its holder may take again: a signal's
-    handler runs in the middle of whatever its thread does.
+    A file that is written a thousand times is one entry. The lock is reentrant: a signal's handler may interrupt the
+    thread that holds it.
     """
 
     def __init__(self, timing: Timing, *, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._debouncer = Debouncer(timing)
         self._changed = threading.Condition(threading.RLock())
-        #: When the worker wakes up by itself; None while it works.
+        #: The time at which the worker wakes up by itself; None while it works.
         self._sleeps_until: float | None = None
         self._overflows = 0
         self._stopping = False
         self._events = 0
-        #: Replaced as a whole by the worker, never changed.
+        #: The worker replaces the mapping and never changes it.
         self.projects: Mapping[UUID, Affected] = {}
 
     def __len__(self) -> int:
@@ -45,18 +45,18 @@ class EventQueue:
 
     @property
     def events(self) -> int:
-        """The number of events so far, also about files that are no memory."""
+        """The number of events so far, also of files that are not tracked."""
         return self._events
 
     @property
     def stopping(self) -> bool:
-        """True when the end was requested."""
+        """True after `stop`."""
         return self._stopping
 
     # From any thread.
 
     def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
-        """Note what an event says, if it is about memory."""
+        """Mark the tracked files that an event is about."""
         self._events += 1
         project = self.projects.get(place.project)
         if project is not None:
@@ -68,30 +68,30 @@ class EventQueue:
         try:
             return project.affected_paths(path, is_folder=is_folder)
         except Exception:  # noqa: BLE001 - see below
-            # The backend's thread serves every project: it must outlive a fault in one. A scan finds what this is.
+            # The backend's thread serves every project, so it must outlive a fault in one. A scan finds the change.
             _log.exception("cannot tell what a change is about; the project is scanned")
             return ("",)
 
     def root_changed(self, place: Place) -> None:
-        """Ask for a scan: a folder itself is gone or not the same any more."""
+        """Mark the project for a scan: one of its folders is gone or replaced."""
         self._events += 1
         self.mark(place.project, "", ChangeKind.CLOSED)
 
     def overflowed(self) -> None:
-        """Ask for a scan of everything."""
+        """Ask for a scan of every project."""
         with self._changed:
             self._overflows += 1
             self._changed.notify()
 
     def mark(self, project: UUID, path: str, change: ChangeKind) -> None:
-        """Note that something has to be looked at."""
+        """Mark a path to be looked at."""
         with self._changed:
             at = self._debouncer.mark((project, path), change, self._clock())
             if self._sleeps_until is not None and at < self._sleeps_until:
                 self._changed.notify()
 
     def stop(self) -> None:
-        """Ask for the end. A signal's handler may call it."""
+        """Ask the worker to end. A signal's handler may call this."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -99,7 +99,7 @@ class EventQueue:
     # From the worker.
 
     def wait(self, until: float) -> None:
-        """Return when something is due, something else is asked for, or it is `until`."""
+        """Return when a path is due, after an overflow or `stop`, or at `until`."""
         with self._changed:
             while not (self._stopping or self._overflows):
                 due = self._debouncer.next_at()
@@ -111,33 +111,28 @@ class EventQueue:
             self._sleeps_until = None
 
     def wait_for_stop(self, until: float) -> None:
-        """Return at `until`, or when somebody asks for the end: what is due cannot be done now."""
+        """Return after `stop` or at `until`, even if a path is due: nothing can be stored now."""
         with self._changed:
             while not self._stopping and (left_s := until - self._clock()) > 0:
                 self._changed.wait(left_s)
 
     def pop(self, now: float) -> Due | None:
-        """Take out what is due."""
+        """Take out the next path that is due; None when there is none."""
         with self._changed:
             return self._debouncer.pop(now)
 
     def put_back(self, due: Due, at: float) -> None:
-        """Take something back that could not be done now."""
+        """Put back what could not be done now, to be due at this time."""
         with self._changed:
             self._debouncer.put_back(due, at)
 
-    def is_marked(self, project: UUID, path: str) -> bool:
-        """Tell whether a path waits to be looked at."""
-        with self._changed:
-            return (project, path) in self._debouncer
-
     def forget(self, project: UUID) -> None:
-        """Drop everything about a project."""
+        """Drop every path of a project."""
         with self._changed:
             self._debouncer.forget(project)
 
     def take_overflows(self) -> int:
-        """Return how many overflows there were since the last call."""
+        """Return the number of overflows since the last call."""
         with self._changed:
             overflows, self._overflows = self._overflows, 0
             return overflows

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from atlas_sdk import AtlasError, Project, Signature, Tracking
 from atlas_sdk.files import Root, pin, signature
@@ -20,55 +20,50 @@ SETTINGS = ".atlas.toml"
 
 @frozen(kw_only=True)
 class Known:
-    """The newest stored version of a file, as far as this daemon knows. Only made once it is stored."""
+    """The newest stored version of a file, as far as this daemon knows. Made only after the version is stored."""
 
-    #: What `stat` said about the file with this content; None: not known, or too fresh to be trusted.
+    #: The file's `stat` with this content; None when it is unknown or too young to be trusted.
     signature: Signature | None
     #: 64 hex digits.
     sha256: str
     mode: int
     link: str | None
-    #: Since when exactly this content is safe.
+    #: The time since which this content is stored.
     protected_since: datetime
 
 
 @define(eq=False)
 class Folder:
-    """One registered project. The worker changes it; the backend's thread only asks `affected_paths`."""
+    """One registered project. The worker changes it; the backend's thread only calls `affected_paths`."""
 
     project: Project
-    root: Path
+    root: Path = field(init=False, default=Factory(lambda self: Path(self.project.path), takes_self=True))
     tracking: Tracking = Factory(Tracking)
     known: dict[str, Known] = Factory(dict)
-    #: Files of which `known` may be wrong: the next look at them asks the database, whatever it finds.
+    #: Files with a `known` that may be wrong: the next look asks the database in any case.
     stale: set[str] = Factory(set)
-    #: Whether `known` was filled from the database.
+    #: True after `known` was filled from the database.
     loaded: bool = False
-    #: Watched folders by the device, inode and mtime that they had when they were listed.
+    #: Watched folders, with the device, inode and mtime that they had when they were listed.
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
-    #: Those that cannot be watched.
+    #: The folders that cannot be watched.
     unwatched: frozenset[str] = frozenset()
-    #: Tracked without a matching glob, because an instruction file imports them.
+    #: Files that are tracked only because an instruction file imports them.
     imports: frozenset[str] = frozenset()
-    #: Tracked symlinks by the file in the project that they lead to.
+    #: Tracked symlinks, by the file in the project that they lead to.
     aliases: dict[str, tuple[str, ...]] = Factory(dict)
-    #: Why the project is not looked after now; None when it is.
+    #: The reason why the project is lost, None when it is not; and the time of the loss.
     lost: str | None = None
     lost_since: float = 0.0
-    #: Device and inode of the project's own folder when it was last scanned, and whose it was.
+    #: Device, inode and owner of the project's own folder at the last scan.
     identity: tuple[int, int] | None = None
     owner: int | None = None
-    #: Whether the last scan saw a file that a killed restore left.
+    #: True when the last scan saw a file that a killed restore left.
     leftovers: bool = False
-    #: Not to be scanned before this time: a slow project must leave time for the others.
+    #: The project is not scanned before this time.
     rest_until: float = 0.0
-    #: One sentence a path, `""` for the project.
+    #: One sentence for each path; `""` is the project.
     problems: dict[str, str] = Factory(dict)
-
-    @classmethod
-    def of(cls, project: Project) -> "Folder":
-        """Begin to know a project: nothing yet."""
-        return cls(project, Path(project.path))
 
     @property
     def id(self) -> UUID:
@@ -77,11 +72,11 @@ class Folder:
 
     @property
     def pinned(self) -> Root:
-        """The folder that was scanned last: nothing is read from another one that has its name by now."""
+        """The folder of the last scan: a read refuses another folder that has its name now."""
         return Root(self.root, self.identity)
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
-        """Return the tracked files that an event may be about, `""` for a scan, nothing for all the rest."""
+        """Return the tracked files that an event may be about; `""` asks for a scan."""
         if is_folder:
             return ("",) if path in self.folders or self.tracking.leads(path) else ()
         if path == SETTINGS:
@@ -92,7 +87,7 @@ class Folder:
         return aliases
 
     def note(self, path: str, problem: str | None) -> bool:
-        """Remember what is the matter with a file, None for nothing; return whether that is news."""
+        """Remember the problem of a file, None for no problem; return whether that is news."""
         if problem == self.problems.get(path):
             return False
         if problem is None:
@@ -113,15 +108,15 @@ class Folder:
             return False
 
     def _looks_like(self, path: str, known: Known) -> bool:
-        # By the plain path, because the sweep does this for every file: it reads nothing, and an answer that somebody
-        # led astray differs, so that a scan follows.
+        # Use the plain path: the sweep calls this for every file and reads no content. If a folder was swapped for a
+        # symlink, the answer differs, and a scan follows.
         found = os.lstat(self.path_of(path))
         if stat.S_ISLNK(found.st_mode):
             return known.signature is not None and signature(self.pinned, path) == known.signature
         return known.signature is not None and Signature.of(found) == known.signature
 
     def stamp(self, folder: str) -> tuple[int, int, int] | None:
-        """Return what changes when an entry of a folder comes or goes; None when there is no folder."""
+        """Return what changes when an entry of a folder is made or removed; None when there is no folder."""
         try:
             found = os.stat(self.path_of(folder))  # noqa: PTH116 - the sweep's hot path
         except OSError:
@@ -129,26 +124,19 @@ class Folder:
         return found.st_dev, found.st_ino, found.st_mtime_ns
 
     def path_of(self, path: str) -> str:
-        """Return where a path of the project is."""
+        """Return the full path of a path of the project."""
         return os.path.join(self.root, path) if path else str(self.root)  # noqa: PTH118 - the sweep's hot path
 
     def is_there(self) -> bool:
-        """Tell whether the folder that was scanned last is in its place and within reach."""
-        return self._is(self.pinned)
+        """Tell whether the folder of the last scan is in its place and can be opened."""
+        return _is_reachable(self.pinned)
 
     def is_back(self) -> bool:
-        """Tell whether any folder is in the project's place and within reach."""
-        return self._is(Root(self.root))
-
-    def _is(self, root: Root) -> bool:
-        try:
-            pin(root)
-        except AtlasError:
-            return False
-        return True
+        """Tell whether any folder is in the project's place and can be opened."""
+        return _is_reachable(Root(self.root))
 
     def status(self) -> ProjectStatus:
-        """Say what is protected, and what is not."""
+        """Return what is protected, and what is not."""
         names = sorted({*self.known, *(path for path in self.problems if path)})
         return ProjectStatus(
             id=str(self.project.id),
@@ -166,3 +154,11 @@ class Folder:
             protected_since=None if known is None else known.protected_since,
             problem=self.problems.get(path),
         )
+
+
+def _is_reachable(root: Root) -> bool:
+    try:
+        pin(root)
+    except AtlasError:
+        return False
+    return True

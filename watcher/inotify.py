@@ -1,7 +1,7 @@
 """Linux: one inotify instance for every folder of every project.
 
-`InotifyFD` is the layer under watchdog's `Observer`. The Observer costs a thread for each watched folder, and does not
-tell when the kernel's queue overflowed, when a folder may not be read, and when a root was renamed. This layer is not
+`InotifyFD` is the layer under watchdog's `Observer`. The Observer needs a thread for each watched folder, and does not
+report that the kernel's queue overflowed, that a folder may not be read or that a root was renamed. This layer is not
 public API: a contract test fails when it changes.
 """
 
@@ -33,7 +33,7 @@ _MASK: Final = (
     | _DONT_FOLLOW
     | _EXCL_UNLINK
 )
-#: What `add_callback` returns for a folder that may not be read, instead of an error.
+#: `add_callback` returns this for a folder that may not be read, instead of an error.
 _NO_ACCESS: Final = -1
 
 
@@ -43,9 +43,9 @@ class Inotify:
     name = "inotify"
 
     def __init__(self) -> None:
-        """Make nothing yet: `start` does."""
+        """Open nothing: `start` does."""
         self._lock = threading.Lock()
-        #: By watch descriptor: two projects in one folder share it, each under an id of its own.
+        #: The places by watch descriptor: two projects in one folder share it, each under an id of its own.
         self._places: dict[int, dict[int, Place]] = {}
         self._held: dict[Place, tuple[int, int]] = {}
         self._ids = itertools.count(1)
@@ -62,8 +62,8 @@ class Inotify:
         self._fd.start()
 
     def watch(self, place: Place, path: str) -> Watching:
-        """Watch a folder; when another inode has its name now, the old watch ends."""
-        # Held until the descriptor is known, so that no event of the new watch comes before.
+        """Watch a folder, and end the old watch when another inode has its name now."""
+        # Hold the lock until the descriptor is known: an event of the new watch must not come before.
         with self._lock:
             try:
                 wd, number = self._add(path)
@@ -83,7 +83,7 @@ class Inotify:
             return Watching.NEW
 
     def unwatch(self, place: Place) -> None:
-        """Watch it no longer."""
+        """Stop watching a folder."""
         with self._lock:
             self._drop(place)
 
@@ -93,7 +93,7 @@ class Inotify:
         self._fd.stop()
         self._fd.join()
 
-    # What watchdog calls, in its thread.
+    # Watchdog calls these, in its thread.
 
     def on_event(self, event: "InotifyEvent") -> None:
         """Pass an event on to every project that watches the folder."""
@@ -114,7 +114,7 @@ class Inotify:
             self._sink.changed(place, name, change, is_folder=bool(mask & _ISDIR))
 
     def on_watch_deleted(self, wd: "WatchDescriptor") -> None:
-        """Forget a folder that the kernel watches no longer."""
+        """Forget a folder that the kernel does not watch any more."""
         if self._stopped:
             return
         with self._lock:
@@ -126,10 +126,10 @@ class Inotify:
             self._sink.root_changed(place)
 
     def on_queue_overflow(self) -> None:
-        """Say that events were lost."""
+        """Report that events were lost."""
         self._sink.overflowed()
 
-    # Under the lock.
+    # Callers hold the lock.
 
     def _add(self, path: str) -> tuple["WatchDescriptor", int]:
         from watchdog.observers.inotify_c import CallbackId, Mask  # noqa: PLC0415 - loads for this system only
@@ -159,9 +159,9 @@ class Inotify:
             if not self._told_of_limit:
                 self._told_of_limit = True
                 _log.warning(
-                    "the kernel's limit on watches is reached: some folders are looked at every few seconds instead; "
+                    "the kernel's limit on watches is reached: some folders are polled every few seconds instead; "
                     "raise it with: sysctl fs.inotify.max_user_watches=1048576"
                 )
         else:
-            _log.warning("cannot watch %s: %s; it is looked at every few seconds instead", path, error.strerror)
+            _log.warning("cannot watch %s: %s; it is polled every few seconds instead", path, error.strerror)
         return Watching.REFUSED

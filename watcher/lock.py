@@ -11,7 +11,7 @@ __all__ = ["LOCK", "AlreadyRunning", "holder", "take"]
 
 #: Below the home folder. Holds the daemon's process id.
 LOCK = Path("watcher/lock")
-#: Somebody who only asks holds the lock for microseconds.
+#: A process that only asks for the holder has the lock for microseconds.
 _ATTEMPTS = 1000
 
 
@@ -20,11 +20,10 @@ class AlreadyRunning(Exception):
 
     def __init__(self, home: Path, pid: int) -> None:
         super().__init__(f"a watcher for {home} runs already, process {pid}; stop it first, or use another ATLAS_HOME")
-        self.pid = pid
 
 
 def take(home: Path) -> int:
-    """Take the lock and write down who has it; return the descriptor to close at the end.
+    """Take the lock and write this process's id in it; return the descriptor to close at the end.
 
     Raises AlreadyRunning, and FileProblem when the home, the folder or the lock is not this OS user's alone.
     """
@@ -46,16 +45,16 @@ def _is_ours(descriptor: int) -> bool:
             return True
         if not _try(descriptor, fcntl.LOCK_SH):
             return False
-        # The lock can be shared, so it was not a daemon but somebody who asked for one.
+        # The lock can be shared, so the other process was no daemon and only asked for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.sched_yield()
     return False
 
 
 def holder(path: Path) -> int | None:
-    """Return the process that has the lock, 0 when it has not said so yet; None when nobody has.
+    """Return the process that has the lock, 0 before it has written its id, None when no process has the lock.
 
-    A lock that another OS user could have made says nothing.
+    A lock that another OS user could have made is ignored.
     """
     try:
         descriptor = open_private_file(path, os.O_RDONLY)

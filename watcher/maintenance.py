@@ -1,32 +1,28 @@
-"""Maintenance of the database, once a day, when nothing else is to be done.
+"""Maintenance of the database, once a day, when the worker is idle.
 
-It runs in a thread of its own, on a connection of its own, in small steps, and between two of them it waits while the
-worker has something to do. Whose turn it is among the watchers of a database, the database says.
+Maintenance has a thread and a connection of its own. It runs in small steps, and pauses between two of them while the
+worker is busy. The database decides which of its watchers runs it.
 """
 
 import logging
-import math
-import random
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 
 from atlas_sdk import Atlas, AtlasError, JobReport, MaintenanceProgress
 from atlas_sdk.config import Settings
-from watcher.debounce import Timing
 from watcher.status import MaintenanceStatus
 
-__all__ = ["MaintenanceScheduler", "RetentionPolicy"]
+__all__ = ["MaintenanceRunner", "RetentionPolicy"]
 
 _log = logging.getLogger(__name__)
 
 #: Rows of one transaction: some ten milliseconds.
 _BATCH = 1_000
-#: A worker that always has something to do holds each step up for this long at most (seconds).
+#: A worker that is always busy delays each step for this long at most (seconds).
 _PATIENCE_S = 5.0
-#: What a step that is under way may still take when the daemon ends (seconds); otherwise the database takes it back.
+#: When the daemon ends, it waits this long for the step under way (seconds); the database undoes an unfinished one.
 _GRACE_S = 1.0
 
 
@@ -40,7 +36,7 @@ class RetentionPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> "RetentionPolicy | None":
-        """Return what the settings say; None: no maintenance by the watcher."""
+        """Read the settings; None: the watcher does no maintenance."""
         if not settings.maintenance:
             return None
         return cls(
@@ -50,59 +46,43 @@ class RetentionPolicy:
         )
 
 
-class MaintenanceScheduler:
-    """Asks now and then whether maintenance is due, and does it. `step` and `stop` are the worker's."""
+class MaintenanceRunner:
+    """Runs maintenance in a thread. The worker decides when, and calls everything here."""
 
-    def __init__(
-        self,
-        retention: RetentionPolicy,
-        *,
-        timing: Timing,
-        clock: Callable[[], float],
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, retention: RetentionPolicy) -> None:
         self._retention = retention
-        self._timing = timing
-        self._clock = clock
-        self._jitter = jitter
-        self._at = clock() + self._some(timing.maintenance_first_s)
         self._thread: threading.Thread | None = None
-        #: Whether the worker has nothing to do.
-        self._quiet = threading.Event()
+        #: Set while the worker has nothing else to do.
+        self._idle = threading.Event()
         self._stopping = False
-        #: The last run of the database's, whoever's it was; None: none is known of.
+        #: The last run that the database knows of, by any watcher or command; None when there is none.
         self.status: MaintenanceStatus | None = None
 
-    def _some(self, seconds: float) -> float:
-        """Return about that long: the watchers of many machines must not all come at the same time."""
-        return seconds * (0.5 + self._jitter())
+    def allow(self, *, idle: bool) -> None:
+        """Let a run go on while the worker is idle, and pause it between two steps otherwise."""
+        (self._idle.set if idle else self._idle.clear)()
 
-    @property
-    def next_at(self) -> float:
-        """When the worker should come by again, if nothing else brings it."""
-        return math.inf if self._thread is not None else self._at
-
-    def step(self, now: float, atlas: Callable[[], Atlas], *, quiet: bool) -> None:
-        """Begin when it is time and nothing else is to be done. Called again and again, also while it runs."""
-        if not quiet:
-            self._quiet.clear()
-            return
-        self._quiet.set()
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread = None
-            self._at = now + self._some(self._timing.maintenance_s)
-        if self._thread is None and now >= self._at and not self._stopping:
+    def begin(self, atlas: Atlas) -> None:
+        """Start a run, unless the daemon is about to end."""
+        if not self._stopping:
             # A daemon thread: a statement that hangs must not keep the process.
-            self._thread = threading.Thread(target=self._run, args=(atlas(),), name="atlas-maintenance", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(atlas,), name="atlas-maintenance", daemon=True)
             self._thread.start()
 
+    def take_ended(self) -> bool:
+        """Return True once after a run has ended."""
+        if self._thread is None or self._thread.is_alive():
+            return False
+        self._thread = None
+        return True
+
     def stop(self) -> None:
-        """Ask for the end: nothing new is begun."""
+        """End a run at its next step, and begin no other."""
         self._stopping = True
-        self._quiet.set()
+        self._idle.set()
 
     def join(self) -> None:
-        """Wait a moment for what is under way."""
+        """Wait a moment for the step that is under way."""
         if self._thread is not None:
             self._thread.join(_GRACE_S)
 
@@ -118,7 +98,7 @@ class MaintenanceScheduler:
                 progress=self._may_go_on,
             )
             if reports is not None:
-                self._tell(reports)
+                _log_reports(reports)
             last = next(iter(atlas.maintenance.runs(limit=1)), None)
             if last is not None:
                 removed = sum(report.removed for report in last.jobs)
@@ -129,17 +109,17 @@ class MaintenanceScheduler:
             if not self._stopping:
                 _log.warning("maintenance failed and is tried again later: %s", problem)
                 self.status = MaintenanceStatus(at=datetime.now(UTC), outcome="failed", problem=str(problem))
-        except Exception:  # noqa: BLE001 - see below
-            # Nobody sees an exception of a thread.
+        except Exception:  # noqa: BLE001 - nothing else reports an exception of this thread
             _log.exception("maintenance failed and is tried again later")
 
-    def _tell(self, reports: list[JobReport]) -> None:
-        for report in reports:
-            if report.problem is not None:
-                _log.warning("maintenance: %s failed and is tried again later: %s", report.name, report.problem)
-        done = ", ".join(f"{report.name} {report.removed}" for report in reports if report.removed)
-        _log.info("maintenance: %s", done or "nothing to remove")
-
     def _may_go_on(self, _: MaintenanceProgress) -> bool:
-        self._quiet.wait(_PATIENCE_S)
+        self._idle.wait(_PATIENCE_S)
         return not self._stopping
+
+
+def _log_reports(reports: list[JobReport]) -> None:
+    for report in reports:
+        if report.problem is not None:
+            _log.warning("maintenance: %s failed and is tried again later: %s", report.name, report.problem)
+    done = ", ".join(f"{report.name} {report.removed}" for report in reports if report.removed)
+    _log.info("maintenance: %s", done or "nothing to remove")

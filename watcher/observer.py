@@ -29,7 +29,7 @@ class Observing:
     name = "observer"
 
     def __init__(self) -> None:
-        """Make nothing yet: `start` does."""
+        """Open nothing: `start` does."""
         self._observer: BaseObserver = Observer()
         self._handlers: dict[str, _Handler] = {}
         self._paths: dict[Place, str] = {}
@@ -40,7 +40,7 @@ class Observing:
         self._observer.start()
 
     def watch(self, place: Place, path: str) -> Watching:
-        """Watch a folder; when another one has its name now, the old watch ends."""
+        """Watch a folder, and end the old watch when another folder has its name now."""
         try:
             found = os.stat(path)  # noqa: PTH116 - text in, two numbers out
         except (FileNotFoundError, NotADirectoryError):
@@ -51,7 +51,7 @@ class Observing:
         identity = (found.st_dev, found.st_ino)
         handler = self._handlers.get(path)
         if handler is not None and (handler.identity != identity or not self._alive(handler.watch)):
-            # Scheduling the same path again would keep the dead watch.
+            # To schedule the same path again would keep the dead watch.
             self._observer.unschedule(handler.watch)
             handler = None
         if handler is None:
@@ -72,7 +72,7 @@ class Observing:
         return Watching.NEW
 
     def unwatch(self, place: Place) -> None:
-        """Watch it no longer."""
+        """Stop watching a folder."""
         path = self._paths.pop(place, None)
         handler = None if path is None else self._handlers.get(path)
         if path is None or handler is None:
@@ -112,7 +112,7 @@ class _Handler(FileSystemEventHandler):
             self.places -= {place}
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Pass an event on; one rename is a name that vanished and a name that was closed."""
+        """Pass an event on. A rename is two: the old name vanished, and the new one was closed."""
         if event.event_type in _KINDS:
             self._tell(event.src_path, _KINDS[event.event_type], is_folder=event.is_directory)
         elif event.event_type in {"deleted", "moved"}:

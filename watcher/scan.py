@@ -1,4 +1,4 @@
-"""Find out what events do not tell: the one way for the start, a new project or folder, an overflow, the sweep."""
+"""Find what no event tells: at the start, in a new project or folder, after an overflow, after a sweep."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ __all__ = ["is_replaced", "load", "scan", "stale_paths", "unwatch"]
 
 _log = logging.getLogger(__name__)
 
-#: Somebody who makes folders faster than they can be listed has his own events to blame; the sweep sees the rest.
+#: A scan lists again when it finds new folders, at most this often: their events and the sweep find the rest.
 _ROUNDS = 10
 
 
 def load(folder: Folder, atlas: Atlas) -> None:
-    """Learn what is stored, once. Signatures are not: every file is read and hashed at the first scan."""
+    """Read once which versions are stored. Signatures are not stored, so the first scan reads and hashes every file."""
     if folder.loaded:
         return
     for version in atlas.memory.files(folder.project):
@@ -35,10 +35,10 @@ def load(folder: Folder, atlas: Atlas) -> None:
 
 
 def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
-    """Compare what is known with what is stored; yield the files that the database has to be asked about.
+    """Compare `folder.known` with the stored versions; yield the files that differ.
 
-    A restore that failed half way, or another client, leaves a newest version that is not what is on the disk, without
-    any event. Content that was over the limit of its day is asked for again when it is within today's.
+    A failed restore, or another client, may store a newest version that is not the content on the disk, without any
+    event. Content that was over the size limit at its time is yielded again if it is within today's limit.
     """
     stored = {version.path: version for version in atlas.memory.files(folder.project)}
     for path, known in folder.known.items():
@@ -50,7 +50,7 @@ def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
         ):
             yield path
     for path, version in stored.items():
-        # What is not on the disk may never have been: a client may store content of its own.
+        # A file that is not on the disk may never have been there: a client may store content of its own.
         if not version.deleted and _is_tracked(folder, path) and entry(folder.pinned, path) is not None:
             yield path
 
@@ -60,11 +60,11 @@ def _is_tracked(folder: Folder, path: str) -> bool:
 
 
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
-    """Watch what there is, then list it, then compare; yield the files to look at.
+    """Watch the project's folders, list and compare them; yield the files to look at.
 
-    In this order nothing falls into the gap: what changes after the listing has its event. `root` is held open, so
-    settings and files are those of one folder. Raises FileProblem when that cannot be read, which says nothing about
-    its files.
+    In this order no change is missed: a change after the listing has its event. `root` is open, so settings and files
+    are those of one folder. Raises FileProblem when the folder cannot be read; that does not mean that its files are
+    gone.
     """
     first = folder.identity is None
     folder.identity, folder.owner = root.identity, os.fstat(root.folder).st_uid
@@ -84,7 +84,7 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Ch
         if seen is None:
             yield path, ChangeKind.VANISHED
         elif known is None and not first:
-            # Somebody makes it at this moment, in a folder that is new itself.
+            # The folder is new, and its writer may not be done.
             yield path, ChangeKind.CHANGED
         elif known is None or known.signature is None or known.signature != seen or path in folder.problems:
             yield path, ChangeKind.FOUND
@@ -93,7 +93,7 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Ch
 
 
 def unwatch(folder: Folder, backend: Backend) -> None:
-    """Watch nothing of a project any more."""
+    """Stop watching every folder of a project."""
     for name in folder.folders:
         backend.unwatch(Place(folder.id, name))
     folder.folders = {}
@@ -101,17 +101,17 @@ def unwatch(folder: Folder, backend: Backend) -> None:
 
 
 def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
-    """Repeat until every folder of the listing was watched before it was listed."""
+    """Watch, then list. Repeat until every listed folder was watched before it was listed."""
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
-        # Before the listing: what changes after it shows.
+        # Take the stamps before the listing: a later change then shows.
         stamps = {name: folder.stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
         aliases = _aliases(root, found)
         wanted = {*found.directories, *(path.rpartition("/")[0] for path in aliases)}
         if not found.complete:
-            # A folder that was not searched this time may be there all the same.
+            # A folder that was not searched this time may still exist.
             wanted |= folder.folders.keys()
         if wanted <= stamps.keys():
             break
@@ -131,15 +131,15 @@ def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
             folder.unwatched |= {name}
         else:
             folder.unwatched -= {name}
-        # Already here, so that its events are taken for this project's.
+        # Add the folder at once: its first events are this project's already.
         folder.folders.setdefault(name, None)
 
 
 def is_replaced(folder: Folder, root: Root) -> bool:
-    """Tell whether another folder stands in the project's place that is not to be taken for it.
+    """Tell whether the folder in the project's place is not the project.
 
-    One without any memory file is an unmounted disk, say; one of another owner is not what was registered, whatever
-    names it holds.
+    A folder without any memory file may be the mount point of an unmounted disk. A folder of another owner is not the
+    one that was registered, whatever files it has.
     """
     if folder.identity is None or not folder.known or root.identity == folder.identity:
         return False
@@ -147,7 +147,7 @@ def is_replaced(folder: Folder, root: Root) -> bool:
         return True
     if any(_is_present(root, path) for path in folder.known):
         return False
-    # Somebody who made it again wrote other files first; its own settings say what counts.
+    # A user who made the project again may have written other files first. Its own settings say which files count.
     return not _tracking(folder, root)[0].scan(root).paths
 
 
@@ -159,7 +159,7 @@ def _is_present(root: Root, path: str) -> bool:
 
 
 def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
-    """Read the project's settings; while they are wrong, the last good ones hold."""
+    """Read the project's settings; return the last good ones while they are wrong, and the problem."""
     try:
         return Tracking.load(root), None
     except (InvalidInput, FileProblem) as error:
@@ -167,13 +167,13 @@ def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
 
 
 def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
-    """Find what tracked symlinks lead to: their own folder says nothing when that is written."""
+    """Return the tracked symlinks by their target: a write to a target is no event in the symlink's folder."""
     aliases: dict[str, tuple[str, ...]] = {}
     for path in found.paths:
         try:
             inside = link_target(root, path)
         except AtlasError:
-            # It changed since the listing; its own look says what is the matter.
+            # The symlink changed since the listing. The look at it reports its problem.
             continue
         if inside is not None:
             aliases[inside] = (*aliases.get(inside, ()), path)
@@ -186,13 +186,13 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
         try:
             seen = signature(root, path)
         except AtlasError as error:
-            # Something is in its place, or its folder may not be read: not a deletion.
+            # Another kind of file is in its place, or its folder may not be read: this is no deletion.
             skipped[path] = str(error)
             continue
         if seen is None:
             yield path, ChangeKind.VANISHED
         elif found.complete:
-            # It exists and is not tracked any more: the settings or an import changed.
+            # The file exists but is not tracked any more: the settings or an import changed.
             del folder.known[path]
 
 
@@ -200,6 +200,6 @@ def _note(folder: Folder, found: Scan, skipped: dict[str, str]) -> None:
     for path, reason in skipped.items():
         if folder.note(path, reason):
             _log.warning("%s: %s", folder.root, reason)
-    # What could not be read is cleared when it was read.
+    # The problem of a listed file is cleared when the file is read.
     for path in folder.problems.keys() - skipped.keys() - set(found.paths):
         folder.note(path, None)

@@ -1,6 +1,6 @@
 """The daemon's status: a file that it replaces, and a lock that proves that it runs.
 
-Imports nothing heavy: the command line reads it before it does anything else.
+This module imports nothing heavy: the command line reads the status before it opens the database.
 """
 
 import json
@@ -31,7 +31,7 @@ __all__ = [
 
 #: Below the home folder.
 STATUS = Path("watcher/status.json")
-#: A daemon that said nothing for this long is stopped or hangs, whatever its lock says: it writes at least every 20 s.
+#: A daemon with an older status is stopped or hangs, although it has its lock: it writes at least every 20 s.
 FRESH_S = 30.0
 
 
@@ -48,11 +48,11 @@ class FileStatus:
     """One memory file."""
 
     path: str
-    #: Of the newest stored version, 64 hex digits; None when there is none.
+    #: The hash of the newest stored version, 64 hex digits; None when there is none.
     sha256: str | None
-    #: Since when this content is stored.
+    #: The time since which this content is stored.
     protected_since: datetime | None = field(converter=_time)
-    #: Why newer content is not, if it is not.
+    #: The reason why newer content is not stored, if there is newer content.
     problem: str | None
 
 
@@ -61,8 +61,8 @@ def _files(value: Any) -> tuple[FileStatus, ...]:
 
 
 def _with_path(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an entry of the file: there a path is in the form that `to_text` gives it."""
-    from atlas_sdk.files import from_text  # noqa: PLC0415 - the command line reads no file where no daemon runs
+    """Return the fields of an entry of the status file, with its path decoded from the form of `to_text`."""
+    from atlas_sdk.files import from_text  # noqa: PLC0415 - not needed where no daemon runs
 
     return {**fields, "path": from_text(fields["path"])}
 
@@ -73,7 +73,7 @@ class ProjectStatus:
 
     id: str
     path: str
-    #: Whether its folder is gone or out of reach; looked for all the time, and nothing counts as deleted.
+    #: True when its folder is gone or cannot be opened. The daemon looks for it, and no file counts as deleted.
     lost: bool
     problem: str | None
     files: tuple[FileStatus, ...] = field(converter=_files)
@@ -85,11 +85,12 @@ def _projects(value: Any) -> tuple[ProjectStatus, ...]:
 
 @frozen(kw_only=True)
 class DatabaseStatus:
-    """The state of the database: whether versions can be stored now."""
+    """The state of the database."""
 
+    #: True when versions can be stored.
     ok: bool
     problem: str | None = None
-    #: Since when it is as it is; None before the first answer.
+    #: The time of the last change between the two; None before the first answer.
     since: datetime | None = field(default=None, converter=_time)
 
 
@@ -103,12 +104,12 @@ def _required_time(value: Any) -> datetime:
 
 @frozen(kw_only=True)
 class MaintenanceStatus:
-    """The last maintenance of the database, whoever did it."""
+    """The last maintenance of the database, by any watcher or command."""
 
     at: datetime = field(converter=_required_time)
     #: "running", "done", "stopped" or "failed".
     outcome: str
-    #: Rows that went.
+    #: Deleted rows.
     removed: int = 0
     problem: str | None = None
 
@@ -124,43 +125,43 @@ class Status:
     pid: int
     started_at: datetime = field(converter=_required_time)
     written_at: datetime = field(factory=_now, converter=_required_time)
-    #: Whether every registered project is watched and was compared since the start, the last one now.
+    #: True when every registered project is watched and was compared since the start.
     ready: bool = False
     #: "inotify", "observer" or "poll".
     backend: str = ""
     database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
-    #: Files and folders that are still to be looked at.
+    #: Files and projects that wait to be looked at.
     pending: int = 0
     #: Since the start: events, captures, snapshots, deletions, scans, overflows, errors. Now: watch_failures, the
-    #: projects with folders that cannot be watched.
+    #: number of projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
     projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
-    #: None: none that this daemon knows of.
+    #: None: this daemon knows of no maintenance.
     maintenance: MaintenanceStatus | None = field(default=None, converter=_maintenance)
 
     def age_s(self, now: datetime) -> float:
-        """Return how long ago this was written."""
+        """Return the age of the status in seconds."""
         return (now - self.written_at).total_seconds()
 
     def is_fresh(self, now: datetime) -> bool:
-        """Tell whether a daemon that wrote this can be taken to be at work still."""
+        """Tell whether the daemon that wrote this is likely at work."""
         return self.age_s(now) <= FRESH_S
 
 
 def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
-    """Return a path so that every reader of JSON takes it: a lone surrogate is no character."""
+    """Return a path that every reader of JSON accepts: a lone surrogate is no character."""
     from atlas_sdk.files import to_text  # noqa: PLC0415 - as above
 
     return to_text(value) if attribute is not None and attribute.name == "path" else value
 
 
 def write(home: Path, status: Status) -> None:
-    """Replace the status file; a reader sees the old one or the new one."""
+    """Replace the status file in one step: a reader sees the old one or the new one."""
     path = home / STATUS
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     fields = asdict(status, value_serializer=_stored)
-    # Not asdict for the times: JSON has none.
+    # JSON has no times: write them as text.
     text = json.dumps(fields, default=datetime.isoformat, separators=(",", ":"))
     with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
         file.write(text)
@@ -168,7 +169,7 @@ def write(home: Path, status: Status) -> None:
 
 
 def read_status(home: Path) -> Status | None:
-    """Return what the daemon of this home says; None when none runs."""
+    """Return the status of this home's daemon; None when no daemon runs."""
     pid = holder(home / LOCK)
     if pid is None:
         return None
@@ -177,5 +178,5 @@ def read_status(home: Path) -> Status | None:
             status = Status(**json.load(file))
         if status.pid == pid:
             return status
-    # It has just started, or is of another version.
+    # The daemon has just started, or is of another version.
     return Status(pid=pid, started_at=_now())

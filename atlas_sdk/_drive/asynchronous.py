@@ -3,44 +3,41 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import psycopg
 from attrs import evolve
-from psycopg import AsyncConnection, AsyncCursor, pq
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg_pool import AsyncConnectionPool
 
-from atlas_sdk._drive.configure import configure_connection_async, probe
-from atlas_sdk._drive.connection_cache import AsyncConnectionCache
-from atlas_sdk._drive.connection_config import (
-    ConnectionConfig,
-    arguments,
+from atlas_sdk._context import Context
+from atlas_sdk._drive.connection_config import ConnectionConfig, logger
+from atlas_sdk._drive.cursor import arguments, columns_of
+from atlas_sdk._drive.failures import (
     broken_transaction,
     check_open_transaction,
     closed_client,
-    columns_of,
     ended_transaction,
-    logger,
+    failure,
+    forked_transaction,
+    lost_commit,
     not_text,
-    result_of,
 )
-from atlas_sdk._drive.failures import failure, lost_commit
+from atlas_sdk._drive.pool import AsyncPool
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.shielded import call_in_thread, shielded
-from atlas_sdk._drive.statement_cache import AsyncPooledConnection
-from atlas_sdk._drive.stats import stats_of
-from atlas_sdk._heads import HeadCache
-from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
+from atlas_sdk._forks import process
+from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
 from atlas_sdk.model.origin import Origin
 from atlas_sdk.model.pool import PoolStats
 
-__all__ = ["AsyncDriver", "AsyncView"]
+__all__ = ["AsyncDriver", "AsyncTransactionDriver"]
 
 T = TypeVar("T")
 
@@ -48,67 +45,40 @@ T = TypeVar("T")
 class AsyncDriver:
     """Runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
 
-    def __init__(self, config: ConnectionConfig, context: Context) -> None:
+    def __init__(self, config: ConnectionConfig, context: Context, *, pool: AsyncPool | None = None) -> None:
         self._config = config
         self._context = context
-        self._pinned: AsyncConnection[Any] | None = None
-        #: Held by the one operation that may use the pinned connection.
-        self._turn = asyncio.Lock()
-        #: The transaction that this one was for is over: its connection is others'.
-        self._ended = False
-        #: Whether the pinned connection is a caller's.
-        self._joined = False
-        self._closed = False
-        self._pool = AsyncConnectionPool(
-            self._ready,
-            connection_class=AsyncPooledConnection,
-            configure=partial(configure_connection_async, config),
-            **config.pool_options(),
-        )
-        self._cache = AsyncConnectionCache(self._pool)
+        self._pool = pool or AsyncPool(config)
 
-    async def _ready(self) -> str:
-        return await asyncio.to_thread(self._config.ready)
-
-    async def _probe(self) -> None:
-        await asyncio.to_thread(probe, self._config)
+    def view(self, *, origin: Origin, tenant: UUID | None) -> "AsyncDriver":
+        """Return a driver on the same pool that runs plans for one request, and for one tenant if one is given."""
+        return AsyncDriver(self._config, evolve(self._context, origin=origin, tenant=tenant), pool=self._pool)
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         return self._config.retries
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are and what became of those who asked for one."""
-        return stats_of(self._pool.get_stats(), spare=len(self._cache), reused=self._cache.reused)
+        """Return how many connections there are, and the counts of requests for one."""
+        return self._pool.stats()
 
     async def open(self) -> None:
-        """Prove that a connection can be had, then start the pool. Raises DatabaseUnreachable."""
-        try:
-            await self._probe()
-        except psycopg.Error as exc:
-            raise translate(exc, self._config.dsn) from exc
+        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
         await self._pool.open()
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        self._closed = True
-        await asyncio.to_thread(self._config.close)
-        await self._cache.close()
         await self._pool.close()
 
-    async def run(self, plan: Plan[T], context: Context | None = None) -> T:
-        """Run a plan to its end and return what it returns."""
-        if self._closed:
+    async def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end and return its result."""
+        if self._pool.closed:
             raise closed_client()
-        if self._pinned is None:
-            return await self._run(plan, Scope(context or self._context, nested=False))
-        async with self._turn:
-            # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return await self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
+        return await self.interpret(plan, Scope(self._context))
 
-    async def _run(self, plan: Plan[T], scope: Scope) -> T:
-        held: list[AsyncPooledConnection] = []
+    async def interpret(self, plan: Plan[T], scope: Scope) -> T:
+        """Carry out the effects of a plan, one after the other."""
         try:
             effect = next(plan)
             while True:
@@ -120,182 +90,104 @@ class AsyncDriver:
                     else:
                         effect = plan.send(answer)
                 else:
-                    effect = plan.send(await self._perform(effect, scope, held))
+                    effect = plan.send(await self._perform(effect, scope))
         except StopIteration as stop:
             return cast("T", stop.value)
         except BaseException as exc:
-            if scope.nested and scope.depth:
+            if scope.transaction is not None and scope.depth:
                 await shielded(self._unwind(scope))
             if isinstance(exc, psycopg.Error):
                 raise failure(exc, self._config, scope, effect) from exc
             raise
         finally:
             plan.close()
-            for connection in held:
-                await self._give_back(connection)
+            if scope.transaction is None and scope.connection is not None:
+                await self._pool.put(scope.release())
 
-    async def _perform(self, effect: Effect, scope: Scope, held: list[AsyncPooledConnection]) -> object:
-        if self._ended:
+    async def _perform(self, effect: Effect, scope: Scope) -> object:
+        if scope.transaction is not None and scope.transaction.ended:
             raise ended_transaction()
         if isinstance(effect, Query):
-            tenant = scope.context.tenant
-            if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
-                scope.context.require_tenant(named)
-            if held or self._pinned is not None:
-                return await self._execute(self._pinned or held[0], effect)
-            connection = await self._get()
-            scope.writes += not effect.statement.reads
-            if tenant is not None or (connection.path and not effect.statement.commits):
-                held.append(connection)
-                answer = await self._execute_in_transaction(connection, effect, tenant)
-                await self._give_back(held.pop())
-                return answer
-            try:
-                return await self._ask(connection, effect)
-            finally:
-                await self._cache.put(connection)
+            return await self._query(effect, scope)
         if isinstance(effect, Begin | Commit | Rollback):
-            await self._step(effect, scope, held)
+            await self._step(effect, scope)
             return None
         return scope.context
 
-    async def _step(self, effect: Begin | Commit | Rollback, scope: Scope, held: list[AsyncPooledConnection]) -> None:
-        if self._pinned is None and not held:
-            held.append(await self._get())
+    async def _step(self, effect: Begin | Commit | Rollback, scope: Scope) -> None:
+        if scope.connection is None:
+            scope.use(await self._pool.get())
         interrupted = None
-        for command in scope.commands(effect, held[0].path if held else b""):
-            cursor = (self._pinned or held[0]).cursor()
+        for command in scope.commands(effect):
+            cursor = scope.connection.cursor()
             interrupted = await shielded(cursor.execute(command, prepare=False)) or interrupted
-            scope.heard(cursor)
-        if scope.done(effect):
-            await self._give_back(held.pop())
+            scope.note_answer(cursor)
+        if scope.completed(effect):
+            await self._pool.put(scope.release())
         if interrupted is not None:
             raise interrupted
 
+    async def _query(self, query: Query, scope: Scope) -> Result:
+        tenant = scope.context.tenant
+        if tenant is not None and (named := query.parameters.get("user_id")) is not None:
+            scope.context.require_tenant(named)
+        pooled = await self._pool.get() if scope.connection is None else None
+        began = time.perf_counter()
+        try:
+            if pooled is None:
+                result = await _execute(scope.connection, query)
+            else:
+                scope.writes += not query.statement.reads
+                result = await _execute_alone(pooled, query, tenant)
+            self._config.log(query, result.count, began)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
+        else:
+            return result
+        finally:
+            if pooled is not None:
+                await self._pool.put(pooled)
+
     async def _unwind(self, scope: Scope) -> None:
-        """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
-        if self._ended:
+        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1
         try:
             for command in scope.commands(Rollback()):
-                await cast("AsyncConnection[Any]", self._pinned).execute(command, prepare=False)
-            scope.done(Rollback())
+                await scope.connection.execute(command, prepare=False)
+            scope.completed(Rollback())
         except psycopg.Error:
-            # The connection is gone or the transaction beyond repair: its end will say so.
-            logger.debug("a failed operation could not be taken back", exc_info=True)
+            # The connection is lost or the transaction is beyond repair: the caller's COMMIT will fail.
+            logger.debug("a failed operation could not be rolled back", exc_info=True)
 
-    async def _ask(self, connection: AsyncPooledConnection, query: Query) -> Result:
-        """Run a statement that is a transaction of its own."""
-        text, parameters = arguments(query)
-        if parameters is None:
-            return await self._execute(connection, query)
-        began = time.perf_counter()
-        try:
-            answer = await connection.execute_prepared(text, parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
-
-    async def _execute(self, connection: AsyncConnection[Any], query: Query) -> Result:
-        began = time.perf_counter()
-        return await self._read(query, await self._send(connection, query), began)
-
-    async def _send(self, connection: AsyncConnection[Any], query: Query) -> AsyncCursor[Any]:
-        text, parameters = arguments(query)
-        try:
-            # A caller's connection may give rows as dictionaries.
-            return await connection.cursor(row_factory=tuple_row).execute(text, parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-
-    async def _read(self, query: Query, cursor: AsyncCursor[Any], began: float) -> Result:
-        columns = columns_of(cursor)
-        rows = await cursor.fetchall() if columns else []
-        return result_of(self._config, query, cursor, columns, rows, began)
-
-    async def _execute_in_transaction(
-        self, connection: AsyncPooledConnection, query: Query, tenant: UUID | None
-    ) -> Result:
-        """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
-        began, begin = time.perf_counter(), begin_commands(tenant, connection.path)
-        try:
-            answer = await connection.execute_in_transaction(begin, COMMIT, query.statement.text, query.parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
-
-    async def _get(self) -> AsyncPooledConnection:
-        try:
-            connection = await self._cache.get()
-        except psycopg.Error as exc:
-            # The pool only says that time is up: ask the server itself what is wrong.
-            try:
-                await self._probe()
-            except psycopg.Error as cause:
-                raise translate(cause, self._config.dsn) from cause
-            raise translate(exc, self._config.dsn) from exc
-        return connection
-
-    def lending(self, *, origin: Origin, tenant: UUID | None) -> "AsyncView":
-        """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
-        return AsyncView(self, evolve(self._context, origin=origin, tenant=tenant))
-
-    async def _give_back(self, connection: AsyncPooledConnection) -> None:
-        interrupted = None
-        if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
-            try:
-                interrupted = await shielded(connection.execute("ROLLBACK"))
-            except psycopg.Error:
-                logger.debug("a connection was lost before it could roll back", exc_info=True)
-        await self._cache.put(connection)
-        if interrupted is not None:
-            raise interrupted
-
-    def _on(self, connection: AsyncConnection[Any], context: Context, *, joined: bool = False) -> "AsyncDriver":
-        inner = object.__new__(AsyncDriver)
-        inner.__dict__ |= self.__dict__
-        inner._pinned = connection
-        inner._turn = asyncio.Lock()
-        inner._context = context
-        inner._joined = joined
-        return inner
-
-    def _apart(self, context: Context | None) -> Context:
-        """Return the context of one transaction's plans: what it learns is its own until it is committed."""
-        return evolve(context or self._context, heads=HeadCache(of_transaction=True))
-
-    def joined(self, connection: AsyncConnection[Any], context: Context | None = None) -> "AsyncDriver":
-        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        if self._closed:
+    def joined(self, connection: AsyncConnection[Any]) -> "AsyncTransactionDriver":
+        """Return a driver that runs plans in the transaction of a caller's connection. Raises InvalidInput."""
+        if self._pool.closed:
             raise closed_client()
         check_open_transaction(connection)
-        context = context or self._context
-        return self._on(connection, evolve(context, heads=context.heads.of_joined()), joined=True)
+        return AsyncTransactionDriver(self, connection, self._context.join(), is_callers=True)
 
     @asynccontextmanager
-    async def transaction(self, context: Context | None = None) -> AsyncIterator["AsyncDriver"]:
-        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        if self._closed:
+    async def transaction(self) -> AsyncIterator["AsyncTransactionDriver"]:
+        """Yield a driver that runs all plans in one transaction; an exception rolls everything back."""
+        if self._pool.closed:
             raise closed_client()
-        if self._pinned is not None:
-            yield self
-            return
-        connection = await self._get()
-        context = self._apart(context)
-        inner = self._on(connection, context)
+        connection = await self._pool.get()
+        context = self._context.begin()
+        inner = AsyncTransactionDriver(self, connection, context)
         try:
             await connection.execute(begin_command(context.tenant, connection.path), prepare=False)
             yield inner
             await inner.end()
-            if connection.info.transaction_status == pq.TransactionStatus.INERROR:
-                # A COMMIT would roll back without a word.
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                # A COMMIT would roll back without an error.
                 raise broken_transaction()
             try:
                 interrupted = await shielded(connection.execute("COMMIT"))
             except psycopg.Error as exc:
                 raise lost_commit(exc, self._config) from exc
-            self._context.heads.adopt(context.heads)
+            self._context.commit(context)
             if interrupted is not None:
                 raise interrupted
         except psycopg.Error as exc:
@@ -304,44 +196,65 @@ class AsyncDriver:
             try:
                 await inner.end()
             finally:
-                await self._give_back(connection)
-
-    async def end(self) -> None:
-        """Let no operation of another task run on the connection any more, once it is others'."""
-        try:
-            async with self._turn:
-                self._ended = True
-        except asyncio.CancelledError:
-            # Whoever is at it is not to go on with it.
-            self._ended = True
-            await cast("AsyncConnection[Any]", self._pinned).close()
-            raise
+                await self._pool.put(connection)
 
 
-class AsyncView:
-    """A driver's connections, for plans with another context."""
+class AsyncTransactionDriver:
+    """Runs plans on one connection, in its open transaction, one plan at a time. The twin of `TransactionDriver`."""
 
-    def __init__(self, driver: AsyncDriver, context: Context) -> None:
+    def __init__(
+        self, driver: AsyncDriver, connection: AsyncConnection[Any], context: Context, *, is_callers: bool = False
+    ) -> None:
         self._driver = driver
         self._context = context
+        self.connection = connection
+        #: The caller made the connection.
+        self.is_callers = is_callers
+        #: The transaction is over: its connection may serve others by now.
+        self.ended = False
+        self._generation = process.generation
+        #: Held by the plan that may use the connection.
+        self._lock = asyncio.Lock()
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         return self._driver.retries
 
-    def stats(self) -> PoolStats:
-        """Return how many connections there are and what became of those who asked for one."""
-        return self._driver.stats()
-
     async def run(self, plan: Plan[T]) -> T:
-        """Run a plan to its end and return what it returns."""
-        return await self._driver.run(plan, self._context)
+        """Run a plan in a savepoint and return its result: a plan that fails leaves the transaction as it was."""
+        if process.generation != self._generation:
+            raise forked_transaction()
+        async with self._lock:
+            return await self._driver.interpret(enclosed(plan), Scope(self._context, self))
 
-    def joined(self, connection: AsyncConnection[Any]) -> AsyncDriver:
-        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        return self._driver.joined(connection, self._context)
+    async def end(self) -> None:
+        """Wait for the plan that runs, and refuse later ones."""
+        try:
+            async with self._lock:
+                self.ended = True
+        except asyncio.CancelledError:
+            # The plan that runs must not go on: the connection goes back to the pool.
+            self.ended = True
+            await self.connection.close()
+            raise
 
-    def transaction(self) -> AbstractAsyncContextManager[AsyncDriver]:
-        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        return self._driver.transaction(self._context)
+
+async def _execute(connection: AsyncConnection[Any], query: Query) -> Result:
+    text, parameters = arguments(query)
+    # A caller's connection may return rows as dictionaries.
+    cursor = await connection.cursor(row_factory=tuple_row).execute(text, parameters)
+    columns = columns_of(cursor)
+    return Result(columns, await cursor.fetchall() if columns else [], cursor.rowcount)
+
+
+async def _execute_alone(connection: AsyncPooledConnection, query: Query, tenant: UUID | None) -> Result:
+    """Run a statement that is a transaction of its own, in one round trip."""
+    text, parameters = arguments(query)
+    if tenant is not None or (connection.path and not query.statement.commits):
+        return await connection.execute_in_transaction(
+            begin_commands(tenant, connection.path), COMMIT, text, query.parameters
+        )
+    if parameters is None:
+        return await _execute(connection, query)
+    return await connection.execute_prepared(text, parameters)

@@ -1,47 +1,42 @@
 """The driver for threads."""
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import psycopg
 from attrs import evolve
-from psycopg import Connection, Cursor, pq
+from psycopg import Connection
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg_pool import ConnectionPool
 
-from atlas_sdk._drive.configure import configure_connection, probe
-from atlas_sdk._drive.connection_cache import ConnectionCache
-from atlas_sdk._drive.connection_config import (
-    ConnectionConfig,
-    arguments,
+from atlas_sdk._context import Context
+from atlas_sdk._drive.connection_config import ConnectionConfig, logger
+from atlas_sdk._drive.cursor import arguments, columns_of
+from atlas_sdk._drive.failures import (
     broken_transaction,
     check_open_transaction,
     closed_client,
-    columns_of,
     ended_transaction,
-    logger,
+    failure,
+    forked_transaction,
+    lost_commit,
     not_text,
-    result_of,
 )
-from atlas_sdk._drive.failures import failure, lost_commit
+from atlas_sdk._drive.pool import Pool
+from atlas_sdk._drive.pooled_connection import PooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
-from atlas_sdk._drive.statement_cache import PooledConnection
-from atlas_sdk._drive.stats import stats_of
-from atlas_sdk._heads import HeadCache
-from atlas_sdk._plan import Begin, Commit, Context, Effect, Local, Plan, Query, Result, Rollback, enclosed
+from atlas_sdk._forks import process
+from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
-from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.origin import Origin
 from atlas_sdk.model.pool import PoolStats
 
-__all__ = ["Driver", "View"]
+__all__ = ["Driver", "TransactionDriver"]
 
 T = TypeVar("T")
 
@@ -49,68 +44,40 @@ T = TypeVar("T")
 class Driver:
     """Runs plans on a pool of blocking connections."""
 
-    def __init__(self, config: ConnectionConfig, context: Context) -> None:
+    def __init__(self, config: ConnectionConfig, context: Context, *, pool: Pool | None = None) -> None:
         self._config = config
         self._context = context
-        self._pinned: Connection[Any] | None = None
-        #: Held by the one operation that may use the pinned connection.
-        self._turn = Lock()
-        #: The transaction that this one was for is over: its connection is others'.
-        self._ended = False
-        #: Whether the pinned connection is a caller's.
-        self._joined = False
-        self._closed = False
-        self._pool = self._new_pool()
-        self._cache = ConnectionCache(self._pool)
-        self._pid = os.getpid()
+        self._pool = pool or Pool(config)
 
-    def _new_pool(self) -> ConnectionPool[PooledConnection]:
-        return ConnectionPool(
-            self._config.ready,
-            connection_class=PooledConnection,
-            configure=partial(configure_connection, self._config),
-            **self._config.pool_options(),
-        )
+    def view(self, *, origin: Origin, tenant: UUID | None) -> "Driver":
+        """Return a driver on the same pool that runs plans for one request, and for one tenant if one is given."""
+        return Driver(self._config, evolve(self._context, origin=origin, tenant=tenant), pool=self._pool)
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         return self._config.retries
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are and what became of those who asked for one."""
-        return stats_of(self._pool.get_stats(), spare=len(self._cache), reused=self._cache.reused)
+        """Return how many connections there are, and the counts of requests for one."""
+        return self._pool.stats()
 
     def open(self) -> None:
-        """Prove that a connection can be had, then start the pool. Raises DatabaseUnreachable."""
-        try:
-            probe(self._config)
-        except psycopg.Error as exc:
-            raise translate(exc, self._config.dsn) from exc
+        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
         self._pool.open()
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
-        self._closed = True
-        self._config.close()
-        if os.getpid() == self._pid:
-            self._cache.close()
-            self._pool.close()
+        self._pool.close()
 
-    def run(self, plan: Plan[T], context: Context | None = None) -> T:
-        """Run a plan to its end and return what it returns."""
-        if self._closed:
+    def run(self, plan: Plan[T]) -> T:
+        """Run a plan to its end and return its result."""
+        if self._pool.closed:
             raise closed_client()
-        if self._pinned is None:
-            return self._run(plan, Scope(context or self._context, nested=False))
-        if os.getpid() != self._pid:
-            raise InvalidInput("a transaction cannot be used in a forked child", field="transaction")
-        with self._turn:
-            # One operation at a time on one connection; one that fails leaves the transaction as it was before.
-            return self._run(enclosed(plan), Scope(self._context, nested=True, joined=self._joined))
+        return self.interpret(plan, Scope(self._context))
 
-    def _run(self, plan: Plan[T], scope: Scope) -> T:
-        held: list[PooledConnection] = []
+    def interpret(self, plan: Plan[T], scope: Scope) -> T:
+        """Carry out the effects of a plan, one after the other."""
         try:
             effect = next(plan)
             while True:
@@ -122,216 +89,155 @@ class Driver:
                     else:
                         effect = plan.send(answer)
                 else:
-                    effect = plan.send(self._perform(effect, scope, held))
+                    effect = plan.send(self._perform(effect, scope))
         except StopIteration as stop:
             return cast("T", stop.value)
         except BaseException as exc:
-            if scope.nested and scope.depth:
+            if scope.transaction is not None and scope.depth:
                 self._unwind(scope)
             if isinstance(exc, psycopg.Error):
                 raise failure(exc, self._config, scope, effect) from exc
             raise
         finally:
             plan.close()
-            for connection in held:
-                self._give_back(connection)
+            if scope.transaction is None and scope.connection is not None:
+                self._pool.put(scope.release())
 
-    def _perform(self, effect: Effect, scope: Scope, held: list[PooledConnection]) -> object:
-        if self._ended:
+    def _perform(self, effect: Effect, scope: Scope) -> object:
+        if scope.transaction is not None and scope.transaction.ended:
             raise ended_transaction()
         if isinstance(effect, Query):
-            tenant = scope.context.tenant
-            if tenant is not None and (named := effect.parameters.get("user_id")) is not None:
-                scope.context.require_tenant(named)
-            if held or self._pinned is not None:
-                return self._execute(self._pinned or held[0], effect)
-            connection = self._get()
-            scope.writes += not effect.statement.reads
-            if tenant is not None or (connection.path and not effect.statement.commits):
-                held.append(connection)
-                answer = self._execute_in_transaction(connection, effect, tenant)
-                self._give_back(held.pop())
-                return answer
-            try:
-                return self._ask(connection, effect)
-            finally:
-                self._cache.put(connection)
+            return self._query(effect, scope)
         if isinstance(effect, Begin | Commit | Rollback):
-            if self._pinned is None and not held:
-                held.append(self._get())
-            for command in scope.commands(effect, held[0].path if held else b""):
-                scope.heard((self._pinned or held[0]).execute(command, prepare=False))
-            if scope.done(effect):
-                self._give_back(held.pop())
+            if scope.connection is None:
+                scope.use(self._pool.get())
+            for command in scope.commands(effect):
+                scope.note_answer(scope.connection.execute(command, prepare=False))
+            if scope.completed(effect):
+                self._pool.put(scope.release())
             return None
         return scope.context
 
+    def _query(self, query: Query, scope: Scope) -> Result:
+        tenant = scope.context.tenant
+        if tenant is not None and (named := query.parameters.get("user_id")) is not None:
+            scope.context.require_tenant(named)
+        pooled = self._pool.get() if scope.connection is None else None
+        began = time.perf_counter()
+        try:
+            if pooled is None:
+                result = _execute(scope.connection, query)
+            else:
+                scope.writes += not query.statement.reads
+                result = _execute_alone(pooled, query, tenant)
+            self._config.log(query, result.count, began)
+        except UnicodeEncodeError as exc:
+            raise not_text(exc) from exc
+        else:
+            return result
+        finally:
+            if pooled is not None:
+                self._pool.put(pooled)
+
     def _unwind(self, scope: Scope) -> None:
-        """Take back what a failed operation did in the caller's transaction, so that the caller may go on."""
-        if self._ended:
+        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1
         try:
             for command in scope.commands(Rollback()):
-                cast("Connection[Any]", self._pinned).execute(command, prepare=False)
-            scope.done(Rollback())
+                scope.connection.execute(command, prepare=False)
+            scope.completed(Rollback())
         except psycopg.Error:
-            # The connection is gone or the transaction beyond repair: its end will say so.
-            logger.debug("a failed operation could not be taken back", exc_info=True)
+            # The connection is lost or the transaction is beyond repair: the caller's COMMIT will fail.
+            logger.debug("a failed operation could not be rolled back", exc_info=True)
 
-    def _ask(self, connection: PooledConnection, query: Query) -> Result:
-        """Run a statement that is a transaction of its own."""
-        text, parameters = arguments(query)
-        if parameters is None:
-            return self._execute(connection, query)
-        began = time.perf_counter()
-        try:
-            answer = connection.execute_prepared(text, parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
-
-    def _execute(self, connection: Connection[Any], query: Query) -> Result:
-        began = time.perf_counter()
-        return self._read(query, self._send(connection, query), began)
-
-    def _send(self, connection: Connection[Any], query: Query) -> Cursor[Any]:
-        text, parameters = arguments(query)
-        try:
-            # A caller's connection may give rows as dictionaries.
-            return connection.cursor(row_factory=tuple_row).execute(text, parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-
-    def _read(self, query: Query, cursor: Cursor[Any], began: float) -> Result:
-        columns = columns_of(cursor)
-        rows = cursor.fetchall() if columns else []
-        return result_of(self._config, query, cursor, columns, rows, began)
-
-    def _execute_in_transaction(self, connection: PooledConnection, query: Query, tenant: UUID | None) -> Result:
-        """Run one statement in a transaction of its own, behind a tenant's wall if one is named: one round trip."""
-        began, begin = time.perf_counter(), begin_commands(tenant, connection.path)
-        try:
-            answer = connection.execute_in_transaction(begin, COMMIT, query.statement.text, query.parameters)
-        except UnicodeEncodeError as exc:
-            raise not_text(exc) from exc
-        return result_of(self._config, query, answer, answer.columns, answer.rows, began)
-
-    def _get(self) -> PooledConnection:
-        if os.getpid() != self._pid:
-            self._reopen()
-        try:
-            return self._cache.get()
-        except psycopg.Error as exc:
-            # The pool only says that time is up: ask the server itself what is wrong.
-            try:
-                probe(self._config)
-            except psycopg.Error as cause:
-                raise translate(cause, self._config.dsn) from cause
-            raise translate(exc, self._config.dsn) from exc
-
-    def _reopen(self) -> None:
-        """Open connections of its own in a forked child: it must not talk on its parent's."""
-        with self._turn:
-            if os.getpid() != self._pid:
-                pool = self._new_pool()
-                pool.open()
-                self._pool, self._cache, self._pid = pool, ConnectionCache(pool), os.getpid()
-
-    def lending(self, *, origin: Origin, tenant: UUID | None) -> "View":
-        """Return a view of this driver whose plans are done for a request from there, and behind a tenant's wall."""
-        return View(self, evolve(self._context, origin=origin, tenant=tenant))
-
-    def _give_back(self, connection: PooledConnection) -> None:
-        if connection.info.transaction_status != pq.TransactionStatus.IDLE and not connection.closed:
-            try:
-                connection.execute("ROLLBACK")
-            except psycopg.Error:
-                logger.debug("a connection was lost before it could roll back", exc_info=True)
-        self._cache.put(connection)
-
-    def _on(self, connection: Connection[Any], context: Context, *, joined: bool = False) -> "Driver":
-        inner = object.__new__(Driver)
-        inner.__dict__ |= self.__dict__
-        inner._pinned = connection
-        inner._turn = Lock()
-        inner._context = context
-        inner._joined = joined
-        return inner
-
-    def _apart(self, context: Context | None) -> Context:
-        """Return the context of one transaction's plans: what it learns is its own until it is committed."""
-        return evolve(context or self._context, heads=HeadCache(of_transaction=True))
-
-    def joined(self, connection: Connection[Any], context: Context | None = None) -> "Driver":
-        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        if self._closed:
+    def joined(self, connection: Connection[Any]) -> "TransactionDriver":
+        """Return a driver that runs plans in the transaction of a caller's connection. Raises InvalidInput."""
+        if self._pool.closed:
             raise closed_client()
         check_open_transaction(connection)
-        context = context or self._context
-        return self._on(connection, evolve(context, heads=context.heads.of_joined()), joined=True)
+        return TransactionDriver(self, connection, self._context.join(), is_callers=True)
 
     @contextmanager
-    def transaction(self, context: Context | None = None) -> Iterator["Driver"]:
-        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        if self._closed:
+    def transaction(self) -> Iterator["TransactionDriver"]:
+        """Yield a driver that runs all plans in one transaction; an exception rolls everything back."""
+        if self._pool.closed:
             raise closed_client()
-        if self._pinned is not None:
-            yield self
-            return
-        connection = self._get()
-        context = self._apart(context)
-        inner = self._on(connection, context)
+        connection = self._pool.get()
+        context = self._context.begin()
+        inner = TransactionDriver(self, connection, context)
         try:
             connection.execute(begin_command(context.tenant, connection.path), prepare=False)
             yield inner
             inner.end()
-            if connection.info.transaction_status == pq.TransactionStatus.INERROR:
-                # A COMMIT would roll back without a word.
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                # A COMMIT would roll back without an error.
                 raise broken_transaction()
             try:
                 connection.execute("COMMIT")
             except psycopg.Error as exc:
                 raise lost_commit(exc, self._config) from exc
-            self._context.heads.adopt(context.heads)
+            self._context.commit(context)
         except psycopg.Error as exc:
             raise translate(exc, self._config.dsn) from exc
         finally:
             try:
                 inner.end()
             finally:
-                self._give_back(connection)
-
-    def end(self) -> None:
-        """Let no operation of another thread run on the connection any more, once it is others'."""
-        with self._turn:
-            self._ended = True
+                self._pool.put(connection)
 
 
-class View:
-    """A driver's connections, for plans with another context."""
+class TransactionDriver:
+    """Runs plans on one connection, in its open transaction, one plan at a time."""
 
-    def __init__(self, driver: Driver, context: Context) -> None:
+    def __init__(
+        self, driver: Driver, connection: Connection[Any], context: Context, *, is_callers: bool = False
+    ) -> None:
         self._driver = driver
         self._context = context
+        self.connection = connection
+        #: The caller made the connection.
+        self.is_callers = is_callers
+        #: The transaction is over: its connection may serve others by now.
+        self.ended = False
+        self._generation = process.generation
+        #: Held by the plan that may use the connection.
+        self._lock = Lock()
 
     @property
     def retries(self) -> int:
-        """The number of retries of a call of which nothing was kept."""
+        """How often a call is repeated that changed nothing."""
         return self._driver.retries
 
-    def stats(self) -> PoolStats:
-        """Return how many connections there are and what became of those who asked for one."""
-        return self._driver.stats()
-
     def run(self, plan: Plan[T]) -> T:
-        """Run a plan to its end and return what it returns."""
-        return self._driver.run(plan, self._context)
+        """Run a plan in a savepoint and return its result: a plan that fails leaves the transaction as it was."""
+        if process.generation != self._generation:
+            raise forked_transaction()
+        with self._lock:
+            return self._driver.interpret(enclosed(plan), Scope(self._context, self))
 
-    def joined(self, connection: Connection[Any]) -> Driver:
-        """Return a driver whose plans all run in the transaction of a caller's connection. Raises InvalidInput."""
-        return self._driver.joined(connection, self._context)
+    def end(self) -> None:
+        """Wait for the plan that runs, and refuse later ones."""
+        with self._lock:
+            self.ended = True
 
-    def transaction(self) -> AbstractContextManager[Driver]:
-        """Yield a driver whose plans all run in one transaction; an exception rolls everything back."""
-        return self._driver.transaction(self._context)
+
+def _execute(connection: Connection[Any], query: Query) -> Result:
+    text, parameters = arguments(query)
+    # A caller's connection may return rows as dictionaries.
+    cursor = connection.cursor(row_factory=tuple_row).execute(text, parameters)
+    columns = columns_of(cursor)
+    return Result(columns, cursor.fetchall() if columns else [], cursor.rowcount)
+
+
+def _execute_alone(connection: PooledConnection, query: Query, tenant: UUID | None) -> Result:
+    """Run a statement that is a transaction of its own, in one round trip."""
+    text, parameters = arguments(query)
+    if tenant is not None or (connection.path and not query.statement.commits):
+        return connection.execute_in_transaction(
+            begin_commands(tenant, connection.path), COMMIT, text, query.parameters
+        )
+    if parameters is None:
+        return _execute(connection, query)
+    return connection.execute_prepared(text, parameters)

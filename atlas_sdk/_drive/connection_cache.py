@@ -1,32 +1,40 @@
-"""A cache of connections: they stay here for a moment, because the next statement usually comes soon.
+"""A cache between a driver and its pool: it keeps a connection for a moment, because the next statement comes soon.
 
-To take a connection from a pool and to give it back costs as much as the statement between. The pool counts these
-connections as given out and does not close them. So only a busy client keeps them here; each is back in the pool within
-two seconds, and at once when somebody waits for one.
+Getting a connection from a pool and giving it back costs as much as a small statement. The pool counts cached
+connections as used and does not close them. So only a busy client has a cache: each connection goes back to the pool
+within two seconds, and at once when another caller waits for one.
 """
 
 import asyncio
 import logging
+import select
 import threading
 import time
 import weakref
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
+from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from atlas_sdk._drive.connection_config import closed_by_server
-from atlas_sdk._drive.statement_cache import AsyncPooledConnection, PooledConnection
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
 
-__all__ = ["AsyncConnectionCache", "ConnectionCache"]
+__all__ = ["AsyncConnectionCache", "ConnectionCache", "closed_by_server"]
 
 logger = logging.getLogger(__name__)
 
-#: A connection that comes back later than this after it was drawn goes to the pool, which looks after its age.
+#: A connection that was out of the pool for longer goes back to the pool, which watches its age.
 _KEEP_S = 1.0
-#: A client that gives connections back less often than this is not busy: it gets no thread that looks after them.
+#: A client that gives connections back less often than this is not busy: it needs no cache and no sweeper thread.
 _BUSY_S = 0.05
+
+
+def closed_by_server(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Return whether an idle connection has something to read, as after the server closed it. No round trip."""
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 class _Timed(Protocol):
@@ -37,21 +45,21 @@ C = TypeVar("C", bound=_Timed)
 
 
 class _Idle(Generic[C]):
-    """The idle ones, the last used first, and how many callers ask the pool instead."""
+    """The idle connections, the last used first, and the number of callers that wait for the pool."""
 
     def __init__(self) -> None:
-        # Reentrant: what a garbage collector ends here may need a connection itself.
+        # Reentrant: the garbage collector may run a finalizer here that needs a connection itself.
         self._lock = threading.RLock()
         self._idle: list[C] = []
         self._asking = 0
         self._kept_at = 0.0
         self._closed = False
-        self._watched = False
-        #: How many were given out without the pool.
+        self._has_sweeper = False
+        #: The number of requests answered without the pool.
         self.reused = 0
 
     def take(self) -> C | None:
-        """Return one that is at hand. None: ask the pool, and say `arrived` whatever it answers."""
+        """Return an idle connection. None: ask the pool, and call `arrived` whatever it answers."""
         with self._lock:
             if not self._idle:
                 self._asking += 1
@@ -60,14 +68,14 @@ class _Idle(Generic[C]):
             return self._idle.pop()
 
     def arrived(self, connection: C | None) -> None:
-        """Note that the pool gave this one, or none."""
+        """Note that the pool gave this connection, or none."""
         if connection is not None:
             connection.checked_out_at = time.monotonic()
         with self._lock:
             self._asking -= 1
 
     def keep(self, connection: C) -> bool:
-        """Keep one that came back; False: it is the pool's, who may have somebody who waits for it."""
+        """Keep a connection that came back; False: give it to the pool, where a caller may wait for it."""
         now = time.monotonic()
         with self._lock:
             busy = now - self._kept_at < _BUSY_S
@@ -77,26 +85,26 @@ class _Idle(Generic[C]):
             self._idle.append(connection)
             return True
 
-    def unwatched(self) -> bool:
+    def needs_sweeper(self) -> bool:
         """Return True to exactly one caller, which must start the sweeper."""
-        if self._watched:
+        if self._has_sweeper:
             return False
         with self._lock:
-            watch = bool(self._idle) and not self._watched
-            self._watched |= watch
-            return watch
+            start = bool(self._idle) and not self._has_sweeper
+            self._has_sweeper |= start
+            return start
 
-    def unused(self) -> list[C]:
-        """Take out those that were drawn too long ago; when none is left, who watches may go."""
+    def expired(self) -> list[C]:
+        """Remove and return the connections that left the pool too long ago; when none is left the sweeper may end."""
         until = time.monotonic() - _KEEP_S
         with self._lock:
             old = [each for each in self._idle if each.checked_out_at <= until]
             self._idle = [each for each in self._idle if each.checked_out_at > until]
-            self._watched = bool(self._idle)
+            self._has_sweeper = bool(self._idle)
             return old
 
     def end(self) -> list[C]:
-        """Take all of them out, and keep none any more."""
+        """Remove and return all connections, and keep none from now on."""
         with self._lock:
             self._closed = True
             rest, self._idle = self._idle, []
@@ -116,72 +124,75 @@ class ConnectionCache:
 
     @property
     def reused(self) -> int:
-        """The number of connections given out without the pool; the pool counts the others."""
+        """The number of requests answered without the pool, which counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
         return len(self._idle)
 
     def get(self) -> PooledConnection:
-        """Return a connection, from here or from the pool. Raises what the pool raises."""
+        """Return a connection, from the cache or from the pool. Raises the pool's errors."""
         while (found := self._idle.take()) is not None:
-            if self._works(found):
+            if self._is_alive(found):
                 return found
-        drawn = None
+        from_pool = None
         until = time.monotonic() + self._pool.timeout
         try:
-            while drawn is None:
+            while from_pool is None:
                 found = self._pool.getconn(until - time.monotonic())
-                drawn = found if self._works(found) else None
+                from_pool = found if self._is_alive(found) else None
         finally:
-            self._idle.arrived(drawn)
-        return drawn
+            self._idle.arrived(from_pool)
+        return from_pool
 
-    def _works(self, connection: PooledConnection) -> bool:
-        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
-        works = False
+    def _is_alive(self, connection: PooledConnection) -> bool:
+        """Return whether a connection is alive; give it to the pool if not. Usually without a round trip."""
+        is_alive = False
         try:
             if closed_by_server(connection):
-                # Unless it has only said something unasked.
+                # Or the server sent a notice. A query shows which.
                 connection.execute("")
-            works = True
+            is_alive = True
         except psycopg.Error:
             logger.debug("the server has closed an idle connection", exc_info=True)
         finally:
-            if not works:
+            if not is_alive:
                 self._pool.putconn(connection)
-        return works
+        return is_alive
 
     def put(self, connection: PooledConnection) -> None:
         """Take back a connection that `get` gave."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE or not self._idle.keep(connection):
             self._pool.putconn(connection)
-        elif self._idle.unwatched():
-            watcher = threading.Thread(
-                target=_watch, args=(weakref.ref(self), self._ended), name="atlasengine-connections", daemon=True
+        elif self._idle.needs_sweeper():
+            sweeper = threading.Thread(
+                target=_sweep_regularly,
+                args=(weakref.ref(self), self._ended),
+                name="atlas-connections",
+                daemon=True,
             )
             try:
-                watcher.start()
+                sweeper.start()
             except RuntimeError:
-                # An interpreter that ends starts no threads any more.
+                # An interpreter that shuts down starts no threads.
                 self.close()
 
     def sweep(self) -> bool:
-        """Give those back to the pool that nobody used; False when no other is left here."""
-        for each in self._idle.unused():
+        """Give expired connections back to the pool; return False when none is left in the cache."""
+        for each in self._idle.expired():
             self._pool.putconn(each)
         return bool(self._idle)
 
     def close(self) -> None:
-        """Give all of them back to the pool. Idempotent."""
+        """Give all connections back to the pool. Idempotent."""
         self._ended.set()
         for each in self._idle.end():
             self._pool.putconn(each)
 
 
-def _watch(cache: "weakref.ref[ConnectionCache]", ended: threading.Event) -> None:
+def _sweep_regularly(cache: "weakref.ref[ConnectionCache]", ended: threading.Event) -> None:
     while not ended.wait(_KEEP_S):
-        # No reference stays while it waits: a client that is dropped without a close goes with its connections.
+        # Hold no reference while waiting: a client that is dropped without a close frees its connections.
         found = cache()
         if found is None or not found.sweep():
             return
@@ -195,74 +206,74 @@ class AsyncConnectionCache:
         self._pool = pool
         self._idle: _Idle[AsyncPooledConnection] = _Idle()
         self._ended = asyncio.Event()
-        self._watcher: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.Task[None] | None = None
 
     @property
     def reused(self) -> int:
-        """The number of connections given out without the pool; the pool counts the others."""
+        """The number of requests answered without the pool, which counts the others."""
         return self._idle.reused
 
     def __len__(self) -> int:
         return len(self._idle)
 
     async def get(self) -> AsyncPooledConnection:
-        """Return a connection, from here or from the pool. Raises what the pool raises."""
+        """Return a connection, from the cache or from the pool. Raises the pool's errors."""
         while (found := self._idle.take()) is not None:
-            if await self._works(found):
+            if await self._is_alive(found):
                 return found
-        drawn = None
+        from_pool = None
         until = time.monotonic() + self._pool.timeout
         try:
-            while drawn is None:
+            while from_pool is None:
                 found = await self._pool.getconn(until - time.monotonic())
-                drawn = found if await self._works(found) else None
+                from_pool = found if await self._is_alive(found) else None
         finally:
-            self._idle.arrived(drawn)
-        return drawn
+            self._idle.arrived(from_pool)
+        return from_pool
 
-    async def _works(self, connection: AsyncPooledConnection) -> bool:
-        """Tell whether a connection is alive; replace it in the pool if not. Usually without a round trip."""
-        works = False
+    async def _is_alive(self, connection: AsyncPooledConnection) -> bool:
+        """Return whether a connection is alive; give it to the pool if not. Usually without a round trip."""
+        is_alive = False
         try:
             if closed_by_server(connection):
-                # Unless it has only said something unasked.
+                # Or the server sent a notice. A query shows which.
                 await connection.execute("")
-            works = True
+            is_alive = True
         except psycopg.Error:
             logger.debug("the server has closed an idle connection", exc_info=True)
         finally:
-            if not works:
+            if not is_alive:
                 await self._pool.putconn(connection)
-        return works
+        return is_alive
 
     async def put(self, connection: AsyncPooledConnection) -> None:
         """Take back a connection that `get` gave."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE or not self._idle.keep(connection):
             await self._pool.putconn(connection)
-        elif self._idle.unwatched():
-            self._watcher = asyncio.create_task(
-                _watch_async(weakref.ref(self), self._ended), name="atlasengine-connections"
+        elif self._idle.needs_sweeper():
+            self._sweeper = asyncio.create_task(
+                _sweep_regularly_async(weakref.ref(self), self._ended), name="atlas-connections"
             )
 
     async def sweep(self) -> bool:
-        """Give those back to the pool that nobody used; False when no other is left here."""
-        for each in self._idle.unused():
+        """Give expired connections back to the pool; return False when none is left in the cache."""
+        for each in self._idle.expired():
             await self._pool.putconn(each)
         return bool(self._idle)
 
     async def close(self) -> None:
-        """Give all of them back to the pool. Idempotent."""
+        """Give all connections back to the pool. Idempotent."""
         self._ended.set()
         for each in self._idle.end():
             await self._pool.putconn(each)
 
 
-async def _watch_async(cache: "weakref.ref[AsyncConnectionCache]", ended: asyncio.Event) -> None:
+async def _sweep_regularly_async(cache: "weakref.ref[AsyncConnectionCache]", ended: asyncio.Event) -> None:
     while not ended.is_set():
         try:
             await asyncio.wait_for(ended.wait(), _KEEP_S)
         except TimeoutError:
-            # No reference stays while it waits: a client that is dropped without a close goes with its connections.
+            # Hold no reference while waiting: a client that is dropped without a close frees its connections.
             found = cache()
             if found is None or not await found.sweep():
                 return

@@ -1,55 +1,52 @@
-"""The configuration of connections, and the steps that both drivers share."""
+"""The configuration of a client's connections."""
 
-import json
 import logging
-import select
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, LiteralString, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 from weakref import WeakSet
 
 import psycopg
-from psycopg import AsyncConnection, Connection
-from psycopg.adapt import Buffer, Dumper
-from psycopg.pq import TransactionStatus
+from attrs import frozen
 
-from atlas_sdk._drive.configure import Pooler, TimeLimits
 from atlas_sdk._drive.slow_log import SlowLog
-from atlas_sdk._plan import Json, Query, Result
-from atlas_sdk.errors import DatabaseError, InvalidInput
+from atlas_sdk._plan import Query
+from atlas_sdk.dsn import scrub
+from atlas_sdk.errors import InvalidInput
 
-__all__ = [
-    "ConnectionConfig",
-    "Stoppable",
-    "arguments",
-    "broken_transaction",
-    "check_open_transaction",
-    "closed_by_server",
-    "closed_client",
-    "columns_of",
-    "ended_transaction",
-    "logger",
-    "not_text",
-    "result_of",
-]
+__all__ = ["ConnectionConfig", "Pooler", "Stoppable", "TimeLimits", "logger"]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
-
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-class _JsonDumper(Dumper):
-    oid = psycopg.adapters.types["jsonb"].oid
-
-    def dump(self, obj: Json) -> Buffer | None:
-        try:
-            return _TO_JSON(obj.value).encode("utf-8", "backslashreplace")
-        except (TypeError, ValueError) as exc:
-            raise InvalidInput(f"not JSON: {exc}", field="context") from exc
+#: The mode of the pooler between this client and the server.
+Pooler = Literal["none", "session", "transaction", "statement"]
 
 
-psycopg.adapters.register_dumper(Json, _JsonDumper)
+@frozen(kw_only=True)
+class TimeLimits:
+    """The time limits that the server enforces, in seconds; None keeps the server's own setting."""
+
+    statement_s: float | None = None
+    lock_s: float | None = None
+    idle_in_transaction_s: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (
+            ("statement_timeout_s", self.statement_s),
+            ("lock_timeout_s", self.lock_s),
+            ("idle_in_transaction_timeout_s", self.idle_in_transaction_s),
+        ):
+            if value is not None and not 0.001 <= value <= 2_147_483:  # noqa: PLR2004  # a millisecond to int4 of them
+                raise InvalidInput(f"{name} is at least 0.001 and at most 2147483 seconds, not {value}", field=name)
+
+    def settings(self) -> dict[str, str]:
+        """Return the server's settings, without those that are not given."""
+        given = {
+            "statement_timeout": self.statement_s,
+            "lock_timeout": self.lock_s,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction_s,
+        }
+        return {name: str(round(seconds * 1000)) for name, seconds in given.items() if seconds is not None}
 
 
 class Stoppable(Protocol):
@@ -84,41 +81,56 @@ class ConnectionConfig:
         self.pool_max = pool_max
         self.idle_s = idle_s
         self.connect_timeout_s = connect_timeout_s
-        #: How often a call of which nothing was kept is made again.
+        #: How often a call is repeated that changed nothing.
         self.retries = retries
         self.time_limits = time_limits or TimeLimits()
-        self.slow = None if slow_query_s is None else SlowLog(self, slow_query_s)
-        #: What stands between; None until the first connection was made.
+        self.slow = None if slow_query_s is None else SlowLog(self.connect, slow_query_s)
+        #: None until the first connection was made.
         self.pooler: Pooler | None = None
-        #: Whether the last connection was made with TLS.
+        #: True if the last connection was made with TLS.
         self.encrypted: bool | None = None
-        #: None: where no pooler stands between, as they do not survive PgBouncer in transaction mode before 1.21.
+        #: None: prepare statements unless there is a pooler: PgBouncer before 1.21 loses them in transaction mode.
         self.prepares = prepare
-        #: Those who listen on connections of their own; they end with the client.
+        #: Listeners have connections of their own; they end with the client.
         self.listeners: WeakSet[Stoppable] = WeakSet()
         self.kwargs: dict[str, Any] = {
             "autocommit": True,
-            # Where it is not said, each new connection tells (`configure_connection`).
+            # Without the option, `configure_connection` decides for each new connection.
             "prepare_threshold": 1 if prepare else None,
             "connect_timeout": max(1, round(connect_timeout_s)),
             "application_name": "atlasengine",
         }
 
     def ready(self) -> str:
-        """Return the DSN of a server that has been asked to run."""
+        """Make sure that an embedded server runs; return the DSN."""
         if self.before_connect is not None:
             self.before_connect()
         return self.dsn
 
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a connection beside the pool, which prepares nothing. An error holds no secrets."""
+        try:
+            return psycopg.connect(self.ready(), **{**self.kwargs, "prepare_threshold": None})
+        except psycopg.Error as exc:
+            scrub(exc, self.dsn)
+            raise
+
+    def log(self, query: Query, rows: int, began: float) -> None:
+        """Log the name, the time and the row count of a statement, if the client has such a log."""
+        if self.query_log:
+            logger.debug("%s: %.1f ms, %d rows", query.statement.name, (time.perf_counter() - began) * 1000, rows)
+        if self.slow is not None:
+            self.slow.executed(query, rows, time.perf_counter() - began)
+
     def close(self) -> None:
-        """Stop what runs beside the pool. Idempotent."""
+        """Stop the listeners and the thread of the slow log. Idempotent."""
         for listener in list(self.listeners):
             listener.stop()
         if self.slow is not None:
             self.slow.close()
 
     def pool_options(self) -> dict[str, Any]:
-        """Return what both pools take."""
+        """Return the options that both pools get."""
         return {
             "kwargs": self.kwargs,
             "min_size": 0,
@@ -129,71 +141,3 @@ class ConnectionConfig:
             "num_workers": 1,
             "open": False,
         }
-
-
-def closed_by_server(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Tell whether the server closed an idle connection; its socket is readable then. No round trip."""
-    poller = select.poll()
-    poller.register(connection.pgconn.socket, select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]:
-    # Without parameters the text may hold several statements, as a migration does.
-    return query.statement.text, query.parameters or None
-
-
-def broken_transaction() -> DatabaseError:
-    """Return our error for the end of a transaction in which a statement failed and the failure was caught."""
-    return DatabaseError(
-        "an operation of this transaction failed, so nothing of it was kept; do it again without that one"
-    )
-
-
-def check_open_transaction(connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """Raise InvalidInput unless what runs on a caller's connection is part of a transaction."""
-    if connection.closed:
-        raise InvalidInput("this connection is closed", field="connection")
-    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
-        raise InvalidInput(
-            "this connection commits each statement by itself: use `with connection.transaction():`", field="connection"
-        )
-
-
-def closed_client() -> InvalidInput:
-    """Return our error for the use of a client after its end."""
-    return InvalidInput("this client is closed: open a new one", field="atlas")
-
-
-def ended_transaction() -> InvalidInput:
-    """Return our error for the use of a transaction after its `with` block: its connection is others' by then."""
-    return InvalidInput(
-        "this transaction has ended: use what `with atlas.transaction() as tx` gives inside of its block only",
-        field="transaction",
-    )
-
-
-def not_text(error: UnicodeEncodeError) -> InvalidInput:
-    """Return our error for a text with bytes that are not UTF-8: a column cannot hold it."""
-    return InvalidInput(f"not a valid text: {error.object[:60]!r} has bytes that are not UTF-8", field="text")
-
-
-def columns_of(cursor: Any) -> tuple[str, ...]:
-    """Return the names of a result's columns; none for a statement without a result.
-
-    psycopg's own `description` builds an object a column, which costs a tenth of a put.
-    """
-    found = cursor.pgresult
-    return tuple(found.fname(number).decode() for number in range(found.nfields))
-
-
-def result_of(
-    config: ConnectionConfig, query: Query, cursor: Any, columns: tuple[str, ...], rows: list[Any], began: float
-) -> Result:
-    """Put an executed statement's answer together, and log its name and time if asked to."""
-    if config.query_log:
-        milliseconds = (time.perf_counter() - began) * 1000
-        logger.debug("%s: %.1f ms, %d rows", query.statement.name, milliseconds, cursor.rowcount)
-    if config.slow is not None:
-        config.slow.saw(query, cursor.rowcount, time.perf_counter() - began)
-    return Result(columns, rows, cursor.rowcount)

@@ -1,7 +1,6 @@
-"""The shared part of both listeners: the LISTEN command, and the wait before a lost connection is made again."""
+"""The shared part of both listeners: the LISTEN command, and the wait before a lost connection is opened again."""
 
 import logging
-import os
 import random
 import time
 from collections import deque
@@ -13,7 +12,8 @@ import psycopg
 from attrs import frozen
 from psycopg import AsyncConnection, Connection, sql
 
-from atlas_sdk._drive.configure import pooled
+from atlas_sdk._drive.configure import is_pooled
+from atlas_sdk._forks import process
 from atlas_sdk.dsn import parsed, scrub
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
@@ -22,33 +22,32 @@ from atlas_sdk.ops.notifications import channel_name, channel_prefix
 if TYPE_CHECKING:
     from atlas_sdk._drive.connection_config import ConnectionConfig
 
-__all__ = ["ASK", "ListenState", "PooledConnection", "listen_address"]
+__all__ = ["ListenAddress", "ListenState", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
-ASK = "SELECT pg_backend_pid()"
-#: The first new attempt comes after about this long, each further one after twice as long.
+#: The wait before the first new attempt, about; each further wait is twice as long.
 _FIRST_S = 0.1
 _LONGEST_S = 10.0
-#: So that a server that vanished without a word is missed within a minute, and no firewall forgets the connection.
+#: With these the client notices within a minute that the server is gone, and no firewall drops the connection.
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 @frozen(kw_only=True)
-class PooledConnection:
-    """The address of a listener's connection, and its first command."""
+class ListenAddress:
+    """The options of a listener's connection, and its first command."""
 
     kwargs: dict[str, Any]
     listen: sql.Composed
 
 
-def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: UUID | None) -> PooledConnection:
-    """Return how to listen to these channels, a tenant's own if one is named. Raises InvalidInput."""
+def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: UUID | None) -> ListenAddress:
+    """Return the address for these channels, a tenant's own if a tenant is given. Raises InvalidInput."""
     names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
     given = parsed(config.dsn)
-    return PooledConnection(
+    return ListenAddress(
         kwargs={
             **{key: value for key, value in _KEEPALIVE.items() if key not in given},
             **config.kwargs,
@@ -59,30 +58,30 @@ def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: 
 
 
 class ListenState:
-    """The notifications that wait for the caller, and the time since which the connection is lost."""
+    """The notifications that wait for the caller, and the state of the connection."""
 
     def __init__(self, config: "ConnectionConfig", tenant: UUID | None) -> None:
         self._config = config
         self._prefix = channel_prefix(tenant)
-        self._pid = os.getpid()
+        self._generation = process.generation
         self._found: deque[Notification | Gap] = deque()
         self._lost_at: float | None = None
         self._attempts = 0
         self._next_at = 0.0
 
     def take(self) -> Notification | Gap | None:
-        """Return the oldest thing heard."""
+        """Return the oldest item, if any."""
         return self._found.popleft() if self._found else None
 
-    def heard(self, note: psycopg.Notify) -> None:
+    def received(self, note: psycopg.Notify) -> None:
         """Keep a notification."""
         self._found.append(
             Notification(channel=note.channel.removeprefix(self._prefix), payload=note.payload, pid=note.pid)
         )
 
     def check_connection(self, connection: Connection[Any] | AsyncConnection[Any], answer: tuple[int] | None) -> None:
-        """Raise InvalidInput behind a pooler that takes connections away between transactions."""
-        if pooled(connection, answer) and self._config.pooler != "session":
+        """Raise InvalidInput behind a pooler in transaction mode."""
+        if is_pooled(connection, answer) and self._config.pooler != "session":
             raise InvalidInput(
                 "LISTEN cannot work through a pooler in transaction mode, where nothing would ever be heard: give "
                 "`Atlas.open` the server's own address for this; `notify` works through the pooler",
@@ -90,12 +89,12 @@ class ListenState:
             )
 
     def check_process(self) -> None:
-        """Raise InvalidInput in a forked child: it must not hear on its parent's connection."""
-        if os.getpid() != self._pid:
+        """Raise InvalidInput in a forked child: it must not read from its parent's connection."""
+        if process.generation != self._generation:
             raise InvalidInput("a listener cannot be used in a forked child: make one there", field="listener")
 
     def connected(self) -> None:
-        """Note that the server sends from now on."""
+        """Note that the connection is open and listens."""
         if self._lost_at is not None:
             self._found.append(Gap(seconds=time.monotonic() - self._lost_at))
             logger.info("listening again")
@@ -103,7 +102,7 @@ class ListenState:
         self._attempts = 0
 
     def lost(self, error: Exception) -> None:
-        """Note that nothing can be heard; `wait_s` says when to try again."""
+        """Note that the connection is lost; `wait_s` returns when to try again."""
         now = time.monotonic()
         if self._lost_at is None:
             self._lost_at = now

@@ -1,4 +1,4 @@
-"""Listen to what is sent on channels, for threads and, line by line the same, on asyncio."""
+"""Listeners: they receive the notifications of channels, blocking or on asyncio."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,8 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, Connection
 
-from atlas_sdk._drive.listen_state import ASK, ListenState, listen_address
+from atlas_sdk._drive.configure import BACKEND_PID
+from atlas_sdk._drive.listen_state import ListenState, listen_address
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.model.notifications import Gap, Notification
@@ -38,25 +39,25 @@ def _left(deadline: float | None, most: float | None = None) -> float | None:
 
 
 class Listener:
-    """Hears what is sent on channels, on a connection of its own; made by `Atlas.listen`.
+    """Receives notifications of channels on a connection of its own; made by `Atlas.listen`.
 
-    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and made
-    again. `stop()` ends that from any thread.
+    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and opened
+    again. `stop()` ends the iteration from any thread.
     """
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `Atlas.listen`."""
         self._config = config
-        self._line = listen_address(config, channels, tenant)
+        self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)
         self._connection: Connection[Any] | None = None
         self._stopped = False
-        self._turn = Lock()
-        #: One end wakes who waits at the other.
+        self._lock = Lock()
+        #: A byte sent to the second socket wakes the thread that waits for the first one.
         self._wake: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> Self:
-        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
         try:
             self._connect()
         except psycopg.Error as exc:
@@ -72,21 +73,21 @@ class Listener:
         self.close()
 
     def __iter__(self) -> Iterator[Notification | Gap]:
-        """Yield what is heard, until it is stopped."""
+        """Yield notifications and gaps until the listener is stopped."""
         while (found := self.get()) is not None:
             yield found
 
     def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
-        """Wait for the next item; None when there was none in time, or when it was stopped."""
+        """Wait for the next item; return None after the time-out or when the listener is stopped."""
         self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._turn:
+        with self._lock:
             if self._wake is None:
                 raise _not_entered()
             while not self._stopped:
                 if (found := self._state.take()) is not None:
                     return found
-                self._hear(deadline)
+                self._wait_and_receive(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
                     return self._state.take()
         return None
@@ -94,7 +95,7 @@ class Listener:
     def stop(self) -> None:
         """End the iteration, soon, from any thread. Idempotent."""
         self._stopped = True
-        # A full pipe wakes as well, and a closed one has nobody to wake.
+        # A full socket wakes the thread too, and after a close nobody waits.
         with contextlib.suppress(OSError):
             if self._wake is not None:
                 self._wake[1].send(b"\0")
@@ -102,7 +103,7 @@ class Listener:
     def close(self) -> None:
         """Stop, and close the connection. Idempotent."""
         self.stop()
-        with self._turn:
+        with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -110,20 +111,20 @@ class Listener:
                 end.close()
 
     def _connect(self) -> None:
-        connection = psycopg.connect(self._config.ready(), **self._line.kwargs)
+        connection = psycopg.connect(self._config.ready(), **self._address.kwargs)
         try:
-            self._state.check_connection(connection, connection.execute(ASK).fetchone())
-            connection.execute(self._line.listen)
+            self._state.check_connection(connection, connection.execute(BACKEND_PID).fetchone())
+            connection.execute(self._address.listen)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
         self._state.connected()
-        # What came together with the answer makes no socket readable any more.
-        self._take_in(connection)
+        # Notifications that came together with the answer do not make the socket readable again.
+        self._receive(connection)
 
-    def _hear(self, deadline: float | None) -> None:
-        """Wait for what the server sends, or until it may be asked again, and take it in."""
+    def _wait_and_receive(self, deadline: float | None) -> None:
+        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
@@ -131,12 +132,12 @@ class Listener:
             return
         if not self._wait(connection.pgconn.socket, _left(deadline)):
             return
-        self._take_in(connection)
+        self._receive(connection)
 
-    def _take_in(self, connection: Connection[Any]) -> None:
+    def _receive(self, connection: Connection[Any]) -> None:
         try:
             for note in connection.notifies(timeout=0):
-                self._state.heard(note)
+                self._state.received(note)
         except psycopg.Error as exc:
             self._state.lost(exc)
             self._connection = None
@@ -149,7 +150,7 @@ class Listener:
             self._state.lost(exc)
 
     def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
         with selectors.DefaultSelector() as selector:
             if self._wake is not None:
                 selector.register(self._wake[0], selectors.EVENT_READ)
@@ -160,21 +161,21 @@ class Listener:
 
 
 class AsyncListener:
-    """Hears what is sent on channels, on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
+    """Receives notifications of channels on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `AsyncAtlas.listen`."""
         self._config = config
-        self._line = listen_address(config, channels, tenant)
+        self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)
         self._connection: AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Listen from now on: what is sent after this is heard. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
         try:
             await self._connect()
         except psycopg.Error as exc:
@@ -189,21 +190,21 @@ class AsyncListener:
         await self.close()
 
     async def __aiter__(self) -> AsyncIterator[Notification | Gap]:
-        """Yield what is heard, until it is stopped."""
+        """Yield notifications and gaps until the listener is stopped."""
         while (found := await self.get()) is not None:
             yield found
 
     async def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
-        """Wait for the next item; None when there was none in time, or when it was stopped."""
+        """Wait for the next item; return None after the time-out or when the listener is stopped."""
         self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        async with self._turn:
+        async with self._lock:
             if self._loop is None:
                 raise _not_entered()
             while not self._stopped:
                 if (found := self._state.take()) is not None:
                     return found
-                await self._hear(deadline)
+                await self._wait_and_receive(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
                     return self._state.take()
         return None
@@ -211,7 +212,7 @@ class AsyncListener:
     def stop(self) -> None:
         """End the iteration, soon, from any thread. Not awaited. Idempotent."""
         self._stopped = True
-        # A closed loop has nobody to wake.
+        # In a closed loop nobody waits.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._wake.set)
@@ -219,27 +220,27 @@ class AsyncListener:
     async def close(self) -> None:
         """Stop, and close the connection. Idempotent."""
         self.stop()
-        async with self._turn:
+        async with self._lock:
             if self._connection is not None:
                 await self._connection.close()
                 self._connection = None
 
     async def _connect(self) -> None:
         ready = await asyncio.to_thread(self._config.ready)
-        connection = await AsyncConnection.connect(ready, **self._line.kwargs)
+        connection = await AsyncConnection.connect(ready, **self._address.kwargs)
         try:
-            self._state.check_connection(connection, await (await connection.execute(ASK)).fetchone())
-            await connection.execute(self._line.listen)
+            self._state.check_connection(connection, await (await connection.execute(BACKEND_PID)).fetchone())
+            await connection.execute(self._address.listen)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
         self._state.connected()
-        # What came together with the answer makes no socket readable any more.
-        await self._take_in(connection)
+        # Notifications that came together with the answer do not make the socket readable again.
+        await self._receive(connection)
 
-    async def _hear(self, deadline: float | None) -> None:
-        """Wait for what the server sends, or until it may be asked again, and take it in."""
+    async def _wait_and_receive(self, deadline: float | None) -> None:
+        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if await self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
@@ -247,12 +248,12 @@ class AsyncListener:
             return
         if not await self._wait(connection.pgconn.socket, _left(deadline)):
             return
-        await self._take_in(connection)
+        await self._receive(connection)
 
-    async def _take_in(self, connection: AsyncConnection[Any]) -> None:
+    async def _receive(self, connection: AsyncConnection[Any]) -> None:
         try:
             async for note in connection.notifies(timeout=0):
-                self._state.heard(note)
+                self._state.received(note)
         except psycopg.Error as exc:
             self._state.lost(exc)
             self._connection = None
@@ -265,7 +266,7 @@ class AsyncListener:
             self._state.lost(exc)
 
     async def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read; False when it was stopped. Without a socket: for this long."""
+        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
         loop = asyncio.get_running_loop()
         self._wake.clear()
         if self._stopped:

@@ -1,80 +1,104 @@
-"""The transactions of one run of a plan: what to say to the server, and who may know what was learned."""
+"""The transactions of one run of a plan: the commands for the server, and the context that the plan gets."""
 
 from itertools import count
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
 
-from attrs import evolve
 from psycopg.sql import Composed
 
+from atlas_sdk._context import Context
 from atlas_sdk._drive.row_security import begin_command
 from atlas_sdk._drive.search_path import begin_on_own_path, commit_on_path, path_before
-from atlas_sdk._heads import HeadCache
-from atlas_sdk._plan import Begin, Commit, Context, Rollback
+from atlas_sdk._plan import Begin, Commit, Rollback
 
-__all__ = ["Scope"]
+__all__ = ["OpenTransaction", "Scope"]
+
+_numbers = count()
 
 
-_NUMBERS = count()
+class OpenTransaction(Protocol):
+    """A transaction that is open already: each plan in it runs in a savepoint."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection of the transaction."""
+        ...
+
+    @property
+    def is_callers(self) -> bool:
+        """True if the caller made the connection: it has a search_path of its own, which must be set back."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """True if the transaction is over: its connection may serve others by now."""
+        ...
 
 
 class Scope:
-    """The state of one run of a plan: the nesting of its transactions, and the versions that they saw."""
+    """The state of one run of a plan: its connection, the nesting of its transactions, and what was written."""
 
-    def __init__(self, context: Context, *, nested: bool, joined: bool = False) -> None:
+    def __init__(self, context: Context, transaction: OpenTransaction | None = None) -> None:
         self.context = context
         self._outer = context
-        #: Whether the caller has a transaction open: then ours are savepoints in it.
-        self.nested = nested
-        #: Whether that transaction is on a connection of the caller's, with a search_path of its own: ours then holds
-        #: for the time of this run alone.
-        self.joined = joined
+        self.transaction = transaction
+        #: The connection of the transaction that is open; None between transactions.
+        self.connection: Any = None if transaction is None else transaction.connection
+        self._path = b""
         self._path_before: str | None = None
-        #: Every run has savepoints of its own name: one that an interrupted run has left must not be taken for it.
-        self._number = next(_NUMBERS)
+        #: Each run has savepoint names of its own, so that it never releases one that an interrupted run left.
+        self._number = next(_numbers)
         self.depth = 0
-        #: Statements that change something, sent outside of transactions, and transactions that were committed.
+        #: Committed transactions, and statements outside of transactions that change something.
         self.writes = 0
 
-    def commands(self, effect: Begin | Commit | Rollback, path: bytes = b"") -> tuple[LiteralString | Composed, ...]:
-        """Return the SQL for one step of nesting; `path` is the connection's `PooledConnection.path`."""
+    def use(self, connection: Any) -> None:
+        """Run the next transaction on this pooled connection."""
+        self.connection, self._path = connection, connection.path
+
+    def release(self) -> Any:
+        """Return the pooled connection, which is free again."""
+        connection, self.connection = self.connection, None
+        return connection
+
+    def commands(self, effect: Begin | Commit | Rollback) -> tuple[LiteralString | Composed, ...]:
+        """Return the SQL for one step of nesting."""
         level = self.depth + isinstance(effect, Begin)
-        outermost = level == 1 and not self.nested
-        shielded = level == 1 and self.joined
+        outermost = level == 1 and self.transaction is None
+        sets_path = level == 1 and self.transaction is not None and self.transaction.is_callers
         savepoint = f"atlas_{self._number}_{level}"
         if isinstance(effect, Begin):
-            if shielded:
+            if sets_path:
                 return (begin_on_own_path(savepoint),)
-            if outermost and (path or self.context.tenant is not None):
-                return (begin_command(self.context.tenant, path),)
+            if outermost and (self._path or self.context.tenant is not None):
+                return (begin_command(self.context.tenant, self._path),)
             return ("BEGIN" if outermost else "SAVEPOINT " + savepoint,)
         if isinstance(effect, Commit):
-            if shielded and self._path_before is not None:
+            if sets_path and self._path_before is not None:
                 return (commit_on_path(savepoint, self._path_before),)
             return ("COMMIT" if outermost else "RELEASE SAVEPOINT " + savepoint,)
         if outermost:
             return ("ROLLBACK",)
         return ("ROLLBACK TO SAVEPOINT " + savepoint, "RELEASE SAVEPOINT " + savepoint)
 
-    def heard(self, cursor: Any) -> None:
-        """Take note of what the server answered to one of the commands."""
-        if self.joined and self._path_before is None:
+    def note_answer(self, cursor: Any) -> None:
+        """Remember the caller's search_path, which the first command of a caller's transaction returns."""
+        if self.transaction is not None and self.transaction.is_callers and self._path_before is None:
             self._path_before = path_before(cursor)
 
-    def done(self, effect: Begin | Commit | Rollback) -> bool:
-        """Count a step that the server carried out; True when the plan's own transaction is over."""
+    def completed(self, effect: Begin | Commit | Rollback) -> bool:
+        """Note a step that the server carried out; return True when the plan's own transaction is over."""
         if isinstance(effect, Begin):
             self.depth += 1
-            if self.depth == 1 and not self.nested:
-                # What a transaction learns is nobody else's business until it is committed.
-                self.context = evolve(self._outer, heads=HeadCache(of_transaction=True))
+            if self.depth == 1 and self.transaction is None:
+                self.context = self._outer.begin()
             return False
         self.depth -= 1
         if isinstance(effect, Rollback):
-            self.context.heads.clear()
-        if self.depth or self.nested:
+            self.context.rollback()
+        if self.depth or self.transaction is not None:
             return False
         if isinstance(effect, Commit):
             self.writes += 1
-            self._outer.heads.adopt(self.context.heads)
+            self._outer.commit(self.context)
         self.context = self._outer
         return True

@@ -1,14 +1,14 @@
-"""The search_path of everything that runs: our own schema, then temporary tables.
+"""The search_path of every statement: our own schema, then temporary tables.
 
 PostgreSQL looks for tables, views and types among the temporary ones first, unless the search_path names pg_temp. A
 connection that a tenant's SQL has used may have a temporary table with the name of one of ours, and a trigger on that
-table would run with the platform's rights. So pg_temp comes last. No other schema comes at all: an operator there could
-be taken for one of PostgreSQL's.
+table would run with the platform's rights. So pg_temp comes last. No other schema is in the path: an operator there
+could replace one of PostgreSQL's.
 
-    a connection of our own   `configure_connection` sets it once, when the connection is opened
-    through PgBouncer         in transaction mode each transaction sets it for itself, in the same round trip, unless
-                              the database has such a search_path already, as `atlasctl db init` sets it
-    a caller's transaction    each operation sets it together with its savepoint, and sets the caller's back at its end
+    a pooled connection       `configure_connection` sets it once, when the connection is opened
+    through PgBouncer         in transaction mode each transaction sets it, in the same round trip, unless the database
+                              has this search_path already, as `atlasctl db init` sets it
+    a caller's transaction    each operation sets it together with its savepoint, and restores the caller's at its end
 """
 
 from typing import Any
@@ -25,17 +25,17 @@ OWN_PATH = SQL(statements("isolation")["own_path"].text)
 
 
 def set_local(path: str) -> bytes:
-    """Return the command that sets a search_path, as the server wrote it, for one transaction."""
+    """Return the command that sets a search_path, as the server quoted it, for one transaction."""
     return b"SET LOCAL search_path = " + path.encode()
 
 
 def begin_on_own_path(savepoint: str) -> Composed:
-    """Return one text that begins a part of a caller's transaction; its last result is the row of `OWN_PATH`."""
+    """Return one text that sets a savepoint and our search_path; its last result is the row of `OWN_PATH`."""
     return SQL("SAVEPOINT {}; {}").format(Identifier(savepoint), OWN_PATH)
 
 
 def path_before(cursor: Any) -> str:
-    """Return the caller's search_path from what `begin_on_own_path` gave, however the caller reads rows."""
+    """Return the caller's search_path from the result of `begin_on_own_path`, whatever row factory the caller uses."""
     while cursor.nextset():
         pass
     found = cursor.pgresult.get_value(0, 1)
@@ -46,9 +46,9 @@ def path_before(cursor: Any) -> str:
 
 
 def commit_on_path(savepoint: str, before: str) -> Composed:
-    """Return one text that sets the caller's search_path back and keeps the part of the transaction.
+    """Return one text that restores the caller's search_path and releases the savepoint.
 
-    To take the part back sets it back as well: what was set after a savepoint goes with it.
+    A rollback to the savepoint restores the search_path by itself.
     """
     text = "SELECT pg_catalog.set_config('search_path', {}, true); RELEASE SAVEPOINT {}"
     return SQL(text).format(before, Identifier(savepoint))

@@ -9,15 +9,15 @@ from atlas_sdk._plan import Local
 
 __all__ = ["call_in_thread", "shielded"]
 
-#: How long the end of a task waits for an answer before the server is asked to stop.
+#: A cancelled task waits so long for the server's answer before it cancels the statement.
 _PATIENCE_S = 5.0
 
 
 async def shielded(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
-    """Await work to its end; return the cancellation that came meanwhile, for the caller to raise.
+    """Await work to its end, even if the task is cancelled; return the cancellation, for the caller to raise.
 
-    Raises what the work raises. A step of a transaction that is left in the middle may have been made or not: whoever
-    goes on in that transaction would take back what is another's, or keep what is not to be kept.
+    Raises the errors of the work. Without this, a cancelled step of a transaction may have happened or not, and the
+    next step could roll back another operation's work or commit what must not be committed.
     """
     task = asyncio.ensure_future(work)
     interrupted: asyncio.CancelledError | None = None
@@ -39,9 +39,9 @@ async def shielded(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError 
 
 
 async def call_in_thread(effect: Local) -> object:
-    """Call a function of a plan's in a thread and return what it returns."""
+    """Call the function of a plan in a thread and return its result."""
     if effect.executor is None:
         return await asyncio.to_thread(effect.call)
-    # As asyncio.to_thread does it, which has no executor of the caller's.
+    # The same as asyncio.to_thread, which takes no executor.
     run = contextvars.copy_context().run
     return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)

@@ -1,43 +1,39 @@
-"""Slow statements: their names and times in the log, and, once a minute each, how the server goes about them.
+"""The log of slow statements: their names and times, and the plan of each, once a minute.
 
-No value ever gets there. The plan is the generic one, for any values (`$1`, `$2`): a thread of its own prepares the
-statement on a connection of its own and asks for it, so that the caller neither waits for it nor sees it fail.
+The log never holds a value. The plan is the generic one, for any values (`$1`, `$2`). A thread prepares the statement
+on a connection of its own and asks for the plan, so the caller neither waits for it nor sees it fail.
 """
 
 import logging
-import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, LiteralString
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, LiteralString
 
 import psycopg
 from attrs import frozen
 from psycopg import sql
 from psycopg.adapt import PyFormat, Transformer
 
-from atlas_sdk.dsn import scrub
-
-if TYPE_CHECKING:
-    from atlas_sdk._drive.connection_config import ConnectionConfig
-    from atlas_sdk._plan import Query
-    from atlas_sdk._sql import Statement
+from atlas_sdk._forks import reset_in_children
+from atlas_sdk._plan import Query
+from atlas_sdk._sql import Statement
 
 __all__ = ["SlowLog"]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
-#: The plan of one statement is told once in so many seconds.
+#: The log has the plan of one statement at most once in this time.
 _EVERY_S = 60.0
-#: Statements that wait for their plan; more are told without one.
+#: Statements that wait for their plan at most; further ones are logged without a plan.
 _WAITING = 16
-#: The thread ends after so long without a slow statement.
+#: The thread ends after this time without a slow statement.
 _IDLE_S = 5.0
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
 _EXPLAINED = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE")
-#: Nobody waits for a plan; a table that is being changed is not worth waiting for either.
+#: Nobody waits for a plan, so a locked table is not worth waiting for.
 _SETTINGS: tuple[LiteralString, ...] = (
     "SET LOCAL statement_timeout = '5s'",
     "SET LOCAL lock_timeout = '500ms'",
@@ -54,47 +50,46 @@ class _Question:
 
 
 class SlowLog:
-    """Tells which statements took longer than a limit, and their plans. Shared by all threads of a client."""
+    """Logs the statements that took longer than a limit, and their plans. All threads of a client share it."""
 
-    def __init__(self, config: "ConnectionConfig", limit_s: float) -> None:
-        self._config = config
+    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], limit_s: float) -> None:
+        self._connect = connect
         self._limit_s = limit_s
-        self._told: dict[str, float] = {}
-        self._reset()
+        #: When the plan of each statement was logged last, in monotonic seconds.
+        self._explained_at: dict[str, float] = {}
+        self.after_fork()
+        reset_in_children(self)
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def after_fork(self) -> None:
+        """Start without a thread in a forked child, which has none of its parent's threads."""
         self._changed = threading.Condition()
         self._questions: deque[_Question] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def saw(self, query: "Query", rows: int, seconds: float) -> None:
-        """Take note of a statement that was carried out."""
+    def executed(self, query: Query, rows: int, seconds: float) -> None:
+        """Log a statement that was executed, if it was slow."""
         if seconds >= self._limit_s:
             logger.warning("slow: %s took %.1f ms, %d rows", query.statement.name, seconds * 1000, rows)
-            self._ask(query)
+            self._request_plan(query)
 
-    def ended(self, query: "Query") -> None:
-        """Take note of a statement that a time limit ended."""
+    def ended(self, query: Query) -> None:
+        """Log a statement that a time limit ended."""
         logger.warning("slow: %s took longer than a time limit allows", query.statement.name)
-        self._ask(query)
+        self._request_plan(query)
 
-    def _ask(self, query: "Query") -> None:
+    def _request_plan(self, query: Query) -> None:
         statement = query.statement
         if not statement.plain.upper().startswith(_EXPLAINED):
             # A CALL, or a migration: PostgreSQL explains neither.
             return
-        if os.getpid() != self._pid:
-            # A forked child has none of its parent's threads.
-            self._reset()
         now = time.monotonic()
         with self._changed:
-            if self._closed or now - self._told.get(statement.name, -_EVERY_S) < _EVERY_S:
+            if self._closed or now - self._explained_at.get(statement.name, -_EVERY_S) < _EVERY_S:
                 return
             if len(self._questions) >= _WAITING:
                 return
-            self._told[statement.name] = now
+            self._explained_at[statement.name] = now
             self._questions.append(_question(statement, query.parameters))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._explain_all, name="atlas-slow-log", daemon=True)
@@ -102,9 +97,7 @@ class SlowLog:
             self._changed.notify()
 
     def close(self) -> None:
-        """Explain nothing more; wait for what is being explained. Idempotent."""
-        if os.getpid() != self._pid:
-            return
+        """Log no more plans; wait for the one in progress. Idempotent."""
         with self._changed:
             self._closed = True
             self._questions.clear()
@@ -123,21 +116,18 @@ class SlowLog:
                 question = self._questions.popleft()
             try:
                 logger.warning("plan of %s:\n%s", question.name, self._explained(question))
-            except Exception as exc:
-                scrub(exc, self._config.dsn)
-                # A plan that cannot be had is no reason to fail, here or elsewhere.
+            except Exception:  # a plan that cannot be had is no reason to fail
                 logger.debug("no plan of %s", question.name, exc_info=True)
 
     def _explained(self, question: _Question) -> str:
         types, nothing = question.types, ["NULL"] * len(question.types)
-        kwargs = {**self._config.kwargs, "prepare_threshold": None}
         # One transaction, so that a pooler keeps to one connection to the server.
-        with psycopg.connect(self._config.ready(), **kwargs) as connection, connection.transaction():
+        with self._connect() as connection, connection.transaction():
             for command in _SETTINGS:
                 connection.execute(command)
             connection.execute(_words("PREPARE atlas_slow", _listed(types), "AS", question.text))
             try:
-                # A part of its own: after a failure the name is still there to be given back.
+                # In a savepoint: after a failure the statement can still be deallocated.
                 with connection.transaction():
                     rows = connection.execute(_words("EXPLAIN EXECUTE atlas_slow", _listed(nothing))).fetchall()
             finally:
@@ -150,12 +140,12 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _words(*parts: str) -> sql.SQL:
-    # Made of a file of this package and of psycopg's names for types.
+    # All parts come from a file of this package or are psycopg's names of types.
     return sql.SQL(" ".join(parts))
 
 
-def _question(statement: "Statement", parameters: Mapping[str, object]) -> _Question:
-    """Put a statement so that it can be explained: with the types of its parameters and without their values."""
+def _question(statement: Statement, parameters: Mapping[str, object]) -> _Question:
+    """Return the question for the plan of a statement: with the types of its parameters, without their values."""
     numbers: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:

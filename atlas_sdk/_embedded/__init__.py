@@ -13,14 +13,16 @@ folders to other users, trusts every local connection, and counts users that wer
     upgrade     what an older major made, into the format of the present one
     postmaster  is it up, and is it the server of this data directory
     locks       flock, with and without waiting
-    supervisor      the small process that stops the server after its last user
+    supervisor  the small process that stops the server after its last user
+    temporary   databases for tests, on a server that goes with its process
 """
 
 import sys
 
 if sys.platform == "win32":
-    from atlas_sdk._embedded.unavailable import EmbeddedServer
+    from atlas_sdk._embedded.unavailable import EmbeddedServer, temporary_database
 else:
     from atlas_sdk._embedded.server import EmbeddedServer
+    from atlas_sdk._embedded.temporary import temporary_database
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "temporary_database"]

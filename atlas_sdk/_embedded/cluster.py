@@ -180,7 +180,8 @@ class Cluster:
             self._account.give(half)
             # Order by bytes, as fast as C and the same on every system, but upper and lower case of all letters.
             locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-            self._must((self.bin_dir / "initdb", "-D", half, "-U", ROLE, "--auth=reject", *locale), lock=lock)
+            sync = ("--no-sync",) if self.site.is_temporary else ()
+            self._must((self.bin_dir / "initdb", "-D", half, "-U", ROLE, "--auth=reject", *sync, *locale), lock=lock)
             self._must(
                 (self.bin_dir / "postgres", "--single", "-D", half, "postgres"),
                 lock=lock,

@@ -37,7 +37,7 @@ from atlas_sdk._embedded.postmaster import socket_path
 from atlas_sdk.errors import EmbeddedServerFailed, FileProblem
 from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
-__all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries"]
+__all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries", "machine_dir"]
 
 #: Of the server that new homes get.
 MAJOR = "18"
@@ -87,6 +87,16 @@ class Site:
     def server_lock(self) -> Path:
         """Held by every process of the server, which inherits it: free means that none is left."""
         return self.run_dir / "server.lock"
+
+    @property
+    def temporary_mark(self) -> Path:
+        """A file that says: the home goes with its last user, so nothing in it needs to survive a crash."""
+        return self.run_dir / "temporary"
+
+    @property
+    def is_temporary(self) -> bool:
+        """True when the home goes with its last user, see `temporary`."""
+        return self.temporary_mark.exists()
 
     @property
     def link(self) -> Path:
@@ -147,7 +157,7 @@ class Site:
                     f"or remove the link {self.link} to start with an empty database"
                 )
         elif not self.link.exists() and self.account.is_other and not _can_enter(self.home, self.account):
-            _machine_dir()
+            machine_dir()
             leaf = next(name for name in self._leaves() if _claimed(name))
             self.account.give(leaf)
             self.link.symlink_to(leaf)
@@ -157,7 +167,7 @@ class Site:
         """Refuse data that lies in the home of root although the server's account cannot enter that."""
         inside = self.account.is_other and self.link.is_dir() and not self.is_linked
         if inside and not _can_enter(self.home, self.account):
-            _machine_dir()
+            machine_dir()
             leaf = next(name for name in self._leaves() if not name.exists())
             raise EmbeddedServerFailed(
                 f"The account {self.account.name}, which runs PostgreSQL for root, cannot enter {self.home}, where the "
@@ -179,7 +189,7 @@ class Site:
             return data_dir
         digest = _digest(self.home, self.id())
         if self.account.is_other:
-            _machine_dir()
+            machine_dir()
             made = MACHINE_DIR / f"{digest}.socket"
             made.mkdir(mode=0o700, exist_ok=True)
             self.account.give(made)
@@ -245,7 +255,7 @@ def _copied(tree: Path) -> Path:
     inside = target / package.name / tree.name
     if inside.exists():
         return inside
-    _machine_dir()
+    machine_dir()
     with exclusive(MACHINE_DIR / "lock"):
         if not inside.exists():
             half = target.with_name(target.name + ".new")
@@ -295,7 +305,8 @@ def _refused() -> Iterator[None]:
         raise EmbeddedServerFailed(f"{problem}, or give a server with --dsn or ATLAS_DATABASE_URL") from problem
 
 
-def _machine_dir() -> None:
+def machine_dir() -> Path:
+    """Return root's folder, which every account can enter; make it when it is missing."""
     try:
         MACHINE_DIR.mkdir()
         MACHINE_DIR.chmod(0o755)  # ours, and mkdir obeys the umask
@@ -306,6 +317,7 @@ def _machine_dir() -> None:
                 f"{MACHINE_DIR} is not a folder of root's that the server's account can enter; "
                 f"run as root: chown root {MACHINE_DIR} && chmod 755 {MACHINE_DIR}"
             ) from None
+    return MACHINE_DIR
 
 
 def _claimed(folder: Path) -> bool:

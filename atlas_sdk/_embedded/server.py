@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _LINGER_S: Final = "5"
 #: A bare interpreter starts in some 20 ms.
 _KEEPER_S: Final = 5.0
+#: More settings for the server of a home that goes with its last user: nothing waits for the disk.
+_TEMPORARY: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
 
 
@@ -62,18 +64,38 @@ class EmbeddedServer:
         one some tenths, joining milliseconds. Data of an older major that the package carries is upgraded first, which
         takes seconds to minutes. Raises `EmbeddedServerFailed`.
         """
-        with _explained(home):
-            site = Site.prepare(home)
-            users_lock = shared(site.run_dir / "users.lock")
-            # For the supervisor, which waits from the last use on.
-            os.utime(users_lock)
-            server = cls(site, users_lock)
+        server = cls.join(home)
         try:
             server.ensure_running()
         except BaseException:
             server.release()
             raise
         return server
+
+    @classmethod
+    def join(cls, home: Path, *, temporary: bool = False) -> "EmbeddedServer":
+        """Become a user of the server of `home` without starting it; `ensure_running` does.
+
+        A temporary home is removed with its last user. Raises `EmbeddedServerFailed`.
+        """
+        with _explained(home):
+            site = Site.prepare(home)
+            users_lock = shared(site.run_dir / "users.lock")
+            # For the supervisor, which waits from the last use on.
+            os.utime(users_lock)
+            server = cls(site, users_lock)
+            if temporary:
+                site.temporary_mark.touch(mode=0o600)
+            return server
+
+    @property
+    def home(self) -> Path:
+        """The home folder, links resolved."""
+        return self._site.home
+
+    def in_database(self, name: str) -> str:
+        """Return the address of another database of the running server."""
+        return self.dsn.replace(f"///{DATABASE}?", f"///{name}?", 1)
 
     def ensure_running(self) -> None:
         """Start the server again when it died; cheap when it did not. Committed transactions survive.
@@ -88,7 +110,7 @@ class EmbeddedServer:
             fits = fits and identity.is_owner(self._site, self.data_dir)
             running = postmaster.answering(self.data_dir) if fits else None
             if running is not None:
-                self._keep()
+                self.ensure_supervisor()
             else:
                 with exclusive(self._site.run_dir / "start.lock"):
                     running = self._start()
@@ -116,11 +138,12 @@ class EmbeddedServer:
         upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
         # Before the server, so that no kill in between leaves a server without a supervisor.
-        self._keep()
+        self.ensure_supervisor()
         upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
-        return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir).serve()
+        options = _TEMPORARY if self._site.is_temporary else ()
+        return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir, options=options).serve()
 
-    def _keep(self) -> None:
+    def ensure_supervisor(self) -> None:
         """See to it that a supervisor waits for the last user to leave."""
         lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
@@ -132,7 +155,7 @@ class EmbeddedServer:
             launch(
                 *(sys.executable, "-I", "-S", supervisor.__file__),
                 *(self._site.run_dir, self.data_dir, self.bin_dir),
-                *(_linger(), account.name, str(account.uid), str(account.gid)),
+                *("0" if self._site.is_temporary else _linger(), account.name, str(account.uid), str(account.gid)),
                 output=log,
             )
         finally:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from typing import Any
 _LONGEST_PAUSE_S = 30.0
 #: A rival for the place ends after this long; see `_alone`.
 _RIVAL_S = 1
+#: Between two looks at a server that is stopping.
+_REMOVE_PAUSE_S = 0.02
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
@@ -35,6 +37,7 @@ def main(
     # find no supervisor.
     place = _alone(run_dir / "supervisor.lock")
     users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    is_temporary = (run_dir / "temporary").exists()
     pause_s = linger_s
     while True:
         fcntl.flock(users, fcntl.LOCK_EX)
@@ -52,6 +55,8 @@ def main(
             fcntl.flock(users, fcntl.LOCK_UN)
             pause_s = linger_s
             continue
+        if is_temporary:
+            break
         kept_s = kept_until("keep-until", dir_fd=locks) - time.time()
         if kept_s > 0:
             pause_s = min(kept_s, _LONGEST_PAUSE_S)
@@ -59,6 +64,9 @@ def main(
             pause_s = min(max(2 * pause_s, 0.1), _LONGEST_PAUSE_S)
         else:
             break
+    if is_temporary:
+        _remove(run_dir.parent, data_dir, bin_dir, account, locks)
+        return
     # Without a server the process id that one has left may be another program's by now.
     if _is_held("server.lock", dir_fd=locks):
         _stop(data_dir, bin_dir, account)
@@ -140,11 +148,27 @@ def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
     return asked.returncode == 0 and asked.stdout.strip() != "0"
 
 
-def _stop(data_dir: Path, bin_dir: Path, account: Mapping[str, Any]) -> None:
+def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any], locks: int) -> None:
+    """Stop the server of a temporary home, and remove the home. Its files need not be whole: no checkpoint."""
+    # initdb and a server that has written no process id yet hold the lock too, when their user was killed just then.
+    while _is_held("server.lock", dir_fd=locks):
+        _stop(data_dir, bin_dir, account, modes=("immediate",))
+        time.sleep(_REMOVE_PAUSE_S)
+    import shutil  # noqa: PLC0415  # most supervisors wait for days, and never need it
+
+    os.chdir("/")
+    # Who makes a home looks for the homes of dead processes under this lock, and must not find half of one.
+    fcntl.flock(os.open(home.parent / "lock", os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+    shutil.rmtree(home)
+
+
+def _stop(
+    data_dir: Path, bin_dir: Path, account: Mapping[str, Any], *, modes: Sequence[str] = ("fast", "immediate")
+) -> None:
     folder = _socket_dir(data_dir)
     if folder is None:
         return
-    for mode in ("fast", "immediate"):
+    for mode in modes:
         # By the name in the folder that we are in, which the account can enter.
         command = (bin_dir / "pg_ctl", "stop", "-s", "-D", data_dir, "-m", mode, "-t", "60")
         if subprocess.run(command, env={"LC_ALL": "C"}, check=False, **account).returncode == 0:

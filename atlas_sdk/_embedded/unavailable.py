@@ -1,11 +1,13 @@
 """The same shape where no embedded server exists (Windows): it says so."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
 from atlas_sdk.errors import EmbeddedServerFailed
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "temporary_database"]
 
 
 class EmbeddedServer:
@@ -28,6 +30,11 @@ class EmbeddedServer:
 
     def release(self) -> None:
         """Do nothing: there is no such object."""
+
+
+def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager[str]:  # noqa: ARG001  # its name
+    """Raise `EmbeddedServerFailed`, always."""
+    _refuse(Path("a temporary folder"))
 
 
 def _refuse(home: Path) -> NoReturn:

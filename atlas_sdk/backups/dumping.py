@@ -1,4 +1,4 @@
-"""Dump: one file with everything, of one moment."""
+"""Dump a database into one file, as of one moment."""
 
 import os
 import re
@@ -11,18 +11,16 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import psycopg
-from psycopg import IsolationLevel
-from psycopg.conninfo import make_conninfo
-
+from atlas_sdk._drive.admin import AdminSession, quoted_name, server_message
 from atlas_sdk.backups.atomic_output import Partial
+from atlas_sdk.backups.facts import lift_limits, place_of, sql, tables_of
 from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal
-from atlas_sdk.backups.session import Session, connected, sql
-from atlas_sdk.dsn import parsed, without_secrets
-from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, SchemaMismatch
+from atlas_sdk.dsn import parsed, with_parts, without_secrets
+from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, NotPermitted, SchemaMismatch
 from atlas_sdk.ops import schema
+from atlas_sdk.provision.session import open_session
 
 if TYPE_CHECKING:
     from atlas_sdk.aio import AsyncAtlas
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump"]
 
-#: How often the size so far is told while one table takes its time.
+#: The interval at which the size is reported during one long table.
 _LOOK_S = 0.5
 _TABLE = re.compile(r'dumping contents of table "(?:.+\.)?([^"]+)"')
 _TOLD = re.compile(r"^pg_dump: (?:error|warning|detail|hint): (.+)")
@@ -58,13 +56,10 @@ def dump(
     if place.is_dir():
         raise FileProblem(f"{place} is a folder: give the name of a file in it", path=str(place))
     dsn = source if isinstance(source, str) or source is None else source.url
-    with Partial(place, overwrite=overwrite) as partial, connected(dsn, home) as session:
-        connection = session.connection
-        connection.isolation_level = IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
-        with connection.transaction():
-            session.unhindered()
-            found = session.place()
+    with Partial(place, overwrite=overwrite) as partial, open_session(dsn, home) as session:
+        with session.transaction(snapshot=True):
+            lift_limits(session)
+            found = place_of(session)
             if found.schema is None:
                 raise SchemaMismatch(
                     f"the database {found.database} has no AtlasEngine schema, so there is nothing to dump",
@@ -72,7 +67,7 @@ def dump(
                     wanted=0,
                 )
             rows = _counted(session, found.schema)
-            program = of_server("pg_dump", (found.major, found.minor), tls=connection.pgconn.ssl_in_use)
+            program = of_server("pg_dump", (found.major, found.minor), tls=session.is_encrypted)
             _run(
                 [program, *_arguments(session, found.schema)],
                 partial,
@@ -94,34 +89,32 @@ def dump(
     )
 
 
-def _counted(session: Session, name: str) -> dict[str, int]:
+def _counted(session: AdminSession, name: str) -> dict[str, int]:
     try:
-        return {table.name: table.amount for table in session.tables(name)}
-    except psycopg.errors.InsufficientPrivilege as exc:
-        reason = exc.diag.message_primary or "permission denied"
+        return {table.name: table.amount for table in tables_of(session, name)}
+    except NotPermitted as error:
         raise BackupFailed(
-            f"this login does not see all rows ({reason}), so it cannot make a backup: dump as the owner of the "
-            "tables or as a superuser"
-        ) from exc
+            f"this login does not see all rows ({server_message(error)}), so it cannot make a backup: dump as the "
+            "owner of the tables or as a superuser"
+        ) from error
 
 
-def _arguments(session: Session, name: str) -> list[str]:
+def _arguments(session: AdminSession, name: str) -> list[str]:
     snapshot = session.value(sql["snapshot"])
-    quoted = '"' + name.replace('"', '""') + '"'
     return [
         "--format=custom",
         "--no-privileges",
         "--no-password",
         "--verbose",
-        f"--schema={quoted}",
+        f"--schema={quoted_name(name)}",
         f"--snapshot={snapshot}",
         f"--dbname={_address(session)}",
     ]
 
 
-def _address(session: Session) -> str:
-    """Return the connection string without its secrets: everybody can read a command line."""
-    given = parsed(session.address)
+def _address(session: AdminSession) -> str:
+    """Return the connection string without its secrets: everybody on the machine can read a command line."""
+    given = parsed(session.dsn)
     shown = without_secrets(given)
     if secret := sorted(given.keys() - shown.keys() - {"password", "options"}):
         raise InvalidInput(
@@ -129,13 +122,13 @@ def _address(session: Session) -> str:
             "of pg_service.conf in the DSN that has it",
             field="dsn",
         )
-    return make_conninfo("", **shown)
+    return with_parts("", **shown)
 
 
-def _environment(session: Session) -> dict[str, str]:
+def _environment(session: AdminSession) -> dict[str, str]:
     """Return pg_dump's environment, which only this account and root can read."""
-    password, options = session.connection.info.password, parsed(session.address).get("options")
-    # In English, so that its words can be understood here.
+    password, options = session.password, parsed(session.dsn).get("options")
+    # pg_dump speaks English then, so that its words can be understood here.
     words = os.environ | {"LC_ALL": "C", "PGAPPNAME": "atlasengine"}
     return words | ({"PGPASSWORD": password} if password else {}) | ({"PGOPTIONS": options} if options else {})
 

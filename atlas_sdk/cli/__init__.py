@@ -1,4 +1,4 @@
-"""`atlasctl`, the command line: one file a command, each imported when it is asked for.
+"""`atlasctl`, the command line: one file for each command, imported when the command is called.
 
 ::
 
@@ -6,7 +6,8 @@
     command.py     what every command has: the global options again, examples in its help
     invocation.py  one run: settings, the database, who acts, which project
     output.py      data on stdout, the rest on stderr; JSON, tables, colours
-    failures.py    from an exception to one sentence and an exit code
+    failures.py    turns an exception into one sentence and an exit code
+    advice.py      adds the command that helps
 """
 
 import sys
@@ -24,11 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return guarded(run, given)
     except Exception as problem:
-        # With too little memory, or a library that is broken, nothing is there yet that explains errors.
+        # Memory is short or a library is broken, so the module that explains errors is not loaded.
         if "--verbose" in given:
             raise
         sys.stderr.write(f"atlasctl: cannot start ({type(problem).__name__}): --verbose shows where\n")
         return 1
     except KeyboardInterrupt:
-        # Before or after anything of substance: nothing to clean up, nothing to explain.
+        # Ctrl-C during imports or at exit: there is nothing to clean up.
         return 130

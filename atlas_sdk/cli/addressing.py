@@ -1,43 +1,17 @@
-"""Which database a command is about, and how that is said."""
+"""The server that the options, the environment or the configuration name."""
 
 import os
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
-    from atlas_sdk.cli.command import Flags
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address
 
-__all__ = ["check_one", "configured", "configured_or_variables", "place"]
-
-
-def check_one(flags: "Flags") -> None:
-    """Refuse a command line that names two databases, or a folder that turned out to be nothing. Raises UsageError."""
-    ctx = click.get_current_context(silent=True)
-    if flags.home == "":
-        # As of a variable that is not set; the database of the environment could be anybody's.
-        raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
-    if flags.home and flags.dsn:
-        raise click.UsageError(
-            "--dsn is a server and --home the folder of the embedded database: give one of them; beside a server, "
-            "ATLAS_HOME says where the watcher keeps its state",
-            ctx,
-        )
-
-
-def place(run: "Invocation") -> str:
-    """Return which database the run is about, without a password."""
-    from atlas_sdk.dsn import masked
-    from atlas_sdk.text import printable
-
-    found = run.settings.database_url
-    return f"embedded, in {printable(str(run.settings.folder))}" if found is None else masked(found)
+__all__ = ["configured", "configured_or_variables"]
 
 
 def configured(run: "Invocation") -> "Address | None":
-    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None: the embedded one, as with --home."""
+    """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None means the embedded database."""
     from atlas_sdk.provision import Address
 
     dsn = run.settings.database_url

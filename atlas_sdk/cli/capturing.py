@@ -15,7 +15,7 @@ __all__ = ["show_taken", "unkept", "warn_skipped"]
 
 
 def show_taken(out: Output, taken: "Iterable[Snapshot]") -> None:
-    """List new versions: what happened to which file."""
+    """List new versions, each with what happened to its file."""
     out.table(
         [
             (version.short_id, _verb(version), printable(version.path), "" if version.deleted else size(version.size))
@@ -32,13 +32,13 @@ def _verb(version: "Snapshot") -> str:
 
 
 def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
-    """Say on stderr which files could not be kept, and why."""
+    """Warn on stderr of each file that could not be stored, with the reason."""
     for _, reason in skipped:
         out.warn(f"not captured: {reason}")
 
 
 def unkept(versions: "Iterable[Snapshot]", limit_bytes: int) -> list[tuple[str, str]]:
-    """Return the versions of which only hash and size were kept, with the reason."""
+    """Return the versions whose content was not stored, with the reason."""
     return [
         (version.path, f"{printable(version.path)} is over the size limit of {limit_bytes:,} bytes: {_HASH_ONLY}")
         for version in versions

@@ -12,17 +12,17 @@ __all__ = ["checkpoint", "checkpoints"]
     examples=(
         "atlasctl checkpoint before-refactor",
         "atlasctl checkpoint v1 --note 'rules as reviewed'",
-        "atlasctl checkpoint before-refactor --json",
+        "atlasctl checkpoint v2 --json",
     ),
 )
 @click.argument("name", type=UTF8)
-@click.option("--note", metavar="TEXT", type=UTF8, help="A remark to keep with it.")
+@click.option("--note", metavar="TEXT", type=UTF8, help="A remark to store with it.")
 @click.pass_obj
 def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     """Name the state of all memory files.
 
-    Captures the folder first, so that NAME stands for exactly what is there now. Names are unique in a project, and
-    what they name is never pruned.
+    Captures the folder first, so that NAME means exactly the present files. Names are unique in a project. Versions
+    that a checkpoint names are never deleted by age.
     """
     from atlas_sdk.cli.capturing import warn_skipped
     from atlas_sdk.cli.invocation import Invocation
@@ -30,7 +30,7 @@ def checkpoint(flags: Flags, name: str, note: str | None) -> None:
     from atlas_sdk.cli.output import count, plain, size
     from atlas_sdk.names import checkpoint_name
 
-    # Before anything is captured.
+    # Refuse a bad name before anything is captured.
     checkpoint_name(name)
     run = Invocation(flags)
     with run.opened() as atlas:
@@ -49,12 +49,12 @@ def checkpoint(flags: Flags, name: str, note: str | None) -> None:
 @click.command(
     cls=Command, examples=("atlasctl checkpoints", "atlasctl checkpoints --all", "atlasctl checkpoints --json")
 )
-@click.option("--all", "everything", is_flag=True, help="Also those that restores made on their own.")
+@click.option("--all", "everything", is_flag=True, help="Also those that restores made.")
 @click.pass_obj
 def checkpoints(flags: Flags, *, everything: bool) -> None:
     """List checkpoints, newest first.
 
-    Every restore, undo and redo makes one on its own, named before-…, of what was there before; --all shows these too.
+    Every restore, undo and redo makes one of its own, named before-…, of the files before it. --all shows these too.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_checkpoint

@@ -1,4 +1,4 @@
-"""The parts of every command: the global options, also after its name, and examples in its help."""
+"""The parts that every command has: the global options, and examples in its help."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -6,18 +6,28 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-__all__ = ["GLOBAL_OPTIONS", "UTF8", "Command", "Flags", "global_options", "user_option"]
+__all__ = [
+    "GLOBAL_OPTIONS",
+    "UTF8",
+    "Command",
+    "F",
+    "Flags",
+    "command_group",
+    "global_options",
+    "user_option",
+    "yes_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
-    """Text for the database, which is UTF-8; a file's name may be any bytes and is not of this type."""
+    """A text for the database, which must be UTF-8. File names may be any bytes and do not use this type."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what the shell gave as bytes that are no UTF-8."""
+        """Refuse bytes that are not UTF-8."""
         text = str(value)
         try:
             text.encode()
@@ -33,7 +43,7 @@ GLOBAL_OPTIONS = "Also after the command: the global options --project, --dsn, -
 
 
 class Flags:
-    """The global options of one run, wherever on the line they stood."""
+    """The global options of one run; they may stand before or after the command."""
 
     def __init__(self) -> None:
         #: A folder in the project; None: the current one.
@@ -53,7 +63,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def global_options(*, everywhere: bool) -> list[click.Parameter]:
-    """Return the global options; those of a command show only `--json`, the rest is in `atlasctl --help`."""
+    """Return the global options. The help of a command shows only `--json`; `atlasctl --help` shows all."""
 
     def option(*names: str, help: str, **more: Any) -> click.Option:  # noqa: A002  # click's own word
         hidden = everywhere and "--json" not in names
@@ -86,13 +96,23 @@ class Command(click.Command):
         """Write the examples."""
         with formatter.section("Examples"):
             for example in self.examples:
-                # As it is: wrapped text is no command line any more.
+                # Do not wrap: a wrapped line cannot be copied.
                 formatter.write(f"{' ' * formatter.current_indent}{example}\n")
         formatter.write_paragraph()
         formatter.write_text(GLOBAL_OPTIONS)
         super().format_epilog(ctx, formatter)
 
 
+def command_group(function: Callable[[], None]) -> click.Group:
+    """Make a group of commands, which takes the global options too."""
+    return click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
+
+
+def yes_option(command: F) -> F:
+    """Add `--yes`, for a command that deletes for good; see `Invocation.confirm`."""
+    return click.option("--yes", "-y", is_flag=True, help="Do not ask; without a terminal it has to be given.")(command)
+
+
 def user_option(command: F) -> F:
-    """Let a command be about another user than who acts; the parameter is `email`."""
+    """Add `--user`, for a command about another user; the parameter is `email`."""
     return click.option("--user", "email", metavar="EMAIL", type=UTF8, help="Of this user.  [default: you]")(command)

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.addressing import place
-from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options
+from atlas_sdk.cli.command import Command, Flags, command_group
 from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
 from atlas_sdk.cli.db_init import init
@@ -20,33 +19,33 @@ if TYPE_CHECKING:
 
 __all__ = ["db"]
 
-#: How long the embedded server waits for whoever was given its URL.
+#: The embedded server stays up this long for a program that was given its URL.
 _KEPT_UP_S = 600
 
 
-@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
+@command_group
 def db() -> None:
     """Look after the database.
 
-    The embedded one needs none of this: its schema is made and migrated on its own. A server given by --dsn or
-    ATLAS_DATABASE_URL is its owner's, and changes only by `atlasctl db init` and `atlasctl db migrate`.
+    The embedded database is made and migrated automatically. The schema of a server, given by --dsn or
+    ATLAS_DATABASE_URL, changes only by `atlasctl db init` and `atlasctl db migrate`.
     """
 
 
 @db.command(cls=Command, examples=("atlasctl db status", "atlasctl db status --json"))
 @click.pass_obj
 def status(flags: Flags) -> int:
-    """Tell what the database is and whether its schema fits.
+    """Show which database is used, and whether its schema is up to date.
 
-    Version of the server and of the schema, pending migrations, size, and the time of one round trip. Exits with 1 when
-    the schema does not fit, with 5 when the server cannot be reached.
+    Prints the versions of the server and of the schema, missing migrations, the size, and the time of one round trip.
+    Exits with 1 when the schema is not this version's, with 5 when the server cannot be reached.
     """
     from atlas_sdk import SchemaMismatch
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
 
     run = Invocation(flags, of_project=False)
-    shown = place(run)
+    shown = run.database
     try:
         with run.opened() as atlas:
             health = atlas.health()
@@ -106,8 +105,8 @@ def _print_mismatch(run: "Invocation", shown: str, problem: "SchemaMismatch") ->
 def url(flags: Flags, *, show_password: bool) -> None:
     """Print the URL of the database, for psql and the like.
 
-    Of the embedded server, which is started and stays up for ten minutes, or the configured one with *** for its
-    password, its options and other secrets.
+    The embedded server is started, and stays up for ten minutes. In the URL of a configured server, *** replaces the
+    password, the options and other secrets.
     """
     from atlas_sdk.cli.invocation import Invocation
 

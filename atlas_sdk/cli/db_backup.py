@@ -1,4 +1,4 @@
-"""`atlasctl db dump` and `atlasctl db load`: everything in one file, and back."""
+"""`atlasctl db dump` and `atlasctl db load`: write the database into one file, and read it back."""
 
 import sys
 import time
@@ -21,9 +21,9 @@ _STEPS: Final = {
     "index": "making the indexes",
     "verify": "verifying {name}, user {at} of {total}",
 }
-#: Where lines cannot be overwritten, in a log, one is printed this often.
+#: Without a terminal, print a line of progress this often.
 _QUIET_S: Final = 10.0
-#: On a terminal, often enough to see it move.
+#: On a terminal, update the line this often.
 _BLINK_S: Final = 0.1
 
 
@@ -40,11 +40,10 @@ _BLINK_S: Final = 0.1
 def dump(flags: Flags, *, file: Path, force: bool) -> None:
     """Dump the database into one file.
 
-    All rows as of one moment, while others go on working. FILE appears when it is whole and on the disk; only its
-    owner can read it. Owners and rights are left out, so any login may load it, with `atlasctl db load`.
+    All rows are of one moment, and others can work meanwhile. FILE appears when it is complete and on the disk; only
+    its owner can read it. It has no owners and rights, so any login may load it with `atlasctl db load`.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.addressing import place
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import size
     from atlas_sdk.text import printable
@@ -58,7 +57,7 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
         run.out.record(
             {
                 "file": str(made.file),
-                "database": place(run),
+                "database": run.database,
                 "bytes": made.size,
                 "sha256": made.sha256,
                 "seconds": round(made.seconds, 3),
@@ -70,7 +69,7 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
         return
     rows = sum(made.rows.values())
     run.out.line(f"{printable(str(file))}: {size(made.size)}, {rows:,} rows, in {made.seconds:.1f} s")
-    run.out.line(f"database: {place(run)}")
+    run.out.line(f"database: {run.database}")
     run.out.line(f"schema version {made.schema_version}, PostgreSQL {made.server_version}, sha256 {made.sha256}")
 
 
@@ -86,12 +85,11 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
 def load(flags: Flags, *, file: Path) -> int:
     """Load a dump into an empty database.
 
-    All of it or nothing; never over data. An older dump is migrated, a newer one refused. Then every version is read
-    back and the counters are compared with the ledger. Exits with 6 when something does not match; what was loaded
-    stays.
+    Loads all of it or nothing, and never over existing data. An older dump is migrated, a newer one is refused. Then
+    every version is read back, and the counters are compared with the ledger. Exits with 6 when something does not
+    match; the loaded data stays.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.addressing import place
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count
@@ -101,17 +99,17 @@ def load(flags: Flags, *, file: Path) -> int:
     with _Shown(run.out) as shown:
         loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
     if flags.json:
-        run.out.record({"database": place(run), **_fields(loaded)})
+        run.out.record({"database": run.database, **_fields(loaded)})
         return 0 if loaded.ok else NOT_PROTECTED
     run.out.line(f"{printable(str(file))}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
-    run.out.line(f"database: {place(run)}")
+    run.out.line(f"database: {run.database}")
     if loaded.dumped_version < loaded.schema_version:
         run.out.line(f"migrated from schema version {loaded.dumped_version} to {loaded.schema_version}")
     if not loaded.granted:
         run.out.note("the role atlas_app is not there, which as_user needs: atlasctl db init makes it, or says how")
     if not loaded.sealed:
         run.out.note(
-            "the file has no seal, so nobody knows whether it is as it was written: atlasctl db dump makes one"
+            "the file has no seal, so a change to it since the dump would not show; atlasctl db dump writes a seal"
         )
     if loaded.ok:
         verified = f"{count(loaded.users, 'user')}, {count(loaded.versions, 'version')} of files"
@@ -121,7 +119,7 @@ def load(flags: Flags, *, file: Path) -> int:
         run.out.warn(f"version {one.snapshot_id.hex[:12]} of {one.path}: {one.problem}")
     for books in loaded.unbalanced:
         run.out.warn(f"the counters of user {books.user_id} do not match the ledger: see atlasctl quota verify")
-    run.out.note("all was loaded as it is in the dump, where this is wrong already: look for it in an older one")
+    run.out.note("the dump itself has this damage, and all of it was loaded as it is; try an older dump")
     return NOT_PROTECTED
 
 
@@ -143,7 +141,7 @@ def _fields(loaded: "Loaded") -> dict[str, Any]:
 
 
 class _Shown:
-    """Says on stderr how far it is: one line that changes on a terminal, else a line now and then."""
+    """Progress on stderr: one changing line on a terminal, else a line now and then."""
 
     def __init__(self, out: "Output") -> None:
         self._out = out
@@ -151,7 +149,7 @@ class _Shown:
         self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
 
     def tell(self, progress: "Progress") -> None:
-        """Show it, when it is time."""
+        """Show the progress if the last line is old enough."""
         from atlas_sdk.cli.output import plain, size
 
         now = time.monotonic()

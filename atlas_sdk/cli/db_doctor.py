@@ -1,4 +1,4 @@
-"""`atlasctl db doctor`: what is wrong with the database, and what mends it."""
+"""`atlasctl db doctor`: find what is wrong with the database, and say how to fix it."""
 
 import shlex
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ _MARKS: Final = {
     "unknown": ("?", "yellow"),
 }
 _NAME_WIDTH: Final = 12
-#: What gives libpq a part of an address that a command leaves out.
+#: libpq takes missing parts of an address from these variables.
 _GIVEN_BY: Final = {
     "password": "PGPASSWORD, or ~/.pgpass, gives it to them",
     "options": "PGOPTIONS gives them to them",
@@ -32,13 +32,12 @@ _GIVEN_BY: Final = {
 @click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))
 @click.pass_obj
 def doctor(flags: Flags) -> int:
-    """Look for what is wrong with the database, and tell how to mend it.
+    """Find what is wrong with the database, and say how to fix it.
 
-    Can it be reached, may your login and atlas_app do what they need, is the schema there, complete and of this
-    version, are indexes valid, are tenants kept apart, are settings safe, connections free, clocks in step, tables
-    vacuumed, is there room on the disk? Only reads. The database is found as by `db init`. Exits with 1 when something
-    is wrong, with 5 when there is no connection; a warning (!) alone is no error. Commands that end with a semicolon
-    are for psql, the others for a shell.
+    Checks the connection, the rights of your login and of atlas_app, the schema and its version, indexes, the isolation
+    of tenants, settings, free connections, clocks, vacuum, and room on the disk. Changes nothing. Takes the same
+    database as `db init`. Exits with 1 for a problem (not for a warning, !), with 5 without a connection. Suggested
+    commands that end with a semicolon are for psql, the others for a shell.
     """
     from atlas_sdk import DatabaseUnreachable
     from atlas_sdk.cli.addressing import configured_or_variables
@@ -60,7 +59,7 @@ def doctor(flags: Flags) -> int:
 
 
 def _aimed(run: "Invocation", address: "Address", found: "Diagnosis") -> "Diagnosis":
-    """Let the commands of the advice go where this one went: else they would be done to another database."""
+    """Add the address to the suggested commands, so that they reach the same database."""
     from attrs import evolve
 
     option = None

@@ -1,4 +1,4 @@
-"""`atlasctl db init`: from an empty server to a database that works."""
+"""`atlasctl db init`: make the database, its roles and its schema."""
 
 import os
 from typing import TYPE_CHECKING, Final
@@ -33,7 +33,7 @@ _NAME_WIDTH: Final = 20
         "atlasctl db init --dry-run",
     ),
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the steps, and change nothing.")
 @click.option(
     "--app-user",
     metavar="NAME",
@@ -45,11 +45,11 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
     """Make the database, its roles and its schema where they are missing.
 
     On the server of --dsn or ATLAS_DATABASE_URL, else of DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; with none
-    of them, in the embedded database. Makes the database, the roles atlas_owner, which owns the tables, and atlas_app,
-    which tenants act as, then the schema and the grants, and checks that every table, view, trigger, function and index
-    is there. Doing it again changes nothing, but goes on where an earlier attempt ended, and makes views, functions and
-    triggers that were dropped. What your login may not do is left out; then the commands for an
-    administrator are printed, for psql, and the exit code is 1.
+    of them, in the embedded database. Makes the database, the role atlas_owner, which owns the tables, the role
+    atlas_app, which tenants act as, the schema and the grants. Then it checks that every table, view, trigger, function
+    and index exists. A second run changes nothing, or continues an interrupted one, and restores dropped views,
+    functions and triggers. If your login lacks a right, the commands for an administrator are printed, for psql, and
+    the exit code is 1.
     """
     from atlas_sdk import InvalidInput
     from atlas_sdk.cli.addressing import configured_or_variables

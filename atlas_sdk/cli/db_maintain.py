@@ -1,6 +1,7 @@
-"""`atlasctl db maintain`: what has had its time goes."""
+"""`atlasctl db maintain`: delete expired data."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,7 +22,9 @@ __all__ = ["maintain"]
 Age = timedelta | str
 Tell = Callable[["MaintenanceProgress"], None]
 
-#: What the jobs remove, one and many.
+#: Without a terminal, print a line of progress this often.
+_SILENT_S = 30.0
+#: What the jobs remove.
 _NOUNS = {
     "periods": "ended month",
     "reservations": "expired reservation",
@@ -31,7 +34,6 @@ _NOUNS = {
     "snapshots": "old version",
     "contents": "unused content",
     "events": "old event",
-    "tallies": "counter row",
 }
 
 
@@ -50,15 +52,20 @@ _NOUNS = {
     "--keep-auto",
     type=AGE,
     metavar="AGE",
-    help="Of versions that the watcher took: 90d, 4w, 12h, forever.  [default: 30d, or as configured]",
+    help="Keep versions of the watcher for this time: 90d, 4w, 12h, forever.  [default: 30d, or as configured]",
 )
 @click.option(
     "--keep-stopped-previews",
     type=AGE,
     metavar="AGE",
-    help="Of stopped and failed ones.  [default: 7d, or as configured]",
+    help="Keep stopped and failed previews for this time.  [default: 7d, or as configured]",
 )
-@click.option("--keep-events", type=AGE, metavar="AGE", help="Of the audit trail.  [default: 365d, or as configured]")
+@click.option(
+    "--keep-events",
+    type=AGE,
+    metavar="AGE",
+    help="Keep the audit trail for this time.  [default: 365d, or as configured]",
+)
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Rows at a time.")
 @click.pass_obj
 def maintain(
@@ -71,14 +78,14 @@ def maintain(
     dry_run: bool,
     batch: int,
 ) -> int:
-    """Remove what has had its time, for all users.
+    """Delete expired data, of all users.
 
-    Closes the months of quotas that have ended, ends expired reservations, and deletes expired sessions, previews that
-    stopped or failed long ago, names of which nothing is left, old automatic versions with the contents that nothing
-    needs any more, and old events. Of every file the newest version stays, and so does what a checkpoint names.
+    Closes ended months of quotas, ends expired reservations, and deletes expired sessions, previews that stopped or
+    failed long ago, unused names, old automatic versions, contents that no version needs, and old events. The newest
+    version of every file stays, and so do the versions that a checkpoint names.
 
-    Safe at any time: in small steps beside the traffic, as often as you like, in several places at once. Each job is on
-    record as one event. The watcher does all of it once a day. Exits with 1 when a job failed.
+    Works in small steps, so it is safe beside other traffic, at any time, and in several places at once. Each job
+    writes one event. The watcher does all of it once a day. Exits with 1 when a job failed.
     """
     from atlas_sdk.cli.failures import FAILED
     from atlas_sdk.cli.invocation import Invocation
@@ -128,19 +135,20 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
 
 @contextmanager
 def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
-    """Show on stderr how far it is: a bar on a terminal, one line a job otherwise, nothing with --json."""
+    """Show progress on stderr: a bar on a terminal, else a line now and then, nothing with --json."""
     if run.flags.json:
         yield lambda _: None
     elif sys.stderr is not None and sys.stderr.isatty():
         with _bar(run, jobs) as tell:
             yield tell
     else:
-        begun: set[str] = set()
+        said_at = time.monotonic()
 
         def say(now: "MaintenanceProgress") -> None:
-            if now.job not in begun:
-                begun.add(now.job)
-                run.out.note(f"{now.job} …")
+            nonlocal said_at
+            if time.monotonic() - said_at >= _SILENT_S:
+                said_at = time.monotonic()
+                run.out.note(f"{now.job}: {now.removed:,} of {now.examined:,} …")
 
         yield say
 
@@ -165,7 +173,7 @@ def _bar(run: "Invocation", jobs: int) -> Iterator[Tell]:
             if now.job not in begun:
                 begun.append(now.job)
             text = f"{now.job}: {now.removed:,} of {now.examined:,}"
-            # At once: a short job would be over before the next look at the screen.
+            # Refresh now: a short job may end before the next automatic refresh.
             progress.update(task, completed=len(begun) - 1, description=f"{text:<40}", refresh=True)
 
         yield show

@@ -1,4 +1,4 @@
-"""`atlasctl db migrate`: apply the migrations that are missing, or tell what they would do."""
+"""`atlasctl db migrate`: apply missing migrations, or show what they would do."""
 
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,14 @@ __all__ = ["apply_migrations", "migrate", "show_plan"]
         "atlasctl db migrate --dsn postgresql://ada@db.example/atlas",
     ),
 )
-@click.option("--plan", is_flag=True, help="Tell what would be applied and whom it would block, and change nothing.")
+@click.option("--plan", is_flag=True, help="List the migrations and what they would block, and change nothing.")
 @click.pass_obj
 def migrate(flags: Flags, *, plan: bool) -> None:
     """Apply the migrations that are missing.
 
-    One transaction each, under a lock: any number of processes may do so at once. They run as the owner of the schema,
-    when your login may act as it. There is no way back; take a backup. With --plan each missing migration is listed
-    with the commands that others would have to wait for; its own new tables are left out, nobody uses them yet.
+    Each runs in a transaction of its own, under a lock, so several processes may do this at once. They run as the owner
+    of the schema, if your login may act as it. A migration cannot be taken back: make a backup first. With --plan each
+    missing migration is listed with the commands that others would wait for, except those on its own new tables.
     """
     from atlas_sdk.cli.addressing import configured
     from atlas_sdk.cli.invocation import Invocation
@@ -41,7 +41,7 @@ def migrate(flags: Flags, *, plan: bool) -> None:
 
 
 def apply_migrations(run: "Invocation", *, only_new: bool) -> None:
-    """Apply what is missing; `only_new`: to no schema at all, or not."""
+    """Apply missing migrations; with `only_new` only to a database without a schema."""
     from atlas_sdk.cli.addressing import configured
     from atlas_sdk.cli.output import count
     from atlas_sdk.provision import migrate as migrate_server
@@ -77,7 +77,7 @@ def _apply_to_embedded(run: "Invocation", *, only_new: bool) -> tuple[int, list[
 
 
 def show_plan(run: "Invocation", address: "Address | None") -> None:
-    """Print what would be applied, and whom it would block."""
+    """Print the missing migrations, each with the commands that others would wait for."""
     from atlas_sdk.cli.output import count
     from atlas_sdk.provision import embedded, plan_migrations
 
@@ -99,13 +99,13 @@ def show_plan(run: "Invocation", address: "Address | None") -> None:
     heavy = sum(len(migration.locks) for migration in pending)
     if pending and version == 0:
         run.out.note(
-            f"no schema yet: {count(len(pending), 'migration')} would be applied, one transaction each; nobody is "
-            "there yet who would feel them; nothing was changed"
+            f"no schema yet: {count(len(pending), 'migration')} would be applied, one transaction each; they "
+            "block nobody; nothing was changed"
         )
     elif pending:
         run.out.note(
             f"schema version {version}: {count(len(pending), 'migration')} would be applied, one transaction each, "
-            f"with {count(heavy, 'command')} that others would feel; nothing was changed"
+            f"with {count(heavy, 'command')} that others would wait for; nothing was changed"
         )
     else:
         run.out.note(f"schema version {version}: nothing to do")

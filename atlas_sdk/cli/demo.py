@@ -1,4 +1,4 @@
-"""`atlasctl demo`: the whole product in a temporary folder, on a real server and with the real watcher."""
+"""`atlasctl demo`: show the product in a temporary folder, with a real server and the real watcher."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.demo_runner import Stage
+    from atlas_sdk.cli.demo_runner import DemoRunner
 
 __all__ = ["demo"]
 
@@ -28,91 +28,91 @@ def demo(flags: Flags, *, keep: bool) -> int:
     """Show the product at work in a temporary folder.
 
     Starts a PostgreSQL of its own and the watcher, edits memory files as an agent, an editor and a shell do, breaks
-    one, and brings it back. Takes a few seconds, touches nothing of yours, and exits with 0 only if every step held.
+    one, and restores it. Takes a few seconds, changes nothing of yours, and exits with 0 only if every step succeeded.
     """
-    from atlas_sdk.cli.demo_runner import Stage
+    from atlas_sdk.cli.demo_runner import DemoRunner
 
-    with Stage(flags, keep=keep) as stage:
-        stage.play(_STEPS)
-    return stage.conclude()
-
-
-def _protect(stage: "Stage") -> None:
-    stage.open()
-    stage.write("CLAUDE.md", _RULES)
-    stage.atlasctl("init", "app", path=True)
+    with DemoRunner(flags, keep=keep) as runner:
+        runner.run_steps(_STEPS)
+    return runner.report()
 
 
-def _watch(stage: "Stage") -> None:
-    stage.say("$ atlas-watcher &")
-    stage.start_watcher()
+def _protect(runner: "DemoRunner") -> None:
+    runner.open()
+    runner.write("CLAUDE.md", _RULES)
+    runner.atlasctl("init", "app", path=True)
 
 
-def _plain_write(stage: "Stage") -> None:
-    stage.say("An agent rewrites CLAUDE.md in place.")
-    stage.write("CLAUDE.md", _MORE)
-    stage.wait_for("CLAUDE.md")
+def _watch(runner: "DemoRunner") -> None:
+    runner.say("$ atlas-watcher &")
+    runner.start_watcher()
 
 
-def _atomic_rename(stage: "Stage") -> None:
-    stage.say("An editor writes a new file and renames it over CLAUDE.md.")
-    fresh = stage.app / "CLAUDE.md.new"
+def _plain_write(runner: "DemoRunner") -> None:
+    runner.say("An agent rewrites CLAUDE.md in place.")
+    runner.write("CLAUDE.md", _MORE)
+    runner.wait_for("CLAUDE.md")
+
+
+def _atomic_rename(runner: "DemoRunner") -> None:
+    runner.say("An editor writes a new file and renames it over CLAUDE.md.")
+    fresh = runner.app / "CLAUDE.md.new"
     fresh.write_text(_MORE + "- Ask before you add a dependency.\n", encoding="utf-8")
-    fresh.replace(stage.app / "CLAUDE.md")
-    stage.wait_for("CLAUDE.md")
+    fresh.replace(runner.app / "CLAUDE.md")
+    runner.wait_for("CLAUDE.md")
 
 
-def _shell_append(stage: "Stage") -> None:
-    stage.shell("echo '- parser done, printer next' >> NOTES.md")
-    stage.wait_for("NOTES.md")
-    stage.shell("echo '- printer done' >> NOTES.md")
-    stage.wait_for("NOTES.md")
+def _shell_append(runner: "DemoRunner") -> None:
+    runner.shell("echo '- parser done, printer next' >> NOTES.md")
+    runner.wait_for("NOTES.md")
+    runner.shell("echo '- printer done' >> NOTES.md")
+    runner.wait_for("NOTES.md")
 
 
-def _timeline(stage: "Stage") -> None:
-    stage.atlasctl("log")
-    found = [version.seq for version in stage.atlas.memory.history(stage.project, "CLAUDE.md")]
-    stage.expect(found == [3, 2, 1], f"three versions of CLAUDE.md, not {len(found)}")
+def _timeline(runner: "DemoRunner") -> None:
+    runner.atlasctl("log")
+    found = [version.seq for version in runner.atlas.memory.history(runner.project, "CLAUDE.md")]
+    runner.expect(found == [3, 2, 1], f"three versions of CLAUDE.md, not {len(found)}")
 
 
-def _checkpoint(stage: "Stage") -> None:
-    stage.atlasctl("checkpoint", "before-refactor")
+def _checkpoint(runner: "DemoRunner") -> None:
+    runner.atlasctl("checkpoint", "before-refactor")
 
 
-def _gut(stage: "Stage") -> None:
-    stage.good = (stage.app / "CLAUDE.md").read_bytes()
-    stage.say("An agent “shortens” CLAUDE.md.")
-    stage.write("CLAUDE.md", _GUTTED)
-    stage.wait_for("CLAUDE.md")
-    stage.atlasctl("diff", "before-refactor")
+def _gut(runner: "DemoRunner") -> None:
+    runner.good = (runner.app / "CLAUDE.md").read_bytes()
+    runner.say("An agent “shortens” CLAUDE.md.")
+    runner.write("CLAUDE.md", _GUTTED)
+    runner.wait_for("CLAUDE.md")
+    runner.atlasctl("diff", "before-refactor")
 
 
-def _restore(stage: "Stage") -> None:
-    stage.atlasctl("restore", "before-refactor", "--yes", shown=2)
-    stage.expect_content("CLAUDE.md", stage.good)
+def _restore(runner: "DemoRunner") -> None:
+    runner.atlasctl("restore", "before-refactor", "--yes", shown=2)
+    runner.expect_content("CLAUDE.md", runner.good)
 
 
-def _undo(stage: "Stage") -> None:
-    stage.atlasctl("undo", "--yes", shown=1)
-    stage.expect_content("CLAUDE.md", _GUTTED.encode())
+def _undo(runner: "DemoRunner") -> None:
+    runner.atlasctl("undo", "--yes", shown=1)
+    runner.expect_content("CLAUDE.md", _GUTTED.encode())
 
 
-def _redo(stage: "Stage") -> None:
-    stage.atlasctl("redo", "--yes", shown=1)
-    stage.expect_content("CLAUDE.md", stage.good)
+def _redo(runner: "DemoRunner") -> None:
+    runner.atlasctl("redo", "--yes", shown=1)
+    runner.expect_content("CLAUDE.md", runner.good)
 
 
-def _verify(stage: "Stage") -> None:
-    stage.atlasctl("verify")
+def _verify(runner: "DemoRunner") -> None:
+    runner.atlasctl("verify")
 
 
-def _status(stage: "Stage") -> None:
-    stage.atlasctl("status")
+def _status(runner: "DemoRunner") -> None:
+    runner.atlasctl("status")
 
 
-def _stop(stage: "Stage") -> None:
-    stage.say("$ kill %1")
-    stage.stop_watcher()
+def _stop(runner: "DemoRunner") -> None:
+    runner.say("$ kill %1")
+    runner.stop_watcher()
 
 
 _STEPS = (

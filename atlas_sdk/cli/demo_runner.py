@@ -30,21 +30,21 @@ from watcher.status import read_status
 if TYPE_CHECKING:
     from atlas_sdk import Project
 
-__all__ = ["Stage"]
+__all__ = ["DemoRunner"]
 
-#: Only a failure waits this long. Beside eight busy loops on two cores the whole demo takes 70 s.
+#: Time limit of one wait; only a failure reaches it. Beside eight busy loops on two cores the whole demo takes 70 s.
 _PATIENCE_S = 120.0
-#: Between two looks at what another process does.
+#: Time between two looks at another process.
 _LOOK_S = 0.02
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StepFailed(Exception):
-    """A step of the demo did not hold."""
+    """A failed step of the demo."""
 
 
-class Stage:
-    """Carries out steps, prints what they do, and keeps the tally."""
+class DemoRunner:
+    """The runner of the demo: carries out steps, prints what they do, and records results."""
 
     #: The good content of the file that is gutted.
     good: bytes
@@ -54,27 +54,27 @@ class Stage:
         self._flags = flags
         self._keep = keep
         self._out = Output(json=flags.json, color="never" if flags.no_color else "auto")
-        # Made in `play`: what is made before `__exit__` is sure to come could stay behind.
+        # `run_steps` makes this folder: only from there on is `__exit__` sure to remove it.
         self._root = Path(os.path.realpath(tempfile.gettempdir())) / f"atlas-demo-{secrets.token_hex(4)}"
         self._home = self._root / "home"
         self.app = self._root / "app"
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._tally: list[tuple[str, bool, float]] = []
+        self._results: list[tuple[str, bool, float]] = []
         self._failure: str | None = None
         self._before: dict[int, Any] = {}
 
-    # The beginning and the end.
+    # Start and end.
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
-        # The server goes when the demo does; nobody else uses it.
+        # Nobody else uses the server, so it stops with the demo.
         os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A second ^C must not stop the cleaning up, which ends by itself.
+        # A second ^C must not interrupt the clean-up.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._end_watcher()
@@ -94,8 +94,8 @@ class Stage:
         shutil.rmtree(data, ignore_errors=True)
         shutil.rmtree(self._root, ignore_errors=True)
 
-    def play(self, steps: Iterable[tuple[str, Callable[[Self], None]]]) -> None:
-        """Carry out the steps in order, up to the first that does not hold."""
+    def run_steps(self, steps: Iterable[tuple[str, Callable[[Self], None]]]) -> None:
+        """Carry out the steps in order, and stop at the first that fails."""
         self._root.mkdir(mode=0o700)
         self.app.mkdir()
         if not self._flags.json:
@@ -106,39 +106,44 @@ class Stage:
             try:
                 step(self)
             except (StepFailed, AtlasError, OSError, subprocess.SubprocessError) as problem:
-                self._tally.append((title, False, time.monotonic() - began))
+                self._results.append((title, False, time.monotonic() - began))
                 self._failure = str(problem)
                 return
-            self._tally.append((title, True, time.monotonic() - began))
+            self._results.append((title, True, time.monotonic() - began))
 
-    def conclude(self) -> int:
-        """Print one line a step and return the exit code."""
+    def report(self) -> int:
+        """Print a line for every step and return the exit code."""
         if self._flags.json:
-            steps = [{"step": title, "ok": ok, "seconds": round(took, 3)} for title, ok, took in self._tally]
+            steps = [{"step": title, "ok": ok, "seconds": round(took, 3)} for title, ok, took in self._results]
             kept = str(self._root) if self._keep else None
             self._out.record({"ok": self._failure is None, "steps": steps, "problem": self._failure, "folder": kept})
             return FAILED if self._failure else 0
         self._out.line()
-        for title, ok, took in self._tally:
+        for title, ok, took in self._results:
             mark = self._out.style("ok    ", fg="green") if ok else self._out.style("FAILED", fg="red")
             self._out.line(f"{mark}  {title:<46} {took:5.1f} s")
         if self._failure is not None:
             self._out.warn(self._failure)
+        if self._failure is None:
+            program = Path(sys.executable).with_name("atlasctl") if shutil.which("atlasctl") is None else "atlasctl"
+            self.say("\nNext, in a project of yours:")
+            self.say(f"$ {program} init")
+            self.say(f"$ {program} watch")
         if self._keep:
             self._out.note(f"kept; look around with: atlasctl --home {self._home} --project {self.app} log")
         return FAILED if self._failure else 0
 
-    # What steps do.
+    # Actions for steps.
 
     def say(self, text: str = "") -> None:
-        """Print a line of the story."""
+        """Print a line, except with `--json`."""
         if not self._flags.json:
             self._out.line(self._bold(text) if text.startswith("$") else text)
 
     def open(self) -> None:
         """Start the server, and keep it up until the end."""
         with _signals_later():
-            # The pool warns of the connection that an interrupted statement leaves; the demo says what was interrupted.
+            # After ^C the pool would warn of the broken connection; the demo reports the interruption itself.
             logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
             self.atlas = Atlas.open(home=self._home)
 
@@ -157,7 +162,7 @@ class Stage:
         subprocess.run(("sh", "-c", command), cwd=self.app, check=True)
 
     def atlasctl(self, *arguments: str, path: bool = False, shown: int | None = None) -> None:
-        """Run a command of ours for real, with its output, and the first `shown` of its arguments."""
+        """Run a real command with its output; print only the first `shown` arguments."""
         self.say(f"$ atlasctl {' '.join(arguments[:shown])}")
         given = [str(self.app) if path and word == "app" else word for word in arguments]
         before = ["--home", str(self._home), "--project", str(self.app)]
@@ -189,14 +194,14 @@ class Stage:
         self.say(f"watching, process {self._watcher.pid}")
 
     def stop_watcher(self) -> None:
-        """Ask the daemon to end and expect that it does."""
+        """Stop the daemon and expect exit code 0."""
         watcher = self._watcher
         self._end_watcher()
         self.expect(watcher is not None and watcher.returncode == 0, "the watcher to exit with 0")
         self.say("stored what was left and ended")
 
     def wait_for(self, name: str) -> None:
-        """Wait until the newest version on record is what is on the disk."""
+        """Wait until the newest version has the content of the file."""
         began = time.monotonic()
         wanted = (self.app / name).read_bytes()
 
@@ -249,7 +254,7 @@ class Stage:
 
 @contextlib.contextmanager
 def _signals_later() -> Iterator[None]:
-    """Let what must not stop half-way, such as a database in the making, end first."""
+    """Delay signals until the block has ended: a new database must not stop half-way."""
     seen: list[int] = []
     numbers = (signal.SIGINT, *_SIGNALS)
     before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in numbers}

@@ -1,4 +1,4 @@
-"""`atlasctl diff`: what differs between two states."""
+"""`atlasctl diff`: show the differences between two states."""
 
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 class _DiffCommand(Command):
-    """Tells references from paths by the `--` between them."""
+    """A command whose arguments are references before `--` and paths after it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep what follows `--` apart."""
+        """Take the arguments after `--` as paths."""
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[_PATHS] = tuple(args[at + 1 :])
         return super().parse_args(ctx, args[:at])
@@ -104,7 +104,7 @@ def _show(run: "Invocation", one: "FileDiff") -> None:
         return
     for number, line in enumerate(one.text.removesuffix("\n").split("\n") if one.text else ()):
         if not out.terminal:
-            # Bytes that are not UTF-8 go out as they are, so that a patch applies.
+            # Print bytes that are not UTF-8 unchanged, so that a patch applies.
             out.write(line.encode("utf-8", "surrogateescape") + b"\n")
             continue
         shown = visible(line, keep="\t")

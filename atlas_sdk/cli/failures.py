@@ -1,4 +1,4 @@
-"""From an exception to one sentence on stderr and an exit code."""
+"""Turn an exception into one sentence on stderr and an exit code."""
 
 import errno
 import os
@@ -16,16 +16,16 @@ FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6
 INTERRUPTED = 130
-#: Of a sentence; what is typed, or said by a library, may be any length.
+#: The longest sentence: it may quote an argument or an error of any length.
 _LETTERS = 2_000
-#: What the dynamic linker says when a library finds no room (glibc, musl, macOS).
+#: The dynamic linker's errors when memory is short (glibc, musl, macOS).
 _NO_MEMORY = re.compile(r"failed to map segment|[Cc]annot allocate memory|mmap")
-#: 128 + SIGPIPE: what the shell reports for every other program whose reader went away.
+#: 128 + SIGPIPE, the code of any other program whose reader has gone.
 _NO_READER = 141
 
 
 def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command line; explain what goes wrong, once, in one sentence."""
+    """Run a command line; print an error as one sentence, once."""
     _prepare_streams()
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json, verbose = "--json" in options, "--verbose" in options
@@ -38,7 +38,7 @@ def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
     except click.exceptions.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, click.Abort):
-        # The terminal shows ^C without a line end.
+        # The terminal prints ^C without a newline.
         if sys.stderr is not None and sys.stderr.isatty():
             click.echo(err=True)
         _say("interrupted", kind="Interrupted", as_json=as_json)
@@ -56,7 +56,7 @@ def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
 
 
 def _show_traceback(problem: Exception) -> None:
-    """Print where an error came from; the names in its sentences give no commands to the terminal."""
+    """Print a traceback with control characters escaped."""
     import traceback
 
     from atlas_sdk.text import visible
@@ -70,12 +70,14 @@ def _explain(problem: Exception) -> tuple[str, int]:
         sentence = sentence[:1].lower() + sentence[1:]
         ctx = getattr(problem, "ctx", None)
         hint = "" if ctx is None else f"; see: {ctx.command_path} --help"
-        # What was typed is quoted, and an address in the wrong place has a password like any other.
+        # The sentence may quote an argument that is an address with a password.
         from atlas_sdk.dsn import without_addresses
 
         return without_addresses(sentence) + hint, problem.exit_code
     if isinstance(problem, AtlasError):
-        return str(problem), problem.exit_code
+        from atlas_sdk.cli.advice import advice
+
+        return str(problem) + advice(problem), problem.exit_code
     if isinstance(problem, MemoryError) or (isinstance(problem, ImportError) and _NO_MEMORY.search(str(problem))):
         return "out of memory: end other programs, or raise the limit (ulimit -v), then try again", FAILED
     if isinstance(problem, RecursionError):
@@ -98,12 +100,15 @@ def _say(sentence: str, *, kind: str, as_json: bool) -> None:
 
 
 def _prepare_streams() -> None:
-    """See to it that no file opened later becomes stdout or stderr, and that no text is unprintable."""
+    """Open missing standard streams, and make every text printable.
+
+    A file that is opened later must not become stdout or stderr.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one.
+            # open() returns the lowest free descriptor: this one.
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -111,6 +116,6 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Let the interpreter flush what is left into nothing: the reader is gone."""
+    """Send the rest of the output to /dev/null: the reader has gone, and the interpreter flushes at exit."""
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # the descriptor is what counts
         os.dup2(nothing.fileno(), 1)

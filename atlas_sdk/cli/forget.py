@@ -21,9 +21,9 @@ __all__ = ["forget"]
 def forget(flags: Flags, path: str | None) -> None:
     """Stop protecting a folder; its history is kept.
 
-    PATH is a project's folder, the current project's unless given; it need not exist any more. The watcher and
-    `status` leave it out from now on. Nothing is deleted: `atlasctl init` in it brings it back with every version.
-    Doing it again changes nothing. Exits with 3 when it is no project.
+    PATH is a project's folder, the current project's unless given; it need not exist. The watcher and `status` ignore
+    it from now on. Nothing is deleted: `atlasctl init` in the folder brings it back with every version. A second time
+    changes nothing. Exits with 3 when it is not a project.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_project
@@ -47,8 +47,8 @@ def _project(run: "Invocation", atlas: "Atlas", path: str | None) -> "Project":
     from atlas_sdk import NotFound
     from atlas_sdk.files import printable
 
-    user = run.user(atlas)
-    # First this very folder: one that is forgotten already must not lead on to the project around it.
+    user = run.owner(atlas)
+    # Look for this very folder first: a forgotten project must not mean the project around it.
     there = atlas.projects.at(run.start, user=user)
     if there is not None:
         return there

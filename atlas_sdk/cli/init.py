@@ -25,8 +25,8 @@ __all__ = ["init"]
 def init(flags: Flags, path: str | None, *, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
-    PATH is the current folder unless given. Nothing is written into it. Doing it again changes nothing, and captures
-    what changed in between. A folder that was forgotten comes back with its whole history.
+    PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
+    A forgotten folder comes back with its whole history.
     """
     from atlas_sdk.cli.capturing import unkept
     from atlas_sdk.cli.invocation import Invocation
@@ -39,7 +39,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
-    # The same content may be on record from elsewhere: then it is kept, whatever its size.
+    # A large file's content may be stored already, from another file.
     hash_only = [version for version in files if version.kept is False]
     skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
     if flags.json:
@@ -59,6 +59,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
 
 def _folder(given: str, *, force: bool) -> Path:
     from atlas_sdk import InvalidInput, NotFound
+    from atlas_sdk.cli.advice import holds_everything
     from atlas_sdk.files import printable
 
     path = Path(os.path.realpath(Path(given).expanduser()))
@@ -66,7 +67,7 @@ def _folder(given: str, *, force: bool) -> Path:
         raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
     if not path.is_dir():
         raise InvalidInput(f"{printable(given)} is not a folder; give the folder that it is in", field="path")
-    if not force and path in {Path("/"), Path(os.path.realpath(Path.home()))}:
+    if not force and holds_everything(path):
         raise InvalidInput(
             f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
             "project; give a project's folder, or --force",
@@ -76,7 +77,7 @@ def _folder(given: str, *, force: bool) -> Path:
 
 
 def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
-    """Return the active project of exactly this folder, and how: "created", "activated", or "found" as it is."""
+    """Return the active project of exactly this folder, and "created", "activated" or "found"."""
     from atlas_sdk import AlreadyExists
 
     there = atlas.projects.at(folder, user=user)
@@ -84,7 +85,7 @@ def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, s
         try:
             return atlas.projects.create(user, path=folder), "created"
         except AlreadyExists:
-            # Another process was faster.
+            # Another process registered it meanwhile.
             there = atlas.projects.at(folder, user=user)
             if there is None:
                 raise
@@ -103,14 +104,20 @@ def _show(
     out = run.out
     shown = printable(project.path)
     hash_only = [version for version in files if version.kept is False]
-    now = {"created": "protected now", "activated": "protected again, with its history", "found": "already protected"}
-    out.line(f"{shown} is {now[how]}: {count(len(files) - len(hash_only), 'memory file')}")
+    kept = len(files) - len(hash_only)
+    state = {
+        "created": "protected now" if kept else "registered",
+        "activated": f"{'protected' if kept else 'registered'} again, with its history",
+        "found": f"already {'protected' if kept else 'registered'}",
+    }[how]
+    amount = f": {count(kept, 'memory file')}" if kept else f"; no memory files {'kept' if files else 'yet'}"
+    out.line(f"{shown} is {state}{amount}")
     if hash_only:
         its = "its hash is" if len(hash_only) == 1 else "their hashes are"
         out.line(f"{count(len(hash_only), 'file')} over the size limit: only {its} kept")
     out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
     if not files:
-        out.note("No memory file was found yet; CLAUDE.md, AGENTS.md and the like are captured when they appear.")
+        out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
     out.note("Next:")
     out.note("  atlasctl watch                       keep every change from now on")

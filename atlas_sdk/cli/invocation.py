@@ -1,15 +1,19 @@
-"""One run of a command: settings, output, the database, who acts, which project."""
+"""One run of a command: its settings, output, database, user and project."""
 
 import getpass
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlas_sdk.cli.addressing import check_one, place
+import click
+
+from atlas_sdk.cli.advice import init_advice
 from atlas_sdk.cli.command import Flags
+from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.output import Output
 
 if TYPE_CHECKING:
@@ -23,18 +27,18 @@ __all__ = ["Invocation"]
 class Invocation:
     """The inputs of one command: settings, database, user and project, each found when first needed.
 
-    A command that is about no project, such as those of `db`, does without the project's settings.
+    A command about no project, such as those of `db`, does not read a project's settings.
     """
 
     def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
         self.flags = flags
         self._of_project = of_project
-        check_one(flags)
+        _check_address(flags)
         self._log = self._log_at("DEBUG") if flags.verbose else None
 
     @cached_property
     def settings(self) -> "Settings":
-        """The settings: flags before the environment before the files."""
+        """The settings: flags override the environment, which overrides the files."""
         from atlas_sdk.config import load_settings
 
         flags = self.flags
@@ -44,6 +48,15 @@ class Invocation:
         if self._log is not None:
             self._log.dsn = found.database_url
         return found
+
+    @property
+    def database(self) -> str:
+        """The database of the settings, without a password."""
+        from atlas_sdk.dsn import masked
+        from atlas_sdk.text import printable
+
+        found = self.settings.database_url
+        return f"embedded, in {printable(str(self.settings.folder))}" if found is None else masked(found)
 
     def _log_at(self, level: str) -> "LogFormatter":
         from atlas_sdk.logs import log_to_stderr
@@ -57,7 +70,7 @@ class Invocation:
 
     @property
     def start(self) -> str:
-        """The folder that the run is about: --project, else the current one."""
+        """The folder of the run: --project, else the current one."""
         return self.flags.project or _current_folder()
 
     @contextmanager
@@ -68,7 +81,7 @@ class Invocation:
         from atlas_sdk import Atlas, Attribution
 
         settings = self.settings
-        # The pool warns of the connection that an interrupted statement leaves; the command says what was interrupted.
+        # After ^C the pool would warn of the broken connection; the command reports the interruption itself.
         if not self.flags.verbose:
             logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         if settings.query_log:
@@ -88,45 +101,81 @@ class Invocation:
             yield atlas
 
     def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
-        """Return who is named, else who acts: the user of the settings on a shared server, else this login's own.
+        """Return the named user, else the user who acts: that of the settings on a server, else this login's own.
 
-        Only with `make`, for what writes, does this login get a user that it does not have. Raises NotFound.
+        With `make`, a login without a user gets one. Raises NotFound.
         """
+        from atlas_sdk import NotFound
+
+        found = self._user(atlas, email, make=make)
+        if found is None:
+            name = f"the login {getpass.getuser()}"
+            raise NotFound(
+                f"{name} has no user in this database ({self.database}); atlasctl init makes one, atlasctl user list "
+                "shows the others",
+                kind="user",
+                name=name,
+            )
+        return found
+
+    def owner(self, atlas: "Atlas", email: str | None = None) -> "User":
+        """Return the same user for a command about projects; NotFound then says how to register one."""
+        found = self._user(atlas, email, make=False)
+        if found is None:
+            raise self.no_projects(None)
+        return found
+
+    def _user(self, atlas: "Atlas", email: str | None, *, make: bool) -> "User | None":
+        """Return the user; None for a login without one. Raises NotFound for an address that nobody has."""
         from atlas_sdk import NotFound
 
         address = self.settings.user if email is None else email
         if address is None or (email is None and self.settings.database_url is None):
-            mine = atlas.users.local() if make else atlas.users.find_local()
-            if mine is None:
-                raise self.no_projects(None)
-            return mine
+            return atlas.users.local() if make else atlas.users.find_local()
         found = atlas.users.by_email(address)
         if found is None:
             raise NotFound(f"no user of this database has the address {address}", kind="user", name=address)
         return found
 
     def no_projects(self, user: "User | None") -> "NotFound":
-        """Return the error for a database, perhaps the wrong one, without projects of a user; None: of this login."""
+        """Return the error for a user without projects, which names the database; None means this login."""
         from atlas_sdk import NotFound
-        from atlas_sdk.text import printable
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
         return NotFound(
-            f"there are no projects of {name} in this database ({place(self)}); run: atlasctl init "
-            f"{printable(self.start)}; --home and --dsn choose another database",
+            f"there are no projects of {name} in this database ({self.database}){init_advice(self.start)}; --home and "
+            "--dsn choose another database",
             kind="user",
             name=name,
         )
 
     def project(self, atlas: "Atlas") -> "Project":
-        """Return the innermost project of the user at or above the folder that the run is about. Raises NotFound."""
-        return atlas.projects.by_path(self.start, user=self.user(atlas))
+        """Return the innermost project of the user that contains the folder of the run. Raises NotFound."""
+        return atlas.projects.by_path(self.start, user=self.owner(atlas))
+
+    @property
+    def interactive(self) -> bool:
+        """True if a person can see and answer a question."""
+        return not self.flags.json and self.out.terminal and sys.stdin is not None and sys.stdin.isatty()
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before an irreversible step, unless `--yes` was given.
+
+        Raises UsageError without a terminal, Exit when the answer is no.
+        """
+        if yes:
+            return
+        if not self.interactive:
+            raise click.UsageError("this cannot be taken back; without a terminal it needs --yes")
+        if not click.confirm(question, default=False, err=True):
+            self.out.note("nothing was changed")
+            raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
-        """Return a file's path as the library takes it: relative to where it was typed, when that is in the project."""
+        """Return a path for the library: relative to the current folder if that is in the project."""
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
-            # Not `/`: what is typed after a slash, and "..", is for the library to judge.
+            # Do not use `/`: the library checks absolute paths and "..".
             return os.path.join(here, given)  # noqa: PTH118
         return given
 
@@ -138,3 +187,17 @@ def _current_folder() -> str:
         return os.getcwd()  # noqa: PTH109  # the text that was typed nowhere
     except FileNotFoundError as exc:
         raise FileProblem("the current folder is gone; go to one that exists", path=".") from exc
+
+
+def _check_address(flags: Flags) -> None:
+    """Refuse an empty home, and two databases. Raises UsageError."""
+    ctx = click.get_current_context(silent=True)
+    if flags.home == "":
+        # As of a variable that is not set; the database of the environment could be anybody's.
+        raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
+    if flags.home and flags.dsn:
+        raise click.UsageError(
+            "--dsn is a server and --home the folder of the embedded database: give one of them; beside a server, "
+            "ATLAS_HOME says where the watcher keeps its state",
+            ctx,
+        )

@@ -1,4 +1,4 @@
-"""The JSON of objects: stable keys, full ids, paths in the form that `atlas_sdk.files.from_text` takes back."""
+"""Objects as JSON: stable keys, full ids, paths as `atlas_sdk.files.from_text` reads them."""
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,19 @@ if TYPE_CHECKING:
         Checkpoint,
         FileDiff,
         Forecast,
-        Grant,
-        Hold,
         Limits,
         MemoryUsage,
+        OpenReservation,
         Period,
         Project,
         Restore,
         RestorePlan,
         RestoreStep,
+        Session,
         Snapshot,
+        TopUp,
         Usage,
+        User,
     )
 
 __all__ = [
@@ -35,11 +37,41 @@ __all__ = [
     "of_plan",
     "of_project",
     "of_restore",
+    "of_session",
     "of_skipped",
     "of_step",
     "of_usage",
+    "of_user",
     "of_version",
 ]
+
+
+def of_user(user: "User") -> dict[str, Any]:
+    """Return a user, without the password."""
+    return {
+        "id": str(user.id),
+        "email": user.email,
+        "name": user.name,
+        "plan": user.plan,
+        "email_verified": user.email_verified,
+        "password_changed_at": user.password_changed_at,
+        "created_at": user.created_at,
+        "updated_at": user.updated_at,
+    }
+
+
+def of_session(session: "Session") -> dict[str, Any]:
+    """Return a session, without its token."""
+    return {
+        "id": str(session.id),
+        "user_id": str(session.user_id),
+        "active": session.is_active,
+        "ip": session.ip,
+        "user_agent": session.user_agent,
+        "created_at": session.created_at,
+        "last_seen_at": session.last_seen_at,
+        "expires_at": session.expires_at,
+    }
 
 
 def of_project(project: "Project") -> dict[str, Any]:
@@ -85,7 +117,7 @@ def of_checkpoint(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def of_diff(diff: "FileDiff") -> dict[str, Any]:
-    r"""Return the difference of one file; bytes of its text that are not UTF-8 as `\xNN`."""
+    r"""Return the difference of one file; bytes that are not UTF-8 become `\xNN`."""
     text = diff.text
     return {
         "path": to_text(diff.path),
@@ -113,7 +145,7 @@ def of_step(step: "RestoreStep") -> dict[str, Any]:
 
 
 def of_memory(memory: "MemoryUsage") -> dict[str, Any]:
-    """Return what the contents of memory take."""
+    """Return the size of the stored contents and its limit."""
     return {"bytes": memory.bytes, "limit": memory.limit, "hard": memory.hard, "exceeded": memory.exceeded}
 
 
@@ -133,8 +165,8 @@ def of_skipped(path: str, reason: str) -> dict[str, str]:
     return {"path": to_text(path), "reason": reason}
 
 
-def _exact(amount: Decimal | None) -> str | None:
-    """Return dollars as text: a JSON number may be read as a float."""
+def exact(amount: Decimal | None) -> str | None:
+    """Return dollars as text: a reader of JSON may turn numbers into floats."""
     return None if amount is None else f"{amount.normalize():f}"
 
 
@@ -149,10 +181,10 @@ def of_usage(usage: "Usage") -> dict[str, Any]:
             "granted": usage.tokens_granted,
         },
         "cost": {
-            "used": _exact(usage.cost_used),
-            "held": _exact(usage.cost_held),
-            "limit": _exact(usage.cost_limit),
-            "granted": _exact(usage.cost_granted),
+            "used": exact(usage.cost_used),
+            "held": exact(usage.cost_held),
+            "limit": exact(usage.cost_limit),
+            "granted": exact(usage.cost_granted),
         },
         "containers": {"held": usage.slots_held, "limit": usage.slots_limit},
         "requests_per_hour": {
@@ -170,7 +202,7 @@ def of_limits(limits: "Limits") -> dict[str, Any]:
     return {
         "plan": limits.name,
         "tokens": limits.tokens,
-        "cost": _exact(limits.cost),
+        "cost": exact(limits.cost),
         "containers": limits.containers,
         "requests_per_hour": limits.requests_per_hour,
         "builds_per_day": limits.builds_per_day,
@@ -182,14 +214,14 @@ def of_limits(limits: "Limits") -> dict[str, Any]:
     }
 
 
-def of_grant(grant: "Grant") -> dict[str, Any]:
+def of_grant(grant: "TopUp") -> dict[str, Any]:
     """Return a top-up."""
     return {
         "id": str(grant.id),
         "tokens": grant.tokens,
-        "cost": _exact(grant.cost),
+        "cost": exact(grant.cost),
         "tokens_burned": grant.tokens_burned,
-        "cost_burned": _exact(grant.cost_burned),
+        "cost_burned": exact(grant.cost_burned),
         "reason": grant.reason,
         "created_at": grant.created_at,
         "expires_at": grant.expires_at,
@@ -197,13 +229,13 @@ def of_grant(grant: "Grant") -> dict[str, Any]:
     }
 
 
-def of_hold(hold: "Hold") -> dict[str, Any]:
+def of_hold(hold: "OpenReservation") -> dict[str, Any]:
     """Return a reservation that is not settled."""
     return {
         "id": str(hold.id),
         "holder": hold.holder,
         "tokens": hold.tokens,
-        "cost": _exact(hold.cost),
+        "cost": exact(hold.cost),
         "containers": hold.slots,
         "requests": hold.requests,
         "leased": hold.leased,
@@ -216,7 +248,7 @@ def of_forecast(forecast: "Forecast") -> dict[str, Any]:
     """Return when the month runs out."""
     return {
         "tokens_per_day": forecast.tokens_per_day,
-        "cost_per_day": _exact(forecast.cost_per_day),
+        "cost_per_day": exact(forecast.cost_per_day),
         "tokens_run_out_at": forecast.tokens_run_out_at,
         "cost_runs_out_at": forecast.cost_runs_out_at,
     }
@@ -229,7 +261,7 @@ def of_period(period: "Period") -> dict[str, Any]:
         "end": period.period_end,
         "tokens_used": period.tokens_used,
         "tokens_limit": period.tokens_limit,
-        "cost_used": _exact(period.cost_used),
-        "cost_limit": _exact(period.cost_limit),
+        "cost_used": exact(period.cost_used),
+        "cost_limit": exact(period.cost_limit),
         "closed_at": period.closed_at,
     }

@@ -1,7 +1,7 @@
 """`atlasctl log`: the versions of a file or of a project."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 _PAGE_ROWS = 200
-#: For more there is --all.
+#: The largest --limit; --all has none.
 _MOST = 1_000_000
-#: What restores call the checkpoints that they make on their own: noise between names that somebody chose.
+#: The contents of each kind of file.
+_CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
+#: Names of the checkpoints that restores make; the list leaves them out.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
@@ -33,19 +35,20 @@ _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None:
     """List versions, newest first.
 
-    Of one file, or of the whole project. A line has the version's id, its time, what kind it is, the file, its size and
-    the difference in bytes to the version before, who or what caused it, and the checkpoints that name it.
+    Of one file, or of the whole project. A line has the version's id, its time, whether the file has instructions or
+    notes, whether it was saved by hand or automatically, the file, its size and the difference in bytes to the version
+    before, who or what caused it, and the checkpoints that name it. A narrow terminal leaves out some of it.
     """
     from atlas_sdk import NotFound
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_version
-    from atlas_sdk.files import printable
+    from atlas_sdk.files import Tracking, printable
 
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         name = None if path is None else run.path(project, path)
-        # One more than is shown, to tell whether there are more.
+        # Read one more than is shown, to know if there are more.
         listed = list(islice(_versions(atlas, project, name), None if everything else limit + 1))
         shown = list(_with_delta(atlas, project, listed if everything else listed[:limit]))
     if path is not None and not listed:
@@ -54,9 +57,12 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
         for version, names, delta in shown:
             run.out.record({**of_version(version), "delta": delta, "checkpoints": sorted(names)})
         return
-    rows = [_row(run, *entry) for entry in shown]
-    run.out.table(rows, styles=("yellow", "dim", "", "", "", "dim", "dim", "green"))
-    if len(shown) < len(listed):
+    kind = Tracking().kind
+    rows = [_row(run, *entry, kind=kind) for entry in shown]
+    run.out.table(rows, styles=("yellow", "dim", "dim", "dim", "", "", "dim", "dim", "green"))
+    if not rows:
+        run.out.note("no versions yet; CLAUDE.md, AGENTS.md and the like are captured when they appear")
+    elif len(shown) < len(listed):
         run.out.note(f"the newest {limit}; --limit or --all shows more")
 
 
@@ -77,8 +83,8 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
         page = atlas.memory.history(project, path, limit=limit, before=before)
         whole = page
         if path is not None and len(page) == limit:
-            # The next page of a file begins below a number, and rows of checkpoints share their version's: stop
-            # between two.
+            # The next page starts below a version number, and rows of checkpoints share that of their version: end
+            # this page between two numbers.
             whole = [row for row in page if row.seq > page[-1].seq]
         yield from whole
         if len(page) < limit:
@@ -92,7 +98,7 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
 def _with_delta(
     atlas: "Atlas", project: "Project", listed: "list[tuple[Snapshot, list[str]]]"
 ) -> "Iterator[tuple[Snapshot, list[str], int | None]]":
-    """Add by how many bytes each version differs from the one before; None for a file's first."""
+    """Add the difference in bytes to the version before; None for a file's first version."""
     sizes = {(version.path, version.seq): version.size for version, _ in listed}
     for version, names in listed:
         key = (version.path, version.seq - 1)
@@ -102,16 +108,20 @@ def _with_delta(
         yield version, names, version.size - sizes[key] if version.seq > 1 else None
 
 
-def _row(run: "Invocation", version: "Snapshot", names: list[str], delta: int | None) -> tuple[str, ...]:
+def _row(
+    run: "Invocation", version: "Snapshot", names: list[str], delta: int | None, *, kind: Callable[[str], str]
+) -> tuple[str, ...]:
     from atlas_sdk.cli.output import plain, signed, size
     from atlas_sdk.files import printable
 
     return (
         version.short_id,
         run.out.when(version.created_at),
-        "deleted" if version.deleted else version.kind,
+        # The kind "auto" does not say what the file is.
+        _CONTENTS[version.kind if version.kind in _CONTENTS else kind(version.path)],
+        "auto" if version.kind == "auto" else "manual",
         printable(version.path),
-        "" if version.deleted else size(version.size),
+        "deleted" if version.deleted else size(version.size),
         signed(delta),
         _who(version),
         plain(", ".join(sorted(name for name in names if _SAFETY.fullmatch(name) is None))),

@@ -5,21 +5,27 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from atlas_sdk.text import visible
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 
-#: The colours that `style` gives: the only commands to a terminal that go out.
+#: The colours of `style`: no other escape sequence is printed.
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
+#: Wider than any table: rich would cut what does not fit.
+_WIDEST: Final = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -37,13 +43,13 @@ class Output:
         return click.style(text, **how) if self.colored else text
 
     def line(self, text: str = "") -> None:
-        """Print data as lines; nothing in it hides, and no name of a file gives commands to the terminal."""
+        """Print lines of data, with hidden and control characters escaped."""
         self.write(f"{self._safe(text)}\n".encode("utf-8", "backslashreplace"))
 
     def _safe(self, text: str) -> str:
         if not self.colored:
             return visible(text, keep="\n\t")
-        # Every second part is a colour.
+        # Every second part is a colour sequence.
         parts = enumerate(_COLOR.split(text))
         return "".join(part if number % 2 else visible(part, keep="\n\t") for number, part in parts)
 
@@ -56,9 +62,9 @@ class Output:
         sys.stdout.buffer.flush()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        r"""Print one JSON object on one line; only ASCII, so that nothing in it reaches the terminal.
+        r"""Print one JSON object on one line, in ASCII, which no terminal obeys.
 
-        A lone surrogate, which is no character and which other readers of JSON refuse, becomes the letters `\udcNN`.
+        A lone surrogate, which other readers of JSON refuse, becomes the letters `\udcNN`.
         """
         self.line(json.dumps(_characters(fields), default=_to_json))
 
@@ -72,29 +78,57 @@ class Output:
         click.echo(f"atlasctl: warning: {plain(text)}", err=True)
 
     def table(self, rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
-        """Print rows in columns; `styles` are rich's, one a column, for terminals."""
+        """Print rows in columns; `styles` are rich's, one a column, for terminals.
+
+        Where a terminal is too narrow, columns with the style "dim" are left out, the last ones first. The others are
+        never folded, because people copy ids and paths out of them.
+        """
         cells = [[visible(cell) for cell in row] for row in rows]
         if not cells:
             return
+        columns = list(zip(*cells, strict=True))
+        styled = [(*styles, *[""] * len(columns))[at] for at in range(len(columns))]
+        if self.terminal:
+            self._drop_columns(columns, styled)
         if self.terminal and self.colored:
-            self._rich_table(cells, styles)
+            self._rich_table(columns, styled)
             return
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for row in cells:
+        widths = [max(map(len, column)) for column in columns]
+        for row in zip(*columns, strict=True):
             self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
-    def _rich_table(self, cells: list[list[str]], styles: Sequence[str]) -> None:
-        from rich.console import Console
-        from rich.table import Table
+    @property
+    def width(self) -> int:
+        """The number of characters that a line of the terminal has."""
+        return shutil.get_terminal_size().columns
+
+    def _drop_columns(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
+        """Take away dim columns until the rest fits, or none is left."""
+        from rich.cells import cell_len
+
+        while sum(max(map(cell_len, column)) + 2 for column in columns) - 2 > self.width and "dim" in styles:
+            last = len(styles) - 1 - styles[::-1].index("dim")
+            del columns[last], styles[last]
+
+    def _rich_table(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
         from rich.text import Text
 
+        # Text takes no markup: a file may be called "[red]".
+        styled = ([Text(cell, style=style) for cell in column] for column, style in zip(columns, styles, strict=True))
+        self.grid(zip(*styled, strict=True))
+
+    def grid(self, rows: "Iterable[Sequence[Text]]") -> None:
+        """Print styled texts in columns; the terminal wraps a line that is too long."""
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = [list(row) for row in rows]
         grid = Table.grid(padding=(0, 2))
-        for at in range(len(cells[0])):
-            grid.add_column(style=styles[at] if at < len(styles) else "", overflow="fold")
-        for row in cells:
-            # Text takes no markup: a file may be called "[red]".
-            grid.add_row(*(Text(cell) for cell in row))
-        Console(file=sys.stdout, highlight=False).print(grid)
+        for _ in shown[0]:
+            grid.add_column(no_wrap=True)
+        for row in shown:
+            grid.add_row(*row)
+        Console(file=sys.stdout, highlight=False, width=_WIDEST).print(grid, crop=False, soft_wrap=True)
 
     def when(self, moment: datetime) -> str:
         """Return a time for people: relative on a terminal, else local to the second."""
@@ -104,7 +138,7 @@ class Output:
 
 
 def _characters(value: Any) -> Any:
-    """Return a value of JSON whose texts are characters only; other values as they are."""
+    """Return a JSON value whose texts have no lone surrogates."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -119,7 +153,7 @@ def _to_json(value: Any) -> Any:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, in which nothing hides."""
+    """Return a text on one line, with hidden characters escaped."""
     return visible(" ".join(text.split("\n")), keep="\t")
 
 
@@ -129,7 +163,7 @@ def iso(moment: datetime) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return how long ago a moment was, in one unit."""
+    """Return the time since a moment, in one unit."""
     seconds = max(0, int((now - moment).total_seconds()))
     if seconds < _MINUTE:
         return f"{seconds} s ago"

@@ -9,7 +9,7 @@ import click
 
 __all__ = ["AGE", "AMOUNT", "COUNT", "EXPIRY", "FOREVER", "MONEY", "UNLIMITED", "Limit", "Size"]
 
-#: An option that is not given is None, so no limit at all needs a word of its own.
+#: The word for no limit: None means that the option was not given.
 UNLIMITED: Final = "unlimited"
 FOREVER: Final = "forever"
 _NUMBER: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmMgGtT]?)")
@@ -27,11 +27,11 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only in n
     """A number with a unit."""
 
     def read(self, text: str) -> object:
-        """Return the value; None when the text is none."""
+        """Return the value; None for a text that is not one."""
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read what was typed."""
+        """Read the argument."""
         found = self.read(str(value).strip())
         if found is None:
             from atlas_sdk.files import quoted
@@ -58,7 +58,7 @@ class _Money(_Quantity):
 
 
 class Size(_Quantity):
-    """Bytes."""
+    """A number of bytes."""
 
     name = "a size such as 500000, 100MiB or 1GB"
 
@@ -96,7 +96,7 @@ class _Expiry(_Quantity):
         except ValueError:
             return None
         if len(text) == len("2026-12-31"):
-            # That day still counts.
+            # Include the whole last day.
             moment = datetime.combine(moment, time.max)
         return moment.astimezone()
 

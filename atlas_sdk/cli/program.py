@@ -12,10 +12,10 @@ from atlas_sdk.cli.command import Flags, global_options
 __all__ = ["COMMANDS", "Program", "program", "run"]
 
 _NAME: Final = "atlasctl"
-#: What a shell sets when it asks for completions.
+#: A shell sets this variable to ask for completions.
 COMPLETE_VARIABLE: Final = "_ATLASCTL_COMPLETE"
 
-#: Section, then command: the module that has it, and the first sentence of its help (the tests compare).
+#: By section and command: its module, and the first sentence of its help, which a test compares.
 COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Start": {
         "demo": ("demo", "Show the product at work in a temporary folder."),
@@ -38,12 +38,19 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "undo": ("restore", "Take back the last restore."),
         "redo": ("restore", "Do the last undone restore again."),
     },
+    "Manage": {
+        "user": ("user", "Create, list, change and delete users."),
+        "projects": ("projects", "List, archive and delete projects."),
+        "plans": ("plans", "List and add plans."),
+        "sessions": ("sessions", "List, issue and revoke the sign-ins of a user."),
+        "quota": ("quota", "Show and set what users may use."),
+    },
     "Operate": {
         "forget": ("forget", "Stop protecting a folder; its history is kept."),
         "verify": ("verify", "Read back every version and hash it again."),
-        "quota": ("quota", "Show and set what users may use."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),
+        "help": ("help", "Show the help of a command."),
     },
 }
 
@@ -85,7 +92,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a misspelt one, name the nearest."""
+        """Find the command; for an unknown one, suggest the nearest name."""
         if args[0].startswith("-") or args[0] in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
         from difflib import get_close_matches
@@ -120,7 +127,7 @@ program = Program(
     params=[
         *global_options(everywhere=False),
         click.Option(
-            ["--version"],
+            ["-V", "--version"],
             is_flag=True,
             expose_value=False,
             is_eager=True,
@@ -133,7 +140,7 @@ program = Program(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parse one command line and carry it out; return its exit code, raise what goes wrong."""
+    """Parse and run one command line; return its exit code, or raise the error."""
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         from click.shell_completion import shell_complete
 

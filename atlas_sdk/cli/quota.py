@@ -1,10 +1,10 @@
-"""`atlasctl quota`: what users may use, have used, and whether the counters match the ledger."""
+"""`atlasctl quota`: show and set limits, and check the counters against the ledger."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import GLOBAL_OPTIONS, Command, Flags, global_options, user_option
+from atlas_sdk.cli.command import Command, Flags, command_group, user_option
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["quota"]
 
 
-@click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)
+@command_group
 def quota() -> None:
     """Show and set what users may use.
 
-    Tokens and dollars a month, containers at the same time, requests an hour, builds a day, and bytes of memory. A
-    limit is never passed: what would do so is refused before it happens. Memory alone is only told of, unless its limit
-    is made hard.
+    The limits are tokens and dollars a month, containers at the same time, requests an hour, builds a day, and bytes of
+    memory. A call that would exceed a limit is refused before it runs. The memory limit only warns, unless it is made
+    hard.
     """
 
 
@@ -35,10 +35,10 @@ def quota() -> None:
 @click.option("--check", is_flag=True, help="Exit with 4 when a limit is reached, and say which.")
 @click.pass_obj
 def show(flags: Flags, email: str | None, *, check: bool) -> int:
-    """Show what is used, promised and allowed.
+    """Show what is used, held and allowed.
 
-    With the top-ups that are open, what is running, and when the month's tokens or dollars run out if it goes on like
-    this. What is held is promised to calls that are not settled yet, and counts like what is used.
+    Also open top-ups, running calls, and when the month's tokens or dollars run out at the present rate. Held amounts
+    are reserved for calls that are not settled yet, and count as used.
     """
     from atlas_sdk import QuotaExceeded
     from atlas_sdk.cli.invocation import Invocation
@@ -63,8 +63,8 @@ def show(flags: Flags, email: str | None, *, check: bool) -> int:
 def history(flags: Flags, email: str | None, limit: int) -> None:
     """List the months that have ended, newest first.
 
-    What each used, and what was allowed at its end, top-ups included. A call that began in a month and is settled later
-    is charged to that month.
+    Each with its use, and its limits at the end with top-ups. A call is charged to the month in which it began, even if
+    it is settled later.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_period
@@ -100,8 +100,8 @@ def history(flags: Flags, email: str | None, limit: int) -> None:
 def verify(flags: Flags) -> int:
     """Compare the counters of all users with the ledger.
 
-    What is used has to be the sum of the ledger, and what is held the sum of what is not settled, in every month of
-    every user. Changes nothing. Exits with 6 when a month does not balance.
+    In every month of every user, the used amount must be the sum of the ledger, and the held amount the sum of the open
+    reservations. Changes nothing. Exits with 6 when a month does not balance.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -128,14 +128,14 @@ def verify(flags: Flags) -> int:
 
 
 def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
-    """Return the counters that are wrong, each with what it says and what it should say."""
+    """Return the wrong counters, each with its value and the right one."""
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),
         "cost_used": (books.cost_used, books.cost_charged),
-        "tokens_held": (books.tokens_held, books.tokens_promised),
-        "cost_held": (books.cost_held, books.cost_promised),
-        "containers": (books.slots_held, books.slots_promised),
-        "requests_held": (books.requests_held, books.requests_promised),
+        "tokens_held": (books.tokens_held, books.tokens_reserved),
+        "cost_held": (books.cost_held, books.cost_reserved),
+        "containers": (books.slots_held, books.slots_reserved),
+        "requests_held": (books.requests_held, books.requests_reserved),
     }
     return {name: (str(says), str(should)) for name, (says, should) in pairs.items() if says != should}
 
@@ -145,8 +145,8 @@ def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
 def reset(flags: Flags) -> None:
     """Close the months that have ended, of all users.
 
-    For a job on the first of the month, and safe on any other day: it makes the history complete. No limit depends on
-    it, since every call does the same for its own user.
+    Completes the history. Made for a job on the first of the month, and safe on any other day. No limit depends on it:
+    every call closes the months of its own user.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import count

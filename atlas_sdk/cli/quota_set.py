@@ -1,25 +1,48 @@
-"""`atlasctl quota set` and `atlasctl quota grant`: what a user, or a plan, is allowed."""
+"""`atlasctl quota set` and `atlasctl quota grant`: change the limits of a user or a plan."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags, user_option
+from atlas_sdk.cli.command import UTF8, Command, F, Flags, user_option
 from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
 
-if TYPE_CHECKING:
-    from atlas_sdk import Atlas
-    from atlas_sdk.cli.invocation import Invocation
+__all__ = ["given_limits", "grant", "limit_options", "set_limits"]
 
-__all__ = ["grant", "set_limits"]
-
-#: What can be limited, as the library calls it.
+#: The limits, by the names that the library gives them.
 _LIMITS = (
     *("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard"),
     *("projects", "sessions", "previews"),
 )
+
+_OPTIONS = (
+    click.option("--tokens", type=COUNT, metavar="N", help="Tokens a month."),
+    click.option("--cost", type=Limit(MONEY), metavar="DOLLARS", help="Dollars a month."),
+    click.option("--containers", type=COUNT, metavar="N", help="Containers at the same time."),
+    click.option("--requests-per-hour", type=COUNT, metavar="N", help="Requests in any hour."),
+    click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone."),
+    click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take."),
+    click.option("--memory-hard/--memory-soft", default=None, help="Refuse new content above it, or only warn."),
+    click.option("--projects", type=COUNT, metavar="N", help="Projects that are not deleted."),
+    click.option("--sessions", type=COUNT, metavar="N", help="Sessions that are valid."),
+    click.option("--previews", type=COUNT, metavar="N", help="Previews that live."),
+)
+
+
+def limit_options(command: F) -> F:
+    """Add an option for every limit; `given_limits` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limits that were given, for the library: None is unlimited."""
+    named = {name: limits[name] for name in _LIMITS if limits[name] is not None}
+    return {name: None if value == UNLIMITED else value for name, value in named.items()}
 
 
 @click.command(
@@ -34,18 +57,9 @@ _LIMITS = (
     ),
 )
 @user_option
-@click.option("--tokens", type=COUNT, metavar="N", help="Tokens a month.")
-@click.option("--cost", type=Limit(MONEY), metavar="DOLLARS", help="Dollars a month.")
-@click.option("--containers", type=COUNT, metavar="N", help="Containers at the same time.")
-@click.option("--requests-per-hour", type=COUNT, metavar="N", help="Requests in any hour.")
-@click.option("--builds-per-day", type=COUNT, metavar="N", help="Builds in a day of the time zone.")
-@click.option("--memory", "memory_bytes", type=Limit(Size()), metavar="SIZE", help="Bytes that memory may take.")
-@click.option("--memory-hard/--memory-soft", default=None, help="Whether new content above it is refused, or told of.")
-@click.option("--projects", type=COUNT, metavar="N", help="Projects that are not deleted.")
-@click.option("--sessions", type=COUNT, metavar="N", help="Sessions that are valid.")
-@click.option("--previews", type=COUNT, metavar="N", help="Previews that live.")
+@limit_options
 @click.option("--plan", metavar="NAME", type=UTF8, help="Move the user to this plan.")
-@click.option("--plan-limits", is_flag=True, help="Drop what was set by hand: the limits of the plan hold again.")
+@click.option("--plan-limits", is_flag=True, help="Drop limits that were set by hand, and use those of the plan.")
 @click.option("--time-zone", metavar="ZONE", type=UTF8, help="Count days and months in this zone.")
 @click.option("--for-plan", metavar="NAME", type=UTF8, help="Change this plan itself, for everybody who has it.")
 @click.pass_obj
@@ -62,14 +76,14 @@ def set_limits(
 ) -> None:
     """Change limits, the plan or the time zone of a user.
 
-    Only what is given changes. Numbers may be 5000, 1.5k, 10M or unlimited, sizes 100MiB or 1GB. Limits that are set by
-    hand stay when the plan changes; what is used stays, too. The zone and the plan are changed before the limits; when
-    one of them is refused, nothing that comes after it is done.
+    Changes only what is given. Numbers may be 5000, 1.5k, 10M or unlimited, sizes 100MiB or 1GB. A new plan leaves
+    limits that were set by hand, and what is used. The time zone is set first, then the plan, then the limits; when one
+    is refused, the later ones are not changed.
     """
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.quota_view import show_quota
+    from atlas_sdk.cli.quota_view import show_limits, show_quota
 
-    named = {name: _limit(limits[name]) for name in _LIMITS if limits[name] is not None}
+    named = given_limits(limits)
     run = Invocation(flags)
     if for_plan is not None:
         if email is not None or plan is not None or time_zone is not None or plan_limits:
@@ -77,14 +91,14 @@ def set_limits(
         if not named:
             raise click.UsageError("nothing to set: give a limit")
         with run.opened() as atlas:
-            _set_plan(run, atlas, for_plan, named)
+            show_limits(run, atlas.quotas.set_plan_limits(for_plan, **named))
         return
     if not (named or plan is not None or time_zone is not None or plan_limits):
         raise click.UsageError("nothing to set: give a limit, --plan, --plan-limits or --time-zone")
     with run.opened() as atlas:
         user = run.user(atlas, email, make=True)
         if plan is not None:
-            # It names what it does not know, before anything is changed.
+            # Refuse an unknown plan before anything is changed.
             atlas.quotas.plan_limits(plan)
         if time_zone is not None:
             atlas.quotas.set_time_zone(user, time_zone)
@@ -95,23 +109,6 @@ def set_limits(
         if named:
             atlas.quotas.set_limits(user, **named)
         show_quota(run, atlas, user)
-
-
-def _limit(value: Any) -> Any:
-    return None if value == UNLIMITED else value
-
-
-def _set_plan(run: "Invocation", atlas: "Atlas", plan: str, named: dict[str, Any]) -> None:
-    from atlas_sdk.cli.json_output import of_limits
-
-    fields = of_limits(atlas.quotas.set_plan_limits(plan, **named))
-    if run.flags.json:
-        run.out.record(fields)
-        return
-    run.out.table(
-        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
-        styles=("bold", ""),
-    )
 
 
 @click.command(
@@ -133,8 +130,8 @@ def grant(
 ) -> None:
     """Top up the month's tokens or dollars.
 
-    A top-up is used after the plan's own allowance, the soonest to expire first, and what is left of it goes over into
-    the next month. At its expiry the unused part is lost.
+    A top-up is used after the plan's own allowance, the soonest to expire first. Its rest goes over into the next
+    month, and is lost when it expires.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_grant

@@ -1,6 +1,5 @@
 """Show a user's quota: bars on a terminal, else aligned lines."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,21 +11,25 @@ from attrs import frozen
 from atlas_sdk.cli.output import Output, ago, count, plain, size
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Forecast, Grant, Hold, MemoryUsage, Usage, User
+    from atlas_sdk import Atlas, Forecast, Limits, MemoryUsage, OpenReservation, TopUp, Usage, User
     from atlas_sdk.cli.invocation import Invocation
 
-__all__ = ["Gauge", "dollars", "of_grants", "show_quota"]
+__all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 
+#: Of a bar at most, and at least: a shorter one shows too little.
 _CELLS: Final = 24
-#: Of what is running, the soonest to expire.
+_CELLS_LEAST: Final = 8
+#: A terminal that has fewer characters in a line shows times without the wait.
+_WIDE: Final = 100
+#: The most reservations to show, the soonest to expire first.
 _HOLDS: Final = 20
-#: From this per cent of the limit on.
+#: Colours, each from this per cent of the limit on.
 _STYLES: Final = ((100, "bold red"), (80, "red"), (50, "yellow"), (0, "green"))
 
 
 @frozen(kw_only=True)
 class Gauge:
-    """One dimension: what is used and promised, of what."""
+    """One dimension of a quota: used, held and limit."""
 
     name: str
     used: Decimal
@@ -34,12 +37,12 @@ class Gauge:
     #: None is unlimited.
     limit: Decimal | None
     text: Callable[[Decimal], str]
-    #: When it frees, or what there is to say.
+    #: When it resets, or what it counts.
     remark: str = ""
 
     @property
     def percent(self) -> int | None:
-        """Return how much of the limit is taken, rounded down; None without a limit, or when it allows nothing."""
+        """Return the per cent of the limit that is taken, rounded down; None without a limit or with limit 0."""
         return None if not self.limit else int((self.used + self.held) * 100 / self.limit)
 
     @property
@@ -48,16 +51,16 @@ class Gauge:
         full = 100 if self.limit == 0 else 0
         return next(style for least, style in _STYLES if (full if self.percent is None else self.percent) >= least)
 
-    def cells(self) -> tuple[int, int]:
-        """Return how many cells of the bar are used, and how many are held; what there is shows."""
+    def cells(self, width: int = _CELLS) -> tuple[int, int]:
+        """Return the used and the held cells of a bar; any amount above 0 takes at least one."""
         if not self.limit:
-            return (0, 0) if self.limit is None else (_CELLS, 0)
-        used = min(int(self.used * _CELLS / self.limit) or int(self.used > 0), _CELLS)
-        taken = min(int((self.used + self.held) * _CELLS / self.limit), _CELLS)
-        return used, max(taken - used, int(self.held > 0 and used < _CELLS))
+            return (0, 0) if self.limit is None else (width, 0)
+        used = min(int(self.used * width / self.limit) or int(self.used > 0), width)
+        taken = min(int((self.used + self.held) * width / self.limit), width)
+        return used, max(taken - used, int(self.held > 0 and used < width))
 
     def words(self) -> tuple[str, ...]:
-        """Return what stands beside the bar, in columns."""
+        """Return the texts beside the bar, one for each column."""
         return (
             self.text(self.used),
             f"+ {self.text(self.held)} held" if self.held else "",
@@ -68,21 +71,22 @@ class Gauge:
 
 
 def dollars(amount: Decimal) -> str:
-    """Return an amount of dollars, exact, in whole cents at least."""
+    """Return an exact amount of dollars, with two decimals at least."""
     exponent = amount.normalize().as_tuple().exponent
     places = max(2, -exponent) if isinstance(exponent, int) else 2
     return f"${amount:,.{places}f}"
 
 
 def _until(moment: datetime, *, out: Output) -> str:
-    """Return a time to come: local to the minute, on a terminal also how far off it is."""
+    """Return a future time: local to the minute, on a wide terminal also the wait."""
     now = datetime.now(UTC)
-    wait = f" (in {ago(now, moment).removesuffix(' ago')})" if out.terminal and moment > now else ""
+    wide = out.terminal and out.width >= _WIDE
+    wait = f" (in {ago(now, moment).removesuffix(' ago')})" if wide and moment > now else ""
     return f"{moment.astimezone():%Y-%m-%d %H:%M}{wait}"
 
 
 def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[Gauge]:
-    """Yield one for every dimension."""
+    """Yield a gauge for every dimension."""
 
     def gauge(name: str, used: Decimal | int, held: Decimal | int, limit: Decimal | int | None, remark: str) -> Gauge:
         text = {"cost": dollars, "memory": lambda amount: size(int(amount))}.get(name, lambda amount: f"{amount:,}")
@@ -101,40 +105,31 @@ def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[G
 
 
 def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
-    """Print them, with bars where colours are wanted."""
+    """Print them, with bars where colours are wanted and there is room."""
+    rows = [(gauge.name, *gauge.words()) for gauge in shown]
+    # Leave out empty columns: mostly nothing is held.
+    filled = [any(column) for column in zip(*rows, strict=True)]
+    rows = [tuple(compress(row, filled)) for row in rows]
     if not (out.terminal and out.colored):
-        rows = [(gauge.name, *gauge.words()) for gauge in shown]
-        # Mostly nothing is held.
-        filled = [any(column) for column in zip(*rows, strict=True)]
-        out.table([tuple(compress(row, filled)) for row in rows])
+        out.table(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(7):
-        grid.add_column(overflow="fold")
-    for gauge in shown:
-        used, held = gauge.cells()
-        bar = Text.assemble(
-            ("█" * used, gauge.style), ("▒" * held, gauge.style), ("░" * (_CELLS - used - held), "bright_black")
-        )
-        amount, promised, whole, percent, remark = gauge.words()
-        grid.add_row(
-            Text(gauge.name, style="bold"),
-            bar,
-            Text(amount),
-            Text(promised, style="dim"),
-            Text(whole),
-            Text(percent, style=gauge.style),
-            Text(remark, style="dim"),
-        )
-    Console(file=sys.stdout, highlight=False).print(grid)
+    room = out.width - sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
+    width = min(_CELLS, room) if room >= _CELLS_LEAST else 0
+    lines = []
+    for gauge, row in zip(shown, rows, strict=True):
+        styles = compress(("bold", "", "dim", "", gauge.style, "dim"), filled)
+        name, *words = [Text(word, style=style) for word, style in zip(row, styles, strict=True)]
+        used, held = gauge.cells(width)
+        left = width - used - held
+        bar = Text.assemble(("█" * used, gauge.style), ("▒" * held, gauge.style), ("░" * left, "bright_black"))
+        lines.append([name, *([bar] if width else []), *words])
+    out.grid(lines)
 
 
-def of_grants(grants: "Sequence[Grant]", *, out: Output) -> list[tuple[str, ...]]:
-    """Return a line for every top-up: what is left of it, and for how long."""
+def of_grants(grants: "Sequence[TopUp]", *, out: Output) -> list[tuple[str, ...]]:
+    """Return a row for every top-up: the rest of it, and its expiry."""
     return [
         (
             "top-up",
@@ -147,7 +142,7 @@ def of_grants(grants: "Sequence[Grant]", *, out: Output) -> list[tuple[str, ...]
     ]
 
 
-def _of_holds(holds: "Sequence[Hold]", *, out: Output) -> list[tuple[str, ...]]:
+def _of_holds(holds: "Sequence[OpenReservation]", *, out: Output) -> list[tuple[str, ...]]:
     """Return a line for every reservation that is not settled."""
     return [
         (
@@ -164,7 +159,7 @@ def _of_holds(holds: "Sequence[Hold]", *, out: Output) -> list[tuple[str, ...]]:
 
 
 def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
-    """Return when the month runs out at the present rate."""
+    """Return when the month's limits are reached at the present rate."""
     if not (forecast.tokens_per_day or forecast.cost_per_day):
         rate = "nothing was used of late"
     else:
@@ -179,19 +174,33 @@ def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
     return f"forecast  {rate}: the month's {name} run out {_until(first, out=out)}"
 
 
+def show_limits(run: "Invocation", limits: "Limits") -> None:
+    """Print the limits of a plan, one a line."""
+    from atlas_sdk.cli.json_output import of_limits
+
+    fields = of_limits(limits)
+    if run.flags.json:
+        run.out.record(fields)
+        return
+    run.out.table(
+        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
+        styles=("bold", ""),
+    )
+
+
 def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
-    """Print a user's quota; return which limit is reached, if any."""
+    """Print a user's quota; return the reason if a limit is reached."""
     usage = atlas.quotas.usage(user)
     memory = atlas.quotas.memory(user)
     forecast = atlas.quotas.forecast(user)
     now = datetime.now(UTC)
-    # One that has expired is closed by the next call, and counts no more before that.
+    # An expired top-up no longer counts; the next call closes it.
     grants = [
         grant
         for grant in atlas.quotas.grants(user)
         if grant.closed_at is None and (grant.expires_at is None or grant.expires_at > now)
     ]
-    holds = atlas.quotas.holds(user)
+    holds = atlas.quotas.reservations(user)
     checked = usage.check()
     if run.flags.json:
         from atlas_sdk.cli import json_output

@@ -1,4 +1,4 @@
-"""`atlasctl restore`, `undo` and `redo`: bring files back, and walk back and forth."""
+"""`atlasctl restore`, `undo` and `redo`: bring files back, and go back and forth over restores."""
 
 import sys
 from collections.abc import Callable
@@ -37,18 +37,16 @@ _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a ter
 def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> int:
     """Bring files back; nothing is lost.
 
-    REF is a checkpoint, a version's id, a moment such as '@{2h ago}', or FILE@REF. What stands there now is put on
-    record first, under a checkpoint of its own; a file that changes while this runs stops it before anything is
-    written. Exits with 3 when nothing was on record at that moment.
+    REF is a checkpoint, a version's id, a moment such as '@{2h ago}', or FILE@REF. The present content of each file is
+    stored first, under a checkpoint of its own. A file that changes meanwhile stops the command before it writes
+    anything. Exits with 3 when there were no memory files at that moment.
     """
-    from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags)
-    with run.opened() as atlas:
-        project = run.project(atlas)
+    def make_plan(run: "Invocation", atlas: "Atlas", project: "Project") -> "RestorePlan":
         _expect_files(atlas, project, ref)
-        plan = atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
-        return _carry_out(run, atlas, project, plan, dry_run=dry_run, ask=not yes)
+        return atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
+
+    return _carry_out(flags, make_plan, dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl undo", "atlasctl undo --dry-run"))
@@ -58,10 +56,9 @@ def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, de
 def undo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
     """Take back the last restore.
 
-    The files are again what they were just before it. What was edited since is put on record first; `redo` goes forth
-    again.
+    The files are again what they were just before it. Later edits are stored first; `redo` restores again.
     """
-    return _walk(flags, "plan_undo", dry_run=dry_run, ask=not yes)
+    return _carry_out(flags, lambda _, atlas, project: atlas.memory.plan_undo(project), dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl redo", "atlasctl redo --dry-run"))
@@ -71,13 +68,13 @@ def undo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
 def redo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
     """Do the last undone restore again.
 
-    What was edited since is put on record first; `undo` goes back again.
+    Later edits are stored first; `undo` takes it back again.
     """
-    return _walk(flags, "plan_redo", dry_run=dry_run, ask=not yes)
+    return _carry_out(flags, lambda _, atlas, project: atlas.memory.plan_redo(project), dry_run=dry_run, ask=not yes)
 
 
 def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
-    """Refuse a moment at which nothing was on record: a slip, and no wish to have no files."""
+    """Refuse a moment without memory files: nobody wants to restore to no files at all."""
     # No checkpoint's name begins so.
     if not ref.startswith("@{") or atlas.memory.resolve(project, ref).versions:
         return
@@ -92,33 +89,25 @@ def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
     )
 
 
-def _walk(flags: Flags, planning: str, *, dry_run: bool, ask: bool) -> int:
+def _carry_out(
+    flags: Flags, make_plan: "Callable[[Invocation, Atlas, Project], RestorePlan]", *, dry_run: bool, ask: bool
+) -> int:
     from atlas_sdk.cli.invocation import Invocation
 
     run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
-        make_plan: Callable[[Project], RestorePlan] = getattr(atlas.memory, planning)
-        return _carry_out(run, atlas, project, make_plan(project), dry_run=dry_run, ask=ask)
-
-
-def _carry_out(
-    run: "Invocation", atlas: "Atlas", project: "Project", plan: "RestorePlan", *, dry_run: bool, ask: bool
-) -> int:
-    if not run.flags.json:
-        _show_plan(run, plan)
-    if dry_run:
-        _finish(run, plan, None, None)
-        return 0
-    ask = ask and bool(plan.changes) and _someone_answers(run)
-    if ask and not click.confirm(f"{plan.reason.capitalize()} now?", default=True, err=True):
-        run.out.note("nothing was written")
-        return FAILED
-    done = atlas.memory.restore(project, plan)
-    if done is None and plan.reason != "restore":
-        # Every file is so already; the walk itself is still to be recorded.
-        done = atlas.memory.undo(project) if plan.reason == "undo" else atlas.memory.redo(project)
-    _finish(run, plan, done, done.safety if done is not None and plan.changes else None)
+        plan = make_plan(run, atlas, project)
+        if not flags.json:
+            _show_plan(run, plan)
+        if dry_run:
+            _finish(run, plan, None)
+            return 0
+        ask = ask and bool(plan.changes) and _someone_answers(run)
+        if ask and not click.confirm(f"{plan.reason.capitalize()} now?", default=True, err=True):
+            run.out.note("nothing was written")
+            return FAILED
+        _finish(run, plan, atlas.memory.restore(project, plan))
     return 0
 
 
@@ -126,16 +115,17 @@ def _someone_answers(run: "Invocation") -> bool:
     return not run.flags.json and run.out.terminal and sys.stdin is not None and sys.stdin.isatty()
 
 
-def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None", safety: str | None) -> None:
+def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None") -> None:
     from atlas_sdk.cli.json_output import of_plan, of_restore
     from atlas_sdk.cli.output import count
 
+    safety = done.safety if done is not None and plan.changes else None
     if run.flags.json:
         carried_out = None if done is None else of_restore(done)
         run.out.record({**of_plan(plan), "restore": carried_out, "safety": safety})
         return
     if not plan.changes:
-        run.out.note("nothing to do: every file is so already")
+        run.out.note("nothing to do: the files already match")
     elif done is None:
         run.out.note(f"{count(len(plan.changes), 'file')} would change; nothing was written")
     else:

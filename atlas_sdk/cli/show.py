@@ -1,4 +1,4 @@
-"""`atlasctl show`: the content of a version."""
+"""`atlasctl show`: print the content of a version."""
 
 from typing import TYPE_CHECKING
 
@@ -30,10 +30,9 @@ _COLONS_MAX = 32
 def show(flags: Flags, ref: str) -> None:
     """Print the content of a version.
 
-    The bytes go to stdout exactly as they were; on a terminal, what it would hide, reorder or obey is shown as escapes.
-    REF is a checkpoint, a version's id, a moment such as '@{2h ago}' or
-    latest, with the file after a colon; FILE@REF means the same, and a file alone its newest version. With --json the
-    version is described instead.
+    Prints the exact bytes; on a terminal, control and hidden characters are shown as escapes. REF is a checkpoint, a
+    version's id, a time such as '@{2h ago}' or latest, with the file after a colon. FILE@REF means the same. A file
+    alone means its newest version. With --json the version is described instead.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_version
@@ -63,7 +62,7 @@ def _show_on_terminal(run: "Invocation", content: bytes) -> None:
 
 
 def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":
-    """Find the one version that is meant; what a reference can be comes before what a file can be called."""
+    """Return the one version that REF names; a reference takes precedence over a file name."""
     from atlas_sdk import InvalidInput, NotFound
     from atlas_sdk.files import named, quoted
 
@@ -81,9 +80,9 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
             f"name one: {named(ref)}:PATH",
             field="ref",
         )
-    # A checkpoint's name, a moment and a file's name may all have colons in them.
+    # Checkpoint names, times and file names may contain colons.
     colons = [place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1]
-    # The database is asked about each.
+    # Each is a query.
     for at in colons[:_COLONS_MAX]:
         try:
             return atlas.memory.version(project, ref[at + 1 :], ref[:at])
@@ -102,6 +101,6 @@ def _state(atlas: "Atlas", project: "Project", ref: str) -> "State":
     try:
         ref.encode()
     except UnicodeEncodeError:
-        # A file may have such a name, a checkpoint may not: PostgreSQL's text is UTF-8.
+        # Only a file can have such a name: PostgreSQL's text is UTF-8.
         raise NotFound(f"no version is called {named(ref)}", kind="version", name=ref) from None
     return atlas.memory.resolve(project, ref)

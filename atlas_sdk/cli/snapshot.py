@@ -18,8 +18,8 @@ __all__ = ["snapshot"]
 def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
     """Capture what changed.
 
-    Without PATH, every tracked file of the project, deletions too; with it, these files, also ones that are not
-    tracked. Content that is on record already is not stored again. Exits with 1 when a file could not be captured;
+    Without PATH, captures every tracked file of the project, deletions too. With PATH, captures these files, also
+    untracked ones. Content that is stored already is not stored again. Exits with 1 when a file could not be captured;
     the others are.
     """
     from atlas_sdk import FileProblem, QuotaExceeded
@@ -54,7 +54,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
             if made is not None:
                 taken.append(made)
         if paths and taken:
-            # A capture has done so on its own.
+            # `capture` does this itself.
             atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if flags.json:

@@ -1,4 +1,4 @@
-"""`atlasctl status`: what is protected now, file by file."""
+"""`atlasctl status`: tell for each memory file whether it is protected."""
 
 import time
 from datetime import UTC, datetime
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["status"]
 
-#: What a file can be: "protected": its content is on record; "pending": the watcher is about to capture it; "gone":
-#: it was deleted, its content is on record; "changed" and "new": nobody captures it, or somebody should have by now;
-#: "unkept": over the size limit, only its hash is on record; "problem": it cannot be read or must not be followed.
+#: The states of a file that is not protected. "changed" and "new": no watcher captures it, or it should have by now.
+#: "unkept": over the size limit, so only its hash is stored. "problem": it cannot be read or must not be followed. The
+#: others: "protected": its content is stored. "pending": the watcher is about to capture it. "gone": it was deleted,
+#: and its last content is stored.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
-#: A watcher that is at work captures a change within seconds; what is older than this, it has missed.
+#: A running watcher captures a change within seconds; it has missed an older one.
 _YOUNG_S: Final = 10.0
 
 
@@ -31,23 +32,23 @@ _YOUNG_S: Final = 10.0
 def status(flags: Flags, *, everything: bool) -> int:
     """Tell for every memory file whether it is protected now.
 
-    A file is protected when what is on the disk is on record. Exits with 6 when one is not: it differs from its newest
+    A file is protected when its present content is stored. Exits with 6 when one is not: it differs from its newest
     version and no watcher is about to capture it, it cannot be read, or it is over the size limit. A change is pending
-    for ten seconds, if a watcher is at work that knows the project and has no problem with it. Also tells how much of
-    the memory limit is stored; above it nothing is refused, unless the limit was made hard.
+    for ten seconds while a running watcher watches the project without a problem. Also shows how much of the memory
+    limit is used; above it nothing is refused, unless the limit is hard.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
 
     run = Invocation(flags)
     watcher = _watcher(run)
-    # Judge the watcher at the moment it was asked: opening the database may take longer than a watcher may be silent.
+    # Take the time now: opening the database can take longer than the limit for a silent watcher.
     now = datetime.now(UTC)
     at_work = watcher if watcher is not None and watcher.is_fresh(now) else None
     with run.opened() as atlas:
-        projects = atlas.projects.list(run.user(atlas)) if everything else [run.project(atlas)]
+        projects = atlas.projects.list(run.owner(atlas)) if everything else [run.project(atlas)]
         reports = [(project, _report(atlas, project, at_work)) for project in projects]
-        memory = atlas.quotas.memory(run.user(atlas))
+        memory = atlas.quotas.memory(run.owner(atlas))
     at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
     if flags.json:
         _print_json(run, watcher, reports, memory, now=now, protected=not at_risk)
@@ -63,7 +64,7 @@ def _watcher(run: "Invocation") -> "Status | None":
 
 
 def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> list[dict[str, Any]]:
-    """Return an entry for every file that is there, was there, or should be readable."""
+    """Return an entry for every memory file: present, deleted or unreadable."""
     from atlas_sdk import AtlasError
     from atlas_sdk.files import Tracking
 
@@ -91,10 +92,10 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
 
 
 def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | None":
-    """Return what a watcher that is at work knows about a project; None when nobody looks after it."""
+    """Return a running watcher's status of a project; None when no watcher watches it."""
     if at_work is None:
         return None
-    # A watcher on another database has this home, too, but not this project.
+    # A watcher of another database can use the same home; it does not know this project.
     return next((one for one in at_work.projects if one.id == str(project.id)), None)
 
 
@@ -121,7 +122,7 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, a
 
 
 def _is_young(signature: "Signature") -> bool:
-    """Tell whether a file changed just now; not in the future, where a forged `mtime` would stay for ever."""
+    """Tell whether a file has just changed. A time in the future does not count: `mtime` can be forged."""
     now_ns = time.time_ns()
     return any(abs(now_ns - at_ns) < _YOUNG_S * 1e9 for at_ns in (signature.mtime_ns, signature.ctime_ns))
 
@@ -184,7 +185,7 @@ def _print_json(
 def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
     from atlas_sdk.cli.output import size
 
-    # A limit is mostly a round number.
+    # Limits are mostly round numbers.
     limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
     out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
     if memory.limit is None or not memory.level:

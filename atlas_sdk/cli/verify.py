@@ -15,8 +15,8 @@ __all__ = ["verify"]
 def verify(flags: Flags, email: str | None) -> int:
     """Read back every version and hash it again.
 
-    Of all your projects, whichever the current folder is. It counts entries: a version is one, and one more for every
-    checkpoint that names it. Exits with 6 when a version does not have its SHA-256, with 3 when there are no projects.
+    Of all your projects, whichever the current folder is. A version that a checkpoint names is checked, and counted,
+    once more for it. Exits with 6 when a version does not have its SHA-256, with 3 when there are no projects.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -25,10 +25,10 @@ def verify(flags: Flags, email: str | None) -> int:
 
     run = Invocation(flags)
     with run.opened() as atlas:
-        user = run.user(atlas, email)
+        user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
-            # "Every version reads back" would be true, and taken for good news about another database.
+            # "All intact" would be true of no versions, and would hide a wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if flags.json:
@@ -53,20 +53,17 @@ def verify(flags: Flags, email: str | None) -> int:
             }
         )
         return 0 if found.ok else NOT_PROTECTED
+    intact = ", all intact" if found.ok else f", {count(len(found.broken), 'version')} broken"
+    run.out.line(f"{count(found.versions, 'version')} checked{intact}")
     stored = (
         "" if ratio is None else f", {size(found.content_bytes)} stored in {size(found.stored_bytes)} ({ratio:.1%})"
     )
-    run.out.line(f"{_entries(found.versions)}, {count(found.contents, 'distinct content')}{stored}")
+    run.out.line(f"{count(found.contents, 'content')}{stored}")
     if found.unkept:
-        run.out.note(f"{_entries(found.unkept)} over the size limit: only the hash was kept")
+        run.out.note(f"{count(found.unkept, 'version')} over the size limit: only the hash was kept")
     for one in found.broken:
         run.out.line(f"broken  {one.snapshot_id.hex[:12]}  {printable(one.path)}  {one.problem}")
     if found.ok:
-        run.out.line("every version reads back as it was stored")
         return 0
-    run.out.note(f"{_entries(len(found.broken))} broken; restore the database from a backup")
+    run.out.note("restore the database from a backup")
     return NOT_PROTECTED
-
-
-def _entries(amount: int) -> str:
-    return f"{amount:,} {'entry' if amount == 1 else 'entries'}"

@@ -1,4 +1,4 @@
-"""`atlasctl watch`: the watcher in the foreground."""
+"""`atlasctl watch`: run the watcher in the foreground."""
 
 import click
 
@@ -12,10 +12,9 @@ __all__ = ["watch"]
 def watch(flags: Flags) -> int:
     """Capture every change from now on, until interrupted.
 
-    Of all registered projects, also of those registered later. Runs in the foreground and tells on stderr what it
-    does; ^C stops it after what is under way is stored. What changed while it was not running is captured when it
-    starts. Once a day, when there is nothing else to do, it looks after the database as `atlasctl db maintain` does,
-    unless the setting `maintenance` is false.
+    Watches all registered projects, also those registered later. Runs in the foreground and logs to stderr. ^C stops it
+    after it has stored pending changes. At the start it captures what changed while it was not running. Once a day,
+    when idle, it runs the jobs of `atlasctl db maintain`, unless the setting `maintenance` is false.
     """
     import logging
 
@@ -27,7 +26,7 @@ def watch(flags: Flags) -> int:
 
     settings = Invocation(flags, of_project=False).settings
     log_to_stderr(logging.INFO, DAEMON_LAYOUT, dsn=settings.database_url)
-    # Its pool repeats every failed attempt; the watcher says it once.
+    # The pool logs every failed attempt; the watcher logs the outage once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
         return run_daemon(dsn=settings.database_url, home=settings.folder, retention=RetentionPolicy.of(settings))

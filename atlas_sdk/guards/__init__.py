@@ -1,4 +1,4 @@
-"""Guards, slots and leases: quotas around the code that uses them.
+"""Guards, slots and leases, which put quotas around the code that uses them.
 
 ::
 
@@ -6,7 +6,7 @@
         reply = call_model(max_tokens=g.tokens)
         g.settle(tokens=reply.total_tokens, cost=reply.cost)
 
-    with atlas.quotas.slot(user) as slot:                            # a container's place, kept by a heartbeat
+    with atlas.quotas.slot(user) as slot:                            # a container's slot, kept alive by heartbeats
         run(fence=slot.epoch)
 
     with atlas.quotas.lease(user, tokens=50_000) as lease:           # a block that this process spends by itself

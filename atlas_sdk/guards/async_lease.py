@@ -1,4 +1,4 @@
-"""A lease for asyncio: as the one for threads, awaited where it may talk to the database."""
+"""A lease for asyncio. It is the lease for threads, awaited where it may talk to the database."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -32,24 +32,24 @@ class AsyncLeaseCore(LeaseCore):
         self._runner = runner
         self._manager = async_lease_manager(runner)
         self._manager.register(self)
-        #: The script that runs, if there is one: in a task, so that it outlives a cancelled caller.
+        #: The running script, if any. It runs in a task, so that it outlives a cancelled caller.
         self._task: asyncio.Task[Any] | None = None
 
     def after_fork(self) -> None:
-        """Start anew in a forked child."""
+        """Reset the lease in a forked child."""
         super().after_fork()
         self._task = None
 
     def schedule(self) -> None:
-        """Have the lease manager maintain this lease now."""
+        """Ask the lease manager to maintain this lease now."""
         self._manager.schedule(self)
 
     async def grant(self, request: LeaseRequest) -> Call:
-        """Grant a call its part, of a new block if need be. Raises QuotaExceeded, DatabaseUnreachable."""
+        """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
         except QuotaExceeded:
-            # Give back what lies idle in this process before a call is refused for it.
+            # Before refusing the call, give back what other leases of this process hold idle.
             if not await self._manager.give_back(self.user, but=self):
                 raise
         return await self._admit(request)
@@ -64,13 +64,13 @@ class AsyncLeaseCore(LeaseCore):
             self.refuse_if_closed()
             if self._task is None:
                 break
-            # One asks the database, for all who wait.
+            # Another task is asking the database for all that wait.
             await asyncio.wait([self._task])
         refilling = self._start(self._refill(request))
         try:
             return await asyncio.shield(refilling)
         except asyncio.CancelledError:
-            # The block is there for others; only this call's part of it goes back.
+            # Other calls may use the block; give back only this call's part.
             refilling.add_done_callback(_release)
             raise
 
@@ -101,7 +101,7 @@ class AsyncLeaseCore(LeaseCore):
             self.schedule()
 
     async def _run_alone(self, script: Script[object]) -> None:
-        """Run a script when no other one runs: only extensions run beside others."""
+        """Run a script when no other one runs. Only extensions may run beside others."""
         await self._wait_for_others()
         await asyncio.shield(self._start(self._run(script)))
 
@@ -110,7 +110,7 @@ class AsyncLeaseCore(LeaseCore):
             await asyncio.wait([self._task])
 
     async def run_maintenance(self) -> float | None:
-        """Give back what is idle and settle what is due; return in how many seconds to come again."""
+        """Give back idle blocks and write due settlements; return the seconds until the next maintenance."""
         with self.lock:
             idle_in_s, due_in_s = self.pool.retire_if_done(), self.pool.due_in_s()
         if self._task is not None:
@@ -123,7 +123,7 @@ class AsyncLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     async def settle_due(self) -> None:
-        """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
+        """Settle now if the client keeps this lease for guards: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             try:
                 await self._run_alone(self.pool.outbox.flush(due_only=True))
@@ -132,12 +132,12 @@ class AsyncLeaseCore(LeaseCore):
                     self.schedule()
 
     async def give_back(self) -> None:
-        """Give back what no call needs."""
+        """Give back the unused parts of all blocks."""
         if not self.empty:
             await self._run_alone(self.pool.give_back())
 
     async def close(self) -> None:
-        """Admit no more calls, and settle."""
+        """Stop admitting calls, and settle."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:
@@ -145,7 +145,7 @@ class AsyncLeaseCore(LeaseCore):
         await self.give_back()
 
     async def end(self) -> None:
-        """Close; running calls are charged what they were granted, because the process ends before they can tell."""
+        """Close, and charge running calls their whole grant: the process ends before they report their usage."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:
@@ -155,7 +155,7 @@ class AsyncLeaseCore(LeaseCore):
 
 
 class AsyncLease:
-    """Spends blocks of a user's quota: about a microsecond a call instead of two round trips.
+    """A lease that spends blocks of a user's quota: about a microsecond per call in place of two round trips.
 
     ::
 
@@ -164,8 +164,8 @@ class AsyncLease:
             reply = await call(max_tokens=held.tokens)
             held.settle(reply.total_tokens)
 
-    Only `reserve` is awaited; `settle` and `release` of a call take no round trip. The rest is as for `Lease`. Share it
-    between the tasks of one event loop.
+    Await `reserve`; a call's `settle` and `release` take no round trip and are not awaited. Everything else is as for
+    `Lease`. The tasks of one event loop may share a lease.
     """
 
     def __init__(self, runner: AsyncRunner, user: User, **options: Any) -> None:
@@ -183,8 +183,8 @@ class AsyncLease:
     ) -> Call:
         """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
-        With `min_tokens` fewer are granted when fewer are left. `cost_nano` is in billionths of a dollar, and cheaper
-        to calculate with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
+        With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
+        is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened with `requests=0`.
         """
         core = self._core
         call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
@@ -193,8 +193,8 @@ class AsyncLease:
     def guard(self, **options: Unpack[GuardOptions]) -> AsyncGuard:
         """Return a guard for one call that reserves from this lease.
 
-        It takes `tokens`, `min_tokens`, `cost`, `requests` and `on_unknown`. A block has one entry in the ledger, with
-        the lease's `meta`; the `meta` of a single call is not kept.
+        Its options are `tokens`, `min_tokens`, `cost`, `requests` and `on_unknown`. The ledger has one entry per block,
+        with the lease's `meta`; it does not store the `meta` of a single call.
         """
         check_lease_options(options)
         return AsyncGuard(AsyncLeaseBackend(lambda _user, _options: self._core), self._core.user, options)
@@ -202,16 +202,16 @@ class AsyncLease:
     async def extend(self, call: Call, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
-        With `ttl` its block is held for so long from now on.
+        With `ttl`, its block expires `ttl` from now.
         """
         await self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
 
     async def give_back(self) -> None:
-        """Give back what no call needs; what running calls were granted comes back when the last one ends."""
+        """Give back the unused parts of all blocks. The grants of running calls stay until the calls end."""
         await self._core.give_back()
 
     async def close(self) -> None:
-        """Admit no more calls, and settle. Running calls are settled when the last one ends. Idempotent."""
+        """Stop admitting calls, and settle. Blocks with running calls are settled when these end. Idempotent."""
         await self._core.close()
 
     async def __aenter__(self) -> Self:

@@ -2,9 +2,9 @@
 
 A backend does three things, so that reservations and leases share one guard:
 
-* `reserve` grants or raises. When it raises or is cancelled, the backend sees to it that nothing stays reserved.
-* `settle` writes the outcome. It never raises because the database fails: the outcome is kept, tried again later, and
-  None is returned. On asyncio it goes on when its caller is cancelled.
+* `reserve` grants or raises. When it raises or is cancelled, the backend ensures that nothing stays reserved.
+* `settle` writes the outcome. It never raises when the database fails: the backend keeps the outcome, tries again
+  later, and returns None. On asyncio it continues when its caller is cancelled.
 * `extend` grants more, all or nothing.
 
 `database_backend.py` makes a reservation for every call; leases (`lease.py`) spend a block that the process holds.
@@ -36,7 +36,7 @@ class Grant(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Tokens that were granted: the `max_tokens` of the call."""
+        """The granted tokens: the `max_tokens` of the call."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Grant(Protocol):
 
     @property
     def epoch(self) -> int | None:
-        """A number that grows with every grant to the user."""
+        """The fencing number, which grows with every grant to the user."""
         ...
 
 
@@ -54,9 +54,9 @@ class Grant(Protocol):
 class Outcome:
     """Amounts to charge at the end of a guard, or a release."""
 
-    #: Give everything back; the amounts are then of no meaning.
+    #: True for a release, which ignores the amounts.
     releases: bool = False
-    #: Amounts to charge; None is unknown: the whole reservation.
+    #: Amounts to charge; None charges the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
     meta: Mapping[str, object] | None = None
@@ -66,32 +66,32 @@ RELEASED = Outcome(releases=True)
 
 
 class QuotaBackend(Protocol):
-    """Reserves and settles, blocking. Guards of all threads share it."""
+    """A backend for blocking guards. The guards of all threads share it."""
 
     def reserve(self, user: User, options: GuardOptions) -> Grant:
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         ...
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant. Returns None when that is kept for later."""
+        """Charge or release a grant; return None when the settlement is kept for later."""
         ...
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
         ...
 
 
 class AsyncQuotaBackend(Protocol):
-    """Reserves and settles on asyncio."""
+    """A backend for guards on asyncio."""
 
     async def reserve(self, user: User, options: GuardOptions) -> Grant:
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         ...
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant. Returns None when that is kept for later."""
+        """Charge or release a grant; return None when the settlement is kept for later."""
         ...
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
         ...

@@ -1,19 +1,19 @@
-"""The blocks of one lease: the one that it spends, and older ones that calls still run on. No I/O, no locks.
+"""The blocks of one lease: the current one, and older ones that calls still run on. No I/O, no locks.
 
-Talking to the database is a script, so threads and asyncio share it. A script changes the pool only between two plans,
-and whoever runs it holds the lease's lock then.
+Requests to the database are scripts, which threads and asyncio share. A script changes the pool only between two plans,
+while its runner holds the lease's lock.
 
 The life of a block::
 
-    granted -> current -> retired: nothing fits any more, too old, idle, or the lease closes
-                             |-- calls still run on it: it drains until the last one ends. Heartbeats keep it alive, and
-                             |   when its rest lies idle, it is exchanged for a reservation of what those calls need
-                             '-- then it goes to the outbox, and is settled with the sum that its calls used
+    granted -> current -> retired: a call does not fit, or the block is too old or idle, or the lease closes
+                             |-- While calls run on it, it drains. Heartbeats keep it alive. If its rest is idle, the
+                             |   pool exchanges it for a reservation of the size of those calls.
+                             '-- After its last call it goes to the outbox, which settles it with the sum of its calls.
 
-A block in the outbox is never spent from again: its settlement may have reached the database although no answer came.
-So a new block is asked for *before* the old one is settled: while the database is gone, calls that fit are still served
-from the old block. Only when the database refuses, the rest of the old block is given back first and the database asked
-once more, so that near the limit nothing lies idle here.
+The pool never spends from a block in the outbox: its settlement may have reached the database although no answer came.
+So the pool asks for a new block *before* it settles the old one. While the database is down, the old block still serves
+calls that fit. Only when the database refuses, the pool gives the rest of the old block back and asks once more, so
+that a process near the limit holds nothing idle.
 """
 
 import logging
@@ -50,7 +50,7 @@ class BlockPool:
         idle_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """Hold nothing yet. Without a size a block is for one call, and for more while calls come quickly."""
+        """Create an empty pool. Without a size, a block is for one call, and for more while calls come quickly."""
         self.user = user
         self.size = BlockSize(size)
         self._ttl = ttl
@@ -61,11 +61,11 @@ class BlockPool:
         self.forget()
 
     def forget(self) -> None:
-        """Hold nothing: in a forked child everything is the parent's."""
+        """Empty the pool, in a forked child: the parent owns the blocks."""
         self.current: Block | None = None
         #: Retired blocks that calls still run on.
         self._draining: set[Block] = set()
-        #: Refills: how many have begun, and the number of the latest that ended.
+        #: The number of refills that have begun, and the number of the latest that has ended.
         self.begun = 0
         self._ended = 0
         self._failure: SharedFailure | None = None
@@ -78,7 +78,7 @@ class BlockPool:
 
     @property
     def can_give_back(self) -> bool:
-        """True if there is something that no call needs."""
+        """True if the pool can give something back that no call needs."""
         return self.outbox.frees or any(block.has_rest for block in self._blocks)
 
     @property
@@ -86,13 +86,12 @@ class BlockPool:
         return [*self._draining] if self.current is None else [*self._draining, self.current]
 
     def admit(self, request: LeaseRequest, *, since: int) -> tuple[Block, int] | None:
-        """Return a block and the tokens that it grants; None: ask for a new block and come again.
+        """Return a block and the tokens that it grants, or None if the caller must refill the pool first.
 
-        `since` is `begun` at the moment when the caller came. A refill that began after that has asked the database on
-        behalf of everybody who waits, so its refusal holds for a caller who wants no less of what was refused: at that
-        moment the database would have refused that caller too. Nothing else is remembered of a refusal. A refusal
-        remembered for some time would refuse callers whom the database would by then grant. Without it there is still
-        no stampede, because one refill at a time asks for all.
+        `since` is the value of `begun` when the caller arrived. A refill that began later has asked for every waiting
+        caller, so its refusal also applies to callers that want at least as much of the refused dimension. The pool
+        forgets a refusal otherwise: the database may grant the next caller. One refill runs at a time, so waiting
+        callers do not flood the database.
         """
         block = self.current
         if block is not None:
@@ -111,13 +110,13 @@ class BlockPool:
 
     def drained(self, block: Block) -> None:
         """Settle a retired block whose last call has ended."""
-        # Not in a forked child, whose parent has it; nor after a close that charged it.
+        # Skip it in a forked child, whose parent settles it, and after a close that charged it.
         if block in self._draining:
             self._draining.discard(block)
             self.outbox.add(self._requests.settlement(block))
 
     def retire(self) -> None:
-        """Spend no more from the current block."""
+        """Stop spending from the current block."""
         block, self.current = self.current, None
         if block is None:
             return
@@ -129,7 +128,7 @@ class BlockPool:
                 block.look_at = min(block.look_at, block.used_at + self._idle_s)
 
     def retire_if_done(self) -> float | None:
-        """Retire the current block if it is idle or too old; return when to look again, in seconds from now."""
+        """Retire the current block if it is idle or too old; return the seconds until the next check."""
         block, now, idle_s = self.current, self._clock(), self._idle_s
         if block is None:
             return None
@@ -140,34 +139,34 @@ class BlockPool:
         return min(block.deadline, max(block.used_at, now - idle_s / 2) + idle_s) - now
 
     def charge_running(self) -> None:
-        """End every block; calls that still run are charged the whole of what they were granted."""
+        """End every block, and charge running calls their whole grant."""
         self.retire()
         for block in list(self._draining):
             self.outbox.add(self._requests.settlement(block))
         self._draining.clear()
 
     def due_in_s(self) -> float | None:
-        """Return in how many seconds `maintain` has something to do; None: not before a call ends."""
+        """Return the seconds until `maintain` has something to do; None if it has nothing before a call ends."""
         now, settles_in_s = self._clock(), self.outbox.next_due_s()
         looks = [block.look_at - now for block in self._blocks if block.running and block.look_at < inf]
         due = looks if settles_in_s is None else [*looks, settles_in_s]
         return max(min(due), 0.0) if due else None
 
     def maintain(self) -> Script[None]:
-        """Settle what is due, and see to the blocks that calls run on. Raises nothing."""
+        """Write due settlements, and keep alive or shrink the blocks with running calls. Raises nothing."""
         yield from self.outbox.flush(due_only=True)
         for block in self._blocks:
             if block.running and block.look_at <= self._clock():
                 idle = self._clock() - block.used_at >= self._idle_s
                 if not (idle and block.is_mostly_rest and (yield from self._shrink(block))):
                     yield from self._keep_alive(block)
-        # Settle what the smaller reservations have freed.
+        # Settle the blocks that smaller reservations have replaced.
         yield from self.outbox.flush(due_only=True)
 
     def give_back(self) -> Script[bool]:
-        """Give back what no call needs, of every block; return whether that was anything. Raises nothing.
+        """Give back the unused parts of all blocks; return True if that gave anything back. Raises nothing.
 
-        A block that calls run on stays as it is when there is no room for a smaller reservation beside it.
+        A block with running calls stays unchanged if the limit leaves no room for a smaller reservation beside it.
         """
         if self.current is not None and not self.current.running:
             self.retire()
@@ -182,7 +181,7 @@ class BlockPool:
         try:
             yield quotas.extend(self.user, block.id, ttl=self._ttl)
         except NotFound as problem:
-            # It was charged in full, since its time was over; or somebody ended it. Its settlement corrects the former.
+            # The block expired and was charged in full, or another process ended it. A settlement corrects the expiry.
             logger.debug("block %s has ended while calls run on it: %s", block.id, problem)
             if block is self.current:
                 self.retire()
@@ -197,9 +196,9 @@ class BlockPool:
                 block.look_at = min(block.look_at, idle_at)
 
     def _shrink(self, block: Block) -> Script[bool]:
-        """Exchange a block for a reservation of what its running calls need; return whether that was possible.
+        """Exchange a block for a reservation of the size of its running calls; return True if that was possible.
 
-        The smaller reservation comes first, so that nothing is spent that is not held.
+        The smaller reservation is made first, so that running calls are always covered.
         """
         tokens, nano = block.in_use
         if not block.can_move(tokens, nano):
@@ -211,7 +210,7 @@ class BlockPool:
             logger.debug("block %s could not be made smaller", block.id, exc_info=True)
             return False
         if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
-            # Calls were granted more of it meanwhile, or its last call has ended.
+            # In the meantime a call was granted more, or the last call ended.
             self.outbox.add(self._requests.unused(small.id))
             return False
         self.outbox.add(self._requests.settlement(block, spent_only=True))
@@ -223,7 +222,7 @@ class BlockPool:
         return True
 
     def refill(self, request: LeaseRequest) -> Script[tuple[Block, int]]:
-        """Get a block that this call fits in, and let it take its part. Raises what the database says."""
+        """Get a new block, and grant the call its part of it. Raises the error of the request."""
         self.begun += 1
         number = self.begun
         self.size.next(self._clock())
@@ -234,7 +233,7 @@ class BlockPool:
             self.size.start_small()
             old, now = self.current, self._clock()
             if old is not None and isinstance(problem, QuotaExceeded):
-                # Serve a call that accepts less from what running calls have left of the old block.
+                # Serve a call that accepts fewer tokens from the rest of the old block.
                 left = old.take_up_to(request.tokens, request.least, request.nano, request.requests, now)
                 if left is not None:
                     return old, left
@@ -243,13 +242,13 @@ class BlockPool:
             self._ended = number
         self.retire()
         self.current = block
-        # At the time when it was asked for: it is in time, and a clock that goes on now must not change that.
+        # Take at the time of the request: the deadline was checked just now, and the clock may have passed it since.
         granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
         if granted is None:
             message = f"block {block.id} was granted with less than its minimum"
             raise AssertionError(message)
         if self.size.is_one_call:
-            # A block for one call is a reservation: nothing of it is kept for later calls.
+            # A block for one call is a reservation, with no rest for later calls.
             self.retire()
         try:
             # Settle now; a busy process starves the background thread. A crash must cost at most one block.
@@ -269,30 +268,30 @@ class BlockPool:
                 return (yield from self._requests.block(self.size, evolve(request, least=least), without))
             except QuotaExceeded as refusal:
                 if request.amount(refusal.dimension) == 0 and refusal.dimension not in without:
-                    # This call needs none of it, so it must not be refused for it.
+                    # This call needs nothing of that dimension, so ask for a block without it.
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
                     if not (yield from self.give_back()) and least == request.least:
                         raise
                 elif refusal.dimension == "tokens" and least > request.least:
-                    # Take all that is left. A block of the minimum would get a share of that.
+                    # Ask for all that is left: a block with a lower minimum would get only a share.
                     rest = int(refusal.remaining)
                     least = rest if request.least < rest < least else request.least
                 else:
                     raise
 
     def extend(self, block: Block, tokens: int, nano: int, ttl: timedelta | None) -> Script[None]:
-        """Grant a call more of its block, or more to its block, which then lasts `ttl` from now on."""
+        """Grant a call more: from its block, or from the database. With `ttl`, the block expires `ttl` from now."""
         if block is not self.current and block not in self._draining:
-            # It was charged at the end of the lease, or it is the block of the process that this one was forked from.
-            message = f"block {block.id} is not held by this lease any more"
+            # The end of the lease charged it, or it belongs to the parent of this forked process.
+            message = f"this lease no longer holds block {block.id}"
             raise NotFound(message, kind="reservation", name=str(block.id))
         if ttl is None and block.take_more(tokens, nano, self._clock()):
             return
         block.extending += 1
         try:
-            # Ask for all of it: what is left here may be gone when the answer comes.
+            # Ask for the whole amount: other calls may take the rest of the block before the answer arrives.
             yield quotas.extend(self.user, block.id, tokens=tokens, cost=dollars(nano), ttl=ttl)
         finally:
             block.extending -= 1

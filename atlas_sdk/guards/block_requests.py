@@ -12,7 +12,7 @@ from uuid import UUID
 from attrs import frozen
 
 from atlas_sdk._plan import Plan, Script, context
-from atlas_sdk._script import retry_once
+from atlas_sdk._retry import retry_once
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput, QuotaExceeded
 from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved
 from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
@@ -24,25 +24,25 @@ __all__ = ["BEATS", "BlockRequests", "BlockSize", "SharedFailure"]
 
 T = TypeVar("T")
 
-#: The part of a block's life in which it admits calls. The rest is for clocks of different speed, and for settling the
-#: block before it expires.
+#: The part of a block's lifetime in which it admits calls. The rest allows for clock drift, and for a settlement before
+#: the expiry.
 _LIFE = 0.9
-#: Heartbeats in one time to live: two may fail.
+#: Heartbeats in one time to live; two may fail.
 BEATS = 3
-#: Blocks in a row that may arrive too late. Each of them ends no later than the one before, at the end of a period, and
-#: took more than nine tenths of the time that was left: more than a few is no coincidence.
+#: Give up after so many blocks in a row that arrive too late. Blocks are short at the end of a period, so a few may be
+#: late by chance.
 _LATE_MAX = 4
-#: Calls a second from which on blocks for several calls pay.
+#: Use blocks for several calls at this rate of calls per second or more.
 _CALLS_PER_S = 20
-#: A block for several calls should last about so long: a crash costs so much, and the database is asked so often.
+#: The target lifetime of such a block, in seconds. It bounds the cost of a crash and the rate of requests.
 _BLOCK_S = 1.0
-#: Calls in such a block at most.
+#: The most calls in such a block.
 _CALLS_MAX = 100_000
 
 
 @frozen
 class SharedFailure:
-    """Answer of the database to one call that asked for a block, for others that waited meanwhile."""
+    """The failed answer to one call's request for a block, shared with the calls that waited for it."""
 
     #: The number of the request.
     number: int
@@ -50,7 +50,7 @@ class SharedFailure:
     problem: QuotaExceeded | DatabaseUnreachable
 
     def answer(self, request: LeaseRequest) -> AtlasError | None:
-        """Return the database's answer to another call; None when only the database can tell."""
+        """Return the error for another call; None if that call must ask the database itself."""
         problem = self.problem
         if isinstance(problem, DatabaseUnreachable):
             return type(problem)(*problem.args)
@@ -75,10 +75,10 @@ def _nano_if_cost(problem: QuotaExceeded, amount: Any) -> int:
 
 
 class BlockSize:
-    """The size of a lease's blocks: as the user said, or for as many calls as come quickly.
+    """The size of a lease's blocks: fixed by the user, or adapted to the rate of calls.
 
-    Without a size a block is for one call. It doubles while blocks are used up quickly, and starts small again after a
-    pause and near the limit, so that a quiet process holds nothing that another one may need.
+    An adaptive size starts with one call per block. It doubles while blocks are used up quickly, and falls back to one
+    call after a pause and near the limit, so that a quiet process holds nothing that another process may need.
     """
 
     def __init__(self, fixed: LeaseRequest | None) -> None:
@@ -86,18 +86,18 @@ class BlockSize:
         self.start_small()
 
     def start_small(self) -> None:
-        """Make the next block for one call."""
+        """Go back to blocks for one call."""
         self._calls = 0
         self._asked_at = -inf
 
     def next(self, now: float) -> None:
-        """Choose the size of the next block, by how quickly the last one was used up."""
+        """Choose the size of the next block by the time in which the last one was used up."""
         quick = now - self._asked_at < min(max(self._calls, 1) / _CALLS_PER_S, _BLOCK_S)
         self._calls = min(max(2 * self._calls if quick else self._calls // 2, 1), _CALLS_MAX)
         self._asked_at = now
 
     def of(self, request: LeaseRequest) -> LeaseRequest:
-        """Return what a block should hold: never less than this call needs."""
+        """Return the amounts to ask for, which are at least those of this call."""
         size, calls = self.fixed, self._calls
         if size is None:
             size = LeaseRequest(
@@ -114,7 +114,7 @@ class BlockSize:
         )
 
     def granted(self, block: Block, wanted: LeaseRequest) -> None:
-        """Start small again when a block is less than what was wanted: the limit is near."""
+        """Start small again if a block is smaller than wanted, because the limit is near."""
         if block.tokens < wanted.tokens or block.nano < wanted.nano or block.requests < wanted.requests:
             self.start_small()
 
@@ -125,7 +125,7 @@ class BlockSize:
 
 
 class BlockRequests:
-    """Asks the database for one lease. An answer that was lost goes to the outbox, to be given back."""
+    """The requests of one lease. A block whose answer was lost goes to the outbox, to be given back."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class BlockRequests:
         self._clock = clock
 
     def block(self, size: "BlockSize", request: LeaseRequest, without: AbstractSet[str]) -> Script[Block]:
-        """Get a block, at least what is requested, with nothing of some dimensions. Raises what the database says."""
+        """Get a block for at least this request, with nothing of the dimensions `without`. Raises its refusal."""
         wanted = size.of(request)
         asked = LeaseRequest(
             0 if "tokens" in without else wanted.tokens,
@@ -159,7 +159,7 @@ class BlockRequests:
             except InvalidInput as exc:
                 if exc.field != "reservation_id":
                     raise
-                # A first try was granted, its answer was lost, and the second came after its expiry: the outbox has it.
+                # The answer to a first try was lost, and the second try came after its expiry: the outbox settles it.
                 continue
             if self._clock() < block.deadline:
                 size.granted(block, wanted)
@@ -197,10 +197,10 @@ class BlockRequests:
         )
 
     def reservation(self, tokens: int, nano: int) -> Script[Block]:
-        """Get a reservation of just this much. Raises what the database says.
+        """Get a reservation of this size, to replace a block. Raises its refusal.
 
-        It does not end with the period, as a block does. The requests of its calls are counted already. A reservation
-        of nothing at all is one of one token.
+        Unlike a block it does not end with the period. The old block counts the requests of its calls. A reservation of
+        nothing is not possible, so it asks for one token then.
         """
         held, asked_at = yield from self._ask(
             lambda new_id: quotas.reserve(
@@ -226,7 +226,7 @@ class BlockRequests:
         )
 
     def settlement(self, block: Block, *, spent_only: bool = False) -> PendingSettlement:
-        """Return what is to be charged for a block, with or without what running calls were granted."""
+        """Return the settlement of a block, with or without the parts of running calls."""
         tokens, nano, requests = block.charge
         if spent_only:
             tokens, nano = block.spent_tokens, block.spent_nano
@@ -240,7 +240,7 @@ class BlockRequests:
         )
 
     def unused(self, reservation_id: UUID, *, doubtful: bool = False) -> PendingSettlement:
-        """Return the settlement of a block that nobody has spent from."""
+        """Return the settlement of an unused block."""
         return PendingSettlement(
             user=self._user,
             reservation_id=reservation_id,
@@ -252,13 +252,13 @@ class BlockRequests:
         )
 
     def _ask(self, plan: Callable[[UUID], Plan[T]]) -> Script[tuple[T, float]]:
-        """Ask, and once more where that may help; return the answer and the time before the request."""
+        """Send a request, and repeat it once if that may help; return the answer and the time of the request."""
         new_id: UUID = (yield context()).new_id()
         tries, asked_at = 0, 0.0
 
         def one_try() -> Plan[T]:
             nonlocal tries, asked_at
-            # Time is counted from before the request, so that a block is never thought to last longer than it does.
+            # Take the time before the request, so that the lifetime of a block is never overestimated.
             tries, asked_at = tries + 1, self._clock()
             return plan(new_id)
 
@@ -272,5 +272,5 @@ class BlockRequests:
 
 
 def _process() -> str:
-    """Name this process. Near a limit the database gives every holder a share, and this process is one holder."""
+    """Return a name for this process. Near a limit the database gives every holder a share."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -12,7 +12,8 @@ from attrs import define, evolve
 
 from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk._plan import Plan, Script, context
-from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
+from atlas_sdk._retry import RETRIED, retry_once
+from atlas_sdk._script import run_script, run_script_async
 from atlas_sdk.errors import AlreadyExists, InvalidInput, QuotaExceeded, TransactionConflict
 from atlas_sdk.guards.backend import Grant, Outcome
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
@@ -29,17 +30,17 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: Leases hold these dimensions, so giving back an idle block may help.
+#: Dimensions that leases hold, so that giving back an idle block may help.
 _LEASED = frozenset({"tokens", "cost", "requests"})
-#: Kept settlements that one guard writes at its exit, so that the first after an outage does not pay for all.
+#: The most pending settlements that one guard writes at its exit, so that the first guard after an outage is not slow.
 _BATCH = 8
-#: A closing client waits so long for its background tasks.
+#: Seconds that a closing client waits for its background tasks.
 _CLOSE_S = 10.0
 
 
 @define
 class _Request:
-    """A reservation that is asked for: every try of it has the same id, so that it is made once."""
+    """A request for a reservation. All its tries have the same id, so that at most one reservation is made."""
 
     user: User
     options: GuardOptions
@@ -48,11 +49,11 @@ class _Request:
 
     @property
     def is_keyed(self) -> bool:
-        """True if an earlier call may have made the reservation: then this one must not give it back."""
+        """True if an earlier call may have made the reservation, so that this call must not release it."""
         return self.options.get("idempotency_key") is not None
 
     def plan(self) -> Plan[Reservation]:
-        """Reserve, or find what an earlier try reserved. Raises AlreadyExists when that has ended."""
+        """Reserve, or return the reservation of an earlier try. Raises AlreadyExists when that has ended."""
         self.tries += 1
         if self.id is None:
             key = self.options.get("idempotency_key")
@@ -60,7 +61,7 @@ class _Request:
         held = yield from self._reserve(self.id)
         if held.state != "held":
             raise _ended(self.id, f"is {held.state}")
-        # An id that was made for this call can only have been repeated by its own second try.
+        # Without a key, only the second try of this call can have repeated the id.
         return held if self.is_keyed else evolve(held, repeated=False)
 
     def _reserve(self, reservation_id: UUID) -> Plan[Reservation]:
@@ -72,27 +73,27 @@ class _Request:
                 raise
             if self.is_keyed:
                 raise _ended(reservation_id, "has expired or was released") from exc
-        # The answer to a first try was lost, and the second came after its expiry, which charged it: for nothing.
+        # The answer to a first try was lost, and the reservation expired before the second. Correct its charge to 0.
         yield from quotas.settle(self.user, reservation_id, tokens=0, cost=0)
         self.id = (yield from context()).new_id()
         return (yield from quotas.reserve(self.user, **amounts, reservation_id=self.id))
 
     def is_ours(self, problem: BaseException) -> bool:
-        """Return whether this call may have made a reservation although it failed like this."""
+        """Return True if this call may have made a reservation although it failed with this problem."""
         return not self.is_keyed and self.id is not None and may_have_reserved(problem, tries=self.tries)
 
     def release(self) -> PendingSettlement:
-        """Return the release of what may have been reserved."""
+        """Return the release of the reservation that this call may have made."""
         assert self.id is not None  # noqa: S101  # a request without an id was never sent
         return PendingSettlement(user=self.user, reservation_id=self.id, releases=True)
 
 
-#: Options that the database is told.
+#: Options that are arguments of `quotas.reserve`.
 _AMOUNTS = frozenset({"tokens", "min_tokens", "cost", "slots", "requests", "builds", "ttl", "holder", "meta"})
 
 
 def _ended(reservation_id: UUID, how: str) -> AlreadyExists:
-    message = f"the call with this idempotency key {how} already: for another call take another key"
+    message = f"the call with this idempotency key {how} already: use another key for another call"
     return AlreadyExists(message, kind="reservation", name=str(reservation_id))
 
 
@@ -107,7 +108,7 @@ class _Scripts:
         return retry_once(request.plan, self._clock)
 
     def _extend(self, user: User, grant: Grant, tokens: int, cost: Money, ttl: timedelta | None) -> Script[Reservation]:
-        # Twice as much could be granted by a second try, but not twice as long.
+        # Repeat an extension of the amounts only if nothing was committed: a second try could add them twice.
         grows = ttl is None or bool(tokens) or bool(cost)
         return retry_once(
             lambda: quotas.extend(user, grant.id, tokens=tokens, cost=cost, ttl=ttl),
@@ -128,7 +129,7 @@ def _pending(user: User, grant: Grant, outcome: Outcome) -> PendingSettlement:
 
 
 class DatabaseBackend(_Scripts):
-    """Reserves and settles every call in the database. One for a client."""
+    """A backend that reserves and settles every call in the database. A client has one."""
 
     def __init__(self, runner: Runner, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
@@ -145,18 +146,18 @@ class DatabaseBackend(_Scripts):
             raise
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant. Returns None when that is kept for later, or when there is nothing to charge."""
+        """Charge or release a grant; return None if the settlement is kept for later, or nothing is to charge."""
         settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
         if settlement is not None and self.outbox:
             self.settle_pending(_BATCH)
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
         return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
     def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
-        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
+        """Send a request. If it is refused, and the client's leases give something back, send it once more."""
         try:
             return ask()
         except QuotaExceeded as refusal:
@@ -165,18 +166,18 @@ class DatabaseBackend(_Scripts):
         return ask()
 
     def settle_pending(self, most: int | None = None) -> int:
-        """Write what was kept for later, as far as the database answers; return how many are left."""
+        """Write the pending settlements until the database fails; return how many are left."""
         run_script(self._runner, self.outbox.flush(most=most))
         return len(self.outbox)
 
     def close(self) -> None:
-        """Write what was kept for later; what still cannot be written is left to its expiry. Idempotent."""
+        """Write the pending settlements; abandon those that cannot be written to their expiry. Idempotent."""
         self.settle_pending()
         self.outbox.abandon()
 
 
 class AsyncDatabaseBackend(_Scripts):
-    """Reserves and settles every call in the database, on asyncio."""
+    """A backend that reserves and settles every call in the database, on asyncio. A client has one."""
 
     def __init__(self, runner: AsyncRunner, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
@@ -186,8 +187,8 @@ class AsyncDatabaseBackend(_Scripts):
     async def reserve(self, user: User, options: GuardOptions) -> Reservation:
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
-        # Use a task of its own. Otherwise a second cancellation would leave a statement without a waiter, which may
-        # still reserve after the release.
+        # Run it in a task. Otherwise a second cancellation could leave a statement without a waiter, and it could still
+        # reserve after the release.
         reserving = self._tasks.start(
             self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
         )
@@ -203,7 +204,7 @@ class AsyncDatabaseBackend(_Scripts):
             raise
 
     async def _abandon(self, request: _Request, reserving: "asyncio.Task[Reservation]") -> None:
-        """Give back what a cancelled call may have reserved, as soon as its statement has ended."""
+        """Release what a cancelled call may have reserved, as soon as its statement has ended."""
         await asyncio.wait([reserving])
         if reserving.cancelled():
             ours = request.is_ours(asyncio.CancelledError())
@@ -215,7 +216,7 @@ class AsyncDatabaseBackend(_Scripts):
             await self._write(request.release())
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant. Returns None when that is kept for later, or when there is nothing to charge."""
+        """Charge or release a grant; return None if the settlement is kept for later, or nothing is to charge."""
         return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
 
     async def _write(self, pending: PendingSettlement) -> Settlement | None:
@@ -225,13 +226,13 @@ class AsyncDatabaseBackend(_Scripts):
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Grant this much more, or keep it for `ttl` from now on; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
         return await self._ask_twice(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )
 
     async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask, and once more after a refusal, when this client's leases gave something of the user's back."""
+        """Send a request. If it is refused, and the client's leases give something back, send it once more."""
         try:
             return await ask()
         except QuotaExceeded as refusal:
@@ -240,12 +241,12 @@ class AsyncDatabaseBackend(_Scripts):
         return await ask()
 
     async def settle_pending(self, most: int | None = None) -> int:
-        """Write what was kept for later, as far as the database answers; return how many are left."""
+        """Write the pending settlements until the database fails; return how many are left."""
         await run_script_async(self._runner, self.outbox.flush(most=most))
         return len(self.outbox)
 
     async def close(self) -> None:
-        """Wait for what runs in the background and write what was kept for later. Idempotent."""
+        """Wait for the background tasks, and write the pending settlements. Idempotent."""
         await self._tasks.finish(_CLOSE_S)
         try:
             async with asyncio.timeout(_CLOSE_S):
@@ -256,23 +257,23 @@ class AsyncDatabaseBackend(_Scripts):
 
 
 class Tasks:
-    """Tasks that go on when the one that started them is cancelled; kept, since the event loop does not keep them."""
+    """Background tasks that outlive a cancelled caller. This keeps references to them; the event loop does not."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Run this in a task of its own."""
+        """Start a background task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def finish(self, timeout_s: float) -> None:
-        """Wait for all of them; cancel what takes longer."""
+        """Wait for all tasks; cancel those that take longer than `timeout_s`."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
-        # One may start another.
+        # A task may start another.
         while running := set(self._running):
             _, late = await asyncio.wait(running, timeout=max(0.0, deadline - clock()))
             for task in late:

@@ -19,7 +19,10 @@ P = ParamSpec("P")
 
 
 def current_guard() -> "Guard | AsyncGuard":
-    """Return the innermost guard that is entered here: a decorated function settles it. Raises InvalidInput."""
+    """Return the innermost guard that is entered here, so that a decorated function can settle it.
+
+    Raises InvalidInput outside of guards.
+    """
     guard = current.get()
     if guard is None:
         raise InvalidInput("no guard is entered here: use `with atlas.quotas.guard(…)` around the call", field="guard")
@@ -27,7 +30,7 @@ def current_guard() -> "Guard | AsyncGuard":
 
 
 class Guard(GuardState[QuotaBackend, Heartbeat]):
-    """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
+    """A guard, which reserves on entry and settles on exit. Create it with `atlas.quotas.guard`.
 
     ::
 
@@ -38,14 +41,14 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
         @atlas.quotas.guard(user, tokens=4096)                           # a fresh one for every call
         def ask(prompt): ...
 
-    It is for one call. Its methods may be called from any thread.
+    A guard is for one call. Any thread may call its methods.
     """
 
     def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
+        """Reserve this much more, or make the reservation expire `ttl` from now: all or nothing. One round trip.
 
-        `g.tokens` and `g.cost` are then the whole. Raises QuotaExceeded, NotFound when the reservation has expired,
-        DatabaseUnreachable.
+        `g.tokens` and `g.cost` are the new totals afterwards. Raises QuotaExceeded, NotFound when the reservation has
+        expired, DatabaseUnreachable.
         """
         grant = self._entered()
         self._grant = self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
@@ -78,7 +81,7 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
             self._heartbeat.join()
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Guard every call of a function; `current_guard()` gives the guard inside of it.
+        """Guard every call of a function; call `current_guard()` inside to get the guard.
 
         Raises TypeError for a function that is awaited, and for generators; InvalidInput for a constant
         `idempotency_key`.
@@ -94,7 +97,7 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
 
 
 class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
-    """Reserves when it is entered and settles when it is left. Make one with `atlas.quotas.guard`.
+    """A guard for asyncio, which reserves on entry and settles on exit. Create it with `atlas.quotas.guard`.
 
     ::
 
@@ -102,15 +105,15 @@ class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
             reply = await call_model(max_tokens=g.tokens)
             g.settle(tokens=reply.total_tokens, cost=reply.cost)              # not awaited: it is written at the end
 
-    It is for one call. Cancelled while it is entered, it gives back what was reserved; while it is left, it settles
-    in the background, and the client's close waits for that.
+    A guard is for one call. If the task is cancelled on entry, the guard releases its reservation. If the task is
+    cancelled on exit, the guard settles in the background, and the client's close waits for that.
     """
 
     async def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Reserve this much more, or keep it for `ttl` from now on: all of it or nothing. One round trip.
+        """Reserve this much more, or make the reservation expire `ttl` from now: all or nothing. One round trip.
 
-        `g.tokens` and `g.cost` are then the whole. Raises QuotaExceeded, NotFound when the reservation has expired,
-        DatabaseUnreachable.
+        `g.tokens` and `g.cost` are the new totals afterwards. Raises QuotaExceeded, NotFound when the reservation has
+        expired, DatabaseUnreachable.
         """
         grant = self._entered()
         self._grant = await self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
@@ -143,7 +146,7 @@ class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
             await self._heartbeat.join()
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-        """Guard every call of an async function; `current_guard()` gives the guard inside of it.
+        """Guard every call of an async function; call `current_guard()` inside to get the guard.
 
         Raises TypeError for a function that is not awaited, and for generators; InvalidInput for a constant
         `idempotency_key`.

@@ -1,4 +1,4 @@
-"""State of one guard: options, grant, and what its body has told. No I/O; both kinds of guards share it."""
+"""State of one guard: options, grant, and reported usage. No I/O; both kinds of guards share it."""
 
 import inspect
 import json
@@ -32,7 +32,7 @@ _OPTIONS = frozenset(GuardOptions.__annotations__)
 
 
 class UsageRecord:
-    """Progress and settlement of one call, as its body tells them. Several threads may tell."""
+    """The usage that the body of a guard has reported: progress, and the end. Several threads may report."""
 
     __slots__ = ("_cost", "_end", "_lock", "_on_unknown", "_tokens")
 
@@ -42,11 +42,11 @@ class UsageRecord:
         #: Progress, as totals.
         self._tokens = 0
         self._cost = Decimal()
-        #: The end that the body told: a settlement, a release, or nothing yet.
+        #: The reported end: a settlement, a release, or None so far.
         self._end: Outcome | None = None
 
     def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
-        """Note totals; they never go down. Amounts that were told as final stay as they are."""
+        """Report totals so far, which never decrease. They do not change final amounts."""
         told_tokens, told_cost = count("tokens", tokens, TOKENS_MAX), money("cost", cost)
         with self._lock:
             self._tokens = max(self._tokens, told_tokens)
@@ -55,11 +55,11 @@ class UsageRecord:
     def settle(
         self, *, tokens: int | None = None, cost: Money | None = None, meta: Mapping[str, object] | None = None
     ) -> None:
-        """Note the final amounts; None is not 0 but unknown. Raises InvalidInput when others were told before."""
+        """Report the final amounts; None means unknown, not 0. Raises InvalidInput if they differ from earlier ones."""
         end = Outcome(
             tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
             cost=None if cost is None else money("cost", cost),
-            # A copy, so that nothing of it can change before it is written.
+            # Copy it, so that the caller cannot change it before it is written.
             meta=None if meta is None else json.loads(meta_text(meta)),
         )
         with self._lock:
@@ -71,17 +71,17 @@ class UsageRecord:
                 raise InvalidInput("this guard was settled with other amounts: they are final", field="guard")
 
     def release(self) -> None:
-        """Note that the call did not happen. Raises InvalidInput when it was settled."""
+        """Report that the call did not happen. Raises InvalidInput when it was settled."""
         with self._lock:
             if self._end not in {None, RELEASED}:
                 raise InvalidInput("this guard was settled, so it cannot be released", field="guard")
             self._end = RELEASED
 
     def outcome(self) -> Outcome:
-        """Return what to write, now that the body is over.
+        """Return the outcome to write at the end of the body.
 
-        Each amount is the final one that was told, else the progress, else None. A released call is charged its
-        progress only. `on_unknown="release"` makes a release of a call of which nothing was told.
+        Each amount is the final one if reported, else the progress, else None. A released call is charged its progress
+        only. With `on_unknown="release"`, a call that reported nothing is released.
         """
         with self._lock:
             end, tokens, cost = self._end, self._tokens or None, self._cost or None
@@ -99,7 +99,7 @@ class UsageRecord:
 
 
 class GuardState(Generic[B, H]):
-    """Base class of both guards: all that they do without waiting."""
+    """Base class of both guards, with everything that needs no I/O."""
 
     def __init__(self, backend: B, user: UserOrResolver, options: GuardOptions) -> None:
         """Use `atlas.quotas.guard`."""
@@ -116,7 +116,7 @@ class GuardState(Generic[B, H]):
         self._heartbeat: H | None = None
         #: The process that entered the guard.
         self._process = 0
-        #: Only for containers: more than the limit would run if a place outlived its time unheard of.
+        #: Only for containers: without heartbeats, more than the limit could run after an expiry.
         self._liveness = HeartbeatState(options.get("ttl", TTL)) if options.get("slots") else None
 
     @property
@@ -127,12 +127,12 @@ class GuardState(Generic[B, H]):
 
     @property
     def id(self) -> UUID:
-        """The reservation; of a lease, the block that it was taken from."""
+        """The id of the reservation, or of the lease's block that the grant is a part of."""
         return self._granted.id
 
     @property
     def tokens(self) -> int:
-        """Tokens that were granted, from `min_tokens` to `tokens`: the `max_tokens` of the call."""
+        """The granted tokens, from `min_tokens` to `tokens`: the `max_tokens` of the call."""
         return self._granted.tokens
 
     @property
@@ -142,35 +142,35 @@ class GuardState(Generic[B, H]):
 
     @property
     def epoch(self) -> int | None:
-        """A number that grows with every grant to the user; a driver obeys the highest that came with a container."""
+        """The fencing number, which grows with every grant to the user; see `Reservation.epoch`."""
         return self._granted.epoch
 
     @property
     def repeated(self) -> bool:
-        """True if an earlier call with this idempotency key, which did not end, made the reservation."""
+        """True if an earlier call with this idempotency key made the reservation, and has not ended."""
         return isinstance(self._granted, Reservation) and self._granted.repeated
 
     @property
     def settlement(self) -> Settlement | None:
-        """The amounts that were charged; None before the end, and when the database failed and it is kept for later."""
+        """The amounts charged; None before the end, and when the settlement is kept for later."""
         return self._settlement
 
     @property
     def lost(self) -> bool:
-        """True if other containers may run in the `slots` of this guard, as a slot's `lost`; False without any."""
+        """True if other containers may run in the `slots` of this guard, like a slot's `lost`; False without slots."""
         self._granted  # noqa: B018  # raises before the guard is entered
         return self._liveness is not None and self._liveness.lost
 
     def check(self) -> None:
-        """Do nothing while the guard has its `slots`. Raises SlotLost. No round trip."""
+        """Raise SlotLost if the guard has lost its `slots`, else do nothing. No round trip."""
         self._granted  # noqa: B018  # as above
         if self._liveness is not None:
             self._liveness.check()
 
     def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
-        """Note how much is used so far, as totals; they never go down. No round trip.
+        """Report the totals used so far, which never decrease. No round trip.
 
-        When the body ends without `settle`, the progress is charged. Cost in US dollars. Raises InvalidInput.
+        If the body ends without `settle`, the guard charges the progress. Cost in US dollars. Raises InvalidInput.
         """
         self._entered()
         self._usage.progress(tokens=tokens, cost=cost)
@@ -178,17 +178,17 @@ class GuardState(Generic[B, H]):
     def settle(
         self, *, tokens: int | None = None, cost: Money | None = None, meta: Mapping[str, object] | None = None
     ) -> None:
-        """Note what was used in the end; it is written when the guard is left. No round trip.
+        """Report the final usage; the guard writes it on exit. No round trip.
 
-        None is not 0 but unknown: the progress is charged, and without any the whole reservation. More than was
-        reserved is charged too, and marked as overrun. The same amounts a second time change nothing, others raise
-        InvalidInput. `meta` is added to the ledger's entry. Cost in US dollars.
+        None means unknown, not 0: the guard charges the progress, or the whole reservation if there was none. More than
+        was reserved is charged too, and marked as overrun. A second call with the same amounts changes nothing. `meta`
+        is added to the ledger's entry. Cost in US dollars. Raises InvalidInput for other amounts than before.
         """
         self._entered()
         self._usage.settle(tokens=tokens, cost=cost, meta=meta)
 
     def release(self) -> None:
-        """Note that the call did not happen; its progress is charged all the same. No round trip.
+        """Report that the call did not happen. The guard still charges its progress. No round trip.
 
         Requests and builds stay counted. Raises InvalidInput after `settle`.
         """
@@ -198,29 +198,29 @@ class GuardState(Generic[B, H]):
     def _entered(self) -> Grant:
         grant = self._granted
         if self._phase != "entered":
-            raise InvalidInput("this guard is over: what it used is settled", field="guard")
+            raise InvalidInput("this guard has ended, and its usage is settled", field="guard")
         return grant
 
     @property
     def _payer(self) -> User:
         if not isinstance(self._user, User):
-            raise InvalidInput("a guard whose user is a function is a decorator: name the user here", field="user")
+            raise InvalidInput("a function as user works in a decorator only: give a user here", field="user")
         return self._user
 
     def _begin(self) -> tuple[User, float]:
-        """Start to enter; return who pays, and the time before the request."""
+        """Start the entry; return the user who pays, and the time before the request."""
         user = self._payer
         if callable(self._options.get("idempotency_key")):
-            message = "a guard whose idempotency_key is a function is a decorator: name the key here"
+            message = "a function as idempotency_key works in a decorator only: give a key here"
             raise InvalidInput(message, field="idempotency_key")
         with self._lock:
             if self._phase != "new":
-                raise InvalidInput(f"this guard is {self._phase} already: make one for every call", field="guard")
+                raise InvalidInput(f"this guard is {self._phase} already: create one for every call", field="guard")
             self._phase = "entering"
         return user, 0.0 if self._liveness is None else self._liveness.clock()
 
     def _refuse(self) -> None:
-        """Let the guard be tried again: nothing was reserved."""
+        """Allow another entry, because nothing was reserved."""
         self._phase = "new"
 
     def _enter(self, grant: Grant, asked_at: float) -> None:
@@ -230,13 +230,13 @@ class GuardState(Generic[B, H]):
         self._token = current.set(self)
 
     def _leave(self) -> Grant | None:
-        """Return the grant to settle; None in a forked child: the parent settles it."""
+        """Return the grant to settle; None in a forked child, whose parent settles it."""
         if self._token is not None:
             try:
                 current.reset(self._token)
             except ValueError:
-                # A web framework's threads enter and leave in different contexts: that one ends with its task.
-                logger.debug("a guard was left in another context than it was entered in")
+                # The threads of a web framework may enter and exit in different contexts. The other ends with its task.
+                logger.debug("the exit of a guard runs in another context than its entry")
         if process.generation != self._process:
             return None
         with self._lock:
@@ -252,15 +252,15 @@ class GuardState(Generic[B, H]):
     def _check_decorated(self, function: Callable[..., object], *, awaited: bool) -> None:
         """Raise TypeError or InvalidInput for a function that this guard cannot decorate."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            message = f"{function!r} is a generator: its guard would end before its first item; enter one inside of it"
+            message = f"{function!r} is a generator: its guard would end before its first item; use a guard inside"
             raise TypeError(message)
         if _is_async(function) != awaited:
-            is_, take = ("is not awaited", "Atlas") if awaited else ("is awaited", "AsyncAtlas")
-            message = f"{function!r} {is_}: take the guard of an {take}"
+            is_, other = ("is not async", "Atlas") if awaited else ("is async", "AsyncAtlas")
+            message = f"{function!r} {is_}: use the guard of an {other}"
             raise TypeError(message)
         key = self._options.get("idempotency_key")
         if key is not None and not callable(key):
-            message = "one idempotency_key is one call, and a function has many: give a function of its arguments"
+            message = "a decorator needs one idempotency_key per call: give a function of the arguments"
             raise InvalidInput(message, field="idempotency_key")
 
     def _of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[User, GuardOptions]:
@@ -271,15 +271,16 @@ class GuardState(Generic[B, H]):
 
 
 def _check_options(options: GuardOptions) -> None:
-    """Check names and choices; the amounts are checked where they are reserved. Raises TypeError, InvalidInput."""
+    """Check names and choices; `quotas.reserve` checks the amounts. Raises TypeError, InvalidInput."""
     if unknown := options.keys() - _OPTIONS:
         message = f"guard() takes no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(_OPTIONS))}"
         raise TypeError(message)
     if options.get("on_unknown", "charge") not in {"charge", "release"}:
-        raise InvalidInput(f'on_unknown is "charge" or "release", not {options["on_unknown"]!r}', field="on_unknown")
+        message = f'on_unknown must be "charge" or "release", not {options["on_unknown"]!r}'
+        raise InvalidInput(message, field="on_unknown")
     key: object = options.get("idempotency_key")
     if key is not None and not isinstance(key, UUID) and not (isinstance(key, str) and key) and not callable(key):
-        raise InvalidInput(f"idempotency_key must be a text or a UUID, not {key!r}", field="idempotency_key")
+        raise InvalidInput(f"idempotency_key must be a str or a UUID, not {key!r}", field="idempotency_key")
 
 
 def _is_async(function: Callable[..., object]) -> bool:

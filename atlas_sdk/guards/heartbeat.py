@@ -1,4 +1,4 @@
-"""Heartbeats: they keep a container's place while its holder lives. Without them the place expires."""
+"""Heartbeats, which keep the slot of a container alive while its holder lives. Without them the slot expires."""
 
 import asyncio
 import logging
@@ -15,62 +15,62 @@ __all__ = ["AsyncHeartbeat", "Heartbeat", "HeartbeatState"]
 
 logger = logging.getLogger(__name__)
 
-#: Heartbeats in one time to live: two may fail.
+#: Heartbeats in one time to live; two may fail.
 _BEATS = 3
-#: After a failed heartbeat the next one comes this much sooner.
+#: The pause after a failed heartbeat is shorter by this factor.
 _HURRY = 4
 
 
 class HeartbeatState:
-    """Time until which a place is kept, by this process's clock, and the time of the next heartbeat."""
+    """The time at which a slot may be lost, by this process's clock, and the time of the next heartbeat."""
 
     def __init__(self, ttl: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
-        """Keep nothing before `begin`."""
+        """Prepare for `begin`."""
         self.ttl = ttl
         self.clock = clock
         self._grant: Grant | None = None
         self._lost = False
-        #: The place is surely kept until then, and the next heartbeat is due then.
+        #: The time until which the database surely keeps the slot, and the time of the next heartbeat.
         self._until = 0.0
         self._next = 0.0
 
     def begin(self, grant: Grant, asked_at: float) -> None:
-        """Keep a grant that was asked for at that time."""
+        """Start with a grant that was requested at that time."""
         self._grant = grant
         self.renewed(asked_at)
 
     def renewed(self, asked_at: float) -> None:
-        """Note that the place is kept for another `ttl` from then on."""
-        # Count from before the request. The server counts from a later moment, so the place never ends earlier there.
+        """Note a successful heartbeat that was sent at that time."""
+        # Count from before the request. The server counts from a later time, so the slot never ends earlier there.
         self._until = asked_at + self.ttl.total_seconds()
         self._next = asked_at + self.ttl.total_seconds() / _BEATS
 
     def failed(self, error: AtlasError) -> bool:
-        """Note a failed heartbeat; return whether another one makes sense."""
+        """Note a failed heartbeat; return True if another one makes sense."""
         if isinstance(error, NotFound):
             self._lost = True
             return False
         if isinstance(error, DatabaseUnreachable | DatabaseError):
-            logger.debug("a heartbeat of slot %s failed", self._id, exc_info=error)
+            logger.debug("heartbeat of slot %s failed", self._id, exc_info=error)
             self._next = self.clock() + self.ttl.total_seconds() / _BEATS / _HURRY
             return not self.lost
-        logger.warning("slot %s has no heartbeat any more: %s", self._id, error)
+        logger.warning("slot %s gets no more heartbeats: %s", self._id, error)
         return False
 
     @property
     def lost(self) -> bool:
-        """True if the place is gone, or no heartbeat came through for a time to live. It stays lost."""
+        """True if the slot has ended, or no heartbeat succeeded for a time to live. It stays lost."""
         if not self._lost and self.clock() >= self._until:
-            logger.debug("no heartbeat of slot %s came through in time", self._id)
+            logger.debug("no heartbeat of slot %s succeeded in time", self._id)
             self._lost = True
         return self._lost
 
     def check(self) -> None:
-        """Raise SlotLost when it is lost."""
+        """Raise SlotLost when the slot is lost."""
         if self.lost and self._grant is not None:
             message = (
-                f"slot {self._id} (epoch {self._grant.epoch}) is lost: it was not kept alive for {self.ttl}, or"
-                " somebody ended it; stop what runs in it"
+                f"slot {self._id} (epoch {self._grant.epoch}) is lost: no heartbeat succeeded for {self.ttl}, or"
+                " another process ended it; stop the container"
             )
             raise SlotLost(message, epoch=self._grant.epoch)
 
@@ -79,12 +79,12 @@ class HeartbeatState:
         return None if self._grant is None else self._grant.id
 
     def wait_s(self) -> float:
-        """Return how long to wait for the next heartbeat."""
+        """Return the seconds until the next heartbeat."""
         return max(0.0, self._next - self.clock())
 
 
 class Heartbeat:
-    """Keeps a reservation alive in a thread of its own until it is stopped."""
+    """A thread that keeps a reservation alive until it is stopped."""
 
     def __init__(self, backend: QuotaBackend, user: User, grant: Grant, state: HeartbeatState) -> None:
         self._backend = backend
@@ -109,16 +109,16 @@ class Heartbeat:
                     state.renewed(asked_at)
 
     def stop(self) -> None:
-        """Start no more heartbeats."""
+        """Stop sending heartbeats."""
         self._over.set()
 
     def join(self) -> None:
-        """Wait for the end of a heartbeat that has started."""
+        """Wait for a heartbeat that is under way."""
         self._thread.join()
 
 
 class AsyncHeartbeat:
-    """Keeps a reservation alive in a task of its own until it is stopped."""
+    """A task that keeps a reservation alive until it is stopped."""
 
     def __init__(self, backend: AsyncQuotaBackend, user: User, grant: Grant, state: HeartbeatState) -> None:
         self._backend = backend
@@ -144,9 +144,9 @@ class AsyncHeartbeat:
                     state.renewed(asked_at)
 
     def stop(self) -> None:
-        """Start no more heartbeats, and cancel one that has started."""
+        """Stop sending heartbeats, and cancel one that is under way."""
         self._task.cancel()
 
     async def join(self) -> None:
-        """Wait for the end of a heartbeat that has started."""
+        """Wait for a heartbeat that is under way."""
         await asyncio.wait([self._task])

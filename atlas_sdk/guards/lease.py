@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: The end of a program may wait so long for a script that another thread runs.
+#: Seconds that the end of a program waits for a script of another thread.
 _END_S = 10.0
 
 
@@ -38,15 +38,15 @@ class ThreadLeaseCore(LeaseCore):
         self._manager.register(self)
 
     def schedule(self) -> None:
-        """Have the lease manager maintain this lease now."""
+        """Ask the lease manager to maintain this lease now."""
         self._manager.schedule(self)
 
     def grant(self, request: LeaseRequest) -> Call:
-        """Grant a call its part, of a new block if need be. Raises QuotaExceeded, DatabaseUnreachable."""
+        """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
         except QuotaExceeded:
-            # Give back what lies idle in this process before a call is refused for it.
+            # Before refusing the call, give back what other leases of this process hold idle.
             if not self._manager.give_back(self.user, but=self):
                 raise
         return self._admit(request)
@@ -63,7 +63,7 @@ class ThreadLeaseCore(LeaseCore):
                     self.refuse_if_closed()
                     if not self.busy:
                         break
-                    # One asks the database, for all who wait.
+                    # Another thread is asking the database for all that wait.
                     self.changed.wait()
                 mine = self.busy = True
             return Call(self, *self._run(self.pool.refill(request)), request.nano)
@@ -86,7 +86,7 @@ class ThreadLeaseCore(LeaseCore):
         return run_script(self._runner, script, lock=self.lock)
 
     def _run_alone(self, script: Script[object]) -> None:
-        """Run a script when no other one runs: only extensions run beside others."""
+        """Run a script when no other one runs. Only extensions may run beside others."""
         mine = False
         try:
             with self.changed:
@@ -104,7 +104,7 @@ class ThreadLeaseCore(LeaseCore):
             self.changed.notify_all()
 
     def run_maintenance(self) -> float | None:
-        """Give back what is idle and settle what is due; return in how many seconds to come again."""
+        """Give back idle blocks and write due settlements; return the seconds until the next maintenance."""
         with self.lock:
             idle_in_s = self.pool.retire_if_done()
             if self.busy:
@@ -118,7 +118,7 @@ class ThreadLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     def settle_due(self) -> None:
-        """Settle now, for a lease of the client's own: a quiet process must hold nothing between calls."""
+        """Settle now if the client keeps this lease for guards: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             try:
                 self._run_alone(self.pool.outbox.flush(due_only=True))
@@ -127,12 +127,12 @@ class ThreadLeaseCore(LeaseCore):
                     self.schedule()
 
     def give_back(self) -> None:
-        """Give back what no call needs."""
+        """Give back the unused parts of all blocks."""
         if not self.empty:
             self._run_alone(self.pool.give_back())
 
     def close(self) -> None:
-        """Admit no more calls, and settle."""
+        """Stop admitting calls, and settle."""
         self.closed = True
         with self.changed:
             while self.busy:
@@ -144,7 +144,7 @@ class ThreadLeaseCore(LeaseCore):
             self.schedule()
 
     def end(self) -> None:
-        """Close; running calls are charged what they were granted, because the process ends before they can tell."""
+        """Close, and charge running calls their whole grant: the process ends before they report their usage."""
         self.closed = True
         with self.changed:
             if not self.changed.wait_for(lambda: not self.busy, _END_S):
@@ -156,7 +156,7 @@ class ThreadLeaseCore(LeaseCore):
 
 
 class Lease:
-    """Spends blocks of a user's quota: about a microsecond a call instead of two round trips.
+    """A lease that spends blocks of a user's quota: about a microsecond per call in place of two round trips.
 
     ::
 
@@ -165,13 +165,13 @@ class Lease:
             reply = call(max_tokens=held.tokens)
             held.settle(reply.total_tokens)
 
-    The limits hold as they do without a lease, because a block is held in the database before it is spent. A crash
-    costs what the process held: one block, and what running calls were granted. A call may take as long as it likes:
-    heartbeats keep its part, and the rest of its block is given back. Share a lease between threads; a forked child
-    starts without a block. The ledger has one entry a block, and not one a call.
+    The limits hold as without a lease, because the database reserves a block before the process spends it. A crash
+    costs what the process holds: one block, and the grants of running calls. A call may take any time: heartbeats keep
+    its part, and the lease gives the rest of its block back. Threads may share a lease. A forked child starts without a
+    block. The ledger has one entry per block, not per call.
 
-    An idle block is given back after `idle_s`, the rest by `close`, by the client's `close`, or at the end of the
-    interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, closes its leases itself.
+    A lease gives an idle block back after `idle_s`, and everything at `close`, at the client's `close`, or at the end
+    of the interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, must close its leases.
     """
 
     def __init__(self, runner: Runner, user: User, **options: Any) -> None:
@@ -189,8 +189,8 @@ class Lease:
     ) -> Call:
         """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
-        With `min_tokens` fewer are granted when fewer are left. `cost_nano` is in billionths of a dollar, and cheaper
-        to calculate with than `cost`. `requests` is 1 by default, and 0 for a lease that was opened with `requests=0`.
+        With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
+        is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened with `requests=0`.
         """
         core = self._core
         call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
@@ -199,8 +199,8 @@ class Lease:
     def guard(self, **options: Unpack[GuardOptions]) -> Guard:
         """Return a guard for one call that reserves from this lease.
 
-        It takes `tokens`, `min_tokens`, `cost`, `requests` and `on_unknown`. A block has one entry in the ledger, with
-        the lease's `meta`; the `meta` of a single call is not kept.
+        Its options are `tokens`, `min_tokens`, `cost`, `requests` and `on_unknown`. The ledger has one entry per block,
+        with the lease's `meta`; it does not store the `meta` of a single call.
         """
         check_lease_options(options)
         return Guard(LeaseBackend(lambda _user, _options: self._core), self._core.user, options)
@@ -208,16 +208,16 @@ class Lease:
     def extend(self, call: Call, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
-        With `ttl` its block is held for so long from now on.
+        With `ttl`, its block expires `ttl` from now.
         """
         self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
 
     def give_back(self) -> None:
-        """Give back what no call needs; what running calls were granted comes back when the last one ends."""
+        """Give back the unused parts of all blocks. The grants of running calls stay until the calls end."""
         self._core.give_back()
 
     def close(self) -> None:
-        """Admit no more calls, and settle. Running calls are settled when the last one ends. Idempotent."""
+        """Stop admitting calls, and settle. Blocks with running calls are settled when these end. Idempotent."""
         self._core.close()
 
     def __enter__(self) -> Self:

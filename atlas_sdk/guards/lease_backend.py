@@ -1,4 +1,4 @@
-"""The backend of guards that spend from a lease: their own, or one that the client keeps for calls of one kind."""
+"""The backend of guards that spend from a lease: a lease of the user's, or one that the client keeps."""
 
 import json
 from collections import OrderedDict
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS_MAX", "AsyncLeaseBackend", "ClientLeases", "LeaseBackend"]
 
-#: Kinds of calls that a client keeps a lease for, the latest used.
+#: A client keeps a lease for each kind of calls: the most recently used kinds, up to this number.
 KINDS_MAX = 1000
-#: A block outlives the calls that it was opened for: one that starts last still ends before it expires.
+#: A block lives this much longer than its calls may take, so that the last call ends before the block expires.
 _SPARE = timedelta(minutes=1)
 _TTL_MAX = timedelta(hours=24)
-#: After a second without a call the rest of a block is given back.
+#: Seconds without a call after which the client gives the rest of a block back.
 _IDLE_S = 1.0
 
 L = TypeVar("L", bound=LeaseCore)
@@ -42,7 +42,7 @@ def _request(core: LeaseCore, options: GuardOptions) -> LeaseRequest:
 
 
 class LeaseBackend:
-    """Reserves from leases, and from the other backend what no lease can serve."""
+    """A backend that reserves from leases, and from another backend if no lease can serve the call."""
 
     def __init__(
         self, find: "Callable[[User, GuardOptions], ThreadLeaseCore | None]", other: QuotaBackend | None = None
@@ -52,14 +52,14 @@ class LeaseBackend:
         self._other = other
 
     def reserve(self, user: User, options: GuardOptions) -> Grant:
-        """Take a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        """Reserve a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         core = self._find(user, options)
         if core is None:
             return _known(self._other).reserve(user, options)
         return core.grant(_request(core, options))
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""
+        """Charge or release a part of a block. The ledger has one entry per block, and no `meta` of single calls."""
         if not isinstance(grant, Call):
             return _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
@@ -68,7 +68,7 @@ class LeaseBackend:
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Grant this much more; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant; return the whole grant. Raises QuotaExceeded, NotFound."""
         if not isinstance(grant, Call):
             return _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
         core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
@@ -77,7 +77,7 @@ class LeaseBackend:
 
 
 class AsyncLeaseBackend:
-    """Reserves from leases on asyncio, and from the other backend what no lease can serve."""
+    """A backend for asyncio that reserves from leases, and from another backend if no lease can serve the call."""
 
     def __init__(
         self, find: "Callable[[User, GuardOptions], AsyncLeaseCore | None]", other: AsyncQuotaBackend | None = None
@@ -87,14 +87,14 @@ class AsyncLeaseBackend:
         self._other = other
 
     async def reserve(self, user: User, options: GuardOptions) -> Grant:
-        """Take a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+        """Reserve a part of a block. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         core = self._find(user, options)
         if core is None:
             return await _known(self._other).reserve(user, options)
         return await core.grant(_request(core, options))
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a part of a block. Its `meta` is not kept: a block has one entry in the ledger."""
+        """Charge or release a part of a block. The ledger has one entry per block, and no `meta` of single calls."""
         if not isinstance(grant, Call):
             return await _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
@@ -103,7 +103,7 @@ class AsyncLeaseBackend:
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Grant this much more; return the whole. Raises QuotaExceeded, NotFound."""
+        """Add to a grant; return the whole grant. Raises QuotaExceeded, NotFound."""
         if not isinstance(grant, Call):
             return await _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
         core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
@@ -122,7 +122,7 @@ def _known(backend: B | None) -> B:
 
 
 class ClientLeases(Generic[L]):
-    """Leases that a client keeps for `guard(lease=True)`: one for each kind of calls, the latest used."""
+    """The leases that a client keeps for `guard(lease=True)`: one for each kind of calls, the most recently used."""
 
     def __init__(self, make: Callable[..., L]) -> None:
         """Take the class of the core, with its runner."""
@@ -132,11 +132,11 @@ class ClientLeases(Generic[L]):
         reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Take another lock in a forked child: a thread of the parent may hold this one."""
+        """Replace the lock in a forked child: a thread of the parent may hold it."""
         self._lock = RLock()
 
     def find(self, user: User, options: GuardOptions) -> L | None:
-        """Return the lease for a call like this; None: the call needs a reservation of its own. Raises InvalidInput."""
+        """Return the lease for this kind of calls; None if the call needs its own reservation. Raises InvalidInput."""
         kind = _kind(user, options)
         if kind is None:
             return None
@@ -171,7 +171,7 @@ def _kind(user: User, options: GuardOptions) -> Kind | None:
         str(options.get("holder", "")),
         ttl_of(options.get("ttl", TTL)),
         _text(options.get("meta")),
-        # A block that was made for calls without one of these has none of it for others.
+        # Separate calls by the dimensions that they use: a block has only those of its first call.
         bool(options.get("tokens")),
         bool(options.get("cost")),
         bool(options.get("requests", 1)),

@@ -1,7 +1,7 @@
-"""One call's part of a block, and the core that both leases hold: the path that does not leave the process.
+"""One call's part of a block, and the core of both leases: everything that stays inside the process.
 
-A pair of `reserve` and `settle` costs about a microsecond, so here are no validators, no Decimal unless an amount of
-dollars is given, and one lock.
+A pair of `reserve` and `settle` takes about a microsecond. To keep it so, this module uses one lock, no validators, and
+no Decimal unless the caller gives an amount of dollars.
 """
 
 import sys
@@ -21,22 +21,22 @@ from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_
 from atlas_sdk.guards.block_pool import BlockPool
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 
 __all__ = ["REQUESTS", "Call", "LeaseCore", "core_options", "end_call"]
 
-#: The requests of a block, unless told: they are held while the block lives, and few users may make more an hour.
+#: The default requests of a block. They are held while the block lives, and few users may make more in an hour.
 REQUESTS = 1000
-#: A shorter life is over before it is worth a round trip.
+#: A block with a shorter lifetime is not worth its round trip.
 _TTL_MIN = timedelta(seconds=1)
-#: Seconds that only go forward, and go on while the machine is suspended where the system can tell: the server's do.
+#: A monotonic clock that, where the system has one, counts while the machine is suspended, as the server's clock does.
 _seconds: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
 
 
 class Call:
-    """A call's part of a block: settle or release it. It costs no round trip."""
+    """A call's part of a block. Settle or release it, without a round trip."""
 
     __slots__ = ("_block", "_core", "_ended", "cost_nano", "tokens")
 
@@ -44,7 +44,7 @@ class Call:
         """Use `reserve` of a lease."""
         self._core = core
         self._block = block
-        #: Tokens that were granted: the `max_tokens` of the call.
+        #: The granted tokens: the `max_tokens` of the call.
         self.tokens = tokens
         #: Granted cost, in billionths of a dollar.
         self.cost_nano = cost_nano
@@ -52,12 +52,12 @@ class Call:
 
     @property
     def id(self) -> UUID:
-        """The block that this is a part of, as `quotas.holds` lists it; a long call is moved to one of its own size."""
+        """The id of the block in `quotas.reservations`. It changes when a long call moves to a smaller reservation."""
         return self._block.id
 
     @property
     def epoch(self) -> int:
-        """The block's epoch."""
+        """The fencing number of the block."""
         return self._block.epoch
 
     @property
@@ -66,7 +66,7 @@ class Call:
         return dollars(self.cost_nano)
 
     def settle(self, tokens: int | None = None, *, cost: Money | None = None, cost_nano: int | None = None) -> None:
-        """Note what was used; None is not 0 but unknown: all that was granted. Raises InvalidInput.
+        """Report the usage; None means unknown, not 0, and charges the whole grant. Raises InvalidInput.
 
         More than was granted is charged too. A second call changes nothing. `cost_nano` is in billionths of a dollar.
         """
@@ -89,19 +89,19 @@ class Call:
                 core.drained(self._block)
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # A dropped call cannot tell any more what it used, and its block must not wait for that. At the end of the
-        # interpreter everything is settled already, and the thread that had the lock may be gone.
+        # Settle a call that the caller has dropped, because its block waits for it. Skip this at the end of the
+        # interpreter: everything is settled by then, and a dead thread may have held the lock.
         if not self._ended and not finalizing():
             self.settle()
             self._core.schedule()
 
     def release(self) -> None:
-        """Give the grant back: the call did not happen. It counts as a request all the same."""
+        """Release the grant, because the call did not happen. It still counts as a request."""
         self.settle(0, cost_nano=0)
 
 
 def end_call(call: Call, outcome: Outcome) -> Settlement:
-    """Settle or release a call, and return what the database would return."""
+    """Settle or release a call; return a settlement like that of the database."""
     ended = call._ended  # noqa: SLF001  # the other half of one thing
     if outcome.releases:
         call.release()
@@ -132,7 +132,7 @@ def core_options(
 
 
 class LeaseCore:
-    """Everything of a lease that does not wait for the database; both leases hold one."""
+    """The core of a lease, with everything that does not wait for the database."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class LeaseCore:
         meta: Mapping[str, object] | None = None,
         clock: Callable[[], float] = _seconds,
     ) -> None:
-        """Reserve nothing until the first call. Without a size the blocks are as large as calls come quickly."""
+        """Reserve nothing before the first call. Without a size, the size of blocks adapts to the rate of calls."""
         if ttl_of(ttl) < _TTL_MIN:
             raise InvalidInput(f"the ttl of a lease must be at least 1 s, not {ttl}", field="ttl")
         as_json(meta)
@@ -160,26 +160,26 @@ class LeaseCore:
         reset_in_children(self)
 
     def _renew(self) -> None:
-        # Not a plain Lock: the collector may run a finalizer that settles a call while this thread holds it.
+        # Use an RLock: the garbage collector may run a finalizer that settles a call while this thread holds it.
         self.lock = RLock()
         #: Notified when a script has ended.
         self.changed = Condition(self.lock)
-        #: A script of this lease runs.
+        #: True while a script of this lease runs.
         self.busy = False
 
     def after_fork(self) -> None:
-        """Start anew in a forked child: blocks, locks and running scripts are the parent's."""
+        """Reset the lease in a forked child: the parent owns blocks, locks and running scripts."""
         self._renew()
         self.pool.forget()
 
     def drained(self, block: Block) -> None:
-        """Settle soon a block whose last call has ended. The lock is held."""
+        """Schedule the settlement of a block whose last call has ended. The caller holds the lock."""
         self.pool.drained(block)
         if self.pool.size.fixed is not None:
             self.schedule()
 
     def schedule(self) -> None:
-        """Have the lease manager maintain this lease now."""
+        """Ask the lease manager to maintain this lease now."""
         raise NotImplementedError
 
     @property
@@ -189,7 +189,7 @@ class LeaseCore:
 
     @property
     def can_give_back(self) -> bool:
-        """True if it holds something that no call needs."""
+        """True if the lease holds something that no call needs."""
         with self.lock:
             return self.pool.can_give_back
 
@@ -199,14 +199,14 @@ class LeaseCore:
             raise InvalidInput("this lease is closed: open a new one", field="lease")
 
     def retire(self) -> None:
-        """Give the present block back soon. Does not wait."""
+        """Schedule the return of the current block, without waiting."""
         with self.lock:
             self.pool.retire()
             if not self.empty:
                 self.schedule()
 
     def take(self, tokens: int, cost_nano: int) -> Call | None:
-        """Take a part of the present block without waiting; None: check the amounts, and ask for a block."""
+        """Take a part of the current block without waiting; return None if that needs checks or a new block."""
         if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
             with self.lock:
                 block = self.pool.current
@@ -217,11 +217,11 @@ class LeaseCore:
     def request(
         self, tokens: int, min_tokens: int | None, cost: Money, cost_nano: int, requests: int | None
     ) -> LeaseRequest:
-        """Check what is asked for. Raises InvalidInput."""
+        """Check the amounts of a call. Raises InvalidInput."""
         self.refuse_if_closed()
         asked = LeaseRequest(
             count("tokens", tokens, TOKENS_MAX),
-            tokens if min_tokens is None else count("min_tokens", min_tokens, tokens, least=min(tokens, 1)),
+            tokens if min_tokens is None else at_most("min_tokens", min_tokens, "tokens", tokens, least=min(tokens, 1)),
             nano_reserved(money("cost", cost)) if cost else count("cost_nano", cost_nano, NANO_MAX),
             self._requests_each if requests is None else count("requests", requests),
         )
@@ -235,5 +235,5 @@ class LeaseCore:
                 ("requests", asked.requests, size.requests),
             ):
                 if amount and not most:
-                    raise InvalidInput(f"this lease holds no {name}: open it with {name}=…", field=name)
+                    raise InvalidInput(f"this lease has no {name}: open it with {name}=…", field=name)
         return asked

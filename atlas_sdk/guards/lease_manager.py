@@ -1,7 +1,7 @@
 """Lease managers maintain leases between their calls: they give idle blocks back and settle what has drained.
 
-A client has one for all of its leases: a daemon thread, or an asyncio task. It runs while a lease needs it, and no
-longer. What is left at the end of the interpreter or of the event loop is settled then.
+A client has one manager for all its leases, which runs as a daemon thread or an asyncio task while a lease needs it. At
+the end of the interpreter or of the event loop it settles everything that is left.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ __all__ = ["AsyncLeaseManager", "LeaseManager", "ManagedLease", "async_lease_man
 
 logger = logging.getLogger(__name__)
 
-#: A lease that waits for a call is maintained all the same after so long.
+#: The longest time between two maintenances of a lease, in seconds.
 _AT_LAST_S = 5.0
-#: Maintenance is bundled: with a thousand leases the next is always due at once.
+#: The shortest pause between two rounds, in seconds, so that a thousand leases share a round.
 _PAUSE_MIN_S = 0.05
-#: The end of an event loop may wait so long for the settlements.
+#: Seconds that the end of an event loop waits for settlements.
 _END_S = 5.0
 
 
@@ -46,15 +46,15 @@ class ManagedLease(_Lease, Protocol):
     """The core of a lease for threads, as its manager sees it."""
 
     def run_maintenance(self) -> float | None:
-        """Do what is due; return in how many seconds to come again, or None: when scheduled."""
+        """Maintain the lease; return the seconds until the next time, or None to wait for `schedule`."""
         ...
 
     def give_back(self) -> None:
-        """Give back what no call needs."""
+        """Give back the unused parts of all blocks."""
         ...
 
     def end(self) -> None:
-        """Settle everything, for good: running calls are charged what they were granted."""
+        """Settle everything for good, and charge running calls their whole grant."""
         ...
 
 
@@ -62,15 +62,15 @@ class AsyncManagedLease(_Lease, Protocol):
     """The core of a lease for asyncio, as its manager sees it."""
 
     async def run_maintenance(self) -> float | None:
-        """Do what is due; return in how many seconds to come again, or None: when scheduled."""
+        """Maintain the lease; return the seconds until the next time, or None to wait for `schedule`."""
         ...
 
     async def give_back(self) -> None:
-        """Give back what no call needs."""
+        """Give back the unused parts of all blocks."""
         ...
 
     async def end(self) -> None:
-        """Settle everything, for good: running calls are charged what they were granted."""
+        """Settle everything for good, and charge running calls their whole grant."""
         ...
 
 
@@ -78,32 +78,32 @@ L = TypeVar("L", bound=_Lease)
 
 
 class Schedule(Generic[L]):
-    """The leases that need maintenance, and when."""
+    """The leases that need maintenance, with the time of the next one."""
 
     def __init__(self) -> None:
         self._due: dict[L, float] = {}
 
     def add(self, lease: L) -> None:
-        """Maintain this one as soon as possible."""
+        """Schedule a lease for the next round."""
         self._due[lease] = -inf
 
     def due(self, now: float) -> list[L]:
-        """Return the leases to maintain now; each is returned once."""
+        """Return the leases to maintain now, and postpone each to `_AT_LAST_S` from now."""
         found = [lease for lease, at in self._due.items() if at <= now]
         for lease in found:
             self._due[lease] = now + _AT_LAST_S
         return found
 
     def done(self, lease: L, now: float, again_s: float | None) -> None:
-        """Note that a lease was maintained, and when to come again; an empty one needs nothing."""
+        """Set the next time of a lease after its maintenance; remove an empty lease."""
         if lease.empty:
             self._due.pop(lease, None)
         elif self._due.get(lease, 0.0) > now and again_s is not None:
-            # Not when it was added again meanwhile.
+            # Keep the time of a lease that was added again in the meantime.
             self._due[lease] = now + again_s
 
     def wait_s(self, now: float) -> float:
-        """Return how long nothing is due."""
+        """Return the seconds until the next lease is due."""
         return max(min(self._due.values(), default=now) - now, _PAUSE_MIN_S)
 
     def all(self) -> list[L]:
@@ -115,7 +115,7 @@ class Schedule(Generic[L]):
 
 
 class _Manager(Generic[L]):
-    """Base class of both managers: the leases of one client."""
+    """Base class of both managers, with the leases of one client."""
 
     def __init__(self) -> None:
         self._known: WeakSet[L] = WeakSet()
@@ -123,12 +123,12 @@ class _Manager(Generic[L]):
         reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Maintain nothing in a forked child: what leases hold is the parent's."""
+        """Reset the manager in a forked child: the parent maintains its leases."""
         self._lock = RLock()
         self._schedule: Schedule[L] = Schedule()
 
     def register(self, lease: L) -> None:
-        """Add a lease, to be asked when something is to be given back."""
+        """Add a lease, so that `give_back` can ask it."""
         with self._lock:
             self._known.add(lease)
 
@@ -139,17 +139,17 @@ class _Manager(Generic[L]):
 
 
 class LeaseManager(_Manager[ManagedLease]):
-    """Maintains the leases of one client in a thread of its own."""
+    """A thread that maintains the leases of one client."""
 
     def after_fork(self) -> None:
-        """Maintain nothing in a forked child: the thread is the parent's, too."""
+        """Reset the manager in a forked child, which has no thread."""
         super().after_fork()
-        # The one queue that a finalizer may put into while its thread is in it.
+        # A SimpleQueue is reentrant: a finalizer may call `put` while the same thread is inside the queue.
         self._added: SimpleQueue[ManagedLease] = SimpleQueue()
         self._runs = False
 
     def give_back(self, user: User, *, but: ManagedLease | None = None) -> bool:
-        """Give back what a user's leases hold and no call needs; return whether there was any.
+        """Give back the unused parts of a user's leases; return True if there were any.
 
         This waits for the scripts of those leases, so a script must not call it.
         """
@@ -159,7 +159,7 @@ class LeaseManager(_Manager[ManagedLease]):
         return bool(leases)
 
     def schedule(self, lease: ManagedLease) -> None:
-        """Maintain this lease, now and from now on. Never waits."""
+        """Maintain this lease from now on. Never waits."""
         self._added.put(lease)
         with self._lock:
             if self._runs:
@@ -168,9 +168,9 @@ class LeaseManager(_Manager[ManagedLease]):
         try:
             Thread(target=self._run, name="atlas-leases", daemon=True).start()
         except RuntimeError:
-            # At the end of the interpreter: `_end_all` settles.
+            # The interpreter ends: `_end_all` settles.
             self._runs = False
-            logger.debug("no thread for the leases", exc_info=True)
+            logger.debug("could not start the thread of the leases", exc_info=True)
 
     def _run(self) -> None:
         added, schedule = self._added, self._schedule
@@ -181,7 +181,7 @@ class LeaseManager(_Manager[ManagedLease]):
                 try:
                     again_s = lease.run_maintenance()
                 except Exception:
-                    logger.exception("a lease could not be maintained: what it holds is left to its expiry")
+                    logger.exception("could not maintain a lease: its blocks are left to their expiry")
                 schedule.done(lease, now, again_s)
             try:
                 schedule.add(added.get(timeout=schedule.wait_s(time.monotonic()) if len(schedule) else 0.0))
@@ -191,14 +191,14 @@ class LeaseManager(_Manager[ManagedLease]):
                 if len(schedule):
                     continue
             with self._lock:
-                # Under the lock that `schedule` takes after it has put something in.
+                # Check under the lock that `schedule` takes after it has added a lease.
                 if added.empty():
                     self._runs = False
                     return
 
     def end(self) -> None:
-        """Settle everything that leases hold, for good."""
-        # Copied: the thread may be in the middle of its round.
+        """Settle everything that the leases hold, for good."""
+        # Copy the set, because the thread may be in the middle of a round.
         leases = set(self._schedule.all())
         with contextlib.suppress(Empty):
             while True:
@@ -208,16 +208,16 @@ class LeaseManager(_Manager[ManagedLease]):
 
 
 class AsyncLeaseManager(_Manager[AsyncManagedLease]):
-    """Maintains the leases of one client in a task of its own."""
+    """A task that maintains the leases of one client."""
 
     def after_fork(self) -> None:
-        """Maintain nothing in a forked child: the task is the parent's, too."""
+        """Reset the manager in a forked child, which has no task."""
         super().after_fork()
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def give_back(self, user: User, *, but: AsyncManagedLease | None = None) -> bool:
-        """Give back what a user's leases hold and no call needs; return whether there was any.
+        """Give back the unused parts of a user's leases; return True if there were any.
 
         This waits for the scripts of those leases, so a script must not call it.
         """
@@ -227,7 +227,7 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
         return bool(leases)
 
     def schedule(self, lease: AsyncManagedLease) -> None:
-        """Maintain this lease, now and from now on."""
+        """Maintain this lease from now on."""
         self._schedule.add(lease)
         if self._task is not None and not self._task.done():
             self._added.set()
@@ -235,10 +235,10 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # A finalizer after the end of the loop: the next call, or the expiry, sees to it.
-            logger.debug("no event loop for the leases", exc_info=True)
+            # A finalizer ran after the end of the loop: the next call settles the block, or its expiry does.
+            logger.debug("no event loop runs for the leases", exc_info=True)
             return
-        # One event a task: it belongs to the loop that it was first awaited on.
+        # Create an event per task, because an event belongs to the loop that first awaits it.
         self._added = asyncio.Event()
         self._task = loop.create_task(self._run(), name="atlas-leases")
 
@@ -252,19 +252,19 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
                     try:
                         again_s = await lease.run_maintenance()
                     except Exception:
-                        logger.exception("a lease could not be maintained: what it holds is left to its expiry")
+                        logger.exception("could not maintain a lease: its blocks are left to their expiry")
                     self._schedule.done(lease, now, again_s)
                 if len(self._schedule):
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._added.wait(), self._schedule.wait_s(time.monotonic()))
         except asyncio.CancelledError:
-            # The event loop ends: there is no later.
+            # The event loop ends: settle now.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end(), _END_S)
             raise
 
     async def end(self) -> None:
-        """Settle everything that leases hold, for good."""
+        """Settle everything that the leases hold, for good."""
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()

@@ -1,4 +1,4 @@
-"""Guards, slots and leases as methods of a client's quotas, beside the operations."""
+"""The methods `guard`, `slot` and `lease` of a client's `quotas`."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -27,12 +27,12 @@ UserT = TypeVar("UserT", bound=User | Callable[..., User])
 
 
 def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
-    """Return the user or the resolver, for the tenant only. Raises NotPermitted, a resolver when it is called."""
+    """Check that the user is the tenant; wrap a resolver so that it checks its result. Raises NotPermitted."""
     if tenant is None:
         return user
     if isinstance(user, User):
         if user.id != tenant:
-            raise NotPermitted("this client acts for one user alone, and this is not that user")
+            raise NotPermitted("this client acts for another user than this one")
         return user
 
     @wraps(user)
@@ -47,9 +47,9 @@ class GuardMethods(Namespace):
 
     def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
         super().__init__(runner)
-        #: The one user that the client may act for; None: any.
+        #: The user that the client acts for; None for every user.
         self._tenant = tenant
-        # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
+        # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = DatabaseBackend(runner)
             leases: ClientLeases[ThreadLeaseCore] = ClientLeases(partial(ThreadLeaseCore, runner))
@@ -60,11 +60,12 @@ class GuardMethods(Namespace):
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> Guard:
-        """Return a guard for one call: it reserves when it is entered and settles when it is left.
+        """Return a guard for one call, which reserves on entry and settles on exit.
 
-        It is a context manager, and a decorator that guards every call of a function; then `user` may be a function
-        of that function's arguments. `GuardOptions` describes the options. Entering raises QuotaExceeded,
-        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        Use it as a context manager, or as a decorator that guards every call of a function. In a decorator, `user` may
+        be a function of the decorated function's arguments. `GuardOptions` describes the options. The entry raises
+        QuotaExceeded, DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call
+        has ended.
         """
         backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
         return Guard(backend, _require_tenant(self._tenant, user), options)
@@ -77,10 +78,10 @@ class GuardMethods(Namespace):
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
     ) -> Slot:
-        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
+        """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
-        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
-        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        `ttl` is the time that the slot outlives its last heartbeat, at most 24 hours. `holder` names its owner; the
+        default is host and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
         """
         return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -96,11 +97,11 @@ class GuardMethods(Namespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> Lease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
+        """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
 
-        The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
-        how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`
-        goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        The amounts are the size of a block, which is smaller near a limit. A crash costs at most one block. `ttl` is
+        the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
+        call. The ledger stores `meta` with every block. Cost in US dollars. Raises InvalidInput.
         """
         return Lease(
             self._lease_runner,
@@ -115,14 +116,14 @@ class GuardMethods(Namespace):
         )
 
     def settle_pending(self) -> int:
-        """Write settlements that could not be written before; return how many are left.
+        """Write the pending settlements, which failed before; return how many are left.
 
-        The next guard and the client's end do this too.
+        The next guard and the client's `close` do this too.
         """
         return self._backend.settle_pending()
 
     def close(self) -> None:
-        """Settle everything that is left, of leases too. The client's `close` does this. Idempotent."""
+        """Settle all guards and leases. The client's `close` does this. Idempotent."""
         try:
             lease_manager(self._lease_runner).end()
         finally:
@@ -136,9 +137,9 @@ class AsyncGuardMethods(AsyncNamespace):
         self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
     ) -> None:
         super().__init__(runner)
-        #: The one user that the client may act for; None: any.
+        #: The user that the client acts for; None for every user.
         self._tenant = tenant
-        # A copy of the client lives for one request, so the whole client keeps and settles its guards and leases.
+        # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = AsyncDatabaseBackend(runner)
             leases: ClientLeases[AsyncLeaseCore] = ClientLeases(partial(AsyncLeaseCore, runner))
@@ -149,11 +150,12 @@ class AsyncGuardMethods(AsyncNamespace):
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> AsyncGuard:
-        """Return a guard for one call: it reserves when it is entered and settles when it is left. Not awaited.
+        """Return a guard for one call, which reserves on entry and settles on exit. Not awaited.
 
-        It is a context manager, and a decorator that guards every call of an async function; then `user` may be a
-        function of that one's arguments. What it takes is described at `GuardOptions`. Entering raises QuotaExceeded,
-        DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call has ended.
+        Use it as a context manager, or as a decorator that guards every call of an async function. In a decorator,
+        `user` may be a function of the decorated function's arguments. `GuardOptions` describes the options. The entry
+        raises QuotaExceeded, DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose
+        call has ended.
         """
         backend: AsyncQuotaBackend = self._lease_backend if options.get("lease") else self._backend
         return AsyncGuard(backend, _require_tenant(self._tenant, user), options)
@@ -166,10 +168,10 @@ class AsyncGuardMethods(AsyncNamespace):
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
     ) -> AsyncSlot:
-        """Return a container's place. Entering takes it, a heartbeat keeps it, leaving gives it back.
+        """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
-        `ttl` is how long it outlives the last heartbeat, at most 24 hours; `holder` names who has it (default:
-        host and process). Entering raises QuotaExceeded with dimension "containers" and the `holders`.
+        `ttl` is the time that the slot outlives its last heartbeat, at most 24 hours. `holder` names its owner; the
+        default is host and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
         """
         return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -185,11 +187,11 @@ class AsyncGuardMethods(AsyncNamespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> AsyncLease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. It makes no round trip yet.
+        """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
 
-        The amounts are the size of a block: it is smaller near a limit, and a crash costs one block at most. `ttl` is
-        how long a block is spent (1 second to 24 hours); after `idle_s` seconds without a call it is given back. `meta`
-        goes into the ledger with every block. Cost in US dollars. Raises InvalidInput.
+        The amounts are the size of a block, which is smaller near a limit. A crash costs at most one block. `ttl` is
+        the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
+        call. The ledger stores `meta` with every block. Cost in US dollars. Raises InvalidInput.
         """
         return AsyncLease(
             self._lease_runner,
@@ -204,14 +206,14 @@ class AsyncGuardMethods(AsyncNamespace):
         )
 
     async def settle_pending(self) -> int:
-        """Write settlements that could not be written before; return how many are left.
+        """Write the pending settlements, which failed before; return how many are left.
 
-        The next guard and the client's end do this too.
+        The next guard and the client's `close` do this too.
         """
         return await self._backend.settle_pending()
 
     async def close(self) -> None:
-        """Settle everything that is left, of leases too. The client's `close` does this. Idempotent."""
+        """Settle all guards and leases. The client's `close` does this. Idempotent."""
         try:
             await async_lease_manager(self._lease_runner).end()
         finally:

@@ -11,7 +11,7 @@ from atlas_sdk.ops.amounts import Money
 
 __all__ = ["TTL", "GuardOptions", "UserOrResolver", "check_lease_options"]
 
-#: Default time that a call may take, as for `quotas.reserve`.
+#: The default time that a call may take, as for `quotas.reserve`.
 TTL = timedelta(minutes=10)
 
 #: A user, or for a decorator a function that finds the user from the decorated function's arguments.
@@ -19,36 +19,36 @@ UserOrResolver = User | Callable[..., User]
 
 
 class GuardOptions(TypedDict, total=False):
-    """Options that `guard()` takes after the user; the amounts are those of `quotas.reserve`."""
+    """The options of `guard()`. The amounts are those of `quotas.reserve`."""
 
-    #: Tokens that the call may use at most. With `min_tokens` fewer are granted when fewer are left.
+    #: The most tokens that the call may use. With `min_tokens`, fewer are granted when fewer are left.
     tokens: int
     min_tokens: int | None
-    #: US dollars: exact, so no float.
+    #: US dollars. No float, because amounts are exact.
     cost: Money
-    #: Containers. A heartbeat keeps their places until the guard is left, as a slot's.
+    #: Containers. Heartbeats keep their slots alive until the guard's exit.
     slots: int
     #: Counted in the sliding hour; default 1.
     requests: int
     builds: int
-    #: Time that the call may take; default 10 minutes, at most 24 hours. With `slots`, or from a lease, the time that
-    #: the reservation outlives its last heartbeat.
+    #: The time that the call may take; default 10 minutes, at most 24 hours. With `slots`, or from a lease, the time
+    #: that the reservation outlives its last heartbeat.
     ttl: timedelta
-    #: Name of the holder, for people; at most 200 characters.
+    #: The holder's name, for people; at most 200 characters.
     holder: str
-    #: The same key is the same call: it is charged once, however often it is tried. None: every try is a call. For a
-    #: decorator, a function of the decorated function's arguments that returns one of these.
+    #: Calls with the same key are one call, which is charged once. None makes every try a call. In a decorator, give a
+    #: function of the decorated function's arguments that returns the key.
     idempotency_key: str | UUID | Callable[..., str | UUID | None] | None
-    #: Kept in the ledger: model, agent, project.
+    #: Stored in the ledger, such as model, agent, project.
     meta: Mapping[str, object] | None
-    #: Spend from a block that this process holds, instead of one reservation a call; default False.
+    #: Spend from a block that this process holds, in place of a reservation per call; default False.
     lease: bool
-    #: End of a body that does not tell what was used: "charge" the whole reservation, because the
-    #: provider may have billed it (the default), or "release" it.
+    #: When the body reports no usage, "charge" the whole reservation, because the provider may have billed it (the
+    #: default), or "release" it.
     on_unknown: Literal["charge", "release"]
 
 
-#: Options that a guard of a lease cannot have: they are one block's for all of its calls, or need a reservation.
+#: Options that a guard of a lease cannot have: they apply to a whole block, or need a reservation.
 _NOT_OF_A_LEASE = ("slots", "builds", "ttl", "holder", "meta", "idempotency_key")
 
 
@@ -56,5 +56,5 @@ def check_lease_options(options: GuardOptions) -> None:
     """Raise InvalidInput for an option that a guard of a lease cannot have."""
     for name in _NOT_OF_A_LEASE:
         if options.get(name):
-            message = f"a guard of a lease takes no {name}: give it to the lease, or use `quotas.guard`"
+            message = f"a guard of a lease has no option {name}: give it to the lease, or use `quotas.guard`"
             raise InvalidInput(message, field=name)

@@ -1,8 +1,7 @@
-"""Settlements that are to be written to the database: tried now, kept when that fails, and tried again later. No I/O.
+"""Write settlements to the database; keep those that fail, and try them again later. No I/O.
 
-A reservation in the database is safe without its settlement, but it is charged in full when it expires. Settlements
-and releases are idempotent, so each may be tried as often as needed. Clients have an outbox for their guards, and each
-lease has one for its blocks.
+Without a settlement the database charges a reservation in full at its expiry. Settlements and releases are idempotent,
+so each may be repeated. A client has an outbox for its guards, and each lease has one for its blocks.
 """
 
 import logging
@@ -15,7 +14,7 @@ from attrs import define
 
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk._plan import Plan, Script
-from atlas_sdk._script import retry_once
+from atlas_sdk._retry import retry_once
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseError,
@@ -33,20 +32,21 @@ __all__ = ["KEPT_MAX", "Outbox", "PendingSettlement", "may_have_reserved"]
 
 logger = logging.getLogger(__name__)
 
-#: Settlements kept at most, and as many releases: some hundred kilobytes. Beyond it the oldest is left to its expiry.
+#: The most settlements to keep, and as many releases: some hundred kilobytes. The oldest is dropped, and left to its
+#: expiry.
 KEPT_MAX = 1000
-#: Tries of a settlement in the background: at once, then after 1, 2, 4, … and at most 60 seconds; about five
-#: minutes in all.
+#: The most tries of a settlement in the background: at once, then after 1, 2, 4, … 60 seconds; about five minutes in
+#: all.
 _TRIES_MAX = 10
 _PAUSE_MAX_S = 60.0
 
 
 def may_have_reserved(problem: BaseException, *, tries: int = 1) -> bool:
-    """Return whether a reservation may exist although the call for it failed."""
+    """Return True if a reservation may exist although the call for it failed."""
     if isinstance(problem, DatabaseUnreachable | TimedOut) or not isinstance(problem, AtlasError):
-        # The database commits the reservation before it waits for the disk, and only then a time limit can end that.
+        # A time limit may end the wait for the disk, after the database has committed the reservation.
         return True
-    # The first try had no answer, and only a refusal proves that it did nothing.
+    # The first try got no answer. Only a refusal of the second proves that it did nothing.
     return tries > 1 and not isinstance(problem, QuotaExceeded)
 
 
@@ -56,25 +56,25 @@ class PendingSettlement:
 
     user: User
     reservation_id: UUID
-    #: Give everything back; the amounts are then of no meaning.
+    #: True for a release, which ignores the amounts.
     releases: bool = False
-    #: Amounts to charge; None is unknown: the whole reservation.
+    #: Amounts to charge; None charges the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
-    #: Used requests of a block; None for a reservation.
+    #: The number of requests used of a block; None for a reservation.
     requests: int | None = None
     meta: Mapping[str, object] | None = None
-    #: The reservation may never have been made, and the caller already saw the error.
+    #: True when the reservation may not exist, and the caller already saw the error.
     doubtful: bool = False
-    #: Writing it gives something back to the user.
+    #: True when the settlement gives something back to the user.
     frees: bool = False
     tries: int = 0
     due: float = 0.0
-    #: Somebody writes it at this moment.
+    #: True while a thread or task writes it.
     in_flight: bool = False
 
     def plan(self) -> Plan[Settlement]:
-        """Write it. Raises NotFound when there is no such reservation."""
+        """Write the settlement. Raises NotFound when there is no such reservation."""
         if self.releases:
             return quotas.release(self.user, self.reservation_id)
         return quotas.settle(
@@ -82,21 +82,21 @@ class PendingSettlement:
         )
 
     def drop_meta(self, refusal: BaseException) -> None:
-        """Go on without the `meta`, which was refused: the amounts are worth more."""
+        """Drop the `meta` that the database refused, to save the amounts."""
         self.meta = None
         logger.warning("the settlement of %s is written without its meta: %s", self, refusal)
 
     def log_kept(self, problem: BaseException) -> None:
-        """Log that it is written later."""
+        """Log that the settlement is kept for later."""
         reason = str(problem) or type(problem).__name__
         logger.warning("the %s of %s is kept for later: %s", "release" if self.releases else "settlement", self, reason)
 
     def log_missing(self) -> None:
-        """Log that there is nothing to settle."""
-        self._log(f"{self} could not be ended: it does not exist")
+        """Log that there is no reservation to settle."""
+        self._log(f"{self} could not be settled: it does not exist")
 
     def log_abandoned(self, reason: object) -> None:
-        """Log that it will not be written."""
+        """Log that the settlement will not be written."""
         self._log(f"{self} is left to its expiry, which charges all of it: {reason}")
 
     def _log(self, message: str) -> None:
@@ -107,7 +107,7 @@ class PendingSettlement:
 
 
 class Outbox:
-    """Settlements that the database has not confirmed, oldest first, bounded. Its methods may be called by any thread.
+    """A bounded list of settlements that the database has not confirmed, oldest first. Any thread may use it.
 
     A settlement stays in the outbox while it is being written, so `frees` counts it until the database confirms it.
     """
@@ -118,8 +118,8 @@ class Outbox:
         reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Hold nothing in a forked child: the parent settles its own reservations."""
-        # Not a plain Lock: the collector may run a finalizer that adds a settlement while this thread holds it.
+        """Empty the outbox in a forked child: the parent settles its own reservations."""
+        # Use an RLock: the garbage collector may run a finalizer that adds a settlement while this thread holds it.
         self._lock = RLock()
         self._kept: list[PendingSettlement] = []
 
@@ -128,11 +128,11 @@ class Outbox:
 
     @property
     def frees(self) -> bool:
-        """True if writing what is kept gives something back to the user."""
+        """True if a kept settlement gives something back to the user."""
         return any(pending.frees for pending in list(self._kept))
 
     def next_due_s(self) -> float | None:
-        """Return in how many seconds the next settlement is due; None: nothing is kept."""
+        """Return the seconds until the next settlement is due; None if the outbox is empty."""
         kept = list(self._kept)
         return max(min(pending.due for pending in kept) - self._clock(), 0.0) if kept else None
 
@@ -141,7 +141,7 @@ class Outbox:
         pending.due = self._clock()
         with self._lock:
             self._kept.append(pending)
-            # Count the kinds apart: many releases are of doubtful reservations, and must not push out settlements.
+            # Count settlements and releases separately: many releases are doubtful, and must not push out settlements.
             same = [each for each in self._kept if each.releases == pending.releases]
             dropped = same[0] if len(same) > KEPT_MAX else None
             if dropped is not None:
@@ -157,7 +157,7 @@ class Outbox:
         self._postpone(pending)
 
     def abandon(self) -> None:
-        """Forget what is kept, and log it: the client closes."""
+        """Drop all settlements and log them, because the client closes."""
         with self._lock:
             kept, self._kept = self._kept, []
         for pending in kept:
@@ -180,16 +180,16 @@ class Outbox:
         except AtlasError:
             raise
         except BaseException as interruption:
-            # Nobody knows whether it was written. Writing it again does no harm.
+            # It may have been written. Writing it again does no harm.
             self.add_later(pending, interruption)
             raise
         return (yield from self.write(pending))
 
     def flush(self, *, due_only: bool = False, most: int | None = None) -> Script[bool]:
-        """Write what is kept, each once, settlements first; return whether that gave something back.
+        """Write the kept settlements, each once, then the releases; return True if that gave something back.
 
-        Raises nothing: a settlement that fails stays for later. In the background, that is with `due_only`, it is given
-        up after ten tries. A flush that a caller asks for gives nothing up.
+        Raises nothing: a settlement that fails stays in the outbox. In the background (`due_only`), the outbox drops a
+        settlement after ten tries. A flush by a caller drops none.
         """
         freed = False
         for pending in self._due(due_only=due_only)[:most]:

@@ -1,4 +1,4 @@
-"""Slots: places for containers that may run at once. A heartbeat keeps each of them."""
+"""Slots, which limit the containers that run at once. Heartbeats keep a slot alive."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 B = TypeVar("B")
 H = TypeVar("H")
 
-#: Default for how long a slot outlives its last heartbeat.
+#: The default time that a slot outlives its last heartbeat.
 TTL = timedelta(seconds=60)
 
 
 class _SlotState(Generic[B, H]):
-    """Base class of both slots: all that they do without waiting."""
+    """Base class of both slots, with everything that needs no I/O."""
 
     def __init__(
         self,
@@ -60,21 +60,21 @@ class _SlotState(Generic[B, H]):
 
     @property
     def id(self) -> UUID:
-        """The reservation that keeps the place."""
+        """The id of the reservation."""
         return self._granted.id
 
     @property
     def epoch(self) -> int | None:
         """The fencing number: a later slot of this user has a higher one.
 
-        For each container that it manages, a driver obeys the highest number that came with that container. Two slots
-        of a user that are held at the same time have different numbers, and both are right.
+        For each container, a driver obeys the highest number that it has seen for that container. Two slots that a user
+        holds at the same time have different numbers, and both are valid.
         """
         return self._granted.epoch
 
     @property
     def lost(self) -> bool:
-        """True if another container may run in this place: the slot ended, or no heartbeat came through for `ttl`.
+        """True if another container may run in this slot: it has ended, or no heartbeat succeeded for `ttl`.
 
         It stays lost.
         """
@@ -82,13 +82,13 @@ class _SlotState(Generic[B, H]):
         return self._liveness.lost
 
     def check(self) -> None:
-        """Do nothing while the slot has its place. Raises SlotLost. No round trip."""
+        """Raise SlotLost if the slot is lost, else do nothing. No round trip."""
         self._granted  # noqa: B018  # as above
         self._liveness.check()
 
     def _begin(self) -> float:
         if self._used:
-            raise InvalidInput("this slot is used already: make one for every container", field="slot")
+            raise InvalidInput("this slot is used already: create one for every container", field="slot")
         return self._liveness.clock()
 
     def _enter(self, grant: Grant, began: float) -> None:
@@ -97,11 +97,11 @@ class _SlotState(Generic[B, H]):
 
 
 class Slot(_SlotState[QuotaBackend, Heartbeat]):
-    """A container's place, kept until the end of the `with`. Make one with `atlas.quotas.slot`.
+    """A slot for a container, kept until the end of the `with`. Create it with `atlas.quotas.slot`.
 
     ::
 
-        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded: `holders` has the places
+        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded: `holders` has the slots
             container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -117,7 +117,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child the place is the parent's.
+            # In a forked child the slot is the parent's.
             return
         self._heartbeat.stop()
         try:
@@ -128,16 +128,16 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
 
 class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
-    """A container's place, kept until the end of the `async with`. Make one with `atlas.quotas.slot`.
+    """A slot for a container, kept until the end of the `async with`. Create it with `atlas.quotas.slot`.
 
     ::
 
-        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded: `holders` has the places
+        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded: `holders` has the slots
             container = await start("web-1", fence=slot.epoch)
             while await container.runs():
                 slot.check()                               # raises SlotLost: stop the container
 
-    A body that blocks the event loop for longer than `ttl` loses its place.
+    A body that blocks the event loop for longer than `ttl` loses the slot.
     """
 
     async def __aenter__(self) -> Self:
@@ -150,7 +150,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child the place is the parent's.
+            # In a forked child the slot is the parent's.
             return
         self._heartbeat.stop()
         try:
@@ -164,4 +164,4 @@ def _unreleased(grant: Grant, problem: AtlasError, of_body: BaseException | None
     """Raise the error of the release, unless the body raises an error of its own."""
     if of_body is None:
         raise problem
-    logger.warning("slot %s comes free when it expires: %s", grant.id, problem)
+    logger.warning("slot %s becomes free when it expires: %s", grant.id, problem)

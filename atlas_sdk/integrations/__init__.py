@@ -1,4 +1,4 @@
-"""Plug-ins for the places where agent runtimes meet users and models; each module needs its own third-party package.
+"""Plug-ins for web frameworks and model providers. Each module needs its own third-party package.
 
 ::
 
@@ -6,8 +6,8 @@
     fastapi     quota: a dependency; install: answers to refusals         (fastapi; starlette for `install` alone)
     anthropic   guarded: a metered anthropic.Anthropic / AsyncAnthropic   (anthropic)
     openai      guarded: a metered openai.OpenAI / AsyncOpenAI            (openai)
-    usage       TokenUsage: what providers report, in one shape           (nothing)
-    prices      Price, Prices: what that costs                            (nothing)
+    usage       TokenUsage: the usage that providers report               (nothing)
+    prices      Price, Prices: the cost of usage                          (nothing)
 
-Nothing is imported here, so that one package missing does not take the others away.
+This package imports none of them, so that a missing third-party package affects its own module only.
 """

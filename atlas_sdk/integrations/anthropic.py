@@ -8,21 +8,24 @@
     client = guarded(Anthropic(), atlas.quotas, user, prices=prices, min_output_tokens=256)
     message = client.messages.create(model="…", max_tokens=4096, messages=[…])      # raises QuotaExceeded before
 
-What `guarded` returns is a client of the same class with the same connections. Every model call of it holds its
-request's upper bound (`bounds`) and `max_tokens` before, and charges the usage after: `messages.create`, `.stream` and
-`.parse`, those of `beta.messages`, the tool runner, `with_raw_response`, and whatever `with_options` or `copy` give.
+`guarded` returns a client of the same class, which shares the connections. Before every model call it reserves the
+upper bound of the input (`bounds`) plus `max_tokens`; after the call it charges the usage. This covers
+`messages.create`, `.stream` and `.parse`, those of `beta.messages`, the tool runner, `with_raw_response`, and the
+clients that `with_options` and `copy` return.
 
-* A stream is charged when it ends. One that breaks, is closed early or is cancelled is charged its input and what it
-  has shown so far, by bytes; one that thinks is charged all of the output that it was promised, since thinking is shown
-  in part at most. `estimated` in the ledger marks both.
-* An error that proves that nothing was billed (no connection, a 4xx but 408, at every try) gives the promise back.
-  After any other (5xx, time-outs) the outcome is unknown: `on_unknown` decides, and charges the promise by default.
-* The library tries again by itself (`max_retries`). Before it does so after an unknown outcome, as much is promised
-  again; when that is refused, QuotaExceeded is raised and nothing more is sent. Every try of unknown outcome is charged
-  what it was promised, also when a later one succeeds: `unknown_attempts` in the ledger.
-* With `min_output_tokens` a request near the limit is sent with a smaller `max_tokens`, what the grant allows.
-* Refused with InvalidInput: batches, agents' sessions and every other POST that may use a model and tells no usage,
-  `with_streaming_response`, raw streams. `unmetered=` lets paths through. Free, as counting tokens and files: passed.
+* A stream is charged when it ends. A stream that breaks, is closed early or is cancelled is charged its input and the
+  bytes of the output so far. If the model thinks, it is charged all of its reserved output, because streams show at
+  most a part of the thinking. The ledger marks both as `estimated`.
+* An error releases the reservation if it proves that nothing was billed: no connection, or a 4xx except 408, at every
+  attempt. After other errors (5xx, time-outs) the outcome is unknown, and `on_unknown` decides: the default charges the
+  reservation.
+* The library repeats requests by itself (`max_retries`). After an attempt of unknown outcome, the client first reserves
+  the same amount once more. When that is refused, it raises QuotaExceeded and sends nothing. Every attempt of unknown
+  outcome is charged its reservation, even if a later one succeeds: see `unknown_attempts` in the ledger.
+* With `min_output_tokens`, a request near the limit is sent with a smaller `max_tokens`, as granted.
+* InvalidInput refuses batches, agents' sessions, `with_streaming_response`, raw streams, and every other POST that may
+  use a model without reporting its usage. `unmetered=` lets paths through. Free requests, such as files and counting
+  tokens, pass.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -41,12 +44,12 @@ __all__ = ["guarded"]
 C = TypeVar("C", bound="anthropic.Anthropic | anthropic.AsyncAnthropic")
 T = TypeVar("T")
 
-#: Posts that use no model; with what is below them.
+#: Paths whose POST requests use no model, with all paths below them.
 _FREE = ("/messages/count_tokens", "/files", "/skills")
 
 
 class Stream(anthropic.Stream[T]):
-    """The library's stream, watched."""
+    """The library's stream, with a watch."""
 
     watch: Watch
 
@@ -55,7 +58,7 @@ class Stream(anthropic.Stream[T]):
 
 
 class AsyncStream(anthropic.AsyncStream[T]):
-    """The library's asyncio stream, watched."""
+    """The library's asyncio stream, with a watch."""
 
     watch: AsyncWatch
 
@@ -64,18 +67,18 @@ class AsyncStream(anthropic.AsyncStream[T]):
 
 
 class Messages:
-    """POST /v1/messages."""
+    """The endpoint POST /v1/messages."""
 
     provider = "anthropic"
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
-        """Read a request; `max_tokens` bounds all of its output, thinking included."""
+        """Read a request. Its `max_tokens` bounds the whole output, thinking included."""
         output = body.get("max_tokens", default_output)
         thinking = body.get("thinking") or {}
         budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
         if isinstance(output, bool) or not isinstance(output, int) or output < 1:
             raise InvalidInput(f"max_tokens must be a whole number from 1 up, not {output!r}", field="max_tokens")
-        # The provider refuses a limit that is not above the budget.
+        # The provider requires a limit above the thinking budget.
         return Plan(model=str(body.get("model", "")), output=output, least=budget + 1 if isinstance(budget, int) else 1)
 
     def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:
@@ -83,12 +86,12 @@ class Messages:
         return {**body, "max_tokens": output}
 
     def usage(self, answer: object) -> TokenUsage | None:
-        """Read a message's usage."""
+        """Read the usage of a message."""
         usage = answer.get("usage") if isinstance(answer, Mapping) else getattr(answer, "usage", None)
         return None if usage is None else TokenUsage.from_anthropic(usage)
 
     def see(self, tally: Tally, event: Any) -> bool:
-        """Note an event: the first tells the input, the last ones the output."""
+        """Note an event: the first one reports the input, the last ones the output."""
         kind = event.type
         if kind == "message_start":
             tally.usage = TokenUsage.from_anthropic(event.message.usage)
@@ -101,7 +104,7 @@ class Messages:
             delta = event.delta
             tally.text(*(getattr(delta, name, None) for name in ("text", "partial_json", "thinking")))
         elif kind == "message_delta":
-            # What is left out has not changed; what is there is a total.
+            # Fields are totals; a missing field has not changed.
             told = event.usage.to_dict()
             merged = {**_told(tally.usage), **{name: value for name, value in told.items() if value is not None}}
             tally.usage = TokenUsage.from_anthropic(merged)
@@ -133,21 +136,21 @@ class _Anthropic:
         if path.startswith("/messages/batches/") and path.endswith("/cancel"):
             return None
         raise InvalidInput(
-            f"a guarded client does not post to {path}: what it uses would not be counted; "
-            "take the client itself, or name the path in unmetered=",
+            f"a guarded client does not post to {path}, because its usage would not be counted: "
+            "use the client itself, or add the path to unmetered=",
             field="path",
         )
 
     def prepare(self, client: Any) -> None:
-        """Everything comes through `request`."""
+        """Do nothing: every call goes through `request`."""
 
 
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
-    """Return a copy of a client whose model calls are paid by a user; `user` may be a function that finds out who.
+    """Return a copy of a client whose model calls a user pays. `user` may be a function that returns the user.
 
-    `quotas` are those of an Atlas for `Anthropic`, of an AsyncAtlas for `AsyncAnthropic`. Making one is cheap: make one
-    for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
-    anything is sent, InvalidInput for what cannot be metered. Raises TypeError, InvalidInput.
+    `quotas` comes from an Atlas for `Anthropic`, from an AsyncAtlas for `AsyncAnthropic`. A copy is cheap, so make one
+    per request. Its calls raise QuotaExceeded and DatabaseUnreachable before they send anything, and InvalidInput if
+    they cannot be metered. Raises TypeError, InvalidInput.
     """
     awaited = isinstance(client, anthropic.AsyncAnthropic)
     return guard_client(client, _Anthropic(), quotas, user, options, awaited=awaited)

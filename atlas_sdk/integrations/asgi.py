@@ -1,4 +1,4 @@
-"""Middleware for any ASGI application: one request, one count, per user.
+"""Middleware that counts the requests of each user, for any ASGI application.
 
 ::
 
@@ -21,28 +21,28 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-WhoAsks = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
+UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
 
-#: In the scope: the number of requests that were counted, for what runs below and would count them again.
+#: A key of the scope: the number of requests counted already, so that inner code does not count them again.
 COUNTED = "atlas_sdk.requests_counted"
 
 
 class Rate(Protocol):
-    """The remaining requests of the hour; None where there is no limit."""
+    """The limit and the remaining requests of the hour; None if there is no limit."""
 
     @property
     def remaining(self) -> int | None:
-        """Requests that may follow now."""
+        """Requests left now."""
         ...
 
     @property
     def limit(self) -> int | None:
-        """Requests in any hour."""
+        """Requests allowed in an hour."""
         ...
 
 
-class Hits(Protocol):
-    """The part of `quotas` that is needed, of either client."""
+class HitMethod(Protocol):
+    """The part of `quotas` that the middleware uses, of either client."""
 
     def hit(self, user: User, /, *, requests: int = 1, durable: bool = True) -> Any:
         """Count requests. Raises QuotaExceeded."""
@@ -50,28 +50,29 @@ class Hits(Protocol):
 
 
 class QuotaMiddleware:
-    """Counts requests of users and answers for the limits: refused, 429 or 403; database gone, 503.
+    """Middleware that counts requests. It answers a refusal with 429 or 403, and a lost database with 503.
 
-    `user` tells who asks, from the scope; None is nobody's request and passes uncounted, so refuse strangers in the
-    application. A blocking client's `quotas` is called in a worker thread. Of `paths` and `skip`, both beginnings of
-    paths by whole segments, `skip` wins. `durable` is that of `quotas.hit`: False does not wait for the disk.
+    `user` returns the user for a scope. Requests without a user (None) pass uncounted, so the application must refuse
+    strangers. The middleware calls the `quotas` of a blocking client in a worker thread. `paths` and `skip` are
+    prefixes of paths, by whole segments; `skip` wins. `durable` is that of `quotas.hit`: False does not wait for the
+    disk.
 
-    A QuotaExceeded or DatabaseUnreachable that is raised below, before the response has started, becomes the same
-    answer. Guards below count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
+    If the application raises QuotaExceeded or DatabaseUnreachable before its response has started, the middleware sends
+    the same answers. Guards count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
     """
 
     def __init__(
         self,
         app: App,
-        quotas: Hits,
+        quotas: HitMethod,
         *,
-        user: WhoAsks,
+        user: UserResolver,
         requests: int = 1,
         durable: bool = True,
         paths: Collection[str] = ("/",),
         skip: Collection[str] = (),
     ) -> None:
-        """Wrap `app`. Raises InvalidInput for a number of requests below 1 or a path without its slash."""
+        """Wrap `app`. Raises InvalidInput for fewer than 1 requests, or a path that does not begin with a slash."""
         self._app = app
         self._quotas = quotas
         self._user = user
@@ -92,7 +93,7 @@ class QuotaMiddleware:
             await self._app(scope, receive, connection.send)
         except PROBLEMS as problem:
             if connection.started and scope["type"] == "http":
-                # Half an answer cannot become another one.
+                # The response has started, so it cannot be replaced.
                 raise
             await connection.refuse(problem)
 
@@ -129,7 +130,7 @@ def _within(path: str, beginnings: tuple[str, ...]) -> bool:
 
 
 class _Connection:
-    """One request or websocket: what was sent, and how to refuse it."""
+    """One request or websocket, with the state of its response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.rate: Rate | None = None
@@ -139,7 +140,7 @@ class _Connection:
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Send what the application sends, with what is left of the hour in the header."""
+        """Send a message of the application, and add the rate limit to the response's header."""
         kind = message["type"]
         if kind in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
             self.started = True
@@ -152,7 +153,7 @@ class _Connection:
         if self.rate is None or self.rate.limit is None or self.rate.remaining is None:
             return []
         if any(bytes(name).lower() == b"ratelimit" for name, _ in message.get("headers", ())):
-            # The application knows better, as for a refusal that it has answered itself.
+            # Keep the header of the application, which may have answered a refusal itself.
             return []
         return [
             (b"ratelimit-policy", f'"requests";q={self.rate.limit};w=3600'.encode()),
@@ -160,7 +161,7 @@ class _Connection:
         ]
 
     async def refuse(self, problem: QuotaExceeded | DatabaseUnreachable) -> None:
-        """Answer for the application."""
+        """Send the answer to a refusal, in place of the application."""
         status, headers, body = answer(problem)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         fields.append((b"content-length", str(len(body)).encode()))
@@ -173,5 +174,5 @@ class _Connection:
             await self._send({"type": "websocket.http.response.start", **start})
             await self._send({"type": "websocket.http.response.body", "body": body})
         elif not self._closed:
-            # Before the handshake is accepted the server makes a 403 of it, without our body.
+            # Before the handshake is accepted, the server turns this into a 403 without our body.
             await self._send({"type": "websocket.close", "code": CLOSE_CODE, "reason": close_reason(problem)})

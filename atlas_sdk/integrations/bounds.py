@@ -1,13 +1,13 @@
-"""An upper bound of a request's input tokens, without a tokenizer.
+"""Compute an upper bound of a request's input tokens, without a tokenizer.
 
-Models read byte-level tokens: a token is at least one byte, so a text has at most as many tokens as UTF-8 bytes. The
-JSON of the request has every text in it, and its names and brackets are more bytes than the tokens that a provider
-puts around a message. On top comes a constant for what providers add of their own (tools, output formats). For English
-the bound is about four times the truth; what was held too much comes back when the call ends.
+Models read byte-level tokens. A token is at least one byte, so a text has at most as many tokens as UTF-8 bytes. The
+JSON of the request contains every text, and its names and brackets have more bytes than the tokens that a provider puts
+around a message. The bound adds a constant for the texts of providers (tools, output formats). For English it is about
+four times the real number; the end of the call gives the difference back.
 
-What the bytes do not bound is refused: images, files and audio (a small file can be many tokens), whatever the request
-only names (files by id, earlier responses, conversations, stored prompts), and tools that the provider runs, whose
-results are input again. A platform that uses them gives its own bound, as `input_tokens=` of `guarded`.
+The module refuses input that its bytes do not bound: images, files and audio (a small file can be many tokens), input
+that the request only names (files by id, earlier responses, conversations, stored prompts), and tools that the provider
+runs, whose results are input again. A platform that uses them gives its own bound as `input_tokens=` of `guarded`.
 """
 
 import json
@@ -19,12 +19,12 @@ __all__ = ["input_bound", "request_bytes"]
 
 #: Tokens around the whole request.
 _BASE = 256
-#: What providers put before the first tool, or before an output format; Anthropic's largest is 700.
+#: Tokens that providers put before the first tool, or before an output format; Anthropic's largest number is 700.
 _TOOLS = 1_000
-#: What a tool that the provider has defined and the caller runs (shell, editor, computer) brings along, each.
+#: Tokens of each tool that the provider defines and the caller runs (shell, editor, computer).
 _DEFINED_TOOL = 2_000
 
-#: Parts of content whose tokens are not in their bytes.
+#: Parts of content whose bytes do not bound their tokens.
 _MEDIA = frozenset(
     {
         "audio",
@@ -41,7 +41,7 @@ _MEDIA = frozenset(
         "video",
     }
 )
-#: Fields that name input which is kept at the provider.
+#: Fields that name input stored at the provider.
 _REFERENCES = frozenset(
     {
         "container",
@@ -53,7 +53,7 @@ _REFERENCES = frozenset(
         "web_search_options",
     }
 )
-#: Tools that the caller runs: the results come with the next request.
+#: Tools that the caller runs; their results come with the next request.
 _OWN_TOOLS = frozenset({"custom", "function", "namespace", "local_shell", "apply_patch"})
 _OWN_DEFINED_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 
@@ -64,7 +64,7 @@ def request_bytes(body: Mapping[str, object]) -> int:
 
 
 def input_bound(body: Mapping[str, object]) -> int:
-    """Return the most input tokens that a request can have. Raises InvalidInput when its bytes do not bound them."""
+    """Return an upper bound of a request's input tokens. Raises InvalidInput when its bytes do not bound them."""
     for name in sorted(_REFERENCES & body.keys()):
         if body[name]:
             raise _unbounded(name)
@@ -93,7 +93,7 @@ def _tool(tool: object) -> int:
 
 
 def _kinds(content: object) -> Iterator[object]:
-    """Yield the `type` of every part of messages; what stands in a tool's input is data and has no types."""
+    """Yield the `type` of every part of messages. The input of a tool is data without types."""
     if isinstance(content, Mapping):
         if isinstance(kind := content.get("type"), str):
             yield kind
@@ -105,7 +105,7 @@ def _kinds(content: object) -> Iterator[object]:
 
 
 def _plain(value: object) -> object:
-    """Return what the client libraries' own objects say in JSON: an answer may be sent back as it came."""
+    """Return an object of the client library as JSON data, since a caller may send an answer back."""
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else str(value)
 

@@ -1,4 +1,4 @@
-"""A guard as a FastAPI dependency, and answers to refusals for FastAPI and Starlette.
+"""A guard as a FastAPI dependency, and answers to refusals in FastAPI and Starlette.
 
 ::
 
@@ -10,9 +10,9 @@
     async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
         ...                                     # call the model with max_tokens=g.tokens; g.progress(…); g.settle(…)
 
-The guard ends when the response has been sent, streamed ones too: FastAPI 0.121 and later leave dependencies then
-(unless `Depends(…, scope="function")` says otherwise), and earlier ones are refused. Starlette has no dependencies:
-use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or in the generator that streams.
+The guard ends after the response has been sent, also a streamed one. FastAPI 0.121 and later exit dependencies then
+(unless `Depends(…, scope="function")` says otherwise); this module refuses earlier versions. Starlette has no
+dependencies: use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or its generator.
 """
 
 import inspect
@@ -34,47 +34,47 @@ from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_
 __all__ = ["install", "quota"]
 
 if "scope" not in inspect.signature(Depends).parameters:
-    message = "atlas_sdk.integrations.fastapi needs FastAPI 0.121 or later: earlier ones end a guard before a stream"
+    message = "atlas_sdk.integrations.fastapi needs FastAPI 0.121 or later, which ends a guard after a stream"
     raise ImportError(message)
 
 
 class Guards(Protocol):
-    """The part of `AsyncAtlas.quotas` that is needed."""
+    """The part of `AsyncAtlas.quotas` that this module uses."""
 
-    def guard(self, user: User, /, **ask: Unpack[GuardOptions]) -> AsyncGuard:
+    def guard(self, user: User, /, **options: Unpack[GuardOptions]) -> AsyncGuard:
         """Return a guard to enter."""
         ...
 
 
 def quota(
-    quotas: Guards, *, user: Callable[..., Any], **ask: Unpack[GuardOptions]
+    quotas: Guards, *, user: Callable[..., Any], **options: Unpack[GuardOptions]
 ) -> Callable[..., AsyncIterator[AsyncGuard]]:
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
-    `user` is a dependency that returns the User; `ask` is what `quotas.guard` takes. `requests` is 1, or 0 where
-    QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see `install`. A
-    request that FastAPI finds invalid gives everything back but its count. An `idempotency_key` is a function of the
-    connection, as a constant would be one request for ever. Declare it after the dependencies that may
-    refuse a request, such as permissions: what they raise later is, for a guard, a call whose outcome is unknown.
-    Raises TypeError for a blocking client, InvalidInput for a constant key.
+    `user` is a dependency that returns the User. The options are those of `quotas.guard`. `requests` defaults to 1, and
+    to 0 if QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see
+    `install`. If FastAPI finds a request invalid, the guard releases everything but the count. `idempotency_key` is a
+    function of the connection, because a constant key would be one request for ever. Declare this dependency after
+    those that may refuse a request, such as permissions: an error after the entry is a call of unknown outcome. Raises
+    TypeError for a blocking client, InvalidInput for a constant key.
     """
-    key = ask.get("idempotency_key")
+    key = options.get("idempotency_key")
     if key is not None and not callable(key):
-        message = "one idempotency_key is one request: give a function of the connection"
+        message = "every request needs its own idempotency_key: give a function of the connection"
         raise InvalidInput(message, field="idempotency_key")
     if not inspect.iscoroutinefunction(getattr(quotas, "reserve", None)):
         message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
         raise TypeError(message)
 
     async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
-        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **ask}
+        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **options}
         if callable(key):
             asked["idempotency_key"] = key(connection)
         async with quotas.guard(who, **asked) as held:
             try:
                 yield held
             except (RequestValidationError, WebSocketRequestValidationError):
-                # Raised after the dependencies and instead of the endpoint, so nothing was used.
+                # FastAPI raises these in place of the endpoint, so nothing was used.
                 held.release()
                 raise
 
@@ -82,9 +82,9 @@ def quota(
 
 
 def install(app: Starlette) -> None:
-    """Let an application, FastAPI or Starlette, answer refusals with problem details, and a lost database with 503.
+    """Make a FastAPI or Starlette application answer refusals with problem details, and a lost database with 503.
 
-    A refused websocket is answered the same way where the server can, and else closed with 1013 (try again later).
+    It answers a refused websocket the same way if the server can, and else closes it with 1013 (try again later).
     """
 
     async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:
@@ -92,8 +92,8 @@ def install(app: Starlette) -> None:
             raise problem
         status, headers, body = answer(problem)
         if isinstance(connection, WebSocket):
-            shaken = connection.application_state is not WebSocketState.CONNECTING
-            if shaken or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
+            accepted = connection.application_state is not WebSocketState.CONNECTING
+            if accepted or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
                 await connection.close(CLOSE_CODE, close_reason(problem))
                 return None
         return Response(body, status, headers)

@@ -1,6 +1,6 @@
-"""One metered call of a model: what to hold before it, and what to charge after it. No I/O here.
+"""Compute what to reserve before a call of a model, and what to charge after it. No I/O.
 
-Both providers' wrappers work by this; what differs between their APIs is an `Api`.
+The wrappers of both providers use this module. An `Api` describes the differences between the providers' APIs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,23 +23,23 @@ __all__ = ["Api", "Call", "Meter", "Metering", "Plan", "Tally", "plain", "read_o
 class Metering(TypedDict, total=False):
     """The options of `guarded`."""
 
-    #: What models cost; without it tokens are counted and cost is not.
+    #: Prices of models. Without them only tokens are counted.
     prices: Prices | None
-    #: What to do with a model that has no price: count its tokens, marked `price_unknown` in the ledger (default), or
-    #: refuse it.
+    #: For a model without a price: "tokens" counts its tokens only, marked `price_unknown` in the ledger (the default);
+    #: "refuse" refuses it.
     unknown_price: Literal["tokens", "refuse"]
-    #: Gives the most input tokens that a request can have, from its JSON; default `bounds.input_bound`.
+    #: A function of the request's JSON that returns an upper bound of its input tokens; default `bounds.input_bound`.
     input_tokens: Callable[[Mapping[str, object]], int]
-    #: The limit that a request gets which names none (OpenAI's may); default 4,096.
+    #: The output limit for requests that have none (OpenAI's may have none); default 4,096.
     max_output_tokens: int
-    #: Near the limit, go on with as few output tokens as this, instead of a refusal; default: all or nothing.
+    #: Near the limit, accept as few output tokens as this; default: all or nothing.
     min_output_tokens: int | None
-    #: What a stream is charged that ends before the provider has told its usage: "progress", what was seen (default),
-    #: or "hold", all that was promised.
-    on_cut: Literal["progress", "hold"]
-    #: Paths, as in the provider's reference, that may be posted to without being metered.
+    #: The charge of a stream that ends before the provider reports its usage: the "progress" so far (the default), or
+    #: the whole "reservation".
+    on_cut: Literal["progress", "reservation"]
+    #: Paths, as in the provider's reference, to which POST requests pass unmetered.
     unmetered: Collection[str]
-    #: The following go to the guard, as in `GuardOptions`.
+    #: The guard's options, as in `GuardOptions`.
     requests: int
     ttl: timedelta
     holder: str
@@ -48,9 +48,9 @@ class Metering(TypedDict, total=False):
     on_unknown: Literal["charge", "release"]
 
 
-#: How long a promise lasts, unless told.
+#: The default lifetime of a reservation.
 _TTL = timedelta(minutes=10)
-_ASKED = ("requests", "ttl", "holder", "lease", "on_unknown")
+_GUARD_OPTIONS = ("requests", "ttl", "holder", "lease", "on_unknown")
 
 
 @frozen(kw_only=True)
@@ -60,11 +60,11 @@ class Plan:
     model: str
     #: Output tokens of one answer.
     output: int
-    #: How many answers it wants.
+    #: The number of answers requested.
     answers: int = 1
     #: The fewest output tokens that the provider accepts.
     least: int = 1
-    #: What a stream hides of its output, so that seeing it does not bound it.
+    #: True if streams hide a part of the output, such as reasoning, so that the visible bytes do not bound it.
     hides: bool = False
 
 
@@ -72,22 +72,22 @@ class Plan:
 class Tally:
     """The usage that a stream has shown so far."""
 
-    #: The newest that the provider has told.
+    #: The latest usage that the provider has reported.
     usage: TokenUsage | None = None
-    #: Whether that is all there will be.
+    #: True if `usage` is final.
     final: bool = False
-    #: UTF-8 bytes of what came: at least as many as tokens.
+    #: UTF-8 bytes of the output so far; it has at most as many tokens.
     seen: int = 0
-    #: How many answers are finished, where the usage comes after that.
+    #: Finished answers, for APIs that report the usage after the answers.
     finished: int = 0
-    #: Whether only the usage is still to come.
+    #: True if only the usage is still to come.
     ending: bool = False
-    #: Whether it has output that is not shown.
+    #: True if the stream has hidden output.
     hides: bool = False
     model: str | None = None
 
     def text(self, *parts: object) -> None:
-        """Count what came."""
+        """Count the bytes of output texts."""
         self.seen += sum(len(part.encode("utf-8", "replace")) for part in parts if isinstance(part, str))
 
 
@@ -108,17 +108,17 @@ class Api(Protocol):
         ...
 
     def usage(self, answer: object) -> TokenUsage | None:
-        """Read the usage of a whole answer, an object or a mapping; None: it tells none."""
+        """Read the usage of a complete answer, an object or a mapping; None if it reports none."""
         ...
 
     def see(self, tally: Tally, event: Any) -> bool:
-        """Note an event of a stream; False: the caller did not ask for it."""
+        """Note an event of a stream; return False to hide it from the caller, who did not ask for it."""
         ...
 
 
 @frozen(kw_only=True)
 class Meter:
-    """The metering of a client: the options of `guarded`."""
+    """The checked options of `guarded`."""
 
     quotas: Any
     user: User | Callable[[], User]
@@ -127,14 +127,14 @@ class Meter:
     input_tokens: Callable[[Mapping[str, object]], int]
     max_output_tokens: int
     min_output_tokens: int | None
-    on_cut: Literal["progress", "hold"]
+    on_cut: Literal["progress", "reservation"]
     unmetered: tuple[str, ...]
     meta: Mapping[str, object]
-    ask: GuardOptions
+    guard_options: GuardOptions
 
     @property
     def payer(self) -> User:
-        """Return the user who pays for the next call."""
+        """The user who pays for the next call."""
         return self.user if isinstance(self.user, User) else self.user()
 
 
@@ -156,7 +156,7 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
         message = f"guarded() takes no {', '.join(sorted(unknown))}"
         raise TypeError(message)
     least = options.get("min_output_tokens")
-    ask: Any = {name: value for name, value in options.items() if name in _ASKED}
+    guard_options: Any = {name: value for name, value in options.items() if name in _GUARD_OPTIONS}
     return Meter(
         quotas=quotas,
         user=user,
@@ -165,84 +165,84 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
         input_tokens=options.get("input_tokens", input_bound),
         max_output_tokens=_tokens("max_output_tokens", options.get("max_output_tokens", 4096)),
         min_output_tokens=None if least is None else _tokens("min_output_tokens", least),
-        on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "hold"),
+        on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "reservation"),
         unmetered=tuple(options.get("unmetered", ())),
         meta=dict(options.get("meta") or {}),
-        ask=ask,
+        guard_options=guard_options,
     )
 
 
 @define
 class Call:
-    """One call: first `ask`, then `granted`, at last one of `answered`, `ended` and `failed`."""
+    """One metered call. Use `reservation_options`, then `granted`, then one of `answered`, `ended` and `failed`."""
 
     meter: Meter
     api: Api
     body: dict[str, Any]
     plan: Plan = field(init=False)
-    #: The bound of the input.
+    #: The upper bound of the input tokens.
     sent: int = field(init=False)
-    #: The limit of one answer's output, from the grant.
+    #: The granted output limit of one answer.
     output: int = field(init=False)
-    #: What was promised for one attempt.
+    #: The reserved amounts for one attempt.
     tokens: int = field(init=False, default=0)
     cost: Decimal = field(init=False, default=Decimal())
-    #: How many attempts before the one that succeeded may have been billed too.
+    #: Earlier attempts that may have been billed too.
     lost: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self.plan = self.api.plan(self.body, default_output=self.meter.max_output_tokens)
         bound: object = self.meter.input_tokens(self.body)
         if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
-            raise InvalidInput(f"input_tokens must give a whole number, not {bound!r}", field="input_tokens")
+            raise InvalidInput(f"input_tokens must return a whole number, not {bound!r}", field="input_tokens")
         self.sent = bound
         self.output = self.plan.output
 
     @property
-    def ask(self) -> GuardOptions:
-        """Return the amounts to reserve. Raises InvalidInput for a model without a price, where that is refused."""
+    def reservation_options(self) -> GuardOptions:
+        """The options of the guard, with the amounts to reserve. Raises InvalidInput for a refused unknown price."""
         meter, plan = self.meter, self.plan
         meta: dict[str, object] = {"provider": self.api.provider, "model": plan.model}
         cost: Decimal | None = Decimal()
         if meter.prices is not None:
             cost = meter.prices.estimate(plan.model, input_tokens=self.sent, output_tokens=plan.output * plan.answers)
             if cost is None and meter.unknown_price == "refuse":
-                raise InvalidInput(f"the model {plan.model!r} has no price, so its cost cannot be held", field="model")
+                raise InvalidInput(f"the model {plan.model!r} has no price, so its cost is unknown", field="model")
             if cost is None:
                 meta["price_unknown"] = True
-        ask: GuardOptions = {
-            **meter.ask,
+        asked: GuardOptions = {
+            **meter.guard_options,
             "tokens": self.sent + plan.output * plan.answers,
             "cost": cost or Decimal(),
             "meta": {**meta, **meter.meta},
         }
         if meter.min_output_tokens is not None:
             least = min(max(meter.min_output_tokens, plan.least), plan.output)
-            ask["min_tokens"] = self.sent + least * plan.answers
-        return ask
+            asked["min_tokens"] = self.sent + least * plan.answers
+        return asked
 
     def granted(self, guard: Guard | AsyncGuard) -> dict[str, Any]:
-        """Return the request to send: it may not use more than was granted."""
+        """Return the request to send, limited to the granted amount."""
         self.tokens, self.cost = guard.tokens, guard.cost
         self.output = min(self.plan.output, (guard.tokens - self.sent) // self.plan.answers)
         return self.api.limited(self.body, self.output)
 
-    def promise_again(self, guard: Guard | AsyncGuard) -> Any:
-        """Promise as much as for the first attempt, for a next one; awaited on asyncio. Raises QuotaExceeded."""
-        return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.ask.get("ttl", _TTL))
+    def reserve_again(self, guard: Guard | AsyncGuard) -> Any:
+        """Reserve the amount of another attempt; on asyncio await the result. Raises QuotaExceeded."""
+        return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.guard_options.get("ttl", _TTL))
 
     def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
-        """Charge a whole answer; one that does not tell its usage has an unknown outcome."""
+        """Charge a complete answer. Without a reported usage the outcome is unknown."""
         usage = self.api.usage(answer)
         if usage is not None:
             self._settle(guard, usage, _model(answer))
 
     def progress(self, guard: Guard | AsyncGuard, tally: Tally) -> None:
-        """Note how far a stream is."""
+        """Report the progress of a stream."""
         guard.progress(tokens=self._so_far(tally).total + self._lost_tokens)
 
     def ended(self, guard: Guard | AsyncGuard, tally: Tally, *, cut: bool) -> None:
-        """Charge a stream that is over: what the provider told, or else what was seen."""
+        """Charge a stream that has ended: the reported usage, or else the output so far."""
         marks: dict[str, object] = {}
         if not tally.final:
             marks["estimated"] = True
@@ -255,12 +255,12 @@ class Call:
             return tally.usage
         known = tally.usage or TokenUsage(input=self.sent)
         most = self.output * self.plan.answers
-        # What is not shown, and what is made while the connection breaks, has no bound but the limit.
-        hidden = tally.hides or self.plan.hides or self.meter.on_cut == "hold"
+        # Only the limit bounds hidden output, and output that was produced while the connection broke.
+        hidden = tally.hides or self.plan.hides or self.meter.on_cut == "reservation"
         return evolve(known, output=max(known.output, most if hidden else min(tally.seen, most)))
 
     def failed(self, guard: Guard | AsyncGuard, error: BaseException, attempts: Attempts) -> None:
-        """Give back what is certain not to have been billed; of the rest `on_unknown` says what to do."""
+        """Release the guard if no attempt can have been billed; else `on_unknown` decides."""
         if isinstance(status := getattr(error, "status_code", None), int):
             attempts.answered(status)
         unknown = attempts.unknown
@@ -272,7 +272,7 @@ class Call:
 
     @property
     def _charges_unknown(self) -> bool:
-        return self.meter.ask.get("on_unknown", "charge") == "charge"
+        return self.meter.guard_options.get("on_unknown", "charge") == "charge"
 
     @property
     def _lost_tokens(self) -> int:
@@ -290,10 +290,10 @@ class Call:
         if self.meter.prices is not None:
             cost = self.meter.prices.cost(self.plan.model, usage)
             if cost is None and model is not None:
-                # A deployment may have any name; the answer tells which model it is.
+                # A deployment may have any name; the answer names the model.
                 cost = self.meter.prices.cost(model, usage)
             if cost is None or self.meter.prices.of(self.plan.model) is None:
-                # Said at the reservation already, and corrected where the answer knew better.
+                # The reservation was marked already; correct the mark if the answer's model has a price.
                 meta["price_unknown"] = cost is None
         if model is not None and model != self.plan.model:
             meta["answered_by"] = model
@@ -310,7 +310,7 @@ def _model(answer: object) -> str | None:
 
 
 def plain(value: Any, absent: tuple[type, ...]) -> Any:
-    """Return a request's value that can be read more than once, without what the caller left out."""
+    """Return a value of a request in a form that can be read twice, without the fields that the caller omitted."""
     if isinstance(value, Mapping):
         return {key: plain(part, absent) for key, part in value.items() if not isinstance(part, absent)}
     if isinstance(value, str | bytes) or hasattr(value, "model_dump") or hasattr(value, "read"):

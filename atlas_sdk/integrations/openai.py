@@ -8,26 +8,27 @@
     client = guarded(OpenAI(), atlas.quotas, user, prices=prices, min_output_tokens=256)
     answer = client.chat.completions.create(model="…", messages=[…])                # raises QuotaExceeded before
 
-What `guarded` returns is a client of the same class with the same connections. Every call of `chat.completions` and
-`responses` (`create`, `stream`, `parse`, `with_raw_response`, also of what `with_options` or `copy` give) holds its
-request's upper bound (`bounds`) and its limit of output before, and charges the usage after. A request without a limit
-gets one: `max_output_tokens`.
+`guarded` returns a client of the same class, which shares the connections. Before every call of `chat.completions` and
+`responses` it reserves the upper bound of the input (`bounds`) plus the output limit; after the call it charges the
+usage. This covers `create`, `stream`, `parse`, `with_raw_response`, and the clients that `with_options` and `copy`
+return. A request without an output limit gets one: `max_output_tokens`.
 
-* A stream is charged when it ends. Chat streams tell their usage only when asked: they are asked, and the chunk that
-  the caller did not ask for is not shown. It is read before the chunk that finishes the answer is shown, so a caller
-  may stop there. Who sets `include_usage=False` is charged by bytes. A stream that
-  breaks, is closed early or is cancelled is charged the bound of its input and what it has shown so far, by bytes; one
-  that reasons, as far as request or stream tell, all of the output that it was promised. Where models reason unasked,
-  set `on_cut="hold"`. `estimated` in the ledger marks all these.
-* An error that proves that nothing was billed (no connection, a 4xx but 408, at every try) gives the promise back.
-  After any other (5xx, time-outs) the outcome is unknown: `on_unknown` decides, and charges the promise by default.
-* The library tries again by itself (`max_retries`). Before it does so after an unknown outcome, as much is promised
-  again; when that is refused, QuotaExceeded is raised and nothing more is sent. Every try of unknown outcome is charged
-  what it was promised, also when a later one succeeds: `unknown_attempts` in the ledger.
-* With `min_output_tokens` a request near the limit is sent with a smaller limit of output, what the grant allows.
-* Refused with InvalidInput: batches, embeddings, images, audio, background responses and every other POST that may use
-  a model and tells no usage, websockets (realtime, `responses.connect`), `with_streaming_response`, raw streams.
-  `unmetered=` lets paths through. Free, as files and moderations: passed.
+* A stream is charged when it ends. Chat streams report their usage only on request, so the client requests it, and
+  hides the extra chunk from a caller who did not. It reads that chunk before it shows the chunk that finishes the
+  answer, so a caller may stop there. With `include_usage=False` the output is charged by its bytes. A stream that
+  breaks, is closed early or is cancelled is charged the bound of its input and the bytes of the output so far. If
+  request or stream show that the model reasons, it is charged all of its reserved output. Set `on_cut="reservation"`
+  for models that reason without saying so. The ledger marks all these as `estimated`.
+* An error releases the reservation if it proves that nothing was billed: no connection, or a 4xx except 408, at every
+  attempt. After other errors (5xx, time-outs) the outcome is unknown, and `on_unknown` decides: the default charges the
+  reservation.
+* The library repeats requests by itself (`max_retries`). After an attempt of unknown outcome, the client first reserves
+  the same amount once more. When that is refused, it raises QuotaExceeded and sends nothing. Every attempt of unknown
+  outcome is charged its reservation, even if a later one succeeds: see `unknown_attempts` in the ledger.
+* With `min_output_tokens`, a request near the limit is sent with a smaller output limit, as granted.
+* InvalidInput refuses batches, embeddings, images, audio, background responses, websockets (realtime,
+  `responses.connect`), `with_streaming_response`, raw streams, and every other POST that may use a model without
+  reporting its usage. `unmetered=` lets paths through. Free requests, such as files and moderations, pass.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -46,24 +47,24 @@ __all__ = ["guarded"]
 C = TypeVar("C", bound="openai.OpenAI | openai.AsyncOpenAI")
 T = TypeVar("T")
 
-#: Posts that use no model; with what is below them.
+#: Paths whose POST requests use no model, with all paths below them.
 _FREE = ("/files", "/uploads", "/moderations", "/conversations", "/vector_stores", "/responses/input_tokens")
-#: What a chunk of a chat can say.
+#: The text fields of a chat chunk.
 _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class Stream(openai.Stream[T]):
-    """The library's stream, watched."""
+    """The library's stream, with a watch."""
 
     watch: Watch
 
     def __stream__(self) -> Iterator[T]:
-        # Made in the constructor, before there is a watch; a generator waits with it until it is read.
+        # The constructor calls this before `watch` is set. A generator does not use it before the first read.
         yield from self.watch.through(super().__stream__())
 
 
 class AsyncStream(openai.AsyncStream[T]):
-    """The library's asyncio stream, watched."""
+    """The library's asyncio stream, with a watch."""
 
     watch: AsyncWatch
 
@@ -88,7 +89,7 @@ def _usage(answer: object) -> TokenUsage | None:
 
 
 class ChatCompletions:
-    """POST /chat/completions."""
+    """The endpoint POST /chat/completions."""
 
     provider = "openai"
 
@@ -98,7 +99,7 @@ class ChatCompletions:
         self._answers = 1
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
-        """Read a request; its limit bounds reasoning too, and counts for each of `n` answers."""
+        """Read a request. Its output limit includes reasoning, and applies to each of `n` answers."""
         name = self._field(body)
         effort = body.get("reasoning_effort")
         self._answers = _limit("n", body.get("n") or 1)
@@ -111,7 +112,7 @@ class ChatCompletions:
 
     @staticmethod
     def _field(body: Mapping[str, Any]) -> str:
-        # The older name, where the caller knows that the server wants it.
+        # Use the older name if the caller did.
         return (
             "max_tokens"
             if body.get("max_tokens") and not body.get("max_completion_tokens")
@@ -119,7 +120,7 @@ class ChatCompletions:
         )
 
     def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:
-        """Return the request with this limit, and with its usage asked for."""
+        """Return the request with this output limit, and with a request for its usage."""
         body = {**body, self._field(body): output}
         options = body.get("stream_options") or {}
         if body.get("stream") and "include_usage" not in options:
@@ -129,14 +130,14 @@ class ChatCompletions:
         return body
 
     def usage(self, answer: object) -> TokenUsage | None:
-        """Read a completion's usage."""
+        """Read the usage of a completion."""
         return _usage(answer)
 
     def see(self, tally: Tally, event: Any) -> bool:
-        """Note a chunk: the last one has the usage and nothing else."""
+        """Note a chunk. The last one has the usage and nothing else."""
         tally.model = getattr(event, "model", None) or tally.model
         for choice in event.choices or ():
-            # The last two are not OpenAI's: servers that speak its language show what they reason.
+            # The last two are not OpenAI's: compatible servers stream their reasoning in them.
             tally.text(*(getattr(choice.delta, name, None) for name in _TEXTS))
             if choice.delta.function_call is not None:
                 tally.text(choice.delta.function_call.name, choice.delta.function_call.arguments)
@@ -152,14 +153,14 @@ class ChatCompletions:
 
 
 class Responses:
-    """POST /responses."""
+    """The endpoint POST /responses."""
 
     provider = "openai"
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
-        """Read a request. Raises InvalidInput for one that goes on in the background: nobody would see its usage."""
+        """Read a request. Raises InvalidInput for a background response, whose usage would not be seen."""
         if body.get("background"):
-            raise InvalidInput("a response in the background cannot be metered", field="background")
+            raise InvalidInput("a background response cannot be metered", field="background")
         reasoning = body.get("reasoning") or {}
         effort = reasoning.get("effort") if isinstance(reasoning, Mapping) else None
         return Plan(
@@ -169,15 +170,15 @@ class Responses:
         )
 
     def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:
-        """Return the request with this limit."""
+        """Return the request with this output limit."""
         return {**body, "max_output_tokens": output}
 
     def usage(self, answer: object) -> TokenUsage | None:
-        """Read a response's usage."""
+        """Read the usage of a response."""
         return _usage(answer)
 
     def see(self, tally: Tally, event: Any) -> bool:
-        """Note an event: the one that ends the response has its usage."""
+        """Note an event. The last event of a response has its usage."""
         response = getattr(event, "response", None)
         if response is not None:
             tally.model = getattr(response, "model", None) or tally.model
@@ -192,7 +193,7 @@ class Responses:
 
 
 class _Refused:
-    """Stands where a websocket would be opened."""
+    """A placeholder that refuses to open a websocket."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise InvalidInput(repr(self), field="websocket")
@@ -203,7 +204,7 @@ class _Refused:
         self._refuse()
 
     def __repr__(self) -> str:
-        return "a guarded client opens no websocket: what it uses would not be counted"
+        return "a guarded client opens no websocket, because its usage would not be counted"
 
 
 class _OpenAI:
@@ -219,27 +220,27 @@ class _OpenAI:
         if any(path == free or path.startswith(f"{free}/") for free in _FREE):
             return None
         if path.startswith("/chat/completions/") or path.endswith("/cancel"):
-            # What is stored of a completion; the end of something.
+            # Updates of stored completions, and cancellations, are free.
             return None
         raise InvalidInput(
-            f"a guarded client does not post to {path}: what it uses would not be counted; "
-            "take the client itself, or name the path in unmetered=",
+            f"a guarded client does not post to {path}, because its usage would not be counted: "
+            "use the client itself, or add the path to unmetered=",
             field="path",
         )
 
     def prepare(self, client: Any) -> None:
-        """Refuse websockets, which do not come through `request`."""
+        """Refuse websockets, which do not go through `request`."""
         vars(client).update(realtime=_Refused(), live=_Refused())
-        # Every other websocket's address begins with this: a TypeError, which shows our words.
+        # Every other websocket address begins with this value, so opening one is a TypeError that shows our message.
         client.websocket_base_url = _Refused()
 
 
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
-    """Return a copy of a client whose model calls are paid by a user; `user` may be a function that finds out who.
+    """Return a copy of a client whose model calls a user pays. `user` may be a function that returns the user.
 
-    `quotas` are those of an Atlas for `OpenAI`, of an AsyncAtlas for `AsyncOpenAI`; Azure's clients are such too.
-    Making one is cheap: make one for a request. Its calls raise QuotaExceeded and DatabaseUnreachable before
-    anything is sent, InvalidInput for what cannot be metered. Raises TypeError, InvalidInput.
+    `quotas` comes from an Atlas for `OpenAI`, from an AsyncAtlas for `AsyncOpenAI`; Azure's clients work too. A copy is
+    cheap, so make one per request. Its calls raise QuotaExceeded and DatabaseUnreachable before they send anything, and
+    InvalidInput if they cannot be metered. Raises TypeError, InvalidInput.
     """
     awaited = isinstance(client, openai.AsyncOpenAI)
     return guard_client(client, _OpenAI(), quotas, user, options, awaited=awaited)

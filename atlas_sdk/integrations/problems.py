@@ -1,4 +1,4 @@
-"""Refusals as HTTP answers: problem details of RFC 9457."""
+"""Turn refusals into HTTP answers with problem details (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -11,24 +11,24 @@ from atlas_sdk import DatabaseUnreachable, QuotaExceeded
 __all__ = ["CLOSE_CODE", "MEDIA_TYPE", "PROBLEMS", "Answer", "answer", "close_reason"]
 
 MEDIA_TYPE = "application/problem+json"
-#: Of a websocket: "Try again later" (IANA's registry of close codes).
+#: The close code of a websocket: "Try again later" (IANA's registry of close codes).
 CLOSE_CODE = 1013
 #: A close frame carries at most 123 bytes of reason.
 _REASON_BYTES = 123
 
-#: What has an answer.
+#: The errors that have an answer.
 PROBLEMS = (QuotaExceeded, DatabaseUnreachable)
 
 #: Status, header fields, body.
 Answer = tuple[int, dict[str, str], bytes]
 
 _GONE = "usage cannot be counted at the moment, so nothing is served; try again later"
-#: Of the draft that `QuotaExceeded.headers` follows; the policy is named as there.
+#: From the draft that `QuotaExceeded.headers` follows; policies have the same names there.
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
 def answer(problem: QuotaExceeded | DatabaseUnreachable) -> Answer:
-    """Return the answer to a refusal; of a database that is gone it tells nothing but that."""
+    """Return the answer to a refusal. For a lost database it contains no details."""
     status = problem.http_status
     body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if isinstance(problem, QuotaExceeded):
@@ -39,7 +39,7 @@ def answer(problem: QuotaExceeded | DatabaseUnreachable) -> Answer:
 
 
 def close_reason(problem: QuotaExceeded | DatabaseUnreachable) -> str:
-    """Return what a closed websocket is told."""
+    """Return the reason for closing a websocket."""
     if not isinstance(problem, QuotaExceeded):
         return _GONE
     return str(problem).encode()[:_REASON_BYTES].decode(errors="ignore")
@@ -61,5 +61,5 @@ def _quota(problem: QuotaExceeded) -> Mapping[str, object]:
 
 
 def _number(value: int | Decimal) -> int | str:
-    """Return dollars as a text: JSON's numbers are floats to most readers."""
+    """Return dollars as text, because most readers of JSON read numbers as floats."""
     return value if isinstance(value, int) else format(value, "f")

@@ -1,9 +1,9 @@
-"""Streams under a guard: what passes is counted, and whoever ends the stream, however, ends the guard.
+"""Count the events of streams, and end the guard however the stream ends.
 
-A client library ends a stream in four ways: it was read to its end, it broke, its reader closed it (`close`, leaving a
-`with` block, dropping the iterator), or a helper on top closed the HTTP response. The first three pass through the
-stream's iterator; for the last the response's `close` is hooked. A stream that is dropped before its first event was
-asked for has an iterator that never began, so there the collector ends the guard.
+A stream of a client library ends in four ways: the caller reads it to its end; it breaks; the caller closes it
+(`close`, the exit of a `with` block, a dropped iterator); or a helper closes the HTTP response. The stream's iterator
+sees the first three; for the last, this module hooks the response's `close`. If a caller drops a stream before the
+first event, the iterator never started, and a finalizer ends the guard.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @coroutine
 def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await in another context, so that what is set there is not seen by the caller: a guard that outlives its call."""
+    """Await in another context, so that the caller does not see its variables. A stream's guard outlives the call."""
     step: Callable[[Any], Any] = work.send
     value: Any = None
     while True:
@@ -37,7 +37,7 @@ def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any
             return result
         try:
             step, value = work.send, (yield waited)
-        except BaseException as error:  # noqa: BLE001  # it is passed on to the work, whatever it is
+        except BaseException as error:  # noqa: BLE001  # passed on to the work
             step, value = work.throw, error
 
 
@@ -53,18 +53,18 @@ class _Watched:
     def _see(self, guard: Guard | AsyncGuard, event: Any) -> bool:
         shown = self._call.api.see(self._tally, event)
         if not self._over:
-            # Closed by a helper that goes on with what had come.
+            # Skip this after a helper has closed the response and goes on with the events that it has.
             self._call.progress(guard, self._tally)
         return shown
 
     @property
     def _keeps(self) -> bool:
-        """Tell whether to read on before this event is shown: a caller that stops here would miss the usage."""
+        """True if the usage must be read before this event is shown, because a caller may stop here."""
         return self._tally.ending and not self._tally.final
 
     @property
     def _unread(self) -> bool:
-        """Tell whether the call is still open, with no iterator left that could end it."""
+        """True if the call is open, and no iterator has started that could end it."""
         return not self._begun and not self._over
 
     def _end(self, guard: Guard | AsyncGuard) -> None:
@@ -73,7 +73,7 @@ class _Watched:
 
 
 class Watch(_Watched):
-    """A blocking stream's guard. Made when the stream is open; the guard is entered already."""
+    """The watch of a blocking stream, which ends its entered guard."""
 
     def __init__(self, call: Call, guard: Guard, context: Context) -> None:
         super().__init__(call)
@@ -81,21 +81,21 @@ class Watch(_Watched):
         self._context = context
 
     def hook(self, response: Any) -> None:
-        """End the guard when somebody closes the response."""
+        """End the guard when the response is closed."""
         close = response.close
 
         def closed() -> None:
             try:
                 close()
             finally:
-                # While the iterator runs it closes the response itself, and may still have events to give.
+                # A running iterator closes the response itself, and may still have events to yield.
                 if not self._running:
                     self.close()
 
         response.close = closed
 
     def through(self, events: Iterator[T]) -> Iterator[T]:
-        """Give the events on."""
+        """Yield the events."""
         self._begun = True
         kept: list[T] = []
         try:
@@ -125,7 +125,7 @@ class Watch(_Watched):
                 self.close()
 
     def close(self) -> None:
-        """Settle; a second time does nothing."""
+        """Settle the call. Idempotent."""
         if self._over:
             return
         try:
@@ -137,21 +137,21 @@ class Watch(_Watched):
         if not self._unread:
             return
         try:
-            # Not here: the collector may have interrupted whoever holds the lock of the connections.
+            # Use a thread: the garbage collector may have interrupted code that holds the lock of the connections.
             Thread(target=self._close_dropped, name="atlas-dropped-stream", daemon=True).start()
         except RuntimeError:
-            # At the end of the interpreter: the expiry charges it.
-            logger.debug("no thread for a dropped stream", exc_info=True)
+            # The interpreter ends: the expiry charges the call.
+            logger.debug("could not start a thread for a dropped stream", exc_info=True)
 
     def _close_dropped(self) -> None:
         try:
             self.close()
         except Exception:
-            logger.exception("a stream that was dropped unread is left to its expiry")
+            logger.exception("could not settle a dropped stream: it is left to its expiry")
 
 
 class AsyncWatch(_Watched):
-    """A stream's guard on asyncio."""
+    """The watch of an asyncio stream, which ends its entered guard."""
 
     def __init__(self, call: Call, guard: AsyncGuard, context: Context) -> None:
         super().__init__(call)
@@ -160,21 +160,21 @@ class AsyncWatch(_Watched):
         self._loop = asyncio.get_running_loop()
 
     def hook(self, response: Any) -> None:
-        """End the guard when somebody closes the response."""
+        """End the guard when the response is closed."""
         close = response.aclose
 
         async def closed() -> None:
             try:
                 await close()
             finally:
-                # As above.
+                # See above.
                 if not self._running:
                     await self.close()
 
         response.aclose = closed
 
     async def through(self, events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """Give the events on."""
+        """Yield the events."""
         self._begun = True
         kept: list[T] = []
         try:
@@ -207,7 +207,7 @@ class AsyncWatch(_Watched):
                 await self.close()
 
     async def close(self) -> None:
-        """Settle; a second time does nothing."""
+        """Settle the call. Idempotent."""
         if self._over:
             return
         try:
@@ -221,12 +221,12 @@ class AsyncWatch(_Watched):
         try:
             self._loop.call_soon_threadsafe(self._start_closing)
         except RuntimeError:
-            # The event loop is closed: the expiry charges it.
-            logger.debug("no event loop for a dropped stream", exc_info=True)
+            # The event loop is closed: the expiry charges the call.
+            logger.debug("the event loop is closed, so a dropped stream is not settled", exc_info=True)
 
     def _start_closing(self) -> None:
         task = self._loop.create_task(self._close_dropped())
-        # Kept until it is done, since the event loop does not.
+        # Keep a reference until it is done; the event loop does not.
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
@@ -234,7 +234,7 @@ class AsyncWatch(_Watched):
         try:
             await self.close()
         except Exception:
-            logger.exception("a stream that was dropped unread is left to its expiry")
+            logger.exception("could not settle a dropped stream: it is left to its expiry")
 
 
 _closing: set[asyncio.Task[None]] = set()

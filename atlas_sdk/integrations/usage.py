@@ -1,7 +1,7 @@
-"""The usage that providers report, in one shape.
+"""The usage that providers report, in one form.
 
-The same words mean different things: Anthropic's `input_tokens` leave out what came from the cache or went into it,
-OpenAI's `prompt_tokens` and `input_tokens` include it. Here the four parts never overlap, so they add up.
+Providers use the same words for different things: Anthropic's `input_tokens` exclude tokens read from or written to the
+cache, OpenAI's `prompt_tokens` and `input_tokens` include them. Here the four parts never overlap, so they add up.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["TokenUsage"]
 
 @frozen(kw_only=True)
 class TokenUsage:
-    """The tokens of one call. No part contains another."""
+    """The tokens of one call, in parts that do not overlap."""
 
     #: Input that was neither read from a cache nor written to one.
     input: int = field(default=0, validator=[instance_of(int), ge(0)])
@@ -28,7 +28,7 @@ class TokenUsage:
 
     @property
     def total(self) -> int:
-        """All tokens: what counts against the monthly limit."""
+        """All tokens, as counted against the monthly limit."""
         return self.input + self.cache_read + self.cache_write + self.output
 
     @classmethod
@@ -49,7 +49,7 @@ class TokenUsage:
         else:
             sent, output, details = "input_tokens", "output_tokens", _get(usage, "input_tokens_details")
         whole = _count(usage, sent)
-        # Parts of `whole`: a server that reports more of them than there was must not make a part negative.
+        # Bound the parts by the whole, so that a wrong report cannot make a part negative.
         read = min(_count(details, "cached_tokens"), whole)
         written = min(_count(details, "cache_write_tokens"), whole - read)
         return cls(input=whole - read - written, output=_count(usage, output), cache_read=read, cache_write=written)

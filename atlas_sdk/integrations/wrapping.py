@@ -1,7 +1,7 @@
-"""Clients under a meter: a copy of the caller's client whose every request comes through here.
+"""Wrap a copy of the caller's client, so that every request goes through a meter.
 
-Both libraries send everything by their client's `request`: resources, `with_raw_response`, helpers, `client.post`. So
-one door is enough, and it is closed by default: a POST that no `Api` meters and no list calls free is refused.
+Both libraries send everything through their client's `request`: resources, `with_raw_response`, helpers, `client.post`.
+So this module intercepts that one method. It refuses by default: a POST must be metered by an `Api` or listed as free.
 """
 
 import inspect
@@ -19,9 +19,9 @@ __all__ = ["Library", "guard_client"]
 
 C = TypeVar("C")
 
-#: Reading and deleting use no model.
+#: Methods that use no model.
 _FREE_METHODS = frozenset({"get", "head", "delete", "options"})
-#: How the libraries mark a call whose caller wants the HTTP response: "true", "raw" or "stream".
+#: The header by which the libraries request the HTTP response: "true", "raw" or "stream".
 _RAW = "x-stainless-raw-response"
 
 
@@ -30,7 +30,7 @@ class Library(Protocol):
 
     @property
     def absent(self) -> tuple[type, ...]:
-        """The types of what the caller left out."""
+        """The types that stand for omitted arguments."""
         ...
 
     @property
@@ -40,52 +40,52 @@ class Library(Protocol):
 
     @property
     def watched(self) -> tuple[type, type]:
-        """Ours, in place of those: they have an attribute `watch`."""
+        """Our stream classes in their place, which have an attribute `watch`."""
         ...
 
     def api(self, path: str) -> Api | None:
-        """Return what meters a POST to this path, None for what is free. Raises InvalidInput for what is neither."""
+        """Return the `Api` of a POST to this path; None if it is free. Raises InvalidInput for other paths."""
         ...
 
     def prepare(self, client: Any) -> None:
-        """Close what does not come through `request`."""
+        """Refuse everything of a client that does not go through `request`."""
         ...
 
 
 def guard_client(
     client: C, library: Library, quotas: Any, user: User | Callable[[], User], options: Metering, *, awaited: bool
 ) -> C:
-    """Return a metered copy of a client; it shares the connections. Raises TypeError, InvalidInput."""
+    """Return a metered copy of a client, which shares its connections. Raises TypeError, InvalidInput."""
     if inspect.iscoroutinefunction(getattr(quotas, "reserve", None)) != awaited:
         message = "an asyncio client needs the quotas of an AsyncAtlas, a blocking one those of an Atlas"
         raise TypeError(message)
-    twin: C = _twin(client, library, read_options(quotas, user, options), awaited=awaited)
-    return twin
+    metered: C = _metered_copy(client, library, read_options(quotas, user, options), awaited=awaited)
+    return metered
 
 
-def _twin(client: Any, library: Library, meter: Meter, *, awaited: bool) -> Any:
-    # The hooks of `observe` stay on a copy that nobody else has.
+def _metered_copy(client: Any, library: Library, meter: Meter, *, awaited: bool) -> Any:
+    # Add the hooks of `observe` to a private copy.
     inner = client.copy()
     observe(inner, awaited=awaited)
-    door = _AsyncDoor(inner, library, meter) if awaited else _Door(inner, library, meter)
+    interceptor = _AsyncInterceptor(inner, library, meter) if awaited else _BlockingInterceptor(inner, library, meter)
 
     def copy(*args: Any, **changes: Any) -> Any:
-        return _twin(client.copy(*args, **changes), library, meter, awaited=awaited)
+        return _metered_copy(client.copy(*args, **changes), library, meter, awaited=awaited)
 
-    twin = client.copy()
-    vars(twin).update(request=door.request, copy=copy, with_options=copy)
-    library.prepare(twin)
-    return twin
+    metered = client.copy()
+    vars(metered).update(request=interceptor.request, copy=copy, with_options=copy)
+    library.prepare(metered)
+    return metered
 
 
-class _Entrance:
+class _Interceptor:
     def __init__(self, inner: Any, library: Library, meter: Meter) -> None:
         self._inner = inner
         self._library = library
         self._meter = meter
 
     def _call(self, options: Any, *, stream: bool) -> Call | None:
-        """Return the call to meter; None: it is free. Raises InvalidInput for what cannot be metered."""
+        """Return the call to meter; None if it is free. Raises InvalidInput for a call that cannot be metered."""
         if options.method.lower() in _FREE_METHODS:
             return None
         path = "/" + urlsplit(options.url).path.strip("/").removeprefix("v1/")
@@ -95,7 +95,7 @@ class _Entrance:
         if api is None:
             return None
         if options.content is not None or not isinstance(options.json_data or {}, Mapping):
-            raise InvalidInput("a request is metered by its JSON, and this one has none", field="body")
+            raise InvalidInput("a request without JSON cannot be metered", field="body")
         headers = options.headers if isinstance(options.headers, Mapping) else {}
         raw = next((value for name, value in headers.items() if name.lower() == _RAW), None)
         if raw == "stream" or (raw and stream):
@@ -105,10 +105,12 @@ class _Entrance:
         return Call(self._meter, api, body)
 
     def _stream_class(self, stream_cls: Any, kind: int) -> Any:
-        """Return ours in place of the library's, of the same events."""
+        """Return our stream class in place of the library's, for the same events."""
         origin, events = getattr(stream_cls, "__origin__", None), getattr(stream_cls, "__args__", ())
         if origin is not self._library.streams[kind]:
-            raise InvalidInput(f"a stream class of your own, {stream_cls!r}, cannot be metered", field="stream_cls")
+            raise InvalidInput(
+                f"the stream class {stream_cls!r} is not the library's, so it cannot be metered", field="stream_cls"
+            )
         ours: Any = self._library.watched[kind]
         return ours[events]
 
@@ -118,7 +120,7 @@ def _limited(options: Any, body: dict[str, Any]) -> Any:
 
 
 def _payload(result: Any) -> object:
-    """Return what a raw response says, or the answer itself."""
+    """Return the JSON of a raw response, or the answer itself."""
     response = getattr(result, "http_response", result if hasattr(result, "status_code") else None)
     if response is None:
         return result
@@ -128,18 +130,18 @@ def _payload(result: Any) -> object:
         return None
 
 
-class _Door(_Entrance):
+class _BlockingInterceptor(_Interceptor):
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """Do what the client's `request` does, under a guard."""
+        """Call the client's `request` under a guard."""
         call = self._call(options, stream=stream)
         if call is None:
             return self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 0)
-        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
         context.run(guard.__enter__)
-        with watching(lambda: call.promise_again(guard)) as attempts:
+        with watching(lambda: call.reserve_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -160,18 +162,18 @@ class _Door(_Entrance):
         return result
 
 
-class _AsyncDoor(_Entrance):
+class _AsyncInterceptor(_Interceptor):
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """Do what the client's `request` does, under a guard."""
+        """Call the client's `request` under a guard."""
         call = self._call(options, stream=stream)
         if call is None:
             return await self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 1)
-        guard = self._meter.quotas.guard(self._meter.payer, **call.ask)
+        guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
         await within(context, guard.__aenter__())
-        with watching(lambda: call.promise_again(guard)) as attempts:
+        with watching(lambda: call.reserve_again(guard)) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = await self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)

@@ -14,7 +14,7 @@ _SOURCES = ("sdk", "cli", "watcher", "hook")
 
 
 def _short(value: Any) -> Any:
-    """Cut what an agent or its hook says of itself: every version would carry it, and every log would show it."""
+    """Truncate a text that an agent or its hook gave: every version stores it, and every log shows it."""
     return cut(value) if isinstance(value, str) else value
 
 
@@ -22,9 +22,9 @@ def _short(value: Any) -> Any:
 class Attribution:
     """The author of a version, as far as known; `log` and `blame` show it."""
 
-    #: What took the snapshot: "sdk", "cli", "watcher" or "hook".
+    #: The program that took the snapshot: "sdk", "cli", "watcher" or "hook".
     source: str = field(default="sdk", validator=in_(_SOURCES))
-    #: The operation that needed it, where it was not a plain snapshot: "restore", "undo", "redo", "checkpoint".
+    #: The operation that made the version, unless it was a plain snapshot: "restore", "undo", "redo", "checkpoint".
     reason: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
     #: The agent's tool, such as "Edit" or "Bash".
     tool: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
@@ -41,7 +41,7 @@ class Attribution:
 
 
 def attribution_of(value: Any) -> Attribution:
-    """Read a jsonb column; keys that this version does not know are left out."""
+    """Read a jsonb column; ignore keys that this version does not know."""
     if isinstance(value, Attribution):
         return value
     names = {"source", "reason", "tool", "agent_session", "login"}

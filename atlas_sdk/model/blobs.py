@@ -1,8 +1,8 @@
-"""Store the content of a version: as a compressed keyframe, or as a delta with the version before.
+"""Store the content of a version as a compressed keyframe, or as a delta from the previous version.
 
 A blob's data is one format byte and a payload. Both formats are a zstd frame without its 4-byte magic, content size and
-checksum (SHA-256 checks more); a delta was compressed with its base as the prefix. On real histories of memory files
-this takes 1.17 times what `zstd -22` makes of a whole history at once (`make bench`).
+checksum (SHA-256 checks more); a delta is compressed with its base as the prefix. On real histories of memory files
+this takes 1.17 times the bytes of `zstd -22` over a whole history at once (`make bench`).
 """
 
 import hashlib
@@ -25,14 +25,14 @@ _KEYFRAME = b"\x01"
 _DELTA = b"\x02"
 _RAW = b"\x00"
 
-#: A content above this is "large": level 3 costs a fifth of level 9's time for 15 % more bytes.
+#: Larger contents are compressed at level 3: a fifth of level 9's time for 15 % more bytes.
 _LARGE_BYTES = 64 * 1024
-#: Deltas to apply at most. Real histories: 128 costs 1.26 times `zstd -22` of the whole, 256 costs 1.17, no bound 1.14;
-#: a read at depth 256 applies each delta in 20-30 µs.
+#: The most deltas in a chain. On real histories 128 takes 1.26 times the bytes of `zstd -22` over the whole history,
+#: 256 takes 1.17, no bound 1.14. A read applies each delta in 20-30 µs.
 _DEPTH_LIMIT = 256
-#: A delta above this part of a keyframe is not worth a longer chain.
+#: Store a keyframe when the delta is larger than this part of it: such a delta does not pay for a longer chain.
 _DELTA_WORTH = 0.6
-#: zstd takes no raw dictionary shorter than this.
+#: zstd refuses shorter raw dictionaries.
 _DICTIONARY_BYTES = 8
 
 
@@ -49,7 +49,7 @@ class Blob:
     size: int
     depth: int = 0
     base_sha256: bytes | None = field(default=None, repr=False)
-    #: None: only hash and size are known, because the file was over the size limit.
+    #: None when only hash and size are known, because the file was over the size limit.
     data: bytes | None = field(default=None, repr=False)
 
     @classmethod
@@ -65,7 +65,7 @@ class Blob:
 
 def _options(level: int, window_bytes: int) -> dict[int, int]:
     parameter = zstd.CompressionParameter
-    # The window must reach over the whole base; 10..27 is what every decoder accepts.
+    # The window must cover the whole base. Every decoder accepts 10 to 27.
     window_log = min(27, max(10, (window_bytes - 1).bit_length()))
     return {
         parameter.compression_level: level,
@@ -90,15 +90,14 @@ def _decompress(payload: bytes, base: bytes | None) -> bytes:
 
 
 def encode(content: bytes, *, sha256: bytes, base: Blob | None = None, base_content: bytes | None = None) -> Blob:
-    """Encode a content as a delta with `base` where that is worth it, else as a keyframe.
+    """Encode a content as a delta from `base` if that is small enough, else as a keyframe.
 
-    `base_content` is the content of `base`. The chain's depth is bounded, so that a read never applies more than 256
-    deltas.
+    `base_content` is the content of `base`. A chain is at most 256 deltas long, which bounds the cost of a read.
     """
     usable = base_content is not None and len(base_content) >= _DICTIONARY_BYTES
     if base is not None and base_content is not None and usable and base.depth < _DEPTH_LIMIT:
         delta = _compress(content, base_content)
-        # A delta this small is worth it whatever the keyframe: compress the keyframe only in doubt.
+        # Take a small delta without compressing a keyframe for comparison.
         if len(delta) <= len(content) // 10 or len(delta) <= _DELTA_WORTH * len(_compress(content, None)):
             size, depth = len(content), base.depth + 1
             return Blob(sha256=sha256, size=size, depth=depth, base_sha256=base.sha256, data=_DELTA + delta)
@@ -108,9 +107,9 @@ def encode(content: bytes, *, sha256: bytes, base: Blob | None = None, base_cont
 
 
 def assemble(chain: list[Blob], *, path: str) -> bytes:
-    """Rebuild the content of the first blob of a chain that leads, base by base, to its keyframe.
+    """Rebuild the content of the first blob of a chain. The chain leads, base by base, to a keyframe.
 
-    Raises ContentMissing when only hash and size were kept, IntegrityFailure when the bytes do not have their SHA-256.
+    Raises ContentMissing when only hash and size were kept, IntegrityFailure when the bytes do not match the SHA-256.
     """
     wanted = chain[0]
     if wanted.data is None:

@@ -1,4 +1,4 @@
-"""Builds: attempts to make an image of a project."""
+"""Builds: attempts to build an image of a project."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -23,37 +23,37 @@ class Build:
     project_id: UUID = field(repr=False)
     #: "queued", "running", "succeeded" or "failed".
     status: str = field(validator=in_(BUILD_STATUSES))
-    #: Of the one that started it.
+    #: The builder's container.
     container_id: str | None = None
     image_id: str | None = None
-    #: Why it failed.
+    #: The reason of a failure.
     error_message: str | None = field(default=None, repr=False)
-    #: What the builder measured, such as {"cpu_seconds": 41.5}.
+    #: The builder's measurements, such as {"cpu_seconds": 41.5}.
     resource_usage: Mapping[str, object] = field(factory=dict, repr=False)
-    #: Bytes that were ever appended to the log; of a long one only the end is kept.
+    #: Bytes appended to the log in all; only the end of a long log is kept.
     log_bytes: int = 0
-    #: By the database's clock, like the end; None: it failed while it was queued.
+    #: By the database's clock, like `finished_at`; None for a build that has not started.
     started_at: datetime | None = field(default=None, repr=False)
     finished_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)
 
     @property
     def duration(self) -> timedelta | None:
-        """The run time; None while it runs, and for a build that never ran."""
+        """The run time; None until the build has run to its end."""
         return None if self.started_at is None or self.finished_at is None else self.finished_at - self.started_at
 
 
 @frozen(kw_only=True)
 class BuildStats:
-    """The builds of a project in numbers."""
+    """Counts and durations of a project's builds."""
 
     total: int
     queued: int
     running: int
     succeeded: int
     failed: int
-    #: The share of the finished ones, 0 to 1; None while there are none.
+    #: Succeeded builds as a share of the finished ones, 0 to 1; None while none has finished.
     success_rate: Decimal | None
-    #: Of those that ran to an end, good or bad: half of them took no longer.
+    #: Percentiles of the run time of all finished builds, failed ones included.
     duration_p50: timedelta | None
     duration_p95: timedelta | None

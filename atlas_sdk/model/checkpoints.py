@@ -1,4 +1,4 @@
-"""Named checkpoints, restore plans, and what a restore did."""
+"""Checkpoints, restore plans, and records of restores."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -22,12 +22,12 @@ class Checkpoint:
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
     name: str
-    #: `named` by somebody, or `safety`: made before a restore wrote anything.
+    #: "named": a user made it. "safety": a restore made it before it wrote anything.
     kind: str = field(validator=in_(("named", "safety")))
     note: str | None = None
     #: Number of files that exist in it.
     files: int
-    #: Their sizes together, in bytes.
+    #: The sum of their sizes, in bytes.
     size: int
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)
@@ -38,37 +38,37 @@ class RestoreStep:
     """One step of a restore: its effect on one file."""
 
     path: str
-    #: "write" a version, "delete" the file, "same": nothing to do, "kept": a newer file that the target does not have,
-    #: "unkept": the target's version was over the size limit, so there is nothing to write.
+    #: "write": write a version. "delete": delete the file. "same": nothing to do. "kept": the target does not have this
+    #: newer file, and the restore leaves it. "unkept": the target's version was over the size limit and is not stored.
     action: str = field(validator=in_(("write", "delete", "same", "kept", "unkept")))
-    #: What is there now: SHA-256 in hex, None when there is no file.
+    #: The present content: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
     present_size: int | None = None
-    #: What will be there: the version, its SHA-256 in hex and its size; None for a deletion.
+    #: The content after the restore: the version, its SHA-256 in hex and its size; None for a deletion.
     snapshot_id: UUID | None = None
     sha256: str | None = field(default=None, repr=False)
     size: int | None = None
     mode: int = field(default=0o644, repr=oct)
     link: str | None = field(default=None, repr=False)
-    #: Permission bits for the folders above it that are missing, outermost first.
+    #: Permission bits for the folders above it, if the restore has to create them, outermost first.
     folder_modes: tuple[int, ...] = field(default=(), repr=False)
-    #: Lines that the restore brings and takes away; None when a side is binary or not kept.
+    #: Lines that the restore adds and removes; None when a side is binary or not kept.
     added_lines: int | None = None
     removed_lines: int | None = None
 
 
 @frozen(kw_only=True)
 class RestorePlan:
-    """A plan of a restore: made by `plan_restore`, carried out by `restore`, refused when a file changed since."""
+    """A plan of a restore. `plan_restore` makes it; `restore` carries it out, and refuses when a file changed since."""
 
     project_id: UUID = field(repr=False)
-    #: What was asked for.
+    #: The reference that the caller gave.
     target: str
     #: "restore", "undo" or "redo".
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
-    #: The restore that an undo or redo walks over.
+    #: The restore that this plan undoes or redoes.
     of: UUID | None = field(default=None, repr=False)
-    #: Device and inode of the project's folder: a restore refuses another folder that has its path by then.
+    #: Device and inode of the project's folder. A restore refuses if the path leads to another folder by then.
     folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 
@@ -80,7 +80,7 @@ class RestorePlan:
 
 @frozen(kw_only=True)
 class Change:
-    """One file that a restore changed: the version before and the version after; None: no such file."""
+    """One file that a restore changed, with the versions before and after; None where there was no file."""
 
     path: str
     before: UUID | None
@@ -110,10 +110,10 @@ class Restore:
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
     target: str
-    #: The checkpoint made just before anything was written.
+    #: The name of the checkpoint that was made before anything was written.
     safety: str
     changes: tuple[Change, ...] = field(converter=_changes)
-    #: Set while the restore is undone.
+    #: When the restore was undone; None if it was not, or was redone.
     undone_at: datetime | None = None
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)

@@ -12,7 +12,7 @@ _NO_NEWLINE = "\n\\ No newline at end of file\n"
 
 
 def _lines(content: bytes | None) -> list[str] | None:
-    """Split at newlines, which stay; None for binary content. Bytes that are not UTF-8 survive as surrogates."""
+    """Split into lines that keep their newline; return None for binary content. Keep invalid UTF-8 as surrogates."""
     if content is None:
         return []
     if b"\0" in content:
@@ -22,7 +22,7 @@ def _lines(content: bytes | None) -> list[str] | None:
 
 
 def _span(first: int, last: int) -> str:
-    """Write a range of lines as the unified format does: from 1, and "0" before the first line."""
+    """Return a range of lines in the unified format, which counts from 1 and writes "0" before the first line."""
     count = last - first
     start = first + 1 if count else first
     return str(start) if count == 1 else f"{start},{count}"
@@ -40,7 +40,7 @@ def _hunks(old: list[str], new: list[str], context_lines: int) -> Iterator[str]:
 
 
 def compare(path: str, before: bytes | None, after: bytes | None, *, context_lines: int = 3) -> FileDiff:
-    """Compare two contents of a file; None means that the file did not exist."""
+    """Compare two contents of a file; None stands for a file that did not exist."""
     if before == after:
         return FileDiff(path=path, change="same")
     change = "added" if before is None else "removed" if after is None else "changed"

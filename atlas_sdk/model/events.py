@@ -15,12 +15,12 @@ def _text(value: object) -> str | None:
 
 @frozen(kw_only=True)
 class Event:
-    """Something that happened: who, what, when, from where."""
+    """One entry of the audit trail: who did what, when, from where."""
 
     id: UUID
     #: Dotted, such as "checkpoint.created".
     type: str
-    #: The nil uuid when no user was involved.
+    #: The nil UUID when no user was involved.
     user_id: UUID = field(repr=False)
     project_id: UUID | None = field(default=None, repr=False)
     ip: str | None = field(default=None, converter=_text)

@@ -7,18 +7,18 @@ __all__ = ["Health"]
 
 @frozen(kw_only=True)
 class Health:
-    """The answer of one look at the database."""
+    """The result of one health check of the database."""
 
     ok: bool
-    #: Milliseconds for one round trip; None when there was no answer.
+    #: Milliseconds of one round trip; None when the database did not answer.
     latency_ms: float | None = field(default=None, repr=lambda v: "-" if v is None else f"{v:.1f}")
     server_version: str | None = None
     #: The schema's version; None when unknown.
     schema_version: int | None = None
     database_bytes: int | None = None
-    #: What stands between: "none", or a pooler such as PgBouncer, by its mode: "session", "transaction". None: unknown.
+    #: "none", or the mode of the pooler (such as PgBouncer) in between: "session", "transaction". None when unknown.
     pooler: str | None = None
-    #: Whether connections are made with TLS; a socket of this machine needs none. None: unknown.
+    #: True with TLS. A local socket needs none. None when unknown.
     encrypted: bool | None = None
-    #: One sentence when not ok.
+    #: The problem in one sentence, when not ok.
     problem: str | None = None

@@ -7,9 +7,9 @@ __all__ = ["Login"]
 
 @frozen(kw_only=True)
 class Login:
-    """The relation of a client's login to the tables."""
+    """The rights of a client's login on the tables."""
 
-    #: Row-level security applies to it: it sees nothing but as a user.
+    #: True when row-level security applies to the login. It then sees rows only when it acts as a user.
     row_security_applies: bool
-    #: It may act as the role `atlas_app`, and that exists.
+    #: True when the role `atlas_app` exists and the login may act as it.
     may_act_as_user: bool

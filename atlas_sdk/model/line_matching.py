@@ -1,9 +1,9 @@
-"""Match the lines of two texts: the patience method, and difflib where lines repeat.
+"""Match the lines of two texts by Bram Cohen's patience diff, and by `difflib` where no line is unique.
 
-Lines that occur once on both sides are matched first, in the longest order that both have, so a hunk follows headings
-and paragraphs (Bram Cohen's patience diff). What lies between two of them is matched the same way, and where no line
-is unique by `difflib`, which takes cubic time at worst: it gets a bounded share of work, and a larger remainder counts
-as replaced.
+The patience method first matches the lines that occur once on both sides, in the longest order that both sides share,
+so hunks follow headings and paragraphs. It then matches the lines between two such lines in the same way. Ranges
+without unique lines go to `difflib`, which takes cubic time at worst. Its work is therefore bounded: a range that would
+take more counts as replaced.
 """
 
 from bisect import bisect_left
@@ -14,10 +14,10 @@ from attrs import define
 
 __all__ = ["LineMatcher"]
 
-#: Ranges within ranges; memory files need 3 to 4.
+#: The deepest nesting of ranges; memory files need 3 to 4.
 _MOST_DEPTH = 16
-#: Pairs of equal lines times old lines: in one remainder, and in all together. A million takes difflib about 12 ms at
-#: worst (two lines that alternate); the most in 946 pairs of real versions is 1.6 million.
+#: Bounds for one range, and for all ranges of a text. The unit is pairs of equal lines times old lines. A million takes
+#: difflib about 12 ms at worst (two lines that alternate); the most in 946 pairs of real versions is 1.6 million.
 _MOST_WORK_AT_ONCE = 2**23
 _MOST_WORK = 2**25
 
@@ -35,13 +35,13 @@ class LineMatcher(SequenceMatcher[str]):
     """A `SequenceMatcher` whose matching blocks come from the patience method."""
 
     def __init__(self, old: list[str], new: list[str]) -> None:
-        """Take the lines of both sides."""
+        """Prepare to compare these lines."""
         super().__init__(None, [], [], autojunk=False)
         self._old, self._new = old, new
         self._work = _MOST_WORK
 
     def get_opcodes(self) -> list[tuple[str, int, int, int, int]]:  # type: ignore[override]  # literal tags, as text
-        """Return what turns the old lines into the new ones, as `difflib` does."""
+        """Return the edits that turn the old lines into the new ones, in the form of `difflib`."""
         codes: list[tuple[str, int, int, int, int]] = []
         old_at = new_at = 0
         for old_from, new_from, length in [*self._blocks(), (len(self._old), len(self._new), 0)]:
@@ -56,7 +56,7 @@ class LineMatcher(SequenceMatcher[str]):
         return codes
 
     def _blocks(self) -> list[tuple[int, int, int]]:
-        """Return what is equal, in order: where in the old lines, where in the new ones, how many lines."""
+        """Return the equal blocks in order, each as start in the old lines, start in the new lines, and length."""
         pairs: list[tuple[int, int, int]] = []
         waiting = [_Range(0, len(self._old), 0, len(self._new))]
         while waiting:
@@ -85,7 +85,7 @@ class LineMatcher(SequenceMatcher[str]):
         pairs.extend((old, new, 1) for old, new in anchors)
 
     def _trim(self, part: _Range, pairs: list[tuple[int, int, int]]) -> None:
-        """Match what both sides begin and end with."""
+        """Match the lines that both sides begin with, and those that both end with."""
         old, new = self._old, self._new
         most = min(part.old_to - part.old_from, part.new_to - part.new_from)
         same = 0
@@ -103,13 +103,13 @@ class LineMatcher(SequenceMatcher[str]):
             pairs.append((part.old_to, part.new_to, same))
 
     def _anchors(self, part: _Range) -> list[tuple[int, int]]:
-        """Return lines that are unique on both sides, in the longest order that both sides have."""
+        """Return lines that are unique on both sides, in the longest order that both sides share."""
         old = self._old[part.old_from : part.old_to]
         new = self._new[part.new_from : part.new_to]
         in_old, in_new = Counter(old), Counter(new)
         places = {line: place for place, line in enumerate(new) if in_new[line] == 1}
         pairs = [(here, places[line]) for here, line in enumerate(old) if in_old[line] == 1 and line in places]
-        # Patience sorting: each pile's top, and for each pair the top of the pile before it when it was laid.
+        # Patience sorting. Keep the top of each pile, and for each pair the top of the previous pile at that time.
         tops: list[int] = []
         laid: list[int] = []
         before: list[int | None] = []

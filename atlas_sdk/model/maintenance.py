@@ -1,4 +1,4 @@
-"""Reports of maintenance: of a job, of a run, and of progress."""
+"""Reports of maintenance: jobs, runs and progress."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from atlas_sdk.model.attribution import Attribution, attribution_of
 
 __all__ = ["MAINTENANCE_JOBS", "JobReport", "MaintenanceProgress", "MaintenanceRun"]
 
-#: In the order in which a run does them: contents come free when versions go, names when previews do.
+#: In the order of a run: deleting versions frees contents, and deleting previews frees names.
 MAINTENANCE_JOBS: Final = (
     "periods",
     "reservations",
@@ -22,7 +22,6 @@ MAINTENANCE_JOBS: Final = (
     "snapshots",
     "contents",
     "events",
-    "tallies",
 )
 
 _OUTCOMES: Final = ("running", "done", "stopped", "failed")
@@ -30,22 +29,22 @@ _OUTCOMES: Final = ("running", "done", "stopped", "failed")
 
 @frozen(kw_only=True)
 class JobReport:
-    """The result of one maintenance job, or with `dry_run` the expected one."""
+    """The result of one maintenance job; with `dry_run` the expected result."""
 
     name: str = field(validator=in_(MAINTENANCE_JOBS))
-    #: Rows that were looked at.
+    #: Rows that the job read.
     examined: int = 0
-    #: Rows that went; of "periods" those that were closed, of "reservations" those that were ended.
+    #: Rows that the job deleted; for "periods" the closed ones, for "reservations" the ended ones.
     removed: int = 0
-    #: Rows that somebody else had locked, and contents that a transaction may still need: left to the next run.
+    #: Rows left to the next run: another session had locked them, or a transaction may still need the content.
     skipped: int = 0
-    #: Of contents; None where the size of rows is not told.
+    #: Bytes of deleted contents; None for jobs that do not report sizes.
     freed_bytes: int | None = None
     took: timedelta = timedelta(0)
-    #: False: it was stopped, or it failed.
+    #: False when the job was stopped or failed.
     complete: bool = True
     dry_run: bool = False
-    #: Why it failed, in one sentence.
+    #: The reason of a failure, in one sentence.
     problem: str | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -83,17 +82,17 @@ def _report(value: Mapping[str, Any]) -> JobReport:
 
 @frozen(kw_only=True)
 class MaintenanceRun:
-    """One run that is on record."""
+    """The record of one run."""
 
     id: UUID
     started_at: datetime = field(repr=str)
-    #: None: it runs, or its process was killed.
+    #: None while it runs, and for a run whose process was killed.
     ended_at: datetime | None = field(default=None, repr=str)
     #: "running", "done", "stopped" before its end, or "failed".
     outcome: str = field(validator=in_(_OUTCOMES))
-    #: Whether it was to do every job: only such a run counts as the day's.
+    #: True for a run of every job. Only such a run counts as the run of the day.
     whole: bool
     problem: str | None = None
-    #: What each job did; empty while it runs.
+    #: The reports of the jobs; empty while the run is under way.
     jobs: tuple[JobReport, ...] = field(default=(), converter=_reports)
     attribution: Attribution = field(converter=attribution_of, repr=False)

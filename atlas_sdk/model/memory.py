@@ -13,8 +13,8 @@ from atlas_sdk.model.blobs import Blob
 
 __all__ = ["Broken", "Capture", "FileDiff", "Head", "Snapshot", "State", "Verification"]
 
-#: What a version is: `auto` was taken by the watcher and may be pruned after a while; `claude_md` and `scratch` were
-#: asked for; `checkpoint` belongs to a named checkpoint.
+#: `auto`: the watcher took the version, and maintenance may prune it. `claude_md`, `scratch`: a caller asked for it.
+#: `checkpoint`: it belongs to a named checkpoint.
 KINDS = ("claude_md", "scratch", "checkpoint", "auto")
 
 
@@ -33,9 +33,9 @@ class Snapshot:
     id: UUID
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
-    #: Relative to the project, as `os.fsdecode` gives it.
+    #: Relative to the project, decoded by `os.fsdecode`.
     path: str = field(converter=from_text)
-    #: Counts the versions of this file from 1.
+    #: The number of this version among the versions of its file, from 1.
     seq: int
     kind: str = field(validator=in_(KINDS))
     #: 64 hex digits; None when the file was deleted at this point.
@@ -44,15 +44,15 @@ class Snapshot:
     size: int
     #: Permission bits.
     mode: int = field(repr=oct)
-    #: The text of the symlink, when the path itself was one inside the project.
+    #: The target of the symlink, when the path was a symlink to a place inside the project.
     link: str | None = field(default=None, repr=False)
-    #: Permission bits of the folders between the project's own and the file, outermost first; a missing one is 755.
+    #: Permission bits of the folders between the project's folder and the file, outermost first; 755 where missing.
     folder_modes: tuple[int, ...] = field(default=(), converter=_modes, repr=False)
     #: The checkpoint's name, for versions of kind `checkpoint`.
     checkpoint: str | None = None
-    #: Whether the content is stored, or only its hash and size; None where it was not looked up (`files` does).
+    #: True: the content is stored. False: only hash and size are. None: not looked up (`files` does look it up).
     kept: bool | None = field(default=None, repr=False)
-    #: Whatever the caller wants to remember with the version.
+    #: A JSON object that the caller stored with the version.
     context: Mapping[str, object] | None = field(default=None, repr=False)
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)
@@ -64,18 +64,18 @@ class Snapshot:
 
     @property
     def short_id(self) -> str:
-        """The first 12 hex digits of the id: enough to refer to it, unless made in the same millisecond as another."""
+        """The first 12 hex digits of the id; unique unless two versions are made in the same millisecond."""
         return self.id.hex[:12]
 
 
 @frozen(kw_only=True)
 class State:
-    """The versions that a reference names, one a file."""
+    """The versions that a reference names, one per file."""
 
     reference: str
-    #: By path; deletions are left out, unless the reference names one.
+    #: Ordered by path, without deletions, unless the reference names one.
     versions: tuple[Snapshot, ...]
-    #: Whether it names every file of the project, so that a file without a version did not exist then.
+    #: True when the reference names every file of the project: a file without a version did not exist then.
     whole: bool
 
     def by_path(self) -> dict[str, Snapshot]:
@@ -87,7 +87,7 @@ class State:
 class Capture:
     """The result of capturing a project's folder."""
 
-    #: New versions, deletions too; empty when nothing changed.
+    #: New versions, deletions included; empty when nothing changed.
     taken: tuple[Snapshot, ...]
     #: Path and reason of every entry that could not be read or must not be followed.
     skipped: tuple[tuple[str, str], ...]
@@ -95,18 +95,18 @@ class Capture:
 
 @frozen(kw_only=True)
 class Head:
-    """The newest version of a file, with what a writer needs to append the next one."""
+    """The newest version of a file, with the data that a writer needs to append the next one."""
 
     snapshot_id: UUID
     seq: int
-    #: None: the newest version is a deletion.
+    #: None when the newest version is a deletion.
     sha256: bytes | None
     mode: int
     link: str | None
-    #: The newest blob, to make a delta with, and its content; None when only hash and size were kept.
+    #: The newest blob and its content, for a delta; None when only hash and size were kept.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    #: Monotonic seconds when this was last known to be the newest, and the file's shared mark from just before.
+    #: Monotonic time (seconds) at which this was known to be the newest, and the file's shared version just before.
     confirmed_at: float = field(default=0.0, eq=False)
     stamp: bytes | None = field(default=None, eq=False, repr=False)
 
@@ -122,13 +122,13 @@ class FileDiff:
     removed_lines: int = 0
     #: Unified diff; None when a side is binary or its content was not kept.
     text: str | None = field(default=None, repr=False)
-    #: One sentence, when unreadable.
+    #: The reason in one sentence, when "unreadable".
     problem: str | None = None
 
 
 @frozen(kw_only=True)
 class Broken:
-    """A version that does not read back as what was stored."""
+    """A version whose content does not match its SHA-256."""
 
     path: str = field(converter=from_text)
     snapshot_id: UUID
@@ -144,7 +144,7 @@ class Verification:
     versions: int
     #: Distinct contents behind them.
     contents: int
-    #: Versions of which only hash and size were kept, because the file was over the size limit.
+    #: Versions with hash and size only, because the file was over the size limit.
     unkept: int
     #: Bytes of content hashed, before compression.
     content_bytes: int

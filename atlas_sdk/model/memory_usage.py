@@ -4,20 +4,20 @@ from attrs import field, frozen
 
 __all__ = ["LEVELS", "MemoryUsage"]
 
-#: Per cent of the limit that are told.
+#: Thresholds that are reported, in per cent of the limit.
 LEVELS = (80, 100)
 
 
 @frozen(kw_only=True)
 class MemoryUsage:
-    """The stored size of a user's contents: deltas and keyframes, each content once."""
+    """The stored size of a user's contents: deltas and keyframes, each content counted once."""
 
     bytes: int
     #: None is unlimited.
     limit: int | None
-    #: Whether new content above the limit is refused; otherwise it is only told.
+    #: True: new content above the limit is refused. False: an event reports it.
     hard: bool
-    #: The highest of 0, 80 and 100 per cent that events have told since it was last below.
+    #: The highest threshold (0, 80 or 100 per cent) that events have reported since the size was last below it.
     told: int = field(default=0, repr=False)
 
     @property
@@ -27,7 +27,7 @@ class MemoryUsage:
 
     @property
     def level(self) -> int:
-        """The highest of 0, 80 and 100 per cent that is reached."""
+        """The highest threshold (0, 80 or 100 per cent) that the size has reached."""
         if self.limit is None or not self.bytes:
             return 0
         return max((level for level in LEVELS if self.bytes * 100 >= self.limit * level), default=0)

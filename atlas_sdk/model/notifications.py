@@ -1,4 +1,4 @@
-"""Notifications of a listener."""
+"""Items that a listener yields: notifications and gaps."""
 
 from attrs import frozen
 
@@ -7,18 +7,18 @@ __all__ = ["Gap", "Notification"]
 
 @frozen(kw_only=True)
 class Notification:
-    """A message on a channel, sent when the transaction of its sender was committed."""
+    """A message on a channel. The server sends it when the sender's transaction commits."""
 
     channel: str
     #: At most 7,999 bytes; "" when there is none.
     payload: str
-    #: The server's process that served the sender.
+    #: The process id of the sender's server process.
     pid: int
 
 
 @frozen(kw_only=True)
 class Gap:
-    """The connection was lost and made again: what was sent meanwhile is gone, so look at the tables."""
+    """A lost and renewed connection: messages sent in between are lost, so read the tables."""
 
-    #: For how long nothing was heard.
+    #: How long the listener was not connected.
     seconds: float

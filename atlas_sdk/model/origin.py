@@ -12,7 +12,7 @@ __all__ = ["Address", "Origin"]
 #: An IP address as a text or as an object of the standard library.
 Address = str | IPv4Address | IPv6Address
 
-#: What the columns hold.
+#: The length of the column.
 _AGENT_LENGTH = 1024
 
 
@@ -20,7 +20,7 @@ def _ip(value: Address | None) -> str | None:
     if value is None:
         return None
     try:
-        # A zone ("%eth0") means something on one machine only, and inet has no room for it.
+        # Drop a zone ("%eth0"): it has a meaning on one machine only, and the type inet cannot store it.
         address = ip_address(value.partition("%")[0] if isinstance(value, str) else value)
     except (AddressValueError, ValueError) as exc:
         raise InvalidInput(
@@ -30,7 +30,7 @@ def _ip(value: Address | None) -> str | None:
 
 
 def _agent(value: str | None) -> str | None:
-    """Strangers choose it, so it is made to fit instead of being refused."""
+    """Truncate a User-Agent; never refuse it, because it is untrusted input."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -43,11 +43,11 @@ class Origin:
     """The origin of a request, as far as known."""
 
     ip: str | None = field(default=None, converter=_ip)
-    #: Cut to 1,024 characters.
+    #: Truncated to 1,024 characters.
     user_agent: str | None = field(default=None, converter=_agent)
 
     def but(self, *, ip: Address | None = None, user_agent: str | None = None) -> "Origin":
-        """Return this origin with what is given; None leaves a field as it is."""
+        """Return a copy of this origin with the given fields replaced; None leaves a field as it is."""
         return evolve(
             self,
             ip=self.ip if ip is None else ip,

@@ -1,4 +1,4 @@
-"""A client's connections: how many there are, and what became of those who asked for one."""
+"""Statistics of a client's connection pool."""
 
 from attrs import frozen
 
@@ -9,35 +9,35 @@ __all__ = ["PoolStats"]
 class PoolStats:
     """The connections of one client at one moment, and counts since it was opened.
 
-    Reading it costs microseconds and asks no server. A forked child begins at 0. Listeners have connections of their
-    own, which are not counted.
+    Reading them takes microseconds and sends nothing to the server. A forked child begins at 0. The connections of
+    listeners are not counted.
     """
 
-    #: Connections that are open or just being made.
+    #: Connections that are open or being opened.
     size: int
-    #: The most that there will be.
+    #: The upper bound of `size`.
     size_max: int
-    #: Of those that are open: who wait for something to do.
+    #: Open connections that nobody uses now.
     idle: int
-    #: Of all: who are used now, or just being made.
+    #: Connections in use or being opened.
     in_use: int
     #: Callers that wait for a connection now.
     waiting: int
-    #: How often a connection was asked for.
+    #: Requests for a connection.
     requests: int
-    #: How many of these had to wait, for another caller's or until one was made, …
+    #: Requests that had to wait: for another caller's connection, or until a new one was open.
     waits: int
-    #: … for how many seconds altogether.
+    #: Seconds that requests have waited, in all.
     waited_s: float
-    #: How many were given up, because none came free in time or none could be made.
+    #: Requests that failed: no connection came free in time, or none could be opened.
     refused: int
-    #: For how many seconds connections were used, altogether.
+    #: Seconds that connections were in use, in all.
     used_s: float
-    #: How many connections were made, …
+    #: Connections opened.
     opened: int
-    #: … in how many seconds altogether.
+    #: Seconds spent opening them, in all.
     opening_s: float
-    #: How many attempts to make one failed.
+    #: Failed attempts to open a connection.
     failed: int
-    #: How many connections were found dead, when they were handed out or given back.
+    #: Connections found dead when they were checked out or returned.
     lost: int

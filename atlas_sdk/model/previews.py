@@ -12,7 +12,7 @@ __all__ = ["HEALTHS", "LIVE", "PREVIEW_STATUSES", "Preview"]
 #: creating -> running | failed | stopped; running <-> sleeping; running | sleeping -> stopped | failed. The database
 #: refuses any other change.
 PREVIEW_STATUSES = ("creating", "running", "sleeping", "stopped", "failed")
-#: Those that have a host and may have a port.
+#: Statuses in which a preview has a host and may have a port.
 LIVE = ("creating", "running", "sleeping")
 HEALTHS = ("unknown", "healthy", "unhealthy", "starting")
 
@@ -24,13 +24,13 @@ class Preview:
     id: UUID
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
-    #: Lower case; while the preview lives it is unique in the database.
+    #: Lower case; unique in the database while the preview is live.
     host: str
     #: "creating", "running", "sleeping", "stopped" or "failed".
     status: str = field(validator=in_(PREVIEW_STATUSES))
-    #: Of the machine: where requests for the host go.
+    #: The machine's port that requests for the host go to.
     host_port: int | None = None
-    #: Inside the container.
+    #: The port inside the container.
     container_port: int | None = None
     #: The machine that runs it; "" where there is only one.
     machine: str = ""
@@ -39,10 +39,10 @@ class Preview:
     #: "unknown", "healthy", "unhealthy" or "starting".
     health: str = field(default="unknown", validator=in_(HEALTHS))
     resource_limits: Mapping[str, object] = field(factory=dict, repr=False)
-    #: Whether it is put to sleep when nobody came for `sleep_after`.
+    #: True: the preview may be put to sleep when no request came for `sleep_after`.
     auto_sleep: bool = field(default=True, repr=False)
     sleep_after: timedelta = field(default=timedelta(minutes=30), repr=False)
-    #: To the second: see `previews.touch`.
+    #: Exact to a second: see `previews.touch`.
     last_accessed_at: datetime = field(repr=False)
     stopped_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)
@@ -50,5 +50,5 @@ class Preview:
 
     @property
     def is_live(self) -> bool:
-        """True while the preview has its host: while it is created, runs or sleeps."""
+        """True while the preview has its host: while it is being created, runs or sleeps."""
         return self.status in LIVE

@@ -20,27 +20,27 @@ class Project:
 
     id: UUID
     user_id: UUID = field(repr=False)
-    #: Unique in the database: the name that the outside knows the project by.
+    #: The project's name for other systems; unique in the database.
     session_id: str = field(repr=False)
     name: str
-    #: Absolute, symlinks resolved, as `os.fsdecode` gives it.
+    #: Absolute, symlinks resolved, decoded by `os.fsdecode`.
     path: str = field(converter=from_text)
     #: "active", "archived" or "deleted", which is final.
     status: str = field(validator=in_(PROJECT_STATUSES))
-    #: As noted at the last checkpoint, look or `projects.update_memory`; `projects.health` asks the memory itself.
+    #: As of the last capture, checkpoint or `projects.update_memory`; `projects.health` reads the memory itself.
     has_memory: bool = field(default=False, repr=False)
-    #: Bytes of the newest versions.
+    #: Bytes of the newest versions, as of the same time.
     memory_size: int = field(default=0, repr=False)
     framework: str | None = field(default=None, repr=False)
     language: str | None = field(default=None, repr=False)
     created_at: datetime = field(repr=False)
-    #: When it was last changed or touched.
+    #: When the project was last changed or touched.
     updated_at: datetime = field(repr=False)
 
 
 @frozen(kw_only=True)
 class Purge:
-    """The rows deleted with a project; its ledger and the audit trail stay."""
+    """Counts of the rows that were deleted with a project. Its ledger and the audit trail stay."""
 
     user_id: UUID = field(repr=False)
     project_id: UUID

@@ -6,12 +6,12 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Check", "Forecast", "Hold", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
+__all__ = ["Check", "Forecast", "OpenReservation", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
 
 
 @frozen(kw_only=True)
-class Hold:
-    """A reservation that is not settled yet."""
+class OpenReservation:
+    """A reservation that is not settled yet, as `quotas.reservations` lists it."""
 
     id: UUID
     tokens: int
@@ -24,7 +24,7 @@ class Hold:
     epoch: int
     created_at: datetime = field(repr=str)
     expires_at: datetime = field(repr=str)
-    #: A block that a process spends by itself; then `requests` are promised, else counted.
+    #: True for a block that a process spends by itself. Its `requests` are reserved; other reservations count them.
     leased: bool = False
     requests: int = 0
 
@@ -35,9 +35,9 @@ class Usage:
 
     tokens_used: int
     tokens_held: int
-    #: Top-ups included, here and below.
+    #: With top-ups, here and below.
     tokens_limit: int | None
-    #: The part of it that top-ups add.
+    #: The part of the limit that top-ups add.
     tokens_granted: int
     #: US dollars, here and below.
     cost_used: Decimal
@@ -47,23 +47,23 @@ class Usage:
     #: Containers that run now.
     slots_held: int
     slots_limit: int | None
-    #: Up to a minute older than an hour: never fewer than there were.
+    #: Over 60 to 61 minutes, so never fewer than in the last hour.
     requests_last_hour: int
-    #: Promised to blocks that processes spend by themselves.
+    #: Reserved for blocks that processes spend by themselves.
     requests_held: int
     requests_limit: int | None
     #: Today in the user's time zone.
     builds_today: int
     builds_limit: int | None
-    #: The month that `tokens` and `cost` are counted in.
+    #: The month over which `tokens` and `cost` are counted.
     period_start: datetime = field(repr=str)
     period_end: datetime = field(repr=str)
     time_zone: str
-    #: The limits that were set for this user by hand, so that a change of plan leaves them alone.
+    #: Limits that were set for this user by hand. A change of plan does not change them.
     overridden: tuple[str, ...] = field(converter=tuple)
 
     def check(self) -> "Check":
-        """Tell whether a limit is reached; of several, the one that takes longest to come back."""
+        """Check whether a limit is reached; if several are, report the one that takes longest to recover."""
         for dimension, taken, limit in (
             ("tokens", self.tokens_used + self.tokens_held, self.tokens_limit),
             ("cost", self.cost_used + self.cost_held, self.cost_limit),
@@ -78,7 +78,7 @@ class Usage:
 
 @frozen(kw_only=True)
 class Check:
-    """The answer to whether a limit is reached. It reserves nothing: another caller may use the rest."""
+    """The result of a check of the limits. It reserves nothing, so another caller may use up the rest."""
 
     exceeded: bool
     dimension: str | None = None
@@ -87,7 +87,7 @@ class Check:
 
 @frozen(kw_only=True)
 class QuotaAccounting:
-    """One period of one user whose counters are not what ledger and holds add up to."""
+    """A period of a user in which the counters differ from the sums over ledger and reservations."""
 
     user_id: UUID
     period_start: datetime = field(repr=str)
@@ -96,20 +96,20 @@ class QuotaAccounting:
     cost_used: Decimal
     cost_charged: Decimal
     tokens_held: int
-    tokens_promised: int
+    tokens_reserved: int
     cost_held: Decimal
-    cost_promised: Decimal
+    cost_reserved: Decimal
     slots_held: int
-    slots_promised: int
+    slots_reserved: int
     requests_held: int
-    requests_promised: int
+    requests_reserved: int
 
 
 @frozen(kw_only=True)
 class QuotaAudit:
     """The result of `verify`."""
 
-    #: Periods looked at, those of closed months too.
+    #: Number of periods checked, closed months included.
     periods: int
     unbalanced: tuple[QuotaAccounting, ...] = ()
 
@@ -121,12 +121,12 @@ class QuotaAudit:
 
 @frozen(kw_only=True)
 class Period:
-    """A month that has ended. Late settlements still change what it used."""
+    """A month that has ended. A late settlement still changes the amounts used."""
 
     period_start: datetime = field(repr=str)
     period_end: datetime = field(repr=str)
     tokens_used: int
-    #: As it was at the end, top-ups included; None is unlimited.
+    #: The limit at the end of the month, with top-ups; None is unlimited.
     tokens_limit: int | None
     #: US dollars.
     cost_used: Decimal
@@ -134,13 +134,13 @@ class Period:
     closed_at: datetime = field(repr=str)
 
 
-#: A rate over less than this says nothing.
+#: Assume at least this much time, because a rate over a few minutes says little.
 _SHORTEST = timedelta(hours=1)
 
 
 @frozen(kw_only=True)
 class Rates:
-    """The amounts charged of late."""
+    """The amounts charged recently."""
 
     now: datetime
     observed: timedelta
@@ -148,7 +148,7 @@ class Rates:
     cost: Decimal
 
     def forecast(self, usage: Usage) -> "Forecast":
-        """Draw the line on."""
+        """Extrapolate the recent rate to the end of the period."""
         hours = Decimal(max(self.observed, _SHORTEST) // timedelta(seconds=1)) / 3600
 
         def runs_out_at(hourly: Decimal, left: Decimal | int | None) -> datetime | None:
@@ -157,7 +157,7 @@ class Rates:
             if left <= 0:
                 return self.now
             lasts = left / hourly
-            # Beyond the period there is a new month; and a timedelta has an end.
+            # A new month begins after the period; and a larger number could overflow a timedelta.
             if lasts >= Decimal((usage.period_end - self.now) // timedelta(seconds=1)) / 3600:
                 return None
             return self.now + timedelta(hours=float(lasts))
@@ -176,7 +176,7 @@ class Rates:
 
 @frozen(kw_only=True)
 class Forecast:
-    """When the month's tokens and dollars run out if it goes on like this; None: not before the period ends."""
+    """The times at which the month's tokens and dollars run out at the recent rate; None if the month ends first."""
 
     tokens_per_day: int
     #: US dollars.
@@ -187,5 +187,5 @@ class Forecast:
 
     @property
     def runs_out_at(self) -> datetime | None:
-        """When the first of the two runs out."""
+        """The earlier of the two times."""
         return min((at for at in (self.tokens_run_out_at, self.cost_runs_out_at) if at is not None), default=None)

@@ -1,4 +1,4 @@
-"""Quotas: what was promised, and what was charged for it."""
+"""Quotas: reservations, and the settlements that charge them."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,22 +11,22 @@ __all__ = ["Block", "Rate", "Reservation", "Settlement"]
 
 @frozen(kw_only=True)
 class Reservation:
-    """A promise: this much may be used until it expires."""
+    """An amount that may be used until it expires."""
 
     id: UUID
     user_id: UUID = field(repr=False)
-    #: What was granted, from `min_tokens` to `tokens`: the `max_tokens` of the call.
+    #: The granted tokens, from `min_tokens` to `tokens`. Send them as the call's `max_tokens`.
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: None for a repeated call whose reservation is settled.
+    #: None when the call was repeated after the settlement.
     expires_at: datetime | None = field(repr=str)
-    #: Grows with every grant to the user; of one container, a driver obeys the highest number that came with it.
-    #: None as above.
+    #: A fencing number: it grows with every reservation of the user. The driver of a container obeys the highest number
+    #: that it has seen for it. None when the call was repeated after the settlement.
     epoch: int | None
-    #: "held"; "settled" when a repeated call comes after the settlement.
+    #: "held", or "settled" when the call was repeated after the settlement.
     state: str = "held"
-    #: This id was granted by an earlier call, and this is its answer.
+    #: True when an earlier call made the reservation with this id.
     repeated: bool = False
 
 
@@ -34,18 +34,18 @@ class Reservation:
 class Settlement:
     """The amounts charged for a reservation."""
 
-    #: "settled"; "corrected": it had expired or been released before; "released"; "repeated": an earlier call did it.
+    #: "settled", "released", "corrected" (it had expired or been released before), "repeated" (an earlier call did it).
     outcome: str
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: More was used than promised. It is charged all the same.
+    #: True when more was used than reserved. It is charged all the same.
     overrun: bool
 
 
 @frozen(kw_only=True)
 class Block:
-    """A promise that one process spends by itself, call by call."""
+    """A reservation that one process spends by itself, call by call."""
 
     id: UUID
     user_id: UUID = field(repr=False)
@@ -53,16 +53,16 @@ class Block:
     #: US dollars.
     cost: Decimal
     requests: int
-    #: Until it expires, when it was granted, by the server's clock.
+    #: The time from the grant to the expiry, by the server's clock.
     lasts: timedelta
-    #: As a reservation's.
+    #: The fencing number, as of a reservation.
     epoch: int
     repeated: bool = False
 
 
 @frozen(kw_only=True)
 class Rate:
-    """The remaining requests of the hour; None is unlimited."""
+    """The limit and the remaining requests of the hour; None is unlimited."""
 
     limit: int | None
     remaining: int | None

@@ -1,4 +1,4 @@
-"""The schema's versions, and what a server says of itself."""
+"""Applied migrations, and facts about a server."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ class AppliedMigration:
 
 @frozen(kw_only=True)
 class ServerFacts:
-    """The server's description of itself."""
+    """Facts that a server reports about itself."""
 
     server_version: str
     database: str

@@ -1,4 +1,4 @@
-"""Sessions: who is signed in, on which device."""
+"""Sessions: sign-ins of users."""
 
 from datetime import datetime
 from uuid import UUID
@@ -14,25 +14,25 @@ def _text(value: object) -> str | None:
 
 @frozen(kw_only=True)
 class Session:
-    """A sign-in, valid until it expires or is revoked; the token itself is kept nowhere."""
+    """A sign-in, valid until it expires or is revoked. The token itself is not stored."""
 
     id: UUID
     user_id: UUID
     #: By the database's clock.
     expires_at: datetime = field(repr=str)
-    #: False: revoked, for good.
+    #: False when the session was revoked, which is final.
     is_active: bool = True
     ip: str | None = field(default=None, converter=_text)
     user_agent: str | None = field(default=None, repr=False)
     created_at: datetime = field(repr=False)
-    #: To the minute: see `sessions.touch`.
+    #: Exact to a minute: see `sessions.touch`.
     last_seen_at: datetime = field(repr=False)
 
 
 @frozen(kw_only=True)
 class IssuedSession:
-    """A new session with its token, which is shown this once."""
+    """A new session with its token. The token cannot be read again later."""
 
-    #: A signed JWT: give it to the client and to nobody else, and keep it out of logs.
+    #: A signed JWT. Give it to the client only, and keep it out of logs.
     token: str = field(repr=False)
     session: Session

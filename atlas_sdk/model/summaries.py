@@ -1,4 +1,4 @@
-"""Summaries: what people ask first of a user and of a project, as the two views answer it."""
+"""Summaries of a user and of a project, as the two views return them."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -16,16 +16,16 @@ class UsageSummary:
     user_id: UUID = field(repr=False)
     email: str
     plan: str
-    #: In the month that is open; promises to running calls are not in it.
+    #: In the current month, without reservations of running calls.
     tokens_used: int
     #: None is unlimited.
     tokens_limit: int | None
     #: US dollars.
     cost_used: Decimal
     cost_limit: Decimal | None
-    #: Without deleted ones.
+    #: Without deleted projects.
     project_count: int
-    #: Those that answer at their host: running or asleep.
+    #: Previews that answer at their host: running or sleeping.
     active_previews: int
     builds_24h: int
     builds_7d: int
@@ -43,15 +43,15 @@ class ProjectHealth:
     builds_total: int
     builds_succeeded: int
     builds_failed: int
-    #: Shares of the finished builds, 0 to 1; None while there are none.
+    #: Shares of the finished builds, 0 to 1; None while none has finished.
     success_rate: Decimal | None
     failure_rate: Decimal | None
     last_build_at: datetime | None = field(repr=str)
     last_build_status: str | None
-    #: Those that answer at their host: running or asleep.
+    #: Previews that answer at their host: running or sleeping.
     active_previews: int
     has_memory: bool
-    #: Files that are there now, and the bytes of their newest versions.
+    #: Files that exist now, and the bytes of their newest versions.
     memory_files: int
     memory_bytes: int
     last_snapshot_at: datetime | None = field(repr=str)

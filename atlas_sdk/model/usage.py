@@ -1,4 +1,4 @@
-"""Usage: the ledger of what was used, and its sums."""
+"""Usage: entries of the ledger, and sums over it."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -12,12 +12,12 @@ __all__ = ["UsageEntry", "UsageTotal"]
 
 @frozen(kw_only=True)
 class UsageEntry:
-    """A row of the ledger; it is never edited."""
+    """A row of the ledger. Rows are never changed."""
 
     id: UUID
     user_id: UUID = field(repr=False)
     project_id: UUID | None = field(default=None, repr=False)
-    #: "tokens", "container_minutes", or one of the platform's.
+    #: "tokens", "container_minutes", or a kind of the platform's own.
     kind: str
     #: Negative in a correction, like the cost.
     amount: Decimal
@@ -29,17 +29,17 @@ class UsageEntry:
 
 @frozen(kw_only=True)
 class UsageTotal:
-    """A sum over the ledger; what it was not grouped by is None."""
+    """A sum over the ledger. A field is None if the sum is not grouped by it."""
 
     #: In the user's time zone.
     day: date | None
-    #: Always: amounts of two kinds do not add up.
+    #: Always set, because amounts of two kinds cannot be added.
     kind: str
-    #: As `meta` has it; None: it says nothing of one.
+    #: The model that `meta` names; None if it names none.
     model: str | None
-    #: The project's id, or what `meta` says; None: of no project.
+    #: The project's id, or the project that `meta` names; None if there is neither.
     project: str | None
-    #: Rows.
+    #: Number of rows.
     entries: int
     amount: Decimal
     #: US dollars, exact.

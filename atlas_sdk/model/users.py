@@ -1,4 +1,4 @@
-"""Users: the tenants of a database."""
+"""Users, the tenants of a database."""
 
 from datetime import datetime
 from uuid import UUID
@@ -13,16 +13,16 @@ NOBODY = UUID(int=0)
 
 @frozen(kw_only=True)
 class User:
-    """A tenant: everything else belongs to one."""
+    """A tenant. Every other object belongs to one."""
 
     id: UUID
     #: Lower case; unique in the database.
     email: str
     name: str = ""
-    #: "free", "pro", "enterprise", or one of the platform's.
+    #: "free", "pro", "enterprise", or a plan of the platform's own.
     plan: str
     email_verified: bool
-    #: When the password was set last; None until one is. What was read before is too old for `sessions.issue`.
+    #: When the password was last set; None before that. `sessions.issue` refuses a `User` that was read before.
     password_changed_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)
     updated_at: datetime = field(repr=False)
@@ -33,15 +33,15 @@ class Credentials:
     """The stored data that a sign-in is checked against."""
 
     user_id: UUID
-    #: None: nobody can sign in with a password.
+    #: None when the user cannot sign in with a password.
     password_hash: str | None = field(repr=False)
-    #: As in `User`: a hash that is only renewed leaves it alone.
+    #: As in `User`; rehashing the same password does not change it.
     password_changed_at: datetime | None = field(repr=False)
 
 
 @frozen(kw_only=True)
 class Deletion:
-    """The rows deleted with a user; the audit trail stays."""
+    """Counts of the rows that were deleted with a user. The audit trail stays."""
 
     user_id: UUID
     projects: int
@@ -51,5 +51,5 @@ class Deletion:
     sessions: int
     #: Rows of the usage ledger.
     usage_entries: int
-    #: Names that are free again: the e-mail address, hosts of previews, session ids of projects.
+    #: Names that became free: the e-mail address, hosts of previews, session ids of projects.
     claims: int

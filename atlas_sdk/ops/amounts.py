@@ -1,4 +1,4 @@
-"""Amounts of the quota topics: checked here, so that a wrong one is named before the database is asked."""
+"""Check amounts of the quota topics before a query, so that the error names the wrong argument."""
 
 import json
 import re
@@ -21,28 +21,29 @@ __all__ = [
     "Money",
     "Unchanged",
     "as_json",
+    "at_most",
     "count",
     "meta_text",
     "money",
     "ttl_of",
 ]
 
-#: US dollars: exact, so no float.
+#: US dollars. No float, because amounts are exact.
 Money = Decimal | int | str
 
-#: The bounds of one call, as the functions in the database have them.
+#: The bounds of one call, the same as in the functions of the database.
 TOKENS_MAX = 10**12
 _COST_MAX = 10**9
 COUNT_MAX = 10**6
 _TTL_MAX = timedelta(hours=24)
 _META_MAX_BYTES = 16_384
-#: A float that may be written with an exponent: a hint, since texts may look like one.
+#: A float with an exponent, or a text that looks like one.
 _EXPONENT = re.compile(r"\de[-+]?\d")
-#: An escape of NUL whose backslash is not itself escaped.
+#: An escaped NUL whose backslash is not itself escaped.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-#: Of a limit of tokens or bytes: with a million top-ups of the largest size it still fits a bigint.
+#: The largest limit of tokens or bytes. With a million of the largest top-ups it still fits a bigint.
 LIMIT_MAX = 10**18
-#: What an integer column holds.
+#: The largest value of an integer column.
 INTEGER_MAX = 2**31 - 1
 
 
@@ -55,12 +56,12 @@ class Unchanged(Enum):
         return "UNCHANGED"
 
 
-#: What is not named stays as it is; None is a value, "unlimited".
+#: The default of arguments that leave a value as it is, since None means "unlimited".
 UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 def count(name: str, value: int, maximum: int = COUNT_MAX, *, least: int = 0) -> int:
-    """Return a whole number within its bounds. Raises InvalidInput."""
+    """Return the value if it is a whole number within the bounds. Raises InvalidInput."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInput(f"{name} must be a whole number, not {quoted(value)}", field=name)
     if not least <= value <= maximum:
@@ -68,22 +69,30 @@ def count(name: str, value: int, maximum: int = COUNT_MAX, *, least: int = 0) ->
     return value
 
 
+def at_most(name: str, value: int, of: str, amount: int, *, least: int = 0) -> int:
+    """Return a minimum if it does not exceed the amount `of`. Raises InvalidInput."""
+    minimum = count(name, value, TOKENS_MAX, least=least)
+    if minimum > amount:
+        raise InvalidInput(f"{name} ({minimum}) must not exceed {of} ({amount})", field=name)
+    return minimum
+
+
 def money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
-    """Return an amount of dollars. Raises InvalidInput."""
+    """Return the value as an amount of dollars. Raises InvalidInput."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {quoted(value)}", field=name)
+        raise InvalidInput(f"{name} must be a Decimal, an int or a str, not {quoted(value)}", field=name)
     try:
         amount = Decimal(value)
     except InvalidOperation as exc:
         raise InvalidInput(f"{name} must be a number of dollars, not {quoted(value)}", field=name) from exc
-    # NaN cannot be compared.
+    # Test for NaN first, because a comparison with it raises.
     if not amount.is_finite() or not 0 <= amount <= maximum:
         raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {value}", field=name)
     return amount
 
 
 def ttl_of(value: timedelta) -> timedelta:
-    """Return how long a promise lasts. Raises InvalidInput."""
+    """Return the lifetime of a reservation if it is within the bounds. Raises InvalidInput."""
     if not isinstance(value, timedelta):
         raise InvalidInput(f"ttl must be a timedelta, not {quoted(value)}", field="ttl")
     if not timedelta() < value <= _TTL_MAX:
@@ -92,15 +101,15 @@ def ttl_of(value: timedelta) -> timedelta:
 
 
 def meta_text(meta: Mapping[str, object]) -> str:
-    """Return the JSON of what goes into the ledger. Raises InvalidInput for all that the database would refuse.
+    """Return `meta` as JSON text. Raises InvalidInput for everything that the database would refuse.
 
-    That is what is no JSON object, what a jsonb cannot hold (NaN, NUL, half a surrogate pair, a nesting that is too
-    deep), and what is longer than 16,384 bytes there (`quota_check_amounts` in `sql/migrations/0005_quotas.sql`).
+    The database refuses values that are not a JSON object, values that a jsonb cannot store (NaN, NUL, half a surrogate
+    pair, deep nesting), and more than 16,384 bytes (`quota_check_amounts` in `sql/migrations/0005_quotas.sql`).
     """
     if not isinstance(meta, Mapping):
         raise InvalidInput(f"meta must be a mapping, not {quoted(meta)}", field="meta")
     try:
-        # With the spaces that a jsonb is shown with.
+        # Keep the default separators: jsonb puts the same spaces into its text.
         text = json.dumps(dict(meta), ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
         if _EXPONENT.search(text):
@@ -115,7 +124,7 @@ def meta_text(meta: Mapping[str, object]) -> str:
 
 
 def _digits(text: str) -> int:
-    """Return how many more bytes numbers take when they are written out, as a jsonb does with 1e300."""
+    """Return how many bytes a jsonb adds by writing numbers such as 1e300 without an exponent."""
     more = 0
 
     def note(number: str) -> float:
@@ -128,7 +137,7 @@ def _digits(text: str) -> int:
 
 
 def as_json(meta: Mapping[str, object] | None) -> Json | None:
-    """Return what goes into a jsonb column. Raises InvalidInput."""
+    """Return `meta` as the value of a jsonb column. Raises InvalidInput."""
     if meta is None:
         return None
     meta_text(meta)

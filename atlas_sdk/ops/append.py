@@ -6,11 +6,11 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from atlas_sdk._heads import Key
 from atlas_sdk._plan import Json, Plan, atomic, context, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
 from atlas_sdk.files import named, to_text
-from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
 from atlas_sdk.model.projects import Project
@@ -43,6 +43,22 @@ class Incoming:
     folder_modes: tuple[int, ...] = ()
 
 
+@frozen(kw_only=True)
+class _New:
+    """A version to append."""
+
+    project: Project
+    state: Content
+    kind: str
+    context: Mapping[str, object] | None
+    reason: str | None
+    snapshot_id: UUID | None
+
+    @property
+    def key(self) -> Key:
+        return self.project.user_id, self.project.id, self.state.path
+
+
 def append(
     project: Project,
     state: Content,
@@ -56,64 +72,43 @@ def append(
 
     Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
     """
+    new = _New(project=project, state=state, kind=kind, context=extra, reason=reason, snapshot_id=snapshot_id)
     ctx = yield from context()
     ctx.require_tenant(project.user_id)
-    key = (project.user_id, project.id, state.path)
-    head = ctx.heads.get(key)
+    head = ctx.heads.get(new.key)
     if head is not None and _same(head, state):
         fresh = ctx.monotonic() - head.confirmed_at < HEAD_TRUST_S
-        if not (fresh and ctx.heads.is_newest(key, head)):
+        if not (fresh and ctx.heads.is_newest(new.key, head)):
             head = yield from _read_head(project, state.path, known=head)
     head = head or (yield from _read_head(project, state.path))
     if head is not None and _same(head, state):
         return None
-    made = yield from _put(project, state, head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id)
+    made = yield from _put(new, head, (yield from _encode(new, head)))
     if made is not None:
         return made
-    # Somebody else appended a version in between, or a hard limit refused it. Queue for the file instead of racing
-    # again: on a busy file most tries would be lost.
-    ctx.heads.drop(key)
-    return (
-        yield from _append_in_turn(
-            project, state, known=head, kind=kind, extra=extra, reason=reason, snapshot_id=snapshot_id
-        )
-    )
+    # Another client appended a version in between, or a hard limit refused this one. Queue for the file instead of
+    # racing again: on a busy file most tries would be lost.
+    ctx.heads.drop(new.key)
+    return (yield from _append_in_turn(new, known=head))
 
 
 @atomic
-def _append_in_turn(
-    project: Project,
-    state: Content,
-    *,
-    known: Head | None,
-    kind: str,
-    extra: Mapping[str, object] | None,
-    reason: str | None,
-    snapshot_id: UUID | None,
-) -> Plan[Snapshot | None]:
-    """Lock the file, look at its newest version, append. `known` is likely what that one was made from."""
+def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
+    """Lock the file, read its newest version, append. `known` is likely the base of that version's delta."""
+    project, state = new.project, new.state
+    keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
     while True:
-        keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
         locked = yield from one_or_none(sql["lock"], _Locked, **keys)
         head = yield from _read_head(project, state.path)
         if head is not None and _same(head, state):
             return None
-        made = yield from _put(
-            project,
-            state,
-            head,
-            # Somebody may have deleted the row of the newest version by hand: go on after it all the same.
-            after=None if locked is None else locked.snapshot_id,
-            known=known,
-            kind=kind,
-            extra=extra,
-            reason=reason,
-            snapshot_id=snapshot_id,
-            in_turn=True,
-        )
-        # None: there was no file to lock, and somebody made it just now.
+        blob = yield from _encode(new, head, known=known)
+        # A user may have deleted the newest version's row by hand: append after it all the same.
+        made = yield from _put(new, head, blob, after=None if locked is None else locked.snapshot_id)
         if made is not None:
             return made
+        # A hard limit refused it, or there was no file to lock and another client has made it since.
+        yield from memory_usage.refuse(project.user_id, blob)
 
 
 def _same(head: Head, state: Content) -> bool:
@@ -181,32 +176,14 @@ class _Stamp:
     stored_depth: int | None = None
 
 
-def _put(
-    project: Project,
-    state: Content,
-    head: Head | None,
-    *,
-    after: UUID | None = None,
-    known: Head | None = None,
-    kind: str,
-    extra: Mapping[str, object] | None,
-    reason: str | None,
-    snapshot_id: UUID | None,
-    in_turn: bool = False,
-) -> Plan[Snapshot | None]:
-    """Try to append after `head`; None when that is not the newest version any more, or a hard limit refuses.
-
-    `in_turn` the latter raises QuotaExceeded.
-    """
+def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None) -> Plan[Snapshot | None]:
+    """Append after `head`; return None when that is not the newest version any more, or a hard limit refuses."""
     ctx = yield from context()
-    if head is not None and state.content is not None:
-        head = yield from _with_content(project, state.path, head, known=known)
-    blob = _encode(state, head)
-    attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
+    project, state = new.project, new.state
+    attribution = ctx.attribution if new.reason is None else evolve(ctx.attribution, reason=new.reason)
     mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
-    new_id = snapshot_id or ctx.new_id()
-    key = (project.user_id, project.id, state.path)
-    seen = ctx.heads.stamp(key)
+    new_id = new.snapshot_id or ctx.new_id()
+    seen = ctx.heads.stamp(new.key)
     stamp = yield from one_or_none(
         sql["put"],
         _Stamp,
@@ -221,33 +198,43 @@ def _put(
         base_sha256=blob.base_sha256,
         data=blob.data,
         mode=mode,
-        kind=kind,
+        kind=new.kind,
         link=state.link,
         folder_modes=_odd_modes(state.folder_modes),
-        context=None if extra is None else Json(dict(extra)),
+        context=None if new.context is None else Json(dict(new.context)),
         attribution=Json(attribution.to_json()),
     )
     if stamp is None:
-        if in_turn:
-            yield from memory_usage.refuse(project.user_id, blob)
         return None
     if stamp.stored_depth is not None:
         blob = evolve(blob, depth=stamp.stored_depth)
-    ctx.heads.written(
-        key,
-        Head(
-            snapshot_id=new_id,
-            seq=stamp.seq,
-            sha256=blob.sha256,
-            mode=mode,
-            link=state.link,
-            blob=None if blob.data is None else blob,
-            content=state.content,
-            confirmed_at=ctx.monotonic(),
-        ),
-        seen=seen,
+    written = Head(
+        snapshot_id=new_id,
+        seq=stamp.seq,
+        sha256=blob.sha256,
+        mode=mode,
+        link=state.link,
+        blob=None if blob.data is None else blob,
+        content=state.content,
+        confirmed_at=ctx.monotonic(),
     )
-    return _made(project, state.path, new_id, stamp, kind, attribution, state=state, mode=mode, extra=extra)
+    ctx.heads.written(new.key, written, seen=seen)
+    return Snapshot(
+        id=new_id,
+        user_id=project.user_id,
+        project_id=project.id,
+        path=to_text(state.path),
+        seq=stamp.seq,
+        kind=new.kind,
+        sha256=state.sha256,
+        size=state.size,
+        mode=mode,
+        link=state.link,
+        folder_modes=_odd_modes(state.folder_modes),
+        context=new.context,
+        attribution=attribution,
+        created_at=stamp.created_at,
+    )
 
 
 def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
@@ -255,54 +242,21 @@ def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
     return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
 
 
-def _made(
-    project: Project,
-    path: str,
-    new_id: UUID,
-    stamp: _Stamp,
-    kind: str,
-    attribution: Attribution,
-    *,
-    mode: int,
-    state: Content | None = None,
-    extra: Mapping[str, object] | None = None,
-) -> Snapshot:
-    return Snapshot(
-        id=new_id,
-        user_id=project.user_id,
-        project_id=project.id,
-        path=to_text(path),
-        seq=stamp.seq,
-        kind=kind,
-        sha256=None if state is None else state.sha256,
-        size=0 if state is None else state.size,
-        mode=mode,
-        link=None if state is None else state.link,
-        folder_modes=() if state is None else _odd_modes(state.folder_modes),
-        context=extra,
-        attribution=attribution,
-        created_at=stamp.created_at,
-    )
-
-
-def _with_content(project: Project, path: str, head: Head, *, known: Head | None) -> Plan[Head]:
-    """Fetch the content that the next delta is made with, unless the head has it."""
-    if head.content is not None or head.blob is None:
-        return head
-    try:
-        content = yield from blob_content(project.user_id, head.blob.sha256, path=path, known=known)
-    except IntegrityFailure:
-        # An old version is damaged: the new one must not depend on it. `verify` reports it.
-        return evolve(head, blob=None)
-    return evolve(head, content=content)
-
-
-def _encode(state: Content, head: Head | None) -> Blob:
+def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
+    """Encode the content, as a delta to that of `head` where there is one."""
+    state = new.state
     if state.content is None:
         return Blob.absent(state.sha256, state.size)
-    if head is None:
+    if head is None or head.blob is None:
         return encode(state.content, sha256=state.sha256)
-    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=head.content)
+    base = head.content
+    if base is None:
+        try:
+            base = yield from blob_content(new.project.user_id, head.blob.sha256, path=state.path, known=known)
+        except IntegrityFailure:
+            # An old version is damaged: the new one must not depend on it. `verify` reports it.
+            return encode(state.content, sha256=state.sha256)
+    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base)
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
@@ -340,4 +294,16 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
             ctx.heads.drop((project.user_id, project.id, path))
         else:
             ctx.heads.deleted((project.user_id, project.id, path))
-            return _made(project, path, new_id, stamp, kind, attribution, mode=head.mode)
+            return Snapshot(
+                id=new_id,
+                user_id=project.user_id,
+                project_id=project.id,
+                path=to_text(path),
+                seq=stamp.seq,
+                kind=kind,
+                sha256=None,
+                size=0,
+                mode=head.mode,
+                attribution=attribution,
+                created_at=stamp.created_at,
+            )

@@ -1,4 +1,4 @@
-"""Signing in: who has this password."""
+"""Sign in with a password, and set a new one."""
 
 import hashlib
 from uuid import UUID
@@ -16,12 +16,12 @@ sql = statements("auth")
 
 
 def authenticate(email: str, password: str) -> Plan[User | None]:
-    """Return the user with this address and password, or None; `sessions.issue` is what follows.
+    """Return the user with this address and password, or None. Call `sessions.issue` next.
 
-    None has every reason, and each costs the same: an unknown address, no password, a hash that is not of argon2, a
-    wrong password. Failures are on record, an unknown address as its SHA-256 under the nil user. A hash with older
-    parameters is replaced. Nothing here slows down guessing: limit the tries, for example with `quotas.hit`.
-    Raises MissingExtra without the extra "auth".
+    The result is None for an unknown address, a user without a password, a hash that is not argon2, and a wrong
+    password. Each of them takes the same time. An event records every failure; for an unknown address it belongs to the
+    nil user and has the address's SHA-256. A hash with older parameters is replaced. This call does not slow down
+    guessing: limit the attempts, for example with `quotas.hit`. Raises MissingExtra without the extra "auth".
     """
     secret = passwords.presented(password)
     try:
@@ -41,13 +41,13 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
         user = yield from _signed_in(found.user_id, stored, fresh)
         if user is not None:
             return user
-        # The password was changed, or the user deleted, while this one was being compared.
+        # The password was changed, or the user deleted, during the comparison.
         now = yield from one_or_none(sql["credentials"], Credentials, email=address)
         if now is None or now.password_changed_at != found.password_changed_at or now.password_hash == stored:
             meta = {"reason": "changed meanwhile"}
             yield from events.record("user.sign_in_failed", user_id=found.user_id, meta=meta)
             return None
-        # Or another sign-in renewed the hash of the same password: compared with that one.
+        # Another sign-in rehashed the same password: compare with the new hash.
         found = now
 
 
@@ -63,9 +63,9 @@ def _signed_in(user_id: UUID, stored: str, fresh: str | None) -> Plan[User | Non
 
 
 def _record_failure(found: Credentials | None, address: str | None) -> Plan[None]:
-    """Put a failure on record, where the user can see it, if there is one.
+    """Record a failed sign-in: for the user if there is one, else for the nil user.
 
-    What is not even an address leaves no trace: it may be a password in the wrong field.
+    Never record a text that is not an e-mail address: it may be a password in the wrong field.
     """
     if found is not None:
         reason = "no password" if found.password_hash is None else "wrong password"
@@ -78,11 +78,11 @@ def _record_failure(found: Credentials | None, address: str | None) -> Plan[None
 
 
 def set_password(user: User, password: str, *, keep: Session | None = None) -> Plan[int]:
-    """Give a user a new password and end every session but `keep`; return how many ended.
+    """Set a user's password and end every session but `keep`; return how many ended.
 
-    A user who was read before is not signed in any more: what the old password let in stays out (see `sessions.issue`).
-    A password has at least 8 characters and at most 1,024 bytes; see `users.create`. Raises InvalidInput, NotFound,
-    and MissingExtra without the extra "auth".
+    `sessions.issue` refuses a `User` object that was read before this call, so a sign-in with the old password gets no
+    session. A password has at least 8 characters and at most 1,024 bytes; see `users.create`. Raises InvalidInput,
+    NotFound, and MissingExtra without the extra "auth".
     """
     fresh = yield from passwords.computed(passwords.hashed, passwords.checked(password))
     return (yield from _set_password(user, fresh, keep))

@@ -1,7 +1,7 @@
-"""Jobs in batches: one short transaction each, counted, told of, and on record as one event.
+"""Run maintenance jobs in batches, with progress reports and one event at the end.
 
-A step looks at one batch and says from where on the next one goes. Between two of them nothing is held, so a job may be
-stopped there, and several processes may do the same job at once.
+Each step handles one batch in a short transaction, and returns a cursor for the next batch. A job holds no lock between
+two steps. It may be stopped there, and several processes may run the same job at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ __all__ = [
     "LONG_AGO",
     "Counted",
     "Cursor",
-    "How",
+    "JobOptions",
     "Progress",
     "Step",
     "cutoff",
@@ -33,16 +33,16 @@ __all__ = [
     "record",
 ]
 
-#: Rows of a batch: some hundred milliseconds of locks on rows that nobody wants.
+#: Rows per batch. Expired rows then stay locked for some hundred milliseconds.
 BATCH: Final = 5_000
 _BATCH_MAX: Final = 100_000
-#: Before everything.
+#: Earlier than every row.
 LONG_AGO: Final = datetime(1, 1, 2, tzinfo=UTC)
 #: A century.
 _KEEP_MAX: Final = timedelta(days=36_500)
-#: Where the next batch begins: parameters of the statement that finds it.
+#: The start of the next batch, as parameters of the statement that reads it.
 Cursor = Mapping[str, object]
-#: Called after each batch; False ends the job there.
+#: Called after each batch; the job stops when it returns False.
 Progress = Callable[[MaintenanceProgress], bool | None]
 
 
@@ -54,12 +54,12 @@ class Step:
     removed: int
     skipped: int = 0
     freed_bytes: int | None = None
-    #: None: that was the last one.
+    #: The cursor of the next batch; None after the last one.
     after: Cursor | None
 
 
 @frozen(kw_only=True)
-class How:
+class JobOptions:
     """The options of a job."""
 
     dry_run: bool
@@ -67,13 +67,13 @@ class How:
     progress: Progress | None
 
     @classmethod
-    def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "How":
+    def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "JobOptions":
         """Check the arguments of a job. Raises InvalidInput."""
         return cls(dry_run=dry_run, batch=count("batch", batch, _BATCH_MAX, least=1), progress=progress)
 
 
 class Counted:
-    """A progress that remembers how far a job is: for when it fails, and to go on from there when it is done again."""
+    """A progress callback that remembers the committed part of a job, for its report and for a retry."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -83,29 +83,29 @@ class Counted:
         return None if self._progress is None else self._progress(now)
 
     def count(self, done: JobReport) -> bool:
-        """Take note of what is committed, and tell of it; False: the job is to end here."""
+        """Remember and report the committed part; return False if the job shall stop."""
         self.done = done
         return self(MaintenanceProgress(job=done.name, examined=done.examined, removed=done.removed)) is not False
 
 
 def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
-    """Return the moment, by the server's clock, before which things may go. Raises InvalidInput."""
+    """Return the time, by the server's clock, before which rows may be deleted. Raises InvalidInput."""
     if not timedelta(0) <= keep <= _KEEP_MAX:
-        raise InvalidInput(f"{name} is a time from 0 to {_KEEP_MAX.days:,} days, not {quoted(keep)}", field=name)
+        raise InvalidInput(f"{name} must be from 0 to {_KEEP_MAX.days:,} days, not {quoted(keep)}", field=name)
     now = yield from scalar(statements("schema")["now"], datetime)
     return now - keep
 
 
-def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, how: How) -> Plan[JobReport]:
-    """Take one step after the other until there are none, and put the job on record.
+def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, options: JobOptions) -> Plan[JobReport]:
+    """Run steps until one returns no cursor, then record the job's event; return the report.
 
-    A step has one statement that writes, so that all of it is counted or nothing of it was done.
+    A step has at most one statement that writes, so a failed step has changed nothing.
     """
     ctx = yield from context()
     began = ctx.monotonic()
-    counted = how.progress if isinstance(how.progress, Counted) else Counted(how.progress)
-    # Of an attempt before this one, whose batches stay committed.
-    done = counted.done or JobReport(name=name, dry_run=how.dry_run)
+    counted = options.progress if isinstance(options.progress, Counted) else Counted(options.progress)
+    # Start from the batches that an earlier attempt has committed.
+    done = counted.done or JobReport(name=name, dry_run=options.dry_run)
     earlier = done.took
     after: Cursor | None = first
     while after is not None:
@@ -119,7 +119,7 @@ def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, h
             freed_bytes=_plus(done.freed_bytes, made.freed_bytes),
             took=earlier + timedelta(seconds=ctx.monotonic() - began),
         )
-        if how.progress is not None and not (yield from local(counted.count, done)):
+        if options.progress is not None and not (yield from local(counted.count, done)):
             done = evolve(done, complete=after is None)
             break
     yield from record(done)
@@ -131,7 +131,7 @@ def _plus(sum_so_far: int | None, more: int | None) -> int | None:
 
 
 def record(done: JobReport) -> Plan[None]:
-    """Record the event of a job, unless it only counted."""
+    """Record the event of a job, unless it was a dry run."""
     if not done.dry_run:
         yield from events.record(f"maintenance.{done.name}", user_id=NOBODY, meta=done.to_json())
 
@@ -139,23 +139,24 @@ def record(done: JobReport) -> Plan[None]:
 @frozen(kw_only=True)
 class _Gone:
     removed: int
-    #: Of the last row that went; None: none did.
+    #: The time of the last deleted row; None if there was none.
     at: datetime | None
 
 
-def drain(statement: Statement, left: Statement, *, before: datetime, how: How) -> Callable[[Cursor], Plan[Step]]:
-    """Return the step of a job that deletes whatever is older than a moment; `left` counts it.
+def drain(
+    statement: Statement, left: Statement, *, before: datetime, options: JobOptions
+) -> Callable[[Cursor], Plan[Step]]:
+    """Return a step that deletes rows older than `before`. The statement `left` counts them.
 
-    The cursor keeps a batch from walking again over what the ones before it deleted, which stays in the index for a
-    while.
+    The cursor lets a batch skip the rows that earlier batches deleted; they stay in the index until a vacuum.
     """
 
     def step(after: Cursor) -> Plan[Step]:
-        if how.dry_run:
+        if options.dry_run:
             found = yield from scalar(left, int, before=before)
             return Step(examined=found, removed=found, after=None)
-        gone = yield from one(statement, _Gone, before=before, limit=how.batch, **_any(after))
-        more = gone.removed >= how.batch and gone.at is not None
+        gone = yield from one(statement, _Gone, before=before, limit=options.batch, **_any(after))
+        more = gone.removed >= options.batch and gone.at is not None
         return Step(examined=gone.removed, removed=gone.removed, after={"at": gone.at} if more else None)
 
     return step

@@ -1,6 +1,6 @@
-"""Builds: queued, running, succeeded or failed. Which change is allowed, the database decides.
+"""Builds of projects: their status and their logs.
 
-`sql/migrations/0011_lifecycles.sql` has the state machine and the log.
+The database decides which changes of status are allowed (`sql/migrations/0011_lifecycles.sql`).
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ __all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", 
 
 sql = statements("builds")
 
-#: What the columns hold: characters of the ids, bytes of the others.
+#: Bounds of the columns: characters for ids, bytes for the others.
 _CONTAINER_LENGTH = 128
 _IMAGE_LENGTH = 255
 _ERROR_BYTES = 64 * 1024
@@ -37,8 +37,8 @@ def create(
 ) -> Plan[Build]:
     """Queue a build. Raises NotFound when the project is deleted.
 
-    `meta` goes into the audit trail: who asked, for which commit. It counts against no quota: guard it with
-    `quotas.guard(user, builds=1)`.
+    `meta` is recorded in the event, such as the requester and the commit. The build counts against no quota: guard it
+    with `quotas.guard(user, builds=1)`.
     """
     usage = json_map("resource_usage", resource_usage or {})
     json_map("meta", meta)
@@ -59,7 +59,8 @@ def create(
 def start(build: Build, *, container_id: str | None = None, image_id: str | None = None) -> Plan[Build]:
     """Begin a queued build. Raises IllegalTransition when it has ended, and NotFound.
 
-    Starting a running one returns it as it is: of two builders, the one whose `container_id` is in the answer has it.
+    A running build is returned unchanged. If two builders start one build, the result shows the `container_id` of the
+    one that was first.
     """
     return (
         yield from _change(
@@ -75,9 +76,9 @@ def start(build: Build, *, container_id: str | None = None, image_id: str | None
 def succeed(
     build: Build, *, image_id: str | None = None, resource_usage: Mapping[str, object] | None = None
 ) -> Plan[Build]:
-    """End a running build well; `resource_usage` is added to what is known. Raises IllegalTransition, NotFound.
+    """Mark a running build as succeeded; merge `resource_usage` into the stored one. Idempotent.
 
-    Doing it again changes nothing.
+    Raises IllegalTransition, NotFound.
     """
     return (
         yield from _change(
@@ -91,9 +92,9 @@ def succeed(
 
 
 def fail(build: Build, *, error: str, resource_usage: Mapping[str, object] | None = None) -> Plan[Build]:
-    """End a build that is queued or running, badly. Raises IllegalTransition when it succeeded, and NotFound.
+    """Mark a queued or running build as failed. Idempotent: a second call does not change the error either.
 
-    Of `error` the last 64 KiB are kept. Doing it again changes nothing, not even the error.
+    The last 64 KiB of `error` are kept. Raises IllegalTransition when the build succeeded, and NotFound.
     """
     kept, _ = storable(error, _ERROR_BYTES)
     usage = resource_usage
@@ -101,7 +102,7 @@ def fail(build: Build, *, error: str, resource_usage: Mapping[str, object] | Non
 
 
 def fail_all(project: Project, *, error: str) -> Plan[int]:
-    """End every build of a project that has not ended, in the transaction of the caller; return how many."""
+    """Fail every unfinished build of a project, in the caller's transaction; return how many."""
     found = yield from many(sql["unfinished"], Build, user_id=project.user_id, project_id=project.id)
     for build in found:
         yield from fail(build, error=error)
@@ -131,7 +132,7 @@ def _change(
         resource_usage=json_map("resource_usage", resource_usage),
     )
     if changed is None:
-        # It has this status, or is gone.
+        # The build has this status already, or does not exist.
         found = yield from one_or_none(sql["get"], Build, user_id=build.user_id, build_id=build.id)
         if found is None:
             raise _gone(build.id)
@@ -148,11 +149,11 @@ def _record(event: str, build: Build, meta: Mapping[str, object]) -> Plan[None]:
 
 
 def append_log(build: Build, text: str) -> Plan[None]:
-    """Append to the log of a build, as it is: end lines yourself. Raises NotFound.
+    """Append a text to the log of a build, without adding a newline. Raises NotFound.
 
-    Several may append at once, also after the build has ended; no piece is lost or torn. Of the whole the last 16 MiB
-    are kept. What PostgreSQL cannot hold (NUL, halves of surrogates) is written as an escape. No event: a log is a
-    record itself.
+    Several processes may append at once, also after the build has ended. No piece is lost or split. The last 16 MiB of
+    the log are kept. NUL and half surrogate pairs, which PostgreSQL cannot store, are written as escapes. There is no
+    event, because a log is a record itself.
     """
     content, size = storable(text, _LOG_BYTES)
     if not size:
@@ -163,7 +164,7 @@ def append_log(build: Build, text: str) -> Plan[None]:
 
 
 def log(build: Build) -> Plan[str]:
-    """Return the log of a build: when it is longer than 16 MiB its end, and the first line says so. Raises NotFound."""
+    """Return the log of a build, or the last 16 MiB of it under a first line that says so. Raises NotFound."""
 
     def row(*, content: str | None) -> str | None:
         return content
@@ -184,13 +185,13 @@ def list_of(
 ) -> Plan[list[Build]]:
     """Return the builds of a project, the newest first. Raises InvalidInput.
 
-    `before` gives the page of older ones that follows this build, `after` the page of newer ones next to it. Pages are
-    cut by id, which is in the order of time, so new builds do not shift them.
+    `before` returns the page of older builds that follows this one, `after` the page of newer builds next to it. New
+    builds do not shift the pages, because ids are in the order of time.
     """
     if status is not None and status not in BUILD_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(BUILD_STATUSES)}; not {quoted(status)}", field="status")
+        raise InvalidInput(f"status must be one of {', '.join(BUILD_STATUSES)}, not {quoted(status)}", field="status")
     if before is not None and after is not None:
-        raise InvalidInput("before or after, not both", field="after")
+        raise InvalidInput("give before or after, not both", field="after")
     keys = {"user_id": project.user_id, "project_id": project.id, "status": status, "limit": page_size(limit)}
     if after is not None:
         return (yield from many(sql["list_after"], Build, after=_id_of(after), **keys))[::-1]
@@ -210,5 +211,5 @@ def get(user: User, build_id: UUID) -> Plan[Build]:
 
 
 def stats(project: Project) -> Plan[BuildStats]:
-    """Return how many builds of a project there are, how many went well, and how long they take."""
+    """Return the number of builds of a project, their success rate and their run times."""
     return (yield from one(sql["stats"], BuildStats, user_id=project.user_id, project_id=project.id))

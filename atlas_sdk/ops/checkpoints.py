@@ -14,7 +14,7 @@ __all__ = ["checkpoint", "checkpoints"]
 
 sql = statements("checkpoints")
 
-#: Of a remark: a page of text.
+#: The longest note: a page of text.
 _NOTE_LENGTH = 4_000
 
 
@@ -22,8 +22,8 @@ _NOTE_LENGTH = 4_000
 def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[Checkpoint]:
     """Name the newest version of every file of a project, all at one instant.
 
-    It names what is on record: call `capture` first to have the folder's present content on record. Names are unique
-    in a project; a checkpoint is never pruned. Raises AlreadyExists, InvalidInput.
+    A checkpoint names recorded versions: call `capture` first to record the folder's present content. Names are unique
+    in a project. Checkpoints are never pruned. Raises AlreadyExists, InvalidInput.
     """
     remark = bounded("note", note, _NOTE_LENGTH, least=0)
     made = yield from create(project, checkpoint_name(name), kind="named", note=remark)
@@ -40,7 +40,7 @@ def checkpoint(project: Project, name: str, *, note: str | None = None) -> Plan[
 
 
 def create(project: Project, name: str, *, kind: str, note: str | None = None) -> Plan[Checkpoint | None]:
-    """Create a checkpoint; None when the name is taken."""
+    """Create a checkpoint; return None when the name is taken."""
     ctx = yield from context()
     return (
         yield from one_or_none(

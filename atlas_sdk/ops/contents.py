@@ -1,4 +1,4 @@
-"""Stored contents: read them back, and see to it that they can be."""
+"""Read stored contents back, and repair them."""
 
 from typing import Protocol
 from uuid import UUID
@@ -17,7 +17,7 @@ sql = statements("memory")
 
 
 class Content(Protocol):
-    """The source of a version: a `FileState` read from disk, or an `Incoming`."""
+    """The content for a new version: a `FileState` read from disk, or an `Incoming`."""
 
     @property
     def path(self) -> str: ...
@@ -38,7 +38,7 @@ class Content(Protocol):
 def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None = None) -> Plan[bytes]:
     """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure.
 
-    Only the deltas down to the content of a `known` head are fetched, where the chain leads to it.
+    If the chain leads to the content of the `known` head, only the deltas after it are fetched.
     """
     end = None if known is None or known.content is None else Blob.raw(known.content)
     known_sha256 = None if end is None else end.sha256
@@ -52,9 +52,9 @@ def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None 
 
 
 def ensure_stored(project: Project, state: Content) -> Plan[None]:
-    """See to it that a content reads back from the database, before its file is overwritten.
+    """Ensure that the database can return a content, before the file is overwritten.
 
-    What does not is stored anew: these are the healthy bytes. Raises IntegrityFailure when that does not help.
+    A content that cannot be read back is stored again. Raises IntegrityFailure when that does not help.
     """
     if state.content is None:
         raise ContentMissing(f"{named(state.path)} is over the size limit", path=state.path, size=state.size)

@@ -1,4 +1,4 @@
-"""Compare two states of a project, or one with the folder."""
+"""Compare two states of a project, or a state with the folder."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -24,8 +24,8 @@ def diff(
 ) -> Plan[list[FileDiff]]:
     """Return the files that differ between two references, by path.
 
-    Without `after` the folder as it is now is compared. A reference to a single version compares that file alone. A
-    side that is binary, or of which only the hash was kept, gives a difference without text.
+    Without `after` the right side is the present folder. A reference to a single version compares that file alone. The
+    difference has no text if a side is binary, or if only its hash was kept.
     """
     only = {relative_path(Path(project.path), path) for path in paths}
     old = yield from resolve(project, before)
@@ -56,7 +56,7 @@ class _Side:
     ) -> None:
         self.files = files
         self.whole = whole
-        #: Of files that could not be read.
+        #: Reasons, by path, of files that could not be read.
         self.problems = problems or {}
 
 

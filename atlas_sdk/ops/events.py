@@ -1,4 +1,4 @@
-"""The audit trail: what happened, to whom, when."""
+"""Write and search the audit trail."""
 
 import json
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ __all__ = ["log", "recent", "record", "record_from", "search"]
 
 sql = statements("events")
 
-#: The column's own bound.
+#: The bound of the column.
 _TYPE_LENGTH = 100
-#: Nobody looks for more.
+#: The longest text to search for.
 _TEXT_LENGTH = 1000
 
 
 def record(
     event_type: str, *, user_id: UUID, project_id: UUID | None = None, meta: Mapping[str, object] | None = None
 ) -> Plan[None]:
-    """Record an event in the transaction of the caller."""
+    """Record an event in the caller's transaction, with the client's origin."""
     origin = (yield from context()).origin
     yield from record_from(origin, event_type, user_id=user_id, project_id=project_id, meta=meta)
 
@@ -40,7 +40,7 @@ def record_from(
     project_id: UUID | None = None,
     meta: Mapping[str, object] | None = None,
 ) -> Plan[None]:
-    """Record an event that came from somewhere else than the client says, in the transaction of the caller."""
+    """Record an event in the caller's transaction, with another origin than the client's."""
     ctx = yield from context()
     yield from execute(
         sql["record"],
@@ -63,12 +63,12 @@ def log(
     ip: Address | None = None,
     user_agent: str | None = None,
 ) -> Plan[None]:
-    """Record an event of your own, such as "deploy.done": `search` finds types by how they begin. Raises InvalidInput.
+    """Record an event of your own, such as "deploy.done". Raises InvalidInput.
 
-    Address and agent are those of `with_context` unless given.
+    `search` finds event types by prefix. `ip` and `user_agent` default to those of `with_context`.
     """
     if not event_type or len(event_type) > _TYPE_LENGTH:
-        raise InvalidInput(f"an event type has 1 to 100 characters, not {len(event_type)}", field="event_type")
+        raise InvalidInput(f"event_type must have 1 to 100 characters, not {len(event_type)}", field="event_type")
     origin = (yield from context()).origin.but(ip=ip, user_agent=user_agent)
     project_id = None if project is None else project.id
     yield from record_from(origin, event_type, user_id=user.id, project_id=project_id, meta=meta)
@@ -77,7 +77,7 @@ def log(
 def recent(user: User, *, project: Project | None = None, limit: int = 50) -> Plan[list[Event]]:
     """Return the newest events of a user, or of one project, newest first."""
     if limit < 1:
-        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
     if project is None:
         return (yield from many(sql["recent"], Event, user_id=user.id, limit=limit))
     return (yield from many(sql["recent_of_project"], Event, user_id=user.id, project_id=project.id, limit=limit))
@@ -94,12 +94,12 @@ def search(
     limit: int = 50,
     before: Event | None = None,
 ) -> Plan[list[Event]]:
-    """Return the events of a user that fit all that is given, newest first. Raises InvalidInput.
+    """Return the events of a user that match all conditions, newest first. Raises InvalidInput.
 
-    `event_type` is how the type begins ("build." finds all of builds), `text` stands somewhere in `meta`, in any case.
-    `since` is included, `until` is not. `before` gives the page that follows this event; new events do not shift it.
-    Neither `event_type` nor `text` has an index: where few events fit, and no times are given, the whole trail is
-    read, of the user or of the project.
+    `event_type` is a prefix of the type: "build." finds all events of builds. `text` occurs anywhere in `meta`, case
+    ignored. `since` is included, `until` is not. `before` returns the page that follows this event; new events do not
+    shift it. `event_type` and `text` have no index: if few events match and no times are given, the search reads the
+    whole trail of the user or project.
     """
     asked = {
         "user_id": user.id,
@@ -117,5 +117,5 @@ def search(
 
 
 def _as_json(text: str | None) -> str | None:
-    """Return a text as it is spelled within JSON, which is what is searched."""
+    """Return a text as JSON spells it, because the search runs over the text of JSON."""
     return None if text is None else json.dumps(text, ensure_ascii=False)[1:-1]

@@ -1,4 +1,4 @@
-"""One look at the database."""
+"""Check the health of the database."""
 
 import time
 
@@ -10,7 +10,7 @@ __all__ = ["look"]
 
 
 def look() -> Plan[Health]:
-    """Ask the server for its facts and time the answer. Raises what the driver raises when there is none."""
+    """Read facts from the server and measure the round trip. Raises the driver's error when there is no answer."""
     applied = yield from schema.status()
     began = time.perf_counter()
     facts = yield from schema.server()

@@ -1,4 +1,4 @@
-"""Isolation: what the login of a client may do (`sql/migrations/0015_isolation.sql` has the wall itself)."""
+"""Check the rights of a client's login (`sql/migrations/0015_isolation.sql` isolates the tenants)."""
 
 from uuid import UUID
 
@@ -13,25 +13,25 @@ sql = statements("isolation")
 
 
 def login() -> Plan[Login]:
-    """Return what the login of this client may do."""
+    """Return the rights of this client's login."""
     return (yield from one(sql["login"], Login))
 
 
 def check_sees_all(work: str) -> Plan[None]:
-    """Raise NotPermitted when row-level security hides rows from who is connected: `work` would count what is left."""
+    """Raise NotPermitted when row-level security hides rows from this login, so that `work` would be incomplete."""
     if (yield from login()).row_security_applies:
         raise NotPermitted(
             f"this login does not see all rows, so it cannot do {work}: run it as the owner of the tables (a login "
-            "that is a member of atlas_owner) or as a superuser, with the whole client and not one made by as_user"
+            "that is a member of atlas_owner) or as a superuser, and with a client that as_user did not make"
         )
 
 
 def check_can_act(found: Login, *, now: UUID | None, then: UUID) -> None:
-    """Raise NotPermitted when this login cannot become a tenant, or acts for another one already."""
+    """Raise NotPermitted when this login cannot act as a tenant, or acts for another one already."""
     if now not in {None, then}:
-        raise NotPermitted("this client acts for one user alone: make the copy for another from the whole client")
+        raise NotPermitted("this client acts for one user: call as_user of the client that it was made from")
     if not found.may_act_as_user:
         raise NotPermitted(
-            "this login may not act as the role atlas_app, or that does not exist: `atlasctl db init` makes it, or says"
-            " what an administrator has to run; then open the client again"
+            "this login may not act as the role atlas_app, or the role does not exist: run `atlasctl db init`, which "
+            "creates it or says what an administrator must run; then open the client again"
         )

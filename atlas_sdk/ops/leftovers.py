@@ -1,4 +1,4 @@
-"""Temporary files that a killed restore left in a project."""
+"""Remove the temporary files of killed restores."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +16,11 @@ sql = statements("memory")
 def remove_leftovers(project: Project, *, folders: Iterable[str] | None = None) -> Plan[tuple[str, ...]]:
     """Remove the temporary files that killed restores left in a project; return their paths.
 
-    A restore that is killed between two renames leaves a whole file under a temporary name. It is removed when its
-    content is on record and no restore is at work in its folder; otherwise it stays: it may be the only copy of what
-    somebody wrote in that moment. Every restore does this in the folders that it touches, and the watcher in all.
-    `folders` are relative to the project, "" for its own; without them all tracked ones are searched. Raises
-    FileProblem when the project's folder is out of reach.
+    A restore that is killed between two renames leaves a complete file under a temporary name. This call removes the
+    file if its content is on record and no restore works in its folder. Otherwise the file stays, because it may be the
+    only copy of something that was written at that time. Every restore does this in the folders that it touches; the
+    watcher does it in all folders. `folders` are relative to the project, "" for the project's own; the default is all
+    tracked folders. Raises FileProblem when the project's folder cannot be reached.
     """
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)

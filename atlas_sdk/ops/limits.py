@@ -1,4 +1,4 @@
-"""Limits: plans, a user's own, and top-ups. Every change is an event."""
+"""Read and change limits: of plans, of users, and by top-ups. Every change records an event."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
-from atlas_sdk.model.limits import Grant, Limits
+from atlas_sdk.model.limits import Limits, TopUp
 from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, quota_accounting
@@ -30,10 +30,10 @@ __all__ = [
 
 sql = statements("limits")
 
-#: Users whose rows one statement locks.
+#: The number of users whose rows one statement locks.
 _BATCH = 200
 _NOBODY = UUID(int=0)
-#: What lasts longer need not expire.
+#: The longest lifetime of a top-up, which otherwise never expires.
 _GRANT_MAX = timedelta(days=36525)
 _COLUMNS = (
     "tokens",
@@ -62,7 +62,7 @@ def _named(
     sessions: int | Unchanged | None,
     previews: int | Unchanged | None,
 ) -> dict[str, int | Decimal | bool | None]:
-    """Return the limits that are named, by column, checked."""
+    """Check the limits that the caller gave; return them by column."""
     named: dict[str, int | Decimal | bool | None] = {}
     for column, field, value, most in (
         ("tokens", "tokens", tokens, LIMIT_MAX),
@@ -93,7 +93,7 @@ def _parameters(named: Mapping[str, object]) -> dict[str, object]:
 
 
 def _told(named: Mapping[str, object]) -> dict[str, object]:
-    """Return what an event says of them: JSON has no exact numbers."""
+    """Return the limits for an event, with decimals as text, since JSON has no exact numbers."""
     return {column: str(value) if isinstance(value, Decimal) else value for column, value in named.items()}
 
 
@@ -112,11 +112,12 @@ def set_limits(
     sessions: int | Unchanged | None = UNCHANGED,
     previews: int | Unchanged | None = UNCHANGED,
 ) -> Plan[Usage]:
-    """Change the limits that are named, for this user; None is unlimited. Return the usage. Raises NotFound.
+    """Set limits of a user; None is unlimited. Return the usage. Raises NotFound.
 
-    They stay when the plan changes, until `use_plan_limits`. What is used and promised stays; a limit below it refuses
-    until the period ends. Top-ups come on top. `projects` (those that are not deleted), `sessions` (valid ones) and
-    `previews` (live ones) are how many there may be; one more raises QuotaExceeded.
+    Limits that you do not give stay as they are. The new ones survive a change of plan, until `use_plan_limits`. The
+    amounts used and held do not change: a limit below them refuses new calls until the period ends. Top-ups are added
+    to the limit. `projects` (not deleted), `sessions` (valid) and `previews` (live) limit counts; one more raises
+    QuotaExceeded.
     """
     named = _named(
         tokens=tokens,
@@ -139,7 +140,7 @@ def set_limits(
 
 @atomic
 def use_plan_limits(user: User) -> Plan[Usage]:
-    """Drop the limits that were set for this user by hand: those of the plan hold again. Raises NotFound."""
+    """Drop the limits that were set for this user by hand, so that the plan's limits apply. Raises NotFound."""
     found = yield from execute(sql["clear_overrides"], user_id=user.id)
     if found:
         yield from execute(sql["apply_plan_to_user"], user_id=user.id)
@@ -149,7 +150,7 @@ def use_plan_limits(user: User) -> Plan[Usage]:
 
 @atomic
 def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
-    """Count days and months in this zone ("Europe/Berlin") from now on; the open period keeps its end.
+    """Set the time zone ("Europe/Berlin") in which a user's days and months begin. The current period keeps its end.
 
     Raises NotFound, and InvalidInput for a zone that the server does not know.
     """
@@ -160,15 +161,16 @@ def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
 
 
 def plans() -> Plan[list[Limits]]:
-    """Return what each plan allows."""
+    """Return the limits of all plans."""
     return (yield from many(sql["plans"], Limits))
 
 
 def plan_limits(plan: str) -> Plan[Limits]:
-    """Return what a plan allows. Raises NotFound."""
+    """Return the limits of a plan. Raises NotFound."""
     found = yield from one_or_none(sql["plan"], Limits, name=plan)
     if found is None:
-        raise NotFound(f"no plan is called {quoted(plan)}", kind="plan", name=plan)
+        names = ", ".join(one.name for one in (yield from plans()))
+        raise NotFound(f"no plan is called {quoted(plan)}; there are: {names}", kind="plan", name=plan)
     return found
 
 
@@ -187,7 +189,7 @@ def add_plan(
     sessions: int | None = None,
     previews: int | None = None,
 ) -> Plan[Limits]:
-    """Make a plan; None is unlimited. A name is up to 40 of a-z, 0-9, "_" and "-". Raises AlreadyExists."""
+    """Create a plan; None is unlimited. A name has up to 40 of a-z, 0-9, "_" and "-". Raises AlreadyExists."""
     named = _named(
         tokens=tokens,
         cost=cost,
@@ -201,7 +203,7 @@ def add_plan(
         previews=previews,
     )
     if not (yield from execute(sql["add_plan"], name=plan, **named)):
-        raise AlreadyExists(f"there is a plan {quoted(plan)} already: use set_plan_limits", kind="plan", name=plan)
+        raise AlreadyExists(f"a plan {quoted(plan)} exists already: use set_plan_limits", kind="plan", name=plan)
     yield from events.record("quota.plan_limits_changed", user_id=_NOBODY, meta={"plan": plan, "limits": _told(named)})
     return (yield from plan_limits(plan))
 
@@ -220,10 +222,10 @@ def set_plan_limits(
     sessions: int | Unchanged | None = UNCHANGED,
     previews: int | Unchanged | None = UNCHANGED,
 ) -> Plan[Limits]:
-    """Change what a plan allows, for everybody who has it; None is unlimited. Raises NotFound.
+    """Set limits of a plan, for all its users; None is unlimited. Raises NotFound.
 
-    Limits that were set for a user by hand stay. Users are done in batches, so with many of them it takes a while;
-    when it is interrupted, repeat it.
+    Limits that were set for a user by hand stay. The call updates users in batches, which takes a while if there are
+    many. Repeat it if it was interrupted.
     """
     named = _named(
         tokens=tokens,
@@ -263,15 +265,15 @@ def grant(
     expires_at: datetime | None = None,
     reason: str = "",
     grant_id: UUID | None = None,
-) -> Plan[Grant]:
-    """Top up the monthly limits until it expires, or until it is used. Raises NotFound.
+) -> Plan[TopUp]:
+    """Add a top-up to the monthly limits of a user. Raises NotFound.
 
-    It is used after the plan's own allowance, the soonest to expire first, and what is left goes over into the next
-    month. At its expiry the unused part is lost; what is promised to running calls counts as used. `grant_id` makes the
-    call idempotent.
+    Calls use the plan's allowance first, then the top-ups, the soonest to expire first. The rest of a top-up carries
+    over to the next month. When a top-up expires, its unused part is lost; reservations of running calls count as used.
+    `grant_id` makes the call idempotent.
     """
     if expires_in is not None and expires_at is not None:
-        raise InvalidInput("expires_in or expires_at, not both", field="expires_at")
+        raise InvalidInput("give expires_in or expires_at, not both", field="expires_at")
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidInput("expires_at needs a time zone", field="expires_at")
     if expires_in is not None:
@@ -300,6 +302,6 @@ def grant(
     return next(one for one in (yield from grants(user)) if one.id == new_id)
 
 
-def grants(user: User) -> Plan[list[Grant]]:
-    """Return the top-ups, the open ones first."""
-    return (yield from many(sql["grants"], Grant, user_id=user.id))
+def grants(user: User) -> Plan[list[TopUp]]:
+    """Return the top-ups of a user, open ones first."""
+    return (yield from many(sql["grants"], TopUp, user_id=user.id))

@@ -1,4 +1,4 @@
-"""Maintenance: all its jobs one after the other, and whose turn it is."""
+"""Run all maintenance jobs in order, and decide which process runs them."""
 
 import logging
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ from atlas_sdk.errors import (
     TransactionConflict,
 )
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
-from atlas_sdk.ops import purges, retention, tallies
-from atlas_sdk.ops.batches import BATCH, Counted, How, Progress, record
+from atlas_sdk.ops import purges, retention
+from atlas_sdk.ops.batches import BATCH, Counted, JobOptions, Progress, record
 from atlas_sdk.ops.checks import page_size
 
 __all__ = ["EVERY", "RETRY", "run", "run_if_due", "runs"]
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(days=1)
 RETRY: Final = timedelta(hours=1)
-#: A run that was begun so long ago and never ended is one of a process that was killed.
+#: The process of a run that began longer ago and has not ended was killed.
 _DEAD: Final = timedelta(hours=6)
-#: It would be the same with every other job.
+#: Errors that every other job would raise too.
 _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, SchemaMismatch)
 
 
 @frozen(kw_only=True)
-class _Keep:
-    """The retention of each kind of data; None is for ever."""
+class _Retention:
+    """How long each kind of data is kept; None is for ever."""
 
     auto: timedelta | None
     stopped_previews: timedelta | None
@@ -55,16 +55,16 @@ def run(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Script[list[JobReport]]:
-    """Do these jobs of maintenance, or all, of all users; return a report of each, in the order of the jobs."""
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
-    keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
+    """Run these maintenance jobs, or all of them, for all users; return a report of each, in order."""
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+    keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     wanted = _checked(jobs)
     if dry_run:
         reports: list[JobReport] = []
-        yield from _each(wanted, keep, how, reports)
+        yield from _each(wanted, keep, options, reports)
         return reports
     run_id = yield _begin(whole=len(wanted) == len(MAINTENANCE_JOBS))
-    return (yield from _recorded(run_id, wanted, keep, how))
+    return (yield from _recorded(run_id, wanted, keep, options))
 
 
 def run_if_due(
@@ -77,11 +77,11 @@ def run_if_due(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Script[list[JobReport] | None]:
-    """Do all jobs as `run`, unless somebody did within `every`, failed within `retry`, or is at it; None then."""
-    how = How.of(dry_run=False, batch=batch, progress=progress)
-    keep = _Keep(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
+    """Run all jobs if they are due; return None if they are not."""
+    options = JobOptions.of(dry_run=False, batch=batch, progress=progress)
+    keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     run_id = yield _begin_if_due(every, retry)
-    return None if run_id is None else (yield from _recorded(run_id, MAINTENANCE_JOBS, keep, how))
+    return None if run_id is None else (yield from _recorded(run_id, MAINTENANCE_JOBS, keep, options))
 
 
 def _begin(*, whole: bool) -> Plan[UUID]:
@@ -100,7 +100,7 @@ def _begin_if_due(every: timedelta, retry: timedelta) -> Plan[UUID | None]:
 
 
 def runs(*, limit: int = 10) -> Plan[list[MaintenanceRun]]:
-    """Return the runs on record, the newest first; those of the last year are kept. Raises InvalidInput."""
+    """Return the records of runs, newest first; they are kept for a year. Raises InvalidInput."""
     return (yield from many(sql["runs"], MaintenanceRun, limit=page_size(limit)))
 
 
@@ -110,19 +110,19 @@ def _checked(jobs: Iterable[str] | None) -> tuple[str, ...]:
     wanted = {jobs} if isinstance(jobs, str) else set(jobs)
     unknown = sorted(wanted - set(MAINTENANCE_JOBS))
     if unknown or not wanted:
-        raise InvalidInput(f"jobs are some of {', '.join(MAINTENANCE_JOBS)}; not {unknown or 'none'}", field="jobs")
+        raise InvalidInput(f"jobs must be from {', '.join(MAINTENANCE_JOBS)}, not {unknown or 'none'}", field="jobs")
     return tuple(name for name in MAINTENANCE_JOBS if name in wanted)
 
 
-def _recorded(run_id: UUID, wanted: tuple[str, ...], keep: _Keep, how: How) -> Script[list[JobReport]]:
+def _recorded(run_id: UUID, wanted: tuple[str, ...], keep: _Retention, options: JobOptions) -> Script[list[JobReport]]:
     reports: list[JobReport] = []
     try:
-        yield from _each(wanted, keep, how, reports)
+        yield from _each(wanted, keep, options, reports)
     except Exception as problem:
         yield from _end_quietly(run_id, "failed", reports, str(problem))
         raise
     except BaseException:
-        # Ctrl-C, or a task that was cancelled.
+        # Ctrl-C, or a cancelled task.
         yield from _end_quietly(run_id, "stopped", reports, None)
         raise
     failed = next((report.problem for report in reports if report.problem is not None), None)
@@ -135,8 +135,8 @@ def _end_quietly(run_id: UUID, outcome: str, reports: list[JobReport], problem: 
     try:
         yield _end(run_id, outcome, reports, problem)
     except AtlasError:
-        # Away with everything else: the record says "running" for a while.
-        logger.warning("the end of maintenance could not be put on record")
+        # The database is gone: the record keeps the outcome "running", and counts as dead after `_DEAD`.
+        logger.warning("could not record the end of the maintenance run")
 
 
 def _end(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | None) -> Plan[None]:
@@ -144,22 +144,22 @@ def _end(run_id: UUID, outcome: str, reports: list[JobReport], problem: str | No
     yield from execute(sql["end"], id=run_id, outcome=outcome, problem=problem, jobs=jobs)
 
 
-def _each(wanted: tuple[str, ...], keep: _Keep, how: How, reports: list[JobReport]) -> Script[None]:
+def _each(wanted: tuple[str, ...], keep: _Retention, options: JobOptions, reports: list[JobReport]) -> Script[None]:
     for name in wanted:
-        done = yield from _one(name, keep, how)
+        done = yield from _one(name, keep, options)
         if done is None:
             continue
         reports.append(done)
         if not done.complete and done.problem is None:
-            # Told to stop.
+            # The progress callback stopped the run.
             return
 
 
-def _one(name: str, keep: _Keep, how: How) -> Script[JobReport | None]:
+def _one(name: str, keep: _Retention, options: JobOptions) -> Script[JobReport | None]:
     conflicts = 0
-    counted = Counted(how.progress)
+    counted = Counted(options.progress)
     while True:
-        job = _job(name, keep, evolve(how, progress=counted))
+        job = _job(name, keep, evolve(options, progress=counted))
         if job is None:
             return None
         try:
@@ -168,19 +168,19 @@ def _one(name: str, keep: _Keep, how: How) -> Script[JobReport | None]:
             raise
         except AtlasError as problem:
             if isinstance(problem, TransactionConflict) and not conflicts:
-                # Nothing of the last batch was kept, and the others are done: they stay counted.
+                # The last batch was rolled back. Try again and count the earlier ones, which are committed.
                 conflicts += 1
                 continue
-            done_so_far = counted.done or JobReport(name=name, dry_run=how.dry_run)
+            done_so_far = counted.done or JobReport(name=name, dry_run=options.dry_run)
             failed = evolve(done_so_far, complete=False, problem=str(problem))
             yield record(failed)
             return failed
         return done
 
 
-def _job(name: str, keep: _Keep, how: How) -> Plan[JobReport] | None:
-    """Return the plan of a job; None when everything of its kind is kept."""
-    dry_run, batch, progress = how.dry_run, how.batch, how.progress
+def _job(name: str, keep: _Retention, options: JobOptions) -> Plan[JobReport] | None:
+    """Return the plan of a job; None if its kind of data is kept for ever."""
+    dry_run, batch, progress = options.dry_run, options.batch, options.progress
     if name == "periods":
         return purges.close_periods(dry_run=dry_run, batch=batch, progress=progress)
     if name == "reservations":
@@ -191,8 +191,6 @@ def _job(name: str, keep: _Keep, how: How) -> Plan[JobReport] | None:
         return purges.purge_claims(dry_run=dry_run, batch=batch, progress=progress)
     if name == "contents":
         return retention.collect_contents(dry_run=dry_run, batch=batch, progress=progress)
-    if name == "tallies":
-        return tallies.fold_tallies(dry_run=dry_run, batch=batch, progress=progress)
     if name == "previews":
         kept, purge = keep.stopped_previews, purges.purge_previews
     elif name == "snapshots":

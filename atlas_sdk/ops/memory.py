@@ -1,4 +1,4 @@
-"""Versions of memory files: append, list, read, compare."""
+"""Record and list versions of memory files."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -30,11 +30,11 @@ __all__ = ["capture", "delete", "files", "history", "snapshot"]
 
 sql = statements("memory")
 
-#: What may be asked for; `checkpoint` is what checkpoints make.
+#: The kinds that a caller may give; checkpoints add versions of kind `checkpoint`.
 KINDS = ("claude_md", "scratch", "auto")
-#: What an index entry can hold, and the permission bits.
+#: The longest path that fits into an index entry, and the largest permission bits.
 _PATH_BYTES, _MODES = 2048, 0o777
-#: For content that does not come from a folder: its name alone says what it is.
+#: For content that does not come from a folder; only its name gives its kind.
 _BY_NAME = Tracking()
 
 
@@ -47,23 +47,23 @@ def snapshot(
     mode: int | None = None,
     context: Mapping[str, object] | None = None,
 ) -> Plan[Snapshot | None]:
-    """Append a version of a memory file; None when nothing changed.
+    """Append a version of a memory file; return None when nothing changed.
 
-    Without `content` the file is read from the project's folder, and a file that is gone is recorded as deleted.
-    Content equal to the newest version costs no round trip on the embedded server (within a second of the last look,
-    one small read after that), and one small read on a server by DSN. `kind` is `claude_md` or `scratch` by the
-    file's name unless given; `auto` may be pruned after a while. `mode` are the permission bits of content given as
-    bytes, which may have 8 MiB. `context` is any JSON object to remember with the version. Writers of one file may
-    race: every version is kept, in the order of commit. Raises NotFound for a file that was never there, FileProblem
-    for one that cannot be read, QuotaExceeded for new content above a memory limit that was made hard.
+    Without `content` the call reads the file from the project's folder, and records a missing file as deleted. Content
+    equal to the newest version costs one small read from the server; on the embedded server it costs none within a
+    second of the last read. `kind` defaults to `claude_md` or `scratch`, by the file's name; maintenance may prune
+    versions of kind `auto`. `mode` is the permission bits of content given as bytes, which may have up to 8 MiB.
+    `context` is a JSON object to store with the version. Several writers of one file may race: every version is kept,
+    in the order of commit. Raises NotFound for a file that never existed, FileProblem for a file that cannot be read,
+    QuotaExceeded for new content above a hard memory limit.
     """
     name = relative_path(Path(project.path), path)
     if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
-        raise InvalidInput("mode is given with content as bytes, 0 to 0o777; a file has its own", field="mode")
+        raise InvalidInput("mode must be 0 to 0o777, and needs content as bytes: a file has its own mode", field="mode")
     if len(to_text(name).encode()) > _PATH_BYTES:
-        raise InvalidInput(f"a path has {_PATH_BYTES:,} bytes at most", field="path")
+        raise InvalidInput(f"a path must have at most {_PATH_BYTES:,} bytes", field="path")
     if kind is not None and kind not in KINDS:
-        raise InvalidInput(f"a snapshot is of kind {', '.join(KINDS)}; not {quoted(kind)}", field="kind")
+        raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
     if isinstance(content, FileState):
         return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
     if content is not None:
@@ -80,7 +80,7 @@ def snapshot(
 
 def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
     if not isinstance(content, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"content is bytes, not {type(content).__name__}: encode it first", field="content")
+        raise InvalidInput(f"content must be bytes, not {type(content).__name__}: encode it first", field="content")
     raw = bytes(content)
     return Incoming(
         path=path,
@@ -92,19 +92,19 @@ def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) 
 
 
 def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -> Plan[Snapshot | None]:
-    """Record that a file is gone; None when the newest version says so already. Its content stays on record.
+    """Record that a file was deleted; return None when that is recorded already. Its versions stay.
 
-    Raises NotFound for a file that was never there.
+    Raises NotFound for a file that never existed.
     """
     return (yield from append_deletion(project, relative_path(Path(project.path), path), kind=kind))
 
 
 def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
-    """Make the history equal to the project's folder: append every tracked file that changed, record what is gone.
+    """Record the present state of the project's folder: a version of every changed file, and every deletion.
 
-    A file that cannot be read or kept, be it because a hard memory limit refuses it, is reported in `skipped` and stops
-    no other. Raises FileProblem when the folder itself is missing: a folder that is not mounted is not a deletion of
-    everything.
+    A file that cannot be read, or that a hard memory limit refuses, is reported in `skipped` and does not stop the
+    others. Raises FileProblem when the folder itself is missing: a folder that is not mounted must not look like a
+    deletion of all files.
     """
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
@@ -138,7 +138,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
 def _take(
     project: Project, root: Root, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
 ) -> Plan[Snapshot | Skipped | None]:
-    """Append one file, or say why it could not be read or kept; None when it is on record."""
+    """Append one file. Return the version, the reason for skipping it, or None when nothing changed."""
     try:
         state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     except AtlasError as problem:
@@ -158,7 +158,7 @@ def _is_version(state: FileState, version: Snapshot | None) -> bool:
 
 
 def files(project: Project) -> Plan[list[Snapshot]]:
-    """Return the newest version of every file that a project ever had, by path; look at `deleted`."""
+    """Return the newest version of every file that a project ever had, by path. Check `deleted`."""
     return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
 
 
@@ -167,12 +167,12 @@ def history(
 ) -> Plan[list[Snapshot]]:
     """Return versions, newest first: of one file, or of the whole project.
 
-    Versions that a checkpoint names appear once more, with the checkpoint's name. `before` continues after the last
-    version of the page before.
+    A version that a checkpoint names appears once more, with the checkpoint's name. Pass the last version of a page as
+    `before` to get the next page.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
     if limit < 1:
-        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
     before_id = None if before is None else before.id
     if path is None:
         return (yield from many(sql["history_of_project"], Snapshot, before_id=before_id, **keys))

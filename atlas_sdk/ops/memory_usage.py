@@ -1,6 +1,6 @@
-"""The memory limit of a user: a soft one, which is reported, or a hard one, which refuses.
+"""Enforce the memory limit of a user. A soft limit reports, a hard limit refuses.
 
-Losing memory is worse than storing it, so a limit is soft unless a platform makes it hard.
+A limit is soft unless a platform makes it hard, because losing memory is worse than storing too much.
 """
 
 from uuid import UUID
@@ -19,10 +19,9 @@ sql = statements("memory_usage")
 
 
 def memory(user: User) -> Plan[MemoryUsage]:
-    """Return what the contents of the user's memory take in the database, and the limit. Raises NotFound.
+    """Return the stored size of a user's memory contents, and the limit. Raises NotFound.
 
-    Every content counts once, in the bytes that are stored. Contents are added up anew: about a millisecond for a
-    thousand of them.
+    Every content counts once, by its stored bytes. The call adds them up, which takes about a millisecond per thousand.
     """
     found = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user.id, always=True)
     if found is None:
@@ -31,16 +30,16 @@ def memory(user: User) -> Plan[MemoryUsage]:
 
 
 def record_memory_threshold(user: User) -> Plan[None]:
-    """Record the event "quota.memory" when 80 or 100 per cent of the limit were passed since the last call.
+    """Record the event "quota.memory" for each threshold (80, 100 per cent) passed since the last call.
 
-    Once for each, and again after it was below at a call. `memory.capture` does this on its own; call it now and then
-    where single files are stored.
+    A threshold is reported once, and again only after a call that found the size below it. `memory.capture` does this
+    by itself. Call it from time to time if you store single files.
     """
     yield from tell(user.id)
 
 
 def tell(user_id: UUID) -> Plan[None]:
-    """As `record_memory_threshold`, by the user's id."""
+    """Do what `record_memory_threshold` does, given the user's id."""
     now = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user_id, always=False)
     if now is not None and now.level != now.told:
         yield from _tell(user_id, now)
@@ -49,7 +48,7 @@ def tell(user_id: UUID) -> Plan[None]:
 @atomic
 def _tell(user_id: UUID, now: MemoryUsage) -> Plan[None]:
     if not (yield from execute(sql["set_level"], user_id=user_id, level=now.level, told=now.told)):
-        # Somebody else tells of it.
+        # Another process records the event.
         return
     for level in LEVELS:
         if now.told < level <= now.level:
@@ -58,12 +57,12 @@ def _tell(user_id: UUID, now: MemoryUsage) -> Plan[None]:
 
 
 def lock_memory_limit(user_id: UUID) -> Plan[None]:
-    """Begin a transaction that may store several contents: where the limit is hard, one at a time does so."""
+    """Let one transaction at a time store contents, if the limit is hard. Call it at the transaction's start."""
     yield from execute(sql["turn"], user_id=user_id)
 
 
 def refuse(user_id: UUID, blob: Blob) -> Plan[None]:
-    """Raise QuotaExceeded when a hard limit keeps this content out."""
+    """Raise QuotaExceeded when a hard limit refuses this content."""
     found = yield from one_or_none(sql["refusal"], MemoryUsage, user_id=user_id, sha256=blob.sha256, data=blob.data)
     if found is not None:
         raise QuotaExceeded(

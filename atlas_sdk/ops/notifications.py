@@ -1,4 +1,4 @@
-"""Notifications: short messages to whoever listens now."""
+"""Send short messages to the clients that listen now."""
 
 from uuid import UUID
 
@@ -10,36 +10,36 @@ __all__ = ["channel_name", "channel_prefix", "notify"]
 
 sql = statements("notifications")
 
-#: NAMEDATALEN - 1: the server refuses longer ones.
+#: NAMEDATALEN - 1; the server refuses longer names.
 _CHANNEL_BYTES = 63
 #: NOTIFY_PAYLOAD_MAX_LENGTH is 8,000, with the NUL at its end.
 _PAYLOAD_BYTES = 7999
 
 
 def channel_prefix(tenant: UUID | None) -> str:
-    """Return what the names of a tenant's channels begin with in PostgreSQL; nothing for those of the platform."""
+    """Return the prefix of a tenant's channel names in PostgreSQL; it is empty for the platform's channels."""
     return "" if tenant is None else f"{tenant}:"
 
 
 def channel_name(channel: str, *, tenant: UUID | None) -> str:
-    """Return what PostgreSQL calls a channel. Raises InvalidInput for what is none."""
+    """Return the name of a channel in PostgreSQL. Raises InvalidInput."""
     prefix = channel_prefix(tenant)
     room = _CHANNEL_BYTES - len(prefix)
     if not channel or "\0" in channel or len(channel.encode("utf-8", "replace")) > room:
-        raise InvalidInput(f"a channel's name has 1 to {room} bytes here, without NUL", field="channel")
+        raise InvalidInput(f"the name of a channel must have 1 to {room} bytes here, without NUL", field="channel")
     return prefix + channel
 
 
 def notify(channel: str, payload: str = "") -> Plan[None]:
-    """Send a short message to all who listen to this channel now; in a transaction, when that is committed.
+    """Send a short message to all clients that listen to this channel now.
 
-    A client that acts for one user reaches the channels of that user alone, whose names have up to 26 bytes:
-    `as_user(user).listen(…)` hears them. Nobody keeps a message for those who do not listen, and equal ones of one
-    transaction are sent once: let it say what to look at, not what happened. Upper and lower case matter in names.
-    Senders that commit at the same time wait for each other. Raises InvalidInput for a payload of more than 7,999
-    bytes.
+    Inside a transaction the message is sent at the commit. A client that acts for one user reaches only that user's
+    channels, whose names have up to 26 bytes; `as_user(user).listen(…)` listens to them. Messages are not stored for
+    clients that do not listen, and equal messages of one transaction are sent once: let a message name the row to read,
+    not the change. Names are case-sensitive. Senders that commit at the same time wait for each other. Raises
+    InvalidInput for a payload of more than 7,999 bytes.
     """
     name = channel_name(channel, tenant=(yield from context()).tenant)
     if "\0" in payload or len(payload.encode("utf-8", "replace")) > _PAYLOAD_BYTES:
-        raise InvalidInput(f"a payload has at most {_PAYLOAD_BYTES} bytes, without NUL", field="payload")
+        raise InvalidInput(f"a payload must have at most {_PAYLOAD_BYTES} bytes, without NUL", field="payload")
     yield from execute(sql["send"], channel=name, payload=payload)

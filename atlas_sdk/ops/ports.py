@@ -1,4 +1,4 @@
-"""Ports of previews: each is one live preview's on a machine. Parts of the operations in `previews`.
+"""Allocate ports to previews, for the operations in `previews`. On a machine, a port belongs to one live preview.
 
 The caller has locked the preview's row, so one preview never takes two ports at once.
 """
@@ -18,7 +18,7 @@ __all__ = ["PORTS", "allocate", "checked", "release", "take"]
 
 sql = statements("ports")
 
-#: Below the ports that Linux gives to outgoing connections by itself, 32768 and up (ip_local_port_range).
+#: Below the ports that Linux uses for outgoing connections: 32768 and up (ip_local_port_range).
 PORTS = range(20000, 30000)
 _PORT_MAX = 65535
 
@@ -35,14 +35,14 @@ def _port(*, port: int | None) -> int | None:
 
 
 def checked(name: str, port: int | None) -> int | None:
-    """Return a port, or None. Raises InvalidInput."""
+    """Return the port if it is valid, or None for None. Raises InvalidInput."""
     return None if port is None else count(name, port, _PORT_MAX, least=1)
 
 
 def allocate(preview: Preview, ports: range) -> Plan[int]:
-    """Return the port that a preview has, or give it a free one. Raises PortsExhausted, InvalidInput."""
+    """Return the port of a preview; if it has none, allocate one. Raises PortsExhausted, InvalidInput."""
     if not ports or ports.step != 1 or ports[0] < 1 or ports[-1] > _PORT_MAX:
-        sentence = f"ports is a range within 1 to {_PORT_MAX}, in steps of 1; not {quoted(ports)}"
+        sentence = f"ports must be a range within 1 to {_PORT_MAX}, in steps of 1, not {quoted(ports)}"
         raise InvalidInput(sentence, field="ports")
     held = yield from _held(preview)
     if held is not None:
@@ -54,14 +54,14 @@ def allocate(preview: Preview, ports: range) -> Plan[int]:
 
 
 def take(preview: Preview, port: int) -> Plan[None]:
-    """Give a preview this very port instead of the one that it has. Raises AlreadyExists."""
+    """Give a preview this port in place of its present one. Raises AlreadyExists."""
     held = yield from _held(preview)
     if held != port and (yield from _take(preview, port, port)) is None:
-        raise AlreadyExists(f"port {port} is another live preview's on that machine", kind="port", name=str(port))
+        raise AlreadyExists(f"another live preview has port {port} on that machine", kind="port", name=str(port))
 
 
 def release(preview: Preview) -> Plan[bool]:
-    """Give back what a preview has; tell whether it had a port."""
+    """Free the port of a preview; return True if it had one."""
     return bool((yield from execute(sql["release"], user_id=preview.user_id, preview_id=preview.id)))
 
 
@@ -80,7 +80,7 @@ def _take(preview: Preview, first: int, last: int) -> Plan[int | None]:
 
 
 def _sweep(machine: str, first: int, last: int) -> Plan[int]:
-    """Free the ports of previews that are no more: whoever deletes rows by hand does not come by here."""
+    """Free the ports of previews whose rows were deleted by hand; return how many."""
     taken = yield from many(sql["taken"], _Taken, machine=machine, first=first, last=last)
 
     def id_of(*, id: UUID) -> UUID:  # noqa: A002  # the column's name

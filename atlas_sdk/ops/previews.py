@@ -1,7 +1,7 @@
-"""Previews: containers that serve a project at a host. Which change is allowed, the database decides.
+"""Previews: containers that serve a project at a host.
 
-`sql/migrations/0011_lifecycles.sql` has the state machine. A live preview has its host to itself in the whole database,
-and its port on its machine; both come free when it stops or fails.
+The database decides which changes of status are allowed (`sql/migrations/0011_lifecycles.sql`). The host of a live
+preview is unique in the database, and its port on its machine. Both become free when the preview stops or fails.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ __all__ = [
 
 sql = statements("previews")
 
-#: What the columns hold, in characters and in seconds.
+#: Bounds of the columns, in characters and in seconds.
 _HOST_LENGTH = 253
 _ID_LENGTH = 128
 _MACHINE_LENGTH = 200
@@ -43,7 +43,7 @@ _SLEEP_MAX_S = 2**31 - 2
 
 
 def _tidy(host: str) -> str:
-    """DNS knows no case, and a name may end with the dot of the root."""
+    """Return a host in lower case, which DNS ignores, and without the dot of the root."""
     return host.strip().lower().removesuffix(".")
 
 
@@ -82,23 +82,24 @@ def create(
     sleep_after: timedelta = timedelta(minutes=30),
     resource_limits: Mapping[str, object] | None = None,
 ) -> Plan[Preview]:
-    """Register a preview that is being created, and take its host. Raises AlreadyExists while the host is taken.
+    """Register a preview that is being created, and claim its host. Raises AlreadyExists while the host is taken.
 
-    `machine` names where it runs, if there are several: ports are unique on each. With `auto_sleep`
-    `put_to_sleep_idle` finds it when nobody came for `sleep_after`, a second at least. It counts against no quota:
-    hold a `quotas.slot` while it runs. Raises InvalidInput, and NotFound when the project is deleted.
+    `machine` names the machine that runs the preview, if there are several; ports are unique per machine. With
+    `auto_sleep`, `put_to_sleep_idle` puts the preview to sleep when no request came for `sleep_after` (at least a
+    second). A preview counts against no quota: hold a `quotas.slot` while it runs. Raises InvalidInput, and NotFound
+    when the project is deleted.
     """
     name = _checked_host(host)
     seconds = -(-sleep_after // timedelta(seconds=1))
     if not 1 <= seconds <= _SLEEP_MAX_S:
-        raise InvalidInput(f"sleep_after is at least a second, not {sleep_after}", field="sleep_after")
+        raise InvalidInput(f"sleep_after must be at least a second, not {sleep_after}", field="sleep_after")
     columns = {
         "container_port": ports.checked("container_port", container_port),
         "machine": bounded("machine", machine, _MACHINE_LENGTH, least=0),
         "resource_limits": json_map("resource_limits", resource_limits or {}),
     }
     if not (yield from _take_host(name, project.user_id)):
-        raise AlreadyExists(f"the host {name} is taken by a live preview", kind="preview", name=name)
+        raise AlreadyExists(f"a live preview has the host {name} already", kind="preview", name=name)
     preview = yield from one_or_none(
         sql["create"],
         Preview,
@@ -117,17 +118,17 @@ def create(
 
 
 def _take_host(host: str, user_id: UUID) -> Plan[bool]:
-    """Claim a host, be it from a preview whose row was deleted and could not release it."""
+    """Claim a host; take over the claim of a preview whose row was deleted. Return False if the host is taken."""
     if (yield from execute(sql["claim_host"], host=host, user_id=user_id)):
         return True
 
     def holder_of(*, user_id: UUID) -> UUID:
         return user_id
 
-    # From here on nobody else takes it over.
+    # The lock keeps others from taking it over.
     holder = yield from one_or_none(sql["lock_claim"], holder_of, host=host)
     if holder is None:
-        # Released this moment; or another tenant's, which row security hides: then this one fails as well.
+        # Either the claim was just released, or row security hides another tenant's claim and this fails as well.
         return bool((yield from execute(sql["claim_host"], host=host, user_id=user_id)))
     if (yield from scalar(sql["serves"], bool, user_id=holder, host=host)):
         return False
@@ -145,17 +146,17 @@ def set_status(
     host_port: int | None = None,
     health: str | None = None,
 ) -> Plan[Preview]:
-    """Change the status of a preview, and what is given beside it. Raises IllegalTransition, NotFound, InvalidInput.
+    """Change the status of a preview, and the given fields. Raises IllegalTransition, NotFound, InvalidInput.
 
-    creating -> running, failed, stopped; running and sleeping -> each other, stopped, failed. What has stopped or
-    failed gives its host and port back for good. With the status that it has, only what is given changes; with nothing
-    new, nothing does. A `host_port` from elsewhere is registered: AlreadyExists when another live preview of the
-    machine has it.
+    creating -> running, failed, stopped; running and sleeping -> each other, stopped, failed. A preview that stops or
+    fails gives its host and port back for good. If the status is the present one, only the given fields change. A
+    `host_port` that was chosen elsewhere is registered; raises AlreadyExists when another live preview of the machine
+    has it.
     """
     if status not in PREVIEW_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {quoted(status)}", field="status")
+        raise InvalidInput(f"status must be one of {', '.join(PREVIEW_STATUSES)}, not {quoted(status)}", field="status")
     if health is not None and health not in HEALTHS:
-        raise InvalidInput(f"health is one of {', '.join(HEALTHS)}; not {quoted(health)}", field="health")
+        raise InvalidInput(f"health must be one of {', '.join(HEALTHS)}, not {quoted(health)}", field="health")
     facts = {
         "container_id": bounded("container_id", container_id, _ID_LENGTH),
         "network_id": bounded("network_id", network_id, _ID_LENGTH),
@@ -184,15 +185,15 @@ def set_status(
 
 
 def stop(preview: Preview) -> Plan[Preview]:
-    """Stop a preview for good: its host and port come free. Doing it again changes nothing.
+    """Stop a preview for good, and free its host and port. Idempotent.
 
-    Raises IllegalTransition for one that failed, and NotFound.
+    Raises IllegalTransition for a preview that failed, and NotFound.
     """
     return (yield from set_status(preview, "stopped"))
 
 
 def stop_all(project: Project) -> Plan[int]:
-    """Stop every live preview of a project, in the transaction of the caller; return how many."""
+    """Stop every live preview of a project, in the caller's transaction; return how many."""
     found = yield from many(sql["live"], Preview, user_id=project.user_id, project_id=project.id)
     for preview in found:
         yield from stop(preview)
@@ -200,18 +201,18 @@ def stop_all(project: Project) -> Plan[int]:
 
 
 def touch(preview: Preview) -> Plan[None]:
-    """Note that somebody visited a preview; one UPDATE, a write once a second at most. Nothing happens when it is over.
+    """Note a visit of a preview, with one UPDATE that writes at most once a second. Ignore a preview that has ended.
 
-    No event: it is called at every request.
+    There is no event, because a proxy calls this at every request.
     """
     yield from execute(sql["touch"], **_keys(preview))
 
 
 def put_to_sleep_idle(*, limit: int = 100) -> Plan[list[Preview]]:
-    """Put to sleep the running previews, of all users, that nobody visited for their `sleep_after`; return those.
+    """Put to sleep the running previews of all users that had no visit for their `sleep_after`; return them.
 
-    The longest idle first, `limit` at most; each in a transaction of its own, so several may run at once. It is the
-    caller who pauses the containers, and who sets the status to "running" when a visitor comes.
+    The longest idle come first, at most `limit`. Each is changed in its own transaction, so several processes may do
+    this at once. The caller pauses the containers, and sets the status to "running" at the next visit.
     """
     slept = []
     for candidate in (yield from many(sql["idle"], Preview, limit=page_size(limit))):
@@ -231,10 +232,10 @@ def _sleep(candidate: Preview) -> Plan[Preview | None]:
 
 @atomic
 def allocate_port(preview: Preview, *, ports: range = ports.PORTS) -> Plan[Preview]:
-    """Give a live preview a free port of its machine, and return it with its `host_port`. Raises PortsExhausted.
+    """Give a live preview a free port of its machine; return the preview with its `host_port`. Raises PortsExhausted.
 
-    No two live previews of a machine have one port, whoever allocates. One that has a port keeps it. Raises
-    InvalidInput when the preview is over, and NotFound.
+    Two live previews of a machine never have the same port. A preview that has a port keeps it. Raises InvalidInput
+    when the preview has ended, and NotFound.
     """
     return (yield from _allocate(preview, ports))
 
@@ -255,7 +256,7 @@ def _allocate(preview: Preview, wanted: range) -> Plan[Preview]:
 
 @atomic
 def release_port(preview: Preview) -> Plan[Preview]:
-    """Give the port of a preview back before it is over. Doing it again changes nothing. Raises NotFound."""
+    """Free the port of a preview before the preview ends. Idempotent. Raises NotFound."""
     locked = yield from one_or_none(sql["lock"], Preview, **_keys(preview))
     if locked is None:
         raise _gone(preview.id)
@@ -267,12 +268,12 @@ def release_port(preview: Preview) -> Plan[Preview]:
 
 
 def active(project: Project) -> Plan[Preview | None]:
-    """Return the preview that serves a project now, if any: the newest that runs, else the newest that sleeps."""
+    """Return the preview that serves a project now, or None: the newest running one, else the newest sleeping one."""
     return (yield from one_or_none(sql["active"], Preview, user_id=project.user_id, project_id=project.id))
 
 
 def by_host(host: str) -> Plan[Preview | None]:
-    """Return the live preview at a host, if any: where a request goes. Case does not matter."""
+    """Return the live preview that gets the requests for a host, or None. Case does not matter."""
     return (yield from one_or_none(sql["by_host"], Preview, host=_tidy(host)))
 
 
@@ -287,12 +288,12 @@ def get(user: User, preview_id: UUID) -> Plan[Preview]:
 def list_of(
     project: Project, *, status: str | None = None, limit: int = 50, before: Preview | UUID | None = None
 ) -> Plan[list[Preview]]:
-    """Return the previews of a project, the newest first; `before` gives the page that follows this one.
+    """Return the previews of a project, newest first. Raises InvalidInput.
 
-    Raises InvalidInput.
+    Pass the last preview of a page as `before` to get the next page.
     """
     if status is not None and status not in PREVIEW_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PREVIEW_STATUSES)}; not {quoted(status)}", field="status")
+        raise InvalidInput(f"status must be one of {', '.join(PREVIEW_STATUSES)}, not {quoted(status)}", field="status")
     return (
         yield from many(
             sql["list"],

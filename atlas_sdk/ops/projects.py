@@ -1,4 +1,4 @@
-"""Projects: the folders whose memory files are kept."""
+"""Register projects and change their status. A project is a folder whose memory files are kept."""
 
 import os
 from datetime import timedelta
@@ -35,10 +35,10 @@ __all__ = [
 
 sql = statements("projects")
 
-#: What a list can be ordered by.
+#: The orders of a list.
 Order = Literal["created", "used"]
 
-#: How exactly the last use is known: an index has the time, so each write of it is one to every index of the table.
+#: The precision of the time of last use. That time is indexed, so every write of it writes to all indexes of the table.
 _USED: Final = timedelta(minutes=1)
 
 
@@ -55,7 +55,7 @@ def _gone(project: Project) -> NotFound:
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Device and inode of a folder: how one that moved is recognised."""
+    """Return device and inode of a folder, by which a moved folder is recognised."""
     try:
         found = Path(folder).stat()
     except OSError:
@@ -80,11 +80,11 @@ def create(
     framework: str | None = None,
     language: str | None = None,
 ) -> Plan[Project]:
-    """Register a folder; its name is the folder's unless given.
+    """Register a folder as a project. `name` defaults to the folder's name.
 
-    The folder need not exist on this machine. `session_id` is the name that the outside knows the project by, unique
-    in the database; one is made unless given. Raises AlreadyExists when the user has a project with this folder, be
-    it archived, or the session id is taken.
+    The folder need not exist on this machine. `session_id` is the project's name for other systems, unique in the
+    database; the default is a random one. Raises AlreadyExists when the user has a project with this folder already,
+    even an archived one, or when the session id is taken.
     """
     folder = yield from local(_resolved, path)
     identity = yield from local(_identity, folder)
@@ -109,16 +109,14 @@ def create(
         there = yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder))
         sentence = f"{folder} is a project already"
         if there is not None and there.status == "archived":
-            sentence += (
-                ", but archived: `atlasctl init` there, or `projects.activate`, brings it back with its whole history"
-            )
+            sentence += ", but archived: projects.activate brings it back with its whole history"
         raise AlreadyExists(sentence, kind="project", name=folder)
     yield from events.record("project.created", user_id=user.id, project_id=project.id, meta={"path": to_text(folder)})
     return project
 
 
 def get(user: User, project_id: UUID) -> Plan[Project]:
-    """Return a project by its id, be it archived or deleted. Raises NotFound."""
+    """Return a project by its id, also an archived or deleted one. Raises NotFound."""
     return (yield from _get(user.id, project_id))
 
 
@@ -130,14 +128,14 @@ def _get(user_id: UUID, project_id: UUID) -> Plan[Project]:
 
 
 def by_session(session_id: str) -> Plan[Project | None]:
-    """Return the project with this session id, if any; not a deleted one, whose id is free again."""
+    """Return the project with this session id, or None. The session id of a deleted project is free."""
     return (yield from one_or_none(sql["by_session"], Project, session_id=session_id))
 
 
 def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Project]:
-    """Return the active project that holds this file or folder: the innermost one at or above it.
+    """Return the active project that contains this file or folder: the innermost one at or above it.
 
-    Without `user` projects of every user count. Raises NotAProject.
+    Without `user` the call looks at the projects of all users. Raises NotAProject.
     """
     folder = yield from local(_resolved, path)
     around = [folder, *map(str, Path(folder).parents)]
@@ -149,34 +147,34 @@ def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Proj
 
 
 def at(path: str | PathLike[str], *, user: User) -> Plan[Project | None]:
-    """Return what is registered for exactly this folder, archived or not; look at `status`."""
+    """Return the project of exactly this folder, active or archived, or None. Check its `status`."""
     folder = yield from local(_resolved, path)
     return (yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder)))
 
 
 def archive(project: Project) -> Plan[Project]:
-    """Stop keeping a project: `list`, `by_path` and the watcher leave it out, and its whole history stays.
+    """Archive a project: `list`, `by_path` and the watcher ignore it, and its history stays. Idempotent.
 
-    `activate` brings it back. Doing it again changes nothing. Raises NotFound when the project is deleted.
+    `activate` brings it back. Raises NotFound when the project is deleted.
     """
     return (yield from _change_status(project, "archived", event="project.archived"))
 
 
 def activate(project: Project) -> Plan[Project]:
-    """Keep an archived project again, with the history that it has.
+    """Activate an archived project, with its whole history. Idempotent.
 
-    Doing it again changes nothing. Raises NotFound when the project is deleted.
+    Raises NotFound when the project is deleted.
     """
     return (yield from _change_status(project, "active", event="project.activated"))
 
 
 def set_status(project: Project, status: str) -> Plan[Project]:
-    """Change the status of a project: what `activate`, `archive` and `delete` do. Raises NotFound, InvalidInput.
+    """Change the status of a project, by `activate`, `archive` or `delete`. Raises NotFound, InvalidInput.
 
     active <-> archived; both -> deleted, which is final.
     """
     if status not in PROJECT_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {quoted(status)}", field="status")
+        raise InvalidInput(f"status must be one of {', '.join(PROJECT_STATUSES)}, not {quoted(status)}", field="status")
     change = {"active": activate, "archived": archive, "deleted": delete}[status]
     return (yield from change(project))
 
@@ -195,14 +193,13 @@ def _change_status(project: Project, status: str, *, event: str) -> Plan[Project
 
 @atomic
 def delete(project: Project) -> Plan[Project]:
-    """Delete a project for good, but keep its memory until `purge`; return it with status "deleted".
+    """Delete a project for good, but keep its memory until `purge`; return it with status "deleted". Idempotent.
 
-    Folder and session id are free again, live previews are stopped and give back hosts and ports, builds that have not
-    ended fail. `list` and `by_path` leave it out, and it takes no more builds and previews. Every version of its files
-    can be read as before, through this object or `get`. Doing it again changes nothing. Raises NotFound after a purge.
+    Its folder and session id become free. Its live previews stop and free their hosts and ports; its unfinished builds
+    fail. `list` and `by_path` ignore the project, and it accepts no more builds and previews. You can still read every
+    version of its files, through this object or `get`. Raises NotFound after a purge.
     """
-    # Before anything of the project: whoever adds something to it holds the key of this row, and what is added later
-    # finds the project deleted.
+    # Lock the row first. A transaction that adds to the project locks its key, and a later one finds it deleted.
     locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
     if locked is None:
         raise _gone(project)
@@ -222,22 +219,22 @@ def delete(project: Project) -> Plan[Project]:
 
 @atomic
 def purge(project: Project) -> Plan[Purge | None]:
-    """Remove a deleted project with every version of its memory, for good; return how much that was.
+    """Remove a deleted project with all versions of its memory, for good; return the counts, or None if it is gone.
 
-    `delete` comes first, else InvalidInput: no single call takes the memory of a project that is in use. Checkpoints,
-    restores, builds and previews go, too, and what the versions contained with `maintenance.collect_contents`; the
-    ledger of what it used and the audit trail stay. None when it is gone already.
+    Call `delete` first: no single call removes the memory of a project in use. Checkpoints, restores, builds and
+    previews are removed too. `maintenance.collect_contents` later removes the contents of the versions. The project's
+    ledger entries and the audit trail stay. Raises InvalidInput when the project is not deleted.
     """
     locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
     if locked is None:
         return None
     if locked.status != "deleted":
         raise InvalidInput(
-            f"the project {named(locked.name)} is {locked.status}: a purge takes every version of its memory, so"
-            " `projects.delete` comes first",
+            f"the project {named(locked.name)} is {locked.status}: a purge removes every version of its memory, so"
+            " call `projects.delete` first",
             field="project",
         )
-    # Made by hand since, if at all: their hosts and ports have no foreign key.
+    # Stop previews that were inserted by hand since: no foreign key frees their hosts and ports.
     yield from previews.stop_all(locked)
     gone = yield from one(sql["belongings"], Purge, **_keys(project))
     paths = yield from many(sql["memory_paths"], _path, **_keys(project))
@@ -249,7 +246,7 @@ def purge(project: Project) -> Plan[Purge | None]:
         "previews": gone.previews,
     }
     yield from events.record("project.purged", meta=counts, **_keys(project))
-    # Or a client would take a content that it knows for kept.
+    # Tell the cache, or a client would believe that contents which it knows are still stored.
     heads = (yield from context()).heads
     for path in paths:
         heads.deleted((project.user_id, project.id, from_text(path)))
@@ -270,14 +267,14 @@ def list_of(
 ) -> Plan[list[Project]]:
     """Return the active projects, oldest first: of one user, or of all (a watcher's view). Raises InvalidInput.
 
-    `status` is another one, or None for all three. `order="used"` has those first that were changed or touched last.
-    A page has `limit` of them, and `after` is the last one of the page before, as it was there: new projects do not
-    shift pages, and one that is used in between may come before the first.
+    `status` selects another status, or None all of them. `order="used"` returns the projects that were changed or
+    touched last first. Pass the last project of a page as `after` to get the next page of `limit` projects. New
+    projects do not shift pages; with `order="used"`, a project that is used in between moves to the front.
     """
     if status is not None and status not in PROJECT_STATUSES:
-        raise InvalidInput(f"status is one of {', '.join(PROJECT_STATUSES)}; not {quoted(status)}", field="status")
+        raise InvalidInput(f"status must be one of {', '.join(PROJECT_STATUSES)}, not {quoted(status)}", field="status")
     if order not in {"created", "used"}:
-        raise InvalidInput(f'order is "created" or "used", not {quoted(order)}', field="order")
+        raise InvalidInput(f'order must be "created" or "used", not {quoted(order)}', field="order")
     by_use = order == "used"
     asked = {
         "status": status,
@@ -291,19 +288,18 @@ def list_of(
 
 
 def touch(project: Project) -> Plan[bool]:
-    """Note that a project is in use, for `list(order="used")`; return whether it was written: once a minute at most.
+    """Note that a project is in use, for `list(order="used")`; return True if that was written, at most once a minute.
 
-    No event: it may be called at every request. A deleted project stays as it is.
+    There is no event, so it may be called at every request. It ignores a deleted project.
     """
     return bool((yield from execute(sql["touch"], every=_USED, **_keys(project))))
 
 
 @atomic
 def update_memory(project: Project) -> Plan[Project]:
-    """Bring `has_memory` and `memory_size` up to date with the versions that are kept; return the project.
+    """Update `has_memory` and `memory_size` from the stored versions; return the project. Raises NotFound.
 
-    They are taken from the memory and not from the caller, so they cannot be wrong. Checkpoints and `memory.capture` do
-    it as well; call it after single snapshots. When they are right, nothing changes. Raises NotFound.
+    Checkpoints and `memory.capture` do this by themselves. Call it after single snapshots.
     """
     changed = yield from one_or_none(sql["remember_memory"], Project, **_keys(project))
     if changed is None:
@@ -314,5 +310,5 @@ def update_memory(project: Project) -> Plan[Project]:
 
 
 def remember_memory(project: Project) -> Plan[None]:
-    """Refresh what the dashboards show of a project's memory, as a part of something that is on record."""
+    """Do what `update_memory` does, without an event: as a part of an operation that has its own record."""
     yield from execute(sql["remember_memory"], **_keys(project))

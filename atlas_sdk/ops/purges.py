@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Plan, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, How, Progress, Step, cutoff, drain, in_batches
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, JobOptions, Progress, Step, cutoff, drain, in_batches
 
 __all__ = [
     "KEEP_EVENTS",
@@ -27,18 +27,18 @@ sql = statements("purges")
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
 #: A year: auditors ask for the last one.
 KEEP_EVENTS: Final = timedelta(days=365)
-#: Users whose rows of quotas one transaction locks: their calls wait for it, some 20 ms.
+#: The number of users whose quota rows one transaction locks. Their calls wait for it, some 20 ms.
 _USERS: Final = 100
 _NOBODY: Final = UUID(int=0)
 _FROM_LONG_AGO: Final = {"at": LONG_AGO}
 
 
 def purge_sessions(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the expired sessions of all users. They are refused as it is."""
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    """Delete the expired sessions of all users. `sessions.verify` refuses them anyway."""
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", timedelta(0))
-    step = drain(sql["sessions"], sql["sessions_left"], before=before, how=how)
-    return (yield from in_batches("sessions", step, _FROM_LONG_AGO, how))
+    step = drain(sql["sessions"], sql["sessions_left"], before=before, options=options)
+    return (yield from in_batches("sessions", step, _FROM_LONG_AGO, options))
 
 
 def purge_previews(
@@ -49,10 +49,10 @@ def purge_previews(
     progress: Progress | None = None,
 ) -> Plan[JobReport]:
     """Delete the rows of previews that stopped or failed longer ago than `keep`. Raises InvalidInput."""
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
-    stopped = drain(sql["previews"], sql["previews_left"], before=before, how=how)
-    failed = drain(sql["failed_previews"], sql["failed_previews_left"], before=before, how=how)
+    stopped = drain(sql["previews"], sql["previews_left"], before=before, options=options)
+    failed = drain(sql["failed_previews"], sql["failed_previews_left"], before=before, options=options)
 
     def step(after: Cursor) -> Plan[Step]:
         last = after["status"] == "failed"
@@ -61,7 +61,7 @@ def purge_previews(
             return evolve(made, after={**after, **made.after})
         return made if last else evolve(made, after={"status": "failed", **_FROM_LONG_AGO})
 
-    return (yield from in_batches("previews", step, {"status": "stopped", **_FROM_LONG_AGO}, how))
+    return (yield from in_batches("previews", step, {"status": "stopped", **_FROM_LONG_AGO}, options))
 
 
 def purge_events(
@@ -69,13 +69,12 @@ def purge_events(
 ) -> Plan[JobReport]:
     """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
 
-    Of all types: nothing of the product reads them back. What restores and the thresholds of quotas need is in tables
-    of their own.
+    This includes all types: no operation depends on events. Restores and quota thresholds have tables of their own.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
-    step = drain(sql["events"], sql["events_left"], before=before, how=how)
-    return (yield from in_batches("events", step, _FROM_LONG_AGO, how))
+    step = drain(sql["events"], sql["events_left"], before=before, options=options)
+    return (yield from in_batches("events", step, _FROM_LONG_AGO, options))
 
 
 # Quotas.
@@ -90,19 +89,19 @@ class _Due:
 
 
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Close the months of quotas that have ended, of all users.
+    """Close the quota months that have ended, for all users.
 
-    `quotas.reset_monthly` is the same. Nothing depends on it, since every operation does this for its own user; it
-    makes `quotas.history` complete.
+    Every operation does this for its own user, so nothing depends on the job; it makes `quotas.history` complete.
+    `quotas.reset_monthly` is the same.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
-    limit = min(how.batch, _USERS)
+    limit = min(options.batch, _USERS)
 
     def step(after: Cursor) -> Plan[Step]:
         due = yield from one(sql["due_periods"], _Due, now=now, limit=limit, **after)
         closed = len(due.users)
-        if due.users and not how.dry_run:
+        if due.users and not options.dry_run:
             closed = yield from scalar(sql["close_periods"], int, users=due.users)
         return Step(
             examined=due.examined,
@@ -111,7 +110,7 @@ def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progre
             after={"at": due.at, "user_id": due.user_id} if due.examined == limit else None,
         )
 
-    return (yield from in_batches("periods", step, {"at": LONG_AGO, "user_id": _NOBODY}, how))
+    return (yield from in_batches("periods", step, {"at": LONG_AGO, "user_id": _NOBODY}, options))
 
 
 @frozen(kw_only=True)
@@ -132,33 +131,33 @@ class _Ended:
 def reclaim_reservations(
     *, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None
 ) -> Plan[JobReport]:
-    """End the expired reservations of all users: tokens and cost are charged, slots come free.
+    """End the expired reservations of all users: charge tokens and cost, and free slots.
 
-    What the next refusal of each user would do. Until then their slots are counted as taken only where they are needed.
+    Otherwise a user's next refusal does this. Expired slots never refuse a call.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
     first = {"user_id": _NOBODY, "id": _NOBODY}
-    return (yield from in_batches("reservations", _Reclaimer(now, how).step, first, how))
+    return (yield from in_batches("reservations", _Reclaimer(now, options).step, first, options))
 
 
 class _Reclaimer:
-    """One run over all reservations: its pages, and the users of a page whose turn has not come."""
+    """One run over all reservations: its pages, and the users of the current page that are still to do."""
 
-    def __init__(self, now: datetime, how: How) -> None:
+    def __init__(self, now: datetime, options: JobOptions) -> None:
         self._now = now
-        self._how = how
+        self._options = options
         self._users: list[UUID] = []
         self._busy: list[UUID] = []
 
     def step(self, after: Cursor) -> Plan[Step]:
-        """Take some of the users that wait, or when there are none of the next page. An empty cursor: no more pages."""
+        """Reclaim for some of the waiting users, or first read the next page. An empty cursor means no more pages."""
         examined = 0
         if not self._users and not self._busy:
-            page = yield from one(sql["holds"], _Holds, now=self._now, limit=self._how.batch, **after)
+            page = yield from one(sql["holds"], _Holds, now=self._now, limit=self._options.batch, **after)
             examined = page.examined
-            after = {"user_id": page.user_id, "id": page.id} if examined == self._how.batch else {}
-            if self._how.dry_run:
+            after = {"user_id": page.user_id, "id": page.id} if examined == self._options.batch else {}
+            if self._options.dry_run:
                 return Step(examined=examined, removed=page.expired, after=after or None)
             self._users = page.users
         ended = yield from self._reclaim()
@@ -169,12 +168,12 @@ class _Reclaimer:
             some, self._users = self._users[:_USERS], self._users[_USERS:]
             wait = False
         elif self._busy:
-            # One whose calls never pause is waited for, alone: theirs take milliseconds.
+            # Wait for the lock of a busy user, one at a time. Calls hold it for milliseconds.
             some, self._busy = self._busy[:1], self._busy[1:]
             wait = True
         else:
             return 0
-        done = yield from one(sql["reclaim"], _Ended, users=some, limit=self._how.batch, wait=wait)
+        done = yield from one(sql["reclaim"], _Ended, users=some, limit=self._options.batch, wait=wait)
         self._busy += done.busy
         return done.ended
 
@@ -201,21 +200,21 @@ class _Ports:
 
 
 def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Free the names and ports of which nothing is left.
+    """Free the names and ports whose owner's row was deleted with plain SQL.
 
-    E-mail addresses of users that are gone, session ids of projects that are gone, hosts and ports without a live
-    preview: rows that were deleted with plain SQL leave them behind.
+    These are e-mail addresses without a user, session ids without a project, and hosts and ports without a live
+    preview.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
 
     def step(after: Cursor) -> Plan[Step]:
         if "port" in after:
             return (yield from ports(after))
-        page = yield from one(sql["claims"], _Claims, limit=how.batch, **after)
+        page = yield from one(sql["claims"], _Claims, limit=options.batch, **after)
         freed = len(page.values)
-        if page.values and not how.dry_run:
+        if page.values and not options.dry_run:
             freed = yield from scalar(sql["free_claims"], int, kinds=page.kinds, values=page.values)
-        more = page.examined == how.batch
+        more = page.examined == options.batch
         return Step(
             examined=page.examined,
             removed=freed,
@@ -224,15 +223,15 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
         )
 
     def ports(after: Cursor) -> Plan[Step]:
-        page = yield from one(sql["ports"], _Ports, limit=how.batch, **after)
+        page = yield from one(sql["ports"], _Ports, limit=options.batch, **after)
         freed = len(page.ports)
-        if page.ports and not how.dry_run:
+        if page.ports and not options.dry_run:
             freed = yield from scalar(sql["free_ports"], int, machines=page.machines, ports=page.ports)
         return Step(
             examined=page.examined,
             removed=freed,
             skipped=len(page.ports) - freed,
-            after={"machine": page.machine, "port": page.port} if page.examined == how.batch else None,
+            after={"machine": page.machine, "port": page.port} if page.examined == options.batch else None,
         )
 
-    return (yield from in_batches("claims", step, {"value": "", "kind": ""}, how))
+    return (yield from in_batches("claims", step, {"value": "", "kind": ""}, options))

@@ -1,21 +1,30 @@
-"""Quota accounting: usage, history, forecast, and whether the counters match the ledger."""
+"""Quota accounting: usage, history, forecast, and a check of the counters against the ledger."""
 
 from typing import Any
 
 from atlas_sdk._plan import Plan, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound
-from atlas_sdk.model.quota_accounting import Check, Forecast, Hold, Period, QuotaAccounting, QuotaAudit, Rates, Usage
+from atlas_sdk.model.quota_accounting import (
+    Check,
+    Forecast,
+    OpenReservation,
+    Period,
+    QuotaAccounting,
+    QuotaAudit,
+    Rates,
+    Usage,
+)
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import purges
 
-__all__ = ["check", "forecast", "history", "holds", "reset_monthly", "usage", "verify"]
+__all__ = ["check", "forecast", "history", "reservations", "reset_monthly", "usage", "verify"]
 
 sql = statements("quota_accounting")
 
 
 def usage(user: User) -> Plan[Usage]:
-    """Return what is used, promised and allowed now. Changes nothing. Raises NotFound."""
+    """Return the amounts used and held now, and the limits. Changes nothing. Raises NotFound."""
     found = yield from one_or_none(sql["usage"], Usage, user_id=user.id)
     if found is None:
         raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
@@ -23,24 +32,24 @@ def usage(user: User) -> Plan[Usage]:
 
 
 def check(user: User) -> Plan[Check]:
-    """Tell whether a limit is reached, and which. Changes nothing, promises nothing. Raises NotFound."""
+    """Check whether a limit is reached, and which. Changes and reserves nothing. Raises NotFound."""
     return (yield from usage(user)).check()
 
 
-def holds(user: User) -> Plan[list[Hold]]:
-    """Return the reservations that are not settled, the soonest to expire first."""
-    return (yield from many(sql["holds"], Hold, user_id=user.id))
+def reservations(user: User) -> Plan[list[OpenReservation]]:
+    """Return the reservations that are not settled, soonest to expire first."""
+    return (yield from many(sql["reservations"], OpenReservation, user_id=user.id))
 
 
 def history(user: User, *, limit: int = 24) -> Plan[list[Period]]:
-    """Return the months that have ended, the newest first."""
+    """Return the months that have ended, newest first."""
     return (yield from many(sql["history"], Period, user_id=user.id, limit=limit))
 
 
 def forecast(user: User) -> Plan[Forecast]:
-    """Tell when the month's tokens and dollars run out at the rate of the last seven days. Raises NotFound.
+    """Estimate when the month's tokens and dollars run out at the rate of the last seven days. Raises NotFound.
 
-    The rate is taken from the ledger, since the start of the month at most, over at least an hour.
+    The rate comes from the ledger. It covers the current month only, and at least an hour.
     """
     now = yield from usage(user)
     rates = yield from one(sql["rates"], Rates, user_id=user.id, period_start=now.period_start)
@@ -48,20 +57,20 @@ def forecast(user: User) -> Plan[Forecast]:
 
 
 def reset_monthly() -> Plan[int]:
-    """Close the periods that have ended, of all users; return how many. Safe on any day, and to repeat.
+    """Close the periods that have ended, for all users; return how many. You may call it on any day, and repeat it.
 
-    The job `periods` of maintenance under its older name, and on record as that. Nothing depends on it, since every
-    operation does this for its own user; it makes `quota_history` complete.
+    This runs the maintenance job `periods`, and records its event. Every operation does this for its own user, so
+    nothing depends on the job; it makes `quota_history` complete.
     """
     return (yield from purges.close_periods()).removed
 
 
 def verify(user: User | None = None) -> Plan[QuotaAudit]:
-    """Compare the counters with ledger and holds, of one user or of all, closed periods too. Changes nothing."""
+    """Compare the counters with ledger and reservations, for one user or all, in all periods. Changes nothing."""
 
     def row(**columns: Any) -> tuple[int, QuotaAccounting | None]:
         periods = columns.pop("periods")
         return periods, None if columns["user_id"] is None else QuotaAccounting(**columns)
 
     rows = yield from many(sql["verify"], row, user_id=None if user is None else user.id)
-    return QuotaAudit(periods=rows[0][0], unbalanced=tuple(books for _, books in rows if books is not None))
+    return QuotaAudit(periods=rows[0][0], unbalanced=tuple(found for _, found in rows if found is not None))

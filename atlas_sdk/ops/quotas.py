@@ -1,7 +1,7 @@
-"""Quotas: reserve, use, settle. What decides is in the database (`sql/migrations/0007_quota_reserve.sql`).
+"""Quotas: reserve, use, settle. The database decides (`sql/migrations/0007_quota_reserve.sql`).
 
-Run these on a client, not inside a transaction of your own: the user's row stays locked until the transaction ends, and
-a rollback would take the record of what was used with it.
+Do not run these inside a transaction of your own. The user's row would stay locked until its end, and a rollback would
+undo the record of the usage.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, count, money, ttl_of
+from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 
 __all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
 
@@ -42,11 +42,11 @@ class _Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
-    #: What quota_refusal() says, in place of the columns that a promise leaves empty.
+    #: The values of quota_refusal(); a refusal has them in place of the columns above.
     refusal: list[str | None] | None = None
 
     def spelled_out(self) -> "_Decision":
-        """Return it with what a refusal says in its own columns."""
+        """Return a copy with the values of `refusal` in their own fields."""
         if self.refusal is None:
             return self
         dimension, remaining, retry_s, resets_s, bound, held = self.refusal
@@ -80,18 +80,18 @@ def reserve(
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
 ) -> Plan[Reservation]:
-    """Promise an amount in every dimension at once, or refuse all of it. Raises QuotaExceeded, NotFound.
+    """Reserve an amount in every dimension at once, or refuse all of it. Raises QuotaExceeded, NotFound.
 
-    `tokens` is what the call may use at most; with `min_tokens` less is granted when less is left. Settle it within
-    `ttl` (at most 24 hours): after that tokens and cost are charged in full and slots come free. `requests` and
-    `builds` count attempts and are not given back. `cost` is rounded up to a billionth of a dollar.
+    `tokens` is the most that the call may use; with `min_tokens`, fewer are granted when fewer are left. Settle the
+    reservation within `ttl` (at most 24 hours). After that, tokens and cost are charged in full and slots become free.
+    `requests` and `builds` count attempts and are not given back. `cost` is rounded up to a billionth of a dollar.
 
-    `reservation_id` makes the call idempotent: repeated, it returns the first answer. Raises InvalidInput for an id
+    `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises InvalidInput for an id
     whose reservation expired or was released.
     """
     count("tokens", tokens, TOKENS_MAX)
     if min_tokens is not None:
-        count("min_tokens", min_tokens, tokens, least=min(tokens, 1))
+        at_most("min_tokens", min_tokens, "tokens", tokens, least=min(tokens, 1))
     amounts = {
         "slots": count("slots", slots),
         "requests": count("requests", requests),
@@ -151,7 +151,7 @@ def _refusal(
     decision = decision.spelled_out()
     dimension = decision.dimension
     if dimension is None:
-        message = f"reservation {reservation_id} is {decision.state} already: make a new id for a new reservation"
+        message = f"reservation {reservation_id} is {decision.state} already: use a new id for a new reservation"
         return InvalidInput(message, field="reservation_id")
     holders: tuple[str, ...] = ()
     if dimension == "containers":
@@ -188,11 +188,12 @@ def settle(
     requests: int | None = None,
     meta: Mapping[str, object] | None = None,
 ) -> Plan[Settlement]:
-    """Charge what was used in place of what was promised. Raises NotFound.
+    """Charge the amounts used in place of the amounts reserved. Raises NotFound.
 
-    None is not 0 but unknown: what had progressed is charged, and all that was promised when nothing was told. A second
-    call changes nothing; one after the expiry corrects what the expiry charged, once. More than was promised is charged
-    too, and marked as overrun. `requests` is how many of a block's were used; others count since they were granted.
+    None means unknown, not 0: the call charges the reported progress, or the whole reservation if there was none. A
+    second call changes nothing. A call after the expiry corrects the charge of the expiry, once. An amount above the
+    reservation is charged too, and marked as overrun. `requests` is the number used of a block's requests; those of
+    other reservations count from the grant on.
     """
     settlement = yield from one(
         sql["settle"],
@@ -208,10 +209,10 @@ def settle(
 
 
 def release(user: User, reservation_id: UUID) -> Plan[Settlement]:
-    """Give a promise back: the call did not happen. Raises NotFound.
+    """Release a reservation whose call did not happen. Raises NotFound.
 
-    What a stream had already used is charged. Requests and builds stay counted. A second call changes nothing; one
-    after the expiry corrects what the expiry charged, once.
+    Reported progress is charged. Requests and builds stay counted. A second call changes nothing. A call after the
+    expiry corrects the charge of the expiry, once.
     """
     settlement = yield from one(sql["release"], Settlement, user_id=user.id, reservation_id=reservation_id)
     return _known(settlement, reservation_id)
@@ -220,9 +221,9 @@ def release(user: User, reservation_id: UUID) -> Plan[Settlement]:
 def extend(
     user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None
 ) -> Plan[Reservation]:
-    """Promise more to a reservation, or keep it for `ttl` from now on (a heartbeat): all of it or nothing.
+    """Add to a reservation, or make it expire `ttl` from now (a heartbeat): all of it or nothing.
 
-    Raises QuotaExceeded, and NotFound when the reservation has ended: then its slots may be somebody else's.
+    Raises QuotaExceeded, and NotFound when the reservation has ended: another caller may have its slots then.
     """
     dollars = money("cost", cost)
     decision = yield from one(
@@ -246,7 +247,7 @@ def extend(
 
 
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
-    """Note how much of a promise is used so far, as totals; they never go down. False: it is not held any more."""
+    """Report the total used of a reservation so far; totals never decrease. Return False if it has ended."""
     return (
         yield from scalar(
             sql["progress"],
@@ -273,11 +274,12 @@ def lease_block(
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
 ) -> Plan[Block]:
-    """Promise a block that one process spends by itself. Raises QuotaExceeded, NotFound.
+    """Reserve a block that one process spends by itself. Raises QuotaExceeded, NotFound.
 
-    Grants from the minimum (default: all of it) to what is asked in each dimension: near a limit only a share of what
-    is left, so that every holder of a block finds some. It ends with the period at the latest. Its requests are counted
-    when it is settled, so tell `settle` how many there were. `holder` names the process: its own blocks take one share.
+    In each dimension the block gets from the minimum (default: the whole amount) to the amount asked. Near a limit it
+    gets a share of the rest, so that every process finds some. A block ends with the period at the latest. Its requests
+    are counted at the settlement, so pass their number to `settle`. `holder` names the process; all blocks of a process
+    take one share.
     """
     least_tokens = tokens if min_tokens is None else min_tokens
     least_cost = money("cost", cost) if min_cost is None else money("min_cost", min_cost)
@@ -289,11 +291,11 @@ def lease_block(
         user_id=user.id,
         reservation_id=new_id,
         tokens=count("tokens", tokens, TOKENS_MAX),
-        min_tokens=count("min_tokens", least_tokens, tokens),
+        min_tokens=at_most("min_tokens", least_tokens, "tokens", tokens),
         cost=money("cost", cost),
         min_cost=least_cost,
         requests=count("requests", requests),
-        min_requests=count("min_requests", least_requests, requests),
+        min_requests=at_most("min_requests", least_requests, "requests", requests),
         ttl=ttl_of(ttl),
         holder=holder,
         meta=as_json(meta),
@@ -314,10 +316,10 @@ def lease_block(
 
 
 def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[Rate]:
-    """Count requests in the sliding hour, and nothing else; return what is left. Raises QuotaExceeded, NotFound.
+    """Count requests in the sliding hour, and nothing else; return the rest. Raises QuotaExceeded, NotFound.
 
-    With `durable=False` it does not wait for the disk: several times as fast, but when the server itself crashes the
-    counts of its last half second may be forgotten, and that many requests allowed once more.
+    With `durable=False` the call does not wait for the disk, and is several times as fast. A crash of the server may
+    then lose the counts of its last half second, which allows that many requests once more.
     """
     asked = count("requests", requests, least=1)
     if (yield from context()).tenant is None:
@@ -341,7 +343,7 @@ def add_tokens(
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
 ) -> Plan[Settlement]:
-    """Charge what was used without a reservation. It is never refused: the limit refuses afterwards.
+    """Charge tokens and cost that were used without a reservation. This is never refused; later calls may be.
 
     `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held.
     """

@@ -19,7 +19,7 @@ from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
 from atlas_sdk.files import named, relative_path, to_text
 from atlas_sdk.model.memory import Snapshot, State
 from atlas_sdk.model.projects import Project
-from atlas_sdk.names import is_checkpoint_name
+from atlas_sdk.names import is_checkpoint_name, is_reserved
 from atlas_sdk.ops.contents import blob_content
 from atlas_sdk.text import quoted
 
@@ -53,7 +53,8 @@ def _moment(when: str, now: datetime) -> datetime:
         return datetime.fromisoformat(when.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(
-            f"@{{{named(when)}}} is no moment: write @{{2h ago}}, @{{yesterday}} or @{{2026-11-22 10:00}}",
+            f"@{{{named(when)}}} is not a time I understand: "
+            "write @{2h ago}, @{yesterday} or @{2026-11-22 10:00}",
             field="reference",
         ) from None
 
@@ -85,27 +86,32 @@ def resolve(project: Project, reference: str = "latest") -> Plan[State]:
     """
     if len(reference) > _LENGTH_MAX:
         raise InvalidInput(f"{quoted(reference)} is longer than {_LENGTH_MAX:,} characters", field="reference")
-    if (yield from _is_checkpoint(project, reference)):
-        return (yield from _checkpoint(project, reference))
+    if (found := (yield from _checkpoint(project, reference))) is not None:
+        return found
     splits = _splits(reference)
+    for path, rest in splits:
+        if (found := (yield from _checkpoint(project, rest))) is not None:
+            return _of_file(found, _relative(project, path), reference)
     if not splits:
         return (yield from _resolve(project, reference, None))
-    for path, rest in splits[:-1]:
-        if (yield from _is_checkpoint(project, rest)):
-            return (yield from _of_file(project, path, rest, reference))
-    return (yield from _of_file(project, *splits[-1], reference))
+    path, rest = splits[-1]
+    name = _relative(project, path)
+    return _of_file((yield from _resolve(project, rest, name)), name, reference)
 
 
-def _of_file(project: Project, path: str, rest: str, reference: str) -> Plan[State]:
-    name = relative_path(Path(project.path), path)
-    found = yield from _resolve(project, rest, name)
-    versions = tuple(version for version in found.versions if version.path == name)
+def _relative(project: Project, path: str) -> str:
+    return relative_path(Path(project.path), path)
+
+
+def _of_file(found: State, path: str, reference: str) -> State:
+    versions = tuple(version for version in found.versions if version.path == path)
     if not versions:
-        raise NotFound(f"{named(name)} did not exist at {quoted(rest)}", kind="version", name=reference)
+        raise NotFound(f"{named(path)} did not exist at {quoted(found.reference)}", kind="version", name=reference)
     return State(reference=reference, versions=versions, whole=False)
 
 
 def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
+    """Resolve a reference that is not a checkpoint; `path` is the one file that it is about."""
     keys = {"user_id": project.user_id, "project_id": project.id}
     if reference in {"", "latest"}:
         return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))
@@ -114,8 +120,6 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         return _living(
             reference, (yield from many(sql["files_at"], Snapshot, moment=_moment(moment["when"], now), **keys))
         )
-    if path is not None and (yield from _is_checkpoint(project, reference)):
-        return (yield from _checkpoint(project, reference))
     if (ids := _id_range(reference)) is not None:
         wanted = None if path is None else to_text(path)
         rows = yield from many(sql["by_id_range"], Snapshot, low=ids[0], high=ids[1], path=wanted, **keys)
@@ -124,10 +128,7 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if rows:
             return State(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
-        f"no checkpoint or version of {project.name} is called {quoted(reference)}; "
-        "`atlasctl checkpoints` and `atlasctl log` list them",
-        kind="version",
-        name=reference,
+        f"no checkpoint or version of {project.name} is called {quoted(reference)}", kind="version", name=reference
     )
 
 
@@ -135,15 +136,12 @@ def _living(reference: str, rows: list[Snapshot]) -> State:
     return State(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
 
 
-def _is_checkpoint(project: Project, name: str) -> Plan[bool]:
-    if not is_checkpoint_name(name):
-        return False
+def _checkpoint(project: Project, name: str) -> Plan[State | None]:
+    if is_reserved(name) or not is_checkpoint_name(name):
+        return None
     keys = {"user_id": project.user_id, "project_id": project.id}
-    return (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys))
-
-
-def _checkpoint(project: Project, name: str) -> Plan[State]:
-    keys = {"user_id": project.user_id, "project_id": project.id}
+    if not (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys)):
+        return None
     rows = yield from many(sql["files_of_checkpoint"], Snapshot, name=name, **keys)
     return State(reference=name, versions=tuple(rows), whole=True)
 

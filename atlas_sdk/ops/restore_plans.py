@@ -1,4 +1,4 @@
-"""Plans of restores: what would be done to each file, without doing it."""
+"""Plan restores: compute the effect on each file, without changing anything."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -26,11 +26,11 @@ sql = statements("restores")
 def plan_restore(
     project: Project, reference: str, *, paths: Iterable[str | PathLike[str]] = (), delete: bool = False
 ) -> Plan[RestorePlan]:
-    """Return what a restore would do, without doing it.
+    """Return the plan of a restore, without carrying it out.
 
-    Files that the reference does not have stay as they are ("kept"), unless `delete` is set, and so do those of which
-    only hash and size are on record ("unkept"); files that Atlas never saw are not touched in any case. Raises NotFound
-    when a path in `paths` is in neither, ContentMissing when only the hash of one is on record.
+    Files that the reference does not have stay as they are ("kept"), unless `delete` is set. Files with only hash and
+    size on record stay too ("unkept"). Files that have no version at all are never touched. Raises NotFound when a path
+    of `paths` has no version, ContentMissing when only its hash is on record.
     """
     root = yield from local(pin, Path(project.path))
     found = yield from resolve(project, reference)
@@ -46,7 +46,7 @@ def plan_restore(
         wanted = targets[path]
         step = yield from _step(root, path, wanted)
         if step.action == "unkept" and path in only and wanted is not None:
-            # Asked for by name: say why it cannot be had.
+            # The caller named this file: raise the error that says why it cannot be restored.
             yield from content(wanted)
         if step.action == "delete" and not delete and found.whole:
             step = evolve(step, action="kept")
@@ -59,7 +59,7 @@ def _keys(project: Project) -> dict[str, UUID]:
 
 
 def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
-    """Compare what is on disk with what shall be there."""
+    """Compare the file on disk with the version to restore; None stands for a deletion."""
     tracking = yield from local(Tracking.load, root)
     now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     present = None if now is None else now.sha256.hex()
@@ -92,7 +92,7 @@ def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
 
 
 def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
-    """Plan the way back over a restore (undo), or forth again (redo)."""
+    """Plan to undo or redo a restore."""
     root = yield from local(pin, Path(project.path))
     sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
     ids = [side for side in sides.values() if side is not None]
@@ -101,7 +101,7 @@ def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestoreP
     steps = []
     for path, side in sorted(sides.items()):
         if side is not None and side not in found:
-            raise NotFound(f"version {side} of {path} is not on record any more", kind="version", name=str(side))
+            raise NotFound(f"version {side} of {path} is no longer on record", kind="version", name=str(side))
         steps.append((yield from _step(root, path, None if side is None else found[side])))
     return RestorePlan(
         project_id=project.id,
@@ -114,7 +114,7 @@ def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestoreP
 
 
 def plan_undo(project: Project) -> Plan[RestorePlan]:
-    """Return what `undo` would do. Raises NotFound when there is no restore to undo."""
+    """Return the plan of `undo`. Raises NotFound when there is no restore to undo."""
     past = yield from one_or_none(sql["to_undo"], Restore, **_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no restore to undo", kind="restore", name=project.name)
@@ -122,7 +122,7 @@ def plan_undo(project: Project) -> Plan[RestorePlan]:
 
 
 def plan_redo(project: Project) -> Plan[RestorePlan]:
-    """Return what `redo` would do. Raises NotFound when nothing was undone since the last restore."""
+    """Return the plan of `redo`. Raises NotFound when nothing was undone since the last restore."""
     past = yield from one_or_none(sql["to_redo"], Restore, **_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no undone restore to redo", kind="restore", name=project.name)

@@ -63,20 +63,43 @@ def restore(
     paths: Iterable[str | PathLike[str]] = (),
     delete: bool = False,
 ) -> Plan[Restore | None]:
-    """Bring files back to a reference, or carry out a plan; None when everything is so already.
+    """Bring files back to a reference, or carry out a plan of a restore, an undo or a redo.
 
-    Nothing is lost: what stands there now is put on record and named by a safety checkpoint before anything is
-    written; each file is replaced in one atomic step and hashed again. Raises RestoreRefused, with nothing written,
-    when a file or the project's folder changed since the plan, or when the present content of a file could not be kept:
-    it is over the size limit, or new and above a memory limit that was made hard.
+    Returns the restore that is recorded now: a new one, or the one that the plan of an undo or redo walks over. Returns
+    None when a restore has nothing to change; an undo or redo is recorded all the same. Nothing is lost: what is on the
+    disk is stored first, and a safety checkpoint names it. Each file is replaced in one atomic step and hashed again.
+
+    Raises RestoreRefused, with nothing written, when a file or the project's folder changed since the plan, or when the
+    present content of a file cannot be stored: it is over the size limit, or new and above a hard memory limit.
     """
     plan = target
     if isinstance(plan, str):
         plan = yield from plan_restore(project, plan, paths=paths, delete=delete)
     if plan.project_id != project.id:
         raise InvalidInput(f"this plan was made for another project than {named(project.name)}", field="target")
-    if not plan.changes:
+    if not plan.changes and plan.of is None:
         return None
+    return (yield from _carry_out(project, plan))
+
+
+def undo(project: Project) -> Plan[Restore]:
+    """Take back the last restore that is not undone: the files are again what they were just before it.
+
+    What was edited since is not lost: the checkpoint in `safety` names it. Raises NotFound, RestoreRefused.
+    """
+    plan = yield from plan_undo(project)
+    return (yield from _carry_out(project, plan))
+
+
+def redo(project: Project) -> Plan[Restore]:
+    """Do the last undone restore again. Raises NotFound, RestoreRefused."""
+    plan = yield from plan_redo(project)
+    return (yield from _carry_out(project, plan))
+
+
+def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
+    if not plan.changes and plan.of is not None:
+        return (yield from _mark(project, plan.of, undone=plan.reason == "undo"))
     targets: dict[str, bytes] = {}
     for step in plan.changes:
         if step.action == "write" and step.snapshot_id is not None:
@@ -125,12 +148,18 @@ def _after_failure(
     if tracking is not None:
         for step in plan.changes:
             yield from _note_present(project, root, tracking, step.path)
-    now_there = yield from scalar(statements("schema")["now"], datetime)
     if plan.of is not None:
-        undone_at = None if plan.reason == "undo" else now_there
-        yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project))
+        # The walk stays open: its next attempt goes on.
+        yield from _mark(project, plan.of, undone=plan.reason == "redo")
     elif nothing_written:
-        yield from execute(sql["void"], id=done.id, now=now_there, **_keys(project))
+        now = yield from scalar(statements("schema")["now"], datetime)
+        yield from execute(sql["void"], id=done.id, now=now, **_keys(project))
+
+
+def _mark(project: Project, restore_id: UUID, *, undone: bool) -> Plan[Restore]:
+    """Record that a restore is undone, or is in effect again."""
+    now = yield from scalar(statements("schema")["now"], datetime)
+    return (yield from one(sql["mark"], Restore, id=restore_id, undone_at=now if undone else None, **_keys(project)))
 
 
 def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -> Plan[None]:
@@ -237,9 +266,7 @@ def _put_on_record(
     meta = {"target": plan.target, "safety": safety, "files": [to_text(change.path) for change in changes]}
     yield from events.record(f"memory.{plan.reason}", **_keys(project), meta=meta)
     if plan.of is not None:
-        now = yield from scalar(statements("schema")["now"], datetime)
-        undone_at = now if plan.reason == "undo" else None
-        marked = yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project))
+        marked = yield from _mark(project, plan.of, undone=plan.reason == "undo")
         return evolve(marked, safety=safety)
     return (
         yield from one(
@@ -317,28 +344,3 @@ def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState 
             "safety checkpoint (`atlasctl checkpoints`)",
             sha256=step.sha256 or "",
         )
-
-
-def undo(project: Project) -> Plan[Restore]:
-    """Take back the last restore that is not undone: the files are again what they were just before it.
-
-    What was edited since is not lost: the checkpoint in `safety` names it. Raises NotFound, RestoreRefused.
-    """
-    plan = yield from plan_undo(project)
-    return (yield from _walk(project, plan))
-
-
-def redo(project: Project) -> Plan[Restore]:
-    """Do the last undone restore again. Raises NotFound, RestoreRefused."""
-    plan = yield from plan_redo(project)
-    return (yield from _walk(project, plan))
-
-
-def _walk(project: Project, plan: RestorePlan) -> Plan[Restore]:
-    done = yield from restore(project, plan)
-    if done is not None:
-        return done
-    # The files are so already: only the mark is missing.
-    now = yield from scalar(statements("schema")["now"], datetime)
-    undone_at = now if plan.reason == "undo" else None
-    return (yield from one(sql["mark"], Restore, id=plan.of, undone_at=undone_at, **_keys(project)))

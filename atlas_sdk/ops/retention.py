@@ -1,4 +1,4 @@
-"""Retention of memory: old automatic versions go, and then the contents that nothing needs any more."""
+"""Delete old automatic versions of memory files, and then the contents that no version needs any more."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from attrs import frozen
 from atlas_sdk._plan import Plan, execute, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, How, Progress, Step, cutoff, in_batches
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, JobOptions, Progress, Step, cutoff, in_batches
 
 __all__ = ["KEEP_AUTO", "collect_contents", "prune_snapshots"]
 
@@ -18,8 +18,8 @@ sql = statements("retention")
 
 KEEP_AUTO: Final = timedelta(days=30)
 _NOBODY: Final = UUID(int=0)
-#: Twentieths of a second to wait for transactions under way: nearly all take milliseconds. What a longer one may need
-#: is left to the next run.
+#: Pauses of 50 ms to wait for open transactions; nearly all take milliseconds. The next run deletes contents that a
+#: longer transaction may need.
 _PAUSES: Final = 40
 
 
@@ -28,7 +28,7 @@ class _Versions:
     examined: int
     removed: int
     skipped: int = 0
-    #: Of the last one of the page; None: it was empty.
+    #: The time of the page's last version; None if the page is empty.
     at: datetime | None
     id: UUID | None
 
@@ -38,23 +38,23 @@ def prune_snapshots(
 ) -> Plan[JobReport]:
     """Delete the versions of kind "auto" that are older than `keep`, of all users. Raises InvalidInput.
 
-    The newest version of every file stays, and the newest with content, however old; so does what a checkpoint names,
-    and what was asked for. Their contents go with `collect_contents`.
+    The newest version of every file stays, and the newest one with content, however old. Versions that a checkpoint
+    names stay, and versions of other kinds. `collect_contents` then deletes the contents.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
     statement = sql["old_versions"] if dry_run else sql["prune_versions"]
 
     def step(after: Cursor) -> Plan[Step]:
-        page = yield from one(statement, _Versions, before=before, limit=how.batch, **after)
+        page = yield from one(statement, _Versions, before=before, limit=options.batch, **after)
         return Step(
             examined=page.examined,
             removed=page.removed,
             skipped=page.skipped,
-            after={"at": page.at, "id": page.id} if page.examined == how.batch else None,
+            after={"at": page.at, "id": page.id} if page.examined == options.batch else None,
         )
 
-    return (yield from in_batches("snapshots", step, {"at": LONG_AGO, "id": _NOBODY}, how))
+    return (yield from in_batches("snapshots", step, {"at": LONG_AGO, "id": _NOBODY}, options))
 
 
 @frozen(kw_only=True)
@@ -65,7 +65,7 @@ class _Orphans:
     size: int
     user_id: UUID | None
     sha256: bytes | None
-    #: See `settled`.
+    #: The server's snapshot at that time; see `_settled`.
     seen: str
 
 
@@ -77,17 +77,17 @@ class _Collected:
 
 
 class _Collector:
-    """One run over all contents: its pages, and the bases of what went, which may be next."""
+    """One run over all contents: its pages, and the bases of deleted contents, which may now be orphans too."""
 
-    def __init__(self, how: How) -> None:
-        self._how = how
+    def __init__(self, options: JobOptions) -> None:
+        self._options = options
         self._next: set[tuple[UUID, bytes]] = set()
-        #: Whether a transaction that does not end was met: the others are not waited for any more.
+        #: True after a transaction that did not end in time: the run does not wait for others any more.
         self._impatient = False
 
     def step(self, after: Cursor) -> Plan[Step]:
-        """Look at a page, or when there are none left at bases alone."""
-        more = [self._next.pop() for _ in range(min(self._how.batch, len(self._next)))]
+        """Collect from the next page and the waiting bases; after the last page from the bases alone."""
+        more = [self._next.pop() for _ in range(min(self._options.batch, len(self._next)))]
         page = yield from one(
             sql["orphans"],
             _Orphans,
@@ -96,11 +96,11 @@ class _Collector:
             **after,
         )
         made = Step(examined=page.examined, removed=0, freed_bytes=0, after=None)
-        if self._how.dry_run:
+        if self._options.dry_run:
             made = Step(examined=page.examined, removed=len(page.users), freed_bytes=page.size, after=None)
         elif page.users:
             made = yield from self._collect(page)
-        over = page.examined < self._how.batch
+        over = page.examined < self._options.batch
         rest: Cursor = {**after, "limit": 0} if over else {**after, "user_id": page.user_id, "sha256": page.sha256}
         return Step(
             examined=made.examined,
@@ -134,12 +134,12 @@ class _Collector:
 
 
 def collect_contents(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the contents that no version has and no other content is made from, of all users.
+    """Delete the contents that no version has and that are no base of another content, for all users.
 
-    What is being stored at the same time is safe. A content that a transaction under way may come to need is left to
-    the next run, when that transaction lasts for more than about two seconds. With `dry_run` those are counted that
-    nothing needs now; that what they were made from would be next is not foreseen.
+    Contents that are being stored at the same time are safe. A content that an open transaction may still need is left
+    to the next run if that transaction lasts for more than about two seconds. `dry_run` counts the contents that
+    nothing needs now; it does not count their bases, which a real run also deletes.
     """
-    how = How.of(dry_run=dry_run, batch=batch, progress=progress)
-    first = {"user_id": _NOBODY, "sha256": b"", "limit": how.batch}
-    return (yield from in_batches("contents", _Collector(how).step, first, how))
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+    first = {"user_id": _NOBODY, "sha256": b"", "limit": options.batch}
+    return (yield from in_batches("contents", _Collector(options).step, first, options))

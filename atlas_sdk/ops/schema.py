@@ -1,4 +1,4 @@
-"""Migrations: forward only, one transaction each, with checksums."""
+"""Apply and check migrations: forward only, one transaction each, with checksums."""
 
 import hashlib
 
@@ -7,19 +7,19 @@ from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["check", "checksum", "lock_creation", "migrate", "server", "status"]
+__all__ = ["apply_next", "check", "checksum", "lock_creation", "migrate", "pending", "server", "status"]
 
 sql = statements("schema")
 isolation = statements("isolation")
 
 
 def checksum(migration: Migration) -> str:
-    """Return what schema_version has of a migration's text."""
+    """Return the checksum of a migration's text, as stored in schema_version."""
     return hashlib.sha256(migration.text.encode()).hexdigest()
 
 
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
-    """Return the migrations still to apply. Raises SchemaMismatch when the database is not an ancestor of this code."""
+    """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
     known = migrations()
     if len(applied) > len(known):
         raise SchemaMismatch(
@@ -40,18 +40,22 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
 
 
 def status() -> Plan[list[AppliedMigration]]:
-    """Return the applied migrations in order; none when there is no schema."""
+    """Return the applied migrations in order; an empty list when there is no schema."""
     if not (yield from scalar(sql["exists"], bool)):
         return []
     return (yield from many(sql["applied"], AppliedMigration))
 
 
+def pending() -> Plan[list[Migration]]:
+    """Return the migrations still to apply. Raises SchemaMismatch when the schema is newer or another one."""
+    return _compare((yield from status()))
+
+
 def check() -> Plan[None]:
     """Raise SchemaMismatch unless the database has exactly this code's schema."""
-    applied = yield from status()
-    pending = _compare(applied)
-    if pending:
-        found = len(applied) or None
+    missing = yield from pending()
+    if missing:
+        found = len(migrations()) - len(missing) or None
         what = "no AtlasEngine schema" if found is None else f"schema version {found}"
         command = "init" if found is None else "migrate"
         raise SchemaMismatch(
@@ -62,35 +66,36 @@ def check() -> Plan[None]:
 
 
 def migrate() -> Plan[list[AppliedMigration]]:
-    """Apply what is missing, one transaction each; return what was applied. Safe to run from many processes at once."""
+    """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
-    # Nearly always there is nothing to do, and that must not wait for a lock.
-    if not _compare((yield from status())):
+    # Look first: nearly always nothing is pending, and that must not wait for a lock.
+    if not (yield from pending()):
         return done
-    while (row := (yield from _apply_next())) is not None:
+    while (row := (yield from apply_next())) is not None:
         done.append(row)
     return done
 
 
 def lock_creation() -> Plan[None]:
-    """Wait until nobody else makes the schema, until the end of the transaction; nothing where the login may not."""
+    """Lock the creation of the schema until the end of the transaction, if the login has the right to."""
     if (yield from scalar(sql["may_lock"], bool)):
         yield from execute(sql["lock"])
 
 
 @atomic
-def _apply_next() -> Plan[AppliedMigration | None]:
-    # Functions keep the search_path that they are made with.
+def apply_next() -> Plan[AppliedMigration | None]:
+    """Apply the first pending migration in one transaction; return it, or None when none is pending."""
+    # Set the search_path first: functions keep the one that they are created with.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
         yield from lock_creation()
         yield from execute(sql["create_version_table"])
     yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)
-    pending = _compare(applied)
-    if not pending:
+    missing = _compare(applied)
+    if not missing:
         return None
-    migration = pending[0]
+    migration = missing[0]
     yield from execute(Statement(f"migration.{migration.version:04}_{migration.name}", migration.text))
     yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=checksum(migration))
     rows = yield from many(sql["applied"], AppliedMigration)
@@ -98,5 +103,5 @@ def _apply_next() -> Plan[AppliedMigration | None]:
 
 
 def server() -> Plan[ServerFacts]:
-    """Return what the server says of itself."""
+    """Return facts that the server reports about itself."""
     return (yield from one(sql["server"], ServerFacts))

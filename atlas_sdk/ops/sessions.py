@@ -1,4 +1,4 @@
-"""Sessions: tokens that a user is signed in with, until they expire or are revoked."""
+"""Sessions: tokens by which a user is signed in, until they expire or are revoked."""
 
 import hmac
 import logging
@@ -22,32 +22,32 @@ __all__ = ["end_all", "issue", "list_active", "purge_expired", "revoke", "revoke
 sql = statements("sessions")
 logger = logging.getLogger(__name__)
 
-#: NIST SP 800-63B, section 4.1.3: who is signed in by a password alone does it again after 30 days.
+#: NIST SP 800-63B, section 4.1.3: after 30 days, users who sign in by password alone must do so again.
 _TTL: Final = timedelta(days=30)
-#: Browsers keep a cookie no longer (RFC 6265bis, section 5.5).
+#: The longest time that browsers keep a cookie (RFC 6265bis, section 5.5).
 _TTL_MAX: Final = timedelta(days=400)
-#: How exactly the last use is known: writing it at every request would cost more than the rest of the request.
+#: The precision of the time of last use. Writing it at every request would cost more than the rest of the request.
 _SEEN: Final = timedelta(minutes=1)
 
 
 def issue(
     user: User, *, ttl: timedelta = _TTL, ip: Address | None = None, user_agent: str | None = None
 ) -> Plan[IssuedSession]:
-    """Sign a user in: return a session and its token, which is stored nowhere and cannot be had again.
+    """Sign a user in: return a session and its token. The token is not stored, and cannot be read again.
 
-    `ttl` is from 1 second to 400 days. Address and agent are those of `with_context` unless given. A password that was
-    set after this `user` was read refuses it: authenticate again, or read the user anew if it was not by a password.
-    Raises AuthError then, InvalidInput, also without signing keys, NotFound when the user is deleted, and MissingExtra
-    without the extra "auth".
+    `ttl` is from 1 second to 400 days. `ip` and `user_agent` default to those of `with_context`. Raises AuthError when
+    the password was set after this `user` was read: authenticate again, or read the user again if the sign-in did not
+    use a password. Raises InvalidInput, also when there are no signing keys, NotFound when the user is deleted, and
+    MissingExtra without the extra "auth".
     """
     if not timedelta(seconds=1) <= ttl <= _TTL_MAX:
-        raise InvalidInput(f"ttl is from 1 second to {_TTL_MAX.days} days, not {ttl}", field="ttl")
+        raise InvalidInput(f"ttl must be from 1 second to {_TTL_MAX.days} days, not {ttl}", field="ttl")
     ctx = yield from context()
     origin = ctx.origin.but(ip=ip, user_agent=user_agent)
-    # Looked at every time, so that a new key signs at once everywhere.
+    # Read the keys every time, so that a new key signs at once in every process.
     keys = yield from local(_loaded, ctx.keyring, ctx.monotonic())
     now = yield from scalar(sql["now"], datetime)
-    # Whole seconds, as in the token; rounded up, as a session of a second must not be over before it begins.
+    # Round up to whole seconds, as in the token, so that a session of a second does not end before it begins.
     expires_at = (now + ttl + timedelta(microseconds=999_999)).replace(microsecond=0)
     session_id = ctx.new_id()
     token = tokens.signed(keys, user_id=user.id, session_id=session_id, issued_at=now, expires_at=expires_at)
@@ -77,17 +77,18 @@ def _insert(*, user: User, session_id: UUID, origin: Origin, **columns: object) 
         yield from users.get(user.id)
         raise AuthError(f"the password of the user {user.id} was changed after this user was read: authenticate again")
     meta = {"session": str(session_id), "expires_at": session.expires_at.isoformat()}
-    # Where the sign-in came from, be it given here or by `with_context`.
+    # Record the origin of the sign-in, which may differ from the client's.
     yield from events.record_from(origin, "session.issued", user_id=user.id, meta=meta)
     return session
 
 
 def verify(token: str) -> Plan[Session]:
-    """Return the session of a token: signed by one of our keys, known, active and not expired.
+    """Return the session of a token, if one of our keys signed it and the session is active and not expired.
 
-    One SELECT; a session that was revoked anywhere is refused from that moment on. A key that was taken out of its
-    file verifies for up to 5 seconds more. Raises InvalidToken, the same for every reason, MissingExtra without the
-    extra "auth", and NotPermitted to a login that sees no sessions, as one that is a member of `atlas_app` alone.
+    It takes one SELECT, and refuses a session from the moment that it is revoked anywhere. A key that was removed from
+    its file still verifies tokens for up to 5 seconds. Raises InvalidToken with the same message for every reason,
+    MissingExtra without the extra "auth", and NotPermitted when the login sees no sessions, because it is a member of
+    `atlas_app` alone.
     """
     try:
         return (yield from _verified(token))
@@ -103,7 +104,7 @@ def _verified(token: str) -> Plan[Session]:
     )
     if found is None and (yield from context()).tenant is None:
         yield from isolation.check_sees_all("the check of a token")
-    # A key that leaked signs what was never issued, and a signature has several spellings in base64.
+    # Compare digests: a leaked key could sign a token that was never issued, and base64 has several spellings.
     if found is None or not hmac.compare_digest(found[1], claims.digest):
         raise InvalidToken("unknown session")
     session, _, expired = found
@@ -125,7 +126,7 @@ def _opened(token: str) -> Plan[tokens.Claims]:
     kid = tokens.kid_of(token)
     secret = keys.secret_of(kid)
     if secret is None:
-        # Perhaps another process has a newer key than we saw last.
+        # Read the file again: another process may have signed with a newer key.
         secret = (yield from local(_loaded, ctx.keyring, now)).secret_of(kid)
     if secret is None:
         raise InvalidToken("unknown key")
@@ -133,23 +134,23 @@ def _opened(token: str) -> Plan[tokens.Claims]:
 
 
 def _loaded(keyring: Keyring, now: float) -> SigningKeys:
-    # Here as well, because the first import takes longer than an event loop should wait.
+    # Import PyJWT here, in a thread: the first import takes too long for an event loop.
     tokens.library()
     return keyring.load(now)
 
 
 def touch(session: Session) -> Plan[bool]:
-    """Note that a session is in use; return whether it was written: at most once a minute, else it is one SELECT.
+    """Note that a session is in use; return True if that was written, at most once a minute.
 
-    Not on record in the audit trail. A session that has ended stays as it is.
+    There is no event. The call ignores a session that has ended.
     """
     return bool((yield from execute(sql["touch"], user_id=session.user_id, session_id=session.id, every=_SEEN)))
 
 
 def revoke(session: Session | str) -> Plan[Session | None]:
-    """End a session, given as such or by its token, at once and for good; None when it has ended already.
+    """Revoke a session, given as an object or by its token, at once and for good; return None if it had ended.
 
-    An expired token of ours may be revoked, too: None. Raises InvalidToken for a token that none of our keys signed.
+    An expired token of ours returns None too. Raises InvalidToken for a token that none of our keys signed.
     """
     if isinstance(session, Session):
         return (yield from _revoke(session.user_id, session.id, None))
@@ -169,14 +170,14 @@ def _revoke(user_id: UUID, session_id: UUID, token_hash: bytes | None) -> Plan[S
 
 @atomic
 def revoke_all(user: User, *, except_session: Session | None = None) -> Plan[int]:
-    """End every session of a user but one, if that is given, at once and for good; return how many ended."""
+    """Revoke every session of a user but `except_session`, at once and for good; return how many."""
     return (yield from end_all(user.id, keep=except_session))
 
 
 def end_all(user_id: UUID, *, keep: Session | None) -> Plan[int]:
-    """End every session of a user in the transaction of the caller; return how many ended.
+    """Revoke every session of a user but `keep`, in the caller's transaction; return how many.
 
-    Those that are being issued are waited for, and end as well.
+    The call waits for sessions that are being issued, and revokes them too.
     """
     kept = None if keep is None else keep.id
     yield from execute(sql["hold"], user_id=user_id)
@@ -188,17 +189,17 @@ def end_all(user_id: UUID, *, keep: Session | None) -> Plan[int]:
 
 
 def list_active(user: User, *, limit: int = 100) -> Plan[list[Session]]:
-    """Return the sessions of a user that are valid now, the newest first."""
+    """Return the sessions of a user that are valid now, newest first."""
     if limit < 1:
-        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
     return (yield from many(sql["list"], Session, user_id=user.id, limit=limit))
 
 
 def purge_expired(*, limit: int = 1000) -> Plan[int]:
-    """Delete the expired sessions of all users, `limit` in a transaction at most; return how many.
+    """Delete the expired sessions of all users, at most `limit` per transaction; return how many.
 
-    The same as `maintenance.purge_sessions`: they are refused as it is. Several at once share the work.
+    This runs the maintenance job `sessions`. Several processes may run it at once, and share the work.
     """
     if limit < 1:
-        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
     return (yield from purges.purge_sessions(batch=min(limit, BATCH))).removed

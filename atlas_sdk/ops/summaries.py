@@ -1,4 +1,4 @@
-"""Summaries: the two views, as objects."""
+"""Read the two summary views."""
 
 from atlas_sdk._plan import Plan, one_or_none
 from atlas_sdk._sql import statements
@@ -13,9 +13,9 @@ sql = statements("summaries")
 
 
 def usage_summary(user: User) -> Plan[UsageSummary]:
-    """Return a user at a glance: what is used of the month, projects, previews, builds. Raises NotFound.
+    """Return a summary of a user: usage of the month, projects, previews, builds. Raises NotFound.
 
-    One row of the view `user_usage_summary`. `quotas.usage` has every limit, and what is promised.
+    It is a row of the view `user_usage_summary`. `quotas.usage` has all limits and the amounts held.
     """
     found = yield from one_or_none(sql["usage_summary"], UsageSummary, user_id=user.id)
     if found is None:
@@ -24,9 +24,9 @@ def usage_summary(user: User) -> Plan[UsageSummary]:
 
 
 def health(project: Project) -> Plan[ProjectHealth]:
-    """Return a project at a glance: how its builds go, its previews, its memory. Raises NotFound.
+    """Return a summary of a project: its builds, previews and memory. Raises NotFound.
 
-    One row of the view `project_health`.
+    It is a row of the view `project_health`.
     """
     found = yield from one_or_none(sql["project_health"], ProjectHealth, user_id=project.user_id, project_id=project.id)
     if found is None:

@@ -1,8 +1,7 @@
 """Session tokens: signed JWTs that carry the user's and the session's id.
 
-The algorithm is HS256 and nothing else, whatever a token says of itself (RFC 8725, section 3.1), and a type of their
-own keeps other JWTs of the same key out (section 3.11). A token only names a session: whether that is valid, and until
-when, the database says.
+The algorithm is always HS256, whatever the token's header says (RFC 8725, section 3.1). A type of our own excludes
+other JWTs of the same key (section 3.11). A token only names a session: the database knows whether it is valid.
 """
 
 import hashlib
@@ -21,10 +20,10 @@ __all__ = ["Claims", "digest", "kid_of", "library", "opened", "signed"]
 
 _ALGORITHM: Final = "HS256"
 _TYPE: Final = "atlas-session+jwt"
-#: Ours have some 360 bytes; nothing is decoded of a token that is much longer.
+#: Refuse longer tokens without decoding them; ours have some 360 bytes.
 _LENGTH_MAX: Final = 2048
-#: A client sends one token with every request, and to decode it takes as long as to ask the database for its session.
-#: What a token says never changes, and no clock is asked here; what is refused is not kept.
+#: Decoded tokens to cache: a client sends one token with every request, and decoding it takes as long as the query for
+#: its session. The result depends on the token and the key only, not on the time. Refused tokens are not cached.
 _REMEMBERED: Final = 1024
 _CLAIMS: Final = ("sub", "jti", "iat", "exp")
 
@@ -36,26 +35,26 @@ class Claims:
     user_id: UUID
     session_id: UUID
     expires_at: datetime
-    #: SHA-256 of the whole token: what is stored of it.
+    #: SHA-256 of the whole token, as stored in the database.
     digest: bytes = field(repr=False)
 
 
 def library() -> ModuleType:
     """Return PyJWT. Raises MissingExtra."""
     try:
-        import jwt  # noqa: PLC0415  # of an extra, and nobody else needs it
+        import jwt  # noqa: PLC0415  # an optional dependency
     except ImportError as exc:
         raise MissingExtra("auth", needed_for="a session token") from exc
     return jwt
 
 
 def digest(token: str) -> bytes:
-    """Return what is stored of a token: one that is read in a dump signs nobody in."""
+    """Return the SHA-256 of a token. The database stores only this, so a dump contains no usable token."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def signed(keys: SigningKeys, *, user_id: UUID, session_id: UUID, issued_at: datetime, expires_at: datetime) -> str:
-    """Return a token, signed with the newest key. Times count in whole seconds. Raises InvalidInput, MissingExtra."""
+    """Return a token signed with the newest key, with times in whole seconds. Raises InvalidInput, MissingExtra."""
     jwt = library()
     claims = {
         "sub": str(user_id),
@@ -67,13 +66,13 @@ def signed(keys: SigningKeys, *, user_id: UUID, session_id: UUID, issued_at: dat
     try:
         token: str = jwt.encode(claims, keys.secret_of(keys.kid), algorithm=_ALGORITHM, headers=headers)
     except jwt.InvalidKeyError as exc:
-        # PyJWT takes no key that looks like a certificate, a public key or JSON.
+        # PyJWT refuses keys that look like a certificate, a public key or JSON.
         raise InvalidInput(f"the signing key {keys.kid} cannot be used: {exc}", field="signing_keys") from exc
     return token
 
 
 def kid_of(token: object) -> str:
-    """Return which key a token claims to be signed with. Raises InvalidToken, MissingExtra."""
+    """Return the id of the key that a token claims to be signed with. Raises InvalidToken, MissingExtra."""
     if not isinstance(token, str) or len(token) > _LENGTH_MAX or not token.isascii():
         raise InvalidToken("malformed")
     return _kid_of(token)
@@ -85,7 +84,7 @@ def _kid_of(token: str) -> str:
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError:
-        # Without a cause, here and below: it may quote the token.
+        # Raise without a cause, here and below, because the cause may quote the token.
         raise InvalidToken("malformed") from None
     if header.get("alg") != _ALGORITHM or header.get("typ") != _TYPE:
         raise InvalidToken("algorithm")
@@ -97,9 +96,9 @@ def _kid_of(token: str) -> str:
 
 @lru_cache(maxsize=_REMEMBERED)
 def opened(token: str, secret: bytes) -> Claims:
-    """Return what a token says, if this key signed it; the expiry is not looked at. Raises InvalidToken."""
+    """Return the claims of a token that this key signed, without checking the expiry. Raises InvalidToken."""
     jwt = library()
-    # Times are the database's to judge: the clock of this machine may be wrong.
+    # The database checks the times, because the clock of this machine may be wrong.
     options = {"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False, "verify_nbf": False}
     try:
         claims = jwt.decode(token, secret, algorithms=[_ALGORITHM], options=options)

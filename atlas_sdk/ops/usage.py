@@ -1,4 +1,4 @@
-"""Usage: the ledger of what was used, beside the quotas that write into it as well."""
+"""Write to the usage ledger, and sum it up. Quotas write their charges into the same ledger."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -21,35 +21,35 @@ __all__ = ["By", "log", "totals"]
 
 sql = statements("usage")
 
-#: What a sum can be grouped by; by kind it always is.
+#: The groupings of a sum; it is always grouped by kind.
 By = Literal["day", "kind", "model", "project"]
 _BY = frozenset({"day", "kind", "model", "project"})
 
 #: The domain usage_kind of the ledger.
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}")
-#: What the columns hold: numeric(20, 6) and numeric(20, 9).
+#: The smallest unit and the bound of the columns: numeric(20, 6) and numeric(20, 9).
 _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
 _COST = (Decimal("1e-9"), Decimal("1e11"))
-#: More digits than either has.
+#: A context with more digits than either column has.
 _EXACT = Context(prec=40, rounding=ROUND_HALF_UP, traps=[])
-#: Characters of a number in a message.
+#: The most characters of a number in a message.
 _SHOWN = 40
 
 
 def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
-    """Return a number as the ledger keeps it: rounded to its last digit, of either sign. Raises InvalidInput."""
+    """Return a number, positive or negative, rounded to the precision of the ledger. Raises InvalidInput."""
     smallest, limit = bounds
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise InvalidInput(f"{name} must be a Decimal, a whole number or a text, not {quoted(value)}", field=name)
+        raise InvalidInput(f"{name} must be a Decimal, an int or a str, not {quoted(value)}", field=name)
     try:
         number = Decimal(value)
     except InvalidOperation as exc:
         raise InvalidInput(f"{name} must be a number, not {quoted(value)}", field=name) from exc
-    # Nothing here goes by the caller's decimal context: abs() would round by it, and overflow.
+    # Do not use the caller's decimal context: abs() would round by it, and could overflow.
     if number.is_finite() and number.copy_abs() < limit:
-        # Half of the last digit goes up, as in the database.
+        # Round half up, as the database does.
         kept = number.quantize(smallest, context=_EXACT)
-        # It may have reached the limit by that.
+        # Rounding may have reached the limit.
         if kept.copy_abs() < limit:
             return kept
     raise InvalidInput(f"{name} must be less than {limit:f}, not {_shown(value)}", field=name)
@@ -71,20 +71,21 @@ def log(
     meta: Mapping[str, object] | None = None,
     usage_id: UUID | None = None,
 ) -> Plan[UsageEntry]:
-    """Enter something in the ledger that no guard metered, such as minutes of a container. Raises InvalidInput.
+    """Add an entry to the ledger for usage that no guard metered, such as minutes of a container. Raises InvalidInput.
 
-    It counts against no limit, and it is its own record: there is no event. Tokens of a guarded call are in the ledger
-    by its settlement; logging them as well counts them twice in `totals`. `amount` is kept to a millionth (tokens are
-    whole), `cost` to a billionth of a dollar; a correction is a new entry with negative ones. `usage_id` makes the call
-    idempotent: AlreadyExists when it stands for another entry. Raises NotFound when the user is gone.
+    It counts against no limit. There is no event, because the entry is a record itself. The settlement of a guarded
+    call writes its tokens to the ledger; if you log them too, `totals` counts them twice. `amount` is stored to a
+    millionth (tokens must be whole), `cost` to a billionth of a dollar. A correction is a new entry with negative
+    values. `usage_id` makes the call idempotent. Raises AlreadyExists when another entry has that id, and NotFound when
+    the user does not exist.
     """
     if not _KIND.fullmatch(kind):
-        raise InvalidInput(f"kind is up to 64 of a-z, 0-9, '_' and '.', not {quoted(kind)}", field="kind")
+        raise InvalidInput(f"kind must be up to 64 of a-z, 0-9, '_' and '.', not {quoted(kind)}", field="kind")
     if project is not None and project.user_id != user.id:
-        raise InvalidInput("the project is another user's", field="project")
+        raise InvalidInput("the project belongs to another user", field="project")
     units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
     if kind == "tokens" and units != units.to_integral_value():
-        raise InvalidInput(f"tokens are whole, not {amount}", field="amount")
+        raise InvalidInput(f"amount must be a whole number of tokens, not {amount}", field="amount")
     keys = {"user_id": user.id, "usage_id": usage_id or (yield from context()).new_id()}
     row = {"project_id": None if project is None else project.id, "kind": kind, "amount": units, "cost": dollars}
     entry = yield from one_or_none(sql["log"], UsageEntry, **keys, **row, meta=json_map("meta", meta or {}))
@@ -92,7 +93,7 @@ def log(
         return entry
     entry = yield from one(sql["get"], UsageEntry, **keys)
     if any(getattr(entry, name) != value for name, value in row.items()):
-        raise AlreadyExists(f"the usage id {entry.id} is another entry's", kind="usage", name=str(entry.id))
+        raise AlreadyExists(f"another entry has the usage id {entry.id}", kind="usage", name=str(entry.id))
     return entry
 
 
@@ -103,15 +104,15 @@ def totals(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Plan[list[UsageTotal]]:
-    """Return sums of the ledger by day, model or project, or several of them, and always by kind; in this order.
+    """Return sums of the ledger by day, model, project, or several of them, and always by kind; in this order.
 
-    Days are those of the user's time zone; those without use are left out. `since` is included, `until` is not. Tokens
-    are what `quotas.usage` counts and what was logged: charges of expired promises and their corrections too, so a day
-    may be negative. Raises InvalidInput.
+    Days are those of the user's time zone; days without usage are left out. `since` is included, `until` is not. Tokens
+    include the charges of `quotas.usage` and logged entries. Charges of expired reservations and their corrections
+    count too, so the sum of a day may be negative. Raises InvalidInput.
     """
     groups = {by} if isinstance(by, str) else set(by)
     if not groups <= _BY:
-        raise InvalidInput(f"by is of {', '.join(sorted(_BY))}; not {quoted(by)}", field="by")
+        raise InvalidInput(f"by must be from {', '.join(sorted(_BY))}, not {quoted(by)}", field="by")
     return (
         yield from many(
             sql["totals"],

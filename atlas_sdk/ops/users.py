@@ -1,4 +1,4 @@
-"""Users: the tenants."""
+"""Create, find, change and delete users, the tenants of a database."""
 
 from typing import TypeVar
 from uuid import UUID
@@ -9,6 +9,7 @@ from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_no
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.files import from_text
+from atlas_sdk.model.limits import Limits
 from atlas_sdk.model.users import Deletion, User
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
@@ -33,12 +34,12 @@ sql = statements("users")
 
 #: RFC 5321, section 4.5.3.1: 64 for the local part, 255 for the domain, and the "@".
 _EMAIL_LENGTH = 320
-#: The column's own bound. Checked here: the database's refusal would quote the whole row, with the hash.
+#: The bound of the column. Check it here, because the database's error would quote the whole row, with the hash.
 _NAME_LENGTH = 200
 
 
 def checked_email(email: str) -> str:
-    """Return an address as it is stored. Raises InvalidInput for what is none."""
+    """Return an e-mail address in lower case, as it is stored. Raises InvalidInput if it is not one."""
     tidy = email.strip().lower()
     local_part, at, domain = tidy.rpartition("@")
     has_odd_character = any(character.isspace() or not character.isprintable() for character in tidy)
@@ -49,13 +50,14 @@ def checked_email(email: str) -> str:
 
 def _checked_name(name: str) -> str:
     if len(name) > _NAME_LENGTH or "\0" in name:
-        raise InvalidInput(f"a name has at most {_NAME_LENGTH} characters, without NUL", field="name")
+        raise InvalidInput(f"name must have at most {_NAME_LENGTH} characters, without NUL", field="name")
     return name
 
 
 def _known_plan(plan: str) -> Plan[None]:
     if not (yield from scalar(sql["plan_exists"], bool, plan=plan)):
-        raise InvalidInput(f"no plan is called {quoted(plan)}; quotas.plans() lists them", field="plan")
+        names = ", ".join(one.name for one in (yield from many(statements("limits")["plans"], Limits)))
+        raise InvalidInput(f"no plan is called {quoted(plan)}; there are: {names}", field="plan")
 
 
 def _found(found: T | None, user_id: UUID) -> T:
@@ -67,13 +69,13 @@ def _found(found: T | None, user_id: UUID) -> T:
 def create(
     email: str, *, name: str = "", plan: str = "free", password: str | None = None, password_hash: str | None = None
 ) -> Plan[User]:
-    """Create a user; the quota row comes with it, from the plan ("free", "pro", "enterprise", or one of yours).
+    """Create a user, with the limits of a plan: "free", "pro", "enterprise", or one of yours.
 
-    The address is kept in lower case and is unique in the database. Without `password` nobody can sign in as this
-    user by one. A password has at least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored
-    as argon2id. `password_hash` is a hash from elsewhere in the crypt format, stored as it is; of those only argon2 can
-    be signed in with. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there is a
-    password and the extra "auth" is not installed.
+    The address is stored in lower case and is unique in the database. Without `password` the user cannot sign in by
+    password. A password has at least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as
+    an argon2id hash. `password_hash` is a hash from another system in the crypt format, stored unchanged; sign-ins work
+    with argon2 hashes only. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there
+    is a password and the extra "auth" is not installed.
     """
     address = checked_email(email)
     title = _checked_name(name)
@@ -81,7 +83,7 @@ def create(
         raise InvalidInput("give a password or a password_hash, not both", field="password")
     stored = None if password_hash is None else passwords.checked_hash(password_hash)
     if password is not None:
-        # Before the transaction, which would be open all that time.
+        # Hash before the transaction, which would otherwise stay open for that time.
         stored = yield from passwords.computed(passwords.hashed, passwords.checked(password))
     return (yield from _create(address, title, plan, stored))
 
@@ -100,10 +102,10 @@ def _create(address: str, name: str, plan: str, password_hash: str | None) -> Pl
 
 
 def local_user() -> Plan[User]:
-    """Return the user of this login name, made at the first call: one person on one machine needs no sign-up.
+    """Return the user of this login name; the first call creates it. One person on one machine needs no sign-up.
 
-    The address is `<login>@localhost`. How many projects, sessions and previews there may be is not limited: there is
-    nobody else to keep room for. Raises InvalidInput when the login name cannot be told.
+    The address is `<login>@localhost`. The counts of projects, sessions and previews are unlimited, since no other user
+    needs room. Raises InvalidInput when the login name is unknown.
     """
     login = yield from _login()
     address = _local_address(login)
@@ -113,7 +115,7 @@ def local_user() -> Plan[User]:
     try:
         return (yield from _create_local(address, login))
     except AlreadyExists:
-        # Another process was faster.
+        # Another process created the user in the meantime.
         return (yield from one(sql["by_email"], User, email=address))
 
 
@@ -125,9 +127,9 @@ def _create_local(address: str, login: str) -> Plan[User]:
 
 
 def find_local() -> Plan[User | None]:
-    """Return the user of this login name, if there is one: what `local` returns, and nobody is made.
+    """Return the user of this login name, or None; unlike `local`, never create one.
 
-    Raises InvalidInput when the login name cannot be told.
+    Raises InvalidInput when the login name is unknown.
     """
     return (yield from by_email(_local_address((yield from _login()))))
 
@@ -135,7 +137,7 @@ def find_local() -> Plan[User | None]:
 def _login() -> Plan[str]:
     login = (yield from context()).attribution.login
     if login is None:
-        raise InvalidInput("the login name of this process cannot be told: set LOGNAME", field="login")
+        raise InvalidInput("the login name of this process is unknown: set LOGNAME", field="login")
     return login
 
 
@@ -150,33 +152,32 @@ def get(user_id: UUID) -> Plan[User]:
 
 
 def by_email(email: str) -> Plan[User | None]:
-    """Return the user with this address, if any; case does not matter."""
+    """Return the user with this address, or None; case does not matter."""
     return (yield from one_or_none(sql["by_email"], User, email=email.strip().lower()))
 
 
 def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]:
-    """Return users of the whole database, the oldest first: an operator's view.
+    """Return the users of the whole database, oldest first: an operator's view. Raises InvalidInput.
 
-    A page has `limit` of them; `after` is the last one of the page before. Raises InvalidInput.
+    Pass the last user of a page as `after` to get the next page of `limit` users.
     """
     if limit < 1:
-        raise InvalidInput(f"limit is at least 1, not {limit}", field="limit")
+        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
     return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=limit))
 
 
 @atomic
 def set_plan(user: User, plan: str) -> Plan[User]:
-    """Move a user to another plan, at once and in the middle of a period. Raises NotFound, InvalidInput.
+    """Move a user to another plan, at once and in the middle of a period. Idempotent. Raises NotFound, InvalidInput.
 
-    What is used, promised and granted stays, and so do limits that were set for this user by hand. The plan that the
-    user has already changes nothing.
+    The amounts used and held stay, and so do top-ups and limits that were set for this user by hand.
     """
     yield from _known_plan(plan)
     left = _found((yield from one_or_none(sql["plan_of"], _plan, user_id=user.id)), user.id)
     if left == plan:
         return (yield from one(sql["get"], User, user_id=user.id))
     moved = yield from one(sql["set_plan"], User, user_id=user.id, plan=plan)
-    # Not from what the caller's object says: it may be an old one.
+    # Take the old plan from the database: the caller's object may be outdated.
     yield from events.record("user.plan_changed", user_id=user.id, meta={"from": left, "to": plan})
     return moved
 
@@ -187,9 +188,10 @@ def _plan(*, plan: str) -> str:
 
 @atomic
 def verify_email(user: User) -> Plan[User]:
-    """Note that the address of a user is the user's own. Doing it again changes nothing. Raises NotFound.
+    """Mark the address of a user as verified. Idempotent. Raises NotFound.
 
-    It is the address that this object has: a link that was sent to another one proves nothing.
+    Raises NotFound too when the user's address is not that of this object: a link sent to another address proves
+    nothing.
     """
     proved = yield from one_or_none(sql["verify_email"], User, user_id=user.id, email=user.email)
     if proved is not None:
@@ -197,13 +199,13 @@ def verify_email(user: User) -> Plan[User]:
         return proved
     found = _found((yield from one_or_none(sql["get"], User, user_id=user.id)), user.id)
     if found.email != user.email:
-        raise NotFound(f"the user {user.id} has another address by now", kind="user", name=str(user.id))
+        raise NotFound(f"the user {user.id} has another address now", kind="user", name=str(user.id))
     return found
 
 
 @atomic
 def update(user: User, *, name: str | Unchanged = UNCHANGED) -> Plan[User]:
-    """Change what is named of a user. Raises NotFound, InvalidInput."""
+    """Change the given fields of a user. Raises NotFound, InvalidInput."""
     if isinstance(name, Unchanged):
         return _found((yield from one_or_none(sql["get"], User, user_id=user.id)), user.id)
     title = _checked_name(name)
@@ -216,14 +218,14 @@ def update(user: User, *, name: str | Unchanged = UNCHANGED) -> Plan[User]:
 
 @atomic
 def delete(user: User) -> Plan[Deletion | None]:
-    """Delete a user with everything that is the user's, for good; return how much that was, None if there is no user.
+    """Delete a user with all data, for good; return the counts of deleted rows, or None if there is no such user.
 
-    Projects, every version of their memory, builds, previews, sessions, quotas and the usage ledger go; names such as
-    the address are free again. The audit trail stays under the user's id, which nothing tells the name of.
+    This deletes projects, every version of their memory, builds, previews, sessions, quotas and the usage ledger. Names
+    such as the address become free. The audit trail stays under the user's id, without a name.
     """
-    # In the order in which quotas lock them, so that a settlement and this do not wait for each other.
+    # Lock in the order of the quota functions, so that a settlement and this call cannot deadlock.
     yield from execute(sql["lock_quota"], user_id=user.id)
-    # Whoever is adding something to this user holds the row's key, so all of it is there, or refused, from here on.
+    # A transaction that adds to the user locks the row's key. From here on all such rows are visible, or refused.
     if not (yield from execute(sql["lock"], user_id=user.id)):
         return None
     gone = yield from one(sql["belongings"], Deletion, user_id=user.id)
@@ -240,7 +242,7 @@ def delete(user: User) -> Plan[Deletion | None]:
         "usage_entries": gone.usage_entries,
     }
     yield from events.record("user.deleted", user_id=user.id, meta=counts)
-    # Or a client would take a content that it knows for kept.
+    # Tell the cache, or a client would believe that contents which it knows are still stored.
     heads = (yield from context()).heads
     for file in files:
         heads.deleted((user.id, file.project_id, from_text(file.path)))

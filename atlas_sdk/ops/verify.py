@@ -1,4 +1,4 @@
-"""Verification: read back every version and hash it again."""
+"""Verify the stored memory: read back every version and hash it again."""
 
 from collections import OrderedDict
 from typing import Any
@@ -19,7 +19,7 @@ __all__ = ["verify"]
 sql = statements("verify")
 
 _PAGE_ROWS = 500
-#: Decoded contents kept at hand as bases of the deltas that follow (bytes).
+#: Bytes of decoded contents to cache, as bases of the deltas that follow.
 _CACHE_BYTES = 64 * 2**20
 
 
@@ -29,7 +29,7 @@ class _Row:
     path: str
     seq: int
     id: UUID
-    #: Of the blob; None for a deletion.
+    #: The blob's hash, None for a deletion; below: the blob's other columns.
     sha256: bytes | None
     size: int | None
     depth: int | None
@@ -38,7 +38,7 @@ class _Row:
 
 
 class _Contents:
-    """A bounded map of decoded contents."""
+    """A bounded cache of decoded contents, which drops the oldest first."""
 
     def __init__(self) -> None:
         self._contents: OrderedDict[bytes, bytes] = OrderedDict()
@@ -55,10 +55,10 @@ class _Contents:
 
 
 def verify(user: User) -> Plan[Verification]:
-    """Rebuild every content of a user's memory, recompute its SHA-256, and name the versions that do not match.
+    """Rebuild every content of a user's memory, recompute its SHA-256, and report the versions that do not match.
 
-    Reads everything once, in pages along each file; deltas are applied to contents rebuilt before, so that the work
-    grows with the number of versions, not with the length of chains.
+    The call reads everything once, file by file in pages. It applies each delta to a content that it has just rebuilt,
+    so the work grows with the number of versions, not with the length of chains.
     """
     rebuilt = _Contents()
     seen: set[bytes] = set()

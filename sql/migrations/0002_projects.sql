@@ -83,8 +83,10 @@ CREATE TABLE builds (
     CONSTRAINT builds_resource_usage_object CHECK (jsonb_typeof(resource_usage) = 'object')
 );
 
-CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC);
-CREATE INDEX idx_builds_status ON builds (user_id, status, created_at DESC);
+-- The newest build of a project, for project_health.
+CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC, id DESC) INCLUDE (status);
+-- The counts of project_health and of builds.stats.
+CREATE INDEX idx_builds_status ON builds (user_id, project_id, status);
 -- The counts of the last day and week in user_usage_summary.
 CREATE INDEX idx_builds_user_created ON builds (user_id, created_at DESC);
 -- The dispatcher and the search for stuck builds look across tenants; few rows are unfinished at a time.

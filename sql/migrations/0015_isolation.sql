@@ -68,14 +68,14 @@ DECLARE
         WHERE c.oid = 'users'::regclass
     );
     ours constant text[] := ARRAY[
-        'build_logs', 'build_tallies', 'builds', 'checkpoints', 'claims', 'events', 'maintenance_runs', 'memory_blobs',
+        'build_logs', 'builds', 'checkpoints', 'claims', 'events', 'maintenance_runs', 'memory_blobs',
         'memory_files', 'memory_snapshots', 'plans', 'preview_ports', 'previews', 'project_health', 'projects',
         'quota_grants', 'quota_history', 'quota_reservations', 'restores', 'schema_version', 'sessions', 'usage_ledger',
         'user_quotas', 'user_usage_summary', 'users'
     ];
     allowed constant text[] := ARRAY[
         'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants, sessions,'
-            ' events, projects, builds, build_logs, build_tallies, previews, preview_ports, usage_ledger, memory_blobs, memory_files,'
+            ' events, projects, builds, build_logs, previews, preview_ports, usage_ledger, memory_blobs, memory_files,'
             ' checkpoints, memory_snapshots, restores, user_usage_summary, project_health',
         -- Without the hash of the password, which only signing in needs.
         'SELECT (id, email, name, plan, email_verified, password_changed_at, created_at, updated_at), UPDATE (name) ON users',
@@ -92,11 +92,7 @@ DECLARE
         'INSERT, UPDATE ON memory_blobs, memory_files, restores',
         'INSERT ON memory_snapshots, checkpoints'
     ];
-    -- Trigger functions with the owner's rights. Whoever may execute one may make a trigger of it on a table of his own; to
-    -- fire ours takes no right. Said here, because everybody may execute what a dump without privileges brings back.
-    counting constant text := format('%1$I.tally_builds(), %1$I.forget_builds()', home);
 BEGIN
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', counting);
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'atlas_app') THEN
         RETURN false;
     END IF;
@@ -106,7 +102,6 @@ BEGIN
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE n.nspname = home AND c.relname = ANY (ours) AND c.relkind IN ('r', 'p', 'v')
     );
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM atlas_app', counting);
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO atlas_app', home);
     FOR number IN 1 .. array_length(allowed, 1) LOOP
         EXECUTE 'GRANT ' || allowed[number] || ' TO atlas_app';

@@ -1,4 +1,4 @@
--- name: credentials
+-- name: credentials (read)
 SELECT id AS user_id, password_hash, password_changed_at FROM users
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
 

@@ -5,13 +5,13 @@ SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, t
 WHERE name IN ('row_security', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                'transaction_timeout');
 
--- name: place
+-- name: place (read)
 -- Where the schema is, who owns its tables, and who asks; the first two are NULL where there is none.
 SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = to_regclass('schema_version')) AS schema,
        (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
        current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
-       current_setting('search_path') AS search_path, current_setting('server_version') AS server_version,
+       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path, current_setting('server_version') AS server_version,
        current_setting('server_version_num')::integer / 10000 AS major,
        current_setting('server_version_num')::integer % 10000 AS minor;
 
@@ -19,7 +19,7 @@ SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnam
 -- What this transaction sees, for pg_dump to see the same.
 SELECT pg_export_snapshot();
 
--- name: write_counts
+-- name: write_counts (read)
 -- Counts the rows of every table of a schema, and tells whether they belong to users.
 SELECT string_agg(format('SELECT %%L AS name, count(*) AS amount, %%L::boolean AS of_users FROM %%I.%%I', c.relname,
                          c.relname = 'users' OR EXISTS (SELECT FROM pg_attribute a
@@ -30,7 +30,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e');
 
--- name: things
+-- name: things (read)
 -- What there is in a schema that can be dropped by itself, tables first: of what kind, its name, and how to drop it.
 -- Not what an extension brought, nor what goes with something else: an index, a table's row type, a partition.
 SELECT t.kind, t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
@@ -53,7 +53,7 @@ FROM (
 WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype IN ('e', 'i', 'a'))
 ORDER BY t.turn, t.name;
 
--- name: outside
+-- name: outside (read)
 -- How much there is in all other schemas: dropping a table takes what was built on it along.
 SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname <> %(schema)s
           AND n.nspname NOT LIKE 'pg\_%%')
@@ -61,19 +61,19 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
      + (SELECT count(*) FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
         WHERE n.nspname <> %(schema)s);
 
--- name: write_act_as
--- So that what is made belongs to whom it belonged.
-SELECT format('SET LOCAL ROLE %%I', %(owner)s::text);
-
 -- name: write_make_schema
 SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 
--- name: write_close
+-- name: write_close (read)
 -- Keep everybody else out of the tables until the transaction ends.
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
 
--- name: write_analyze
+-- name: check_constraints
+-- Check now what would be checked when the transaction ends.
+SET CONSTRAINTS ALL IMMEDIATE;
+
+-- name: write_analyze (read)
 SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
 FROM unnest(%(tables)s::text[]) AS t;
 
@@ -84,11 +84,12 @@ SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 -- name: grant
 SELECT grant_atlas_roles();
 
--- name: definitions
+-- name: definitions (read)
 -- What everything in a schema is, but its rows, owners and rights, and what only makes it faster or slower to use. Without
 -- parentheses outside of functions: a nested AND comes back flat from a dump.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
 SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
+           AS definition
 FROM (
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'c' THEN 'type' ELSE 'table' END AS kind, c.relname::text AS name,
            concat_ws(' ', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,

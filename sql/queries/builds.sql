@@ -6,7 +6,7 @@ FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 
 RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
           finished_at, created_at;
 
--- name: get
+-- name: get (read)
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
        finished_at, created_at
 FROM builds WHERE user_id = %(user_id)s AND id = %(build_id)s;
@@ -31,7 +31,7 @@ SELECT build_log_append(%(user_id)s, %(build_id)s, %(content)s, %(bytes)s) AS fo
 -- The build has ended, in this transaction.
 SELECT build_log_fold(%(user_id)s, %(build_id)s);
 
--- name: log
+-- name: log (read)
 -- NULL: no such build.
 SELECT build_log_text(%(user_id)s, %(build_id)s) AS content;
 
@@ -43,7 +43,7 @@ FROM builds
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('queued', 'running')
 ORDER BY id FOR UPDATE;
 
--- name: list
+-- name: list (read)
 -- The newest first.
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
        finished_at, created_at
@@ -52,7 +52,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::tex
   AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 ORDER BY id DESC LIMIT %(limit)s;
 
--- name: list_after
+-- name: list_after (read)
 -- Those that follow one, the oldest first.
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
        finished_at, created_at
@@ -61,7 +61,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::tex
   AND id > %(after)s
 ORDER BY id LIMIT %(limit)s;
 
--- name: stats
+-- name: stats (read)
 SELECT
     count(*) AS total,
     count(*) FILTER (WHERE status = 'queued') AS queued,

@@ -24,7 +24,7 @@ SELECT made.id, made.user_id, made.project_id, made.name, made.kind, made.note, 
        (SELECT count(*) FROM named) AS files, (SELECT coalesce(sum(size), 0)::bigint FROM named) AS size
 FROM made;
 
--- name: list
+-- name: list (read)
 -- Newest first.
 SELECT c.id, c.user_id, c.project_id, c.name, c.kind, c.note, c.attribution, c.created_at, coalesce(n.files, 0) AS files,
        coalesce(n.size, 0) AS size
@@ -37,7 +37,7 @@ LEFT JOIN (
 WHERE c.user_id = %(user_id)s AND c.project_id = %(project_id)s
 ORDER BY c.id DESC;
 
--- name: exists
+-- name: exists (read)
 SELECT EXISTS (
     SELECT 1 FROM checkpoints
     WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND name = %(name)s

@@ -1,20 +1,24 @@
 -- Looking for what is wrong; every statement here only reads.
 
--- name: now
+-- name: now (read)
 -- The server's clock.
 SELECT clock_timestamp();
 
--- name: settings
+-- name: search_path (read)
+-- What a new connection of this login looks for tables in: what a reset of the setting would give.
+SELECT reset_val FROM pg_settings WHERE name = 'search_path';
+
+-- name: settings (read)
 -- What the server works with, and where each value was said: "configuration file", "database", "user", …
 SELECT name, setting, source FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'server_encoding', 'synchronous_commit',
                'track_counts');
 
--- name: data_directory
+-- name: data_directory (read)
 -- Where the server keeps its data, on its machine; no row for a login that may not know.
 SELECT setting FROM pg_settings WHERE name = 'data_directory';
 
--- name: connections
+-- name: connections (read)
 -- Those of clients: how many there may be and are, on the server and in this database. The last ones are kept for
 -- superusers, and from PostgreSQL 16 on some more for a role.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
@@ -23,7 +27,7 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
        count(*) AS used, count(*) FILTER (WHERE datname = current_database()) AS used_in_database
 FROM pg_stat_activity WHERE backend_type = 'client backend';
 
--- name: who_is_connected
+-- name: who_is_connected (read)
 -- The most first, and how many of them have been sitting in a transaction for minutes.
 SELECT coalesce(usename, '?') AS login, coalesce(nullif(application_name, ''), 'no name') AS application,
        coalesce(datname, '?') AS database, count(*) AS connections,
@@ -33,7 +37,7 @@ FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backen
 GROUP BY usename, application_name, datname
 ORDER BY count(*) DESC, login, application;
 
--- name: tables
+-- name: tables (read)
 -- What vacuum has to do, of the tables of a schema. NULL: never.
 SELECT s.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
@@ -44,11 +48,11 @@ FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid
 WHERE s.schemaname = %(schema)s::text
 ORDER BY s.relname;
 
--- name: may_use
+-- name: may_use (read)
 -- Whether a role may look into a schema (one row, none where there is no such schema).
 SELECT has_schema_privilege(%(role)s::name, oid, 'USAGE') AS may_use FROM pg_namespace WHERE nspname = %(schema)s::text;
 
--- name: missing_privileges
+-- name: missing_privileges (read)
 -- Of these tables and views, each with a privilege, those that a role does not have, not even for one column.
 SELECT c.relname AS name, wanted.privilege
 FROM unnest(%(names)s::text[], %(privileges)s::text[]) AS wanted (name, privilege)
@@ -59,7 +63,7 @@ WHERE n.nspname = %(schema)s::text
           ELSE has_any_column_privilege(%(role)s::name, c.oid, wanted.privilege) END
 ORDER BY wanted.privilege, c.relname;
 
--- name: excess_privileges
+-- name: excess_privileges (read)
 -- Everything that reaches a role on these tables and views, by a grant to it, to PUBLIC or to what it is a member of,
 -- and the right to create in the schema (`name` is NULL); with the command that takes it away. What the owner has by
 -- itself is no grant.
@@ -87,7 +91,7 @@ FROM home, given JOIN pg_roles AS app ON app.rolname = %(role)s::text
 WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid, given.grantee, 'USAGE'))
 ORDER BY given.name, given.privilege, given.on_column, command;
 
--- name: above_policies
+-- name: above_policies (read)
 -- How a role stands above the policies of tables (no row: it does not), and the command that ends it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
@@ -104,56 +108,16 @@ WHERE app.rolname = %(role)s::text
                      OR high.rolname IN ('pg_read_all_data', 'pg_write_all_data')))
 ORDER BY how;
 
--- name: policies
--- Those that let rows through to a role, on these tables.
-SELECT p.polname AS name, t.relname AS on_table,
-       CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
-                     ELSE 'ALL' END AS command,
-       pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check,
-       format('DROP POLICY %%I ON %%I.%%I', p.polname, n.nspname, t.relname) AS write_drop
-FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = t.relnamespace
-WHERE n.nspname = %(schema)s::text AND t.relname = ANY (%(names)s::text[]) AND p.polpermissive
-  AND EXISTS (SELECT FROM unnest(p.polroles) AS whose (oid)
-              WHERE whose.oid = 0 OR EXISTS (SELECT FROM pg_roles AS app
-                                             WHERE app.rolname = %(role)s::text
-                                               AND pg_has_role(app.oid, whose.oid, 'MEMBER')))
-ORDER BY t.relname, p.polname;
-
--- name: functions
--- With whose rights functions run, and where they look for tables.
-SELECT p.proname AS name, p.prosecdef AS is_definer,
-       coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
-       'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
-       'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-LEFT JOIN LATERAL (SELECT given FROM unnest(p.proconfig) AS given WHERE given LIKE 'search_path=%%') AS path ON true
+-- name: function_grants (read)
+-- Functions and procedures that a tenant cannot execute, and a command for each.
+SELECT p.proname AS name, 'GRANT EXECUTE ON ' || CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END
+           || p.oid::regprocedure::text || ' TO PUBLIC' AS command
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
 WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
-ORDER BY p.proname, write_alter;
-
--- name: function_grants
--- Who may execute functions: `excess` beside the owner of those that are the owner's alone, and those that a tenant cannot.
--- A command for each.
-SELECT f.name, f.excess, 'REVOKE ALL ON FUNCTION ' || f.signature || ' FROM ' || f.grantee AS command
-FROM (
-    SELECT p.proname AS name, p.oid::regprocedure::text AS signature, true AS excess,
-           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace,
-         aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-    WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(closed)s::text[]) AND a.grantee <> p.proowner
-) AS f
-UNION ALL
-SELECT p.proname, false, 'GRANT EXECUTE ON FUNCTION ' || p.oid::regprocedure::text || ' TO PUBLIC'
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
-WHERE n.nspname = %(schema)s::text AND p.prokind = 'f' AND p.proname = ANY (%(open)s::text[])
-  AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
-UNION ALL
-SELECT p.proname, false, 'GRANT EXECUTE ON PROCEDURE ' || p.oid::regprocedure::text || ' TO PUBLIC'
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS app ON app.rolname = %(role)s::text
-WHERE n.nspname = %(schema)s::text AND p.prokind = 'p' AND p.proname = ANY (%(open)s::text[])
   AND NOT has_function_privilege(app.oid, p.oid, 'EXECUTE')
 ORDER BY name, command;
 
--- name: database_grants
+-- name: database_grants (read)
 -- What reaches a role in the database itself, by a grant to it, to PUBLIC or to what it is a member of, beside CONNECT.
 SELECT a.privilege_type AS privilege,
        'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
@@ -163,7 +127,7 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
   AND a.grantee <> d.datdba AND (a.grantee = 0 OR pg_has_role(app.oid, a.grantee, 'USAGE'))
 ORDER BY a.privilege_type, command;
 
--- name: system_functions
+-- name: system_functions (read)
 -- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command that
 -- ends it (NULL: none).
 SELECT count(*) AS amount,
@@ -174,7 +138,7 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
   AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
               WHERE a.grantee IN (0, app.oid));
 
--- name: search_paths
+-- name: search_paths (read)
 -- Where a search_path is set for new connections to this database, the one that holds first, and the command that puts
 -- temporary tables last there. The roles are those that act in the schema and this login.
 SELECT given.path,
@@ -193,16 +157,7 @@ CROSS JOIN LATERAL (
 WHERE d.datname = current_database() AND (s.setrole = 0 OR r.rolname IN (current_user, %(role)s, %(owner)s))
 ORDER BY s.setrole = 0, s.setdatabase = 0;
 
--- name: views_of_their_owner
--- Of these views, those that show everybody the rows that their owner sees; and the command that ends it.
-SELECT c.relname AS name, format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname) AS command
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s::text AND c.relname = ANY (%(names)s::text[]) AND c.relkind = 'v'
-  AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
-                  WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
-ORDER BY c.relname;
-
--- name: write_resets
+-- name: write_resets (read)
 -- A command for each place where a setting was made for this database, this login, or both.
 SELECT CASE
            WHEN s.setrole = 0 THEN format('ALTER DATABASE %%I RESET %%I', current_database(), %(setting)s::text)
@@ -214,7 +169,7 @@ WHERE given LIKE %(setting)s::text || '=%%'
   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user));
 
--- name: write_no_limit
+-- name: write_no_limit (read)
 SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' CONNECTION LIMIT -1';
 
 -- name: write_end_stuck

@@ -2,18 +2,18 @@
 INSERT INTO events (user_id, id, type, project_id, ip, user_agent, meta)
 VALUES (%(user_id)s, %(event_id)s, %(type)s, %(project_id)s, %(ip)s, %(user_agent)s, %(meta)s);
 
--- name: recent
+-- name: recent (read)
 -- Newest first. Of a project by a statement of its own: one plan for both would not use the index of projects.
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
 
--- name: recent_of_project
+-- name: recent_of_project (read)
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
 
--- name: search
+-- name: search (read)
 -- Newest first; a page begins after the row (before_at, before_id).
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s
@@ -26,7 +26,7 @@ WHERE user_id = %(user_id)s
       coalesce(%(before_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
 
--- name: search_in_project
+-- name: search_in_project (read)
 -- The same of one project.
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s

@@ -1,10 +1,10 @@
--- name: plans
+-- name: plans (read)
 SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
        projects_limit, sessions_limit, previews_limit
 FROM plans
 ORDER BY tokens_limit NULLS LAST, name;
 
--- name: plan
+-- name: plan (read)
 SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
        projects_limit, sessions_limit, previews_limit
 FROM plans
@@ -78,12 +78,12 @@ SELECT quota_grant(
     %(user_id)s, %(grant_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(expires_at)s::timestamptz, %(reason)s
 );
 
--- name: grants
+-- name: grants (read)
 -- The open ones first, the soonest to expire first.
 SELECT id, tokens, cost, tokens_burned, cost_burned, reason, created_at, expires_at, closed_at
 FROM quota_grants
 WHERE user_id = %(user_id)s
 ORDER BY closed_at DESC NULLS FIRST, expires_at NULLS LAST, id;
 
--- name: now
+-- name: now (read)
 SELECT clock_timestamp();

@@ -14,7 +14,7 @@ UPDATE maintenance_runs
 SET outcome = %(outcome)s, problem = %(problem)s, jobs = %(jobs)s, ended_at = greatest(started_at, now())
 WHERE user_id = '00000000-0000-0000-0000-000000000000' AND id = %(id)s;
 
--- name: runs
+-- name: runs (read)
 -- The newest first.
 SELECT id, started_at, ended_at, outcome, whole, problem, jobs, attribution FROM maintenance_runs
 ORDER BY started_at DESC, id DESC LIMIT %(limit)s;

@@ -41,7 +41,7 @@ INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, pa
 SELECT 0, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, NULL, %(attribution)s FROM head
 RETURNING seq, created_at;
 
--- name: head
+-- name: head (read)
 -- The newest version of a file, and the blob of its newest content to make the next delta with.
 SELECT f.seq, f.snapshot_id, s.sha256, s.mode, s.link,
        b.sha256 AS blob_sha256, b.size AS blob_size, b.depth AS blob_depth, b.data IS NOT NULL AS blob_kept
@@ -70,7 +70,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s 
 UPDATE memory_blobs SET depth = 0, base_sha256 = NULL, data = %(data)s
 WHERE user_id = %(user_id)s AND sha256 = %(sha256)s;
 
--- name: chain
+-- name: chain (read)
 -- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The order
 -- is that of the steps: a depth is only a bound.
 -- One row by its whole key a step, spelled so that a planner without statistics does not read a tenant's blobs each time.
@@ -87,7 +87,7 @@ WITH RECURSIVE chain AS (
 )
 SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 
--- name: files
+-- name: files (read)
 -- The newest version of every file of a project, deletions too, and whether its content is stored.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at, s.sha256 IS NULL OR b.kept AS kept
@@ -101,7 +101,7 @@ LEFT JOIN LATERAL (
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
--- name: files_at
+-- name: files_at (read)
 -- The version of every file that was the newest at a moment, deletions too: back from the newest, file by file.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
@@ -117,21 +117,21 @@ CROSS JOIN LATERAL (
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
--- name: files_of_checkpoint
+-- name: files_of_checkpoint (read)
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.checkpoint = %(name)s
 ORDER BY s.path;
 
--- name: versions
+-- name: versions (read)
 -- Versions by id, for undo and redo.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = ANY(%(ids)s::uuid[]);
 
--- name: by_id_range
+-- name: by_id_range (read)
 -- An id prefix is a range of ids. Rows of checkpoints share their first digits and go by the checkpoint's name instead.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
@@ -140,7 +140,7 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN
   AND (s.kind <> 'checkpoint' OR %(low)s = %(high)s) AND (%(path)s::text IS NULL OR s.path = %(path)s)
 ORDER BY s.id LIMIT 5;
 
--- name: history_of_file
+-- name: history_of_file (read)
 -- Newest first, from below a version on. A version and the checkpoints that name it share a number, and the version is
 -- the older one whatever their ids say: those come from the clocks of the clients that made them.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
@@ -151,7 +151,7 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(p
        OR (s.seq, s.kind = 'checkpoint', s.id) < (%(before_seq)s, %(before_kind)s::text = 'checkpoint', %(before_id)s::uuid))
 ORDER BY s.seq DESC, s.kind = 'checkpoint' DESC, s.id DESC LIMIT %(limit)s;
 
--- name: history_of_project
+-- name: history_of_project (read)
 -- Newest first, from below an id on.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
@@ -159,14 +159,14 @@ FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
--- name: version
+-- name: version (read)
 -- One version by id.
 SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
        s.checkpoint, s.context, s.attribution, s.created_at
 FROM memory_snapshots s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
 
--- name: known_contents
+-- name: known_contents (read)
 -- Which of these contents some version in a project has, and can give back.
 SELECT b.sha256 FROM memory_blobs b
 WHERE b.user_id = %(user_id)s AND b.sha256 = ANY(%(hashes)s::bytea[]) AND b.data IS NOT NULL

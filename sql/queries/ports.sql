@@ -1,4 +1,4 @@
--- name: held
+-- name: held (read)
 -- The ports that a preview has; the SDK gives it one at most.
 SELECT port FROM preview_ports WHERE user_id = %(user_id)s AND preview_id = %(preview_id)s AND machine = %(machine)s;
 
@@ -6,12 +6,12 @@ SELECT port FROM preview_ports WHERE user_id = %(user_id)s AND preview_id = %(pr
 -- Instead of the one that it has; NULL: none is free.
 SELECT preview_port_take(%(user_id)s, %(preview_id)s, %(machine)s, %(first)s, %(last)s) AS port;
 
--- name: taken
+-- name: taken (read)
 SELECT port, user_id, preview_id FROM preview_ports
 WHERE machine = %(machine)s AND port BETWEEN %(first)s AND %(last)s
 ORDER BY port;
 
--- name: living
+-- name: living (read)
 -- Which of these previews live; what has stopped or failed never comes back.
 SELECT id FROM previews
 WHERE user_id = ANY(%(user_ids)s) AND id = ANY(%(preview_ids)s) AND status IN ('creating', 'running', 'sleeping');

@@ -6,7 +6,7 @@ INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(us
 -- Of another tenant's a tenant gets no row.
 SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
 
--- name: serves
+-- name: serves (read)
 -- Whether a user has a live preview at a host. One whose row was deleted left its claim behind.
 SELECT EXISTS (
     SELECT FROM previews
@@ -30,7 +30,7 @@ RETURNING user_id, id, project_id, host, status, host_port, container_port, mach
           health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
           last_accessed_at, stopped_at, created_at, updated_at;
 
--- name: get
+-- name: get (read)
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
        last_accessed_at, stopped_at, created_at, updated_at
@@ -89,7 +89,7 @@ UPDATE previews SET last_accessed_at = now()
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', 'running', 'sleeping')
   AND last_accessed_at < now() - interval '1 second';
 
--- name: idle
+-- name: idle (read)
 -- Those of all users that nobody visited for their time, and the second that touch may be behind; the longest idle first.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
@@ -108,7 +108,7 @@ RETURNING user_id, id, project_id, host, status, host_port, container_port, mach
           health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
           last_accessed_at, stopped_at, created_at, updated_at;
 
--- name: active
+-- name: active (read)
 -- The preview that serves a project now, if any: a running one before a sleeping one, the newest first.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
@@ -117,7 +117,7 @@ FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('running', 'sleeping')
 ORDER BY (status = 'running') DESC, id DESC LIMIT 1;
 
--- name: by_host
+-- name: by_host (read)
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
        last_accessed_at, stopped_at, created_at, updated_at
@@ -125,7 +125,7 @@ FROM previews
 WHERE host = %(host)s AND status IN ('creating', 'running', 'sleeping')
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s);
 
--- name: list
+-- name: list (read)
 -- The newest first.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,

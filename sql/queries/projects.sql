@@ -10,20 +10,20 @@ ON CONFLICT DO NOTHING
 RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
           updated_at;
 
--- name: get
+-- name: get (read)
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
 WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
--- name: by_session
+-- name: by_session (read)
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
 WHERE session_id = %(session_id)s AND status <> 'deleted'
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'project_session' AND value = %(session_id)s);
 
--- name: by_paths
+-- name: by_paths (read)
 -- The innermost active project among these folders; without a user the newest registration wins.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
@@ -31,7 +31,7 @@ FROM projects
 WHERE path = ANY(%(paths)s) AND status = 'active' AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
 ORDER BY length(path) DESC, created_at DESC LIMIT 1;
 
--- name: at
+-- name: at (read)
 -- What is registered for exactly this folder; a deleted one made room.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
@@ -45,7 +45,7 @@ WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted'
 RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
           updated_at;
 
--- name: list
+-- name: list (read)
 -- The oldest first; a page begins after the row (after_at, after_id). LIMIT NULL is all.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
@@ -56,7 +56,7 @@ WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s
       coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid))
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
--- name: list_all
+-- name: list_all (read)
 -- The same of all users, by an index in this order: one statement for both would have one plan, wrong for either.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
@@ -67,7 +67,7 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s)
       coalesce(%(after_id)s, '00000000-0000-0000-0000-000000000000'::uuid))
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
--- name: list_by_use
+-- name: list_by_use (read)
 -- What was touched or changed last comes first.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
@@ -78,7 +78,7 @@ WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s
       coalesce(%(after_id)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
 ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
 
--- name: list_all_by_use
+-- name: list_all_by_use (read)
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
@@ -111,7 +111,7 @@ WHERE user_id = %(user_id)s AND id = %(project_id)s
 RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
           updated_at;
 
--- name: belongings
+-- name: belongings (read)
 -- What a purge is about to take.
 SELECT
     %(user_id)s::uuid AS user_id,
@@ -121,7 +121,7 @@ SELECT
     (SELECT count(*) FROM builds WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS builds,
     (SELECT count(*) FROM previews WHERE user_id = %(user_id)s AND project_id = %(project_id)s) AS previews;
 
--- name: memory_paths
+-- name: memory_paths (read)
 SELECT path FROM memory_files WHERE user_id = %(user_id)s AND project_id = %(project_id)s;
 
 -- name: purge

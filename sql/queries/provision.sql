@@ -10,7 +10,7 @@ SELECT r.rolname AS name, r.rolsuper AS is_superuser, r.rolcreaterole AS may_cre
 FROM pg_roles AS r, pg_database AS d
 WHERE r.rolname = current_user AND d.datname = current_database();
 
--- name: database
+-- name: database (read)
 -- Whether a database is there (one row), and whether this login may enter.
 SELECT has_database_privilege(oid, 'CONNECT') AS may_connect FROM pg_database WHERE datname = %(name)s::text;
 
@@ -20,7 +20,7 @@ SELECT format('CREATE DATABASE %%I', %(name)s::text) || coalesce(' OWNER ' || qu
     || CASE WHEN pg_encoding_to_char(encoding) = 'UTF8' THEN '' ELSE ' ENCODING ''UTF8'' LOCALE ''C'' TEMPLATE template0' END
 FROM pg_database WHERE datname = 'template1';
 
--- name: role
+-- name: role (read)
 -- A role (one row or none). From PostgreSQL 16 on a member may be denied to become what it is a member of.
 SELECT rolsuper OR rolbypassrls AS is_above_policies, rolcanlogin AS may_login,
        pg_has_role(oid, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
@@ -30,14 +30,14 @@ SELECT rolsuper OR rolbypassrls AS is_above_policies, rolcanlogin AS may_login,
                AND (SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user)) AS may_grant
 FROM pg_roles WHERE rolname = %(name)s::text;
 
--- name: is_member
+-- name: is_member (read)
 SELECT pg_has_role(m.oid, r.oid, 'MEMBER') AS is_member FROM pg_roles AS m, pg_roles AS r
 WHERE m.rolname = %(member)s::text AND r.rolname = %(role)s::text;
 
 -- name: write_create_role
 SELECT format('CREATE ROLE %%I NOLOGIN', %(name)s::text);
 
--- name: quote_name
+-- name: quote_name (read)
 SELECT quote_ident(%(name)s::text);
 
 -- name: write_grant_role
@@ -56,17 +56,17 @@ SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', %(schema)s::text, %(role)s::te
 -- name: write_grant_schema
 SELECT format('GRANT USAGE, CREATE ON SCHEMA %%I TO %%I', %(schema)s::text, %(role)s::text);
 
--- name: may_connect
+-- name: may_connect (read)
 SELECT has_database_privilege(%(role)s::name, current_database(), 'CONNECT');
 
--- name: may_look_into
+-- name: may_look_into (read)
 SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'USAGE');
 
--- name: may_create_in
+-- name: may_create_in (read)
 SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'CREATE')
     AND has_schema_privilege(%(role)s::name, %(schema)s::text, 'USAGE');
 
--- name: may_open
+-- name: may_open (read)
 -- Whether this login may let others create in a schema.
 SELECT has_schema_privilege(%(schema)s::text, 'CREATE WITH GRANT OPTION');
 
@@ -78,7 +78,7 @@ FROM (SELECT to_regclass('schema_version') AS oid) AS found
 LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
--- name: closed
+-- name: closed (read)
 -- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no large
 -- objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new connections.
 SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
@@ -95,10 +95,10 @@ SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database
        ) AS has_path
 FROM pg_database AS d WHERE d.datname = current_database();
 
--- name: write_close
+-- name: write_close (read)
 SELECT 'REVOKE CREATE, TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC';
 
--- name: write_close_functions
+-- name: write_close_functions (read)
 -- NULL: there is none to close.
 SELECT 'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC'
 FROM pg_proc AS p
@@ -110,25 +110,13 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
 SELECT CASE WHEN NOT has_function_privilege(%(role)s::name, 'pg_advisory_xact_lock(bigint)', 'EXECUTE')
             THEN format('GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO %%I', %(role)s::text) END;
 
--- name: write_path
+-- name: write_path (read)
 -- Ours and then temporary tables; where somebody has set one for the database, that and then temporary tables.
 SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path = ' || coalesce((
     SELECT substr(given, length('search_path=') + 1)
     FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS given
     WHERE d.datname = current_database() AND s.setrole = 0 AND given ~ '^search_path=.'
 ), quote_ident(%(schema)s)) || ', pg_temp';
-
--- name: become
--- Be another role for the rest of the transaction.
-SELECT set_config('role', %(role)s, true);
-
--- name: set_path
--- For this connection.
-SELECT set_config('search_path', %(path)s, false);
-
--- name: limit_waiting
--- For the locks of one transaction.
-SELECT set_config('lock_timeout', %(wait)s, true);
 
 -- name: wait_for_turn
 -- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.
@@ -156,7 +144,7 @@ FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
 WHERE t.typname = ANY (%(types)s::text[]) AND pg_get_userbyid(t.typowner) <> %(owner)s::text
 ORDER BY command;
 
--- name: grants
+-- name: grants (read)
 -- Everything that is granted in a schema, to see whether granting changed anything.
 SELECT 'relation ' || c.oid || ' ' || item::text AS granted
 FROM pg_class AS c, unnest(c.relacl) AS item WHERE c.relnamespace = %(schema)s::text::regnamespace
@@ -171,7 +159,7 @@ UNION ALL
 SELECT 'schema ' || item::text FROM pg_namespace AS n, unnest(n.nspacl) AS item WHERE n.nspname = %(schema)s::text
 ORDER BY granted;
 
--- name: is_unused
+-- name: is_unused (read)
 -- Whether there is surely no user yet: whoever only sees its own rows cannot tell.
 SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 
@@ -179,30 +167,69 @@ SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 -- False: there is no role to give anything to.
 SELECT grant_atlas_roles();
 
--- name: objects
--- What is in a schema. `is_fit`: a table has row-level security on, an index is valid, a trigger is not disabled.
-WITH home AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s::text)
+-- name: inventory (read)
+-- Everything in a schema that the migrations make and the doctor compares; a name alone tells one function from another.
+-- `rule` is what the isolation of tenants rests on. `is_fit`: an index is valid, a trigger is enabled. `reaches` tells of
+-- a policy whether it lets rows through to a role. `identity` names the object in a command, `making` is the command that
+-- makes it.
+WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text),
+     app AS (SELECT oid FROM pg_roles WHERE rolname = %(role)s::text)
 SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c.relname AS name, NULL AS on_table,
-       c.relrowsecurity OR c.relkind IN ('v', 'm') AS is_fit
+       CASE WHEN c.relrowsecurity THEN 'row_security'
+            WHEN EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
+                         WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+            THEN 'security_invoker' END AS rule,
+       true AS is_fit, false AS reaches, quote_ident(c.relname) AS identity, NULL AS making
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
 UNION ALL
 -- Those of constraints come and go with their tables.
-SELECT 'index', c.relname, t.relname, i.indisvalid AND i.indisready
+SELECT 'index', c.relname, t.relname, NULL, i.indisvalid AND i.indisready, false, quote_ident(c.relname),
+       pg_get_indexdef(c.oid, 0, true)
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
 JOIN home ON home.oid = c.relnamespace
 WHERE NOT t.relispartition AND t.relkind IN ('r', 'p')
   AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
-SELECT 'trigger', g.tgname, t.relname, g.tgenabled <> 'D'
+SELECT 'trigger', g.tgname, t.relname, NULL, g.tgenabled <> 'D', false, quote_ident(g.tgname),
+       pg_get_triggerdef(g.oid, true)
 FROM pg_trigger AS g JOIN pg_class AS t ON t.oid = g.tgrelid JOIN home ON home.oid = t.relnamespace
 WHERE NOT g.tgisinternal AND NOT t.relispartition
 UNION ALL
-SELECT 'policy', p.polname, t.relname, true
-FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN home ON home.oid = t.relnamespace
+SELECT 'policy', p.name, p.on_table, p.rule, true, p.reaches, p.identity, 'CREATE POLICY ' || p.identity || p.rule
+FROM (
+    SELECT p.polname AS name, t.relname AS on_table,
+           CASE WHEN p.polpermissive THEN '' ELSE ' AS RESTRICTIVE' END
+               || CASE p.polcmd WHEN 'r' THEN ' FOR SELECT' WHEN 'a' THEN ' FOR INSERT' WHEN 'w' THEN ' FOR UPDATE'
+                                WHEN 'd' THEN ' FOR DELETE' ELSE '' END
+               || CASE WHEN p.polroles = '{0}' THEN ''
+                       ELSE ' TO ' || (SELECT string_agg(whose::regrole::text, ', ') FROM unnest(p.polroles) AS whose) END
+               || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+               || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '') AS rule,
+           p.polpermissive AND EXISTS (
+               SELECT FROM unnest(p.polroles) AS whose (oid)
+               WHERE whose.oid = 0 OR EXISTS (SELECT FROM app WHERE pg_has_role(app.oid, whose.oid, 'MEMBER'))
+           ) AS reaches,
+           quote_ident(p.polname) || ' ON ' || quote_ident(t.relname) AS identity
+    FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN home ON home.oid = t.relnamespace
+) AS p
 UNION ALL
-SELECT DISTINCT 'function', p.proname, NULL::name, true FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
+SELECT 'function', p.proname, NULL,
+       concat_ws(' ', CASE WHEN p.prosecdef THEN 'definer' ELSE 'invoker' END,
+                 CASE WHEN 'search_path=' || quote_ident(home.nspname) || ', pg_temp' = ANY (p.proconfig) THEN 'pinned' END),
+       true, false, p.oid::regprocedure::text, NULL
+FROM pg_proc AS p JOIN home ON home.oid = p.pronamespace
 UNION ALL
-SELECT 'type', t.typname, NULL, true FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
-WHERE t.typtype = 'd' OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
-   OR t.typtype = 'e';
+SELECT 'type', t.typname, NULL, NULL, true, false, quote_ident(t.typname), NULL
+FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
+WHERE t.typtype IN ('d', 'e')
+   OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+UNION ALL
+-- What a role may do, with the columns where it is not all of them.
+SELECT 'privilege', a.privilege_type, c.relname, NULL, true, false, NULL, NULL
+FROM pg_class AS c JOIN home ON home.oid = c.relnamespace, aclexplode(c.relacl) AS a JOIN app ON app.oid = a.grantee
+UNION ALL
+SELECT 'privilege', a.privilege_type, c.relname, string_agg(t.attname, ' ' ORDER BY t.attname), true, false, NULL, NULL
+FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid JOIN home ON home.oid = c.relnamespace,
+     aclexplode(t.attacl) AS a JOIN app ON app.oid = a.grantee
+GROUP BY a.privilege_type, c.relname;

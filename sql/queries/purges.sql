@@ -1,4 +1,4 @@
--- name: due_periods
+-- name: due_periods (read)
 -- Users whose period has ended, the longest ago first.
 WITH page AS (
     SELECT period_end, user_id FROM user_quotas
@@ -13,7 +13,7 @@ FROM page;
 -- name: close_periods
 SELECT maintenance_close_periods(%(users)s);
 
--- name: holds
+-- name: holds (read)
 -- A page of all holds, and whose of them have expired. By the key: an index on the expiry would cost every reservation.
 WITH page AS (
     SELECT user_id, id, expires_at FROM quota_reservations
@@ -41,7 +41,7 @@ WITH gone AS (
 )
 SELECT count(*) AS removed, max(expires_at) AS at FROM gone;
 
--- name: sessions_left
+-- name: sessions_left (read)
 SELECT count(*) FROM sessions WHERE expires_at <= %(before)s;
 
 -- name: previews
@@ -55,7 +55,7 @@ WITH gone AS (
 )
 SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
 
--- name: previews_left
+-- name: previews_left (read)
 SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s;
 
 -- name: failed_previews
@@ -70,7 +70,7 @@ WITH gone AS (
 )
 SELECT count(*) AS removed, max(created_at) AS at FROM gone;
 
--- name: failed_previews_left
+-- name: failed_previews_left (read)
 SELECT count(*) FROM previews WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s;
 
 -- name: events
@@ -83,10 +83,10 @@ WITH gone AS (
 )
 SELECT count(*) AS removed, max(created_at) AS at FROM gone;
 
--- name: events_left
+-- name: events_left (read)
 SELECT count(*) FROM events WHERE created_at < %(before)s;
 
--- name: claims
+-- name: claims (read)
 -- A page of all names, and those of them of which nothing is left.
 WITH page AS (
     SELECT value, kind, user_id FROM claims WHERE (value, kind) > (%(value)s, %(kind)s)
@@ -103,7 +103,7 @@ FROM lost;
 -- name: free_claims
 SELECT maintenance_free_claims(%(kinds)s, %(values)s);
 
--- name: ports
+-- name: ports (read)
 WITH page AS (
     SELECT machine, port, user_id, preview_id FROM preview_ports WHERE (machine, port) > (%(machine)s, %(port)s)
     ORDER BY machine, port LIMIT %(limit)s

@@ -1,4 +1,4 @@
--- name: usage
+-- name: usage (read)
 -- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
 -- more, and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_burn would charge to the top-ups,
 -- the soonest to expire first.
@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
                 ELSE greatest(g.cost_left - greatest(t.cost_over - g.cost_gone, 0), 0) END AS cost_granted
 ) AS d;
 
--- name: holds
+-- name: reservations (read)
 -- Soonest to expire first.
 SELECT id, tokens, cost, slots, tokens_progressed, cost_progressed, holder, meta, epoch, created_at, expires_at,
        leased, requests
@@ -64,7 +64,7 @@ FROM quota_reservations
 WHERE user_id = %(user_id)s
 ORDER BY expires_at, id;
 
--- name: verify
+-- name: verify (read)
 -- Every period of every user, or of one, that does not balance; and of how many were looked at. Asked of each table by
 -- itself: a condition on the result of the outer join would read them all.
 WITH counted AS (
@@ -97,13 +97,13 @@ WITH counted AS (
         coalesce(c.tokens_used, 0) AS tokens_used, coalesce(l.tokens, 0)::bigint AS tokens_charged,
         coalesce(c.cost_used, 0) AS cost_used, coalesce(l.cost, 0) AS cost_charged,
         coalesce(c.tokens_held, 0) AS tokens_held,
-        CASE WHEN c.present THEN coalesce(h.tokens, 0) ELSE 0 END::bigint AS tokens_promised,
+        CASE WHEN c.present THEN coalesce(h.tokens, 0) ELSE 0 END::bigint AS tokens_reserved,
         coalesce(c.cost_held, 0) AS cost_held,
-        CASE WHEN c.present THEN coalesce(h.cost, 0) ELSE 0 END AS cost_promised,
+        CASE WHEN c.present THEN coalesce(h.cost, 0) ELSE 0 END AS cost_reserved,
         coalesce(c.containers_used, 0) AS slots_held,
-        CASE WHEN c.present THEN coalesce(r.slots, 0) ELSE 0 END::bigint AS slots_promised,
+        CASE WHEN c.present THEN coalesce(r.slots, 0) ELSE 0 END::bigint AS slots_reserved,
         coalesce(c.requests_held, 0) AS requests_held,
-        CASE WHEN c.present THEN coalesce(r.requests, 0) ELSE 0 END::bigint AS requests_promised
+        CASE WHEN c.present THEN coalesce(r.requests, 0) ELSE 0 END::bigint AS requests_reserved
     FROM counted AS c
     FULL JOIN charged AS l ON l.user_id = c.user_id AND l.period_start = c.period_start
     LEFT JOIN promised AS h ON h.user_id = c.user_id AND h.period_start = c.period_start
@@ -111,15 +111,15 @@ WITH counted AS (
 )
 SELECT
     n.periods, b.user_id, b.period_start, b.tokens_used, b.tokens_charged, b.cost_used, b.cost_charged,
-    b.tokens_held, b.tokens_promised, b.cost_held, b.cost_promised, b.slots_held, b.slots_promised,
-    b.requests_held, b.requests_promised
+    b.tokens_held, b.tokens_reserved, b.cost_held, b.cost_reserved, b.slots_held, b.slots_reserved,
+    b.requests_held, b.requests_reserved
 FROM (SELECT count(*) AS periods FROM accounting) AS n
 LEFT JOIN accounting AS b
     ON (b.tokens_used, b.cost_used, b.tokens_held, b.cost_held, b.slots_held, b.requests_held)
-       <> (b.tokens_charged, b.cost_charged, b.tokens_promised, b.cost_promised, b.slots_promised, b.requests_promised)
+       <> (b.tokens_charged, b.cost_charged, b.tokens_reserved, b.cost_reserved, b.slots_reserved, b.requests_reserved)
 ORDER BY b.user_id, b.period_start;
 
--- name: history
+-- name: history (read)
 -- The newest first.
 SELECT period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at
 FROM quota_history
@@ -127,7 +127,7 @@ WHERE user_id = %(user_id)s
 ORDER BY period_start DESC
 LIMIT %(limit)s;
 
--- name: rates
+-- name: rates (read)
 -- What was charged to this period in the last seven days of it.
 SELECT
     t.now,

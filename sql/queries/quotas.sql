@@ -60,7 +60,7 @@ SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_a
        bound, requests, lasts, held
 FROM quota_hit(%(user_id)s, %(requests)s::integer), set_config('synchronous_commit', 'off', true);
 
--- name: holders
+-- name: holders (read)
 -- Who has the containers.
 SELECT DISTINCT holder FROM quota_reservations
 WHERE user_id = %(user_id)s AND slots > 0 AND holder <> ''

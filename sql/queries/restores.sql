@@ -9,13 +9,13 @@ INSERT INTO restores (user_id, project_id, id, target, safety, changes, attribut
 VALUES (%(user_id)s, %(project_id)s, %(id)s, %(target)s, %(safety)s, %(changes)s, %(attribution)s)
 RETURNING id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at;
 
--- name: to_undo
+-- name: to_undo (read)
 -- The newest restore that is not undone.
 SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NULL
 ORDER BY created_at DESC, id DESC LIMIT 1;
 
--- name: to_redo
+-- name: to_redo (read)
 -- The restore that was undone last: undo goes from the newest to the oldest, so it is the oldest one undone.
 SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded

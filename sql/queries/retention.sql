@@ -1,4 +1,4 @@
--- name: old_versions
+-- name: old_versions (read)
 -- A page of the automatic versions from before a moment, and how many of them may go: not the newest of their files, nor
 -- the newest with content. A checkpoint has rows of its own, so it does not come into this.
 WITH page AS (
@@ -45,7 +45,7 @@ SELECT (SELECT count(*) FROM page) AS examined, (SELECT count(*) FROM gone) AS r
        (SELECT created_at FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS at,
        (SELECT id FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS id;
 
--- name: orphans
+-- name: orphans (read)
 -- A page of all contents and some more of them, and those that nothing needs. `seen`: transactions from there on have seen
 -- what this statement sees.
 WITH page AS (
@@ -72,7 +72,7 @@ CROSS JOIN LATERAL (
     WHERE k.user_id = o.user_id AND k.sha256 = o.sha256 LIMIT 1
 ) AS b;
 
--- name: settled
+-- name: settled (read)
 -- Whether every transaction that was under way then has ended: one that was naming a version for a checkpoint, while that
 -- version was pruned, may need its content and has not said so yet.
 SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %(seen)s::text::xid8;

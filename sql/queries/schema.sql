@@ -1,4 +1,4 @@
--- name: exists
+-- name: exists (read)
 -- Whether this database has a schema of ours.
 SELECT to_regclass('schema_version') IS NOT NULL;
 
@@ -23,18 +23,18 @@ CREATE TABLE IF NOT EXISTS schema_version (
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
--- name: applied
+-- name: applied (read)
 -- What was applied, in order.
 SELECT version, name, checksum, applied_at FROM schema_version ORDER BY version;
 
 -- name: record
 INSERT INTO schema_version (version, name, checksum) VALUES (%(version)s, %(name)s, %(checksum)s);
 
--- name: server
+-- name: server (read)
 -- Facts about the server, for `status` and `health`.
 SELECT current_setting('server_version') AS server_version, current_database() AS database, current_user AS role,
        clock_timestamp() AS now, pg_database_size(current_database()) AS database_bytes;
 
--- name: now
+-- name: now (read)
 -- The database's clock: the one that versions are stamped with.
 SELECT clock_timestamp();

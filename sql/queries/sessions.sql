@@ -1,4 +1,4 @@
--- name: now
+-- name: now (read)
 -- The clock that expiry is judged by.
 SELECT clock_timestamp();
 
@@ -12,7 +12,7 @@ WHERE id = %(user_id)s AND password_changed_at IS NOT DISTINCT FROM %(password_c
 FOR NO KEY UPDATE
 RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
 
--- name: look
+-- name: look (read)
 -- A token's session, whatever its state: the reason is for logs. It expires when the row or the token says so, whichever
 -- is earlier. Not by now(), which stands still in a transaction.
 SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at, token_hash,
@@ -45,7 +45,7 @@ FROM (
 ) AS held
 WHERE sessions.user_id = %(user_id)s AND sessions.id = held.id;
 
--- name: list
+-- name: list (read)
 SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at FROM sessions
 WHERE user_id = %(user_id)s AND is_active AND expires_at > now()
 ORDER BY id DESC LIMIT %(limit)s;

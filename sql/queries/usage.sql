@@ -5,10 +5,10 @@ VALUES (%(user_id)s, %(usage_id)s, %(project_id)s, %(kind)s, %(amount)s, %(cost)
 ON CONFLICT (user_id, id) DO NOTHING
 RETURNING user_id, id, project_id, kind, amount, cost, meta, created_at;
 
--- name: get
+-- name: get (read)
 SELECT user_id, id, project_id, kind, amount, cost, meta, created_at FROM usage_ledger
 WHERE user_id = %(user_id)s AND id = %(usage_id)s;
 
--- name: totals
+-- name: totals (read)
 SELECT day, kind, model, project, entries, amount, cost
 FROM usage_totals(%(user_id)s, %(since)s::timestamptz, %(until)s::timestamptz, %(by_day)s, %(by_model)s, %(by_project)s);

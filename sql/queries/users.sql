@@ -13,10 +13,10 @@ UPDATE user_quotas
 SET projects_limit = NULL, sessions_limit = NULL, previews_limit = NULL, overridden = '{previews,projects,sessions}'
 WHERE user_id = %(user_id)s;
 
--- name: get
+-- name: get (read)
 SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users WHERE id = %(user_id)s;
 
--- name: by_email
+-- name: by_email (read)
 SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
 
@@ -29,10 +29,10 @@ SELECT plan FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
 UPDATE users SET plan = %(plan)s WHERE id = %(user_id)s
 RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
--- name: plan_exists
+-- name: plan_exists (read)
 SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);
 
--- name: list
+-- name: list (read)
 -- Ids are in the order of time.
 SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
 WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
@@ -54,7 +54,7 @@ SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;
 -- name: lock
 SELECT id FROM users WHERE id = %(user_id)s FOR UPDATE;
 
--- name: belongings
+-- name: belongings (read)
 -- What a deletion is about to take.
 SELECT
     %(user_id)s::uuid AS user_id,
@@ -78,5 +78,5 @@ DELETE FROM preview_ports WHERE user_id = %(user_id)s;
 -- Everything else of the user goes by foreign keys.
 DELETE FROM users WHERE id = %(user_id)s;
 
--- name: memory_files
+-- name: memory_files (read)
 SELECT project_id, path FROM memory_files WHERE user_id = %(user_id)s;

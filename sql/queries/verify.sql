@@ -1,4 +1,4 @@
--- name: page
+-- name: page (read)
 -- A page of a tenant's versions in the order of their files, so that the base of a delta was mostly just rebuilt.
 SELECT s.project_id, s.path, s.seq, s.id, b.sha256, b.size, b.depth, b.base_sha256, b.data
 FROM (

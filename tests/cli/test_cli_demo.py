@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -33,6 +34,9 @@ def test_demo_holds_and_leaves_nothing(atlasctl, place, monkeypatch):
     assert len(steps) == 14
     assert "\x1b" not in done.stdout
     assert "-- Ask before" in done.stdout
+    # By its path where the shell would not find it.
+    program = "atlasctl" if shutil.which("atlasctl") else atlasctl
+    assert done.stdout.endswith(f"Next, in a project of yours:\n$ {program} init\n$ {program} watch\n")
     assert list(place.iterdir()) == []
 
 

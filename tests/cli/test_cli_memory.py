@@ -122,6 +122,7 @@ def test_log_is_newest_first_with_sizes_people_and_checkpoints(app, cli):
     line = cli("log").out.splitlines()[0]
     assert line.startswith(newest["id"].replace("-", "")[:12])
     assert " -15 " in line
+    assert " ".join(line.split()[3:6]) == "instructions manual CLAUDE.md"
 
 
 def test_log_limits_pages_and_goes_on(app, cli, monkeypatch):
@@ -232,7 +233,7 @@ def test_restore_undo_redo(app, cli):
     ]
     assert cli("redo").code == 0
     assert (app / "notes.md").read_text() == "- first\n"
-    assert cli("restore", "v1").err == "nothing to do: every file is so already\n"
+    assert cli("restore", "v1").err == "nothing to do: the files already match\n"
     assert cli("checkpoints").err == "3 safety checkpoints of restores not shown; --all shows them\n"
     assert "before-" not in cli("log").out
 
@@ -255,7 +256,7 @@ def test_restore_of_a_moment_before_everything_is_refused(app, cli):
         assert ran.code == 3
         assert ran.sentence.startswith("app had no memory file on record at @{2h ago}; it is kept since 20")
     assert (app / "CLAUDE.md").exists()
-    assert cli("restore", "@{now}").err == "nothing to do: every file is so already\n"
+    assert cli("restore", "@{now}").err == "nothing to do: the files already match\n"
 
 
 def test_every_walk_names_its_own_safety_checkpoint(app, cli):
@@ -265,6 +266,18 @@ def test_every_walk_names_its_own_safety_checkpoint(app, cli):
     assert [name.rpartition("-")[0] for name in named] == ["before-restore", "before-undo", "before-redo"]
     listed = [one["name"] for one in cli("checkpoints", "--all", "--json").records if one["kind"] == "safety"]
     assert listed == named[::-1]
+
+
+def test_undo_and_redo_that_find_the_files_as_they_want_them_are_recorded(app, cli):
+    cli("checkpoint", "v1")
+    (app / "CLAUDE.md").write_text("edited")
+    cli("restore", "v1")
+    for content, word in (("edited", "undo"), ("# Rules\n\nBe kind.\n", "redo")):
+        (app / "CLAUDE.md").write_text(content)
+        done = cli(word)
+        assert (done.code, done.err) == (0, "nothing to do: the files already match\n")
+        again = cli(word)
+        assert (again.code, again.sentence.endswith(f"restore to {word}")) == (3, True)
 
 
 def test_restore_of_one_file_and_its_mode(app, cli):
@@ -283,9 +296,9 @@ def test_verify(app, cli):
     assert found["ok"] is True
     assert found["versions"] >= 2
     assert found["broken"] == []
-    shown = cli("verify").out
-    assert re.match(r"\d+ entries, \d+ distinct contents, ", shown)
-    assert shown.endswith("every version reads back as it was stored\n")
+    checked, contents = cli("verify").out.splitlines()
+    assert re.fullmatch(r"\d+ versions checked, all intact", checked)
+    assert re.match(r"\d+ contents, ", contents)
 
 
 ODD = ["two\nlines.md", "esc\x1b[31m.md", "back\\slash.md", "caf\udce9.md", "\u202etxt.md", "-n.md", "a:b@c.md"]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_every_command_has_a_paragraph_json_and_examples_that_parse(words, comma
     assert {f"  {example}" for example in command.examples} <= set(shown.out.splitlines())
     for example in command.examples:
         # What stands behind a redirection, or around a substitution, is the shell's.
-        line = example.removeprefix("psql $(").removesuffix(")").partition(" > ")[0]
+        line = re.split(" [<>] ", example.removeprefix("psql $(").removesuffix(")"))[0]
         name, *arguments = shlex.split(line)
         assert name == "atlasctl"
         assert tuple(arguments[: len(words)]) == words

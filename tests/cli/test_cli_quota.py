@@ -207,7 +207,7 @@ def test_set_changes_a_plan_for_everybody(ada, atlas, cli):
         (["--memory", "5Mi"], 2, "'5Mi' is not a size such as 500000, 100MiB or 1GB, or unlimited"),
         (["--tokens", "99999999999999999999"], 2, "tokens must be from 0 to"),
         (["--time-zone", "Mars/Olympus", "--tokens", "1"], 2, "Mars/Olympus"),
-        (["--plan", "gold", "--time-zone", "UTC"], 3, "no plan is called 'gold'"),
+        (["--plan", "gold", "--time-zone", "UTC"], 3, "no plan is called 'gold'; there are: free, pro, enterprise"),
     ],
 )
 def test_set_refuses_what_it_does_not_understand_and_changes_nothing(ada, atlas, cli, arguments, code, sentence):
@@ -276,3 +276,11 @@ def test_verify_names_what_does_not_balance_and_exits_with_6(ada, atlas, cli, ch
     ran = cli("quota", "verify", "--json")
     assert (ran.code, ran.record["ok"], ran.record["periods"]) == (6, False, 2)
     assert ran.record["unbalanced"][0]["differences"]["tokens_used"] == ["6", "5"]
+
+
+def test_a_database_without_the_login_s_user_says_who_is_there(dsn, cli):
+    ran = cli("quota", "show", "--dsn", dsn)
+    assert ran.code == 3
+    assert "has no user in this database" in ran.sentence
+    assert ran.sentence.endswith("atlasctl init makes one, atlasctl user list shows the others")
+    assert "project" not in ran.sentence

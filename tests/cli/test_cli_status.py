@@ -198,7 +198,7 @@ def test_init_does_not_count_what_was_not_kept(home, folder, cli):
     (folder / "CLAUDE.md").write_text("never kept, one")
     (folder / "notes.md").write_text("never kept, two")
     shown = cli("init", folder).out.splitlines()
-    assert shown[0] == f"{folder} is protected now: 0 memory files"
+    assert shown[0] == f"{folder} is registered; no memory files kept"
     assert shown[1] == "2 files over the size limit: only their hashes are kept"
     (folder / "CLAUDE.md").write_text("1234")
     shown = cli("init", folder).out.splitlines()

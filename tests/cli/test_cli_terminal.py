@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -159,3 +160,36 @@ def test_what_hides_in_a_version_is_shown_on_a_terminal_and_whole_in_a_pipe(app,
     assert not set(run.text) & set("\u202e\U000e0041\u200b\x1b\x07\ufeff")
     assert "some characters are shown as escapes" in run.text
     assert cli("show", "CLAUDE.md") == (0, _HIDING.encode() + b"\xff", "")
+
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_a_narrow_terminal_leaves_columns_out_and_folds_no_name(app, cli, terminal, environment):
+    (app / "notes").mkdir()
+    long = f"notes/{'a' * 35}.md"
+    (app / long).write_text("long\n")
+    assert cli("snapshot").code == 0
+    version = cli("log", long, "--json").records[0]["id"].replace("-", "")[:12]
+    lines = {}
+    for columns in ("80", "200"):
+        shown = terminal("log", COLUMNS=columns, **environment)
+        assert shown.end() == 0
+        found = _COLOR.sub("", shown.text).split("\r\n")
+        (lines[columns],) = (line for line in found if line.startswith(version))
+        assert long in lines[columns]
+    assert len(lines["80"].rstrip()) <= 80
+    assert "manual" not in lines["80"]
+    assert "manual" in lines["200"]
+
+
+@pytest.mark.parametrize(("columns", "bar", "wait"), [("60", False, False), ("80", True, False), ("140", True, True)])
+def test_gauges_fit_into_the_terminal(app, terminal, columns, bar, wait):
+    shown = terminal("quota", "show", COLUMNS=columns)
+    assert shown.end() == 0
+    (line,) = (line for line in _COLOR.sub("", shown.text).split("\r\n") if line.startswith("tokens"))
+    assert ("░" in line, "(in " in line) == (bar, wait)
+    assert "until 20" in line
+    if bar:
+        assert len(line.rstrip()) <= int(columns)

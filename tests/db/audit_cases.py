@@ -260,7 +260,6 @@ CASES = [
             ("purge_events", "events"),
             ("prune_snapshots", "snapshots"),
             ("collect_contents", "contents"),
-            ("fold_tallies", "tallies"),
         )
     ),
     case("events.log", "deploy.done", lambda to, u: to.events.log("deploy.done", user=u), user),

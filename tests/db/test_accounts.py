@@ -28,7 +28,7 @@ def test_what_is_no_address_is_refused(face: Any, email: str) -> None:
 
 
 def test_an_unknown_plan_is_refused(face: Any) -> None:
-    with pytest.raises(InvalidInput, match="no plan is called"):
+    with pytest.raises(InvalidInput, match="no plan is called .*; there are: free, pro, enterprise"):
         face.users.create("ada@example.com", plan="gold")
 
 
@@ -51,7 +51,7 @@ def test_a_project_is_found_from_anywhere_inside(face: Any, folder: Path) -> Non
     inner = face.projects.create(user, path=folder / "src")
     assert face.projects.by_path(folder / "src" / "deep.py") == inner
     assert face.projects.list(user) == [project, inner]
-    with pytest.raises(NotAProject, match="atlasctl init"):
+    with pytest.raises(NotAProject, match="is not in a registered project$"):
         face.projects.by_path(folder.parent)
     with pytest.raises(AlreadyExists):
         face.projects.create(user, path=folder)
@@ -119,7 +119,7 @@ def test_archiving_is_on_record_once_and_again_changes_nothing(face: Any, folder
 def test_an_archived_folder_is_not_registered_twice(face: Any, folder: Path) -> None:
     ada, bob = face.users.create("ada@example.com"), face.users.create("bob@example.com")
     project = face.projects.archive(face.projects.create(ada, path=folder))
-    with pytest.raises(AlreadyExists, match=r"archived: `atlasctl init` there, or `projects.activate`, brings it back"):
+    with pytest.raises(AlreadyExists, match="archived: projects.activate brings it back"):
         face.projects.create(ada, path=folder, session_id="again")
     assert face.projects.by_session("again") is None
     assert face.projects.at(folder, user=ada) == project

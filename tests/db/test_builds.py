@@ -253,6 +253,6 @@ def _elsewhere(project: Project) -> Project:
 
 def test_what_is_no_id_is_named(face: Any) -> None:
     user = face.users.create("ada@example.com")
-    with pytest.raises(InvalidInput, match=r'not an id: "nonsense"') as refused:
+    with pytest.raises(InvalidInput, match=r'an id must be a UUID, got "nonsense"') as refused:
         face.builds.get(user, "nonsense")
     assert refused.value.field == "id"

@@ -16,9 +16,8 @@ import pytest
 from guard_adapter import until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache
-from atlas_sdk._drive.connection_config import closed_by_server
-from atlas_sdk._drive.statement_cache import AsyncPooledConnection, PooledConnection
+from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache, closed_by_server
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
 from atlas_sdk._plan import Json
 
 KWARGS: dict[str, Any] = {"autocommit": True, "prepare_threshold": 1}
@@ -57,7 +56,7 @@ def test_values_come_back_as_through_a_cursor(line: PooledConnection, name: str)
         answer = line.execute_prepared(text, {"value": value})
         assert answer.columns == ("same", "missing", "percent")
         assert answer.rows == by_cursor
-        assert answer.rowcount == 1
+        assert answer.count == 1
 
 
 def test_json_goes_in_as_json(line: PooledConnection) -> None:
@@ -68,7 +67,7 @@ def test_rows_are_counted_without_a_result(line: PooledConnection) -> None:
     line.execute("CREATE TEMPORARY TABLE numbers (n integer)")
     for _ in range(3):
         answer = line.execute_prepared("INSERT INTO numbers SELECT generate_series(1, %(n)s)", {"n": 5})
-        assert (answer.columns, answer.rows, answer.rowcount) == ((), [], 5)
+        assert (answer.columns, answer.rows, answer.count) == ((), [], 5)
 
 
 def test_what_psycopg_has_made_the_server_forget_is_prepared_again(line: PooledConnection) -> None:

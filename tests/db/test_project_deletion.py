@@ -111,7 +111,7 @@ def test_a_deleted_project_takes_no_more(face: Any, migrated: Any, project: Proj
 def test_a_project_in_use_is_not_purged(face: Any, user: User, project: Project) -> None:
     face.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
     for known in (project, face.projects.archive(project)):
-        with pytest.raises(InvalidInput, match=r"`projects.delete` comes first") as failure:
+        with pytest.raises(InvalidInput, match=r"call `projects.delete` first") as failure:
             face.projects.purge(known)
         assert failure.value.field == "project"
     assert face.memory.read(project, "CLAUDE.md") == b"# Rules\n"

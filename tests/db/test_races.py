@@ -13,10 +13,11 @@ import pytest
 
 from atlas_sdk import Atlas, Attribution, InvalidInput, Project
 from atlas_sdk._connect import new_id
-from atlas_sdk._drive.connection_config import arguments
+from atlas_sdk._context import Context
+from atlas_sdk._drive.cursor import arguments
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._heads import HeadCache
-from atlas_sdk._plan import Context, Local, Plan, Query, Result
+from atlas_sdk._plan import Local, Plan, Query, Result
 from atlas_sdk.ops import checkpoints, memory
 
 BODY = b"".join(b"line %d of the rules\n" % n for n in range(30))
@@ -40,7 +41,7 @@ class Stepper:
         self.done = False
         self.result: Any = None
         self._plan = plan
-        self._scope = Scope(self.context, nested=False)
+        self._scope = Scope(self.context)
         self._advance(None)
 
     def _advance(self, answer: object) -> None:
@@ -64,7 +65,7 @@ class Stepper:
             return effect.statement.name
         for command in self._scope.commands(effect):
             self._connection.execute(command)
-        self._scope.done(effect)
+        self._scope.completed(effect)
         self._advance(None)
         return type(effect).__name__
 

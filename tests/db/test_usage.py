@@ -96,7 +96,7 @@ def test_bad_input_is_named(face: Any, user: User, bad: dict[str, Any], field: s
 
 def test_a_project_of_another_user_is_refused(face: Any, project: Project) -> None:
     eve = face.users.create("eve@example.com")
-    with pytest.raises(InvalidInput, match="another user's"):
+    with pytest.raises(InvalidInput, match="belongs to another user"):
         face.usage.log(eve, kind="minutes", amount=1, project=project)
 
 

@@ -39,7 +39,7 @@ class Ledger:
 
     def entry(self) -> SimpleNamespace:
         """Return the only entry, once everything is settled and balanced."""
-        assert self._atlas.quotas.holds(self._user) == []
+        assert self._atlas.quotas.reservations(self._user) == []
         usage = self._atlas.quotas.usage(self._user)
         (entry,) = self.entries()
         assert (usage.tokens_used, usage.tokens_held, usage.cost_held) == (entry.amount, 0, 0)

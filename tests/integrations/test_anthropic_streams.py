@@ -109,7 +109,7 @@ def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Le
         gc.collect()
         # The loop closes what was dropped in a task of its own.
         async with asyncio.timeout(PATIENCE_S):
-            while await side.atlas.quotas.holds(user):
+            while await side.atlas.quotas.reservations(user):
                 pass
 
     side.do(blocking if side.name == "blocking" else awaited)
@@ -127,7 +127,7 @@ def test_cut_while_thinking_is_charged_all_of_the_output(side: Side, stub: Stub,
 
 def test_platform_may_charge_the_hold_of_a_cut_stream(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=message_events("Hello"), cut=3))
-    client = side.anthropic(on_cut="hold")
+    client = side.anthropic(on_cut="reservation")
     with pytest.raises(Exception, match="peer closed|incomplete"):
         side.read(lambda: client.messages.create(**ASK, stream=True))
     assert books.charged() == (10 + 100, 0)

@@ -119,7 +119,7 @@ def test_stream_is_settled_after_its_end(service: Service, atlas: Atlas, user: U
 
     async def sending(message: Any) -> None:
         if message.get("body"):
-            held.append(len(await service.atlas.quotas.holds(user)))
+            held.append(len(await service.atlas.quotas.reservations(user)))
 
     service.drive({"type": "http", "path": "/stream"}, sending)
     assert held == [1, 1]

@@ -47,3 +47,4 @@ def test_the_scripts_are_declared(wheel: Path) -> None:
     text = archive.read(entry).decode()
     assert "atlasctl = atlas_sdk.cli:main" in text
     assert "atlas-watcher = watcher.__main__:main" in text
+    assert "[pytest11]\natlasengine = atlas_sdk.pytest_plugin" in text

@@ -1,6 +1,8 @@
 """Globs, and the table of presets written in them."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 from cost import assert_cheap, peak_bytes
@@ -257,7 +259,13 @@ WANTED = Globs.of(tuple(glob for preset in PRESETS.values() for glob in preset.g
 
 
 def test_presets_are_named_as_documented():
-    assert list(PRESETS) == ["claude", "agents-md", "gemini", "cursor", "copilot", "memory-bank", "scratch"]
+    root = Path(__file__).parents[2]
+    for name, start, end in (
+        ("README.md", "The presets are ", ". An optional"),
+        ("docs/configuration.md", "count: ", " | all"),
+    ):
+        listed = (root / name).read_text("utf-8").partition(start)[2].partition(end)[0]
+        assert re.findall("`([a-z-]+)`", listed) == list(PRESETS), name
 
 
 def test_no_preset_walks_the_repository():

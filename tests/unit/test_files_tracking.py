@@ -8,6 +8,7 @@ import pytest
 
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files import Scan, Tracking, tracking
+from atlas_sdk.files.presets import PRESETS
 
 
 def put(root, *paths, text=""):
@@ -31,7 +32,7 @@ def scanned(root, rules=None):
 def test_project_without_settings_has_every_preset(tmp_path):
     rules = Tracking.load(tmp_path)
     assert rules == Tracking()
-    assert len(rules.presets) == 7
+    assert set(rules.presets) == set(PRESETS)
     assert rules.limit_bytes == 8 * 2**20
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
+from attrs import evolve
+
 from atlas_sdk._heads import HeadCache
+from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk.model.memory import Head
 
 USER = UUID(int=3)
@@ -42,10 +46,34 @@ def test_one_that_is_too_large_is_not_kept() -> None:
 
 
 def test_a_transaction_hands_over_what_it_learned() -> None:
-    outer, inner = HeadCache(), HeadCache()
+    outer = HeadCache()
+    inner = outer.begin()
     outer.put((USER, PROJECT, "a"), head(b"old"))
     inner.put((USER, PROJECT, "a"), head(b"new"))
     outer.adopt(inner)
     found = outer.get((USER, PROJECT, "a"))
     assert found is not None
     assert found.content == b"new"
+
+
+def test_a_part_that_was_rolled_back_is_forgotten() -> None:
+    outer = HeadCache()
+    outer.put((USER, PROJECT, "a"), head(b"old"))
+    inner = outer.begin()
+    inner.put((USER, PROJECT, "a"), head(b"rolled back"))
+    inner.clear()
+    assert inner.get((USER, PROJECT, "a")) is None
+    outer.adopt(inner)
+    assert outer.get((USER, PROJECT, "a")) is None
+
+
+def test_nobody_trusts_a_head_that_a_callers_transaction_may_change(tmp_path: Path) -> None:
+    key = (USER, PROJECT, "a")
+    client = HeadCache(versions=SharedVersions(tmp_path / "heads"))
+    client.written(key, head(b"old"), seen=client.stamp(key))
+    known = client.get(key)
+    assert known is not None
+    assert client.is_newest(key, known)
+    client.join().written(key, head(b"new"), seen=client.stamp(key))
+    assert not client.is_newest(key, known)
+    assert not client.is_newest(key, evolve(known, stamp=client.stamp(key)))

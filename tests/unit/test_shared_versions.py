@@ -12,7 +12,7 @@ from atlas_sdk._shared_versions import SharedVersions
 PROJECT = UUID(int=7)
 
 
-def test_a_mark_stands_until_somebody_publishes(tmp_path: Path) -> None:
+def test_a_stamp_is_the_same_until_a_version_is_committed(tmp_path: Path) -> None:
     ours, theirs = SharedVersions(tmp_path / "heads"), SharedVersions(tmp_path / "heads")
     seen = ours.read(PROJECT, "a")
     mine = ours.bump(PROJECT, "a", seen=seen)
@@ -20,7 +20,7 @@ def test_a_mark_stands_until_somebody_publishes(tmp_path: Path) -> None:
     assert theirs.bump(PROJECT, "a", seen=mine) == ours.read(PROJECT, "a") != mine
 
 
-def test_who_was_disturbed_gets_no_mark(tmp_path: Path) -> None:
+def test_a_writer_that_was_overtaken_gets_no_stamp(tmp_path: Path) -> None:
     ours, theirs = SharedVersions(tmp_path / "heads"), SharedVersions(tmp_path / "heads")
     seen = ours.read(PROJECT, "a")
     theirs.bump(PROJECT, "a", seen=seen)
@@ -34,7 +34,7 @@ def test_of_many_at_once_at_most_one_is_undisturbed(tmp_path: Path) -> None:
         seen = tables[0].read(PROJECT, "a")
         with ThreadPoolExecutor(8) as threads:
             versions = list(threads.map(lambda table, seen=seen: table.bump(PROJECT, "a", seen=seen), tables))
-        assert len([mark for mark in versions if mark is not None]) == 1
+        assert len([stamp for stamp in versions if stamp is not None]) == 1
 
 
 def test_processes_exclude_each_other(tmp_path: Path) -> None:
@@ -56,23 +56,23 @@ def test_processes_exclude_each_other(tmp_path: Path) -> None:
     os.close(writing)
 
 
-def test_what_somebody_else_commits_is_open_until_its_file_is_written(tmp_path: Path) -> None:
+def test_a_stamp_stays_invalid_until_the_file_is_written_again(tmp_path: Path) -> None:
     ours, theirs = SharedVersions(tmp_path / "heads"), SharedVersions(tmp_path / "heads")
-    mark = ours.bump(PROJECT, "a", seen=ours.read(PROJECT, "a"))
-    assert mark is not None
-    assert ours.is_valid(mark)
+    stamp = ours.bump(PROJECT, "a", seen=ours.read(PROJECT, "a"))
+    assert stamp is not None
+    assert ours.is_valid(stamp)
     theirs.invalidate(PROJECT, "a")
     seen = ours.read(PROJECT, "a")
     assert not ours.is_valid(seen)
-    # Who looked before that cannot tell whether the other one has ended.
-    assert ours.bump(PROJECT, "a", seen=mark) is None
+    # A client that read the stamp before cannot know whether the transaction has ended.
+    assert ours.bump(PROJECT, "a", seen=stamp) is None
     assert ours.read(PROJECT, "a") == seen
-    closed = ours.bump(PROJECT, "a", seen=seen)
-    assert closed == ours.read(PROJECT, "a")
+    revalidated = ours.bump(PROJECT, "a", seen=seen)
+    assert revalidated == ours.read(PROJECT, "a")
     assert ours.is_valid(ours.read(PROJECT, "a"))
 
 
-def test_who_saw_one_open_does_not_close_the_next_one(tmp_path: Path) -> None:
+def test_an_earlier_invalid_stamp_does_not_revalidate_a_later_one(tmp_path: Path) -> None:
     table = SharedVersions(tmp_path / "heads")
     table.invalidate(PROJECT, "a")
     seen = table.read(PROJECT, "a")
@@ -81,7 +81,7 @@ def test_who_saw_one_open_does_not_close_the_next_one(tmp_path: Path) -> None:
     assert not table.is_valid(table.read(PROJECT, "a"))
 
 
-def test_another_file_of_the_slot_does_not_close_it(tmp_path: Path) -> None:
+def test_another_file_of_the_slot_does_not_revalidate_it(tmp_path: Path) -> None:
     table = SharedVersions(tmp_path / "heads")
     slot = table._slot(PROJECT, "a")
     other = next(name for name in map(str, range(100_000)) if table._slot(PROJECT, name) == slot)

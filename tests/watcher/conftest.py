@@ -1,13 +1,15 @@
-"""Daemons and projects for the tests of the watcher."""
+"""Daemons, workers and projects for the tests of the watcher."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import Daemon
+from daemons import Daemon, NewProject
 from databases import OfServer
+from fakes import FakeSink
+from rig import Rig
 
 from atlas_sdk import Atlas, Project
 
@@ -28,7 +30,7 @@ def shared_dsn(databases: OfServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def new_project(atlas: Atlas, tmp_path: Path) -> Callable[..., Project]:
+def new_project(atlas: Atlas, tmp_path: Path) -> NewProject:
     """Registers folders."""
     user = atlas.users.create("ada@example.com")
 
@@ -37,3 +39,34 @@ def new_project(atlas: Atlas, tmp_path: Path) -> Callable[..., Project]:
         return atlas.projects.create(user, path=tmp_path / name)
 
     return register
+
+
+@pytest.fixture
+def sink() -> FakeSink:
+    """A receiver of a backend's events."""
+    return FakeSink()
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A worker without projects."""
+    return Rig()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of `app`."""
+    root = tmp_path / "app"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def app(rig: Rig, root: Path) -> Project:
+    """A project with one stored file."""
+    (root / "CLAUDE.md").write_text("one")
+    project = rig.atlas.add(root)
+    rig.settle()
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
+    assert rig.worker.ready
+    return project

@@ -13,12 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, Project
 from watcher.status import Status, read_status
+
+T = TypeVar("T")
+
+#: Makes a folder of this name and registers it.
+NewProject = Callable[..., Project]
 
 _PROGRAM = """
 import json, logging, sys
@@ -31,7 +36,7 @@ sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing)))
 """
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
+def until(condition: Callable[[], T | None], what: str) -> T:
     """Return what the condition gives as soon as that is true."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
@@ -56,6 +61,11 @@ class Daemon:
         until(lambda: self.status().ready, "the daemon is ready")
         return self
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of the program `atlas-watcher` for this home and database."""
+        assert self.dsn is not None
+        return [sys.executable, "-m", "watcher", "--home", str(self.home), "--dsn", self.dsn, *arguments]
+
     def spawn(self, command: list[str]) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -74,6 +84,9 @@ class Daemon:
         code = self.process.wait(PATIENCE_S)
         self.process = None
         return code
+
+    def until_snapshots(self, number: int) -> None:
+        until(lambda: self.status().counters["snapshots"] >= number, f"it took {number} versions")
 
     def stop(self) -> int:
         return self.signal(signal.SIGTERM)
@@ -98,6 +111,11 @@ def newest(atlas: Atlas, project: Project, path: str = "CLAUDE.md") -> bytes | s
     if not versions:
         return None
     return "deleted" if versions[0].deleted else atlas.memory.content(versions[0])
+
+
+def until_newest(atlas: Atlas, project: Project, content: bytes | str, path: str = "CLAUDE.md") -> None:
+    """Return when this is the newest content of a file."""
+    until(lambda: newest(atlas, project, path) == content, f"{path} is {content!r}")
 
 
 def has_no_repeats(atlas: Atlas, project: Project, path: str) -> bool:

@@ -1,7 +1,9 @@
-"""A backend that a test speaks for, and a client in memory, to run the worker without threads and servers."""
+"""A sink, a backend and a client in memory."""
 
 from __future__ import annotations
 
+import queue
+import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,8 +11,51 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from patience import PATIENCE_S
+
 from atlas_sdk import Attribution, NotFound, Project, Snapshot
 from watcher.backend import Place, Sink, Watching
+from watcher.debounce import ChangeKind
+
+#: A version and its content.
+Version = tuple[Snapshot, bytes | None]
+
+
+#: The folder, the name, the kind of change, and whether it is a folder.
+Event = tuple[Place | None, str | None, ChangeKind | None, bool]
+
+OVERFLOW: Event = (None, None, None, False)
+
+
+def root_changed(place: Place) -> Event:
+    """Return the event of a folder itself."""
+    return (place, None, None, True)
+
+
+class FakeSink:
+    """A receiver of events that keeps them; while the gate is closed, the backend waits."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
+        self.gate.wait()
+        self._events.put((place, name, change, is_folder))
+
+    def root_changed(self, place: Place) -> None:
+        self._events.put(root_changed(place))
+
+    def overflowed(self) -> None:
+        self._events.put(OVERFLOW)
+
+    def until(self, wanted: Event) -> list[Event]:
+        """Return the events up to this one."""
+        seen: list[Event] = []
+        while wanted not in seen:
+            seen.append(self._events.get(timeout=PATIENCE_S))
+        return seen
 
 
 class FakeBackend:
@@ -53,7 +98,7 @@ class FakeAtlas:
 
     def __init__(self) -> None:
         self.registered: list[Project] = []
-        self.history: dict[tuple[UUID, str], list[Any]] = {}
+        self.history: dict[tuple[UUID, str], list[Version]] = {}
         self.problem: Exception | None = None
         self.calls = 0
         #: The users of whose memory was told, in turn.
@@ -63,6 +108,7 @@ class FakeAtlas:
         self.projects = self
         self.memory = self
         self.quotas = self
+        self.maintenance: object = None
         self.users = self
 
     def add(self, root: Path) -> Project:
@@ -83,13 +129,13 @@ class FakeAtlas:
     def contents(self, project: Project, path: str) -> list[bytes | None]:
         return [content for _, content in self.history.get((project.id, path), [])]
 
-    def list(self) -> list[Project]:
+    def list(self) -> tuple[Project, ...]:
         self._answer()
-        return list(self.registered)
+        return tuple(self.registered)
 
-    def files(self, project: Project) -> list[Snapshot]:
+    def files(self, project: Project) -> tuple[Snapshot, ...]:
         self._answer()
-        return [versions[-1][0] for (owner, _), versions in self.history.items() if owner == project.id]
+        return tuple(versions[-1][0] for (owner, _), versions in self.history.items() if owner == project.id)
 
     def snapshot(self, project: Project, path: str, state: Any, *, kind: str, context: Any = None) -> Snapshot | None:
         self._answer()
@@ -97,14 +143,14 @@ class FakeAtlas:
         versions = self.history.setdefault((project.id, path), [])
         if versions and versions[-1][0].sha256 == state.sha256.hex() and versions[-1][0].kept is not False:
             return None
-        return self._append(project, path, kind, state.sha256, state.content, state.mode)
+        return self.append(project, path, kind, state.sha256, state.content, state.mode)
 
     def delete(self, project: Project, path: str, *, kind: str) -> Snapshot | None:
         self._answer()
         versions = self.history.get((project.id, path))
         if versions is None:
             raise NotFound("no such file", kind="file", name=path)
-        return None if versions[-1][0].deleted else self._append(project, path, kind, None, None, 0)
+        return None if versions[-1][0].deleted else self.append(project, path, kind, None, None, 0)
 
     def remove_leftovers(self, project: Project) -> tuple[str, ...]:
         self._answer()
@@ -125,7 +171,9 @@ class FakeAtlas:
         if self.problem is not None:
             raise self.problem
 
-    def _append(self, project, path, kind, sha256, content, mode) -> Snapshot:
+    def append(
+        self, project: Project, path: str, kind: str, sha256: bytes | None, content: bytes | None, mode: int
+    ) -> Snapshot:
         versions = self.history[project.id, path]
         made = Snapshot(
             id=uuid.uuid4(),

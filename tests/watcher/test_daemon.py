@@ -5,23 +5,23 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from daemons import Daemon, contents, has_no_repeats, newest, until
+from daemons import Daemon, NewProject, contents, has_no_repeats, newest, until, until_newest
 from fakes import FakeBackend
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas
 from watcher.__main__ import main
+from watcher.backend import Sink
 from watcher.daemon import run
 from watcher.debounce import Timing
 from watcher.status import read_status
 
 
-def test_changes_made_while_it_was_down_are_captured(daemon, atlas, new_project):
+def test_changes_made_while_it_was_down_are_captured(daemon: Daemon, atlas: Atlas, new_project: NewProject) -> None:
     project = new_project()
     root = Path(project.path)
     (root / "CLAUDE.md").write_bytes(b"one")
@@ -36,7 +36,7 @@ def test_changes_made_while_it_was_down_are_captured(daemon, atlas, new_project)
     until(lambda: newest(atlas, project, "notes.md") == "deleted", "the deletion is recorded")
 
 
-def test_a_write_right_before_sigterm_is_stored(daemon, atlas, new_project):
+def test_a_write_right_before_sigterm_is_stored(daemon: Daemon, atlas: Atlas, new_project: NewProject) -> None:
     project = new_project()
     daemon.start(closed_s=60, changed_s=60, longest_s=60)
     (Path(project.path) / "CLAUDE.md").write_bytes(b"just in time")
@@ -45,7 +45,9 @@ def test_a_write_right_before_sigterm_is_stored(daemon, atlas, new_project):
     assert read_status(daemon.home) is None
 
 
-def test_it_survives_a_hard_limit_and_says_what_is_not_protected(daemon, atlas, new_project):
+def test_it_survives_a_hard_limit_and_says_what_is_not_protected(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject
+) -> None:
     project = new_project()
     root = Path(project.path)
     user = atlas.users.get(project.user_id)
@@ -53,7 +55,7 @@ def test_it_survives_a_hard_limit_and_says_what_is_not_protected(daemon, atlas, 
     daemon.start(sweep_s=0.2)
     (root / "CLAUDE.md").write_bytes(os.urandom(1000))
 
-    def problem():
+    def problem() -> str | None:
         (known,) = daemon.status().projects
         return next((file.problem for file in known.files if file.path == "CLAUDE.md"), None)
 
@@ -64,7 +66,7 @@ def test_it_survives_a_hard_limit_and_says_what_is_not_protected(daemon, atlas, 
     until(lambda: newest(atlas, project, "notes.md"), "another file is captured")
     assert newest(atlas, project) is None
 
-    def events():
+    def events() -> list[object]:
         return [event.meta["percent"] for event in atlas.events.recent(user) if event.type == "quota.memory"]
 
     until(events, "the sweep tells of it")
@@ -76,14 +78,16 @@ def test_it_survives_a_hard_limit_and_says_what_is_not_protected(daemon, atlas, 
     assert daemon.stop() == 0
 
 
-def test_a_lost_root_keeps_its_files_and_is_watched_when_it_is_back(daemon, atlas, new_project, tmp_path):
+def test_a_lost_root_keeps_its_files_and_is_watched_when_it_is_back(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, tmp_path: Path
+) -> None:
     project, other = new_project(), new_project("other")
     root = Path(project.path)
     (root / "CLAUDE.md").write_bytes(b"one")
     daemon.start(vanished_s=0.05)
     root.rename(tmp_path / "away")
 
-    def lost():
+    def lost() -> dict[str, bool]:
         return {one.path: one.lost for one in daemon.status().projects}
 
     until(lambda: lost() == {str(root): True, other.path: False}, "the project is lost")
@@ -98,7 +102,7 @@ def test_a_lost_root_keeps_its_files_and_is_watched_when_it_is_back(daemon, atla
     assert not lost()[str(root)]
 
 
-def test_kill_9_loses_nothing_and_repeats_nothing(daemon, atlas, new_project):
+def test_kill_9_loses_nothing_and_repeats_nothing(daemon: Daemon, atlas: Atlas, new_project: NewProject) -> None:
     project = new_project()
     files = [Path(project.path) / f"scratch{number}.md" for number in range(5)]
     stop = threading.Event()
@@ -118,8 +122,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(daemon, atlas, new_project):
     try:
         for _ in range(2):
             daemon.start(closed_s=0.01)
-            captured = daemon.status().counters["snapshots"]
-            until(lambda before=captured: daemon.status().counters["snapshots"] > before, "it is at work")
+            daemon.until_snapshots(daemon.status().counters["snapshots"] + 1)
             daemon.kill()
             assert read_status(daemon.home) is None
     finally:
@@ -131,7 +134,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(daemon, atlas, new_project):
         assert has_no_repeats(atlas, project, file.name)
 
 
-def test_the_database_may_be_killed_while_files_change(tmp_path):
+def test_the_database_may_be_killed_while_files_change(tmp_path: Path) -> None:
     home = tmp_path / "home"
     daemon = Daemon(home, None)
     try:
@@ -149,8 +152,7 @@ def test_the_database_may_be_killed_while_files_change(tmp_path):
                         os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
             until(lambda: daemon.status().counters["errors"] or newest(atlas, project, "scratch9.md"), "it noticed")
             for number in range(10):
-                path, last = f"scratch{number}.md", f"{number}: 2".encode()
-                until(lambda path=path, last=last: newest(atlas, project, path) == last, f"{path} is stored")
+                until_newest(atlas, project, f"{number}: 2".encode(), f"scratch{number}.md")
             until(lambda: daemon.status().database.ok, "the status says so")
             assert daemon.stop() == 0
     finally:
@@ -164,12 +166,12 @@ def remove(home: Path) -> None:
     shutil.rmtree(data)
 
 
-def test_it_starts_while_the_database_is_away(tmp_path, new_project, dsn, atlas):
+def test_it_starts_while_the_database_is_away(tmp_path: Path, new_project: NewProject, dsn: str, atlas: Atlas) -> None:
     project = new_project()
     (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
     nowhere = Daemon(tmp_path / "home", "postgresql:///atlas?host=/nonexistent")
     try:
-        nowhere.spawn([sys.executable, "-m", "watcher", "--home", str(nowhere.home), "--dsn", nowhere.dsn])
+        nowhere.spawn(nowhere.command())
         problem = until(lambda: nowhere.status().database.problem, "the status names the problem")
         assert "cannot reach PostgreSQL" in problem
         assert not nowhere.status().ready
@@ -178,17 +180,16 @@ def test_it_starts_while_the_database_is_away(tmp_path, new_project, dsn, atlas)
         nowhere.end()
 
 
-def test_a_second_daemon_is_refused_by_name(daemon):
+def test_a_second_daemon_is_refused_by_name(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.process is not None
-    command = [sys.executable, "-m", "watcher", "--home", str(daemon.home), "--dsn", daemon.dsn]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    second = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert second.returncode == 1
     assert f"process {daemon.process.pid}" in second.stderr
     assert daemon.stop() == 0
 
 
-def test_systemd_is_told(daemon, tmp_path, monkeypatch):
+def test_systemd_is_told(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(PATIENCE_S)
@@ -199,7 +200,9 @@ def test_systemd_is_told(daemon, tmp_path, monkeypatch):
         assert systemd.recv(100) == b"STOPPING=1"
 
 
-def test_it_runs_inside_a_program_until_its_event(tmp_path, dsn, atlas, new_project):
+def test_it_runs_inside_a_program_until_its_event(
+    tmp_path: Path, dsn: str, atlas: Atlas, new_project: NewProject
+) -> None:
     project = new_project()
     (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
     stop, ready, codes = threading.Event(), threading.Event(), []
@@ -223,11 +226,13 @@ def test_it_runs_inside_a_program_until_its_event(tmp_path, dsn, atlas, new_proj
 class Exhausted(FakeBackend):
     """The system has no inotify instance left."""
 
-    def start(self, sink):
+    def start(self, sink: Sink) -> None:
         raise OSError(24, "inotify instance limit reached")
 
 
-def test_without_inotify_everything_is_looked_at(tmp_path, dsn, atlas, new_project, caplog):
+def test_without_inotify_everything_is_looked_at(
+    tmp_path: Path, dsn: str, atlas: Atlas, new_project: NewProject, caplog: pytest.LogCaptureFixture
+) -> None:
     project = new_project()
     stop, ready = threading.Event(), threading.Event()
     options = {"dsn": dsn, "home": tmp_path / "home", "stop": stop, "ready": ready.set, "backend": Exhausted()}
@@ -237,20 +242,22 @@ def test_without_inotify_everything_is_looked_at(tmp_path, dsn, atlas, new_proje
         assert ready.wait(PATIENCE_S)
         (Path(project.path) / "CLAUDE.md").write_bytes(b"one")
         until(lambda: newest(atlas, project) == b"one", "it is captured without events")
-        assert read_status(tmp_path / "home").backend == "poll"
+        status = read_status(tmp_path / "home")
+        assert status is not None
+        assert status.backend == "poll"
     finally:
         stop.set()
         thread.join(PATIENCE_S)
     assert "fs.inotify.max_user_instances" in caplog.text
 
 
-def test_help_names_the_environment(capsys):
+def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "ATLAS_DATABASE_URL" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["--log-level", "loud"]])
-def test_wrong_arguments_are_refused(arguments, capsys):
+def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
 
 
@@ -259,7 +266,9 @@ HOSTILE = ".atlas.toml", b"x=" + b"[" * 5000 + b"]" * 5000
 
 
 @pytest.mark.parametrize("rounds", [5])
-def test_last_change_before_the_end_is_stored_beside_a_hostile_project(daemon, atlas, new_project, tmp_path, rounds):
+def test_last_change_before_the_end_is_stored_beside_a_hostile_project(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, tmp_path: Path, rounds: int
+) -> None:
     evil, good = new_project("evil"), new_project("good")
     name, content = HOSTILE
     (tmp_path / "evil" / name).write_bytes(content)

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from attrs import evolve
-from test_worker import Rig
+from rig import Rig
 
-from atlas_sdk import Tracking
-from atlas_sdk.files import temporary
+from atlas_sdk import Project, Scan, Tracking
+from atlas_sdk.files import Root, hold, temporary
 from watcher import scan as scanning
+from watcher.backend import Backend
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder
 
 
 @pytest.fixture
-def rig():
-    from fakes import FakeAtlas
-
-    return Rig(FakeAtlas())
-
-
-@pytest.fixture
-def projects(rig, tmp_path):
+def projects(rig: Rig, tmp_path: Path) -> list[Project]:
     """Two projects with one stored file each: "evil" is the first in every order."""
     found = []
     for name in ("evil", "good"):
@@ -38,11 +33,11 @@ def projects(rig, tmp_path):
 
 
 @pytest.fixture
-def broken(monkeypatch):
-    """Whatever reads the settings of a project called evil fails as no one thought of."""
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads the settings of a project called evil raises an unexpected error."""
     real = Tracking.load
 
-    def load(root):
+    def load(root: Root) -> Tracking:
         if root.path.name == "evil":
             raise RecursionError("maximum recursion depth exceeded")
         return real(root)
@@ -51,7 +46,9 @@ def broken(monkeypatch):
 
 
 @pytest.mark.usefixtures("broken")
-def test_unknown_fault_in_one_project_is_said_and_the_other_is_captured(rig, projects, tmp_path):
+def test_unknown_fault_in_one_project_is_said_and_the_other_is_captured(
+    rig: Rig, projects: list[Project], tmp_path: Path
+) -> None:
     evil, good = projects
     (tmp_path / "evil" / ".atlas.toml").write_text("x")
     rig.event(evil, ".atlas.toml")
@@ -63,7 +60,7 @@ def test_unknown_fault_in_one_project_is_said_and_the_other_is_captured(rig, pro
 
 
 @pytest.mark.usefixtures("broken")
-def test_unknown_fault_at_the_end_loses_no_change_of_another(rig, projects, tmp_path):
+def test_unknown_fault_at_the_end_loses_no_change_of_another(rig: Rig, projects: list[Project], tmp_path: Path) -> None:
     _, good = projects
     for name in ("evil", "good"):
         (tmp_path / name / "CLAUDE.md").write_text("last")
@@ -71,11 +68,13 @@ def test_unknown_fault_at_the_end_loses_no_change_of_another(rig, projects, tmp_
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"last"]
 
 
-def test_unknown_fault_of_the_sweep_does_not_keep_it_from_the_others(rig, projects, tmp_path, monkeypatch):
+def test_unknown_fault_of_the_sweep_does_not_keep_it_from_the_others(
+    rig: Rig, projects: list[Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, good = projects
     real = Folder.is_unchanged
 
-    def is_unchanged(folder):
+    def is_unchanged(folder: Folder) -> bool:
         if folder.root.name == "evil":
             raise ValueError("embedded null byte")
         return real(folder)
@@ -89,11 +88,13 @@ def test_unknown_fault_of_the_sweep_does_not_keep_it_from_the_others(rig, projec
     assert rig.atlas.contents(good, "CLAUDE.md")[-1] == b"last"
 
 
-def test_fault_while_an_event_is_judged_leads_to_a_scan(rig, projects, tmp_path, monkeypatch):
+def test_fault_while_an_event_is_judged_leads_to_a_scan(
+    rig: Rig, projects: list[Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, good = projects
     (tmp_path / "good" / "CLAUDE.md").write_text("two")
 
-    def affected_paths(*_, **__):
+    def affected_paths(*_: object, **__: object) -> tuple[str, ...]:
         raise RecursionError
 
     with monkeypatch.context() as patched:
@@ -104,7 +105,9 @@ def test_fault_while_an_event_is_judged_leads_to_a_scan(rig, projects, tmp_path,
 
 
 @pytest.mark.parametrize("when", ["event", "sweep", "drain"])
-def test_folder_swapped_for_a_symlink_is_lost_and_not_read(rig, projects, tmp_path, when):
+def test_folder_swapped_for_a_symlink_is_lost_and_not_read(
+    rig: Rig, projects: list[Project], tmp_path: Path, when: str
+) -> None:
     _, good = projects
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -120,7 +123,7 @@ def test_folder_swapped_for_a_symlink_is_lost_and_not_read(rig, projects, tmp_pa
         rig.worker.drain()
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one"]
     if when != "drain":
-        assert "is a symlink to" in rig.status_of(good).problem
+        assert "is a symlink to" in (rig.status_of(good).problem or "")
         (tmp_path / "good").unlink()
         (tmp_path / "moved").rename(tmp_path / "good")
         (tmp_path / "good" / "CLAUDE.md").write_text("two")
@@ -128,7 +131,9 @@ def test_folder_swapped_for_a_symlink_is_lost_and_not_read(rig, projects, tmp_pa
         assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"two"]
 
 
-def test_folder_of_another_owner_is_not_trusted_for_its_names(rig, projects, tmp_path):
+def test_folder_of_another_owner_is_not_trusted_for_its_names(
+    rig: Rig, projects: list[Project], tmp_path: Path
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root makes folders of other owners: run the tests as root")
     _, good = projects
@@ -139,12 +144,14 @@ def test_folder_of_another_owner_is_not_trusted_for_its_names(rig, projects, tmp
     rig.event(good, "CLAUDE.md")
     rig.settle(rig.timing.replaced_s / 2)
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one"]
-    assert "of another owner" in rig.status_of(good).problem
+    assert "of another owner" in (rig.status_of(good).problem or "")
     rig.settle(rig.timing.replaced_s)
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"of somebody else"]
 
 
-def test_project_that_was_made_again_by_its_owner_goes_on_at_once(rig, projects, tmp_path):
+def test_project_that_was_made_again_by_its_owner_goes_on_at_once(
+    rig: Rig, projects: list[Project], tmp_path: Path
+) -> None:
     _, good = projects
     (tmp_path / "good").rename(tmp_path / "moved")
     (tmp_path / "good").mkdir()
@@ -154,11 +161,18 @@ def test_project_that_was_made_again_by_its_owner_goes_on_at_once(rig, projects,
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"cloned again"]
 
 
-def test_file_is_not_read_from_a_folder_that_took_the_place_since_the_scan(rig, projects, tmp_path, monkeypatch):
+def test_file_is_not_read_from_a_folder_that_took_the_place_since_the_scan(
+    rig: Rig, projects: list[Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, good = projects
-    read = []
+    scans = []
     real = scanning.scan
-    monkeypatch.setattr("watcher.worker.scan", lambda *arguments: read.append(1) or real(*arguments))
+
+    def counted(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
+        scans.append(folder.root)
+        return real(folder, root, backend)
+
+    monkeypatch.setattr("watcher.projects.scan", counted)
     (tmp_path / "good").rename(tmp_path / "moved")
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "CLAUDE.md").write_text("two")
@@ -166,11 +180,13 @@ def test_file_is_not_read_from_a_folder_that_took_the_place_since_the_scan(rig, 
     rig.settle(0.06)
     # The file's own look refused; the scan that it asked for accepts the folder first.
     rig.settle(5)
-    assert read
+    assert scans
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"two"]
 
 
-def test_search_that_was_given_up_forgets_and_unwatches_nothing(rig, projects, tmp_path, monkeypatch):
+def test_search_that_was_given_up_forgets_and_unwatches_nothing(
+    rig: Rig, projects: list[Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, good = projects
     rules = tmp_path / "good" / ".claude" / "rules"
     rules.mkdir(parents=True)
@@ -180,7 +196,7 @@ def test_search_that_was_given_up_forgets_and_unwatches_nothing(rig, projects, t
     watched = set(rig.backend.watched)
     real = Tracking.scan
 
-    def give_up(tracking, root):
+    def give_up(tracking: Tracking, root: Root) -> Scan:
         found = real(tracking, root)
         return evolve(found, paths=("CLAUDE.md",), directories=("",), complete=False)
 
@@ -196,18 +212,20 @@ def test_search_that_was_given_up_forgets_and_unwatches_nothing(rig, projects, t
     assert rig.atlas.contents(good, ".claude/rules/a.md") == [b"rule", b"rule two"]
 
 
-def test_slow_project_rests_so_that_others_get_their_turn(rig, projects, monkeypatch):
+def test_slow_project_rests_so_that_others_get_their_turn(
+    rig: Rig, projects: list[Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
     evil, _ = projects
     scans = []
     real = scanning.scan
 
-    def slow(folder, root, backend):
+    def slow(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
         if folder.root.name == "evil":
             scans.append(rig.now)
             rig.now += 5
         return real(folder, root, backend)
 
-    monkeypatch.setattr("watcher.worker.scan", slow)
+    monkeypatch.setattr("watcher.projects.scan", slow)
     for _ in range(600):
         rig.queue.mark(evil.id, "", ChangeKind.CLOSED)
         rig.settle(0.1)
@@ -215,7 +233,9 @@ def test_slow_project_rests_so_that_others_get_their_turn(rig, projects, monkeyp
     assert all(later - earlier >= 5 * 5 for earlier, later in pairwise(scans))
 
 
-def test_leftovers_of_restores_are_removed_when_a_scan_sees_them(rig, projects, tmp_path):
+def test_leftovers_of_restores_are_removed_when_a_scan_sees_them(
+    rig: Rig, projects: list[Project], tmp_path: Path
+) -> None:
     _, good = projects
     assert rig.atlas.tidied == []
     (tmp_path / "good" / temporary.temporary_name("CLAUDE.md")).write_text("left")
@@ -229,8 +249,6 @@ def test_one_mention_of_the_same_folder_by_two_names_is_one(tmp_path: Path) -> N
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "AGENTS.md").write_text("x")
     (tmp_path / "CLAUDE.md").symlink_to("docs/../docs/AGENTS.md")
-    from atlas_sdk.files import hold
-
     with hold(tmp_path) as root:
         aliases = scanning._aliases(root, Tracking().scan(root))
     assert aliases == {"docs/AGENTS.md": ("CLAUDE.md",)}

@@ -6,27 +6,26 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE_S, Daemon, newest, until
+from daemons import Daemon, NewProject, newest, until
+from patience import PATIENCE_S
 
-from atlas_sdk import Atlas, Project
+from atlas_sdk import Atlas
 from watcher.status import STATUS
 
 _FORGED = "app\n2026-11-30 12:00:00,000 INFO watcher.worker: all is well\x1b[2J\u202e"
 
 
 def test_a_folder_forges_no_line_of_the_log(
-    daemon: Daemon, atlas: Atlas, dsn: str, new_project: Callable[..., Project], tmp_path: Path
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, tmp_path: Path
 ) -> None:
     project = new_project(_FORGED)
     (tmp_path / _FORGED / "CLAUDE.md").write_text("x")
     (tmp_path / _FORGED / "notes\n2026 INFO forged.md").mkdir()
     (tmp_path / _FORGED / "NOTES.md").symlink_to("/etc/a\n2026 INFO forged")
-    program = [sys.executable, "-m", "watcher", "--home", str(daemon.home), "--dsn", dsn, "--log-level", "debug"]
-    daemon.spawn(program)
+    daemon.spawn(daemon.command("--log-level", "debug"))
     until(lambda: newest(atlas, project) == b"x", "the file is stored")
     until(lambda: daemon.status().ready, "the daemon is ready")
     fields = json.loads((daemon.home / STATUS).read_text("ascii"))

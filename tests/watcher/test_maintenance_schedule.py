@@ -1,22 +1,21 @@
 """The watcher looks after its database: when it is idle, once a day, never in the way of a capture or of the end."""
 
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
-from daemons import newest, until
-from fakes import FakeAtlas
+from daemons import Daemon, NewProject, newest, until
 from patience import PATIENCE_S
-from test_worker import Rig
+from rig import Rig
 
-from atlas_sdk import DatabaseUnreachable, JobReport, MaintenanceProgress, MaintenanceRun
+from atlas_sdk import Atlas, DatabaseUnreachable, JobReport, MaintenanceProgress, MaintenanceRun
 from atlas_sdk.config import load_settings
-from watcher.debounce import Timing
-from watcher.maintenance import MaintenanceScheduler, RetentionPolicy
+from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.status import MaintenanceStatus
-from watcher.worker import Worker
 
 NOW = datetime(2026, 2, 3, tzinfo=UTC)
 
@@ -24,17 +23,19 @@ NOW = datetime(2026, 2, 3, tzinfo=UTC)
 class FakeMaintenance:
     """A maintenance that a test steps."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self) -> None:
+        self.asked: list[dict[str, object]] = []
         self.due = True
-        self.problem = None
+        self.problem: Exception | None = None
         #: How often it asked whether to go on, and the answers.
         self.questions = 0
-        self.answers = []
+        self.answers: list[bool] = []
         self.steps = threading.Semaphore(0)
         self.done = threading.Event()
 
-    def run_if_due(self, *, progress, **asked):
+    def run_if_due(
+        self, *, progress: Callable[[MaintenanceProgress], bool], **asked: object
+    ) -> Sequence[JobReport] | None:
         self.asked.append(asked)
         if self.problem is not None:
             self.done.set()
@@ -48,49 +49,36 @@ class FakeMaintenance:
                 break
         return [JobReport(name="sessions", removed=len(self.answers))]
 
-    def runs(self, *, limit):
+    def runs(self, *, limit: int) -> Sequence[MaintenanceRun]:
         self.done.set()
         jobs = (JobReport(name="sessions", removed=len(self.answers)), JobReport(name="events", removed=2))
-        return [MaintenanceRun(id="x", started_at=NOW, outcome="done", whole=True, jobs=jobs, attribution={})]
+        return [MaintenanceRun(id=UUID(int=1), started_at=NOW, outcome="done", whole=True, jobs=jobs, attribution={})]
 
 
 @pytest.fixture
-def maintenance():
+def maintenance() -> FakeMaintenance:
     return FakeMaintenance()
 
 
-class UpkeepRig(Rig):
-    """A worker that does maintenance, too; time passes when the test says so."""
-
-    def __init__(self, maintenance):
-        atlas = FakeAtlas()
-        atlas.maintenance = maintenance
-        super().__init__(atlas, sweep_s=10_000, projects_s=10_000)
-        self.maintenance = MaintenanceScheduler(
-            RetentionPolicy(auto=timedelta(days=90)), timing=self.timing, clock=lambda: self.now, jitter=lambda: 0.5
-        )
-        self.worker = Worker(
-            database=self.database, backend=self.backend, queue=self.queue, timing=self.timing,
-            clock=lambda: self.now, started=self.worker.status(), report=self.reports.append,
-            maintenance=self.maintenance,
-        )  # fmt: skip
-
-    def leap(self, seconds):
-        self.now += seconds
-        while self.worker.step() <= self.now:
-            pass
+@pytest.fixture
+def runner() -> MaintenanceRunner:
+    return MaintenanceRunner(RetentionPolicy(auto=timedelta(days=90)))
 
 
 @pytest.fixture
-def rig(maintenance):
-    rig = UpkeepRig(maintenance)
+def rig(maintenance: FakeMaintenance, runner: MaintenanceRunner) -> Iterator[Rig]:
+    """A worker that does maintenance, too."""
+    rig = Rig(maintenance=runner, sweep_s=10_000, projects_s=10_000)
+    rig.atlas.maintenance = maintenance
     rig.settle()
     yield rig
-    rig.maintenance.stop()
+    runner.stop()
     maintenance.steps.release(10)
 
 
-def test_it_begins_a_while_after_the_start_and_tells_of_the_last_run(rig, maintenance):
+def test_it_begins_a_while_after_the_start_and_tells_of_the_last_run(
+    rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner
+) -> None:
     rig.leap(119)
     assert maintenance.asked == []
     rig.leap(2)
@@ -105,34 +93,30 @@ def test_it_begins_a_while_after_the_start_and_tells_of_the_last_run(rig, mainte
         }
     ]
     assert maintenance.answers == [True, True, True]
-    rig.maintenance.join()
+    runner.join()
     assert rig.worker.status().maintenance == MaintenanceStatus(at=NOW, outcome="done", removed=5)
 
 
-def test_it_asks_again_after_a_while(rig, maintenance):
+def test_it_asks_again_after_a_while(rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner) -> None:
     maintenance.due = False
     rig.leap(121)
-    rig.maintenance.join()
+    runner.join()
     rig.leap(1)
     rig.leap(899)
     assert len(maintenance.asked) == 1
     rig.leap(2)
-    rig.maintenance.join()
+    runner.join()
     assert len(maintenance.asked) == 2
 
 
-def test_watchers_do_not_come_at_the_same_time():
-    times = [MaintenanceScheduler(RetentionPolicy(), timing=Timing(), clock=lambda: 0.0).next_at for _ in range(50)]
-    assert len(set(times)) > 40
-    assert all(60 <= at <= 180 for at in times)
-
-
-def test_it_waits_while_there_is_something_to_capture(rig, maintenance, monkeypatch):
+def test_it_waits_while_there_is_something_to_capture(
+    rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("watcher.maintenance._PATIENCE_S", PATIENCE_S)
     rig.leap(121)
     maintenance.steps.release()
     until(lambda: maintenance.answers == [True], "the first step")
-    rig.maintenance.step(rig.now, lambda: rig.atlas, quiet=False)
+    runner.allow(idle=False)
     maintenance.steps.release()
     until(lambda: maintenance.questions == 2, "the second step")
     assert maintenance.answers == [True]
@@ -140,52 +124,65 @@ def test_it_waits_while_there_is_something_to_capture(rig, maintenance, monkeypa
     until(lambda: maintenance.answers == [True, True], "quiet again")
 
 
-def test_it_does_not_begin_while_there_is_something_to_do(rig, maintenance):
+def test_it_does_not_begin_while_there_is_something_to_do(
+    rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner
+) -> None:
+    maintenance.due = False
     rig.now += 121
-    rig.maintenance.step(rig.now, lambda: rig.atlas, quiet=False)
+    rig.worker._maintain(rig.now, idle=False)
     assert maintenance.asked == []
+    rig.worker._maintain(rig.now, idle=True)
+    runner.join()
+    assert len(maintenance.asked) == 1
 
 
-def test_the_end_stops_it_at_the_next_step(rig, maintenance):
+def test_the_end_stops_it_at_the_next_step(rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner) -> None:
     rig.leap(121)
     maintenance.steps.release()
     until(lambda: maintenance.answers == [True], "the first step")
     rig.worker.drain()
     maintenance.steps.release()
-    rig.maintenance.join()
+    runner.join()
     assert maintenance.answers == [True, False]
     # And nothing is begun any more.
     rig.leap(10_000)
     assert len(maintenance.asked) == 1
 
 
-def test_a_step_that_hangs_does_not_delay_the_end(rig, maintenance, monkeypatch):
+def test_a_step_that_hangs_does_not_delay_the_end(
+    rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("watcher.maintenance._GRACE_S", 0.05)
     rig.leap(121)
     rig.worker.drain()
-    rig.maintenance.join()
+    runner.join()
     assert maintenance.answers == []
 
 
-def test_a_failure_is_logged_and_captures_go_on(rig, maintenance, caplog, tmp_path):
+def test_a_failure_is_logged_and_captures_go_on(
+    rig: Rig, maintenance: FakeMaintenance, runner: MaintenanceRunner, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     maintenance.problem = DatabaseUnreachable("it is away")
     root = tmp_path / "app"
     root.mkdir()
     rig.leap(121)
-    rig.maintenance.join()
+    runner.join()
     assert "maintenance failed and is tried again later: it is away" in caplog.text
     status = rig.worker.status().maintenance
+    assert status is not None
     assert (status.outcome, status.problem) == ("failed", "it is away")
     maintenance.problem = None
     rig.leap(1)
     rig.leap(901)
     maintenance.steps.release(3)
     assert maintenance.done.wait(PATIENCE_S)
-    rig.maintenance.join()
-    assert rig.worker.status().maintenance.outcome == "done"
+    runner.join()
+    status = rig.worker.status().maintenance
+    assert status is not None
+    assert status.outcome == "done"
 
 
-def test_settings_turn_it_off_and_say_what_is_kept(monkeypatch):
+def test_settings_turn_it_off_and_say_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAINTENANCE", "KEEP_AUTO_DAYS"):
         monkeypatch.delenv(f"ATLAS_{name}", raising=False)
     assert RetentionPolicy.of(load_settings()) == RetentionPolicy()
@@ -209,9 +206,9 @@ sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing), retention=Retent
 """
 
 
-def test_one_of_two_watchers_does_it_and_both_tell(tmp_path, dsn, atlas, new_project, monkeypatch):
-    from daemons import Daemon
-
+def test_one_of_two_watchers_does_it_and_both_tell(
+    tmp_path: Path, dsn: str, atlas: Atlas, new_project: NewProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("daemons._PROGRAM", _PROGRAM)
     project = new_project()
     with psycopg.connect(dsn) as admin:
@@ -228,8 +225,7 @@ def test_one_of_two_watchers_does_it_and_both_tell(tmp_path, dsn, atlas, new_pro
         for daemon in daemons:
             daemon.start()
         for daemon in daemons:
-            told = until(lambda d=daemon: _done(d), "both tell of the run")
-            assert told.removed == 3000
+            assert _run_of(daemon).removed == 3000
         (Path(project.path) / "CLAUDE.md").write_bytes(b"captured all the same")
         until(lambda: newest(atlas, project) == b"captured all the same", "the capture")
         assert [daemon.stop() for daemon in daemons] == [0, 0]
@@ -240,14 +236,17 @@ def test_one_of_two_watchers_does_it_and_both_tell(tmp_path, dsn, atlas, new_pro
     assert (run.outcome, run.attribution.source) == ("done", "watcher")
 
 
-def _done(daemon):
-    told = daemon.status().maintenance
-    return told if told is not None and told.outcome == "done" else None
+def _run_of(daemon: Daemon) -> MaintenanceStatus:
+    def done() -> MaintenanceStatus | None:
+        told = daemon.status().maintenance
+        return told if told is not None and told.outcome == "done" else None
+
+    return until(done, "the status tells of the run")
 
 
-def test_a_lock_that_does_not_end_delays_neither_capture_nor_end(tmp_path, dsn, atlas, new_project, monkeypatch):
-    from daemons import Daemon
-
+def test_a_lock_that_does_not_end_delays_neither_capture_nor_end(
+    tmp_path: Path, dsn: str, atlas: Atlas, new_project: NewProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("daemons._PROGRAM", _PROGRAM)
     project = new_project()
     daemon = Daemon(tmp_path / "a", dsn, maintenance_first_s=0.1, maintenance_s=0.1)

@@ -3,17 +3,20 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from daemons import Daemon, contents, newest, until
+from daemons import Daemon, contents, newest, until, until_newest
 
-from atlas_sdk import Atlas
+from atlas_sdk import Atlas, Project
+
+#: The client, the project and its folder.
+Watched = tuple[Atlas, Project, Path]
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, shared_dsn) -> Iterator[tuple[Atlas, Daemon]]:
+def running(tmp_path_factory: pytest.TempPathFactory, shared_dsn: str) -> Iterator[tuple[Atlas, Daemon]]:
     folder = tmp_path_factory.mktemp("saves")
     daemon = Daemon(folder / "home", shared_dsn)
     try:
@@ -26,13 +29,15 @@ def running(tmp_path_factory, shared_dsn) -> Iterator[tuple[Atlas, Daemon]]:
 
 
 @pytest.fixture
-def watched(running, tmp_path):
+def watched(running: tuple[Atlas, Daemon], tmp_path: Path) -> Watched:
     """A project whose CLAUDE.md says "one", registered while the daemon runs."""
     atlas, _ = running
     root = tmp_path / "app"
     root.mkdir()
     (root / "CLAUDE.md").write_bytes(b"one")
-    project = atlas.projects.create(atlas.users.by_email("ada@example.com"), path=root)
+    user = atlas.users.by_email("ada@example.com")
+    assert user is not None
+    project = atlas.projects.create(user, path=root)
     until(lambda: newest(atlas, project) == b"one", "a project registered while it runs is captured")
     return atlas, project, root
 
@@ -79,7 +84,7 @@ def symlink(path: Path) -> None:
     path.with_name("link").replace(path)
 
 
-SAVES = {
+SAVES: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "write": (lambda path: path.write_bytes(b"two"), b"two"),
     "append": (append, b"one two"),
     "truncate and write": (overwrite_in_place, b"two"),
@@ -94,7 +99,7 @@ SAVES = {
 
 
 @pytest.mark.parametrize("name", SAVES)
-def test_every_way_to_save_makes_one_version(watched, name):
+def test_every_way_to_save_makes_one_version(watched: Watched, name: str) -> None:
     atlas, project, root = watched
     save, expected = SAVES[name]
     save(root / "CLAUDE.md")
@@ -102,7 +107,7 @@ def test_every_way_to_save_makes_one_version(watched, name):
     assert contents(atlas, project) == [b"one", expected]
 
 
-def test_a_deletion_is_recorded_and_a_new_file_follows_it(watched):
+def test_a_deletion_is_recorded_and_a_new_file_follows_it(watched: Watched) -> None:
     atlas, project, root = watched
     (root / "CLAUDE.md").unlink()
     until(lambda: newest(atlas, project) == "deleted", "the deletion is recorded")
@@ -111,7 +116,7 @@ def test_a_deletion_is_recorded_and_a_new_file_follows_it(watched):
     assert contents(atlas, project) == [b"one", None, b"again"]
 
 
-def test_a_file_in_a_new_nested_folder_is_captured(watched):
+def test_a_file_in_a_new_nested_folder_is_captured(watched: Watched) -> None:
     atlas, project, root = watched
     (root / ".claude/rules/a/b").mkdir(parents=True)
     (root / ".claude/rules/a/b/c.md").write_bytes(b"deep")
@@ -120,7 +125,7 @@ def test_a_file_in_a_new_nested_folder_is_captured(watched):
     until(lambda: newest(atlas, project, ".claude/rules/a/b/c.md") == b"deeper", "its folder is watched")
 
 
-def test_a_folder_moved_in_brings_its_files(watched, tmp_path):
+def test_a_folder_moved_in_brings_its_files(watched: Watched, tmp_path: Path) -> None:
     atlas, project, root = watched
     (tmp_path / "ready/a").mkdir(parents=True)
     (tmp_path / "ready/a/plan.md").write_bytes(b"moved in")
@@ -130,7 +135,7 @@ def test_a_folder_moved_in_brings_its_files(watched, tmp_path):
     until(lambda: newest(atlas, project, "notes/a/plan.md") == "deleted", "and its end, too")
 
 
-def test_a_write_to_the_target_of_a_symlink_is_seen(watched):
+def test_a_write_to_the_target_of_a_symlink_is_seen(watched: Watched) -> None:
     atlas, project, root = watched
     (root / "docs").mkdir()
     (root / "docs/target.txt").write_bytes(b"target")
@@ -140,7 +145,9 @@ def test_a_write_to_the_target_of_a_symlink_is_seen(watched):
     until(lambda: newest(atlas, project, "NOTES.md") == b"changed", "so is a write to its target")
 
 
-def test_a_symlink_out_of_the_project_leaks_nothing_and_stops_nothing(watched, running, tmp_path):
+def test_a_symlink_out_of_the_project_leaks_nothing_and_stops_nothing(
+    watched: Watched, running: tuple[Atlas, Daemon], tmp_path: Path
+) -> None:
     atlas, project, root = watched
     (tmp_path / "secret").write_bytes(b"secret")
     (root / "CLAUDE.md").unlink()
@@ -148,7 +155,7 @@ def test_a_symlink_out_of_the_project_leaks_nothing_and_stops_nothing(watched, r
     (root / "notes.md").write_bytes(b"fine")
     until(lambda: newest(atlas, project, "notes.md") == b"fine", "the other file is captured")
 
-    def problem():
+    def problem() -> str | None:
         files = [file for one in running[1].status().projects if one.id == str(project.id) for file in one.files]
         return next((file.problem for file in files if file.path == "CLAUDE.md"), None)
 
@@ -160,12 +167,11 @@ def test_a_symlink_out_of_the_project_leaks_nothing_and_stops_nothing(watched, r
     until(lambda: problem() is None, "and the problem is gone")
 
 
-def test_a_storm_ends_with_every_last_content_stored(watched):
+def test_a_storm_ends_with_every_last_content_stored(watched: Watched) -> None:
     atlas, project, root = watched
     (root / "scratch").mkdir()
     for turn in range(50):
         for number in range(20):
             replace(root / f"scratch/{number}.md", f"{number}: {turn}".encode())
     for number in range(20):
-        path, last = f"scratch/{number}.md", f"{number}: 49".encode()
-        until(lambda path=path, last=last: newest(atlas, project, path) == last, f"{path} is complete")
+        until_newest(atlas, project, f"{number}: 49".encode(), f"scratch/{number}.md")

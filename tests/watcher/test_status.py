@@ -2,6 +2,8 @@
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +23,10 @@ from watcher.status import (
 NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 
 
-def a_status(**changes):
+def a_status(**changes: Any) -> Status:
     file = FileStatus(path="no\udcfftes.md", sha256="ab" * 32, protected_since=NOW, problem=None)
     project = ProjectStatus(id="1", path="/srv/app", lost=False, problem="odd", files=(file,))
-    known = {
+    known: dict[str, Any] = {
         "database": DatabaseStatus(ok=True, since=NOW),
         "projects": (project,),
         "counters": {"events": 3},
@@ -33,7 +35,7 @@ def a_status(**changes):
     return Status(pid=os.getpid(), started_at=NOW, ready=True, backend="inotify", **{**known, **changes})
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_what_is_written_is_read(tmp_path: Path) -> None:
     lock = take(tmp_path)
     status = a_status()
     write(tmp_path, status)
@@ -42,14 +44,14 @@ def test_what_is_written_is_read(tmp_path):
     os.close(lock)
 
 
-def test_without_a_daemon_there_is_no_status(tmp_path):
+def test_without_a_daemon_there_is_no_status(tmp_path: Path) -> None:
     assert read_status(tmp_path) is None
     os.close(take(tmp_path))
     write(tmp_path, a_status())
     assert read_status(tmp_path) is None
 
 
-def test_a_daemon_that_says_nothing_is_not_at_work():
+def test_a_daemon_that_says_nothing_is_not_at_work() -> None:
     status = a_status(written_at=NOW)
     assert status.is_fresh(NOW + timedelta(seconds=30))
     assert not status.is_fresh(NOW + timedelta(seconds=31))
@@ -57,15 +59,16 @@ def test_a_daemon_that_says_nothing_is_not_at_work():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started_at": "2026-02-03T04:05:06Z"}'])
-def test_an_old_or_broken_file_is_not_believed(tmp_path, text):
+def test_an_old_or_broken_file_is_not_believed(tmp_path: Path, text: str) -> None:
     lock = take(tmp_path)
     (tmp_path / "watcher/status.json").write_text(text)
     status = read_status(tmp_path)
+    assert status is not None
     assert (status.pid, status.ready) == (os.getpid(), False)
     os.close(lock)
 
 
-def test_the_lock_is_for_one_and_names_its_owner(tmp_path):
+def test_the_lock_is_for_one_and_names_its_owner(tmp_path: Path) -> None:
     lock = take(tmp_path)
     with pytest.raises(AlreadyRunning, match=f"process {os.getpid()};"):
         take(tmp_path)

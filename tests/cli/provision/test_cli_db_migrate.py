@@ -20,7 +20,7 @@ def test_a_plan_names_what_others_would_feel(init: Any, cli: Any, server: Privat
     # Nobody is there yet.
     assert [row["locks"] for row in everything_pending["pending"]] == [[]] * LATEST
     shown = cli("db", "migrate", "--plan", "--dsn", server.url("atlas"))
-    assert f"{LATEST} migrations would be applied, one transaction each; nobody is there yet" in shown.err
+    assert f"{LATEST} migrations would be applied, one transaction each; they block nobody" in shown.err
     assert "!" not in shown.out
     assert server.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database="atlas") == [(0,)]
     init()

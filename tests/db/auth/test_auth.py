@@ -53,7 +53,7 @@ def test_equal_passwords_have_different_hashes(face: Any, migrated: Any) -> None
         ("\ufdfa" * 1000, "at most 1,024 bytes"),
         ("secret\ud800secret", "valid text"),
         ("secret\u0378secret", "Unicode does not assign"),
-        (b"secretsecret", "is a text, not a bytes"),
+        (b"secretsecret", "must be a str, not a bytes"),
     ],
 )
 def test_what_is_no_password_is_refused_and_not_quoted(face: Any, password: Any, sentence: str) -> None:

@@ -133,14 +133,14 @@ def test_the_threads_of_passwords_see_the_context_of_their_caller(dsn: str, monk
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_computes_in_threads_of_its_own() -> None:
     """The parent's threads are not there: what waits for them would wait for ever."""
-    assert passwords._executor.submit(len, "warm").result(PATIENCE_S) == 4
+    assert passwords._workers.executor.submit(len, "warm").result(PATIENCE_S) == 4
     child = """
 import os, sys
 from atlas_sdk.ops import passwords
-passwords._executor.submit(len, "warm").result(300)
+passwords._workers.executor.submit(len, "warm").result(300)
 child = os.fork()
 if not child:
-    os._exit(passwords._executor.submit(len, "child").result(300))
+    os._exit(passwords._workers.executor.submit(len, "child").result(300))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", child], timeout=PATIENCE_S, check=False)

@@ -170,7 +170,7 @@ def test_the_end_of_the_client_ends_it(dsn: str) -> None:
     client = Atlas.open(dsn)
     with client.listen("builds") as notifications, ThreadPoolExecutor(1) as threads:
         heard = threads.submit(list, notifications)
-        while not notifications._turn.locked():
+        while not notifications._lock.locked():
             threading.Event().wait(0.001)
         client.close()
         assert heard.result(PATIENCE_S) == []

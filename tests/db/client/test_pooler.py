@@ -18,8 +18,8 @@ pytestmark = pytest.mark.parametrize("server", ["system"], indirect=True)
 
 def uses_prepared(client: Any) -> bool:
     """Whether a client's connections keep prepared statements."""
-    driver = client._driver
-    kinds = {each.prepare_threshold for each in [*driver._pool._pool, *driver._cache._idle._idle]}
+    pool = client._driver._pool
+    kinds = {each.prepare_threshold for each in [*pool._pool._pool, *pool._cache._idle._idle]}
     assert len(kinds) == 1, kinds
     return kinds != {None}
 

@@ -113,7 +113,7 @@ def test_a_plan_is_told_once_a_minute(open_client: Open, dsn: str, caplog: pytes
     slow = [record for record in caplog.records if record.getMessage().startswith("slow: users.get took")]
     assert len(slow) == 5
     assert len([plan for plan in plans(caplog) if plan.startswith("plan of users.get:")]) == 1
-    told = client._driver._config.slow._told
+    told = client._driver._config.slow._explained_at
     told["users.get"] -= 61
     client.users.get(user.id)
     settle(client)
@@ -145,8 +145,8 @@ def test_a_plan_that_cannot_be_had_disturbs_nobody(
         client.users.list()
         other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         settle(client)
-        client._driver._config.slow._told.clear()
-        client._driver._config.slow._ask(_query("users", "get", user_id=user.id))
+        client._driver._config.slow._explained_at.clear()
+        client._driver._config.slow._request_plan(_query("users", "get", user_id=user.id))
         settle(client)
         other.rollback()
     missing = [record for record in caplog.records if record.getMessage() == "no plan of users.get"]

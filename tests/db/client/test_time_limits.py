@@ -66,7 +66,7 @@ def test_every_connection_has_the_limits(open_client: Open, dsn: str, migrated: 
     client = open_client(dsn, statement_timeout_s=1.5, lock_timeout_s=2, idle_in_transaction_timeout_s=600)
     with client.transaction() as first, client.transaction() as second:
         for each in (first, second):
-            connection = each.users._runner._pinned
+            connection = each.users._runner.connection
             asked = connection.execute(
                 "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), "
                 "current_setting('idle_in_transaction_session_timeout')"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
 import sys
 from types import FrameType
@@ -70,6 +71,23 @@ def test_a_lost_commit_says_that_its_outcome_is_unknown(open_client: Open, dsn: 
         commit()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_cannot_use_its_parents_transaction(dsn: str) -> None:
+    with Atlas.open(dsn) as client, client.transaction() as tx:
+        user = tx.users.create("ada@example.com")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                tx.users.get(user.id)
+            except InvalidInput:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert tx.users.get(user.id) == user
+
+
 def test_an_operation_at_work_is_done_before_its_transaction_ends(dsn: str) -> None:
     async def run() -> None:
         async with AsyncAtlas.open(dsn) as client:
@@ -78,7 +96,7 @@ def test_an_operation_at_work_is_done_before_its_transaction_ends(dsn: str) -> N
                 task = asyncio.create_task(tx.users.update(user, name="Ada"))
                 # Until it has begun.
                 await asyncio.sleep(0)
-                assert tx.users._runner._turn.locked()
+                assert tx.users._runner._lock.locked()
             assert (await task).name == "Ada"
             assert (await client.users.get(user.id)).name == "Ada"
 
@@ -157,7 +175,7 @@ def test_what_is_cancelled_takes_nothing_of_the_callers_own_along(dsn: str) -> N
 # Ctrl-C.
 
 
-@pytest.mark.parametrize("line", ["for command in before", "self._send(asked, prepared)", "exit_pipeline_mode()"])
+@pytest.mark.parametrize("line", ["for command in before", "self._send(request, prepared)", "exit_pipeline_mode()"])
 def test_ctrl_c_in_a_pipeline_leaves_no_connection_that_answers_nobody(dsn: str, line: str) -> None:
     source, first = inspect.getsourcelines(StatementCache._exchange)
     (number,) = (first + offset for offset, text in enumerate(source) if line in text)

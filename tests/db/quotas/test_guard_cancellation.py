@@ -76,7 +76,7 @@ def books(dsn: str, user: User) -> int:
     with Atlas.open(dsn) as atlas:
         assert atlas.quotas.verify(user).balanced
         usage = atlas.quotas.usage(user)
-        assert (usage.tokens_held, atlas.quotas.holds(user)) == (0, [])
+        assert (usage.tokens_held, atlas.quotas.reservations(user)) == (0, [])
         return usage.tokens_used
 
 
@@ -213,7 +213,7 @@ def test_what_an_earlier_try_of_the_key_holds_survives_a_cancellation(dsn: str) 
                 task.cancel()
                 await asyncio.wait([task])
             await atlas.quotas._backend._tasks.finish(PATIENCE_S)
-            assert [hold.tokens for hold in await atlas.quotas.holds(user)] == [400]
+            assert [hold.tokens for hold in await atlas.quotas.reservations(user)] == [400]
             async with atlas.quotas.guard(user, tokens=400, idempotency_key="k") as g:
                 assert g.repeated
                 g.settle(tokens=1)
@@ -236,7 +236,7 @@ def test_cancelled_in_its_body_a_guard_charges_what_progressed(dsn: str) -> None
                 await streaming.wait()
                 task.cancel()
             # The task has waited for its settlement: nothing is left to the client's close.
-            assert await atlas.quotas.holds(user) == []
+            assert await atlas.quotas.reservations(user) == []
             return user
 
     assert books(dsn, asyncio.run(go())) == 120

@@ -81,7 +81,7 @@ def test_a_forked_child_leaves_the_guard_to_its_parent(atlas: Atlas) -> None:
             g.__exit__(None, None, None)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert len(atlas.quotas.holds(user)) == 1
+        assert len(atlas.quotas.reservations(user)) == 1
         g.settle(tokens=3)
     assert g.settlement is not None
     assert g.settlement.outcome == "settled"
@@ -155,7 +155,7 @@ def test_the_payer_may_be_found_from_the_arguments(client: QuotaClient) -> None:
 
     assert [client.do(ask("ada", tokens=1)), client.do(ask("bob", tokens=2))] == ["ada", "bob"]
     assert [client.usage(user).tokens_used for user in payers.values()] == [1, 2]
-    with pytest.raises(InvalidInput, match="is a decorator"), client.entered(guard):
+    with pytest.raises(InvalidInput, match="in a decorator only"), client.entered(guard):
         pytest.fail("nobody pays")
 
 

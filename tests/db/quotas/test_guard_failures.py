@@ -237,7 +237,7 @@ def test_a_client_settles_what_it_kept_before_it_closes(client: QuotaClient, dsn
     client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.usage(user).tokens_used == 5
-        assert other.quotas.holds(user) == []
+        assert other.quotas.reservations(user) == []
 
 
 def test_a_client_settles_its_leases_before_it_closes(client: QuotaClient, dsn: str) -> None:
@@ -248,7 +248,7 @@ def test_a_client_settles_its_leases_before_it_closes(client: QuotaClient, dsn: 
     assert client.usage(user).tokens_held == 8000
     client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
-        assert other.quotas.holds(user) == []
+        assert other.quotas.reservations(user) == []
         # Nobody will tell any more what the second one used.
         assert other.quotas.usage(user).tokens_used == 7 + running.tokens
         assert other.quotas.verify(user).balanced
@@ -304,5 +304,5 @@ with Atlas.open(sys.argv[1]) as atlas:
             out, err = process.communicate(timeout=PATIENCE_S)
         assert out == "ready\n"
         assert err.endswith("KeyboardInterrupt\n")
-        assert atlas.quotas.holds(user) == []
+        assert atlas.quotas.reservations(user) == []
         assert atlas.quotas.verify(user).balanced

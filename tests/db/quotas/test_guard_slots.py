@@ -48,7 +48,7 @@ def test_a_guard_whose_heartbeats_do_not_come_through_is_lost(client: QuotaClien
     with client.guard(user, slots=1, ttl=SHORT) as g:
         losing.fail(1000)
         beats_until(client, lambda: g.lost)
-        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+        with pytest.raises(SlotLost, match="stop the container") as caught:
             g.check()
         assert caught.value.epoch == g.epoch
         losing._before.clear()
@@ -87,7 +87,7 @@ def test_a_decorated_function_keeps_its_containers(client: QuotaClient) -> None:
 
         @guard
         async def arun() -> None:
-            holds = client.atlas.quotas.holds
+            holds = client.atlas.quotas.reservations
             first = (await holds(user))[0].expires_at
             while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
                 await asyncio.sleep(0.01)
@@ -128,7 +128,7 @@ def test_a_forked_child_leaves_the_containers_to_its_parent(dsn: str) -> None:
                 g.__exit__(None, None, None)
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-            assert len(atlas.quotas.holds(user)) == 1
+            assert len(atlas.quotas.reservations(user)) == 1
 
 
 class Driver:

@@ -286,7 +286,7 @@ def test_block_through_a_client(face: Any) -> None:
     assert (block.tokens, block.cost, block.requests) == (500, Decimal("0.5"), 50)
     assert block.lasts == timedelta(minutes=2)
     assert face.quotas.lease_block(user, **want, reservation_id=key).repeated
-    (hold,) = face.quotas.holds(user)
+    (hold,) = face.quotas.reservations(user)
     assert (hold.id, hold.leased, hold.requests, hold.holder) == (key, True, 50, "a")
     # Unless it is said what would do, all of it is wanted.
     with pytest.raises(QuotaExceeded) as refused:
@@ -311,7 +311,7 @@ def test_verify_finds_promised_requests_that_nobody_holds(face: Any, quota_sql: 
     assert face.quotas.verify(user).balanced
     quota_sql.change(user.id, requests_held=5)
     (books,) = face.quotas.verify(user).unbalanced
-    assert (books.requests_held, books.requests_promised) == (5, 7)
+    assert (books.requests_held, books.requests_reserved) == (5, 7)
     quota_sql.change(user.id, requests_held=7)
 
 

@@ -245,7 +245,7 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
         # All of what is left is spent, with nothing counted that was not granted.
         spend(atlas, user, told, 99)
         assert sum(told.used.values()) <= limit
-        for hold in atlas.quotas.holds(user):
+        for hold in atlas.quotas.reservations(user):
             atlas.quotas.settle(user, hold.id, tokens=told.used.get(hold.id))
         assert sum(told.used.values()) <= atlas.quotas.usage(user).tokens_used <= limit
     quota_sql.balance(user.id)

@@ -71,7 +71,7 @@ def test_resetting_months_charges_what_has_expired(face: Any, quota_sql: QuotaSq
     quota_sql.expire(face.quotas.reserve(user, tokens=40).id)
     quota_sql.end_period(user.id)
     face.quotas.reset_monthly()
-    assert face.quotas.holds(user) == []
+    assert face.quotas.reservations(user) == []
     (period,) = face.quotas.history(user)
     assert period.tokens_used == 40
 

@@ -30,7 +30,7 @@ def test_reserve_settle_and_usage(face: Any) -> None:
     assert (usage.requests_last_hour, usage.builds_today) == (1, 1)
     assert face.quotas.extend(user, held.id, tokens=100, ttl=timedelta(minutes=5)).tokens == 500
     assert face.quotas.progress(user, held.id, tokens=10) is True
-    (hold,) = face.quotas.holds(user)
+    (hold,) = face.quotas.reservations(user)
     assert (hold.tokens, hold.tokens_progressed, hold.meta) == (500, 10, {"model": "m"})
     done = face.quotas.settle(user, held.id, tokens=120, cost=Decimal("0.1"))
     assert (done.outcome, done.tokens, done.overrun) == ("settled", 120, False)
@@ -114,7 +114,7 @@ def test_verify_finds_books_that_do_not_balance(face: Any, quota_sql: QuotaSql) 
     audit = face.quotas.verify()
     (books,) = audit.unbalanced
     assert (books.user_id, books.tokens_used, books.tokens_charged) == (user.id, 6, 5)
-    assert (books.tokens_held, books.tokens_promised) == (0, 7)
+    assert (books.tokens_held, books.tokens_reserved) == (0, 7)
     assert audit.periods > 1
     quota_sql.change(user.id, tokens_used=5, tokens_held=7)
 

@@ -33,7 +33,7 @@ def test_hit_tells_what_is_left(face: Any) -> None:
     assert [(rate.limit, rate.remaining) for rate in rates] == [(5, 4), (5, 2)]
     usage = face.quotas.usage(user)
     assert (usage.requests_last_hour, usage.tokens_used, usage.tokens_held, usage.cost_used) == (3, 0, 0, 0)
-    assert face.quotas.holds(user) == []
+    assert face.quotas.reservations(user) == []
     free = new_user(face, None)
     rate = face.quotas.hit(free, requests=1000)
     assert (rate.limit, rate.remaining) == (None, None)

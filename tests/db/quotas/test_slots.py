@@ -110,7 +110,7 @@ def test_a_slot_whose_heartbeats_do_not_come_through_is_lost(client: QuotaClient
     with client.entered(client.quotas.slot(user, ttl=SHORT)) as slot:
         losing.fail(1000)
         beats_until(client, lambda: slot.lost)
-        with pytest.raises(SlotLost, match="stop what runs in it") as caught:
+        with pytest.raises(SlotLost, match="stop the container") as caught:
             slot.check()
         assert caught.value.epoch == slot.epoch
         losing._before.clear()
@@ -246,7 +246,7 @@ with Atlas.open(sys.argv[1]) as atlas:
             with pytest.raises(QuotaExceeded) as caught, atlas.quotas.slot(user):
                 pytest.fail("it was free")
             assert caught.value.holders == ("dead",)
-            (dead,) = atlas.quotas.holds(user)
+            (dead,) = atlas.quotas.reservations(user)
             process.send_signal(signal.SIGKILL)
             process.wait()
 
@@ -274,7 +274,7 @@ def test_a_forked_child_leaves_the_slot_to_its_parent(dsn: str) -> None:
                 slot.__exit__(None, None, None)
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-            assert len(atlas.quotas.holds(user)) == 1
+            assert len(atlas.quotas.reservations(user)) == 1
 
 
 def test_threads_never_have_more_than_the_limit(dsn: str) -> None:

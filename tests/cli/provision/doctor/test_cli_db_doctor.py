@@ -76,7 +76,6 @@ BREAKAGES = {
     "search_path of a role": ("database", "ALTER ROLE atlas_owner IN DATABASE atlas SET search_path = public"),
     "large objects": ("database", "GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC"),
     "advisory locks": ("database", "GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO atlas_app"),
-    "function of the owner's": ("grants", "GRANT EXECUTE ON FUNCTION tally_builds() TO PUBLIC"),
     "procedure taken away": ("grants", "REVOKE EXECUTE ON PROCEDURE quota_call_hit FROM PUBLIC"),
     "function taken away": (
         "grants",
@@ -106,7 +105,7 @@ BREAKAGES = {
     "view with its owner's rights": ("isolation", "ALTER VIEW project_health RESET (security_invoker)"),
     "function missing": (
         "objects",
-        "DROP FUNCTION quota_settle(uuid, uuid, bigint, numeric, integer, jsonb); DROP FUNCTION tally_builds CASCADE",
+        "DROP FUNCTION quota_settle(uuid, uuid, bigint, numeric, integer, jsonb); DROP FUNCTION stamp_build CASCADE",
     ),
     "all grants missing": ("grants", "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM atlas_app"),
     "schema closed": ("grants", "REVOKE ALL ON SCHEMA public FROM PUBLIC, atlas_app"),
@@ -140,11 +139,11 @@ def test_a_function_that_is_made_again_is_whole(doctor: Any, cli: Any, server: P
     )
     triggers = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
     before = [server.ask(state, database="atlas"), server.ask(triggers, database="atlas")]
-    for name in ("quota_hit", "quota_settle", "tally_builds", "build_recount", "grant_atlas_roles", "check_tenant"):
+    for name in ("quota_hit", "quota_settle", "stamp_build", "grant_atlas_roles", "check_tenant"):
         server.ask(f"DROP FUNCTION {name} CASCADE", database="atlas")
     server.ask("DROP VIEW project_health", database="atlas")
     found = problems(doctor("--json"))["objects"]
-    assert "function build_recount, function check_tenant" in found["detail"]
+    assert "function check_tenant, function grant_atlas_roles" in found["detail"]
     assert found["fix"] == [f"atlasctl db init --dsn {server.url('atlas')}"]
     planned = cli("db", "init", "--dry-run", "--dsn", server.url("atlas"))
     assert "+ made again" in planned.err

@@ -1,0 +1,84 @@
+"""The part of a client that waits for nothing: the same for threads and for asyncio."""
+
+from typing import Self
+from uuid import UUID
+
+from atlas_sdk._connect import Opened
+from atlas_sdk._signatures import wrong_kind
+from atlas_sdk.dsn import masked
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.model.isolation import Login
+from atlas_sdk.model.origin import Address, Origin
+from atlas_sdk.model.users import User
+from atlas_sdk.ops.isolation import check_can_act
+
+__all__ = ["ClientBase"]
+
+
+class ClientBase:
+    """Address, copies and name of a client. A copy shares the connections of the client that it was made of."""
+
+    #: The address and agent of the request that a copy is for.
+    _origin: Origin
+    #: The one user that a copy acts for.
+    _tenant: UUID | None
+
+    def _found(self) -> tuple[Opened, Login]:
+        """Return what connecting has found. Raises InvalidInput before that."""
+        raise NotImplementedError
+
+    def _copy(self, origin: Origin, tenant: UUID | None) -> Self:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        try:
+            opened, _ = self._found()
+        except InvalidInput:
+            return f"<{name}, not connected>"
+        tenant = "" if self._tenant is None else f", for user {self._tenant}"
+        return f"<{name} of {masked(opened.config.dsn)}{tenant}>"
+
+    @property
+    def url(self) -> str:
+        """The address of the database, for psql and the like; it may hold a password that the caller gave."""
+        return self._found()[0].config.dsn
+
+    def keep_server_for(self, seconds: float) -> None:
+        """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
+        self._found()[0].keep_for(seconds)
+
+    def with_context(self, *, ip: Address | None = None, user_agent: str | None = None) -> Self:
+        """Return a light copy of this client for one request: the audit names this address and agent. Never awaited.
+
+        ::
+
+            atlas.with_context(ip=request.client.host, user_agent=request.headers["user-agent"]).users.create(…)
+
+        It shares the connections, and needs no close: its `close` does nothing. A copy of a copy keeps what it is not
+        given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP address.
+        """
+        return self._copy(self._origin.but(ip=ip, user_agent=user_agent), self._tenant)
+
+    def as_user(self, user: User | UUID) -> Self:
+        """Return a light copy of this client for one user alone: no other tenant's rows exist for it. Never awaited.
+
+        ::
+
+            tenant = atlas.as_user(user)
+            tenant.projects.list(user)
+
+        Every statement runs as the role `atlas_app` under row-level security, in the same round trip. What is a
+        platform's to do (sign up, plans, limits, maintenance) raises NotPermitted, and so does a user that is not this
+        one. It shares the connections and needs no close. Raises NotPermitted when this login cannot act so.
+        """
+        if not isinstance(user, User | UUID):
+            raise wrong_kind(user, "user", (User, UUID))
+        tenant = user if isinstance(user, UUID) else user.id
+        check_can_act(self._found()[1], now=self._tenant, then=tenant)
+        return self._copy(self._origin, tenant)
+
+    def _check_joins(self) -> None:
+        """Refuse a caller's transaction where row-level security must hold: its role is not ours to change."""
+        if self._tenant is not None:
+            raise InvalidInput("a client that acts for one user has its own transactions", field="connection")

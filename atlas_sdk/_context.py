@@ -1,0 +1,56 @@
+"""The context that a client gives to the plans that it runs."""
+
+from collections.abc import Callable
+from typing import Self
+from uuid import UUID
+
+from attrs import evolve, field, frozen
+
+from atlas_sdk._heads import HeadCache
+from atlas_sdk._keyring import Keyring
+from atlas_sdk.errors import NotPermitted
+from atlas_sdk.model.attribution import Attribution
+from atlas_sdk.model.origin import Origin
+
+__all__ = ["Context"]
+
+
+@frozen(kw_only=True)
+class Context:
+    """The context of a client's plans. The drivers call `begin`, `join`, `commit` and `rollback`, and nothing else."""
+
+    #: Makes a uuid v7 (time-ordered).
+    new_id: Callable[[], UUID]
+    #: Who acts, for the history and the audit.
+    attribution: Attribution
+    #: Newest versions that this client knows, so that unchanged content costs nothing.
+    heads: HeadCache
+    #: Seconds that only go forward.
+    monotonic: Callable[[], float]
+    #: Address and user agent of the request that the plans serve, for the audit.
+    origin: Origin = field(factory=Origin)
+    #: The user whose rows row-level security shows; None: the login's own rights.
+    tenant: UUID | None = None
+    #: Signs session tokens.
+    keyring: Keyring = field(factory=Keyring, repr=False)
+
+    def require_tenant(self, user_id: object) -> None:
+        """Raise NotPermitted for another tenant's id before any query, so the error reveals nothing."""
+        if self.tenant is not None and user_id != self.tenant:
+            raise NotPermitted("this client acts for one user alone, and this is not that user's")
+
+    def begin(self) -> Self:
+        """Return the context of a transaction that starts: what its plans learn counts once it is committed."""
+        return evolve(self, heads=self.heads.begin())
+
+    def join(self) -> Self:
+        """Return the context of a transaction that the caller commits or rolls back without telling us."""
+        return evolve(self, heads=self.heads.join())
+
+    def commit(self, transaction: "Context") -> None:
+        """Take over what a committed transaction learned; `transaction` is what `begin` returned."""
+        self.heads.adopt(transaction.heads)
+
+    def rollback(self) -> None:
+        """Forget what this transaction learned: it was rolled back, or a part of it."""
+        self.heads.clear()

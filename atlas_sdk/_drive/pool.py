@@ -1,0 +1,187 @@
+"""The pools of both drivers: they open connections, give them to plans, and translate why none can be had."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from threading import Lock
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from atlas_sdk._drive.configure import configure_connection, configure_connection_async, probe
+from atlas_sdk._drive.connection_cache import AsyncConnectionCache, ConnectionCache
+from atlas_sdk._drive.connection_config import ConnectionConfig, logger
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
+from atlas_sdk._drive.shielded import shielded
+from atlas_sdk._forks import reset_in_children
+from atlas_sdk._translate import translate
+from atlas_sdk.model.pool import PoolStats
+
+__all__ = ["AsyncPool", "Pool"]
+
+
+class Pool:
+    """The connections of a blocking client."""
+
+    def __init__(self, config: ConnectionConfig) -> None:
+        self._config = config
+        self.closed = False
+        self._make()
+        self._lock = Lock()
+        #: The connections are those of the process that forked this one.
+        self._inherited = False
+        reset_in_children(self)
+
+    def _make(self) -> None:
+        self._pool = ConnectionPool(
+            self._config.ready,
+            connection_class=PooledConnection,
+            configure=partial(configure_connection, self._config),
+            **self._config.pool_options(),
+        )
+        self._cache = ConnectionCache(self._pool)
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone in a forked child; the first `get` opens new ones."""
+        self._lock = Lock()
+        self._inherited = True
+
+    def open(self) -> None:
+        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
+        try:
+            probe(self._config)
+        except psycopg.Error as exc:
+            raise translate(exc, self._config.dsn) from exc
+        self._pool.open()
+
+    def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self.closed = True
+        self._config.close()
+        if not self._inherited:
+            self._cache.close()
+            self._pool.close()
+
+    def stats(self) -> PoolStats:
+        """Return how many connections there are, and the counts of requests for one."""
+        return _stats(self._pool.get_stats(), cached=len(self._cache), reused=self._cache.reused)
+
+    def get(self) -> PooledConnection:
+        """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
+        if self._inherited:
+            self._reopen()
+        try:
+            return self._cache.get()
+        except psycopg.Error as exc:
+            # The pool only says that time is up. A connection attempt shows the reason.
+            try:
+                probe(self._config)
+            except psycopg.Error as cause:
+                raise translate(cause, self._config.dsn) from cause
+            raise translate(exc, self._config.dsn) from exc
+
+    def _reopen(self) -> None:
+        with self._lock:
+            if self._inherited:
+                self._make()
+                self._pool.open()
+                self._inherited = False
+
+    def put(self, connection: PooledConnection) -> None:
+        """Take back a connection; roll back what is open on it."""
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE and not connection.closed:
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error:
+                logger.debug("a connection was lost before it could roll back", exc_info=True)
+        self._cache.put(connection)
+
+
+class AsyncPool:
+    """The connections of an asyncio client. The twin of `Pool`, line by line, without forks."""
+
+    def __init__(self, config: ConnectionConfig) -> None:
+        self._config = config
+        self.closed = False
+        self._pool = AsyncConnectionPool(
+            self._ready,
+            connection_class=AsyncPooledConnection,
+            configure=partial(configure_connection_async, config),
+            **config.pool_options(),
+        )
+        self._cache = AsyncConnectionCache(self._pool)
+
+    async def _ready(self) -> str:
+        return await asyncio.to_thread(self._config.ready)
+
+    async def _probe(self) -> None:
+        await asyncio.to_thread(probe, self._config)
+
+    async def open(self) -> None:
+        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
+        try:
+            await self._probe()
+        except psycopg.Error as exc:
+            raise translate(exc, self._config.dsn) from exc
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self.closed = True
+        await asyncio.to_thread(self._config.close)
+        await self._cache.close()
+        await self._pool.close()
+
+    def stats(self) -> PoolStats:
+        """Return how many connections there are, and the counts of requests for one."""
+        return _stats(self._pool.get_stats(), cached=len(self._cache), reused=self._cache.reused)
+
+    async def get(self) -> AsyncPooledConnection:
+        """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
+        try:
+            return await self._cache.get()
+        except psycopg.Error as exc:
+            # The pool only says that time is up. A connection attempt shows the reason.
+            try:
+                await self._probe()
+            except psycopg.Error as cause:
+                raise translate(cause, self._config.dsn) from cause
+            raise translate(exc, self._config.dsn) from exc
+
+    async def put(self, connection: AsyncPooledConnection) -> None:
+        """Take back a connection; roll back what is open on it."""
+        interrupted = None
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE and not connection.closed:
+            try:
+                interrupted = await shielded(connection.execute("ROLLBACK"))
+            except psycopg.Error:
+                logger.debug("a connection was lost before it could roll back", exc_info=True)
+        await self._cache.put(connection)
+        if interrupted is not None:
+            raise interrupted
+
+
+def _stats(found: Mapping[str, int], *, cached: int, reused: int) -> PoolStats:
+    """Return the counters of a pool; psycopg_pool leaves out those that are zero.
+
+    The pool counts `cached` connections as used while they wait in the cache; `reused` counts requests that the cache
+    answered.
+    """
+    size, idle = found.get("pool_size", 0), found.get("pool_available", 0) + cached
+    return PoolStats(
+        size=size,
+        size_max=found.get("pool_max", 0),
+        idle=idle,
+        in_use=max(0, size - idle),
+        waiting=found.get("requests_waiting", 0),
+        requests=found.get("requests_num", 0) + reused,
+        waits=found.get("requests_queued", 0),
+        waited_s=found.get("requests_wait_ms", 0) / 1000,
+        refused=found.get("requests_errors", 0),
+        used_s=found.get("usage_ms", 0) / 1000,
+        opened=found.get("connections_num", 0) - found.get("connections_errors", 0),
+        opening_s=found.get("connections_ms", 0) / 1000,
+        failed=found.get("connections_errors", 0),
+        lost=found.get("connections_lost", 0) + found.get("returns_bad", 0),
+    )

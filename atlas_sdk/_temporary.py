@@ -1,0 +1,36 @@
+"""The database and the options of a temporary client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from atlas_sdk._connect import Options, prepare
+from atlas_sdk._drive import Driver
+from atlas_sdk._embedded import temporary_database
+from atlas_sdk.errors import InvalidInput
+from atlas_sdk.ops import schema
+from atlas_sdk.signing_keys import SigningKeys
+
+__all__ = ["temporary"]
+
+
+@contextmanager
+def temporary(options: Options) -> Iterator[tuple[str, Options]]:
+    """Make a temporary database; yield its address and the options of a client for it, and drop it.
+
+    Raises InvalidInput for the option `home`: a temporary home is made and removed by itself.
+    """
+    if options.get("home") is not None:
+        raise InvalidInput("a temporary database has a home of its own; leave `home` out", field="home")
+    with temporary_database(_migrate) as dsn:
+        yield dsn, {"signing_keys": SigningKeys.generate(), **options}
+
+
+def _migrate(dsn: str) -> None:
+    opened = prepare(dsn, {})
+    driver = Driver(opened.config, opened.context)
+    try:
+        driver.open()
+        driver.run(schema.migrate())
+    finally:
+        driver.close()
+        opened.release()

@@ -1,0 +1,247 @@
+"""`atlasctl projects`: the registered folders."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atlas_sdk.cli.command import Command, Flags, command_group, user_option, yes_option
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, Project
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["projects"]
+
+#: Hex digits of an id; fewer could be the name of a folder.
+_SHORTEST_ID = 8
+_LIVING = frozenset({"active", "archived"})
+
+
+@command_group
+def projects() -> None:
+    """List, archive and delete projects.
+
+    A project is a registered folder; `atlasctl init` registers one. PROJECT is its folder, its id, or the beginning of
+    the id as `atlasctl projects list` shows it.
+    """
+
+
+@projects.command(
+    "list",
+    cls=Command,
+    examples=("atlasctl projects list", "atlasctl projects list --all", "atlasctl projects list --json"),
+)
+@user_option
+@click.option("--all", "everything", is_flag=True, help="Also the archived and the deleted ones.")
+@click.pass_obj
+def list_projects(flags: Flags, email: str | None, *, everything: bool) -> None:
+    """List the projects of a user, the oldest first.
+
+    A line has the beginning of the id, the status, the folder, and when it was last changed or used.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.files import printable
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = atlas.projects.list(run.owner(atlas, email), status=None if everything else "active")
+    if flags.json:
+        for project in found:
+            run.out.record(_fields(project))
+        return
+    run.out.table(
+        [(_short(one), one.status, printable(one.path), run.out.when(one.updated_at)) for one in found],
+        styles=("yellow", "", "bold", "dim"),
+    )
+    if not found:
+        run.out.note("no projects yet; atlasctl init in a folder registers it")
+
+
+@projects.command(
+    cls=Command,
+    examples=("atlasctl projects show .", "atlasctl projects show ~/code/app --user ada@example.com --json"),
+)
+@click.argument("given", metavar="PROJECT")
+@user_option
+@click.pass_obj
+def show(flags: Flags, given: str, email: str | None) -> None:
+    """Show a project at a glance.
+
+    Its ids, its memory, its builds and its previews. Exits with 3 when there is no such project.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count, plain, size
+    from atlas_sdk.files import printable
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = _find(run, atlas, given, email)
+        health = atlas.projects.health(found)
+    if flags.json:
+        run.out.record(
+            {
+                **_fields(found),
+                "memory_files": health.memory_files,
+                "memory_bytes": health.memory_bytes,
+                "last_snapshot_at": health.last_snapshot_at,
+                "builds": health.builds_total,
+                "builds_succeeded": health.builds_succeeded,
+                "builds_failed": health.builds_failed,
+                "last_build_at": health.last_build_at,
+                "last_build_status": health.last_build_status,
+                "active_previews": health.active_previews,
+            }
+        )
+        return
+    saved = "" if health.last_snapshot_at is None else f", last version {run.out.when(health.last_snapshot_at)}"
+    run.out.table(
+        [
+            ("folder", printable(found.path)),
+            ("name", printable(found.name)),
+            ("id", str(found.id)),
+            ("session id", plain(found.session_id)),
+            ("status", found.status),
+            ("created", run.out.when(found.created_at)),
+            ("changed", run.out.when(found.updated_at)),
+            ("memory", f"{count(health.memory_files, 'file')}, {size(health.memory_bytes)}{saved}"),
+            (
+                "builds",
+                f"{health.builds_total:,}, {health.builds_succeeded:,} succeeded, {health.builds_failed:,} failed",
+            ),
+            ("previews", f"{health.active_previews:,}"),
+        ],
+        styles=("bold", ""),
+    )
+
+
+@projects.command(cls=Command, examples=("atlasctl projects archive ~/code/app", "atlasctl projects archive . --json"))
+@click.argument("given", metavar="PROJECT")
+@user_option
+@click.pass_obj
+def archive(flags: Flags, given: str, email: str | None) -> None:
+    """Stop protecting a project; its history is kept.
+
+    What `atlasctl forget` does, also for another user's. Doing it again changes nothing.
+    """
+    _change(flags, given, email, "archive", "archived; atlasctl projects activate takes that back")
+
+
+@projects.command(
+    cls=Command, examples=("atlasctl projects activate ~/code/app", "atlasctl projects activate . --json")
+)
+@click.argument("given", metavar="PROJECT")
+@user_option
+@click.pass_obj
+def activate(flags: Flags, given: str, email: str | None) -> None:
+    """Protect an archived project again.
+
+    It comes back with its whole history; the watcher looks after it from now on. Doing it again changes nothing.
+    """
+    _change(flags, given, email, "activate", "active")
+
+
+@projects.command(
+    cls=Command, examples=("atlasctl projects delete ~/code/app", "atlasctl projects delete ~/code/app --yes --json")
+)
+@click.argument("given", metavar="PROJECT")
+@user_option
+@yes_option
+@click.pass_obj
+def delete(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
+    """Delete a project; its memory is kept until a purge.
+
+    It cannot be activated again. Its folder and its session id are free for another project, its previews stop, and
+    builds that run fail. The files in the folder stay. Asks first.
+    """
+    question = "Delete the project of {path} for good? Its versions stay until it is purged."
+    _change(flags, given, email, "delete", "deleted; atlasctl projects purge removes its versions", (question, yes))
+
+
+def _change(
+    flags: Flags, given: str, email: str | None, operation: str, done: str, asked: tuple[str, bool] | None = None
+) -> None:
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.files import printable
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = _find(run, atlas, given, email)
+        if asked is not None:
+            run.confirm(asked[0].format(path=printable(found.path)), yes=asked[1])
+        changed: Project = getattr(atlas.projects, operation)(found)
+    if flags.json:
+        run.out.record(_fields(changed))
+        return
+    run.out.line(f"{printable(changed.path)} is {done}")
+
+
+@projects.command(cls=Command, examples=("atlasctl projects purge ~/code/app --yes",))
+@click.argument("given", metavar="PROJECT")
+@user_option
+@yes_option
+@click.pass_obj
+def purge(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
+    """Remove a deleted project with every version.
+
+    `atlasctl projects delete` comes first: no single command takes the memory of a project that is in use. Versions,
+    checkpoints, builds and previews are removed for good; the usage ledger, the audit trail and the files in the folder
+    stay. Asks first.
+    """
+    from atlas_sdk import NotFound
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.output import count
+    from atlas_sdk.files import printable
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = _find(run, atlas, given, email, statuses=frozenset({"deleted"}))
+        if found.status != "deleted":
+            shown = printable(given)
+            raise click.UsageError(f"{shown} is {found.status}; first run: atlasctl projects delete {shown}")
+        run.confirm(f"Remove every version of {printable(found.path)} for good?", yes=yes)
+        gone = atlas.projects.purge(found)
+    if gone is None:
+        raise NotFound(f"the project {found.id} is purged already", kind="project", name=str(found.id))
+    if flags.json:
+        names = ("memory_snapshots", "checkpoints", "builds", "previews")
+        run.out.record({"project": _fields(found), "removed": {name: getattr(gone, name) for name in names}})
+        return
+    parts = f"{count(gone.memory_snapshots, 'version')} and {count(gone.checkpoints, 'checkpoint')}"
+    run.out.line(f"{printable(found.path)} is purged, with {parts}")
+
+
+def _find(
+    run: "Invocation", atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
+) -> "Project":
+    """Return the project that is meant by folder or id; of several, one of these statuses comes first."""
+    from atlas_sdk import InvalidInput, NotFound
+    from atlas_sdk.cli.advice import init_advice
+    from atlas_sdk.files import named, quoted
+
+    digits = given.replace("-", "").lower()
+    folder = os.path.realpath(Path(given).expanduser())
+    fitting = [
+        one
+        for one in atlas.projects.list(run.owner(atlas, email), status=None)
+        if one.path == folder or (len(digits) >= _SHORTEST_ID and one.id.hex.startswith(digits))
+    ]
+    found = [one for one in fitting if one.status in statuses] or fitting
+    if len(found) > 1:
+        ids = ", ".join(str(one.id) for one in found)
+        raise InvalidInput(f"{quoted(given)} fits several projects: {ids}; give the id", field="project")
+    if not found:
+        advice = init_advice(given) if Path(folder).is_dir() else "; atlasctl projects list --all shows them"
+        raise NotFound(f"{named(given)} is not a project{advice}", kind="project", name=given)
+    return found[0]
+
+
+def _short(project: "Project") -> str:
+    return project.id.hex[:12]
+
+
+def _fields(project: "Project") -> dict[str, Any]:
+    from atlas_sdk.cli.json_output import of_project
+
+    return {**of_project(project), "session_id": project.session_id, "updated_at": project.updated_at}

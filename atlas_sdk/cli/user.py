@@ -1,0 +1,272 @@
+"""`atlasctl user`: the users of a database."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from atlas_sdk.cli.command import UTF8, Command, Flags, command_group, yes_option
+
+if TYPE_CHECKING:
+    from atlas_sdk import Atlas, User
+    from atlas_sdk.cli.invocation import Invocation
+
+__all__ = ["user"]
+
+_PAGE_ROWS = 500
+#: What is deleted with a user, as the library counts it.
+_BELONGINGS = ("projects", "memory_snapshots", "builds", "previews", "sessions", "usage_entries")
+
+
+@command_group
+def user() -> None:
+    """Create, list, change and delete users.
+
+    Every project, version, sign-in and limit belongs to one. On your own machine there is one for your login, which
+    `atlasctl init` makes; a platform has many.
+    """
+
+
+@user.command(
+    cls=Command,
+    examples=(
+        "atlasctl user create bob@example.com",
+        "atlasctl user create eve@example.com --name Eve --plan pro --json",
+    ),
+)
+@click.argument("email", type=UTF8)
+@click.option("--name", default="", type=UTF8, help="What to call the user.")
+@click.option("--plan", default="free", show_default=True, type=UTF8, help="The plan that sets the limits.")
+@click.pass_obj
+def create(flags: Flags, email: str, name: str, plan: str) -> None:
+    """Create a user.
+
+    EMAIL is unique in the database, in lower case. The user has no password until `atlasctl user password` sets one.
+    Exits with 1 when the address is taken.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        made = atlas.users.create(email, name=name, plan=plan)
+    _print(run, made, "created")
+
+
+@user.command("list", cls=Command, examples=("atlasctl user list", "atlasctl user list --limit 10 --json"))
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Users at most.")
+@click.option("--all", "everything", is_flag=True, help="Every user.")
+@click.pass_obj
+def list_users(flags: Flags, limit: int, *, everything: bool) -> None:
+    """List users, the oldest first.
+
+    A line has the address, the plan, the name and when the user was created. With --json there is one object a line.
+    """
+    from itertools import islice
+
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_user
+    from atlas_sdk.cli.output import plain
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        # Read one more than is shown, to know if there are more.
+        found = list(islice(_every(atlas), None if everything else limit + 1))
+    shown = found if everything else found[:limit]
+    if flags.json:
+        for one in shown:
+            run.out.record(of_user(one))
+        return
+    run.out.table(
+        [(plain(one.email), plain(one.plan), plain(one.name), run.out.when(one.created_at)) for one in shown],
+        styles=("bold", "", "", "dim"),
+    )
+    if not shown:
+        run.out.note("no users yet; atlasctl user create EMAIL makes one")
+    elif len(shown) < len(found):
+        run.out.note(f"the oldest {limit}; --limit or --all shows more")
+
+
+def _every(atlas: "Atlas") -> "Iterator[User]":
+    page: list[User] = []
+    while True:
+        page = atlas.users.list(after=page[-1] if page else None, limit=_PAGE_ROWS)
+        yield from page
+        if len(page) < _PAGE_ROWS:
+            return
+
+
+@user.command(cls=Command, examples=("atlasctl user show", "atlasctl user show ada@example.com --json"))
+@click.argument("email", required=False, type=UTF8)
+@click.pass_obj
+def show(flags: Flags, email: str | None) -> None:
+    """Show a user at a glance.
+
+    Plan, projects, previews, builds, and what the open month has used. EMAIL is you unless given. `atlasctl quota show`
+    has every limit. Exits with 3 when nobody has the address.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import exact, of_user
+    from atlas_sdk.cli.output import plain
+    from atlas_sdk.cli.quota_view import dollars
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = run.user(atlas, email)
+        summary = atlas.users.usage_summary(found)
+    if flags.json:
+        run.out.record(
+            {
+                **of_user(found),
+                "tokens_used": summary.tokens_used,
+                "tokens_limit": summary.tokens_limit,
+                "cost_used": exact(summary.cost_used),
+                "cost_limit": exact(summary.cost_limit),
+                "projects": summary.project_count,
+                "active_previews": summary.active_previews,
+                "builds_24h": summary.builds_24h,
+                "builds_7d": summary.builds_7d,
+                "last_activity_at": summary.last_activity_at,
+            }
+        )
+        return
+    tokens = "unlimited" if summary.tokens_limit is None else f"of {summary.tokens_limit:,}"
+    cost = "unlimited" if summary.cost_limit is None else f"of {dollars(summary.cost_limit)}"
+    run.out.table(
+        [
+            ("email", plain(found.email) + (", verified" if found.email_verified else "")),
+            ("name", plain(found.name)),
+            ("id", str(found.id)),
+            ("plan", plain(found.plan)),
+            ("password", "none" if found.password_changed_at is None else "set"),
+            ("created", run.out.when(found.created_at)),
+            ("last active", run.out.when(summary.last_activity_at)),
+            ("projects", f"{summary.project_count:,}"),
+            ("previews", f"{summary.active_previews:,}"),
+            ("builds", f"{summary.builds_24h:,} in 24 h, {summary.builds_7d:,} in 7 days"),
+            ("tokens", f"{summary.tokens_used:,} {tokens}"),
+            ("cost", f"{dollars(summary.cost_used)} {cost}"),
+        ],
+        styles=("bold", ""),
+    )
+
+
+@user.command(
+    "set",
+    cls=Command,
+    examples=(
+        "atlasctl user set ada@example.com --plan pro",
+        "atlasctl user set ada@example.com --name Ada --verified",
+    ),
+)
+@click.argument("email", type=UTF8)
+@click.option("--plan", type=UTF8, help="Move the user to this plan; `atlasctl plans list` has them.")
+@click.option("--name", type=UTF8, help="What to call the user.")
+@click.option("--verified", is_flag=True, help="Note that the address is the user's own.")
+@click.pass_obj
+def set_user(flags: Flags, email: str, plan: str | None, name: str | None, *, verified: bool) -> None:
+    """Change a user's plan or name.
+
+    Only what is given changes, all of it or nothing. What is used stays, and so do limits that were set by hand.
+    """
+    from atlas_sdk.cli.invocation import Invocation
+
+    if plan is None and name is None and not verified:
+        raise click.UsageError("nothing to set: give --plan, --name or --verified")
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = run.user(atlas, email)
+        with atlas.transaction() as tx:
+            if plan is not None:
+                found = tx.users.set_plan(found, plan)
+            if name is not None:
+                found = tx.users.update(found, name=name)
+            if verified:
+                found = tx.users.verify_email(found)
+    _print(run, found, "changed")
+
+
+@user.command(
+    cls=Command,
+    examples=(
+        "atlasctl user password ada@example.com",
+        "atlasctl user password ada@example.com --json < new-password.txt",
+    ),
+)
+@click.argument("email", type=UTF8)
+@click.pass_obj
+def password(flags: Flags, email: str) -> None:
+    """Set a user's password, and end every sign-in of the user.
+
+    On a terminal the password is asked for, twice, and not shown; else it is the first line of standard input. It has
+    at least 8 characters. Needs the extra "auth".
+    """
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_user
+    from atlas_sdk.cli.output import count, plain
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = run.user(atlas, email)
+        ended = atlas.users.set_password(found, _typed(found.email))
+        found = atlas.users.get(found.id)
+    if flags.json:
+        run.out.record({**of_user(found), "sessions_revoked": ended})
+        return
+    run.out.line(f"{plain(found.email)} has a new password; {count(ended, 'sign-in')} ended")
+
+
+def _typed(email: str) -> str:
+    if sys.stdin is not None and sys.stdin.isatty():
+        asked: str = click.prompt(f"New password of {email}", hide_input=True, confirmation_prompt=True, err=True)
+        return asked
+    line = "" if sys.stdin is None else sys.stdin.readline().removesuffix("\n")
+    if not line:
+        raise click.UsageError("no password: give it as the first line of standard input, or use a terminal")
+    return line
+
+
+@user.command(
+    cls=Command, examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json")
+)
+@click.argument("email", type=UTF8)
+@yes_option
+@click.pass_obj
+def delete(flags: Flags, email: str, *, yes: bool) -> None:
+    """Delete a user for good, with everything that is the user's.
+
+    Projects, every version of their memory, builds, previews, sign-ins, limits and the usage ledger are deleted; the
+    files in the project folders stay, and so does the audit trail. Asks first.
+    """
+    from atlas_sdk import NotFound
+    from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.cli.json_output import of_user
+    from atlas_sdk.cli.output import count, plain
+
+    run = Invocation(flags, of_project=False)
+    with run.opened() as atlas:
+        found = run.user(atlas, email)
+        projects = atlas.projects.list(found, status=None)
+        run.confirm(
+            f"Delete {plain(found.email)} for good, with {count(len(projects), 'project')} and every version in them?",
+            yes=yes,
+        )
+        gone = atlas.users.delete(found)
+    if gone is None:
+        raise NotFound(f"{found.email} is deleted already", kind="user", name=found.email)
+    if flags.json:
+        run.out.record({"user": of_user(found), "deleted": {name: getattr(gone, name) for name in _BELONGINGS}})
+        return
+    parts = f"{count(gone.projects, 'project')} and {count(gone.memory_snapshots, 'version')}"
+    run.out.line(f"{plain(found.email)} is deleted, with {parts}")
+
+
+def _print(run: "Invocation", found: "User", verb: str) -> None:
+    from atlas_sdk.cli.json_output import of_user
+    from atlas_sdk.cli.output import plain
+
+    if run.flags.json:
+        run.out.record(of_user(found))
+        return
+    name = f" ({plain(found.name)})" if found.name else ""
+    run.out.line(f"{verb}: {plain(found.email)}{name}, plan {plain(found.plan)}, id {found.id}")

@@ -1,0 +1,117 @@
+"""The examples in the help of every command, and the commands of two pages, run as they are written."""
+
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+from test_cli_program import commands
+
+from atlas_sdk import Atlas, SigningKeys
+from atlas_sdk.cli.invocation import Invocation
+
+EXAMPLES = {words: command.examples for words, command in commands()}
+#: Why a command's examples do not run here.
+NOT_RUN = {
+    ("demo",): "test_cli_demo.py runs it",
+    ("watch",): "it runs until it is interrupted: tests/watcher",
+    ("db", "load"): "it makes a database: test_cli_backups.py runs it",
+    ("db", "init"): "it makes logins of the whole server: tests/cli/provision runs it",
+}
+#: `db doctor` exits with 1 when it finds something, and a test's server has its flaws.
+CODES = {("db", "doctor"): {0, 1}}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def world(dsn, tmp_path, monkeypatch):
+    """A home with ~/code/app, a project of this login and of Ada, where the examples find what they name.
+
+    Returns what prepares the rest for one command.
+    """
+    app = tmp_path / "code" / "app"
+    app.mkdir(parents=True)
+    (app / "notes.md").write_text("a note\n")
+    monkeypatch.chdir(app)
+    SigningKeys.generate().write(tmp_path / "keys")
+    for name, value in {
+        "HOME": tmp_path,
+        "ATLAS_DATABASE_URL": dsn,
+        "ATLAS_SIGNING_KEYS": tmp_path / "keys",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("correct horse\n" * 9))
+    # On a terminal, where somebody says yes.
+    monkeypatch.setattr(Invocation, "interactive", property(lambda run: not run.flags.json))
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
+    with Atlas.open(dsn) as atlas:
+        yield lambda words: _prepare(atlas, dsn, app, words)
+
+
+def _prepare(atlas, dsn, app, words):
+    ada = atlas.users.create("ada@example.com")
+    if words != ("user", "create"):
+        atlas.users.create("bob@example.com")
+    for user in (ada, atlas.users.local()):
+        project = atlas.projects.create(user, path=app)
+        for number, name in enumerate(("v1", "v2", "before-refactor")):
+            (app / "CLAUDE.md").write_text(f"{number}\n")
+            atlas.memory.capture(project)
+            if words != ("checkpoint",):
+                atlas.memory.checkpoint(project, name)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE memory_snapshots SET created_at = created_at - interval '2 days'")
+    if words in {("undo",), ("redo",)}:
+        for name in ("v1", "v2"):
+            atlas.memory.restore(project, name)
+    if words == ("redo",):
+        for _ in range(2):
+            atlas.memory.undo(project)
+    if words == ("projects", "purge"):
+        atlas.projects.delete(project)
+
+
+def _arguments(line, dsn):
+    """Return the arguments of a command line without what is the shell's, at a server that is there."""
+    line = line.removeprefix("psql $(").removesuffix(")")
+    line = re.split(r" [<>] ", re.sub(r"postgresql://\S+", shlex.quote(dsn), line))[0]
+    name, *arguments = shlex.split(line, comments=True)
+    assert name == "atlasctl"
+    return [str(Path(one).expanduser()) if one.startswith("~") else one for one in arguments]
+
+
+@pytest.mark.parametrize("words", [words for words in EXAMPLES if words not in NOT_RUN], ids=" ".join)
+def test_the_examples_of_a_command_run(world, dsn, cli, words):
+    world(words)
+    for example in EXAMPLES[words]:
+        ran = cli(*_arguments(example, dsn))
+        assert ran.code in CODES.get(words, {0}), f"{example}: {ran.err}"
+
+
+def test_every_exception_is_a_command():
+    assert NOT_RUN.keys() | CODES.keys() <= EXAMPLES.keys()
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "amount"),
+    [("README.md", "For a developer with agents", 8), ("docs/quotas.md", "Quota accounting", 8)],
+)
+def test_the_commands_of_a_page_run(world, dsn, cli, page, heading, amount):
+    world(("checkpoint",))
+    section = (ROOT / page).read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\$ (atlasctl (?!watch).+)", section, re.MULTILINE)
+    assert len(lines) == amount
+    for line in lines:
+        ran = cli(*_arguments(line, dsn))
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
+@pytest.mark.parametrize("group", ["user", "plans", "sessions", "projects"])
+def test_the_readme_names_every_command_of_an_operator(group):
+    found = re.findall(rf"`atlasctl\s+{group}\s+([a-z|]+)", (ROOT / "README.md").read_text("utf-8"))
+    listed = {name for names in found for name in names.split("|")}
+    assert listed == {words[1] for words in EXAMPLES if words[0] == group}

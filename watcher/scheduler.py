@@ -1,0 +1,208 @@
+"""Decide when the worker does what: a pure table of times, and of the work that waits for its turn.
+
+Every method takes the time; nothing here reads a clock, a file or the database. Files that changed are not in this
+table: they wait in the `EventQueue`, and its `Debouncer` decides when they are due.
+"""
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from uuid import UUID
+
+from watcher.debounce import Timing
+
+__all__ = ["Scheduler"]
+
+#: Projects that are compared by `stat` in one batch, and users whose memory is measured: some milliseconds.
+_BATCH = 20
+#: A task that is repeated may use this share of one core's time at most.
+_SHARE = 0.005
+
+
+class Scheduler:
+    """Decides when each task of the worker is due.
+
+    The iterators yield one batch. An item leaves its list when the caller asks for the next one, so an item whose work
+    failed is the first one of the next batch.
+    """
+
+    def __init__(self, timing: Timing, *, jitter: Callable[[], float] = random.random) -> None:
+        self._timing = timing
+        self._jitter = jitter
+        self._projects_at = 0.0
+        #: No sweep before the projects are known.
+        self._sweep_at = math.inf
+        self._compare_at = 0.0
+        self._poll_at = 0.0
+        self._lost_at = 0.0
+        self._status_at = 0.0
+        self._heartbeat_at = 0.0
+        self._maintenance_at = math.inf
+        self._pause_s = timing.retry_s
+        #: The database is not asked before this time.
+        self.retry_at = 0.0
+        #: True when the status differs from the one that was written last.
+        self.news = True
+        self._to_scan: dict[UUID, None] = {}
+        self._to_sweep: deque[UUID] = deque()
+        #: Projects that this sweep still has to compare with the database.
+        self._to_compare: set[UUID] = set()
+        self._lost: set[UUID] = set()
+        self._unwatched: set[UUID] = set()
+        #: Users with new versions since the last sweep, and users whose memory this sweep still has to measure.
+        self._grown: set[UUID] = set()
+        self._to_measure: deque[UUID] = deque()
+
+    @property
+    def has_backlog(self) -> bool:
+        """True when a scan, a sweep or a measurement waits."""
+        return bool(self._to_scan or self._to_sweep or self._to_measure)
+
+    def next_at(self, now: float) -> float:
+        """Return when the next task is due, if no file changes before."""
+        times = [self._heartbeat_at, self._status_at if self.news else math.inf]
+        if now < self.retry_at:
+            return min(*times, self.retry_at)
+        times += [self._projects_at, self._sweep_at, self._maintenance_at]
+        times.append(self._lost_at if self._lost else math.inf)
+        times.append(self._poll_at if self._unwatched else math.inf)
+        return min(times)
+
+    # The database.
+
+    def database_failed(self, now: float) -> None:
+        """Ask the database later, after twice the pause each time."""
+        self.retry_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, self._timing.retry_most_s)
+
+    def database_answered(self) -> None:
+        """Ask the database again whenever there is a reason."""
+        self.retry_at = 0.0
+        self._pause_s = self._timing.retry_s
+
+    # Projects.
+
+    def is_listing_due(self, now: float) -> bool:
+        """Tell whether to read the list of projects."""
+        return now >= self._projects_at
+
+    def listed(self, now: float, *, cpu_s: float) -> None:
+        """Note that the list of projects was read."""
+        self._projects_at = now + max(self._timing.projects_s, cpu_s / _SHARE)
+        if self._sweep_at == math.inf:
+            self._sweep_at = now + self._timing.sweep_s
+
+    def forget(self, project: UUID) -> None:
+        """Drop everything about a project."""
+        self._to_scan.pop(project, None)
+        for projects in (self._lost, self._unwatched, self._to_compare):
+            projects.discard(project)
+
+    def lost(self, project: UUID) -> None:
+        """Note that a project's folder is out of reach: look whether it is back, and do not poll it."""
+        self._lost.add(project)
+        self._unwatched.discard(project)
+
+    def found(self, project: UUID, *, unwatched: bool) -> None:
+        """Note that a project was scanned; `unwatched`: it has a folder that cannot be watched, so poll it."""
+        self._lost.discard(project)
+        (self._unwatched.add if unwatched else self._unwatched.discard)(project)
+
+    def lost_projects(self, now: float) -> tuple[UUID, ...]:
+        """Return the lost projects when it is time to look whether they are back."""
+        if now < self._lost_at:
+            return ()
+        self._lost_at = now + self._timing.lost_s
+        return tuple(self._lost)
+
+    # Scans.
+
+    def request_scan(self, *projects: UUID) -> None:
+        """Scan these projects as soon as possible."""
+        self._to_scan.update(dict.fromkeys(projects))
+
+    def scans(self) -> Iterator[UUID]:
+        """Yield one project to scan."""
+        for project in tuple(islice(self._to_scan, 1)):
+            yield project
+            self._to_scan.pop(project, None)
+
+    # Sweeps.
+
+    def begin_sweep(self, now: float, projects: Collection[UUID]) -> None:
+        """Begin a sweep over all projects when one is due."""
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._timing.sweep_s
+            self._to_sweep = deque(projects)
+            if now >= self._compare_at:
+                self._to_compare = set(projects)
+            self._measure_grown()
+
+    def sweep(self, now: float) -> Iterator[UUID]:
+        """Yield projects to compare by `stat`, first those with folders that cannot be watched."""
+        if now >= self._poll_at:
+            self._poll_at = now + self._timing.poll_s
+            self._to_sweep.extendleft(self._unwatched)
+        yield from _batch(self._to_sweep, _BATCH)
+
+    def is_comparison_due(self, project: UUID) -> bool:
+        """Tell whether this sweep still has to compare a project with the database."""
+        return project in self._to_compare
+
+    def compared(self, project: UUID, now: float, *, cpu_s: float) -> None:
+        """Note that a project was compared with the database; what that cost delays the next comparison of all."""
+        self._to_compare.discard(project)
+        self._compare_at = max(self._compare_at, now) + cpu_s / _SHARE
+
+    def grew(self, user: UUID) -> None:
+        """Note that a user has a new version: the next sweep measures the user's memory."""
+        self._grown.add(user)
+
+    def users_to_measure(self, *, last: bool = False) -> Iterator[UUID]:
+        """Yield users whose memory is to be measured; every one of them when this is the last time."""
+        if last:
+            self._measure_grown()
+        yield from _batch(self._to_measure, len(self._to_measure) if last else _BATCH)
+
+    def _measure_grown(self) -> None:
+        self._to_measure.extend(self._grown.difference(self._to_measure))
+        self._grown.clear()
+
+    # The status.
+
+    def report_now(self) -> None:
+        """Write the status at once."""
+        self._heartbeat_at = 0.0
+
+    def is_status_due(self, now: float) -> bool:
+        """Tell whether to write the status: after news soon, and now and then without."""
+        return now >= self._heartbeat_at or (self.news and now >= self._status_at)
+
+    def reported(self, now: float, *, cpu_s: float) -> None:
+        """Note that the status was written."""
+        timing = self._timing
+        self.news = False
+        self._status_at = now + max(timing.status_s, cpu_s / _SHARE / 4)
+        self._heartbeat_at = now + min(max(timing.heartbeat_s, cpu_s / _SHARE), timing.heartbeat_most_s)
+
+    # Maintenance.
+
+    def plan_maintenance(self, now: float, *, first: bool = False) -> None:
+        """Set the next time to ask whether maintenance is due. Many watchers of one database must not ask at once."""
+        wait_s = self._timing.maintenance_first_s if first else self._timing.maintenance_s
+        self._maintenance_at = now + wait_s * (0.5 + self._jitter())
+
+    def take_maintenance(self, now: float) -> bool:
+        """Return True when it is time to begin maintenance, and not again before `plan_maintenance`."""
+        if now < self._maintenance_at:
+            return False
+        self._maintenance_at = math.inf
+        return True
+
+
+def _batch(waiting: deque[UUID], size: int) -> Iterator[UUID]:
+    for _ in range(min(size, len(waiting))):
+        yield waiting[0]
+        waiting.popleft()
