@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-__all__ = ["Migration", "Statement", "Statements", "migrations", "statements", "topics"]
+__all__ = ["Migration", "Statement", "Statements", "migrations", "sql_root", "statements", "topics"]
 
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)(?P<reads> \(read\))?[ ]*$", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
@@ -36,14 +36,14 @@ class Statement:
 
 @frozen
 class Migration:
-    """One file of `sql/migrations`: `0003_memory.sql` is version 3, named "memory"."""
+    """One file of `sql/migrations`: `0004_memory.sql` is version 4, named "memory"."""
 
     version: int
     name: str
     text: str
 
 
-def _sql_root() -> Path:
+def sql_root() -> Path:
     """Return the folder `sql`: inside an installed package, beside the package in a checkout."""
     inside = Path(__file__).parent / "sql"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "sql"
@@ -58,7 +58,7 @@ class Statements(Mapping[str, Statement]):
 
     def _load(self) -> dict[str, Statement]:
         if self._loaded is None:
-            text = (_sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
+            text = (sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
             headers = list(_HEADER.finditer(text))
             ends = [header.start() for header in headers[1:]] + [len(text)]
             self._loaded = {}
@@ -89,14 +89,14 @@ def statements(topic: str) -> Statements:
 
 def topics() -> list[str]:
     """Return the topics with a file of statements, sorted."""
-    return sorted(file.stem for file in (_sql_root() / "queries").glob("*.sql"))
+    return sorted(file.stem for file in (sql_root() / "queries").glob("*.sql"))
 
 
 @cache
 def migrations() -> tuple[Migration, ...]:
     """Return the migrations in order, numbered from 1 without a gap."""
     found = []
-    for number, file in enumerate(sorted((_sql_root() / "migrations").glob("[0-9]*.sql")), start=1):
+    for number, file in enumerate(sorted((sql_root() / "migrations").glob("[0-9]*.sql")), start=1):
         version, _, name = file.stem.partition("_")
         if int(version) != number:
             message = f"sql/migrations: expected number {number:04}, found {file.name}"

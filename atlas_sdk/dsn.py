@@ -12,7 +12,18 @@ from urllib.parse import quote
 
 from atlas_sdk.errors import InvalidInput
 
-__all__ = ["check_dsn", "masked", "parsed", "place", "scrub", "scrubbed", "without_addresses", "without_secrets"]
+__all__ = [
+    "check_dsn",
+    "libpq_defaults",
+    "masked",
+    "parsed",
+    "place",
+    "scrub",
+    "scrubbed",
+    "with_parts",
+    "without_addresses",
+    "without_secrets",
+]
 
 _MASK: Final = "***"
 #: More than any real address has, with room for many hosts and options.
@@ -122,9 +133,21 @@ def masked(dsn: str) -> str:
     shown = {key: value if key in _SHOWN else _MASK for key, value in parts.items()}
     if scheme is not None:
         return _url(scheme[0], shown)
+    return with_parts("", **shown)
+
+
+def with_parts(dsn: str, **parts: str | int | None) -> str:
+    """Return a DSN with these parts instead of its own, as a connection string."""
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415  # see `parsed`
 
-    return make_conninfo("", **shown)
+    return make_conninfo(dsn, **parts)
+
+
+def libpq_defaults() -> dict[str, str]:
+    """Return the parts that libpq takes from its own environment variables where a DSN has none."""
+    from psycopg import pq  # noqa: PLC0415  # see `parsed`
+
+    return {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
 
 
 def without_secrets(parts: dict[str, str]) -> dict[str, str]:

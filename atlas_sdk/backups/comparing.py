@@ -1,36 +1,33 @@
-"""Compare what was loaded with what it has to be: rows with the seal, all else with what the migrations make."""
+"""Compare a loaded database: its rows with the seal, its definitions with those that the migrations make."""
 
 from typing import Final
 
-from psycopg.rows import tuple_row
-
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
-from atlas_sdk.backups.session import Session, sql
+from atlas_sdk.backups.facts import sql, tables_of
 from atlas_sdk.errors import BackupFailed
 
 __all__ = ["Definitions", "check_copied", "check_definitions", "check_rows", "definitions", "some"]
 
-#: Of everything in a schema, by kind and name.
+#: The definitions of everything in a schema, by kind and name.
 Definitions = dict[tuple[str, str], str]
 
 _SHOWN: Final = 3
 
 
-def definitions(session: Session, schema: str) -> Definitions:
-    """Return what there is in a schema besides rows."""
-    with session.connection.cursor(row_factory=tuple_row) as cursor:
-        rows = cursor.execute(sql["definitions"].text, {"schema": schema})
-        return {(kind, name): definition for kind, name, definition in rows}
+def definitions(session: AdminSession, schema: str) -> Definitions:
+    """Return the definition of everything in a schema."""
+    return {(row["kind"], row["name"]): row["definition"] for row in session.rows(sql["definitions"], schema=schema)}
 
 
-def check_copied(session: Session, archive: Archive, fresh: Definitions, copied: set[str]) -> None:
-    """Refuse a dump that left a table of ours out: it would be empty, and nobody would know.
+def check_copied(session: AdminSession, archive: Archive, fresh: Definitions, copied: set[str]) -> None:
+    """Refuse a dump without the rows of one of our tables: the table would be empty, and nobody would know.
 
-    A table that is not there at all is one of a later version, or is missed by `check_definitions`.
+    A table that does not exist at all belongs to a later version, or `check_definitions` misses it.
     """
     missing = sorted(
         table.name
-        for table in session.tables(archive.schema)
+        for table in tables_of(session, archive.schema)
         if ("table", table.name) in fresh and table.name not in copied
     )
     if missing:
@@ -40,11 +37,11 @@ def check_copied(session: Session, archive: Archive, fresh: Definitions, copied:
         )
 
 
-def check_rows(session: Session, archive: Archive) -> None:
-    """Refuse a dump that did not fill the tables with as many rows as its seal says."""
+def check_rows(session: AdminSession, archive: Archive) -> None:
+    """Refuse a dump that did not bring the number of rows in its seal."""
     if archive.seal is None:
         return
-    found = {table.name: table.amount for table in session.tables(archive.schema)}
+    found = {table.name: table.amount for table in tables_of(session, archive.schema)}
     wanted = archive.seal.rows
     wrong = [
         f"{name}: {found.get(name, 0):,} of {wanted.get(name, 0):,}"
@@ -57,8 +54,8 @@ def check_rows(session: Session, archive: Archive) -> None:
         )
 
 
-def check_definitions(session: Session, archive: Archive, fresh: Definitions) -> None:
-    """Refuse a dump in which something of ours is not what the migrations make of it. What is there besides may be."""
+def check_definitions(session: AdminSession, archive: Archive, fresh: Definitions) -> None:
+    """Refuse a dump in which one of our objects is not as the migrations make it. Other objects are accepted."""
     loaded = definitions(session, archive.schema)
     wrong = [f"{kind} {name}" for (kind, name), wanted in fresh.items() if loaded.get((kind, name)) != wanted]
     if wrong:
@@ -74,5 +71,5 @@ def check_definitions(session: Session, archive: Archive, fresh: Definitions) ->
 
 
 def some(names: list[str]) -> str:
-    """Return the first few of them, and how many more there are."""
+    """Return the first few names and the number of the others."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

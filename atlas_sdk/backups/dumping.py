@@ -1,4 +1,4 @@
-"""Dump: one file with everything, of one moment."""
+"""Dump a database into one file, as of one moment."""
 
 import os
 import re
@@ -11,18 +11,16 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import psycopg
-from psycopg import IsolationLevel
-from psycopg.conninfo import make_conninfo
-
+from atlas_sdk._drive.admin import AdminSession, quoted_name, server_message
 from atlas_sdk.backups.atomic_output import Partial
+from atlas_sdk.backups.facts import facts_of, lift_limits, sql, tables_of
 from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal
-from atlas_sdk.backups.session import Session, connected, sql
-from atlas_sdk.dsn import parsed, without_secrets
-from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, SchemaMismatch
+from atlas_sdk.dsn import parsed, with_parts, without_secrets
+from atlas_sdk.errors import BackupFailed, FileProblem, InvalidInput, NotPermitted, SchemaMismatch
 from atlas_sdk.ops import schema
+from atlas_sdk.provision.session import open_session
 
 if TYPE_CHECKING:
     from atlas_sdk.aio import AsyncAtlas
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump"]
 
-#: How often the size so far is told while one table takes its time.
+#: The interval at which the size is reported during one long table.
 _LOOK_S = 0.5
 _TABLE = re.compile(r'dumping contents of table "(?:.+\.)?([^"]+)"')
 _TOLD = re.compile(r"^pg_dump: (?:error|warning|detail|hint): (.+)")
@@ -44,27 +42,23 @@ def dump(
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Dumped:
-    """Dump a database into a file that only its owner can read: all rows as of one moment, while others go on.
+    """Dump a database into a file that only its owner can read: all rows as of one moment, while others work.
 
-    `source` is a client, an address, or nothing for the embedded database (of `home`). The schema may be an older
-    version than this release's; it is not changed. The file has its name when it is whole and on the disk, and an
-    existing one is replaced then, and only with `overwrite`. Behind what pg_dump writes there is a seal, the SHA-256
-    and how many rows every table has: `load` checks it, and pg_restore does not look there. Owners and rights are left
-    out: any login may load it.
-    Raises BackupFailed, for a login that does not see all rows too; FileProblem, SchemaMismatch, DatabaseUnreachable.
+    `source` is a client, an address, or None for the embedded database (of `home`). The schema may be older than this
+    release; it is not changed. The file gets its name when it is complete and on the disk; it replaces an existing file
+    only with `overwrite`. A seal follows the output of pg_dump: the SHA-256 and the number of rows of every table.
+    `load` checks it, and pg_restore ignores it. The dump has no owners and no rights, so any login may load it.
+    Raises BackupFailed, also for a login that does not see all rows; FileProblem, SchemaMismatch, DatabaseUnreachable.
     """
     began = time.monotonic()
     place = Path(file).absolute()
     if place.is_dir():
         raise FileProblem(f"{place} is a folder: give the name of a file in it", path=str(place))
     dsn = source if isinstance(source, str) or source is None else source.url
-    with Partial(place, overwrite=overwrite) as partial, connected(dsn, home) as session:
-        connection = session.connection
-        connection.isolation_level = IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
-        with connection.transaction():
-            session.unhindered()
-            found = session.place()
+    with Partial(place, overwrite=overwrite) as partial, open_session(dsn, home) as session:
+        with session.transaction(snapshot=True):
+            lift_limits(session)
+            found = facts_of(session)
             if found.schema is None:
                 raise SchemaMismatch(
                     f"the database {found.database} has no AtlasEngine schema, so there is nothing to dump",
@@ -72,7 +66,7 @@ def dump(
                     wanted=0,
                 )
             rows = _counted(session, found.schema)
-            program = of_server("pg_dump", (found.major, found.minor), tls=connection.pgconn.ssl_in_use)
+            program = of_server("pg_dump", (found.major, found.minor), tls=session.is_encrypted)
             _run(
                 [program, *_arguments(session, found.schema)],
                 partial,
@@ -94,34 +88,32 @@ def dump(
     )
 
 
-def _counted(session: Session, name: str) -> dict[str, int]:
+def _counted(session: AdminSession, name: str) -> dict[str, int]:
     try:
-        return {table.name: table.amount for table in session.tables(name)}
-    except psycopg.errors.InsufficientPrivilege as exc:
-        reason = exc.diag.message_primary or "permission denied"
+        return {table.name: table.amount for table in tables_of(session, name)}
+    except NotPermitted as error:
         raise BackupFailed(
-            f"this login does not see all rows ({reason}), so it cannot make a backup: dump as the owner of the "
-            "tables or as a superuser"
-        ) from exc
+            f"this login does not see all rows ({server_message(error)}), so it cannot make a backup: dump as the "
+            "owner of the tables or as a superuser"
+        ) from error
 
 
-def _arguments(session: Session, name: str) -> list[str]:
+def _arguments(session: AdminSession, name: str) -> list[str]:
     snapshot = session.value(sql["snapshot"])
-    quoted = '"' + name.replace('"', '""') + '"'
     return [
         "--format=custom",
         "--no-privileges",
         "--no-password",
         "--verbose",
-        f"--schema={quoted}",
+        f"--schema={quoted_name(name)}",
         f"--snapshot={snapshot}",
         f"--dbname={_address(session)}",
     ]
 
 
-def _address(session: Session) -> str:
-    """Return the connection string without its secrets: everybody can read a command line."""
-    given = parsed(session.address)
+def _address(session: AdminSession) -> str:
+    """Return the connection string without its secrets: everybody on the machine can read a command line."""
+    given = parsed(session.dsn)
     shown = without_secrets(given)
     if secret := sorted(given.keys() - shown.keys() - {"password", "options"}):
         raise InvalidInput(
@@ -129,13 +121,13 @@ def _address(session: Session) -> str:
             "of pg_service.conf in the DSN that has it",
             field="dsn",
         )
-    return make_conninfo("", **shown)
+    return with_parts("", **shown)
 
 
-def _environment(session: Session) -> dict[str, str]:
-    """Return pg_dump's environment, which only this account and root can read."""
-    password, options = session.connection.info.password, parsed(session.address).get("options")
-    # In English, so that its words can be understood here.
+def _environment(session: AdminSession) -> dict[str, str]:
+    """Return the environment of pg_dump, which only this account and root can read."""
+    password, options = session.password, parsed(session.dsn).get("options")
+    # pg_dump speaks English with this locale, and this module reads its messages.
     words = os.environ | {"LC_ALL": "C", "PGAPPNAME": "atlasengine"}
     return words | ({"PGPASSWORD": password} if password else {}) | ({"PGOPTIONS": options} if options else {})
 
@@ -151,11 +143,11 @@ def _teller(tell: Callable[[Progress], None] | None, rows: dict[str, int]) -> Ca
 def _run(
     command: list[str | Path], partial: Partial, *, environment: dict[str, str], tell: Callable[[str, int, int], None]
 ) -> None:
-    """Let pg_dump write into the file, and tell how far it is."""
+    """Let pg_dump write into the file, and report the progress."""
     complaints: deque[str] = deque(maxlen=20)
     table, done = "", -1
     with subprocess.Popen(
-        # The name, because to a descriptor it writes its table of contents twice; and the descriptor, for its lock.
+        # By name: to a descriptor pg_dump writes its table of contents twice. It inherits the descriptor for its lock.
         [*command, f"--file={partial.path}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -181,7 +173,7 @@ def _run(
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
-    """Yield lines as they come, and an empty one whenever none came for a while."""
+    """Yield lines as they come, and an empty line after each interval without one."""
     assert stream is not None  # noqa: S101  # asked for above
     rest = b""
     with selectors.DefaultSelector() as selector:

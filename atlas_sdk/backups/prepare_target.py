@@ -1,82 +1,84 @@
-"""Make sure that a dump goes into an empty place, and make room for it there."""
+"""Check that a dump goes into an empty schema, and drop the objects of ours in it."""
 
-import re
-from functools import cache
-from typing import Final
+from typing import Any, Final
 
-from psycopg.rows import dict_row
-
-from atlas_sdk._sql import migrations
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.comparing import Definitions, definitions, some
-from atlas_sdk.backups.session import Place, Session, sql
+from atlas_sdk.backups.facts import DatabaseFacts, facts_of, sql, tables_of
 from atlas_sdk.errors import BackupFailed
 from atlas_sdk.ops import schema
+from atlas_sdk.provision.inventory import expected
 
 __all__ = ["make_room"]
 
-_CREATE = re.compile(
-    r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW|FUNCTION|PROCEDURE|DOMAIN|TYPE|SEQUENCE)(?: IF NOT EXISTS)? (\w+)",
-    re.MULTILINE,
-)
 _ELSEWHERE: Final = "load into an empty database, or into the embedded one of a fresh home (--home FOLDER)"
 
 
-def make_room(session: Session, archive: Archive) -> Definitions:
-    """Leave the dump's schema without a thing of ours, in the open transaction, and acting as its owner.
+def make_room(session: AdminSession, archive: Archive) -> Definitions:
+    """Drop every object of ours in the dump's schema, in the open transaction, and act as the owner from then on.
 
-    The schema is migrated first, whatever its version: that makes the roles that tenants act as, where this login may,
-    and then every thing of ours is known by its name. Returns what the migrations make there. Raises BackupFailed when
-    there is anything to lose.
+    The schema is migrated first, whatever its version: that makes the roles of tenants, where this login may, and then
+    the inventory has the name of each object of ours. Returns the definitions that the migrations make there. Raises
+    BackupFailed when there is anything to lose.
     """
     session.run(schema.lock_creation())
     place = _agreed(session, archive)
-    things = _things(session, archive.schema)
-    strangers = sorted(name for _, name, _ in things if place.schema is None or name not in _ours())
-    if strangers:
-        raise BackupFailed(
-            f"the schema {archive.schema} of {place.database} holds other things ({some(strangers)}): {_ELSEWHERE}; "
-            "nothing was written"
-        )
+    if place.schema is None:
+        _refuse_others(session, archive, place, ours=set())
     if place.owner not in {None, place.login}:
-        session.command(sql["write_act_as"], owner=place.owner)
+        session.act_as(str(place.owner))
     session.run(schema.migrate())
-    tables = session.tables(archive.schema)
-    session.command(sql["write_close"], schema=archive.schema, tables=[table.name for table in tables])
-    # Now that nobody else can write.
+    _refuse_others(session, archive, place, ours=set(expected().names("table", "view", "function", "type")))
+    tables = [table.name for table in tables_of(session, archive.schema)]
+    session.execute(session.value(sql["write_lock_tables"], schema=archive.schema, tables=tables))
+    # Count after the lock, when nobody else can write.
     full = [
-        f"{table.name} {table.amount:,}" for table in session.tables(archive.schema) if table.of_users and table.amount
+        f"{each.name} {each.amount:,}" for each in tables_of(session, archive.schema) if each.of_users and each.amount
     ]
     if full:
         raise BackupFailed(
             f"{place.database} is not empty, and a load never goes over data (rows: {some(full)}): {_ELSEWHERE}; "
             "nothing was written"
         )
-    outside = session.value(sql["outside"], schema=archive.schema)
+    outside = session.value(sql["count_outside"], schema=archive.schema)
     _drop_all(session, archive)
-    if session.value(sql["outside"], schema=archive.schema) != outside:
+    if session.value(sql["count_outside"], schema=archive.schema) != outside:
         raise BackupFailed(
             f"other schemas of {place.database} have things that are built on the tables of AtlasEngine, such as a "
             f"view: {_ELSEWHERE}; nothing was written"
         )
-    # Not what was there: somebody may have changed that.
+    # Make them anew: somebody may have changed the old ones.
     session.run(schema.migrate())
     fresh = definitions(session, archive.schema)
     _drop_all(session, archive)
     return fresh
 
 
-def _drop_all(session: Session, archive: Archive) -> None:
-    for _, _, command in _things(session, archive.schema):
-        session.connection.execute(command)
+def _refuse_others(session: AdminSession, archive: Archive, place: DatabaseFacts, *, ours: set[str]) -> None:
+    others = sorted(row["name"] for row in _objects(session, archive) if row["name"] not in ours)
+    if others:
+        raise BackupFailed(
+            f"the schema {archive.schema} of {place.database} holds other things ({some(others)}): {_ELSEWHERE}; "
+            "nothing was written"
+        )
 
 
-def _agreed(session: Session, archive: Archive) -> Place:
-    """Return where the schema is, or will be: where the dump has it, and where this login looks for it."""
-    place = session.place()
+def _drop_all(session: AdminSession, archive: Archive) -> None:
+    for row in _objects(session, archive):
+        session.execute(row["command"])
+
+
+def _objects(session: AdminSession, archive: Archive) -> list[dict[str, Any]]:
+    return session.rows(sql["objects"], schema=archive.schema)
+
+
+def _agreed(session: AdminSession, archive: Archive) -> DatabaseFacts:
+    """Return the place of the schema, in which the dump has its tables and this login looks for them."""
+    place = facts_of(session)
     if place.schema is None and place.first_schema is None and archive.schema in _path(place):
-        session.command(sql["write_make_schema"], schema=archive.schema)
-        place = session.place()
+        session.execute(session.value(sql["write_make_schema"], schema=archive.schema))
+        place = facts_of(session)
     if (place.schema or place.first_schema) != archive.schema:
         raise BackupFailed(
             f"the dump has its tables in the schema {archive.schema}, and this login's search_path is "
@@ -86,20 +88,6 @@ def _agreed(session: Session, archive: Archive) -> Place:
     return place
 
 
-def _path(place: Place) -> list[str]:
+def _path(place: DatabaseFacts) -> list[str]:
     names = [name.strip().strip('"') for name in place.search_path.split(",")]
     return [place.login if name == "$user" else name for name in names]
-
-
-def _things(session: Session, name: str) -> list[tuple[str, str, str]]:
-    """Return kind, name and the command that drops it, of everything in a schema that is not an extension's."""
-    with session.connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(sql["things"].text, {"schema": name})
-        return [(row["kind"], row["name"], row["command"]) for row in rows]
-
-
-@cache
-def _ours() -> frozenset[str]:
-    """Return the name of everything that a migration of ours ever made."""
-    texts = [migration.text for migration in migrations()] + [schema.sql["create_version_table"].text]
-    return frozenset(name for text in texts for name in _CREATE.findall(text))

@@ -7,7 +7,7 @@ from atlas_sdk._sql import Migration, Statement, migrations, statements
 from atlas_sdk.errors import SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 
-__all__ = ["check", "checksum", "lock_creation", "migrate", "server", "status"]
+__all__ = ["apply_next", "check", "checksum", "lock_creation", "migrate", "pending", "server", "status"]
 
 sql = statements("schema")
 isolation = statements("isolation")
@@ -21,6 +21,16 @@ def checksum(migration: Migration) -> str:
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
     """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
     known = migrations()
+    # Before the length: an unreleased version had more migrations than its release.
+    for row, migration in zip(applied, known, strict=False):
+        if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
+            raise SchemaMismatch(
+                f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
+                "a changed or unreleased version made the schema; use that version for it, or set up another database "
+                "(atlasctl db init --dsn …); nothing was changed",
+                found=len(applied),
+                wanted=len(known),
+            )
     if len(applied) > len(known):
         raise SchemaMismatch(
             f"the database has schema version {len(applied)}, this AtlasEngine knows {len(known)}: "
@@ -28,14 +38,6 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
             found=len(applied),
             wanted=len(known),
         )
-    for row, migration in zip(applied, known, strict=False):
-        if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
-            raise SchemaMismatch(
-                f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
-                "it was made by a changed or unreleased version; dump the data and load it into a fresh database",
-                found=len(applied),
-                wanted=len(known),
-            )
     return list(known[len(applied) :])
 
 
@@ -46,12 +48,16 @@ def status() -> Plan[list[AppliedMigration]]:
     return (yield from many(sql["applied"], AppliedMigration))
 
 
+def pending() -> Plan[list[Migration]]:
+    """Return the migrations still to apply. Raises SchemaMismatch when the schema is newer or another one."""
+    return _compare((yield from status()))
+
+
 def check() -> Plan[None]:
     """Raise SchemaMismatch unless the database has exactly this code's schema."""
-    applied = yield from status()
-    pending = _compare(applied)
-    if pending:
-        found = len(applied) or None
+    missing = yield from pending()
+    if missing:
+        found = len(migrations()) - len(missing) or None
         what = "no AtlasEngine schema" if found is None else f"schema version {found}"
         command = "init" if found is None else "migrate"
         raise SchemaMismatch(
@@ -65,9 +71,9 @@ def migrate() -> Plan[list[AppliedMigration]]:
     """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
     # Look first: nearly always nothing is pending, and that must not wait for a lock.
-    if not _compare((yield from status())):
+    if not (yield from pending()):
         return done
-    while (row := (yield from _apply_next())) is not None:
+    while (row := (yield from apply_next())) is not None:
         done.append(row)
     return done
 
@@ -79,7 +85,8 @@ def lock_creation() -> Plan[None]:
 
 
 @atomic
-def _apply_next() -> Plan[AppliedMigration | None]:
+def apply_next() -> Plan[AppliedMigration | None]:
+    """Apply the first pending migration in one transaction; return it, or None when none is pending."""
     # Set the search_path first: functions keep the one that they are created with.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
@@ -87,10 +94,10 @@ def _apply_next() -> Plan[AppliedMigration | None]:
         yield from execute(sql["create_version_table"])
     yield from execute(sql["lock_version"])
     applied = yield from many(sql["applied"], AppliedMigration)
-    pending = _compare(applied)
-    if not pending:
+    missing = _compare(applied)
+    if not missing:
         return None
-    migration = pending[0]
+    migration = missing[0]
     yield from execute(Statement(f"migration.{migration.version:04}_{migration.name}", migration.text))
     yield from execute(sql["record"], version=migration.version, name=migration.name, checksum=checksum(migration))
     rows = yield from many(sql["applied"], AppliedMigration)

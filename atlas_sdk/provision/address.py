@@ -1,4 +1,4 @@
-"""Which database is meant: a DSN, or the DB_* variables of the environment."""
+"""Addresses of databases: a DSN, or the DB_* variables of the environment."""
 
 import getpass
 import re
@@ -8,18 +8,16 @@ from typing import ClassVar, Final
 from urllib.parse import quote
 
 from attrs import Attribute, field, frozen
-from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
-from atlas_sdk.dsn import parsed, place, without_secrets
+from atlas_sdk.dsn import libpq_defaults, parsed, place, with_parts, without_secrets
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.text import quoted
 
 __all__ = ["MAINTENANCE", "Address"]
 
-#: The database that every server has, for what concerns the whole server.
+#: The database that every server has: for commands that concern the whole server.
 MAINTENANCE: Final = "postgres"
-#: What each variable is to libpq, and what it is when others are set and it is not.
+#: The part of a DSN that each variable gives, and its default when another variable is set.
 _VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
     "DB_HOST": ("host", "localhost"),
     "DB_PORT": ("port", "5432"),
@@ -28,7 +26,7 @@ _VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
     "DB_PASSWORD": ("password", None),
 }
 _LAST_PORT = 65_535
-#: Commands in a hint that are about the same database.
+#: The commands in a hint that need the address of the database.
 _COMMAND: Final = re.compile(r"\batlasctl db (?:init|migrate(?: --plan)?|doctor|dump [\w.]+)")
 _IN_URL: Final = frozenset({"host", "port", "user", "dbname", "password"})
 
@@ -39,9 +37,9 @@ def _readable(_self: "Address", _attribute: "Attribute[str]", dsn: str) -> None:
 
 @frozen(kw_only=True)
 class Address:
-    """A database on a server, and where that was said; neither of its texts shows a secret.
+    """A database on a server, and the source of its address; `repr` and `str` show no secret.
 
-    Raises InvalidInput for a DSN that cannot be read, before anything of it is shown.
+    Raises InvalidInput for a DSN that cannot be read, and shows nothing of it.
     """
 
     #: The variables that `of_environment` reads.
@@ -53,10 +51,10 @@ class Address:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Address | None":
-        """Return what DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD say; None when none of them is set.
+        """Return the address in DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; None when none of them is set.
 
-        What is missing beside others: localhost, 5432, and atlasengine for both the database and the user. Raises
-        InvalidInput for a port that is none.
+        The defaults are localhost, 5432, and atlasengine for both the database and the user. Raises InvalidInput for a
+        port that is no number from 1 to 65535.
         """
         given = {name: environment[name] for name in _VARIABLES if environment.get(name)}
         if not given:
@@ -65,7 +63,7 @@ class Address:
         if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
             raise InvalidInput(f"DB_PORT is a number from 1 to {_LAST_PORT}; not {quoted(port)}", field="DB_PORT")
         parts = {key: given.get(name, default) for name, (key, default) in _VARIABLES.items()}
-        return cls(dsn=make_conninfo("", **parts), source=", ".join(given))
+        return cls(dsn=with_parts("", **parts), source=", ".join(given))
 
     @property
     def place(self) -> str:
@@ -78,7 +76,7 @@ class Address:
         parts = self._parts()
         if parts.get("dbname"):
             return parts["dbname"]
-        defaults = _defaults()
+        defaults = libpq_defaults()
         if parts.get("service") or defaults.get("service"):
             return None
         return defaults.get("dbname") or self.user
@@ -86,22 +84,22 @@ class Address:
     @property
     def user(self) -> str:
         """The role to connect as."""
-        return self._parts().get("user") or _defaults().get("user") or getpass.getuser()
+        return self._parts().get("user") or libpq_defaults().get("user") or getpass.getuser()
 
     @property
     def host(self) -> str:
         """The server: a name, an address, or the folder of its socket."""
-        parts, defaults = self._parts(), _defaults()
+        parts, defaults = self._parts(), libpq_defaults()
         return parts.get("host") or parts.get("hostaddr") or defaults.get("host") or "/var/run/postgresql"
 
     @property
     def port(self) -> str:
         """The port of the server, or of its socket."""
-        return self._parts().get("port") or _defaults().get("port") or "5432"
+        return self._parts().get("port") or libpq_defaults().get("port") or "5432"
 
     @property
     def url(self) -> str:
-        """The address as a URL, without the password and without what else a DSN may hold."""
+        """The address as a URL: user, host, port and database, and nothing else of the DSN."""
         name = quote(self.database or "", safe="")
         if self.host.startswith("/"):
             return f"postgresql://{quote(self.user, safe='')}@/{name}?host={quote(self.host, safe='')}&port={self.port}"
@@ -109,13 +107,13 @@ class Address:
 
     @property
     def option(self) -> str:
-        """The options that lead a command to the same database: "--dsn …" without secrets; "" when none is needed."""
+        """The option that gives a command this address, "--dsn …" without secrets; "" when it needs none."""
         if self.source != "--dsn" and not self.source.startswith("DB_"):
             return ""
         parts = self._parts()
         if parts.keys() <= _IN_URL and self.database is not None:
             return f"--dsn {shlex.quote(self.url)}"
-        return f"--dsn {shlex.quote(make_conninfo('', **without_secrets(parts)))}"
+        return f"--dsn {shlex.quote(with_parts('', **without_secrets(parts)))}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -124,19 +122,13 @@ class Address:
         return tuple(sorted(parts.keys() - without_secrets(parts).keys()))
 
     def aim(self, text: str, *, option: str | None = None) -> str:
-        """Return a hint with its commands going to this database, or with another option after them."""
+        """Return a hint in which each command has the option for this database, or another option."""
         more = self.option if option is None else option
         return _COMMAND.sub(lambda found: f"{found[0]} {more}".rstrip(), text)
 
     def of(self, database: str) -> "Address":
-        """Return another database of the same server."""
-        return Address(dsn=make_conninfo(self.dsn, dbname=database), source=self.source)
+        """Return the address of another database of the same server."""
+        return Address(dsn=with_parts(self.dsn, dbname=database), source=self.source)
 
     def _parts(self) -> dict[str, str]:
         return parsed(self.dsn)
-
-
-def _defaults() -> dict[str, str]:
-    """Return what libpq takes from its own environment variables."""
-    options = pq.Conninfo.get_defaults()
-    return {option.keyword.decode(): option.val.decode() for option in options if option.val}

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.roles import OWNER, may_become
-from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.steps import Job
 
 __all__ = ["close"]
@@ -12,11 +13,11 @@ __all__ = ["close"]
 sql = statements("provision")
 
 
-def close(job: Job, session: Session, schema: str, login: Login) -> None:
+def close(job: Job, session: AdminSession, schema: str, login: AdminLogin) -> None:
     """Take temporary tables, large objects and advisory locks from PUBLIC, and put temporary tables last.
 
-    Functions of PostgreSQL are a superuser's alone to close. Another login leaves them as they are, and
-    `atlasctl db doctor` tells of them.
+    Only a superuser can close functions of PostgreSQL. Another login leaves them as they are, and `atlasctl db doctor`
+    mentions them.
     """
     state = session.row(sql["closed"]) or {}
     job.do(
@@ -49,8 +50,8 @@ def close(job: Job, session: Session, schema: str, login: Login) -> None:
     if not job.dry_run and may_become(session, OWNER):
         needed = session.value(sql["write_grant_waiting"], role=OWNER)
         if needed is not None:
-            session.do(needed)
+            session.execute(needed)
 
 
-def _is(session: Session, fact: str) -> Callable[[], bool]:
+def _is(session: AdminSession, fact: str) -> Callable[[], bool]:
     return lambda: bool((session.row(sql["closed"]) or {})[fact])

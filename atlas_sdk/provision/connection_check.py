@@ -1,45 +1,39 @@
-"""Why there is no connection."""
+"""Find out why there is no connection."""
 
 import re
 from typing import Final
 
-import psycopg
-from psycopg import pq
-
+from atlas_sdk._drive.admin import ping, quoted_name, server_message
 from atlas_sdk._sql import statements
-from atlas_sdk._translate import translate
-from atlas_sdk.errors import AuthenticationFailed
+from atlas_sdk.errors import AuthenticationFailed, DatabaseUnreachable
 from atlas_sdk.provision.address import MAINTENANCE, Address
 from atlas_sdk.provision.findings import Finding, problem
-from atlas_sdk.provision.session import Session
+from atlas_sdk.provision.session import open_session
 
 __all__ = ["explain"]
 
 sql = statements("provision")
 
 _NAME: Final = "connection"
-#: The words of servers that speak English; to others the same findings are less exact.
+#: The words of servers that speak English; for others the same findings are less exact.
 _TOO_MANY: Final = re.compile(r"too many (clients|connections)|remaining connection slots")
 _NO_ENTRY: Final = re.compile(r"pg_hba\.conf")
 _START: Final = "sudo systemctl start postgresql    # Linux; macOS: brew services start postgresql"
-#: More than the other end of the world takes.
-_PING_S: Final = 5
 
 
-def explain(address: Address, refusal: psycopg.OperationalError) -> Finding:
-    """Return what keeps us from connecting, and what would help.
+def explain(address: Address, refusal: DatabaseUnreachable) -> Finding:
+    """Return the reason why we cannot connect, and advice.
 
-    What a refusal means is only said in words. So the server is asked in other ways, too: by a ping, which tells
-    whether anybody is there, and through its own database, which knows whether ours exists.
+    A server gives its reason in words only. So it is asked in other ways, too: by a ping, which needs no login, and
+    through its own database, which knows whether ours exists.
     """
     where = f"-h {address.host} -p {address.port}"
-    sentence = str(translate(refusal, address.dsn))
-    answer = pq.PGconn.ping(_pinged(address).encode())
-    if answer == pq.Ping.NO_RESPONSE:
-        return problem(_NAME, sentence, f"pg_isready {where}", _START, "# or mend host and port in the DSN")
-    if answer == pq.Ping.REJECT:
+    answer = ping(address.dsn)
+    if answer == "silent":
+        return problem(_NAME, str(refusal), f"pg_isready {where}", _START, "# or mend host and port in the DSN")
+    if answer == "rejects":
         return problem(_NAME, f"{address.place}: the server is starting, stopping or recovering; wait for it")
-    if _TOO_MANY.search(str(refusal)):
+    if _TOO_MANY.search(server_message(refusal)):
         return problem(
             _NAME,
             f"{address.place}: every connection of the server is taken",
@@ -52,17 +46,10 @@ def explain(address: Address, refusal: psycopg.OperationalError) -> Finding:
     return _about_the_database(address) or _about_the_login(address, refusal)
 
 
-def _pinged(address: Address) -> str:
-    parted = address.dsn
-    if "connect_timeout" in parted:
-        return parted
-    return psycopg.conninfo.make_conninfo(parted, connect_timeout=_PING_S)
-
-
 def _about_the_database(address: Address) -> Finding | None:
     name = address.database
     try:
-        with Session.open(address.of(MAINTENANCE)) as server:
+        with open_session(address.of(MAINTENANCE).dsn) as server:
             found = None if name is None else server.row(sql["database"], name=name)
             if name is None or (found is not None and found["may_connect"]):
                 return None
@@ -70,26 +57,26 @@ def _about_the_database(address: Address) -> Finding | None:
                 return problem(_NAME, f"{address.place}: there is no such database", "atlasctl db init")
             grant = server.value(sql["write_grant_connect"], database=name, role=address.user)
             return problem(_NAME, f"{address.place}: this login may not connect to this database", f"{grant};")
-    except psycopg.OperationalError:
+    except DatabaseUnreachable:
         return None
 
 
-def _about_the_login(address: Address, refusal: psycopg.OperationalError) -> Finding:
-    if _NO_ENTRY.search(str(refusal)):
+def _about_the_login(address: Address, refusal: DatabaseUnreachable) -> Finding:
+    message = server_message(refusal)
+    if _NO_ENTRY.search(message):
         return problem(
             _NAME,
             f"{address.place}: pg_hba.conf of the server lets nobody in who comes like this",
             f"# add a line to pg_hba.conf:  host  {address.database or 'all'}  {address.user}  samehost  scram-sha-256",
             "SELECT pg_reload_conf();",
         )
-    translated = translate(refusal, address.dsn)
-    # libpq's own words, which are always English here.
-    asked = "no password supplied" in str(refusal)
-    failed = isinstance(translated, AuthenticationFailed)
+    # libpq itself speaks English here.
+    asked = "no password supplied" in message
+    failed = isinstance(refusal, AuthenticationFailed)
     what = "the server wants a password and none was given" if asked else "no such user, or another password"
     return problem(
         _NAME,
-        f"{address.place}: authentication failed: {what}" if asked or failed else str(translated),
+        f"{address.place}: authentication failed: {what}" if asked or failed else str(refusal),
         "# check user and password in the DSN (DB_USER, DB_PASSWORD), or give the role a new one in psql:",
-        f"\\password {psycopg.sql.Identifier(address.user).as_string()}",
+        f"\\password {quoted_name(address.user)}",
     )

@@ -1,45 +1,43 @@
-"""From a database to one with the whole schema, its owner and its grants."""
+"""Make the schema in a database, with its owner and its grants."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
-import psycopg
-from psycopg import errors
-
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import migrations, statements
-from atlas_sdk._translate import translate
-from atlas_sdk.errors import AtlasError, SchemaMismatch
+from atlas_sdk.errors import AtlasError, NotPermitted, SchemaMismatch
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import MAINTENANCE
 from atlas_sdk.provision.closing import close
+from atlas_sdk.provision.examine_isolation import function_troubles
 from atlas_sdk.provision.findings import some
-from atlas_sdk.provision.inventory import REMADE, take, verify
+from atlas_sdk.provision.inventory import REMADE, Thing, expected, take, verify
+from atlas_sdk.provision.migration_text import creating
 from atlas_sdk.provision.roles import APP, OWNER, may_become
-from atlas_sdk.provision.script import expected
-from atlas_sdk.provision.session import Login, Session
-from atlas_sdk.provision.steps import Command, Job
+from atlas_sdk.provision.session import LOCK_TIMEOUT, AdminLogin, migrate_as, open_session
+from atlas_sdk.provision.steps import AdminCommand, Job
 
 __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 
 sql = statements("provision")
 
-#: As long as another process may take to set the same database up.
+#: Another process may take this long to set the same database up.
 _TURN_WAIT = "120s"
 
 
-def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int | None, tuple[str, ...]]:
-    """Make the schema, hand it to the owner, give the grants, and check; return its version and what was applied.
+def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) -> tuple[int | None, tuple[str, ...]]:
+    """Make the schema, hand it to the owner, give the grants, and check; return its version and the new migrations.
 
-    One at a time: whoever comes second finds the schema complete, not half made.
+    One process at a time: the second one finds the schema complete, not half made.
     """
     if not job.dry_run:
-        # On a connection of its own, because each migration is a transaction.
-        turn = stack.enter_context(Session.open(target.address))
-        stack.enter_context(turn.connection.transaction())
+        # The lock is on a connection of its own, because each migration is a transaction.
+        turn = stack.enter_context(open_session(target.dsn))
+        # Any login may hold an advisory lock for ever.
+        stack.enter_context(turn.transaction(lock_timeout=_TURN_WAIT))
         if turn.value(schema.sql["may_lock"]):
-            # Where every login may take advisory locks, none holds this up for ever.
-            turn.value(sql["limit_waiting"], wait=_TURN_WAIT)
             turn.value(sql["wait_for_turn"])
     place = target.row(sql["schema"]) or {}
     name = place["name"]
@@ -54,15 +52,15 @@ def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int
         if found is not None and not _is_half_made(target, found, place["owner"]):
             job.note("schema", "failed", str(mismatch))
             return found, ()
-    except errors.InsufficientPrivilege:
+    except NotPermitted:
         grant = target.value(sql["write_grant_role"], role=place["owner"], member=login.name)
         less = target.value(sql["write_grant_role"], role=APP, member=login.name)
         problem = (
             f"it belongs to {place['owner']}, and this login may not even read its version; to set it up takes the "
             f"command below, for an application {less} is enough"
         )
-        # Roles are the server's: said once, whichever step needs it.
-        job.note("schema", "failed", problem, commands=(Command(MAINTENANCE, f"{grant};"),))
+        # Roles belong to the server: the command is told once, whichever step needs it.
+        job.note("schema", "failed", problem, commands=(AdminCommand(MAINTENANCE, f"{grant};"),))
         return None, ()
     else:
         version = len(migrations())
@@ -72,32 +70,34 @@ def fill(job: Job, stack: ExitStack, target: Session, login: Login) -> tuple[int
     return _make(job, target, name, login, place["owner"] if found else None)
 
 
-def _is_half_made(target: Session, found: int, owner: str) -> bool:
-    """Tell whether an earlier attempt ended between two migrations; what is in use is upgraded only when asked."""
+def _is_half_made(target: AdminSession, found: int, owner: str) -> bool:
+    """Tell whether an earlier attempt ended between two migrations. A schema in use is upgraded only when asked."""
     applied = target.run(schema.status())
     return found < len(migrations()) and is_ancestor(applied) and is_unused(target, owner)
 
 
 def is_ancestor(applied: list[AppliedMigration]) -> bool:
-    """Tell whether migrations of this package made the schema, if not all of them."""
+    """Tell whether migrations of this package made the schema, some or all of them."""
     return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 
-def is_unused(target: Session, owner: str) -> bool:
-    """Tell whether a schema surely has no user yet."""
-    with target.transaction(role=owner if may_become(target, owner) else None):
+def is_unused(target: AdminSession, owner: str) -> bool:
+    """Tell whether it is certain that a schema has no user yet."""
+    with target.transaction(role=owner if may_become(target, owner) else None, lock_timeout=LOCK_TIMEOUT):
         return bool(target.value(sql["is_unused"]))
 
 
-def _make(job: Job, target: Session, name: str, login: Login, owner: str | None) -> tuple[int | None, tuple[str, ...]]:
-    """Apply what is missing; `owner` has what is there of a schema that is half made."""
+def _make(
+    job: Job, target: AdminSession, name: str, login: AdminLogin, owner: str | None
+) -> tuple[int | None, tuple[str, ...]]:
+    """Apply the missing migrations; `owner` owns the tables of a schema that is half made."""
     before = len(target.run(schema.status()))
     owned = may_become(target, OWNER) and _open_to_owner(job, target, name)
-    # In a dry run the owner may be about to be made.
+    # In a dry run the owner may not exist yet.
     owned = owned or (job.dry_run and login.may_create_roles)
     if not owned and not target.value(sql["may_create_in"], role=login.name, schema=name):
         grant = target.value(sql["write_grant_schema"], schema=name, role=OWNER)
-        commands = (Command(target.connection.info.dbname, f"{grant};"),)
+        commands = (AdminCommand(target.database, f"{grant};"),)
         job.note("schema", "failed", f"this login may not create anything in {name}", commands=commands)
         return (before or None), ()
     if job.dry_run:
@@ -105,15 +105,14 @@ def _make(job: Job, target: Session, name: str, login: Login, owner: str | None)
         return (before or None), ()
     role = OWNER if owned else None
     if owner is not None:
-        # Others could not change the first tables.
+        # Another role could not change the first tables.
         role = owner if may_become(target, owner) else None
     try:
-        rows = target.run(schema.migrate(), role=role)
-    except (psycopg.Error, AtlasError) as exc:
-        problem = translate(exc, target.address.dsn) if isinstance(exc, psycopg.Error) else exc
-        # One transaction each: those before it are kept.
+        rows = migrate_as(target, role)
+    except AtlasError as error:
+        # Each one is a transaction: those before it are kept.
         number = len(target.run(schema.status()))
-        job.note("schema", "failed", f"version {number} was reached, then the next migration failed: {problem}")
+        job.note("schema", "failed", f"version {number} was reached, then the next migration failed: {error}")
         return (number or None), ()
     version = len(migrations())
     job.note("schema", "done", f"version {version}, {len(rows)} migrations applied")
@@ -121,7 +120,7 @@ def _make(job: Job, target: Session, name: str, login: Login, owner: str | None)
     return version, tuple(f"{row.version:04}_{row.name}" for row in rows)
 
 
-def _open_to_owner(job: Job, target: Session, name: str) -> bool:
+def _open_to_owner(job: Job, target: AdminSession, name: str) -> bool:
     """Let the owner create in the schema."""
     return job.do(
         f"schema {name}",
@@ -133,7 +132,7 @@ def _open_to_owner(job: Job, target: Session, name: str) -> bool:
     )
 
 
-def _finish(job: Job, target: Session, name: str) -> None:
+def _finish(job: Job, target: AdminSession, name: str) -> None:
     if may_become(target, OWNER):
         _hand_over(job, target, name)
     _make_again(job, target, name)
@@ -142,8 +141,8 @@ def _finish(job: Job, target: Session, name: str) -> None:
         verify(job, target, name)
 
 
-def _hand_over(job: Job, target: Session, name: str) -> None:
-    """Make the owner own what the migrations made, whoever ran them."""
+def _hand_over(job: Job, target: AdminSession, name: str) -> None:
+    """Make the owner own everything that the migrations made, whichever login ran them."""
     catalogue = expected()
     rows = target.rows(
         sql["write_hand_over"],
@@ -163,61 +162,71 @@ def _hand_over(job: Job, target: Session, name: str) -> None:
     if not _open_to_owner(job, target, name):
         return
     try:
-        with target.transaction():
+        with target.transaction(lock_timeout=LOCK_TIMEOUT):
             for command in commands:
-                target.do(command)
-    except psycopg.Error as exc:
-        lines = tuple(Command(target.connection.info.dbname, f"{command};") for command in commands)
-        job.note("owner", "failed", str(translate(exc, target.address.dsn)), commands=lines)
+                target.execute(command)
+    except AtlasError as error:
+        lines = tuple(AdminCommand(target.database, f"{command};") for command in commands)
+        job.note("owner", "failed", str(error), commands=lines)
         return
     job.note("owner", "done", f"{OWNER} owns everything: {len(commands)} objects were somebody else's")
 
 
-def _make_again(job: Job, target: Session, name: str) -> None:
-    """Make what holds no rows and was dropped, with everything that migrations said of it later."""
-    missing = sorted((t for t in take(target, name).missing if t.kind in REMADE), key=lambda thing: thing.number)
+def _make_again(job: Job, target: AdminSession, name: str) -> None:
+    """Make the functions, views and triggers that were dropped, with the rights that the migrations give them."""
+    missing = [thing for thing in take(target, name).missing if thing.kind in REMADE]
     if not missing:
         return
-    named = some([f"{thing.kind} {thing}" for thing in missing])
+    named = some(sorted(f"{thing.kind} {thing}" for thing in missing))
     if job.dry_run:
         job.note("made again", "planned", f"would make {named}")
         return
     owner = (target.row(sql["schema"]) or {})["owner"]
-    functions = any(thing.kind == "function" for thing in missing)
     try:
-        with target.transaction(role=owner if may_become(target, owner) else None):
-            for command in (*(thing.text for thing in missing), *(expected().settings if functions else ())):
-                target.do(command)
-    except psycopg.Error as exc:
-        job.note("made again", "failed", f"{named}: {translate(exc, target.address.dsn)}")
+        with target.transaction(role=owner if may_become(target, owner) else None, lock_timeout=LOCK_TIMEOUT):
+            for command in _making(missing):
+                target.execute(command)
+            # A later migration may have changed with whose rights a function runs.
+            for _, commands in function_troubles(take(target, name), name):
+                for command in commands:
+                    target.execute(command)
+    except AtlasError as error:
+        job.note("made again", "failed", f"{named}: {error}")
         return
     job.note("made again", "done", named)
 
 
-def _give_grants(job: Job, target: Session, name: str) -> None:
+def _making(missing: list[Thing]) -> Iterator[str]:
+    """Yield the commands that make these objects, each after those that it needs."""
+    for kind in REMADE:
+        things = [thing for thing in missing if thing.kind == kind]
+        recorded = [thing.making for thing in things if thing.making is not None]
+        yield from recorded or creating(kind, {thing.name for thing in things})
+
+
+def _give_grants(job: Job, target: AdminSession, name: str) -> None:
     if target.row(sql["role"], name=APP) is None:
         job.note("grants", "skipped", f"there is no role {APP} to give them to")
         return
-    database = target.connection.info.dbname
+    database = target.database
     if not target.value(sql["may_connect"], role=APP):
         command = target.value(sql["write_grant_connect"], database=database, role=APP)
         is_done = partial(target.value, sql["may_connect"], role=APP)
         job.do(f"database {database}", target, command, may=True, done=f"{APP} may connect", is_done=is_done)
     if not target.value(sql["may_look_into"], role=APP, schema=name):
-        # The owner of the tables cannot, where the schema is another's, and would only be warned.
+        # The owner of the tables cannot give it in a schema of somebody else, and would only be warned.
         command = target.value(sql["write_grant_usage"], schema=name, role=APP)
         is_done = partial(target.value, sql["may_look_into"], role=APP, schema=name)
         job.do(f"schema {name}", target, command, may=True, done=f"{APP} may look into it", is_done=is_done)
     if any(step.status == "planned" for step in job.steps):
-        # What is planned may be what they need.
+        # The grants may need what is only planned.
         job.note("grants", "planned", f"would renew those of {APP}")
         return
     try:
         changed = renew_grants(target, name, keep=not job.dry_run)
-    except psycopg.Error as exc:
-        may_not = isinstance(exc, errors.InsufficientPrivilege)
-        commands = (Command(database, "SELECT grant_atlas_roles();"),) if may_not else ()
-        job.note("grants", "failed", str(translate(exc, target.address.dsn)), commands=commands)
+    except AtlasError as error:
+        commands = (AdminCommand(database, "SELECT grant_atlas_roles();"),) if isinstance(error, NotPermitted) else ()
+        job.note("grants", "failed", str(error), commands=commands)
         return
     if changed and job.dry_run:
         job.note("grants", "planned", f"would renew those of {APP}: some are missing, or there are others")
@@ -225,19 +234,16 @@ def _give_grants(job: Job, target: Session, name: str) -> None:
     job.note("grants", "done" if changed else "there", f"{APP} may do what a tenant may, and nothing else")
 
 
-def renew_grants(target: Session, name: str, *, keep: bool = True) -> bool:
-    """Give the roles what this version of the schema gives them; tell whether anything was different.
+def renew_grants(target: AdminSession, name: str, *, keep: bool = True) -> bool:
+    """Give the roles the grants of this version of the schema; return whether any of them was different.
 
-    Without `keep` it is all taken back: only the server knows exactly what would change.
+    Without `keep` everything is rolled back: only the server knows exactly what would change.
     """
     place = target.row(sql["schema"]) or {}
     if not place["has_grants"]:
         return False
     role = place["owner"] if may_become(target, place["owner"]) else None
-    with target.transaction(role=role):
+    with target.transaction(role=role, lock_timeout=LOCK_TIMEOUT, keep=keep):
         before = target.rows(sql["grants"], schema=name)
         target.value(sql["grant"])
-        changed = target.rows(sql["grants"], schema=name) != before
-        if not keep:
-            raise psycopg.Rollback
-    return changed
+        return target.rows(sql["grants"], schema=name) != before

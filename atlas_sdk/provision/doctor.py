@@ -1,21 +1,20 @@
-"""Examine a database: what is wrong with it, and what mends it. Nothing is changed."""
+"""Examine a database: find the known problems and the advice for each, and change nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
-
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
-from atlas_sdk._translate import translate
+from atlas_sdk.errors import DatabaseUnreachable
 from atlas_sdk.provision.address import Address
 from atlas_sdk.provision.connection_check import explain
 from atlas_sdk.provision.examine_schema import examine_schema
 from atlas_sdk.provision.examine_server import examine_server, examine_tables
 from atlas_sdk.provision.examine_space import examine_space
 from atlas_sdk.provision.findings import Diagnosis, Finding, fine
-from atlas_sdk.provision.session import Session, translated
+from atlas_sdk.provision.session import login_of, open_session
 
 __all__ = ["examine"]
 
@@ -27,32 +26,31 @@ def _now() -> datetime:
 
 
 def examine(address: Address, *, home: Path | None = None, clock: Callable[[], datetime] = _now) -> Diagnosis:
-    """Look for everything that is known to go wrong with a database, and say how to mend it.
+    """Look for all known problems of a database, and say how to mend each.
 
-    Whether it can be reached, the login's and the tenants' grants, version and completeness of the schema, indexes,
-    row-level security, settings, connections, clocks, vacuum, free space. Only reads. Does not raise when the database
-    cannot be reached: that is a finding. `home` is the folder of the embedded database and of the watcher's state,
-    `clock` this machine's. Raises InvalidInput for a DSN that cannot be read.
+    Examined are: connection, the grants of the login and of tenants, version and completeness of the schema, indexes,
+    row-level security, settings, connections, clocks, vacuum, free space. Only reads. A database that cannot be reached
+    is a finding, not an error. `home` is the folder of the embedded database and of the watcher's state, `clock` the
+    clock of this machine. Raises InvalidInput for a DSN that cannot be read.
     """
     with ExitStack() as stack:
         try:
-            session = stack.enter_context(Session.open(address))
-        except psycopg.OperationalError as refusal:
+            session = stack.enter_context(open_session(address.dsn))
+        except DatabaseUnreachable as refusal:
             return Diagnosis(
                 place=address.place, source=address.source, reachable=False, findings=(explain(address, refusal),)
             )
-        except psycopg.ProgrammingError as exc:
-            raise translate(exc, address.dsn) from exc
-        with translated(address):
-            findings = tuple(_findings(session, home, clock))
+        findings = tuple(_findings(session, address, home, clock))
     return Diagnosis(place=address.place, source=address.source, reachable=True, findings=findings)
 
 
-def _findings(session: Session, home: Path | None, clock: Callable[[], datetime]) -> Iterator[Finding]:
-    login = session.login()
+def _findings(
+    session: AdminSession, address: Address, home: Path | None, clock: Callable[[], datetime]
+) -> Iterator[Finding]:
+    login = login_of(session)
     yield fine("connection", f"PostgreSQL {login.version} as {login.name}")
     yield from examine_server(session, login, clock=clock)
-    yield from examine_space(session, home=home)
+    yield from examine_space(session, home=home, is_embedded=address.source == "embedded")
     yield from examine_schema(session, login)
     place = session.row(provision["schema"]) or {}
     if place["owner"] is not None:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, some
+from atlas_sdk.provision.inventory import expected
 from atlas_sdk.provision.roles import APP, OWNER
-from atlas_sdk.provision.script import expected
-from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.session import AdminLogin
 
 __all__ = ["examine_database", "function_grants"]
 
@@ -16,12 +17,12 @@ provision = statements("provision")
 
 _LAST = re.compile(r'(^|,)\s*"?pg_temp"?\s*$')
 
-#: What is wrong with one thing, and what mends it.
+#: A problem, and the command that mends it.
 Trouble = tuple[str, str]
 
 
-def examine_database(session: Session, login: Login, schema: str) -> Finding:
-    """Return a verdict on what could be taken for ours, and on what no policy keeps apart."""
+def examine_database(session: AdminSession, login: AdminLogin, schema: str) -> Finding:
+    """Return a verdict on objects that could be taken for ours, and on those that no policy protects."""
     troubles = [*_privileges(session), *_search_path(session, schema), *_functions(session, login)]
     if troubles:
         told, fixes = zip(*troubles, strict=True)
@@ -31,14 +32,14 @@ def examine_database(session: Session, login: Login, schema: str) -> Finding:
     return fine("database", f"{APP} makes no temporary tables, and they come last{remark}")
 
 
-def _privileges(session: Session) -> Iterator[Trouble]:
+def _privileges(session: AdminSession) -> Iterator[Trouble]:
     for row in session.rows(sql["database_grants"], role=APP):
         what = "makes temporary tables" if row["privilege"] == "TEMPORARY" else "makes schemas"
         yield f"{APP} {what}, whose names could be taken for AtlasEngine's", f"{row['command']};"
 
 
-def _search_path(session: Session, schema: str) -> Iterator[Trouble]:
-    """Yield what is wrong with the search_path of new connections, where a client cannot set its own."""
+def _search_path(session: AdminSession, schema: str) -> Iterator[Trouble]:
+    """Yield the problems of the search_path of new connections, for clients that cannot set their own."""
     told = "temporary tables come before AtlasEngine's in {}, which counts behind a pooler"
     rows = session.rows(sql["search_paths"], role=APP, owner=OWNER)
     for row in rows:
@@ -49,8 +50,8 @@ def _search_path(session: Session, schema: str) -> Iterator[Trouble]:
                 told.format(f"the search_path of {place}"),
                 f"{row['alter_command']} SET search_path = {path}, pg_temp;",
             )
-    # Where one is set, another one is that of the DSN.
-    if not rows and _LAST.search(session.search_path) is None:
+    # Where the database or a role sets one, a different one comes from the DSN.
+    if not rows and _LAST.search(session.value(sql["search_path"])) is None:
         yield told.format("search_path"), f"{session.value(provision['write_path'], schema=schema)};"
 
 
@@ -58,9 +59,9 @@ def _parts(path: str) -> list[str]:
     return [part for found in re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path) if (part := found.strip())]
 
 
-def _functions(session: Session, login: Login) -> Iterator[Trouble]:
+def _functions(session: AdminSession, login: AdminLogin) -> Iterator[Trouble]:
     found = session.row(sql["system_functions"], role=APP)
-    # Nobody else can change that, and on a managed server there is no superuser.
+    # Only a superuser can change that, and a managed server has none.
     if found is not None and found["amount"] and login.is_superuser:
         yield (
             f"{APP} may execute {found['amount']} functions of PostgreSQL for large objects and advisory locks",
@@ -68,8 +69,8 @@ def _functions(session: Session, login: Login) -> Iterator[Trouble]:
         )
 
 
-def function_grants(session: Session, schema: str) -> Iterator[Finding]:
-    """Yield a verdict if a tenant may not execute one of our functions."""
+def function_grants(session: AdminSession, schema: str) -> Iterator[Finding]:
+    """Yield a problem if a tenant may not execute one of our functions."""
     rows = session.rows(sql["function_grants"], role=APP, schema=schema, names=expected().names("function"))
     if rows:
         named = some(sorted({row["name"] for row in rows}))

@@ -2,37 +2,28 @@
 
 from collections.abc import Iterator
 
+from atlas_sdk._drive.admin import AdminSession, quoted_name
 from atlas_sdk._sql import statements
-from atlas_sdk.provision.definitions import (
-    PolicyRule,
-    function_rights,
-    invoker_views,
-    policy_rules,
-    same_rule,
-)
 from atlas_sdk.provision.findings import Finding, fine, problem, some
-from atlas_sdk.provision.grants import tenant_rights
-from atlas_sdk.provision.inventory import Inventory
+from atlas_sdk.provision.inventory import Inventory, expected
 from atlas_sdk.provision.roles import APP, OWNER
-from atlas_sdk.provision.script import expected
-from atlas_sdk.provision.session import Session
 
-__all__ = ["examine_isolation", "excess"]
+__all__ = ["examine_isolation", "excess", "function_troubles"]
 
 sql = statements("doctor")
 
-#: What is wrong with one thing, and what mends it.
+#: A problem, and the commands that mend it.
 Trouble = tuple[str, tuple[str, ...]]
 
 
-def examine_isolation(session: Session, schema: str, inventory: Inventory) -> Finding:
-    """Return a verdict on everything that keeps one tenant's rows from another, but the grants."""
+def examine_isolation(session: AdminSession, schema: str, inventory: Inventory) -> Finding:
+    """Return a verdict on everything that hides one tenant's rows from another, except the grants."""
     troubles = [
         *_roles(session),
         *_row_security(inventory),
-        *_policies(session, schema, inventory),
-        *_views(session, schema),
-        *_functions(session, schema),
+        *_policies(inventory),
+        *_views(inventory),
+        *function_troubles(inventory, schema),
     ]
     if not troubles:
         return fine("isolation", "every table shows a tenant its own rows only")
@@ -40,12 +31,12 @@ def examine_isolation(session: Session, schema: str, inventory: Inventory) -> Fi
     return problem("isolation", "; ".join(told), *(line for fix in fixes for line in fix))
 
 
-def excess(session: Session, schema: str, *, renew: tuple[str, ...]) -> Iterator[Finding]:
-    """Yield a verdict if atlas_app may do more than a tenant may; `renew` takes back what was given to itself."""
+def excess(session: AdminSession, schema: str, *, renew: tuple[str, ...]) -> Iterator[Finding]:
+    """Yield a problem if atlas_app may do more than a tenant may; `renew` takes its own excess grants back."""
     if session.rows(sql["above_policies"], role=APP, owner=OWNER):
-        # Then it may do everything, and that is said elsewhere.
+        # Then it may do everything, which `examine_isolation` says.
         return
-    rights = tenant_rights()
+    rights = expected().privileges()
     rows = [
         row
         for row in session.rows(
@@ -57,13 +48,13 @@ def excess(session: Session, schema: str, *, renew: tuple[str, ...]) -> Iterator
         return
     named = dict.fromkeys(_named(row["privilege"], row["name"], row["on_column"], schema) for row in rows)
     fixes = renew if any(row["is_own"] and row["name"] is not None for row in rows) else ()
-    # What came another way, or is not on a table, is not taken back with those.
+    # `renew` does not take back a grant to another role, nor one that is not on a table.
     others = tuple(f"{row['command']};" for row in rows if not row["is_own"] or row["name"] is None)
     yield problem("grants", f"{APP} may do more than a tenant may: {some(list(named))}", *fixes, *others)
 
 
 def _is_meant(
-    rights: dict[tuple[str, str], frozenset[str] | None], name: str | None, privilege: str, column: str | None
+    rights: dict[tuple[str, str], set[str] | None], name: str | None, privilege: str, column: str | None
 ) -> bool:
     if name is None or (name, privilege) not in rights:
         return False
@@ -76,44 +67,45 @@ def _named(privilege: str, name: str | None, column: str | None, schema: str) ->
     return f"{privilege}{columns} on {name or f'the schema {schema}'}"
 
 
-def _roles(session: Session) -> Iterator[Trouble]:
+def _roles(session: AdminSession) -> Iterator[Trouble]:
     for row in session.rows(sql["above_policies"], role=APP, owner=OWNER):
         yield f"{APP} {row['how']}, so policies do not bind it", (f"{row['command']};",)
 
 
 def _row_security(inventory: Inventory) -> Iterator[Trouble]:
-    off = sorted(thing.name for thing in inventory.unfit if thing.kind == "row security")
+    off = [each for each, _ in inventory.changed("table")]
     if off:
-        fixes = tuple(f'ALTER TABLE "{name}" ENABLE ROW LEVEL SECURITY;' for name in off)
-        yield f"row-level security is off on {some(off)}", fixes
+        fixes = tuple(f"ALTER TABLE {each.identity} ENABLE ROW LEVEL SECURITY;" for each in off)
+        yield f"row-level security is off on {some([each.thing.name for each in off])}", fixes
 
 
-def _policies(session: Session, schema: str, inventory: Inventory) -> Iterator[Trouble]:
-    missing = sorted((thing for thing in inventory.missing if thing.kind == "policy"), key=str)
+def _policies(inventory: Inventory) -> Iterator[Trouble]:
+    missing = [thing for thing in inventory.missing if thing.kind == "policy"]
     if missing:
-        yield f"policies are missing: {some(list(map(str, missing)))}", tuple(f"{thing.text};" for thing in missing)
-    rules, things = policy_rules(), expected().of("policy")
-    for row in session.rows(sql["policies"], role=APP, schema=schema, names=expected().names("table")):
-        key = row["name"], row["on_table"]
-        if key not in rules:
-            yield f"the policy {key[0]} on {key[1]} is not one of AtlasEngine's", (f"{row['write_drop']};",)
-        elif not same_rule(rules[key], PolicyRule(row["command"], row["using"], row["check"])):
-            fix = (f"{row['write_drop']};", f"{things[key].text};")
-            yield f"the policy {key[0]} on {key[1]} was changed", fix
+        yield f"policies are missing: {some(list(map(str, missing)))}", tuple(f"{thing.making};" for thing in missing)
+    for each, wanted in inventory.changed("policy"):
+        yield f"the policy {wanted} was changed", (f"DROP POLICY {each.identity};", f"{wanted.making};")
+    ours, tables = expected().of("policy"), set(expected().names("table"))
+    for each in inventory.found:
+        thing = each.thing
+        if each.reaches and thing.on_table in tables and (thing.name, thing.on_table) not in ours:
+            yield f"the policy {thing} is not one of AtlasEngine's", (f"DROP POLICY {each.identity};",)
 
 
-def _views(session: Session, schema: str) -> Iterator[Trouble]:
-    for row in session.rows(sql["views_of_their_owner"], schema=schema, names=sorted(invoker_views())):
-        yield f"the view {row['name']} shows everybody what its owner sees", (f"{row['command']};",)
+def _views(inventory: Inventory) -> Iterator[Trouble]:
+    for each, wanted in inventory.changed("view"):
+        fix = f"ALTER VIEW {each.identity} SET (security_invoker = true);"
+        yield f"the view {wanted} shows everybody the rows that its owner sees", (fix,)
 
 
-def _functions(session: Session, schema: str) -> Iterator[Trouble]:
-    wanted = function_rights()
-    for row in session.rows(sql["functions"], schema=schema, names=sorted(wanted)):
-        name, rights = row["name"], wanted[row["name"]]
-        if row["is_definer"] != rights.is_definer:
-            whose, word = ("its owner's", "DEFINER") if rights.is_definer else ("its caller's", "INVOKER")
-            yield f"the function {name} does not run with {whose} rights", (f"{row['write_alter']} SECURITY {word};",)
-        if rights.is_pinned and not row["is_pinned"]:
-            fix = f"{row['write_alter']} {row['write_path']};"
-            yield f"the function {name} looks for tables where its caller says", (fix,)
+def function_troubles(inventory: Inventory, schema: str) -> Iterator[Trouble]:
+    """Yield each function whose rights or search_path are not those that the migrations gave it."""
+    for each, wanted in inventory.changed("function"):
+        rules, found = (wanted.rule or "").split(), (each.thing.rule or "").split()
+        if rules[0] != found[0]:
+            whose = "its owner's" if rules[0] == "definer" else "its caller's"
+            fix = f"ALTER ROUTINE {each.identity} SECURITY {rules[0].upper()};"
+            yield f"the function {wanted} does not run with {whose} rights", (fix,)
+        if "pinned" in rules and "pinned" not in found:
+            fix = f"ALTER ROUTINE {each.identity} SET search_path = {quoted_name(schema)}, pg_temp;"
+            yield f"the function {wanted} looks for tables where its caller says", (fix,)

@@ -1,20 +1,18 @@
-"""Examine the schema: the version of this package, complete, with its grants."""
+"""Examine the schema: its version, its objects, its grants."""
 
 from collections.abc import Iterator
 
-from psycopg import errors
-
+from atlas_sdk._drive.admin import AdminSession, quoted_name
 from atlas_sdk._sql import migrations, statements
+from atlas_sdk.errors import NotPermitted
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.examine_database import examine_database, function_grants
 from atlas_sdk.provision.examine_isolation import examine_isolation, excess
 from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
-from atlas_sdk.provision.grants import tenant_privileges
-from atlas_sdk.provision.inventory import REMADE, Inventory, take
+from atlas_sdk.provision.inventory import REMADE, Inventory, Thing, expected, take
 from atlas_sdk.provision.roles import APP, OWNER, may_become
-from atlas_sdk.provision.script import Thing
-from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.session import AdminLogin
 
 __all__ = ["examine_schema"]
 
@@ -24,7 +22,7 @@ provision = statements("provision")
 _USUAL_SCHEMA = "public"
 
 
-def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
+def examine_schema(session: AdminSession, login: AdminLogin) -> Iterator[Finding]:
     """Yield a verdict on version, grants, objects, indexes, and isolation of tenants."""
     place = session.row(provision["schema"]) or {}
     name = place["name"]
@@ -33,7 +31,7 @@ def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
         return
     try:
         applied = session.run(schema.status())
-    except errors.InsufficientPrivilege:
+    except NotPermitted:
         yield skipped("schema", "this login may not read its version")
         yield from _grants(session, login, name)
         return
@@ -50,8 +48,8 @@ def examine_schema(session: Session, login: Login) -> Iterator[Finding]:
     yield examine_database(session, login, name)
 
 
-def _closed(session: Session, login: Login) -> Finding | None:
-    """Tell when a schema only looks missing, because this login may not look into it."""
+def _closed(session: AdminSession, login: AdminLogin) -> Finding | None:
+    """Return a problem if the schema only looks missing, because this login may not use it."""
     found = session.row(sql["may_use"], role=login.name, schema=_USUAL_SCHEMA)
     if found is None or found["may_use"]:
         return None
@@ -64,7 +62,7 @@ def _closed(session: Session, login: Login) -> Finding | None:
     )
 
 
-def _memberships(session: Session, login: Login) -> tuple[str, ...]:
+def _memberships(session: AdminSession, login: AdminLogin) -> tuple[str, ...]:
     if session.row(provision["role"], name=APP) is None or may_become(session, APP):
         return ()
     acting = session.value(provision["write_grant_role"], role=APP, member=login.name)
@@ -88,10 +86,7 @@ def _version(applied: list[AppliedMigration]) -> Finding:
             "schema",
             f"these migrations are not the ones of this AtlasEngine: {some(differing)}; a changed or unreleased "
             "version made the schema, so none may be added",
-            "# with the version that made it:",
-            "atlasctl db dump before.dump",
-            "# then load that into a fresh database with this one:",
-            "atlasctl db load before.dump",
+            "# use the version that made it, or set up another database with atlasctl db init",
         )
     if len(applied) > len(known):
         detail = f"version {len(applied)} is newer than this AtlasEngine, which knows {len(known)}"
@@ -102,7 +97,7 @@ def _version(applied: list[AppliedMigration]) -> Finding:
     return fine("schema", f"version {len(applied)}, up to date")
 
 
-def _grants(session: Session, login: Login, name: str) -> Iterator[Finding]:
+def _grants(session: AdminSession, login: AdminLogin, name: str) -> Iterator[Finding]:
     if session.row(provision["role"], name=APP) is None:
         yield problem("grants", f"there is no role {APP}, so as_user cannot keep tenants apart", "atlasctl db init")
         return
@@ -116,15 +111,15 @@ def _grants(session: Session, login: Login, name: str) -> Iterator[Finding]:
         yield fine("grants", f"{login.name} and {APP} may do what they need, {APP} nothing else")
 
 
-def _renewal(session: Session, login: Login) -> tuple[str, ...]:
-    """Return how to give atlas_app its rights again, and take away what else it has on our tables."""
+def _renewal(session: AdminSession, login: AdminLogin) -> tuple[str, ...]:
+    """Return how to give atlas_app its rights on our tables, and take every other one away."""
     if may_become(session, OWNER) or login.is_superuser:
         return ("atlasctl db init",)
     return ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
 
 
-def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
-    wanted = sorted(tenant_privileges())
+def _denied(session: AdminSession, login: AdminLogin, name: str) -> Iterator[Finding]:
+    names, privileges = zip(*sorted(expected().privileges()), strict=True)
     renew = _renewal(session, login)
     told = False
     for role in dict.fromkeys((login.name, APP)):
@@ -134,7 +129,6 @@ def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
             yield problem("grants", f"permission denied: {role} may not use the schema {name}", *(joins or renew))
             told = True
             continue
-        names, privileges = zip(*wanted, strict=True)
         missing: dict[str, list[str]] = {}
         for row in session.rows(
             sql["missing_privileges"], role=role, schema=name, names=list(names), privileges=list(privileges)
@@ -150,43 +144,38 @@ def _denied(session: Session, login: Login, name: str) -> Iterator[Finding]:
 
 def _objects(inventory: Inventory) -> Finding:
     missing = [thing for thing in inventory.missing if thing.kind in {"table", "view", "function", "type", "trigger"}]
-    disabled = [thing for thing in inventory.unfit if thing.kind == "trigger"]
+    disabled = [each for each in inventory.unfit if each.thing.kind == "trigger"]
     if not missing and not disabled:
-        wanted = inventory.wanted
-        counted = ", ".join(f"{wanted[kind]} {kind}s" for kind in ("table", "view", "function", "trigger"))
-        return fine("objects", f"{counted}: all there")
+        counted = [f"{len(expected().of(kind))} {kind}s" for kind in ("table", "view", "function", "trigger")]
+        return fine("objects", f"{', '.join(counted)}: all there")
     named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
-    named += [f"trigger {thing} (disabled)" for thing in sorted(disabled, key=str)]
-    fixes = [f'ALTER TABLE "{thing.on_table}" ENABLE TRIGGER "{thing.name}";' for thing in sorted(disabled, key=str)]
-    fixes += [fix for thing in sorted(missing, key=_order) for fix in _making(thing)]
-    fixes = list(dict.fromkeys(fixes))
-    return problem("objects", f"missing or out of order: {some(named)}", *fixes)
+    named += [f"trigger {each.thing} (disabled)" for each in disabled]
+    fixes = [f"ALTER TABLE {quoted_name(str(e.thing.on_table))} ENABLE TRIGGER {e.identity};" for e in disabled]
+    # First the objects that `atlasctl db init` makes.
+    fixes += [_making(thing) for thing in sorted(missing, key=lambda thing: (thing.kind not in REMADE, str(thing)))]
+    return problem("objects", f"missing or out of order: {some(named)}", *dict.fromkeys(fixes))
 
 
-def _order(thing: Thing) -> tuple[bool, int]:
-    """Put first what `atlasctl db init` makes, and everything else behind what it needs."""
-    return thing.kind not in REMADE, thing.number
-
-
-def _making(thing: Thing) -> tuple[str, ...]:
-    # A function is more than the command that made it: later ones changed with whose rights it runs.
+def _making(thing: Thing) -> str:
     if thing.kind in REMADE:
-        return ("atlasctl db init",)
+        return "atlasctl db init"
     if thing.kind == "table":
-        return (f"# the rows of {thing.name} are gone with it: load a backup",)
-    return (f"# the type {thing.name} is gone with every column of it: load a backup",)
+        return f"# the rows of {thing.name} are gone with it: load a backup"
+    return f"# the type {thing.name} is gone with every column of it: load a backup"
 
 
 def _indexes(inventory: Inventory) -> Finding:
-    wrong = inventory.of("index")
+    # CONCURRENTLY lets others write at the same time.
+    wrong = {
+        f"{thing} (missing)": f"{thing.making};".replace("INDEX ", "INDEX CONCURRENTLY ", 1)
+        for thing in inventory.missing
+        if thing.kind == "index"
+    }
+    wrong |= {
+        f"{each.thing} (invalid)": f"REINDEX INDEX CONCURRENTLY {each.identity};"
+        for each in inventory.unfit
+        if each.thing.kind == "index"
+    }
     if not wrong:
-        return fine("indexes", f"{inventory.wanted['index']}: all there and valid")
-    fixes = []
-    for thing in wrong:
-        if thing in inventory.missing:
-            # Others go on writing meanwhile.
-            fixes.append(f"{thing.text.replace('INDEX ', 'INDEX CONCURRENTLY ', 1)};")
-        else:
-            fixes.append(f'REINDEX INDEX CONCURRENTLY "{thing.name}";')
-    named = [f"{thing} ({'missing' if thing in inventory.missing else 'invalid'})" for thing in wrong]
-    return problem("indexes", some(named), *fixes)
+        return fine("indexes", f"{len(expected().of('index'))}: all there and valid")
+    return problem("indexes", some(list(wrong)), *wrong.values())

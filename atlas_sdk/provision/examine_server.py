@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, some
-from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.setup import OLDEST_SERVER
 
 __all__ = ["examine_server", "examine_tables"]
@@ -14,20 +15,20 @@ __all__ = ["examine_server", "examine_tables"]
 sql = statements("doctor")
 provision = statements("provision")
 
-#: Sessions of users are stamped by one clock and judged by the other.
+#: One clock stamps the sessions of users, and the other one judges them.
 _SKEW: Final = timedelta(seconds=5)
-#: From here on the next burst is refused.
+#: Above this share the next burst of connections is refused.
 _FULL: Final = 0.9
-#: Nobody works that long between two statements.
+#: No program works for longer between two statements.
 _STUCK: Final = timedelta(minutes=5)
-#: autovacuum comes at a fifth; with half it is behind, or was stopped.
+#: autovacuum starts at a fifth of dead rows; at half it is late, or was stopped.
 _DEAD_SHARE: Final = 0.5
-#: Less is read in a moment, whatever it is.
+#: A table with fewer rows is read in a moment, dead rows included.
 _DEAD_ROWS: Final = 10_000
 _SHOWN_USERS: Final = 3
 
 
-def examine_server(session: Session, login: Login, *, clock: Callable[[], datetime]) -> Iterator[Finding]:
+def examine_server(session: AdminSession, login: AdminLogin, *, clock: Callable[[], datetime]) -> Iterator[Finding]:
     """Yield a verdict on version, clock, settings, and connections."""
     if login.version_number < OLDEST_SERVER:
         yield problem("version", f"PostgreSQL {login.version} is too old", "# upgrade the server to 15 or newer")
@@ -39,8 +40,8 @@ def examine_server(session: Session, login: Login, *, clock: Callable[[], dateti
     yield _connections(session)
 
 
-def examine_tables(session: Session, schema: str) -> Finding:
-    """Return a verdict on what vacuum has left undone."""
+def examine_tables(session: AdminSession, schema: str) -> Finding:
+    """Return a verdict on the work that vacuum has not done."""
     settings = {row["name"]: row["setting"] for row in session.rows(sql["settings"])}
     troubles, fixes = [], []
     for name in ("autovacuum", "track_counts"):
@@ -64,12 +65,12 @@ def examine_tables(session: Session, schema: str) -> Finding:
     return problem("vacuum", "; ".join(troubles), *dict.fromkeys(fixes))
 
 
-def _clock(session: Session, clock: Callable[[], datetime]) -> Finding:
+def _clock(session: AdminSession, clock: Callable[[], datetime]) -> Finding:
     before = clock()
     server: datetime = session.value(sql["now"])
     after = clock()
     skew = server - (before + (after - before) / 2)
-    # The answer was written at some time within the round trip.
+    # The server read its clock at some moment of the round trip.
     if abs(skew) <= _SKEW + (after - before) / 2:
         return fine("clock", f"the server's differs by {abs(skew).total_seconds():.1f} s")
     word = "ahead of" if skew > timedelta() else "behind"
@@ -82,7 +83,7 @@ def _clock(session: Session, clock: Callable[[], datetime]) -> Finding:
     )
 
 
-def _settings(session: Session, login: Login, settings: dict[str, dict[str, Any]]) -> Finding:
+def _settings(session: AdminSession, login: AdminLogin, settings: dict[str, dict[str, Any]]) -> Finding:
     troubles, fixes = [], []
     dangers = {
         "fsync": "a crash of the machine destroys the database",
@@ -107,8 +108,8 @@ def _settings(session: Session, login: Login, settings: dict[str, dict[str, Any]
     return problem("settings", "; ".join(troubles), *dict.fromkeys(fixes))
 
 
-def _resetting(session: Session, name: str, source: str) -> list[str]:
-    """Return how to take a setting back where it was made."""
+def _resetting(session: AdminSession, name: str, source: str) -> list[str]:
+    """Return the commands that take a setting back in the place where it was made."""
     if source in {"database", "user", "database user"}:
         return [row["command"] + ";" for row in session.rows(sql["write_resets"], setting=name)]
     if source == "command line":
@@ -118,7 +119,7 @@ def _resetting(session: Session, name: str, source: str) -> list[str]:
     return [f"ALTER SYSTEM SET {name} = on;", "SELECT pg_reload_conf();"]
 
 
-def _connections(session: Session) -> Finding:
+def _connections(session: AdminSession) -> Finding:
     found = session.row(sql["connections"]) or {}
     rows = session.rows(sql["who_is_connected"], idle=_STUCK)
     users = [

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, unknown, warning
-from atlas_sdk.provision.session import Session
 
 __all__ = ["examine_folders", "examine_space"]
 
@@ -24,15 +24,14 @@ _LOW_FILES: Final = 5_000
 _FULL_FILES: Final = 100
 
 
-def examine_space(session: Session, *, home: Path | None) -> Iterator[Finding]:
-    """Yield a verdict on the disk of the home, and on that of the data where it is the embedded server's.
+def examine_space(session: AdminSession, *, home: Path | None, is_embedded: bool) -> Iterator[Finding]:
+    """Yield a verdict on the disk of the home, and for the embedded server on the disk of its data.
 
-    PostgreSQL does not tell how full its disk is, and the path of another server's data means something on its own
-    machine or in its container only.
+    PostgreSQL does not tell how full its disk is, and the data of another server may be on another machine or in a
+    container.
     """
     found = session.rows(sql["data_directory"])
     data = Path(found[0]["setting"]) if found else None
-    is_embedded = session.address.source == "embedded"
     folders = [folder for folder in (data if is_embedded else None, home) if folder is not None and folder.exists()]
     yield from examine_folders(folders)
     if not is_embedded:
@@ -58,7 +57,7 @@ def examine_folders(
 def _judge(folders: list[Path], disk: os.statvfs_result) -> Finding:
     names = " and ".join(map(str, folders))
     place = shlex.quote(str(folders[0]))
-    # Not what root has left: the server is never root.
+    # Without the share that is reserved for root: the server never runs as root.
     free = disk.f_bavail * disk.f_frsize
     room = "# remove what nobody needs there, enlarge the disk, or move the home to another one (docs/backups.md)"
     if disk.f_flag & os.ST_RDONLY:

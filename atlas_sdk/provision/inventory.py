@@ -1,20 +1,29 @@
-"""Compare the objects of a schema with those that the migrations make."""
+"""The inventory: the objects that the migrations make, and what a database has of them.
 
+`sql/inventory.json` is recorded from the catalogue of a migrated database (`python tests/inventory.py`), one object a
+line: kind, name, table, rule, and the command that makes it; for a table, a view or a function that command is in a
+migration. It is a file because a login that examines a database may not be allowed to create another one to compare.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 from attrs import field, frozen
 
-from atlas_sdk._sql import statements
-from atlas_sdk.provision.script import Thing, expected
-from atlas_sdk.provision.session import Session
+from atlas_sdk._drive.admin import AdminSession
+from atlas_sdk._sql import sql_root, statements
+from atlas_sdk.provision.roles import APP
 from atlas_sdk.provision.steps import Job
 
-__all__ = ["REMADE", "Inventory", "take", "verify"]
+__all__ = ["FILE", "REMADE", "Catalogue", "Found", "Inventory", "Thing", "expected", "take", "verify"]
 
 sql = statements("provision")
 
-#: What setting up makes again where it is missing: it holds no rows, and making it holds up nobody for long.
-REMADE: Final = frozenset({"function", "view", "trigger"})
+FILE: Final = sql_root() / "inventory.json"
+#: The kinds that setting up makes again where they are missing: they hold no rows, and making them takes no time.
+REMADE: Final = ("function", "view", "trigger")
 _KINDS: Final = {
     "table": "tables",
     "view": "views",
@@ -23,46 +32,120 @@ _KINDS: Final = {
     "index": "indexes",
     "policy": "policies",
 }
+_SHOWN: Final = 3
+
+
+@frozen
+class Thing:
+    """One object of the schema."""
+
+    #: "table", "view", "function", "type", "index", "trigger", "policy"; "privilege": a right of atlas_app on a table.
+    kind: str
+    name: str
+    #: The table of an index, a trigger, a policy or a privilege.
+    on_table: str | None = None
+    #: What the isolation of tenants rests on: "row_security" of a table; "security_invoker" of a view; "definer" or
+    #: "invoker" of a function, and "pinned" where it looks for tables in its own schema; the terms of a policy; the
+    #: columns of a privilege, None for all.
+    rule: str | None = field(default=None, eq=False)
+    #: The command that makes it; None: that is the text of a migration.
+    making: str | None = field(default=None, eq=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.name if self.on_table is None else f"{self.name} on {self.on_table}"
+
+
+@frozen(kw_only=True)
+class Found:
+    """One object of a database."""
+
+    thing: Thing
+    #: False for an invalid index and a disabled trigger.
+    is_fit: bool
+    #: Whether it is a policy that lets rows through to atlas_app.
+    reaches: bool
+    #: Its name in a command.
+    identity: str
+
+
+@frozen
+class Catalogue:
+    """All objects that the migrations make."""
+
+    things: tuple[Thing, ...]
+
+    def of(self, kind: str) -> dict[tuple[str, str | None], Thing]:
+        """Return the objects of a kind, by name and table."""
+        return {(thing.name, thing.on_table): thing for thing in self.things if thing.kind == kind}
+
+    def names(self, *kinds: str) -> list[str]:
+        """Return the names of the objects of some kinds, sorted."""
+        return sorted({thing.name for thing in self.things if thing.kind in kinds})
+
+    def privileges(self) -> dict[tuple[str, str], set[str] | None]:
+        """Return the rights of atlas_app: by table and statement the columns, None for all of them."""
+        return {
+            (table or "", name): None if thing.rule is None else set(thing.rule.split())
+            for (name, table), thing in self.of("privilege").items()
+        }
+
+
+@cache
+def expected() -> Catalogue:
+    """Return what the migrations of this package make."""
+    return Catalogue(tuple(Thing(*row) for row in json.loads(FILE.read_text("utf-8"))))
 
 
 @frozen(kw_only=True)
 class Inventory:
-    """The difference between the objects that exist and those that should."""
+    """What a database has, and how that differs from what it should have."""
 
+    found: tuple[Found, ...]
     #: Objects that are not there.
-    missing: tuple[Thing, ...] = ()
-    #: Objects that are there and do no good: a table without row-level security, an invalid index, a disabled trigger.
-    unfit: tuple[Thing, ...] = ()
-    #: How many there should be of each kind.
-    wanted: dict[str, int] = field(factory=dict)
+    missing: tuple[Thing, ...]
+    #: Indexes and triggers that are there and do no good.
+    unfit: tuple[Found, ...]
 
-    def of(self, *kinds: str) -> tuple[Thing, ...]:
-        """Return what is missing or unfit of some kinds, sorted."""
-        return tuple(sorted((t for t in (*self.missing, *self.unfit) if t.kind in kinds), key=str))
+    def changed(self, kind: str) -> Iterator[tuple[Found, Thing]]:
+        """Yield the objects of a kind that do not follow their rule, each with what it should be."""
+        ours = expected().of(kind)
+        for each in self.found:
+            wanted = ours.get((each.thing.name, each.thing.on_table))
+            if each.thing.kind == kind and wanted is not None and wanted.rule not in {None, each.thing.rule}:
+                yield each, wanted
 
 
-def take(session: Session, schema: str) -> Inventory:
+def take(session: AdminSession, schema: str) -> Inventory:
     """Compare a schema with what the migrations of this package make."""
-    rows = session.rows(sql["objects"], schema=schema)
-    found = {Thing(row["kind"], row["name"], row["on_table"]): row["is_fit"] for row in rows}
-    # Row-level security is on a table, whose own row tells.
-    found |= {Thing("row security", thing.name): is_on for thing, is_on in list(found.items()) if thing.kind == "table"}
-    things = expected().things
+    found = tuple(
+        Found(
+            thing=Thing(row["kind"], row["name"], row["on_table"], row["rule"]),
+            is_fit=row["is_fit"],
+            reaches=row["reaches"],
+            identity=row["identity"],
+        )
+        for row in session.rows(sql["inventory"], schema=schema, role=APP)
+        if row["kind"] != "privilege"
+    )
+    there, ours = {each.thing for each in found}, set(expected().things)
     return Inventory(
-        missing=tuple(thing for thing in things if thing not in found and thing.kind != "row security"),
-        unfit=tuple(thing for thing in things if not found.get(thing, True) and thing.kind != "table"),
-        wanted={kind: len(expected().of(kind)) for kind in _KINDS},
+        found=found,
+        missing=tuple(thing for thing in expected().things if thing not in there and thing.kind != "privilege"),
+        unfit=tuple(each for each in found if not each.is_fit and each.thing in ours),
     )
 
 
-def verify(job: Job, session: Session, schema: str) -> None:
-    """Put on record, kind by kind, whether everything is there."""
+def verify(job: Job, session: AdminSession, schema: str) -> None:
+    """Add a step for each kind: whether everything is there."""
     inventory = take(session, schema)
     for kind, plural in _KINDS.items():
-        wrong = inventory.of(kind, *(["row security"] if kind == "policy" else []))
-        wanted = inventory.wanted[kind]
+        wrong = [str(thing) for thing in inventory.missing if thing.kind == kind]
+        wrong += [str(each.thing) for each in inventory.unfit if each.thing.kind == kind]
+        if kind == "policy":
+            # Without row-level security, the policies of a table do nothing.
+            wrong += [str(each.thing) for each, _ in inventory.changed("table")]
         if not wrong:
-            job.note(plural, "done", f"all {wanted}")
+            job.note(plural, "done", f"all {len(expected().of(kind))}")
             continue
-        named = ", ".join(map(str, wrong[:3])) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")  # noqa: PLR2004
+        named = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
         job.note(plural, "failed", f"missing or out of order: {named}; atlasctl db doctor tells how to mend it")

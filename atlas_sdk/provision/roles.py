@@ -1,39 +1,40 @@
-"""Roles: who owns the tables, what tenants act as, and the application's login."""
+"""Roles: the owner of the tables, the role of tenants, and the application's login."""
 
 import secrets
 from functools import partial
 from typing import Final
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.address import MAINTENANCE
-from atlas_sdk.provision.session import Login, Session
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.steps import Job
 
 __all__ = ["APP", "OWNER", "is_member", "make_login", "make_roles", "may_become"]
 
 sql = statements("provision")
 
-#: Owns the tables and migrates them; nobody logs in as it.
+#: The role that owns the tables and migrates them; nobody logs in as it.
 OWNER: Final = "atlas_owner"
-#: What `atlas.as_user` acts as: row-level security applies to it.
+#: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
-#: As long as the hash that protects it: nobody has to remember it.
+#: A generated password is as long as the hash that protects it: nobody has to remember it.
 _PASSWORD_BYTES: Final = 32
 
 
-def may_become(session: Session, role: str) -> bool:
-    """Return whether this login can act as a role; False when there is none of that name."""
+def may_become(session: AdminSession, role: str) -> bool:
+    """Return whether this login can act as a role; False when there is no such role."""
     found = session.row(sql["role"], name=role)
     return found is not None and bool(found["may_become"])
 
 
-def is_member(session: Session, member: str, role: str) -> bool:
-    """Return whether one role has what another has; False when one of them is not there."""
+def is_member(session: AdminSession, member: str, role: str) -> bool:
+    """Return whether one role has the rights of another; False when one of them does not exist."""
     found = session.row(sql["is_member"], member=member, role=role)
     return found is not None and bool(found["is_member"])
 
 
-def make_roles(job: Job, session: Session, login: Login) -> None:
+def make_roles(job: Job, session: AdminSession, login: AdminLogin) -> None:
     """Make the two roles, let the owner act for tenants, and let this login be the owner."""
     for role in (OWNER, APP):
         job.do(
@@ -51,13 +52,13 @@ def make_roles(job: Job, session: Session, login: Login) -> None:
         _grant(job, session, login, OWNER, to=login.name)
 
 
-def _exists(session: Session, role: str) -> bool:
+def _exists(session: AdminSession, role: str) -> bool:
     return session.row(sql["role"], name=role) is not None
 
 
-def _grant(job: Job, session: Session, login: Login, role: str, *, to: str) -> None:
+def _grant(job: Job, session: AdminSession, login: AdminLogin, role: str, *, to: str) -> None:
     found = session.row(sql["role"], name=role)
-    # A role that is not there yet, in a dry run, can be granted by whoever makes it.
+    # In a dry run the role may not exist yet: the login that makes it can grant it.
     may = login.is_superuser or (job.dry_run and login.may_create_roles if found is None else found["may_grant"])
     job.do(
         f"role {to}",
@@ -70,8 +71,8 @@ def _grant(job: Job, session: Session, login: Login, role: str, *, to: str) -> N
     )
 
 
-def make_login(job: Job, session: Session, login: Login, name: str, password: str | None) -> str | None:
-    """Make the application's login; return its password if it was generated, for the caller to show once."""
+def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, password: str | None) -> str | None:
+    """Make the application's login; return its password if this call generated one, for the caller to show once."""
     step = f"login {name}"
     found = session.row(sql["role"], name=name)
     if found is not None:
@@ -80,14 +81,14 @@ def make_login(job: Job, session: Session, login: Login, name: str, password: st
     without = session.value(sql["write_create_login"], name=name, password=None, role=APP)
     # psql asks for the password and sends a verifier.
     quoted = session.value(sql["quote_name"], name=name)
-    # Without a terminal psql takes what follows in a script for the password, or its end for an empty one.
+    # Without a terminal, psql reads the password from the next line of a script.
     for_admin = (f"{without};", "-- interactive: psql asks for the password", f"\\password {quoted}")
     may = login.is_superuser or login.may_create_roles
     chosen = password or secrets.token_urlsafe(_PASSWORD_BYTES)
     command = without
     if may and not job.dry_run:
-        # Only a verifier leaves this process: logs of the server show what a command says.
-        verifier = session.connection.pgconn.encrypt_password(chosen.encode(), name.encode(), b"scram-sha-256").decode()
+        # The server logs commands: only a verifier leaves this process.
+        verifier = session.password_verifier(name, chosen)
         command = session.value(sql["write_create_login"], name=name, password=verifier, role=APP)
     job.do(
         step,
@@ -100,12 +101,12 @@ def make_login(job: Job, session: Session, login: Login, name: str, password: st
         database=MAINTENANCE,
         for_admin=for_admin,
     )
-    # Somebody else may have made it at this moment, with another password.
+    # Another process may have made the login at this moment, with another password.
     return chosen if password is None and job.steps[-1].status == "done" else None
 
 
-def _check_login(job: Job, session: Session, name: str, found: dict[str, bool], step: str) -> None:
-    """See to it that policies bind a login that was there before; its password is left as it is."""
+def _check_login(job: Job, session: AdminSession, name: str, found: dict[str, bool], step: str) -> None:
+    """Check that policies bind a login that exists already, and leave its password as it is."""
     above = None
     if found["is_above_policies"]:
         above = "is a superuser or bypasses row-level security"

@@ -1,30 +1,29 @@
-"""Set a database up, from nothing or from wherever an earlier attempt ended."""
+"""Set a database up, from nothing or from the point where an earlier attempt ended."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
-import psycopg
 from attrs import evolve
 
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import migrations, statements
-from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput
 from atlas_sdk.provision.address import MAINTENANCE, Address
 from atlas_sdk.provision.create_schema import fill
 from atlas_sdk.provision.roles import OWNER, make_login, make_roles, may_become
-from atlas_sdk.provision.session import Login, Session, translated
-from atlas_sdk.provision.steps import Job, Setup, Step
+from atlas_sdk.provision.session import AdminLogin, login_of, open_session
+from atlas_sdk.provision.steps import Job, Setup, SetupStep
 from atlas_sdk.text import quoted
 
 __all__ = ["OLDEST_SERVER", "set_up"]
 
 sql = statements("provision")
 
-#: The first that has views with their reader's rights.
+#: PostgreSQL 15 is the first with views that have their reader's rights.
 OLDEST_SERVER: Final = 150_000
 _MAJOR: Final = 10_000
-#: PostgreSQL cuts longer names.
+#: PostgreSQL truncates longer names.
 _NAME_BYTES: Final = 63
 
 
@@ -34,23 +33,23 @@ def set_up(
     app_user: str | None = None,
     app_password: str | None = None,
     dry_run: bool = False,
-    tell: Callable[[Step], None] | None = None,
+    tell: Callable[[SetupStep], None] | None = None,
 ) -> Setup:
-    """Make what is missing of the database, the roles, the schema and the grants, and check that all of it is there.
+    """Make the missing parts of the database, the roles, the schema and the grants, and check that all of it is there.
 
-    Doing it again changes nothing, and any number of processes may do it at once. With `dry_run` nothing is changed at
-    all, and the steps say what would be. `app_user` is a login for the application, which gets `app_password`, or a
-    generated one that only the answer has. Each step is given to `tell` as it is over. What this login may not do is
-    left out, and the answer has the commands for somebody who may. Raises DatabaseUnreachable, AuthenticationFailed,
-    InvalidInput.
+    A second call changes nothing, and many processes may call at once. With `dry_run` nothing is changed at all, and
+    the steps say what would be done. `app_user` is a login for the application, which gets `app_password`, or a
+    generated password that only the result has. `tell` is called with each step at its end. The steps that this login
+    may not do are left out, and the result has their commands for an administrator. Raises DatabaseUnreachable,
+    AuthenticationFailed, InvalidInput.
     """
     if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
         raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {quoted(app_user)}", field="app_user")
     job = Job(dry_run=dry_run, tell=tell)
     facts = Setup(place=address.place, source=address.source, steps=(), dry_run=dry_run)
-    with translated(address), ExitStack() as stack:
+    with ExitStack() as stack:
         server, is_target = _connect(stack, address)
-        login = server.login()
+        login = login_of(server)
         facts = evolve(facts, server_version=login.version)
         if not _fits(job, login, is_target=is_target):
             return evolve(facts, steps=tuple(job.steps))
@@ -62,21 +61,21 @@ def set_up(
             if target is not None:
                 version, applied = fill(job, stack, target, login)
                 facts = evolve(facts, schema_version=version, applied=applied)
-        except psycopg.Error as exc:
+        except AtlasError as error:
             # Not raised: a password that was just generated would be lost.
-            job.note("stopped", "failed", str(translate(exc, address.dsn)))
+            job.note("stopped", "failed", str(error))
     return evolve(facts, steps=tuple(job.steps))
 
 
-def _connect(stack: ExitStack, address: Address) -> tuple[Session, bool]:
-    """Connect to the database, or where it is missing to the server's own; tell which."""
+def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
+    """Connect to the database, or where it is missing to the server's own; the flag says that it is the former."""
     try:
-        return stack.enter_context(Session.open(address)), True
-    except psycopg.OperationalError as refusal:
-        # What is wrong is only said in words, in the server's language. If its own database lets us in, it knows.
+        return stack.enter_context(open_session(address.dsn)), True
+    except DatabaseUnreachable as refusal:
+        # The reason is given in words only, in the server's language. Its own database knows, if it lets us in.
         try:
-            server = stack.enter_context(Session.open(address.of(MAINTENANCE)))
-        except psycopg.OperationalError:
+            server = stack.enter_context(open_session(address.of(MAINTENANCE).dsn))
+        except DatabaseUnreachable:
             raise _unreachable(address, refusal) from refusal
         found = None if address.database is None else server.row(sql["database"], name=address.database)
         if address.database is None or (found is not None and found["may_connect"]):
@@ -84,17 +83,14 @@ def _connect(stack: ExitStack, address: Address) -> tuple[Session, bool]:
         return server, False
 
 
-def _unreachable(address: Address, refusal: psycopg.OperationalError) -> AtlasError:
-    problem = translate(refusal, address.dsn)
-    if isinstance(problem, DatabaseUnreachable):
-        sentence = str(problem)
-        hint = address.aim("atlasctl db doctor tells what to do")
-        return type(problem)(f"{sentence}{'' if sentence.endswith('?') else ';'} {hint}")
-    return problem
+def _unreachable(address: Address, refusal: DatabaseUnreachable) -> DatabaseUnreachable:
+    sentence = str(refusal)
+    hint = address.aim("atlasctl db doctor tells what to do")
+    return type(refusal)(f"{sentence}{'' if sentence.endswith('?') else ';'} {hint}")
 
 
-def _fits(job: Job, login: Login, *, is_target: bool) -> bool:
-    """Tell whether this server will do."""
+def _fits(job: Job, login: AdminLogin, *, is_target: bool) -> bool:
+    """Record the connection; return whether this server can be used."""
     problem = None
     if login.version_number < OLDEST_SERVER:
         problem = f"it must be {OLDEST_SERVER // _MAJOR} or newer: upgrade the server, or use another one"
@@ -109,9 +105,9 @@ def _fits(job: Job, login: Login, *, is_target: bool) -> bool:
 
 
 def _database(
-    job: Job, stack: ExitStack, server: Session, login: Login, address: Address, *, is_target: bool
-) -> Session | None:
-    """Make the database if it is missing and connect to it; None when there is none, or not yet."""
+    job: Job, stack: ExitStack, server: AdminSession, login: AdminLogin, address: Address, *, is_target: bool
+) -> AdminSession | None:
+    """Make the database if it is missing and connect to it; return None when there is none, or not yet."""
     name = login.database if is_target else address.database
     assert name is not None  # noqa: S101  # else `_connect` had raised
     if is_target:
@@ -131,7 +127,7 @@ def _database(
         there="there is one",
         is_done=lambda: bool((server.row(sql["database"], name=name) or {}).get("may_connect")),
         database=MAINTENANCE,
-        # For an administrator the owner is there by then.
+        # The administrator has made the owner by then.
         for_admin=() if found else (server.value(sql["write_create_database"], name=name, owner=OWNER) + ";",),
     )
     if not made:
@@ -140,4 +136,4 @@ def _database(
     if job.dry_run:
         job.note("schema", "planned", f"would apply {len(migrations())} migrations")
         return None
-    return stack.enter_context(Session.open(address))
+    return stack.enter_context(open_session(address.dsn))

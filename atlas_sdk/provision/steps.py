@@ -1,51 +1,51 @@
-"""The steps of a set-up, and those left to an administrator."""
+"""The steps of a set-up, and the commands that are left to an administrator."""
 
 from collections.abc import Callable
 
-import psycopg
 from attrs import field, frozen
-from psycopg import errors
 
-from atlas_sdk.errors import AtlasError, TransactionConflict
-from atlas_sdk.provision.session import Session, translated
+from atlas_sdk._drive.admin import AdminSession
+from atlas_sdk.errors import AtlasError, DatabaseError, NotPermitted, TransactionConflict
 
-__all__ = ["Command", "Job", "Setup", "Step"]
+__all__ = ["AdminCommand", "Job", "Setup", "SetupStep"]
 
-#: Somebody else did the same at this moment: look again.
-_RACES = (
-    errors.DuplicateObject,
-    errors.DuplicateDatabase,
-    errors.UniqueViolation,
-    # "tuple concurrently updated": two GRANTs on one thing.
-    errors.InternalError_,
-    # template1 is being copied, or somebody is in it.
-    errors.ObjectInUse,
-    errors.DeadlockDetected,
+#: SQLSTATEs that say that somebody else did the same at this moment.
+_RACES = frozenset(
+    {
+        # An object or a database exists, or a unique index has its name.
+        *("42710", "42P04", "23505"),
+        # "tuple concurrently updated": two GRANTs on one object.
+        "XX000",
+        # template1 is being copied, or somebody is connected to it.
+        "55006",
+        # A deadlock.
+        "40P01",
+    }
 )
-#: Whoever loses a race finds the thing done, or the way free.
+#: The loser of a race finds the thing done, or can do it at the next attempt.
 _ATTEMPTS = 3
 
 
 @frozen
-class Command:
-    """A line for an administrator, as psql takes it; a remark begins with two hyphens."""
+class AdminCommand:
+    """A line for an administrator to give to psql; a remark begins with two hyphens."""
 
     #: The database to run it in.
     database: str
-    #: With its semicolon, if it is no command of psql itself.
+    #: With its semicolon, unless it is a command of psql itself.
     text: str
 
 
 @frozen(kw_only=True)
-class Step:
-    """One thing that setting up saw to."""
+class SetupStep:
+    """One step of a set-up, and how it ended."""
 
     name: str
-    #: "done"; "there": nothing to do; "planned": a dry run; "failed"; "skipped": what it needs is missing.
+    #: "done"; "there": nothing to do; "planned": a dry run; "failed"; "skipped": something that it needs is missing.
     status: str
     detail: str = ""
-    #: What has to be run for it by somebody who may.
-    commands: tuple[Command, ...] = ()
+    #: The commands that an administrator has to run for it.
+    commands: tuple[AdminCommand, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -54,15 +54,15 @@ class Setup:
 
     #: Who connected to what, without a password.
     place: str
-    #: Where that was said.
+    #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
-    steps: tuple[Step, ...]
+    steps: tuple[SetupStep, ...]
     server_version: str | None = None
     schema_version: int | None = None
-    #: Migrations that were applied now, as "0001_accounts".
+    #: The migrations that this set-up applied, as "0001_accounts".
     applied: tuple[str, ...] = ()
     dry_run: bool = False
-    #: The generated password of the application's login, if one was made: it is kept nowhere else.
+    #: The generated password of the application's login, if this set-up made one: it is stored nowhere else.
     app_password: str | None = field(default=None, repr=False)
 
     @property
@@ -71,22 +71,22 @@ class Setup:
         return all(step.status in {"done", "there", "planned"} for step in self.steps)
 
     @property
-    def commands(self) -> tuple[Command, ...]:
+    def commands(self) -> tuple[AdminCommand, ...]:
         """The commands that an administrator has to run, in this order, before the next attempt."""
         return tuple(dict.fromkeys(command for step in self.steps for command in step.commands))
 
 
 class Job:
-    """Does steps, or plans them, and tells of each as it is over."""
+    """Does steps, or plans them, and reports each one at its end."""
 
-    def __init__(self, *, dry_run: bool, tell: Callable[[Step], None] | None) -> None:
+    def __init__(self, *, dry_run: bool, tell: Callable[[SetupStep], None] | None) -> None:
         self.dry_run = dry_run
-        self.steps: list[Step] = []
+        self.steps: list[SetupStep] = []
         self._tell = tell
 
-    def note(self, name: str, status: str, detail: str = "", *, commands: tuple[Command, ...] = ()) -> None:
-        """Put a step on record."""
-        step = Step(name=name, status=status, detail=detail, commands=commands)
+    def note(self, name: str, status: str, detail: str = "", *, commands: tuple[AdminCommand, ...] = ()) -> None:
+        """Record a step and report it."""
+        step = SetupStep(name=name, status=status, detail=detail, commands=commands)
         self.steps.append(step)
         if self._tell is not None:
             self._tell(step)
@@ -94,7 +94,7 @@ class Job:
     def do(
         self,
         name: str,
-        session: Session,
+        session: AdminSession,
         command: str,
         *,
         may: bool,
@@ -104,10 +104,10 @@ class Job:
         database: str | None = None,
         for_admin: tuple[str, ...] = (),
     ) -> bool:
-        """Run one command, unless what it does is done; return whether it is done now.
+        """Run one command, unless `is_done` says that it is done already; return whether it is done now.
 
-        `done` says what there is afterwards, `there` what there was already. What this login may not do is left to an
-        administrator: the lines `for_admin`, or the same command, to be run in `database`.
+        `done` describes the result, `there` the same result when it was there before. A command that this login may
+        not run is left to an administrator: the lines `for_admin`, or the same command, to be run in `database`.
         """
         if is_done():
             self.note(name, "there", there or done)
@@ -119,29 +119,25 @@ class Job:
         problem = f"this login may not: {lines[0].removesuffix(';')}"
         for _ in range(_ATTEMPTS if may else 0):
             try:
-                session.do(command)
-            except _RACES as race:
+                session.execute(command)
+            except NotPermitted:
+                break
+            except AtlasError as error:
+                problem = _sentence(error)
+                if not isinstance(error, DatabaseError) or error.sqlstate not in _RACES:
+                    break
                 if is_done():
                     self.note(name, "there", there or done)
                     return True
-                problem = _sentence(race, session)
-            except psycopg.Error as exc:
-                if not isinstance(exc, errors.InsufficientPrivilege):
-                    problem = _sentence(exc, session)
-                break
             else:
                 self.note(name, "done", done)
                 return True
-        where = session.connection.info.dbname if database is None else database
-        self.note(name, "failed", problem, commands=tuple(Command(where, line) for line in lines))
+        where = session.database if database is None else database
+        self.note(name, "failed", problem, commands=tuple(AdminCommand(where, line) for line in lines))
         return False
 
 
-def _sentence(problem: psycopg.Error, session: Session) -> str:
-    try:
-        with translated(session.address):
-            raise problem
-    except TransactionConflict:
+def _sentence(error: AtlasError) -> str:
+    if isinstance(error, TransactionConflict):
         return "somebody else was doing the same: do it again"
-    except AtlasError as ours:
-        return str(ours)
+    return str(error)

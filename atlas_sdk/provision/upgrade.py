@@ -1,4 +1,4 @@
-"""Migrations of a schema that is there: what would be applied, and applying it as the owner."""
+"""Plan the missing migrations of a schema, and apply them as its owner."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,27 +13,27 @@ from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import Address
 from atlas_sdk.provision.create_schema import is_ancestor, renew_grants
+from atlas_sdk.provision.migration_text import about, commands, lock_of, made_tables
 from atlas_sdk.provision.roles import may_become
-from atlas_sdk.provision.script import about, commands, lock_of, made_tables
-from atlas_sdk.provision.session import Session, translated
+from atlas_sdk.provision.session import migrate_as, open_session
 
 __all__ = ["Lock", "PendingMigration", "embedded", "migrate", "plan_migrations"]
 
 sql = statements("provision")
 
-#: As much of a command as fits beside its table.
+#: The length of a command that fits beside its table.
 _SHOWN = 100
 
 
 @frozen(kw_only=True)
 class Lock:
-    """The effect of a migration's command on others who use a table meanwhile."""
+    """The effect of a migration's command on others who use the table at that time."""
 
-    #: Empty: its text does not tell.
+    #: Empty where the text of the command does not tell.
     table: str
-    #: "blocks reads and writes", …; until the transaction of the migration is over.
+    #: "blocks reads and writes", …; until the transaction of the migration ends.
     effect: str
-    #: How the command begins.
+    #: The beginning of the command.
     command: str
 
 
@@ -43,9 +43,9 @@ class PendingMigration:
 
     version: int
     name: str
-    #: What it says of itself.
+    #: The first sentence of its comment.
     about: str
-    #: In the order of its commands; not for tables or a schema that are new, which nobody uses yet.
+    #: In the order of its commands; without tables and schemas that are new, which nobody uses yet.
     locks: tuple[Lock, ...]
 
 
@@ -60,27 +60,27 @@ def embedded(home: Path) -> Iterator[Address]:
 
 
 def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
-    """Return the version of the schema, 0 for none, and what `migrate` would apply; changes nothing.
+    """Return the version of the schema, 0 for none, and the migrations that `migrate` would apply; change nothing.
 
     Raises SchemaMismatch when the schema is newer or was made by other migrations, and DatabaseUnreachable.
     """
-    with translated(address), Session.open(address) as session:
+    with open_session(address.dsn) as session:
         try:
             session.run(schema.check())
         except SchemaMismatch as mismatch:
             found = mismatch.found or 0
-            # That its migrations differ is also told in this way: then none are missing, or the first ones are others.
+            # The same error says that a migration differs; then none is missing, or the first ones differ.
             if found >= mismatch.wanted or not is_ancestor(session.run(schema.status())):
                 raise
             pending = planned(found)
-            # Without a schema nobody is there to feel anything.
+            # Without a schema there are no users whom a lock could block.
             return found, pending if found else [evolve(migration, locks=()) for migration in pending]
         return len(migrations()), []
 
 
 def planned(found: int) -> list[PendingMigration]:
-    """Return what would be applied to a schema of this version."""
-    # What one migration makes, a later one may change without anybody's noticing.
+    """Return the migrations that a schema of this version lacks."""
+    # Nobody uses a table yet that an earlier one of these migrations makes.
     new: set[str] = set()
     result = []
     for migration in migrations()[found:]:
@@ -105,16 +105,16 @@ def _locks(migration: Migration) -> Iterator[Lock]:
 
 
 def migrate(address: Address) -> tuple[int, list[AppliedMigration]]:
-    """Apply what is missing, as the owner of the schema, and renew the grants; return version and what was applied.
+    """Apply the missing migrations as the owner of the schema, and renew the grants; return version and migrations.
 
-    One transaction each, safe to run from many processes at once. Raises SchemaMismatch when the schema is newer.
+    Each one is a transaction; many processes may call at once. Raises SchemaMismatch when the schema is newer.
     """
-    with translated(address), Session.open(address) as session:
+    with open_session(address.dsn) as session:
         place = session.row(sql["schema"]) or {}
         owner = place["owner"]
-        # Else some tables would be another's, who could not change the first ones.
+        # Another login would own the new tables, and could not change the old ones.
         role = owner if owner is not None and may_become(session, owner) else None
-        applied = session.run(schema.migrate(), role=role)
+        applied = migrate_as(session, role)
         if applied and (place := session.row(sql["schema"]) or {})["name"] is not None:
             renew_grants(session, place["name"])
         return len(session.run(schema.status())), applied

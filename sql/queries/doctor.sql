@@ -1,22 +1,26 @@
--- Looking for what is wrong; every statement here only reads.
+-- Statements of the doctor; each one only reads.
 
 -- name: now (read)
 -- The server's clock.
 SELECT clock_timestamp();
 
+-- name: search_path (read)
+-- The search_path of a new connection of this login: the value that a reset would give.
+SELECT reset_val FROM pg_settings WHERE name = 'search_path';
+
 -- name: settings (read)
--- What the server works with, and where each value was said: "configuration file", "database", "user", …
+-- Settings of the server, and the source of each: "configuration file", "database", "user", …
 SELECT name, setting, source FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'server_encoding', 'synchronous_commit',
                'track_counts');
 
 -- name: data_directory (read)
--- Where the server keeps its data, on its machine; no row for a login that may not know.
+-- The folder of the data on the server's machine; no row for a login that may not read it.
 SELECT setting FROM pg_settings WHERE name = 'data_directory';
 
 -- name: connections (read)
--- Those of clients: how many there may be and are, on the server and in this database. The last ones are kept for
--- superusers, and from PostgreSQL 16 on some more for a role.
+-- Connections of clients: the limits and the numbers, of the server and of this database. Some are reserved for superusers,
+-- and from PostgreSQL 16 on some more for a role.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
            - coalesce(current_setting('reserved_connections', true), '0')::integer AS of_server,
        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS of_database,
@@ -24,7 +28,7 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
 FROM pg_stat_activity WHERE backend_type = 'client backend';
 
 -- name: who_is_connected (read)
--- The most first, and how many of them have been sitting in a transaction for minutes.
+-- Connections by login, the most first; `stuck` counts those that were idle in a transaction for some time.
 SELECT coalesce(usename, '?') AS login, coalesce(nullif(application_name, ''), 'no name') AS application,
        coalesce(datname, '?') AS database, count(*) AS connections,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%%' AND state_change < clock_timestamp() - %(idle)s::interval)
@@ -34,7 +38,7 @@ GROUP BY usename, application_name, datname
 ORDER BY count(*) DESC, login, application;
 
 -- name: tables (read)
--- What vacuum has to do, of the tables of a schema. NULL: never.
+-- The work that vacuum has left on the tables of a schema. NULL: it never came.
 SELECT s.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
        greatest(s.last_analyze, s.last_autoanalyze) AS analysed_at,
@@ -49,7 +53,7 @@ ORDER BY s.relname;
 SELECT has_schema_privilege(%(role)s::name, oid, 'USAGE') AS may_use FROM pg_namespace WHERE nspname = %(schema)s::text;
 
 -- name: missing_privileges (read)
--- Of these tables and views, each with a privilege, those that a role does not have, not even for one column.
+-- Of these pairs of a table or view and a privilege, those that a role does not have, not even for one column.
 SELECT c.relname AS name, wanted.privilege
 FROM unnest(%(names)s::text[], %(privileges)s::text[]) AS wanted (name, privilege)
 JOIN pg_class AS c ON c.relname = wanted.name JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -60,9 +64,9 @@ WHERE n.nspname = %(schema)s::text
 ORDER BY wanted.privilege, c.relname;
 
 -- name: excess_privileges (read)
--- Everything that reaches a role on these tables and views, by a grant to it, to PUBLIC or to what it is a member of,
--- and the right to create in the schema (`name` is NULL); with the command that takes it away. What the owner has by
--- itself is no grant.
+-- All privileges of a role on these tables and views, by a grant to it, to PUBLIC or to a role that it is a member of,
+-- and the right to create in the schema (`name` is NULL); each with the command that revokes it. The owner's own rights
+-- are no grants.
 WITH home AS (SELECT oid, nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = %(schema)s::text),
      given AS (
          SELECT c.relname AS name, NULL::name AS on_column, a.privilege_type AS privilege, a.grantee,
@@ -88,7 +92,7 @@ WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid
 ORDER BY given.name, given.privilege, given.on_column, command;
 
 -- name: above_policies (read)
--- How a role stands above the policies of tables (no row: it does not), and the command that ends it.
+-- The reasons why policies do not bind a role (no row: they bind it), each with the command that ends it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
 UNION ALL
@@ -104,32 +108,6 @@ WHERE app.rolname = %(role)s::text
                      OR high.rolname IN ('pg_read_all_data', 'pg_write_all_data')))
 ORDER BY how;
 
--- name: policies (read)
--- Those that let rows through to a role, on these tables.
-SELECT p.polname AS name, t.relname AS on_table,
-       CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
-                     ELSE 'ALL' END AS command,
-       pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check,
-       format('DROP POLICY %%I ON %%I.%%I', p.polname, n.nspname, t.relname) AS write_drop
-FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid JOIN pg_namespace AS n ON n.oid = t.relnamespace
-WHERE n.nspname = %(schema)s::text AND t.relname = ANY (%(names)s::text[]) AND p.polpermissive
-  AND EXISTS (SELECT FROM unnest(p.polroles) AS whose (oid)
-              WHERE whose.oid = 0 OR EXISTS (SELECT FROM pg_roles AS app
-                                             WHERE app.rolname = %(role)s::text
-                                               AND pg_has_role(app.oid, whose.oid, 'MEMBER')))
-ORDER BY t.relname, p.polname;
-
--- name: functions (read)
--- With whose rights functions run, and where they look for tables.
-SELECT p.proname AS name, p.prosecdef AS is_definer,
-       coalesce(path.given = 'search_path=' || quote_ident(n.nspname) || ', pg_temp', false) AS is_pinned,
-       'ALTER FUNCTION ' || p.oid::regprocedure::text AS write_alter,
-       'SET search_path = ' || quote_ident(n.nspname) || ', pg_temp' AS write_path
-FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-LEFT JOIN LATERAL (SELECT given FROM unnest(p.proconfig) AS given WHERE given LIKE 'search_path=%%') AS path ON true
-WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
-ORDER BY p.proname, write_alter;
-
 -- name: function_grants (read)
 -- Functions and procedures that a tenant cannot execute, and a command for each.
 SELECT p.proname AS name, 'GRANT EXECUTE ON ' || CASE p.prokind WHEN 'p' THEN 'PROCEDURE ' ELSE 'FUNCTION ' END
@@ -140,7 +118,7 @@ WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
 ORDER BY name, command;
 
 -- name: database_grants (read)
--- What reaches a role in the database itself, by a grant to it, to PUBLIC or to what it is a member of, beside CONNECT.
+-- The privileges of a role on the database beside CONNECT, by a grant to it, to PUBLIC or to a role that it is a member of.
 SELECT a.privilege_type AS privilege,
        'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
            || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS command
@@ -150,8 +128,8 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
 ORDER BY a.privilege_type, command;
 
 -- name: system_functions (read)
--- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command that
--- ends it (NULL: none).
+-- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the command
+-- that revokes that (NULL: none).
 SELECT count(*) AS amount,
        'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
            || quote_ident(%(role)s) AS command
@@ -161,8 +139,8 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
               WHERE a.grantee IN (0, app.oid));
 
 -- name: search_paths (read)
--- Where a search_path is set for new connections to this database, the one that holds first, and the command that puts
--- temporary tables last there. The roles are those that act in the schema and this login.
+-- The places where a search_path is set for new connections to this database, the strongest first, and the beginning of the
+-- command that changes it. The roles are those that act in the schema, and this login.
 SELECT given.path,
        CASE
            WHEN s.setrole = 0 THEN 'ALTER DATABASE ' || quote_ident(d.datname)
@@ -178,15 +156,6 @@ CROSS JOIN LATERAL (
 ) AS given
 WHERE d.datname = current_database() AND (s.setrole = 0 OR r.rolname IN (current_user, %(role)s, %(owner)s))
 ORDER BY s.setrole = 0, s.setdatabase = 0;
-
--- name: views_of_their_owner (read)
--- Of these views, those that show everybody the rows that their owner sees; and the command that ends it.
-SELECT c.relname AS name, format('ALTER VIEW %%I.%%I SET (security_invoker = true)', n.nspname, c.relname) AS command
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s::text AND c.relname = ANY (%(names)s::text[]) AND c.relkind = 'v'
-  AND NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) AS o
-                  WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
-ORDER BY c.relname;
 
 -- name: write_resets (read)
 -- A command for each place where a setting was made for this database, this login, or both.

@@ -1,4 +1,4 @@
-"""Reading files of SQL: where a command ends, what it makes, and whom it blocks."""
+"""Reading migrations: where a command ends, what it makes, and whom it blocks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from atlas_sdk import provision
 from atlas_sdk._sql import Migration
-from atlas_sdk.provision import script, upgrade
-from atlas_sdk.provision.script import Thing, about, commands, lock_of, made_tables
+from atlas_sdk.provision import migration_text, upgrade
+from atlas_sdk.provision.migration_text import about, commands, creating, lock_of, made_tables
 
 
 def test_a_semicolon_ends_a_command_only_where_it_is_one() -> None:
@@ -71,38 +71,25 @@ def test_whom_a_command_blocks(command: str, lock: tuple[str, str] | None) -> No
 def files(monkeypatch: pytest.MonkeyPatch) -> list[Migration]:
     """Migrations of the test's own."""
     given: list[Migration] = []
-    for module in (script, upgrade):
+    for module in (migration_text, upgrade):
         monkeypatch.setattr(module, "migrations", lambda: tuple(given))
-    script.expected.cache_clear()
-    yield given
-    script.expected.cache_clear()
+    return given
 
 
-def test_what_is_dropped_later_is_not_expected(files: list[Migration]) -> None:
+def test_what_makes_a_function_is_its_last_command_in_the_order_of_the_files(files: list[Migration]) -> None:
     first = """
-        CREATE TABLE a (id int); CREATE TABLE b (id int); CREATE INDEX ia ON a (id); CREATE INDEX ib ON b (id);
-        CREATE TRIGGER t AFTER INSERT OR UPDATE OF id ON b EXECUTE FUNCTION f();
-        CREATE POLICY p ON a USING (true); CREATE POLICY p ON b USING (true);
-        ALTER TABLE a ENABLE ROW LEVEL SECURITY; ALTER TABLE b ENABLE ROW LEVEL SECURITY;
-        CREATE FUNCTION f(int, text) RETURNS int LANGUAGE sql AS ''; CREATE FUNCTION g() RETURNS int LANGUAGE sql AS '';
-        CREATE VIEW v AS SELECT 1; CREATE DOMAIN d AS int; CREATE TYPE k AS (x int);
+        CREATE TABLE a (id int); CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'old'; CREATE VIEW v AS SELECT 1;
+        CREATE FUNCTION f(int, text) RETURNS int LANGUAGE sql AS ''; CREATE INDEX ia ON a (id);
+        CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'CREATE FUNCTION f()';
     """
-    second = """
-        DROP TABLE a CASCADE; DROP POLICY p ON b; DROP FUNCTION f(int, text); DROP INDEX ib; DROP VIEW IF EXISTS v;
-        CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql AS 'newer';
-    """
+    second = "CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql AS ''; CREATE PROCEDURE p() LANGUAGE sql AS '';"
     files += [Migration(1, "first", first), Migration(2, "second", second)]
-    assert script.expected().things == {
-        *(
-            Thing("table", "schema_version"),
-            Thing("table", "b"),
-            Thing("row security", "b"),
-            Thing("trigger", "t", "b"),
-        ),
-        *(Thing("function", "g"), Thing("type", "d"), Thing("type", "k")),
-    }
-    assert "newer" in next(thing.text for thing in script.expected().things if thing.name == "g")
-    assert made_tables(first) == {"a", "b", "v"}
+    assert [command.partition(" LANGUAGE")[0] for command in creating("function", {"f", "g", "p"})] == [
+        *("CREATE FUNCTION f(int, text) RETURNS int", "CREATE OR REPLACE FUNCTION g() RETURNS int"),
+        "CREATE PROCEDURE p()",
+    ]
+    assert creating("view", {"v", "f"}) == ["CREATE VIEW v AS SELECT 1"]
+    assert made_tables(first) == {"a", "v"}
 
 
 def test_only_tables_that_somebody_may_use_are_told_in_a_plan(files: list[Migration]) -> None:
