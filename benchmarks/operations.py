@@ -41,9 +41,9 @@ def operations(bench: Bench) -> list[Row]:
             theirs = stack.enter_context(orm(known))
         except MissingPeer as problem:
             theirs, missing = {}, str(problem)
-        line = atlas._driver._pool.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
-        atlas._driver._pool.put(line)  # noqa: SLF001
-        contenders = {"SELECT 1": lambda: line.execute("SELECT 1").fetchone()}
+        connection = atlas._driver._pool.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
+        atlas._driver._pool.put(connection)  # noqa: SLF001
+        contenders = {"SELECT 1": lambda: connection.execute("SELECT 1").fetchone()}
         for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):
             # The token names the user, so this comes before `as_user`.
             chosen = {name: call for name, call in calls.items() if label != "as_user" or name != "sessions.verify"}

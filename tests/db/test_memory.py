@@ -41,7 +41,7 @@ def test_unchanged_content_needs_no_statement(embedded: Any, folder: Path, caplo
     atlas = embedded
     project = atlas.projects.create(atlas.users.local(), path=folder)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n")
-    atlas._driver._config.query_log = True
+    atlas._view._config.query_log = True
     with caplog.at_level("DEBUG", "atlas_sdk.queries"):
         assert atlas.memory.snapshot(project, "CLAUDE.md", b"one\n") is None
         assert caplog.records == []
@@ -275,7 +275,7 @@ def test_an_unchanged_file_keeps_its_base_at_hand(
     project = new_project(atlas, folder)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 20)
     monkeypatch.setattr(append, "HEAD_TRUST_S", 0.0)
-    atlas._driver._config.query_log = True
+    atlas._view._config.query_log = True
     with caplog.at_level("DEBUG", "atlas_sdk.queries"):
         assert atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 20) is None
         atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 21)

@@ -158,7 +158,7 @@ def test_a_hard_limit_of_one_user_is_no_other_users(face: Any, tmp_path: Path) -
 def test_a_put_stays_one_statement(atlas: Any, folder: Path, caplog: pytest.LogCaptureFixture, *, hard: bool) -> None:
     _, project = new_project(atlas, folder, memory_bytes=3000, memory_hard=hard)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n")
-    atlas._driver._config.query_log = True
+    atlas._view._config.query_log = True
     with caplog.at_level("DEBUG", "atlas_sdk.queries"):
         atlas.memory.snapshot(project, "CLAUDE.md", b"two\n")
         (folder / "notes.md").write_bytes(b"three\n")
@@ -228,7 +228,7 @@ def test_two_that_tell_at_once_tell_once(atlas: Atlas, folder: Path, dsn: str) -
     atlas.memory.snapshot(project, "CLAUDE.md", noise(84))
     both_saw = atlas.quotas.memory(user)
     for _ in range(2):
-        atlas._driver.run(memory_usage._tell(user.id, both_saw))
+        atlas._view.run(memory_usage._tell(user.id, both_saw))
     assert told(atlas, user) == [80]
 
 

@@ -207,7 +207,7 @@ def test_a_disguise_is_not_met_by_the_clients_own_connections(attack: Attack, ds
     """Every connection of a pool has our search_path, whatever the login's or the database's is."""
     with Atlas.open(dsn + "&options=-csearch_path%3Dpg_temp,public") as client:
         assert client.users.get(attack.attacker.user.id).id == attack.attacker.user.id
-        with client._driver._pool.connection() as connection:
+        with client._view._pool._pool.connection() as connection:
             assert connection.execute("SHOW search_path").fetchone() == ("public, pg_temp",)
         tenant = client.as_user(attack.attacker.user)
         with tenant.transaction() as tx:

@@ -41,7 +41,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.model = Model()
 
     def run(self, plan: Any) -> Any:
-        return self.atlas._driver.run(plan)
+        return self.atlas._view.run(plan)
 
     def refused(self, plan: Any, dimension: str) -> None:
         with pytest.raises(QuotaExceeded) as refused:

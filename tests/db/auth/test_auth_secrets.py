@@ -47,7 +47,7 @@ def test_nothing_secret_is_ever_shown(
     face: Any, migrated: Any, caplog: Any, keys: SigningKeys, cheap_hashes: argon2.PasswordHasher, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    vars(face).get("_target", face)._driver._config.query_log = True
+    vars(face).get("_target", face)._view._config.query_log = True
     secret, typo = "Tr0ub4dor-and-3", "Tr0ub4dor-und-3"
     ada = face.users.create("ada@example.com", password=secret)
     hashes = [cheap_hashes.hash(secret), stored_hash(migrated, ada)]

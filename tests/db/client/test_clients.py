@@ -211,9 +211,9 @@ def test_restores_are_no_part_of_transactions(atlas: Atlas) -> None:
 def test_connecting_twice_is_connecting_once(dsn: str) -> None:
     async def go() -> None:
         async with AsyncAtlas.open(dsn) as atlas:
-            driver = atlas._driver
+            driver = atlas._view
             await atlas.connect()
-            assert atlas._driver is driver
+            assert atlas._view is driver
 
     asyncio.run(go())
 

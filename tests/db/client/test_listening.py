@@ -254,7 +254,7 @@ def test_a_forked_child_needs_its_own(dsn: str) -> None:
 
 def test_a_server_that_is_down_is_told_at_once(dsn: str) -> None:
     with Atlas.open(dsn) as client:
-        client._opened.config.dsn = "postgresql://ada@127.0.0.1:1/atlas"
+        client._view._config.dsn = "postgresql://ada@127.0.0.1:1/atlas"
         with pytest.raises(DatabaseUnreachable), client.listen("builds"):
             raise AssertionError("nobody answers there")
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("server", ["system"], indirect=True)
 
 def uses_prepared(client: Any) -> bool:
     """Whether a client's connections keep prepared statements."""
-    pool = client._driver._pool
+    pool = client._view._pool
     kinds = {each.prepare_threshold for each in pool._pool._pool}
     assert len(kinds) == 1, kinds
     return kinds != {None}

@@ -141,7 +141,7 @@ def test_a_server_that_goes_away_makes_nobody_show_it(
     """The pool tries again in the background, and logs that."""
     caplog.set_level(logging.DEBUG)
     client = open_client(give(), migrate=True, connect_timeout_s=0.5, retries=0)
-    config = client._driver._config
+    config = client._view._config
     config.dsn = give(_WRONG)
     with pytest.raises(AtlasError) as failure, client.transaction(), client.transaction() as tx:
         tx.users.list()

@@ -23,7 +23,7 @@ def plans(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def settle(client: Any) -> None:
     """Wait until every plan that was asked for was told."""
-    slow = client._driver._config.slow
+    slow = client._view._config.slow
     with slow._changed:
         thread = slow._thread
         slow._closed = True
@@ -113,7 +113,7 @@ def test_a_plan_is_told_once_a_minute(open_client: Open, dsn: str, caplog: pytes
     slow = [record for record in caplog.records if record.getMessage().startswith("slow: users.get took")]
     assert len(slow) == 5
     assert len([plan for plan in plans(caplog) if plan.startswith("plan of users.get:")]) == 1
-    told = client._driver._config.slow._explained_at
+    told = client._view._config.slow._explained_at
     told["users.get"] -= 61
     client.users.get(user.id)
     settle(client)
@@ -129,7 +129,7 @@ def test_fast_statements_are_not_told(open_client: Open, dsn: str, caplog: pytes
 def test_it_is_off_unless_asked_for(open_client: Open, dsn: str, caplog: pytest.LogCaptureFixture) -> None:
     client = open_client(dsn)
     client.users.list()
-    assert client._driver._config.slow is None
+    assert client._view._config.slow is None
     assert caplog.records == []
 
 
@@ -145,8 +145,8 @@ def test_a_plan_that_cannot_be_had_disturbs_nobody(
         client.users.list()
         other.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         settle(client)
-        client._driver._config.slow._explained_at.clear()
-        client._driver._config.slow._request_plan(_query("users", "get", user_id=user.id))
+        client._view._config.slow._explained_at.clear()
+        client._view._config.slow._request_plan(_query("users", "get", user_id=user.id))
         settle(client)
         other.rollback()
     missing = [record for record in caplog.records if record.getMessage() == "no plan of users.get"]
@@ -179,7 +179,7 @@ def test_a_statement_that_a_time_limit_ended_is_told(
 def test_the_thread_ends_with_the_client(dsn: str) -> None:
     client = Atlas.open(dsn, slow_query_s=0.0)
     client.users.list()
-    slow = client._driver._config.slow
+    slow = client._view._config.slow
     assert slow is not None
     client.close()
     assert slow._thread is None or not slow._thread.is_alive()
