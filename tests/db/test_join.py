@@ -39,7 +39,7 @@ def test_both_commit_or_neither(atlas: Atlas, dsn: str) -> None:
         connection.commit()
     assert len(atlas.events.search(user, event_type="order.placed")) == 1
     assert atlas.memory.read(project, "CLAUDE.md") == b"# one\n"
-    assert not atlas.memory.verify(project).broken
+    assert not atlas.memory.verify(user).broken
 
 
 def test_a_failed_operation_leaves_the_callers_work(atlas: Atlas, dsn: str) -> None:

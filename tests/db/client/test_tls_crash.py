@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -33,8 +33,10 @@ def crash(server: TlsServer) -> None:
     """Kill -9 one of its processes, upon which it ends all others and begins again."""
     postmaster = (server.data / "postmaster.pid").read_text().split("\n")[0]
     for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-        if b"checkpointer" in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(int(child), signal.SIGKILL)
+        # Another child, such as the process of a closed connection, may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"checkpointer" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_crash_in_the_middle_of_a_statement_is_a_lost_connection(open_client: Open, server: TlsServer) -> None:
