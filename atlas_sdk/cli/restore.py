@@ -1,6 +1,5 @@
 """`atlasctl restore`, `undo` and `redo`: bring files back, and go back and forth over restores."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -104,16 +103,12 @@ def _carry_out(
         if dry_run:
             _finish(run, plan, None)
             return 0
-        ask = ask and bool(plan.changes) and _someone_answers(run)
+        ask = ask and bool(plan.changes) and run.interactive
         if ask and not click.confirm(f"{plan.reason.capitalize()} now?", default=True, err=True):
             run.out.note("nothing was written")
             return FAILED
         _finish(run, plan, atlas.memory.restore(project, plan))
     return 0
-
-
-def _someone_answers(run: "Invocation") -> bool:
-    return not run.flags.json and run.out.terminal and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None") -> None:

@@ -38,7 +38,7 @@ import atlas_sdk
         (["show", "@{whenever}"], 2, "@{whenever} is not a time I understand"),
         (["log", "../outside.md"], 1, "is outside the project"),
         (["log", "/etc/passwd"], 1, "/etc/passwd is outside the project"),
-        (["log", ""], 2, "a path is empty"),
+        (["log", ""], 2, "the path is empty"),
         (["log", "."], 2, "is the project itself"),
         (["show", "v1:../../etc/passwd"], 1, "is outside the project"),
     ],

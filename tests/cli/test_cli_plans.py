@@ -29,7 +29,7 @@ def test_add_makes_a_plan_and_what_is_left_out_is_unlimited(cli, atlas):
     assert "unlimited memory" in cli("plans", "list").out
     again = cli("plans", "add", "team", *TEAM, "--builds-per-day", "50")
     assert again.code == 1
-    assert "there is a plan 'team' already" in again.sentence
+    assert "a plan 'team' exists already" in again.sentence
 
 
 @pytest.mark.parametrize(

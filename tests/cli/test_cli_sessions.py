@@ -88,7 +88,7 @@ def test_an_id_that_fits_two_sessions_ends_none(ada, client, cli):
         (["revoke", "01", "--all"], 2, "give the ID of a session, or --all"),
         (["revoke", "nonsense"], 3, "no valid session of this user has the id 'nonsense'"),
         (["issue", "--expires", "soon"], 2, "'soon' is not a wait such as 12h, 30d or 4w, or a date"),
-        (["issue", "--expires", "9999d"], 2, "ttl is from 1 second to 400 days"),
+        (["issue", "--expires", "9999d"], 2, "ttl must be from 1 second to 400 days"),
         (["issue", "--user", "bob@example.com"], 3, "no user of this database has the address bob@example.com"),
     ],
 )
