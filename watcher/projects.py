@@ -17,7 +17,7 @@ from watcher.folder import Folder
 from watcher.scan import is_replaced, load, scan, unwatch
 from watcher.scheduler import Scheduler
 
-__all__ = ["Projects"]
+__all__ = ["WatchedProjects"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _FULL_S = 30.0
 
 
 @define(eq=False, kw_only=True)
-class Projects:
+class WatchedProjects:
     """Holds what the daemon knows of each project, and brings it up to date. The worker's thread makes every call."""
 
     _database: Database

@@ -17,7 +17,7 @@ from atlas_sdk._plan import Plan, many, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
 from atlas_sdk.files import named, relative_path, to_text
-from atlas_sdk.model.memory import Snapshot, State
+from atlas_sdk.model.memory import Snapshot, VersionSet
 from atlas_sdk.model.projects import Project
 from atlas_sdk.names import is_checkpoint_name, is_reserved
 from atlas_sdk.ops.contents import blob_content
@@ -79,7 +79,7 @@ def _splits(reference: str) -> list[tuple[str, str]]:
     return [(reference[:at], reference[at + 1 :]) for at in signs]
 
 
-def resolve(project: Project, reference: str = "latest") -> Plan[State]:
+def resolve(project: Project, reference: str = "latest") -> Plan[VersionSet]:
     """Return the versions that a reference names, one a file.
 
     Raises NotFound, AmbiguousReference, InvalidInput.
@@ -108,14 +108,14 @@ def _relative(project: Project, path: str) -> str:
     return relative_path(Path(project.path), path)
 
 
-def _of_file(found: State, path: str, reference: str) -> State:
+def _of_file(found: VersionSet, path: str, reference: str) -> VersionSet:
     versions = tuple(version for version in found.versions if version.path == path)
     if not versions:
         raise NotFound(f"{named(path)} did not exist at {quoted(found.reference)}", kind="version", name=reference)
-    return State(reference=reference, versions=versions, whole=False)
+    return VersionSet(reference=reference, versions=versions, whole=False)
 
 
-def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
+def _resolve(project: Project, reference: str, path: str | None) -> Plan[VersionSet]:
     """Resolve a reference that is not a checkpoint; `path` is the one file that is wanted."""
     keys = project_keys(project)
     if reference in {"", "latest"}:
@@ -131,24 +131,24 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if len(rows) > 1:
             raise AmbiguousReference(reference, tuple(f"{row.id} ({row.path})" for row in rows))
         if rows:
-            return State(reference=reference, versions=tuple(rows), whole=False)
+            return VersionSet(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
         f"no checkpoint or version of {project.name} is called {quoted(reference)}", kind="version", name=reference
     )
 
 
-def _living(reference: str, rows: list[Snapshot]) -> State:
-    return State(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
+def _living(reference: str, rows: list[Snapshot]) -> VersionSet:
+    return VersionSet(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
 
 
-def _checkpoint(project: Project, name: str) -> Plan[State | None]:
+def _checkpoint(project: Project, name: str) -> Plan[VersionSet | None]:
     if is_reserved(name) or not is_checkpoint_name(name):
         return None
     keys = project_keys(project)
     if not (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys)):
         return None
     rows = yield from many(sql["files_of_checkpoint"], Snapshot, name=name, **keys)
-    return State(reference=name, versions=tuple(rows), whole=True)
+    return VersionSet(reference=name, versions=tuple(rows), whole=True)
 
 
 def version(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[Snapshot]:

@@ -37,7 +37,7 @@ from atlas_sdk.files import (
     replace_file,
     to_text,
 )
-from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
+from atlas_sdk.model.checkpoints import Restore, RestoreChange, RestorePlan, RestoreStep
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events, memory_usage
@@ -260,7 +260,7 @@ def _record(
             new = yield from append(project, wanted, kind=kind, reason=plan.reason)
             after = step.snapshot_id if new is None else new.id
         old = before.get(step.path)
-        changes.append(Change(path=step.path, before=None if old is None else old.id, after=after))
+        changes.append(RestoreChange(path=step.path, before=None if old is None else old.id, after=after))
     meta = {"target": plan.target, "safety": safety, "files": [to_text(change.path) for change in changes]}
     yield from events.record(f"memory.{plan.reason}", **project_keys(project), meta=meta)
     if plan.of is not None:
