@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ from atlas_sdk._embedded import EmbeddedServer
 # Started in the background of a shell script (`make test &`) a process ignores Ctrl-C, and so would all that the tests
 # start, some of which they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hundreds of tests start Python programs. Where no bytecode is written, each of them compiles the package again, which
+# takes as long as all that it does afterwards (0.5 s of the processor); and so does each process of the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A server whose last test is over need not wait for the next one.
 os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")

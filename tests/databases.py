@@ -45,6 +45,11 @@ SELECT sum(hashtextextended(known, 0)) FROM (
     UNION ALL SELECT gid FROM pg_prepared_xacts WHERE database = current_database()
 ) AS catalogues
 """
+#: Somebody else who is connected.
+_OTHERS = """
+SELECT 1 FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 _TABLES = """
 SELECT c.relname, pg_relation_size(c.oid) AS bytes
 FROM pg_class AS c
@@ -122,14 +127,13 @@ class Databases:
 
     def _cleaned(self, url: str) -> bool:
         """Take all rows out that a test left. False: it left more than rows, or something at work."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            busy = SQL("SELECT 1 FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'")
+        with psycopg.connect(url, autocommit=True) as connection:
             for _ in locks.polling(_LEAVE_S):
-                if connection.execute(busy, [name_of(url)]).fetchone() is None:
+                if connection.execute(_OTHERS).fetchone() is None:
                     break
             else:
                 return False
-        with psycopg.connect(url) as connection:
+            connection.autocommit = False
             if connection.execute(_CATALOGUES).fetchone() != self._catalogues:
                 return False
             # No triggers: some tables refuse to forget.

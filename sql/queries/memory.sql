@@ -148,11 +148,6 @@ SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
--- name: version (read)
--- One version by id.
-SELECT s.* FROM memory_versions s
-WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
-
 -- name: known_contents (read)
 -- Return which of these contents are stored and belong to a version of the project.
 SELECT b.sha256 FROM memory_blobs b

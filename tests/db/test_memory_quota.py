@@ -13,9 +13,10 @@ import pytest
 from attrs import evolve
 from guard_adapter import until, waiting
 
-from atlas_sdk import Atlas, MemoryUsage, NotFound, Project, QuotaExceeded, RestoreRefused, User
+from atlas_sdk import Atlas, NotFound, Project, QuotaExceeded, RestoreRefused, User
 from atlas_sdk._sql import statements
 from atlas_sdk.ops import memory_usage
+from atlas_sdk.results import MemoryUsage
 
 
 def noise(size: int) -> bytes:

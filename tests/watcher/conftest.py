@@ -25,7 +25,7 @@ def daemon(tmp_path: Path, dsn: str) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def shared_dsn(databases: OfServer) -> Iterator[str]:
     """One database for the tests of a module."""
-    with databases("embedded").made() as url:
+    with databases("embedded").lent() as url:
         yield url
 
 

@@ -16,7 +16,7 @@ from quota_sql import QuotaSql
 @pytest.fixture(scope="module")
 def _shared(databases: OfServer) -> Iterator[Callable[[str], str]]:
     with ExitStack() as stack:
-        yield cache(lambda server: stack.enter_context(databases(server).made()))
+        yield cache(lambda server: stack.enter_context(databases(server).lent()))
 
 
 @pytest.fixture
