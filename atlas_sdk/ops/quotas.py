@@ -106,7 +106,7 @@ def reserve(
     ctx = yield from context()
     new_id = reservation_id or ctx.new_id()
     decision = yield from one(
-        sql["reserve"] if ctx.tenant is None else sql["reserve_behind"],
+        sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"],
         _Decision,
         user_id=user.id,
         reservation_id=new_id,
@@ -327,7 +327,7 @@ def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[RequestR
     if (yield from context()).tenant is None:
         decision = yield from one(sql["hit"], _Decision, user_id=user.id, requests=asked, durable=durable)
     else:
-        statement = sql["hit_behind"] if durable else sql["hit_behind_lazily"]
+        statement = sql["hit_in_transaction"] if durable else sql["hit_in_transaction_not_durable"]
         decision = yield from one(statement, _Decision, user_id=user.id, requests=asked)
     if not decision.granted:
         raise (yield from _refusal(user, user.id, decision, {"requests": requests}))

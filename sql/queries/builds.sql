@@ -1,5 +1,5 @@
 -- name: create
--- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
+-- Return no row when the project is deleted or gone. The lock waits for a deletion that is under way.
 INSERT INTO builds AS n (user_id, id, project_id, resource_usage)
 SELECT user_id, %(build_id)s, id, %(resource_usage)s
 FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
@@ -12,8 +12,7 @@ SELECT user_id, id, project_id, status, container_id, image_id, error_message, r
 FROM builds WHERE user_id = %(user_id)s AND id = %(build_id)s;
 
 -- name: change
--- No row when it has this status already. A change that may not be is refused by a trigger, and another one sets the
--- times.
+-- Return no row when it has this status already. One trigger refuses an illegal change, another one sets the times.
 UPDATE builds
 SET status = %(status)s,
     container_id = coalesce(%(container_id)s, container_id),
@@ -28,7 +27,7 @@ RETURNING user_id, id, project_id, status, container_id, image_id, error_message
 SELECT build_log_append(%(user_id)s, %(build_id)s, %(content)s, %(bytes)s) AS found;
 
 -- name: fold_log
--- The build has ended, in this transaction.
+-- Called in the transaction that ends the build.
 SELECT build_log_fold(%(user_id)s, %(build_id)s);
 
 -- name: log (read)
@@ -36,7 +35,7 @@ SELECT build_log_fold(%(user_id)s, %(build_id)s);
 SELECT build_log_text(%(user_id)s, %(build_id)s) AS content;
 
 -- name: unfinished
--- Of one project, in the order of ids, so that two at once cannot deadlock.
+-- Of one project, in the order of ids, so that two calls cannot deadlock.
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
        finished_at, created_at
 FROM builds
@@ -53,7 +52,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::tex
 ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: list_after (read)
--- Those that follow one, the oldest first.
+-- The builds after one, the oldest first.
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
        finished_at, created_at
 FROM builds

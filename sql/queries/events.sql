@@ -3,7 +3,7 @@ INSERT INTO events (user_id, id, type, project_id, ip, user_agent, meta)
 VALUES (%(user_id)s, %(event_id)s, %(type)s, %(project_id)s, %(ip)s, %(user_agent)s, %(meta)s);
 
 -- name: recent (read)
--- Newest first. Of a project by a statement of its own: one plan for both would not use the index of projects.
+-- Newest first. The events of a project have a statement of their own: a plan for both would not use their index.
 SELECT user_id, id, type, project_id, ip, user_agent, meta, created_at FROM events
 WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;

@@ -1,5 +1,5 @@
 -- name: login (read)
--- Whether row-level security applies to who is connected, and whether that one may act for a tenant.
+-- Tell whether row-level security applies to the login, and whether the login may act for a tenant.
 SELECT row_security_active('users') AS row_security_applies,
        coalesce((SELECT pg_has_role(r.oid, 'MEMBER') FROM pg_roles AS r WHERE r.rolname = 'atlas_app'), false)
            AS may_act_as_user;

@@ -20,8 +20,8 @@ VALUES
 ON CONFLICT DO NOTHING;
 
 -- name: lock_plan
--- Whoever joins the plan at this moment is waited for, or waits: the foreign key of users takes a share of this lock,
--- and does so before the trigger reads the limits. (An UPDATE alone would not conflict with it.)
+-- Lock the plan against users who join it at this moment: the foreign key of users takes a share lock on the plan
+-- before the trigger reads the limits. (An UPDATE alone would not conflict with that.)
 SELECT name FROM plans WHERE name = %(name)s FOR UPDATE;
 
 -- name: set_plan
@@ -40,7 +40,7 @@ UPDATE plans SET
 WHERE name = %(name)s;
 
 -- name: apply_plan
--- To the users of a plan, a batch at a time, in the order of ids: the last one's id, or the nil id at the end.
+-- Apply a plan to a batch of its users in the order of ids. Returns the last one's id, or the nil id at the end.
 SELECT coalesce(quota_apply_plan_to_all(%(name)s, %(after)s, %(limit)s), '00000000-0000-0000-0000-000000000000');
 
 -- name: clear_overrides
@@ -50,11 +50,11 @@ UPDATE user_quotas SET overridden = '{}' WHERE user_id = %(user_id)s;
 SELECT quota_apply_plan(%(user_id)s);
 
 -- name: open_period
--- Close the period if it has ended: what is set from here on is not for that one.
+-- Close the period if it has ended, so that new limits do not apply to it.
 SELECT (quota_lock(user_id)).user_id FROM user_quotas WHERE user_id = %(user_id)s;
 
 -- name: set_limits
--- What is granted on top of the plan goes on top of these, too.
+-- Top-ups are added to these limits too.
 UPDATE user_quotas SET
     tokens_limit = CASE WHEN %(set_tokens)s THEN %(tokens)s::bigint + tokens_granted ELSE tokens_limit END,
     cost_limit = CASE WHEN %(set_cost)s THEN %(cost)s::numeric + cost_granted ELSE cost_limit END,

@@ -1,12 +1,12 @@
 -- name: begin
--- Put a run on record that somebody asked for.
+-- Record a run that somebody asked for.
 INSERT INTO maintenance_runs (id, whole, attribution) VALUES (%(id)s, %(whole)s, %(attribution)s);
 
 -- name: begin_if_due
 SELECT maintenance_begin(%(id)s, %(every)s, %(retry)s, %(dead)s, %(attribution)s);
 
 -- name: end
--- The end of a run; what is older than a year tells nobody anything.
+-- Record the end of a run, and delete runs that are older than a year.
 WITH old AS (
     DELETE FROM maintenance_runs WHERE started_at < now() - interval '1 year'
 )

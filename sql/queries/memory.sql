@@ -1,8 +1,8 @@
 -- name: put
--- Append a version, in one round trip and one commit. The file's row in memory_files is what concurrent writers race
--- for: whoever does not know the newest version changes nothing, reads it and tries again. Content that was stored
--- before keeps its place in its own chain, so its depth comes back. Where the user's limit is hard and does not let the
--- content in, nothing changes either.
+-- Append a version, in one round trip and one commit. Concurrent writers race for the file's row in memory_files: a
+-- writer that does not know the newest version changes nothing, reads it and tries again. Content that was stored
+-- before keeps its place in its own chain, so the statement returns its depth. A hard limit that the content exceeds
+-- changes nothing either.
 WITH head AS (
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
     SELECT %(user_id)s::uuid, %(project_id)s::uuid, %(id)s::uuid, %(id)s::uuid, 1, %(path)s::text
@@ -64,7 +64,7 @@ CROSS JOIN LATERAL (
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s;
 
 -- name: lock
--- Queue for a file: its newest version stays the newest until the end of the transaction.
+-- Lock a file: its newest version stays the newest until the end of the transaction.
 SELECT snapshot_id FROM memory_files
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s AND memory_lock_limit(%(user_id)s) FOR UPDATE;
 
@@ -74,9 +74,9 @@ UPDATE memory_blobs SET depth = 0, base_sha256 = NULL, data = %(data)s
 WHERE user_id = %(user_id)s AND sha256 = %(sha256)s;
 
 -- name: chain (read)
--- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The
--- order is that of the steps: a depth is only a bound. One row by its whole key a step, spelled so that a planner
--- without statistics does not read a tenant's blobs each time.
+-- Return a blob and its bases, down to the keyframe or to a content that the client has already, in the order of the
+-- steps: a depth is only a bound. Each step reads one row by its whole key; this form keeps a planner without
+-- statistics from reading all blobs of a tenant each time.
 WITH RECURSIVE chain AS (
     SELECT 0 AS step, b.sha256, b.size, b.depth, b.base_sha256, b.data FROM memory_blobs b
     WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s
@@ -104,7 +104,8 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
 -- name: files_at (read)
--- The version of every file that was the newest at a moment, deletions too: back from the newest, file by file.
+-- The version of every file that was the newest at a moment, deletions too. It searches each file from its newest
+-- version.
 SELECT s.* FROM memory_files f
 CROSS JOIN LATERAL (
     SELECT v.* FROM memory_versions v
@@ -133,8 +134,8 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN
 ORDER BY s.id LIMIT 5;
 
 -- name: history_of_file (read)
--- Newest first, from below a version on. A version and the checkpoints that name it share a number, and the version is
--- the older one whatever their ids say: those come from the clocks of the clients that made them.
+-- Newest first; a page begins below a version. A version and the checkpoints that name it share a number. The version
+-- counts as the older one whatever their ids say: ids come from the clocks of the clients.
 SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
   AND (%(before_seq)s::integer IS NULL
@@ -142,13 +143,13 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(p
 ORDER BY s.seq DESC, s.kind = 'checkpoint' DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project (read)
--- Newest first, from below an id on.
+-- Newest first; a page begins below an id.
 SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
 -- name: known_contents (read)
--- Which of these contents some version in a project has, and can give back.
+-- Return which of these contents are stored and belong to a version of the project.
 SELECT b.sha256 FROM memory_blobs b
 WHERE b.user_id = %(user_id)s AND b.sha256 = ANY(%(hashes)s::bytea[]) AND b.data IS NOT NULL
   AND EXISTS (

@@ -1,3 +1,3 @@
 -- name: send
--- As a function: NOTIFY takes no parameters.
+-- NOTIFY takes no parameters, the function does.
 SELECT pg_notify(%(channel)s, %(payload)s);

@@ -3,7 +3,7 @@
 SELECT port FROM preview_ports WHERE user_id = %(user_id)s AND preview_id = %(preview_id)s AND machine = %(machine)s;
 
 -- name: take
--- Instead of the one that it has; NULL: none is free.
+-- In place of the port that it has; NULL: none is free.
 SELECT preview_port_take(%(user_id)s, %(preview_id)s, %(machine)s, %(first)s, %(last)s) AS port;
 
 -- name: taken (read)
@@ -12,12 +12,12 @@ WHERE machine = %(machine)s AND port BETWEEN %(first)s AND %(last)s
 ORDER BY port;
 
 -- name: living (read)
--- Which of these previews live; what has stopped or failed never comes back.
+-- Return which of these previews live. A preview that stopped or failed never comes back.
 SELECT id FROM previews
 WHERE user_id = ANY(%(user_ids)s) AND id = ANY(%(preview_ids)s) AND status IN ('creating', 'running', 'sleeping');
 
 -- name: free
--- These ports, unless another preview has got one meanwhile.
+-- Free these ports, except those that another preview has got meanwhile.
 DELETE FROM preview_ports AS p
 USING unnest(%(ports)s::integer[], %(preview_ids)s::uuid[]) AS dead (port, preview_id)
 WHERE p.machine = %(machine)s AND p.port = dead.port AND p.preview_id = dead.preview_id;

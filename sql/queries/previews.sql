@@ -1,13 +1,13 @@
 -- name: claim_host
--- A host is one live preview's of the whole database: claim it before the preview is made.
+-- A host belongs to one live preview of the whole database: claim it before the preview is made.
 INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: lock_claim
--- Of another tenant's a tenant gets no row.
+-- A tenant gets no row for the claim of another one.
 SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
 
 -- name: serves (read)
--- Whether a user has a live preview at a host. One whose row was deleted left its claim behind.
+-- Tell whether a user has a live preview at a host. A deleted row may have left its claim behind.
 SELECT EXISTS (
     SELECT FROM previews
     WHERE user_id = %(user_id)s AND host = %(host)s AND status IN ('creating', 'running', 'sleeping')
@@ -20,7 +20,7 @@ UPDATE claims SET user_id = %(user_id)s WHERE kind = 'preview_host' AND value = 
 DELETE FROM claims WHERE kind = 'preview_host' AND value = %(host)s AND user_id = %(user_id)s;
 
 -- name: create
--- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
+-- Return no row when the project is deleted or gone. The lock waits for a deletion that is under way.
 INSERT INTO previews AS n (user_id, id, project_id, host, container_port, machine, resource_limits, auto_sleep,
                            sleep_after_seconds)
 SELECT user_id, %(preview_id)s, id, %(host)s, %(container_port)s, %(machine)s, %(resource_limits)s, %(auto_sleep)s,
@@ -46,7 +46,7 @@ FROM previews
 WHERE user_id = %(user_id)s AND id = %(preview_id)s FOR UPDATE;
 
 -- name: live
--- Of one project, in the order of ids, so that two at once cannot deadlock.
+-- Of one project, in the order of ids, so that two calls cannot deadlock.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
        last_accessed_at, stopped_at, created_at, updated_at
@@ -55,8 +55,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('crea
 ORDER BY id FOR UPDATE;
 
 -- name: change_status
--- No row when it has this status already. A change that may not be is refused by a trigger, and another one sets the
--- times.
+-- Return no row when it has this status already. One trigger refuses an illegal change, another one sets the times.
 UPDATE previews
 SET status = %(status)s,
     container_id = coalesce(%(container_id)s, container_id),
@@ -69,7 +68,7 @@ RETURNING user_id, id, project_id, host, status, host_port, container_port, mach
           last_accessed_at, stopped_at, created_at, updated_at;
 
 -- name: describe
--- No row when nothing of it is new.
+-- Return no row when nothing of it is new.
 UPDATE previews
 SET container_id = coalesce(%(container_id)s, container_id),
     network_id = coalesce(%(network_id)s, network_id),
@@ -85,13 +84,13 @@ RETURNING user_id, id, project_id, host, status, host_port, container_port, mach
           last_accessed_at, stopped_at, created_at, updated_at;
 
 -- name: touch
--- Once a second at most: a busy host would write at every request. No index has the column, so the row stays in place.
+-- Write once a second at most, not at every request. No index has the column, so the row stays in place.
 UPDATE previews SET last_accessed_at = now()
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', 'running', 'sleeping')
   AND last_accessed_at < now() - interval '1 second';
 
 -- name: idle (read)
--- Those of all users that nobody visited for their time, and the second that touch may be behind; the longest idle
+-- Previews of all users that nobody has visited for their time and one second, which touch may lag; the longest idle
 -- first.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
@@ -102,7 +101,7 @@ WHERE status = 'running' AND auto_sleep
 ORDER BY last_accessed_at LIMIT %(limit)s;
 
 -- name: sleep_if_idle
--- Asked again: a visitor may have come since.
+-- The condition is tested again: a visitor may have come since.
 UPDATE previews SET status = 'sleeping'
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = 'running' AND auto_sleep
   AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)

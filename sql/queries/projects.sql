@@ -32,14 +32,14 @@ WHERE path = ANY(%(paths)s) AND status = 'active' AND (%(user_id)s::uuid IS NULL
 ORDER BY length(path) DESC, created_at DESC LIMIT 1;
 
 -- name: at (read)
--- What is registered for exactly this folder; a deleted one made room.
+-- The project of exactly this folder, except deleted ones.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
 WHERE user_id = %(user_id)s AND path = %(path)s AND status <> 'deleted';
 
 -- name: change_status
--- No row when it is so already, or deleted: that is final.
+-- Return no row when it has this status already, or is deleted, which is final.
 UPDATE projects SET status = %(status)s
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted', %(status)s)
 RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
@@ -57,7 +57,7 @@ WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_all (read)
--- The same of all users, by an index in this order: one statement for both would have one plan, wrong for either.
+-- The same for all users, by an index in this order: one statement for both would have one plan, wrong for either.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
@@ -68,7 +68,7 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_by_use (read)
--- What was touched or changed last comes first.
+-- The last touched or changed comes first.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
@@ -89,13 +89,14 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
 
 -- name: touch
--- The trigger would set the time by itself; a deleted project is not in use.
+-- A deleted project is not in use.
 UPDATE projects SET updated_at = now()
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted'
   AND updated_at <= now() - %(every)s::interval;
 
 -- name: lock
--- Builds, previews and versions that are being added hold the key of this row, so all of them are there, or wait.
+-- An insert of a build, preview or version locks the key of this row. So this lock waits for it, or it waits for this
+-- lock.
 SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
        updated_at
 FROM projects
@@ -105,14 +106,14 @@ WHERE user_id = %(user_id)s AND id = %(project_id)s FOR UPDATE;
 DELETE FROM claims WHERE kind = 'project_session' AND value = %(session_id)s AND user_id = %(user_id)s;
 
 -- name: delete
--- The session id is free for another project of the user as well, so this one goes by its own id from here on.
+-- The session id becomes free for another project of the user, so this project gets its own id as session id.
 UPDATE projects SET status = 'deleted', session_id = 'deleted:' || id::text
 WHERE user_id = %(user_id)s AND id = %(project_id)s
 RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
           updated_at;
 
 -- name: belongings (read)
--- What a purge is about to take.
+-- Count what a purge deletes.
 SELECT
     %(user_id)s::uuid AS user_id,
     %(project_id)s::uuid AS project_id,
@@ -125,11 +126,11 @@ SELECT
 SELECT path FROM memory_files WHERE user_id = %(user_id)s AND project_id = %(project_id)s;
 
 -- name: purge
--- Everything else of the project goes by foreign keys.
+-- Foreign keys delete everything else of the project.
 DELETE FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
 -- name: remember_memory
--- What the dashboards show: refreshed at checkpoints and scans, not at every version.
+-- Refresh what dashboards show; called at checkpoints and scans, not at every version.
 UPDATE projects SET has_memory = m.files > 0, memory_size = m.bytes
 FROM (
     SELECT count(*) AS files, coalesce(sum(s.size), 0) AS bytes

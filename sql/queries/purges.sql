@@ -14,7 +14,8 @@ FROM page;
 SELECT maintenance_close_periods(%(users)s);
 
 -- name: holds (read)
--- A page of all holds, and whose of them have expired. By the key: an index on the expiry would cost every reservation.
+-- A page of all reservations, and the users of the expired ones. By the key: an index on the expiry would cost every
+-- reservation.
 WITH page AS (
     SELECT user_id, id, expires_at FROM quota_reservations
     WHERE (user_id, id) > (%(user_id)s::uuid, %(id)s::uuid)
@@ -31,7 +32,7 @@ FROM page;
 SELECT ended, busy FROM maintenance_reclaim(%(users)s, %(limit)s, %(wait)s);
 
 -- name: sessions
--- By their places: they are locked, so they stay there; and no planner reads a whole table for it.
+-- By ctid: locked rows stay in their place, and no planner reads a whole table for it.
 WITH gone AS (
     DELETE FROM sessions WHERE expires_at <= %(before)s AND ctid = ANY(ARRAY(
         SELECT ctid FROM sessions WHERE expires_at <= %(before)s AND expires_at >= %(at)s
@@ -45,7 +46,7 @@ SELECT count(*) AS removed, max(expires_at) AS at FROM gone;
 SELECT count(*) FROM sessions WHERE expires_at <= %(before)s;
 
 -- name: previews
--- What has stopped never comes back.
+-- A stopped preview never comes back.
 WITH gone AS (
     DELETE FROM previews WHERE status = 'stopped' AND ctid = ANY(ARRAY(
         SELECT ctid FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s AND stopped_at >= %(at)s
@@ -59,7 +60,8 @@ SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
 SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s;
 
 -- name: failed_previews
--- Failing is the last change of a row. By the time it was made, which is earlier: the index has no other.
+-- Failing is the last change of a row. The order is that of created_at, which is earlier: the index has no other
+-- column.
 WITH gone AS (
     DELETE FROM previews WHERE status = 'failed' AND ctid = ANY(ARRAY(
         SELECT ctid FROM previews
@@ -87,7 +89,7 @@ SELECT count(*) AS removed, max(created_at) AS at FROM gone;
 SELECT count(*) FROM events WHERE created_at < %(before)s;
 
 -- name: claims (read)
--- A page of all names, and those of them of which nothing is left.
+-- A page of all names, and the lost ones among them.
 WITH page AS (
     SELECT value, kind, user_id FROM claims WHERE (value, kind) > (%(value)s, %(kind)s)
     ORDER BY value, kind LIMIT %(limit)s

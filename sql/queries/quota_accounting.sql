@@ -1,7 +1,7 @@
 -- name: usage (read)
--- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no more,
--- and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_consume_grants would charge to the
--- top-ups, the soonest to expire first.
+-- Return the quota as the next reservation will see it: an ended period, an earlier day, old requests and expired
+-- top-ups do not count, and expired reservations are charged (`x`, see quota_reclaim). `over` is what
+-- quota_consume_grants would charge to the top-ups, the soonest to expire first.
 SELECT
     CASE WHEN t.open THEN q.tokens_used + x.tokens ELSE 0 END AS tokens_used,
     CASE WHEN t.open THEN q.tokens_held - x.tokens ELSE 0 END AS tokens_held,
@@ -65,8 +65,8 @@ WHERE user_id = %(user_id)s
 ORDER BY expires_at, id;
 
 -- name: verify (read)
--- Every period of every user, or of one, that does not balance; and of how many were looked at. Asked of each table by
--- itself: a condition on the result of the outer join would read them all.
+-- Return the periods of every user, or of one, that do not balance, and how many were examined. Each table has the
+-- condition of its own: a condition on the result of the outer join would read all rows.
 WITH counted AS (
     SELECT user_id, period_start, tokens_used, cost_used, tokens_held, cost_held, containers_used,
            requests_held, true AS present
@@ -128,7 +128,7 @@ ORDER BY period_start DESC
 LIMIT %(limit)s;
 
 -- name: rates (read)
--- What was charged to this period in the last seven days of it.
+-- Return what was charged to this period in its last seven days.
 SELECT
     t.now,
     t.now - t.since AS observed,

@@ -6,8 +6,8 @@ CALL quota_call_reserve(
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 );
 
--- name: reserve_behind
--- The same as part of a transaction, which behind a tenant's wall it always is: then it cannot commit by itself.
+-- name: reserve_in_transaction
+-- The same inside a transaction, as always when acting for a tenant: then it cannot commit by itself.
 SELECT d.* FROM quota_reserve(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
@@ -41,15 +41,15 @@ SELECT d.* FROM quota_lease(
 -- name: hit
 CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL, NULL, NULL);
 
--- name: hit_behind
+-- name: hit_in_transaction
 SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d;
 
--- name: hit_behind_lazily
--- set_config() is called before the function's rows are read, and it is for the commit that it matters.
+-- name: hit_in_transaction_not_durable
+-- The setting only matters for the commit, so the order of the two calls does not.
 SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d, set_config('synchronous_commit', 'off', true);
 
 -- name: holders (read)
--- Who has the containers.
+-- Return the holders of the containers.
 SELECT DISTINCT holder FROM quota_reservations
 WHERE user_id = %(user_id)s AND slots > 0 AND holder <> ''
 ORDER BY holder;

@@ -1,6 +1,6 @@
 -- name: record
--- Written before the files are: a restore that dies in the middle can still be undone. What was undone cannot be redone
--- from here on.
+-- Recorded before the files are written: a restore that dies in the middle can still be undone. From here on, undone
+-- restores cannot be redone.
 WITH superseded AS (
     UPDATE restores SET superseded = true
     WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded
@@ -22,7 +22,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT
 ORDER BY created_at, id LIMIT 1;
 
 -- name: void
--- Nothing was written after all: neither undo nor redo walks over it.
+-- Called when nothing was written after all: neither undo nor redo uses it.
 UPDATE restores SET undone_at = %(now)s, superseded = true
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s;
 

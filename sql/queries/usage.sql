@@ -1,5 +1,5 @@
 -- name: log
--- Outside of the quota: no period. No row when the id is taken.
+-- Without a period, because it is outside of the quota. Return no row when the id is taken.
 INSERT INTO usage_ledger (user_id, id, project_id, kind, amount, cost, meta)
 VALUES (%(user_id)s, %(usage_id)s, %(project_id)s, %(kind)s, %(amount)s, %(cost)s, %(meta)s)
 ON CONFLICT (user_id, id) DO NOTHING

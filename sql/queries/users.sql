@@ -21,7 +21,7 @@ SELECT id, email, name, plan, email_verified, password_changed_at, created_at, u
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
 
 -- name: plan_of
--- Which plan a user leaves; held, so that no other change comes between.
+-- Return the plan that a user leaves. The lock keeps other changes out.
 SELECT plan FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
 
 -- name: set_plan
@@ -39,12 +39,12 @@ WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
 ORDER BY id LIMIT %(limit)s;
 
 -- name: verify_email
--- No row when it is so already.
+-- Return no row when it is verified already.
 UPDATE users SET email_verified = true WHERE id = %(user_id)s AND email = %(email)s AND NOT email_verified
 RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
 -- name: rename
--- No row when that is the name already.
+-- Return no row when that is the name already.
 UPDATE users SET name = %(name)s WHERE id = %(user_id)s AND name <> %(name)s
 RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
 
@@ -55,7 +55,7 @@ SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;
 SELECT id FROM users WHERE id = %(user_id)s FOR UPDATE;
 
 -- name: belongings (read)
--- What a deletion is about to take.
+-- Count what a deletion deletes.
 SELECT
     %(user_id)s::uuid AS user_id,
     (SELECT count(*) FROM projects WHERE user_id = %(user_id)s) AS projects,
@@ -67,15 +67,15 @@ SELECT
     (SELECT count(*) FROM claims WHERE user_id = %(user_id)s) AS claims;
 
 -- name: release_claims
--- No foreign key does it: claims are sharded by name.
+-- No foreign key deletes them: claims are sharded by name.
 DELETE FROM claims WHERE user_id = %(user_id)s;
 
 -- name: release_ports
--- As with claims: sharded by machine.
+-- No foreign key deletes them either: ports are sharded by machine.
 DELETE FROM preview_ports WHERE user_id = %(user_id)s;
 
 -- name: delete
--- Everything else of the user goes by foreign keys.
+-- Foreign keys delete everything else of the user.
 DELETE FROM users WHERE id = %(user_id)s;
 
 -- name: memory_files (read)
