@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 
 from atlas_sdk._plan import Plan
 from atlas_sdk._retry import again, again_async
-from atlas_sdk._signatures import checked, method_signature, present_as
+from atlas_sdk._signatures import annotations_of, checked, method_signature, present_as
 from atlas_sdk.errors import AtlasError
 
 __all__ = ["AsyncNamespace", "AsyncRunner", "Namespace", "Runner", "async_method", "sync_method"]
@@ -87,15 +87,20 @@ class _Method(Generic[P, T]):
     def _signature(self) -> Signature:
         return method_signature(self._operation)
 
+    @cached_property
+    def _annotations(self) -> dict[str, Any]:
+        return annotations_of(self._signature)
+
     def _of_class(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the method of the class, with `self`, as help() and inspect look at it."""
         me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
         signature = self._signature.replace(parameters=[me, *self._signature.parameters.values()])
-        return present_as(method, self._operation, signature)
+        return present_as(method, self._operation, signature, annotations_of(signature))
 
     def _keep(self, namespace: Namespace | AsyncNamespace, method: Callable[P, Any]) -> Any:
         """Let the instance keep the method, so that later calls find it there without this descriptor."""
-        return namespace.__dict__.setdefault(self._name, present_as(method, self._operation, self._signature))
+        shown = present_as(method, self._operation, self._signature, self._annotations)
+        return namespace.__dict__.setdefault(self._name, shown)
 
 
 class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does

@@ -172,6 +172,10 @@ class AsyncLease:
         """Use `atlas.quotas.lease`, which has the same arguments."""
         self._core = AsyncLeaseCore(runner, user, **core_options(**options))
 
+    def __repr__(self) -> str:
+        state = "closed" if self._core.closed else "open"
+        return f"<{type(self).__name__} for {self._core.user.email}; {state}>"
+
     async def reserve(
         self,
         tokens: int = 0,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from threading import Lock
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 from uuid import UUID
 
 from atlas_sdk._forks import process
@@ -98,6 +98,10 @@ class UsageRecord:
         return Outcome(tokens=tokens or 0, cost=cost or Decimal())
 
 
+#: The options that a guard's `repr` shows.
+_AMOUNTS: Final = frozenset({"tokens", "cost", "slots", "builds", "requests"})
+
+
 class GuardState(Generic[B, H]):
     """Base class of both guards, with everything that needs no I/O."""
 
@@ -118,6 +122,11 @@ class GuardState(Generic[B, H]):
         self._process = 0
         #: Only for containers: without heartbeats, more than the limit could run after an expiry.
         self._liveness = HeartbeatState(options.get("ttl", TTL)) if options.get("slots") else None
+
+    def __repr__(self) -> str:
+        who = self._user.email if isinstance(self._user, User) else "the user of each call"
+        amounts = ", ".join(f"{name}={value}" for name, value in self._options.items() if name in _AMOUNTS)
+        return f"<{type(self).__name__} for {who}: {amounts or 'requests=1'}; {self._phase}>"
 
     @property
     def _granted(self) -> Grant:

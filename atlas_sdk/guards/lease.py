@@ -178,6 +178,10 @@ class Lease:
         """Use `atlas.quotas.lease`, which has the same arguments."""
         self._core = ThreadLeaseCore(runner, user, **core_options(**options))
 
+    def __repr__(self) -> str:
+        state = "closed" if self._core.closed else "open"
+        return f"<{type(self).__name__} for {self._core.user.email}; {state}>"
+
     def reserve(
         self,
         tokens: int = 0,

@@ -50,6 +50,10 @@ class LeaseCall:
         self.cost_nano = cost_nano
         self._ended = False
 
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "running"
+        return f"<LeaseCall of block {self._block.id}: tokens={self.tokens}, cost_nano={self.cost_nano}; {state}>"
+
     @property
     def id(self) -> UUID:
         """The id of the block in `quotas.reservations`. It changes when a long call moves to a smaller reservation."""

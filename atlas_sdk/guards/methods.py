@@ -7,6 +7,7 @@ from typing import TypeVar, Unpack
 from uuid import UUID
 
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner
+from atlas_sdk._signatures import wrong_kind
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
 from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
@@ -27,7 +28,12 @@ UserT = TypeVar("UserT", bound=User | Callable[..., User])
 
 
 def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
-    """Check that the user is the tenant; wrap a resolver so that it checks its result. Raises NotPermitted."""
+    """Check that the user is the tenant; wrap a resolver so that it checks its result.
+
+    Raises NotPermitted, and InvalidInput for neither a user nor a resolver.
+    """
+    if not isinstance(user, User) and not callable(user):
+        raise wrong_kind(user, "user", (User,))
     if tenant is None:
         return user
     if isinstance(user, User):

@@ -52,6 +52,10 @@ class _SlotState(Generic[B, H]):
         self._process = 0
         self._heartbeat: H | None = None
 
+    def __repr__(self) -> str:
+        state = "new" if self._grant is None else f"fencing number {self._grant.epoch}"
+        return f"<{type(self).__name__} for {self._user.email}, held by {self._options['holder']}; {state}>"
+
     @property
     def _granted(self) -> Grant:
         if self._grant is None:

@@ -7,12 +7,13 @@ import inspect
 import pydoc
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, Options, Snapshot, _connect, async_topics, topics
+from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, Options, Snapshot, User, _connect, async_topics, topics
 from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
 
 
@@ -151,3 +152,50 @@ def test_a_namespace_says_what_it_offers() -> None:
     assert repr(topics.Schema(runner)) == "<Schema: check, migrate, server, status>"
     assert isinstance(async_topics.AsyncSchema(runner), AsyncNamespace)
     assert repr(async_topics.AsyncSchema(runner)) == "<AsyncSchema: check, migrate, server, status>"
+
+
+USER = User(
+    id=uuid.UUID(int=7),
+    email="ada@example.com",
+    name="Ada",
+    plan="free",
+    email_verified=False,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    updated_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [(topics.Quotas, ""), (async_topics.AsyncQuotas, "Async")])
+def test_guards_say_what_they_are_for(kind: Any, prefix: str) -> None:
+    quotas = kind(Runner())
+    assert repr(quotas.guard(USER, tokens=10, cost="0.5")) == (
+        f"<{prefix}Guard for ada@example.com: tokens=10, cost=0.5; new>"
+    )
+    assert repr(quotas.guard(lambda: USER)) == f"<{prefix}Guard for the user of each call: requests=1; new>"
+    assert repr(quotas.slot(USER, holder="web-1")) == f"<{prefix}Slot for ada@example.com, held by web-1; new>"
+    assert repr(quotas.lease(USER, tokens=10)) == f"<{prefix}Lease for ada@example.com; open>"
+
+
+@pytest.mark.parametrize("kind", [topics.Quotas, async_topics.AsyncQuotas])
+@pytest.mark.parametrize("method", ["guard", "slot", "lease"])
+def test_guards_refuse_an_id_in_the_place_of_a_user(kind: Any, method: str) -> None:
+    with pytest.raises(InvalidInput, match="^user must be a User, not a UUID$"):
+        getattr(kind(Runner()), method)(USER.id)
+
+
+def test_clients_say_what_they_are_connected_to(dsn: str) -> None:
+    async def awaited() -> str:
+        client = AsyncAtlas.open(dsn)
+        assert repr(client) == "<AsyncAtlas, not connected>"
+        async with client:
+            return repr(client)
+
+    with Atlas.open(dsn.replace("user=", "password=secret&user=")) as atlas:
+        user = atlas.users.create("ada@example.com")
+        shown = repr(atlas)
+        assert repr(atlas.as_user(user)) == f"{shown[:-1]}, for user {user.id}>"
+        with pytest.raises(InvalidInput, match="^user must be a User or a UUID, not a str$"):
+            atlas.as_user(str(user.id))  # type: ignore[arg-type]
+    assert shown.startswith("<Atlas of postgresql://atlas:***@/")
+    assert "secret" not in shown
+    assert asyncio.run(awaited()).startswith("<AsyncAtlas of postgresql:///")
