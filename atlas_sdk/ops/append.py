@@ -1,4 +1,4 @@
-"""Appending a version: compare-and-set on the newest one, content as a delta."""
+"""Append a version by compare-and-set on the newest one, with the content as a delta."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,22 +21,22 @@ __all__ = ["Incoming", "append", "append_deletion"]
 
 sql = statements("memory")
 
-#: A head is believed without asking for this long (seconds), and only while the shared mark of its file stands. The
-#: mark tells of every version but those of a client that was killed between its commit and its mark.
+#: Trust a cached head without a query for this long (seconds), and only while the shared version of its file has not
+#: changed. Every new version changes that, unless its client was killed just after the commit.
 HEAD_TRUST_S = 1.0
-#: Of a folder that nobody cared about.
+#: The default mode of folders.
 _USUAL_MODE = 0o755
 
 
 @frozen(kw_only=True)
 class Incoming:
-    """A content that did not come from the disk."""
+    """A content that was not read from the disk."""
 
     path: str
     content: bytes | None
     sha256: bytes
     size: int
-    #: Permission bits; -1: whatever the file has.
+    #: Permission bits; -1 keeps those of the file.
     mode: int = -1
     link: str | None = None
     #: Permission bits of the folders above the file, outermost first.
@@ -68,7 +68,7 @@ def append(
     reason: str | None = None,
     snapshot_id: UUID | None = None,
 ) -> Plan[Snapshot | None]:
-    """Append a version unless it equals the newest one: compare and set, and when that is lost, in turn.
+    """Append a version unless it equals the newest one. Use compare-and-set first, then a lock on the file.
 
     Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
     """
@@ -112,10 +112,10 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
 
 
 def _same(head: Head, state: Content) -> bool:
-    # A mode of -1 is "not given": whatever the file has.
+    # A mode of -1 is not given, so it equals any mode.
     modes_agree = state.mode in {-1, head.mode}
     if state.content is not None and head.blob is None:
-        # Only the hash is on record, from a time when the file was over the limit: now its content can be kept.
+        # Only the hash is stored, since the file was over the limit. Now the content can be stored.
         return False
     return head.sha256 == state.sha256 and modes_agree and head.link == state.link
 
@@ -172,7 +172,7 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: Where content that was stored before stands in its chain; None for new content.
+    #: The depth, in its chain, of content that was stored before; None for new content.
     stored_depth: int | None = None
 
 
@@ -238,12 +238,12 @@ def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None)
 
 
 def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
-    """Return the modes of folders for the database; None for the usual ones, which take no room in a row."""
+    """Return the modes of folders for the database; None for default modes, which take no room in a row."""
     return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
 
 
 def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
-    """Encode the content, as a delta to that of `head` where there is one."""
+    """Encode the content, as a delta from that of `head` if there is one."""
     state = new.state
     if state.content is None:
         return Blob.absent(state.sha256, state.size)
@@ -254,20 +254,20 @@ def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[
         try:
             base = yield from blob_content(new.project.user_id, head.blob.sha256, path=state.path, known=known)
         except IntegrityFailure:
-            # An old version is damaged: the new one must not depend on it. `verify` reports it.
+            # The old version is damaged, and `verify` reports it. The new one must not depend on it.
             return encode(state.content, sha256=state.sha256)
     return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base)
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
-    """Record that a file is gone; None when the newest version says so already. Raises NotFound for an unknown file."""
+    """Record a deletion; return None when it is recorded already. Raises NotFound for a file that never existed."""
     ctx = yield from context()
     ctx.require_tenant(project.user_id)
     attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
     while True:
         head = ctx.heads.get((project.user_id, project.id, path))
         if head is None or head.sha256 is None:
-            # "Deleted already" is never taken from memory: another client may have written the file since.
+            # Do not trust a cached deletion: another client may have written the file since.
             head = yield from _read_head(project, path)
         if head is None:
             raise NotFound(

@@ -1,4 +1,4 @@
-"""References: how people name a version.
+"""Resolve references, by which people name versions.
 
 - `latest`, or nothing: the newest version of every file
 - a checkpoint's name: every file as it was then
@@ -32,15 +32,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
 _HEX_DIGITS = 32
 _SHORTEST_PREFIX = 4
-#: A path of PATH_MAX bytes, "@", and the name of a checkpoint.
+#: The longest reference: a path of PATH_MAX bytes, "@", and the name of a checkpoint.
 _LENGTH_MAX = 4_300
-#: Each "@" may end the path, and the database is asked about each.
+#: The most signs "@": each may end the path, and needs a query.
 _SIGNS_MAX = 32
 
 
 def _moment(when: str, now: datetime) -> datetime:
     """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
-    # The server gives the moment in the session's time zone, where an hour of the clock can be two hours or none.
+    # Convert to UTC first: in the session's time zone, a change of the clock could add or skip an hour.
     now = now.astimezone(UTC)
     text = when.strip().lower()
     if text in {"now", "yesterday"}:
@@ -67,7 +67,7 @@ def _id_range(prefix: str) -> tuple[UUID, UUID] | None:
 
 
 def _splits(reference: str) -> list[tuple[str, str]]:
-    """Return the ways to read a reference as `PATH@REF`, from the left: paths and checkpoints may both hold an "@"."""
+    """Return the ways to read a reference as `PATH@REF`, from the left. Paths and checkpoints may contain an "@"."""
     moment = _MOMENT.search(reference)
     if moment is not None and moment.end() != len(reference):
         raise InvalidInput(f"{quoted(reference)}: nothing may follow the moment in braces", field="reference")
@@ -80,7 +80,7 @@ def _splits(reference: str) -> list[tuple[str, str]]:
 
 
 def resolve(project: Project, reference: str = "latest") -> Plan[State]:
-    """Return the versions that a reference names, one a file.
+    """Return the versions that a reference names, one per file.
 
     Raises NotFound, AmbiguousReference, InvalidInput.
     """
@@ -111,7 +111,7 @@ def _of_file(found: State, path: str, reference: str) -> State:
 
 
 def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
-    """Resolve a reference that is not a checkpoint; `path` is the one file that it is about."""
+    """Resolve a reference that is not a checkpoint, for all files or for `path` only."""
     keys = {"user_id": project.user_id, "project_id": project.id}
     if reference in {"", "latest"}:
         return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))
@@ -165,7 +165,7 @@ def read(project: Project, path: str | PathLike[str], reference: str = "latest")
 
 
 def content(found: Snapshot) -> Plan[bytes]:
-    """Return the content of a version, after checking its SHA-256; of a deletion, nothing."""
+    """Return the content of a version, after checking its SHA-256; b"" for a deletion."""
     if found.sha256 is None:
         return b""
     return (yield from blob_content(found.user_id, bytes.fromhex(found.sha256), path=found.path))

@@ -1,4 +1,4 @@
-"""Restore, undo, redo: plan first, keep what is there, then write.
+"""Restore, undo, redo: plan first, store the present content, then write.
 
 The order makes a crash at any point harmless: what is on disk is put on record, a safety checkpoint names it, the
 restored versions and the restore itself go on record — one transaction — and only then are files replaced, each in
@@ -83,16 +83,16 @@ def restore(
 
 
 def undo(project: Project) -> Plan[Restore]:
-    """Take back the last restore that is not undone: the files are again what they were just before it.
+    """Undo the last restore that is not undone, and bring back the files as they were just before it.
 
-    What was edited since is not lost: the checkpoint in `safety` names it. Raises NotFound, RestoreRefused.
+    Later edits are not lost: the checkpoint in `safety` names them. Raises NotFound, RestoreRefused.
     """
     plan = yield from plan_undo(project)
     return (yield from _carry_out(project, plan))
 
 
 def redo(project: Project) -> Plan[Restore]:
-    """Do the last undone restore again. Raises NotFound, RestoreRefused."""
+    """Redo the last undone restore. Raises NotFound, RestoreRefused."""
     plan = yield from plan_redo(project)
     return (yield from _carry_out(project, plan))
 
@@ -138,12 +138,12 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
 def _after_failure(
     project: Project, plan: RestorePlan, root: Root, done: Restore, *, nothing_written: bool
 ) -> Plan[None]:
-    """Make the record tell what is on disk now, and what can be undone."""
+    """Record the files as they are on disk now, and which restores can be undone."""
     yield from memory_usage.lock_memory_limit(project.user_id)
     try:
         tracking = yield from local(Tracking.load, root)
     except FileProblem:
-        # The project is out of reach: the next capture finds out how its files are.
+        # The project's folder cannot be opened: the next capture records its files.
         tracking = None
     if tracking is not None:
         for step in plan.changes:
@@ -166,7 +166,7 @@ def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -
     try:
         now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     except FileProblem:
-        # It cannot be read at all: the next capture reports it.
+        # The file cannot be read: the next capture reports it.
         return
     if now is None:
         yield from append_deletion(project, path, kind=tracking.kind(path))
@@ -174,12 +174,12 @@ def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -
     try:
         yield from append(project, now, kind=tracking.kind(path))
     except QuotaExceeded:
-        # Somebody else's content: the next capture reports it.
+        # Another program wrote this content: the next capture reports it.
         return
 
 
 def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
-    """Return the project's folder, and refuse when it is not the one that the plan saw."""
+    """Return the project's folder. Raises RestoreRefused if it is not the folder of the plan."""
     now = yield from local(pin, Path(project.path))
     if plan.folder not in {None, now.identity}:
         raise RestoreRefused(
@@ -191,7 +191,7 @@ def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
 
 
 def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState | None]]:
-    """Read the files that the plan changes, and refuse when one is not what the plan saw."""
+    """Read the files that the plan changes. Raises RestoreRefused if one has changed since the plan."""
     tracking = yield from local(Tracking.load, root)
     present: dict[str, FileState | None] = {}
     for step in plan.changes:
@@ -283,7 +283,7 @@ def _put_on_record(
 
 
 def _keep(project: Project, state: FileState, *, kind: str) -> Plan[None]:
-    """Put on record what is about to be overwritten."""
+    """Store the content that is about to be overwritten."""
     try:
         yield from append(project, state, kind=kind)
     except QuotaExceeded as full:
@@ -307,22 +307,22 @@ def _wanted(step: RestoreStep, raw: bytes) -> Incoming:
 
 
 def _turn(step: RestoreStep, present: FileState | None) -> int:
-    """Symlinks that go come first and symlinks that come last: what they lead to may change under its own name."""
+    """Return the order of a step: removed symlinks first, new symlinks last, since their targets may change too."""
     if present is not None and present.link is not None and present.link != step.link:
         return 0
     return 1 if step.link is None else 2
 
 
 def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState | None) -> Plan[None]:
-    """Replace or remove one file, then look that it is so."""
+    """Replace or remove one file, and check the result."""
     expect = None if present is None else present.sha256
     if step.link is not None:
-        # It may lead to a file that was restored a moment ago.
+        # The symlink may lead to a file that this restore has written already.
         now = yield from local(read_file, root, step.path, limit_bytes=0)
         if now is not None and (now.sha256.hex(), now.link) == (step.sha256, step.link):
             return
     if present is not None and (raw is None or present.link != step.link):
-        # A symlink in the place of a file, or the other way round: never write through it.
+        # Never write through a symlink that replaces a file, or a file that replaces a symlink: remove it first.
         yield from local(remove_file, root, step.path, expect=present.sha256)
         expect = None
     if raw is None:
