@@ -1,8 +1,8 @@
 """Restore, undo, redo: plan first, store the present content, then write.
 
-The order makes a crash at any point harmless: what is on disk is put on record, a safety checkpoint names it, the
-restored versions and the restore itself go on record — one transaction — and only then are files replaced, each in
-one atomic step that refuses when the file is not what the plan saw.
+The order makes a crash at any point harmless. One transaction first stores the present files, names them by a safety
+checkpoint, and records the restored versions and the restore itself. Only then files are replaced, each in one atomic
+step, which refuses a file that has changed since the plan.
 """
 
 import stat
