@@ -92,12 +92,12 @@ class Site:
 
     @property
     def temporary_mark(self) -> Path:
-        """A file that says: the home goes with its last user, so nothing in it needs to survive a crash."""
+        """The file that marks a temporary home, whose data need not survive a crash."""
         return self.run_dir / "temporary"
 
     @property
     def is_temporary(self) -> bool:
-        """True when the home goes with its last user, see `temporary`."""
+        """True if the home is removed after its last user, see `temporary`."""
         return self.temporary_mark.exists()
 
     @property

@@ -34,7 +34,7 @@ from typing import Any, TypeVar, Unpack
 import anthropic
 
 from atlas_sdk import InvalidInput, User
-from atlas_sdk.integrations.metering import Api, Metering, Plan, Tally
+from atlas_sdk.integrations.metering import Api, Metering, Plan, Tally, positive
 from atlas_sdk.integrations.streams import AsyncWatch, Watch
 from atlas_sdk.integrations.usage import TokenUsage
 from atlas_sdk.integrations.wrapping import guard_client
@@ -73,11 +73,9 @@ class Messages:
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
         """Read a request. Its `max_tokens` bounds the whole output, thinking included."""
-        output = body.get("max_tokens", default_output)
+        output = positive("max_tokens", body.get("max_tokens", default_output))
         thinking = body.get("thinking") or {}
         budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
-        if isinstance(output, bool) or not isinstance(output, int) or output < 1:
-            raise InvalidInput(f"max_tokens must be a whole number from 1 up, not {output!r}", field="max_tokens")
         # The provider requires a limit above the thinking budget.
         return Plan(model=str(body.get("model", "")), output=output, least=budget + 1 if isinstance(budget, int) else 1)
 

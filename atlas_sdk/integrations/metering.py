@@ -17,7 +17,7 @@ from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.prices import Prices
 from atlas_sdk.integrations.usage import TokenUsage
 
-__all__ = ["Api", "Meter", "MeteredCall", "Metering", "Plan", "Tally", "plain", "read_options"]
+__all__ = ["Api", "Meter", "MeteredCall", "Metering", "Plan", "Tally", "plain", "positive", "read_options"]
 
 
 class Metering(TypedDict, total=False):
@@ -138,7 +138,8 @@ class Meter:
         return self.user if isinstance(self.user, User) else self.user()
 
 
-def _tokens(name: str, value: object) -> int:
+def positive(name: str, value: object) -> int:
+    """Return a whole number from 1 up. Raises InvalidInput."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidInput(f"{name} must be a whole number from 1 up, not {value!r}", field=name)
     return value
@@ -163,8 +164,8 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
         prices=options.get("prices"),
         unknown_price=_choice("unknown_price", options.get("unknown_price", "tokens"), "tokens", "refuse"),
         input_tokens=options.get("input_tokens", input_bound),
-        max_output_tokens=_tokens("max_output_tokens", options.get("max_output_tokens", 4096)),
-        min_output_tokens=None if least is None else _tokens("min_output_tokens", least),
+        max_output_tokens=positive("max_output_tokens", options.get("max_output_tokens", 4096)),
+        min_output_tokens=None if least is None else positive("min_output_tokens", least),
         on_cut=_choice("on_cut", options.get("on_cut", "progress"), "progress", "reservation"),
         unmetered=tuple(options.get("unmetered", ())),
         meta=dict(options.get("meta") or {}),

@@ -37,7 +37,7 @@ from typing import Any, NoReturn, TypeVar, Unpack
 import openai
 
 from atlas_sdk import InvalidInput, User
-from atlas_sdk.integrations.metering import Api, Metering, Plan, Tally
+from atlas_sdk.integrations.metering import Api, Metering, Plan, Tally, positive
 from atlas_sdk.integrations.streams import AsyncWatch, Watch
 from atlas_sdk.integrations.usage import TokenUsage
 from atlas_sdk.integrations.wrapping import guard_client
@@ -77,12 +77,6 @@ class AsyncStream(openai.AsyncStream[T]):
             await events.aclose()
 
 
-def _limit(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInput(f"{name} must be a whole number from 1 up, not {value!r}", field=name)
-    return value
-
-
 def _usage(answer: object) -> TokenUsage | None:
     usage = answer.get("usage") if isinstance(answer, Mapping) else getattr(answer, "usage", None)
     return None if usage is None else TokenUsage.from_openai(usage)
@@ -102,10 +96,10 @@ class ChatCompletions:
         """Read a request. Its output limit includes reasoning, and applies to each of `n` answers."""
         name = self._field(body)
         effort = body.get("reasoning_effort")
-        self._answers = _limit("n", body.get("n") or 1)
+        self._answers = positive("n", body.get("n") or 1)
         return Plan(
             model=str(body.get("model", "")),
-            output=_limit(name, body.get(name) or default_output),
+            output=positive(name, body.get(name) or default_output),
             answers=self._answers,
             hides=effort not in {None, "none"},
         )
@@ -165,7 +159,7 @@ class Responses:
         effort = reasoning.get("effort") if isinstance(reasoning, Mapping) else None
         return Plan(
             model=str(body.get("model", "")),
-            output=_limit("max_output_tokens", body.get("max_output_tokens") or default_output),
+            output=positive("max_output_tokens", body.get("max_output_tokens") or default_output),
             hides=effort not in {None, "none"},
         )
 

@@ -244,7 +244,7 @@ def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
 
 
 def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
-    """Encode the content, as a delta to that of `head` where there is one."""
+    """Encode the content, as a delta from that of `head` if there is one."""
     state = new.state
     if state.content is None:
         return Blob.absent(state.sha256, state.size)

@@ -1,4 +1,4 @@
-"""References: how people name a version.
+"""Resolve references, by which people name versions.
 
 - `latest`, or nothing: the newest version of every file
 - a checkpoint's name: every file as it was then
@@ -170,7 +170,7 @@ def read(project: Project, path: str | PathLike[str], reference: str = "latest")
 
 
 def content(found: Snapshot) -> Plan[bytes]:
-    """Return the content of a version, after checking its SHA-256; of a deletion, nothing."""
+    """Return the content of a version, after checking its SHA-256; b"" for a deletion."""
     if found.sha256 is None:
         return b""
     return (yield from blob_content(found.user_id, bytes.fromhex(found.sha256), path=found.path))

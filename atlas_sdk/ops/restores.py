@@ -79,16 +79,16 @@ def restore(
 
 
 def undo(project: Project) -> Plan[Restore]:
-    """Take back the last restore that is not undone: the files are again what they were just before it.
+    """Undo the last restore that is not undone, and bring back the files as they were just before it.
 
-    What was edited since is not lost: the checkpoint in `safety` names it. Raises NotFound, RestoreRefused.
+    Later edits are not lost: the checkpoint in `safety` names them. Raises NotFound, RestoreRefused.
     """
     plan = yield from plan_undo(project)
     return (yield from _carry_out(project, plan))
 
 
 def redo(project: Project) -> Plan[Restore]:
-    """Do the last undone restore again. Raises NotFound, RestoreRefused."""
+    """Redo the last undone restore. Raises NotFound, RestoreRefused."""
     plan = yield from plan_redo(project)
     return (yield from _carry_out(project, plan))
 

@@ -66,10 +66,7 @@ def _print(settings: Settings, report: Report) -> None:
     for title, counts in (("jobs", evidence.jobs), ("ends", evidence.ends)):
         print(f"{title}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common()))
     if watch is not None and watch.rows:
-        print(
-            f"{watch.looks:,} looks at the counters and {report.verified:,} comparisons with the ledger; "
-            "highest share of a limit:"
-        )
+        print(f"{watch.looks:,} looks, {report.verified:,} comparisons with the ledger; highest share of a limit:")
         _table([{"user": number, **_shares(peaks)} for number, peaks in enumerate(watch.peaks)])
         used, limit = watch.naive
         print(
