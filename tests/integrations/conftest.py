@@ -34,7 +34,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def user(atlas: Atlas) -> User:
-    """Somebody without limits."""
+    """A user without limits."""
     made = atlas.users.create(f"{uuid.uuid4()}@example.com")
     atlas.quotas.set_limits(made, tokens=None, cost=None, containers=None, requests_per_hour=None, builds_per_day=None)
     return made
