@@ -9,6 +9,10 @@
         project = atlas.projects.create(user, path="/srv/app")
         atlas.memory.snapshot(project, "CLAUDE.md", b"# Rules")   # None when nothing changed
         atlas.memory.checkpoint(project, "before-refactor")
+
+What programs pass around is here: clients, options, objects, errors, guards. Public, too: `atlas_sdk.results` (rarer
+results of operations), `atlas_sdk.maintenance`, `atlas_sdk.files`, `atlas_sdk.guards`, `atlas_sdk.errors` and
+`atlas_sdk.integrations`.
 """
 
 from importlib import import_module
@@ -50,49 +54,40 @@ if TYPE_CHECKING:
         TimedOut,
         TransactionConflict,
     )
-    from atlas_sdk.files import FileState, Scan, Signature, Skipped, Tracking
+    from atlas_sdk.files import Tracking
     from atlas_sdk.guards.async_lease import AsyncLease
     from atlas_sdk.guards.guard import AsyncGuard, Guard, current_guard
     from atlas_sdk.guards.lease import Lease
-    from atlas_sdk.guards.lease_call import Call
     from atlas_sdk.guards.options import GuardOptions
     from atlas_sdk.guards.slot import AsyncSlot, Slot
     from atlas_sdk.model.attribution import Attribution
-    from atlas_sdk.model.builds import Build, BuildStats
-    from atlas_sdk.model.checkpoints import Change, Checkpoint, Restore, RestorePlan, RestoreStep
+    from atlas_sdk.model.builds import Build
+    from atlas_sdk.model.checkpoints import Checkpoint, Restore, RestorePlan
     from atlas_sdk.model.events import Event
     from atlas_sdk.model.health import Health
     from atlas_sdk.model.limits import Limits, TopUp
-    from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
-    from atlas_sdk.model.memory import Broken, Capture, FileDiff, Snapshot, State, Verification
-    from atlas_sdk.model.memory_usage import MemoryUsage
-    from atlas_sdk.model.notifications import Gap, Notification
-    from atlas_sdk.model.pool import PoolStats
+    from atlas_sdk.model.memory import Capture, FileDiff, Snapshot, Verification
+    from atlas_sdk.model.notifications import Notification, NotificationGap
     from atlas_sdk.model.previews import Preview
-    from atlas_sdk.model.projects import Project, Purge
+    from atlas_sdk.model.projects import Project
     from atlas_sdk.model.quota_accounting import (
-        Check,
-        Forecast,
         OpenReservation,
-        Period,
-        QuotaAccounting,
-        QuotaAudit,
         Usage,
     )
-    from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
-    from atlas_sdk.model.schema import AppliedMigration, ServerFacts
+    from atlas_sdk.model.quotas import Reservation, Settlement
     from atlas_sdk.model.sessions import IssuedSession, Session
-    from atlas_sdk.model.summaries import ProjectHealth, UsageSummary
-    from atlas_sdk.model.usage import UsageEntry, UsageTotal
-    from atlas_sdk.model.users import Deletion, User
+    from atlas_sdk.model.summaries import UsageSummary
+    from atlas_sdk.model.usage import UsageEntry
+    from atlas_sdk.model.users import User
     from atlas_sdk.ops.amounts import UNCHANGED
     from atlas_sdk.signing_keys import SigningKeys
+
+    __version__: str
 
 # Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
     "AlreadyExists": "errors",
     "AmbiguousReference": "errors",
-    "AppliedMigration": "model.schema",
     "GuardOptions": "guards.options",
     "AsyncAtlas": "aio",
     "AsyncGuard": "guards.guard",
@@ -103,32 +98,21 @@ _HOME_OF = {
     "Atlas": "client",
     "AtlasError": "errors",
     "Attribution": "model.attribution",
-    "QuotaAudit": "model.quota_accounting",
     "AuthError": "errors",
     "AuthenticationFailed": "errors",
     "BackupFailed": "errors",
-    "Block": "model.quotas",
-    "QuotaAccounting": "model.quota_accounting",
-    "Broken": "model.memory",
     "Build": "model.builds",
-    "BuildStats": "model.builds",
-    "Call": "guards.lease_call",
     "Capture": "model.memory",
-    "Change": "model.checkpoints",
-    "Check": "model.quota_accounting",
     "Checkpoint": "model.checkpoints",
     "ContentMissing": "errors",
     "DatabaseError": "errors",
     "DatabaseUnreachable": "errors",
-    "Deletion": "model.users",
     "EmbeddedServerFailed": "errors",
     "EncryptionFailed": "errors",
     "Event": "model.events",
     "FileDiff": "model.memory",
     "FileProblem": "errors",
-    "FileState": "files",
-    "Forecast": "model.quota_accounting",
-    "Gap": "model.notifications",
+    "NotificationGap": "model.notifications",
     "TopUp": "model.limits",
     "Guard": "guards.guard",
     "Health": "model.health",
@@ -138,14 +122,9 @@ _HOME_OF = {
     "InvalidInput": "errors",
     "InvalidToken": "errors",
     "IssuedSession": "model.sessions",
-    "JobReport": "model.maintenance",
     "Lease": "guards.lease",
     "Limits": "model.limits",
     "Listener": "_drive.listener",
-    "MAINTENANCE_JOBS": "model.maintenance",
-    "MaintenanceProgress": "model.maintenance",
-    "MaintenanceRun": "model.maintenance",
-    "MemoryUsage": "model.memory_usage",
     "MissingExtra": "errors",
     "NotAProject": "errors",
     "NotFound": "errors",
@@ -153,32 +132,21 @@ _HOME_OF = {
     "Notification": "model.notifications",
     "Options": "_connect",
     "OutsideProject": "errors",
-    "Period": "model.quota_accounting",
-    "PoolStats": "model.pool",
     "PortsExhausted": "errors",
     "Preview": "model.previews",
     "Project": "model.projects",
-    "ProjectHealth": "model.summaries",
-    "Purge": "model.projects",
     "QuotaExceeded": "errors",
-    "Rate": "model.quotas",
     "Reservation": "model.quotas",
     "Restore": "model.checkpoints",
     "RestorePlan": "model.checkpoints",
     "RestoreRefused": "errors",
-    "RestoreStep": "model.checkpoints",
-    "Scan": "files",
     "SchemaMismatch": "errors",
-    "ServerFacts": "model.schema",
     "Session": "model.sessions",
     "Settlement": "model.quotas",
-    "Signature": "files",
     "SigningKeys": "signing_keys",
-    "Skipped": "files",
     "Slot": "guards.slot",
     "SlotLost": "errors",
     "Snapshot": "model.memory",
-    "State": "model.memory",
     "StorageFull": "errors",
     "TimedOut": "errors",
     "Tracking": "files",
@@ -188,18 +156,15 @@ _HOME_OF = {
     "Usage": "model.quota_accounting",
     "UsageEntry": "model.usage",
     "UsageSummary": "model.summaries",
-    "UsageTotal": "model.usage",
     "User": "model.users",
     "Verification": "model.memory",
     "current_guard": "guards.guard",
 }
 
 __all__ = [
-    "MAINTENANCE_JOBS",
     "UNCHANGED",
     "AlreadyExists",
     "AmbiguousReference",
-    "AppliedMigration",
     "AsyncAtlas",
     "AsyncGuard",
     "AsyncLease",
@@ -212,27 +177,17 @@ __all__ = [
     "AuthError",
     "AuthenticationFailed",
     "BackupFailed",
-    "Block",
-    "Broken",
     "Build",
-    "BuildStats",
-    "Call",
     "Capture",
-    "Change",
-    "Check",
     "Checkpoint",
     "ContentMissing",
     "DatabaseError",
     "DatabaseUnreachable",
-    "Deletion",
     "EmbeddedServerFailed",
     "EncryptionFailed",
     "Event",
     "FileDiff",
     "FileProblem",
-    "FileState",
-    "Forecast",
-    "Gap",
     "Guard",
     "GuardOptions",
     "Health",
@@ -241,49 +196,33 @@ __all__ = [
     "InvalidInput",
     "InvalidToken",
     "IssuedSession",
-    "JobReport",
     "Lease",
     "Limits",
     "Listener",
-    "MaintenanceProgress",
-    "MaintenanceRun",
-    "MemoryUsage",
     "MissingExtra",
     "NotAProject",
     "NotFound",
     "NotPermitted",
     "Notification",
+    "NotificationGap",
     "OpenReservation",
     "Options",
     "OutsideProject",
-    "Period",
-    "PoolStats",
     "PortsExhausted",
     "Preview",
     "Project",
-    "ProjectHealth",
-    "Purge",
-    "QuotaAccounting",
-    "QuotaAudit",
     "QuotaExceeded",
-    "Rate",
     "Reservation",
     "Restore",
     "RestorePlan",
     "RestoreRefused",
-    "RestoreStep",
-    "Scan",
     "SchemaMismatch",
-    "ServerFacts",
     "Session",
     "Settlement",
-    "Signature",
     "SigningKeys",
-    "Skipped",
     "Slot",
     "SlotLost",
     "Snapshot",
-    "State",
     "StorageFull",
     "TimedOut",
     "TopUp",
@@ -293,7 +232,6 @@ __all__ = [
     "Usage",
     "UsageEntry",
     "UsageSummary",
-    "UsageTotal",
     "User",
     "Verification",
     "current_guard",
@@ -301,10 +239,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    value: object
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("atlasengine")
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"atlas_sdk.{_HOME_OF[name]}"), name)
+    else:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    value = getattr(import_module(f"atlas_sdk.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
 

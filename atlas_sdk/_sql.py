@@ -36,7 +36,7 @@ class Statement:
 
 @frozen
 class Migration:
-    """One file of `sql/migrations`: `0003_memory.sql` is version 3, named "memory"."""
+    """One file of `sql/migrations`: `0004_memory.sql` is version 4, named "memory"."""
 
     version: int
     name: str

@@ -27,7 +27,7 @@ from atlas_sdk.errors import (
 
 __all__ = ["translate"]
 
-#: The SQLSTATE of the trigger `refuse_illegal_transition` (`sql/migrations/0011_lifecycles.sql`).
+#: The SQLSTATE of the trigger `refuse_illegal_transition` (`sql/migrations/0001_accounts.sql`).
 _ILLEGAL_TRANSITION = "23T01"
 #: The SQLSTATE of the trigger `refuse_over_limit` (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @frozen
-class _Connection:
+class _Connected:
     """What a client has from connecting on."""
 
     opened: Opened
@@ -64,7 +64,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         self._tenant = tenant
         #: The client that this one is a copy of: the connection is that one's.
         self._parent = parent
-        self._connection: _Connection | None = None
+        self._connection: _Connected | None = None
         runner = _LateRunner(self)
         super().__init__(runner)
         self.maintenance = AsyncMaintenance(runner)
@@ -107,7 +107,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
             await driver.close()
             opened.release()
             raise
-        self._connection = _Connection(opened, driver, login)
+        self._connection = _Connected(opened, driver, login)
 
     @classmethod
     def temporary(cls, **options: Unpack[Options]) -> AbstractAsyncContextManager[Self]:
@@ -135,7 +135,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         finally:
             await asyncio.to_thread(making.__exit__, None, None, None)
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> _Connected:
         found = (self._parent or self)._connection  # noqa: SLF001  # another object of this class
         if found is None:
             raise InvalidInput("connect first: use `async with AsyncAtlas.open() as atlas`", field="atlas")

@@ -109,6 +109,8 @@ def _made_again(kind: type[AtlasError], args: tuple[object, ...], fields: dict[s
 class InvalidInput(AtlasError, ValueError):
     """An argument breaks a rule."""
 
+    #: What a web service answers with: Unprocessable Content.
+    http_status: ClassVar[int] = 422
     exit_code = 2
 
     def __init__(self, message: str, *, field: str) -> None:
@@ -119,6 +121,8 @@ class InvalidInput(AtlasError, ValueError):
 class NotFound(AtlasError, LookupError):
     """No such thing."""
 
+    #: What a web service answers with: Not Found.
+    http_status: ClassVar[int] = 404
     exit_code = 3
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
@@ -138,6 +142,9 @@ class NotAProject(NotFound):
 class AlreadyExists(AtlasError):
     """A unique name is taken."""
 
+    #: What a web service answers with: Conflict.
+    http_status: ClassVar[int] = 409
+
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
         self.kind = kind
@@ -146,6 +153,9 @@ class AlreadyExists(AtlasError):
 
 class IllegalTransition(AtlasError):
     """A status that cannot follow the one that it is; nothing was changed."""
+
+    #: What a web service answers with: Conflict.
+    http_status: ClassVar[int] = 409
 
     def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
         final = ", which is final" if from_status in _FINAL else ""

@@ -1,4 +1,4 @@
-"""A home of its own for one run, with a server that is stopped and removed afterwards, also on Ctrl-C."""
+"""A temporary home for one run, with a server that is stopped and removed afterwards, also on Ctrl-C."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ from benchmarks.histories import Corpus
 __all__ = ["Bench", "open_bench", "remove_home"]
 
 _LINGER_VARIABLE = "ATLAS_EMBEDDED_LINGER_S"
-#: A server that checkpoints before it stops may take this long on a slow disk.
+#: Seconds that a server may take to stop, with a checkpoint on a slow disk.
 _STOP_S = 70.0
 
 
 @frozen(kw_only=True)
 class Bench:
-    """What every section is given."""
+    """The arguments of every section."""
 
     home: Path
     atlas: Atlas
@@ -37,12 +37,12 @@ class Bench:
     quick: bool
 
     def tenant(self, name: str) -> tuple[User, Project]:
-        """Make a user of their own, because one user's equal contents are stored once; and a project."""
+        """Create a new user and a project. A new user, because equal contents of one user are stored once."""
         user = self.atlas.users.create(f"{name}@bench.example")
         return user, self.atlas.projects.create(user, path=self.home / "projects" / name, name=name)
 
     def new_database(self, name: LiteralString) -> str:
-        """Make a database on the same server; return its DSN."""
+        """Create a database on the same server; return its DSN."""
         with psycopg.connect(self.atlas.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return make_conninfo(self.atlas.url, dbname=name)
@@ -59,7 +59,7 @@ class Bench:
 
 @contextmanager
 def open_bench(corpus: Corpus, *, quick: bool, folder: Path | None) -> Iterator[Bench]:
-    """Start a server in a new temporary folder, and leave nothing behind, however the run ends."""
+    """Start a server in a new temporary folder, and remove everything however the run ends."""
     lingers = os.environ.get(_LINGER_VARIABLE)
     os.environ[_LINGER_VARIABLE] = "0.1"
     terminated = signal.signal(signal.SIGTERM, _interrupt)
@@ -67,14 +67,14 @@ def open_bench(corpus: Corpus, *, quick: bool, folder: Path | None) -> Iterator[
     home = made / "home"
     try:
         with Atlas.open(home=home) as atlas:
-            # As root the data may be elsewhere, and what it is compared with belongs on the same disk.
+            # For root the data may be elsewhere. Peers must write to the same disk.
             scratch = Path(tempfile.mkdtemp(prefix="atlas-bench-", dir=(home / "postgres").resolve().parent))
             try:
                 yield Bench(home=home, atlas=atlas, scratch=scratch, corpus=corpus, quick=quick)
             finally:
                 shutil.rmtree(scratch)
     finally:
-        # A second Ctrl-C would leave a folder behind.
+        # Ignore a second Ctrl-C, which would leave a folder behind.
         interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             remove_home(home)

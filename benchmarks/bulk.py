@@ -1,4 +1,4 @@
-"""Many versions from one process, one after the other, and all of them verified."""
+"""Put many versions from one process, one after the other, and verify all of them."""
 
 import time
 
@@ -10,7 +10,7 @@ __all__ = ["bulk"]
 
 
 def bulk(bench: Bench) -> list[Row]:
-    """Put and verify the versions of one made history."""
+    """Put and verify the versions of one generated history."""
     history = histories.made(7, 250 if bench.quick else 1_000, 20_000)
     user, project = bench.tenant("bulk")
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What operations cost while a tenant's ledger, audit trail and builds grow from a thousand rows each to a million."""
+"""The cost of operations while a tenant's ledger, audit trail and builds grow from 1,000 to 1,000,000 rows."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -82,7 +82,7 @@ def _fill(bench: Bench, user: User, project: Project, *, first: int, last: int) 
 
 
 def _calls(atlas: Atlas, user: User, project: Project, token: str) -> Mapping[str, tuple[Callable[[], object], int]]:
-    """Return each operation and how often to measure it."""
+    """Return each operation with the number of measurements."""
 
     def build_to_its_end() -> None:
         build = atlas.builds.start(atlas.builds.create(project))

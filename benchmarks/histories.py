@@ -1,6 +1,6 @@
-"""What the benchmarks store: edit histories of memory files, real ones where they are, made ones elsewhere.
+"""Edit histories of memory files for the benchmarks: real ones if available, else generated ones.
 
-The made ones follow what agents do to such files: of 100 edits 55 append, 28 change a line, 10 rewrite a section, 4
+Generated histories follow the edits of agents: of 100 edits 55 append, 28 change a line, 10 rewrite a section, 4
 move or delete one, 1 rewrites everything and 2 go back to an earlier version.
 """
 
@@ -17,13 +17,13 @@ __all__ = ["EDIT_SHARES", "SIZE_LIMITS", "Corpus", "Edit", "History", "describe"
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPUS_VARIABLE = "ATLAS_CORPUS"
 
-#: Of 100 edits.
+#: Numbers per 100 edits.
 EDIT_SHARES = {"append": 55, "in-place": 28, "section": 10, "move-or-delete": 4, "rewrite": 1, "revert": 2}
-#: Bytes of every made version.
+#: Bounds of the size of every generated version.
 SIZE_LIMITS = (2_000, 50_000)
-#: Made where there is no corpus: versions, and bytes to hover around. About what real ones have.
+#: Versions and sizes of the generated histories, similar to real ones.
 _MADE = ((300, 20_000), (150, 5_000), (100, 25_000), (80, 2_500), (60, 10_000), (60, 40_000))
-#: How far back somebody goes.
+#: The most versions that an edit goes back.
 _REVERT_LIMIT = 20
 _VOCABULARY_WORDS = 1_500
 _SYLLABLES = (
@@ -52,7 +52,7 @@ _SYLLABLES = (
 
 @frozen(kw_only=True)
 class History:
-    """One file's versions in order."""
+    """The versions of one file in order."""
 
     name: str
     versions: tuple[bytes, ...]
@@ -60,7 +60,7 @@ class History:
 
 @frozen(kw_only=True)
 class Corpus:
-    """The histories, and a line that says where they are from."""
+    """Histories, with a line about their source."""
 
     origin: str
     histories: tuple[History, ...]
@@ -68,14 +68,14 @@ class Corpus:
 
 @frozen(kw_only=True)
 class Edit:
-    """One step of a made history: what was done, and the file afterwards."""
+    """One step of a generated history: the kind of edit, and the file afterwards."""
 
     kind: str
     content: bytes
 
 
 def load() -> Corpus:
-    """Return the real histories beside the checkout or in ATLAS_CORPUS; without them, made ones."""
+    """Return the real histories beside the checkout or in ATLAS_CORPUS; without them, generated ones."""
     given = os.environ.get(CORPUS_VARIABLE)
     folder = Path(given) if given else REPOSITORY.parent / "shared" / "corpus"
     archives = sorted(folder.glob("*.tar.xz"))
@@ -97,7 +97,7 @@ def _unpack(archive: Path) -> History:
 
 
 def pick(corpus: Corpus, *, low_bytes: int, high_bytes: int, limit: int) -> list[tuple[str, bytes]]:
-    """Return successive versions of these sizes as (path, content), the longest histories first."""
+    """Return successive versions of these sizes as (path, content), longest histories first."""
     picked = []
     for history in sorted(corpus.histories, key=lambda history: -len(history.versions)):
         fitting = [version for version in history.versions if low_bytes <= len(version) <= high_bytes]
@@ -107,7 +107,7 @@ def pick(corpus: Corpus, *, low_bytes: int, high_bytes: int, limit: int) -> list
 
 
 def made(seed: int, versions: int, size_bytes: int) -> History:
-    """Return a history of this many versions that hover around a size; the same seed gives the same bytes."""
+    """Generate a history of this many versions around a size; the same seed gives the same bytes."""
     contents = []
     for edit in edits(seed, size_bytes=size_bytes):
         contents.append(edit.content)
@@ -117,7 +117,7 @@ def made(seed: int, versions: int, size_bytes: int) -> History:
 
 
 def edits(seed: int, *, size_bytes: int) -> Iterator[Edit]:
-    """Yield the steps of an endless history; no version equals the one before."""
+    """Yield the steps of an endless history, in which no version equals the one before."""
     writer = _Writer(random.Random(seed), size_bytes)
     kinds, weights = tuple(EDIT_SHARES), tuple(EDIT_SHARES.values())
     document = writer.document()
@@ -137,7 +137,7 @@ def edits(seed: int, *, size_bytes: int) -> Iterator[Edit]:
         yield Edit(kind=kind, content=_bytes(document))
 
 
-#: Sections, each a heading and lines.
+#: Sections, each with a heading and lines.
 Document = tuple[tuple[str, ...], ...]
 
 
@@ -146,7 +146,7 @@ def _bytes(document: Document) -> bytes:
 
 
 class _Writer:
-    """Writes and edits documents with one source of chance."""
+    """A writer of documents and edits, with one random generator."""
 
     def __init__(self, rng: random.Random, size_bytes: int) -> None:
         self.rng = rng
@@ -187,7 +187,7 @@ class _Writer:
 
     def rewrite_section(self, document: Document) -> Document:
         at = self.rng.randrange(len(document))
-        # Whoever rewrites a section of a file that has grown makes it shorter.
+        # An agent that rewrites a section of a grown file makes it shorter.
         share = 0.4 if len(_bytes(document)) > self._size_bytes else 1.1
         section = self._section(max(2, round((len(document[at]) - 1) * share)))
         return self._fitted((*document[:at], section, *document[at + 1 :]))
@@ -225,6 +225,6 @@ class _Writer:
 
 
 def describe(histories: Sequence[History]) -> str:
-    """Return how many there are and how large, in words."""
+    """Return number and sizes of the histories in words."""
     sizes = [len(version) for history in histories for version in history.versions]
     return f"{len(histories)} histories, {len(sizes):,} versions, {sum(sizes) // len(sizes):,} bytes a version"

@@ -1,4 +1,4 @@
-"""Single operations beside the least that one can cost, `SELECT 1`, and beside the same through an ORM."""
+"""Single operations, compared with the cheapest statement, `SELECT 1`, and with the same operations through an ORM."""
 
 import gc
 import random
@@ -14,11 +14,11 @@ from benchmarks.timing import Times, elapsed
 
 __all__ = ["operations"]
 
-#: So that no name of a table's row is the first one of its index.
+#: Sorts before all other names, so that no measured row is the first of its index.
 _NEIGHBOURS = 50
 _WARM_UP = 3
-#: One turn is several calls, and the first ones do not count: whoever comes after an ORM finds cold caches, and would
-#: have to be compared with others who do.
+#: A turn has several calls, and the first ones do not count: after an ORM's turn the caches are cold, which would make
+#: the comparison unfair.
 _BURST = 12
 _COLD = 2
 
@@ -26,9 +26,9 @@ Calls = Mapping[str, Callable[[], object]]
 
 
 def operations(bench: Bench) -> list[Row]:
-    """Read single rows in turn: ours, as one user, through SQLAlchemy, and `SELECT 1` by psycopg on our connection.
+    """Read single rows in turn: by the SDK, by its `as_user`, by SQLAlchemy, and `SELECT 1` on our connection.
 
-    Which core a server process is on moves a round trip by a factor of three, so one process serves all but SQLAlchemy.
+    The core of a server process changes a round trip by a factor of three, so one process serves all but SQLAlchemy.
     """
     keys = SigningKeys.generate()
     missing = ""
@@ -45,7 +45,7 @@ def operations(bench: Bench) -> list[Row]:
         atlas._driver._pool._cache.put(line)  # noqa: SLF001
         contenders = {"SELECT 1": lambda: line.execute("SELECT 1").fetchone()}
         for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):
-            # The token says whose it is: signing in comes before acting for somebody.
+            # The token names the user, so this comes before `as_user`.
             chosen = {name: call for name, call in calls.items() if label != "as_user" or name != "sessions.verify"}
             contenders |= {f"{label} {name}": call for name, call in chosen.items()}
         times = _take_turns(contenders, rounds=15 if bench.quick else 60)
@@ -79,7 +79,7 @@ def _row(what: str, ours: Times, theirs: Times, bound: float | None) -> Row:
 
 
 def _known(bench: Bench, atlas: Atlas, keys: SigningKeys) -> Known:
-    """Make a user, a project, a build, a preview and a session, and as many around each."""
+    """Create a user, a project, a build, a preview and a session, and other rows around each."""
     for number in range(_NEIGHBOURS):
         neighbour, project = bench.tenant(f"neighbour-{number}")
         atlas.builds.create(project)
@@ -108,7 +108,7 @@ def _ours(atlas: Atlas, known: Known) -> Calls:
 
 
 def _take_turns(contenders: Calls, *, rounds: int) -> dict[str, Times]:
-    """Let everybody take a turn in each round, in an order of its own; the first rounds do not count either."""
+    """Give each contender a turn in every round, in random order; the first rounds do not count."""
     times = {name: Times() for name in contenders}
     order = random.Random(0)
     gc.collect()

@@ -1,4 +1,4 @@
-"""The same operations as an application writes them with SQLAlchemy's ORM: a session each, on its pool."""
+"""The same operations as an application writes them with SQLAlchemy's ORM: a session per operation, on its pool."""
 
 import hashlib
 import uuid
@@ -18,7 +18,7 @@ __all__ = ["Known", "orm"]
 
 @frozen(kw_only=True)
 class Known:
-    """What is in the database to be asked for."""
+    """The rows to read."""
 
     url: str
     keys: SigningKeys
@@ -30,7 +30,7 @@ class Known:
 
 @contextmanager
 def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
-    """Yield the operations by the names that ours have. Raises MissingPeer."""
+    """Yield the operations by the names of ours. Raises MissingPeer."""
     needs_module("sqlalchemy", "sqlalchemy")
     import jwt
     from sqlalchemy import create_engine, select, text

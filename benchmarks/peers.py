@@ -1,4 +1,4 @@
-"""What others do to keep a version of a text, each in its own usual way."""
+"""The ways in which other programs keep a version of a text."""
 
 import importlib.util
 import os
@@ -17,8 +17,8 @@ __all__ = ["PEERS", "MissingPeer", "appending", "dulwich", "git", "langgraph", "
 _AUTHOR = b"Bench <bench@bench.example>"
 
 
-class MissingPeer(Exception):  # it is no error: the table says so
-    """A peer that is not installed; the message says what to install."""
+class MissingPeer(Exception):  # not an error: the table reports it
+    """A peer is not installed; the message says what to install."""
 
 
 def needs_module(module: str, distribution: str) -> None:
@@ -32,7 +32,7 @@ def needs_module(module: str, distribution: str) -> None:
 
 
 class _Appending:
-    """The least that durable means: the same bytes at the end of a file, and fdatasync."""
+    """The minimum for durability: append the bytes to a file, then fdatasync."""
 
     every = 1
 
@@ -149,7 +149,7 @@ def langgraph(bench: Bench) -> Iterator[Contender]:
         yield _LangGraph()
 
 
-#: By the name in the table.
+#: Peers by their name in the table.
 PEERS: dict[str, Callable[[Bench], object]] = {
     "append + fdatasync": appending,
     "langgraph-checkpoint-postgres put": langgraph,

@@ -1,4 +1,4 @@
-"""A durable put beside what others do with the same bytes, one operation of each in turn."""
+"""A durable put, compared with the peers' way to store the same bytes, one operation of each in turn."""
 
 import asyncio
 import time
@@ -53,7 +53,7 @@ class _OursAwaited:
 
 
 def versions(bench: Bench, limit: int) -> list[tuple[str, bytes]]:
-    """Return successive versions of the sizes that memory files have."""
+    """Return successive versions with the sizes of memory files."""
     return histories.pick(bench.corpus, limit=limit, **_SIZES)
 
 

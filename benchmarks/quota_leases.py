@@ -1,4 +1,4 @@
-"""Leases: blocks of a quota that a process spends by itself."""
+"""Leases, which spend blocks of a quota inside a process."""
 
 import gc
 import random
@@ -21,15 +21,15 @@ __all__ = ["quota_leases"]
 
 _PROCESSES = 32
 _BLOCK = 500_000
-#: Requests of a block: more than its tokens are enough for, so that it is the tokens that run out.
+#: Requests per block: more than its tokens suffice for, so that the tokens run out first.
 _REQUESTS = 50_000
-#: What is left in the end for all to reach the limit.
+#: Tokens left at the end, for all processes to reach the limit.
 _TAIL = 5_000_000
 _PAIRS = 1_000
 
 
 def quota_leases(bench: Bench) -> list[Row]:
-    """Measure a pair on a live lease, beside the same pair in the database; then 32 processes on one user."""
+    """Measure a pair on a live lease and the same pair in the database; then 32 processes on one user."""
     alone, crowd = metered_users(bench, "leases", 2)
     return [*_pairs(bench, alone), *_crowd(bench, crowd)]
 
@@ -53,7 +53,7 @@ def _pairs(bench: Bench, user: User) -> list[Row]:
         _spend(lease, _PAIRS)
         in_database()
         gc.collect()
-        # What other sections left behind is no reason for a long collection within a batch.
+        # Collect garbage of other sections now, not during a batch.
         gc.freeze()
         try:
             for _ in range(rounds):
@@ -142,7 +142,7 @@ def _crowd(bench: Bench, user: User) -> list[Row]:
             what="tokens that they are charged - those that they used",
             ours=count(usage.tokens_used - spent),
             target=exactly(0),
-            note=f"{usage.tokens_held} held, the books {'balance' if balanced else 'DO NOT BALANCE'}",
+            note=f"{usage.tokens_held} held, the counters {'match' if balanced else 'DO NOT MATCH'} the ledger",
         ),
         Row(
             what="tokens used, then, up to the limit : the limit",

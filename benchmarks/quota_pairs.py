@@ -1,4 +1,4 @@
-"""Reserve and settle beside the pair that it replaces: check the quota, then update what is used."""
+"""Reserve and settle, compared with the pair that they replace: check the quota, then update the usage."""
 
 import random
 import statistics
@@ -19,7 +19,7 @@ __all__ = ["metered_users", "quota_pairs"]
 
 _CLIENTS = 8
 _USERS = 1_000
-#: Limits that are there to be looked at, and never reached.
+#: Limits that are checked, but never reached.
 _PLAN: dict[str, Any] = {
     "tokens": 10**15,
     "cost": 10**9,
@@ -27,7 +27,7 @@ _PLAN: dict[str, Any] = {
     "requests_per_hour": 2 * 10**9,
     "builds_per_day": 10**6,
 }
-#: The product's first table, with the free space on its pages that ours has, too.
+#: The original table of the product, with the same free space per page as ours.
 _NAIVE_TABLE = """
 CREATE TABLE naive_quotas (
     user_id uuid PRIMARY KEY,
@@ -51,7 +51,7 @@ _UPDATE = "UPDATE naive_quotas SET tokens_used = tokens_used + %s, cost_used = c
 
 
 def metered_users(bench: Bench, name: str, number: int) -> list[User]:
-    """Make users with limits that are never reached."""
+    """Create users with limits that are never reached."""
     bench.atlas.quotas.add_plan(name, **_PLAN)
     return [bench.atlas.users.create(f"{name}-{n}@bench.example", plan=name) for n in range(number)]
 
@@ -72,7 +72,7 @@ def _client(home: Path, dsn: str, users: Sequence[User], number: int) -> Iterato
     dice = random.Random(number)
     with Atlas.open(home=home) as atlas, psycopg.connect(dsn, autocommit=True) as connection:
         for user in [users[0], *users[number::_CLIENTS]]:
-            # The first call of a minute turns the user's cells.
+            # The first call of a minute rotates the user's cells.
             _ours(atlas, user)
             _naive(connection, user.id)
         yield {

@@ -1,4 +1,4 @@
-"""Many processes append to one file at once: nothing may be lost."""
+"""Let many processes append to one file at once; nothing may be lost."""
 
 import hashlib
 import multiprocessing
@@ -19,17 +19,17 @@ __all__ = ["race"]
 
 _PROCESSES = 32
 _PATH = "CLAUDE.md"
-#: 32 interpreters that start at once on a slow machine.
+#: Seconds for 32 interpreters that start at once on a slow machine.
 _START_S = 120.0
-#: As much as a memory file often has; the same in every version, so that it is the race that is measured.
+#: A typical size of a memory file, the same in every version, so that the race alone is measured.
 _COMMON = "".join(f"- Rule {number}: keep what other writers wrote.\n" for number in range(100))
 
 
 @frozen(kw_only=True)
 class _Done:
-    """What one process reports."""
+    """The report of one process."""
 
-    #: Seconds of the clock that all processes of a machine share.
+    #: Seconds of the machine's monotonic clock, which all processes share.
     began: float
     ended: float
     statements: int
@@ -82,7 +82,7 @@ def race(bench: Bench) -> list[Row]:
 
 
 def _run(home: Path, user_id: UUID, project_id: UUID, versions: int) -> list[_Done]:
-    # Not fork: a child is to be what another program would be.
+    # Do not fork: a child must be like an independent program.
     spawn = multiprocessing.get_context("spawn")
     start = spawn.Barrier(_PROCESSES)
     pipes = [spawn.Pipe(duplex=False) for _ in range(_PROCESSES)]
@@ -93,7 +93,7 @@ def _run(home: Path, user_id: UUID, project_id: UUID, versions: int) -> list[_Do
     try:
         for process, (_, to) in zip(processes, pipes, strict=True):
             process.start()
-            # The child has it now: if the child dies, reading ends instead of waiting for ever.
+            # Close our end: if the child dies, reading ends instead of waiting for ever.
             to.close()
         return [report.recv() for report, _ in pipes]
     finally:

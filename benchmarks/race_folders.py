@@ -1,4 +1,4 @@
-"""An unprivileged user swaps folders for symlinks while root restores, undoes and watches: nothing outside is touched.
+"""Let a user swap folders for symlinks while root restores, undoes and watches; nothing outside may be touched.
 
 `python -m benchmarks.race_folders --races 200 --seed 1` runs as root. In each race another user owns a project and, in
 a process of its own, swaps the project's folder, the folder above it or one inside it for a symlink to a folder of
@@ -32,21 +32,21 @@ from watcher.debounce import Timing
 __all__ = ["main"]
 
 _NOBODY = 65534
-#: Its content is searched for in every version that was stored.
+#: A text that no stored version may contain.
 _SECRET = b"SECRET of root\n" * 20
 _FILES = ("CLAUDE.md", ".claude/rules/a.md", "notes/b.md")
 _KINDS = ("restore", "undo", "watch")
-#: What the attacker swaps: the project, the folder above it, one inside it.
+#: The folder that the attacker swaps: the project, the folder above it, or one inside it.
 _PLACES = ("home/proj", "home", "home/proj/.claude")
-#: inotify(7): access, modify, attrib, close, open, moved, created, deleted; of the folder itself, too.
+#: inotify(7): access, modify, attrib, close, open, moved, created, deleted; also of the folder itself.
 _EVERYTHING = 0xFFF
 _WATCH_S = 0.3
-#: Far more than a daemon needs to start on a busy machine.
+#: Seconds; far more than a daemon needs to start on a busy machine.
 _READY_S = 120.0
 
 
 class Alarm:
-    """Counts what the kernel reports about a folder and everything in it."""
+    """A counter of the kernel's reports about a folder and everything in it."""
 
     def __init__(self, folder: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -76,7 +76,7 @@ class Alarm:
 
 @contextmanager
 def attacker(base: Path, place: str, seed: int) -> Iterator[None]:
-    """Let another user swap a place for a symlink and back, until the end; it is a folder then."""
+    """Let another user swap a folder for a symlink and back, until the end, when it is a folder."""
     folder, trap = base / place, (base / place).parent / ".trap"
     child = os.fork()
     if child == 0:
@@ -98,9 +98,9 @@ def attacker(base: Path, place: str, seed: int) -> Iterator[None]:
 def _swap(folder: Path, trap: Path, choice: random.Random) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    # A descriptor: the folder above may be the one that is swapped by the next race.
+    # Use a descriptor: the next race may swap the folder above.
     parent = os.open(folder.parent, os.O_RDONLY)
-    # Some attackers are so fast that nothing can be done, others let most of it be done.
+    # Depending on the attacker's speed, most operations fail, or most succeed.
     pause_s = choice.choice((0.00001, 0.001, 0.01, 0.1))
     while not ended.is_set():
         renameat2.exchange(parent, folder.name, trap.name)
@@ -123,14 +123,14 @@ class Arena:
     violations: list[str] = field(factory=list)
 
     def project(self, number: int) -> tuple[Path, Project]:
-        """Make a project of the other user, with a checkpoint, and a trap beside each place."""
+        """Create a project of the other user, with a checkpoint, and a trap beside each folder."""
         base = self.base / f"user{number}"
         (base / "home" / "proj").mkdir(parents=True)
         for name in _FILES:
             path = base / "home" / "proj" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"version one\n")
-        # Each trap looks like what it stands for, so that nothing but the walk can tell.
+        # Each trap looks like the folder that it replaces, so that only the walk can tell.
         outside = self.base / "outside"
         for place, target in zip(_PLACES, (outside / "proj", outside, outside / "proj" / ".claude"), strict=True):
             ((base / place).parent / ".trap").symlink_to(target)
@@ -142,7 +142,7 @@ class Arena:
         return base, project
 
     def attempt(self, action: Callable[[], object]) -> None:
-        """Do something that may be refused."""
+        """Run an operation that may be refused."""
         try:
             action()
         except AtlasError:
@@ -151,11 +151,11 @@ class Arena:
             self.done += 1
 
     def judge(self, what: str, project: Project) -> None:
-        """Look whether anything outside was touched, or stored."""
+        """Check that nothing outside was touched or stored."""
         self.violations += [f"{what}: {event}" for event in self.alarm.rung()]
         if contents(self.base / "outside") != self.before:
             self.violations.append(f"{what}: the folder outside changed")
-        # Reading them is no violation.
+        # Reading these is not a violation.
         self.alarm.rung()
         for version in self.atlas.memory.history(project, limit=1000):
             if version.sha256 is not None and _SECRET in self.atlas.memory.content(version):
@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("run it as root: somebody else has to be the attacker")
     if options.sabotage:
         root._open = lambda path: os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # noqa: SLF001 - the point of it
-    # It says of every swap that a project is lost.
+    # The watcher logs a lost project at every swap.
     logging.getLogger("watcher").setLevel(logging.ERROR)
     choice = random.Random(options.seed)
     base = Path(tempfile.mkdtemp(prefix="atlas-race-"))

@@ -1,4 +1,4 @@
-"""Reading: the newest version, and the one at the end of the longest chain of deltas."""
+"""Reads of the newest version, and of the version at the end of the longest chain of deltas."""
 
 from benchmarks import histories
 from benchmarks.bench import Bench
@@ -7,7 +7,7 @@ from benchmarks.timing import Times, elapsed
 
 __all__ = ["reads"]
 
-#: More than the deltas that a chain may have.
+#: More versions than a chain may have deltas.
 _VERSIONS = 320
 _DEEPEST = """
     SELECT s.id, b.depth FROM memory_snapshots s JOIN memory_blobs b ON b.user_id = s.user_id AND b.sha256 = s.sha256

@@ -1,4 +1,4 @@
-"""A Redis server of the bench's own, where the program is installed."""
+"""A Redis server for the bench, if the program is installed."""
 
 import shutil
 import subprocess
@@ -17,9 +17,9 @@ _END_S = 10.0
 
 @contextmanager
 def redis_server(folder: Path, *, durable: bool = False) -> Iterator[str]:
-    """Start one on a socket in a new folder; yield its address for `limits`.
+    """Start a server on a socket in a new folder; yield its address for `limits`.
 
-    In memory alone, or `durable`: what it has answered is on the disk, as it is with us.
+    It works in memory; with `durable` it syncs every answered write to the disk, as our server does.
     """
     program = shutil.which("redis-server")
     if program is None:

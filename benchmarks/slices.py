@@ -1,7 +1,7 @@
-"""Many client processes that take turns: all of them run one contender for a slice of time, then the next one.
+"""Many client processes. All of them run one contender for a slice of time, then the next one.
 
-Processes are started, connected and warm before the first slice, and what disturbs the machine disturbs neighbouring
-slices of all contenders alike: so what counts is the median of the ratios of rounds.
+The processes are started, connected and warm before the first slice. A disturbance of the machine affects neighbouring
+slices of all contenders alike, so the result is the median of the ratios of rounds.
 """
 
 import multiprocessing
@@ -19,27 +19,27 @@ from benchmarks.timing import Times
 
 __all__ = ["Crew", "Slice", "crew", "paired", "run_for", "take_slices"]
 
-#: 32 interpreters that start at once on a slow machine, and make their connections.
+#: Seconds for 32 interpreters that start and connect at once on a slow machine.
 _START_S = 120.0
-#: Until every process has heard which contender is next.
+#: Seconds until every process knows the next contender.
 _LEAD_S = 0.05
 
 Call = Callable[[], object]
-#: What a client process opens: its contenders, and what it can be asked, by name.
+#: The contenders and the queries of a client process, by name.
 Opened = Callable[..., AbstractContextManager[Mapping[str, Call]]]
 
 
 @frozen
 class Slice:
-    """What all clients did in one slice."""
+    """The calls of all clients in one slice."""
 
-    #: Operations a second, all clients together.
+    #: Operations per second, all clients together.
     rate: float
     times: Times = field(repr=False)
 
 
 def run_for(call: Call, until: float) -> tuple[float, "array[float]"]:
-    """Call until that moment of the monotonic clock; return the rate, and the seconds of each call."""
+    """Call until this time of the monotonic clock; return the rate, and the seconds of each call."""
     seconds = array("d")
     began = before = time.monotonic()
     while before < until:
@@ -75,19 +75,19 @@ class Crew:
         return [wire.recv() for wire in self._wires]
 
     def slice(self, name: str, seconds: float) -> Slice:
-        """Have all clients run a contender at the same time."""
+        """Let all clients run a contender at the same time."""
         answers = self._answers((name, time.monotonic() + _LEAD_S, seconds))
         return Slice(sum(rate for rate, _ in answers), Times([took for _, each in answers for took in each]))
 
     def ask(self, name: str) -> list[Any]:
-        """Have every client call this once; return what it returns."""
+        """Let every client call this once; return the results."""
         return self._answers((name, 0.0, None))
 
 
 @contextmanager
 def crew(size: int, opened: Opened, *arguments: Any) -> Iterator[Crew]:
-    """Start clients; each opens `opened(*arguments, its number)`."""
-    # Not fork: a client is to be what another program would be.
+    """Start clients; each calls `opened(*arguments, its number)`."""
+    # Do not fork: a client must be like an independent program.
     spawn = multiprocessing.get_context("spawn")
     wires, processes = [], []
     try:
@@ -95,7 +95,7 @@ def crew(size: int, opened: Opened, *arguments: Any) -> Iterator[Crew]:
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_client, args=(opened, arguments, number, theirs))
             process.start()
-            # The child has it now: if the child dies, reading ends instead of waiting for ever.
+            # Close our end: if the child dies, reading ends instead of waiting for ever.
             theirs.close()
             wires.append(ours)
             processes.append(process)
@@ -118,7 +118,7 @@ def crew(size: int, opened: Opened, *arguments: Any) -> Iterator[Crew]:
 def take_slices(
     run: Callable[[str, float], Slice], names: Sequence[str], *, rounds: int, seconds: float
 ) -> dict[str, list[Slice]]:
-    """Give each contender a slice in every round, after one that does not count; who is first alternates."""
+    """Give each contender a slice in every round, in alternating order; the first round does not count."""
     slices: dict[str, list[Slice]] = {name: [] for name in names}
     for turn in range(-1, rounds):
         for name in names if turn % 2 else reversed(names):
@@ -129,7 +129,7 @@ def take_slices(
 
 
 def paired(ours: Sequence[Slice], theirs: Sequence[Slice]) -> tuple[float, str]:
-    """Return the median of the ratios of rates, and for a note how the rounds and the single calls were."""
+    """Return the median of the ratios of rates, and a note about the spread of rounds and single calls."""
     ratios = sorted(mine.rate / other.rate for mine, other in zip(ours, theirs, strict=True))
     p50s = [statistics.median(took for each in side for took in each.times.seconds) * 1000 for side in (ours, theirs)]
     note = f"p50 {p50s[0]:.3g} and {p50s[1]:.3g} ms; {len(ratios)} rounds from {ratios[0]:.2f} to {ratios[-1]:.2f}"

@@ -1,4 +1,4 @@
-"""How long the command line takes to say anything."""
+"""The start-up time of the command line."""
 
 import shutil
 import statistics
@@ -14,7 +14,7 @@ from benchmarks.timing import elapsed
 __all__ = ["startup"]
 
 _RUNS = 15
-#: What help has no use for, and what takes longest to import.
+#: The slowest imports, which `--help` does not need.
 _HEAVY = ("psycopg", "watchdog", "rich")
 
 

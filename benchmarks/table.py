@@ -1,4 +1,4 @@
-"""The table: one row for each comparison, with its target."""
+"""The table of results: one row for each comparison, with its target."""
 
 from collections.abc import Iterable, Sequence
 
@@ -61,13 +61,13 @@ def per_second(value: float) -> Amount:
 
 @frozen
 class Target:
-    """What a ratio, or without a peer our own number, has to be."""
+    """A bound for a ratio, or for our own number if there is no peer."""
 
     sign: str
     bound: float
 
     def is_met_by(self, value: float) -> bool:
-        """Whether `value` is on the right side of the bound."""
+        """Return True if `value` meets the bound."""
         if self.sign == "≤":
             return value <= self.bound
         return value >= self.bound if self.sign == "≥" else value == self.bound
@@ -77,38 +77,38 @@ class Target:
 
 
 def at_most(bound: float) -> Target:
-    """Ours may be this many times the peer's, or this much."""
+    """Require at most this ratio of ours to the peer's, or at most this number."""
     return Target("≤", bound)
 
 
 def at_least(bound: float) -> Target:
-    """The peer's time has to be this many times ours; our rate has to be this many times the peer's, or this much."""
+    """Require at least this ratio of the peer's time to ours, of our rate to the peer's, or at least this number."""
     return Target("≥", bound)
 
 
 def exactly(bound: float) -> Target:
-    """Our number has to be this one."""
+    """Require exactly this number."""
     return Target("=", bound)
 
 
 @frozen(kw_only=True)
 class Row:
-    """One comparison; without a target it informs."""
+    """One comparison. A row without a target only informs."""
 
     what: str
     ours: Amount | None = None
     peer: Amount | None = None
     target: Target | None = None
-    #: The median of the ratios of rounds, for contenders that took turns: steadier than the ratio of two medians.
+    #: The median of the ratios of rounds, for contenders that take turns. It varies less than the ratio of two medians.
     paired: float | None = None
-    #: What else is to know: how many, how spread.
+    #: A note, such as the number of operations and their spread.
     note: str = ""
-    #: Why there is nothing to compare with, in a sentence.
+    #: The reason why there is no peer, in a sentence.
     missing: str = ""
 
     @property
     def ratio(self) -> float | None:
-        """Ours to the peer's; the peer's to ours where the target says how much more time the peer has to take."""
+        """The ratio of ours to the peer's; of the peer's to ours if the target is a bound for the peer's time."""
         if self.paired is not None:
             return self.paired
         if self.ours is None or self.peer is None:

@@ -1,4 +1,4 @@
-"""Measuring: what happens on a shared machine happens to everybody, so the contenders take turns."""
+"""Time measurement. Contenders take turns, so that disturbances of a shared machine affect all of them."""
 
 import gc
 import random
@@ -28,22 +28,22 @@ class Times:
 
     @property
     def p90(self) -> float:
-        """What nine in ten are below."""
+        """The 90th percentile."""
         return statistics.quantiles(self.seconds, n=10, method="inclusive")[-1]
 
     def spread(self) -> str:
-        """Return p90 and the number of operations, for a note."""
+        """Return the 90th percentile and the number of operations as a note."""
         return f"p90 {self.p90 * 1000:.3g} ms, n {len(self)}"
 
 
 class Contender(Protocol):
-    """Somebody who keeps versions."""
+    """A program that keeps versions."""
 
-    #: It takes every this-many-th turn: starting programs is slow, and fewer do for a median.
+    #: The contender takes only every n-th turn: starting programs is slow, and a median needs fewer.
     every: int
 
     def put(self, path: str, content: bytes, /) -> float:
-        """Keep a version durably; return the seconds that it took, without what only prepares it."""
+        """Store a version durably; return the seconds taken, without preparations."""
         ...
 
 
@@ -55,14 +55,14 @@ def elapsed(call: Callable[[], object]) -> float:
 
 
 def take_turns(contenders: Sequence[Contender], versions: Sequence[tuple[str, bytes]], *, warm_up: int) -> list[Times]:
-    """Give each version to each contender, one operation of each in turn; the first `warm_up` rounds do not count.
+    """Give each version to each contender in turn; the first `warm_up` rounds do not count.
 
-    Every round has its own order, so that nobody always follows the one that leaves the disk busy.
+    Every round has a random order, so that no contender always follows one that leaves the disk busy.
     """
     times = [Times() for _ in contenders]
     order = random.Random(0)
     gc.collect()
-    # What a peer's import left behind is no reason for a long collection within somebody's turn.
+    # Collect garbage of imports now, not during a turn.
     gc.freeze()
     try:
         for turn, (path, content) in enumerate(versions, start=-warm_up):

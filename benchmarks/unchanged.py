@@ -1,4 +1,4 @@
-"""Content that did not change: no round trip, hardly any time."""
+"""Puts of unchanged content, which need no round trip and hardly any time."""
 
 import logging
 from typing import Self
@@ -15,7 +15,7 @@ _LOGGER = logging.getLogger("atlas_sdk.queries")
 
 
 class StatementCounter(logging.Handler):
-    """Counts the statements of a client that was opened with `query_log`."""
+    """A counter of the statements of a client that was opened with `query_log`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class StatementCounter(logging.Handler):
 
 
 def unchanged(bench: Bench) -> list[Row]:
-    """Put each version twice: the first is a put, the second has nothing to do."""
+    """Put each version twice; the second time nothing has changed."""
     contents = versions(bench, 50 if bench.quick else 150)
     _, project = bench.tenant("unchanged")
     puts, repeats = Times(), Times()

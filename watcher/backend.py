@@ -6,10 +6,10 @@ from uuid import UUID
 
 from watcher.debounce import ChangeKind
 
-__all__ = ["Backend", "Place", "Polling", "Sink", "Watching"]
+__all__ = ["Backend", "Polling", "Sink", "WatchedFolder", "Watching"]
 
 
-class Place(NamedTuple):
+class WatchedFolder(NamedTuple):
     """A watched folder of a project; `""` is the project's own folder."""
 
     project: UUID
@@ -32,10 +32,10 @@ class Watching(Enum):
 class Sink(Protocol):
     """A receiver of events. The backend's thread calls it: it must not block or call back."""
 
-    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
+    def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Report a change of an entry of a watched folder."""
 
-    def root_changed(self, place: Place) -> None:
+    def root_changed(self, place: WatchedFolder) -> None:
         """Report that a watched folder itself was removed, renamed or unmounted."""
 
     def overflowed(self) -> None:
@@ -50,10 +50,10 @@ class Backend(Protocol):
     def start(self, sink: Sink) -> None:
         """Begin to deliver events."""
 
-    def watch(self, place: Place, path: str) -> Watching:
+    def watch(self, place: WatchedFolder, path: str) -> Watching:
         """Watch a folder, but not the folders below it. A repeated call is cheap, and notices a new folder there."""
 
-    def unwatch(self, place: Place) -> None:
+    def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder; do nothing for a folder that is not watched."""
 
     def stop(self) -> None:
@@ -68,11 +68,11 @@ class Polling:
     def start(self, sink: Sink) -> None:
         """Nothing to begin."""
 
-    def watch(self, place: Place, path: str) -> Watching:  # noqa: ARG002 - the same answer for all
+    def watch(self, place: WatchedFolder, path: str) -> Watching:  # noqa: ARG002 - the same answer for all
         """Refuse."""
         return Watching.REFUSED
 
-    def unwatch(self, place: Place) -> None:
+    def unwatch(self, place: WatchedFolder) -> None:
         """Nothing to end."""
 
     def stop(self) -> None:

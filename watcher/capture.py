@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from attrs import frozen
 
-from atlas_sdk import Atlas, FileState, NotFound, Signature
-from atlas_sdk.files import read_file
+from atlas_sdk import Atlas, NotFound
+from atlas_sdk.files import FileState, Signature, read_file
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 from uuid import UUID
 
-from watcher.backend import Place
+from watcher.backend import WatchedFolder
 from watcher.debounce import ChangeKind, Debouncer, Due, Timing
 
 __all__ = ["Affected", "EventQueue"]
@@ -55,7 +55,7 @@ class EventQueue:
 
     # From any thread.
 
-    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
+    def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Mark the tracked files that an event is about."""
         self._events += 1
         project = self.projects.get(place.project)
@@ -72,7 +72,7 @@ class EventQueue:
             _log.exception("cannot tell what a change is about; the project is scanned")
             return ("",)
 
-    def root_changed(self, place: Place) -> None:
+    def root_changed(self, place: WatchedFolder) -> None:
         """Mark the project for a scan: one of its folders is gone or replaced."""
         self._events += 1
         self.mark(place.project, "", ChangeKind.CLOSED)

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from attrs import Factory, define, field, frozen
 
-from atlas_sdk import AtlasError, Project, Signature, Tracking
-from atlas_sdk.files import Root, pin, signature
+from atlas_sdk import AtlasError, Project, Tracking
+from atlas_sdk.files import Root, Signature, pin, signature
 from watcher.status import FileStatus, ProjectStatus
 
 __all__ = ["SETTINGS", "Folder", "Known"]

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from watcher.backend import Place, Sink, Watching
+from watcher.backend import Sink, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Inotify:
         """Open nothing: `start` does."""
         self._lock = threading.Lock()
         #: The places by watch descriptor: two projects in one folder share it, each under an id of its own.
-        self._places: dict[int, dict[int, Place]] = {}
-        self._held: dict[Place, tuple[int, int]] = {}
+        self._places: dict[int, dict[int, WatchedFolder]] = {}
+        self._held: dict[WatchedFolder, tuple[int, int]] = {}
         self._ids = itertools.count(1)
         self._told_of_limit = False
         self._stopped = False
@@ -61,7 +61,7 @@ class Inotify:
         self._fd.name = "atlas-inotify"
         self._fd.start()
 
-    def watch(self, place: Place, path: str) -> Watching:
+    def watch(self, place: WatchedFolder, path: str) -> Watching:
         """Watch a folder, and end the old watch when another inode has its name now."""
         # Hold the lock until the descriptor is known: an event of the new watch must not come before.
         with self._lock:
@@ -82,7 +82,7 @@ class Inotify:
             self._places.setdefault(wd, {})[number] = place
             return Watching.NEW
 
-    def unwatch(self, place: Place) -> None:
+    def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder."""
         with self._lock:
             self._drop(place)
@@ -138,7 +138,7 @@ class Inotify:
         number = CallbackId(next(self._ids))
         return self._fd.add_callback(os.fsencode(path), Mask(_MASK), self, number), number
 
-    def _drop(self, place: Place) -> None:
+    def _drop(self, place: WatchedFolder) -> None:
         held = self._held.pop(place, None)
         if held is not None:
             wd, number = held

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 
-from atlas_sdk import Atlas, AtlasError, JobReport, MaintenanceProgress
+from atlas_sdk import Atlas, AtlasError
 from atlas_sdk.config import Settings
+from atlas_sdk.maintenance import JobReport, MaintenanceProgress
 from watcher.status import MaintenanceStatus
 
 __all__ = ["MaintenanceRunner", "RetentionPolicy"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from watcher.backend import Place, Sink, Watching
+from watcher.backend import Sink, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ class Observing:
         """Open nothing: `start` does."""
         self._observer: BaseObserver = Observer()
         self._handlers: dict[str, _Handler] = {}
-        self._paths: dict[Place, str] = {}
+        self._paths: dict[WatchedFolder, str] = {}
 
     def start(self, sink: Sink) -> None:
         """Start the observer's thread."""
         self._sink = sink
         self._observer.start()
 
-    def watch(self, place: Place, path: str) -> Watching:
+    def watch(self, place: WatchedFolder, path: str) -> Watching:
         """Watch a folder, and end the old watch when another folder has its name now."""
         try:
             found = os.stat(path)  # noqa: PTH116 - text in, two numbers out
@@ -71,7 +71,7 @@ class Observing:
         self._paths[place] = path
         return Watching.NEW
 
-    def unwatch(self, place: Place) -> None:
+    def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder."""
         path = self._paths.pop(place, None)
         handler = None if path is None else self._handlers.get(path)
@@ -101,13 +101,13 @@ class _Handler(FileSystemEventHandler):
         self.path = path
         self.identity = identity
         self._lock = threading.Lock()
-        self.places: frozenset[Place] = frozenset() if before is None else before.places
+        self.places: frozenset[WatchedFolder] = frozenset() if before is None else before.places
 
-    def add(self, place: Place) -> None:
+    def add(self, place: WatchedFolder) -> None:
         with self._lock:
             self.places |= {place}
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: WatchedFolder) -> None:
         with self._lock:
             self.places -= {place}
 

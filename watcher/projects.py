@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
+from attrs import define, field
+
 from atlas_sdk import AtlasError, FileProblem, Project, QuotaExceeded
 from atlas_sdk.files import hold, printable
 from watcher.backend import Backend
@@ -15,10 +17,11 @@ from watcher.folder import Folder
 from watcher.scan import is_replaced, load, scan, unwatch
 from watcher.scheduler import Scheduler
 
-__all__ = ["Projects"]
+__all__ = ["WatchedProjects"]
 
 _log = logging.getLogger(__name__)
 
+_COUNTERS = ("captures", "snapshots", "deletions", "scans", "overflows", "errors")
 #: A project is not scanned again for this many times as long as its last scan took: others get their turn.
 _REST = 4
 #: The database refused a file for a reason that may pass: try again after this (seconds).
@@ -27,27 +30,18 @@ _REFUSED_S = 5.0
 _FULL_S = 30.0
 
 
-class Projects:
+@define(eq=False, kw_only=True)
+class WatchedProjects:
     """Holds what the daemon knows of each project, and brings it up to date. The worker's thread makes every call."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        backend: Backend,
-        queue: EventQueue,
-        timing: Timing,
-        clock: Callable[[], float],
-        scheduler: Scheduler,
-    ) -> None:
-        self._database = database
-        self._backend = backend
-        self._queue = queue
-        self._timing = timing
-        self._clock = clock
-        self._scheduler = scheduler
-        self.folders: dict[UUID, Folder] = {}
-        self.counters = dict.fromkeys(("captures", "snapshots", "deletions", "scans", "overflows", "errors"), 0)
+    _database: Database
+    _backend: Backend
+    _queue: EventQueue
+    _timing: Timing
+    _clock: Callable[[], float]
+    _scheduler: Scheduler
+    folders: dict[UUID, Folder] = field(init=False, factory=dict)
+    counters: dict[str, int] = field(init=False, factory=lambda: dict.fromkeys(_COUNTERS, 0))
 
     def update(self, registered: Iterable[Project]) -> None:
         """Begin with projects that are new, and forget those that are gone or have moved."""

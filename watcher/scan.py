@@ -4,9 +4,9 @@ import logging
 import os
 from collections.abc import Iterator
 
-from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Scan, Tracking
-from atlas_sdk.files import Root, entry, link_target, signature
-from watcher.backend import Backend, Place, Watching
+from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Tracking
+from atlas_sdk.files import Root, Scan, entry, link_target, signature
+from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 
@@ -95,7 +95,7 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Ch
 def unwatch(folder: Folder, backend: Backend) -> None:
     """Stop watching every folder of a project."""
     for name in folder.folders:
-        backend.unwatch(Place(folder.id, name))
+        backend.unwatch(WatchedFolder(folder.id, name))
     folder.folders = {}
     folder.unwatched = frozenset()
 
@@ -116,7 +116,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
         if wanted <= stamps.keys():
             break
     for name in folder.folders.keys() - wanted:
-        backend.unwatch(Place(folder.id, name))
+        backend.unwatch(WatchedFolder(folder.id, name))
     folder.aliases = aliases
     folder.imports = frozenset(path for path in found.paths if not folder.tracking.wants(path))
     folder.unwatched &= wanted
@@ -126,7 +126,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
 
 def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
     for name in sorted(names):
-        watching = backend.watch(Place(folder.id, name), folder.path_of(name))
+        watching = backend.watch(WatchedFolder(folder.id, name), folder.path_of(name))
         if watching is Watching.REFUSED:
             folder.unwatched |= {name}
         else:

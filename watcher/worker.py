@@ -17,7 +17,7 @@ from watcher.debounce import ChangeKind, Timing
 from watcher.event_queue import EventQueue
 from watcher.folder import Folder
 from watcher.maintenance import MaintenanceRunner
-from watcher.projects import Projects
+from watcher.projects import WatchedProjects
 from watcher.scan import stale_paths
 from watcher.scheduler import Scheduler
 from watcher.status import Status
@@ -57,7 +57,7 @@ class Worker:
         self._scheduler = Scheduler(timing, jitter=jitter)
         if maintenance is not None:
             self._scheduler.plan_maintenance(clock(), first=True)
-        self._projects = Projects(
+        self._projects = WatchedProjects(
             database=database, backend=backend, queue=queue, timing=timing, clock=clock, scheduler=self._scheduler
         )
         #: True when every project was compared once.

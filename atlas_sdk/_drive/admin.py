@@ -148,7 +148,7 @@ class AdminSession:
                 yield
 
     def act_as(self, role: str) -> None:
-        """Be another role for the rest of the transaction."""
+        """Act as another role for the rest of the transaction."""
         self.value(sql["become"], role=role)
 
     def reset_settings(self) -> None:

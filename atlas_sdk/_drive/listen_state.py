@@ -16,7 +16,7 @@ from atlas_sdk._drive.configure import is_pooled
 from atlas_sdk._forks import process
 from atlas_sdk.dsn import parsed, scrub
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.model.notifications import Gap, Notification
+from atlas_sdk.model.notifications import Notification, NotificationGap
 from atlas_sdk.ops.notifications import channel_name, channel_prefix
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class ListenState:
         self._config = config
         self._prefix = channel_prefix(tenant)
         self._generation = process.generation
-        self._found: deque[Notification | Gap] = deque()
+        self._found: deque[Notification | NotificationGap] = deque()
         self._lost_at: float | None = None
         self._attempts = 0
         self._next_at = 0.0
 
-    def take(self) -> Notification | Gap | None:
+    def take(self) -> Notification | NotificationGap | None:
         """Return the oldest item, if any."""
         return self._found.popleft() if self._found else None
 
@@ -96,7 +96,7 @@ class ListenState:
     def connected(self) -> None:
         """Note that the connection is open and listens."""
         if self._lost_at is not None:
-            self._found.append(Gap(seconds=time.monotonic() - self._lost_at))
+            self._found.append(NotificationGap(seconds=time.monotonic() - self._lost_at))
             logger.info("listening again")
         self._lost_at = None
         self._attempts = 0

@@ -18,7 +18,7 @@ from atlas_sdk._drive.configure import BACKEND_PID
 from atlas_sdk._drive.listen_state import ListenState, listen_address
 from atlas_sdk._translate import translate
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.model.notifications import Gap, Notification
+from atlas_sdk.model.notifications import Notification, NotificationGap
 
 if TYPE_CHECKING:
     from atlas_sdk._drive.connection_config import ConnectionConfig
@@ -41,8 +41,8 @@ def _left(deadline: float | None, most: float | None = None) -> float | None:
 class Listener:
     """Receives notifications of channels on a connection of its own; made by `Atlas.listen`.
 
-    Iterate over it, in one thread: each item is a `Notification`, or a `Gap` after the connection was lost and opened
-    again. `stop()` ends the iteration from any thread.
+    Iterate over it, in one thread: each item is a `Notification`, or a `NotificationGap` after the connection was lost
+    and opened again. `stop()` ends the iteration from any thread.
     """
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
@@ -72,12 +72,12 @@ class Listener:
     ) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Notification | Gap]:
+    def __iter__(self) -> Iterator[Notification | NotificationGap]:
         """Yield notifications and gaps until the listener is stopped."""
         while (found := self.get()) is not None:
             yield found
 
-    def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
+    def get(self, *, timeout_s: float | None = None) -> Notification | NotificationGap | None:
         """Wait for the next item; return None after the time-out or when the listener is stopped."""
         self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -189,12 +189,12 @@ class AsyncListener:
     ) -> None:
         await self.close()
 
-    async def __aiter__(self) -> AsyncIterator[Notification | Gap]:
+    async def __aiter__(self) -> AsyncIterator[Notification | NotificationGap]:
         """Yield notifications and gaps until the listener is stopped."""
         while (found := await self.get()) is not None:
             yield found
 
-    async def get(self, *, timeout_s: float | None = None) -> Notification | Gap | None:
+    async def get(self, *, timeout_s: float | None = None) -> Notification | NotificationGap | None:
         """Wait for the next item; return None after the time-out or when the listener is stopped."""
         self._state.check_process()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

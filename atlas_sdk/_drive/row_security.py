@@ -1,8 +1,9 @@
 """The commands that start a transaction under one user's row-level security.
 
 The policies of every table apply to the role `atlas_app`, and compare rows with the setting `atlas.user_id`
-(`sql/migrations/0015_isolation.sql`). Role and setting end with the transaction, so neither stays on the connection for
-the next client of a pooler. The setting is a literal, because `set_config()` does not reach the shards of a cluster.
+(`sql/migrations/0011_administration.sql`). Role and setting end with the transaction, so neither stays on the
+connection for the next client of a pooler. The setting is a literal, because `set_config()` does not reach the shards
+of a cluster.
 """
 
 from functools import lru_cache

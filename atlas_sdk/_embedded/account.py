@@ -1,7 +1,7 @@
-"""Which OS account runs the server's processes.
+"""Find the OS account that runs the server's processes.
 
-PostgreSQL refuses to run as root. So root's server (containers, CI) runs as a system account of its own, and everybody
-else's as themselves.
+PostgreSQL refuses to run as root. So root's server (containers, CI) runs as a separate system account. The servers of
+other users run as those users.
 """
 
 import logging
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 SYSTEM_ACCOUNT = "atlasengine"
 
-#: Nothing of the caller's environment reaches the server: PGDATA, PGPORT or LD_LIBRARY_PATH would change what runs.
+#: The server's environment. It has nothing of the caller's, because PGDATA, PGPORT or LD_LIBRARY_PATH would affect it.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -33,7 +33,7 @@ class Account:
     name: str
     uid: int
     gid: int
-    #: The OS user who may connect. Differs from `name` for root only.
+    #: The OS user who may connect; it differs from `name` for root only.
     client: str
 
     @property
@@ -44,7 +44,7 @@ class Account:
     def run(
         self, *argv: str | Path, stdin: str = "", timeout_s: float, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program as this account and return its output; its exit code is the caller's to judge."""
+        """Run a program as this account; return its output and exit code, without checking the latter."""
         return subprocess.run(
             argv,
             input=stdin,
@@ -63,16 +63,16 @@ class Account:
         )
 
     def give(self, path: Path) -> None:
-        """Make this account the owner of a file or folder that we made."""
+        """Make this account the owner of a file or folder that we created."""
         if self.is_other:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def launch(*argv: str | Path, output: int, account: Account | None = None, pass_fds: Sequence[int] = ()) -> None:
-    """Start a program that outlives us, in a session of its own, both outputs to the descriptor `output`.
+    """Start a program that outlives us, in its own session, with both outputs to the descriptor `output`.
 
-    The shell in between exits at once, so the program is nobody's child: a killed postmaster is reaped by init, and
-    not left as a zombie that looks alive until our caller ends. Arguments pass as arguments, whatever they contain.
+    A shell starts the program and exits at once, so the program is not our child: init reaps a killed postmaster.
+    Otherwise it would be a zombie that looks alive until our caller ends. The shell does not interpret the arguments.
     """
     other = account is not None and account.is_other
     subprocess.run(
@@ -92,12 +92,12 @@ def launch(*argv: str | Path, output: int, account: Account | None = None, pass_
 
 
 def find_account() -> Account:
-    """Return the account that runs the server for this process; for root, make it when it is missing."""
+    """Return the account that runs the server for this process; for root, create it if it is missing."""
     uid = os.geteuid()
     try:
         caller = pwd.getpwuid(uid)
     except KeyError:
-        # Both initdb and peer authentication need a name for the id.
+        # Both initdb and peer authentication need a user name.
         raise EmbeddedServerFailed(
             f"OS user id {uid} has no name on this machine, which PostgreSQL needs; add it to /etc/passwd, "
             "or give a server with --dsn or ATLAS_DATABASE_URL"
@@ -122,13 +122,13 @@ def _make_system_account() -> pwd.struct_passwd:
         problem = made.stderr.strip() or f"useradd exits with {made.returncode}"
     except (OSError, subprocess.TimeoutExpired) as exc:
         problem = str(exc)
-    # Another process may be making it at this moment, which lets our own attempt fail.
+    # Look for it even after a failure: another process may have created it at the same time.
     account = next((found for _ in polling(2.0) if (found := _system_account())), None)
     if account is None:
         raise EmbeddedServerFailed(
-            f"PostgreSQL does not run as root and the account {SYSTEM_ACCOUNT} could not be made ({problem}); "
+            f"PostgreSQL does not run as root and the account {SYSTEM_ACCOUNT} could not be created ({problem}); "
             f"run as root: {' '.join(command)}, or work as another user, or give a server with --dsn or "
             "ATLAS_DATABASE_URL"
         )
-    _log.info("Made the system account %s: PostgreSQL does not run as root", SYSTEM_ACCOUNT)
+    _log.info("Created the system account %s, because PostgreSQL does not run as root", SYSTEM_ACCOUNT)
     return account

@@ -1,4 +1,4 @@
-"""Make the data directory once, and start its server."""
+"""Create the data directory once, and start its server."""
 
 import logging
 import os
@@ -20,12 +20,12 @@ __all__ = ["Cluster"]
 
 _log = logging.getLogger(__name__)
 
-#: How long processes of a killed server may take to leave; they notice within milliseconds unless they compute.
+#: Seconds to wait for the processes of a killed server to end. They notice within milliseconds unless they compute.
 _LEAVING_S = 10.0
-#: How long a live server may take to accept connections. It is longest after a crash, when it replays its log.
+#: Seconds to wait for a server to accept connections. After a crash it first replays its log.
 _READY_S = 60.0
 _MAKING_S = 120.0
-#: It writes its last checkpoint.
+#: Seconds to wait for a server to stop, which writes a last checkpoint.
 _STOPPED_S = 120.0
 _ATTEMPTS = 3
 _LOG_LIMIT_BYTES = 1 << 20
@@ -65,18 +65,18 @@ local all all peer map=atlas
 
 @frozen(kw_only=True)
 class Cluster:
-    """One data directory and the programs for it; every method wants the start lock held."""
+    """One data directory and its programs. Callers must hold the start lock."""
 
     site: Site
     data_dir: Path
     bin_dir: Path
-    #: Of the programs in `bin_dir`.
+    #: The major version of the programs.
     major: str = MAJOR
     #: More settings for the server's command line.
     options: tuple[str, ...] = ()
 
     def serve(self) -> Postmaster:
-        """Bring the server up, whatever the last one left, and return it."""
+        """Start the server, whatever the last one left behind, and return it."""
         complaint = ""
         for _ in range(_ATTEMPTS):
             lock = self._wait_for_the_last_one()
@@ -102,7 +102,7 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        """Stop the server that answers, whoever started it, and wait until none of its processes is left."""
+        """Stop the running server, whoever started it, and wait until its processes have ended."""
         self._account.run(
             *(self.bin_dir / "pg_ctl", "stop", "-D", self.data_dir, "-m", "fast", "-t", f"{_STOPPED_S:.0f}"),
             timeout_s=_STOPPED_S + 10,
@@ -114,7 +114,7 @@ class Cluster:
             )
 
     def _wait_for_the_last_one(self) -> Postmaster | int:
-        """Return the lock that every process of a server holds, or the server when it answers after all."""
+        """Return the lock that every process of a server holds, or the server if it does answer."""
         enough = time.monotonic() + _LEAVING_S
         for _ in polling(_READY_S):
             running = postmaster.answering(self.data_dir)
@@ -126,7 +126,7 @@ class Cluster:
             server = postmaster.recorded(self.data_dir)
             if server is not None and server.ready:
                 self._stop_unreachable(server)
-            # One that is not ready yet replays its log, started by somebody who was then killed.
+            # A server that is not ready replays its log; the process that started it was killed.
             if time.monotonic() > enough and (server is None or server.ready):
                 break
         raise EmbeddedServerFailed(
@@ -135,15 +135,15 @@ class Cluster:
         )
 
     def _stop_unreachable(self, server: Postmaster) -> None:
-        """Stop a live server of this folder that nobody reaches any more, so that it can be started again.
+        """Stop a running server of this folder that cannot be reached, so that it can be started again.
 
-        Its socket was deleted, as happens to the runtime folder when a login ends; or the folder was moved, and the
-        server still names the socket by the old place.
+        Either its socket was deleted, such as with the runtime folder when a login ends. Or the folder was moved, and
+        the server still has the socket's old path.
         """
         moved = not server.is_of(self.data_dir)
         if not (moved or not postmaster.socket_path(server.socket_dir).exists()):
             return
-        # pg_ctl sends its signal to whatever process is written down.
+        # Check the process, because pg_ctl sends its signal to any process whose id is in the file.
         if not postmaster.may_work_in(server.pid, self.data_dir):
             return
         what = f"{server.data_dir} is {self.data_dir} now" if moved else f"The socket in {server.socket_dir} is gone"
@@ -156,7 +156,7 @@ class Cluster:
         return self.site.account
 
     def _exists(self) -> bool:
-        """Tell whether a data directory exists; raises when this version cannot serve it."""
+        """Return True if a data directory exists. Raises EmbeddedServerFailed if this version cannot serve it."""
         if not self.data_dir.exists():
             return False
         version = self.data_dir / "PG_VERSION"
@@ -167,18 +167,18 @@ class Cluster:
             return True
         if any(self.data_dir.iterdir()):
             raise EmbeddedServerFailed(
-                f"{self.data_dir} holds files but no PostgreSQL data; move it away, or set ATLAS_HOME to another folder"
+                f"{self.data_dir} has files but no PostgreSQL data; move it away, or set ATLAS_HOME to another folder"
             )
         return False
 
     def _create(self, lock: int) -> None:
-        """Make a complete data directory beside its place and rename it, so that there is never half of one."""
+        """Create a data directory under a temporary name and rename it, so that it is never incomplete."""
         half = self.data_dir.with_name(self.data_dir.name + ".new")
         _remove(half)
         half.mkdir(mode=0o700)
         try:
             self._account.give(half)
-            # Order by bytes, as fast as C and the same on every system, but upper and lower case of all letters.
+            # C.UTF-8 sorts by bytes: as fast as C, and the same on every system. It knows the case of all letters.
             locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
             sync = ("--no-sync",) if self.site.is_temporary else ()
             self._must((self.bin_dir / "initdb", "-D", half, "-U", ROLE, "--auth=reject", *sync, *locale), lock=lock)
@@ -198,14 +198,14 @@ class Cluster:
             os.fsync(parent)
         finally:
             os.close(parent)
-        _log.info("Made a PostgreSQL %s data directory in %s", self.major, self.data_dir)
+        _log.info("Created a PostgreSQL %s data directory in %s", self.major, self.data_dir)
 
     def _must(self, command: tuple[str | Path, ...], *, lock: int, stdin: str = "") -> None:
         done = self._account.run(*command, stdin=stdin, timeout_s=_MAKING_S, pass_fds=(lock,))
         if done.returncode != 0 or "ERROR:" in done.stdout:
             self.site.log.write_text(done.stdout, encoding="utf-8")
             raise EmbeddedServerFailed(
-                f"No data directory could be made in {self.data_dir}: "
+                f"No data directory could be created in {self.data_dir}: "
                 f"{postmaster.last_complaint(self.site.log, since=0)}; the log is {self.site.log}, and a server can "
                 "be given with --dsn or ATLAS_DATABASE_URL"
             )
@@ -217,7 +217,8 @@ class Cluster:
             ("pg_hba.conf", _HBA),
             ("pg_ident.conf", f'atlas "{client}" {ROLE}\n'),
         ):
-            # A new file and a rename: as root, never write through a link that the server's account may have put there.
+            # Write a new file and rename it: root must not write through a link that the server's account may have
+            # made.
             fresh = self.data_dir / f"{name}.new"
             fresh.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -228,7 +229,7 @@ class Cluster:
         identity.mark(self.site, self.data_dir)
 
     def _launch(self, lock: int) -> int:
-        """Start the server, which inherits the lock; return how long its log was before."""
+        """Start the server, which inherits the lock; return the length of its log before."""
         stranger = postmaster.forget_dead(self.data_dir)
         if stranger is not None:
             raise EmbeddedServerFailed(
@@ -242,7 +243,7 @@ class Cluster:
         log = os.open(self.site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             written = os.fstat(log).st_size
-            # On the command line nothing can override what keeps others out.
+            # Give these settings on the command line, where no file can override the access rules.
             launch(
                 self.bin_dir / "postgres",
                 *("-D", self.data_dir),
@@ -260,7 +261,7 @@ class Cluster:
         return written
 
     def _wait_until_ready(self) -> Postmaster | None:
-        """Return the server that was launched, or None when it ended."""
+        """Return the launched server once it accepts connections, or None if it has ended."""
         for _ in polling(_READY_S):
             running = postmaster.answering(self.data_dir)
             if running is not None:

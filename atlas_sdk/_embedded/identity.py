@@ -1,17 +1,17 @@
-"""Which home a data directory belongs to, so that a copied home never works on the data of the original.
+"""Record which home a data directory belongs to, so that a copied home never uses the data of the original.
 
-Two files, written by whoever holds the start lock::
+The holder of the start lock writes two files::
 
     home/identity              a random id
-    home/postgres/atlas.home   the same id, which folder this is, and which home it belongs to
+    home/postgres/atlas.home   the same id, the identity of this folder, and the home that it belongs to
 
-A folder is told from its copy by its inode: renaming keeps it, copying gives another. The device is not compared for
-the data: its number changes at a boot (LVM, Btrfs, NFS), and in a snapshot of a whole file system, which is as good as
-the data after a crash.
+The inode distinguishes a folder from its copy: a rename keeps it, a copy has another. The device of the data is not
+compared. Its number changes at a boot (LVM, Btrfs, NFS), and in a snapshot of a whole file system, which is as good as
+data after a crash.
 
-A copy of a server that was stopped becomes a home of its own. These are refused, and say what to do: the copy of a
-running server, because its files are of different moments; and a copy that still leads to the original's files, by a
-link or by hard links. Removing `atlas.home` is how a person vouches for such data.
+A copy of a stopped server's home becomes an independent home. This module refuses two other kinds of copies, and says
+what to do: the copy of a running server, whose files are of different times; and a copy that still leads to the files
+of the original, by a symlink or by hard links. A person who knows better removes `atlas.home`.
 """
 
 import json
@@ -31,10 +31,10 @@ from atlas_sdk.errors import EmbeddedServerFailed
 
 __all__ = ["is_owner", "mark", "settle"]
 
-#: In the data directory.
+#: The record in the data directory.
 _RECORD = "atlas.home"
 _LIMIT_BYTES = 1 << 16
-#: PostgreSQL's pg_control.h: ControlFileData.state follows two numbers of 8 and 4 + 4 bytes; 1 is DB_SHUTDOWNED.
+#: PostgreSQL's pg_control.h: ControlFileData.state follows numbers of 8, 4 and 4 bytes; 1 is DB_SHUTDOWNED.
 _CONTROL_STATE = struct.Struct("=16xi")
 _SHUT_DOWN = 1
 
@@ -51,19 +51,19 @@ class _Record:
     record_inode: int
 
     def is_of_folder(self, data_dir: Path) -> bool:
-        """Return whether it was written into this very folder: two inodes, because a new disk counts from the start."""
+        """Return True if the record was written in this folder. A disk may reuse one inode, so compare two."""
         return (data_dir.stat().st_ino, (data_dir / _RECORD).lstat().st_ino) == (self.data_inode, self.record_inode)
 
     def is_of_home(self, home: Path) -> bool:
-        """Return whether it names this home, at the place where it is."""
+        """Return True if the record names this home at its present path."""
         status = home.stat()
         return (self.home, self.home_device, self.home_inode) == (str(home), status.st_dev, status.st_ino)
 
 
 def is_owner(site: Site, data_dir: Path) -> bool:
-    """Return whether the data is this home's for certain; `settle` decides the rest.
+    """Return True if the data certainly belongs to this home; `settle` decides other cases.
 
-    What lies in the home is. What a link leads to is when it says so.
+    Data inside the home belongs to it. Data behind a link belongs to it if the record says so.
     """
     if not site.is_linked:
         return True
@@ -72,21 +72,21 @@ def is_owner(site: Site, data_dir: Path) -> bool:
 
 
 def settle(site: Site, data_dir: Path) -> None:
-    """Make the data this home's, or refuse. The caller holds the start lock.
+    """Assign the data to this home, or refuse. The caller holds the start lock.
 
-    Raises `EmbeddedServerFailed` for the data of another home, and for a copy that is not whole. Does nothing where
-    there is no data yet.
+    Raises `EmbeddedServerFailed` for the data of another home, and for an incomplete copy. Does nothing if there is no
+    data yet.
     """
     if not (data_dir / "PG_VERSION").exists():
         return
     record = _read(data_dir)
     if record is None:
         _refuse_unknown(data_dir)
-        # The rest is marked when its server starts: data that it cannot serve stays as it is.
+        # Other data is marked when its server starts, so that data which it cannot serve stays unchanged.
         is_new = site.is_linked
     elif is_new := not record.is_of_folder(data_dir):
         _refuse_copy(data_dir)
-        # The original keeps the id, by which its socket folder is called.
+        # The original keeps the id, which its socket folder is named by.
         site.renew_id()
     elif is_new := site.is_linked and not record.is_of_home(site.home):
         _refuse_other(site, data_dir, record)
@@ -95,7 +95,7 @@ def settle(site: Site, data_dir: Path) -> None:
 
 
 def mark(site: Site, data_dir: Path) -> None:
-    """Write down whose data it is, unless that is written already. The caller holds the start lock."""
+    """Write the record if it is missing or outdated. The caller holds the start lock."""
     record = _read(data_dir)
     known = record is not None and record.id == site.id() and record.is_of_folder(data_dir)
     if known and record is not None and record.is_of_home(site.home):
@@ -113,14 +113,14 @@ def mark(site: Site, data_dir: Path) -> None:
             data_inode=data_dir.stat().st_ino,
             record_inode=os.fstat(descriptor).st_ino,
         )
-        # Odd bytes of a path stay escapes, so this is ASCII.
+        # The JSON is ASCII, since it escapes all other characters of a path.
         json.dump(asdict(written), file)
     site.account.give(fresh)
     fresh.replace(data_dir / _RECORD)
 
 
 def _read(data_dir: Path) -> _Record | None:
-    """Return the record of a data directory; None when there is none that can be understood."""
+    """Return the record of a data directory; None if it is missing or unreadable."""
     try:
         descriptor = os.open(data_dir / _RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -140,23 +140,23 @@ def _read(data_dir: Path) -> _Record | None:
 
 
 def _refuse_unknown(data_dir: Path) -> None:
-    """Refuse data without a record when a server of another folder left its mark in it."""
+    """Refuse data without a record if the postmaster.pid in it is of another folder's server."""
     server = postmaster.recorded(data_dir)
     if server is not None and not server.is_of(data_dir) and not postmaster.may_work_in(server.pid, data_dir):
         raise _torn(data_dir)
 
 
 def _refuse_copy(data_dir: Path) -> None:
-    """Refuse the copy of a data directory unless it is whole and stands alone."""
+    """Refuse the copy of a data directory unless it is complete and shares no files."""
     if not _was_shut_down(data_dir):
         raise _torn(data_dir)
     for path in (data_dir / "pg_wal", *(data_dir / "pg_tblspc").glob("*")):
         if path.is_symlink():
             raise EmbeddedServerFailed(
-                f"{data_dir} is a copy, and {path} in it leads to {path.readlink()}, which is the original's; "
+                f"{data_dir} is a copy, and {path} in it leads to {path.readlink()}, which belongs to the original; "
                 "dump the original and load that into another home (atlasctl db dump, atlasctl db load --home)"
             )
-    # The first is written in place by every server, the second by none.
+    # Check a file that servers write in place, and one that they never write.
     for name in ("global/pg_control", "PG_VERSION"):
         if (data_dir / name).stat().st_nlink > 1:
             raise EmbeddedServerFailed(
@@ -166,29 +166,27 @@ def _refuse_copy(data_dir: Path) -> None:
 
 
 def _refuse_other(site: Site, data_dir: Path, record: _Record) -> None:
-    """Refuse what a link leads to when it is another home's; accept it when this home was only moved."""
+    """Refuse the data behind a link if it belongs to another home; accept it if this home was only moved."""
     home, other = site.home, Path(record.home)
     status = home.stat()
-    # The device number may have changed since.
+    # Accept another device number for the same path, because it may change at a boot.
     is_same = record.home_inode == status.st_ino and (record.home_device == status.st_dev or record.home == str(home))
     own = (
         f"give {home} data of its own while nothing uses the other: cp -a {_quoted(data_dir)} "
         f"{_quoted(_copy_of(data_dir))} && ln -sfn {_quoted(_copy_of(data_dir))} {_quoted(site.link)}"
     )
     if not is_same and _leads_to(other, data_dir) and not _are_same(other, home):
-        raise EmbeddedServerFailed(
-            f"{home} is a copy of the home {other}, and its data is still that one's, {data_dir}; {own}"
-        )
+        raise EmbeddedServerFailed(f"{home} is a copy of the home {other}, and still uses its data, {data_dir}; {own}")
     if not is_same and site.id() != record.id:
         raise EmbeddedServerFailed(
-            f"{site.link} leads to {data_dir}, which is the data of another home ({other}); {own}; or, if it is to "
+            f"{site.link} leads to {data_dir}, which is the data of another home ({other}); {own}; or, if it shall "
             f"belong to {home}: rm {_quoted(data_dir / _RECORD)}"
         )
     server = postmaster.recorded(data_dir)
     if server is not None and postmaster.may_work_in(server.pid, data_dir) and not is_held(site.server_lock):
         raise EmbeddedServerFailed(
-            f"{data_dir} is served by process {server.pid}, which another home started; stop what uses it, or end it "
-            f"with: kill {server.pid}"
+            f"process {server.pid} of another home serves {data_dir}; stop the programs that use it, or end it with: "
+            f"kill {server.pid}"
         )
     if is_same:
         site.renew_id(record.id)
@@ -206,7 +204,7 @@ def _are_same(one: Path, other: Path) -> bool:
 
 
 def _was_shut_down(data_dir: Path) -> bool:
-    """Return whether the data was left by a server that had stopped, with nothing to recover."""
+    """Return True if the last server of the data was shut down, so that there is nothing to recover."""
     if (data_dir / "postmaster.pid").exists():
         return False
     try:

@@ -1,7 +1,7 @@
-"""flock(2): the kernel drops a lock with its last holder, however that holder ended.
+"""Locks by flock(2). The kernel drops a lock with its last holder, however that holder ends.
 
-A lock belongs to the open file, so threads that open for themselves exclude each other, and a forked child holds what
-its parent held. Nothing here ever unlocks explicitly: closing in one process must not unlock for the other.
+A lock belongs to the open file. So threads that open the file separately exclude each other, and a forked child shares
+the locks of its parent. This module never unlocks explicitly: closing in one process must not unlock for the other.
 """
 
 import fcntl
@@ -15,12 +15,12 @@ __all__ = ["exclusive", "is_held", "polling", "shared", "try_exclusive"]
 
 
 def shared(path: Path) -> int:
-    """Wait for a shared lock; return the descriptor whose closing gives it back."""
+    """Wait for a shared lock; return its descriptor, whose close releases it."""
     return _locked(path, fcntl.LOCK_SH)
 
 
 def try_exclusive(path: Path) -> int | None:
-    """Take the exclusive lock now; None when somebody holds it."""
+    """Take the exclusive lock without waiting; return None if it is not free."""
     try:
         return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -28,7 +28,7 @@ def try_exclusive(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether a process holds the exclusive lock."""
+    """Return True if a process holds the exclusive lock."""
     try:
         os.close(_locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB))
     except BlockingIOError:
@@ -38,7 +38,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock, waiting for it."""
+    """Wait for the exclusive lock, and hold it in the body."""
     descriptor = _locked(path, fcntl.LOCK_EX)
     try:
         yield
@@ -47,9 +47,9 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def polling(seconds: float) -> Iterator[None]:
-    """Yield at once and then ever less often until `seconds` are over.
+    """Yield at once, and then at growing intervals until `seconds` are over.
 
-    For conditions that the system cannot wake us for: a file's content, a socket of somebody else's process.
+    Use it for conditions without a wake-up: the content of a file, the socket of another process.
     """
     deadline = time.monotonic() + seconds
     pause_s = 0.002
@@ -63,7 +63,7 @@ def polling(seconds: float) -> Iterator[None]:
 
 
 def _locked(path: Path, operation: int) -> int:
-    # Python opens with O_CLOEXEC, so no program that we or others start inherits it unasked.
+    # Python opens with O_CLOEXEC, so started programs do not inherit the lock by accident.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, operation)

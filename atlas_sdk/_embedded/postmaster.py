@@ -1,4 +1,4 @@
-"""Is a server up, and is it the one of this data directory? Asked on its socket, without libpq or another program."""
+"""Check on its socket that a server is up and serves this data directory, without libpq or another program."""
 
 import os
 import re
@@ -25,16 +25,16 @@ __all__ = [
 
 ROLE = "atlas"
 DATABASE = "atlasengine"
-#: Only the name of the socket; no server of ours listens on TCP.
+#: Used in the name of the socket only; our servers do not listen on TCP.
 PORT = 5432
 
-#: The protocol version 3.0 and the two messages that we send, from the manual's "Message Formats".
+#: Protocol version 3.0 and the two messages that we send, from the manual's "Message Formats".
 _PROTOCOL = 3 << 16
 _PARAMETERS = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
 _STARTUP = struct.pack("!ii", 8 + len(_PARAMETERS), _PROTOCOL) + _PARAMETERS
 _TERMINATE = struct.pack("!ci", b"X", 4)
 
-#: cannot_connect_now: starting, recovering or stopping. Every other refusal comes from a server that works.
+#: cannot_connect_now: the server is starting, recovering or stopping. Any other refusal means that it works.
 _NOT_NOW = b"C57P03\0"
 
 #: macOS, <sys/un.h>: SOL_LOCAL and LOCAL_PEERPID.
@@ -48,14 +48,14 @@ class Postmaster:
     """The content of a running server's `postmaster.pid`."""
 
     pid: int
-    #: The data directory as it was named at the start: another folder's in a copy, and after a move.
+    #: The path of the data directory at the start. After a copy or a move it is the path of another folder.
     data_dir: Path
-    #: Believe it only of a server that `is_of` the data directory in question.
+    #: Valid only for a server that `is_of` the data directory in question.
     socket_dir: Path
     ready: bool
 
     def is_of(self, data_dir: Path) -> bool:
-        """Return whether this was written for this very folder, and not for the one that it was copied from."""
+        """Return True if this was written for this folder, and not for one that it was copied from."""
         try:
             return self.data_dir.samefile(data_dir)
         except OSError:
@@ -63,14 +63,14 @@ class Postmaster:
 
 
 def socket_path(folder: Path) -> Path:
-    """Return where a server with this socket folder listens."""
+    """Return the socket of a server with this socket folder."""
     return folder / f".s.PGSQL.{PORT}"
 
 
 def recorded(data_dir: Path) -> Postmaster | None:
-    """Return what is written in a data directory about its last server, dead or alive; None when it left.
+    """Return the recorded server of a data directory, dead or alive; None if the last server has stopped.
 
-    In a copy that is the server of the original, see `Postmaster.is_of`.
+    In a copy this is the server of the original: see `Postmaster.is_of`.
     """
     try:
         # Lines: pid, data directory, start time, port, socket directory, TCP address, shared memory, status.
@@ -82,11 +82,11 @@ def recorded(data_dir: Path) -> Postmaster | None:
             ready=lines[7].strip() == "ready",
         )
     except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
-        return None  # not there, or half written by a server that is just starting
+        return None  # missing, or half written by a server that is starting
 
 
 def answering(data_dir: Path) -> Postmaster | None:
-    """Return the server of this data directory when it accepts connections now."""
+    """Return the server of this data directory if it accepts connections now, else None."""
     server = recorded(data_dir)
     if server is None or not server.ready or not server.is_of(data_dir):
         return None
@@ -94,7 +94,7 @@ def answering(data_dir: Path) -> Postmaster | None:
         wire.settimeout(_ANSWER_WITHIN_S)
         try:
             wire.connect(os.fspath(socket_path(server.socket_dir)))
-            # The file can be stale and the folder foreign, but the kernel knows who listens.
+            # The file may be stale and the folder another server's, but the kernel knows the listening process.
             pid, uid = _listener(wire)
             if pid not in {server.pid, 0} or uid not in {data_dir.stat().st_uid, None}:
                 return None
@@ -108,9 +108,9 @@ def answering(data_dir: Path) -> Postmaster | None:
 
 
 def may_work_in(pid: int, data_dir: Path) -> bool:
-    """Return whether a process can be the server of a folder: a postmaster works in its data directory.
+    """Return True if a process may be the server of a folder, since a postmaster runs in its data directory.
 
-    True where the system does not tell (macOS).
+    Return True also where the system does not reveal that (macOS).
     """
     if sys.platform != "linux":
         return True
@@ -121,42 +121,42 @@ def may_work_in(pid: int, data_dir: Path) -> bool:
 
 
 def forget_dead(data_dir: Path) -> int | None:
-    """Remove what a killed server left in its folder, or return the id of a live one that others started by hand.
+    """Remove the files of a killed server from its folder, or return the id of a live one that was started by hand.
 
-    Only to be called while no process of a server of ours lives. PostgreSQL itself goes by the process id alone, and
-    refuses to start when, after a reboot, some other program of this user has it, or when no init reaps a zombie.
-    Removes nothing outside the folder: in a copy, the file names the socket of the original.
+    Call this only while no process of our server runs. PostgreSQL itself compares the process id only. It refuses to
+    start if another program of this user has that id after a reboot, or if no init process reaps a zombie. This removes
+    nothing outside of the folder, because in a copy the file names the socket of the original.
     """
     if sys.platform == "linux":
         server = recorded(data_dir)
         if server is not None and may_work_in(server.pid, data_dir):
             return server.pid
         remove_socket(data_dir)
-        # Half written ones too: PostgreSQL stops at an empty one.
+        # Remove half written files too, because PostgreSQL refuses an empty one.
         (data_dir / "postmaster.pid").unlink(missing_ok=True)
     return None
 
 
 def remove_socket(folder: Path) -> None:
-    """Remove the socket of a dead server and its lock file from a folder that only the caller's servers use."""
+    """Remove the socket and lock file of a dead server from a folder that only the caller's servers use."""
     at = socket_path(folder)
     at.unlink(missing_ok=True)
     at.with_name(at.name + ".lock").unlink(missing_ok=True)
 
 
 def last_complaint(log: Path, *, since: int) -> str:
-    """Return the last thing that kept a server from starting, out of its log from the offset `since`."""
+    """Return the last error in a server's log after the offset `since`."""
     with log.open("rb") as file:
         file.seek(since)
         text = file.read().decode(errors="replace")
     found: list[str] = re.findall(r"(?:FATAL|PANIC|ERROR|error):\s+(.+)", text)
-    return found[-1] if found else (text.strip().splitlines() or ["no word about why"])[-1]
+    return found[-1] if found else (text.strip().splitlines() or ["no reason given"])[-1]
 
 
 def _listener(wire: socket.socket) -> tuple[int, int | None]:
-    """Return the process that listens at the other end, 0 when it is outside our view, as in another container.
+    """Return the id of the listening process, and its OS user id.
 
-    And its OS user; None where the system does not tell.
+    The process is 0 if it is in another container. The user is None where the system does not reveal it.
     """
     if sys.platform == "darwin":
         return int(wire.getsockopt(*_MACOS_PEER)), None

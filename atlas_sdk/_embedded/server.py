@@ -1,4 +1,4 @@
-"""Start or join the server of a home folder, and hold it while in use."""
+"""Start or join the server of a home folder, and keep it running while in use."""
 
 import logging
 import os
@@ -25,33 +25,32 @@ __all__ = ["EmbeddedServer"]
 
 _log = logging.getLogger(__name__)
 
-#: How long the server waits for the next user after its last one: two commands in a row start it once.
+#: Seconds that the server waits for another user after its last one, so that two commands in a row start it once.
 _LINGER_S: Final = "5"
-#: A bare interpreter starts in some 20 ms.
-_KEEPER_S: Final = 5.0
-#: More settings for the server of a home that goes with its last user: nothing waits for the disk.
+#: Seconds to wait for the supervisor; a bare interpreter starts in some 20 ms.
+_SUPERVISOR_S: Final = 5.0
+#: More settings for the server of a temporary home: it does not wait for the disk.
 _TEMPORARY: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
 
 
 class EmbeddedServer:
-    """A running PostgreSQL of one home folder, shared by every process and thread that acquired it.
+    """The running PostgreSQL of one home folder, shared by every process and thread that acquired it.
 
-    It stops some seconds after its last user released it or ended, however it ended. Children of a fork share their
-    parent's use of it.
+    It stops some seconds after its last user has released it or ended. A forked child shares its parent's use.
     """
 
-    #: For psycopg and psql alike; may change in `ensure_running`.
+    #: The address, for psycopg and psql; it may change in `ensure_running`.
     dsn: str
     #: The data directory (PGDATA), links resolved.
     data_dir: Path
-    #: psql, pg_dump and the other programs that fit this server.
+    #: The folder of psql, pg_dump and the other programs that fit this server.
     bin_dir: Path
 
     def __init__(self, site: Site, users_lock: int) -> None:
-        """Take over a shared lock on the users' file; `acquire` is the way to get one."""
+        """Take over a shared lock on the file of users. Use `acquire`."""
         self._site = site
-        # Closing is all there is to do, at collection and at exit too; the server itself is the supervisor's.
+        # Close the lock at garbage collection and at exit too. The supervisor stops the server.
         self._close = weakref.finalize(self, os.close, users_lock)
         self.bin_dir = find_binaries(site.account)
         self.data_dir = site.data_dir()
@@ -60,9 +59,9 @@ class EmbeddedServer:
     def acquire(cls, home: Path) -> "EmbeddedServer":
         """Start the server of `home`, or join it, and return once it accepts connections.
 
-        Any number of processes and threads may do so at once. The first start ever takes a second or two, a later
-        one some tenths, joining milliseconds. Data of an older major that the package carries is upgraded first, which
-        takes seconds to minutes. Raises `EmbeddedServerFailed`.
+        Any number of processes and threads may do so at once. The first start takes a second or two, later ones some
+        tenths of a second, joining milliseconds. Data of an older major version is upgraded first, which takes seconds
+        to minutes. Raises `EmbeddedServerFailed`.
         """
         server = cls.join(home)
         try:
@@ -74,14 +73,14 @@ class EmbeddedServer:
 
     @classmethod
     def join(cls, home: Path, *, temporary: bool = False) -> "EmbeddedServer":
-        """Become a user of the server of `home` without starting it; `ensure_running` does.
+        """Become a user of the server of `home` without starting it; `ensure_running` starts it.
 
-        A temporary home is removed with its last user. Raises `EmbeddedServerFailed`.
+        The supervisor removes a temporary home after its last user has left. Raises `EmbeddedServerFailed`.
         """
         with _explained(home):
             site = Site.prepare(home)
             users_lock = shared(site.run_dir / "users.lock")
-            # For the supervisor, which waits from the last use on.
+            # Set the time of the last use, from which the supervisor waits.
             os.utime(users_lock)
             server = cls(site, users_lock)
             if temporary:
@@ -98,14 +97,14 @@ class EmbeddedServer:
         return self.dsn.replace(f"///{DATABASE}?", f"///{name}?", 1)
 
     def ensure_running(self) -> None:
-        """Start the server again when it died; cheap when it did not. Committed transactions survive.
+        """Start the server again if it has died; this takes little time if it has not. Committed transactions survive.
 
-        Raises `EmbeddedServerFailed` when it does not come up, or when this object was released.
+        Raises `EmbeddedServerFailed` if it does not start, or if this object was released.
         """
         if not self._close.alive:
             raise EmbeddedServerFailed("This embedded server was released; acquire it again")
         with _explained(self._site.home):
-            # One of an older major is not joined: it is about to be upgraded, or being read for that.
+            # Do not join a server of an older major version: an upgrade will stop it, or is reading from it.
             fits = upgrade.major_of(self.data_dir) == MAJOR
             fits = fits and identity.is_owner(self._site, self.data_dir)
             running = postmaster.answering(self.data_dir) if fits else None
@@ -117,7 +116,7 @@ class EmbeddedServer:
             self.dsn = _dsn(running, self._site.account.name)
 
     def keep_for(self, seconds: float) -> None:
-        """Keep the server up for `seconds` from now even without users; a later deadline already set stays."""
+        """Keep the server running for `seconds` from now, even without users. An existing later deadline stays."""
         with _explained(self._site.home):
             file = self._site.run_dir / "keep-until"
             until = time.time() + seconds
@@ -133,25 +132,25 @@ class EmbeddedServer:
 
     def _start(self) -> Postmaster:
         data_dir = self._site.data_dir()
-        # Before anything there is touched: it may be another home's.
+        # Check this before anything is changed: the data may belong to another home.
         identity.settle(self._site, upgrade.present(data_dir))
         upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
-        # Before the server, so that no kill in between leaves a server without a supervisor.
+        # Start the supervisor first, so that a kill in between cannot leave a server without one.
         self.ensure_supervisor()
         upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
         options = _TEMPORARY if self._site.is_temporary else ()
         return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir, options=options).serve()
 
     def ensure_supervisor(self) -> None:
-        """See to it that a supervisor waits for the last user to leave."""
+        """Ensure that a supervisor waits for the last user to leave."""
         lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
             return
         account = self._site.account
         log = os.open(self._site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
-            # -S as well as -I: it needs nothing from site-packages, and waits for days in a small process.
+            # -I and -S keep the process small: it needs nothing from site-packages, and may wait for days.
             launch(
                 *(sys.executable, "-I", "-S", supervisor.__file__),
                 *(self._site.run_dir, self.data_dir, self.bin_dir),
@@ -160,16 +159,16 @@ class EmbeddedServer:
             )
         finally:
             os.close(log)
-        if not any(is_held(lock) for _ in polling(_KEEPER_S)):
+        if not any(is_held(lock) for _ in polling(_SUPERVISOR_S)):
             _log.warning(
-                "Nothing will stop the server of %s: %s does not run %s; see %s",
+                "Nothing will stop the server of %s, because %s does not run %s; see %s",
                 *(self._site.home, sys.executable, supervisor.__file__, self._site.log),
             )
 
 
 def _dsn(server: Postmaster, account: str) -> str:
-    """Return the address of a server; libpq refuses another OS user's program that listens in its place."""
-    # The port is spelled out because libpq would otherwise take PGPORT from the environment.
+    """Return the address of a server. `requirepeer` refuses another OS user's program on the same socket."""
+    # Give the port, because libpq would otherwise take PGPORT from the environment.
     return (
         f"postgresql:///{DATABASE}?host={quote(os.fsencode(server.socket_dir))}&user={ROLE}&port={PORT}"
         f"&requirepeer={quote(account)}"
@@ -185,11 +184,11 @@ def _linger() -> str:
 
 @contextmanager
 def _explained(home: Path) -> Iterator[None]:
-    """Translate what the operating system refuses."""
+    """Turn an error of the operating system into an EmbeddedServerFailed."""
     try:
         yield
     except (OSError, subprocess.SubprocessError) as exc:
         raise EmbeddedServerFailed(
-            f"The embedded PostgreSQL in {home} cannot be used: {exc}; see to that (its log is "
+            f"The embedded PostgreSQL in {home} cannot be used: {exc}; mend that (its log is "
             f"{home / 'postgres.run' / 'server.log'}), or give a server with --dsn or ATLAS_DATABASE_URL"
         ) from exc

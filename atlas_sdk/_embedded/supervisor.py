@@ -1,10 +1,10 @@
-"""Stop the server after its last user: a process of its own, run by path with nothing but the standard library.
+"""Stop the server after its last user. This runs as a separate process, with the standard library only.
 
-Every user holds a shared lock on `users.lock`, and the kernel drops it however the user ends. This process waits for
-the exclusive one. Having it means that nobody uses the server; keeping it while the server stops makes newcomers wait,
-and they start it again.
+Every user holds a shared lock on `users.lock`, and the kernel drops the lock however the user ends. This process waits
+for the exclusive lock. When it has that lock, nobody uses the server. It keeps the lock while the server stops, so new
+users wait and then start the server again.
 
-It goes by the folder that it was started in, not by its name: a home that is moved is looked after in its new place.
+The process uses the open folder and not its path, so it also serves a home that is moved.
 """
 
 import fcntl
@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: While sessions by hand or `keep_for` hold the server, look again at least this often.
+#: The longest pause between two checks while sessions by hand or `keep_for` keep the server running.
 _LONGEST_PAUSE_S = 30.0
-#: A rival for the place ends after this long; see `_alone`.
+#: Seconds after which a second supervisor ends; see `_alone`.
 _RIVAL_S = 1
 #: Between two looks at a server that is stopping.
 _REMOVE_PAUSE_S = 0.02
@@ -29,19 +29,19 @@ _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client 
 def main(
     run_dir: Path, data_dir: Path, bin_dir: Path, linger_s: float, account_name: str, account: Mapping[str, Any]
 ) -> None:
-    """Wait until nobody uses the server, stop it, and end."""
+    """Wait until nobody uses the server, then stop the server and end."""
     locks = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     os.chdir(data_dir.parent)
     data_dir = Path(data_dir.name)
-    # This one first: a killed process closes its files in order, and a newcomer who waits for `users` must then
-    # find no supervisor.
+    # Open this lock first. A killed process closes its files in order, so a new user who then gets `users` finds that
+    # there is no supervisor.
     place = _alone(run_dir / "supervisor.lock")
     users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     is_temporary = (run_dir / "temporary").exists()
     pause_s = linger_s
     while True:
         fcntl.flock(users, fcntl.LOCK_EX)
-        # Nobody is left; let the next ones in for a while, because starting costs more than waiting.
+        # Nobody uses the server. Let new users in for a while, because a start takes longer than a wait.
         last_use_ns = os.fstat(users).st_mtime_ns
         fcntl.flock(users, fcntl.LOCK_UN)
         time.sleep(pause_s)
@@ -51,7 +51,7 @@ def main(
             pause_s = linger_s
             continue
         if os.fstat(users).st_mtime_ns != last_use_ns:
-            # Somebody came and left again in between: the wait begins anew.
+            # A user came and left in between: start the wait again.
             fcntl.flock(users, fcntl.LOCK_UN)
             pause_s = linger_s
             continue
@@ -67,23 +67,23 @@ def main(
     if is_temporary:
         _remove(run_dir.parent, data_dir, bin_dir, account, locks)
         return
-    # Without a server the process id that one has left may be another program's by now.
+    # Check that a server runs: otherwise the recorded process id may belong to another program.
     if _is_held("server.lock", dir_fd=locks):
         _stop(data_dir, bin_dir, account)
-        # The server of an upgrade that was killed.
+        # Stop the server of a killed upgrade too.
         _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
-    # In this order, so that whoever gets in now sees that a new supervisor is needed.
+    # Unlock in this order, so that the next user sees that a new supervisor is needed.
     fcntl.flock(place, fcntl.LOCK_UN)
     fcntl.flock(users, fcntl.LOCK_UN)
 
 
 def _alone(lock: Path) -> int:
-    """Return the lock that only one supervisor holds, or end, silently, when another has it.
+    """Return the lock of the supervisor, or end the process silently if another supervisor has it.
 
-    Waiting a moment instead of trying once, because a user who only looks whether there is a supervisor holds it too.
+    Wait a moment instead of trying once, because a user who checks for a supervisor holds the lock briefly.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which is to end the process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.alarm(_RIVAL_S)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -116,13 +116,13 @@ def _is_held(lock: str, *, dir_fd: int) -> bool:
 
 
 def _socket_dir(data_dir: Path) -> str | None:
-    """Return where the server of this folder listens; None without one, and for what was copied from another folder."""
+    """Return the socket folder of this folder's server; None if there is none, or in a copy of another folder."""
     try:
         text = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape")
         pid, named, _, _, folder, *_ = text.splitlines()
     except (OSError, ValueError):
         return None
-    # A postmaster works in its data directory; one that was moved still has the old name written down.
+    # A postmaster runs in its data directory. After a move the file still has the old path.
     for same in (named, f"/proc/{pid}/cwd"):
         try:
             if data_dir.samefile(same):
@@ -133,12 +133,12 @@ def _socket_dir(data_dir: Path) -> str | None:
 
 
 def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
-    """Tell whether a client is connected, such as psql; False when no server answers."""
+    """Return True if a client is connected, such as psql; False if no server answers."""
     folder = _socket_dir(data_dir)
     if folder is None:
         return False
     if not Path(folder).exists():
-        folder = os.fspath(data_dir.absolute())  # moved, together with the socket in it
+        folder = os.fspath(data_dir.absolute())  # the folder was moved, with the socket in it
     environment = {"PGHOST": folder, "PGPORT": "5432", "PGUSER": "atlas", "PGCONNECT_TIMEOUT": "5", "LC_ALL": "C"}
     environment["PGREQUIREPEER"] = account_name
     command = (bin_dir / "psql", "-XAtq", "-d", "postgres", "-c", _SESSIONS)
@@ -169,12 +169,12 @@ def _stop(
     if folder is None:
         return
     for mode in modes:
-        # By the name in the folder that we are in, which the account can enter.
+        # Give a path relative to the working directory, which the account can enter.
         command = (bin_dir / "pg_ctl", "stop", "-s", "-D", data_dir, "-m", mode, "-t", "60")
         if subprocess.run(command, env={"LC_ALL": "C"}, check=False, **account).returncode == 0:
             break
     try:
-        Path(folder).rmdir()  # made for this server's socket alone; the data directory is not empty
+        Path(folder).rmdir()  # succeeds only for a folder of the socket alone; the data directory is not empty
     except OSError:
         return
 

@@ -1,7 +1,7 @@
-"""Temporary databases, for tests: copies of a migrated template on a server of this process alone.
+"""Temporary databases for tests: copies of a migrated template, on a server that only this process uses.
 
-A process has one server for them, in a home that is marked as temporary, so that a second database costs a
-CREATE DATABASE and no start. The server's supervisor removes that home when the process has ended, however it ended.
+A process has one server for all its temporary databases, so only the first one waits for a start. The server's home is
+marked as temporary, and its supervisor removes it after the end of the process, however the process ends.
 """
 
 import atexit
@@ -29,7 +29,7 @@ __all__ = ["temporary_database"]
 _log = logging.getLogger(__name__)
 
 _TEMPLATE: Final = "temporary_template"
-#: How long the end of a process waits for its server to stop and its files to go: some tenths of a second, when quiet.
+#: Seconds that the end of a process waits until its server is stopped and removed; this takes some tenths of a second.
 _REMOVED_S: Final = 30.0
 
 _CREATE = 'CREATE DATABASE :"name" TEMPLATE :"template"'
@@ -38,10 +38,10 @@ _DROP = 'DROP DATABASE :"name" WITH (FORCE)'
 
 @contextmanager
 def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
-    """Make a migrated database without rows, yield its address, and drop it, whoever still uses it.
+    """Create a migrated database without rows, yield its address, and drop it, even if it is in use.
 
-    `migrate` applies the migrations to the database of an address; it is called once a process. Any number of threads
-    may be in here at once. Raises `EmbeddedServerFailed`.
+    `migrate` applies the migrations to the database at an address; it is called once per process. Any number of threads
+    may do this at once. Raises `EmbeddedServerFailed`.
     """
     server = _process.server(migrate)
     name = f"temporary_{next(_process.numbers)}"
@@ -52,11 +52,11 @@ def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
         try:
             _psql(server, _DROP, name=name)
         except EmbeddedServerFailed as problem:
-            # An error of the caller's must not be hidden by this one; the database goes with the server.
+            # Do not hide an error of the caller. The database is removed with the server.
             _log.warning("A temporary database stays until the process ends: %s", problem)
 
 
-class _Process:
+class _ProcessServer:
     """The server of this process, started at the first call."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class _Process:
         """Forget the parent's server: the child starts its own."""
         self._lock = Lock()
         self._server: EmbeddedServer | None = None
-        #: Of databases; two with one name would meet.
+        #: Numbers for the names of databases.
         self.numbers = itertools.count(1)
 
     def server(self, migrate: Callable[[str], None]) -> EmbeddedServer:
@@ -89,7 +89,7 @@ class _Process:
             return server
 
     def close(self) -> None:
-        """Leave the server, and wait until its supervisor has stopped it and removed the home."""
+        """Release the server, and wait until its supervisor has stopped it and removed the home."""
         with self._lock:
             server, self._server = self._server, None
         if server is None:
@@ -100,9 +100,9 @@ class _Process:
 
 
 def _join_new_home() -> EmbeddedServer:
-    """Make a temporary home, and have the homes of processes that are dead removed."""
+    """Create a temporary home, and start the removal of the homes of dead processes."""
     base = _base()
-    # Without the lock another process could take the new home, which nobody uses yet, for a dead one's.
+    # The lock keeps other processes from removing the new home before it is in use.
     with exclusive(base / "lock"):
         for home in base.iterdir():
             if home.is_dir():
@@ -114,9 +114,9 @@ def _join_new_home() -> EmbeddedServer:
 
 
 def _base() -> Path:
-    """Return the folder of this OS user's temporary homes, which survives a reboot where the data does.
+    """Return the folder of this OS user's temporary homes.
 
-    For root it is one that the account of the server can enter: the data then lies in the home.
+    For root it is a folder that the server's account can enter, so that the data can be in the home itself.
     """
     if os.geteuid() != 0:
         return private_folder(Path(tempfile.gettempdir(), f"atlasengine-{os.geteuid()}-temporary"))
@@ -127,10 +127,10 @@ def _base() -> Path:
 
 
 def _remove_if_unused(home: Path) -> None:
-    """Start a supervisor for a home whose process is dead; it stops the server, if one is left, and removes it all."""
+    """Start a supervisor for the home of a dead process. It stops the server, if one runs, and removes the home."""
     run_dir = home / "postgres.run"
     if not (run_dir / "temporary").exists():
-        # Its process was killed before anything was in it.
+        # The process was killed before it put anything into the home.
         shutil.rmtree(home, ignore_errors=True)
         return
     users = try_exclusive(run_dir / "users.lock")
@@ -155,7 +155,7 @@ def _psql(server: EmbeddedServer, script: str, **names: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise EmbeddedServerFailed(f"A temporary database cannot be made or dropped: {done.stderr.strip()}")
+        raise EmbeddedServerFailed(f"A temporary database cannot be created or dropped: {done.stderr.strip()}")
 
 
-_process = _Process()
+_process = _ProcessServer()

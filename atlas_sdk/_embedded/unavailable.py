@@ -1,4 +1,4 @@
-"""The same shape where no embedded server exists (Windows): it says so."""
+"""A replacement for systems without an embedded server (Windows), which says so."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,13 +23,13 @@ class EmbeddedServer:
         _refuse(home)
 
     def ensure_running(self) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
     def keep_for(self, seconds: float) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
     def release(self) -> None:
-        """Do nothing: there is no such object."""
+        """Do nothing: no such object exists."""
 
 
 def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager[str]:  # noqa: ARG001  # its name
@@ -39,6 +39,6 @@ def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager
 
 def _refuse(home: Path) -> NoReturn:
     raise EmbeddedServerFailed(
-        f"No embedded PostgreSQL runs on this system, so {home} cannot hold the data; "
+        f"No embedded PostgreSQL runs on this system, so the data cannot be in {home}; "
         "give a server with --dsn or ATLAS_DATABASE_URL"
     )

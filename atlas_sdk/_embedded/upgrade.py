@@ -1,16 +1,16 @@
-"""Bring data that an older major of PostgreSQL made into the format of the present one.
+"""Convert the data of an older major version of PostgreSQL.
 
-The old server, by its own programs, is dumped by the new ones, and the dump fills a data directory that is made like
-every new one. So nothing tells an upgraded home from a new one: not the order of texts, not the page checksums. That
-takes longer than pg_upgrade, which would keep the old locale, and needs room for the data once more and for the dump.
+The old server runs with its own programs; the new programs dump it, and load the dump into a new data directory. So an
+upgraded home is the same as a new one, also in sort order and page checksums. This takes longer than pg_upgrade, which
+would keep the old locale. It needs room for a second copy of the data and for the dump.
 
-Which folders there are tells how far an upgrade came, so it can be killed at any moment::
+The folders show how far an upgrade came, so it can be killed at any time::
 
-    postgres.upgrade/    being filled; the next try throws it away and begins again
-    postgres.upgraded/   complete and its server stopped; thrown away too as long as postgres/ is there
-    postgres.16/         what postgres/ was; postgres.upgraded/ takes the free name, now or at the next start
+    postgres.upgrade/    is being filled; the next attempt deletes it and starts again
+    postgres.upgraded/   is complete, its server stopped; it is deleted too while postgres/ exists
+    postgres.16/         was postgres/; postgres.upgraded/ gets the free name, now or at the next start
 
-Every function here wants the start lock held.
+Callers must hold the start lock.
 """
 
 import itertools
@@ -35,7 +35,7 @@ __all__ = ["finish", "major_of", "present", "upgrade"]
 _log = logging.getLogger(__name__)
 
 _MIB = 2**20
-#: A data directory without data, and its write-ahead log (`max_wal_size`).
+#: The size of an empty data directory with its write-ahead log (`max_wal_size`).
 _FRESH_BYTES = 384 * _MIB
 _LEAVING_S = 60.0
 
@@ -45,7 +45,7 @@ FROM pg_database WHERE datallowconn AND NOT datistemplate"""
 
 
 def major_of(data_dir: Path) -> str | None:
-    """Return which PostgreSQL made a data directory; None when there is none."""
+    """Return the major version of a data directory; None if there is none."""
     try:
         return (data_dir / "PG_VERSION").read_text(encoding="ascii", errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
@@ -53,27 +53,27 @@ def major_of(data_dir: Path) -> str | None:
 
 
 def present(data_dir: Path) -> Path:
-    """Return where the data is: also when an upgrade was killed between the two renames of its end."""
+    """Return the folder of the data, also after an upgrade that was killed between its two final renames."""
     ready = _beside(data_dir, "upgraded")
     return ready if not data_dir.exists() and ready.exists() else data_dir
 
 
 def finish(data_dir: Path) -> None:
-    """Put a complete upgrade in its place that was killed between the two renames of its end."""
+    """Finish an upgrade that was killed between its two final renames."""
     ready = _beside(data_dir, "upgraded")
     if not data_dir.exists() and major_of(ready) == MAJOR:
         _rename(ready, data_dir)
-        _log.warning("Finished the upgrade of %s that had been interrupted", data_dir)
+        _log.warning("Finished an interrupted upgrade of %s", data_dir)
 
 
 def upgrade(site: Site, data_dir: Path, bin_dir: Path) -> None:
-    """Upgrade what an older major made; nothing to do for the present one's.
+    """Upgrade the data of an older major version; do nothing for the present one.
 
-    Raises `EmbeddedServerFailed`, and then the old data is as it was.
+    Raises `EmbeddedServerFailed`, and leaves the old data unchanged then.
     """
     major = major_of(data_dir)
     if major in {None, MAJOR}:
-        # Leftovers of one that was killed after its last step.
+        # Remove the dumps of an upgrade that was killed after its last step.
         shutil.rmtree(site.run_dir / "upgrade", ignore_errors=True)
         return
     old_bin = _programs_for(str(major), site, data_dir)
@@ -84,7 +84,7 @@ def upgrade(site: Site, data_dir: Path, bin_dir: Path) -> None:
             data_dir=data_dir,
             bin_dir=old_bin,
             major=str(major),
-            # Another release may join a server that answers: what it wrote after the dump would be lost.
+            # Another release may join the running server, and its writes after the dump would be lost.
             options=("default_transaction_read_only=on",),
         ),
         new=Cluster(site=site, data_dir=_beside(data_dir, "upgrade"), bin_dir=bin_dir),
@@ -100,8 +100,8 @@ def _programs_for(major: str, site: Site, data_dir: Path) -> Path:
     found = binaries_of(major, site.account)
     if found is None:
         raise EmbeddedServerFailed(
-            f"{data_dir} was made by PostgreSQL {major}, and this release brings {' and '.join(sorted(carried()))}: "
-            f"dump it with a release of AtlasEngine that brings {major} (atlasctl db dump FILE), move the folder away "
+            f"{data_dir} was made by PostgreSQL {major}, and this release has {' and '.join(sorted(carried()))}: "
+            f"dump it with a release of AtlasEngine that has {major} (atlasctl db dump FILE), move the folder away "
             "and load the dump (atlasctl db load FILE), or set ATLAS_HOME to another folder"
         )
     return found
@@ -136,17 +136,17 @@ class _Upgrade:
             if isinstance(problem, _Refused):
                 raise EmbeddedServerFailed(
                     f"{data_dir} was made by PostgreSQL {self.old.major} and could not be upgraded to "
-                    f"{self.new.major}: {problem}; the old data is unchanged; see to that, or give a server with "
+                    f"{self.new.major}: {problem}; the old data is unchanged; mend that, or give a server with "
                     "--dsn or ATLAS_DATABASE_URL"
                 ) from problem
             raise
         _rename(self.new.data_dir, _beside(data_dir, "upgraded"))
         kept = self._switch()
         shutil.rmtree(self._dumps, ignore_errors=True)
-        _log.warning("… upgraded. What was before is kept in %s: remove it when all is well", kept)
+        _log.warning("… upgraded. The old data is kept in %s: remove it when all is well", kept)
 
     def _end_servers(self) -> None:
-        """Stop an older release's server that nobody uses, and those of an upgrade that was killed."""
+        """Stop the server of an older release if nobody uses it, and the servers of a killed upgrade."""
         lock = self.site.server_lock
         for _ in polling(_LEAVING_S):
             if not is_held(lock):
@@ -158,21 +158,21 @@ class _Upgrade:
                 sessions = int(self._ask(running, "psql", "-d", "postgres", "-c", _SESSIONS))
                 if sessions and not self._dumps.exists():
                     raise EmbeddedServerFailed(
-                        f"{self.old.data_dir} is to be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
-                        f"and an older release is at work in it ({sessions} "
+                        f"{self.old.data_dir} must be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
+                        f"and an older release is using it ({sessions} "
                         f"connection{'s' if sessions > 1 else ''}): end its programs and try again"
                     )
                 self.old.stop()
 
     def _clean(self) -> None:
-        """Remove what a killed or failed upgrade left; the data itself is in its place."""
+        """Remove the folders of a killed or failed upgrade; the data itself is in its place."""
         half = self.new.data_dir
         for folder in (half, _beside(half, "new"), _beside(self.old.data_dir, "upgraded"), self._dumps):
             if folder.exists():
                 shutil.rmtree(folder)
 
     def _check_room(self) -> None:
-        """Refuse when a disk has too little room: the data once more, and a dump that at worst is as large."""
+        """Refuse if a disk has too little room for a copy of the data and a dump, which at worst is as large."""
         size = _size(self.old.data_dir)
         needed: dict[int, tuple[Path, int]] = {}
         for folder, more in ((self.old.data_dir.parent, size + _FRESH_BYTES), (self.site.run_dir, size)):
@@ -182,7 +182,7 @@ class _Upgrade:
             free = shutil.disk_usage(folder).free
             if free < wanted:
                 raise EmbeddedServerFailed(
-                    f"{self.old.data_dir} is to be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
+                    f"{self.old.data_dir} must be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
                     f"which takes up to {wanted // _MIB:,} MiB on the disk of {folder}, and {free // _MIB:,} MiB are "
                     "free: make room and try again; nothing was changed"
                 )
@@ -202,7 +202,7 @@ class _Upgrade:
     def _load(self, databases: list[tuple[str, str]]) -> None:
         server = self.new.serve()
         roles = (self._dumps / "roles.sql").read_text(encoding="utf-8")
-        # initdb has made this one.
+        # initdb has created this role.
         self._psql(server, roles.replace(f"\nCREATE ROLE {ROLE};\n", "\n", 1))
         for number, (name, owner) in enumerate(databases):
             made = name in {"postgres", DATABASE}
@@ -214,7 +214,7 @@ class _Upgrade:
         self.new.stop()
 
     def _switch(self) -> Path:
-        """Put the complete new data in the place of the old; return where that is kept."""
+        """Put the new data in the place of the old; return the folder that keeps the old data."""
         data_dir = self.old.data_dir
         names = itertools.chain([self.old.major], (f"{self.old.major}-{number}" for number in itertools.count(2)))
         kept = next(path for path in (_beside(data_dir, name) for name in names) if not path.exists())
@@ -227,7 +227,7 @@ class _Upgrade:
         return self._ask(server, "psql", "-d", "postgres", "-v", "ON_ERROR_STOP=1", *variables, stdin=script)
 
     def _ask(self, server: Postmaster, program: str, *arguments: str | Path, stdin: str = "") -> str:
-        """Run one of the new programs, as the OS user who may connect; return what it prints."""
+        """Run one of the new programs, as the OS user who may connect; return its output."""
         quiet = ("-XAtq",) if program == "psql" else ()
         environment = {"PGHOST": os.fspath(server.socket_dir), "PGPORT": str(PORT), "PGUSER": ROLE, "LC_ALL": "C"}
         environment["PGREQUIREPEER"] = self.site.account.name
@@ -242,17 +242,17 @@ class _Upgrade:
             check=False,
         )
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["no word about why"]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise _Refused(f"{program}: {lines[0].removeprefix(f'{program}: ')}")
         return done.stdout
 
 
 class _Refused(Exception):
-    """One of the programs failed, with its own words."""
+    """The failure of one of the programs, with its message."""
 
 
 def _named(database: str) -> str:
-    """Return a connection string: a bare name with "=" in it would be read as one."""
+    """Return a connection string, because libpq would read a plain name with "=" as one."""
     escaped = database.replace("\\", "\\\\").replace("'", "\\'")
     return f"dbname='{escaped}'"
 
@@ -262,7 +262,7 @@ def _beside(data_dir: Path, suffix: str) -> Path:
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes of the files below a folder, but for the write-ahead log."""
+    """Return the size in bytes of the files below a folder, without the write-ahead log."""
     total = 0
     for path, folders, files in os.walk(folder):
         if "pg_wal" in folders:
@@ -272,7 +272,7 @@ def _size(folder: Path) -> int:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename a folder so that a loss of power cannot undo it after what comes next."""
+    """Rename a folder, and make that durable before anything that follows."""
     source.rename(target)
     parent = os.open(target.parent, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Read a dump: what it holds, and its statements one part after the other. Needs no server."""
+"""Read a dump: its contents, and its statements section by section. Needs no server."""
 
 import os
 import re
@@ -20,13 +20,13 @@ from atlas_sdk.ops import schema
 __all__ = ["Archive"]
 
 _ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<what>.+)$")
-#: The entry of our table of versions: its schema can have any name, its owner is the last word.
+#: The entry of our table of versions; its schema can have any name, the last word is its owner.
 _VERSION_TABLE = re.compile(r"^TABLE (?!DATA )(?P<schema>.+) schema_version \S+$")
 _MAGIC = b"PGDMP"
 _UNKNOWN_SETTING = b"SET transaction_timeout = 0;\n"
-#: How pg_dump writes the options of a column, in one line.
+#: pg_dump writes the options of a column in one line.
 _COLUMN_OPTIONS = re.compile(rb"(ALTER (?:FOREIGN )?TABLE ONLY .+ ALTER COLUMN .+ SET \()(.+)(\);\n)")
-#: How the names begin that PostgreSQL keeps for itself.
+#: PostgreSQL reserves names with this prefix.
 _INTERNAL = b"pg_"
 
 
@@ -35,25 +35,25 @@ class Archive:
     """A dump in pg_dump's custom format."""
 
     file: Path
-    #: The schema that everything is in.
+    #: The name of the schema.
     schema: str
-    #: How many tables have rows in it.
+    #: The number of tables with rows.
     tables: int
-    #: The migrations that made its schema.
+    #: The version of the schema: the number of its migrations.
     version: int
-    #: None: pg_dump made it by hand, and whether it is what was written then, nobody knows.
+    #: None for a file that pg_dump made by itself: nothing proves that it is unchanged.
     seal: Seal | None
-    #: Which file it was.
+    #: The identity of the file when it was opened.
     _found: os.stat_result
     _program: Path
-    #: What to load, in pg_restore's own words.
+    #: The list of entries to load, for pg_restore.
     _list: str
 
     @classmethod
     def open(cls, file: Path) -> "Archive":
-        """Read what a dump holds. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new.
+        """Read the contents of a dump. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new.
 
-        What has a seal is compared with it first.
+        A file with a seal is compared with that first.
         """
         seal = None
         try:
@@ -69,7 +69,7 @@ class Archive:
             raise BackupFailed(f"{file} is no dump in pg_dump's custom format, as `atlasctl db dump` makes them")
         program = newest("pg_restore", at_least=0)
         listed = _read([program, "--list", file])
-        # Existing schemas are what we load into; their comments and owners are not ours to change.
+        # The schema to load into exists; its comment and its owner are not ours to change.
         lines = [line for line in listed.splitlines() if not re.search(r" \d+ (SCHEMA|COMMENT) - (SCHEMA )?\S", line)]
         entries = [entry["what"] for line in lines if (entry := _ENTRY.match(line))]
         schemas = [table["schema"] for what in entries if (table := _VERSION_TABLE.match(what))]
@@ -92,14 +92,14 @@ class Archive:
             return self.decoded(b"".join(_plain(stream)))
 
     def decoded(self, script: bytes) -> str:
-        """Return a part of it as text. Raises BackupFailed where it is none."""
+        """Return a part of the dump as text. Raises BackupFailed for bytes that are not UTF-8."""
         try:
             return script.decode()
         except UnicodeDecodeError as exc:
             raise _unreadable(self.file, "it holds statements that are not UTF-8") from exc
 
     def check_same(self) -> None:
-        """Refuse a file that was replaced or written to since it was opened: what was read of it may be of two."""
+        """Refuse a file that was replaced or changed since it was opened: its parts may come from two files."""
         try:
             now = self.file.stat()
         except OSError:
@@ -111,7 +111,7 @@ class Archive:
 
     @contextmanager
     def data(self) -> Iterator[Iterator[bytes]]:
-        """Open the rows: lines, a COPY statement before those of each table and a dot after a backslash behind them."""
+        """Open the rows of all tables as lines: for each table a COPY statement, rows, and a backslash with a dot."""
         with self._opened("data") as stream:
             yield _plain(stream)
 
@@ -148,7 +148,7 @@ _DATA = ("--data-only", "--file=-")
 
 
 def _plain(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a script without those for psql, and without what some servers do not know.
+    """Yield the lines of a script without commands for psql and without the parts that some servers do not know.
 
     That is a setting of version 17, and what a server notes among the options of a column for itself: since 15.20 the
     version of the column, `pg_attver`, for every column of a new table. An older pg_dump takes the note for an option.
@@ -156,7 +156,7 @@ def _plain(stream: IO[bytes]) -> Iterator[bytes]:
     rows = False
     for line in stream:
         if rows:
-            # Whatever they look like: a text may begin with a carriage return.
+            # A row may look like anything: a text may begin with a carriage return.
             rows = line != b"\\.\n"
         elif line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
             rows = True
@@ -206,6 +206,14 @@ def _check_version(file: Path, script: str) -> int:
     columns = head["columns"].split(", ")
     rows = [dict(zip(columns, line.split("\t"), strict=False)) for line in head["rows"].splitlines()]
     known = migrations()
+    for row, m in zip(rows, known, strict=False):
+        if (row.get("version"), row.get("name"), row.get("checksum")) != (str(m.version), m.name, schema.checksum(m)):
+            raise SchemaMismatch(
+                f"{file}: its migration {row.get('version')} ({row.get('name')}) is not the one of this AtlasEngine: "
+                "it was dumped from a changed or unreleased version; load it with that version; nothing was written",
+                found=len(rows),
+                wanted=len(known),
+            )
     if len(rows) > len(known):
         raise SchemaMismatch(
             f"{file} has schema version {len(rows)}, this AtlasEngine knows {len(known)}: "
@@ -213,13 +221,4 @@ def _check_version(file: Path, script: str) -> int:
             found=len(rows),
             wanted=len(known),
         )
-    made = {(str(m.version), m.name, schema.checksum(m)) for m in known}
-    for row in rows:
-        if (version := row.get("version"), name := row.get("name"), row.get("checksum")) not in made:
-            raise SchemaMismatch(
-                f"{file}: its migration {version} ({name}) is not the one of this AtlasEngine: it was "
-                "dumped from a changed or unreleased version; nothing was written",
-                found=len(rows),
-                wanted=len(known),
-            )
     return len(rows)

@@ -1,4 +1,4 @@
-"""A file that gets its name when it is whole: not when the disk fills, not when the writer is killed."""
+"""Atomic output: a file that gets its name when it is complete, never when the disk is full or the writer is killed."""
 
 import fcntl
 import hashlib
@@ -18,17 +18,17 @@ _SUFFIX = ".part"
 
 
 class Partial:
-    """A file beside its place, under another name until `publish`; removed when it comes to no good end.
+    """A file with a temporary name beside its place, until `publish`; removed when the writer fails.
 
-    The descriptor, and whoever inherits it, holds a lock: what a killed writer left has none, and the next one for the
-    same place removes it.
+    The descriptor holds a lock, also in a child process that inherits it. The file of a killed writer has no lock, and
+    the next writer for the same place removes it.
     """
 
     def __init__(self, place: Path, *, overwrite: bool) -> None:
         self._place = place
         self._overwrite = overwrite
         if not place.parent.is_dir():
-            # Not made: below the place where a disk is not mounted, it would be on another one, and nobody would know.
+            # Do not make the folder: if a disk is not mounted there, the file would be on another disk unnoticed.
             raise FileProblem(
                 f"{place} cannot be written: the folder {place.parent} is not there; make it, or mount its disk",
                 path=str(place),
@@ -38,7 +38,7 @@ class Partial:
         prefix = f".{place.name}."
         try:
             self._sweep(prefix)
-            #: Of an empty file that only its owner can read, and where the writer writes.
+            #: An empty file that only its owner can read, for the writer to write to.
             self.descriptor, self.path = self._make(prefix)
         except OSError as exc:
             raise self._problem(exc) from exc
@@ -48,9 +48,9 @@ class Partial:
         return os.fstat(self.descriptor).st_size
 
     def publish(self, ending: Callable[[Path], bytes] | None = None) -> str:
-        """Bring everything to the disk, then give it its name; return its SHA-256.
+        """Flush the file to the disk, then give it its name; return its SHA-256.
 
-        `ending` is given the file, and says what comes last in it.
+        `ending` is called with the file, and returns the bytes to append.
         """
         try:
             if ending is not None:
@@ -73,7 +73,7 @@ class Partial:
         return sha256
 
     def _link(self) -> None:
-        """Give it a name that nobody else has taken meanwhile."""
+        """Give the file its name, unless another file has it by now."""
         try:
             os.link(self.path, self._place)
         except FileExistsError:
@@ -95,8 +95,8 @@ class Partial:
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=self._place.parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # Before that it looks like what a killed writer left. A writer that removed it would leave the name to
-                # whoever opens it next, with the rights of any new file.
+                # Until it is locked, another writer may take it for a killed writer's file and remove it. A new file
+                # with default rights would then get the name.
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), Path(name).stat()):
                         return descriptor, Path(name)

@@ -38,7 +38,7 @@ def check_copied(session: AdminSession, archive: Archive, fresh: Definitions, co
 
 
 def check_rows(session: AdminSession, archive: Archive) -> None:
-    """Refuse a dump that did not fill the tables with as many rows as its seal says."""
+    """Refuse a dump that did not bring the number of rows in its seal."""
     if archive.seal is None:
         return
     found = {table.name: table.amount for table in tables_of(session, archive.schema)}
@@ -71,5 +71,5 @@ def check_definitions(session: AdminSession, archive: Archive, fresh: Definition
 
 
 def some(names: list[str]) -> str:
-    """Return the first few of them, and how many more there are."""
+    """Return the first few names and the number of the others."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from atlas_sdk._drive.admin import AdminSession, quoted_name, server_message
 from atlas_sdk.backups.atomic_output import Partial
-from atlas_sdk.backups.facts import lift_limits, place_of, sql, tables_of
+from atlas_sdk.backups.facts import facts_of, lift_limits, sql, tables_of
 from atlas_sdk.backups.programs import of_server
 from atlas_sdk.backups.reports import Dumped, Progress
 from atlas_sdk.backups.seal import Seal
@@ -42,14 +42,13 @@ def dump(
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Dumped:
-    """Dump a database into a file that only its owner can read: all rows as of one moment, while others go on.
+    """Dump a database into a file that only its owner can read: all rows as of one moment, while others work.
 
-    `source` is a client, an address, or nothing for the embedded database (of `home`). The schema may be an older
-    version than this release's; it is not changed. The file has its name when it is whole and on the disk, and an
-    existing one is replaced then, and only with `overwrite`. Behind what pg_dump writes there is a seal, the SHA-256
-    and how many rows every table has: `load` checks it, and pg_restore does not look there. Owners and rights are left
-    out: any login may load it.
-    Raises BackupFailed, for a login that does not see all rows too; FileProblem, SchemaMismatch, DatabaseUnreachable.
+    `source` is a client, an address, or None for the embedded database (of `home`). The schema may be older than this
+    release; it is not changed. The file gets its name when it is complete and on the disk; it replaces an existing file
+    only with `overwrite`. A seal follows the output of pg_dump: the SHA-256 and the number of rows of every table.
+    `load` checks it, and pg_restore ignores it. The dump has no owners and no rights, so any login may load it.
+    Raises BackupFailed, also for a login that does not see all rows; FileProblem, SchemaMismatch, DatabaseUnreachable.
     """
     began = time.monotonic()
     place = Path(file).absolute()
@@ -59,7 +58,7 @@ def dump(
     with Partial(place, overwrite=overwrite) as partial, open_session(dsn, home) as session:
         with session.transaction(snapshot=True):
             lift_limits(session)
-            found = place_of(session)
+            found = facts_of(session)
             if found.schema is None:
                 raise SchemaMismatch(
                     f"the database {found.database} has no AtlasEngine schema, so there is nothing to dump",
@@ -126,9 +125,9 @@ def _address(session: AdminSession) -> str:
 
 
 def _environment(session: AdminSession) -> dict[str, str]:
-    """Return pg_dump's environment, which only this account and root can read."""
+    """Return the environment of pg_dump, which only this account and root can read."""
     password, options = session.password, parsed(session.dsn).get("options")
-    # pg_dump speaks English then, so that its words can be understood here.
+    # pg_dump speaks English with this locale, and this module reads its messages.
     words = os.environ | {"LC_ALL": "C", "PGAPPNAME": "atlasengine"}
     return words | ({"PGPASSWORD": password} if password else {}) | ({"PGOPTIONS": options} if options else {})
 
@@ -144,11 +143,11 @@ def _teller(tell: Callable[[Progress], None] | None, rows: dict[str, int]) -> Ca
 def _run(
     command: list[str | Path], partial: Partial, *, environment: dict[str, str], tell: Callable[[str, int, int], None]
 ) -> None:
-    """Let pg_dump write into the file, and tell how far it is."""
+    """Let pg_dump write into the file, and report the progress."""
     complaints: deque[str] = deque(maxlen=20)
     table, done = "", -1
     with subprocess.Popen(
-        # The name, because to a descriptor it writes its table of contents twice; and the descriptor, for its lock.
+        # By name: to a descriptor pg_dump writes its table of contents twice. It inherits the descriptor for its lock.
         [*command, f"--file={partial.path}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -174,7 +173,7 @@ def _run(
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
-    """Yield lines as they come, and an empty one whenever none came for a while."""
+    """Yield lines as they come, and an empty line after each interval without one."""
     assert stream is not None  # noqa: S101  # asked for above
     rest = b""
     with selectors.DefaultSelector() as selector:

@@ -1,20 +1,20 @@
-"""Facts of a database that a dump or a load needs: where the schema is, and how many rows its tables have."""
+"""Facts about a database for a dump or a load: the place of the schema, and the number of rows of its tables."""
 
 from attrs import frozen
 
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 
-__all__ = ["Place", "Table", "lift_limits", "place_of", "sql", "tables_of"]
+__all__ = ["DatabaseFacts", "Table", "facts_of", "lift_limits", "sql", "tables_of"]
 
 sql = statements("backups")
 
 
 @frozen(kw_only=True)
-class Place:
-    """The place of our schema in a database, and the login that asks."""
+class DatabaseFacts:
+    """The place of our schema in a database, the login, and the server."""
 
-    #: None: the database has no schema of ours.
+    #: None when the database has no schema of ours.
     schema: str | None
     owner: str | None
     login: str
@@ -34,13 +34,13 @@ class Table:
 
     name: str
     amount: int
-    #: Whether its rows belong to users: not so plans, or the schema's version.
+    #: Whether its rows belong to users, unlike plans and the schema's version.
     of_users: bool
 
 
-def place_of(session: AdminSession) -> Place:
-    """Return where the schema is."""
-    return Place(**(session.row(sql["place"]) or {}))
+def facts_of(session: AdminSession) -> DatabaseFacts:
+    """Return the place of the schema, the login, and the server."""
+    return DatabaseFacts(**(session.row(sql["facts"]) or {}))
 
 
 def tables_of(session: AdminSession, schema: str) -> list[Table]:
@@ -49,5 +49,5 @@ def tables_of(session: AdminSession, schema: str) -> list[Table]:
 
 
 def lift_limits(session: AdminSession) -> None:
-    """See all rows or fail, and take the time that it takes, until the transaction ends."""
-    session.rows(sql["unhindered"])
+    """Set this transaction to see all rows or fail, and to have no time limits."""
+    session.rows(sql["lift_limits"])

@@ -16,7 +16,7 @@ from atlas_sdk.backups.facts import lift_limits, sql, tables_of
 from atlas_sdk.backups.prepare_target import make_room
 from atlas_sdk.backups.reports import Loaded, Progress
 from atlas_sdk.errors import AtlasError, BackupFailed
-from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.memory import BrokenVersion
 from atlas_sdk.model.quota_accounting import QuotaAccounting
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quota_accounting, schema, users, verify
@@ -26,7 +26,7 @@ __all__ = ["load"]
 
 _COPY = re.compile(rb"^COPY (?:\S+\.)?(\S+) .*FROM stdin;\n$")
 _END = b"\\.\n"
-#: Rows are sent in pieces of at least this many bytes.
+#: One message to the server has at least this many bytes of rows.
 _PIECE_BYTES = 256 * 1024
 _USERS = 200
 
@@ -42,12 +42,12 @@ def load(
 ) -> Loaded:
     """Load a dump into an empty database, then verify the memory and the quota accounting of every user.
 
-    Without `dsn` into the embedded database (of `home`). One transaction: what fails or is interrupted before its end
-    leaves nothing. The dump of an older version is migrated; one of a newer version is refused before anything is
-    written, and so is one that is not what its seal says. With a seal or without: what the migrations make is in it as
-    they make it, or it is refused. A schema without users' rows in it counts as empty, and everything belongs to its
-    owner afterwards, else to this login. Raises BackupFailed, which a database with data does too; FileProblem,
-    SchemaMismatch, DatabaseUnreachable, StorageFull. What the verification finds is in the result, and stays loaded.
+    Without `dsn`, load into the embedded database (of `home`). The load is one transaction: a failure or an
+    interruption leaves nothing. A dump of an older version is migrated. These dumps are refused before anything is
+    written: one of a newer version, one that does not match its seal, and one in which an object of ours is not as the
+    migrations make it. A schema without rows of users counts as empty; its owner owns everything afterwards, else this
+    login. Raises BackupFailed, also for a database with data; FileProblem, SchemaMismatch, DatabaseUnreachable,
+    StorageFull. Rows that fail the verification stay loaded; the result names them.
     """
     began = time.monotonic()
     tell = on_progress or _silent
@@ -115,7 +115,7 @@ def _fill(session: AdminSession, archive: Archive, fresh: Definitions, tell: Tel
 
 
 def _copy(session: AdminSession, lines: Iterator[bytes], archive: Archive, fresh: Definitions, tell: Tell) -> int:
-    """Send the rows of all tables; return their bytes."""
+    """Send the rows of all tables; return their size in bytes."""
     script: list[bytes] = []
     copied: set[str] = set()
     size = done = 0
@@ -176,11 +176,11 @@ def _settle(session: AdminSession, archive: Archive, fresh: Definitions) -> bool
 
 @define
 class _Findings:
-    """The result of reading everything back."""
+    """The result of the verification after a load."""
 
     users: int = 0
     versions: int = 0
-    broken: list[Broken] = field(factory=list)
+    broken: list[BrokenVersion] = field(factory=list)
     unbalanced: list[QuotaAccounting] = field(factory=list)
 
     def look(self, session: AdminSession, tell: Tell, *, total: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.comparing import Definitions, definitions, some
-from atlas_sdk.backups.facts import Place, place_of, sql, tables_of
+from atlas_sdk.backups.facts import DatabaseFacts, facts_of, sql, tables_of
 from atlas_sdk.errors import BackupFailed
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.inventory import expected
@@ -31,8 +31,8 @@ def make_room(session: AdminSession, archive: Archive) -> Definitions:
     session.run(schema.migrate())
     _refuse_others(session, archive, place, ours=set(expected().names("table", "view", "function", "type")))
     tables = [table.name for table in tables_of(session, archive.schema)]
-    session.execute(session.value(sql["write_close"], schema=archive.schema, tables=tables))
-    # Now that nobody else can write.
+    session.execute(session.value(sql["write_lock_tables"], schema=archive.schema, tables=tables))
+    # Count after the lock, when nobody else can write.
     full = [
         f"{each.name} {each.amount:,}" for each in tables_of(session, archive.schema) if each.of_users and each.amount
     ]
@@ -41,21 +41,21 @@ def make_room(session: AdminSession, archive: Archive) -> Definitions:
             f"{place.database} is not empty, and a load never goes over data (rows: {some(full)}): {_ELSEWHERE}; "
             "nothing was written"
         )
-    outside = session.value(sql["outside"], schema=archive.schema)
+    outside = session.value(sql["count_outside"], schema=archive.schema)
     _drop_all(session, archive)
-    if session.value(sql["outside"], schema=archive.schema) != outside:
+    if session.value(sql["count_outside"], schema=archive.schema) != outside:
         raise BackupFailed(
             f"other schemas of {place.database} have things that are built on the tables of AtlasEngine, such as a "
             f"view: {_ELSEWHERE}; nothing was written"
         )
-    # Somebody may have changed the objects that were there.
+    # Make them anew: somebody may have changed the old ones.
     session.run(schema.migrate())
     fresh = definitions(session, archive.schema)
     _drop_all(session, archive)
     return fresh
 
 
-def _refuse_others(session: AdminSession, archive: Archive, place: Place, *, ours: set[str]) -> None:
+def _refuse_others(session: AdminSession, archive: Archive, place: DatabaseFacts, *, ours: set[str]) -> None:
     others = sorted(row["name"] for row in _objects(session, archive) if row["name"] not in ours)
     if others:
         raise BackupFailed(
@@ -70,15 +70,15 @@ def _drop_all(session: AdminSession, archive: Archive) -> None:
 
 
 def _objects(session: AdminSession, archive: Archive) -> list[dict[str, Any]]:
-    return session.rows(sql["things"], schema=archive.schema)
+    return session.rows(sql["objects"], schema=archive.schema)
 
 
-def _agreed(session: AdminSession, archive: Archive) -> Place:
+def _agreed(session: AdminSession, archive: Archive) -> DatabaseFacts:
     """Return the place of the schema, in which the dump has its tables and this login looks for them."""
-    place = place_of(session)
+    place = facts_of(session)
     if place.schema is None and place.first_schema is None and archive.schema in _path(place):
         session.execute(session.value(sql["write_make_schema"], schema=archive.schema))
-        place = place_of(session)
+        place = facts_of(session)
     if (place.schema or place.first_schema) != archive.schema:
         raise BackupFailed(
             f"the dump has its tables in the schema {archive.schema}, and this login's search_path is "
@@ -88,6 +88,6 @@ def _agreed(session: AdminSession, archive: Archive) -> Place:
     return place
 
 
-def _path(place: Place) -> list[str]:
+def _path(place: DatabaseFacts) -> list[str]:
     names = [name.strip().strip('"') for name in place.search_path.split(",")]
     return [place.login if name == "$user" else name for name in names]

@@ -1,4 +1,4 @@
-"""Find PostgreSQL's own programs: those that the embedded server brings, and those of the system."""
+"""Find PostgreSQL's own programs, of the embedded server and of the system."""
 
 import os
 import re
@@ -30,7 +30,7 @@ Version = tuple[int, int]
 
 
 def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
-    """Return the program that reads a server best: one of its own major and at least its minor, else the newest.
+    """Return the best program for a server: one of its own major and at least its minor, else the newest.
 
     A newer minor of a server may keep things in its catalogues that only the programs made with it understand.
     Raises BackupFailed as `newest` does.
@@ -42,7 +42,7 @@ def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
 
 
 def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
-    """Return the newest of all programs of a name.
+    """Return the newest program of a name.
 
     A pg_dump reads servers of its own major and older ones, a pg_restore such dumps. `tls`: it has to be built with
     TLS, which the embedded server's are not. Raises BackupFailed that says what is missing and how to get it.
@@ -66,7 +66,7 @@ def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
 
 
 def _found(name: str) -> list[tuple[Version, Path]]:
-    """Return the programs of a name, the newest first; of one version those of the embedded server."""
+    """Return the programs of a name, the newest first; those of the embedded server before others of their version."""
     programs = [(_version(path), path) for path in dict.fromkeys(_candidates(name))]
     return sorted(programs, key=lambda program: program[0], reverse=True)
 
@@ -75,7 +75,7 @@ def _candidates(name: str) -> Iterator[Path]:
     if sys.platform != "win32":
         from atlas_sdk._embedded.places import carried  # noqa: PLC0415  # needs what is on Unix alone
 
-        # First, so that of the same major it is preferred.
+        # First: sorting keeps this order within a version.
         yield from (path for tree in carried().values() if (path := tree / "bin" / name).exists())
     if on_path := shutil.which(name):
         yield Path(on_path)
@@ -89,7 +89,7 @@ def _version(path: Path) -> Version:
         said = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False)
     except OSError:
         return 0, 0
-    # What is not released has no minor: "19devel".
+    # An unreleased version has no minor: "19devel".
     version = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", said.stdout)
     return (int(version[1]), int(version[2] or 0)) if version else (0, 0)
 

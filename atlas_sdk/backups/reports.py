@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from atlas_sdk.model.memory import Broken
+from atlas_sdk.model.memory import BrokenVersion
 from atlas_sdk.model.quota_accounting import QuotaAccounting
 
 __all__ = ["Dumped", "Loaded", "Progress"]
@@ -14,11 +14,11 @@ __all__ = ["Dumped", "Loaded", "Progress"]
 class Progress:
     """The progress of a dump or a load."""
 
-    #: What is being done: "dump", "load", "index", "verify".
+    #: "dump", "load", "index" or "verify".
     step: str
-    #: A table, or a user's e-mail while verifying; "" while there is nothing to name.
+    #: A table, or while verifying the e-mail of a user; "" for none.
     name: str
-    #: How many of them are finished, of how many.
+    #: The number of tables or users that are finished, and of all.
     done: int
     total: int
     #: Bytes written or read so far.
@@ -27,14 +27,14 @@ class Progress:
 
 @frozen(kw_only=True)
 class Dumped:
-    """A dump that is on the disk, whole."""
+    """A complete dump on the disk."""
 
     file: Path
-    #: Bytes.
+    #: In bytes.
     size: int
     sha256: str
     seconds: float = field(repr="{:.1f}".format)
-    #: Of every table, all of one moment: the one that the dump holds.
+    #: The number of rows of every table, at the moment of the dump.
     rows: dict[str, int]
     schema_version: int
     server_version: str
@@ -44,30 +44,30 @@ class Dumped:
 
 @frozen(kw_only=True)
 class Loaded:
-    """A dump that was loaded, and what reading all of it back has found."""
+    """A dump that was loaded, and the result of its verification."""
 
     file: Path
     seconds: float = field(repr="{:.1f}".format)
-    #: Of every table, as loaded.
+    #: The number of loaded rows of every table.
     rows: dict[str, int]
-    #: Of the dump; a smaller one than `schema_version` was migrated after loading.
+    #: The schema version of the dump; if it is smaller than `schema_version`, the dump was migrated.
     dumped_version: int
     schema_version: int
-    #: Users whose memory and quota accounting were verified.
+    #: The number of users whose memory and quota accounting were verified.
     users: int
-    #: Entries of memory that were read back; see `Verification.versions`.
+    #: The number of memory entries that were read back; see `Verification.versions`.
     versions: int
     #: Entries whose bytes do not have their SHA-256.
-    broken: tuple[Broken, ...]
+    broken: tuple[BrokenVersion, ...]
     #: Users whose counters do not match the ledger.
     unbalanced: tuple[QuotaAccounting, ...]
-    #: Whether the role that tenants act as has its rights; False where it does not exist.
+    #: Whether the role of tenants has its rights; False where it does not exist.
     granted: bool
-    #: Whether the file has a seal, and so is byte for byte what `dump` wrote. One that pg_dump made by hand has none:
-    #: of the rows in it, only those of memory and of the quotas were verified.
+    #: Whether the file has a seal, so that every byte is as `dump` wrote it. A file of pg_dump alone has none: only its
+    #: rows of memory and of quotas were verified.
     sealed: bool
 
     @property
     def ok(self) -> bool:
-        """True when everything read back correctly; a mismatch was in the dump already."""
+        """True when the verification found nothing; a mismatch was in the dump already."""
         return not self.broken and not self.unbalanced

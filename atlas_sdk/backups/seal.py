@@ -1,4 +1,4 @@
-"""The seal behind a dump: its SHA-256 and what it holds. pg_dump's table of contents has no checksum of its own.
+"""The seal behind a dump: its SHA-256 and its row counts. The table of contents of pg_dump has no checksum.
 
 It is two lines of text behind the last byte of pg_dump's, which no pg_restore reads: what there is of every table as
 JSON, and the hash of all that is before it.
@@ -19,10 +19,10 @@ __all__ = ["Seal"]
 
 _MARK: Final = "ATLASENGINE SEAL 1 "
 _LAST: Final = re.compile(rb"ATLASENGINE SEAL 1 (?P<size>\d{20}) (?P<sha256>[0-9a-f]{64})\n")
-#: Of the hash and the end of its line, which are not hashed.
+#: The hash and the end of its line, which are not hashed.
 _HASH_BYTES: Final = 65
 _LAST_BYTES: Final = len(_MARK) + 20 + 1 + _HASH_BYTES
-#: How pg_dump ends its last block of rows, whatever compresses them: a length of 0, as a sign and four bytes.
+#: pg_dump ends its last block of rows, compressed or not, with a length of 0: a sign and four bytes.
 _END: Final = bytes(5)
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -31,11 +31,11 @@ _PIECE_BYTES: Final = 1024 * 1024
 class Seal:
     """The row counts of a dump when it was written; the file's end also has its SHA-256."""
 
-    #: Of every table.
+    #: The number of rows of every table.
     rows: dict[str, int]
 
     def ending(self, file: Path) -> bytes:
-        """Return what to write behind a dump."""
+        """Return the bytes to append to a dump."""
         content = json.dumps({"rows": self.rows})
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
@@ -46,7 +46,7 @@ class Seal:
 
     @classmethod
     def read(cls, file: Path, opened: BinaryIO) -> "Seal | None":
-        """Return the seal of a dump that is byte for byte what was written; None for one by pg_dump alone.
+        """Return the seal of a dump in which every byte is as it was written; None for a dump of pg_dump alone.
 
         Raises BackupFailed for every other file. Not a signature: whoever changes a dump can seal it again.
         """

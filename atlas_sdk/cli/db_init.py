@@ -10,7 +10,7 @@ from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.provision import Address, Setup, Step
+    from atlas_sdk.provision import Address, Setup, SetupStep
 
 __all__ = ["init"]
 
@@ -89,7 +89,7 @@ def _embedded(run: "Invocation", *, dry_run: bool) -> int:
     return 0
 
 
-def _tell(run: "Invocation", address: "Address", step: "Step") -> None:
+def _tell(run: "Invocation", address: "Address", step: "SetupStep") -> None:
     from atlas_sdk.cli.output import plain
 
     mark, color = _MARKS[step.status]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk import MAINTENANCE_JOBS
 from atlas_sdk.cli.command import Command, Flags
 from atlas_sdk.cli.param_types import AGE, FOREVER
+from atlas_sdk.maintenance import MAINTENANCE_JOBS
 
 if TYPE_CHECKING:
-    from atlas_sdk import JobReport, MaintenanceProgress
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.maintenance import JobReport, MaintenanceProgress
 
 __all__ = ["maintain"]
 

@@ -9,21 +9,18 @@ if TYPE_CHECKING:
     from atlas_sdk import (
         Checkpoint,
         FileDiff,
-        Forecast,
         Limits,
-        MemoryUsage,
         OpenReservation,
-        Period,
         Project,
         Restore,
         RestorePlan,
-        RestoreStep,
         Session,
         Snapshot,
         TopUp,
         Usage,
         User,
     )
+    from atlas_sdk.results import Forecast, MemoryUsage, QuotaPeriod, RestoreStep
 
 __all__ = [
     "of_checkpoint",
@@ -254,7 +251,7 @@ def of_forecast(forecast: "Forecast") -> dict[str, Any]:
     }
 
 
-def of_period(period: "Period") -> dict[str, Any]:
+def of_period(period: "QuotaPeriod") -> dict[str, Any]:
     """Return a month that has ended."""
     return {
         "start": period.period_start,

@@ -8,7 +8,7 @@ from atlas_sdk.cli.command import Command, Flags, command_group, user_option
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
-    from atlas_sdk import QuotaAccounting
+    from atlas_sdk.results import QuotaAccounting
 
 __all__ = ["quota"]
 

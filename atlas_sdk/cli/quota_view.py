@@ -11,8 +11,9 @@ from attrs import frozen
 from atlas_sdk.cli.output import Output, ago, count, plain, size
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Forecast, Limits, MemoryUsage, OpenReservation, TopUp, Usage, User
+    from atlas_sdk import Atlas, Limits, OpenReservation, TopUp, Usage, User
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.results import Forecast, MemoryUsage
 
 __all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 

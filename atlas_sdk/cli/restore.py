@@ -10,8 +10,9 @@ from atlas_sdk.cli.command import UTF8, Command, Flags
 from atlas_sdk.cli.failures import FAILED
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, Restore, RestorePlan, RestoreStep
+    from atlas_sdk import Atlas, Project, Restore, RestorePlan
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.results import RestoreStep
 
 __all__ = ["redo", "restore", "undo"]
 

@@ -7,8 +7,9 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, Snapshot, State
+    from atlas_sdk import Atlas, Project, Snapshot
     from atlas_sdk.cli.invocation import Invocation
+    from atlas_sdk.results import VersionSet
 
 __all__ = ["show"]
 
@@ -94,7 +95,7 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
         raise failure from None
 
 
-def _state(atlas: "Atlas", project: "Project", ref: str) -> "State":
+def _state(atlas: "Atlas", project: "Project", ref: str) -> "VersionSet":
     from atlas_sdk import NotFound
     from atlas_sdk.files import named
 

@@ -10,9 +10,11 @@ import click
 from atlas_sdk.cli.command import Command, Flags
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, FileState, MemoryUsage, Project, Signature, Snapshot
+    from atlas_sdk import Atlas, Project, Snapshot
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.output import Output
+    from atlas_sdk.files import FileState, Signature
+    from atlas_sdk.results import MemoryUsage
     from watcher.status import ProjectStatus, Status
 
 __all__ = ["status"]

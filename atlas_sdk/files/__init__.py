@@ -1,4 +1,4 @@
-"""The files of a project: which ones are memory, how they are read, and how they are put back."""
+"""Find, read and replace the memory files of a project, without ever leaving its folder."""
 
 from atlas_sdk.files.capture import FileState, Signature, entry, link_target, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text

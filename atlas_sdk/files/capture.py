@@ -1,4 +1,4 @@
-"""Read a file as it is at one instant, although others write it."""
+"""Read a file as of one instant, while other programs may write it."""
 
 import errno
 import hashlib
@@ -15,18 +15,19 @@ from atlas_sdk.files.safe_open import Place, locate, opened
 __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
 
 _BLOCK_BYTES = 2**20
-#: A larger file is not even hashed: an agent can make a sparse one of any size. No limit on kept files is higher.
+#: A larger file is not even hashed, because an agent can create a sparse file of any size. Limits on kept files are not
+#: higher than this.
 _MOST_HASHED_BYTES = 256 * 2**20
-#: A writer that disturbs this many readings in a row is still busy: what was read is kept, marked as torn.
+#: Attempts to read a file that is being written. After the last one the content is returned, marked as torn.
 _ATTEMPTS = 5
 
 
 @frozen(kw_only=True)
 class Signature:
-    """The `stat` fields of a file: two equal signatures mean that nobody wrote in between.
+    """The `stat` fields of a file. Equal signatures mean that no program wrote in between.
 
-    All five are needed: a file that is deleted and made again often gets the same inode number, and `mtime` can be
-    set back by anyone. Where clocks tick coarsely (NFS, FAT), a write within the same tick does not show.
+    All five are needed: a file that is deleted and created again often gets the same inode number, and any program can
+    set `mtime` back. On file systems with coarse times (NFS, FAT), a write within the same tick does not show.
     """
 
     mtime_ns: int
@@ -37,7 +38,7 @@ class Signature:
 
     @classmethod
     def of(cls, found: os.stat_result) -> "Signature":
-        """Take the five fields of a `stat` result."""
+        """Return the five fields of a `stat` result."""
         return cls(
             mtime_ns=found.st_mtime_ns,
             ctime_ns=found.st_ctime_ns,
@@ -49,32 +50,32 @@ class Signature:
 
 @frozen(kw_only=True)
 class FileState:
-    """A file as it was read. Of a symlink: the file that it leads to, and what the symlink says."""
+    """A file as read. For a symlink, the file that it leads to and the text of the symlink."""
 
     path: str
-    #: None when the file is over the limit.
+    #: None if the file is over the size limit.
     content: bytes | None
     #: 32 bytes.
     sha256: bytes
     size: int
     #: The nine permission bits.
     mode: int
-    #: What the symlink says when the path itself is one, inside the project.
+    #: The text of the symlink, if the path is one, inside the project.
     link: str | None
-    #: The permission bits of the folders between the project's own and the file, outermost first.
+    #: The permission bits of the folders between the project's folder and the file, outermost first.
     folder_modes: tuple[int, ...] = ()
     signature: Signature
-    #: The file was being written all the time: the content may mix two versions, so look again soon.
+    #: True if another program kept writing: the content may mix two versions, so read the file again soon.
     torn: bool
 
 
 def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | None:
     """Read a file of the project, or return None when there is none.
 
-    The file has the same signature before and after the reading and under its name afterwards; if not, it is read
-    again, five times at most, and then comes back `torn`. A file over `limit_bytes` is hashed and not kept.
-    Raises `OutsideProject` for a symlink that leaves the project, `FileProblem` for what is no regular file, cannot be
-    read or is over 256 MiB, or when the project's own folder is gone.
+    The signature must be the same before and after the read, and by name afterwards. Otherwise the call reads again, at
+    most five times, and then returns the last content as `torn`. A file over `limit_bytes` is hashed but not kept.
+    Raises `OutsideProject` for a symlink that leaves the project. Raises `FileProblem` if the path is not a regular
+    file, cannot be read or has more than 256 MiB, or if the project's folder is gone.
     """
     last: FileState | None = None
     with hold(root) as held:
@@ -99,7 +100,7 @@ def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | 
 def signature(root: Path | Root, path: str) -> Signature | None:
     """Return the signature of the file that a path leads to, or None when there is none.
 
-    Walks as `read_file` does, and raises the same errors.
+    Walks the path as `read_file` does, and raises the same errors.
     """
     try:
         with locate(root, path) as place:
@@ -114,7 +115,7 @@ def signature(root: Path | Root, path: str) -> Signature | None:
 
 
 def entry(root: Path | Root, path: str) -> os.stat_result | None:
-    """Return what `lstat` says about a path of the project, a symlink included; None when there is nothing.
+    """Return the `lstat` result of a path of the project, without following a symlink; None when nothing is there.
 
     Raises FileProblem, OutsideProject.
     """
@@ -128,7 +129,7 @@ def entry(root: Path | Root, path: str) -> os.stat_result | None:
 
 
 def link_target(root: Path | Root, path: str) -> str | None:
-    """Return the path in the project that a symlink leads to, through all others; None when `path` is no symlink.
+    """Return the path in the project that a symlink finally leads to; None if `path` is not a symlink.
 
     The target need not exist. Raises FileProblem, OutsideProject.
     """
@@ -158,7 +159,7 @@ def _read_once(root: Root, path: str, *, limit_bytes: int) -> FileState:
         mode=stat.S_IMODE(found.st_mode) & 0o777,
         link=place.link,
         folder_modes=folder_modes,
-        # The one from before the reading: what was written since then differs from it.
+        # Use the signature from before the read, so that a later write differs from it.
         signature=before,
         torn=False,
     )
@@ -173,7 +174,7 @@ def _folder_modes(place: Place) -> tuple[int, ...]:
 
 
 def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:
-    """Read up to one byte more than `size`: that byte shows that the file grew, and an endless writer ends there."""
+    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; an endless writer cannot delay the read."""
     digest = hashlib.sha256()
     blocks: list[bytes] = []
     total = 0

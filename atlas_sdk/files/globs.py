@@ -1,12 +1,12 @@
-"""Globs over the paths of a project, as one automaton that reads a path part by part.
+"""Match globs against the paths of a project, with one automaton that reads a path part by part.
 
-`*` and `?` stay within one part of a path, `**` stands for any number of folders (none, too), `[abc]` and `[!abc]` for
-one letter. Letters count as they are, upper and lower case differ, and a leading dot is a letter like others. `**`
-never goes into the folders of `_NEVER_ENTERED`; a glob that names one goes there.
+`*` and `?` match within one part of a path. `**` matches any number of folders, also none. `[abc]` and `[!abc]` match
+one letter. Matching is case-sensitive, and a leading dot is a letter like any other. `**` does not match the folders in
+`_NEVER_ENTERED`; a glob that names such a folder does.
 
-A set is one integer with a bit for every part of every glob: the bit says that the parts before it have matched. A
-part of a path moves all bits at once, so time and memory grow with the length of the globs and of the path, whatever
-they say (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in the place of letters).
+The state of a set is one integer with a bit for every part of every glob. The bit is set if all parts before it have
+matched. Each part of a path moves all bits at once, so time and memory grow only with the length of the globs and the
+path (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in place of letters).
 """
 
 import re
@@ -21,55 +21,55 @@ from atlas_sdk.text import quoted
 
 __all__ = ["Excluded", "Globs", "Leads", "check_globs", "parts_of"]
 
-#: "near": below a fixed prefix, such as `.claude/rules`. "far": only a glob without one leads there; `**/CLAUDE.md`
-#: has to look everywhere.
+#: "near": the folder is below a fixed prefix, such as `.claude/rules`. "far": only globs without a fixed prefix lead
+#: there, such as `**/CLAUDE.md`, which searches everywhere.
 Leads = Literal["near", "far"]
 
 _Matches = Callable[[str], re.Match[str] | None]
 
-#: Thousands of folders that hold nobody's memory.
+#: These contain thousands of folders without memory files.
 _NEVER_ENTERED: Final = frozenset({".git", "node_modules", ".venv", "__pycache__"})
-#: A daemon has one set of globs for nearly all of its projects.
+#: Compiled sets to cache; nearly all projects of a daemon share one set.
 _KEPT_SETS = 64
 
-# The limits of one list. With a list at all of them, compiling takes 20 ms and 2 MB, and matching a path of 4,096 bytes
-# 40 ms at worst (test_globs_at_their_limits_cost_little). The presets together have 52 globs and 6 patterns.
+# The limits of one list. A list that reaches all limits takes 20 ms and 2 MB to compile, and at worst 40 ms to match a
+# path of 4,096 bytes (test_globs_at_their_limits_cost_little). The presets together have 52 globs and 6 patterns.
 _MOST_GLOBS: Final = 256
 _MOST_CHARACTERS: Final = 8_192
 _MOST_PARTS: Final = 32
 _MOST_PATTERNS: Final = 32
 _MOST_PATTERN_CHARACTERS: Final = 64
-#: Names and patterns in all the states that a set keeps.
+#: Bound of the cached states of a set, counted in names and patterns.
 _MOST_KEPT: Final = 4_096
 
 
-#: What the next part of a path does in a state: the bits after a part that is equal to one of these names, those that
-#: a part adds when it matches, those after any other part, and those that stay when `**` steps over it.
+#: The transitions of a state for the next part of a path: the bits after a part that equals a name; the bits that a
+#: matching pattern adds; the bits after any other part; and the bits that stay because `**` matches the part.
 _State = tuple[dict[str, int], tuple[tuple[int, str, _Matches], ...], int, int]
 
 
 @define(kw_only=True, eq=False)
 class _Automaton:
-    """The bits of a set of globs. Bit n of a glob is set when n of its parts, `**` left out, have matched."""
+    """The bits of a set of globs. Bit n of a glob is set if n of its parts, without `**`, have matched."""
 
     #: The first bit of every glob.
     start: int
-    #: The last bit of every glob: it matches.
+    #: The last bit of every glob, which is set if the glob matches.
     accept: int
     #: The bits of globs that begin without a wildcard.
     fixed: int
-    #: The bits that stay when `**` steps over a part.
+    #: The bits that stay because `**` matches a part.
     loops: int
     #: The bits before `*`, which any part of a path moves.
     any: int
-    #: The bits that a part of a path moves when it is equal, and when it matches.
+    #: The bits that a part of a path moves if it equals a name, and if it matches a pattern.
     names: dict[str, int]
     patterns: tuple[tuple[int, str, _Matches], ...]
-    #: Parts that `**` does not step over.
+    #: Parts that `**` does not match.
     barred: frozenset[str]
-    #: The states that the first paths led to, as many as there is room for: nearly all paths end in these.
+    #: A bounded cache of states. Nearly all paths lead to the same few states.
     _states: dict[int, _State] = field(factory=dict, repr=False)
-    #: The last path and the last folder: the same path is asked for twice, and a folder for all that is in it.
+    #: The last path and the last folder. Callers ask twice for a path, and for all files of a folder in turn.
     _last_path: tuple[str, int] = field(default=("", 0), repr=False)
     _last_folder: tuple[str, _State] | None = field(default=None, repr=False)
 
@@ -83,7 +83,7 @@ class _Automaton:
         if last is None or last[0] != folder:
             last = self._last_folder = (folder, self._enter(folder))
         names, patterns, always, stay = last[1]
-        # As in `_step`: a call takes as long as the rest.
+        # Repeat the code of `_step`: calling it would double the time.
         bits = names.get(name, always)
         for moved, ending, matches in patterns:
             if name.endswith(ending) and matches(name):
@@ -108,7 +108,7 @@ class _Automaton:
         return self._states.get(bits) or self._state(bits)
 
     def _state(self, bits: int, part: str | None = None) -> _State:
-        """Return a state for all parts, and keep it while there is room; when there is none, for one part."""
+        """Return a state for all parts and cache it; if the cache is full, return a state for this part only."""
         always = (bits & self.any) << 1
         names = self.names
         keep = len(self._states) * (1 + len(names) + len(self.patterns)) < _MOST_KEPT
@@ -129,19 +129,19 @@ class _Automaton:
 
 @define(kw_only=True, eq=False)
 class Globs(_Automaton):
-    """A set of globs: which files it wants, and which folders lead to them."""
+    """A set of globs that selects files, and knows which folders lead to them."""
 
     @classmethod
     def of(cls, globs: tuple[str, ...]) -> "Globs":
-        """Compile; `InvalidInput` for a glob that cannot match a path of a project."""
+        """Compile globs. Raises `InvalidInput` for a glob that cannot match a path of a project."""
         return _compiled(globs)
 
     def match(self, path: str) -> bool:
-        """Tell whether the set wants this file."""
+        """Return True if the set selects this file."""
         return self.after(path) & self.accept != 0
 
     def leads(self, folder: str) -> Leads | None:
-        """Tell how a folder can hold files that the set wants; None when it cannot."""
+        """Return how a folder can lead to selected files; None if it cannot."""
         bits = self.after(folder)
         if bits:
             bits &= ~self.accept
@@ -152,22 +152,22 @@ class Globs(_Automaton):
 
 @define(kw_only=True, eq=False)
 class Excluded(_Automaton):
-    """A set of globs that take away: one that matches a folder takes everything in it."""
+    """A set of globs that excludes files. A glob that matches a folder excludes everything in it."""
 
     @classmethod
     def of(cls, globs: tuple[str, ...]) -> "Excluded":
-        """Compile; `InvalidInput` for a glob that cannot match a path of a project."""
+        """Compile globs. Raises `InvalidInput` for a glob that cannot match a path of a project."""
         return _compiled_to_exclude(globs)
 
     def match(self, path: str) -> bool:
-        """Tell whether this file or folder is taken away."""
+        """Return True if this file or folder is excluded."""
         return self.start != 0 and self.after(path) & self.accept != 0
 
 
 def check_globs(globs: tuple[str, ...]) -> None:
-    """Raise `InvalidInput` for a list with a glob that is none, or that would take long to compile or to match.
+    """Raise `InvalidInput` for a list that contains an invalid glob, or that exceeds the limits.
 
-    The presets are not counted.
+    The limits do not count the presets.
     """
     if len(globs) > _MOST_GLOBS:
         raise _wrong(f"there are more than {_MOST_GLOBS} globs; use * and ** for what they have in common")
@@ -188,7 +188,7 @@ def check_globs(globs: tuple[str, ...]) -> None:
 
 
 def parts_of(glob: str) -> tuple[str, ...]:
-    """Split a glob into the parts of a path; `InvalidInput` when it is not relative to the project."""
+    """Split a glob into the parts of a path. Raises `InvalidInput` if it is not relative to the project."""
     parts = [part for part in glob.split("/") if part not in {"", "."}]
     if glob.startswith("/") or ".." in parts or "\0" in glob or not parts:
         raise _wrong(f"{quoted(glob)} is not a glob relative to the project")
@@ -205,7 +205,7 @@ def _compiled(globs: tuple[str, ...]) -> Globs:
 @lru_cache(maxsize=_KEPT_SETS)
 def _compiled_to_exclude(globs: tuple[str, ...]) -> Excluded:
     bits = _bits(_whole_folder(parts_of(glob)) for glob in globs)
-    # What is in an excluded folder is excluded.
+    # Everything in an excluded folder is excluded.
     bits["loops"] |= bits["accept"]
     return Excluded(**bits, barred=frozenset())
 
@@ -249,16 +249,16 @@ def _is_magic(part: str) -> bool:
 
 
 def _ending(part: str) -> str:
-    """Return how every name ends that matches a part; it spares most names the pattern."""
+    """Return the fixed ending of names that match a part. It is tested first, which is faster than the pattern."""
     return re.split(r"[*?\]]", part)[-1]
 
 
 @lru_cache(maxsize=_KEPT_SETS * 8)
 def _pattern(part: str) -> _Matches:
-    r"""Return what tells whether a name matches a part of a glob.
+    r"""Return a function that tells whether a name matches a part of a glob.
 
-    What stands between two `*` is matched as early as possible and never again, `(?>…)`, so that no part and no name
-    can make matching slow; the standard library's `fnmatch` does the same.
+    Each text between two `*` is matched at its first occurrence, without backtracking (`(?>…)`), so that no input can
+    make matching slow. The standard library's `fnmatch` does the same.
     """
     chunks = [""]
     place = 0

@@ -1,11 +1,11 @@
-"""Follow `@path` imports: what an instruction file pulls in is part of the instructions.
+"""Follow `@path` imports, since an imported file is a part of the instructions.
 
-The rules are Claude Code's (code.claude.com/docs: memory): a path after `@`, relative to the file that says it, five
-files deep, not in code. Paths that leave the project, `@~/…` among them, are left alone; so is an `@` that leads to no
-file, which spares mail addresses, decorators and package scopes.
+The rules are Claude Code's (code.claude.com/docs: memory): a path after `@`, relative to the importing file, five files
+deep, not in code. Paths that leave the project, such as `@~/…`, are ignored. An `@` that leads to no file is ignored
+too, such as in mail addresses, decorators and package scopes.
 
-A mention that is looked up costs system calls, and an instruction file may mention anything, so there are limits, far
-above what people write. They cut at the same place every time, and what they leave out is reported.
+Looking up a mention costs system calls, and an instruction file may mention anything. So there are limits, far above
+what people write. The limits always cut at the same place, and the result reports what was left out.
 """
 
 import os
@@ -26,7 +26,7 @@ __all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 
 #: "a maximum depth of five hops".
 MOST_DEPTH = 5
-#: Prose and small data. No source code: an import of it is a pointer, not memory. Nor `.env`: it holds secrets.
+#: Endings of prose and small data. An import of source code is a pointer, not memory; `.env` contains secrets.
 _TEXT = {
     ".md",
     ".markdown",
@@ -42,19 +42,19 @@ _TEXT = {
     ".yaml",
     ".yml",
 }
-#: Files that a project imports; each becomes a tracked file.
+#: The most files that a project imports; each becomes a tracked file.
 _MOST_FILES: Final = 500
-#: Names that are looked up for one file and for a project. Every part of a path counts, and a mention has up to three
-#: spellings. One takes about 15 µs.
+#: The most names to look up, for one file and for a project. Every part of a path counts, and a mention has up to three
+#: spellings. A lookup takes about 15 µs.
 _MOST_NAMES_OF_A_FILE: Final = 2_000
 _MOST_NAMES: Final = 8_000
-#: Text with an `@` that is searched, in one file and in a project; hostile text takes 0.3 s a MiB.
+#: The most bytes of text with an `@` to search, in one file and in a project; hostile text takes 0.3 s per MiB.
 _MOST_TEXT_OF_A_FILE: Final = 2**20
 _MOST_TEXT: Final = 2 * 2**20
-#: What is read to find the `@`; opening a small file takes as long as reading 16 KiB.
+#: The most bytes to read in search of an `@`. A file counts at least 16 KiB, which take as long to read as to open it.
 _MOST_READ: Final = 64 * 2**20
 _LEAST_READ: Final = 16 * 2**10
-#: PATH_MAX of Linux: no longer name reaches a file.
+#: PATH_MAX of Linux; a longer name cannot be opened.
 _LONGEST_NAME: Final = 4_096
 
 _MENTION = re.compile(r"""(?:^|(?<=[\s("'\[]))@((?:[^\s\\`]+|\\[ ]){1,512})""")
@@ -68,9 +68,9 @@ _TICKS = re.compile(r"(`+)")
 class Imports:
     """The imports of a project's instruction files."""
 
-    #: Sorted, without the files that were asked about.
+    #: The imported files, sorted, without the given ones.
     paths: tuple[str, ...]
-    #: One sentence about what was left out, and what to do; None when nothing was.
+    #: A sentence that says what was left out and what to do; None if nothing was.
     left_out: str | None
 
 
@@ -79,9 +79,9 @@ def follow(
 ) -> Imports:
     """Find the files that `paths` import, directly or through others.
 
-    Only regular files inside the project, of at most `limit_bytes`, with the ending of a text or none, and which
-    `allows` lets through. What cannot be read is not followed; whoever captures it will say so. Never raises for what
-    a file says.
+    The result contains regular files inside the project, of at most `limit_bytes`, with the ending of a text file or
+    none, that `allows` accepts. Files that cannot be read are not followed; their capture reports them. The content of
+    a file never raises an error.
     """
     with hold(root) as held:
         return _follow(_Search(held, limit_bytes), paths, allows)
@@ -108,7 +108,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
 
 
 def mentions(text: str) -> Iterator[str]:
-    r"""Give what stands after each `@` outside code spans and fenced blocks, in order; `\ ` is a space."""
+    r"""Yield the text after each `@` outside of code spans and fenced blocks, in order; `\ ` is a space."""
     for prose in _prose(text):
         for found in _MENTION.finditer(prose):
             yield found[1].replace("\\ ", " ")
@@ -116,20 +116,20 @@ def mentions(text: str) -> Iterator[str]:
 
 @define
 class _Search:
-    """One search through the files of a project, and what it may still cost."""
+    """One search through the files of a project, with its remaining budget."""
 
-    #: Held open.
+    #: The open root.
     root: Root
     limit_bytes: int
     names: int = field(factory=lambda: _MOST_NAMES)
     text: int = field(factory=lambda: _MOST_TEXT)
     read: int = field(factory=lambda: _MOST_READ)
     left_out: str | None = None
-    #: What every name that was looked up led to.
+    #: The result of every lookup, by name.
     _found: dict[str, str | None] = field(factory=dict)
 
     def leave_out(self, path: str, what: str, advice: str) -> None:
-        """Remember that the imports of a file were not all followed; the first reason is enough to start with."""
+        """Note that some imports of a file were not followed; keep the first reason only."""
         if self.left_out is None:
             self.left_out = f"{printable(path)}: {what}, so its other @imports are not followed: {advice}"
 
@@ -162,7 +162,7 @@ class _Search:
                     break
 
     def _content(self, path: str) -> bytes | None:
-        """Return the text to search for mentions, if there may be any and it may still be searched."""
+        """Return the text of a file that may contain mentions; None if it has none or exceeds the budget."""
         try:
             found = signature(self.root, path)
             if found is None or found.size > self.limit_bytes:
@@ -174,7 +174,7 @@ class _Search:
             state = read_file(self.root, path, limit_bytes=self.limit_bytes)
         except (FileProblem, InvalidInput):
             return None
-        # A NUL is no text (git has the same test), and imported binary files are not followed.
+        # A file with a NUL is binary (git uses the same test), and binary files are not followed.
         if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
             return None
         if state.size > _MOST_TEXT_OF_A_FILE:
@@ -191,11 +191,11 @@ class _Search:
         self.leave_out(path, f"{who} more than {most:,} names with @, folders counted", advice)
 
     def _resolved(self, name: str) -> str | None:
-        """Return the project's own name of the file that a name leads to."""
+        """Return the path, relative to the project, of the file that a name leads to; None if there is none."""
         try:
             path = relative_path(self.root.path, name)
             with locate(self.root, path, follow=False) as place:
-                # A folder on the way may be a symlink inside the project: the file has one name, the real one.
+                # Resolve symlinked folders inside the project, so that a file has one path only.
                 real = place.path
                 os.lstat(place.name, dir_fd=place.folder)
             found = None if ".git" in real.split("/") else signature(self.root, real)
@@ -205,7 +205,7 @@ class _Search:
 
 
 def _spellings(mention: str, folder: str) -> Iterator[str]:
-    """Give the paths that a mention may mean: punctuation belongs to the sentence or to the name."""
+    """Yield the possible paths of a mention, since punctuation may belong to the sentence or to the name."""
     for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
         if name and not name.startswith("~") and _is_text(name):
             yield name if name.startswith("/") or not folder else f"{folder}/{name}"
@@ -218,7 +218,7 @@ def _is_text(name: str) -> bool:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Give the text around every `@`, without what is code; a code span never goes beyond its paragraph."""
+    """Yield the text around every `@`, without code. A code span never extends beyond its paragraph."""
     for outside in _outside_fences(text):
         if "@" not in outside:
             continue
@@ -252,7 +252,7 @@ def _without_spans(paragraph: str) -> str:
         if len(parts) % 2:
             return "\ufffd".join(parts[::2])
         return "\ufffd".join(parts[:-1:2]) + "`" + parts[-1]
-    # Text and ticks by turns.
+    # Text and backticks alternate.
     parts = _TICKS.split(paragraph)
     last = {ticks: place for place, ticks in enumerate(parts) if place % 2}
     pieces: list[str] = []
@@ -266,5 +266,5 @@ def _without_spans(paragraph: str) -> str:
             pieces.append("".join(parts[start:place]))
             opened = ticks
     pieces.append("".join(parts[start:]))
-    # Not a space: what stood before a span must not come to stand before the `@` after it.
+    # Do not join with a space: it would make an `@` after a code span look like the start of a mention.
     return "\ufffd".join(pieces)

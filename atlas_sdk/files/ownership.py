@@ -1,8 +1,8 @@
-"""Owner and mode of what a restore makes.
+"""Set owner and mode of files and folders that a restore creates.
 
-A daemon that runs as root must not take files away from their users, so what is new belongs to the owner of the folder
-that it is made in. Somebody else may rename things in that folder at the same time, so this gives away nothing but an
-open file or an empty folder.
+A daemon that runs as root must not take files away from their users. So a new file belongs to the owner of its folder.
+Another process may rename entries of that folder at the same time, so this module changes the owner of open files and
+empty folders only.
 """
 
 import os
@@ -15,7 +15,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def keep_owner(descriptor: int, owner: os.stat_result) -> None:
-    """Give an open file or folder the owner and group of `owner`, as far as this process may."""
+    """Set owner and group of an open file or folder to those of `owner`, if this process may do so."""
     own = os.fstat(descriptor)
     if (own.st_uid, own.st_gid) != (owner.st_uid, owner.st_gid):
         try:
@@ -25,9 +25,9 @@ def keep_owner(descriptor: int, owner: os.stat_result) -> None:
 
 
 def folder_maker(modes: tuple[int, ...]) -> FolderMaker:
-    """Return a function that makes missing folders with these permission bits, outermost first.
+    """Return a function that creates missing folders with these permission bits, outermost first.
 
-    A folder whose mode is not known gets what the umask leaves. A folder that root makes belongs to the owner of the
+    A folder without a given mode gets the default of the umask. A folder that root creates belongs to the owner of the
     folder above it.
     """
 
@@ -46,7 +46,7 @@ def folder_maker(modes: tuple[int, ...]) -> FolderMaker:
 def _finish(folder: int, name: str, *, mode: int | None) -> None:
     descriptor = os.open(name, _FOLDER, dir_fd=folder)
     try:
-        # Another folder may stand in its place by now. An empty one of our own gives nothing away.
+        # Another process may have replaced the folder. Only change an empty folder that belongs to this user.
         if os.fstat(descriptor).st_uid != os.geteuid() or os.listdir(descriptor):  # noqa: PTH208 - a descriptor has no Path
             return
         if os.geteuid() == 0:

@@ -1,8 +1,8 @@
-r"""Name a project's file: on disk, in the database and on a terminal.
+r"""Convert paths of a project between disk, database and terminal.
 
-Everywhere in this package a path is a `str`: relative to the project, with `/` between its parts, as `os.fsdecode`
-gives it. Bytes that are not UTF-8 are lone surrogates in it, so every name that a disk can hold survives.
-PostgreSQL's `text` holds no surrogates; `to_text` and `from_text` go there and back without a loss.
+In this package a path is a `str`, relative to the project, with `/` between its parts, decoded by `os.fsdecode`. Bytes
+that are not UTF-8 become lone surrogates, so every name on a disk survives. PostgreSQL's `text` cannot store
+surrogates; `to_text` and `from_text` convert without a loss.
 """
 
 import os
@@ -15,16 +15,16 @@ from atlas_sdk.text import named, printable
 __all__ = ["below", "from_text", "named", "printable", "relative_path", "to_text"]
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
-#: PATH_MAX of Linux: a longer path opens no file.
+#: PATH_MAX of Linux; a longer path cannot be opened.
 _LIMIT_BYTES = 4_096
 
 
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
-    """Return the project's own name for a path that somebody typed.
+    """Return a path given by a user as a path relative to the project.
 
-    `given` is relative to `root`, or absolute and inside it; an absolute one may reach the project through another name
-    of it (`/tmp` and `/private/tmp`). `..` is taken by its letters, before any symlink. Nothing has to exist.
-    Raises `OutsideProject` for a path that leaves the project and `InvalidInput` for one that names no file.
+    `given` is relative to `root`, or absolute and inside of it. An absolute path may reach the project by another name
+    (`/tmp` and `/private/tmp`). `..` is resolved by text, before any symlink. The file need not exist. Raises
+    `OutsideProject` for a path that leaves the project and `InvalidInput` for a path that names no file.
     """
     text = _decoded(given)
     rest: str | None = text
@@ -47,9 +47,9 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
 
 
 def below(root: Path, absolute: str) -> str | None:
-    """Return what follows the project's folder in an absolute path, or None when it does not lead there.
+    """Return the part of an absolute path after the project's folder, or None if the path does not lead there.
 
-    The folder is known by its name or, failing that, by its inode: symlinks and mounts give it several names.
+    The folder is recognised by its name, or else by its inode, since symlinks and mounts give it several names.
     """
     for base in {os.path.abspath(root), os.path.realpath(root)}:  # noqa: PTH100 - `Path.resolve` would follow links
         if absolute == base or absolute.startswith(base.rstrip("/") + "/"):
@@ -69,17 +69,17 @@ def below(root: Path, absolute: str) -> str | None:
 
 
 def to_text(path: str) -> str:
-    r"""Return a path as PostgreSQL `text` can hold it: bytes that are not UTF-8 as `\xNN`, a backslash doubled.
+    r"""Return a path as PostgreSQL `text`: bytes that are not UTF-8 become `\xNN`, and backslashes are doubled.
 
-    Everything else, newlines too, stays as it is. `from_text` is the way back.
+    Everything else stays unchanged, also newlines. `from_text` is the inverse.
     """
     if "\0" in path:
-        raise InvalidInput(f"{named(path)} holds a NUL; no file can have that name", field="path")
+        raise InvalidInput(f"{named(path)} contains a NUL; no file can have that name", field="path")
     return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def from_text(text: str) -> str:
-    """Return the path that `to_text` made this text of; `InvalidInput` when it made no such text."""
+    """Return the path from which `to_text` made this text. Raises `InvalidInput` for any other text."""
     try:
         raw = _ESCAPE.sub(lambda found: b"\\" if found[1] is None else bytes.fromhex(found[1].decode()), text.encode())
         path = os.fsdecode(raw)
@@ -92,14 +92,14 @@ def from_text(text: str) -> str:
 
 def _decoded(given: str | os.PathLike[str]) -> str:
     try:
-        # There and back: two surrogates that together are UTF-8 become the character that the disk will show.
+        # Encode and decode: surrogates that together are valid UTF-8 become the character that the disk will return.
         text = os.fsdecode(os.fsencode(given))
     except UnicodeError as exc:
         raise InvalidInput(f"{named(os.fspath(given))} cannot be the name of a file", field="path") from exc
     if "\0" in text:
-        raise InvalidInput(f"{named(text)} holds a NUL; no file can have that name", field="path")
+        raise InvalidInput(f"{named(text)} contains a NUL; no file can have that name", field="path")
     if not text:
-        raise InvalidInput("a path is empty; name a file of the project", field="path")
+        raise InvalidInput("the path is empty; name a file of the project", field="path")
     if len(os.fsencode(text)) > _LIMIT_BYTES:
         raise InvalidInput(f"{named(text)} is longer than the {_LIMIT_BYTES:,} bytes of a path", field="path")
     return text

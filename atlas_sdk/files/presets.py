@@ -1,7 +1,7 @@
-"""Which files hold the memory of which agents, by convention.
+"""The memory files of agents, by convention.
 
-Every glob is fixed in its first parts, so a project is never walked for a preset: its own folder is listed, and the
-few folders named here. The table follows what the agents document; a file of no agent belongs to `scratch`.
+Every glob begins with a fixed part. So the presets never cause a walk over the whole project: only its own folder and
+the few folders named here are listed. The table follows the agents' documentation; files of no agent are in `scratch`.
 """
 
 from typing import Final, Literal
@@ -10,7 +10,7 @@ from attrs import frozen
 
 __all__ = ["PRESETS", "TEMPORARY", "Kind", "Preset"]
 
-#: `claude_md`: instructions, whichever agent reads them. `scratch`: notes that agents leave for themselves.
+#: `claude_md`: instructions for any agent. `scratch`: notes that agents write for themselves.
 Kind = Literal["claude_md", "scratch"]
 
 
@@ -36,7 +36,7 @@ PRESETS: Final[dict[str, Preset]] = {
             ".claude/skills/*/SKILL.md",
         ),
     ),
-    # agents.md, and the agents that have their own name for the same file.
+    # agents.md, and the names that other agents use for the same file.
     "agents-md": Preset(
         kind="claude_md",
         globs=(
@@ -75,8 +75,8 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     # docs.cline.bot: best-practices/memory-bank.
     "memory-bank": Preset(kind="scratch", globs=("memory-bank/**/*.md",)),
-    # By practice, no specification: "Effective harnesses for long-running agents" and what agents leave behind.
-    # HISTORY.md and CHANGELOG.md are the project's, not the agent's.
+    # There is no specification: "Effective harnesses for long-running agents", and files seen in practice. HISTORY.md
+    # and CHANGELOG.md belong to the project, not to the agent.
     "scratch": Preset(
         kind="scratch",
         globs=(
@@ -104,5 +104,5 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
 }
 
-#: What editors and this package leave beside a file while they write it. Claude Code writes `<name>.tmp.<pid>.<ms>`.
+#: Temporary files of editors and of this package. Claude Code writes `<name>.tmp.<pid>.<ms>`.
 TEMPORARY: Final = ("**/*~", "**/*.swp", "**/.*.atlas-*", "**/*.tmp.*")

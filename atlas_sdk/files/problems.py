@@ -1,4 +1,4 @@
-"""The sentences for files that cannot be read, kept or written."""
+"""Errors for files that cannot be read, kept or written."""
 
 import errno
 import os
@@ -31,25 +31,25 @@ _ADVICE = {
     errno.EDQUOT: _SPACE,
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), then try again",
     errno.EROFS: "mount the file system writable, then try again",
-    errno.ENOENT: "make its folder, then try again",
-    errno.ENOTDIR: "move the file that stands where a folder should be",
-    errno.EISDIR: "move the folder that stands where a file should be",
+    errno.ENOENT: "create its folder, then try again",
+    errno.ENOTDIR: "move the file that is in the place of a folder",
+    errno.EISDIR: "move the folder that is in the place of the file",
     errno.ENAMETOOLONG: "give it a shorter name",
-    errno.ELOOP: "it changes between a file and a symlink: stop what changes it, then try again",
+    errno.ELOOP: "it changes between a file and a symlink: stop the program that changes it, then try again",
     errno.EMFILE: "raise the limit on open files (ulimit -n), then try again",
     errno.ENFILE: "raise the limit on open files (fs.file-max), then try again",
 }
 
 
 def problem(doing: str, path: str, error: OSError) -> FileProblem:
-    """Say in one sentence what failed on a file, why, and what to do about it."""
+    """Return an error that says what failed on a file, why, and what to do."""
     code = error.errno or errno.EIO
     advice = _ADVICE.get(code, "check the disk, then try again")
     return FileProblem(f"cannot {doing} {named(path)}: {os.strerror(code).lower()}; {advice}", path=path)
 
 
 def root_problem(root: Path, error: OSError) -> FileProblem:
-    """Say that the project's folder itself is out of reach: none of its files may be taken for deleted."""
+    """Return the error for a project whose folder cannot be opened. Its files must not count as deleted."""
     code = error.errno or errno.EIO
     reason = os.strerror(code).lower()
     advice = "mount or restore it, or register the project where it is now"
@@ -59,40 +59,40 @@ def root_problem(root: Path, error: OSError) -> FileProblem:
 
 
 def link_above(root: Path, name: str, target: str) -> FileProblem:
-    """Say that a part of a project's own path is a symlink now: it may lead anywhere."""
+    """Return the error for a project whose path goes through a symlink, which may lead anywhere."""
     return FileProblem(
-        f"cannot open the project {named(str(root))}: {named(name)} on the way to it is a symlink to "
-        f"{named(target)}, and Atlas follows none there; if the project moved, register it where it is now",
+        f"cannot open the project {named(str(root))}: {named(name)} in its path is a symlink to {named(target)}, "
+        "and Atlas does not follow it; if the project moved, register it where it is now",
         path=str(root),
     )
 
 
 def replaced_root(root: Path) -> FileProblem:
-    """Say that another folder has the project's name since it was last looked at."""
+    """Return the error for a project whose folder was replaced since the last look."""
     return FileProblem(
         f"{named(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
-        "look at it, then try again",
+        "check it, then try again",
         path=str(root),
     )
 
 
 def not_a_regular_file(path: str, mode: int) -> FileProblem:
-    """Say that something is in the place of a file which is none."""
+    """Return the error for a path that is not a regular file."""
     return FileProblem(
         f"{named(path)} is {noun(mode)}; Atlas keeps regular files only: move it away or exclude it", path=path
     )
 
 
 def too_large(path: str, size: int, *, most: int) -> FileProblem:
-    """Say that a file is so large that it is not read at all."""
+    """Return the error for a file that is too large to be read."""
     return FileProblem(
-        f"{named(path)} has {size:,} bytes; nothing above {most:,} is read as memory: make it smaller or exclude it",
+        f"{named(path)} has {size:,} bytes; Atlas reads at most {most:,}: make it smaller or exclude it",
         path=path,
     )
 
 
 def noun(mode: int) -> str:
-    """Name what `st_mode` describes, with its article."""
+    """Return the file type of `st_mode` in words, with an article."""
     for test, word in (
         (stat.S_ISREG, "a regular file"),
         (stat.S_ISDIR, "a directory"),
@@ -108,7 +108,7 @@ def noun(mode: int) -> str:
 
 
 def leaves(path: str, *, link: str, target: str) -> OutsideProject:
-    """Say that a symlink on the way of `path` leaves the project."""
+    """Return the error for a path with a symlink that leaves the project."""
     return OutsideProject(
         f"{named(link)} is a symlink to {named(target)}, outside the project; Atlas does not follow it: "
         "replace it with a copy, or track the target's own project",
@@ -118,7 +118,7 @@ def leaves(path: str, *, link: str, target: str) -> OutsideProject:
 
 @contextmanager
 def translated(doing: str, path: str) -> Iterator[None]:
-    """Turn what the operating system raises into a `FileProblem`."""
+    """Turn an OSError of the body into a `FileProblem`."""
     try:
         yield
     except OSError as exc:

@@ -1,7 +1,7 @@
-"""Renames that overwrite nothing unseen, and a look at who is writing: Linux has them, others do without.
+"""Rename without overwriting, swap two names, and detect writers, where Linux can do so.
 
-`renameat2` (Linux 3.15, glibc 2.28) swaps two names in one step or refuses to overwrite one. File systems that lack
-it say EINVAL; then, and on other systems, what is there is checked first and renamed afterwards.
+`renameat2` (Linux 3.15, glibc 2.28) swaps two names in one step, or renames without overwriting. Without it, on file
+systems that answer EINVAL and on other systems, this module checks first and renames afterwards.
 """
 
 import errno
@@ -20,12 +20,12 @@ _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def exchange(folder: int, one: str, other: str) -> bool:
-    """Swap two names of a folder in one step; False, and nothing done, where that cannot be had."""
+    """Swap two names of a folder in one step; do nothing and return False where that is not supported."""
     return _rename(folder, one, other, _RENAME_EXCHANGE)
 
 
 def rename_new(folder: int, old: str, new: str) -> None:
-    """Rename within a folder; `FileExistsError` when the new name is taken."""
+    """Rename within a folder. Raises `FileExistsError` when the new name is taken."""
     if _rename(folder, old, new, _RENAME_NOREPLACE):
         return
     try:
@@ -37,12 +37,12 @@ def rename_new(folder: int, old: str, new: str) -> None:
 
 
 def open_for_writing(descriptor: int) -> bool:
-    """Tell whether anybody has this file open for writing; False as well where nobody can tell.
+    """Return True if a process has this file open for writing; False also where that cannot be detected.
 
-    The kernel grants a read lease only while there is no writer. The lease is given back at once.
+    The kernel grants a read lease only if there is no writer. This call gives the lease back at once.
     """
     try:
-        # A broken lease sends SIGIO, which ends a process; SIGURG is ignored unless asked for.
+        # Choose SIGURG, which is ignored by default: a broken lease sends SIGIO otherwise, which ends the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -67,8 +67,8 @@ def _rename(folder: int, old: str, new: str, flags: int) -> bool:
 
 @cache
 def _renameat2() -> Callable[[int, bytes, bytes, int], int] | None:
-    """Return a function that renames and gives back an errno, 0 for done."""
-    # Loaded at the first write: most commands only read.
+    """Return a function that renames and returns an errno, or 0."""
+    # Import it at the first write, because most commands only read.
     import ctypes  # noqa: PLC0415
 
     try:

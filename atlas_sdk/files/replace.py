@@ -1,8 +1,8 @@
-"""Put a file in place in one step, and only over what the caller knows.
+"""Replace a file in one step, and only if its content is the one that the caller expects.
 
-The new content is written beside the file and made durable before it gets the name. Where the system can swap two
-names, the old file is hashed *after* the swap, when no name leads to it any more: a write that came between the check
-and the rename is seen and put back. No path through this module deletes bytes that it was not told about.
+The new content is written to a temporary file and made durable before it gets the name. If the system can swap two
+names, the old file is hashed *after* the swap, when no name leads to it any more. So a write between the check and the
+rename is noticed, and the swap undone. This module never deletes content that the caller did not expect.
 """
 
 import errno
@@ -27,7 +27,7 @@ from atlas_sdk.files.temporary import hash_of, share, temporary_name, unlink, wr
 
 __all__ = ["remove_file", "replace_file"]
 
-_AGAIN = "look at it, then plan the restore again"
+_AGAIN = "check it, then plan the restore again"
 
 
 def replace_file(
@@ -42,20 +42,20 @@ def replace_file(
 ) -> None:
     """Write a file of the project in one step: readers see the old content or the new, never a part of it.
 
-    `expect` is the SHA-256 of what must be there now, None when nothing may be there. Otherwise, or when another
-    program has the file open for writing, `RestoreRefused` is raised and nothing is changed. Missing folders are made,
-    with `folder_modes` as far as given, outermost first. Owner and group of a replaced file stay; for root, a new file
-    or folder belongs to the owner of the folder that it is made in.
+    `expect` is the SHA-256 of the present content, or None if there must be no file. If that is not so, or if another
+    program has the file open for writing, the call raises `RestoreRefused` and changes nothing. It creates missing
+    folders with the modes of `folder_modes`, outermost first. Owner and group of a replaced file stay. If root creates
+    a file or folder, it belongs to the owner of the folder above it.
 
-    A symlink inside the project is kept and its target written. When `path` does not exist and `link` is given, the
-    symlink is made first; if its target is there already it must have this very content (or `expect`). A `link` that
-    would leave the project is not made: the content becomes a regular file.
+    A symlink inside the project stays, and its target is written. If `path` does not exist and `link` is given, the
+    call creates the symlink first; an existing target must have this content already (or match `expect`). A `link` that
+    would leave the project is not created, and the content becomes a regular file.
 
-    Raises `FileProblem` (disk full, read-only, no permission) with the old file untouched and nothing left behind.
+    Raises `FileProblem` (disk full, read-only, no permission), with the old file unchanged and no temporary file left.
     """
     with translated("write", path):
         try:
-            # Folders are made only for a file that is new: where one must be, its folder is there.
+            # Create folders for a new file only; the folder of an existing file exists.
             make = None if expect is not None else folder_maker(folder_modes)
             _replace(root, path, content, mode=mode & 0o777, link=link, expect=expect, make=make)
         except FileNotFoundError:
@@ -67,7 +67,7 @@ def replace_file(
 def remove_file(root: Path | Root, path: str, *, expect: bytes) -> None:
     """Remove a file of the project if its SHA-256 is `expect`; otherwise refuse, and change nothing.
 
-    Of a symlink inside the project the target's content is compared, and the symlink alone is removed.
+    For a symlink inside the project, the call compares the target's content and removes the symlink only.
     """
     with translated("remove", path):
         try:
@@ -130,7 +130,7 @@ class _Change:
         return self.expect is None and hash_of(self.folder, self.name) == hashlib.sha256(self.content).digest()
 
     def check(self) -> os.stat_result | None:
-        """Refuse early, before anything is touched; return what is there."""
+        """Refuse before anything is changed; return the `stat` of the present file, or None."""
         try:
             found = os.lstat(self.name, dir_fd=self.folder)
         except FileNotFoundError:
@@ -153,7 +153,7 @@ class _Change:
         try:
             swapped = self._take_name(temporary)
         except (OSError, RestoreRefused):
-            # The name was not taken, so what stands under the temporary name is still our own.
+            # The rename failed, so the temporary name still leads to our own file.
             unlink(self.folder, temporary)
             raise
         if swapped:
@@ -163,7 +163,7 @@ class _Change:
         _sync(self.folder)
 
     def _take_name(self, temporary: str) -> bool:
-        """Give our file the name; True when the file that had it now has the temporary name."""
+        """Give our file the name; return True if the old file now has the temporary name."""
         try:
             if self.expect is None:
                 rename_new(self.folder, temporary, self.name)
@@ -174,23 +174,23 @@ class _Change:
             raise _refused(self.path, "exists by now") from None
         except FileNotFoundError:
             raise _refused(self.path, "is gone") from None
-        # No swapping here: look once more, as late as possible.
+        # The system cannot swap names: check once more, as late as possible.
         if hash_of(self.folder, self.name) != self.expect:
             raise _refused(self.path, "has changed")
         os.rename(temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         return False
 
     def _swap_back(self, temporary: str) -> NoReturn:
-        """Undo a swap that brought out bytes which nobody expected, and refuse."""
+        """Undo a swap whose old file has unexpected content, and refuse."""
         try:
             exchange(self.folder, temporary, self.name)
             if _settled(self.folder, temporary, hashlib.sha256(self.content).digest()):
                 unlink(self.folder, temporary)
                 raise _refused(self.path, "was being written")
-            # A second write came while the first was out: the later one gets the name, the earlier stays beside it.
+            # A second write came during the swap. Its content gets the name; the first stays under the temporary name.
             exchange(self.folder, temporary, self.name)
         except FileNotFoundError:
-            # Somebody removed the file in between; what came out is the only one there is.
+            # Another process removed the file in between, so the swapped-out file is the only copy.
             _give_back(self.path, self.folder, temporary, self.name)
         except OSError as exc:
             raise _kept(self.path, temporary) from exc
@@ -198,7 +198,7 @@ class _Change:
 
 
 def _take_away(path: str, place: Place, is_known: Callable[[str], bool]) -> None:
-    """Remove a name: move it aside first, and delete only what is known once no other name leads to it."""
+    """Remove a name: rename it to a temporary name first, and delete it only if the content is the expected one."""
     temporary = temporary_name(place.name)
     share(place.folder)
     try:
@@ -220,7 +220,7 @@ def _give_back(path: str, folder: int, temporary: str, name: str) -> NoReturn:
 
 
 def _make_link(root: Path | Root, path: str, link: str, *, make: FolderMaker | None) -> bool:
-    """Make the symlink if nothing has the name and its target is inside; tell whether it was made."""
+    """Create the symlink if the name is free and the target is inside the project; return True if it was created."""
     with locate(root, path, follow=False, make=make) as own:
         try:
             os.lstat(own.name, dir_fd=own.folder)
@@ -242,7 +242,7 @@ def _make_link(root: Path | Root, path: str, link: str, *, make: FolderMaker | N
 
 
 def _unmake_link(root: Path | Root, path: str, link: str) -> None:
-    # Whatever goes wrong here, the first error is the one to report.
+    # Ignore errors here: the first error is the one to report.
     with suppress(OSError, AtlasError), locate(root, path, follow=False) as own:
         _take_away(path, own, lambda temporary: _says(own.folder, temporary, link))
 
@@ -255,7 +255,7 @@ def _says(folder: int, name: str, link: str) -> bool:
 
 
 def _settled(folder: int, name: str, sha256: bytes | None) -> bool:
-    """Tell whether a file that no other name leads to has this hash, and nobody left who could still change it."""
+    """Return True if a file has this hash and no process has it open for writing. No other name leads to the file."""
     try:
         return hash_of(folder, name, settled=True) == sha256
     except OSError:
@@ -266,7 +266,7 @@ def _sync(folder: int) -> None:
     try:
         os.fsync(folder)
     except OSError as exc:
-        # Some network file systems have no fsync for folders.
+        # Some network file systems do not support fsync for folders.
         if exc.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
 

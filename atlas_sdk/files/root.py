@@ -1,8 +1,8 @@
-"""The folder of a project: the one door to its files.
+"""Open the folder of a project. All access to its files goes through this module.
 
-The stored path is walked from `/` one part at a time and never through a symlink, so that whoever may write in a
-folder above cannot lead a more powerful user elsewhere. A pinned root also knows device and inode of the folder: what
-was planned for one folder is refused in another one that took its name.
+The stored path is walked from `/`, one part at a time and never through a symlink. So a user who may write to a folder
+above the project cannot redirect a more powerful user. A pinned root also has the device and inode of the folder: a
+plan for one folder is refused in another folder that took its name.
 """
 
 import errno
@@ -19,33 +19,33 @@ from atlas_sdk.files.problems import link_above, replaced_root, root_problem
 __all__ = ["Root", "hold", "link_text", "pin"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A folder above the project may be one that can be passed but not listed. Without O_PATH it has to be listable.
+# With O_PATH, folders above the project need no read permission.
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @frozen
 class Root:
-    """A project's folder, by its path without symlinks, and as far as known by device and inode."""
+    """A project's folder: its path without symlinks, and its device and inode if known."""
 
     path: Path
-    #: Device and inode; None accepts whichever folder has the path.
+    #: Device and inode; None accepts any folder at the path.
     identity: tuple[int, int] | None = None
-    #: The folder, open; only inside of `hold`.
+    #: The descriptor of the open folder, inside of `hold`.
     descriptor: int | None = None
 
     @property
     def folder(self) -> int:
-        """Descriptor of the open folder, inside of `hold`."""
+        """The descriptor of the open folder, inside of `hold`."""
         if self.descriptor is None:
-            message = "the project's folder is not held open"
+            message = "the project's folder is not open"
             raise AssertionError(message)
         return self.descriptor
 
 
 def pin(root: Path | Root) -> Root:
-    """Return the root with device and inode of the folder that is there now.
+    """Return the root with device and inode of its present folder.
 
-    Raises FileProblem when the folder is out of reach or behind a symlink, or is not the one that `root` names.
+    Raises FileProblem when the folder cannot be opened, is behind a symlink, or is another one than `root` has.
     """
     with hold(root) as held:
         return evolve(held, descriptor=None)
@@ -53,7 +53,7 @@ def pin(root: Path | Root) -> Root:
 
 @contextmanager
 def hold(root: Path | Root) -> Iterator[Root]:
-    """Open the folder once and keep it open: everything reached through the result is in this very folder.
+    """Open the folder once and keep it open, so that every access through the result is in this folder.
 
     Raises FileProblem as `pin` does.
     """
@@ -76,7 +76,7 @@ def hold(root: Path | Root) -> Iterator[Root]:
 
 
 def link_text(folder: int, name: str) -> str | None:
-    """Return what the symlink of this name in an open folder says; None when there is none."""
+    """Return the text of the symlink with this name in an open folder; None if there is none."""
     try:
         return os.readlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -88,9 +88,9 @@ def link_text(folder: int, name: str) -> str | None:
 
 
 def _open(path: Path) -> int:
-    """Open a folder; FileProblem when a part of its path is a symlink."""
+    """Open a folder. Raises FileProblem if a part of its path is a symlink."""
     absolute = os.path.abspath(path)  # noqa: PTH100 - `Path.resolve` would follow links
-    if hasattr(os, "O_NOFOLLOW_ANY"):  # macOS refuses every link by itself
+    if hasattr(os, "O_NOFOLLOW_ANY"):  # macOS refuses symlinks in all parts
         return os.open(absolute, _FOLDER | os.O_NOFOLLOW_ANY)
     parts = [part for part in absolute.split("/") if part]
     descriptor = os.open("/", _PASS if parts else _FOLDER)

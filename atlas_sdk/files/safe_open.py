@@ -1,8 +1,8 @@
-"""Reach a file of a project without ever leaving the project.
+"""Open files of a project without ever leaving the project.
 
-A path is walked from the project's folder (see `root`), one part at a time, each opened relative to the folder before
-it and never through a symlink (`O_NOFOLLOW`). Symlinks are read and resolved here, hop by hop, so that whoever swaps a
-folder for a symlink in the middle of a walk gains nothing: the kernel is never asked to resolve more than one name.
+A path is walked from the project's folder (see `root`). Each part is opened relative to the folder before it, and never
+through a symlink (`O_NOFOLLOW`). This module reads and resolves symlinks itself, one hop at a time. So an attacker who
+replaces a folder by a symlink during a walk gains nothing: the kernel never resolves more than one name.
 """
 
 import errno
@@ -22,38 +22,38 @@ from atlas_sdk.files.root import Root, hold, link_text
 
 __all__ = ["MOST_HOPS", "FolderMaker", "Place", "locate", "open_folder", "opened"]
 
-#: As many symlinks as Linux itself follows (path_resolution(7)).
+#: The number of symlinks that Linux follows (path_resolution(7)).
 MOST_HOPS = 40
-#: As many parts as one path can have (PATH_MAX is 4,096 bytes). Each symlink may add that many, for one look.
+#: The most parts that symlinks may add; one path cannot have more (PATH_MAX is 4,096 bytes).
 _MOST_PARTS = 2048
-#: A part that is a folder and a symlink by turns is looked at this often.
+#: Attempts to open a part that alternates between a folder and a symlink.
 _MOST_LOOKS = 100
-#: Makes a missing folder: in which open folder, of which name, how many folders below the project's own.
+#: A function that creates a missing folder, given the open parent folder, the name, and the depth in the project.
 FolderMaker = Callable[[int, str, int], None]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO that takes the file's place must not block; O_NOCTTY: nor may a terminal become ours.
+# O_NONBLOCK and O_NOCTTY: a FIFO in the file's place must not block, and a terminal must not become ours.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @frozen(kw_only=True)
 class Place:
-    """The target of a path with all symlinks resolved: a name in an open folder. The name may not exist."""
+    """The target of a path with all symlinks resolved: a name in an open folder. The name need not exist."""
 
-    #: Descriptor of the folder; open as long as the walk that gave it.
+    #: The descriptor of the folder, open until the end of the walk.
     folder: int
     name: str
-    #: The project's name of this place: that of the target when the path went through symlinks.
+    #: The path relative to the project, with symlinks resolved.
     path: str
-    #: What the symlink says when the path itself is one.
+    #: The text of the symlink, if the path is one.
     link: str | None
-    #: Descriptors of the folders between the project's own and the name, outermost first; open as long as `folder`.
+    #: Descriptors of the folders between the project's folder and the name, outermost first; open like `folder`.
     above: tuple[int, ...] = ()
 
 
 @frozen
 class _Step:
     name: str
-    #: The symlink that this part comes from: its own path and what it says.
+    #: The symlink that this part comes from: its path and its text.
     origin: tuple[str, str] | None = None
 
 
@@ -61,13 +61,13 @@ class _Step:
 class _Walk:
     root: Root
     path: str
-    #: Names and descriptors from the project's folder down to where the walk is.
+    #: Names and descriptors from the project's folder to the present folder of the walk.
     trail: list[tuple[str, int]]
     pending: deque[_Step]
-    #: Makes a folder that is missing; None leaves it missing.
+    #: Creates missing folders; None creates none.
     make: FolderMaker | None = None
     hops: int = 0
-    #: Parts of symlinks that were walked or are still to be.
+    #: The number of parts that symlinks have added.
     added: int = 0
 
     @property
@@ -84,12 +84,12 @@ class _Walk:
         os.close(self.trail.pop()[1])
 
     def close(self) -> None:
-        # The first one belongs to `hold`.
+        # `hold` closes the first one.
         while len(self.trail) > 1:
             os.close(self.trail.pop()[1])
 
     def enter(self, step: _Step) -> None:
-        """Go down into a folder, or put a symlink's parts in front of what is still to be walked."""
+        """Enter a folder, or put the parts of a symlink in front of the pending parts."""
         for _ in range(_MOST_LOOKS):
             try:
                 self.trail.append((step.name, os.open(step.name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.folder)))
@@ -143,12 +143,12 @@ def locate(
     make: FolderMaker | None = None,
     as_link: str | None = None,
 ) -> Iterator[Place]:
-    """Walk to a path and hold its folder open.
+    """Walk to a path and keep its folder open.
 
-    `follow=False` stops at the last part even when it is a symlink. `make` makes missing folders, but none behind a
-    symlink. With `as_link` the last part is taken for a symlink that says so, whether or not it is there.
-    Raises `OutsideProject` when a symlink leaves the project, `FileProblem` when the project's folder is out of reach
-    or the path leads to a folder by a symlink, and `OSError` as it comes (no such folder, no permission).
+    `follow=False` does not follow a symlink as the last part. `make` creates missing folders, but none behind a
+    symlink. `as_link` treats the last part as a symlink with this text, even if it does not exist. Raises
+    `OutsideProject` when a symlink leaves the project, `FileProblem` when the project's folder cannot be opened or a
+    symlink leads to a folder, and `OSError` for other failures (no such folder, no permission).
     """
     parts = _parts(path)
     with hold(root) as held:
@@ -176,18 +176,18 @@ def _last_place(walk: _Walk, *, follow: bool, as_link: str | None) -> Place:
                 return Place(folder=walk.folder, name=step.name, path=walk.here(step.name), link=link, above=above)
             link = text if step.origin is None else link
             walk.follow(step.name, text)
-    # Only a symlink to `.`, `..` or the project itself leaves nothing to open.
+    # The path ended in a symlink to `.`, `..` or the project itself.
     raise not_a_regular_file(walk.path, stat.S_IFDIR)
 
 
 @contextmanager
 def opened(root: Path | Root, path: str) -> Iterator[tuple[int, Place]]:
-    """Open a regular file for reading; anything else there is a `FileProblem`, and is not even opened.
+    """Open a regular file for reading. Raises `FileProblem` for anything else, without opening it.
 
     `OSError` with `ELOOP` means that the file became a symlink during the walk: try again.
     """
     with locate(root, path) as place:
-        # Opening a device can have effects (a tape rewinds), so look first; then look again at what was opened.
+        # Check before opening, because opening a device can have effects (a tape rewinds). Check again afterwards.
         before = os.lstat(place.name, dir_fd=place.folder)
         if not stat.S_ISREG(before.st_mode) and not stat.S_ISLNK(before.st_mode):
             raise not_a_regular_file(path, before.st_mode)
@@ -203,7 +203,7 @@ def opened(root: Path | Root, path: str) -> Iterator[tuple[int, Place]]:
 
 @contextmanager
 def open_folder(root: Path | Root, path: str) -> Iterator[int]:
-    """Open a folder of the project, `""` for the project's own; no part of the path may be a symlink."""
+    """Open a folder of the project, `""` for the project's own. No part of the path may be a symlink."""
     with hold(root) as held:
         descriptor = os.dup(held.folder) if not path else _below(held, _parts(path))
         try:

@@ -1,6 +1,7 @@
-"""Read the settings of a project, `.atlas.toml`: whatever bytes it holds, it costs little and stops nothing else.
+"""Read the settings of a project from `.atlas.toml`.
 
-The file comes with a cloned repository or from an agent.
+The file is untrusted, since it comes with a cloned repository or from an agent. Reading it takes little time whatever
+it contains, and an error in it affects only its own project.
 """
 
 import os
@@ -19,9 +20,9 @@ from atlas_sdk.text import printable, quoted
 
 __all__ = ["SETTINGS", "check_presets", "read_settings"]
 
-#: The one file that a project may have for Atlas; it is not needed.
+#: The settings file of a project, which is optional.
 SETTINGS: Final = ".atlas.toml"
-#: PostgreSQL holds at most 1 GB in one value, and reading takes several copies of a file in memory.
+#: PostgreSQL stores at most 1 GB in one value, and reading needs several copies of a file in memory.
 _HIGHEST_LIMIT_BYTES = 256 * 2**20
 _LISTS = ("presets", "include", "exclude")
 #: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
@@ -31,10 +32,10 @@ _ATTEMPTS = 5
 
 
 def read_settings(root: Path | Root) -> dict[str, Any]:
-    """Return the fields of `Tracking` that a project's `.atlas.toml` sets; none without one.
+    """Return the fields of `Tracking` that a project's `.atlas.toml` sets; an empty dict without the file.
 
-    It must be a regular file of at most 64 KiB that belongs to the project's owner, to the caller or to root.
-    Raises `InvalidInput` that names the key, `FileProblem` when the file or the project cannot be read.
+    The file must be a regular file of at most 64 KiB that belongs to the project's owner, to the caller or to root.
+    Raises `InvalidInput` that names the wrong key, `FileProblem` when the file or the project cannot be read.
     """
     content = _content(root)
     if content is None:
@@ -43,10 +44,10 @@ def read_settings(root: Path | Root) -> dict[str, Any]:
 
 
 def check_presets(presets: tuple[str, ...]) -> None:
-    """Raise `InvalidInput` for a name that is no preset."""
+    """Raise `InvalidInput` for an unknown preset."""
     for name in presets:
         if name not in PRESETS:
-            raise InvalidInput(f"{quoted(name)} is no preset; there are: {', '.join(PRESETS)}", field="presets")
+            raise InvalidInput(f"{quoted(name)} is not a preset; presets are {', '.join(PRESETS)}", field="presets")
 
 
 def _content(root: Path | Root) -> bytes | None:
@@ -60,8 +61,8 @@ def _content(root: Path | Root) -> bytes | None:
 
 
 def _read(place: Place) -> bytes:
-    """Read the file in an open folder. All questions are asked of the descriptor, so nothing can be swapped."""
-    # Opening a device can have effects, so look first.
+    """Read the file in an open folder. All checks use the open descriptor, so nobody can swap the file."""
+    # Check before opening, because opening a device can have effects.
     _check_file(os.lstat(place.name, dir_fd=place.folder), place)
     descriptor = os.open(place.name, _FILE, dir_fd=place.folder)
     try:
@@ -84,7 +85,7 @@ def _check_file(found: os.stat_result, place: Place) -> None:
         reason = f"{SETTINGS} is {noun(found.st_mode)}; settings are read from a regular file only: replace it by one"
         raise FileProblem(reason, path=SETTINGS)
     if found.st_uid not in {0, os.geteuid(), os.fstat(place.folder).st_uid}:
-        # Whoever may write into a shared folder must not decide what others keep.
+        # A user who may write to a shared folder must not decide what others keep.
         reason = f"{SETTINGS} belongs to user {found.st_uid}, who does not own the project: chown it to its owner"
         raise FileProblem(reason, path=SETTINGS)
     if found.st_size > LIMIT_BYTES:
@@ -96,10 +97,10 @@ def _too_large() -> InvalidInput:
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that `[track]` sets; name the key that is wrong."""
+    """Return the fields that `[track]` sets. Raises `InvalidInput` that names the wrong key."""
     for key in settings:
         if key not in _TABLES:
-            raise _wrong(key, f"is not known; the tables are: {', '.join(_TABLES)}")
+            raise _wrong(key, f"is not known; the tables are {', '.join(_TABLES)}")
     track = settings.get("track", {})
     if not isinstance(track, dict):
         raise _wrong("track", "must be a table")
@@ -107,14 +108,14 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     for key, value in track.items():
         name = f"track.{key}"
         if key == "limit_bytes":
-            # `True` is an `int` in Python, not in TOML.
+            # In Python `True` is an `int`; in TOML it is not.
             if type(value) is not int or not 0 < value <= _HIGHEST_LIMIT_BYTES:
                 raise _wrong(name, f"must be a number of bytes from 1 to {_HIGHEST_LIMIT_BYTES}")
             fields[key] = value
         elif key in _LISTS:
             fields[key] = _listed(name, value)
         else:
-            raise _wrong(name, f"is not known; there are: {', '.join(_LISTS)}, limit_bytes")
+            raise _wrong(name, f"is not known; the keys are {', '.join(_LISTS)}, limit_bytes")
     return fields
 
 

@@ -1,8 +1,8 @@
-"""Files under a temporary name: complete before they have one, and found again after a crash.
+"""Write files under a temporary name, and find them again after a crash.
 
-Where the system can make a file without a name (`O_TMPFILE`, Linux 3.11), a process that is killed while it writes
-leaves nothing. One that is killed between two renames leaves a whole file under a temporary name: the new content, or
-the old one. Such a leftover is removed by a later restore, once its content is known to be on record.
+If the system can create a file without a name (`O_TMPFILE`, Linux 3.11), a process that is killed while it writes
+leaves nothing behind. A process that is killed between two renames leaves a complete file under a temporary name, with
+the new or the old content. A later restore removes such a leftover if its content is on record.
 """
 
 import errno
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 2**20
-#: A name has 255 bytes at most; 48 letters have at most 192, and the rest of a temporary name has 24.
+#: A name has at most 255 bytes. 48 letters have at most 192 bytes, and the rest of a temporary name has 24.
 _NAME_LETTERS = 48
 _NAME = re.compile(r"\..{1,48}\.atlas-[0-9a-f]{16}", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: The file system makes no file without a name, or /proc is not there to name it.
+#: Errors of file systems that cannot create a file without a name, or of a missing /proc, which is needed to name it.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS, errno.EXDEV, errno.EPERM}
 
 
 @frozen
 class Leftover:
-    """A whole file under a temporary name that a killed process left."""
+    """A complete file under a temporary name, left by a killed process."""
 
     path: str
     #: 32 bytes.
@@ -53,19 +53,19 @@ class Leftover:
 
 
 def temporary_name(name: str) -> str:
-    """Return a new name for a file that stands beside `name` for a moment."""
+    """Return a new temporary name for a file beside `name`."""
     return f".{name[:_NAME_LETTERS]}.atlas-{os.urandom(8).hex()}"
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether `temporary_name` can have made this name."""
+    """Return True if `temporary_name` may have made this name."""
     return ".atlas-" in name and _NAME.fullmatch(name) is not None
 
 
 def write_beside(folder: int, name: str, content: bytes, *, mode: int, owner: os.stat_result) -> str:
     """Write a durable file with this content, mode and owner under a temporary name; return the name.
 
-    Raises OSError with nothing left behind.
+    Raises OSError, and leaves no file behind then.
     """
     temporary = temporary_name(name)
     if _write_nameless(folder, temporary, content, mode=mode, owner=owner):
@@ -84,7 +84,7 @@ def write_beside(folder: int, name: str, content: bytes, *, mode: int, owner: os
 
 
 def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, owner: os.stat_result) -> bool:
-    """Write a file without a name and name it when it is complete; False where that cannot be had."""
+    """Write a file without a name, and name it when it is complete; return False where that is not supported."""
     if not hasattr(os, "O_TMPFILE"):
         return False
     try:
@@ -96,7 +96,7 @@ def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, o
     try:
         _fill(descriptor, content, mode=mode, owner=owner)
         try:
-            # open(2) describes this way to name it; AT_EMPTY_PATH would need a capability.
+            # Name it by the method of open(2); AT_EMPTY_PATH would need a capability.
             os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=folder, follow_symlinks=True)
         except OSError as exc:
             if exc.errno in _NO_TMPFILE:
@@ -117,7 +117,7 @@ def _fill(descriptor: int, content: bytes, *, mode: int, owner: os.stat_result) 
 
 
 def hash_of(folder: int, name: str, *, settled: bool = False) -> bytes | None:
-    """Return the SHA-256 of a regular file; None for anything else, and for one being written if it must be settled."""
+    """Return the SHA-256 of a regular file, else None. With `settled`, return None if a process may write to it."""
     try:
         descriptor = os.open(name, _READ, dir_fd=folder)
     except OSError as exc:
@@ -136,25 +136,25 @@ def hash_of(folder: int, name: str, *, settled: bool = False) -> bytes | None:
 
 
 def unlink(folder: int, name: str) -> None:
-    """Remove a name; one that is gone already is fine."""
+    """Remove a name if it exists."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 
 
 def share(folder: int) -> None:
-    """Keep `remove_leftover` away from an open folder until its descriptor is closed.
+    """Keep `remove_leftover` out of an open folder until its descriptor is closed.
 
-    Where the lock cannot be had (a file system without locks, or somebody else holds it) the change goes on: a leftover
-    that is removed too early makes it fail, and nothing is lost.
+    If the lock is not available (a file system without locks, or another holder), the change continues. A temporary
+    file that is removed too early makes the change fail, but nothing is lost.
     """
     with suppress(OSError):
         fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[Leftover]:
-    """Yield the leftovers in a folder of a project, `""` for its own; nothing when the folder is gone.
+    """Yield the leftovers in a folder of a project, `""` for its own; nothing if the folder does not exist.
 
-    Only regular files of at most `limit_bytes` count. Raises FileProblem when the project is out of reach.
+    Only regular files of at most `limit_bytes` count. Raises FileProblem when the project's folder cannot be opened.
     """
     with suppress(OSError), open_folder(root, folder) as descriptor:
         for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - a descriptor has no Path
@@ -168,10 +168,10 @@ def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[L
 
 
 def remove_leftover(root: Path | Root, leftover: Leftover) -> bool:
-    """Remove a leftover whose content is on record; False when it is in use, changed or gone."""
+    """Remove a leftover whose content is on record; return False if it is in use, changed or gone."""
     folder, _, name = leftover.path.rpartition("/")
     with suppress(OSError), open_folder(root, folder) as descriptor:
-        # Whoever writes in this folder now holds the lock with `share`.
+        # A process that writes in this folder holds the lock by `share`.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if hash_of(descriptor, name, settled=True) == leftover.sha256:
             os.unlink(name, dir_fd=descriptor)

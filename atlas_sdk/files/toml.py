@@ -1,8 +1,8 @@
-"""TOML that an agent or a stranger wrote: read within limits, so that no text makes reading slow or endless.
+"""Parse untrusted TOML within limits, so that no text makes parsing slow or endless.
 
-`tomllib` takes quadratic time and memory for long keys (24 s and 3.4 GB for 60 KB of `x.x.x…`) and recurses for nested
-values, so what makes it slow is counted first: outside strings and comments an honest file has a few dozen brackets,
-dots and equals signs, and a comma for every glob.
+`tomllib` takes quadratic time and memory for long keys (24 s and 3.4 GB for 60 KB of `x.x.x…`), and recurses for nested
+values. So this module first counts the signs that make it slow. Outside of strings and comments, an honest file has a
+few dozen brackets, dots and equals signs, and a comma per glob.
 """
 
 import re
@@ -13,9 +13,9 @@ from atlas_sdk.text import named
 
 __all__ = ["LIMIT_BYTES", "parse_toml"]
 
-#: Settings that people write have a few hundred bytes.
+#: The largest file. Settings that people write have a few hundred bytes.
 LIMIT_BYTES: Final = 64 * 2**10
-#: How often each sign may stand outside strings and comments.
+#: The most occurrences of each sign outside of strings and comments.
 _MOST_SIGNS = {"[": 64, "{": 64, "=": 64, ".": 64, ",": 1024}
 #: Strings and comments, closed or not. A string in three quotes may end with two quotes of its own.
 _STRINGS_AND_COMMENTS = re.compile(
@@ -31,10 +31,10 @@ _STRINGS_AND_COMMENTS = re.compile(
 
 
 def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
-    """Return the tables of a file of settings. Raises InvalidInput whose sentence is short and begins with `name`.
+    """Return the tables of a settings file. Raises InvalidInput with a short message that begins with `name`.
 
-    `raw` is refused when it is longer than 64 KiB, not UTF-8, not TOML, or has more than 64 brackets, dots or equals
-    signs, or 1,024 commas, outside strings and comments. Takes time in proportion to its length.
+    It refuses a text that is longer than 64 KiB, not UTF-8 or not TOML, or that has more than 64 brackets, dots or
+    equals signs, or 1,024 commas, outside of strings and comments. It takes time in proportion to the length.
     """
     if len(raw) > LIMIT_BYTES:
         raise InvalidInput(f"{name} is larger than {LIMIT_BYTES:,} bytes", field=name)
@@ -43,21 +43,21 @@ def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{name} is not TOML: byte {exc.start:,} is not UTF-8", field=name) from None
     _check_signs(text, name)
-    # Most projects have no settings, and a hook has few milliseconds.
+    # Import it when needed: most projects have no settings, and a hook has only a few milliseconds.
     import tomllib  # noqa: PLC0415
 
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        # A key or a character of the file is in the reason.
+        # `named` escapes the reason, which quotes the file.
         raise InvalidInput(f"{name} is not TOML: {named(str(exc))}", field=name) from None
     except (ValueError, RecursionError):
-        # A number of more digits than Python reads; or the caller is deep in calls already.
+        # A number has more digits than Python accepts, or the call stack is deep already.
         raise InvalidInput(f"{name} is not TOML: a value in it is too long", field=name) from None
 
 
 def _check_signs(text: str, name: str) -> None:
-    # As `tomllib` does, so that both see the same lines.
+    # Replace line ends as `tomllib` does, so that both see the same lines.
     rest = _STRINGS_AND_COMMENTS.sub("", text.replace("\r\n", "\n"))
     for sign, most in _MOST_SIGNS.items():
         if rest.count(sign) > most:

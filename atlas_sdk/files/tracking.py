@@ -1,4 +1,4 @@
-"""Which files of a project are its memory, and which of them exist now."""
+"""Decide which files of a project are memory, and find those that exist."""
 
 import os
 import time
@@ -24,34 +24,34 @@ from atlas_sdk.files.temporary import is_temporary
 __all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
 
 _DEFAULT_LIMIT_BYTES = 8 * 2**20
-#: A folder costs about 30 µs to list, so a walk of this many ends within a second.
+#: Listing a folder takes about 30 µs, so a walk of this many folders ends within a second.
 _MOST_FOLDERS = 20_000
-#: A project that is slower (a folder of millions, a sick disk) must not hold up the others for longer.
+#: The longest walk. A slow project (a folder with millions of files, a failing disk) must not delay the others.
 _MOST_S = 5.0
 _INSTRUCTIONS = tuple(glob for one in PRESETS.values() if one.kind == "claude_md" for glob in one.globs)
 
 
 @frozen(kw_only=True)
 class Skipped:
-    """Something that would be tracked if it could be."""
+    """A file that should be tracked, but cannot be."""
 
     path: str
-    #: One sentence: what is the matter, and what to do.
+    #: The problem and what to do, in one sentence.
     reason: str
 
 
 @frozen(kw_only=True)
 class Scan:
-    """The tracked files of a project at one time; everything sorted."""
+    """The tracked files of a project at one time, sorted."""
 
     #: The tracked files that exist, imports included.
     paths: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     #: The folders to watch, `""` for the project's own.
     directories: tuple[str, ...]
-    #: False when the search was given up: a file that is missing here may exist.
+    #: False if the search reached a limit: a file that is missing here may exist.
     complete: bool = True
-    #: Whether a file stands there that a killed restore left.
+    #: True if a killed restore left a temporary file.
     leftovers: bool = False
 
 
@@ -81,29 +81,29 @@ class Tracking:
 
     @classmethod
     def load(cls, root: Path | Root) -> "Tracking":
-        """Read the project's `.atlas.toml`; without one every preset is on.
+        """Read the project's `.atlas.toml`; without the file every preset is on.
 
-        Raises `InvalidInput` that names the key, `FileProblem` when the file or the project cannot be read.
+        Raises `InvalidInput` that names the wrong key, `FileProblem` when the file or the project cannot be read.
         """
         return cls(**read_settings(root))
 
     def wants(self, path: str) -> bool:
-        """Tell whether a file of this name is tracked; an import that no glob matches is not known here."""
+        """Return True if a file of this name is tracked by a glob. This does not know the imported files."""
         return self._wanted.match(path) and not self._refuses(path)
 
     def kind(self, path: str) -> Kind:
-        """Return `claude_md` for instructions, in nested folders too, and for imports; `scratch` for other notes."""
+        """Return `claude_md` for instructions, also in nested folders, and for imports; `scratch` for other notes."""
         instructions = Globs.of(_INSTRUCTIONS)
         if instructions.match(path) or instructions.match(path.rpartition("/")[2]):
             return "claude_md"
         return "scratch" if self._wanted.match(path) else "claude_md"
 
     def scan(self, root: Path | Root, *, clock: Callable[[], float] = time.monotonic) -> Scan:
-        """Find the tracked files that exist now; what cannot be tracked is listed, and never stops the rest.
+        """Find the tracked files that exist now. A file that cannot be tracked is listed, and does not stop the search.
 
-        `.gitignore` does not count: `CLAUDE.local.md` is normally ignored, and is memory all the same. The search ends
-        after 20,000 folders or 5 s, and says so. Raises `FileProblem` when the project's own folder cannot be read:
-        that says nothing about its files.
+        `.gitignore` does not matter: `CLAUDE.local.md` is normally ignored, but is memory. The search stops after
+        20,000 folders or 5 s, and reports that. Raises `FileProblem` when the project's own folder cannot be read,
+        since its files are unknown then.
         """
         with hold(root) as held:
             return self._scan(_Walk(held, self, clock))
@@ -130,13 +130,12 @@ class Tracking:
     def directories(self, root: Path | Root) -> list[str]:
         """Return the existing folders in which a tracked file, or the next folder towards one, can appear.
 
-        Together with the folders of imported files; `""` is the project's own. The same walk as `scan`, which has
-        them as well.
+        They include the folders of imported files; `""` is the project's own. A `scan` returns them too.
         """
         return list(self.scan(root).directories)
 
     def leads(self, folder: str) -> Leads | None:
-        """Tell how a folder can hold tracked files: "near", below a fixed prefix, "far", or not at all."""
+        """Return how a folder can lead to tracked files: "near" (below a fixed prefix), "far", or None."""
         if self._excluded.match(folder):
             return None
         return self._wanted.leads(folder)
@@ -157,7 +156,7 @@ class _Walk:
         self.skipped: list[Skipped] = []
         self.folders: list[str] = []
         self.waiting: dict[str, deque[str]] = {"near": deque([""]), "far": deque()}
-        #: Why not everything was searched.
+        #: The reasons why the search was not complete.
         self.given_up: list[str] = []
         self.leftovers = False
 

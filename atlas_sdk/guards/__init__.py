@@ -17,8 +17,18 @@
 from atlas_sdk.guards.async_lease import AsyncLease
 from atlas_sdk.guards.guard import AsyncGuard, Guard, current_guard
 from atlas_sdk.guards.lease import Lease
-from atlas_sdk.guards.lease_call import Call
+from atlas_sdk.guards.lease_call import LeaseCall
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.slot import AsyncSlot, Slot
 
-__all__ = ["AsyncGuard", "AsyncLease", "AsyncSlot", "Call", "Guard", "GuardOptions", "Lease", "Slot", "current_guard"]
+__all__ = [
+    "AsyncGuard",
+    "AsyncLease",
+    "AsyncSlot",
+    "Guard",
+    "GuardOptions",
+    "Lease",
+    "LeaseCall",
+    "Slot",
+    "current_guard",
+]

@@ -13,7 +13,7 @@ from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.guards.block import LeaseRequest, nano_reserved
 from atlas_sdk.guards.guard import AsyncGuard
 from atlas_sdk.guards.lease_backend import AsyncLeaseBackend
-from atlas_sdk.guards.lease_call import Call, LeaseCore, core_options
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options
 from atlas_sdk.guards.lease_manager import async_lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.model.users import User
@@ -44,7 +44,7 @@ class AsyncLeaseCore(LeaseCore):
         """Ask the lease manager to maintain this lease now."""
         self._manager.schedule(self)
 
-    async def grant(self, request: LeaseRequest) -> Call:
+    async def grant(self, request: LeaseRequest) -> LeaseCall:
         """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
@@ -54,13 +54,13 @@ class AsyncLeaseCore(LeaseCore):
                 raise
         return await self._admit(request)
 
-    async def _admit(self, request: LeaseRequest) -> Call:
+    async def _admit(self, request: LeaseRequest) -> LeaseCall:
         since = self.pool.begun
         while True:
             with self.lock:
                 admitted = self.pool.admit(request, since=since)
             if admitted is not None:
-                return Call(self, *admitted, request.nano)
+                return LeaseCall(self, *admitted, request.nano)
             self.refuse_if_closed()
             if self._task is None:
                 break
@@ -74,10 +74,10 @@ class AsyncLeaseCore(LeaseCore):
             refilling.add_done_callback(_release)
             raise
 
-    async def _refill(self, request: LeaseRequest) -> Call:
-        return Call(self, *await self._run(self.pool.refill(request)), request.nano)
+    async def _refill(self, request: LeaseRequest) -> LeaseCall:
+        return LeaseCall(self, *await self._run(self.pool.refill(request)), request.nano)
 
-    async def extend(self, call: Call, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
+    async def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
         tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         await self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
@@ -180,7 +180,7 @@ class AsyncLease:
         cost: Money = 0,
         cost_nano: int = 0,
         requests: int | None = None,
-    ) -> Call:
+    ) -> LeaseCall:
         """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
         With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
@@ -199,7 +199,7 @@ class AsyncLease:
         check_lease_options(options)
         return AsyncGuard(AsyncLeaseBackend(lambda _user, _options: self._core), self._core.user, options)
 
-    async def extend(self, call: Call, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
+    async def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
         With `ttl`, its block expires `ttl` from now.
@@ -223,6 +223,6 @@ class AsyncLease:
         await self.close()
 
 
-def _release(refilling: "asyncio.Task[Call]") -> None:
+def _release(refilling: "asyncio.Task[LeaseCall]") -> None:
     if not refilling.cancelled() and refilling.exception() is None:
         refilling.result().release()

@@ -12,7 +12,7 @@ from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.guards.block import LeaseRequest, nano_reserved
 from atlas_sdk.guards.guard import Guard
 from atlas_sdk.guards.lease_backend import LeaseBackend
-from atlas_sdk.guards.lease_call import Call, LeaseCore, core_options
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options
 from atlas_sdk.guards.lease_manager import lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.model.users import User
@@ -41,7 +41,7 @@ class ThreadLeaseCore(LeaseCore):
         """Ask the lease manager to maintain this lease now."""
         self._manager.schedule(self)
 
-    def grant(self, request: LeaseRequest) -> Call:
+    def grant(self, request: LeaseRequest) -> LeaseCall:
         """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
@@ -51,7 +51,7 @@ class ThreadLeaseCore(LeaseCore):
                 raise
         return self._admit(request)
 
-    def _admit(self, request: LeaseRequest) -> Call:
+    def _admit(self, request: LeaseRequest) -> LeaseCall:
         mine = False
         try:
             with self.changed:
@@ -59,14 +59,14 @@ class ThreadLeaseCore(LeaseCore):
                 while True:
                     admitted = self.pool.admit(request, since=since)
                     if admitted is not None:
-                        return Call(self, *admitted, request.nano)
+                        return LeaseCall(self, *admitted, request.nano)
                     self.refuse_if_closed()
                     if not self.busy:
                         break
                     # Another thread is asking the database for all that wait.
                     self.changed.wait()
                 mine = self.busy = True
-            return Call(self, *self._run(self.pool.refill(request)), request.nano)
+            return LeaseCall(self, *self._run(self.pool.refill(request)), request.nano)
         finally:
             if mine:
                 self._finished()
@@ -74,7 +74,7 @@ class ThreadLeaseCore(LeaseCore):
                     if not self.empty:
                         self.schedule()
 
-    def extend(self, call: Call, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
+    def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
         tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
@@ -186,7 +186,7 @@ class Lease:
         cost: Money = 0,
         cost_nano: int = 0,
         requests: int | None = None,
-    ) -> Call:
+    ) -> LeaseCall:
         """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
         With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
@@ -205,7 +205,7 @@ class Lease:
         check_lease_options(options)
         return Guard(LeaseBackend(lambda _user, _options: self._core), self._core.user, options)
 
-    def extend(self, call: Call, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
+    def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
         With `ttl`, its block expires `ttl` from now.

@@ -12,7 +12,7 @@ from atlas_sdk._forks import reset_in_children
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, Outcome, QuotaBackend
 from atlas_sdk.guards.block import LeaseRequest
-from atlas_sdk.guards.lease_call import Call, LeaseCore, end_call
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, end_call
 from atlas_sdk.guards.options import TTL, GuardOptions
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
@@ -60,7 +60,7 @@ class LeaseBackend:
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
         """Charge or release a part of a block. The ledger has one entry per block, and no `meta` of single calls."""
-        if not isinstance(grant, Call):
+        if not isinstance(grant, LeaseCall):
             return _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
         core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
@@ -69,7 +69,7 @@ class LeaseBackend:
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
         """Add to a grant; return the whole grant. Raises QuotaExceeded, NotFound."""
-        if not isinstance(grant, Call):
+        if not isinstance(grant, LeaseCall):
             return _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
         core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
         core.extend(grant, tokens=tokens, cost=cost, ttl=ttl)
@@ -95,7 +95,7 @@ class AsyncLeaseBackend:
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
         """Charge or release a part of a block. The ledger has one entry per block, and no `meta` of single calls."""
-        if not isinstance(grant, Call):
+        if not isinstance(grant, LeaseCall):
             return await _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
         core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
@@ -104,7 +104,7 @@ class AsyncLeaseBackend:
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
         """Add to a grant; return the whole grant. Raises QuotaExceeded, NotFound."""
-        if not isinstance(grant, Call):
+        if not isinstance(grant, LeaseCall):
             return await _known(self._other).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
         core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # as above
         await core.extend(grant, tokens=tokens, cost=cost, ttl=ttl)

@@ -23,7 +23,7 @@ from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 
-__all__ = ["REQUESTS", "Call", "LeaseCore", "core_options", "end_call"]
+__all__ = ["REQUESTS", "LeaseCall", "LeaseCore", "core_options", "end_call"]
 
 #: The default requests of a block. They are held while the block lives, and few users may make more in an hour.
 REQUESTS = 1000
@@ -35,7 +35,7 @@ _seconds: Callable[[], float] = (
 )
 
 
-class Call:
+class LeaseCall:
     """A call's part of a block. Settle or release it, without a round trip."""
 
     __slots__ = ("_block", "_core", "_ended", "cost_nano", "tokens")
@@ -100,7 +100,7 @@ class Call:
         self.settle(0, cost_nano=0)
 
 
-def end_call(call: Call, outcome: Outcome) -> Settlement:
+def end_call(call: LeaseCall, outcome: Outcome) -> Settlement:
     """Settle or release a call; return a settlement like that of the database."""
     ended = call._ended  # noqa: SLF001  # the other half of one thing
     if outcome.releases:
@@ -205,13 +205,13 @@ class LeaseCore:
             if not self.empty:
                 self.schedule()
 
-    def take(self, tokens: int, cost_nano: int) -> Call | None:
+    def take(self, tokens: int, cost_nano: int) -> LeaseCall | None:
         """Take a part of the current block without waiting; return None if that needs checks or a new block."""
         if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
             with self.lock:
                 block = self.pool.current
                 if block is not None and block.take(tokens, cost_nano, self._requests_each, self.clock()):
-                    return Call(self, block, tokens, cost_nano)
+                    return LeaseCall(self, block, tokens, cost_nano)
         return None
 
     def request(

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Protocol
 
-from atlas_sdk import DatabaseUnreachable, InvalidInput, QuotaExceeded, User
-from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
+from atlas_sdk import InvalidInput, User
+from atlas_sdk.integrations.problems import REFUSALS, Refusal, answer, close_code, close_reason
 
 __all__ = ["COUNTED", "QuotaMiddleware"]
 
@@ -27,7 +27,7 @@ UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User
 COUNTED = "atlas_sdk.requests_counted"
 
 
-class Rate(Protocol):
+class RemainingRequests(Protocol):
     """The limit and the remaining requests of the hour; None if there is no limit."""
 
     @property
@@ -91,7 +91,7 @@ class QuotaMiddleware:
             if self._counts(scope["path"]):
                 connection.rate = await self._hit(scope)
             await self._app(scope, receive, connection.send)
-        except PROBLEMS as problem:
+        except REFUSALS as problem:
             if connection.started and scope["type"] == "http":
                 # The response has started, so it cannot be replaced.
                 raise
@@ -100,13 +100,13 @@ class QuotaMiddleware:
     def _counts(self, path: str) -> bool:
         return _within(path, self._paths) and not _within(path, self._skip)
 
-    async def _hit(self, scope: Scope) -> Rate | None:
+    async def _hit(self, scope: Scope) -> RemainingRequests | None:
         found = self._user(scope)
         user = await found if inspect.isawaitable(found) else found
         if user is None:
             return None
         if inspect.iscoroutinefunction(self._quotas.hit):
-            rate: Rate = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
+            rate: RemainingRequests = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
         else:
             rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests, durable=self._durable)
         scope[COUNTED] = scope.get(COUNTED, 0) + self._requests
@@ -133,7 +133,7 @@ class _Connection:
     """One request or websocket, with the state of its response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.rate: Rate | None = None
+        self.rate: RemainingRequests | None = None
         self.started = False
         self._closed = False
         self._scope = scope
@@ -160,7 +160,7 @@ class _Connection:
             (b"ratelimit", f'"requests";r={self.rate.remaining}'.encode()),
         ]
 
-    async def refuse(self, problem: QuotaExceeded | DatabaseUnreachable) -> None:
+    async def refuse(self, problem: Refusal) -> None:
         """Send the answer to a refusal, in place of the application."""
         status, headers, body = answer(problem)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -175,4 +175,4 @@ class _Connection:
             await self._send({"type": "websocket.http.response.body", "body": body})
         elif not self._closed:
             # Before the handshake is accepted, the server turns this into a 403 without our body.
-            await self._send({"type": "websocket.close", "code": CLOSE_CODE, "reason": close_reason(problem)})
+            await self._send({"type": "websocket.close", "code": close_code(problem), "reason": close_reason(problem)})

@@ -29,7 +29,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from atlas_sdk import InvalidInput, User
 from atlas_sdk.guards import AsyncGuard, GuardOptions
 from atlas_sdk.integrations.asgi import COUNTED
-from atlas_sdk.integrations.problems import CLOSE_CODE, PROBLEMS, answer, close_reason
+from atlas_sdk.integrations.problems import PROBLEMS, answer, close_code, close_reason
 
 __all__ = ["install", "quota"]
 
@@ -82,9 +82,11 @@ def quota(
 
 
 def install(app: Starlette) -> None:
-    """Make a FastAPI or Starlette application answer refusals with problem details, and a lost database with 503.
+    """Make a FastAPI or Starlette application answer the errors of this package with problem details (RFC 9457).
 
-    It answers a refused websocket the same way if the server can, and else closes it with 1013 (try again later).
+    QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists and IllegalTransition 409, InvalidInput 422, NotPermitted
+    403, AuthError 401, a lost database 503; other errors stay 500. It answers a websocket the same way if the server
+    can, and else closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for the rest.
     """
 
     async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:
@@ -94,7 +96,7 @@ def install(app: Starlette) -> None:
         if isinstance(connection, WebSocket):
             accepted = connection.application_state is not WebSocketState.CONNECTING
             if accepted or "websocket.http.response" not in (connection.scope.get("extensions") or {}):
-                await connection.close(CLOSE_CODE, close_reason(problem))
+                await connection.close(close_code(problem), close_reason(problem))
                 return None
         return Response(body, status, headers)
 

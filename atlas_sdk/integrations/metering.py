@@ -17,7 +17,7 @@ from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.prices import Prices
 from atlas_sdk.integrations.usage import TokenUsage
 
-__all__ = ["Api", "Call", "Meter", "Metering", "Plan", "Tally", "plain", "read_options"]
+__all__ = ["Api", "Meter", "MeteredCall", "Metering", "Plan", "Tally", "plain", "read_options"]
 
 
 class Metering(TypedDict, total=False):
@@ -173,7 +173,7 @@ def read_options(quotas: Any, user: User | Callable[[], User], options: Metering
 
 
 @define
-class Call:
+class MeteredCall:
     """One metered call. Use `reservation_options`, then `granted`, then one of `answered`, `ended` and `failed`."""
 
     meter: Meter

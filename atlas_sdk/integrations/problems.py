@@ -1,4 +1,4 @@
-"""Turn refusals into HTTP answers with problem details (RFC 9457)."""
+"""Turn errors into HTTP answers with problem details (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -6,18 +6,32 @@ from datetime import UTC
 from decimal import Decimal
 from http import HTTPStatus
 
-from atlas_sdk import DatabaseUnreachable, QuotaExceeded
+from atlas_sdk import (
+    AlreadyExists,
+    AuthError,
+    DatabaseUnreachable,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    NotPermitted,
+    QuotaExceeded,
+)
 
-__all__ = ["CLOSE_CODE", "MEDIA_TYPE", "PROBLEMS", "Answer", "answer", "close_reason"]
+__all__ = ["MEDIA_TYPE", "PROBLEMS", "REFUSALS", "Answer", "Problem", "answer", "close_code", "close_reason"]
 
 MEDIA_TYPE = "application/problem+json"
-#: The close code of a websocket: "Try again later" (IANA's registry of close codes).
-CLOSE_CODE = 1013
+#: Close codes of a websocket: "Try again later" and "Policy violation" (IANA's registry of close codes).
+_TRY_AGAIN, _VIOLATION = 1013, 1008
 #: A close frame carries at most 123 bytes of reason.
 _REASON_BYTES = 123
 
-#: The errors that have an answer.
-PROBLEMS = (QuotaExceeded, DatabaseUnreachable)
+#: The errors that are no fault of the request.
+REFUSALS = (QuotaExceeded, DatabaseUnreachable)
+#: The errors that have an answer; all others are 500.
+PROBLEMS = (*REFUSALS, AlreadyExists, AuthError, IllegalTransition, InvalidInput, NotFound, NotPermitted)
+
+Refusal = QuotaExceeded | DatabaseUnreachable
+Problem = Refusal | AlreadyExists | AuthError | IllegalTransition | InvalidInput | NotFound | NotPermitted
 
 #: Status, header fields, body.
 Answer = tuple[int, dict[str, str], bytes]
@@ -27,22 +41,33 @@ _GONE = "usage cannot be counted at the moment, so nothing is served; try again 
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
-def answer(problem: QuotaExceeded | DatabaseUnreachable) -> Answer:
-    """Return the answer to a refusal. For a lost database it contains no details."""
+def answer(problem: Problem) -> Answer:
+    """Return the answer to an error. For a lost database it contains no details."""
     status = problem.http_status
     body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if isinstance(problem, QuotaExceeded):
         body |= _quota(problem)
     else:
-        body["detail"] = _GONE
-    return status, {"Content-Type": MEDIA_TYPE, **problem.headers}, json.dumps(body).encode()
+        body["detail"] = _detail(problem)
+    for name in ("kind", "name", "field"):
+        if hasattr(problem, name):
+            body[name] = getattr(problem, name)
+    headers = problem.headers if isinstance(problem, (*REFUSALS, AuthError)) else {}
+    return status, {"Content-Type": MEDIA_TYPE, **headers}, json.dumps(body).encode()
 
 
-def close_reason(problem: QuotaExceeded | DatabaseUnreachable) -> str:
-    """Return the reason for closing a websocket."""
-    if not isinstance(problem, QuotaExceeded):
-        return _GONE
-    return str(problem).encode()[:_REASON_BYTES].decode(errors="ignore")
+def close_code(problem: Problem) -> int:
+    """Return the code that a websocket is closed with."""
+    return _TRY_AGAIN if isinstance(problem, REFUSALS) else _VIOLATION
+
+
+def close_reason(problem: Problem) -> str:
+    """Return the reason that a websocket is closed with."""
+    return _detail(problem).encode()[:_REASON_BYTES].decode(errors="ignore")
+
+
+def _detail(problem: Problem) -> str:
+    return _GONE if isinstance(problem, DatabaseUnreachable) else str(problem)
 
 
 def _quota(problem: QuotaExceeded) -> Mapping[str, object]:

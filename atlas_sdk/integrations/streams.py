@@ -15,7 +15,7 @@ from types import coroutine
 from typing import Any, TypeVar
 
 from atlas_sdk.guards import AsyncGuard, Guard
-from atlas_sdk.integrations.metering import Call, Tally
+from atlas_sdk.integrations.metering import MeteredCall, Tally
 
 __all__ = ["AsyncWatch", "Watch", "within"]
 
@@ -42,7 +42,7 @@ def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any
 
 
 class _Watched:
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: MeteredCall) -> None:
         self._call = call
         self._tally = Tally()
         self._running = False
@@ -75,7 +75,7 @@ class _Watched:
 class Watch(_Watched):
     """The watch of a blocking stream, which ends its entered guard."""
 
-    def __init__(self, call: Call, guard: Guard, context: Context) -> None:
+    def __init__(self, call: MeteredCall, guard: Guard, context: Context) -> None:
         super().__init__(call)
         self._guard = guard
         self._context = context
@@ -153,7 +153,7 @@ class Watch(_Watched):
 class AsyncWatch(_Watched):
     """The watch of an asyncio stream, which ends its entered guard."""
 
-    def __init__(self, call: Call, guard: AsyncGuard, context: Context) -> None:
+    def __init__(self, call: MeteredCall, guard: AsyncGuard, context: Context) -> None:
         super().__init__(call)
         self._guard = guard
         self._context = context

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from atlas_sdk import InvalidInput, User
 from atlas_sdk.integrations.attempts import observe, watching
-from atlas_sdk.integrations.metering import Api, Call, Meter, Metering, plain, read_options
+from atlas_sdk.integrations.metering import Api, Meter, MeteredCall, Metering, plain, read_options
 from atlas_sdk.integrations.streams import AsyncWatch, Watch, within
 
 __all__ = ["Library", "guard_client"]
@@ -84,7 +84,7 @@ class _Interceptor:
         self._library = library
         self._meter = meter
 
-    def _call(self, options: Any, *, stream: bool) -> Call | None:
+    def _call(self, options: Any, *, stream: bool) -> MeteredCall | None:
         """Return the call to meter; None if it is free. Raises InvalidInput for a call that cannot be metered."""
         if options.method.lower() in _FREE_METHODS:
             return None
@@ -102,7 +102,7 @@ class _Interceptor:
             message = "a raw stream cannot be metered: use stream=True, or with_raw_response without a stream"
             raise InvalidInput(message, field="stream")
         body = plain({**(options.json_data or {}), **(options.extra_json or {})}, self._library.absent)
-        return Call(self._meter, api, body)
+        return MeteredCall(self._meter, api, body)
 
     def _stream_class(self, stream_cls: Any, kind: int) -> Any:
         """Return our stream class in place of the library's, for the same events."""

@@ -11,7 +11,7 @@ from attrs.validators import in_
 from atlas_sdk.files import from_text, to_text
 from atlas_sdk.model.attribution import Attribution, attribution_of
 
-__all__ = ["Change", "Checkpoint", "Restore", "RestorePlan", "RestoreStep"]
+__all__ = ["Checkpoint", "Restore", "RestoreChange", "RestorePlan", "RestoreStep"]
 
 
 @frozen(kw_only=True)
@@ -79,7 +79,7 @@ class RestorePlan:
 
 
 @frozen(kw_only=True)
-class Change:
+class RestoreChange:
     """One file that a restore changed, with the versions before and after; None where there was no file."""
 
     path: str
@@ -98,8 +98,8 @@ class Change:
         return {"path": to_text(self.path), "before": before, "after": after}
 
 
-def _changes(value: Any) -> tuple[Change, ...]:
-    return tuple(item if isinstance(item, Change) else Change.from_json(item) for item in value)
+def _changes(value: Any) -> tuple[RestoreChange, ...]:
+    return tuple(item if isinstance(item, RestoreChange) else RestoreChange.from_json(item) for item in value)
 
 
 @frozen(kw_only=True)
@@ -112,7 +112,7 @@ class Restore:
     target: str
     #: The name of the checkpoint that was made before anything was written.
     safety: str
-    changes: tuple[Change, ...] = field(converter=_changes)
+    changes: tuple[RestoreChange, ...] = field(converter=_changes)
     #: When the restore was undone; None if it was not, or was redone.
     undone_at: datetime | None = None
     attribution: Attribution = field(converter=attribution_of, repr=False)

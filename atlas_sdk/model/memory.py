@@ -11,7 +11,7 @@ from atlas_sdk.files import from_text
 from atlas_sdk.model.attribution import Attribution, attribution_of
 from atlas_sdk.model.blobs import Blob
 
-__all__ = ["Broken", "Capture", "FileDiff", "Head", "Snapshot", "State", "Verification"]
+__all__ = ["BrokenVersion", "Capture", "FileDiff", "Head", "Snapshot", "Verification", "VersionSet"]
 
 #: `auto`: the watcher took the version, and maintenance may prune it. `claude_md`, `scratch`: a caller asked for it.
 #: `checkpoint`: it belongs to a named checkpoint.
@@ -69,7 +69,7 @@ class Snapshot:
 
 
 @frozen(kw_only=True)
-class State:
+class VersionSet:
     """The versions that a reference names, one per file."""
 
     reference: str
@@ -127,7 +127,7 @@ class FileDiff:
 
 
 @frozen(kw_only=True)
-class Broken:
+class BrokenVersion:
     """A version whose content does not match its SHA-256."""
 
     path: str = field(converter=from_text)
@@ -150,7 +150,7 @@ class Verification:
     content_bytes: int
     #: Bytes of content stored.
     stored_bytes: int
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[BrokenVersion, ...] = ()
 
     @property
     def ok(self) -> bool:

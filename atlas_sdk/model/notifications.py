@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-__all__ = ["Gap", "Notification"]
+__all__ = ["Notification", "NotificationGap"]
 
 
 @frozen(kw_only=True)
@@ -17,7 +17,7 @@ class Notification:
 
 
 @frozen(kw_only=True)
-class Gap:
+class NotificationGap:
     """A lost and renewed connection: messages sent in between are lost, so read the tables."""
 
     #: How long the listener was not connected.

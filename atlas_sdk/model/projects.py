@@ -8,7 +8,7 @@ from attrs.validators import in_
 
 from atlas_sdk.files import from_text
 
-__all__ = ["PROJECT_STATUSES", "Project", "Purge"]
+__all__ = ["PROJECT_STATUSES", "Project", "ProjectPurge"]
 
 #: active <-> archived; both -> deleted. The database refuses any other change.
 PROJECT_STATUSES = ("active", "archived", "deleted")
@@ -39,7 +39,7 @@ class Project:
 
 
 @frozen(kw_only=True)
-class Purge:
+class ProjectPurge:
     """Counts of the rows that were deleted with a project. Its ledger and the audit trail stay."""
 
     user_id: UUID = field(repr=False)

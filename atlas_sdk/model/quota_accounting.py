@@ -6,7 +6,16 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Check", "Forecast", "OpenReservation", "Period", "QuotaAccounting", "QuotaAudit", "Rates", "Usage"]
+__all__ = [
+    "Forecast",
+    "LimitCheck",
+    "OpenReservation",
+    "QuotaAccounting",
+    "QuotaAudit",
+    "QuotaPeriod",
+    "Rates",
+    "Usage",
+]
 
 
 @frozen(kw_only=True)
@@ -62,7 +71,7 @@ class Usage:
     #: Limits that were set for this user by hand. A change of plan does not change them.
     overridden: tuple[str, ...] = field(converter=tuple)
 
-    def check(self) -> "Check":
+    def check(self) -> "LimitCheck":
         """Check whether a limit is reached; if several are, report the one that takes longest to recover."""
         for dimension, taken, limit in (
             ("tokens", self.tokens_used + self.tokens_held, self.tokens_limit),
@@ -72,12 +81,14 @@ class Usage:
             ("requests", self.requests_last_hour + self.requests_held, self.requests_limit),
         ):
             if limit is not None and taken >= limit:
-                return Check(exceeded=True, dimension=dimension, reason=f"{dimension}: {taken} of {limit} are taken")
-        return Check(exceeded=False)
+                return LimitCheck(
+                    exceeded=True, dimension=dimension, reason=f"{dimension}: {taken} of {limit} are taken"
+                )
+        return LimitCheck(exceeded=False)
 
 
 @frozen(kw_only=True)
-class Check:
+class LimitCheck:
     """The result of a check of the limits. It reserves nothing, so another caller may use up the rest."""
 
     exceeded: bool
@@ -120,7 +131,7 @@ class QuotaAudit:
 
 
 @frozen(kw_only=True)
-class Period:
+class QuotaPeriod:
     """A month that has ended. A late settlement still changes the amounts used."""
 
     period_start: datetime = field(repr=str)

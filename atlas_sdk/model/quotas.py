@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["Block", "Rate", "Reservation", "Settlement"]
+__all__ = ["QuotaBlock", "RequestRate", "Reservation", "Settlement"]
 
 
 @frozen(kw_only=True)
@@ -44,7 +44,7 @@ class Settlement:
 
 
 @frozen(kw_only=True)
-class Block:
+class QuotaBlock:
     """A reservation that one process spends by itself, call by call."""
 
     id: UUID
@@ -61,7 +61,7 @@ class Block:
 
 
 @frozen(kw_only=True)
-class Rate:
+class RequestRate:
     """The limit and the remaining requests of the hour; None is unlimited."""
 
     limit: int | None

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["NOBODY", "Credentials", "Deletion", "User"]
+__all__ = ["NOBODY", "Credentials", "User", "UserDeletion"]
 
 #: Stands for "no user" in the audit trail.
 NOBODY = UUID(int=0)
@@ -40,7 +40,7 @@ class Credentials:
 
 
 @frozen(kw_only=True)
-class Deletion:
+class UserDeletion:
     """Counts of the rows that were deleted with a user. The audit trail stays."""
 
     user_id: UUID

@@ -1,4 +1,4 @@
-"""Appending a version: compare-and-set on the newest one, content as a delta."""
+"""Append a version: compare-and-set on the newest one, content as a delta."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,22 +21,22 @@ __all__ = ["Incoming", "append", "append_deletion"]
 
 sql = statements("memory")
 
-#: A head is believed without asking for this long (seconds), and only while the shared mark of its file stands. The
-#: mark tells of every version but those of a client that was killed between its commit and its mark.
+#: Trust a cached head without a query for this long (seconds), and only while its file's shared version is valid. The
+#: limit is for a client that was killed after its commit and before it bumped the shared version.
 HEAD_TRUST_S = 1.0
-#: Of a folder that nobody cared about.
+#: Permission bits of most folders.
 _USUAL_MODE = 0o755
 
 
 @frozen(kw_only=True)
 class Incoming:
-    """A content that did not come from the disk."""
+    """A content that was not read from the disk."""
 
     path: str
     content: bytes | None
     sha256: bytes
     size: int
-    #: Permission bits; -1: whatever the file has.
+    #: Permission bits; -1: those of the newest version.
     mode: int = -1
     link: str | None = None
     #: Permission bits of the folders above the file, outermost first.
@@ -68,9 +68,10 @@ def append(
     reason: str | None = None,
     snapshot_id: UUID | None = None,
 ) -> Plan[Snapshot | None]:
-    """Append a version unless it equals the newest one: compare and set, and when that is lost, in turn.
+    """Append a version; return None when it equals the newest one.
 
-    Raises QuotaExceeded when the user's memory limit is hard and does not let the content in.
+    Compare and set first. When another client was faster, lock the file and try again. Raises QuotaExceeded when the
+    user's memory limit is hard and the content does not fit.
     """
     new = _New(project=project, state=state, kind=kind, context=extra, reason=reason, snapshot_id=snapshot_id)
     ctx = yield from context()
@@ -86,8 +87,8 @@ def append(
     made = yield from _put(new, head, (yield from _encode(new, head)))
     if made is not None:
         return made
-    # Another client appended a version in between, or a hard limit refused this one. Queue for the file instead of
-    # racing again: on a busy file most tries would be lost.
+    # Another client appended a version in between, or a hard limit refused this one. Lock the file: on a busy file,
+    # most further races would be lost.
     ctx.heads.drop(new.key)
     return (yield from _append_in_turn(new, known=head))
 
@@ -112,10 +113,10 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
 
 
 def _same(head: Head, state: Content) -> bool:
-    # A mode of -1 is "not given": whatever the file has.
+    # A mode of -1 is "not given".
     modes_agree = state.mode in {-1, head.mode}
     if state.content is not None and head.blob is None:
-        # Only the hash is on record, from a time when the file was over the limit: now its content can be kept.
+        # The file was over the size limit, so only its hash is stored: now its content can be stored.
         return False
     return head.sha256 == state.sha256 and modes_agree and head.link == state.link
 
@@ -134,9 +135,9 @@ class _HeadRow:
 
 
 def _read_head(project: Project, path: str, *, known: Head | None = None) -> Plan[Head | None]:
-    """Read the newest version, without its content: that is fetched only when a delta is to be made.
+    """Read the newest version, without its content, which only a delta needs.
 
-    When it is still the one that is `known`, that one is confirmed, content and all.
+    When it is still `known`, return that with its content.
     """
     ctx = yield from context()
     key = (project.user_id, project.id, path)
@@ -172,7 +173,7 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: Where content that was stored before stands in its chain; None for new content.
+    #: The depth of content that was stored before, in its chain; None for new content.
     stored_depth: int | None = None
 
 
@@ -238,7 +239,7 @@ def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None)
 
 
 def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
-    """Return the modes of folders for the database; None for the usual ones, which take no room in a row."""
+    """Return the modes of folders for the database; None, which takes no space, when all of them are usual."""
     return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
 
 
@@ -254,20 +255,20 @@ def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[
         try:
             base = yield from blob_content(new.project.user_id, head.blob.sha256, path=state.path, known=known)
         except IntegrityFailure:
-            # An old version is damaged: the new one must not depend on it. `verify` reports it.
+            # The old version is damaged, so the new one must not depend on it. `verify` reports it.
             return encode(state.content, sha256=state.sha256)
     return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base)
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
-    """Record that a file is gone; None when the newest version says so already. Raises NotFound for an unknown file."""
+    """Append a deletion; return None when the newest version is one. Raises NotFound for a file without versions."""
     ctx = yield from context()
     ctx.require_tenant(project.user_id)
     attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
     while True:
         head = ctx.heads.get((project.user_id, project.id, path))
         if head is None or head.sha256 is None:
-            # "Deleted already" is never taken from memory: another client may have written the file since.
+            # A cached deletion is not trusted: another client may have written the file since.
             head = yield from _read_head(project, path)
         if head is None:
             raise NotFound(

@@ -22,11 +22,11 @@ from atlas_sdk.text import quoted
 __all__ = [
     "BATCH",
     "LONG_AGO",
+    "BatchStep",
     "Counted",
     "Cursor",
     "JobOptions",
     "Progress",
-    "Step",
     "cutoff",
     "drain",
     "in_batches",
@@ -47,7 +47,7 @@ Progress = Callable[[MaintenanceProgress], bool | None]
 
 
 @frozen(kw_only=True)
-class Step:
+class BatchStep:
     """The result of one batch."""
 
     examined: int
@@ -96,7 +96,9 @@ def cutoff(name: str, keep: timedelta) -> Plan[datetime]:
     return now - keep
 
 
-def in_batches(name: str, step: Callable[[Cursor], Plan[Step]], first: Cursor, options: JobOptions) -> Plan[JobReport]:
+def in_batches(
+    name: str, step: Callable[[Cursor], Plan[BatchStep]], first: Cursor, options: JobOptions
+) -> Plan[JobReport]:
     """Run steps until one returns no cursor, then record the job's event; return the report.
 
     A step has at most one statement that writes, so a failed step has changed nothing.
@@ -145,19 +147,19 @@ class _Gone:
 
 def drain(
     statement: Statement, left: Statement, *, before: datetime, options: JobOptions
-) -> Callable[[Cursor], Plan[Step]]:
+) -> Callable[[Cursor], Plan[BatchStep]]:
     """Return a step that deletes rows older than `before`. The statement `left` counts them.
 
     The cursor lets a batch skip the rows that earlier batches deleted; they stay in the index until a vacuum.
     """
 
-    def step(after: Cursor) -> Plan[Step]:
+    def step(after: Cursor) -> Plan[BatchStep]:
         if options.dry_run:
             found = yield from scalar(left, int, before=before)
-            return Step(examined=found, removed=found, after=None)
+            return BatchStep(examined=found, removed=found, after=None)
         gone = yield from one(statement, _Gone, before=before, limit=options.batch, **_any(after))
         more = gone.removed >= options.batch and gone.at is not None
-        return Step(examined=gone.removed, removed=gone.removed, after={"at": gone.at} if more else None)
+        return BatchStep(examined=gone.removed, removed=gone.removed, after={"at": gone.at} if more else None)
 
     return step
 

@@ -1,9 +1,10 @@
 """Builds of projects: their status and their logs.
 
-The database decides which changes of status are allowed (`sql/migrations/0011_lifecycles.sql`).
+The database decides which changes of status are allowed (`sql/migrations/0003_lifecycles.sql`).
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one, one_or_none, scalar
@@ -13,7 +14,7 @@ from atlas_sdk.model.builds import BUILD_STATUSES, Build, BuildStats
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events
-from atlas_sdk.ops.checks import bounded, json_map, page_size, storable
+from atlas_sdk.ops.checks import bounded, json_map, moment, page_size, storable
 from atlas_sdk.text import quoted
 
 __all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", "start", "stats", "succeed"]
@@ -210,6 +211,11 @@ def get(user: User, build_id: UUID) -> Plan[Build]:
     return found
 
 
-def stats(project: Project) -> Plan[BuildStats]:
-    """Return the number of builds of a project, their success rate and their run times."""
-    return (yield from one(sql["stats"], BuildStats, user_id=project.user_id, project_id=project.id))
+def stats(project: Project, *, since: datetime | None = None) -> Plan[BuildStats]:
+    """Return the number of builds of a project, their success rate and their run times. Raises InvalidInput.
+
+    With `since`, count only the builds that were queued from then on. A project with many builds needs it: the time
+    grows with the builds that are counted.
+    """
+    keys = {"user_id": project.user_id, "project_id": project.id}
+    return (yield from one(sql["stats"], BuildStats, since=moment("since", since), **keys))

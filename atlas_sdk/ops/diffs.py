@@ -8,7 +8,7 @@ from atlas_sdk._plan import Plan, local
 from atlas_sdk.errors import ContentMissing, FileProblem
 from atlas_sdk.files import FileState, Tracking, pin, read_file, relative_path
 from atlas_sdk.model.diffs import compare
-from atlas_sdk.model.memory import FileDiff, Snapshot, State
+from atlas_sdk.model.memory import FileDiff, Snapshot, VersionSet
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops.references import content, resolve
 
@@ -65,7 +65,7 @@ def _stored(project: Project, reference: str) -> Plan[_Side]:
     return _Side(dict(found.by_path()), whole=found.whole)
 
 
-def _folder(project: Project, old: State, only: set[str]) -> Plan[_Side]:
+def _folder(project: Project, old: VersionSet, only: set[str]) -> Plan[_Side]:
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     names = set(old.by_path())

@@ -1,6 +1,6 @@
 """Previews: containers that serve a project at a host.
 
-The database decides which changes of status are allowed (`sql/migrations/0011_lifecycles.sql`). The host of a live
+The database decides which changes of status are allowed (`sql/migrations/0003_lifecycles.sql`). The host of a live
 preview is unique in the database, and its port on its machine. Both become free when the preview stops or fails.
 """
 

@@ -11,7 +11,7 @@ from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, on
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
 from atlas_sdk.files import from_text, named, to_text
-from atlas_sdk.model.projects import PROJECT_STATUSES, Project, Purge
+from atlas_sdk.model.projects import PROJECT_STATUSES, Project, ProjectPurge
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import builds, events, previews
 from atlas_sdk.ops.checks import page_size
@@ -218,7 +218,7 @@ def delete(project: Project) -> Plan[Project]:
 
 
 @atomic
-def purge(project: Project) -> Plan[Purge | None]:
+def purge(project: Project) -> Plan[ProjectPurge | None]:
     """Remove a deleted project with all versions of its memory, for good; return the counts, or None if it is gone.
 
     Call `delete` first: no single call removes the memory of a project in use. Checkpoints, restores, builds and
@@ -236,7 +236,7 @@ def purge(project: Project) -> Plan[Purge | None]:
         )
     # Stop previews that were inserted by hand since: no foreign key frees their hosts and ports.
     yield from previews.stop_all(locked)
-    gone = yield from one(sql["belongings"], Purge, **_keys(project))
+    gone = yield from one(sql["belongings"], ProjectPurge, **_keys(project))
     paths = yield from many(sql["memory_paths"], _path, **_keys(project))
     yield from execute(sql["purge"], **_keys(project))
     counts = {

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Plan, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, JobOptions, Progress, Step, cutoff, drain, in_batches
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, BatchStep, Cursor, JobOptions, Progress, cutoff, drain, in_batches
 
 __all__ = [
     "KEEP_EVENTS",
@@ -54,7 +54,7 @@ def purge_previews(
     stopped = drain(sql["previews"], sql["previews_left"], before=before, options=options)
     failed = drain(sql["failed_previews"], sql["failed_previews_left"], before=before, options=options)
 
-    def step(after: Cursor) -> Plan[Step]:
+    def step(after: Cursor) -> Plan[BatchStep]:
         last = after["status"] == "failed"
         made = yield from (failed if last else stopped)({"at": after["at"]})
         if made.after is not None:
@@ -98,12 +98,12 @@ def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progre
     now = yield from cutoff("keep", timedelta(0))
     limit = min(options.batch, _USERS)
 
-    def step(after: Cursor) -> Plan[Step]:
+    def step(after: Cursor) -> Plan[BatchStep]:
         due = yield from one(sql["due_periods"], _Due, now=now, limit=limit, **after)
         closed = len(due.users)
         if due.users and not options.dry_run:
             closed = yield from scalar(sql["close_periods"], int, users=due.users)
-        return Step(
+        return BatchStep(
             examined=due.examined,
             removed=closed,
             skipped=len(due.users) - closed,
@@ -150,7 +150,7 @@ class _Reclaimer:
         self._users: list[UUID] = []
         self._busy: list[UUID] = []
 
-    def step(self, after: Cursor) -> Plan[Step]:
+    def step(self, after: Cursor) -> Plan[BatchStep]:
         """Reclaim for some of the waiting users, or first read the next page. An empty cursor means no more pages."""
         examined = 0
         if not self._users and not self._busy:
@@ -158,10 +158,10 @@ class _Reclaimer:
             examined = page.examined
             after = {"user_id": page.user_id, "id": page.id} if examined == self._options.batch else {}
             if self._options.dry_run:
-                return Step(examined=examined, removed=page.expired, after=after or None)
+                return BatchStep(examined=examined, removed=page.expired, after=after or None)
             self._users = page.users
         ended = yield from self._reclaim()
-        return Step(examined=examined, removed=ended, after=after if after or self._users or self._busy else None)
+        return BatchStep(examined=examined, removed=ended, after=after if after or self._users or self._busy else None)
 
     def _reclaim(self) -> Plan[int]:
         if self._users:
@@ -207,7 +207,7 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
 
-    def step(after: Cursor) -> Plan[Step]:
+    def step(after: Cursor) -> Plan[BatchStep]:
         if "port" in after:
             return (yield from ports(after))
         page = yield from one(sql["claims"], _Claims, limit=options.batch, **after)
@@ -215,19 +215,19 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
         if page.values and not options.dry_run:
             freed = yield from scalar(sql["free_claims"], int, kinds=page.kinds, values=page.values)
         more = page.examined == options.batch
-        return Step(
+        return BatchStep(
             examined=page.examined,
             removed=freed,
             skipped=len(page.values) - freed,
             after={"value": page.value, "kind": page.kind} if more else {"machine": "", "port": 0},
         )
 
-    def ports(after: Cursor) -> Plan[Step]:
+    def ports(after: Cursor) -> Plan[BatchStep]:
         page = yield from one(sql["ports"], _Ports, limit=options.batch, **after)
         freed = len(page.ports)
         if page.ports and not options.dry_run:
             freed = yield from scalar(sql["free_ports"], int, machines=page.machines, ports=page.ports)
-        return Step(
+        return BatchStep(
             examined=page.examined,
             removed=freed,
             skipped=len(page.ports) - freed,

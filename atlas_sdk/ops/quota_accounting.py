@@ -6,12 +6,12 @@ from atlas_sdk._plan import Plan, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound
 from atlas_sdk.model.quota_accounting import (
-    Check,
     Forecast,
+    LimitCheck,
     OpenReservation,
-    Period,
     QuotaAccounting,
     QuotaAudit,
+    QuotaPeriod,
     Rates,
     Usage,
 )
@@ -31,7 +31,7 @@ def usage(user: User) -> Plan[Usage]:
     return found
 
 
-def check(user: User) -> Plan[Check]:
+def check(user: User) -> Plan[LimitCheck]:
     """Check whether a limit is reached, and which. Changes and reserves nothing. Raises NotFound."""
     return (yield from usage(user)).check()
 
@@ -41,9 +41,9 @@ def reservations(user: User) -> Plan[list[OpenReservation]]:
     return (yield from many(sql["reservations"], OpenReservation, user_id=user.id))
 
 
-def history(user: User, *, limit: int = 24) -> Plan[list[Period]]:
+def history(user: User, *, limit: int = 24) -> Plan[list[QuotaPeriod]]:
     """Return the months that have ended, newest first."""
-    return (yield from many(sql["history"], Period, user_id=user.id, limit=limit))
+    return (yield from many(sql["history"], QuotaPeriod, user_id=user.id, limit=limit))
 
 
 def forecast(user: User) -> Plan[Forecast]:

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Plan, context, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound, QuotaExceeded
-from atlas_sdk.model.quotas import Block, Rate, Reservation, Settlement
+from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 
@@ -42,6 +42,8 @@ class _Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
+    #: Only for the procedures that commit.
+    busy: bool | None = None
     #: The values of quota_refusal(); a refusal has them in place of the columns above.
     refusal: list[str | None] | None = None
 
@@ -273,7 +275,7 @@ def lease_block(
     holder: str = "",
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
-) -> Plan[Block]:
+) -> Plan[QuotaBlock]:
     """Reserve a block that one process spends by itself. Raises QuotaExceeded, NotFound.
 
     In each dimension the block gets from the minimum (default: the whole amount) to the amount asked. Near a limit it
@@ -303,7 +305,7 @@ def lease_block(
     if not decision.granted or decision.epoch is None:
         asked: dict[str, int | Decimal] = {"tokens": least_tokens, "cost": least_cost, "requests": least_requests}
         raise (yield from _refusal(user, new_id, decision, asked))
-    return Block(
+    return QuotaBlock(
         id=new_id,
         user_id=user.id,
         tokens=decision.tokens or 0,
@@ -315,7 +317,7 @@ def lease_block(
     )
 
 
-def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[Rate]:
+def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[RequestRate]:
     """Count requests in the sliding hour, and nothing else; return the rest. Raises QuotaExceeded, NotFound.
 
     With `durable=False` the call does not wait for the disk, and is several times as fast. A crash of the server may
@@ -329,7 +331,7 @@ def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[Rate]:
         decision = yield from one(statement, _Decision, user_id=user.id, requests=asked)
     if not decision.granted:
         raise (yield from _refusal(user, user.id, decision, {"requests": requests}))
-    return Rate(
+    return RequestRate(
         limit=None if decision.bound is None else int(decision.bound),
         remaining=None if decision.remaining is None else int(decision.remaining),
     )

@@ -17,13 +17,13 @@ from atlas_sdk._plan import Plan, many, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AmbiguousReference, InvalidInput, NotFound
 from atlas_sdk.files import named, relative_path, to_text
-from atlas_sdk.model.memory import Snapshot, State
+from atlas_sdk.model.memory import Snapshot, VersionSet
 from atlas_sdk.model.projects import Project
 from atlas_sdk.names import is_checkpoint_name, is_reserved
 from atlas_sdk.ops.contents import blob_content
 from atlas_sdk.text import quoted
 
-__all__ = ["content", "read", "resolve", "version"]
+__all__ = ["content", "project_keys", "read", "resolve", "version"]
 
 sql = statements("memory")
 
@@ -32,15 +32,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
 _HEX_DIGITS = 32
 _SHORTEST_PREFIX = 4
-#: A path of PATH_MAX bytes, "@", and the name of a checkpoint.
+#: The length of a path of PATH_MAX bytes, "@", and the name of a checkpoint.
 _LENGTH_MAX = 4_300
-#: Each "@" may end the path, and the database is asked about each.
+#: Each "@" may end the path, and costs a query.
 _SIGNS_MAX = 32
 
 
 def _moment(when: str, now: datetime) -> datetime:
     """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
-    # The server gives the moment in the session's time zone, where an hour of the clock can be two hours or none.
+    # `now` is in the session's time zone, where clocks change: an hour by the clock can be two hours or none.
     now = now.astimezone(UTC)
     text = when.strip().lower()
     if text in {"now", "yesterday"}:
@@ -67,7 +67,7 @@ def _id_range(prefix: str) -> tuple[UUID, UUID] | None:
 
 
 def _splits(reference: str) -> list[tuple[str, str]]:
-    """Return the ways to read a reference as `PATH@REF`, from the left: paths and checkpoints may both hold an "@"."""
+    """Return every way to read a reference as `PATH@REF`, from the left: both parts may contain an "@"."""
     moment = _MOMENT.search(reference)
     if moment is not None and moment.end() != len(reference):
         raise InvalidInput(f"{quoted(reference)}: nothing may follow the moment in braces", field="reference")
@@ -79,7 +79,7 @@ def _splits(reference: str) -> list[tuple[str, str]]:
     return [(reference[:at], reference[at + 1 :]) for at in signs]
 
 
-def resolve(project: Project, reference: str = "latest") -> Plan[State]:
+def resolve(project: Project, reference: str = "latest") -> Plan[VersionSet]:
     """Return the versions that a reference names, one a file.
 
     Raises NotFound, AmbiguousReference, InvalidInput.
@@ -99,20 +99,25 @@ def resolve(project: Project, reference: str = "latest") -> Plan[State]:
     return _of_file((yield from _resolve(project, rest, name)), name, reference)
 
 
+def project_keys(project: Project) -> dict[str, UUID]:
+    """Return the parameters that every statement about a project needs."""
+    return {"user_id": project.user_id, "project_id": project.id}
+
+
 def _relative(project: Project, path: str) -> str:
     return relative_path(Path(project.path), path)
 
 
-def _of_file(found: State, path: str, reference: str) -> State:
+def _of_file(found: VersionSet, path: str, reference: str) -> VersionSet:
     versions = tuple(version for version in found.versions if version.path == path)
     if not versions:
         raise NotFound(f"{named(path)} did not exist at {quoted(found.reference)}", kind="version", name=reference)
-    return State(reference=reference, versions=versions, whole=False)
+    return VersionSet(reference=reference, versions=versions, whole=False)
 
 
-def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
-    """Resolve a reference that is not a checkpoint; `path` is the one file that it is about."""
-    keys = {"user_id": project.user_id, "project_id": project.id}
+def _resolve(project: Project, reference: str, path: str | None) -> Plan[VersionSet]:
+    """Resolve a reference that is not a checkpoint; `path` is the one file that is wanted."""
+    keys = project_keys(project)
     if reference in {"", "latest"}:
         return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))
     if (moment := _MOMENT.fullmatch(reference)) is not None:
@@ -126,24 +131,24 @@ def _resolve(project: Project, reference: str, path: str | None) -> Plan[State]:
         if len(rows) > 1:
             raise AmbiguousReference(reference, tuple(f"{row.id} ({row.path})" for row in rows))
         if rows:
-            return State(reference=reference, versions=tuple(rows), whole=False)
+            return VersionSet(reference=reference, versions=tuple(rows), whole=False)
     raise NotFound(
         f"no checkpoint or version of {project.name} is called {quoted(reference)}", kind="version", name=reference
     )
 
 
-def _living(reference: str, rows: list[Snapshot]) -> State:
-    return State(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
+def _living(reference: str, rows: list[Snapshot]) -> VersionSet:
+    return VersionSet(reference=reference, versions=tuple(row for row in rows if not row.deleted), whole=True)
 
 
-def _checkpoint(project: Project, name: str) -> Plan[State | None]:
+def _checkpoint(project: Project, name: str) -> Plan[VersionSet | None]:
     if is_reserved(name) or not is_checkpoint_name(name):
         return None
-    keys = {"user_id": project.user_id, "project_id": project.id}
+    keys = project_keys(project)
     if not (yield from scalar(statements("checkpoints")["exists"], bool, name=name, **keys)):
         return None
     rows = yield from many(sql["files_of_checkpoint"], Snapshot, name=name, **keys)
-    return State(reference=name, versions=tuple(rows), whole=True)
+    return VersionSet(reference=name, versions=tuple(rows), whole=True)
 
 
 def version(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[Snapshot]:

@@ -15,10 +15,10 @@ from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
-from atlas_sdk.ops.references import content, resolve
+from atlas_sdk.ops.references import content, project_keys, resolve
 from atlas_sdk.text import quoted
 
-__all__ = ["plan_redo", "plan_restore", "plan_undo"]
+__all__ = ["plan_redo", "plan_restore", "plan_undo", "versions_by_id"]
 
 sql = statements("restores")
 
@@ -36,7 +36,7 @@ def plan_restore(
     found = yield from resolve(project, reference)
     targets: dict[str, Snapshot | None] = dict(found.by_path())
     if found.whole:
-        for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project))):
+        for version in (yield from many(statements("memory")["files"], Snapshot, **project_keys(project))):
             targets.setdefault(version.path, None)
     only = {relative_path(Path(project.path), path) for path in paths}
     if missing := sorted(only - set(targets)):
@@ -52,10 +52,6 @@ def plan_restore(
             step = evolve(step, action="kept")
         steps.append(step)
     return RestorePlan(project_id=project.id, target=reference, folder=root.identity, steps=tuple(steps))
-
-
-def _keys(project: Project) -> dict[str, UUID]:
-    return {"user_id": project.user_id, "project_id": project.id}
 
 
 def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
@@ -91,13 +87,18 @@ def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
     return evolve(step, action="write", added_lines=lines.added_lines, removed_lines=lines.removed_lines)
 
 
+def versions_by_id(project: Project, ids: Iterable[UUID | None]) -> Plan[dict[UUID, Snapshot]]:
+    """Return the versions of a project that have one of these ids."""
+    wanted = [one for one in ids if one is not None]
+    rows = yield from many(statements("memory")["versions"], Snapshot, ids=wanted, **project_keys(project))
+    return {version.id: version for version in rows}
+
+
 def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
     """Plan to undo or redo a restore."""
     root = yield from local(pin, Path(project.path))
     sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
-    ids = [side for side in sides.values() if side is not None]
-    rows = yield from many(statements("memory")["versions"], Snapshot, ids=ids, **_keys(project))
-    found = {version.id: version for version in rows}
+    found = yield from versions_by_id(project, sides.values())
     steps = []
     for path, side in sorted(sides.items()):
         if side is not None and side not in found:
@@ -115,7 +116,7 @@ def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestoreP
 
 def plan_undo(project: Project) -> Plan[RestorePlan]:
     """Return the plan of `undo`. Raises NotFound when there is no restore to undo."""
-    past = yield from one_or_none(sql["to_undo"], Restore, **_keys(project))
+    past = yield from one_or_none(sql["to_undo"], Restore, **project_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no restore to undo", kind="restore", name=project.name)
     return (yield from _plan_walk(project, past, reason="undo"))
@@ -123,7 +124,7 @@ def plan_undo(project: Project) -> Plan[RestorePlan]:
 
 def plan_redo(project: Project) -> Plan[RestorePlan]:
     """Return the plan of `redo`. Raises NotFound when nothing was undone since the last restore."""
-    past = yield from one_or_none(sql["to_redo"], Restore, **_keys(project))
+    past = yield from one_or_none(sql["to_redo"], Restore, **project_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no undone restore to redo", kind="restore", name=project.name)
     return (yield from _plan_walk(project, past, reason="redo"))

@@ -1,8 +1,8 @@
-"""Restore, undo, redo: plan first, keep what is there, then write.
+"""Restore, undo, redo: plan first, store what is there, then write.
 
-The order makes a crash at any point harmless: what is on disk is put on record, a safety checkpoint names it, the
-restored versions and the restore itself go on record — one transaction — and only then are files replaced, each in
-one atomic step that refuses when the file is not what the plan saw.
+The order makes a crash at any point harmless. One transaction stores the files as they are, names them by a safety
+checkpoint, and records the restored versions and the restore itself. Only then the files are replaced, each in one
+atomic step that refuses a file that is not what the plan saw.
 """
 
 import stat
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from atlas_sdk._plan import Json, Plan, atomic, context, execute, local, many, one, one_or_none, scalar
+from atlas_sdk._plan import Json, Plan, atomic, context, execute, local, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import (
     AtlasError,
@@ -37,23 +37,19 @@ from atlas_sdk.files import (
     replace_file,
     to_text,
 )
-from atlas_sdk.model.checkpoints import Change, Restore, RestorePlan, RestoreStep
+from atlas_sdk.model.checkpoints import Restore, RestoreChange, RestorePlan, RestoreStep
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events, memory_usage
 from atlas_sdk.ops.append import Incoming, append, append_deletion
 from atlas_sdk.ops.contents import ensure_stored
 from atlas_sdk.ops.leftovers import remove_leftovers
-from atlas_sdk.ops.references import content, resolve
-from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo
+from atlas_sdk.ops.references import content, project_keys, resolve
+from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo, versions_by_id
 
 __all__ = ["redo", "restore", "undo"]
 
 sql = statements("restores")
-
-
-def _keys(project: Project) -> dict[str, UUID]:
-    return {"user_id": project.user_id, "project_id": project.id}
 
 
 def restore(
@@ -101,11 +97,10 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
     if not plan.changes and plan.of is not None:
         return (yield from _mark(project, plan.of, undone=plan.reason == "undo"))
     targets: dict[str, bytes] = {}
+    versions = yield from versions_by_id(project, (step.snapshot_id for step in plan.changes))
     for step in plan.changes:
         if step.action == "write" and step.snapshot_id is not None:
-            version = yield from one_or_none(
-                statements("memory")["version"], Snapshot, id=step.snapshot_id, **_keys(project)
-            )
+            version = versions.get(step.snapshot_id)
             if version is None:
                 raise NotFound(
                     f"the version of {named(step.path)} that the plan wants is not on record any more: plan again",
@@ -116,7 +111,7 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
     root = yield from _same_folder(project, plan)
     yield from remove_leftovers(project, folders={step.path.rpartition("/")[0] for step in plan.steps})
     present = yield from _still_as_planned(plan, root)
-    done = yield from _put_on_record(project, plan, root, present, targets)
+    done = yield from _record(project, plan, root, present, targets)
     written: list[str] = []
     try:
         for step in sorted(plan.changes, key=lambda step: _turn(step, present[step.path])):
@@ -138,35 +133,37 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
 def _after_failure(
     project: Project, plan: RestorePlan, root: Root, done: Restore, *, nothing_written: bool
 ) -> Plan[None]:
-    """Make the record tell what is on disk now, and what can be undone."""
+    """Store what is on the disk now, and correct what can be undone."""
     yield from memory_usage.lock_memory_limit(project.user_id)
     try:
         tracking = yield from local(Tracking.load, root)
     except FileProblem:
-        # The project is out of reach: the next capture finds out how its files are.
+        # The folder cannot be opened: the next capture reads its files.
         tracking = None
     if tracking is not None:
         for step in plan.changes:
             yield from _note_present(project, root, tracking, step.path)
     if plan.of is not None:
-        # The walk stays open: its next attempt goes on.
+        # The next undo or redo goes on with this restore.
         yield from _mark(project, plan.of, undone=plan.reason == "redo")
     elif nothing_written:
         now = yield from scalar(statements("schema")["now"], datetime)
-        yield from execute(sql["void"], id=done.id, now=now, **_keys(project))
+        yield from execute(sql["void"], id=done.id, now=now, **project_keys(project))
 
 
 def _mark(project: Project, restore_id: UUID, *, undone: bool) -> Plan[Restore]:
     """Record that a restore is undone, or is in effect again."""
     now = yield from scalar(statements("schema")["now"], datetime)
-    return (yield from one(sql["mark"], Restore, id=restore_id, undone_at=now if undone else None, **_keys(project)))
+    return (
+        yield from one(sql["mark"], Restore, id=restore_id, undone_at=now if undone else None, **project_keys(project))
+    )
 
 
 def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -> Plan[None]:
     try:
         now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     except FileProblem:
-        # It cannot be read at all: the next capture reports it.
+        # The file cannot be read: the next capture reports it.
         return
     if now is None:
         yield from append_deletion(project, path, kind=tracking.kind(path))
@@ -174,12 +171,12 @@ def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -
     try:
         yield from append(project, now, kind=tracking.kind(path))
     except QuotaExceeded:
-        # Somebody else's content: the next capture reports it.
+        # Another process wrote this content: the next capture reports it.
         return
 
 
 def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
-    """Return the project's folder, and refuse when it is not the one that the plan saw."""
+    """Return the project's folder. Raises RestoreRefused when it is not the one that the plan saw."""
     now = yield from local(pin, Path(project.path))
     if plan.folder not in {None, now.identity}:
         raise RestoreRefused(
@@ -191,7 +188,7 @@ def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
 
 
 def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState | None]]:
-    """Read the files that the plan changes, and refuse when one is not what the plan saw."""
+    """Read the files that the plan changes. Raises RestoreRefused when one is not what the plan saw."""
     tracking = yield from local(Tracking.load, root)
     present: dict[str, FileState | None] = {}
     for step in plan.changes:
@@ -222,13 +219,14 @@ def _is_symlink(root: Root, path: str) -> bool:
 
 
 @atomic
-def _put_on_record(
+def _record(
     project: Project,
     plan: RestorePlan,
     root: Root,
     present: dict[str, FileState | None],
     targets: dict[str, bytes],
 ) -> Plan[Restore]:
+    """Store the files as they are, name them, and record the restored versions and the restore."""
     ctx = yield from context()
     yield from memory_usage.lock_memory_limit(project.user_id)
     tracking = yield from local(Tracking.load, root)
@@ -236,7 +234,7 @@ def _put_on_record(
     safety = f"before-{plan.reason}-{restore_id.hex[:12]}"
     known = {
         version.path: version
-        for version in (yield from many(statements("memory")["files"], Snapshot, **_keys(project)))
+        for version in (yield from many(statements("memory")["files"], Snapshot, **project_keys(project)))
     }
     for path, state in present.items():
         if state is not None:
@@ -250,7 +248,7 @@ def _put_on_record(
     for state in present.values():
         if state is not None:
             yield from ensure_stored(project, state)
-    named = {v.path: v for v in (yield from resolve(project, safety)).versions}
+    before = (yield from resolve(project, safety)).by_path()
     changes = []
     for step in plan.changes:
         kind = tracking.kind(step.path)
@@ -261,10 +259,10 @@ def _put_on_record(
             wanted = _wanted(step, targets[step.path])
             new = yield from append(project, wanted, kind=kind, reason=plan.reason)
             after = step.snapshot_id if new is None else new.id
-        before = named.get(step.path)
-        changes.append(Change(path=step.path, before=None if before is None else before.id, after=after))
+        old = before.get(step.path)
+        changes.append(RestoreChange(path=step.path, before=None if old is None else old.id, after=after))
     meta = {"target": plan.target, "safety": safety, "files": [to_text(change.path) for change in changes]}
-    yield from events.record(f"memory.{plan.reason}", **_keys(project), meta=meta)
+    yield from events.record(f"memory.{plan.reason}", **project_keys(project), meta=meta)
     if plan.of is not None:
         marked = yield from _mark(project, plan.of, undone=plan.reason == "undo")
         return evolve(marked, safety=safety)
@@ -277,13 +275,13 @@ def _put_on_record(
             safety=safety,
             changes=Json([change.to_json() for change in changes]),
             attribution=Json(ctx.attribution.to_json()),
-            **_keys(project),
+            **project_keys(project),
         )
     )
 
 
 def _keep(project: Project, state: FileState, *, kind: str) -> Plan[None]:
-    """Put on record what is about to be overwritten."""
+    """Store a content that the restore overwrites."""
     try:
         yield from append(project, state, kind=kind)
     except QuotaExceeded as full:
@@ -307,22 +305,22 @@ def _wanted(step: RestoreStep, raw: bytes) -> Incoming:
 
 
 def _turn(step: RestoreStep, present: FileState | None) -> int:
-    """Symlinks that go come first and symlinks that come last: what they lead to may change under its own name."""
+    """Return when to apply a step: remove symlinks first and make them last, as their targets may change, too."""
     if present is not None and present.link is not None and present.link != step.link:
         return 0
     return 1 if step.link is None else 2
 
 
 def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState | None) -> Plan[None]:
-    """Replace or remove one file, then look that it is so."""
+    """Replace or remove one file, then read it to check the result."""
     expect = None if present is None else present.sha256
     if step.link is not None:
-        # It may lead to a file that was restored a moment ago.
+        # Its target may have been restored a moment ago.
         now = yield from local(read_file, root, step.path, limit_bytes=0)
         if now is not None and (now.sha256.hex(), now.link) == (step.sha256, step.link):
             return
     if present is not None and (raw is None or present.link != step.link):
-        # A symlink in the place of a file, or the other way round: never write through it.
+        # A symlink replaces a file, or a file replaces a symlink: never write through it.
         yield from local(remove_file, root, step.path, expect=present.sha256)
         expect = None
     if raw is None:

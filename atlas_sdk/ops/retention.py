@@ -10,7 +10,7 @@ from attrs import frozen
 from atlas_sdk._plan import Plan, execute, many, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.model.maintenance import JobReport
-from atlas_sdk.ops.batches import BATCH, LONG_AGO, Cursor, JobOptions, Progress, Step, cutoff, in_batches
+from atlas_sdk.ops.batches import BATCH, LONG_AGO, BatchStep, Cursor, JobOptions, Progress, cutoff, in_batches
 
 __all__ = ["KEEP_AUTO", "collect_contents", "prune_snapshots"]
 
@@ -45,9 +45,9 @@ def prune_snapshots(
     before = yield from cutoff("keep", keep)
     statement = sql["old_versions"] if dry_run else sql["prune_versions"]
 
-    def step(after: Cursor) -> Plan[Step]:
+    def step(after: Cursor) -> Plan[BatchStep]:
         page = yield from one(statement, _Versions, before=before, limit=options.batch, **after)
-        return Step(
+        return BatchStep(
             examined=page.examined,
             removed=page.removed,
             skipped=page.skipped,
@@ -85,7 +85,7 @@ class _Collector:
         #: True after a transaction that did not end in time: the run does not wait for others any more.
         self._impatient = False
 
-    def step(self, after: Cursor) -> Plan[Step]:
+    def step(self, after: Cursor) -> Plan[BatchStep]:
         """Collect from the next page and the waiting bases; after the last page from the bases alone."""
         more = [self._next.pop() for _ in range(min(self._options.batch, len(self._next)))]
         page = yield from one(
@@ -95,14 +95,14 @@ class _Collector:
             more_sha256s=[sha256 for _, sha256 in more],
             **after,
         )
-        made = Step(examined=page.examined, removed=0, freed_bytes=0, after=None)
+        made = BatchStep(examined=page.examined, removed=0, freed_bytes=0, after=None)
         if self._options.dry_run:
-            made = Step(examined=page.examined, removed=len(page.users), freed_bytes=page.size, after=None)
+            made = BatchStep(examined=page.examined, removed=len(page.users), freed_bytes=page.size, after=None)
         elif page.users:
             made = yield from self._collect(page)
         over = page.examined < self._options.batch
         rest: Cursor = {**after, "limit": 0} if over else {**after, "user_id": page.user_id, "sha256": page.sha256}
-        return Step(
+        return BatchStep(
             examined=made.examined,
             removed=made.removed,
             skipped=made.skipped,
@@ -110,12 +110,12 @@ class _Collector:
             after=rest if self._next or not over else None,
         )
 
-    def _collect(self, page: _Orphans) -> Plan[Step]:
+    def _collect(self, page: _Orphans) -> Plan[BatchStep]:
         if not (yield from self._settled(page.seen)):
-            return Step(examined=page.examined, removed=0, skipped=len(page.users), freed_bytes=0, after=None)
+            return BatchStep(examined=page.examined, removed=0, skipped=len(page.users), freed_bytes=0, after=None)
         gone: Sequence[_Collected] = yield from many(sql["collect"], _Collected, users=page.users, sha256s=page.sha256s)
         self._next.update((one.owner, one.base) for one in gone if one.base is not None)
-        return Step(
+        return BatchStep(
             examined=page.examined,
             removed=len(gone),
             skipped=len(page.users) - len(gone),

@@ -21,6 +21,16 @@ def checksum(migration: Migration) -> str:
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
     """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
     known = migrations()
+    # Before the length: an unreleased version had more migrations than its release.
+    for row, migration in zip(applied, known, strict=False):
+        if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
+            raise SchemaMismatch(
+                f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
+                "a changed or unreleased version made the schema; use that version for it, or set up another database "
+                "(atlasctl db init --dsn …); nothing was changed",
+                found=len(applied),
+                wanted=len(known),
+            )
     if len(applied) > len(known):
         raise SchemaMismatch(
             f"the database has schema version {len(applied)}, this AtlasEngine knows {len(known)}: "
@@ -28,14 +38,6 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
             found=len(applied),
             wanted=len(known),
         )
-    for row, migration in zip(applied, known, strict=False):
-        if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
-            raise SchemaMismatch(
-                f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
-                "it was made by a changed or unreleased version; dump the data and load it into a fresh database",
-                found=len(applied),
-                wanted=len(known),
-            )
     return list(known[len(applied) :])
 
 

@@ -10,7 +10,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
 from atlas_sdk.files import from_text
 from atlas_sdk.model.limits import Limits
-from atlas_sdk.model.users import Deletion, User
+from atlas_sdk.model.users import User, UserDeletion
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
 from atlas_sdk.text import quoted
@@ -217,7 +217,7 @@ def update(user: User, *, name: str | Unchanged = UNCHANGED) -> Plan[User]:
 
 
 @atomic
-def delete(user: User) -> Plan[Deletion | None]:
+def delete(user: User) -> Plan[UserDeletion | None]:
     """Delete a user with all data, for good; return the counts of deleted rows, or None if there is no such user.
 
     This deletes projects, every version of their memory, builds, previews, sessions, quotas and the usage ledger. Names
@@ -228,7 +228,7 @@ def delete(user: User) -> Plan[Deletion | None]:
     # A transaction that adds to the user locks the row's key. From here on all such rows are visible, or refused.
     if not (yield from execute(sql["lock"], user_id=user.id)):
         return None
-    gone = yield from one(sql["belongings"], Deletion, user_id=user.id)
+    gone = yield from one(sql["belongings"], UserDeletion, user_id=user.id)
     files = yield from many(sql["memory_files"], _File, user_id=user.id)
     yield from execute(sql["release_claims"], user_id=user.id)
     yield from execute(sql["release_ports"], user_id=user.id)

@@ -10,7 +10,7 @@ from atlas_sdk._plan import Plan, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure
 from atlas_sdk.model.blobs import Blob, assemble
-from atlas_sdk.model.memory import Broken, Verification
+from atlas_sdk.model.memory import BrokenVersion, Verification
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.contents import blob_content
 
@@ -63,7 +63,7 @@ def verify(user: User) -> Plan[Verification]:
     rebuilt = _Contents()
     seen: set[bytes] = set()
     bad: set[bytes] = set()
-    broken: list[Broken] = []
+    broken: list[BrokenVersion] = []
     versions = unkept = content_bytes = stored_bytes = 0
     after: dict[str, Any] = {"project_id": UUID(int=0), "path": "", "seq": 0, "id": UUID(int=0)}
     while True:
@@ -83,7 +83,7 @@ def verify(user: User) -> Plan[Verification]:
             if row.sha256 in bad:
                 sha256 = row.sha256.hex()
                 problem = "the bytes do not match"
-                broken.append(Broken(path=row.path, snapshot_id=row.id, sha256=sha256, problem=problem))
+                broken.append(BrokenVersion(path=row.path, snapshot_id=row.id, sha256=sha256, problem=problem))
         if len(page) < _PAGE_ROWS:
             break
         last = page[-1]

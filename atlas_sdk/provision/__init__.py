@@ -1,4 +1,4 @@
-"""Setting a database up, examining one, and planning its migrations: what `atlasctl db init` and `doctor` do.
+"""Set up a database, examine one, plan its migrations: the library of `atlasctl db init`, `doctor` and `migrate`.
 
 ::
 
@@ -18,18 +18,18 @@ from atlas_sdk.provision.address import Address
 from atlas_sdk.provision.doctor import examine
 from atlas_sdk.provision.findings import Diagnosis, Finding
 from atlas_sdk.provision.setup import set_up
-from atlas_sdk.provision.steps import Command, Setup, Step
+from atlas_sdk.provision.steps import AdminCommand, Setup, SetupStep
 from atlas_sdk.provision.upgrade import Lock, PendingMigration, embedded, migrate, plan_migrations
 
 __all__ = [
     "Address",
-    "Command",
+    "AdminCommand",
     "Diagnosis",
     "Finding",
     "Lock",
     "PendingMigration",
     "Setup",
-    "Step",
+    "SetupStep",
     "embedded",
     "examine",
     "migrate",

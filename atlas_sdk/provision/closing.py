@@ -5,7 +5,7 @@ from collections.abc import Callable
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.roles import OWNER, may_become
-from atlas_sdk.provision.session import Login
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.steps import Job
 
 __all__ = ["close"]
@@ -13,7 +13,7 @@ __all__ = ["close"]
 sql = statements("provision")
 
 
-def close(job: Job, session: AdminSession, schema: str, login: Login) -> None:
+def close(job: Job, session: AdminSession, schema: str, login: AdminLogin) -> None:
     """Take temporary tables, large objects and advisory locks from PUBLIC, and put temporary tables last.
 
     Only a superuser can close functions of PostgreSQL. Another login leaves them as they are, and `atlasctl db doctor`

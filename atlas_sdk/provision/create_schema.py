@@ -16,8 +16,8 @@ from atlas_sdk.provision.findings import some
 from atlas_sdk.provision.inventory import REMADE, Thing, expected, take, verify
 from atlas_sdk.provision.migration_text import creating
 from atlas_sdk.provision.roles import APP, OWNER, may_become
-from atlas_sdk.provision.session import LOCK_TIMEOUT, Login, migrate_as, open_session
-from atlas_sdk.provision.steps import Command, Job
+from atlas_sdk.provision.session import LOCK_TIMEOUT, AdminLogin, migrate_as, open_session
+from atlas_sdk.provision.steps import AdminCommand, Job
 
 __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 
@@ -27,7 +27,7 @@ sql = statements("provision")
 _TURN_WAIT = "120s"
 
 
-def fill(job: Job, stack: ExitStack, target: AdminSession, login: Login) -> tuple[int | None, tuple[str, ...]]:
+def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) -> tuple[int | None, tuple[str, ...]]:
     """Make the schema, hand it to the owner, give the grants, and check; return its version and the new migrations.
 
     One process at a time: the second one finds the schema complete, not half made.
@@ -60,7 +60,7 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: Login) -> tupl
             f"command below, for an application {less} is enough"
         )
         # Roles belong to the server: the command is told once, whichever step needs it.
-        job.note("schema", "failed", problem, commands=(Command(MAINTENANCE, f"{grant};"),))
+        job.note("schema", "failed", problem, commands=(AdminCommand(MAINTENANCE, f"{grant};"),))
         return None, ()
     else:
         version = len(migrations())
@@ -88,7 +88,7 @@ def is_unused(target: AdminSession, owner: str) -> bool:
 
 
 def _make(
-    job: Job, target: AdminSession, name: str, login: Login, owner: str | None
+    job: Job, target: AdminSession, name: str, login: AdminLogin, owner: str | None
 ) -> tuple[int | None, tuple[str, ...]]:
     """Apply the missing migrations; `owner` owns the tables of a schema that is half made."""
     before = len(target.run(schema.status()))
@@ -97,7 +97,7 @@ def _make(
     owned = owned or (job.dry_run and login.may_create_roles)
     if not owned and not target.value(sql["may_create_in"], role=login.name, schema=name):
         grant = target.value(sql["write_grant_schema"], schema=name, role=OWNER)
-        commands = (Command(target.database, f"{grant};"),)
+        commands = (AdminCommand(target.database, f"{grant};"),)
         job.note("schema", "failed", f"this login may not create anything in {name}", commands=commands)
         return (before or None), ()
     if job.dry_run:
@@ -166,7 +166,7 @@ def _hand_over(job: Job, target: AdminSession, name: str) -> None:
             for command in commands:
                 target.execute(command)
     except AtlasError as error:
-        lines = tuple(Command(target.database, f"{command};") for command in commands)
+        lines = tuple(AdminCommand(target.database, f"{command};") for command in commands)
         job.note("owner", "failed", str(error), commands=lines)
         return
     job.note("owner", "done", f"{OWNER} owns everything: {len(commands)} objects were somebody else's")
@@ -225,7 +225,7 @@ def _give_grants(job: Job, target: AdminSession, name: str) -> None:
     try:
         changed = renew_grants(target, name, keep=not job.dry_run)
     except AtlasError as error:
-        commands = (Command(database, "SELECT grant_atlas_roles();"),) if isinstance(error, NotPermitted) else ()
+        commands = (AdminCommand(database, "SELECT grant_atlas_roles();"),) if isinstance(error, NotPermitted) else ()
         job.note("grants", "failed", str(error), commands=commands)
         return
     if changed and job.dry_run:

@@ -8,7 +8,7 @@ from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, some
 from atlas_sdk.provision.inventory import expected
 from atlas_sdk.provision.roles import APP, OWNER
-from atlas_sdk.provision.session import Login
+from atlas_sdk.provision.session import AdminLogin
 
 __all__ = ["examine_database", "function_grants"]
 
@@ -21,7 +21,7 @@ _LAST = re.compile(r'(^|,)\s*"?pg_temp"?\s*$')
 Trouble = tuple[str, str]
 
 
-def examine_database(session: AdminSession, login: Login, schema: str) -> Finding:
+def examine_database(session: AdminSession, login: AdminLogin, schema: str) -> Finding:
     """Return a verdict on objects that could be taken for ours, and on those that no policy protects."""
     troubles = [*_privileges(session), *_search_path(session, schema), *_functions(session, login)]
     if troubles:
@@ -59,7 +59,7 @@ def _parts(path: str) -> list[str]:
     return [part for found in re.findall(r'"(?:[^"]|"")*"|[^,\s]+', path) if (part := found.strip())]
 
 
-def _functions(session: AdminSession, login: Login) -> Iterator[Trouble]:
+def _functions(session: AdminSession, login: AdminLogin) -> Iterator[Trouble]:
     found = session.row(sql["system_functions"], role=APP)
     # Only a superuser can change that, and a managed server has none.
     if found is not None and found["amount"] and login.is_superuser:

@@ -95,11 +95,11 @@ def _policies(inventory: Inventory) -> Iterator[Trouble]:
 def _views(inventory: Inventory) -> Iterator[Trouble]:
     for each, wanted in inventory.changed("view"):
         fix = f"ALTER VIEW {each.identity} SET (security_invoker = true);"
-        yield f"the view {wanted} shows everybody what its owner sees", (fix,)
+        yield f"the view {wanted} shows everybody the rows that its owner sees", (fix,)
 
 
 def function_troubles(inventory: Inventory, schema: str) -> Iterator[Trouble]:
-    """Yield the functions that run with other rights, or look for tables elsewhere, than the migrations say."""
+    """Yield each function whose rights or search_path are not those that the migrations gave it."""
     for each, wanted in inventory.changed("function"):
         rules, found = (wanted.rule or "").split(), (each.thing.rule or "").split()
         if rules[0] != found[0]:

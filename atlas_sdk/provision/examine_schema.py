@@ -12,7 +12,7 @@ from atlas_sdk.provision.examine_isolation import examine_isolation, excess
 from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
 from atlas_sdk.provision.inventory import REMADE, Inventory, Thing, expected, take
 from atlas_sdk.provision.roles import APP, OWNER, may_become
-from atlas_sdk.provision.session import Login
+from atlas_sdk.provision.session import AdminLogin
 
 __all__ = ["examine_schema"]
 
@@ -22,7 +22,7 @@ provision = statements("provision")
 _USUAL_SCHEMA = "public"
 
 
-def examine_schema(session: AdminSession, login: Login) -> Iterator[Finding]:
+def examine_schema(session: AdminSession, login: AdminLogin) -> Iterator[Finding]:
     """Yield a verdict on version, grants, objects, indexes, and isolation of tenants."""
     place = session.row(provision["schema"]) or {}
     name = place["name"]
@@ -48,7 +48,7 @@ def examine_schema(session: AdminSession, login: Login) -> Iterator[Finding]:
     yield examine_database(session, login, name)
 
 
-def _closed(session: AdminSession, login: Login) -> Finding | None:
+def _closed(session: AdminSession, login: AdminLogin) -> Finding | None:
     """Return a problem if the schema only looks missing, because this login may not use it."""
     found = session.row(sql["may_use"], role=login.name, schema=_USUAL_SCHEMA)
     if found is None or found["may_use"]:
@@ -62,7 +62,7 @@ def _closed(session: AdminSession, login: Login) -> Finding | None:
     )
 
 
-def _memberships(session: AdminSession, login: Login) -> tuple[str, ...]:
+def _memberships(session: AdminSession, login: AdminLogin) -> tuple[str, ...]:
     if session.row(provision["role"], name=APP) is None or may_become(session, APP):
         return ()
     acting = session.value(provision["write_grant_role"], role=APP, member=login.name)
@@ -86,10 +86,7 @@ def _version(applied: list[AppliedMigration]) -> Finding:
             "schema",
             f"these migrations are not the ones of this AtlasEngine: {some(differing)}; a changed or unreleased "
             "version made the schema, so none may be added",
-            "# with the version that made it:",
-            "atlasctl db dump before.dump",
-            "# then load that into a fresh database with this one:",
-            "atlasctl db load before.dump",
+            "# use the version that made it, or set up another database with atlasctl db init",
         )
     if len(applied) > len(known):
         detail = f"version {len(applied)} is newer than this AtlasEngine, which knows {len(known)}"
@@ -100,7 +97,7 @@ def _version(applied: list[AppliedMigration]) -> Finding:
     return fine("schema", f"version {len(applied)}, up to date")
 
 
-def _grants(session: AdminSession, login: Login, name: str) -> Iterator[Finding]:
+def _grants(session: AdminSession, login: AdminLogin, name: str) -> Iterator[Finding]:
     if session.row(provision["role"], name=APP) is None:
         yield problem("grants", f"there is no role {APP}, so as_user cannot keep tenants apart", "atlasctl db init")
         return
@@ -114,14 +111,14 @@ def _grants(session: AdminSession, login: Login, name: str) -> Iterator[Finding]
         yield fine("grants", f"{login.name} and {APP} may do what they need, {APP} nothing else")
 
 
-def _renewal(session: AdminSession, login: Login) -> tuple[str, ...]:
+def _renewal(session: AdminSession, login: AdminLogin) -> tuple[str, ...]:
     """Return how to give atlas_app its rights on our tables, and take every other one away."""
     if may_become(session, OWNER) or login.is_superuser:
         return ("atlasctl db init",)
     return ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
 
 
-def _denied(session: AdminSession, login: Login, name: str) -> Iterator[Finding]:
+def _denied(session: AdminSession, login: AdminLogin, name: str) -> Iterator[Finding]:
     names, privileges = zip(*sorted(expected().privileges()), strict=True)
     renew = _renewal(session, login)
     told = False
@@ -154,7 +151,7 @@ def _objects(inventory: Inventory) -> Finding:
     named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
     named += [f"trigger {each.thing} (disabled)" for each in disabled]
     fixes = [f"ALTER TABLE {quoted_name(str(e.thing.on_table))} ENABLE TRIGGER {e.identity};" for e in disabled]
-    # First what `atlasctl db init` makes.
+    # First the objects that `atlasctl db init` makes.
     fixes += [_making(thing) for thing in sorted(missing, key=lambda thing: (thing.kind not in REMADE, str(thing)))]
     return problem("objects", f"missing or out of order: {some(named)}", *dict.fromkeys(fixes))
 
@@ -168,7 +165,7 @@ def _making(thing: Thing) -> str:
 
 
 def _indexes(inventory: Inventory) -> Finding:
-    # CONCURRENTLY: others go on writing meanwhile.
+    # CONCURRENTLY lets others write at the same time.
     wrong = {
         f"{thing} (missing)": f"{thing.making};".replace("INDEX ", "INDEX CONCURRENTLY ", 1)
         for thing in inventory.missing

@@ -7,7 +7,7 @@ from typing import Any, Final
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.findings import Finding, fine, problem, some
-from atlas_sdk.provision.session import Login
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.setup import OLDEST_SERVER
 
 __all__ = ["examine_server", "examine_tables"]
@@ -28,7 +28,7 @@ _DEAD_ROWS: Final = 10_000
 _SHOWN_USERS: Final = 3
 
 
-def examine_server(session: AdminSession, login: Login, *, clock: Callable[[], datetime]) -> Iterator[Finding]:
+def examine_server(session: AdminSession, login: AdminLogin, *, clock: Callable[[], datetime]) -> Iterator[Finding]:
     """Yield a verdict on version, clock, settings, and connections."""
     if login.version_number < OLDEST_SERVER:
         yield problem("version", f"PostgreSQL {login.version} is too old", "# upgrade the server to 15 or newer")
@@ -83,7 +83,7 @@ def _clock(session: AdminSession, clock: Callable[[], datetime]) -> Finding:
     )
 
 
-def _settings(session: AdminSession, login: Login, settings: dict[str, dict[str, Any]]) -> Finding:
+def _settings(session: AdminSession, login: AdminLogin, settings: dict[str, dict[str, Any]]) -> Finding:
     troubles, fixes = [], []
     dangers = {
         "fsync": "a crash of the machine destroys the database",

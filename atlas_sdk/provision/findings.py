@@ -6,7 +6,7 @@ from attrs import frozen
 
 __all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some", "unknown", "warning"]
 
-#: Names in one sentence; the rest is counted.
+#: One sentence has this many names; the others are counted.
 _NAMED: Final = 5
 
 
@@ -14,23 +14,23 @@ _NAMED: Final = 5
 class Finding:
     """The verdict on one thing."""
 
-    #: What was looked at: "connection", "schema", "grants", …
+    #: The topic: "connection", "schema", "grants", …
     name: str
-    #: "ok", "warning" (it becomes a problem if nothing is done), "problem", "skipped" because of an earlier problem, or
-    #: "unknown": it cannot be seen from here.
+    #: "ok", "warning" (becomes a problem if nobody acts), "problem", "skipped" because of an earlier problem, or
+    #: "unknown": this machine cannot see it.
     verdict: str
     detail: str
-    #: How to mend it: commands of a shell, or of psql where they end with a semicolon; remarks begin with #.
+    #: The advice: commands for a shell, or for psql where they end with a semicolon; remarks begin with #.
     fix: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
 class Diagnosis:
-    """Everything that was looked at."""
+    """All findings of one examination."""
 
     #: Who connected to what, without a password.
     place: str
-    #: Where that was said.
+    #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
     #: Whether there was a connection.
     reachable: bool
@@ -38,7 +38,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """True when there is nothing to mend now."""
+        """True when no finding is a problem."""
         return all(finding.verdict not in {"problem", "skipped"} for finding in self.findings)
 
 
@@ -48,26 +48,26 @@ def fine(name: str, detail: str) -> Finding:
 
 
 def problem(name: str, detail: str, *fix: str) -> Finding:
-    """Return a bad verdict, and what to do about it."""
+    """Return a bad verdict with advice."""
     return Finding(name=name, verdict="problem", detail=detail, fix=fix)
 
 
 def warning(name: str, detail: str, *fix: str) -> Finding:
-    """Return the verdict on what becomes a problem, and what to do about it."""
+    """Return a verdict on something that becomes a problem, with advice."""
     return Finding(name=name, verdict="warning", detail=detail, fix=fix)
 
 
 def unknown(name: str, detail: str, *fix: str) -> Finding:
-    """Return no verdict on what cannot be seen from here, and how to look at it."""
+    """Return no verdict on something that this machine cannot see, with a way to look at it."""
     return Finding(name=name, verdict="unknown", detail=detail, fix=fix)
 
 
 def skipped(name: str, because: str) -> Finding:
-    """Return no verdict."""
+    """Return no verdict, because of an earlier problem."""
     return Finding(name=name, verdict="skipped", detail=because)
 
 
 def some(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names and the number of the others."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

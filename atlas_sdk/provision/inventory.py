@@ -1,8 +1,8 @@
 """The inventory: the objects that the migrations make, and what a database has of them.
 
 `sql/inventory.json` is recorded from the catalogue of a migrated database (`python tests/inventory.py`), one object a
-line: kind, name, table, rule, and the command that makes it where the migrations are not looked up for that. It is kept
-as a file because a login that examines a database may not be allowed to make another one to compare with.
+line: kind, name, table, rule, and the command that makes it; for a table, a view or a function that command is in a
+migration. It is a file because a login that examines a database may not be allowed to create another one to compare.
 """
 
 import json

@@ -7,7 +7,7 @@ from typing import Final
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
 from atlas_sdk.provision.address import MAINTENANCE
-from atlas_sdk.provision.session import Login
+from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.steps import Job
 
 __all__ = ["APP", "OWNER", "is_member", "make_login", "make_roles", "may_become"]
@@ -34,7 +34,7 @@ def is_member(session: AdminSession, member: str, role: str) -> bool:
     return found is not None and bool(found["is_member"])
 
 
-def make_roles(job: Job, session: AdminSession, login: Login) -> None:
+def make_roles(job: Job, session: AdminSession, login: AdminLogin) -> None:
     """Make the two roles, let the owner act for tenants, and let this login be the owner."""
     for role in (OWNER, APP):
         job.do(
@@ -56,7 +56,7 @@ def _exists(session: AdminSession, role: str) -> bool:
     return session.row(sql["role"], name=role) is not None
 
 
-def _grant(job: Job, session: AdminSession, login: Login, role: str, *, to: str) -> None:
+def _grant(job: Job, session: AdminSession, login: AdminLogin, role: str, *, to: str) -> None:
     found = session.row(sql["role"], name=role)
     # In a dry run the role may not exist yet: the login that makes it can grant it.
     may = login.is_superuser or (job.dry_run and login.may_create_roles if found is None else found["may_grant"])
@@ -71,8 +71,8 @@ def _grant(job: Job, session: AdminSession, login: Login, role: str, *, to: str)
     )
 
 
-def make_login(job: Job, session: AdminSession, login: Login, name: str, password: str | None) -> str | None:
-    """Make the application's login; return its password if it was generated, for the caller to show once."""
+def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, password: str | None) -> str | None:
+    """Make the application's login; return its password if this call generated one, for the caller to show once."""
     step = f"login {name}"
     found = session.row(sql["role"], name=name)
     if found is not None:

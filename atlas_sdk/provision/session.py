@@ -9,10 +9,11 @@ from attrs import frozen
 from atlas_sdk._connect import Options, prepare
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
+from atlas_sdk.dsn import parsed
 from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 
-__all__ = ["LOCK_TIMEOUT", "Login", "login_of", "migrate_as", "open_session"]
+__all__ = ["LOCK_TIMEOUT", "AdminLogin", "login_of", "migrate_as", "open_session"]
 
 sql = statements("provision")
 
@@ -21,7 +22,7 @@ LOCK_TIMEOUT = "10s"
 
 
 @frozen(kw_only=True)
-class Login:
+class AdminLogin:
     """The role and the database of a connection."""
 
     name: str
@@ -43,6 +44,8 @@ def open_session(dsn: str | None, home: str | PathLike[str] | None = None) -> It
     options: Options = {"prepare_statements": False}
     if home is not None:
         options["home"] = home
+    if dsn is not None and (timeout := parsed(dsn).get("connect_timeout", "")).isdecimal() and int(timeout):
+        options["connect_timeout_s"] = float(timeout)
     opened = prepare(dsn, options)
     try:
         with AdminSession.open(opened.config, opened.context) as session:
@@ -51,9 +54,9 @@ def open_session(dsn: str | None, home: str | PathLike[str] | None = None) -> It
         opened.release()
 
 
-def login_of(session: AdminSession) -> Login:
+def login_of(session: AdminSession) -> AdminLogin:
     """Return who is connected to what."""
-    return Login(**(session.row(sql["login"]) or {}))
+    return AdminLogin(**(session.row(sql["login"]) or {}))
 
 
 def migrate_as(session: AdminSession, role: str | None) -> list[AppliedMigration]:

@@ -12,8 +12,8 @@ from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput
 from atlas_sdk.provision.address import MAINTENANCE, Address
 from atlas_sdk.provision.create_schema import fill
 from atlas_sdk.provision.roles import OWNER, make_login, make_roles, may_become
-from atlas_sdk.provision.session import Login, login_of, open_session
-from atlas_sdk.provision.steps import Job, Setup, Step
+from atlas_sdk.provision.session import AdminLogin, login_of, open_session
+from atlas_sdk.provision.steps import Job, Setup, SetupStep
 from atlas_sdk.text import quoted
 
 __all__ = ["OLDEST_SERVER", "set_up"]
@@ -33,7 +33,7 @@ def set_up(
     app_user: str | None = None,
     app_password: str | None = None,
     dry_run: bool = False,
-    tell: Callable[[Step], None] | None = None,
+    tell: Callable[[SetupStep], None] | None = None,
 ) -> Setup:
     """Make the missing parts of the database, the roles, the schema and the grants, and check that all of it is there.
 
@@ -89,7 +89,7 @@ def _unreachable(address: Address, refusal: DatabaseUnreachable) -> DatabaseUnre
     return type(refusal)(f"{sentence}{'' if sentence.endswith('?') else ';'} {hint}")
 
 
-def _fits(job: Job, login: Login, *, is_target: bool) -> bool:
+def _fits(job: Job, login: AdminLogin, *, is_target: bool) -> bool:
     """Record the connection; return whether this server can be used."""
     problem = None
     if login.version_number < OLDEST_SERVER:
@@ -105,7 +105,7 @@ def _fits(job: Job, login: Login, *, is_target: bool) -> bool:
 
 
 def _database(
-    job: Job, stack: ExitStack, server: AdminSession, login: Login, address: Address, *, is_target: bool
+    job: Job, stack: ExitStack, server: AdminSession, login: AdminLogin, address: Address, *, is_target: bool
 ) -> AdminSession | None:
     """Make the database if it is missing and connect to it; return None when there is none, or not yet."""
     name = login.database if is_target else address.database

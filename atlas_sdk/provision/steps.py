@@ -7,7 +7,7 @@ from attrs import field, frozen
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.errors import AtlasError, DatabaseError, NotPermitted, TransactionConflict
 
-__all__ = ["Command", "Job", "Setup", "Step"]
+__all__ = ["AdminCommand", "Job", "Setup", "SetupStep"]
 
 #: SQLSTATEs that say that somebody else did the same at this moment.
 _RACES = frozenset(
@@ -27,7 +27,7 @@ _ATTEMPTS = 3
 
 
 @frozen
-class Command:
+class AdminCommand:
     """A line for an administrator to give to psql; a remark begins with two hyphens."""
 
     #: The database to run it in.
@@ -37,7 +37,7 @@ class Command:
 
 
 @frozen(kw_only=True)
-class Step:
+class SetupStep:
     """One step of a set-up, and how it ended."""
 
     name: str
@@ -45,7 +45,7 @@ class Step:
     status: str
     detail: str = ""
     #: The commands that an administrator has to run for it.
-    commands: tuple[Command, ...] = ()
+    commands: tuple[AdminCommand, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -56,7 +56,7 @@ class Setup:
     place: str
     #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
-    steps: tuple[Step, ...]
+    steps: tuple[SetupStep, ...]
     server_version: str | None = None
     schema_version: int | None = None
     #: The migrations that this set-up applied, as "0001_accounts".
@@ -71,7 +71,7 @@ class Setup:
         return all(step.status in {"done", "there", "planned"} for step in self.steps)
 
     @property
-    def commands(self) -> tuple[Command, ...]:
+    def commands(self) -> tuple[AdminCommand, ...]:
         """The commands that an administrator has to run, in this order, before the next attempt."""
         return tuple(dict.fromkeys(command for step in self.steps for command in step.commands))
 
@@ -79,14 +79,14 @@ class Setup:
 class Job:
     """Does steps, or plans them, and reports each one at its end."""
 
-    def __init__(self, *, dry_run: bool, tell: Callable[[Step], None] | None) -> None:
+    def __init__(self, *, dry_run: bool, tell: Callable[[SetupStep], None] | None) -> None:
         self.dry_run = dry_run
-        self.steps: list[Step] = []
+        self.steps: list[SetupStep] = []
         self._tell = tell
 
-    def note(self, name: str, status: str, detail: str = "", *, commands: tuple[Command, ...] = ()) -> None:
+    def note(self, name: str, status: str, detail: str = "", *, commands: tuple[AdminCommand, ...] = ()) -> None:
         """Record a step and report it."""
-        step = Step(name=name, status=status, detail=detail, commands=commands)
+        step = SetupStep(name=name, status=status, detail=detail, commands=commands)
         self.steps.append(step)
         if self._tell is not None:
             self._tell(step)
@@ -133,7 +133,7 @@ class Job:
                 self.note(name, "done", done)
                 return True
         where = session.database if database is None else database
-        self.note(name, "failed", problem, commands=tuple(Command(where, line) for line in lines))
+        self.note(name, "failed", problem, commands=tuple(AdminCommand(where, line) for line in lines))
         return False
 
 

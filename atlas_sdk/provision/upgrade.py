@@ -29,11 +29,11 @@ _SHOWN = 100
 class Lock:
     """The effect of a migration's command on others who use the table at that time."""
 
-    #: Empty: its text does not tell.
+    #: Empty where the text of the command does not tell.
     table: str
     #: "blocks reads and writes", …; until the transaction of the migration ends.
     effect: str
-    #: How the command begins.
+    #: The beginning of the command.
     command: str
 
 
@@ -60,7 +60,7 @@ def embedded(home: Path) -> Iterator[Address]:
 
 
 def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
-    """Return the version of the schema, 0 for none, and what `migrate` would apply; changes nothing.
+    """Return the version of the schema, 0 for none, and the migrations that `migrate` would apply; change nothing.
 
     Raises SchemaMismatch when the schema is newer or was made by other migrations, and DatabaseUnreachable.
     """
@@ -79,7 +79,7 @@ def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
 
 
 def planned(found: int) -> list[PendingMigration]:
-    """Return what would be applied to a schema of this version."""
+    """Return the migrations that a schema of this version lacks."""
     # Nobody uses a table yet that an earlier one of these migrations makes.
     new: set[str] = set()
     result = []

@@ -8,11 +8,11 @@
     race       starts the workers, kills, pauses and replaces them, crashes the server
     limits     small limits, that grow when they are reached
     worker     one process: jobs until it is told to stop
-    jobs       the kinds of use: guards, streams, leases, slots, hits, and what nobody settles
-    journal    what workers know, kept where a kill does not reach it
-    naive      the pair "check, then update" on a table of its own, in the same run
-    watch      what has to be so at every look at the counters
-    verdict    what has to be so in the end, with the workers' journals as witnesses
-    server     a server that crashes when it is told to
-    sabotage   the product broken on purpose, to see that the race finds it
+    jobs       the kinds of use: guards, streams, leases, slots, hits, and calls that are never settled
+    journal    the workers' notes, which survive a kill
+    naive      the pair "check, then update" on a separate table, in the same run
+    watch      the invariants that must be true at every look at the counters
+    verdict    the invariants that must be true in the end, checked with the workers' journals
+    server     a server that crashes on request
+    sabotage   bugs put into the product, to see that the race finds them
 """

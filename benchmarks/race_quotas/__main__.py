@@ -1,4 +1,4 @@
-"""`python -m benchmarks.race_quotas --help`."""
+"""Run the race: `python -m benchmarks.race_quotas --help`."""
 
 import argparse
 import logging
@@ -66,7 +66,10 @@ def _print(settings: Settings, report: Report) -> None:
     for title, counts in (("jobs", evidence.jobs), ("ends", evidence.ends)):
         print(f"{title}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common()))
     if watch is not None and watch.rows:
-        print(f"{watch.looks:,} looks at the counters and {report.verified:,} at the books; highest share of a limit:")
+        print(
+            f"{watch.looks:,} looks at the counters and {report.verified:,} comparisons with the ledger; "
+            "highest share of a limit:"
+        )
         _table([{"user": number, **_shares(peaks)} for number, peaks in enumerate(watch.peaks)])
         used, limit = watch.naive
         print(
@@ -86,7 +89,7 @@ def main() -> int:
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}",
         flush=True,
     )
-    # It would tell of every crash.
+    # It would log every crash.
     logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
     logging.getLogger("psycopg.pool").propagate = False
     report = race(settings)

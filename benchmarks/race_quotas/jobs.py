@@ -1,4 +1,4 @@
-"""The kinds of use that race for the same limits. Nothing here uses more than it was promised."""
+"""The kinds of use that race for the same limits. No job uses more than its reservation."""
 
 import random
 import time
@@ -22,7 +22,7 @@ from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
 __all__ = ["LONGEST_TTL", "Jobs"]
 
 LONGEST_TTL = timedelta(seconds=4)
-#: Of a hundred jobs.
+#: Numbers per hundred jobs.
 _SHARES = {"guard": 28, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 9, "hit": 18}
 #: The first user gets this share of the jobs.
 _HOT = 0.5
@@ -30,11 +30,11 @@ _CENT_NANO = 10_000_000
 
 
 class _CallFailed(Exception):
-    """What a body raises; guards must let it through."""
+    """An error of a body, which guards must not swallow."""
 
 
 class Jobs:
-    """Does one job after another for users picked by chance."""
+    """Jobs for random users, one after the other."""
 
     def __init__(self, atlas: Atlas, users: Sequence[User], dice: random.Random, journal: Journal) -> None:
         self._quotas = atlas.quotas
@@ -45,7 +45,7 @@ class Jobs:
         self._kinds: dict[str, Callable[[int], str]] = {kind: getattr(self, f"_{kind}") for kind in _SHARES}
 
     def one(self) -> None:
-        """Do a job and note how it ended. Any other exception than the expected ones ends the worker."""
+        """Run a job and note its outcome. An unexpected exception ends the worker."""
         kind = self._dice.choices(tuple(_SHARES), tuple(_SHARES.values()))[0]
         user = 0 if self._dice.random() < _HOT else self._dice.randrange(len(self._users))
         try:
@@ -59,7 +59,7 @@ class Jobs:
         except TransactionConflict:
             end = "conflict"
         except NotFound:
-            # Its time was over before it was extended.
+            # The reservation expired before it was extended.
             end = "expired"
         self._journal.note(Outcome(kind, end))
 
@@ -69,7 +69,7 @@ class Jobs:
             lease.close()
 
     def _think(self, mean_s: float) -> None:
-        # What the provider takes, and what the rest of the program does.
+        # The time of the provider, and of the rest of the program.
         time.sleep(min(self._dice.expovariate(1 / mean_s), 10 * mean_s))
 
     def _cost(self) -> Decimal:
@@ -90,7 +90,7 @@ class Jobs:
         return Decimal(self._dice.randint(0, nano(cost))) / 10**9
 
     def _note_paid(self, user: int, guard: Guard, used: tuple[int, Decimal] | None, *, lease: bool = False) -> None:
-        """Note what the guard was told, or without that what it says itself."""
+        """Note the usage reported to the guard, or else the guard's settlement."""
         answer = guard.settlement
         if answer is not None:
             tokens, cost = used or (answer.tokens, answer.cost)
@@ -134,7 +134,7 @@ class Jobs:
 
     def _automatic(self, user: int) -> str:
         end = ""
-        # In a row: blocks for several calls need many calls a second.
+        # Call in a row: blocks for several calls need many calls a second.
         for _ in range(self._dice.randint(1, 30)):
             end = self._guard(user, lease=True)
         return end
@@ -186,7 +186,7 @@ class Jobs:
             for _ in range(self._dice.randint(5, 60)):
                 asked = time.monotonic()
                 call = lease.reserve(self._dice.randint(1, 100), cost_nano=self._dice.randint(0, 100_000))
-                # Every call is a request; a block is one promise, with one epoch.
+                # Every call is a request; a block is one reservation, with one epoch.
                 self._journal.granted(user, call.id, call.epoch, asked, requests=1)
                 if self._dice.random() < 0.02:
                     self._think(0.05)
@@ -206,7 +206,7 @@ class Jobs:
             self._journal.granted(user, slot.id, slot.epoch, asked)
             until = since + min(self._dice.expovariate(1), 5)
             while True:
-                # Looked at before the question, so at this moment it was ours.
+                # Take the time before the check, so that the slot was ours at this time.
                 now = time.monotonic()
                 try:
                     slot.check()
@@ -221,6 +221,6 @@ class Jobs:
         requests = self._dice.choice((1, 1, 1, 2, 5))
         asked = time.monotonic()
         self._quotas.hit(self._users[user], requests=requests)
-        # No promise, so no id: it is told from others by the epoch 0.
+        # There is no reservation and no id; the epoch 0 marks the entry.
         self._journal.granted(user, UUID(int=0), 0, asked, requests=requests)
         return "admitted"

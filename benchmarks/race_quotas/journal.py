@@ -1,4 +1,4 @@
-"""What workers know: lines in a file of each, which a kill of the process does not reach."""
+"""Journals of the workers: a file for each, whose lines survive a kill of the process."""
 
 import json
 import os
@@ -20,34 +20,34 @@ def nano(cost: Decimal | int) -> int:
 
 @frozen
 class Grant:
-    """An answer of the database: this was promised."""
+    """A reservation that the database granted."""
 
     user: int
     id: str
     epoch: int
-    #: Seconds of the clock that all processes of a machine share: before the question, after the answer.
+    #: Seconds of the machine's monotonic clock, before the request and after the answer.
     asked: float
     answered: float
-    #: Counted in the hour and in the day by this promise.
+    #: Requests and builds that the reservation counts.
     requests: int
     builds: int
 
 
 @frozen
 class Paid:
-    """What was used of a promise, or of a block of a lease, and told: the answer came."""
+    """A confirmed settlement of a reservation, or of a part of a lease's block."""
 
     user: int
     id: str
     tokens: int
     nano: int
-    #: Of a block this is only a part.
+    #: For a block this is only a part.
     whole: bool
 
 
 @frozen
 class Stay:
-    """A slot that its holder was sure to have, from then until then; the latest entry of an epoch counts."""
+    """The time in which a holder was sure of its slot; the latest entry of an epoch counts."""
 
     user: int
     epoch: int
@@ -57,7 +57,7 @@ class Stay:
 
 @frozen
 class Outcome:
-    """How a job ended."""
+    """The outcome of a job."""
 
     kind: str
     end: str
@@ -68,7 +68,7 @@ _KINDS: dict[str, type[Entry]] = {kind.__name__: kind for kind in (Grant, Paid, 
 
 
 class Journal:
-    """Appends one line with one write, so that a killed worker leaves whole lines."""
+    """A journal that appends each line with one write, so that a killed worker leaves whole lines."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -80,12 +80,12 @@ class Journal:
     def granted(
         self, user: int, reservation: UUID, epoch: int | None, asked: float, *, requests: int = 0, builds: int = 0
     ) -> None:
-        """Note a promise that has just been answered."""
+        """Note a reservation that was just granted."""
         self.note(Grant(user, str(reservation), epoch or 0, asked, time.monotonic(), requests, builds))
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """Yield what all workers noted."""
+    """Yield the entries of all workers."""
     for path in sorted(folder.glob("*.jsonl")):
         with path.open(encoding="utf-8") as lines:
             for line in lines:

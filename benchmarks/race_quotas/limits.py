@@ -1,4 +1,4 @@
-"""Limits that are reached all the time: small ones, that grow when they are reached, mostly."""
+"""Small limits, which mostly grow when they are reached, so that they are reached all the time."""
 
 import random
 import threading
@@ -15,18 +15,18 @@ from benchmarks.race_quotas.watch import Row, Watch, dimensions
 
 __all__ = ["ROOM", "filled_up", "new_user"]
 
-#: What a user begins with, and gets when a limit is reached.
+#: The limits of a new user, and the amounts added when a limit is reached.
 ROOM: dict[str, Any] = {"tokens": 60_000, "cost": Decimal("0.30"), "requests": 600, "builds": 10}
 _SLOTS = 3
-#: Between two looks at who has reached a limit, and how likely it is then that it grows: some stay refused for a while.
+#: Seconds between two checks, and the probability that a reached limit grows then; some users stay refused for a while.
 _PAUSE_S = 0.4
 _CHANCE = 0.4
-#: "Reached": less is left than one call may ask for.
+#: A limit counts as reached when less is left than one call may ask for.
 _SHORT: dict[str, Any] = {"tokens": 2000, "cost": Decimal("0.01"), "requests": 5, "builds": 1}
 
 
 def new_user(atlas: Atlas, number: int) -> User:
-    """Make a user with small limits."""
+    """Create a user with small limits."""
     user = atlas.users.create(f"racer-{number}@race.example")
     atlas.quotas.set_limits(
         user,
@@ -41,7 +41,7 @@ def new_user(atlas: Atlas, number: int) -> User:
 
 @contextmanager
 def filled_up(atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, problems: list[str]) -> Iterator[None]:
-    """Raise reached limits meanwhile, in a thread: top-ups for a month's, higher limits for those of hour and day."""
+    """Raise reached limits in a thread: by top-ups for monthly limits, by higher limits for the others."""
     over = threading.Event()
     dice = random.Random(0)
 
@@ -76,7 +76,7 @@ def filled_up(atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, probl
 def _raise(atlas: Atlas, user: User, row: Row, dice: random.Random) -> None:
     left = {name: limit - taken for name, (taken, limit) in dimensions(row).items()}
     short = {name for name, least in _SHORT.items() if left[name] < least and dice.random() < _CHANCE}
-    # Half of the top-ups are lost again, as far as they are not used.
+    # Half of the top-ups expire, with their unused part.
     lasts = timedelta(seconds=dice.uniform(1, 10)) if dice.random() < 0.5 else None
     for dimension in sorted(short & {"tokens", "cost"}):
         atlas.quotas.grant(user, **{dimension: ROOM[dimension]}, expires_in=lasts)

@@ -1,4 +1,4 @@
-"""The pair that this is compared with: check the quota, call, then update what is used. It oversells."""
+"""The naive pair for comparison: check the quota, call, then update the usage. It oversells."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Starts the workers, kills, pauses and replaces them, and crashes the server."""
+"""Start the workers; kill, pause and replace them; and crash the server."""
 
 import multiprocessing
 import os
@@ -31,11 +31,11 @@ __all__ = ["Report", "Settings", "race"]
 
 USERS = 5
 _TICK_S = 0.02
-#: The share of the run's time that verifying may take.
+#: The largest share of the run's time for verifying.
 _VERIFY_SHARE = 0.05
-#: Workers that were told to stop have a job to end, blocks to give back, and perhaps a server to wait for.
+#: Seconds for workers to stop: they finish a job, give blocks back, and may wait for the server.
 _STOP_S = 60.0
-#: Blocks of `guard(lease=True)` last for more than a minute: a shorter race does not wait for that, but ages them.
+#: Blocks of `guard(lease=True)` last for more than a minute. A shorter race ages them instead of waiting.
 _WAITS_FROM_S = 120
 _LEFT_S = "SELECT extract(epoch FROM max(expires_at) - clock_timestamp()) FROM quota_reservations"
 _AGE = "UPDATE quota_reservations SET expires_at = expires_at - %s"
@@ -43,7 +43,7 @@ _AGE = "UPDATE quota_reservations SET expires_at = expires_at - %s"
 
 @frozen(kw_only=True)
 class Settings:
-    """What is raced."""
+    """The settings of a race."""
 
     seconds: float
     processes: int
@@ -57,10 +57,10 @@ class Settings:
 
 @define(kw_only=True)
 class Report:
-    """What came of it."""
+    """The result of a race."""
 
     problems: list[str] = field(factory=list)
-    #: Of each user, by title.
+    #: Sums for each user, by title.
     sums: list[dict[str, object]] = field(factory=list)
     done: Counter[str] = field(factory=Counter)
     evidence: Evidence = field(factory=Evidence)
@@ -80,11 +80,11 @@ class _Race:
     folder: Path
     report: Report
     dice: random.Random
-    #: A server of processes that has everything imported: a new worker is there in milliseconds.
+    #: A fork server with everything imported, so that a new worker starts in milliseconds.
     context: Any = field(factory=lambda: multiprocessing.get_context("forkserver"))
     workers: list[BaseProcess] = field(factory=list)
     naive: list[BaseProcess] = field(factory=list)
-    #: When to wake a paused worker.
+    #: The times to wake paused workers.
     paused: dict[int, float] = field(factory=dict)
     started: int = 0
     down: bool = False
@@ -103,7 +103,7 @@ class _Race:
         self.naive.append(process)
 
     def kill(self) -> None:
-        """Kill a worker in the middle of whatever it does, and start another one."""
+        """Kill a worker during its work, and start another one."""
         victim = self.workers.pop(self.dice.randrange(len(self.workers)))
         self.paused.pop(victim.pid or 0, None)
         victim.kill()
@@ -111,7 +111,7 @@ class _Race:
         self.start_worker()
 
     def pause(self) -> None:
-        """Stop a worker for longer than its promises may last, as a machine does that sleeps or swaps."""
+        """Stop a worker for longer than its reservations last, like a machine that sleeps or swaps."""
         awake = [worker.pid for worker in self.workers if worker.pid and worker.pid not in self.paused]
         if awake:
             pid = self.dice.choice(awake)
@@ -124,13 +124,13 @@ class _Race:
             del self.paused[pid]
 
     def crash(self) -> None:
-        """Crash the server; it is started again after a moment."""
+        """Crash the server, and start it again after a moment."""
         self.server.crash(self.dice.choice(tuple(CRASHES)))
         time.sleep(self.dice.uniform(0, 1.5))
         self.server.start()
 
     def schedule(self) -> Iterator[tuple[float, str]]:
-        """Yield when what happens, in order of time, in seconds from the start."""
+        """Yield times (in seconds from the start) and actions, in order."""
         names = ["kill"] * self.settings.kills + ["pause"] * self.settings.pauses + ["crash"] * self.settings.crashes
         yield from sorted((self.dice.uniform(0.1, 0.9) * self.settings.seconds, name) for name in names)
 
@@ -157,15 +157,15 @@ class _Race:
         self.report.took_s = time.monotonic() - began
 
     def verify(self) -> float:
-        """Compare the counters with ledger and holds in the middle of everything: one statement, so one moment."""
+        """Compare the counters with ledger and reservations during the race, in one statement and so at one moment."""
         began = time.monotonic()
         try:
             audit = self.atlas.quotas.verify()
         except DatabaseUnreachable:
-            # Its connections do not know of the crash yet.
+            # Its connections have not noticed the crash yet.
             return 0.0
         self.report.verified += 1
-        self.report.problems += [f"the books do not balance: {books}" for books in audit.unbalanced]
+        self.report.problems += [f"the counters do not match the ledger: {row}" for row in audit.unbalanced]
         return time.monotonic() - began
 
     def replace_ended(self) -> None:
@@ -180,7 +180,7 @@ class _Race:
         self.report.problems.append(f"worker {worker.name} ended by itself, code {worker.exitcode}:\n{text[-3000:]}")
 
     def stop(self) -> None:
-        """Tell everybody to stop, and wait for it."""
+        """Tell all workers to stop, and wait for them."""
         self.wake(float("inf"))
         for process in self.workers + self.naive:
             process.terminate()
@@ -192,11 +192,11 @@ class _Race:
                 process.kill()
                 process.join()
             elif process.exitcode not in {0, -signal.SIGTERM} and process in self.workers:
-                # By SIGTERM itself end those that were too young to hear it.
+                # Workers that were too young to handle SIGTERM have ended by it.
                 self.complain(process)
 
     def expire(self) -> None:
-        """Wait until every promise that is left has expired, and have it reclaimed, as every day does."""
+        """Wait until every open reservation has expired, and run the daily maintenance that ends them."""
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
             (left_s,) = connection.execute(_LEFT_S).fetchone() or (None,)
             if left_s is not None and self.settings.seconds < _WAITS_FROM_S:
@@ -207,9 +207,9 @@ class _Race:
 
 
 def race(settings: Settings) -> Report:
-    """Run it, and judge."""
+    """Run a race, and judge the result."""
     report = Report()
-    # Children inherit where they find what they import, and nothing of what this process has open.
+    # Children inherit the import path, but no open file of this process.
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         ["benchmarks.race_quotas.worker", "benchmarks.race_quotas.naive", "psycopg_pool", "atlas_sdk.client"]
     )

@@ -1,12 +1,12 @@
-"""The product broken on purpose: a race that finds nothing then would prove nothing."""
+"""Bugs put into the product on purpose, since a race that does not find them would prove nothing."""
 
 import psycopg
 
 __all__ = ["SABOTAGES", "sabotage"]
 
-#: By name: functions, what stands in them, and what is put there instead.
+#: By name: functions, texts in them, and replacements.
 SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
-    # What is promised to others does not count.
+    # Reservations of others do not count.
     "holds": [
         (
             "quota_reserve",
@@ -31,7 +31,7 @@ SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
             "q.containers_used >= 2 * q.containers_limit",
         ),
     ],
-    # Requests are admitted and not counted.
+    # Requests are admitted without being counted.
     "requests": [
         (
             "quota_hit",

@@ -1,4 +1,4 @@
-"""A database server of its own, that crashes when it is told to and is started again by nobody else."""
+"""A database server that crashes on request, and that nothing else starts again."""
 
 import os
 import shutil
@@ -15,21 +15,21 @@ from benchmarks.bench import remove_home
 
 __all__ = ["CRASHES", "CrashingServer", "crashing_server"]
 
-#: How it ends: "immediate" is PostgreSQL's own word for a crash on request (no checkpoint, no farewell); "kill" leaves
-#: its processes to find out by themselves.
+#: "immediate" is PostgreSQL's word for a crash on request, without a checkpoint; "kill" kills the postmaster, and
+#: the other processes must notice that by themselves.
 CRASHES = {"immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 _END_S = 30.0
 
 
 class CrashingServer:
-    """The embedded server of a home folder. Clients go by its DSN, so that none of them starts it again."""
+    """The embedded server of a home folder. Clients use its DSN, so that none of them starts it again."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self._server = server
         self.dsn = server.dsn
 
     def crash(self, how: str) -> None:
-        """End the server as a crash does, and return when it is gone. What was not on the disk is lost."""
+        """Crash the server, and return when it has ended. Data that was not on the disk is lost."""
         pid = int((self._server.data_dir / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
         os.kill(pid, CRASHES[how])
         for _ in polling(_END_S):
@@ -39,7 +39,7 @@ class CrashingServer:
         raise TimeoutError(message)
 
     def start(self) -> None:
-        """Start it again; it replays its log first."""
+        """Start the server again; it first replays its log."""
         self._server.ensure_running()
         if self._server.dsn != self.dsn:
             message = f"the server moved from {self.dsn} to {self._server.dsn}"
@@ -52,7 +52,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        # Where no init reaps it, it stays behind as a zombie.
+        # Without an init that reaps it, it stays as a zombie.
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return Path("/proc").is_dir() is False
@@ -60,7 +60,7 @@ def _runs(pid: int) -> bool:
 
 @contextmanager
 def crashing_server() -> Iterator[CrashingServer]:
-    """Start a migrated server in a new temporary folder, and leave nothing behind."""
+    """Start a migrated server in a new temporary folder, and remove everything afterwards."""
     home = Path(tempfile.mkdtemp(prefix="atlas-race-")).resolve() / "home"
     server = EmbeddedServer.acquire(home)
     try:

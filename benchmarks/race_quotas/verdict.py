@@ -1,4 +1,4 @@
-"""What has to be so in the end, with the workers' journals as witnesses."""
+"""Check the invariants at the end of the race against the workers' journals."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expir
 FROM usage_ledger WHERE user_id = %s AND reservation_id IS NOT NULL GROUP BY reservation_id
 """
 _HELD = "SELECT count(*) FROM quota_reservations WHERE user_id = ANY(%s)"
-#: The sliding hour has forgotten what is older.
+#: The sliding hour has dropped older requests.
 _HOUR_S = 3600
 
 
 @define
 class Evidence:
-    """What all workers noted, by user."""
+    """The entries of all workers, by user."""
 
     grants: dict[int, list[Grant]] = field(factory=lambda: defaultdict(list))
-    #: By user and promise.
+    #: By user and reservation.
     paid: dict[int, dict[str, Paid]] = field(factory=lambda: defaultdict(dict))
     stays: dict[int, dict[int, Stay]] = field(factory=lambda: defaultdict(dict))
     jobs: Counter[str] = field(factory=Counter)
@@ -61,9 +61,9 @@ class Evidence:
 
 
 def broken_fences(grants: Iterable[Grant]) -> list[str]:
-    """Return what is wrong with the epochs of a user: not unique, or lower for a promise that came after another's.
+    """Return errors in the epochs of a user: not unique, or lower for a later reservation.
 
-    After: it was asked for when the other one was answered already. A block of a lease counts at its first call.
+    A reservation is later if it was requested after the other one's answer. A block counts from its first call.
     """
     first: dict[str, Grant] = {}
     for grant in grants:
@@ -91,7 +91,7 @@ def broken_fences(grants: Iterable[Grant]) -> list[str]:
 
 
 def overlaps(stays: Iterable[Stay]) -> int:
-    """Return how many holders were sure of a slot at the same moment, at most."""
+    """Return the largest number of holders that were sure of a slot at the same time."""
     turns = sorted(turn for stay in stays for turn in ((stay.since, 1), (stay.until, -1)))
     most = now = 0
     for _, change in turns:
@@ -103,15 +103,15 @@ def overlaps(stays: Iterable[Stay]) -> int:
 def judge(
     atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, evidence: Evidence, took_s: float
 ) -> tuple[list[str], list[dict[str, object]]]:
-    """Return what is wrong, and sums to be told of each user."""
+    """Return the errors, and sums for each user."""
     wrong: list[str] = []
     sums: list[dict[str, object]] = []
     audit = atlas.quotas.verify()
-    wrong += [f"the books do not balance: {books}" for books in audit.unbalanced]
+    wrong += [f"the counters do not match the ledger: {row}" for row in audit.unbalanced]
     with psycopg.connect(dsn, autocommit=True) as connection:
         (left,) = connection.execute(_HELD, ([user.id for user in users],)).fetchone() or (None,)
         if left:
-            wrong.append(f"{left} promises are left although all have expired")
+            wrong.append(f"{left} reservations are left although all have expired")
         for number, user in enumerate(users):
             row, name = watch.rows[number], f"user {number}"
             wrong += problems(row, name)
@@ -132,10 +132,10 @@ def judge(
 
 
 def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
-    """Compare, promise by promise, what workers have told with what is charged, and that with the promise.
+    """Compare the workers' settlements with the charges, and the charges with the reservations.
 
-    A settlement that a crash of the server lost is charged in full by the expiry, so more is right then; of a block, a
-    killed worker has noted less than it used. Less charged than used is never right.
+    A crash may lose a settlement, and the expiry then charges all, so a higher charge is valid. A killed worker has
+    noted less than it used of a block. A charge below the usage is never valid.
     """
     found = []
     for told in paid.values():
@@ -146,12 +146,12 @@ def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> lis
             found.append(f"{told.id} has used {told.tokens} tokens and {told.nano} nano-dollars: charged are {charged}")
     for reservation, tokens, cost, granted, granted_cost, _ in ledger.values():
         if (tokens or 0) > granted or cost > granted_cost:
-            found.append(f"{reservation} is charged {tokens} and ${cost}, promised were {granted} and ${granted_cost}")
+            found.append(f"{reservation} is charged {tokens} and ${cost}, reserved were {granted} and ${granted_cost}")
     return found
 
 
 def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: bool) -> list[str]:
-    """Compare the requests and builds that workers were allowed with those that are counted."""
+    """Compare the requests and builds that workers were granted with the counts."""
     requests = builds = 0
     for grant in grants:
         requests += grant.requests
@@ -159,7 +159,7 @@ def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: boo
     found = []
     if requests > row["request_sum"] and took_s < _HOUR_S:
         found.append(f"{requests} requests were admitted, {row['request_sum']} are counted")
-    # At midnight the count begins anew.
+    # The count restarts at midnight.
     if builds > row["builds_used"] and same_day:
         found.append(f"{builds} builds were admitted, {row['builds_used']} are counted")
     return found
@@ -172,11 +172,11 @@ def _sums(
     charged = {id_: entry[1] or 0 for id_, entry in ledger.items()}
     return {
         "user": number,
-        "promises": len(evidence.grants[number]),
+        "reservations": len(evidence.grants[number]),
         "tokens told": sum(told.tokens for told in known.values()),
         "charged": sum(charged.values()),
         "limit": row["tokens_limit"],
-        # A crash lost the settlement, so the expiry charged all; or a kill lost the end of the note.
+        # A crash lost the settlement and the expiry charged all, or a kill lost the end of the entry.
         "charged higher": sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0)),
         "expired": sum(1 for entry in ledger.values() if not entry[5] and entry[1]),
         "requests": row["request_sum"],

@@ -1,4 +1,4 @@
-"""What has to be so at every look at the counters, which is one statement, so one moment."""
+"""Check the invariants of the counters during the race, in one statement and so at one moment."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 def dimensions(row: Row) -> dict[str, tuple[Any, Any]]:
-    """Return what counts against each limit, and the limit."""
+    """Return the amount and the limit of each dimension."""
     return {
         "tokens": (row["tokens_used"] + row["tokens_held"], row["tokens_limit"]),
         "cost": (row["cost_used"] + row["cost_held"], row["cost_limit"]),
@@ -35,7 +35,7 @@ def dimensions(row: Row) -> dict[str, tuple[Any, Any]]:
 
 
 def problems(row: Row, name: str) -> list[str]:
-    """Return in words what is wrong with a user's counters."""
+    """Return the errors of a user's counters in words."""
     found = [
         f"{name} is over the limit of {dimension}: {taken} of {limit}"
         for dimension, (taken, limit) in dimensions(row).items()
@@ -48,21 +48,21 @@ def problems(row: Row, name: str) -> list[str]:
 
 @define
 class Watch:
-    """Looks, and remembers how high it went."""
+    """A watcher of the counters that remembers the highest shares."""
 
     dsn: str
     users: Sequence[UUID]
     looks: int = 0
-    #: Looks that a crash of the server kept from being made.
+    #: Looks that failed because the server had crashed.
     missed: int = 0
-    #: The highest share of each limit that was taken, by user and dimension, when it was below the limit or at it.
+    #: The highest share of each limit, by user and dimension.
     peaks: list[dict[str, float]] = field(init=False)
     rows: list[Row] = field(factory=list)
     naive_over: int = 0
-    #: The naive pair's used and limit.
+    #: Usage and limit of the naive pair.
     naive: tuple[int, int] = (0, 0)
     problems: list[str] = field(factory=list)
-    #: The days of builds that were seen.
+    #: The days of the counted builds.
     days: set[date] = field(factory=set)
     _connection: psycopg.Connection[Any] | None = None
 
@@ -70,7 +70,7 @@ class Watch:
         self.peaks = [dict.fromkeys(("tokens", "cost", "slots", "requests", "builds"), 0.0) for _ in self.users]
 
     def look(self) -> bool:
-        """Look once; False: the server is not there."""
+        """Look once; return False if the server is down."""
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)

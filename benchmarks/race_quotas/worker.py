@@ -1,4 +1,4 @@
-"""One process of the race: jobs until it is told to stop, or killed."""
+"""One process of the race, which runs jobs until it is told to stop or killed."""
 
 import os
 import random
@@ -15,21 +15,21 @@ from benchmarks.race_quotas.journal import Journal
 
 __all__ = ["Told", "work"]
 
-#: A crashed server is started again after a moment, and replays its log.
+#: Seconds to connect: a crashed server is started again after a moment, and replays its log.
 _DOWN_S = 30.0
 _NICE = 5
 
 
 class Told:
-    """Whether this process was told to stop (SIGTERM), or has lost the race that started it."""
+    """A flag that is set by SIGTERM, or when the parent process has ended."""
 
     def __init__(self) -> None:
         self._stop = False
-        # Workers must not starve who looks at them.
+        # Workers must not starve the watcher.
         os.nice(_NICE)
         self._parent = os.getppid()
         signal.signal(signal.SIGTERM, self._hear)
-        # Ctrl-C goes to all of a terminal's processes; the race tells its own.
+        # Ctrl-C goes to all processes of a terminal; the race stops its workers itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
@@ -40,7 +40,7 @@ class Told:
 
 
 def work(dsn: str, users: Sequence[User], seed: str, folder: Path) -> None:
-    """Do jobs; what goes wrong is in `<seed>.err`, and in the exit code."""
+    """Run jobs. Write errors to `<seed>.err`, and set the exit code."""
     told = Told()
     journal = Journal(folder / f"{seed}.jsonl")
     sys.stderr = (folder / f"{seed}.err").open("w", encoding="utf-8", buffering=1)
@@ -52,7 +52,7 @@ def work(dsn: str, users: Sequence[User], seed: str, folder: Path) -> None:
 
 
 def _open(dsn: str) -> Atlas:
-    """Connect, also when the server is down just now."""
+    """Connect; try again while the server is down."""
     deadline = time.monotonic() + _DOWN_S
     while True:
         try:

@@ -1,33 +1,46 @@
--- Accounts: who there is, what they may spend, how they are signed in, and the audit trail.
+-- Accounts: users and plans, unique names, sessions, and the audit trail.
 --
--- Rules of the whole schema, so that it runs unchanged on PostgreSQL 15-18 and on Citus:
---   * user_id leads every primary key, unique constraint and foreign key. That is what a cluster is
---     sharded by, and it is the tenant wall: a row cannot point at another tenant's row. `users` is
---     its own tenant, so there the key is id.
---   * Row-level security fails closed: without atlas.user_id in the transaction no row is visible.
---     The owner of the tables bypasses it (no FORCE): migrations, maintenance and the referential
---     triggers run as the owner.
---   * Ids are uuid v7 made by the client; gen_random_uuid() is there for people in psql.
---   * Money is numeric(20,9) US dollars. Every CHECK on numeric refuses NaN by hand, because NaN
---     compares as greater than any number and so would pass ">= 0".
---   * Lengths of big texts count bytes: octet_length() reads the header of a TOASTed value,
---     char_length() would fetch all of it.
+-- Rules of the whole schema, which runs on PostgreSQL 15 to 18. The rules make it fit for Citus, but it is not tested
+-- there: a cluster needs one more file, which distributes the tables, and some statements are known to fail on it.
+--   * user_id leads every primary key, unique constraint and foreign key. A cluster is sharded by it, and it separates
+--     tenants: a row cannot point at another tenant's row. `users` is its own tenant, so its key is id.
+--   * Row-level security fails closed: no row is visible without atlas.user_id in the transaction. The owner of the
+--     tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
+--   * Clients make the ids, which are uuid v7; gen_random_uuid() is there for people in psql.
+--   * Money is numeric(20,9) US dollars. Every CHECK on numeric refuses NaN explicitly, because NaN compares as greater
+--     than any number and so passes ">= 0".
+--   * Lengths of big texts count bytes: octet_length() reads the header of a TOASTed value, char_length() fetches all
+--     of it.
+--   * COMMENT describes the tables and the columns that people query; comments in these files give reasons.
 
--- Types with their rules. The columns of hot tables use them instead of CHECK constraints: PostgreSQL reads the text
--- of every CHECK of a table anew at each statement, which was a third of the time of a reservation (measured), while
--- the rule of a domain is kept ready and asked only for what changes.
+-- Hot tables use domains instead of CHECK constraints. PostgreSQL parses the text of every CHECK of a table again at
+-- each statement, which was a third of the time of a reservation (measured). It caches the rule of a domain, and checks
+-- it only for the columns that change.
 CREATE DOMAIN whole AS integer CHECK (VALUE >= 0);
 CREATE DOMAIN whole_big AS bigint CHECK (VALUE >= 0);
--- US dollars to a billionth; NaN compares as greater than any number.
 CREATE DOMAIN dollars AS numeric(20, 9) CHECK (VALUE >= 0 AND VALUE <> 'NaN');
 CREATE DOMAIN json_map AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
-CREATE DOMAIN limit_names AS text[]
-CHECK (VALUE <@ ARRAY[
-    'tokens', 'cost', 'containers', 'requests', 'builds', 'memory', 'projects', 'sessions', 'previews'
-]);
--- One that this server does not know fails here (SQLSTATE 22023), not at the next reservation.
-CREATE DOMAIN time_zone_name AS text
-CHECK (char_length(VALUE) BETWEEN 1 AND 64 AND timestamp '2000-01-01 00:00' AT TIME ZONE VALUE IS NOT NULL);
+
+-- The tenant of the transaction; NULL: none, and then the policies show no row. nullif() because a setting that was
+-- local to an earlier transaction reads as '' afterwards. PostgreSQL puts the body in the place of the call, so
+-- policies use indexes.
+CREATE FUNCTION current_tenant() RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN nullif(current_setting('atlas.user_id', true), '')::uuid;
+
+-- Raise an error unless the caller may act for a user: a tenant for itself, the owner of the tables for everybody.
+-- Functions with the owner's rights call it. There current_user is the owner; `role` and session_user are still the
+-- caller's.
+CREATE FUNCTION check_tenant(p_user uuid) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF p_user = current_tenant()
+        OR pg_has_role(coalesce(nullif(current_setting('role'), 'none')::name, session_user), current_user, 'USAGE') THEN
+        RETURN;
+    END IF;
+    RAISE EXCEPTION 'permission denied for what is this user''s' USING ERRCODE = 'insufficient_privilege';
+END
+$$;
 
 CREATE FUNCTION update_updated_at_column() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -37,8 +50,55 @@ BEGIN
 END
 $$;
 
--- What each plan allows, the only place that has it: change a row and run quota_apply_plan, or use
--- set_plan_limits, which does both. NULL is unlimited. No tenant's data, so every tenant may read it.
+-- Refuse every change of status but those in the arguments after the first, 'from>to'. The first argument is what
+-- people call such a row. SQLSTATE 23T01 is our own, in the class of constraints. The facts are in DETAIL as JSON,
+-- because nothing else of an error arrives unchanged on a cluster.
+CREATE FUNCTION refuse_illegal_transition() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.status || '>' || NEW.status = ANY (TG_ARGV) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'the % % is %: it cannot become %', TG_ARGV[0], OLD.id, OLD.status, NEW.status
+    USING ERRCODE = '23T01',
+          DETAIL = jsonb_build_object('kind', TG_ARGV[0], 'id', OLD.id, 'from', OLD.status, 'to', NEW.status)::text;
+END
+$$;
+
+-- Refuse rows beyond the user's limit, with SQLSTATE 23T02 and the facts in DETAIL as JSON. The arguments are the name
+-- of the limit and the condition of a row that counts. An insert waits for other inserts of the same user, and counts
+-- what they have committed. (A transaction with its own snapshot cannot see that: it changes a row of the user, so that
+-- two such transactions do not both commit.)
+CREATE FUNCTION refuse_over_limit() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    owner uuid;
+    added_now bigint;
+    allowed integer;
+    there bigint;
+BEGIN
+    FOR owner, added_now IN SELECT a.user_id, count(*) FROM added AS a GROUP BY a.user_id ORDER BY a.user_id LOOP
+        EXECUTE format('SELECT %I FROM %I.user_quotas WHERE user_id = $1', TG_ARGV[0] || '_limit', TG_TABLE_SCHEMA)
+        INTO allowed USING owner;
+        CONTINUE WHEN allowed IS NULL;
+        EXECUTE format('SELECT FROM %I.users WHERE id = $1 FOR NO KEY UPDATE', TG_TABLE_SCHEMA) USING owner;
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            EXECUTE format('UPDATE %I.user_quotas SET memory_level = memory_level WHERE user_id = $1', TG_TABLE_SCHEMA)
+            USING owner;
+        END IF;
+        EXECUTE format('SELECT count(*) FROM %I.%I WHERE user_id = $1 AND %s', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[1])
+        INTO there USING owner;
+        IF there > allowed THEN
+            RAISE EXCEPTION 'the limit of % % is reached', allowed, TG_ARGV[0]
+            USING ERRCODE = '23T02',
+                  DETAIL = jsonb_build_object('dimension', TG_ARGV[0], 'limit', allowed, 'asked', added_now,
+                                              'remaining', greatest(allowed - there + added_now, 0))::text;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
 CREATE TABLE plans (
     name text NOT NULL,
     tokens_limit bigint,
@@ -48,10 +108,10 @@ CREATE TABLE plans (
     builds_limit integer,
     -- Bytes that the contents of memory take in the database.
     memory_limit bigint,
-    -- Whether a capture is refused above it. Losing memory is worse than storing it, so by default it is told.
+    -- True: a capture above the limit is refused. The default only reports it: losing memory is worse than storing it.
     memory_hard boolean NOT NULL DEFAULT false,
-    -- How many there may be at one time: projects that are not deleted, sessions that are valid, previews that live. Hard,
-    -- because their names, hosts and ports are shared by all tenants.
+    -- How many there may be at one time: projects that are not deleted, valid sessions, live previews. These limits are
+    -- hard, because all tenants share names, hosts and ports.
     projects_limit integer,
     sessions_limit integer,
     previews_limit integer,
@@ -64,6 +124,7 @@ CREATE TABLE plans (
         AND previews_limit >= 0
     )
 );
+COMMENT ON TABLE plans IS 'The limits of each plan; NULL is unlimited. quota_apply_plan sets a change.';
 
 INSERT INTO plans
     (name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, projects_limit,
@@ -76,10 +137,8 @@ VALUES
 CREATE TABLE users (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     email text NOT NULL,
-    -- NULL: nobody can sign in with a password, as with the local user of a laptop.
     password_hash text,
-    -- When somebody chose the password; NULL until then. A hash that is only renewed leaves it alone. Whoever was read
-    -- before is not signed in any more (sessions.issue), so SQL that sets another password sets this as well.
+    -- SQL that sets another password sets this too: sessions.issue compares it with what the sign-in has read.
     password_changed_at timestamptz,
     name text NOT NULL DEFAULT '',
     plan text NOT NULL DEFAULT 'free',
@@ -97,17 +156,26 @@ CREATE TABLE users (
     CONSTRAINT users_name_length CHECK (char_length(name) <= 200),
     CONSTRAINT users_plan_known FOREIGN KEY (plan) REFERENCES plans (name)
 );
+COMMENT ON TABLE users IS 'The accounts. Deleting a row deletes everything of the user but the audit trail.';
+COMMENT ON COLUMN users.id IS 'uuid v7, made by the client.';
+COMMENT ON COLUMN users.email IS 'In lower case; unique by its row in claims.';
+COMMENT ON COLUMN users.password_hash IS 'Argon2; NULL: no sign-in by password, as with the local user of a laptop.';
+COMMENT ON COLUMN users.password_changed_at IS 'When the password was chosen; a renewed hash leaves it alone. NULL: never.';
+COMMENT ON COLUMN users.name IS 'The name to show.';
+COMMENT ON COLUMN users.plan IS 'The plan that sets the limits in user_quotas.';
+COMMENT ON COLUMN users.email_verified IS 'True when the user has proved to own the address.';
+COMMENT ON COLUMN users.created_at IS 'When the user signed up.';
+COMMENT ON COLUMN users.updated_at IS 'When the row was changed last.';
 
 -- Not unique: uniqueness of an e-mail is a row in claims.
 CREATE INDEX idx_users_email ON users (email);
 
--- Names that are unique across all tenants. A cluster cannot hold UNIQUE (email) on a table that is
--- sharded by user, so the name itself is the key here and the table is sharded by it. Claim first,
--- then insert, in one transaction: INSERT … ON CONFLICT DO NOTHING returns a row when the name was free.
+-- A cluster cannot hold UNIQUE (email) on a table that is sharded by user. So the name itself is the key here, and this
+-- table is sharded by it. Claim first, then insert, in one transaction: INSERT … ON CONFLICT DO NOTHING returns a row
+-- when the name was free.
 --
--- No foreign key to users: on Citus two tables with different shard keys cannot have one. So whoever
--- deletes or stops the thing deletes its claim in the same transaction, and maintenance removes the
--- claims whose user is gone.
+-- There is no foreign key to users: on Citus two tables with different shard keys cannot have one. Whoever deletes or
+-- stops the thing deletes its claim in the same transaction, and maintenance removes the claims whose user is gone.
 CREATE TABLE claims (
     kind text NOT NULL,
     value text NOT NULL,
@@ -118,52 +186,17 @@ CREATE TABLE claims (
     -- The longest name is an e-mail.
     CONSTRAINT claims_value_length CHECK (char_length(value) BETWEEN 1 AND 320)
 );
+COMMENT ON TABLE claims IS 'Names that are unique across all tenants: e-mails, hosts of previews, session ids.';
 
 -- Deleting a user releases everything the user claimed.
 CREATE INDEX idx_claims_user ON claims (user_id, kind);
 
--- One row a user: what the plan allows and what is used. A NULL limit is unlimited. Nothing here says
--- used <= limit: a limit may be lowered below what is used, and then refuses until the period ends.
-CREATE TABLE user_quotas (
-    user_id uuid NOT NULL,
-    tokens_limit whole_big,
-    tokens_used whole_big NOT NULL DEFAULT 0,
-    cost_limit dollars,
-    cost_used dollars NOT NULL DEFAULT 0,
-    containers_limit whole,
-    containers_used whole NOT NULL DEFAULT 0,
-    requests_limit whole,
-    requests_used whole NOT NULL DEFAULT 0,
-    builds_limit whole,
-    builds_used whole NOT NULL DEFAULT 0,
-    -- Months are the anchor + n months. Counting from period_start would drift: 31 January,
-    -- 28 February, 28 March.
-    period_anchor timestamptz NOT NULL,
-    period_start timestamptz NOT NULL,
-    period_end timestamptz NOT NULL,
-    time_zone time_zone_name NOT NULL DEFAULT 'UTC',
-    memory_limit whole_big,
-    memory_hard boolean NOT NULL DEFAULT false,
-    projects_limit whole,
-    sessions_limit whole,
-    previews_limit whole,
-    -- The limits that were set for this user by hand ('tokens', 'cost', …): a change of plan leaves them alone.
-    overridden limit_names NOT NULL DEFAULT '{}',
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (user_id),
-    FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT user_quotas_period CHECK (period_end > period_start)
-)
--- The hottest row of the schema: half-empty pages keep its updates on the page (98 % HOT, measured).
-WITH (fillfactor = 50);
-
--- On sign-up: make the quota row from the plan. On a change of plan: set the new plan's limits, but those
--- that were set for this user by hand, and leave what is used alone.
+-- On sign-up: make the quota row from the plan. On a change of plan: set the limits of the new plan, except those that
+-- were set for this user by hand; what is used stays.
 --
--- Runs with the caller's rights, so under row-level security the sign-up sets atlas.user_id to the new
--- id first. The name is resolved through TG_TABLE_SCHEMA because search_path is empty when a dump is
--- restored; a SET clause would pin whatever path the migration happened to have.
+-- It runs with the caller's rights, so under row-level security the sign-up first sets atlas.user_id to the new id. The
+-- schema comes from TG_TABLE_SCHEMA: search_path is empty while a dump is restored, and a SET clause would pin the path
+-- of the migration.
 CREATE FUNCTION create_default_user_quota() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -195,46 +228,8 @@ FOR EACH ROW WHEN (OLD.plan IS DISTINCT FROM NEW.plan) EXECUTE FUNCTION create_d
 CREATE TRIGGER update_users_updated_at BEFORE UPDATE ON users
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
-CREATE TRIGGER update_user_quotas_updated_at BEFORE UPDATE ON user_quotas
-FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
-
--- Refuse rows that are more than the user's limit allows, with SQLSTATE 23T02 and the facts in DETAIL as JSON. The arguments
--- are the name of the limit and the condition of a row that counts. Whoever adds one waits for the others of the same user,
--- and counts what they have committed. (A transaction with a snapshot of its own cannot: it changes a row of the user's, so
--- that two of them do not both commit.)
-CREATE FUNCTION refuse_over_limit() RETURNS trigger
-LANGUAGE plpgsql AS $$
-DECLARE
-    owner uuid;
-    added_now bigint;
-    allowed integer;
-    there bigint;
-BEGIN
-    FOR owner, added_now IN SELECT a.user_id, count(*) FROM added AS a GROUP BY a.user_id ORDER BY a.user_id LOOP
-        EXECUTE format('SELECT %I FROM %I.user_quotas WHERE user_id = $1', TG_ARGV[0] || '_limit', TG_TABLE_SCHEMA)
-        INTO allowed USING owner;
-        CONTINUE WHEN allowed IS NULL;
-        EXECUTE format('SELECT FROM %I.users WHERE id = $1 FOR NO KEY UPDATE', TG_TABLE_SCHEMA) USING owner;
-        IF current_setting('transaction_isolation') <> 'read committed' THEN
-            EXECUTE format('UPDATE %I.user_quotas SET memory_level = memory_level WHERE user_id = $1', TG_TABLE_SCHEMA)
-            USING owner;
-        END IF;
-        EXECUTE format('SELECT count(*) FROM %I.%I WHERE user_id = $1 AND %s', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[1])
-        INTO there USING owner;
-        IF there > allowed THEN
-            RAISE EXCEPTION 'the limit of % % is reached', allowed, TG_ARGV[0]
-            USING ERRCODE = '23T02',
-                  DETAIL = jsonb_build_object('dimension', TG_ARGV[0], 'limit', allowed, 'asked', added_now,
-                                              'remaining', greatest(allowed - there + added_now, 0))::text;
-        END IF;
-    END LOOP;
-    RETURN NULL;
-END
-$$;
-
--- The token carries the user id, so it is found by (user_id, token_hash) on one shard. It has an id of
--- its own as well: that is what a list of devices shows and what the audit names, and the hash of a
--- credential belongs in neither.
+-- The token carries the user id, so one shard finds a session by (user_id, token_hash). A list of devices and the audit
+-- name a session by its id: the hash of a credential belongs in neither.
 CREATE TABLE sessions (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     user_id uuid NOT NULL,
@@ -248,20 +243,56 @@ CREATE TABLE sessions (
     PRIMARY KEY (user_id, id),
     UNIQUE (user_id, token_hash),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
-    -- SHA-256, raw.
     CONSTRAINT sessions_token_hash_length CHECK (octet_length(token_hash) = 32),
     CONSTRAINT sessions_expires_later CHECK (expires_at > created_at),
     CONSTRAINT sessions_user_agent_length CHECK (char_length(user_agent) <= 1024)
 );
+COMMENT ON TABLE sessions IS 'Sign-ins. A session ends by time or by being revoked, and never comes back.';
+COMMENT ON COLUMN sessions.id IS 'uuid v7; what a list of devices and the audit show.';
+COMMENT ON COLUMN sessions.user_id IS 'Who is signed in.';
+COMMENT ON COLUMN sessions.token_hash IS 'SHA-256 of the token; the token itself is stored nowhere.';
+COMMENT ON COLUMN sessions.expires_at IS 'When the session ends by itself.';
+COMMENT ON COLUMN sessions.is_active IS 'False once it was revoked.';
+COMMENT ON COLUMN sessions.ip IS 'Where the sign-in came from.';
+COMMENT ON COLUMN sessions.user_agent IS 'What the client said it is.';
+COMMENT ON COLUMN sessions.created_at IS 'When the user signed in.';
+COMMENT ON COLUMN sessions.last_seen_at IS 'When the session was used last; written now and then, not at every request.';
 
 CREATE TRIGGER sessions_refuse_over_limit AFTER INSERT ON sessions REFERENCING NEW TABLE AS added
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('sessions', 'is_active AND expires_at > clock_timestamp()');
 
+-- A session only ever ends: a revoked one stays revoked, none lives longer than its token says, and none changes its
+-- token or its owner. So an application that writes to this table by mistake cannot let anybody back in. SQLSTATE 23T01
+-- is that of refuse_illegal_transition.
+CREATE FUNCTION refuse_session_return() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    became constant text := CASE
+        WHEN NEW.is_active AND NOT OLD.is_active THEN 'active'
+        WHEN NEW.expires_at > OLD.expires_at THEN 'longer'
+        ELSE 'another'
+    END;
+    was constant text := CASE WHEN OLD.is_active THEN 'active' ELSE 'revoked' END;
+BEGIN
+    RAISE EXCEPTION 'the session % is %: it cannot become %', OLD.id, was, became
+    USING ERRCODE = '23T01',
+          DETAIL = jsonb_build_object('kind', 'session', 'id', OLD.id, 'from', was, 'to', became)::text;
+END
+$$;
+
+-- The condition stands here: `last_seen_at` moves with the traffic, and then no function is called.
+CREATE TRIGGER sessions_refuse_return BEFORE UPDATE ON sessions
+FOR EACH ROW WHEN (
+    (NEW.is_active AND NOT OLD.is_active) OR NEW.expires_at > OLD.expires_at OR NEW.token_hash <> OLD.token_hash
+    OR NEW.user_id <> OLD.user_id OR NEW.id <> OLD.id
+)
+EXECUTE FUNCTION refuse_session_return();
+
 -- Maintenance deletes the expired sessions of all users.
 CREATE INDEX idx_sessions_expires ON sessions (expires_at);
 
--- The audit trail outlives its users and projects, so it has no foreign keys. What happened without a
--- user (a failed sign-in, the service itself) goes to the nil id: a cluster cannot shard by NULL.
+-- The audit trail outlives its users and projects, so it has no foreign keys. A cluster cannot shard by NULL, so events
+-- without a user have the nil id.
 CREATE TABLE events (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     type text NOT NULL,
@@ -276,39 +307,35 @@ CREATE TABLE events (
     CONSTRAINT events_user_agent_length CHECK (char_length(user_agent) <= 1024),
     CONSTRAINT events_meta_object CHECK (jsonb_typeof(meta) = 'object')
 );
+COMMENT ON TABLE events IS 'The audit trail: who did what, when and from where. Rows are added, never changed.';
+COMMENT ON COLUMN events.id IS 'uuid v7, made by the client.';
+COMMENT ON COLUMN events.type IS 'What happened, as "build.created".';
+COMMENT ON COLUMN events.user_id IS 'Whose it is; the nil id when no user is known, as with a failed sign-in.';
+COMMENT ON COLUMN events.project_id IS 'The project that it is about, if any.';
+COMMENT ON COLUMN events.ip IS 'Where the request came from.';
+COMMENT ON COLUMN events.user_agent IS 'What the client said it is.';
+COMMENT ON COLUMN events.meta IS 'The facts, as a JSON object; never contents, tokens or passwords.';
+COMMENT ON COLUMN events.created_at IS 'When it happened.';
 
 CREATE INDEX idx_events_user_created ON events (user_id, created_at DESC);
 -- The trail of one project. Events without one cost nothing here.
 CREATE INDEX idx_events_project ON events (user_id, project_id, created_at DESC, id DESC) WHERE project_id IS NOT NULL;
+-- Maintenance deletes the old events of all users.
+CREATE INDEX idx_events_created ON events (created_at);
 
--- The policies compare a column with a setting and nothing more: Citus refuses sub-queries in them.
--- nullif() because a setting that was made local in an earlier transaction reads as '' afterwards.
-ALTER TABLE users ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON users
-    USING (id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
--- A tenant sees its own claims only, yet cannot take a foreign one: ON CONFLICT asks the unique index,
--- which no policy filters. That a name is taken can be seen by trying; by whom cannot.
 ALTER TABLE plans ENABLE ROW LEVEL SECURITY;
-CREATE POLICY everybody ON plans FOR SELECT USING (true);
-
+ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE claims ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON claims
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
-ALTER TABLE user_quotas ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON user_quotas
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
 ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON sessions
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
 ALTER TABLE events ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON events
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
+CREATE POLICY everybody ON plans FOR SELECT USING (true);
+CREATE POLICY tenant ON users USING (id = current_tenant());
+CREATE POLICY tenant ON sessions USING (user_id = current_tenant());
+CREATE POLICY tenant ON events USING (user_id = current_tenant());
+-- A tenant sees its own claims only, yet it cannot take a foreign one: ON CONFLICT asks the unique index, which no
+-- policy filters. A tenant can find out that a name is taken, and not by whom. An address belongs to whoever signed up
+-- with it: no tenant takes or frees one. To lock the claim of its own host, a tenant needs the right to change it.
+CREATE POLICY tenant_reads ON claims FOR SELECT USING (user_id = current_tenant());
+CREATE POLICY tenant_claims ON claims FOR INSERT WITH CHECK (user_id = current_tenant() AND kind <> 'email');
+CREATE POLICY tenant_holds ON claims FOR UPDATE USING (user_id = current_tenant() AND kind <> 'email');
+CREATE POLICY tenant_releases ON claims FOR DELETE USING (user_id = current_tenant() AND kind <> 'email');

@@ -1,19 +1,21 @@
--- Projects and what they run: builds, previews, and the ledger of what was used.
+-- Projects and what they run: builds with their logs, and previews with their ports.
+--
+-- The changes of status that triggers allow:
+--   projects  active <-> archived; active | archived -> deleted
+--   builds    queued -> running -> succeeded | failed; queued -> failed
+--   previews  creating -> running | failed | stopped; running <-> sleeping; running | sleeping -> stopped | failed
+-- Only updates are checked: a row may be inserted with any status, as a load from a dump or from another system does.
 
 CREATE TABLE projects (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     user_id uuid NOT NULL,
-    -- Unique across all tenants through claims ('project_session').
     session_id text NOT NULL,
     name text NOT NULL,
-    -- Absolute, as it was registered: nothing resolves or re-cases it.
     path text NOT NULL,
-    -- Device and inode of the folder, to recognise a project that moved. Both are unsigned on some
-    -- systems: the client stores the same 64 bits as a signed number.
+    -- Both are unsigned on some systems: the client stores the same 64 bits as a signed number.
     root_device bigint,
     root_inode bigint,
     has_memory boolean NOT NULL DEFAULT false,
-    -- Bytes.
     memory_size bigint NOT NULL DEFAULT 0,
     framework text,
     language text,
@@ -35,6 +37,21 @@ CREATE TABLE projects (
     CONSTRAINT projects_language_length CHECK (char_length(language) BETWEEN 1 AND 100),
     CONSTRAINT projects_status_known CHECK (status IN ('active', 'archived', 'deleted'))
 );
+COMMENT ON TABLE projects IS 'The folders whose memory is kept.';
+COMMENT ON COLUMN projects.id IS 'uuid v7, made by the client.';
+COMMENT ON COLUMN projects.user_id IS 'The tenant.';
+COMMENT ON COLUMN projects.session_id IS 'The name that applications use; unique across all tenants by its row in claims.';
+COMMENT ON COLUMN projects.name IS 'The name to show.';
+COMMENT ON COLUMN projects.path IS 'The folder, absolute, as it was registered: nothing resolves it or changes its case.';
+COMMENT ON COLUMN projects.root_device IS 'Device of the folder; with root_inode it recognises a project that moved.';
+COMMENT ON COLUMN projects.root_inode IS 'Inode of the folder.';
+COMMENT ON COLUMN projects.has_memory IS 'Whether there were memory files at the last checkpoint or scan.';
+COMMENT ON COLUMN projects.memory_size IS 'Bytes of the memory files at the last checkpoint or scan.';
+COMMENT ON COLUMN projects.framework IS 'The framework that it uses, if somebody said so.';
+COMMENT ON COLUMN projects.language IS 'The language that it is written in, if somebody said so.';
+COMMENT ON COLUMN projects.status IS 'active, archived or deleted.';
+COMMENT ON COLUMN projects.created_at IS 'When it was registered.';
+COMMENT ON COLUMN projects.updated_at IS 'When it was changed or used last.';
 
 -- A folder is one project; a deleted one makes room for the next.
 CREATE UNIQUE INDEX idx_projects_path ON projects (user_id, path) WHERE status <> 'deleted';
@@ -43,12 +60,6 @@ CREATE INDEX idx_projects_session ON projects (session_id);
 CREATE INDEX idx_projects_updated ON projects (updated_at DESC);
 -- Pages of the projects of all users, the oldest first.
 CREATE INDEX idx_projects_created ON projects (created_at, id);
-
-CREATE TRIGGER update_projects_updated_at BEFORE UPDATE ON projects
-FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
-
-CREATE TRIGGER projects_refuse_over_limit AFTER INSERT ON projects REFERENCING NEW TABLE AS added
-FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('projects', 'status <> ''deleted''');
 
 CREATE TABLE builds (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -61,10 +72,10 @@ CREATE TABLE builds (
     error_message text,
     started_at timestamptz,
     finished_at timestamptz,
-    -- Computed, so that it can never disagree with the two times. NULL until both are known.
     duration_seconds numeric(12, 3) GENERATED ALWAYS AS (EXTRACT(epoch FROM finished_at - started_at)) STORED,
     resource_usage jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
+    log_bytes whole_big NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, id),
     FOREIGN KEY (user_id, project_id) REFERENCES projects (user_id, id) ON DELETE CASCADE,
     CONSTRAINT builds_status_known CHECK (status IN ('queued', 'running', 'succeeded', 'failed')),
@@ -82,15 +93,45 @@ CREATE TABLE builds (
     CONSTRAINT builds_error_message_length CHECK (octet_length(error_message) <= 65536),
     CONSTRAINT builds_resource_usage_object CHECK (jsonb_typeof(resource_usage) = 'object')
 );
+COMMENT ON TABLE builds IS 'Builds of projects.';
+COMMENT ON COLUMN builds.id IS 'uuid v7, made by the client.';
+COMMENT ON COLUMN builds.user_id IS 'The tenant.';
+COMMENT ON COLUMN builds.project_id IS 'The project that is built.';
+COMMENT ON COLUMN builds.status IS 'queued, running, succeeded or failed.';
+COMMENT ON COLUMN builds.container_id IS 'The container that builds.';
+COMMENT ON COLUMN builds.image_id IS 'The image that was made.';
+COMMENT ON COLUMN builds.logs IS 'The log, or its last 16 MiB; while the build runs, build_logs has it.';
+COMMENT ON COLUMN builds.error_message IS 'Why it failed.';
+COMMENT ON COLUMN builds.started_at IS 'When it began to run; by the builder''s clock, if that was given.';
+COMMENT ON COLUMN builds.finished_at IS 'When it ended; by the builder''s clock, if that was given.';
+COMMENT ON COLUMN builds.duration_seconds IS 'finished_at - started_at; NULL until both are known.';
+COMMENT ON COLUMN builds.resource_usage IS 'What it used, as a JSON object.';
+COMMENT ON COLUMN builds.created_at IS 'When it was queued.';
+COMMENT ON COLUMN builds.log_bytes IS 'Bytes that were ever appended to the log.';
 
 -- The newest build of a project, for project_health.
 CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC, id DESC) INCLUDE (status);
--- The counts of project_health and of builds.stats.
+-- The counts of project_health.
 CREATE INDEX idx_builds_status ON builds (user_id, project_id, status);
 -- The counts of the last day and week in user_usage_summary.
 CREATE INDEX idx_builds_user_created ON builds (user_id, created_at DESC);
 -- The dispatcher and the search for stuck builds look across tenants; few rows are unfinished at a time.
 CREATE INDEX idx_builds_unfinished ON builds (status, created_at) WHERE status IN ('queued', 'running');
+-- Pages of a project's builds, by id.
+CREATE INDEX idx_builds_page ON builds (user_id, project_id, id DESC);
+
+-- One row an append, so that a line costs a line: in builds.logs each line would rewrite the whole log. When the build
+-- ends, build_log_fold moves the log to builds.logs.
+CREATE TABLE build_logs (
+    user_id  uuid   NOT NULL,
+    build_id uuid   NOT NULL,
+    -- The end of this piece in the whole log, in bytes: an order without a sequence.
+    ends_at  bigint NOT NULL,
+    content  text   NOT NULL,
+    PRIMARY KEY (user_id, build_id, ends_at),
+    FOREIGN KEY (user_id, build_id) REFERENCES builds (user_id, id) ON DELETE CASCADE
+);
+COMMENT ON TABLE build_logs IS 'The logs of builds that run, a row for each piece.';
 
 CREATE TABLE previews (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -98,8 +139,6 @@ CREATE TABLE previews (
     project_id uuid NOT NULL,
     container_id text,
     network_id text,
-    -- Unique across all tenants through claims ('preview_host'), claimed before the row is inserted and
-    -- released when it stops or fails, not when it is deleted: old rows may be deleted by hand.
     host text NOT NULL,
     host_port integer,
     container_port integer,
@@ -112,6 +151,7 @@ CREATE TABLE previews (
     stopped_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    machine text NOT NULL DEFAULT '',
     PRIMARY KEY (user_id, id),
     FOREIGN KEY (user_id, project_id) REFERENCES projects (user_id, id) ON DELETE CASCADE,
     CONSTRAINT previews_container_id_length CHECK (char_length(container_id) BETWEEN 1 AND 128),
@@ -126,87 +166,65 @@ CREATE TABLE previews (
     CONSTRAINT previews_resource_limits_object CHECK (jsonb_typeof(resource_limits) = 'object'),
     CONSTRAINT previews_sleep_after CHECK (sleep_after_seconds > 0),
     CONSTRAINT previews_status_known CHECK (status IN ('creating', 'running', 'sleeping', 'stopped', 'failed')),
-    CONSTRAINT previews_stopped CHECK ((stopped_at IS NOT NULL) = (status = 'stopped'))
+    CONSTRAINT previews_stopped CHECK ((stopped_at IS NOT NULL) = (status = 'stopped')),
+    CONSTRAINT previews_machine_length CHECK (char_length(machine) <= 200)
 );
+COMMENT ON TABLE previews IS 'Containers that serve a project at a host.';
+COMMENT ON COLUMN previews.id IS 'uuid v7, made by the client.';
+COMMENT ON COLUMN previews.user_id IS 'The tenant.';
+COMMENT ON COLUMN previews.project_id IS 'The project that is served.';
+COMMENT ON COLUMN previews.container_id IS 'The container.';
+COMMENT ON COLUMN previews.network_id IS 'The network of the container.';
+-- The claim is released when the preview stops or fails, not when its row is deleted: people delete old rows by hand.
+COMMENT ON COLUMN previews.host IS 'The host name; unique among the live previews of all tenants by its row in claims.';
+COMMENT ON COLUMN previews.host_port IS 'The port on the machine.';
+COMMENT ON COLUMN previews.container_port IS 'The port inside the container.';
+COMMENT ON COLUMN previews.health_status IS 'unknown, healthy, unhealthy or starting.';
+COMMENT ON COLUMN previews.resource_limits IS 'What the container may use, as a JSON object.';
+COMMENT ON COLUMN previews.auto_sleep IS 'Whether it is put to sleep when nobody visits it.';
+COMMENT ON COLUMN previews.sleep_after_seconds IS 'How long nobody must visit it before it is put to sleep.';
+COMMENT ON COLUMN previews.status IS 'creating, running, sleeping, stopped or failed; the first three are live.';
+COMMENT ON COLUMN previews.last_accessed_at IS 'When it was visited last, to a second.';
+COMMENT ON COLUMN previews.stopped_at IS 'When it was stopped.';
+COMMENT ON COLUMN previews.created_at IS 'When it was made.';
+COMMENT ON COLUMN previews.updated_at IS 'When the row was changed last.';
+COMMENT ON COLUMN previews.machine IS 'The machine that runs it, which has the port; empty where there is only one.';
 
 CREATE INDEX idx_previews_project ON previews (user_id, project_id, created_at DESC);
--- A request is routed by claims (host -> user_id), then by this. Unique among the live only: the rows of
--- stopped and failed previews stay as history.
+-- A request is routed by claims (host -> user_id), then by this. Unique among the live only: the rows of stopped and
+-- failed previews stay as history.
 CREATE UNIQUE INDEX idx_previews_host ON previews (user_id, host) WHERE status IN ('creating', 'running', 'sleeping');
--- What may be put to sleep. last_accessed_at is left out on purpose: it moves with the traffic, and in
--- an index it would make each of those updates rewrite every index of the table.
+-- What may be put to sleep. It leaves last_accessed_at out: that moves with the traffic, and with the column in an
+-- index each of those updates would rewrite every index of the table.
 CREATE INDEX idx_previews_awake ON previews (user_id, id) WHERE status = 'running' AND auto_sleep;
 -- Maintenance deletes the rows of previews that stopped long ago.
 CREATE INDEX idx_previews_stopped ON previews (stopped_at) WHERE status = 'stopped';
--- And of those that failed. updated_at says when that was, and is left out for the reason given for last_accessed_at.
+-- And of those that failed. updated_at says when; it is left out for the reason given for last_accessed_at.
 CREATE INDEX idx_previews_failed ON previews (created_at) WHERE status = 'failed';
 
-CREATE TRIGGER update_previews_updated_at BEFORE UPDATE ON previews
-FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
-
-CREATE TRIGGER previews_refuse_over_limit AFTER INSERT ON previews REFERENCING NEW TABLE AS added
-FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('previews', 'status IN (''creating'', ''running'', ''sleeping'')');
-
--- What was used, row by row; never edited. A correction is a new row, so an amount may be negative.
---
--- project_id has no foreign key: a cascade would take the bill away with the project and leave
--- user_quotas with more used than the ledger can account for, and a cluster cannot SET NULL. Readers
--- join projects on (user_id, project_id), so it cannot lead to another tenant.
-CREATE DOMAIN usage_kind AS text CHECK (VALUE ~ '^[a-z][a-z0-9_.]*$' AND char_length(VALUE) <= 64);
--- Corrections are negative.
-CREATE DOMAIN usage_amount AS numeric(20, 6) CHECK (VALUE <> 'NaN');
-CREATE DOMAIN usage_cost AS numeric(20, 9) CHECK (VALUE <> 'NaN');
-
-CREATE TABLE usage_ledger (
-    id uuid NOT NULL DEFAULT gen_random_uuid(),
-    user_id uuid NOT NULL,
-    project_id uuid,
-    -- Open, because applications meter things of their own; 'tokens' and 'container_minutes' are ours.
-    kind usage_kind NOT NULL,
-    -- numeric: minutes of a container come in fractions. Tokens do not, see below.
-    amount usage_amount NOT NULL,
-    cost usage_cost NOT NULL DEFAULT 0,
-    meta json_map NOT NULL DEFAULT '{}',
+-- As with claims the name is the key, not the user: two tenants must not get one port, and a cluster shards this table
+-- by machine. So there is no foreign key: whoever stops a preview deletes its row here, and the ports of deleted
+-- previews are found when a machine has no port left.
+CREATE TABLE preview_ports (
+    machine    text        NOT NULL,
+    port       integer     NOT NULL,
+    user_id    uuid        NOT NULL,
+    preview_id uuid        NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (user_id, id),
-    -- Not to users: the referential check then locks a row that a settlement has locked already.
-    FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
+    PRIMARY KEY (machine, port),
+    CONSTRAINT preview_ports_machine_length CHECK (char_length(machine) <= 200),
+    CONSTRAINT preview_ports_port CHECK (port BETWEEN 1 AND 65535)
 );
-
--- Tokens are whole. Not a CHECK, for the reason that domains are used for: a third of the time of an entry (measured).
-CREATE FUNCTION refuse_broken_tokens() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.kind = 'tokens' AND NEW.amount <> trunc(NEW.amount) THEN
-        RAISE EXCEPTION 'tokens are whole, not %', NEW.amount
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'usage_ledger_tokens_whole', COLUMN = 'amount',
-                  TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA;
-    END IF;
-    RETURN NEW;
-END
-$$;
-
-CREATE TRIGGER refuse_broken_tokens BEFORE INSERT OR UPDATE ON usage_ledger
-FOR EACH ROW EXECUTE FUNCTION refuse_broken_tokens();
-
-CREATE INDEX idx_usage_ledger_user_created ON usage_ledger (user_id, created_at DESC);
+COMMENT ON TABLE preview_ports IS 'Which live preview has which port of a machine.';
+CREATE INDEX idx_preview_ports_preview ON preview_ports (user_id, preview_id);
 
 ALTER TABLE projects ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON projects
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
 ALTER TABLE builds ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON builds
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
+ALTER TABLE build_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE previews ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON previews
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
-ALTER TABLE usage_ledger ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON usage_ledger
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
+ALTER TABLE preview_ports ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON projects USING (user_id = current_tenant());
+CREATE POLICY tenant ON builds USING (user_id = current_tenant());
+CREATE POLICY tenant ON build_logs USING (user_id = current_tenant());
+CREATE POLICY tenant ON previews USING (user_id = current_tenant());
+CREATE POLICY tenant ON preview_ports USING (user_id = current_tenant());

@@ -1,33 +1,71 @@
--- Quotas: the steps of the door (0005_quotas.sql says what makes them safe). They are no door themselves: each but
--- quota_lock relies on the lock.
+-- Quotas: arithmetic, and the internal steps of the SQL API. Each step but quota_lock relies on the lock of the user's
+-- row.
 
--- Tell, once a period, that 50, 80 or 100 per cent of a month's limit are used.
-CREATE FUNCTION quota_tell_levels(q user_quotas) RETURNS void
-LANGUAGE plpgsql AS $$
+-- Return minutes since 1970. Through UTC, because EXTRACT from a timestamptz may depend on the session.
+CREATE FUNCTION quota_minute(p_at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT floor(EXTRACT(epoch FROM p_at AT TIME ZONE 'UTC') / 60)::bigint
+$$;
+
+CREATE TYPE quota_ring AS (
+    fits boolean, cells integer[], newest bigint, used integer,
+    -- When enough has left the hour; NULL: it fits, or it never will.
+    frees_at timestamptz
+);
+
+-- Turn the cells of the last hour to a moment, and take n more if the limit allows. When a clock goes backwards the
+-- newest cell stays: then a request is forgotten later than it should be, never earlier.
+CREATE FUNCTION quota_ring_take(p_cells integer[], p_newest bigint, p_at timestamptz, p_n integer, p_limit integer)
+RETURNS quota_ring
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    ring quota_ring;
+    minute bigint := quota_minute(p_at);
+    turned integer := least(greatest(minute - p_newest, 0), 61);
+    excess bigint;
 BEGIN
-    IF quota_level(q.tokens_used, q.tokens_limit) <= q.tokens_level
-        AND quota_level(q.cost_used, q.cost_limit) <= q.cost_level THEN
-        RETURN;
+    ring.newest := greatest(minute, p_newest);
+    ring.cells := CASE WHEN turned = 0 THEN p_cells
+                       ELSE p_cells[turned + 1 : 61] || array_fill(0, ARRAY[turned]) END;
+    ring.used := (SELECT sum(c) FROM unnest(ring.cells) AS c);
+    excess := ring.used::bigint + p_n - p_limit;
+    ring.fits := p_n = 0 OR p_limit IS NULL OR excess <= 0;
+    IF ring.fits THEN
+        ring.cells[61] := ring.cells[61] + p_n;
+        ring.used := ring.used + p_n;
+    ELSIF p_n <= p_limit THEN
+        FOR i IN 1 .. 61 LOOP
+            excess := excess - ring.cells[i];
+            IF excess <= 0 THEN
+                -- Cell i is of minute newest - 61 + i, and leaves the hour 61 minutes after that.
+                ring.frees_at := to_timestamp((ring.newest + i) * 60);
+                EXIT;
+            END IF;
+        END LOOP;
     END IF;
-    INSERT INTO events (user_id, type, meta)
-    SELECT q.user_id, 'quota.threshold', jsonb_build_object(
-        'dimension', d.dimension, 'percent', l.percent, 'used', d.used, 'limit', d.bound,
-        'period_start', q.period_start, 'period_end', q.period_end)
-    FROM (VALUES
-        ('tokens', q.tokens_level, q.tokens_used::numeric, q.tokens_limit::numeric),
-        ('cost', q.cost_level, q.cost_used, q.cost_limit)
-    ) AS d (dimension, told, used, bound)
-    CROSS JOIN (VALUES (50), (80), (100)) AS l (percent)
-    WHERE l.percent > d.told AND l.percent <= quota_level(d.used, d.bound);
-    UPDATE user_quotas
-    SET tokens_level = greatest(tokens_level, quota_level(q.tokens_used, q.tokens_limit)),
-        cost_level = greatest(cost_level, quota_level(q.cost_used, q.cost_limit))
-    WHERE user_id = q.user_id;
+    RETURN ring;
 END
 $$;
 
--- End this user's expired holds: charge tokens and cost, free the slots. A lease's requests were made before it expired, so
--- that is where they count.
+-- Add to the cells of earlier moments, or subtract what was added there. Moments of more than an hour ago have no cell.
+CREATE FUNCTION quota_ring_add(ring quota_ring, p_at timestamptz[], p_n integer[]) RETURNS quota_ring
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    cell bigint;
+BEGIN
+    FOR i IN 1 .. coalesce(array_length(p_at, 1), 0) LOOP
+        cell := 61 - greatest(ring.newest - quota_minute(p_at[i]), 0);
+        IF cell > 0 THEN
+            ring.cells[cell] := ring.cells[cell] + p_n[i];
+            ring.used := ring.used + p_n[i];
+        END IF;
+    END LOOP;
+    RETURN ring;
+END
+$$;
+
+-- End this user's expired reservations: charge tokens and cost, free the slots. A lease made its requests before it
+-- expired, so they count in that minute.
 CREATE FUNCTION quota_reclaim(q user_quotas, p_at timestamptz) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -65,19 +103,19 @@ BEGIN
         FROM gone
         HAVING count(*) > 0
     ) AS s,
-    LATERAL quota_ring_book(
+    LATERAL quota_ring_add(
         quota_ring_take(q.request_cells, q.request_minute, p_at, 0, NULL), s.ends, s.counts) AS ring
     WHERE u.user_id = q.user_id
     RETURNING u.* INTO settled;
     IF NOT FOUND THEN
         RETURN q;
     END IF;
-    PERFORM quota_tell_levels(settled);
+    PERFORM quota_emit_thresholds(settled);
     RETURN settled;
 END
 $$;
 
--- Lock the user's row and bring it into the present period. Forward only.
+-- Lock the user's row and bring it into the present period. It only moves forward.
 CREATE FUNCTION quota_lock(p_user uuid) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -85,14 +123,14 @@ DECLARE
     at timestamptz;
     months quota_months;
 BEGIN
-    -- As an UPDATE locks: not against the referential checks of others.
+    -- The lock of an UPDATE: referential checks of others do not wait for it.
     SELECT * INTO q FROM user_quotas WHERE user_id = p_user FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no user has the id %', p_user USING ERRCODE = 'foreign_key_violation';
     END IF;
     at := clock_timestamp();
     IF at >= q.period_end THEN
-        -- The month that promised pays, and is closed with it.
+        -- The month that reserved pays, and is closed with these charges.
         q := quota_reclaim(q, at);
         INSERT INTO quota_history
             (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, cost_limit, closed_at)
@@ -100,7 +138,7 @@ BEGIN
             (p_user, q.period_start, q.period_end, q.tokens_used, q.tokens_limit, q.cost_used, q.cost_limit, at);
         months := quota_month(q.period_anchor, q.time_zone, at);
         IF q.tokens_granted > 0 OR q.cost_granted > 0 OR q.grants_expire_at IS NOT NULL THEN
-            PERFORM quota_burn(q, at, true);
+            PERFORM quota_consume_grants(q, at, true);
         END IF;
         UPDATE user_quotas
         SET tokens_used = 0, tokens_held = 0, tokens_level = 0, cost_used = 0, cost_held = 0, cost_level = 0,
@@ -109,16 +147,16 @@ BEGIN
         WHERE user_id = p_user
         RETURNING * INTO q;
     ELSIF at >= q.grants_expire_at THEN
-        q := quota_burn(q, at, false);
+        q := quota_consume_grants(q, at, false);
     END IF;
     RETURN q;
 END
 $$;
 
--- Take a hold off the counters and put what was used on: on the row of its period, which may be history.
--- p_requests: how many of a lease's were used; those of other holds were counted when they were granted. Less than 0: those
--- that its expiry counted too many.
-CREATE FUNCTION quota_book(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric, p_requests integer)
+-- Post the end of a reservation: subtract it from the counters of its period, which may be history, and add what was
+-- used. p_requests: how many requests of a lease were used; those of other reservations were counted when they were
+-- granted. Below 0: how many its expiry counted too many.
+CREATE FUNCTION quota_post(q user_quotas, hold quota_reservations, p_tokens bigint, p_cost numeric, p_requests integer)
 RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -127,7 +165,7 @@ BEGIN
     IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN
         ring := quota_ring_take(q.request_cells, q.request_minute, clock_timestamp(), greatest(p_requests, 0), NULL);
         IF p_requests < 0 THEN
-            ring := quota_ring_book(ring, ARRAY[hold.expires_at], ARRAY[p_requests]);
+            ring := quota_ring_add(ring, ARRAY[hold.expires_at], ARRAY[p_requests]);
         END IF;
         UPDATE user_quotas AS u
         SET requests_held = u.requests_held - hold.requests, request_cells = ring.cells, request_minute = ring.newest,
@@ -143,7 +181,7 @@ BEGIN
             containers_used = u.containers_used - coalesce(hold.slots, 0)
         WHERE u.user_id = q.user_id
         RETURNING u.* INTO q;
-        PERFORM quota_tell_levels(q);
+        PERFORM quota_emit_thresholds(q);
         RETURN;
     END IF;
     UPDATE quota_history AS h SET tokens_used = h.tokens_used + p_tokens, cost_used = h.cost_used + p_cost
@@ -159,24 +197,25 @@ $$;
 
 CREATE TYPE quota_decision AS (
     granted boolean,
-    -- 'held', 'refused'; of a repeated call also what became of it: 'settled', 'expired', 'released'.
+    -- 'held', 'refused'; of a repeated call also how the reservation ended: 'settled', 'expired', 'released'.
     state text,
     tokens bigint, cost numeric,
-    -- Of a refusal: which limit, what is left of it, when trying again can help (NULL: never), when it starts anew.
+    -- Of a refusal: which limit, what is left of it, when trying again can help (NULL: never), when the limit starts
+    -- again.
     dimension text, remaining numeric, retry_after interval, resets_at timestamptz,
     expires_at timestamptz, epoch bigint, repeated boolean,
     -- The limit that refused.
     bound numeric,
     -- Of a lease: how many requests it may make, and for how long it lasts, by this server's clock.
     requests integer, lasts interval,
-    -- Whether others are at this user's row, too; NULL: unknown.
+    -- Whether others use this user's row at the same time; NULL: unknown.
     busy boolean,
-    -- Of a refusal that holds alone are the reason of: what they have.
+    -- Of a refusal that is only due to open reservations: what they hold.
     held numeric
 );
 
--- What a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds until
--- trying again helps, when it starts anew in seconds since 1970, the limit, and what is held.
+-- Return what a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds
+-- until trying again helps, when the limit starts again in seconds since 1970, the limit, and what is held.
 CREATE FUNCTION quota_refusal(d record) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -185,8 +224,46 @@ BEGIN
 END
 $$;
 
--- Decide on all dimensions, of a row whose ring and day stand at p_at. What waits longest is told first:
--- whoever comes back in time then is not refused again for another reason.
+-- Return the refusal of tokens or cost, with p_bound as the limit and p_granted as its part from top-ups.
+CREATE FUNCTION quota_refuse(
+    q user_quotas, p_dimension text, p_at timestamptz, p_asked numeric, p_bound numeric, p_used numeric, p_held numeric,
+    p_granted numeric
+) RETURNS quota_decision
+LANGUAGE plpgsql AS $$
+DECLARE
+    d quota_decision;
+    open_amount constant numeric := p_bound - p_used - p_held;
+BEGIN
+    d.granted := false;
+    d.state := 'refused';
+    d.repeated := false;
+    d.dimension := p_dimension;
+    d.bound := p_bound;
+    d.remaining := greatest(open_amount, 0);
+    d.resets_at := q.period_end;
+    IF p_asked <= p_bound - p_used THEN
+        d.held := p_held;
+        -- When enough reservations have certainly ended, unless they are extended; most end before.
+        SELECT least(h.expires_at, q.period_end) INTO d.resets_at
+        FROM (
+            SELECT r.expires_at, sum(CASE WHEN p_dimension = 'tokens' THEN r.tokens ELSE r.cost END)
+                   OVER (ORDER BY r.expires_at, r.id) AS freed
+            FROM quota_reservations AS r
+            WHERE r.user_id = q.user_id AND r.period_start = q.period_start
+        ) AS h
+        WHERE h.freed >= p_asked - open_amount
+        ORDER BY h.expires_at LIMIT 1;
+    END IF;
+    -- The used part of the top-ups does not come back with the next period.
+    IF p_asked <= p_bound - least(greatest(p_used - p_bound + p_granted, 0), p_granted) THEN
+        d.retry_after := greatest(d.resets_at - p_at, interval '0');
+    END IF;
+    RETURN d;
+END
+$$;
+
+-- Decide on all dimensions, for a row whose ring and day stand at p_at. The dimension that waits longest comes first:
+-- then whoever comes back in time is not refused again for another reason.
 CREATE FUNCTION quota_decide(
     q user_quotas, ring quota_ring, p_at timestamptz, p_tokens bigint, p_cost numeric, p_slots integer,
     p_requests integer, p_builds integer
@@ -200,44 +277,10 @@ BEGIN
     d.state := 'refused';
     d.repeated := false;
     IF p_tokens > 0 AND p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held THEN
-        d.dimension := 'tokens';
-        d.bound := q.tokens_limit;
-        d.remaining := greatest(q.tokens_limit - q.tokens_used - q.tokens_held, 0);
-        d.resets_at := q.period_end;
-        -- What of the top-ups is used does not come back with the next period.
-        possible := p_tokens <= q.tokens_limit
-            - least(greatest(q.tokens_used - q.tokens_limit + q.tokens_granted, 0), q.tokens_granted);
-        IF p_tokens <= q.tokens_limit - q.tokens_used THEN
-            d.held := q.tokens_held;
-            -- When enough holds have ended for certain, unless they are extended; most end before.
-            SELECT least(h.expires_at, q.period_end) INTO d.resets_at
-            FROM (
-                SELECT r.expires_at, sum(r.tokens) OVER (ORDER BY r.expires_at, r.id) AS freed
-                FROM quota_reservations AS r
-                WHERE r.user_id = q.user_id AND r.period_start = q.period_start
-            ) AS h
-            WHERE h.freed >= p_tokens - (q.tokens_limit - q.tokens_used - q.tokens_held)
-            ORDER BY h.expires_at LIMIT 1;
-        END IF;
+        RETURN quota_refuse(
+            q, 'tokens', p_at, p_tokens, q.tokens_limit, q.tokens_used, q.tokens_held, q.tokens_granted);
     ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
-        d.dimension := 'cost';
-        d.bound := q.cost_limit;
-        d.remaining := greatest(q.cost_limit - q.cost_used - q.cost_held, 0);
-        d.resets_at := q.period_end;
-        possible := p_cost <= q.cost_limit
-            - least(greatest(q.cost_used - q.cost_limit + q.cost_granted, 0), q.cost_granted);
-        IF p_cost <= q.cost_limit - q.cost_used THEN
-            d.held := q.cost_held;
-            -- When enough holds have ended for certain, unless they are extended; most end before.
-            SELECT least(h.expires_at, q.period_end) INTO d.resets_at
-            FROM (
-                SELECT r.expires_at, sum(r.cost) OVER (ORDER BY r.expires_at, r.id) AS freed
-                FROM quota_reservations AS r
-                WHERE r.user_id = q.user_id AND r.period_start = q.period_start
-            ) AS h
-            WHERE h.freed >= p_cost - (q.cost_limit - q.cost_used - q.cost_held)
-            ORDER BY h.expires_at LIMIT 1;
-        END IF;
+        RETURN quota_refuse(q, 'cost', p_at, p_cost, q.cost_limit, q.cost_used, q.cost_held, q.cost_granted);
     ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
         d.dimension := 'builds';
         d.bound := q.builds_limit;
@@ -250,7 +293,7 @@ BEGIN
         d.remaining := greatest(q.containers_limit - q.containers_used, 0);
         possible := p_slots <= q.containers_limit;
         IF possible THEN
-            -- When enough holds have expired, unless they are extended.
+            -- When enough reservations have expired, unless they are extended.
             SELECT h.expires_at INTO d.resets_at
             FROM (
                 SELECT r.expires_at, sum(r.slots) OVER (ORDER BY r.expires_at, r.id) AS freed
@@ -267,7 +310,7 @@ BEGIN
         d.resets_at := ring.frees_at;
         possible := p_requests <= q.requests_limit;
         IF possible AND d.resets_at IS NULL THEN
-            -- Those that leases have promised are in the way: the first of them to end frees some.
+            -- The requests that leases hold are in the way: the first lease to end frees some.
             SELECT min(r.expires_at) INTO d.resets_at FROM quota_reservations AS r
             WHERE r.user_id = q.user_id AND r.leased AND r.requests > 0;
         END IF;
@@ -283,8 +326,8 @@ BEGIN
 END
 $$;
 
--- What an id that was used before got: a hold, or what the ledger says of it. NULL: a new id.
-CREATE FUNCTION quota_recall(p_user uuid, p_id uuid) RETURNS quota_decision
+-- Return what an id that was used before got: an open reservation, or what the ledger says of it. NULL: a new id.
+CREATE FUNCTION quota_find(p_user uuid, p_id uuid) RETURNS quota_decision
 LANGUAGE plpgsql AS $$
 DECLARE
     d quota_decision;
@@ -295,7 +338,7 @@ BEGIN
     IF FOUND THEN
         RETURN d;
     END IF;
-    -- 'tokens' is the last of the three in the order of the alphabet, and the last word on an id.
+    -- 'tokens' is the last of the three kinds in the alphabet, and the final entry of an id.
     SELECT l.kind = 'tokens', CASE l.kind WHEN 'tokens' THEN 'settled' ELSE l.kind END,
            l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true, NULL, NULL, NULL INTO d
     FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;

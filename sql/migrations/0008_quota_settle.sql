@@ -1,23 +1,22 @@
--- Quotas: charge what was used, give back, hold on (0005_quotas.sql says what makes it safe).
+-- Quotas: charge what was used, give back, extend (0005_quotas.sql says why it is safe).
 
 CREATE TYPE quota_settlement AS (
-    -- 'settled'; 'corrected': after it had expired or been released; 'released'; 'repeated': an earlier call
-    -- did it, nothing was changed; 'unknown': this id was never granted, nothing was changed.
+    -- 'settled'; 'corrected': after it had expired or been released; 'released'; 'repeated': an earlier call did it,
+    -- nothing was changed; 'unknown': this id was never granted, nothing was changed.
     outcome text,
     tokens bigint, cost numeric,
-    -- More was used than was promised. It is charged all the same, and the limit may be exceeded by it.
+    -- More was used than was reserved. It is charged all the same, and may exceed the limit.
     overrun boolean
 );
 
--- Charge what was used in place of what was promised. NULL is not 0: it is unknown, so what had progressed is
--- charged, and all that was promised when nothing was told.
--- p_requests: how many of a lease's were used; NULL: all of them.
+-- Charge what was used in place of what was reserved. NULL is unknown, not 0: then the progress of a stream is charged,
+-- and the whole reservation if there was none. p_requests: how many requests of a lease were used; NULL: all of them.
 CREATE FUNCTION quota_settle(
     p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_requests integer, p_meta jsonb
 ) RETURNS quota_settlement
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    patience text := quota_patience();
+    lock_timeout text := quota_lock_timeout();
     q user_quotas;
     hold quota_reservations;
     done record;
@@ -27,9 +26,7 @@ DECLARE
     delta_requests integer := 0;
     at timestamptz := clock_timestamp();
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
+    PERFORM check_tenant(p_user);
     IF p_id IS NULL OR p_meta IS NOT NULL OR NOT (p_tokens BETWEEN 0 AND 1000000000000)
         OR NOT (p_cost BETWEEN 0 AND 1000000000) THEN
         PERFORM quota_check_amounts(p_id, p_tokens, p_cost, p_meta);
@@ -39,8 +36,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
-    -- The short cut: the promise was enough, its period is the open one, no threshold is to be told. The hold is read
-    -- before the lock, so it counts only if it is found the same with it.
+    -- The short cut: the reservation was enough, its period is the open one, no threshold is reached. The reservation
+    -- is read before the lock, so it counts only if it is still the same under the lock.
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     IF FOUND AND NOT hold.leased THEN
         s.tokens := coalesce(p_tokens, nullif(hold.tokens_progressed, 0), hold.tokens);
@@ -51,13 +48,13 @@ BEGIN
             containers_used = u.containers_used - hold.slots
         WHERE s.tokens <= hold.tokens AND s.cost <= hold.cost
             AND u.user_id = p_user AND u.period_start = hold.period_start
-            -- What another call has ended in the meantime is not there to be taken off.
+            -- Another call may have ended the reservation in the meantime.
             AND u.tokens_held >= hold.tokens AND u.cost_held >= hold.cost AND u.containers_used >= hold.slots
-            -- Below the next threshold for certain: the long way looks exactly.
+            -- Certainly below the next threshold: the long way computes it exactly.
             AND (u.tokens_limit IS NULL OR u.tokens_level = 100 OR u.tokens_used + s.tokens
-                 < u.tokens_limit / 100 * CASE u.tokens_level WHEN 0 THEN 50 WHEN 50 THEN 80 ELSE 100 END)
+                 < u.tokens_limit / 100 * CASE WHEN u.tokens_level = 0 THEN 50 WHEN u.tokens_level = 50 THEN 80 ELSE 100 END)
             AND (u.cost_limit IS NULL OR u.cost_level = 100 OR u.cost_used + s.cost
-                 < u.cost_limit * CASE u.cost_level WHEN 0 THEN 0.5 WHEN 50 THEN 0.8 ELSE 1 END);
+                 < u.cost_limit * CASE WHEN u.cost_level = 0 THEN 0.5 WHEN u.cost_level = 50 THEN 0.8 ELSE 1 END);
         IF FOUND THEN
             DELETE FROM quota_reservations AS r
             WHERE r.user_id = p_user AND r.id = p_id
@@ -71,8 +68,8 @@ BEGIN
                     -- The id of a client is time-ordered, which a random one is not.
                     (p_id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at,
                      hold.period_start, p_id, hold.tokens, hold.cost);
-                -- Nobody waits for the disk: see below. As an expression, which is faster than the statement.
-                patience := set_config('synchronous_commit', 'off', true);
+                -- Do not wait for the disk: see below. An expression is faster than the statement.
+                lock_timeout := set_config('synchronous_commit', 'off', true);
                 s.outcome := 'settled';
                 s.overrun := false;
                 RETURN s;
@@ -98,8 +95,8 @@ BEGIN
         delta_cost := s.cost;
     ELSE
         SELECT bool_or(l.kind = 'tokens') AS settled, sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost,
-               min(l.period_start) AS period_start, (array_agg(l.meta ORDER BY l.created_at))[1] AS meta, max(l.granted_tokens) AS granted_tokens,
-               max(l.granted_cost) AS granted_cost, max(l.counted_requests) AS requests,
+               min(l.period_start) AS period_start, (array_agg(l.meta ORDER BY l.created_at))[1] AS meta,
+               max(l.granted_tokens) AS granted_tokens, max(l.granted_cost) AS granted_cost, max(l.counted_requests) AS requests,
                max(l.counted_at) AS counted_at, count(*) AS entries
         INTO done
         FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
@@ -131,34 +128,32 @@ BEGIN
             coalesce(hold.meta, '{}') || coalesce(p_meta, '{}')
             || CASE WHEN s.overrun THEN '{"overrun": true}'::jsonb ELSE '{}' END,
             clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
-    PERFORM quota_book(
+    PERFORM quota_post(
         q, hold, delta_tokens, delta_cost,
         CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END);
     IF s.outcome = 'settled' AND NOT s.overrun THEN
-        -- Nobody waits for the disk: a settlement that a crash of the server loses leaves the promise, which is
-        -- no less, and which the expiry charges. ALTER FUNCTION … SET would end before the commit.
+        -- Do not wait for the disk: if a crash of the server loses the settlement, the reservation is still there,
+        -- which is no less, and its expiry charges it. A SET clause of the function would end before the commit.
         SET LOCAL synchronous_commit = off;
     END IF;
     RETURN s;
 END
 $$;
 
--- Give a promise back: the call did not happen. What a stream had already used is charged. After the expiry it corrects
--- what that charged.
+-- Give a reservation back: the call did not happen. What a stream had already used is charged. After the expiry it
+-- corrects what that charged.
 CREATE FUNCTION quota_release(p_user uuid, p_id uuid) RETURNS quota_settlement
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    patience text := quota_patience();
+    lock_timeout text := quota_lock_timeout();
     q user_quotas;
     hold quota_reservations;
     done record;
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
+    PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, 0, 0, NULL);
     q := quota_lock(p_user);
-    -- quota_progress locks the hold alone: what it has just told is not to be missed.
+    -- quota_progress locks only the reservation: this lock waits for what it has just reported.
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
         SELECT count(*) AS entries, bool_and(l.kind = 'released') AS released,
@@ -175,20 +170,21 @@ BEGIN
         RETURN quota_settle(p_user, p_id, hold.tokens_progressed, hold.cost_progressed, NULL, NULL);
     END IF;
     DELETE FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
-    -- An entry of nothing: it keeps the id from being granted a second time.
+    -- An entry of amount 0 keeps the id from being granted a second time.
     INSERT INTO usage_ledger
         (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
          counted_requests)
     VALUES
         (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost,
          CASE WHEN hold.leased THEN 0 END);
-    PERFORM quota_book(q, hold, 0, 0, 0);
+    PERFORM quota_post(q, hold, 0, 0, 0);
     RETURN ('released', 0, 0, false)::quota_settlement;
 END
 $$;
 
--- The counters for the decision on more for a hold: it does not wait for itself to end, so what it has is as good as used.
-CREATE FUNCTION quota_without(q user_quotas, hold quota_reservations) RETURNS user_quotas
+-- Return the counters for the decision on more for a reservation. A reservation cannot wait for itself, so count it as
+-- used.
+CREATE FUNCTION quota_excluding(q user_quotas, hold quota_reservations) RETURNS user_quotas
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF hold.period_start = q.period_start THEN
@@ -201,45 +197,43 @@ BEGIN
 END
 $$;
 
--- Promise more to a reservation, or for longer: p_ttl from now on, never less than it had. All or nothing.
--- Not idempotent: a call that is repeated holds more than it needs until the settlement.
+-- Reserve more for a reservation, or for longer: p_ttl from now on, never less than it had. All or nothing. Not
+-- idempotent: a repeated call holds more than it needs until the settlement.
 CREATE FUNCTION quota_extend(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_ttl interval)
 RETURNS quota_decision
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    patience text := quota_patience();
+    lock_timeout text := quota_lock_timeout();
     q user_quotas;
     hold quota_reservations;
     d quota_decision;
     idle quota_ring;
     at timestamptz;
+    until timestamptz;
     more_tokens bigint := coalesce(p_tokens, 0);
     more_cost numeric := round(ceil(coalesce(p_cost, 0) * 1000000000) / 1000000000, 9);
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
+    PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, more_tokens, more_cost, NULL);
-    IF NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
-        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
-            USING ERRCODE = 'invalid_parameter_value';
+    IF p_ttl IS NOT NULL THEN
+        PERFORM quota_check_ttl(p_ttl, NULL);
     END IF;
     q := quota_lock(p_user);
     at := clock_timestamp();
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     IF NOT FOUND THEN
-        d := quota_recall(p_user, p_id);
+        d := quota_find(p_user, p_id);
         d.granted := false;
         d.state := coalesce(d.state, 'unknown');
         d.repeated := false;
         RETURN d;
     END IF;
     idle.fits := true;
-    -- It still has its place until somebody else needs it: then quota_reclaim would have ended it.
+    -- An expired reservation stays until somebody else needs its place: then quota_reclaim ends it.
     d := quota_decide(q, idle, at, more_tokens, more_cost, 0, 0, 0);
     IF NOT d.granted THEN
         q := quota_reclaim(q, at);
-        d := quota_decide(quota_without(q, hold), idle, at, more_tokens, more_cost, 0, 0, 0);
+        d := quota_decide(quota_excluding(q, hold), idle, at, more_tokens, more_cost, 0, 0, 0);
         SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
         IF NOT FOUND THEN
             d := NULL;
@@ -262,27 +256,25 @@ BEGIN
         UPDATE user_quotas AS u SET tokens_held = u.tokens_held + more_tokens, cost_held = u.cost_held + more_cost
         WHERE u.user_id = p_user;
     END IF;
+    -- A lease ends with its period, as it was granted. greatest() ignores NULL.
+    until := CASE WHEN hold.leased THEN least(at + p_ttl, q.period_end) ELSE at + p_ttl END;
     UPDATE quota_reservations AS r
-    SET tokens = r.tokens + more_tokens, cost = r.cost + more_cost,
-        -- A lease ends with its period, as it was granted.
-        expires_at = greatest(r.expires_at, CASE WHEN r.leased THEN least(at + p_ttl, q.period_end) ELSE at + p_ttl END)
+    SET tokens = r.tokens + more_tokens, cost = r.cost + more_cost, expires_at = greatest(r.expires_at, until)
     WHERE r.user_id = p_user AND r.id = p_id
     RETURNING r.tokens, r.cost, r.expires_at, r.epoch INTO d.tokens, d.cost, d.expires_at, d.epoch;
     RETURN d;
 END
 $$;
 
--- Note how much of a promise is used so far, as totals, which never go down. False: there is no such hold.
+-- Note how much of a reservation is used so far, as totals, which never go down. False: there is no such reservation.
 CREATE FUNCTION quota_progress(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    patience text := quota_patience();
+    lock_timeout text := quota_lock_timeout();
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
+    PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
-    -- Only the hold is locked, and nothing after it, so the order "user, then hold" is kept.
+    -- It locks only the reservation, and nothing after it, so the order "user, then reservation" is kept.
     UPDATE quota_reservations AS r
     SET tokens_progressed = greatest(r.tokens_progressed, p_tokens),
         cost_progressed = greatest(r.cost_progressed, round(p_cost, 9))
@@ -291,24 +283,22 @@ BEGIN
 END
 $$;
 
--- Charge what was used without a promise. It is the truth, so it is never refused; afterwards the limit is.
+-- Charge what was used without a reservation. It has happened, so it is never refused; the limit refuses afterwards.
 CREATE FUNCTION quota_add(p_user uuid, p_id uuid, p_tokens bigint, p_cost numeric, p_meta jsonb)
 RETURNS quota_settlement
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    patience text := quota_patience();
+    lock_timeout text := quota_lock_timeout();
     q user_quotas;
     hold quota_reservations;
     known quota_decision;
     tokens bigint := coalesce(p_tokens, 0);
     cost numeric := round(coalesce(p_cost, 0), 9);
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
+    PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
     q := quota_lock(p_user);
-    known := quota_recall(p_user, p_id);
+    known := quota_find(p_user, p_id);
     IF known.state = 'held' THEN
         RAISE EXCEPTION 'reservation % is still held: settle it with what was used', p_id
             USING ERRCODE = 'invalid_parameter_value', COLUMN = 'reservation_id';
@@ -320,7 +310,7 @@ BEGIN
     VALUES
         (p_user, 'tokens', tokens, cost, coalesce(p_meta, '{}'), clock_timestamp(), q.period_start, p_id, tokens, cost);
     hold.period_start := q.period_start;
-    PERFORM quota_book(q, hold, tokens, cost, 0);
+    PERFORM quota_post(q, hold, tokens, cost, 0);
     RETURN ('settled', tokens, cost, false)::quota_settlement;
 END
 $$;

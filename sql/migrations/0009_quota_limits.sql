@@ -1,16 +1,46 @@
--- Quotas: top-ups and plans (0005_quotas.sql says what makes it safe).
+-- Quotas: thresholds, top-ups, plans, and the jobs of maintenance (0005_quotas.sql says why they are safe). The
+-- functions before quota_grant are internal steps: they rely on the lock of their callers.
 
--- The first two are steps of the door, too: they rely on its lock.
+CREATE FUNCTION quota_level(p_used numeric, p_limit numeric) RETURNS smallint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT (CASE WHEN p_limit IS NULL OR p_limit <= 0 THEN 0 WHEN p_used >= p_limit THEN 100
+                 WHEN p_used >= p_limit * 0.8 THEN 80 WHEN p_used >= p_limit * 0.5 THEN 50 ELSE 0 END)::smallint
+$$;
 
--- Charge to the open grants what is over the plan's own allowance, the soonest to expire first, and close those
--- that have expired. In the middle of a period only those are charged: what is promised may still come back, and the others
--- are there until the end. Then for good: what is left of them makes the next period's, and what was charged to them is
--- noted, because holds outlive the period.
-CREATE FUNCTION quota_burn(q user_quotas, p_at timestamptz, p_ends boolean) RETURNS user_quotas
+-- Emit an event, once a period, when 50, 80 or 100 per cent of a month's limit are used.
+CREATE FUNCTION quota_emit_thresholds(q user_quotas) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF quota_level(q.tokens_used, q.tokens_limit) <= q.tokens_level
+        AND quota_level(q.cost_used, q.cost_limit) <= q.cost_level THEN
+        RETURN;
+    END IF;
+    INSERT INTO events (user_id, type, meta)
+    SELECT q.user_id, 'quota.threshold', jsonb_build_object(
+        'dimension', d.dimension, 'percent', l.percent, 'used', d.used, 'limit', d.bound,
+        'period_start', q.period_start, 'period_end', q.period_end)
+    FROM (VALUES
+        ('tokens', q.tokens_level, q.tokens_used::numeric, q.tokens_limit::numeric),
+        ('cost', q.cost_level, q.cost_used, q.cost_limit)
+    ) AS d (dimension, told, used, bound)
+    CROSS JOIN (VALUES (50), (80), (100)) AS l (percent)
+    WHERE l.percent > d.told AND l.percent <= quota_level(d.used, d.bound);
+    UPDATE user_quotas
+    SET tokens_level = greatest(tokens_level, quota_level(q.tokens_used, q.tokens_limit)),
+        cost_level = greatest(cost_level, quota_level(q.cost_used, q.cost_limit))
+    WHERE user_id = q.user_id;
+END
+$$;
+
+-- Charge to the open grants what is over the plan's own allowance, the soonest to expire first, and close those that
+-- have expired. In the middle of a period it charges only the expired ones: reservations may still be given back, and
+-- the other grants last until the end. At the end of the period (p_ends) it charges for good: the rest is the next
+-- period's, and what was charged is noted in quota_history, because reservations outlive the period.
+CREATE FUNCTION quota_consume_grants(q user_quotas, p_at timestamptz, p_ends boolean) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
 DECLARE
     g quota_grants;
-    -- NULL, which is no more than 0: an unlimited dimension needs no grants.
+    -- NULL counts as 0 below: an unlimited dimension needs no grants.
     tokens_over bigint := q.tokens_used + q.tokens_held - (q.tokens_limit - q.tokens_granted) - q.tokens_burned;
     cost_over numeric := q.cost_used + q.cost_held - (q.cost_limit - q.cost_granted) - q.cost_burned;
     -- What the expired ones leave unused.
@@ -51,8 +81,8 @@ BEGIN
                                OR p_ends AND g.tokens_burned = g.tokens AND g.cost_burned = g.cost THEN p_at END
         WHERE o.user_id = q.user_id AND o.id = g.id;
     END LOOP;
-    -- Somebody in psql may have set a limit below what is granted on top of it; and greatest() alone would pass over the
-    -- NULL of no limit, and make one of it.
+    -- Somebody in psql may have set a limit below what is granted on top of it. greatest() alone would ignore the NULL
+    -- of no limit, and make a limit of it.
     IF p_ends THEN
         q.tokens_limit := CASE WHEN q.tokens_limit IS NOT NULL
                                THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END;
@@ -83,15 +113,15 @@ BEGIN
 END
 $$;
 
--- Give back to the top-ups what the end of a period charged to them for a promise that then cost less: the last to expire
--- first, which was charged last. What has expired meanwhile stays lost.
+-- Give back to the top-ups what the end of a period charged to them for a reservation that then cost less. The last to
+-- expire comes first, because it was charged last. A grant that has expired meanwhile stays lost.
 CREATE FUNCTION quota_give_back(q user_quotas, p_period timestamptz, p_tokens bigint, p_cost numeric) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     h quota_history;
     g quota_grants;
     at timestamptz := clock_timestamp();
-    -- Less than 0: it cost more than was promised, which nothing was charged for.
+    -- Below 0: it cost more than was reserved, and nothing was charged for that.
     tokens_back bigint;
     cost_back numeric;
     tokens bigint;
@@ -170,14 +200,14 @@ BEGIN
     UPDATE user_quotas AS u
     SET tokens_limit = u.tokens_limit + p_tokens, tokens_granted = u.tokens_granted + p_tokens,
         cost_limit = u.cost_limit + round(p_cost, 9), cost_granted = u.cost_granted + round(p_cost, 9),
-        -- least() passes over NULL, which is never.
+        -- least() ignores NULL, which is never.
         grants_expire_at = least(u.grants_expire_at, p_expires_at)
     WHERE u.user_id = p_user;
     RETURN true;
 END
 $$;
 
--- Set a user's limits to those of the plan, but the overridden ones; what is used and granted stays.
+-- Set a user's limits to those of the plan, except the overridden ones; what is used and granted stays.
 CREATE FUNCTION quota_apply_plan(p_user uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
@@ -201,8 +231,8 @@ BEGIN
 END
 $$;
 
--- Do that for the users of a plan after p_after in the order of ids, at most p_limit of them; the last one's id,
--- or NULL when there are no more. In the order of ids, so that two of us cannot deadlock.
+-- Do that for the users of a plan after p_after in the order of ids, so that two calls cannot deadlock; at most p_limit
+-- of them. Returns the last one's id; NULL: there are no more.
 CREATE FUNCTION quota_apply_plan_to_all(p_plan text, p_after uuid, p_limit integer) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
@@ -216,5 +246,66 @@ BEGIN
         last_id := next_id;
     END LOOP;
     RETURN last_id;
+END
+$$;
+
+-- Close the periods of these users, if they have ended. A locked row is in a call that does the same.
+CREATE FUNCTION maintenance_close_periods(p_users uuid[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    due uuid;
+    closed integer := 0;
+BEGIN
+    FOREACH due IN ARRAY p_users LOOP
+        PERFORM FROM user_quotas AS q
+        WHERE q.user_id = due AND q.period_end <= clock_timestamp() FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            PERFORM quota_lock(due);
+            closed := closed + 1;
+        END IF;
+    END LOOP;
+    RETURN closed;
+END
+$$;
+
+-- End the expired reservations of these users as their own next refusal would: charge tokens and cost, free the slots.
+-- About p_limit of one user at most, the earliest first. Returns how many ended, and the users whose rows were locked;
+-- with p_wait it waits for those.
+CREATE FUNCTION maintenance_reclaim(
+    p_users uuid[], p_limit integer, p_wait boolean, OUT ended bigint, OUT busy uuid[]
+)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    owner uuid;
+    q user_quotas;
+    at timestamptz;
+    before bigint;
+BEGIN
+    ended := 0;
+    busy := '{}';
+    FOREACH owner IN ARRAY p_users LOOP
+        IF p_wait THEN
+            PERFORM FROM user_quotas AS u WHERE u.user_id = owner FOR UPDATE;
+            -- Deleted meanwhile.
+            CONTINUE WHEN NOT FOUND;
+        ELSE
+            PERFORM FROM user_quotas AS u WHERE u.user_id = owner FOR UPDATE SKIP LOCKED;
+            IF NOT FOUND THEN
+                busy := busy || owner;
+                CONTINUE;
+            END IF;
+        END IF;
+        q := quota_lock(owner);
+        at := clock_timestamp();
+        at := least(at, (
+            SELECT r.expires_at FROM quota_reservations AS r WHERE r.user_id = owner AND r.expires_at <= at
+            ORDER BY r.expires_at OFFSET p_limit - 1 LIMIT 1
+        ));
+        before := (SELECT count(*) FROM quota_reservations AS r WHERE r.user_id = owner AND r.expires_at <= at);
+        IF before > 0 THEN
+            PERFORM quota_reclaim(q, at);
+            ended := ended + before;
+        END IF;
+    END LOOP;
 END
 $$;

@@ -1,9 +1,9 @@
--- Statements of an administrator's connection, whatever it does.
+-- Statements of every administrator's connection.
 
 -- name: become
--- Be another role for the rest of the transaction.
+-- Acts as another role for the rest of the transaction.
 SELECT set_config('role', %(role)s, true);
 
 -- name: limit_waiting
--- For the locks of one transaction.
+-- Limits the wait for each lock of one transaction.
 SELECT set_config('lock_timeout', %(wait)s, true);

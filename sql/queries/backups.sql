@@ -1,22 +1,23 @@
--- name: unhindered
--- All rows or an error: a login under row-level security must not see a part. And no limit of time for this work; the
--- last one is of PostgreSQL 17.
+-- name: lift_limits
+-- See all rows or fail: a login under row-level security must not see a part of them. And set no time limits; the last
+-- setting is new in PostgreSQL 17.
 SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, true) FROM pg_settings
 WHERE name IN ('row_security', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                'transaction_timeout');
 
--- name: place (read)
--- Where the schema is, who owns its tables, and who asks; the first two are NULL where there is none.
+-- name: facts (read)
+-- The schema, the owner of its tables (both NULL where there is none), the login, and the server.
 SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = to_regclass('schema_version')) AS schema,
        (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('schema_version')) AS owner,
        current_user::text AS login, current_database()::text AS database, current_schema()::text AS first_schema,
-       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path, current_setting('server_version') AS server_version,
+       (SELECT reset_val FROM pg_settings WHERE name = 'search_path') AS search_path,
+       current_setting('server_version') AS server_version,
        current_setting('server_version_num')::integer / 10000 AS major,
        current_setting('server_version_num')::integer % 10000 AS minor;
 
 -- name: snapshot
--- What this transaction sees, for pg_dump to see the same.
+-- Exports what this transaction sees, so that pg_dump sees the same.
 SELECT pg_export_snapshot();
 
 -- name: write_counts (read)
@@ -30,10 +31,10 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e');
 
--- name: things (read)
--- What there is in a schema that can be dropped by itself, tables first: of what kind, its name, and how to drop it.
--- Not what an extension brought, nor what goes with something else: an index, a table's row type, a partition.
-SELECT t.kind, t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
+-- name: objects (read)
+-- The objects of a schema that can be dropped by themselves, tables first, each with the command that drops it. Without
+-- those of extensions, and without those that go with another object: indexes, row types of tables, partitions.
+SELECT t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
 FROM (
     SELECT 1 AS turn, c.oid, c.relname AS name, format('%%I.%%I', n.nspname, c.relname) AS identity,
            CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
@@ -53,8 +54,8 @@ FROM (
 WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype IN ('e', 'i', 'a'))
 ORDER BY t.turn, t.name;
 
--- name: outside (read)
--- How much there is in all other schemas: dropping a table takes what was built on it along.
+-- name: count_outside (read)
+-- The number of objects in all other schemas: dropping a table also drops the objects that depend on it.
 SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname <> %(schema)s
           AND n.nspname NOT LIKE 'pg\_%%')
      + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname <> %(schema)s)
@@ -64,13 +65,13 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
 -- name: write_make_schema
 SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 
--- name: write_close (read)
--- Keep everybody else out of the tables until the transaction ends.
+-- name: write_lock_tables (read)
+-- Locks everybody else out of the tables until the transaction ends.
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
 
 -- name: check_constraints
--- Check now what would be checked when the transaction ends.
+-- Checks now the constraints that would be checked at the end of the transaction.
 SET CONSTRAINTS ALL IMMEDIATE;
 
 -- name: write_analyze (read)
@@ -78,15 +79,15 @@ SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
 FROM unnest(%(tables)s::text[]) AS t;
 
 -- name: may_grant
--- Whether this schema's version knows the roles that tenants act as.
+-- Whether this version of the schema has the function that gives rights to roles.
 SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 
 -- name: grant
 SELECT grant_atlas_roles();
 
 -- name: definitions (read)
--- What everything in a schema is, but its rows, owners and rights, and what only makes it faster or slower to use. Without
--- parentheses outside of functions: a nested AND comes back flat from a dump.
+-- The definition of everything in a schema, without rows, owners, rights, and settings of speed. Without parentheses
+-- outside of functions: a nested AND comes back flat from a dump.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
 SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
            AS definition

@@ -1,10 +1,10 @@
 -- name: create
 -- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
-INSERT INTO builds (user_id, id, project_id, resource_usage)
+INSERT INTO builds AS n (user_id, id, project_id, resource_usage)
 SELECT user_id, %(build_id)s, id, %(resource_usage)s
 FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
-RETURNING user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
-          finished_at, created_at;
+RETURNING n.user_id, n.id, n.project_id, n.status, n.container_id, n.image_id, n.error_message, n.resource_usage,
+          n.log_bytes, n.started_at, n.finished_at, n.created_at;
 
 -- name: get (read)
 SELECT user_id, id, project_id, status, container_id, image_id, error_message, resource_usage, log_bytes, started_at,
@@ -62,18 +62,19 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::tex
 ORDER BY id LIMIT %(limit)s;
 
 -- name: stats (read)
-SELECT
-    count(*) AS total,
-    count(*) FILTER (WHERE status = 'queued') AS queued,
-    count(*) FILTER (WHERE status = 'running') AS running,
-    count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
-    count(*) FILTER (WHERE status = 'failed') AS failed,
-    -- As in the view project_health.
-    round(
-        count(*) FILTER (WHERE status = 'succeeded')::numeric
-        / nullif(count(*) FILTER (WHERE status IN ('succeeded', 'failed')), 0), 4
-    ) AS success_rate,
-    percentile_cont(0.5) WITHIN GROUP (ORDER BY finished_at - started_at) AS duration_p50,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY finished_at - started_at) AS duration_p95
-FROM builds
-WHERE user_id = %(user_id)s AND project_id = %(project_id)s;
+-- Of all builds, or of those that were queued since a moment.
+SELECT s.total, s.queued, s.running, s.succeeded, s.failed,
+       -- As in the view project_health.
+       round(s.succeeded::numeric / nullif(s.succeeded + s.failed, 0), 4) AS success_rate,
+       s.durations[1] AS duration_p50, s.durations[2] AS duration_p95
+FROM (
+    SELECT count(*) AS total,
+           count(*) FILTER (WHERE status = 'queued') AS queued,
+           count(*) FILTER (WHERE status = 'running') AS running,
+           count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
+           count(*) FILTER (WHERE status = 'failed') AS failed,
+           percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY finished_at - started_at) AS durations
+    FROM builds
+    WHERE user_id = %(user_id)s AND project_id = %(project_id)s
+      AND created_at >= coalesce(%(since)s, '-infinity'::timestamptz)
+) AS s;

@@ -1,7 +1,7 @@
 -- name: create
 -- Name the newest version of every file, all at one instant. The ids of the rows begin with the time and the counter of
--- the checkpoint's own id (a uuid v7: 24 hex digits), so they sort behind all ids that this client made before, those of
--- the same millisecond too. The last 8 digits number the rows.
+-- the checkpoint's own id (a uuid v7: 24 hex digits), so they sort behind all ids that this client made before, those
+-- of the same millisecond too. The last 8 digits number the rows.
 WITH made AS (
     INSERT INTO checkpoints (user_id, project_id, id, name, kind, note, attribution)
     VALUES (%(user_id)s, %(project_id)s, %(id)s, %(name)s, %(kind)s, %(note)s, %(attribution)s)

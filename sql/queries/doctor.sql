@@ -1,26 +1,26 @@
--- Looking for what is wrong; every statement here only reads.
+-- Statements of the doctor; each one only reads.
 
 -- name: now (read)
 -- The server's clock.
 SELECT clock_timestamp();
 
 -- name: search_path (read)
--- What a new connection of this login looks for tables in: what a reset of the setting would give.
+-- The search_path of a new connection of this login: the value that a reset would give.
 SELECT reset_val FROM pg_settings WHERE name = 'search_path';
 
 -- name: settings (read)
--- What the server works with, and where each value was said: "configuration file", "database", "user", …
+-- Settings of the server, and the source of each: "configuration file", "database", "user", …
 SELECT name, setting, source FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'server_encoding', 'synchronous_commit',
                'track_counts');
 
 -- name: data_directory (read)
--- Where the server keeps its data, on its machine; no row for a login that may not know.
+-- The folder of the data on the server's machine; no row for a login that may not read it.
 SELECT setting FROM pg_settings WHERE name = 'data_directory';
 
 -- name: connections (read)
--- Those of clients: how many there may be and are, on the server and in this database. The last ones are kept for
--- superusers, and from PostgreSQL 16 on some more for a role.
+-- Connections of clients: the limits and the numbers, of the server and of this database. Some are reserved for superusers,
+-- and from PostgreSQL 16 on some more for a role.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
            - coalesce(current_setting('reserved_connections', true), '0')::integer AS of_server,
        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS of_database,
@@ -28,7 +28,7 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
 FROM pg_stat_activity WHERE backend_type = 'client backend';
 
 -- name: who_is_connected (read)
--- The most first, and how many of them have been sitting in a transaction for minutes.
+-- Connections by login, the most first; `stuck` counts those that were idle in a transaction for some time.
 SELECT coalesce(usename, '?') AS login, coalesce(nullif(application_name, ''), 'no name') AS application,
        coalesce(datname, '?') AS database, count(*) AS connections,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%%' AND state_change < clock_timestamp() - %(idle)s::interval)
@@ -38,7 +38,7 @@ GROUP BY usename, application_name, datname
 ORDER BY count(*) DESC, login, application;
 
 -- name: tables (read)
--- What vacuum has to do, of the tables of a schema. NULL: never.
+-- The work that vacuum has left on the tables of a schema. NULL: it never came.
 SELECT s.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
        greatest(s.last_analyze, s.last_autoanalyze) AS analysed_at,
@@ -53,7 +53,7 @@ ORDER BY s.relname;
 SELECT has_schema_privilege(%(role)s::name, oid, 'USAGE') AS may_use FROM pg_namespace WHERE nspname = %(schema)s::text;
 
 -- name: missing_privileges (read)
--- Of these tables and views, each with a privilege, those that a role does not have, not even for one column.
+-- Of these pairs of a table or view and a privilege, those that a role does not have, not even for one column.
 SELECT c.relname AS name, wanted.privilege
 FROM unnest(%(names)s::text[], %(privileges)s::text[]) AS wanted (name, privilege)
 JOIN pg_class AS c ON c.relname = wanted.name JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -64,9 +64,9 @@ WHERE n.nspname = %(schema)s::text
 ORDER BY wanted.privilege, c.relname;
 
 -- name: excess_privileges (read)
--- Everything that reaches a role on these tables and views, by a grant to it, to PUBLIC or to what it is a member of,
--- and the right to create in the schema (`name` is NULL); with the command that takes it away. What the owner has by
--- itself is no grant.
+-- All privileges of a role on these tables and views, by a grant to it, to PUBLIC or to a role that it is a member of,
+-- and the right to create in the schema (`name` is NULL); each with the command that revokes it. The owner's own rights
+-- are no grants.
 WITH home AS (SELECT oid, nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = %(schema)s::text),
      given AS (
          SELECT c.relname AS name, NULL::name AS on_column, a.privilege_type AS privilege, a.grantee,
@@ -92,7 +92,7 @@ WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid
 ORDER BY given.name, given.privilege, given.on_column, command;
 
 -- name: above_policies (read)
--- How a role stands above the policies of tables (no row: it does not), and the command that ends it.
+-- The reasons why policies do not bind a role (no row: they bind it), each with the command that ends it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
 UNION ALL
@@ -118,7 +118,7 @@ WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
 ORDER BY name, command;
 
 -- name: database_grants (read)
--- What reaches a role in the database itself, by a grant to it, to PUBLIC or to what it is a member of, beside CONNECT.
+-- The privileges of a role on the database beside CONNECT, by a grant to it, to PUBLIC or to a role that it is a member of.
 SELECT a.privilege_type AS privilege,
        'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
            || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS command
@@ -128,8 +128,8 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
 ORDER BY a.privilege_type, command;
 
 -- name: system_functions (read)
--- PostgreSQL's own functions for large objects and advisory locks that a role may execute: how many, and the command that
--- ends it (NULL: none).
+-- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the command
+-- that revokes that (NULL: none).
 SELECT count(*) AS amount,
        'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
            || quote_ident(%(role)s) AS command
@@ -139,8 +139,8 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
               WHERE a.grantee IN (0, app.oid));
 
 -- name: search_paths (read)
--- Where a search_path is set for new connections to this database, the one that holds first, and the command that puts
--- temporary tables last there. The roles are those that act in the schema and this login.
+-- The places where a search_path is set for new connections to this database, the strongest first, and the beginning of the
+-- command that changes it. The roles are those that act in the schema, and this login.
 SELECT given.path,
        CASE
            WHEN s.setrole = 0 THEN 'ALTER DATABASE ' || quote_ident(d.datname)

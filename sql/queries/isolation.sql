@@ -5,9 +5,9 @@ SELECT row_security_active('users') AS row_security_applies,
            AS may_act_as_user;
 
 -- name: own_path
--- Look for our tables in our own schema, and among temporary ones last, until the end of the transaction: the first schema
--- of the search_path that has them, else the one where they would be made. Returns who serves, the search_path that was,
--- and ours. Every name is qualified: among temporary tables there may be one called pg_class.
+-- Look for our tables in our own schema, and among temporary ones last, until the end of the transaction: the first
+-- schema of the search_path that has them, else the one where they would be made. Returns who serves, the search_path
+-- that was, and ours. Every name is qualified: among temporary tables there may be one called pg_class.
 WITH was AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS path)
 SELECT pg_catalog.pg_backend_pid() AS pid, was.path AS before, pg_catalog.set_config('search_path', coalesce((
     SELECT pg_catalog.quote_ident(n.nspname) || ', pg_temp'

@@ -1,8 +1,8 @@
 -- name: put
--- Append a version, in one round trip and one commit. The file's row in memory_files is what concurrent writers race for:
--- whoever does not know the newest version changes nothing, reads it and tries again. Content that was stored before keeps
--- its place in its own chain, so its depth comes back. Where the user's limit is hard and does not let the content in,
--- nothing changes either.
+-- Append a version, in one round trip and one commit. The file's row in memory_files is what concurrent writers race
+-- for: whoever does not know the newest version changes nothing, reads it and tries again. Content that was stored
+-- before keeps its place in its own chain, so its depth comes back. Where the user's limit is hard and does not let the
+-- content in, nothing changes either.
 WITH head AS (
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
     SELECT %(user_id)s::uuid, %(project_id)s::uuid, %(id)s::uuid, %(id)s::uuid, 1, %(path)s::text
@@ -18,16 +18,19 @@ WITH head AS (
     ON CONFLICT (user_id, sha256) DO UPDATE
         SET depth = excluded.depth, base_sha256 = excluded.base_sha256, data = excluded.data
         WHERE b.data IS NULL AND excluded.data IS NOT NULL
+), version AS (
+    INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context,
+                                  attribution)
+    SELECT %(size)s, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(sha256)s, %(link)s,
+           %(folder_modes)s::smallint[], %(context)s, %(attribution)s
+    FROM head
+    RETURNING seq, created_at
 )
-INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context,
-                              attribution)
-SELECT %(size)s, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(sha256)s, %(link)s,
-       %(folder_modes)s::smallint[], %(context)s, %(attribution)s
-FROM head
-RETURNING seq, created_at, (
+SELECT version.seq, version.created_at, (
     SELECT b.depth FROM memory_blobs b
     WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s AND b.data IS NOT NULL
-) AS stored_depth;
+) AS stored_depth
+FROM version;
 
 -- name: put_deletion
 -- Append a deletion: the newest content stays on record.
@@ -63,7 +66,7 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(p
 -- name: lock
 -- Queue for a file: its newest version stays the newest until the end of the transaction.
 SELECT snapshot_id FROM memory_files
-WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s AND memory_turn(%(user_id)s) FOR UPDATE;
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s AND memory_lock_limit(%(user_id)s) FOR UPDATE;
 
 -- name: heal
 -- Replace stored bytes that are damaged or were never kept, by the same content as a keyframe.
@@ -71,9 +74,9 @@ UPDATE memory_blobs SET depth = 0, base_sha256 = NULL, data = %(data)s
 WHERE user_id = %(user_id)s AND sha256 = %(sha256)s;
 
 -- name: chain (read)
--- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The order
--- is that of the steps: a depth is only a bound.
--- One row by its whole key a step, spelled so that a planner without statistics does not read a tenant's blobs each time.
+-- A blob and the bases that it was made from, down to the keyframe, or to a content that the client has already. The
+-- order is that of the steps: a depth is only a bound. One row by its whole key a step, spelled so that a planner
+-- without statistics does not read a tenant's blobs each time.
 WITH RECURSIVE chain AS (
     SELECT 0 AS step, b.sha256, b.size, b.depth, b.base_sha256, b.data FROM memory_blobs b
     WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s
@@ -89,10 +92,9 @@ SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 
 -- name: files (read)
 -- The newest version of every file of a project, deletions too, and whether its content is stored.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at, s.sha256 IS NULL OR b.kept AS kept
+SELECT s.*, s.sha256 IS NULL OR b.kept AS kept
 FROM memory_files f
-JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
+JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
     AND s.id = f.snapshot_id
 LEFT JOIN LATERAL (
     SELECT k.data IS NOT NULL AS kept FROM memory_blobs k
@@ -103,13 +105,9 @@ ORDER BY s.path;
 
 -- name: files_at (read)
 -- The version of every file that was the newest at a moment, deletions too: back from the newest, file by file.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_files f
+SELECT s.* FROM memory_files f
 CROSS JOIN LATERAL (
-    SELECT v.id, v.user_id, v.project_id, v.path, v.seq, v.kind, v.sha256, v.size, v.mode, v.link, v.folder_modes,
-           v.checkpoint, v.context, v.attribution, v.created_at
-    FROM memory_snapshots v
+    SELECT v.* FROM memory_versions v
     WHERE v.user_id = f.user_id AND v.project_id = f.project_id AND v.path = f.path AND v.created_at <= %(moment)s
       AND v.kind <> 'checkpoint'
     ORDER BY v.seq DESC LIMIT 1
@@ -118,24 +116,18 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
 -- name: files_of_checkpoint (read)
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
+SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.checkpoint = %(name)s
 ORDER BY s.path;
 
 -- name: versions (read)
 -- Versions by id, for undo and redo.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
+SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = ANY(%(ids)s::uuid[]);
 
 -- name: by_id_range (read)
 -- An id prefix is a range of ids. Rows of checkpoints share their first digits and go by the checkpoint's name instead.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
+SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN %(low)s AND %(high)s
   AND (s.kind <> 'checkpoint' OR %(low)s = %(high)s) AND (%(path)s::text IS NULL OR s.path = %(path)s)
 ORDER BY s.id LIMIT 5;
@@ -143,9 +135,7 @@ ORDER BY s.id LIMIT 5;
 -- name: history_of_file (read)
 -- Newest first, from below a version on. A version and the checkpoints that name it share a number, and the version is
 -- the older one whatever their ids say: those come from the clocks of the clients that made them.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
+SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
   AND (%(before_seq)s::integer IS NULL
        OR (s.seq, s.kind = 'checkpoint', s.id) < (%(before_seq)s, %(before_kind)s::text = 'checkpoint', %(before_id)s::uuid))
@@ -153,18 +143,9 @@ ORDER BY s.seq DESC, s.kind = 'checkpoint' DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project (read)
 -- Newest first, from below an id on.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
+SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
-
--- name: version (read)
--- One version by id.
-SELECT s.id, s.user_id, s.project_id, s.path, s.seq, s.kind, s.sha256, s.size, s.mode, s.link, s.folder_modes,
-       s.checkpoint, s.context, s.attribution, s.created_at
-FROM memory_snapshots s
-WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = %(id)s;
 
 -- name: known_contents (read)
 -- Which of these contents some version in a project has, and can give back.

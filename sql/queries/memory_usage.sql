@@ -17,4 +17,4 @@ WHERE q.user_id = %(user_id)s AND NOT memory_fits(%(user_id)s, %(sha256)s, %(dat
 
 -- name: turn
 -- Before a transaction that may store several contents: their order must not matter.
-SELECT memory_turn(%(user_id)s);
+SELECT memory_lock_limit(%(user_id)s);

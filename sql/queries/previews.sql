@@ -21,14 +21,15 @@ DELETE FROM claims WHERE kind = 'preview_host' AND value = %(host)s AND user_id 
 
 -- name: create
 -- No row when the project is deleted or gone. Locked, so that one that is being deleted is not taken for alive.
-INSERT INTO previews (user_id, id, project_id, host, container_port, machine, resource_limits, auto_sleep,
-                      sleep_after_seconds)
+INSERT INTO previews AS n (user_id, id, project_id, host, container_port, machine, resource_limits, auto_sleep,
+                           sleep_after_seconds)
 SELECT user_id, %(preview_id)s, id, %(host)s, %(container_port)s, %(machine)s, %(resource_limits)s, %(auto_sleep)s,
        %(sleep_after_s)s
 FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted' FOR KEY SHARE
-RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-          last_accessed_at, stopped_at, created_at, updated_at;
+RETURNING n.user_id, n.id, n.project_id, n.host, n.status, n.host_port, n.container_port, n.machine, n.container_id,
+          n.network_id, n.health_status AS health, n.resource_limits, n.auto_sleep,
+          make_interval(secs => n.sleep_after_seconds) AS sleep_after, n.last_accessed_at, n.stopped_at, n.created_at,
+          n.updated_at;
 
 -- name: get (read)
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
@@ -90,7 +91,8 @@ WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', '
   AND last_accessed_at < now() - interval '1 second';
 
 -- name: idle (read)
--- Those of all users that nobody visited for their time, and the second that touch may be behind; the longest idle first.
+-- Those of all users that nobody visited for their time, and the second that touch may be behind; the longest idle
+-- first.
 SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
        health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
        last_accessed_at, stopped_at, created_at, updated_at

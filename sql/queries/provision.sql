@@ -1,8 +1,8 @@
--- Setting up: what there is, and the commands that make what is missing. Names of databases and roles cannot be
--- parameters of a command, so the server writes each command and quotes the names in it.
+-- Statements that set a database up: the present state, and the commands that make the missing parts. Names of databases
+-- and roles cannot be parameters of a command, so the server writes each command and quotes the names in it.
 
 -- name: login
--- Who is connected to what, and what that role may do.
+-- The role and the database of this connection, and the rights of the role.
 SELECT r.rolname AS name, r.rolsuper AS is_superuser, r.rolcreaterole AS may_create_roles,
        r.rolcreatedb AS may_create_databases, current_setting('server_version_num')::integer AS version_number,
        current_setting('server_version') AS version, pg_is_in_recovery() AS is_standby, d.datname AS database,
@@ -11,17 +11,17 @@ FROM pg_roles AS r, pg_database AS d
 WHERE r.rolname = current_user AND d.datname = current_database();
 
 -- name: database (read)
--- Whether a database is there (one row), and whether this login may enter.
+-- Whether a database exists (one row), and whether this login may connect to it.
 SELECT has_database_privilege(oid, 'CONNECT') AS may_connect FROM pg_database WHERE datname = %(name)s::text;
 
 -- name: write_create_database
--- UTF8 in any case: what a new database is copied from may have another encoding, and then not all locales fit.
+-- Always in UTF8: template1 may have another encoding, and then not all locales fit.
 SELECT format('CREATE DATABASE %%I', %(name)s::text) || coalesce(' OWNER ' || quote_ident(%(owner)s::text), '')
     || CASE WHEN pg_encoding_to_char(encoding) = 'UTF8' THEN '' ELSE ' ENCODING ''UTF8'' LOCALE ''C'' TEMPLATE template0' END
 FROM pg_database WHERE datname = 'template1';
 
 -- name: role (read)
--- A role (one row or none). From PostgreSQL 16 on a member may be denied to become what it is a member of.
+-- A role (one row or none). From PostgreSQL 16 on, a member of a role may be denied to act as it.
 SELECT rolsuper OR rolbypassrls AS is_above_policies, rolcanlogin AS may_login,
        pg_has_role(oid, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
            AS may_become,
@@ -71,7 +71,7 @@ SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'CREATE')
 SELECT has_schema_privilege(%(schema)s::text, 'CREATE WITH GRANT OPTION');
 
 -- name: schema
--- Where the tables are, or would be (NULL: nowhere), who owns them, and whether grants can be given.
+-- The schema of the tables, present or future (NULL: none), their owner, and whether grants can be given.
 SELECT coalesce(n.nspname, current_schema()) AS name, pg_get_userbyid(c.relowner) AS owner,
        to_regprocedure('grant_atlas_roles()') IS NOT NULL AS has_grants
 FROM (SELECT to_regclass('schema_version') AS oid) AS found
@@ -79,8 +79,8 @@ LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
 -- name: closed (read)
--- What a login of this database has by itself: no temporary tables and no schemas, which could be taken for ours; no large
--- objects, which no policy keeps apart; no advisory locks. `has_path`: temporary tables come last for new connections.
+-- Whether every login of this database lacks temporary tables and schemas, which could be taken for ours; large objects,
+-- which no policy protects; advisory locks. `has_path`: temporary tables come last for new connections.
 SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
            AS is_closed,
        pg_has_role(d.datdba, 'USAGE') AS may_close,
@@ -99,19 +99,19 @@ FROM pg_database AS d WHERE d.datname = current_database();
 SELECT 'REVOKE CREATE, TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC';
 
 -- name: write_close_functions (read)
--- NULL: there is none to close.
+-- NULL: all are closed.
 SELECT 'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC'
 FROM pg_proc AS p
 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
   AND has_function_privilege('public', p.oid, 'EXECUTE');
 
 -- name: write_grant_waiting
--- What setting up itself needs of them; NULL: it has that.
+-- The one function of them that a set-up needs itself; NULL: it may execute it.
 SELECT CASE WHEN NOT has_function_privilege(%(role)s::name, 'pg_advisory_xact_lock(bigint)', 'EXECUTE')
             THEN format('GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO %%I', %(role)s::text) END;
 
 -- name: write_path (read)
--- Ours and then temporary tables; where somebody has set one for the database, that and then temporary tables.
+-- Our schema, or the search_path that is set for the database, and then temporary tables.
 SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path = ' || coalesce((
     SELECT substr(given, length('search_path=') + 1)
     FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS given
@@ -119,11 +119,11 @@ SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path
 ), quote_ident(%(schema)s)) || ', pg_temp';
 
 -- name: wait_for_turn
--- One at a time sets a database up; ends with the transaction, so it works behind a pooler too.
+-- One process at a time sets a database up. The lock ends with the transaction, so it works behind a pooler too.
 SELECT pg_advisory_xact_lock(4152413918);
 
 -- name: write_hand_over
--- A command for each of our objects that somebody else owns. Partitions have the owner of their own.
+-- A command for each of our objects that another role owns. Partitions have owners of their own.
 WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text)
 SELECT format('ALTER %%1$s %%2$I.%%3$I OWNER TO %%4$I',
               CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,
@@ -145,7 +145,7 @@ WHERE t.typname = ANY (%(types)s::text[]) AND pg_get_userbyid(t.typowner) <> %(o
 ORDER BY command;
 
 -- name: grants (read)
--- Everything that is granted in a schema, to see whether granting changed anything.
+-- All grants in a schema, to compare them before and after.
 SELECT 'relation ' || c.oid || ' ' || item::text AS granted
 FROM pg_class AS c, unnest(c.relacl) AS item WHERE c.relnamespace = %(schema)s::text::regnamespace
 UNION ALL
@@ -160,18 +160,17 @@ SELECT 'schema ' || item::text FROM pg_namespace AS n, unnest(n.nspacl) AS item 
 ORDER BY granted;
 
 -- name: is_unused (read)
--- Whether there is surely no user yet: whoever only sees its own rows cannot tell.
+-- Whether it is certain that there is no user yet: a login that sees only its own rows cannot tell.
 SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 
 -- name: grant
--- False: there is no role to give anything to.
+-- False: the roles do not exist.
 SELECT grant_atlas_roles();
 
 -- name: inventory (read)
--- Everything in a schema that the migrations make and the doctor compares; a name alone tells one function from another.
--- `rule` is what the isolation of tenants rests on. `is_fit`: an index is valid, a trigger is enabled. `reaches` tells of
--- a policy whether it lets rows through to a role. `identity` names the object in a command, `making` is the command that
--- makes it.
+-- The objects of a schema, for the comparison with those that the migrations make. `rule` is the part of an object that
+-- isolates tenants. `is_fit`: an index is valid, a trigger is enabled. `reaches`: a policy lets rows through to a role.
+-- `identity` is the name for a command on the object, `making` the command that makes it.
 WITH home AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = %(schema)s::text),
      app AS (SELECT oid FROM pg_roles WHERE rolname = %(role)s::text)
 SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c.relname AS name, NULL AS on_table,
@@ -183,7 +182,7 @@ SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
 UNION ALL
--- Those of constraints come and go with their tables.
+-- Without the indexes of constraints, which come and go with their tables.
 SELECT 'index', c.relname, t.relname, NULL, i.indisvalid AND i.indisready, false, quote_ident(c.relname),
        pg_get_indexdef(c.oid, 0, true)
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
@@ -225,7 +224,7 @@ FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
 WHERE t.typtype IN ('d', 'e')
    OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
 UNION ALL
--- What a role may do, with the columns where it is not all of them.
+-- The privileges of a role, with the columns where they are not for all of them.
 SELECT 'privilege', a.privilege_type, c.relname, NULL, true, false, NULL, NULL
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace, aclexplode(c.relacl) AS a JOIN app ON app.oid = a.grantee
 UNION ALL

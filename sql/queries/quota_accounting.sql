@@ -1,7 +1,7 @@
 -- name: usage (read)
--- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no
--- more, and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_burn would charge to the top-ups,
--- the soonest to expire first.
+-- As the next reservation will see it: an ended period, an earlier day, old requests and expired top-ups count no more,
+-- and what has expired is charged (`x`, see quota_reclaim). `over` is what quota_consume_grants would charge to the
+-- top-ups, the soonest to expire first.
 SELECT
     CASE WHEN t.open THEN q.tokens_used + x.tokens ELSE 0 END AS tokens_used,
     CASE WHEN t.open THEN q.tokens_held - x.tokens ELSE 0 END AS tokens_held,
@@ -13,7 +13,7 @@ SELECT
     d.cost_granted,
     q.containers_used - x.slots AS slots_held,
     q.containers_limit AS slots_limit,
-    (quota_ring_book(quota_ring_take(q.request_cells, q.request_minute, t.now, 0, NULL), x.ends, x.counts)).used
+    (quota_ring_add(quota_ring_take(q.request_cells, q.request_minute, t.now, 0, NULL), x.ends, x.counts)).used
         AS requests_last_hour,
     q.requests_held - x.requests AS requests_held,
     q.requests_limit,

@@ -8,57 +8,45 @@ CALL quota_call_reserve(
 
 -- name: reserve_behind
 -- The same as part of a transaction, which behind a tenant's wall it always is: then it cannot commit by itself.
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts, held
-FROM quota_reserve(
+SELECT d.* FROM quota_reserve(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
     %(meta)s::jsonb
-);
+) AS d;
 
 -- name: settle
-SELECT outcome, tokens, cost, overrun
-FROM quota_settle(
+SELECT s.* FROM quota_settle(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(requests)s::integer, %(meta)s::jsonb
-);
+) AS s;
 
 -- name: release
-SELECT outcome, tokens, cost, overrun FROM quota_release(%(user_id)s, %(reservation_id)s);
+SELECT s.* FROM quota_release(%(user_id)s, %(reservation_id)s) AS s;
 
 -- name: extend
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts, held
-FROM quota_extend(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(ttl)s::interval);
+SELECT d.* FROM quota_extend(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(ttl)s::interval) AS d;
 
 -- name: progress
 SELECT quota_progress(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric);
 
 -- name: add
-SELECT outcome, tokens, cost, overrun
-FROM quota_add(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(meta)s::jsonb);
+SELECT s.* FROM quota_add(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(meta)s::jsonb) AS s;
 
 -- name: lease
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts, held
-FROM quota_lease(
+SELECT d.* FROM quota_lease(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
     %(min_cost)s::numeric, %(requests)s::integer, %(min_requests)s::integer, %(ttl)s::interval, %(holder)s::text,
     %(meta)s::jsonb
-);
+) AS d;
 
 -- name: hit
 CALL quota_call_hit(%(user_id)s, %(requests)s::integer, %(durable)s, NULL, NULL, NULL, NULL);
 
 -- name: hit_behind
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts, held
-FROM quota_hit(%(user_id)s, %(requests)s::integer);
+SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d;
 
 -- name: hit_behind_lazily
 -- set_config() is called before the function's rows are read, and it is for the commit that it matters.
-SELECT granted, state, tokens, cost, dimension, remaining, retry_after, resets_at, expires_at, epoch, repeated,
-       bound, requests, lasts, held
-FROM quota_hit(%(user_id)s, %(requests)s::integer), set_config('synchronous_commit', 'off', true);
+SELECT d.* FROM quota_hit(%(user_id)s, %(requests)s::integer) AS d, set_config('synchronous_commit', 'off', true);
 
 -- name: holders (read)
 -- Who has the containers.

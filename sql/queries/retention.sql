@@ -1,6 +1,6 @@
 -- name: old_versions (read)
--- A page of the automatic versions from before a moment, and how many of them may go: not the newest of their files, nor
--- the newest with content. A checkpoint has rows of its own, so it does not come into this.
+-- A page of the automatic versions from before a moment, and how many of them may go: not the newest of their files,
+-- nor the newest with content. A checkpoint has rows of its own, so it does not come into this.
 WITH page AS (
     SELECT created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
@@ -18,8 +18,8 @@ LEFT JOIN LATERAL (
 ) AS kept ON true;
 
 -- name: prune_versions
--- The same page, and those that may go are deleted. By their places, as in purges. The trigger asks again for each whether
--- it is the newest by now.
+-- The same page, and those that may go are deleted. By their places, as in purges. The trigger asks again for each
+-- whether it is the newest by now.
 WITH page AS (
     SELECT ctid AS place, created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
@@ -46,8 +46,8 @@ SELECT (SELECT count(*) FROM page) AS examined, (SELECT count(*) FROM gone) AS r
        (SELECT id FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS id;
 
 -- name: orphans (read)
--- A page of all contents and some more of them, and those that nothing needs. `seen`: transactions from there on have seen
--- what this statement sees.
+-- A page of all contents and some more of them, and those that nothing needs. `seen`: transactions from there on have
+-- seen what this statement sees.
 WITH page AS (
     SELECT user_id, sha256 FROM memory_blobs
     WHERE (user_id, sha256) > (%(user_id)s::uuid, %(sha256)s::bytea)
@@ -73,8 +73,8 @@ CROSS JOIN LATERAL (
 ) AS b;
 
 -- name: settled (read)
--- Whether every transaction that was under way then has ended: one that was naming a version for a checkpoint, while that
--- version was pruned, may need its content and has not said so yet.
+-- Whether every transaction that was under way then has ended: one that was naming a version for a checkpoint, while
+-- that version was pruned, may need its content and has not said so yet.
 SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %(seen)s::text::xid8;
 
 -- name: pause

@@ -7,8 +7,8 @@ SELECT to_regclass('schema_version') IS NOT NULL;
 SELECT pg_advisory_xact_lock(4152413917);
 
 -- name: may_lock
--- Where PUBLIC has lost advisory locks, only logins that were granted them may wait; others meet a unique violation when
--- two make the first table at once.
+-- Where PUBLIC has lost advisory locks, only logins that were granted them may wait; others meet a unique violation
+-- when two make the first table at once.
 SELECT has_function_privilege('pg_advisory_xact_lock(bigint)', 'EXECUTE');
 
 -- name: lock_version

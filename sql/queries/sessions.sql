@@ -6,15 +6,15 @@ SELECT clock_timestamp();
 -- No row when the password was changed since the user was read, or the user is gone. The user is held until the session
 -- is there for all to see: whoever ends all sessions holds the user first, and so sees this one. Not FOR SHARE: two who
 -- sign in and end the other sessions, each in one transaction, would wait for each other.
-INSERT INTO sessions (user_id, id, token_hash, expires_at, ip, user_agent)
+INSERT INTO sessions AS n (user_id, id, token_hash, expires_at, ip, user_agent)
 SELECT id, %(session_id)s, %(token_hash)s, %(expires_at)s, %(ip)s, %(user_agent)s FROM users
 WHERE id = %(user_id)s AND password_changed_at IS NOT DISTINCT FROM %(password_changed_at)s::timestamptz
 FOR NO KEY UPDATE
-RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
+RETURNING n.user_id, n.id, n.expires_at, n.is_active, n.ip, n.user_agent, n.created_at, n.last_seen_at;
 
 -- name: look (read)
--- A token's session, whatever its state: the reason is for logs. It expires when the row or the token says so, whichever
--- is earlier. Not by now(), which stands still in a transaction.
+-- A token's session, whatever its state: the reason is for logs. It expires when the row or the token says so,
+-- whichever is earlier. Not by now(), which stands still in a transaction.
 SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at, token_hash,
        least(expires_at, %(expires_at)s) <= clock_timestamp() AS expired
 FROM sessions WHERE user_id = %(user_id)s AND id = %(session_id)s;

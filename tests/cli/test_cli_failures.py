@@ -1,12 +1,16 @@
 """Bad input: one line, the right exit code, nothing lost."""
 
+import ast
 import errno
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import psycopg
 import pytest
+
+import atlas_sdk
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,31 @@ def test_not_a_project(home, tmp_path, cli):
     ran = cli("log", "--project", tmp_path)
     assert ran.code == 3
     assert ran.sentence == f"{tmp_path} is not in a registered project; run: atlasctl init {tmp_path}"
+
+
+def test_the_advice_in_the_home_folder_is_not_refused(home, tmp_path, cli, dsn, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert "holds everything else" in cli("init").sentence
+    assert cli("log").sentence.endswith("; go to a project's folder and run: atlasctl init")
+    assert "; go to a project's folder and run: atlasctl init; " in cli("log", "--dsn", dsn).sentence
+
+
+def test_the_library_names_values_and_no_command_where_it_finds_or_accepts_nothing():
+    package = Path(atlas_sdk.__file__).parent
+    named = []
+    for file in package.rglob("*.py"):
+        if file.relative_to(package).parts[0] in {"cli", "provision", "backups", "_embedded"}:
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+                "NotFound",
+                "InvalidInput",
+                "AlreadyExists",
+            }:
+                texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+                named += [f"{file.name}: {text}" for text in texts if "atlasctl" in str(text)]
+    assert named == []
 
 
 def test_init_of_what_is_no_folder(home, folder, cli):

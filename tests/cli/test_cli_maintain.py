@@ -14,8 +14,8 @@ import pytest
 from patience import PATIENCE_S
 from test_cli_terminal import Terminal
 
-from atlas_sdk import MAINTENANCE_JOBS
 from atlas_sdk.cli.db import db
+from atlas_sdk.maintenance import MAINTENANCE_JOBS
 
 GUIDE = Path(__file__).parents[2] / "docs/maintenance.md"
 BACKUPS = GUIDE.with_name("backups.md")

@@ -89,6 +89,7 @@ def test_without_arguments_is_help(cli):
 
 def test_version(cli):
     assert cli("--version").out.startswith("atlasctl 0.")
+    assert cli("-V").out == cli("--version").out
 
 
 @pytest.mark.parametrize(
@@ -190,3 +191,24 @@ def test_full_disk_behind_stdout_is_an_error(app, atlasctl):
     assert done.returncode == 1
     assert "no space left" in done.stderr.lower()
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_of_a_command_is_the_same_both_ways(cli):
+    assert cli("help").out == cli("--help").out
+    assert cli("help", "log").out == cli("log", "--help").out
+    assert cli("help", "db", "maintain").out == cli("db", "maintain", "--help").out
+    assert cli("help", "db", "--json").record == {"command": "atlasctl db", "help": cli("db", "-h").out.strip()}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["lgo"], "no command is called 'lgo'; did you mean log?; see: atlasctl --help"),
+        (["db", "maintian"], "no such command 'maintian'"),
+        (["log", "x"], "atlasctl log has no commands of its own; see: atlasctl log --help"),
+    ],
+)
+def test_help_of_what_is_no_command_exits_with_2(cli, words, sentence):
+    ran = cli("help", *words)
+    assert ran.code == 2
+    assert ran.sentence.startswith(sentence)

@@ -193,3 +193,29 @@ def test_gauges_fit_into_the_terminal(app, terminal, columns, bar, wait):
     assert "until 20" in line
     if bar:
         assert len(line.rstrip()) <= int(columns)
+
+
+def test_a_user_is_deleted_only_after_a_yes(app, cli, terminal):
+    assert cli("user", "create", "gone@example.com").code == 0
+    asked = terminal("user", "delete", "gone@example.com")
+    asked.read_until("Delete gone@example.com for good, with 0 projects and every version in them? [y/N]:")
+    asked.type("\n")
+    assert asked.end() == 1
+    assert "nothing was changed" in asked.text
+    asked = terminal("user", "delete", "gone@example.com")
+    asked.read_until("[y/N]:")
+    asked.type("y\n")
+    assert asked.end() == 0
+    assert cli("user", "show", "gone@example.com").code == 3
+
+
+def test_a_password_is_asked_for_twice_and_not_shown(app, cli, terminal):
+    assert cli("user", "create", "typed@example.com").code == 0
+    asked = terminal("user", "password", "typed@example.com")
+    for question in ("New password of typed@example.com:", "Repeat for confirmation:"):
+        asked.read_until(question)
+        asked.type("correct horse\n")
+    assert asked.end() == 0
+    assert "typed@example.com has a new password; 0 sign-ins ended" in asked.text
+    assert "correct horse" not in asked.text
+    assert cli("user", "delete", "typed@example.com", "--yes").code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -231,6 +231,16 @@ def test_statistics_count_and_measure(client: Any, project: Project, dsn: str) -
     assert stats.success_rate == Decimal("0.8")
     # The failed one never ran.
     assert (stats.duration_p50, stats.duration_p95) == (timedelta(seconds=2.5), timedelta(seconds=3.85))
+
+
+def test_statistics_of_the_builds_since_a_moment(client: Any, project: Project) -> None:
+    build_in(client, project, "failed")
+    newest = build_in(client, project, "succeeded")
+    assert client.builds.stats(project, since=newest.created_at).total == 1
+    assert client.builds.stats(project, since=newest.created_at).success_rate == 1
+    assert client.builds.stats(project, since=newest.created_at + timedelta(seconds=1)).total == 0
+    with pytest.raises(InvalidInput, match="since"):
+        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # that is what is refused
 
 
 def test_health_of_a_project_is_an_object(client: Any, project: Project) -> None:

@@ -13,9 +13,10 @@ import pytest
 from attrs import evolve
 from guard_adapter import until, waiting
 
-from atlas_sdk import Atlas, MemoryUsage, NotFound, Project, QuotaExceeded, RestoreRefused, User
+from atlas_sdk import Atlas, NotFound, Project, QuotaExceeded, RestoreRefused, User
 from atlas_sdk._sql import statements
 from atlas_sdk.ops import memory_usage
+from atlas_sdk.results import MemoryUsage
 
 
 def noise(size: int) -> bytes:
@@ -293,7 +294,7 @@ def test_who_queues_for_a_file_waits_for_the_turn_first(atlas: Atlas, folder: Pa
         tx.memory.snapshot(project, "CLAUDE.md", noise(10))
         thread = threading.Thread(target=queue)
         thread.start()
-        until(lambda: waiting(dsn, "memory_turn"))
+        until(lambda: waiting(dsn, "memory_lock_limit"))
         with psycopg.connect(dsn) as connection:
             text = "SELECT 1 FROM memory_files WHERE user_id = %s AND path = 'notes.md' FOR UPDATE NOWAIT"
             assert connection.execute(text, [user.id]).fetchone() == (1,)

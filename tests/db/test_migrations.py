@@ -60,6 +60,16 @@ def test_a_changed_migration_is_refused(dsn: str) -> None:
         Atlas.open(dsn, migrate=True)
 
 
+def test_database_of_an_unreleased_version_is_refused_with_what_to_do(dsn: str) -> None:
+    """It may have had more migrations than this release has: that is no newer version."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE schema_version SET checksum = 'other'")
+        connection.execute("INSERT INTO schema_version SELECT n, 'old', 'x' FROM generate_series(50, 59) AS n")
+    for migrate in (True, False):
+        with pytest.raises(SchemaMismatch, match="use that version for it, or set up another database"):
+            Atlas.open(dsn, migrate=migrate)
+
+
 def test_a_failing_migration_leaves_nothing_half_done(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as connection:
         connection.execute("CREATE TABLE previews (in_the_way int)")

@@ -48,7 +48,7 @@ def test_folder_swapped_for_a_symlink_after_the_plan(client: Any, project: Proje
     before = everything(outside)
     folder.rename(folder.with_name("old"))
     folder.symlink_to(outside)
-    with pytest.raises(FileProblem, match="app on the way to it is a symlink"):
+    with pytest.raises(FileProblem, match="app in its path is a symlink"):
         client.memory.restore(project, made)
     assert everything(outside) == before
 
@@ -87,7 +87,7 @@ def test_folder_swapped_while_files_are_written(
             folder.symlink_to(outside)
 
     monkeypatch.setattr(restores, "replace_file", replace)
-    with pytest.raises(FileProblem, match="app on the way to it is a symlink"):
+    with pytest.raises(FileProblem, match="app in its path is a symlink"):
         client.memory.restore(project, "both")
     assert everything(outside) == {}
     written = everything(folder.with_name("old"))

@@ -12,15 +12,8 @@ import pytest
 from guard_adapter import until, waiting
 from patience import PATIENCE_S
 
-from atlas_sdk import (
-    AlreadyExists,
-    Atlas,
-    Deletion,
-    InvalidInput,
-    InvalidToken,
-    NotFound,
-    User,
-)
+from atlas_sdk import AlreadyExists, Atlas, InvalidInput, InvalidToken, NotFound, User
+from atlas_sdk.results import UserDeletion
 
 pytestmark = pytest.mark.usefixtures("cheap_hashes", "keys")
 
@@ -152,7 +145,7 @@ def test_deleting_a_user_leaves_the_audit_and_nothing_else(client: Any, migrated
     before, bobs = rows_of(migrated, ada.id), rows_of(migrated, bob.id)
     assert {"users", "claims", "sessions", "memory_blobs", "quota_reservations", "usage_ledger"} <= before.keys()
     gone = client.users.delete(ada)
-    assert gone == Deletion(
+    assert gone == UserDeletion(
         user_id=ada.id,
         projects=1,
         builds=1,

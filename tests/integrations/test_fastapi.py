@@ -14,7 +14,19 @@ from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from atlas_sdk import AlreadyExists, AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, User
+from atlas_sdk import (
+    AlreadyExists,
+    AsyncAtlas,
+    Atlas,
+    DatabaseUnreachable,
+    IntegrityFailure,
+    InvalidInput,
+    InvalidToken,
+    NotFound,
+    NotPermitted,
+    QuotaExceeded,
+    User,
+)
 from atlas_sdk.guards import AsyncGuard
 from atlas_sdk.integrations.asgi import QuotaMiddleware
 from atlas_sdk.integrations.fastapi import install, quota
@@ -300,6 +312,58 @@ def test_starlette_answers_too(service: Service, atlas: Atlas, user: User) -> No
     assert "db.internal" not in lost.text
 
 
+@pytest.mark.parametrize(
+    ("problem", "status", "told"),
+    [
+        (NotFound("no project 7", kind="project", name="7"), 404, {"kind": "project", "name": "7"}),
+        (AlreadyExists("a@b.c is taken", kind="user", name="a@b.c"), 409, {"kind": "user", "name": "a@b.c"}),
+        (InvalidInput("name must not be empty", field="name"), 422, {"field": "name"}),
+        (NotPermitted("not this tenant's"), 403, {}),
+        (InvalidToken("expired"), 401, {}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+@pytest.mark.parametrize("can_answer", [None, True, False], ids=["http", "websocket", "closed"])
+def test_errors_have_an_answer(
+    problem: Any, status: int, told: dict[str, str], *, can_answer: bool | None, service: Service
+) -> None:
+    async def fail(connection: HTTPConnection) -> None:
+        raise problem
+
+    service.app.get("/fail")(fail)
+    service.app.websocket("/ws")(fail)
+    if can_answer is None:
+        answer = service.request("GET", "/fail")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.status_code == status
+        shown = answer.json()
+        assert shown.items() >= {"status": status, "detail": str(problem), **told}.items()
+        assert ("www-authenticate" in answer.headers) == (status == 401)
+        return
+    sent: list[Any] = []
+
+    async def sending(message: Any) -> None:
+        sent.append(message)
+
+    extensions: Any = {"websocket.http.response": {}} if can_answer else {}
+    service.drive({"type": "websocket", "path": "/ws", "extensions": extensions}, sending)
+    if can_answer:
+        assert (sent[0]["status"], json.loads(sent[1]["body"])["detail"]) == (status, str(problem))
+    else:
+        assert [(found["type"], found["code"], found["reason"]) for found in sent] == [
+            ("websocket.close", 1008, str(problem))
+        ]
+
+
+def test_other_errors_stay_the_applications(service: Service) -> None:
+    async def fail() -> None:
+        raise IntegrityFailure("broken", sha256="00")
+
+    service.app.get("/fail")(fail)
+    with pytest.raises(IntegrityFailure):
+        service.request("GET", "/fail")
+
+
 def test_without_handlers_the_refusal_is_the_applications(service: Service, atlas: Atlas, user: User) -> None:
     atlas.quotas.set_limits(user, tokens=9)
     spend = service.spend(tokens=10)
@@ -329,9 +393,7 @@ def test_key_is_found_from_the_connection(service: Service, books: Ledger) -> No
         g.settle(tokens=3)
         return g.tokens
 
-    assert [service.request("POST", f"/orders/{order}").status_code for order in "12"] == [200, 200]
-    with pytest.raises(AlreadyExists):
-        service.request("POST", "/orders/1")
+    assert [service.request("POST", f"/orders/{order}").status_code for order in "121"] == [200, 200, 409]
     assert [entry.amount for entry in books.entries()] == [3, 3]
 
 

@@ -75,7 +75,7 @@ def test_a_tenant_lives_behind_the_wall(outside: Atlas, login: str, tmp_path: An
         assert tenant.users.usage_summary(user).project_count == 1
     assert outside.quotas.usage(user).tokens_used == 105
     assert outside.quotas.verify(user).balanced
-    assert not outside.memory.verify(project).broken
+    assert not outside.memory.verify(user).broken
     types = [event.type for event in outside.events.search(user)]
     assert {"app.noted", "project.created", "build.succeeded"} <= set(types)
     assert {event.ip for event in outside.events.search(user, event_type="project.created")} == {"192.0.2.7"}

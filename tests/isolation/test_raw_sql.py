@@ -195,6 +195,7 @@ def test_has_no_ddl(attack: Attack) -> None:
         "CREATE TRIGGER t BEFORE UPDATE ON projects FOR EACH ROW EXECUTE FUNCTION update_updated_at_column()",
         "ALTER FUNCTION quota_hit(uuid, integer) SECURITY INVOKER",
         "CREATE OR REPLACE FUNCTION check_tenant(p_user uuid) RETURNS void LANGUAGE sql AS 'SELECT'",
+        "CREATE OR REPLACE FUNCTION current_tenant() RETURNS uuid LANGUAGE sql AS 'SELECT id FROM users LIMIT 1'",
         "GRANT SELECT ON users TO atlas_app",
         "CREATE ROLE mallory SUPERUSER",
         "ALTER ROLE atlas_app BYPASSRLS",

@@ -193,7 +193,7 @@ def test_raises_no_limit_of_its_own(attack: Attack) -> None:
         "DELETE FROM events WHERE user_id = %s",
         "DELETE FROM memory_snapshots WHERE user_id = %s",
         "SELECT password_hash FROM users WHERE id = %s",
-        "SELECT quota_book(q, NULL, -5, 0, 0) FROM user_quotas AS q WHERE q.user_id = %s",
+        "SELECT quota_post(q, NULL, -5, 0, 0) FROM user_quotas AS q WHERE q.user_id = %s",
     ):
         answer = attack.sql(query, (mine,))
         assert answer in {"42501", "42883"}, (query, answer)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import inspect
 import math
 import re
 import subprocess
 import sys
 import uuid
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import reference
 
 import atlas_sdk
-from atlas_sdk import aio, async_topics, client, errors, guards, topics
+from atlas_sdk import aio, async_topics, client, errors, files, guards, maintenance, results, topics
 from atlas_sdk.guards import methods
 from atlas_sdk.guards.block import Block
 
+ROOT = Path(__file__).parents[2]
 HEAVY = {"psycopg", "psycopg_pool", "watchdog", "rich", "asyncio"}
 
 
@@ -35,6 +41,40 @@ def test_all_is_sorted_and_importable() -> None:
         assert getattr(atlas_sdk, name) is not None
     with pytest.raises(AttributeError):
         atlas_sdk.nothing  # noqa: B018
+
+
+def test_the_top_is_small_enough_to_be_read() -> None:
+    assert len(atlas_sdk.__all__) <= 75
+    assert atlas_sdk.__version__ == importlib.metadata.version("atlasengine")
+
+
+def test_every_result_is_public() -> None:
+    places = (atlas_sdk, maintenance, results, files)
+    public = {id(getattr(place, name)) for place in places for name in place.__all__}
+    for operation in reference.operations().values():
+        for kind in named_in(get_type_hints(operation)["return"]):
+            assert not kind.__module__.startswith("atlas_sdk.") or id(kind) in public, kind
+
+
+def named_in(hint: Any) -> Iterator[type]:
+    """Yield the classes in the type of a result."""
+    if inspect.isclass(hint) and not get_args(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from named_in(part)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """But for twins: of two providers, or of two systems."""
+    found = Counter(
+        node.name
+        for package in ("atlas_sdk", "watcher")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    twice = {name for name, number in found.items() if number > 1}
+    assert twice == {"AsyncStream", "Stream", "EmbeddedServer"}
 
 
 def test_every_error_is_public() -> None:
@@ -89,7 +129,7 @@ def test_guards_slots_leases_and_calls_show_what_a_user_may_call_and_nothing_els
     for lease in (guards.Lease(runner, user, tokens=10), guards.AsyncLease(runner, user, tokens=10)):
         assert shown(lease) == leased
     block = Block(id=uuid.uuid4(), epoch=1, tokens=10, nano=0, requests=1, deadline=math.inf, used_at=0.0)
-    call = guards.Call(lease._core, block, 10, 0)
+    call = guards.LeaseCall(lease._core, block, 10, 0)
     assert shown(call) == amounts | {"cost_nano", "settle", "release"}
     call.release()
     told = {"progress", "settle", "release", "extend", "settlement", "repeated", "lost", "check"}

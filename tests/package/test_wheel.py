@@ -25,7 +25,7 @@ def test_the_wheel_carries_the_sql_inside_the_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"atlas_sdk", "watcher"}
-    for file in (ROOT / "sql").rglob("*.sql"):
+    for file in (ROOT / "sql").rglob("*.*"):
         assert f"atlas_sdk/sql/{file.relative_to(ROOT / 'sql').as_posix()}" in names
     assert not [name for name in names if "__pycache__" in name]
 

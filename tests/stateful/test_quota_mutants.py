@@ -125,15 +125,17 @@ MUTANTS = {
         "quota_apply_plan", (("'tokens' = ANY (u.overridden)", "false"),), "assert"
     ),
     "top-up is there again next month": Mutant(
-        "quota_burn", (("tokens_burned = g.tokens_burned, cost_burned", "cost_burned"),), "assert|refused a value"
+        "quota_consume_grants",
+        (("tokens_burned = g.tokens_burned, cost_burned", "cost_burned"),),
+        "assert|refused a value",
     ),
-    "top-up does not come back": Mutant("quota_book", (("PERFORM quota_give_back(", "PERFORM num_nulls("),), "assert"),
+    "top-up does not come back": Mutant("quota_post", (("PERFORM quota_give_back(", "PERFORM num_nulls("),), "assert"),
     "top-up comes back in full": Mutant(
         "quota_give_back", (("greatest(p_tokens - h.tokens_unpaid, 0)", "greatest(p_tokens, 0)"),), "assert"
     ),
     "top-up comes back twice": Mutant("quota_give_back", (("SET burned = h.burned,", "SET"),), "."),
     "promise is charged to every top-up when one expires": Mutant(
-        "quota_burn", (("AND (p_ends OR o.expires_at <= p_at)", ""),), "assert"
+        "quota_consume_grants", (("AND (p_ends OR o.expires_at <= p_at)", ""),), "assert"
     ),
     "month is closed before what has expired in it": Mutant(
         "quota_lock", (("q := quota_reclaim(q, at);", ""),), "assert"
@@ -141,9 +143,11 @@ MUTANTS = {
     "late release charges the promise": Mutant(
         "quota_release", (("IF done.entries = 0 OR done.released", "IF true"),), "assert|has no reservation"
     ),
-    "expired top-up stays": Mutant("quota_burn", (("tokens_lost := tokens_lost +", "tokens_lost := 0 *"),), "assert"),
+    "expired top-up stays": Mutant(
+        "quota_consume_grants", (("tokens_lost := tokens_lost +", "tokens_lost := 0 *"),), "assert"
+    ),
     "no limit becomes one": Mutant(
-        "quota_burn",
+        "quota_consume_grants",
         (
             (
                 "THEN greatest(q.tokens_limit - q.tokens_granted, 0) + tokens_left END",

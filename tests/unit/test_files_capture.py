@@ -52,7 +52,7 @@ def test_file_of_any_size_costs_no_more_than_a_limit(root, monkeypatch):
     with (root / "CLAUDE.md").open("wb") as file:
         file.truncate(2**40)
     monkeypatch.setattr(capture, "_read_block", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(FileProblem, match="nothing above 268,435,456 is read as memory"):
+    with pytest.raises(FileProblem, match="Atlas reads at most 268,435,456"):
         read_file(root, "CLAUDE.md", limit_bytes=LIMIT)
 
 

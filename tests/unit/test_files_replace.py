@@ -157,7 +157,7 @@ def test_no_folder_is_made_behind_a_symlink(root):
     (root / "dangling").symlink_to("nowhere")
     replace_file(root, "link/a", b"x", mode=0o644, expect=None)
     assert (root / "docs" / "a").read_bytes() == b"x"
-    with pytest.raises(FileProblem, match="make its folder"):
+    with pytest.raises(FileProblem, match="create its folder"):
         replace_file(root, "dangling/a", b"x", mode=0o644, expect=None)
     assert not (root / "nowhere").exists()
 

@@ -42,7 +42,7 @@ def test_no_way_in_follows_a_symlink_on_the_way_to_the_project(root, way, part):
     before = sorted(elsewhere.rglob("*"))
     with pytest.raises(FileProblem) as caught:
         every_way_in(root)[way]()
-    assert f"{part} on the way to it is a symlink to {elsewhere}, and Atlas follows none there" in str(caught.value)
+    assert f"{part} in its path is a symlink to {elsewhere}, and Atlas does not follow it" in str(caught.value)
     assert sorted(elsewhere.rglob("*")) == before
 
 

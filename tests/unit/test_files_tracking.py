@@ -89,7 +89,7 @@ def test_settings_that_are_not_utf8_are_refused(tmp_path):
 
 
 def test_unknown_preset_is_refused_without_a_file_too():
-    with pytest.raises(InvalidInput, match="is no preset; there are: claude, agents-md"):
+    with pytest.raises(InvalidInput, match="is not a preset; presets are claude, agents-md"):
         Tracking(presets=("vim",))
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from patience import PATIENCE_S
 
 from atlas_sdk import Attribution, NotFound, Project, Snapshot
-from watcher.backend import Place, Sink, Watching
+from watcher.backend import Sink, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 
 #: A version and its content.
@@ -22,12 +22,12 @@ Version = tuple[Snapshot, bytes | None]
 
 
 #: The folder, the name, the kind of change, and whether it is a folder.
-Event = tuple[Place | None, str | None, ChangeKind | None, bool]
+Event = tuple[WatchedFolder | None, str | None, ChangeKind | None, bool]
 
 OVERFLOW: Event = (None, None, None, False)
 
 
-def root_changed(place: Place) -> Event:
+def root_changed(place: WatchedFolder) -> Event:
     """Return the event of a folder itself."""
     return (place, None, None, True)
 
@@ -40,11 +40,11 @@ class FakeSink:
         self.gate = threading.Event()
         self.gate.set()
 
-    def changed(self, place: Place, name: str, change: ChangeKind, *, is_folder: bool) -> None:
+    def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         self.gate.wait()
         self._events.put((place, name, change, is_folder))
 
-    def root_changed(self, place: Place) -> None:
+    def root_changed(self, place: WatchedFolder) -> None:
         self._events.put(root_changed(place))
 
     def overflowed(self) -> None:
@@ -64,16 +64,16 @@ class FakeBackend:
     name = "fake"
 
     def __init__(self) -> None:
-        self.watched: dict[Place, tuple[int, int]] = {}
+        self.watched: dict[WatchedFolder, tuple[int, int]] = {}
         #: Folders that cannot be watched, by their paths' ends.
         self.refused: set[str] = set()
         #: Called before a watch is answered, once.
-        self.before_watch: Callable[[Place], None] = lambda _: None
+        self.before_watch: Callable[[WatchedFolder], None] = lambda _: None
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
 
-    def watch(self, place: Place, path: str) -> Watching:
+    def watch(self, place: WatchedFolder, path: str) -> Watching:
         self.before_watch(place)
         if place.folder in self.refused:
             return Watching.REFUSED
@@ -86,7 +86,7 @@ class FakeBackend:
         self.watched[place] = identity
         return Watching.KEPT if kept else Watching.NEW
 
-    def unwatch(self, place: Place) -> None:
+    def unwatch(self, place: WatchedFolder) -> None:
         self.watched.pop(place, None)
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 from fakes import FakeAtlas, FakeBackend
 
 from atlas_sdk import Atlas, Project
-from watcher.backend import Place
+from watcher.backend import WatchedFolder
 from watcher.database import Database
 from watcher.debounce import ChangeKind, Timing
 from watcher.event_queue import EventQueue
@@ -59,7 +59,7 @@ class Rig:
         self, project: Project, path: str, change: ChangeKind = ChangeKind.CLOSED, *, is_folder: bool = False
     ) -> None:
         folder, _, name = path.rpartition("/")
-        self.queue.changed(Place(project.id, folder), name, change, is_folder=is_folder)
+        self.queue.changed(WatchedFolder(project.id, folder), name, change, is_folder=is_folder)
 
     def status_of(self, project: Project) -> ProjectStatus:
         return next(one for one in self.worker.status().projects if one.id == str(project.id))

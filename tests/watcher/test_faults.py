@@ -11,8 +11,8 @@ import pytest
 from attrs import evolve
 from rig import Rig
 
-from atlas_sdk import Project, Scan, Tracking
-from atlas_sdk.files import Root, hold, temporary
+from atlas_sdk import Project, Tracking
+from atlas_sdk.files import Root, Scan, hold, temporary
 from watcher import scan as scanning
 from watcher.backend import Backend
 from watcher.debounce import ChangeKind

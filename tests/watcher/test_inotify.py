@@ -19,7 +19,7 @@ from daemons import until, without_privileges
 from fakes import OVERFLOW, FakeSink, root_changed
 from watchdog.observers.inotify_c import InotifyFD, WatchCallback
 
-from watcher.backend import Place, Watching
+from watcher.backend import WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 from watcher.inotify import Inotify
 
@@ -35,8 +35,8 @@ def inotify(sink: FakeSink) -> Iterator[Inotify]:
 
 
 @pytest.fixture
-def place() -> Place:
-    return Place(uuid4(), "")
+def place() -> WatchedFolder:
+    return WatchedFolder(uuid4(), "")
 
 
 def test_the_protocol_has_the_names_that_we_implement() -> None:
@@ -47,7 +47,7 @@ def test_the_protocol_has_the_names_that_we_implement() -> None:
 
 
 def test_every_way_to_save_has_its_kind_of_change(
-    inotify: Inotify, sink: FakeSink, place: Place, tmp_path: Path
+    inotify: Inotify, sink: FakeSink, place: WatchedFolder, tmp_path: Path
 ) -> None:
     assert inotify.watch(place, str(tmp_path)) is Watching.NEW
     file = tmp_path / "CLAUDE.md"
@@ -63,7 +63,7 @@ def test_every_way_to_save_has_its_kind_of_change(
 
 
 def test_watching_again_is_kept_and_notices_another_folder(
-    inotify: Inotify, sink: FakeSink, place: Place, tmp_path: Path
+    inotify: Inotify, sink: FakeSink, place: WatchedFolder, tmp_path: Path
 ) -> None:
     root = tmp_path / "app"
     root.mkdir()
@@ -79,7 +79,7 @@ def test_watching_again_is_kept_and_notices_another_folder(
 
 
 def test_a_removed_folder_is_told_and_can_be_watched_again(
-    inotify: Inotify, sink: FakeSink, place: Place, tmp_path: Path
+    inotify: Inotify, sink: FakeSink, place: WatchedFolder, tmp_path: Path
 ) -> None:
     root = tmp_path / "app"
     root.mkdir()
@@ -92,9 +92,9 @@ def test_a_removed_folder_is_told_and_can_be_watched_again(
 
 
 def test_two_projects_in_one_folder_share_a_watch(
-    inotify: Inotify, sink: FakeSink, place: Place, tmp_path: Path
+    inotify: Inotify, sink: FakeSink, place: WatchedFolder, tmp_path: Path
 ) -> None:
-    other = Place(uuid4(), "")
+    other = WatchedFolder(uuid4(), "")
     inotify.watch(place, str(tmp_path))
     assert inotify.watch(other, str(tmp_path)) is Watching.NEW
     (tmp_path / "a.md").touch()
@@ -106,7 +106,7 @@ def test_two_projects_in_one_folder_share_a_watch(
     assert {name for at, name, _, _ in seen if at == place} <= {"a.md"}
 
 
-def test_a_folder_that_may_not_be_read_is_refused(inotify: Inotify, sink: FakeSink, place: Place) -> None:
+def test_a_folder_that_may_not_be_read_is_refused(inotify: Inotify, sink: FakeSink, place: WatchedFolder) -> None:
     parent = Path(tempfile.mkdtemp(prefix="atlas-unreadable-"))
     folder = parent / "secret"
     try:
@@ -122,19 +122,23 @@ def test_a_folder_that_may_not_be_read_is_refused(inotify: Inotify, sink: FakeSi
 
 
 def test_the_limit_on_watches_is_told_once(
-    inotify: Inotify, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    inotify: Inotify,
+    place: WatchedFolder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
     monkeypatch.setattr(inotify._fd, "add_callback", full)
     assert inotify.watch(place, str(tmp_path)) is Watching.REFUSED
-    assert inotify.watch(Place(place.project, "scratch"), str(tmp_path)) is Watching.REFUSED
+    assert inotify.watch(WatchedFolder(place.project, "scratch"), str(tmp_path)) is Watching.REFUSED
     assert caplog.text.count("fs.inotify.max_user_watches") == 1
 
 
 def test_an_overflow_of_the_kernels_queue_is_told(
-    inotify: Inotify, sink: FakeSink, place: Place, tmp_path: Path
+    inotify: Inotify, sink: FakeSink, place: WatchedFolder, tmp_path: Path
 ) -> None:
     inotify.watch(place, str(tmp_path))
     names = [tmp_path / "a.md", tmp_path / "b.md"]
@@ -156,7 +160,7 @@ def test_ten_projects_need_one_thread(sink: FakeSink, tmp_path: Path) -> None:
     for number in range(10):
         folder = tmp_path / str(number)
         folder.mkdir()
-        backend.watch(Place(uuid4(), ""), str(folder))
+        backend.watch(WatchedFolder(uuid4(), ""), str(folder))
     assert threading.active_count() == before + 1
     backend.stop()
     until(lambda: threading.active_count() == before, "the thread ends")

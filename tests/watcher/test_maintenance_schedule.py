@@ -12,8 +12,9 @@ from daemons import Daemon, NewProject, newest, until
 from patience import PATIENCE_S
 from rig import Rig
 
-from atlas_sdk import Atlas, DatabaseUnreachable, JobReport, MaintenanceProgress, MaintenanceRun
+from atlas_sdk import Atlas, DatabaseUnreachable
 from atlas_sdk.config import load_settings
+from atlas_sdk.maintenance import JobReport, MaintenanceProgress, MaintenanceRun
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.status import MaintenanceStatus
 

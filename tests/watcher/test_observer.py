@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from fakes import FakeSink, root_changed
 
-from watcher.backend import Place, Watching
+from watcher.backend import WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 from watcher.observer import Observing
 
@@ -23,7 +23,7 @@ def observing(sink: FakeSink) -> Iterator[Observing]:
 def test_writes_renames_and_deletions_are_told_to_every_project_of_a_folder(
     observing: Observing, sink: FakeSink, tmp_path: Path
 ) -> None:
-    places = [Place(uuid4(), ""), Place(uuid4(), "")]
+    places = [WatchedFolder(uuid4(), ""), WatchedFolder(uuid4(), "")]
     assert [observing.watch(place, str(tmp_path)) for place in places] == [Watching.NEW, Watching.NEW]
     assert observing.watch(places[0], str(tmp_path)) is Watching.KEPT
     for name in ("CLAUDE.md", "old.md"):
@@ -39,7 +39,7 @@ def test_writes_renames_and_deletions_are_told_to_every_project_of_a_folder(
 
 
 def test_a_folder_that_was_made_again_is_watched_again(observing: Observing, sink: FakeSink, tmp_path: Path) -> None:
-    place, root = Place(uuid4(), ""), tmp_path / "app"
+    place, root = WatchedFolder(uuid4(), ""), tmp_path / "app"
     root.mkdir()
     observing.watch(place, str(root))
     root.rmdir()

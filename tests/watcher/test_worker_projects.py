@@ -9,12 +9,12 @@ import pytest
 from rig import Rig
 
 from atlas_sdk import Project
-from watcher.backend import Place
+from watcher.backend import WatchedFolder
 from watcher.debounce import ChangeKind
 
 
 def test_a_file_written_between_listing_and_watch_is_found(rig: Rig, app: Project, root: Path) -> None:
-    def write_first(place: Place) -> None:
+    def write_first(place: WatchedFolder) -> None:
         if place.folder == ".claude/rules" and not (root / ".claude/rules/a.md").exists():
             (root / ".claude/rules/a.md").write_text("early")
 
@@ -23,7 +23,7 @@ def test_a_file_written_between_listing_and_watch_is_found(rig: Rig, app: Projec
     rig.event(app, ".claude", ChangeKind.CHANGED, is_folder=True)
     rig.settle(1.0)
     assert rig.atlas.contents(app, ".claude/rules/a.md") == [b"early"]
-    assert Place(app.id, ".claude/rules") in rig.backend.watched
+    assert WatchedFolder(app.id, ".claude/rules") in rig.backend.watched
 
 
 def test_a_folder_that_cannot_be_watched_is_looked_at(rig: Rig, root: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_watched_is_looked_at(rig: Rig, root: Path) -> N
 
 def test_a_root_that_is_gone_is_lost_and_nothing_is_deleted(rig: Rig, app: Project, root: Path) -> None:
     root.rename(root.with_name("away"))
-    rig.queue.root_changed(Place(app.id, ""))
+    rig.queue.root_changed(WatchedFolder(app.id, ""))
     rig.event(app, "CLAUDE.md", ChangeKind.VANISHED)
     rig.settle(5.0)
     assert rig.status_of(app).lost
@@ -57,7 +57,7 @@ def test_a_root_that_is_gone_is_lost_and_nothing_is_deleted(rig: Rig, app: Proje
 def test_an_empty_folder_in_its_place_is_an_unmounted_disk_for_two_minutes(rig: Rig, app: Project, root: Path) -> None:
     root.rename(root.with_name("away"))
     root.mkdir()
-    rig.queue.root_changed(Place(app.id, ""))
+    rig.queue.root_changed(WatchedFolder(app.id, ""))
     rig.settle(119.0)
     assert rig.status_of(app).lost
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one"]
@@ -70,7 +70,7 @@ def test_a_new_clone_in_its_place_is_the_project(rig: Rig, app: Project, root: P
     shutil.rmtree(root)
     root.mkdir()
     (root / "CLAUDE.md").write_text("cloned")
-    rig.queue.root_changed(Place(app.id, ""))
+    rig.queue.root_changed(WatchedFolder(app.id, ""))
     rig.settle(0.1)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"cloned"]
 
@@ -80,7 +80,7 @@ def test_a_folder_that_was_made_again_with_another_file_is_the_project(rig: Rig,
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "AGENTS.md").write_text("draft")
-    rig.queue.root_changed(Place(app.id, ""))
+    rig.queue.root_changed(WatchedFolder(app.id, ""))
     rig.settle(1.0)
     assert not rig.status_of(app).lost
     assert rig.atlas.contents(app, "AGENTS.md") == [b"draft"]
@@ -92,7 +92,7 @@ def test_a_folder_with_nothing_but_code_in_its_place_is_waited_for(rig: Rig, app
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "main.py").write_text("pass")
-    rig.queue.root_changed(Place(app.id, ""))
+    rig.queue.root_changed(WatchedFolder(app.id, ""))
     rig.settle(100.0)
     assert rig.status_of(app).lost
     (root / "AGENTS.md").write_text("draft")

@@ -10,7 +10,7 @@ from servers import PASSWORD, PrivateServer, steps
 
 from atlas_sdk import InvalidInput
 from atlas_sdk._sql import migrations
-from atlas_sdk.provision import Address, Step, set_up
+from atlas_sdk.provision import Address, SetupStep, set_up
 
 LATEST = len(migrations())
 #: A name that needs every kind of quoting.
@@ -172,6 +172,6 @@ def test_the_embedded_database_needs_nothing(home: Any, cli: Any) -> None:
 
 
 def test_steps_are_told_as_they_are_over(server: PrivateServer) -> None:
-    told: list[Step] = []
+    told: list[SetupStep] = []
     result = set_up(Address(dsn=server.url("atlas")), tell=told.append)
     assert tuple(told) == result.steps

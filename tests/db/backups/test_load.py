@@ -214,6 +214,10 @@ def test_older_dump_is_migrated_and_newer_one_refused(
             backups.load(newer.file, target)
         changed = [*known[:-1], evolve(known[-1], text="SELECT 1")]
         older.setattr(archives, "migrations", lambda: changed)
+        with pytest.raises(SchemaMismatch, match="was dumped from a changed or unreleased version; load it with that"):
+            backups.load(newer.file, target)
+        # An unreleased version had more migrations than its release.
+        older.setattr(archives, "migrations", lambda: changed[-1:])
         with pytest.raises(SchemaMismatch, match="was dumped from a changed or unreleased version"):
             backups.load(newer.file, target)
         assert vacant(target)

@@ -275,5 +275,5 @@ def test_missing_signing_keys_are_told_with_the_line_that_makes_them(
         atlas.sessions.issue(user)
     line = 'SigningKeys.generate().write("/etc/atlas/signing-keys")'
     assert line in str(refused.value)
-    guide = (Path(__file__).parents[2] / "docs/client.md").read_text("utf-8")
+    guide = (Path(__file__).parents[3] / "docs/client.md").read_text("utf-8")
     assert line in guide.partition("## Signing keys")[2].partition("\n## ")[0]

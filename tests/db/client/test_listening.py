@@ -13,7 +13,7 @@ import pytest
 from client_adapter import Open
 from patience import PATIENCE_S
 
-from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, Gap, InvalidInput, Listener, Notification
+from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, Listener, Notification, NotificationGap
 
 _END_LISTENERS = """
 SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity
@@ -77,7 +77,7 @@ def test_a_lost_connection_is_made_again_and_told_as_a_gap(
         end_listeners(dsn)
         client.notify("builds", "lost")
         gap = notifications.get(timeout_s=PATIENCE_S)
-        assert isinstance(gap, Gap)
+        assert isinstance(gap, NotificationGap)
         assert 0 < gap.seconds < PATIENCE_S
         client.notify("previews", "after")
         assert notifications.get(timeout_s=PATIENCE_S).payload == "after"
@@ -92,7 +92,7 @@ def test_what_was_heard_before_a_loss_comes_before_the_gap(open_client: Open, ds
         assert notifications.get(timeout_s=PATIENCE_S).payload == "first"
         end_listeners(dsn)
         assert notifications.get(timeout_s=PATIENCE_S).payload == "second"
-        assert isinstance(notifications.get(timeout_s=PATIENCE_S), Gap)
+        assert isinstance(notifications.get(timeout_s=PATIENCE_S), NotificationGap)
 
 
 def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connection[Any]) -> None:
@@ -104,7 +104,7 @@ def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connect
         assert notifications._connection is None
         assert notifications._state._attempts >= 2
         _allow(dsn, "true")
-        assert isinstance(notifications.get(timeout_s=PATIENCE_S), Gap)
+        assert isinstance(notifications.get(timeout_s=PATIENCE_S), NotificationGap)
         client.notify("builds", "after")
         assert notifications.get(timeout_s=PATIENCE_S).payload == "after"
 

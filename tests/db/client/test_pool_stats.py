@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from client_adapter import Open
 
-from atlas_sdk import Atlas, DatabaseUnreachable, PoolStats
+from atlas_sdk import Atlas, DatabaseUnreachable
+from atlas_sdk.results import PoolStats
 
 
 def test_connections_and_requests_are_counted(open_client: Open, dsn: str) -> None:

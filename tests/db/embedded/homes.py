@@ -39,7 +39,7 @@ def is_up(home: Path) -> bool:
     return locks.is_held(home / "postgres.run" / "server.lock")
 
 
-def keeper_of(home: Path) -> int | None:
+def supervisor_of(home: Path) -> int | None:
     lock = home / "postgres.run" / "supervisor.lock"
     return int(lock.read_text() or 0) if lock.exists() and locks.is_held(lock) else None
 
@@ -91,7 +91,7 @@ class Homes:
         for home in self._made:
             if (home / "postgres.run").is_dir():
                 until(lambda home=home: not is_up(home), "the server stops")
-                until(lambda home=home: keeper_of(home) is None, "its supervisor ends")
+                until(lambda home=home: supervisor_of(home) is None, "its supervisor ends")
             if (home / "postgres").is_symlink() and (home / "postgres").resolve().is_relative_to(places.MACHINE_DIR):
                 shutil.rmtree((home / "postgres").resolve())
             assert not half_made(home).exists()
@@ -109,7 +109,7 @@ def words(server: EmbeddedServer) -> object:
 
 def stop(server: EmbeddedServer, home: Path) -> None:
     server.release()
-    until(lambda: not is_up(home) and keeper_of(home) is None, "the server stops")
+    until(lambda: not is_up(home) and supervisor_of(home) is None, "the server stops")
 
 
 def copy(source: Path, target: Path, *options: str) -> Path:

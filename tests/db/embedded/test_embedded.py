@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from homes import ROOT, Homes, home_of, is_up, keeper_of, until, user_process, value
+from homes import ROOT, Homes, home_of, is_up, supervisor_of, until, user_process, value
 
 from atlas_sdk._embedded import EmbeddedServer, postmaster
 from atlas_sdk._embedded.account import find_account
@@ -51,7 +51,7 @@ def test_joining_starts_no_program_and_takes_milliseconds(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = home_of(server)
-    until(lambda: keeper_of(home), "the supervisor is there")
+    until(lambda: supervisor_of(home), "the supervisor is there")
     monkeypatch.delattr(subprocess, "run")
     monkeypatch.delattr(subprocess, "Popen")
     took_s = []
@@ -150,7 +150,7 @@ def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes:
             psycopg.connect(server.dsn.replace(f"requirepeer={account}", "requirepeer=root"))
         return
     server.release()
-    until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
+    until(lambda: supervisor_of(home) is None and not is_up(home), "the server stops")
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         shutil.chown(folder, "nobody")

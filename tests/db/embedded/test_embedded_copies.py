@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from homes import ROOT, Homes, copy, is_up, keeper_of, put, stop, until, user_process, value, words
+from homes import ROOT, Homes, copy, is_up, put, stop, supervisor_of, until, user_process, value, words
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
@@ -203,7 +203,7 @@ def test_copy_that_leads_to_files_of_the_original_is_refused(open_homes: Homes, 
     place = second / "postgres" / name
     shutil.rmtree(place, ignore_errors=True)
     place.symlink_to(home / "postgres" / "pg_wal")
-    with pytest.raises(EmbeddedServerFailed, match="which is the original's; dump the original"):
+    with pytest.raises(EmbeddedServerFailed, match="which belongs to the original; dump the original"):
         open_homes.use(second)
 
 
@@ -221,10 +221,10 @@ def test_copied_link_is_refused_until_the_copy_has_data_of_its_own(homes: Homes,
     home = linked(homes, tmp_path)
     server = homes.use(home) if state == "running" else None
     second = copy(home, homes("copy"))
-    with pytest.raises(EmbeddedServerFailed, match=f"is a copy of the home {home}, and its data is still") as refused:
+    with pytest.raises(EmbeddedServerFailed, match=f"is a copy of the home {home}, and still uses its data") as refused:
         homes.use(second)
     assert not is_up(second)
-    assert keeper_of(second) is None
+    assert supervisor_of(second) is None
     if server is not None:
         assert words(server) == "one"
         stop(server, home)
@@ -285,12 +285,12 @@ def test_server_whose_home_moved_stops_after_its_last_user(open_homes: Homes) ->
     moved = open_homes("moved")
     with user_process(home) as client:
         client.stdout.readline()
-        until(lambda: keeper_of(home), "the supervisor is there")
+        until(lambda: supervisor_of(home), "the supervisor is there")
         home.rename(moved)
         assert is_up(moved)
         client.kill()
         until(lambda: not is_up(moved), "the supervisor stops it by its new name")
-    until(lambda: keeper_of(moved) is None, "the supervisor ends")
+    until(lambda: supervisor_of(moved) is None, "the supervisor ends")
     assert words(open_homes.use(moved)) == "one"
 
 

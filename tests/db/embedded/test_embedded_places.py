@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from homes import ROOT, USE, Homes, half_made, home_of, is_up, keeper_of, until, user_process, value
+from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
 
 from atlas_sdk._embedded import EmbeddedServer, places, postmaster, unavailable
 from atlas_sdk._embedded.account import find_account
@@ -42,7 +42,7 @@ def test_full_disk_leaves_nothing_half_made(homes: Homes) -> None:
     command = [sys.executable, "-c", code, os.fspath(home)]
     failed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert failed.returncode != 0
-    assert "EmbeddedServerFailed: No data directory could be made" in failed.stderr
+    assert "EmbeddedServerFailed: No data directory could be created" in failed.stderr
     assert str(home / "postgres.run" / "server.log") in failed.stderr
     assert not half_made(home).exists()
     assert value(homes.use(home), "SELECT 1") == 1
@@ -69,7 +69,7 @@ def test_any_name_of_a_home_works(open_homes: Homes, name: str) -> None:
     )
     assert by_hand.stdout == "atlas\n"
     server.release()
-    until(lambda: keeper_of(home) is None, "the supervisor ends")
+    until(lambda: supervisor_of(home) is None, "the supervisor ends")
     assert folder == server.data_dir or not folder.exists()
 
 
@@ -107,7 +107,7 @@ def test_programs_out_of_reach_are_copied(tmp_path: Path, homes: Homes, monkeypa
         assert value(server, "SELECT 1") == 1
         # The supervisor stops the server with these programs too.
         server.release()
-        until(lambda: keeper_of(home) is None and not is_up(home), "the server stops")
+        until(lambda: supervisor_of(home) is None and not is_up(home), "the server stops")
     finally:
         shutil.rmtree(copied, ignore_errors=True)
 
@@ -126,7 +126,7 @@ def test_other_files_are_not_taken_for_a_database(homes: Homes) -> None:
     data.mkdir(mode=0o700, parents=True)
     (data / "diary.txt").write_text("mine")
     find_account().give(data)
-    with pytest.raises(EmbeddedServerFailed, match="holds files but no PostgreSQL data"):
+    with pytest.raises(EmbeddedServerFailed, match="has files but no PostgreSQL data"):
         homes.use(home)
     assert (data / "diary.txt").read_text() == "mine"
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
-from homes import Homes, is_up, keeper_of, until, user_process, value
+from homes import Homes, is_up, supervisor_of, until, user_process, value
 from old_homes import OLD, ROWS, SUM, copied_from, old_cluster
 from patience import PATIENCE_S
 
@@ -180,7 +180,7 @@ def test_killed_and_never_opened_again_leaves_no_server(homes: Homes) -> None:
     old_home(home)
     for step in ("after the roles", "half loaded"):
         kill_at(home, step)
-        until(lambda: keeper_of(home) is None and not is_up(home), "the supervisor has stopped what was left")
+        until(lambda: supervisor_of(home) is None and not is_up(home), "the supervisor has stopped what was left")
 
 
 def test_failure_leaves_the_old_data_as_it_was(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_older_release_at_work_is_not_cut_off(homes: Homes) -> None:
     with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
         connection.execute(ROWS)
         (before,) = connection.execute(SUM).fetchone()
-        with pytest.raises(EmbeddedServerFailed, match=r"an older release is at work in it \(1 connection\)"):
+        with pytest.raises(EmbeddedServerFailed, match=r"an older release is using it \(1 connection\)"):
             homes.use(home)
         connection.execute("INSERT INTO kept SELECT 0, ''")
         (before,) = connection.execute(SUM).fetchone()
@@ -277,7 +277,7 @@ def test_name_of_the_kept_folder_is_never_taken_twice(homes: Homes) -> None:
     [
         ("99", f"which is newer than {places.MAJOR}, the one of this release: upgrade AtlasEngine"),
         ("nonsense", "which is newer than"),
-        ("9", r"this release brings .* dump it with a release of AtlasEngine that brings 9 \(atlasctl db dump"),
+        ("9", r"this release has .* dump it with a release of AtlasEngine that has 9 \(atlasctl db dump"),
     ],
 )
 def test_data_that_cannot_be_served_is_said(homes: Homes, major: str, sentence: str) -> None:

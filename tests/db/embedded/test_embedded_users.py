@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from homes import USE, Homes, is_up, keeper_of, until, user_process, value
+from homes import USE, Homes, is_up, supervisor_of, until, user_process, value
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import locks
@@ -65,7 +65,7 @@ def test_child_of_a_fork_keeps_its_parents_server(homes: Homes) -> None:
         until(lambda: not is_up(home), "the server stops with the child")
 
 
-def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
+def test_supervisor_waits_for_a_session_by_hand(homes: Homes) -> None:
     home = homes()
     server = homes.use(home)
     command = [server.bin_dir / "psql", "-XAtq", server.dsn]
@@ -86,15 +86,15 @@ def test_keeper_waits_for_a_session_by_hand(homes: Homes) -> None:
     until(lambda: not is_up(home), "the server stops after the session")
 
 
-def test_killed_keeper_is_replaced(homes: Homes) -> None:
+def test_killed_supervisor_is_replaced(homes: Homes) -> None:
     home = homes()
     homes.use(home)
-    until(lambda: keeper_of(home), "the supervisor is there")
-    first = keeper_of(home)
+    until(lambda: supervisor_of(home), "the supervisor is there")
+    first = supervisor_of(home)
     os.kill(first, signal.SIGKILL)
-    until(lambda: keeper_of(home) is None, "the supervisor is gone")
+    until(lambda: supervisor_of(home) is None, "the supervisor is gone")
     homes.use(home)
-    until(lambda: keeper_of(home) not in {None, 0, first}, "another supervisor took the place")
+    until(lambda: supervisor_of(home) not in {None, 0, first}, "another supervisor took the place")
 
 
 def test_keep_for_outlasts_the_last_user(homes: Homes) -> None:

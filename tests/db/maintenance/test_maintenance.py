@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from upkeep import NOISE, Admin, add_events, add_previews, add_sessions, age, expire, number, take, told
 
-from atlas_sdk import MAINTENANCE_JOBS, InvalidInput, MaintenanceProgress, Project, User
+from atlas_sdk import InvalidInput, Project, User
+from atlas_sdk.maintenance import MAINTENANCE_JOBS, MaintenanceProgress
 
 # All of them.
 

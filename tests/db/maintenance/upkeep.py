@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from atlas_sdk import JobReport, Project, User
+from atlas_sdk import Project, User
+from atlas_sdk.maintenance import JobReport
 
 NIL = uuid.UUID(int=0)
 #: No delta of anything.

@@ -19,7 +19,7 @@ from quota_sql import QuotaSql
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
 from atlas_sdk.guards.lease_backend import KINDS_MAX, ClientLeases
-from atlas_sdk.guards.lease_call import Call
+from atlas_sdk.guards.lease_call import LeaseCall
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 
 LIMIT = 30_000
@@ -67,7 +67,7 @@ def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(
     runner = watched(client)
     for number in range(1, 6):
         with client.guard(user, tokens=10, lease=True) as g:
-            assert isinstance(g._grant, Call)
+            assert isinstance(g._grant, LeaseCall)
             assert client.usage_of(user).tokens_held == 10
             g.settle(tokens=4)
         # At once: another process may need it.
@@ -184,7 +184,7 @@ def test_a_guard_from_a_block_is_used_as_any_guard(client: QuotaClient) -> None:
     for _ in range(MANY):
         guarded(client, user)
     with client.guard(user, tokens=10, lease=True) as g:
-        assert isinstance(g._grant, Call)
+        assert isinstance(g._grant, LeaseCall)
         client.do(g.extend(tokens=5, cost="0.5"))
         assert g.tokens == 15
         g.progress(tokens=12)

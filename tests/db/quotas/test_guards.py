@@ -188,7 +188,7 @@ def test_before_and_after_its_body_a_guard_takes_nothing(client: QuotaClient) ->
     with client.entered(guard):
         pass
     for use in (guard.settle, guard.progress, guard.release, lambda: client.do(guard.extend(tokens=1))):
-        with pytest.raises(InvalidInput, match="is over"):
+        with pytest.raises(InvalidInput, match="has ended"):
             use()
     assert guard.tokens == 1
 

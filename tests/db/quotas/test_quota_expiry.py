@@ -251,7 +251,7 @@ def test_books_of_one_user_are_found_by_index(quota_sql: QuotaSql) -> None:
 def test_the_sql_api_does_not_wait_for_ever(dsn: str, quota_sql: QuotaSql) -> None:
     user_id = quota_sql.user(tokens_limit=100, requests_limit=10)
     held = quota_sql.reserve(user_id, 10)
-    with mutated(quota_sql.connection, "quota_patience", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
+    with mutated(quota_sql.connection, "quota_lock_timeout", ("'8s'", "'40ms'")), psycopg.connect(dsn) as other:
         other.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", (user_id,))
         other.execute("SELECT FROM quota_reservations WHERE id = %s FOR UPDATE", (held.id,))
         calls: tuple[Callable[[], object], ...] = (
@@ -271,7 +271,7 @@ def test_the_sql_api_does_not_wait_for_ever(dsn: str, quota_sql: QuotaSql) -> No
         # A limit of the session is its own.
         quota_sql.connection.execute("SET lock_timeout = '1ms'")
         with (
-            mutated(quota_sql.connection, "quota_patience", ("'40ms'", "'1h'")),
+            mutated(quota_sql.connection, "quota_lock_timeout", ("'40ms'", "'1h'")),
             pytest.raises(errors.LockNotAvailable),
         ):
             quota_sql.reserve(user_id, 10)

@@ -283,9 +283,9 @@ MUTANTS: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {
                 ("d.cost, 0, d.requests, 0, d.epoch", "d.cost, 0, 0, 0, d.epoch"),
             ),
         ),
-        ("quota_book", (("IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN", "IF false THEN"),)),
+        ("quota_post", (("IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN", "IF false THEN"),)),
     ],
-    "a settlement books none": [("quota_book", (("greatest(p_requests, 0), NULL", "0, NULL"),))],
+    "a settlement books none": [("quota_post", (("greatest(p_requests, 0), NULL", "0, NULL"),))],
     "an expiry books none": [("quota_reclaim", (("s.ends, s.counts", "NULL, NULL"),))],
     "an expiry books into the minute of the refusal": [
         ("quota_reclaim", (("array_agg(expires_at) FILTER", "array_agg(p_at) FILTER"),))

@@ -182,7 +182,7 @@ def test_what_goes_beyond_a_tenant_is_named(doctor: Any, server: PrivateServer) 
 def test_older_newer_and_foreign_schemas_are_told_apart(doctor: Any, server: PrivateServer) -> None:
     server.ask("UPDATE schema_version SET checksum = 'x' WHERE version IN (2, 3)", database="atlas")
     found = problems(doctor("--json"))["schema"]
-    assert re.search(r"0002_projects, 0003_memory; a changed or unreleased version", found["detail"])
+    assert re.search(r"0002_projects, 0003_lifecycles; a changed or unreleased version", found["detail"])
     server.ask("DELETE FROM schema_version WHERE version > 1", database="atlas")
     found = problems(doctor("--json"))["schema"]
     assert found["detail"] == f"version 1 is older than this AtlasEngine, which needs {LATEST}"

@@ -1,29 +1,7 @@
--- Lifecycles: the changes of status that projects, builds and previews can make, the logs of builds, the ports of
--- previews.
---
---   projects  active <-> archived; active | archived -> deleted
---   builds    queued -> running -> succeeded | failed; queued -> failed
---   previews  creating -> running | failed | stopped; running <-> sleeping; running | sleeping -> stopped | failed
---
--- Only changes are held to this: a row may be inserted with any status, as a load from a dump or another system does.
+-- Lifecycles: the triggers of projects, builds and previews, the logs of builds, and the ports of previews.
 
--- A change of status that is none of the arguments after the first, 'from>to', is refused with SQLSTATE 23T01: of the
--- class of constraints, and our own within it. The first is what people call such a row. The facts are in DETAIL as
--- JSON, because on a cluster nothing else of an error arrives as it was sent.
-CREATE FUNCTION refuse_illegal_transition() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF OLD.status || '>' || NEW.status = ANY (TG_ARGV) THEN
-        RETURN NEW;
-    END IF;
-    RAISE EXCEPTION 'the % % is %: it cannot become %', TG_ARGV[0], OLD.id, OLD.status, NEW.status
-    USING ERRCODE = '23T01',
-          DETAIL = jsonb_build_object('kind', TG_ARGV[0], 'id', OLD.id, 'from', OLD.status, 'to', NEW.status)::text;
-END
-$$;
-
--- The times of a change, unless they are given. Read after the row was locked: now() is the start of a transaction that
--- may have waited here for the one before, and a build would end before it started.
+-- Set the times of a change, unless they are given. The clock is read after the row was locked: now() is the start of a
+-- transaction that may have waited here for an earlier one, and a build would end before it started.
 CREATE FUNCTION stamp_build() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -43,20 +21,24 @@ BEGIN
     IF NEW.status = 'stopped' THEN
         NEW.stopped_at := coalesce(NEW.stopped_at, clock_timestamp());
     ELSIF NEW.status = 'running' THEN
-        -- What has just come up or woken has not been idle since its last visitor.
+        -- A preview that has just come up or woken up has not been idle since its last visitor.
         NEW.last_accessed_at := greatest(NEW.last_accessed_at, clock_timestamp());
     END IF;
     RETURN NEW;
 END
 $$;
 
+CREATE TRIGGER update_projects_updated_at BEFORE UPDATE ON projects
+FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+CREATE TRIGGER projects_refuse_over_limit AFTER INSERT ON projects REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('projects', 'status <> ''deleted''');
 CREATE TRIGGER projects_refuse_illegal_transition BEFORE UPDATE ON projects
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
 EXECUTE FUNCTION refuse_illegal_transition(
     'project', 'active>archived', 'archived>active', 'active>deleted', 'archived>deleted'
 );
 
--- In the order of their names: first what refuses, then what completes the row.
+-- Triggers fire in the order of their names: first the one that refuses, then the one that completes the row.
 CREATE TRIGGER builds_refuse_illegal_transition BEFORE UPDATE ON builds
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
 EXECUTE FUNCTION refuse_illegal_transition(
@@ -65,6 +47,10 @@ EXECUTE FUNCTION refuse_illegal_transition(
 CREATE TRIGGER builds_stamp BEFORE UPDATE ON builds
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION stamp_build();
 
+CREATE TRIGGER update_previews_updated_at BEFORE UPDATE ON previews
+FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+CREATE TRIGGER previews_refuse_over_limit AFTER INSERT ON previews REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('previews', 'status IN (''creating'', ''running'', ''sleeping'')');
 CREATE TRIGGER previews_refuse_illegal_transition BEFORE UPDATE ON previews
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
 EXECUTE FUNCTION refuse_illegal_transition(
@@ -74,27 +60,8 @@ EXECUTE FUNCTION refuse_illegal_transition(
 CREATE TRIGGER previews_stamp BEFORE UPDATE ON previews
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION stamp_preview();
 
--- Pages of a project's builds, by id.
-CREATE INDEX idx_builds_page ON builds (user_id, project_id, id DESC);
-
--- The log of a build while it is written: one row an append, so that a line costs a line. In builds.logs alone every
--- line would write the whole log anew. When the build ends it all moves to builds.logs, where people look for it.
-ALTER TABLE builds
-    -- Bytes that were ever appended: where the last row of build_logs ends.
-    ADD COLUMN log_bytes whole_big NOT NULL DEFAULT 0;
-
-CREATE TABLE build_logs (
-    user_id  uuid   NOT NULL,
-    build_id uuid   NOT NULL,
-    -- The end of this piece in the whole log, in bytes: an order without a sequence.
-    ends_at  bigint NOT NULL,
-    content  text   NOT NULL,
-    PRIMARY KEY (user_id, build_id, ends_at),
-    FOREIGN KEY (user_id, build_id) REFERENCES builds (user_id, id) ON DELETE CASCADE
-);
-
--- The log as far as it is kept: the end of it, at most what builds.logs can hold, and then its first line says how
--- much is missing. NULL: there is no such build.
+-- Return the log as far as it is kept: at most what builds.logs can hold, and its first line then says how many bytes
+-- are missing at the beginning. NULL: there is no such build.
 CREATE FUNCTION build_log_text(p_user uuid, p_build uuid) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -111,16 +78,16 @@ BEGIN
            b.log_bytes
     INTO whole, total
     FROM builds AS b WHERE b.user_id = p_user AND b.id = p_build;
-    -- What an earlier cut said; a line of the build's own that reads like it is counted as missing, and so not lost silently.
+    -- Remove the line of an earlier cut. A line of the build that reads like it then counts as missing.
     whole := regexp_replace(whole, '^\[\.\.\. [0-9]+ earlier bytes are not kept\]\n', '');
     IF octet_length(whole) > room THEN
         bytes := convert_to(whole, 'UTF8');
         cut := octet_length(bytes) - room;
-        -- Not in the middle of a character.
+        -- Do not cut in the middle of a character.
         WHILE get_byte(bytes, cut) & 192 = 128 LOOP
             cut := cut + 1;
         END LOOP;
-        -- Nor of a line, unless it is a very long one.
+        -- Do not cut in the middle of a line, unless it is a very long one.
         cut := cut + coalesce(nullif(position('\x0a'::bytea IN substring(bytes FROM cut + 1 FOR 65536)), 0), 0);
         whole := convert_from(substring(bytes FROM cut + 1), 'UTF8');
     END IF;
@@ -132,7 +99,7 @@ BEGIN
 END
 $$;
 
--- Move the log to builds.logs. The caller has locked the build, so no piece can come in meanwhile.
+-- Move the log to builds.logs. The caller has locked the build, so no piece is added meanwhile.
 CREATE FUNCTION build_log_fold(p_user uuid, p_build uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -144,10 +111,10 @@ END
 $$;
 
 -- Append to a log; false: there is no such build. The update makes the writers of one build take turns, so that each
--- knows where it stands. p_bytes is more than the length of p_content when the beginning of that was left out.
+-- knows where its piece begins. p_bytes is more than the length of p_content when the caller left out the beginning.
 --
--- The last lines of a builder often arrive after its result, one by one. To move each of them to builds.logs writes that
--- anew, up to 16 MiB of it: they wait in build_logs until there are 64 KiB.
+-- The last lines of a builder often arrive after its result, one by one. Moving each of them to builds.logs would
+-- rewrite up to 16 MiB, so they wait in build_logs until there are 64 KiB.
 CREATE FUNCTION build_log_append(p_user uuid, p_build uuid, p_content text, p_bytes bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -162,7 +129,7 @@ BEGIN
     INSERT INTO build_logs (user_id, build_id, ends_at, content) VALUES (p_user, p_build, total, p_content);
     DELETE FROM build_logs WHERE user_id = p_user AND build_id = p_build AND ends_at <= total - 16777216;
     IF stage IN ('succeeded', 'failed') AND 65536 <= (
-        -- From where the first piece begins: one row is read, not all of them.
+        -- Count from the beginning of the first piece: this reads one row, not all of them.
         SELECT total - l.ends_at + octet_length(l.content) FROM build_logs AS l
         WHERE l.user_id = p_user AND l.build_id = p_build ORDER BY l.ends_at LIMIT 1
     ) THEN
@@ -172,43 +139,21 @@ BEGIN
 END
 $$;
 
-ALTER TABLE previews
-    -- The machine that runs it: a port is one preview's on each. '' where there is only one.
-    ADD COLUMN machine text NOT NULL DEFAULT '',
-    ADD CONSTRAINT previews_machine_length CHECK (char_length(machine) <= 200);
-
--- Which live preview has a port of a machine. As with claims the name is the key, not the user: two tenants must not get
--- one port, and a cluster shards it by machine. So there is no foreign key: whoever stops a preview deletes its row here,
--- and what the rows of deleted previews held is found when a machine has no port left.
-CREATE TABLE preview_ports (
-    machine    text        NOT NULL,
-    port       integer     NOT NULL,
-    user_id    uuid        NOT NULL,
-    preview_id uuid        NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (machine, port),
-    CONSTRAINT preview_ports_machine_length CHECK (char_length(machine) <= 200),
-    CONSTRAINT preview_ports_port CHECK (port BETWEEN 1 AND 65535)
-);
-CREATE INDEX idx_preview_ports_preview ON preview_ports (user_id, preview_id);
-
--- Give a live preview a free port from p_first to p_last, instead of the one that it has; NULL: none is free, and it keeps
--- what it has. It asks the unique index, which no policy filters, so ports of other tenants are felt though not seen, and
--- it waits for a transaction that is taking the same one. It begins anywhere: neighbours in time do not meet, and a port
--- that was just given back is rarely the next to be handed out. The only way for a tenant to a port (0015_isolation.sql),
--- or one could take them all.
+-- Give a live preview a free port from p_first to p_last in place of the one that it has; NULL: no port is free, and
+-- the preview keeps its own. The insert asks the unique index, which no policy filters, so it meets the ports of other
+-- tenants too, and it waits for a transaction that is taking the same port. The search begins at a random port: two
+-- calls at one time do not meet, and a port that was just given back is rarely the next one. A tenant gets ports from
+-- this function only, or one tenant could take them all.
 CREATE FUNCTION preview_port_take(p_user uuid, p_preview uuid, p_machine text, p_first integer, p_last integer)
 RETURNS integer
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     width constant integer := p_last - p_first + 1;
     start constant integer := floor(random() * width)::integer;
     candidate integer;
 BEGIN
-    IF session_user <> current_user OR current_setting('role') <> 'none' THEN
-        PERFORM check_tenant(p_user);
-    END IF;
-    -- Locked, so that it neither ends meanwhile nor takes two at once.
+    PERFORM check_tenant(p_user);
+    -- The lock keeps the preview from ending meanwhile, and from taking two ports at once.
     PERFORM FROM previews AS v
     WHERE v.user_id = p_user AND v.id = p_preview AND v.machine = p_machine
         AND v.status IN ('creating', 'running', 'sleeping')
@@ -230,13 +175,3 @@ BEGIN
     RETURN NULL;
 END
 $$;
-
-ALTER TABLE build_logs ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON build_logs
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);
-
-ALTER TABLE preview_ports ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON preview_ports
-    USING (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid)
-    WITH CHECK (user_id = nullif(current_setting('atlas.user_id', true), '')::uuid);

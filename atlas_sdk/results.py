@@ -1,0 +1,45 @@
+"""Objects that operations return and that programs rarely name: import them from here to annotate.
+
+::
+
+    from atlas_sdk.results import PoolStats, QuotaAudit
+
+The objects that programs pass around are in `atlas_sdk` itself, those of maintenance in `atlas_sdk.maintenance`, those
+of files in `atlas_sdk.files`, those of guards in `atlas_sdk.guards`.
+"""
+
+from atlas_sdk.model.builds import BuildStats
+from atlas_sdk.model.checkpoints import RestoreChange, RestoreStep
+from atlas_sdk.model.memory import BrokenVersion, VersionSet
+from atlas_sdk.model.memory_usage import MemoryUsage
+from atlas_sdk.model.pool import PoolStats
+from atlas_sdk.model.projects import ProjectPurge
+from atlas_sdk.model.quota_accounting import Forecast, LimitCheck, QuotaAccounting, QuotaAudit, QuotaPeriod
+from atlas_sdk.model.quotas import QuotaBlock, RequestRate
+from atlas_sdk.model.schema import AppliedMigration, ServerFacts
+from atlas_sdk.model.summaries import ProjectHealth
+from atlas_sdk.model.usage import UsageTotal
+from atlas_sdk.model.users import UserDeletion
+
+__all__ = [
+    "AppliedMigration",
+    "BrokenVersion",
+    "BuildStats",
+    "Forecast",
+    "LimitCheck",
+    "MemoryUsage",
+    "PoolStats",
+    "ProjectHealth",
+    "ProjectPurge",
+    "QuotaAccounting",
+    "QuotaAudit",
+    "QuotaBlock",
+    "QuotaPeriod",
+    "RequestRate",
+    "RestoreChange",
+    "RestoreStep",
+    "ServerFacts",
+    "UsageTotal",
+    "UserDeletion",
+    "VersionSet",
+]
