@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput, NotFound, QuotaExceeded
@@ -237,7 +238,7 @@ def test_what_only_the_database_can_tell_is_refused_whole(client: Any) -> None:
             client.quotas.grant(user, **asked)
     assert client.quotas.grants(user) == []
     assert client.quotas.usage(user).tokens_granted == 0
-    ghost = SimpleNamespace(id=uuid.uuid4())
+    ghost = evolve(user, id=uuid.uuid4())
     with pytest.raises(NotFound):
         client.quotas.grant(ghost, tokens=1)
 

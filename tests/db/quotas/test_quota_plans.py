@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import uuid
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from guard_adapter import until, waiting
 from patience import PATIENCE_S
 from quota_sql import QuotaSql
@@ -182,7 +182,8 @@ def test_plan_that_changes_after_a_period_has_ended_closes_it_with_its_own_limit
 
 
 def test_who_is_not_there_has_no_limits(client: Any) -> None:
-    ghost = SimpleNamespace(id=uuid.uuid4(), plan="free")
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    ghost = evolve(user, id=uuid.uuid4())
     for call in (
         lambda: client.quotas.set_limits(ghost, tokens=1),
         lambda: client.quotas.use_plan_limits(ghost),
