@@ -1,4 +1,4 @@
-"""One tenant against another: what was tried, and that nothing came of it."""
+"""Attacks of one tenant on another, and checks that none of them had an effect."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from atlas_sdk import Atlas
 
 @define
 class Attack:
-    """One attacker against one victim; counts what was tried."""
+    """An attacker and a victim. Counts the attacks."""
 
     atlas: Atlas
-    #: Sees everything.
+    #: A superuser's connection.
     owner: psycopg.Connection[Any]
-    #: Logged in as a tenant's application: no rights but those of `atlas_app`.
+    #: The connection of a tenant's application, with the rights of `atlas_app` only.
     app: psycopg.Connection[Any]
     attacker: Tenant
     victim: Tenant
@@ -28,7 +28,7 @@ class Attack:
     before: str = field(default="", repr=False)
 
     def named(self, user_id: UUID | None) -> None:
-        """Say who the application acts for, as the client does; None: nobody."""
+        """Set the user whom the application acts for, as the client does; None: nobody."""
         self.app.rollback()
         self.app.execute("RESET atlas.user_id")
         if user_id is not None:
@@ -36,7 +36,7 @@ class Attack:
         self.app.commit()
 
     def sql(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]] | str:
-        """Try a statement as the attacker; return its rows, or the SQLSTATE. Nothing of it stays."""
+        """Run a statement as the attacker, and roll it back. Return its rows or the SQLSTATE."""
         self.tried += 1
         try:
             cursor = self.app.execute(query, parameters)
@@ -51,10 +51,10 @@ class Attack:
         return rows
 
     def unharmed(self) -> None:
-        """Check that the victim has what it had, to the byte."""
+        """Check that the rows of the victim did not change."""
         assert everything_of(self.owner, self.victim.user.id) == self.before
 
 
 def silent(error: BaseException) -> None:
-    """Check that an error says nothing that its victim alone knows."""
+    """Check that an error names nothing that only the victim knows."""
     assert SECRET not in f"{error!s} {error!r} {error.__cause__!s}"

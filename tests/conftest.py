@@ -165,7 +165,7 @@ def embedded(atlas_home: Path) -> Iterator[Atlas]:
 
 
 @pytest.fixture(params=KINDS)
-def face(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
+def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
     """A client on a fresh database, once of each kind, called as the blocking one is."""
     with opener(request.param) as open_client:
         yield open_client(dsn)

@@ -1,4 +1,4 @@
-"""What a call costs, in a way that a busy machine does not change much: CPU time against a fixed piece of work."""
+"""Measures a call in CPU time, compared with a fixed piece of work, so that a busy machine changes little."""
 
 import time
 import tracemalloc
@@ -7,7 +7,7 @@ __all__ = ["assert_cheap", "cpu_s", "peak_bytes"]
 
 
 def cpu_s(call):
-    """Return the CPU time that a call takes in this thread; the less of two."""
+    """Run a call twice; return the smaller CPU time of this thread."""
     took = []
     for _ in range(2):
         before = time.thread_time()
@@ -17,7 +17,7 @@ def cpu_s(call):
 
 
 def peak_bytes(call):
-    """Return how much memory Python's allocators held more than before, at most."""
+    """Return the peak of memory that a call allocates in Python."""
     tracemalloc.start()
     try:
         call()
@@ -30,7 +30,7 @@ def assert_cheap(call, *, share=1.0):
     """Fail when a call takes more CPU time than `share` of a fixed piece of work: about 100 ms on a quiet core."""
     for _ in range(3):
         took = cpu_s(call)
-        # A quarter of it needs no comparison, on any machine.
+        # So little time needs no comparison, on any machine.
         if took <= share * 0.025:
             return
         yardstick = cpu_s(lambda: sum(len(str(number)) for number in range(1_000_000)))

@@ -1,4 +1,4 @@
-"""A database with rows in every table, and what is in it, table by table: for whatever copies databases."""
+"""Fills every table of a database, and compares two databases table by table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from atlas_sdk import Atlas
 
 __all__ = ["counts", "fill", "prints"]
 
-#: What only time, or a job of the service itself, brings about.
+#: Rows that only time or a background job makes.
 _BY_HAND = (
     """INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, closed_at)
        SELECT id, created_at - interval '1 month', created_at, 0, 9, 0, created_at FROM users""",
-    # Texts with all that a dump has to escape.
+    # Texts with every character that a dump escapes.
     r"""INSERT INTO events (type, user_id, meta, user_agent)
         SELECT 'odd', id, jsonb_build_object('text', E'tab\t line\n dot\n\\.\n quote '' back \\ é 日本'), E'\\N \\.\t'
         FROM users""",

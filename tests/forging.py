@@ -1,4 +1,4 @@
-"""Session tokens made by hand, as somebody would who wants in."""
+"""Forged session tokens."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def unpacked(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def forged(
     token: str, secret: bytes, *, header: dict[str, Any] | None = None, digest: str = "sha256", **changes: Any
 ) -> str:
-    """Return the token with other claims, signed with a key; made by hand, so that no library refuses to."""
+    """Return the token with other claims, signed with a key. Libraries refuse to make some of these."""
     old_header, payload = unpacked(token)
     text = f"{part(old_header | (header or {}))}.{part(payload | changes)}"
     signature = hmac.new(secret, text.encode(), digest).digest()
     return f"{text}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
-def refused(face: Any, token: Any) -> str:
-    """Return the reason for the logs; what a stranger sees is the same for all."""
+def refused(client: Any, token: Any) -> str:
+    """Check that a token is refused with the one message for all; return the reason for the log."""
     with pytest.raises(InvalidToken) as failure:
-        face.sessions.verify(token)
+        client.sessions.verify(token)
     error = failure.value
     assert str(error) == "this session token is not valid: sign in again"
     assert (error.http_status, error.headers) == (401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})

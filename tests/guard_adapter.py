@@ -18,13 +18,16 @@ from atlas_sdk._embedded import locks
 
 
 class QuotaClient(Adapter):
-    """A client of either kind, and short ways to what tests of quotas ask most."""
+    """A client of either kind, with short names for what tests of quotas call most."""
 
     def __init__(self, kind: str, dsn: str | None, **options: Any) -> None:
         super().__init__(kind)
-        #: The client as the library has it.
+        #: The client itself, without the adapter.
         self.atlas = self.open(dsn, **options)
-        self.quotas = self.wrap(self.atlas).quotas
+        self._adapted = self.wrap(self.atlas)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapted, name)
 
     def guard(self, user: User, **options: Any) -> Any:
         """Enter a guard."""
@@ -37,7 +40,7 @@ class QuotaClient(Adapter):
         self.quotas.set_limits(made, **{**dict.fromkeys(names), **limits})
         return made
 
-    def usage(self, user: User) -> Any:
+    def usage_of(self, user: User) -> Any:
         """Return the usage of a user whose counters match the ledger."""
         assert self.quotas.verify(user).balanced
         return self.quotas.usage(user)
@@ -46,13 +49,13 @@ class QuotaClient(Adapter):
         return self.quotas.reservations(user)
 
     def settle_down(self) -> None:
-        """Wait for what the client does in the background, and for what it kept for later."""
+        """Wait for the background tasks of the client, and settle what is pending."""
         if self.loop is not None:
             self.do(self.quotas._backend._tasks.finish(PATIENCE_S))
         assert self.quotas.settle_pending() == 0
 
     def losing(self) -> Losing:
-        """Let the client's guards run on a database that can be told to fail."""
+        """Give the client's guards a runner that fails when told to."""
         backend = self.quotas._backend
         backend._runner = Losing(backend._runner, is_async=self.loop is not None)
         return backend._runner  # type: ignore[no-any-return]
@@ -64,16 +67,16 @@ class QuotaClient(Adapter):
 
 
 class Losing:
-    """A runner whose next calls fail: before the plan is run, or after it, as when only the answer is lost."""
+    """A runner that fails when told to: before it runs a plan, or after it, as if the answer were lost."""
 
     def __init__(self, runner: Any, *, is_async: bool) -> None:
         self._runner = runner
         self._is_async = is_async
         self._before: list[BaseException] = []
         self._after: list[BaseException] = []
-        #: Statements sent, which is what counts; ids and the like need no database.
+        #: The names of the statements that were sent. Local calls are not among them.
         self.sent: list[str] = []
-        #: Called with the name of every statement before it is sent.
+        #: A function to call with the name of each statement before it is sent.
         self.watch: Callable[[str], None] | None = None
 
     def fail(self, times: int = 1, error: BaseException | None = None) -> None:
@@ -88,7 +91,7 @@ class Losing:
         return self._run_async(plan) if self._is_async else self._run(plan)
 
     def _watched(self, plan: Any) -> Any:
-        """Pass a plan on; the first statement in it decides its fate."""
+        """Pass a plan on. Fail at its first statement, or after its end, if told to."""
         from atlas_sdk._plan import Query
 
         asked, answer = False, None
@@ -120,7 +123,7 @@ class Losing:
 
 @contextmanager
 def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
-    """Hold the lock that every operation on the user's quota waits for; the connection may be rolled back early."""
+    """Lock the user's quota; every operation on it waits. The caller may roll back early."""
     with psycopg.connect(dsn) as connection:
         connection.execute("SELECT 1 FROM user_quotas WHERE user_id = %s FOR UPDATE", (user.id,))
         yield connection
@@ -128,7 +131,7 @@ def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
 
 
 def waiting(dsn: str, statement: str = "") -> list[int]:
-    """Return the server processes of clients that wait for a lock in this database, in a statement with these words."""
+    """Return the server processes that wait for a lock in a statement with these words."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute(
             "SELECT pid FROM pg_stat_activity"
@@ -139,7 +142,7 @@ def waiting(dsn: str, statement: str = "") -> list[int]:
 
 
 def terminate(dsn: str, *pids: int) -> None:
-    """End server processes as an administrator does; without ids those of all clients."""
+    """End server processes as an administrator does: these, or those of all clients."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -149,23 +152,23 @@ def terminate(dsn: str, *pids: int) -> None:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; fail when it does not come."""
+    """Wait for a condition. Fail after PATIENCE_S."""
     for _ in locks.polling(PATIENCE_S):
         if condition():
             return
     pytest.fail(f"not within {PATIENCE_S:.0f} s")
 
 
-def used(both: QuotaClient, user: User) -> tuple[int, Decimal]:
-    """Return what is charged to a user of whom nothing is held any more."""
-    usage = both.usage(user)
+def used(client: QuotaClient, user: User) -> tuple[int, Decimal]:
+    """Check that nothing of a user is held; return the tokens and cost that are charged."""
+    usage = client.usage_of(user)
     assert (usage.tokens_held, usage.cost_held, usage.slots_held) == (0, 0, 0)
-    assert both.holds(user) == []
+    assert client.holds(user) == []
     return usage.tokens_used, usage.cost_used
 
 
 def expire_before(runner: Losing, dsn: str, statement: str, time: int) -> None:
-    """Expire and charge everything that is held, just before this statement is sent for that time."""
+    """Expire and charge all reservations just before a statement is sent for the n-th time."""
     sent = 0
 
     def expire(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Leases of either face, for tests."""
+"""Leases of either client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atlas_sdk.guards.lease import Lease
 
 
 class Clock:
-    """Seconds that go forward when the test says so."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -23,24 +23,24 @@ class Clock:
 
 
 def lease_of(client: QuotaClient, user: User, *, runner: Any = None, **size: Any) -> Any:
-    """Open a lease whose idle blocks stay, unless the test says otherwise."""
+    """Open a lease that keeps idle blocks for an hour by default."""
     kind = Lease if client.kind == "blocking" else AsyncLease
     return kind(runner or client.quotas._runner, user, **{"idle_s": 3600.0, **size})
 
 
 def hurried(client: QuotaClient) -> None:
-    """Stop the clock of the leases that guards share, so that calls seem to come at once."""
+    """Stop the clock of the leases that guards share: all calls seem simultaneous."""
     leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make, clock=Clock())
 
 
 def losing_of(client: QuotaClient) -> Losing:
-    """Return a runner for a lease that can be told to fail."""
+    """Return a runner for a lease that fails when told to."""
     return Losing(client.quotas._runner, is_async=client.kind == "asyncio")
 
 
 def user_with(client: QuotaClient, **limits: Any) -> User:
-    """Make a user who has these limits, and others that are never reached."""
+    """Make a user with these limits; others are too high to matter."""
     return client.user(**{"tokens": 10**12, "cost": 10**6, "requests_per_hour": 10**9, **limits})
 
 

@@ -1,4 +1,4 @@
-"""Breaks a function of the database on purpose, to see that a test notices."""
+"""Breaks a function of the database on purpose: a test must fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def source(connection: psycopg.Connection[Any], function: str) -> str:
 
 @contextmanager
 def mutated(connection: psycopg.Connection[Any], function: str, *changes: tuple[str, str]) -> Iterator[None]:
-    """Replace text in a function, at the first place where it stands, until the context is left."""
+    """Replace the first occurrence of a text in a function, until the context is left."""
     whole = source(connection, function)
     broken = whole
     for old, new in changes:

@@ -1,4 +1,4 @@
-"""Homes as a release that carried the older major of PostgreSQL would have made them."""
+"""Homes with data of an older major of PostgreSQL, as an older release made them."""
 
 import atexit
 import shutil
@@ -27,7 +27,7 @@ SUM = "SELECT count(*) || ' ' || md5(string_agg(n || words, ',' ORDER BY n)) FRO
 
 @cache
 def copied_from(script: str) -> tuple[Path, str]:
-    """Make a home as a release that brought the old major would have made it; return its data, and what `SUM` says."""
+    """Make a home as an older release did, once a script. Return its data folder and the result of `SUM`."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
     atexit.register(shutil.rmtree, folder)
     folder.chmod(0o755)
@@ -56,7 +56,7 @@ def copied_from(script: str) -> tuple[Path, str]:
 
 
 def old_cluster(home: Path, script: str = "") -> Cluster:
-    """A home as a release that brought the old major would have made it; its server is not up."""
+    """Make a home as an older release did, with its server stopped."""
     site = Site.prepare(home)
     data = site.place_data()
     data.mkdir(mode=0o700, exist_ok=True)

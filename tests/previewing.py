@@ -1,4 +1,4 @@
-"""Previews in every status, for tests of any client."""
+"""Previews in every status, for tests of either client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from atlas_sdk import Preview, Project
 
-#: How each status is reached.
+#: The changes that lead to each status.
 WAY = {
     "creating": [],
     "running": ["running"],
@@ -16,13 +16,13 @@ WAY = {
 }
 
 
-def preview_in(face: Any, project: Project, status: str, host: str = "app.example.com") -> Preview:
-    preview = face.previews.create(project, host=host)
+def preview_in(client: Any, project: Project, status: str, host: str = "app.example.com") -> Preview:
+    preview = client.previews.create(project, host=host)
     for step in WAY[status]:
-        preview = face.previews.set_status(preview, step)
+        preview = client.previews.set_status(preview, step)
     return preview
 
 
-def events_of(face: Any, project: Project) -> list[str]:
-    user = face.users.get(project.user_id)
-    return [event.type for event in face.events.search(user, event_type="preview.", limit=1000)][::-1]
+def events_of(client: Any, project: Project) -> list[str]:
+    user = client.users.get(project.user_id)
+    return [event.type for event in client.events.search(user, event_type="preview.", limit=1000)][::-1]

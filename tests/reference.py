@@ -1,4 +1,4 @@
-"""The tables of docs/operations.md: what the original's names became, and every operation of every face.
+"""The tables of docs/operations.md: what the original's names became, and every operation of every client.
 
 `python tests/reference.py` writes the second one anew; a test compares it with the real faces.
 """

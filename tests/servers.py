@@ -1,4 +1,4 @@
-"""PostgreSQL servers of a test's own, whose roles, settings and life it may change; others are shared."""
+"""PostgreSQL servers for tests that change roles or settings, or stop the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from psycopg import sql
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.places import find_binaries
 
-#: Of the roles that a test makes: over TCP everybody needs one, but the superuser.
+#: The password of the roles that a test makes. Over TCP only the superuser needs none.
 PASSWORD = "s3cret: 'of' a role%"
 _SYSTEM = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
 #: "bundled" are the programs of the embedded server, "system" those of Debian, where they are installed.
@@ -30,7 +30,7 @@ _HBA = "host all postgres all trust\nhost all all all scram-sha-256\n"
 
 
 class PrivateServer:
-    """A server on a port of its own, with everything as a package manager leaves it: durable, UTF8, empty."""
+    """A server on its own port, with the defaults of a package: durable, UTF8, empty."""
 
     def __init__(self, programs: str, folder: Path) -> None:
         self._identity: dict[str, Any] = {}
@@ -92,7 +92,7 @@ class PrivateServer:
             connection.execute(command + sql.SQL(attributes))
 
     def everything(self) -> list[Any]:
-        """Return what it has, to compare: roles, memberships, databases, and in each all objects, owners and grants."""
+        """Return all roles, memberships and databases, and the objects, owners and grants in each, to compare."""
         databases = self.ask("SELECT datname, pg_get_userbyid(datdba), datacl::text FROM pg_database ORDER BY 1")
         found: list[Any] = [
             databases,
@@ -126,7 +126,7 @@ class PrivateServer:
 
 @contextmanager
 def private_server(programs: str, *settings: str) -> Iterator[PrivateServer]:
-    """Run a server of one's own, with settings on its command line."""
+    """Run a private server, with settings on its command line."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-own-"))
     server = PrivateServer(programs, folder)
     server.start(*settings)
@@ -138,6 +138,6 @@ def private_server(programs: str, *settings: str) -> Iterator[PrivateServer]:
 
 
 def steps(ran: Any) -> dict[str, str]:
-    """Return the mark of each step that `db init` told of; of steps with one name the last."""
+    """Return the mark of each step in the output of `db init`; of two steps with one name the last."""
     told = [line for line in ran.err.splitlines() if line[:1] in set("✓·+-✗")]
     return {re.split(r"\s{2,}", line[2:])[0]: line[0] for line in told}

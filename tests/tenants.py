@@ -1,4 +1,4 @@
-"""Two tenants with rows in every table, and what an attacker knows of the other one."""
+"""Two tenants with rows in every table, and the ids that an attacker knows of the other tenant."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from attrs import frozen
 
 from atlas_sdk import Atlas, Project, User
 
-#: In every text of the victim that an attacker does not know: it must not come out anywhere.
+#: A word in every text of the victim. No answer to an attacker may contain it.
 SECRET = "topsecret"
 
 
 @frozen(kw_only=True)
 class Tenant:
-    """One tenant's things."""
+    """The rows of one tenant."""
 
     user: User
     project: Project
-    #: Ids and names by the name that statements and operations have for them.
+    #: Ids and names, by the parameter names of statements and operations.
     known: dict[str, Any]
 
 
 def settle_in(atlas: Atlas, name: str, secret: str) -> Tenant:
-    """Make a tenant that has something in every table: things called `name`, with `secret` in them."""
+    """Make a tenant with rows in every table, called `name`, with `secret` in their texts."""
     user = atlas.users.create(f"{name}@example.com", name=secret, plan="pro", password=f"{name}-password")
     project = atlas.projects.create(user, path=f"/srv/{secret}", name=secret, session_id=f"{name}-session")
     first = atlas.memory.snapshot(project, "CLAUDE.md", f"# Rules of {secret}\n".encode() * 40)
@@ -70,7 +70,7 @@ def settle_in(atlas: Atlas, name: str, secret: str) -> Tenant:
 
 
 def complete(connection: psycopg.Connection[Any], tenant: Tenant) -> None:
-    """Add, as the owner, what only time or a restore brings: a closed period, a restore."""
+    """Add rows that only time or a restore makes: a closed period, a restore."""
     connection.execute(
         "INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, cost_used, closed_at)"
         " VALUES (%s, now() - interval '2 months', now() - interval '1 month', 7, 0, now())",
@@ -83,12 +83,12 @@ def complete(connection: psycopg.Connection[Any], tenant: Tenant) -> None:
     )
 
 
-#: Tables of the platform alone, whose user is the nil id.
+#: Tables of the platform. Their rows have the nil id as their user.
 PLATFORM = ("maintenance_runs",)
 
 
 def tenant_tables(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Return the tables that hold tenants' rows, with the column that says whose."""
+    """Return the tables with rows of tenants, each with the column of the tenant's id."""
     rows = connection.execute(
         "SELECT c.relname, CASE c.relname WHEN 'users' THEN 'id' ELSE 'user_id' END FROM pg_class AS c"
         " JOIN pg_attribute AS a ON a.attrelid = c.oid AND NOT a.attisdropped"
@@ -109,6 +109,6 @@ def rows_of(connection: psycopg.Connection[Any], table: str, owner: str, user_id
 
 
 def everything_of(connection: psycopg.Connection[Any], user_id: UUID) -> str:
-    """Return all that a tenant has, to compare: not one byte of it may change by another's doing."""
+    """Return all rows of a tenant, to compare them before and after an attack."""
     tables = tenant_tables(connection)
     return json.dumps({table: rows_of(connection, table, owner, user_id) for table, owner in tables.items()})

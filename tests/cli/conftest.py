@@ -17,7 +17,7 @@ ATLASCTL = str(Path(sys.executable).with_name("atlasctl"))
 
 
 class Ran(NamedTuple):
-    """What a command line did."""
+    """The result of a command line."""
 
     code: int
     raw: bytes
@@ -48,7 +48,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings but those of the test."""
+    """Remove all settings but those of the test."""
     for name in [name for name in os.environ if name.startswith("ATLAS_") and "LINGER" not in name]:
         monkeypatch.delenv(name)
     for name in ("NO_COLOR", "DATABASE_URL", "PGPASSWORD"):

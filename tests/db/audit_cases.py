@@ -19,35 +19,35 @@ ORIGIN = ("203.0.113.9", "Firefox")
 class World:
     """A client, its copy for one request, and things to work on, which are made when they are asked for."""
 
-    def __init__(self, face: Any, connection: psycopg.Connection[Any], folder: Path) -> None:
-        self.face = face
+    def __init__(self, client: Any, connection: psycopg.Connection[Any], folder: Path) -> None:
+        self.client = client
         self.connection = connection
         self.folder = folder
-        self.request = face.with_context(ip=ORIGIN[0], user_agent=ORIGIN[1])
+        self.request = client.with_context(ip=ORIGIN[0], user_agent=ORIGIN[1])
 
     @property
     def user(self) -> User:
-        return self.face.users.by_email("ada@example.com") or self.face.users.create(
+        return self.client.users.by_email("ada@example.com") or self.client.users.create(
             "ada@example.com", password=PASSWORD
         )
 
     @property
     def project(self) -> Project:
-        return self.face.projects.at(self.folder, user=self.user) or self.face.projects.create(
+        return self.client.projects.at(self.folder, user=self.user) or self.client.projects.create(
             self.user, path=self.folder
         )
 
     def preview(self, status: str = "creating") -> Preview:
-        return preview_in(self.face, self.project, status)
+        return preview_in(self.client, self.project, status)
 
     def restored(self) -> Project:
         """Return a project whose memory was restored."""
         project = self.project
-        self.face.memory.snapshot(project, "CLAUDE.md")
-        self.face.memory.checkpoint(project, "one")
+        self.client.memory.snapshot(project, "CLAUDE.md")
+        self.client.memory.checkpoint(project, "one")
         Path(self.folder, "CLAUDE.md").write_bytes(b"[rest unchanged]\n")
-        self.face.memory.snapshot(project, "CLAUDE.md")
-        self.face.memory.restore(project, "one")
+        self.client.memory.snapshot(project, "CLAUDE.md")
+        self.client.memory.restore(project, "one")
         return project
 
 
@@ -68,16 +68,16 @@ def _idle(world: World) -> Callable[[Any], object]:
 
 
 def _expired(world: World) -> Callable[[Any], object]:
-    world.face.sessions.issue(world.user)
+    world.client.sessions.issue(world.user)
     world.connection.execute("UPDATE sessions SET created_at = created_at - interval '1 day', expires_at = now()")
     return lambda to: to.sessions.purge_expired()
 
 
 def _full(world: World) -> Callable[[Any], object]:
     user = world.user
-    world.face.memory.snapshot(world.project, "CLAUDE.md", b"# Rules\n" * 9)
-    used = world.face.quotas.memory(user).bytes
-    world.face.quotas.set_limits(user, memory_bytes=used + used // 10)
+    world.client.memory.snapshot(world.project, "CLAUDE.md", b"# Rules\n" * 9)
+    used = world.client.quotas.memory(user).bytes
+    world.client.quotas.set_limits(user, memory_bytes=used + used // 10)
     return lambda to: to.quotas.record_memory_threshold(user)
 
 
@@ -100,11 +100,11 @@ def project(world: World) -> Project:
 
 
 def build(world: World) -> Any:
-    return world.face.builds.create(world.project)
+    return world.client.builds.create(world.project)
 
 
 def running(world: World) -> Any:
-    return world.face.builds.start(build(world))
+    return world.client.builds.start(build(world))
 
 
 def preview(status: str) -> Callable[[World], Preview]:
@@ -112,7 +112,7 @@ def preview(status: str) -> Callable[[World], Preview]:
 
 
 def session(world: World) -> Any:
-    return world.face.sessions.issue(world.user).session
+    return world.client.sessions.issue(world.user).session
 
 
 CASES = [
@@ -141,7 +141,7 @@ CASES = [
         "projects.activate",
         "project.activated",
         lambda to, p: to.projects.activate(p),
-        lambda world: world.face.projects.archive(world.project),
+        lambda world: world.client.projects.archive(world.project),
     ),
     case("projects.set_status", "project.archived", lambda to, p: to.projects.set_status(p, "archived"), project),
     case("projects.delete", "project.deleted", lambda to, p: to.projects.delete(p), project),
@@ -149,14 +149,14 @@ CASES = [
         "projects.purge",
         "project.purged",
         lambda to, p: to.projects.purge(p),
-        lambda world: world.face.projects.delete(world.project),
+        lambda world: world.client.projects.delete(world.project),
     ),
     case(
         "projects.update_memory",
         "project.memory_updated",
         lambda to, p, _: to.projects.update_memory(p),
         project,
-        lambda world: world.face.memory.snapshot(world.project, "CLAUDE.md"),
+        lambda world: world.client.memory.snapshot(world.project, "CLAUDE.md"),
     ),
     case("memory.checkpoint", "checkpoint.created", lambda to, p: to.memory.checkpoint(p, "one"), project),
     case("memory.undo", "memory.undo", lambda to, p: to.memory.undo(p), World.restored),
@@ -165,14 +165,14 @@ CASES = [
         "memory.redo",
         lambda to, p, _: to.memory.redo(p),
         World.restored,
-        lambda world: world.face.memory.undo(world.project),
+        lambda world: world.client.memory.undo(world.project),
     ),
     case(
         "memory.restore",
         "memory.restore",
         lambda to, p, _: to.memory.restore(p, "one"),
         World.restored,
-        lambda world: world.face.memory.undo(world.project),
+        lambda world: world.client.memory.undo(world.project),
     ),
     case("builds.create", "build.created", lambda to, p: to.builds.create(p), project),
     case("builds.start", "build.started", lambda to, b: to.builds.start(b, container_id="c1"), build),
@@ -208,7 +208,7 @@ CASES = [
         "previews.release_port",
         "preview.port_released",
         lambda to, p: to.previews.release_port(p),
-        lambda world: world.face.previews.allocate_port(world.preview("running")),
+        lambda world: world.client.previews.allocate_port(world.preview("running")),
     ),
     case("quotas.set_limits", "quota.limits_changed", lambda to, u: to.quotas.set_limits(u, tokens=5), user),
     case(
@@ -216,7 +216,7 @@ CASES = [
         "quota.limits_of_plan",
         lambda to, u, _: to.quotas.use_plan_limits(u),
         user,
-        lambda world: world.face.quotas.set_limits(world.user, tokens=5),
+        lambda world: world.client.quotas.set_limits(world.user, tokens=5),
     ),
     case(
         "quotas.set_time_zone", "quota.time_zone_changed", lambda to, u: to.quotas.set_time_zone(u, "Asia/Tokyo"), user

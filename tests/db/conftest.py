@@ -1,4 +1,4 @@
-"""What the tests of signing in share: hashes that cost little, and keys for tokens."""
+"""Cheap password hashes, and signing keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("original_checks")
 
 @pytest.fixture
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
-    """Make new hashes cost a hundredth; return a hasher that is cheaper still, for hashes from elsewhere."""
+    """Make new hashes a hundred times cheaper; return a still cheaper hasher, for hashes from elsewhere."""
     monkeypatch.setattr(passwords, "_TIME_COST", 1)
     monkeypatch.setattr(passwords, "_MEMORY_KIB", 512)
     monkeypatch.setattr(passwords, "_LANES", 1)
@@ -24,7 +24,7 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SigningKeys:
-    """Signing keys that clients find by the environment, in `tmp_path / "keys"`."""
+    """Signing keys in `tmp_path / "keys"`, where the environment points clients."""
     made = SigningKeys.generate()
     made.write(tmp_path / "keys")
     monkeypatch.setenv("ATLAS_SIGNING_KEYS", str(tmp_path / "keys"))

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/operations.md, on either face."""
+"""Runs the examples of docs/operations.md, on either client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Awaited(ast.NodeTransformer):
 
 
 class World:
-    """A client of either face that runs examples, and a blocking one beside it that looks at what they did."""
+    """A client of either kind that runs examples, and a blocking one beside it that looks at what they did."""
 
     def __init__(self, client: QuotaClient, dsn: str, see: Atlas) -> None:
         self.client, self.dsn, self.see = client, dsn, see

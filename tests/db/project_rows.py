@@ -9,9 +9,9 @@ import psycopg
 from atlas_sdk import Project
 
 
-def types(face: Any, project: Project) -> list[str]:
-    user = face.users.get(project.user_id)
-    return [event.type for event in face.events.recent(user, project=project)][::-1]
+def types(client: Any, project: Project) -> list[str]:
+    user = client.users.get(project.user_id)
+    return [event.type for event in client.events.recent(user, project=project)][::-1]
 
 
 def leave_alone(connection: psycopg.Connection[Any], project: Project, *, days: int) -> None:

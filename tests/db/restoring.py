@@ -10,9 +10,9 @@ from atlas_sdk import Project
 Contents = dict[str, bytes]
 
 
-def new_project(face: Any, folder: Path) -> Project:
-    user = face.users.by_email("ada@example.com") or face.users.create("ada@example.com", name="Ada")
-    return face.projects.create(user, path=folder)
+def new_project(client: Any, folder: Path) -> Project:
+    user = client.users.by_email("ada@example.com") or client.users.create("ada@example.com", name="Ada")
+    return client.projects.create(user, path=folder)
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -26,14 +26,14 @@ def on_disk(folder: Path) -> Contents:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def newest_checkpoint(face: Any, project: Project) -> str:
-    return face.memory.checkpoints(project)[0].name
+def newest_checkpoint(client: Any, project: Project) -> str:
+    return client.memory.checkpoints(project)[0].name
 
 
-def checkpointed(face: Any, folder: Path, name: str = "good") -> Project:
-    project = new_project(face, folder)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, name)
+def checkpointed(client: Any, folder: Path, name: str = "good") -> Project:
+    project = new_project(client, folder)
+    client.memory.capture(project)
+    client.memory.checkpoint(project, name)
     return project
 
 

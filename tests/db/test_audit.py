@@ -36,8 +36,8 @@ def _meta_of_document() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case.event}")
-def test_an_operation_is_on_record_once(face: Any, migrated: Any, folder: Path, case: Case) -> None:
-    world = World(face, migrated, folder)
+def test_an_operation_is_on_record_once(client: Any, migrated: Any, folder: Path, case: Case) -> None:
+    world = World(client, migrated, folder)
     act = case.prepare(world)
     before = [row[0] for row in migrated.execute("SELECT id FROM events").fetchall()]
     act(world.request)
@@ -55,8 +55,8 @@ def test_an_operation_is_on_record_once(face: Any, migrated: Any, folder: Path, 
         assert told <= _meta_of_document()[case.event], "the document does not tell of it"
 
 
-def test_each_job_of_maintenance_is_on_record_once(face: Any, migrated: Any, folder: Path) -> None:
-    world = World(face, migrated, folder)
+def test_each_job_of_maintenance_is_on_record_once(client: Any, migrated: Any, folder: Path) -> None:
+    world = World(client, migrated, folder)
     assert world.request.maintenance.run_if_due() is not None
     found = migrated.execute("SELECT type, host(ip), user_agent FROM events").fetchall()
     assert sorted(found) == sorted((kind, *ORIGIN) for kind in reference.EVENTS["maintenance.run_if_due"])
@@ -102,9 +102,9 @@ SILENT: dict[str, Callable[[World], Callable[[Any], object]]] = {
 
 
 @pytest.mark.parametrize("operation", SILENT)
-def test_what_is_a_record_itself_writes_no_event(face: Any, migrated: Any, folder: Path, operation: str) -> None:
+def test_what_is_a_record_itself_writes_no_event(client: Any, migrated: Any, folder: Path, operation: str) -> None:
     assert operation in reference.SILENT
-    world = World(face, migrated, folder)
+    world = World(client, migrated, folder)
     act = SILENT[operation](world)
     before = migrated.execute("SELECT count(*) FROM events").fetchone()
     act(world.request)

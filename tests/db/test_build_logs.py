@@ -14,35 +14,35 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-def project(face: Any) -> Project:
-    return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
+def project(client: Any) -> Project:
+    return client.projects.create(client.users.create("ada@example.com"), path="/srv/app")
 
 
 # Logs.
 
 
-def test_a_log_is_read_while_it_is_written_and_after(face: Any, project: Project, dsn: str) -> None:
-    build = face.builds.create(project)
-    assert face.builds.log(build) == ""
-    face.builds.append_log(build, "one\n")
-    face.builds.start(build)
-    face.builds.append_log(build, "two\n")
-    face.builds.append_log(build, "")
-    assert face.builds.log(build) == "one\ntwo\n"
-    done = face.builds.succeed(build)
+def test_a_log_is_read_while_it_is_written_and_after(client: Any, project: Project, dsn: str) -> None:
+    build = client.builds.create(project)
+    assert client.builds.log(build) == ""
+    client.builds.append_log(build, "one\n")
+    client.builds.start(build)
+    client.builds.append_log(build, "two\n")
+    client.builds.append_log(build, "")
+    assert client.builds.log(build) == "one\ntwo\n"
+    done = client.builds.succeed(build)
     assert done.log_bytes == 8
     with psycopg.connect(dsn) as raw:
         assert raw.execute("SELECT logs FROM builds").fetchone() == ("one\ntwo\n",)
         assert raw.execute("SELECT count(*) FROM build_logs").fetchone() == (0,)
-    face.builds.append_log(build, "late\n")
-    assert face.builds.log(build) == "one\ntwo\nlate\n"
+    client.builds.append_log(build, "late\n")
+    assert client.builds.log(build) == "one\ntwo\nlate\n"
 
 
 @pytest.mark.every_server
-def test_lines_after_the_end_do_not_write_the_log_anew(face: Any, project: Project, dsn: str) -> None:
-    build = face.builds.start(face.builds.create(project))
-    face.builds.append_log(build, "early\n")
-    face.builds.succeed(build)
+def test_lines_after_the_end_do_not_write_the_log_anew(client: Any, project: Project, dsn: str) -> None:
+    build = client.builds.start(client.builds.create(project))
+    client.builds.append_log(build, "early\n")
+    client.builds.succeed(build)
     line = "é" * 511 + "\n\n"
 
     def stored() -> tuple[str, int]:
@@ -50,18 +50,18 @@ def test_lines_after_the_end_do_not_write_the_log_anew(face: Any, project: Proje
             return raw.execute("SELECT logs, (SELECT count(*) FROM build_logs) FROM builds").fetchone()
 
     for number in range(1, 64):
-        face.builds.append_log(build, line)
+        client.builds.append_log(build, line)
         assert stored() == ("early\n", number)
-    assert face.builds.log(build) == "early\n" + line * 63
+    assert client.builds.log(build) == "early\n" + line * 63
     # 64 KiB have gathered.
-    face.builds.append_log(build, line)
+    client.builds.append_log(build, line)
     assert stored() == ("early\n" + line * 64, 0)
     # One piece may be as long by itself.
-    face.builds.append_log(build, "x" * 65_535)
+    client.builds.append_log(build, "x" * 65_535)
     assert stored()[1] == 1
-    face.builds.append_log(build, "x")
+    client.builds.append_log(build, "x")
     assert stored()[1] == 0
-    assert face.builds.log(build) == "early\n" + line * 64 + "x" * 65_536
+    assert client.builds.log(build) == "early\n" + line * 64 + "x" * 65_536
 
 
 def test_no_line_is_lost_when_many_append_and_one_ends_the_build(atlas: Atlas) -> None:
@@ -82,20 +82,20 @@ def test_no_line_is_lost_when_many_append_and_one_ends_the_build(atlas: Atlas) -
     assert len(lines) == 320
 
 
-def test_of_a_long_log_the_end_is_kept_and_marked(face: Any, project: Project, dsn: str) -> None:
-    build = face.builds.start(face.builds.create(project))
+def test_of_a_long_log_the_end_is_kept_and_marked(client: Any, project: Project, dsn: str) -> None:
+    build = client.builds.start(client.builds.create(project))
     block = "".join(f"{n:05} é€\n" for n in range(2000)) * 50
     size = len(block.encode())
     for _ in range(16 * MIB // size + 2):
-        face.builds.append_log(build, block)
-    face.builds.append_log(build, "the end\n")
+        client.builds.append_log(build, block)
+    client.builds.append_log(build, "the end\n")
     total = size * (16 * MIB // size + 2) + len("the end\n")
-    running = face.builds.log(build)
+    running = client.builds.log(build)
     with psycopg.connect(dsn) as raw:
         kept = raw.execute("SELECT sum(octet_length(content)) FROM build_logs").fetchone()[0]
     assert kept <= 16 * MIB + size
-    face.builds.fail(build, error="too long")
-    for log in (running, face.builds.log(build)):
+    client.builds.fail(build, error="too long")
+    for log in (running, client.builds.log(build)):
         mark, _, rest = log.partition("\n")
         assert mark == f"[... {total - len(rest.encode())} earlier bytes are not kept]"
         assert 16 * MIB - 200 < len(log.encode()) <= 16 * MIB
@@ -103,22 +103,22 @@ def test_of_a_long_log_the_end_is_kept_and_marked(face: Any, project: Project, d
         # It begins with a whole line.
         assert (block * 2).find(rest[:2000]) >= 0
         assert rest[5:9] == " é€\n"
-    face.builds.append_log(build, "late\n")
-    log = face.builds.log(build)
+    client.builds.append_log(build, "late\n")
+    log = client.builds.log(build)
     assert log.startswith(
         f"[... {total + 5 - len(log.encode()) + log.index(chr(10)) + 1} earlier bytes are not kept]\n"
     )
     assert log.endswith("the end\nlate\n")
 
 
-def test_one_piece_longer_than_a_log_is_cut_too(face: Any, project: Project) -> None:
-    build = face.builds.create(project)
-    face.builds.append_log(build, "x" * (17 * MIB) + "\nend")
-    log = face.builds.log(build)
+def test_one_piece_longer_than_a_log_is_cut_too(client: Any, project: Project) -> None:
+    build = client.builds.create(project)
+    client.builds.append_log(build, "x" * (17 * MIB) + "\nend")
+    log = client.builds.log(build)
     assert log == f"[... {17 * MIB + 4 - 16 * MIB + 64} earlier bytes are not kept]\n" + "x" * (16 * MIB - 68) + "\nend"
 
 
-def test_what_no_text_can_hold_is_escaped_in_a_log(face: Any, project: Project) -> None:
-    build = face.builds.create(project)
-    face.builds.append_log(build, "nul\0 half\udc80 color\x1b[0m\n")
-    assert face.builds.log(build) == "nul\\x00 half\\udc80 color\x1b[0m\n"
+def test_what_no_text_can_hold_is_escaped_in_a_log(client: Any, project: Project) -> None:
+    build = client.builds.create(project)
+    client.builds.append_log(build, "nul\0 half\udc80 color\x1b[0m\n")
+    assert client.builds.log(build) == "nul\\x00 half\\udc80 color\x1b[0m\n"

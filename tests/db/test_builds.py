@@ -20,52 +20,52 @@ ALLOWED = {("queued", "running"), ("queued", "failed"), ("running", "succeeded")
 
 
 @pytest.fixture
-def project(face: Any) -> Project:
-    return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
+def project(client: Any) -> Project:
+    return client.projects.create(client.users.create("ada@example.com"), path="/srv/app")
 
 
-def events_of(face: Any, project: Project) -> list[str]:
-    user = face.users.get(project.user_id)
-    return [event.type for event in face.events.search(user, event_type="build.", limit=1000)][::-1]
+def events_of(client: Any, project: Project) -> list[str]:
+    user = client.users.get(project.user_id)
+    return [event.type for event in client.events.search(user, event_type="build.", limit=1000)][::-1]
 
 
-def build_in(face: Any, project: Project, status: str) -> Build:
-    build = face.builds.create(project)
+def build_in(client: Any, project: Project, status: str) -> Build:
+    build = client.builds.create(project)
     if status in ("running", "succeeded"):
-        build = face.builds.start(build, container_id="c1")
+        build = client.builds.start(build, container_id="c1")
     if status in ("succeeded", "failed"):
-        build = move(face, build, status)
+        build = move(client, build, status)
     return build
 
 
-def move(face: Any, build: Build, status: str) -> Build:
+def move(client: Any, build: Build, status: str) -> Build:
     if status == "failed":
-        return face.builds.fail(build, error="broken")
-    return {"running": face.builds.start, "succeeded": face.builds.succeed}[status](build)
+        return client.builds.fail(build, error="broken")
+    return {"running": client.builds.start, "succeeded": client.builds.succeed}[status](build)
 
 
-def test_every_change_is_made_repeated_or_refused(face: Any, project: Project) -> None:
+def test_every_change_is_made_repeated_or_refused(client: Any, project: Project) -> None:
     for before, after in product(BUILD_STATUSES, BUILD_STATUSES[1:]):
-        build = build_in(face, project, before)
-        told = events_of(face, project)
+        build = build_in(client, project, before)
+        told = events_of(client, project)
         if before == after:
-            assert move(face, build, after) == build
-            assert events_of(face, project) == told
+            assert move(client, build, after) == build
+            assert events_of(client, project) == told
         elif (before, after) in ALLOWED:
-            changed = move(face, build, after)
+            changed = move(client, build, after)
             assert changed.status == after
             told.append({"running": "build.started"}.get(after, f"build.{after}"))
-            assert events_of(face, project) == told
-            assert move(face, build, after) == changed
-            assert events_of(face, project) == told
+            assert events_of(client, project) == told
+            assert move(client, build, after) == changed
+            assert events_of(client, project) == told
         else:
             with pytest.raises(IllegalTransition) as refusal:
-                move(face, build, after)
+                move(client, build, after)
             facts = (refusal.value.kind, refusal.value.name, refusal.value.from_status, refusal.value.to_status)
             assert facts == ("build", str(build.id), before, after)
             assert refusal.value.exit_code == 1
-            assert face.builds.get(face.users.get(project.user_id), build.id) == build
-            assert events_of(face, project) == told
+            assert client.builds.get(client.users.get(project.user_id), build.id) == build
+            assert events_of(client, project) == told
 
 
 @pytest.mark.every_server
@@ -130,25 +130,25 @@ def test_a_build_never_ends_before_it_starts(atlas: Atlas) -> None:
     assert ended.duration >= timedelta()
 
 
-def test_a_refused_change_leaves_the_transaction_usable(face: Any, project: Project, dsn: str) -> None:
-    done = build_in(face, project, "succeeded")
+def test_a_refused_change_leaves_the_transaction_usable(client: Any, project: Project, dsn: str) -> None:
+    done = build_in(client, project, "succeeded")
     with Atlas.open(dsn) as atlas, atlas.transaction() as tx:
         with pytest.raises(IllegalTransition):
             tx.builds.start(done)
         later = tx.builds.create(project)
-    assert face.builds.list(project) == [later, done]
+    assert client.builds.list(project) == [later, done]
 
 
-def test_what_a_builder_tells_is_kept(face: Any, project: Project) -> None:
-    build = face.builds.create(project, resource_usage={"cpu": 1, "disk": 5}, meta={"commit": "abc"})
-    face.builds.start(build, container_id="c1", image_id="i1")
-    done = face.builds.succeed(build, resource_usage={"cpu": 2}, image_id="i2")
+def test_what_a_builder_tells_is_kept(client: Any, project: Project) -> None:
+    build = client.builds.create(project, resource_usage={"cpu": 1, "disk": 5}, meta={"commit": "abc"})
+    client.builds.start(build, container_id="c1", image_id="i1")
+    done = client.builds.succeed(build, resource_usage={"cpu": 2}, image_id="i2")
     assert (done.container_id, done.image_id, done.resource_usage) == ("c1", "i2", {"cpu": 2, "disk": 5})
     assert done.started_at <= done.finished_at
-    user = face.users.get(project.user_id)
-    created = face.events.search(user, event_type="build.created")[0]
+    user = client.users.get(project.user_id)
+    created = client.events.search(user, event_type="build.created")[0]
     assert (created.meta["commit"], created.meta["build"], created.project_id) == ("abc", str(build.id), project.id)
-    failed = face.builds.fail(face.builds.create(project), error="x" * 70_000 + "the end")
+    failed = client.builds.fail(client.builds.create(project), error="x" * 70_000 + "the end")
     assert len(failed.error_message) == 65_536
     assert failed.error_message.endswith("the end")
     assert (failed.started_at, failed.duration) == (None, None)
@@ -157,29 +157,29 @@ def test_what_a_builder_tells_is_kept(face: Any, project: Project) -> None:
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda face, project: face.builds.create(project, resource_usage=[1]), "resource_usage"),
-        (lambda face, project: face.builds.create(project, meta="x"), "meta"),
-        (lambda face, project: face.builds.start(face.builds.create(project), container_id=""), "container_id"),
-        (lambda face, project: face.builds.start(face.builds.create(project), image_id="i" * 256), "image_id"),
-        (lambda face, project: face.builds.list(project, limit=0), "limit"),
-        (lambda face, project: face.builds.list(project, status="done"), "status"),
-        (lambda face, project: face.builds.list(project, before=uuid4(), after=uuid4()), "after"),
+        (lambda client, project: client.builds.create(project, resource_usage=[1]), "resource_usage"),
+        (lambda client, project: client.builds.create(project, meta="x"), "meta"),
+        (lambda client, project: client.builds.start(client.builds.create(project), container_id=""), "container_id"),
+        (lambda client, project: client.builds.start(client.builds.create(project), image_id="i" * 256), "image_id"),
+        (lambda client, project: client.builds.list(project, limit=0), "limit"),
+        (lambda client, project: client.builds.list(project, status="done"), "status"),
+        (lambda client, project: client.builds.list(project, before=uuid4(), after=uuid4()), "after"),
     ],
 )
-def test_bad_input_is_named(face: Any, project: Project, call: Any, field: str) -> None:
+def test_bad_input_is_named(client: Any, project: Project, call: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as failure:
-        call(face, project)
+        call(client, project)
     assert failure.value.field == field
 
 
-def test_a_build_that_is_gone_is_not_found(face: Any, project: Project, dsn: str) -> None:
-    build = face.builds.create(project)
-    other = face.users.create("eve@example.com")
+def test_a_build_that_is_gone_is_not_found(client: Any, project: Project, dsn: str) -> None:
+    build = client.builds.create(project)
+    other = client.users.create("eve@example.com")
     with pytest.raises(NotFound):
-        face.builds.get(other, build.id)
+        client.builds.get(other, build.id)
     with psycopg.connect(dsn) as raw:
         raw.execute("DELETE FROM builds")
-    for call in (face.builds.start, face.builds.log, lambda gone: face.builds.append_log(gone, "x")):
+    for call in (client.builds.start, client.builds.log, lambda gone: client.builds.append_log(gone, "x")):
         with pytest.raises(NotFound):
             call(build)
 
@@ -187,72 +187,72 @@ def test_a_build_that_is_gone_is_not_found(face: Any, project: Project, dsn: str
 # Pages and statistics.
 
 
-def test_pages_do_not_shift_when_builds_are_added(face: Any, project: Project) -> None:
-    other = face.projects.create(face.users.get(project.user_id), path="/srv/other")
-    builds = [face.builds.create(project) for _ in range(7)][::-1]
-    face.builds.create(other)
-    seen = face.builds.list(project, limit=3)
+def test_pages_do_not_shift_when_builds_are_added(client: Any, project: Project) -> None:
+    other = client.projects.create(client.users.get(project.user_id), path="/srv/other")
+    builds = [client.builds.create(project) for _ in range(7)][::-1]
+    client.builds.create(other)
+    seen = client.builds.list(project, limit=3)
     while True:
-        newer = face.builds.create(project)
-        page = face.builds.list(project, limit=3, before=seen[-1])
+        newer = client.builds.create(project)
+        page = client.builds.list(project, limit=3, before=seen[-1])
         if not page:
             break
         assert newer not in page
         seen += page
     assert seen == builds
-    assert face.builds.list(project, limit=2, before=builds[1].id) == builds[2:4]
+    assert client.builds.list(project, limit=2, before=builds[1].id) == builds[2:4]
     # The pages of newer ones are those next to the build, not the newest.
-    assert face.builds.list(project, limit=2, after=builds[4]) == builds[2:4]
-    assert face.builds.list(project, limit=1, after=newer) == []
+    assert client.builds.list(project, limit=2, after=builds[4]) == builds[2:4]
+    assert client.builds.list(project, limit=1, after=newer) == []
 
 
-def test_a_list_can_be_of_one_status(face: Any, project: Project) -> None:
-    failed, running = build_in(face, project, "failed"), build_in(face, project, "running")
-    assert face.builds.list(project, status="failed") == [failed]
-    assert face.builds.list(project, status="running") == [running]
-    assert face.builds.list(project) == [running, failed]
+def test_a_list_can_be_of_one_status(client: Any, project: Project) -> None:
+    failed, running = build_in(client, project, "failed"), build_in(client, project, "running")
+    assert client.builds.list(project, status="failed") == [failed]
+    assert client.builds.list(project, status="running") == [running]
+    assert client.builds.list(project) == [running, failed]
 
 
-def test_statistics_count_and_measure(face: Any, project: Project, dsn: str) -> None:
-    empty = face.builds.stats(project)
+def test_statistics_count_and_measure(client: Any, project: Project, dsn: str) -> None:
+    empty = client.builds.stats(project)
     assert (empty.total, empty.success_rate, empty.duration_p50) == (0, None, None)
     for seconds in (1, 2, 3, 4):
-        build = build_in(face, project, "succeeded")
+        build = build_in(client, project, "succeeded")
         with psycopg.connect(dsn) as raw:
             raw.execute(
                 "UPDATE builds SET finished_at = started_at + make_interval(secs => %s) WHERE id = %s",
                 (seconds, build.id),
             )
-    build_in(face, project, "failed")
-    build_in(face, project, "running")
-    build_in(face, project, "queued")
-    stats = face.builds.stats(project)
+    build_in(client, project, "failed")
+    build_in(client, project, "running")
+    build_in(client, project, "queued")
+    stats = client.builds.stats(project)
     assert (stats.total, stats.queued, stats.running, stats.succeeded, stats.failed) == (7, 1, 1, 4, 1)
     assert stats.success_rate == Decimal("0.8")
     # The failed one never ran.
     assert (stats.duration_p50, stats.duration_p95) == (timedelta(seconds=2.5), timedelta(seconds=3.85))
 
 
-def test_statistics_of_the_builds_since_a_moment(face: Any, project: Project) -> None:
-    build_in(face, project, "failed")
-    newest = build_in(face, project, "succeeded")
-    assert face.builds.stats(project, since=newest.created_at).total == 1
-    assert face.builds.stats(project, since=newest.created_at).success_rate == 1
-    assert face.builds.stats(project, since=newest.created_at + timedelta(seconds=1)).total == 0
+def test_statistics_of_the_builds_since_a_moment(client: Any, project: Project) -> None:
+    build_in(client, project, "failed")
+    newest = build_in(client, project, "succeeded")
+    assert client.builds.stats(project, since=newest.created_at).total == 1
+    assert client.builds.stats(project, since=newest.created_at).success_rate == 1
+    assert client.builds.stats(project, since=newest.created_at + timedelta(seconds=1)).total == 0
     with pytest.raises(InvalidInput, match="since"):
-        face.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # that is what is refused
+        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # that is what is refused
 
 
-def test_health_of_a_project_is_an_object(face: Any, project: Project) -> None:
-    build_in(face, project, "succeeded")
-    build_in(face, project, "failed")
-    health = face.projects.health(project)
+def test_health_of_a_project_is_an_object(client: Any, project: Project) -> None:
+    build_in(client, project, "succeeded")
+    build_in(client, project, "failed")
+    health = client.projects.health(project)
     assert (health.name, health.builds_total, health.success_rate) == ("app", 2, Decimal("0.5"))
     assert (health.last_build_status, health.has_memory) == ("failed", False)
-    face.memory.snapshot(project, "CLAUDE.md", b"# Rules")
-    assert face.projects.health(project).memory_bytes == 7
+    client.memory.snapshot(project, "CLAUDE.md", b"# Rules")
+    assert client.projects.health(project).memory_bytes == 7
     with pytest.raises(NotFound):
-        face.projects.health(_elsewhere(project))
+        client.projects.health(_elsewhere(project))
 
 
 def _elsewhere(project: Project) -> Project:
@@ -261,8 +261,8 @@ def _elsewhere(project: Project) -> Project:
     return evolve(project, id=UUID(int=7))
 
 
-def test_what_is_no_id_is_named(face: Any) -> None:
-    user = face.users.create("ada@example.com")
+def test_what_is_no_id_is_named(client: Any) -> None:
+    user = client.users.create("ada@example.com")
     with pytest.raises(InvalidInput, match=r'an id must be a UUID, got "nonsense"') as refused:
-        face.builds.get(user, "nonsense")
+        client.builds.get(user, "nonsense")
     assert refused.value.field == "id"

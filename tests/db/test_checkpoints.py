@@ -22,50 +22,50 @@ def shared(atlas_home: Path) -> Iterator[Atlas]:
         yield client
 
 
-def new_project(face: Any, folder: Path) -> Project:
-    return face.projects.create(face.users.create(f"{uuid4().hex}@example.com"), path=folder)
+def new_project(client: Any, folder: Path) -> Project:
+    return client.projects.create(client.users.create(f"{uuid4().hex}@example.com"), path=folder)
 
 
-def contents(face: Any, project: Project, name: str) -> dict[str, bytes]:
-    return {version.path: face.memory.content(version) for version in face.memory.resolve(project, name).versions}
+def contents(client: Any, project: Project, name: str) -> dict[str, bytes]:
+    return {version.path: client.memory.content(version) for version in client.memory.resolve(project, name).versions}
 
 
-def test_a_checkpoint_names_the_newest_version_of_every_file(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
-    face.memory.capture(project)
+def test_a_checkpoint_names_the_newest_version_of_every_file(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
+    client.memory.capture(project)
     # What nobody captured is not on record, so it cannot be in it.
     (folder / "CLAUDE.md").write_bytes(b"not captured")
-    made = face.memory.checkpoint(project, "before", note="a reason")
+    made = client.memory.checkpoint(project, "before", note="a reason")
     assert (made.name, made.kind, made.note, made.files, made.size) == ("before", "named", "a reason", 2, 26)
-    kept = contents(face, project, "before")
+    kept = contents(client, project, "before")
     for n in range(3):
-        face.memory.snapshot(project, "CLAUDE.md", b"%d" % n)
-    face.memory.delete(project, "notes.md")
+        client.memory.snapshot(project, "CLAUDE.md", b"%d" % n)
+    client.memory.delete(project, "notes.md")
     assert (
-        contents(face, project, "before") == kept == {"CLAUDE.md": b"# Rules\n\nBe kind.\n", "notes.md": b"- first\n"}
+        contents(client, project, "before") == kept == {"CLAUDE.md": b"# Rules\n\nBe kind.\n", "notes.md": b"- first\n"}
     )
-    assert [(event.type, event.meta["checkpoint"]) for event in events(face, project, 1)] == [
+    assert [(event.type, event.meta["checkpoint"]) for event in events(client, project, 1)] == [
         ("checkpoint.created", "before")
     ]
 
 
-def events(face: Any, project: Project, limit: int) -> list[Any]:
-    return face.events.recent(face.users.get(project.user_id), limit=limit)
+def events(client: Any, project: Project, limit: int) -> list[Any]:
+    return client.events.recent(client.users.get(project.user_id), limit=limit)
 
 
-def test_a_name_is_unique_in_its_project(face: Any, folder: Path, tmp_path: Path) -> None:
-    project = new_project(face, folder)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "v1")
-    face.memory.snapshot(project, "CLAUDE.md", b"later")
+def test_a_name_is_unique_in_its_project(client: Any, folder: Path, tmp_path: Path) -> None:
+    project = new_project(client, folder)
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "v1")
+    client.memory.snapshot(project, "CLAUDE.md", b"later")
     with pytest.raises(AlreadyExists, match=r"^app has a checkpoint 'v1' already$") as caught:
-        face.memory.checkpoint(project, "v1", note="again")
+        client.memory.checkpoint(project, "v1", note="again")
     assert (caught.value.kind, caught.value.name) == ("checkpoint", "v1")
-    assert [(made.name, made.note, made.files) for made in face.memory.checkpoints(project)] == [("v1", None, 2)]
-    assert contents(face, project, "v1")["CLAUDE.md"] != b"later"
-    assert len(events(face, project, 50)) == 3
-    face.memory.checkpoint(project, "V1")
-    assert face.memory.checkpoint(new_project(face, tmp_path / "other"), "v1").files == 0
+    assert [(made.name, made.note, made.files) for made in client.memory.checkpoints(project)] == [("v1", None, 2)]
+    assert contents(client, project, "v1")["CLAUDE.md"] != b"later"
+    assert len(events(client, project, 50)) == 3
+    client.memory.checkpoint(project, "V1")
+    assert client.memory.checkpoint(new_project(client, tmp_path / "other"), "v1").files == 0
 
 
 GOOD = [
@@ -109,15 +109,15 @@ def test_a_note_that_no_database_can_hold_is_refused(shared: Atlas, folder: Path
         shared.memory.checkpoint(new_project(shared, folder), "a", note=note)
 
 
-def test_an_empty_project_has_an_empty_checkpoint(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
-    made = face.memory.checkpoint(project, "start")
+def test_an_empty_project_has_an_empty_checkpoint(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
+    made = client.memory.checkpoint(project, "start")
     assert (made.files, made.size) == (0, 0)
-    assert face.memory.resolve(project, "start").versions == ()
-    face.memory.capture(project)
-    face.memory.restore(project, "start", delete=True)
+    assert client.memory.resolve(project, "start").versions == ()
+    client.memory.capture(project)
+    client.memory.restore(project, "start", delete=True)
     assert list(folder.iterdir()) == []
-    assert face.memory.checkpoints(project)[0].files == 2
+    assert client.memory.checkpoints(project)[0].files == 2
 
 
 def test_a_deleted_file_is_not_in_it(shared: Atlas, folder: Path) -> None:

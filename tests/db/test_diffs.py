@@ -19,8 +19,8 @@ def shared(atlas_home: Path) -> Iterator[Atlas]:
         yield client
 
 
-def new_project(face: Any, folder: Path) -> Project:
-    return face.projects.create(face.users.create(f"{uuid4().hex}@example.com"), path=folder)
+def new_project(client: Any, folder: Path) -> Project:
+    return client.projects.create(client.users.create(f"{uuid4().hex}@example.com"), path=folder)
 
 
 def changes(found: list[FileDiff]) -> dict[str, str]:
@@ -28,39 +28,42 @@ def changes(found: list[FileDiff]) -> dict[str, str]:
     return {one.path: one.change for one in found}
 
 
-def test_two_checkpoints_and_the_folder(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
+def test_two_checkpoints_and_the_folder(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
     (folder / "todo.md").write_bytes(b"same\n")
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "one")
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "one")
     (folder / "CLAUDE.md").write_bytes(b"# Rules\n\nBe quick.\n")
     (folder / "notes.md").unlink()
     (folder / "plan.md").write_bytes(b"new\n")
     expected = {"CLAUDE.md": "changed", "notes.md": "removed", "plan.md": "added"}
-    assert changes(face.memory.diff(project, "one")) == expected
-    assert changes(face.memory.diff(project)) == expected
+    assert changes(client.memory.diff(project, "one")) == expected
+    assert changes(client.memory.diff(project)) == expected
     # Looking is not recording.
-    assert face.memory.diff(project, "one", "latest") == []
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "two")
-    assert changes(face.memory.diff(project, "one", "two")) == expected
+    assert client.memory.diff(project, "one", "latest") == []
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "two")
+    assert changes(client.memory.diff(project, "one", "two")) == expected
     assert (
-        face.memory.diff(project, "two") == face.memory.diff(project) == face.memory.diff(project, "two", "two") == []
+        client.memory.diff(project, "two")
+        == client.memory.diff(project)
+        == client.memory.diff(project, "two", "two")
+        == []
     )
-    claude, notes, plan = face.memory.diff(project, "two", "one")
+    claude, notes, plan = client.memory.diff(project, "two", "one")
     assert [one.change for one in (claude, notes, plan)] == ["changed", "added", "removed"]
     assert claude.text == "--- a/CLAUDE.md\n+++ b/CLAUDE.md\n@@ -1,3 +1,3 @@\n # Rules\n \n-Be quick.\n+Be kind.\n"
     assert (claude.added_lines, claude.removed_lines) == (1, 1)
 
 
-def test_one_version_is_compared_with_its_own_file_only(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
-    first = face.memory.snapshot(project, "CLAUDE.md")
-    face.memory.snapshot(project, "notes.md")
-    face.memory.checkpoint(project, "whole")
+def test_one_version_is_compared_with_its_own_file_only(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
+    first = client.memory.snapshot(project, "CLAUDE.md")
+    client.memory.snapshot(project, "notes.md")
+    client.memory.checkpoint(project, "whole")
     (folder / "CLAUDE.md").write_bytes(b"second\n")
     (folder / "notes.md").write_bytes(b"changed too\n")
-    second = face.memory.snapshot(project, "CLAUDE.md")
+    second = client.memory.snapshot(project, "CLAUDE.md")
     expected = {"CLAUDE.md": "changed"}
     for before, after in (
         (first.id.hex, second.id.hex),
@@ -69,8 +72,8 @@ def test_one_version_is_compared_with_its_own_file_only(face: Any, folder: Path)
         ("CLAUDE.md@whole", "latest"),
         ("whole", second.id.hex),
     ):
-        assert changes(face.memory.diff(project, before, after)) == expected, (before, after)
-    assert face.memory.diff(project, second.id.hex) == []
+        assert changes(client.memory.diff(project, before, after)) == expected, (before, after)
+    assert client.memory.diff(project, second.id.hex) == []
 
 
 def test_only_the_paths_asked_for_are_compared(shared: Atlas, folder: Path) -> None:

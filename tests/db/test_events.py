@@ -13,27 +13,27 @@ from atlas_sdk import AsyncAtlas, Atlas, InvalidInput, User
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com")
 
 
-def newest(face: Any, user: User) -> tuple[str, str | None, str | None]:
-    (event,) = face.events.recent(user, limit=1)
+def newest(client: Any, user: User) -> tuple[str, str | None, str | None]:
+    (event,) = client.events.recent(user, limit=1)
     return event.type, event.ip, event.user_agent
 
 
 # Search.
 
 
-def test_events_are_found_by_all_that_is_known_of_them(face: Any, user: User) -> None:
-    project = face.projects.create(user, path="/srv/app")
-    face.events.log("deploy.done", user=user, project=project, meta={"commit": "ABC%_1", "note": "Größe"})
-    face.events.log("deploy.failed", user=user)
-    other = face.users.create("eve@example.com")
-    face.events.log("deploy.done", user=other)
+def test_events_are_found_by_all_that_is_known_of_them(client: Any, user: User) -> None:
+    project = client.projects.create(user, path="/srv/app")
+    client.events.log("deploy.done", user=user, project=project, meta={"commit": "ABC%_1", "note": "Größe"})
+    client.events.log("deploy.failed", user=user)
+    other = client.users.create("eve@example.com")
+    client.events.log("deploy.done", user=other)
 
     def types(**ask: Any) -> list[str]:
-        return [event.type for event in face.events.search(user, **ask)]
+        return [event.type for event in client.events.search(user, **ask)]
 
     assert types() == ["deploy.failed", "deploy.done", "project.created", "user.created"]
     assert types(event_type="deploy.") == ["deploy.failed", "deploy.done"]
@@ -46,26 +46,26 @@ def test_events_are_found_by_all_that_is_known_of_them(face: Any, user: User) ->
     assert types(event_type="deploy.", project=project, text="abc", limit=1) == ["deploy.done"]
 
 
-def test_times_include_the_first_and_exclude_the_last(face: Any, user: User) -> None:
+def test_times_include_the_first_and_exclude_the_last(client: Any, user: User) -> None:
     for number in range(4):
-        face.events.log(f"tick.{number}", user=user)
-    ticks = face.events.search(user, event_type="tick.")[::-1]
-    found = face.events.search(user, since=ticks[1].created_at, until=ticks[3].created_at, event_type="tick.")
+        client.events.log(f"tick.{number}", user=user)
+    ticks = client.events.search(user, event_type="tick.")[::-1]
+    found = client.events.search(user, since=ticks[1].created_at, until=ticks[3].created_at, event_type="tick.")
     assert [event.type for event in found] == ["tick.2", "tick.1"]
-    assert face.events.search(user, since=ticks[3].created_at + timedelta(microseconds=1)) == []
+    assert client.events.search(user, since=ticks[3].created_at + timedelta(microseconds=1)) == []
 
 
-def test_pages_do_not_shift_when_events_are_added(face: Any, user: User, dsn: str) -> None:
+def test_pages_do_not_shift_when_events_are_added(client: Any, user: User, dsn: str) -> None:
     with psycopg.connect(dsn) as raw:
         # Of one instant, as those of one transaction are: then the id decides.
         raw.execute(
             "INSERT INTO events (user_id, type) SELECT %s, 'tick.' || n FROM generate_series(1, 7) AS n", (user.id,)
         )
-    every = face.events.search(user)
+    every = client.events.search(user)
     assert len(every) == 8
-    seen = face.events.search(user, limit=3)
-    while page := face.events.search(user, limit=3, before=seen[-1]):
-        face.events.log("later.event", user=user)
+    seen = client.events.search(user, limit=3)
+    while page := client.events.search(user, limit=3, before=seen[-1]):
+        client.events.log("later.event", user=user)
         seen += page
     assert seen == every
 
@@ -81,72 +81,72 @@ def test_pages_do_not_shift_when_events_are_added(face: Any, user: User, dsn: st
         ({"event_type": "x" * 101}, "event_type"),
     ],
 )
-def test_bad_input_is_named(face: Any, user: User, bad: dict[str, Any], field: str) -> None:
+def test_bad_input_is_named(client: Any, user: User, bad: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as failure:
-        face.events.search(user, **bad)
+        client.events.search(user, **bad)
     assert failure.value.field == field
 
 
 # Where requests come from.
 
 
-def test_what_a_copy_does_is_audited_with_its_origin(face: Any, user: User) -> None:
-    request = face.with_context(ip="203.0.113.9", user_agent="curl/8")
+def test_what_a_copy_does_is_audited_with_its_origin(client: Any, user: User) -> None:
+    request = client.with_context(ip="203.0.113.9", user_agent="curl/8")
     project = request.projects.create(user, path="/srv/app")
-    assert newest(face, user) == ("project.created", "203.0.113.9", "curl/8")
+    assert newest(client, user) == ("project.created", "203.0.113.9", "curl/8")
     request.builds.start(request.builds.create(project))
-    assert newest(face, user) == ("build.started", "203.0.113.9", "curl/8")
+    assert newest(client, user) == ("build.started", "203.0.113.9", "curl/8")
     request.quotas.set_limits(user, tokens=5)
-    assert newest(face, user) == ("quota.limits_changed", "203.0.113.9", "curl/8")
+    assert newest(client, user) == ("quota.limits_changed", "203.0.113.9", "curl/8")
     request.memory.checkpoint(project, "empty")
-    assert newest(face, user)[1:] == ("203.0.113.9", "curl/8")
+    assert newest(client, user)[1:] == ("203.0.113.9", "curl/8")
     # The client itself knows of nothing.
-    face.events.log("own.event", user=user)
-    assert newest(face, user) == ("own.event", None, None)
+    client.events.log("own.event", user=user)
+    assert newest(client, user) == ("own.event", None, None)
 
 
-def test_copies_nest_and_keep_what_they_are_not_given(face: Any, user: User) -> None:
-    outer = face.with_context(ip="203.0.113.9")
+def test_copies_nest_and_keep_what_they_are_not_given(client: Any, user: User) -> None:
+    outer = client.with_context(ip="203.0.113.9")
     inner = outer.with_context(user_agent="curl/8")
     other = inner.with_context(ip=ip_address("2001:db8::1"))
-    for number, (client, origin) in enumerate(
+    for number, (copy, origin) in enumerate(
         [(inner, ("203.0.113.9", "curl/8")), (other, ("2001:db8::1", "curl/8")), (outer, ("203.0.113.9", None))]
     ):
-        client.events.log(f"deploy.{number}", user=user)
-        assert newest(face, user) == (f"deploy.{number}", *origin)
+        copy.events.log(f"deploy.{number}", user=user)
+        assert newest(client, user) == (f"deploy.{number}", *origin)
 
 
-def test_the_end_of_a_copy_leaves_the_client_open(face: Any, user: User) -> None:
-    request = face.with_context(ip="203.0.113.9")
+def test_the_end_of_a_copy_leaves_the_client_open(client: Any, user: User) -> None:
+    request = client.with_context(ip="203.0.113.9")
     request.close()
     request.close()
-    assert face.users.get(user.id) == user
+    assert client.users.get(user.id) == user
     assert request.users.get(user.id) == user
     assert request.health().ok
 
 
 @pytest.mark.parametrize("ip", ["", "localhost", "203.0.113.9:80", "10.0.0.0/8", "1.2.3", "[::1]", "203.0.113.9 ", 7.5])
-def test_what_is_no_address_is_refused(face: Any, ip: Any) -> None:
+def test_what_is_no_address_is_refused(client: Any, ip: Any) -> None:
     with pytest.raises(InvalidInput) as failure:
-        face.with_context(ip=ip)
+        client.with_context(ip=ip)
     assert failure.value.field == "ip"
 
 
-def test_an_event_of_ones_own_may_say_where_it_came_from(face: Any, user: User) -> None:
-    request = face.with_context(ip="203.0.113.9", user_agent="curl/8")
+def test_an_event_of_ones_own_may_say_where_it_came_from(client: Any, user: User) -> None:
+    request = client.with_context(ip="203.0.113.9", user_agent="curl/8")
     request.events.log("deploy.done", user=user, ip="198.51.100.7")
-    assert newest(face, user) == ("deploy.done", "198.51.100.7", "curl/8")
-    face.events.log("deploy.done", user=user, user_agent="wget/1")
-    assert newest(face, user) == ("deploy.done", None, "wget/1")
+    assert newest(client, user) == ("deploy.done", "198.51.100.7", "curl/8")
+    client.events.log("deploy.done", user=user, user_agent="wget/1")
+    assert newest(client, user) == ("deploy.done", None, "wget/1")
     with pytest.raises(InvalidInput) as failure:
-        face.events.log("deploy.done", user=user, ip="localhost")
+        client.events.log("deploy.done", user=user, ip="localhost")
     assert failure.value.field == "ip"
 
 
-def test_what_strangers_send_is_made_to_fit(face: Any, user: User) -> None:
-    request = face.with_context(ip="fe80::1%eth0", user_agent="agent\0\x1b[2J" + "x" * 5000)
+def test_what_strangers_send_is_made_to_fit(client: Any, user: User) -> None:
+    request = client.with_context(ip="fe80::1%eth0", user_agent="agent\0\x1b[2J" + "x" * 5000)
     request.events.log("deploy.done", user=user)
-    _, ip, agent = newest(face, user)
+    _, ip, agent = newest(client, user)
     assert ip == "fe80::1"
     assert agent is not None
     assert agent.startswith("agent\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2Jxxx")
@@ -213,13 +213,13 @@ def project_of_closed(atlas: Atlas) -> None:
 
 
 @pytest.mark.parametrize("text", ['say "hi"', "C:\\tmp", 'hi"\n', "\x01", "naïve\u2028", "'; --", "%s"])
-def test_any_text_is_found_as_it_was_told(face: Any, user: User, text: str) -> None:
-    face.events.log("it.was", user=user, meta={"told": f"They {text}, once."})
-    face.events.log("it.was", user=user, meta={"told": "nothing"})
-    (found,) = face.events.search(user, text=text)
+def test_any_text_is_found_as_it_was_told(client: Any, user: User, text: str) -> None:
+    client.events.log("it.was", user=user, meta={"told": f"They {text}, once."})
+    client.events.log("it.was", user=user, meta={"told": "nothing"})
+    (found,) = client.events.search(user, text=text)
     assert found.meta["told"] == f"They {text}, once."
 
 
-def test_what_json_is_made_of_is_no_text(face: Any, user: User) -> None:
-    face.events.log("it.was", user=user, meta={"told": "nothing"})
-    assert face.events.search(user, text='{"') == face.events.search(user, text='": "') == []
+def test_what_json_is_made_of_is_no_text(client: Any, user: User) -> None:
+    client.events.log("it.was", user=user, meta={"told": "nothing"})
+    assert client.events.search(user, text='{"') == client.events.search(user, text='": "') == []

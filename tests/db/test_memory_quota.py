@@ -24,20 +24,20 @@ def noise(size: int) -> bytes:
     return os.urandom(size)
 
 
-def new_user(face: Any, **limits: Any) -> User:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
-    face.quotas.set_limits(user, **limits)
+def new_user(client: Any, **limits: Any) -> User:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    client.quotas.set_limits(user, **limits)
     return user
 
 
-def new_project(face: Any, folder: Path, **limits: Any) -> tuple[User, Project]:
-    user = new_user(face, **limits)
-    return user, face.projects.create(user, path=folder)
+def new_project(client: Any, folder: Path, **limits: Any) -> tuple[User, Project]:
+    user = new_user(client, **limits)
+    return user, client.projects.create(user, path=folder)
 
 
-def told(face: Any, user: User) -> list[int]:
+def told(client: Any, user: User) -> list[int]:
     """Return the per cent of the events, the oldest first."""
-    return [event.meta["percent"] for event in reversed(face.events.recent(user)) if event.type == "quota.memory"]
+    return [event.meta["percent"] for event in reversed(client.events.recent(user)) if event.type == "quota.memory"]
 
 
 def stored(dsn: str, user: User) -> tuple[int, int, int]:
@@ -54,36 +54,36 @@ def stored(dsn: str, user: User) -> tuple[int, int, int]:
 
 
 @pytest.mark.every_server
-def test_every_content_counts_once_in_the_bytes_that_are_stored(face: Any, dsn: str, folder: Path) -> None:
-    user, project = new_project(face, folder)
-    assert face.quotas.memory(user) == MemoryUsage(bytes=0, limit=100 * 2**20, hard=False)
+def test_every_content_counts_once_in_the_bytes_that_are_stored(client: Any, dsn: str, folder: Path) -> None:
+    user, project = new_project(client, folder)
+    assert client.quotas.memory(user) == MemoryUsage(bytes=0, limit=100 * 2**20, hard=False)
     body = noise(5000)
-    face.memory.snapshot(project, "CLAUDE.md", body)
-    assert face.quotas.memory(user).bytes == 5001
-    face.memory.snapshot(project, "notes.md", body)
-    assert face.quotas.memory(user).bytes == 5001
-    face.memory.snapshot(project, "CLAUDE.md", body + b"one more line\n")
+    client.memory.snapshot(project, "CLAUDE.md", body)
+    assert client.quotas.memory(user).bytes == 5001
+    client.memory.snapshot(project, "notes.md", body)
+    assert client.quotas.memory(user).bytes == 5001
+    client.memory.snapshot(project, "CLAUDE.md", body + b"one more line\n")
     # A delta.
-    assert 5001 < face.quotas.memory(user).bytes < 5200
+    assert 5001 < client.quotas.memory(user).bytes < 5200
     with psycopg.connect(dsn) as connection:
         row = connection.execute("SELECT sum(octet_length(data)) FROM memory_blobs").fetchone()
-    assert row == (face.quotas.memory(user).bytes,)
+    assert row == (client.quotas.memory(user).bytes,)
     # Of a file over the size limit only the hash is kept.
-    before = face.quotas.memory(user)
-    face.memory.snapshot(project, "CLAUDE.md", bytes(8 * 2**20 + 1))
-    assert face.quotas.memory(user) == before
+    before = client.quotas.memory(user)
+    client.memory.snapshot(project, "CLAUDE.md", bytes(8 * 2**20 + 1))
+    assert client.quotas.memory(user) == before
 
 
-def test_the_limit_is_the_plans_or_the_users_own(face: Any) -> None:
-    user = new_user(face)
-    face.users.set_plan(user, "pro")
-    assert face.quotas.memory(user).limit == 2**30
-    face.quotas.set_limits(user, memory_bytes=5, memory_hard=True)
-    assert face.quotas.memory(user) == MemoryUsage(bytes=0, limit=5, hard=True)
-    face.quotas.set_limits(user, memory_bytes=None)
-    assert face.quotas.memory(user).limit is None
+def test_the_limit_is_the_plans_or_the_users_own(client: Any) -> None:
+    user = new_user(client)
+    client.users.set_plan(user, "pro")
+    assert client.quotas.memory(user).limit == 2**30
+    client.quotas.set_limits(user, memory_bytes=5, memory_hard=True)
+    assert client.quotas.memory(user) == MemoryUsage(bytes=0, limit=5, hard=True)
+    client.quotas.set_limits(user, memory_bytes=None)
+    assert client.quotas.memory(user).limit is None
     with pytest.raises(NotFound):
-        face.quotas.memory(evolve(user, id=uuid.uuid4()))
+        client.quotas.memory(evolve(user, id=uuid.uuid4()))
 
 
 @pytest.mark.parametrize(
@@ -103,38 +103,38 @@ def test_exceeded_is_more_than_the_limit(stored, limit, exceeded, level, remaini
     assert (usage.exceeded, usage.level, usage.remaining) == (exceeded, level, remaining)
 
 
-def test_a_soft_limit_refuses_nothing(face: Any, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=0)
+def test_a_soft_limit_refuses_nothing(client: Any, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=0)
     (folder / "notes.md").write_bytes(noise(1000))
-    captured = face.memory.capture(project)
+    captured = client.memory.capture(project)
     assert (len(captured.taken), captured.skipped) == (2, ())
-    assert face.memory.snapshot(project, "CLAUDE.md", noise(1000)).seq == 2
-    assert face.quotas.memory(user).exceeded
+    assert client.memory.snapshot(project, "CLAUDE.md", noise(1000)).seq == 2
+    assert client.quotas.memory(user).exceeded
 
 
-def test_a_hard_limit_refuses_new_content_and_nothing_of_it_is_stored(face: Any, dsn: str, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=2002, memory_hard=True)
+def test_a_hard_limit_refuses_new_content_and_nothing_of_it_is_stored(client: Any, dsn: str, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=2002, memory_hard=True)
     old, newer = noise(1000), noise(1000)
-    face.memory.snapshot(project, "CLAUDE.md", old)
+    client.memory.snapshot(project, "CLAUDE.md", old)
     # To the last byte.
-    face.memory.snapshot(project, "CLAUDE.md", newer)
+    client.memory.snapshot(project, "CLAUDE.md", newer)
     before = stored(dsn, user)
     for path in ("CLAUDE.md", "new.md"):
         with pytest.raises(
             QuotaExceeded, match="the memory limit of 2002 bytes leaves 0 bytes, and 301 were"
         ) as refusal:
-            face.memory.snapshot(project, path, noise(300))
+            client.memory.snapshot(project, path, noise(300))
     assert (refusal.value.dimension, refusal.value.asked, refusal.value.remaining) == ("memory_bytes", 301, 0)
     assert (refusal.value.limit, refusal.value.retry_after, refusal.value.http_status) == (2002, None, 403)
     assert stored(dsn, user) == before
     # Unchanged, known, gone, only hashed: all of this takes nothing.
-    assert face.memory.snapshot(project, "CLAUDE.md", newer) is None
-    assert face.memory.snapshot(project, "CLAUDE.md", old).seq == 3
-    assert face.memory.snapshot(project, "new.md", newer).seq == 1
-    assert face.memory.delete(project, "new.md").deleted
-    assert face.memory.snapshot(project, "big.md", bytes(8 * 2**20 + 1)).seq == 1
-    face.quotas.set_limits(user, memory_hard=False)
-    assert face.memory.snapshot(project, "CLAUDE.md", noise(300)).seq == 4
+    assert client.memory.snapshot(project, "CLAUDE.md", newer) is None
+    assert client.memory.snapshot(project, "CLAUDE.md", old).seq == 3
+    assert client.memory.snapshot(project, "new.md", newer).seq == 1
+    assert client.memory.delete(project, "new.md").deleted
+    assert client.memory.snapshot(project, "big.md", bytes(8 * 2**20 + 1)).seq == 1
+    client.quotas.set_limits(user, memory_hard=False)
+    assert client.memory.snapshot(project, "CLAUDE.md", noise(300)).seq == 4
 
 
 def test_a_refusal_leaves_the_rest_of_a_transaction(atlas: Atlas, folder: Path) -> None:
@@ -148,10 +148,10 @@ def test_a_refusal_leaves_the_rest_of_a_transaction(atlas: Atlas, folder: Path) 
     assert contents == [b"after\n", b"before\n"]
 
 
-def test_a_hard_limit_of_one_user_is_no_other_users(face: Any, tmp_path: Path) -> None:
-    new_project(face, tmp_path / "full", memory_bytes=0, memory_hard=True)
-    _, unlimited = new_project(face, tmp_path / "unlimited", memory_bytes=None, memory_hard=True)
-    assert face.memory.snapshot(unlimited, "CLAUDE.md", noise(10)).seq == 1
+def test_a_hard_limit_of_one_user_is_no_other_users(client: Any, tmp_path: Path) -> None:
+    new_project(client, tmp_path / "full", memory_bytes=0, memory_hard=True)
+    _, unlimited = new_project(client, tmp_path / "unlimited", memory_bytes=None, memory_hard=True)
+    assert client.memory.snapshot(unlimited, "CLAUDE.md", noise(10)).seq == 1
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -172,55 +172,55 @@ def test_a_put_stays_one_statement(atlas: Any, folder: Path, caplog: pytest.LogC
     ]
 
 
-def test_a_capture_keeps_what_fits_and_says_what_did_not(face: Any, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=100, memory_hard=True)
-    face.memory.capture(project)
+def test_a_capture_keeps_what_fits_and_says_what_did_not(client: Any, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=100, memory_hard=True)
+    client.memory.capture(project)
     (folder / "AGENTS.md").write_bytes(noise(2000))
     (folder / "CLAUDE.md").unlink()
     (folder / "notes.md").write_bytes(b"- second\n")
-    captured = face.memory.capture(project)
+    captured = client.memory.capture(project)
     assert {version.path: version.deleted for version in captured.taken} == {"CLAUDE.md": True, "notes.md": False}
     ((path, reason),) = captured.skipped
     assert path == "AGENTS.md"
     assert reason.startswith("AGENTS.md: the memory limit of 100 bytes leaves ")
-    face.quotas.set_limits(user, memory_bytes=10_000)
-    assert [version.path for version in face.memory.capture(project).taken] == ["AGENTS.md"]
+    client.quotas.set_limits(user, memory_bytes=10_000)
+    assert [version.path for version in client.memory.capture(project).taken] == ["AGENTS.md"]
 
 
-def test_levels_are_told_once_and_again_after_they_were_below(face: Any, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=10_000)
+def test_levels_are_told_once_and_again_after_they_were_below(client: Any, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=10_000)
 
     def grow(size: int) -> list[int]:
         (folder / "notes.md").write_bytes(noise(size))
-        face.memory.capture(project)
-        return told(face, user)
+        client.memory.capture(project)
+        return told(client, user)
 
     assert grow(7000) == []
     assert grow(1000) == [80]
     assert grow(500) == [80]
     assert grow(3000) == [80, 100]
-    event = next(event for event in face.events.recent(user) if event.type == "quota.memory")
-    usage = face.quotas.memory(user)
+    event = next(event for event in client.events.recent(user) if event.type == "quota.memory")
+    usage = client.quotas.memory(user)
     assert event.meta.items() >= {"percent": 100, "bytes": usage.bytes, "limit": 10_000, "hard": False}.items()
-    face.quotas.set_limits(user, memory_bytes=20_000)
-    face.quotas.record_memory_threshold(user)
-    assert told(face, user) == [80, 100]
-    face.quotas.set_limits(user, memory_bytes=14_000)
-    face.quotas.record_memory_threshold(user)
-    face.quotas.record_memory_threshold(user)
-    assert told(face, user) == [80, 100, 80]
+    client.quotas.set_limits(user, memory_bytes=20_000)
+    client.quotas.record_memory_threshold(user)
+    assert told(client, user) == [80, 100]
+    client.quotas.set_limits(user, memory_bytes=14_000)
+    client.quotas.record_memory_threshold(user)
+    client.quotas.record_memory_threshold(user)
+    assert told(client, user) == [80, 100, 80]
     # Without a limit nothing is reached, whatever was told before.
-    face.quotas.set_limits(user, memory_bytes=None)
-    face.quotas.record_memory_threshold(user)
-    assert face.quotas.memory(user).told == 0
+    client.quotas.set_limits(user, memory_bytes=None)
+    client.quotas.record_memory_threshold(user)
+    assert client.quotas.memory(user).told == 0
 
 
-def test_a_put_tells_nothing(face: Any, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=10)
-    face.memory.snapshot(project, "CLAUDE.md", noise(100))
-    assert told(face, user) == []
-    face.quotas.record_memory_threshold(user)
-    assert told(face, user) == [80, 100]
+def test_a_put_tells_nothing(client: Any, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=10)
+    client.memory.snapshot(project, "CLAUDE.md", noise(100))
+    assert told(client, user) == []
+    client.quotas.record_memory_threshold(user)
+    assert told(client, user) == [80, 100]
 
 
 def test_two_that_tell_at_once_tell_once(atlas: Atlas, folder: Path, dsn: str) -> None:
@@ -324,27 +324,27 @@ def test_many_writers_never_pass_a_hard_limit(atlas: Atlas, folder: Path) -> Non
     assert atlas.quotas.memory(user).bytes == 10 * 1001
 
 
-def test_a_restore_that_could_not_keep_what_stands_there_writes_nothing(face: Any, dsn: str, folder: Path) -> None:
-    user, project = new_project(face, folder, memory_bytes=100, memory_hard=True)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "good")
+def test_a_restore_that_could_not_keep_what_stands_there_writes_nothing(client: Any, dsn: str, folder: Path) -> None:
+    user, project = new_project(client, folder, memory_bytes=100, memory_hard=True)
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "good")
     (folder / "notes.md").write_bytes(b"- small\n")
-    face.memory.capture(project)
+    client.memory.capture(project)
     precious = noise(1000)
     (folder / "CLAUDE.md").write_bytes(precious)
     before = stored(dsn, user)
     with pytest.raises(
         RestoreRefused, match=r"CLAUDE\.md is not on record .* nothing was written: the memory limit"
     ) as no:
-        face.memory.restore(project, "good")
+        client.memory.restore(project, "good")
     assert no.value.paths == ("CLAUDE.md",)
     assert (folder / "CLAUDE.md").read_bytes() == precious
     assert (folder / "notes.md").read_bytes() == b"- small\n"
     assert stored(dsn, user) == before
     # What is on record is all that is overwritten now.
-    assert face.memory.restore(project, "good", paths=["notes.md"]) is not None
+    assert client.memory.restore(project, "good", paths=["notes.md"]) is not None
     assert (folder / "notes.md").read_bytes() == b"- first\n"
-    face.quotas.set_limits(user, memory_hard=False)
-    assert face.memory.restore(project, "good") is not None
-    assert face.memory.undo(project) is not None
+    client.quotas.set_limits(user, memory_hard=False)
+    assert client.memory.restore(project, "good") is not None
+    assert client.memory.undo(project) is not None
     assert (folder / "CLAUDE.md").read_bytes() == precious

@@ -1,4 +1,4 @@
-"""docs/operations.md: each example of its first table runs on both faces, and its tables are complete and true."""
+"""docs/operations.md: each example of its first table runs on both clients, and its tables are complete and true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from original_checks import CHECKS
 from original_examples import ROWS, World
 
 import atlas_sdk
-from atlas_sdk import Atlas, aio
+from atlas_sdk import Atlas, async_topics
 from atlas_sdk._namespaces import Namespace
 
 
@@ -72,9 +72,9 @@ def test_every_operation_is_on_record_silent_or_a_reading() -> None:
     assert set.union(*kinds) == set(reference.operations()), "say in tests/reference.py what a new one writes"
 
 
-def test_both_faces_have_the_same_signatures() -> None:
-    for topic, face in reference.TOPICS.items():
-        awaited = getattr(aio, f"Async{face.__name__}")
+def test_both_clients_have_the_same_signatures() -> None:
+    for topic, namespace in reference.TOPICS.items():
+        awaited = getattr(async_topics, f"Async{namespace.__name__}")
         for name, operation in reference.operations().items():
             if name.startswith(f"{topic}."):
                 other = getattr(awaited, name.partition(".")[2])

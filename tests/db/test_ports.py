@@ -19,8 +19,8 @@ from atlas_sdk.ops import ports
 
 
 @pytest.fixture
-def project(face: Any) -> Project:
-    return face.projects.create(face.users.create("ada@example.com"), path="/srv/app")
+def project(client: Any) -> Project:
+    return client.projects.create(client.users.create("ada@example.com"), path="/srv/app")
 
 
 def test_every_preview_gets_a_port_of_its_own_until_there_is_none(atlas: Atlas) -> None:
@@ -48,66 +48,66 @@ def test_one_preview_gets_one_port_however_many_ask(atlas: Atlas) -> None:
     assert events_of(atlas, project) == ["preview.created", "preview.port_allocated"]
 
 
-def test_ports_are_counted_on_each_machine(face: Any, project: Project) -> None:
+def test_ports_are_counted_on_each_machine(client: Any, project: Project) -> None:
     one = range(20_000, 20_001)
-    first = face.previews.create(project, host="a", machine="m1")
-    assert face.previews.allocate_port(first, ports=one).host_port == 20_000
-    assert face.previews.allocate_port(first, ports=range(5, 9)).host_port == 20_000
-    elsewhere = face.previews.create(project, host="b", machine="m2")
-    assert face.previews.allocate_port(elsewhere, ports=one).host_port == 20_000
-    third = face.previews.create(project, host="c", machine="m1")
+    first = client.previews.create(project, host="a", machine="m1")
+    assert client.previews.allocate_port(first, ports=one).host_port == 20_000
+    assert client.previews.allocate_port(first, ports=range(5, 9)).host_port == 20_000
+    elsewhere = client.previews.create(project, host="b", machine="m2")
+    assert client.previews.allocate_port(elsewhere, ports=one).host_port == 20_000
+    third = client.previews.create(project, host="c", machine="m1")
     with pytest.raises(PortsExhausted, match="of m1"):
-        face.previews.allocate_port(third, ports=one)
+        client.previews.allocate_port(third, ports=one)
 
 
 @pytest.mark.parametrize("end", ["stopped", "failed", "released", "deleted", "project", "user"])
-def test_a_port_comes_back(face: Any, project: Project, dsn: str, end: str) -> None:
+def test_a_port_comes_back(client: Any, project: Project, dsn: str, end: str) -> None:
     one = range(20_000, 20_001)
-    first = face.previews.allocate_port(face.previews.create(project, host="a"), ports=one)
-    other = face.projects.create(face.users.create("eve@example.com"), path="/srv/app")
-    second = face.previews.create(other, host="b")
+    first = client.previews.allocate_port(client.previews.create(project, host="a"), ports=one)
+    other = client.projects.create(client.users.create("eve@example.com"), path="/srv/app")
+    second = client.previews.create(other, host="b")
     with pytest.raises(PortsExhausted):
-        face.previews.allocate_port(second, ports=one)
+        client.previews.allocate_port(second, ports=one)
     if end == "released":
-        assert face.previews.release_port(first).host_port is None
-        assert face.previews.release_port(first).host_port is None
-        assert events_of(face, project)[-2:] == ["preview.port_allocated", "preview.port_released"]
+        assert client.previews.release_port(first).host_port is None
+        assert client.previews.release_port(first).host_port is None
+        assert events_of(client, project)[-2:] == ["preview.port_allocated", "preview.port_released"]
     elif end in ("stopped", "failed"):
-        assert face.previews.set_status(first, end).host_port == 20_000
+        assert client.previews.set_status(first, end).host_port == 20_000
     else:
         table = {"deleted": "previews", "project": "projects", "user": "users"}[end]
         key = {"deleted": first.id, "project": project.id, "user": project.user_id}[end]
         with psycopg.connect(dsn) as raw:
             raw.execute(f"DELETE FROM {table} WHERE id = %s", (key,))
-    assert face.previews.allocate_port(second, ports=one).host_port == 20_000
+    assert client.previews.allocate_port(second, ports=one).host_port == 20_000
 
 
-def test_a_port_from_elsewhere_is_registered(face: Any, project: Project) -> None:
-    first = face.previews.create(project, host="a")
-    second = face.previews.create(project, host="b")
-    face.previews.set_status(first, "running", host_port=20_000)
+def test_a_port_from_elsewhere_is_registered(client: Any, project: Project) -> None:
+    first = client.previews.create(project, host="a")
+    second = client.previews.create(project, host="b")
+    client.previews.set_status(first, "running", host_port=20_000)
     with pytest.raises(AlreadyExists) as refusal:
-        face.previews.set_status(second, "running", host_port=20_000)
+        client.previews.set_status(second, "running", host_port=20_000)
     assert refusal.value.kind == "port"
-    assert face.previews.get(face.users.get(project.user_id), second.id) == second
+    assert client.previews.get(client.users.get(project.user_id), second.id) == second
     with pytest.raises(PortsExhausted):
-        face.previews.allocate_port(second, ports=range(20_000, 20_001))
+        client.previews.allocate_port(second, ports=range(20_000, 20_001))
     # Moving gives the old one back.
-    assert face.previews.set_status(first, "running", host_port=20_001).host_port == 20_001
-    assert face.previews.allocate_port(second, ports=range(20_000, 20_002)).host_port == 20_000
+    assert client.previews.set_status(first, "running", host_port=20_001).host_port == 20_001
+    assert client.previews.allocate_port(second, ports=range(20_000, 20_002)).host_port == 20_000
 
 
-def test_what_is_over_or_gone_gets_no_port(face: Any, project: Project, dsn: str) -> None:
-    stopped = preview_in(face, project, "stopped")
+def test_what_is_over_or_gone_gets_no_port(client: Any, project: Project, dsn: str) -> None:
+    stopped = preview_in(client, project, "stopped")
     with pytest.raises(InvalidInput, match="stopped"):
-        face.previews.allocate_port(stopped)
+        client.previews.allocate_port(stopped)
     with psycopg.connect(dsn) as raw:
         raw.execute("DELETE FROM previews")
-    for call in (face.previews.allocate_port, face.previews.release_port, face.previews.stop):
+    for call in (client.previews.allocate_port, client.previews.release_port, client.previews.stop):
         with pytest.raises(NotFound):
             call(stopped)
     with pytest.raises(NotFound):
-        face.previews.get(face.users.get(project.user_id), stopped.id)
+        client.previews.get(client.users.get(project.user_id), stopped.id)
 
 
 def test_allocating_while_it_stops_leaves_no_port_behind(atlas: Atlas, dsn: str) -> None:

@@ -19,115 +19,115 @@ from atlas_sdk import AlreadyExists, Atlas, AtlasError, InvalidInput, NotAProjec
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com")
 
 
 @pytest.fixture
-def project(face: Any, user: User, folder: Path) -> Project:
-    return face.projects.create(user, path=folder, session_id="app", framework="django", language="python")
+def project(client: Any, user: User, folder: Path) -> Project:
+    return client.projects.create(user, path=folder, session_id="app", framework="django", language="python")
 
 
 # Deletion.
 
 
-def test_a_deleted_project_keeps_its_memory_and_makes_room(face: Any, user: User, project: Project) -> None:
-    first = face.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
-    face.memory.checkpoint(project, "one")
-    last = face.memory.snapshot(project, "CLAUDE.md", b"# New rules\n")
-    deleted = face.projects.delete(project)
+def test_a_deleted_project_keeps_its_memory_and_makes_room(client: Any, user: User, project: Project) -> None:
+    first = client.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
+    client.memory.checkpoint(project, "one")
+    last = client.memory.snapshot(project, "CLAUDE.md", b"# New rules\n")
+    deleted = client.projects.delete(project)
     assert (deleted.id, deleted.status) == (project.id, "deleted")
-    assert face.projects.delete(project) == deleted == face.projects.get(user, project.id)
-    assert face.projects.list(user) == []
-    assert face.projects.by_session("app") is None
-    assert face.projects.at(project.path, user=user) is None
+    assert client.projects.delete(project) == deleted == client.projects.get(user, project.id)
+    assert client.projects.list(user) == []
+    assert client.projects.by_session("app") is None
+    assert client.projects.at(project.path, user=user) is None
     with pytest.raises(NotAProject):
-        face.projects.by_path(project.path)
+        client.projects.by_path(project.path)
     # Nothing of the memory is lost.
     for known in (project, deleted):
-        assert [version.id for version in face.memory.history(known, "CLAUDE.md") if version.checkpoint is None] == [
+        assert [version.id for version in client.memory.history(known, "CLAUDE.md") if version.checkpoint is None] == [
             last.id,
             first.id,
         ]
-        assert face.memory.read(known, "CLAUDE.md", "one") == b"# Rules\n"
+        assert client.memory.read(known, "CLAUDE.md", "one") == b"# Rules\n"
     # Folder and session id are free, for the same user as well.
-    again = face.projects.create(user, path=project.path, session_id="app")
+    again = client.projects.create(user, path=project.path, session_id="app")
     assert again.id != project.id
-    assert face.projects.by_session("app") == again
-    assert face.memory.history(again) == []
-    assert face.projects.delete(again).status == "deleted"
-    assert types(face, project) == ["project.created", "checkpoint.created", "project.deleted"]
+    assert client.projects.by_session("app") == again
+    assert client.memory.history(again) == []
+    assert client.projects.delete(again).status == "deleted"
+    assert types(client, project) == ["project.created", "checkpoint.created", "project.deleted"]
 
 
 @pytest.mark.parametrize("status", WAY)
 def test_previews_of_a_deleted_project_give_back_host_and_port(
-    face: Any, migrated: Any, user: User, project: Project, status: str
+    client: Any, migrated: Any, user: User, project: Project, status: str
 ) -> None:
-    preview = preview_in(face, project, status)
-    other = face.projects.create(user, path="/srv/other")
-    theirs = face.previews.allocate_port(face.previews.create(other, host="other.example.com"))
+    preview = preview_in(client, project, status)
+    other = client.projects.create(user, path="/srv/other")
+    theirs = client.previews.allocate_port(client.previews.create(other, host="other.example.com"))
     live = preview.is_live
     if live:
-        face.previews.allocate_port(preview)
-    face.projects.delete(project)
-    assert face.previews.get(user, preview.id).status == ("stopped" if live else status)
-    assert face.previews.by_host("app.example.com") is None
+        client.previews.allocate_port(preview)
+    client.projects.delete(project)
+    assert client.previews.get(user, preview.id).status == ("stopped" if live else status)
+    assert client.previews.by_host("app.example.com") is None
     held = migrated.execute("SELECT preview_id FROM preview_ports").fetchall()
     assert held == [(theirs.id,)]
     hosts = migrated.execute("SELECT value FROM claims WHERE kind = 'preview_host'").fetchall()
     assert hosts == [("other.example.com",)]
-    assert events_of(face, project).count("preview.stopped") == (live or status == "stopped")
-    (event,) = face.events.search(user, event_type="project.deleted")
+    assert events_of(client, project).count("preview.stopped") == (live or status == "stopped")
+    (event,) = client.events.search(user, event_type="project.deleted")
     assert (event.meta["previews_stopped"], event.meta["session_id"]) == (int(live), "app")
 
 
-def test_builds_of_a_deleted_project_end(face: Any, user: User, project: Project) -> None:
-    queued, running, done = (face.builds.create(project) for _ in range(3))
-    face.builds.start(running)
-    face.builds.append_log(running, "half of it\n")
-    face.builds.succeed(face.builds.start(done))
-    face.projects.delete(project)
-    ended = {build.id: build for build in face.builds.list(project)}
+def test_builds_of_a_deleted_project_end(client: Any, user: User, project: Project) -> None:
+    queued, running, done = (client.builds.create(project) for _ in range(3))
+    client.builds.start(running)
+    client.builds.append_log(running, "half of it\n")
+    client.builds.succeed(client.builds.start(done))
+    client.projects.delete(project)
+    ended = {build.id: build for build in client.builds.list(project)}
     assert [ended[build.id].status for build in (queued, running, done)] == ["failed", "failed", "succeeded"]
     assert ended[running.id].error_message == "the project was deleted"
-    assert face.builds.log(running) == "half of it\n"
+    assert client.builds.log(running) == "half of it\n"
 
 
-def test_a_deleted_project_takes_no_more(face: Any, migrated: Any, project: Project) -> None:
-    face.projects.delete(project)
+def test_a_deleted_project_takes_no_more(client: Any, migrated: Any, project: Project) -> None:
+    client.projects.delete(project)
     with pytest.raises(NotFound, match="is deleted"):
-        face.builds.create(project)
+        client.builds.create(project)
     with pytest.raises(NotFound, match="is deleted"):
-        face.previews.create(project, host="app.example.com")
+        client.previews.create(project, host="app.example.com")
     leave_alone(migrated, project, days=1)
-    assert face.projects.touch(project) is False
+    assert client.projects.touch(project) is False
     assert migrated.execute("SELECT count(*) FROM claims WHERE kind = 'preview_host'").fetchone() == (0,)
-    assert types(face, project) == ["project.created", "project.deleted"]
+    assert types(client, project) == ["project.created", "project.deleted"]
 
 
 # Purging.
 
 
-def test_a_project_in_use_is_not_purged(face: Any, user: User, project: Project) -> None:
-    face.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
-    for known in (project, face.projects.archive(project)):
+def test_a_project_in_use_is_not_purged(client: Any, user: User, project: Project) -> None:
+    client.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
+    for known in (project, client.projects.archive(project)):
         with pytest.raises(InvalidInput, match=r"call `projects.delete` first") as failure:
-            face.projects.purge(known)
+            client.projects.purge(known)
         assert failure.value.field == "project"
-    assert face.memory.read(project, "CLAUDE.md") == b"# Rules\n"
+    assert client.memory.read(project, "CLAUDE.md") == b"# Rules\n"
 
 
 def test_a_purge_takes_everything_but_the_bill_and_the_audit(
-    face: Any, migrated: Any, user: User, project: Project
+    client: Any, migrated: Any, user: User, project: Project
 ) -> None:
-    face.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
-    face.memory.checkpoint(project, "one")
-    build, preview = face.builds.create(project), face.previews.create(project, host="app.example.com")
-    face.usage.log(user, kind="tokens", amount=5, project=project)
-    other = face.projects.create(user, path="/srv/other")
-    face.memory.snapshot(other, "CLAUDE.md", b"# Rules\n")
-    face.projects.delete(project)
-    gone = face.projects.purge(project)
+    client.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
+    client.memory.checkpoint(project, "one")
+    build, preview = client.builds.create(project), client.previews.create(project, host="app.example.com")
+    client.usage.log(user, kind="tokens", amount=5, project=project)
+    other = client.projects.create(user, path="/srv/other")
+    client.memory.snapshot(other, "CLAUDE.md", b"# Rules\n")
+    client.projects.delete(project)
+    gone = client.projects.purge(project)
     assert (gone.project_id, gone.memory_snapshots, gone.checkpoints, gone.builds, gone.previews) == (
         project.id,
         2,
@@ -135,21 +135,21 @@ def test_a_purge_takes_everything_but_the_bill_and_the_audit(
         1,
         1,
     )
-    assert face.projects.purge(project) is None
+    assert client.projects.purge(project) is None
     for look in (
-        lambda: face.projects.get(user, project.id),
-        lambda: face.builds.get(user, build.id),
-        lambda: face.previews.get(user, preview.id),
-        lambda: face.projects.delete(project),
-        lambda: face.projects.update_memory(project),
+        lambda: client.projects.get(user, project.id),
+        lambda: client.builds.get(user, build.id),
+        lambda: client.previews.get(user, preview.id),
+        lambda: client.projects.delete(project),
+        lambda: client.projects.update_memory(project),
     ):
         with pytest.raises(NotFound):
             look()
-    assert face.memory.history(project) == []
+    assert client.memory.history(project) == []
     # The contents that another project has too are untouched.
-    assert face.memory.read(other, "CLAUDE.md") == b"# Rules\n"
-    assert [(total.kind, total.amount) for total in face.usage.totals(user)] == [("tokens", 5)]
-    assert types(face, project)[-2:] == ["project.deleted", "project.purged"]
+    assert client.memory.read(other, "CLAUDE.md") == b"# Rules\n"
+    assert [(total.kind, total.amount) for total in client.usage.totals(user)] == [("tokens", 5)]
+    assert types(client, project)[-2:] == ["project.deleted", "project.purged"]
     left = migrated.execute(
         """SELECT c.relname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
            WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace

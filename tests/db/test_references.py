@@ -26,24 +26,24 @@ def shared(atlas_home: Path) -> Iterator[Atlas]:
         yield client
 
 
-def new_project(face: Any, folder: Path) -> Project:
-    return face.projects.create(face.users.create(f"{uuid4().hex}@example.com"), path=folder)
+def new_project(client: Any, folder: Path) -> Project:
+    return client.projects.create(client.users.create(f"{uuid4().hex}@example.com"), path=folder)
 
 
-def two_files(face: Any, folder: Path, *checkpoints: str) -> Project:
+def two_files(client: Any, folder: Path, *checkpoints: str) -> Project:
     """Three versions of each file; a checkpoint names the second ones."""
-    project = new_project(face, folder)
+    project = new_project(client, folder)
     for n in (1, 2, 3):
         for path in PATHS:
-            face.memory.snapshot(project, path, b"%s %d" % (path.encode(), n))
+            client.memory.snapshot(project, path, b"%s %d" % (path.encode(), n))
         if n == 2:
             for name in checkpoints:
-                face.memory.checkpoint(project, name)
+                client.memory.checkpoint(project, name)
     return project
 
 
-def named(face: Any, project: Project, reference: str) -> dict[str, int]:
-    found = face.memory.resolve(project, reference)
+def named(client: Any, project: Project, reference: str) -> dict[str, int]:
+    found = client.memory.resolve(project, reference)
     assert found.reference == (reference or "latest")
     return {version.path: version.seq for version in found.versions}
 
@@ -53,23 +53,23 @@ def age(url: str, version: Any, by: timedelta) -> None:
         connection.execute("UPDATE memory_snapshots SET created_at = now() - %s WHERE id = %s", [by, version.id])
 
 
-def test_every_form_names_its_versions(face: Any, folder: Path) -> None:
-    project = two_files(face, folder, "before refactor")
-    second = face.memory.history(project, "notes.md")[2]
+def test_every_form_names_its_versions(client: Any, folder: Path) -> None:
+    project = two_files(client, folder, "before refactor")
+    second = client.memory.history(project, "notes.md")[2]
     assert (second.seq, second.kind) == (2, "scratch")
-    assert named(face, project, "latest") == named(face, project, "") == dict.fromkeys(PATHS, 3)
-    assert named(face, project, "@{now}") == dict.fromkeys(PATHS, 3)
-    assert named(face, project, "before refactor") == dict.fromkeys(PATHS, 2)
+    assert named(client, project, "latest") == named(client, project, "") == dict.fromkeys(PATHS, 3)
+    assert named(client, project, "@{now}") == dict.fromkeys(PATHS, 3)
+    assert named(client, project, "before refactor") == dict.fromkeys(PATHS, 2)
     for reference in (str(second.id), second.id.hex, second.id.hex.upper(), str(second.id)[:-1]):
-        assert named(face, project, reference) == {"notes.md": 2}
+        assert named(client, project, reference) == {"notes.md": 2}
     for after in ("before refactor", second.id.hex):
-        assert named(face, project, f"notes.md@{after}") == {"notes.md": 2}
+        assert named(client, project, f"notes.md@{after}") == {"notes.md": 2}
     for after in ("", "latest", "{now}"):
-        assert named(face, project, f"./notes.md@{after}") == {"notes.md": 3}
-    assert face.memory.resolve(project, "before refactor").whole
-    assert not face.memory.resolve(project, "notes.md@before refactor").whole
-    assert face.memory.read(project, "notes.md", "notes.md@before refactor") == b"notes.md 2"
-    assert face.memory.version(project, folder / "notes.md", second.id.hex).id == second.id
+        assert named(client, project, f"./notes.md@{after}") == {"notes.md": 3}
+    assert client.memory.resolve(project, "before refactor").whole
+    assert not client.memory.resolve(project, "notes.md@before refactor").whole
+    assert client.memory.read(project, "notes.md", "notes.md@before refactor") == b"notes.md 2"
+    assert client.memory.version(project, folder / "notes.md", second.id.hex).id == second.id
 
 
 @pytest.mark.parametrize(
@@ -129,39 +129,39 @@ def test_an_hour_ago_is_an_hour_ago_where_clocks_change(zone: str, month: int) -
         now += timedelta(minutes=30)
 
 
-def test_a_version_is_older_than_the_checkpoints_that_name_it(face: Any, dsn: str, folder: Path) -> None:
-    project = new_project(face, folder)
-    version = face.memory.snapshot(project, "CLAUDE.md", b"1")
-    face.memory.checkpoint(project, "one")
-    face.memory.checkpoint(project, "two")
-    newest = face.memory.snapshot(project, "CLAUDE.md", b"2")
+def test_a_version_is_older_than_the_checkpoints_that_name_it(client: Any, dsn: str, folder: Path) -> None:
+    project = new_project(client, folder)
+    version = client.memory.snapshot(project, "CLAUDE.md", b"1")
+    client.memory.checkpoint(project, "one")
+    client.memory.checkpoint(project, "two")
+    newest = client.memory.snapshot(project, "CLAUDE.md", b"2")
     # The clock of whoever wrote the version was ahead: its id is greater than those of the checkpoints.
     ahead = UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")
     with psycopg.connect(dsn) as connection:
         connection.execute("UPDATE memory_snapshots SET id = %s WHERE id = %s", [ahead, version.id])
-    found = face.memory.history(project, "CLAUDE.md")
+    found = client.memory.history(project, "CLAUDE.md")
     assert [row.checkpoint or row.seq for row in found] == [2, "two", "one", 1]
     assert (found[0].id, found[3].id) == (newest.id, ahead)
     # Page by page, too: no row comes twice, and none is left out.
     paged, before = [], None
-    while page := face.memory.history(project, "CLAUDE.md", limit=1, before=before):
+    while page := client.memory.history(project, "CLAUDE.md", limit=1, before=before):
         paged += page
         before = page[-1]
     assert paged == found
 
 
-def test_rows_of_a_checkpoint_are_newer_than_what_the_client_wrote_before(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
+def test_rows_of_a_checkpoint_are_newer_than_what_the_client_wrote_before(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
     for number in range(20):
-        face.memory.snapshot(project, f"notes{number}.md", b"1")
+        client.memory.snapshot(project, f"notes{number}.md", b"1")
     before = new_id()
-    made = face.memory.checkpoint(project, "one")
-    rows = face.memory.resolve(project, "one").versions
+    made = client.memory.checkpoint(project, "one")
+    rows = client.memory.resolve(project, "one").versions
     assert len({row.id for row in rows}) == 20
     # A millisecond, and what the client counts within one: so it holds for ids of one millisecond.
     assert {row.id.hex[:24] for row in rows} == {made.id.hex[:24]}
     assert all(before < row.id < new_id() for row in rows)
-    assert [row.checkpoint for row in face.memory.history(project)[:20]] == ["one"] * 20
+    assert [row.checkpoint for row in client.memory.history(project)[:20]] == ["one"] * 20
 
 
 def test_a_moment_is_an_iso_date_in_any_zone(shared: Atlas, folder: Path) -> None:
@@ -220,23 +220,23 @@ def test_rows_of_a_checkpoint_do_not_make_a_prefix_ambiguous(shared: Atlas, fold
         shared.memory.resolve(project, str(row.id)[:-1])
 
 
-def test_a_deleted_file_is_there_before_and_not_after(face: Any, folder: Path) -> None:
-    project = two_files(face, folder, "before")
-    gone = face.memory.delete(project, "notes.md")
-    face.memory.checkpoint(project, "after")
-    assert named(face, project, "notes.md@before") == {"notes.md": 2}
+def test_a_deleted_file_is_there_before_and_not_after(client: Any, folder: Path) -> None:
+    project = two_files(client, folder, "before")
+    gone = client.memory.delete(project, "notes.md")
+    client.memory.checkpoint(project, "after")
+    assert named(client, project, "notes.md@before") == {"notes.md": 2}
     for reference in ("latest", "after", "@{now}"):
-        assert named(face, project, reference) == {"CLAUDE.md": 3}
+        assert named(client, project, reference) == {"CLAUDE.md": 3}
         full = f"notes.md{'' if reference[0] == '@' else '@'}{reference}"
         with pytest.raises(NotFound, match=r"^notes\.md did not exist at") as caught:
-            face.memory.resolve(project, full)
+            client.memory.resolve(project, full)
         assert caught.value.kind == "version"
         with pytest.raises(NotFound, match=r"^notes\.md did not exist at"):
-            face.memory.read(project, "notes.md", reference)
-    assert face.memory.resolve(project, gone.id.hex).versions[0].deleted
+            client.memory.read(project, "notes.md", reference)
+    assert client.memory.resolve(project, gone.id.hex).versions[0].deleted
     with pytest.raises(NotFound):
-        face.memory.read(project, "notes.md", gone.id.hex)
-    assert face.memory.content(gone) == b""
+        client.memory.read(project, "notes.md", gone.id.hex)
+    assert client.memory.content(gone) == b""
 
 
 UNKNOWN = [

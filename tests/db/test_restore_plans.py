@@ -10,28 +10,28 @@ import pytest
 from atlas_sdk import NotFound
 
 
-def test_a_walk_that_finds_its_work_done_is_recorded(face: Any, folder: Path) -> None:
-    project = face.projects.create(face.users.create("ada@example.com"), path=folder)
+def test_a_walk_that_finds_its_work_done_is_recorded(client: Any, folder: Path) -> None:
+    project = client.projects.create(client.users.create("ada@example.com"), path=folder)
     good, edited = (folder / "CLAUDE.md").read_bytes(), b"edited"
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "good")
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "good")
     (folder / "CLAUDE.md").write_bytes(edited)
-    done = face.memory.restore(project, "good")
+    done = client.memory.restore(project, "good")
 
     # Somebody undoes it by hand.
     (folder / "CLAUDE.md").write_bytes(edited)
-    plan = face.memory.plan_undo(project)
+    plan = client.memory.plan_undo(project)
     assert (plan.reason, plan.of, plan.changes) == ("undo", done.id, ())
-    undone = face.memory.restore(project, plan)
+    undone = client.memory.restore(project, plan)
     assert undone.id == done.id
     assert undone.undone_at is not None
     with pytest.raises(NotFound):
-        face.memory.plan_undo(project)
+        client.memory.plan_undo(project)
 
     (folder / "CLAUDE.md").write_bytes(good)
-    redone = face.memory.restore(project, face.memory.plan_redo(project))
+    redone = client.memory.restore(project, client.memory.plan_redo(project))
     assert (redone.id, redone.undone_at) == (done.id, None)
     with pytest.raises(NotFound):
-        face.memory.plan_redo(project)
+        client.memory.plan_redo(project)
     # There is nothing to restore, and no walk to record.
-    assert face.memory.restore(project, "good") is None
+    assert client.memory.restore(project, "good") is None

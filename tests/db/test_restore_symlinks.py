@@ -19,78 +19,78 @@ def linked(folder: Path, target: str = "docs/rules.txt") -> Path:
     return folder / "CLAUDE.md"
 
 
-def test_a_symlink_inside_the_project_stays_one(face: Any, folder: Path) -> None:
+def test_a_symlink_inside_the_project_stays_one(client: Any, folder: Path) -> None:
     link = linked(folder)
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     link.write_bytes(EDITED["CLAUDE.md"])
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert link.readlink() == Path("docs/rules.txt")
     assert (folder / "docs/rules.txt").read_bytes() == GOOD["CLAUDE.md"]
     link.unlink()
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert link.readlink() == Path("docs/rules.txt")
-    assert face.memory.restore(project, "good") is None
+    assert client.memory.restore(project, "good") is None
 
 
-def test_a_symlink_to_another_memory_file_is_restored_with_it(face: Any, folder: Path) -> None:
+def test_a_symlink_to_another_memory_file_is_restored_with_it(client: Any, folder: Path) -> None:
     linked(folder, "AGENTS.md")
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     write(folder, {"AGENTS.md": b"edited under both names"})
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert on_disk(folder) == GOOD | {"AGENTS.md": GOOD["CLAUDE.md"]}
     assert (folder / "CLAUDE.md").is_symlink()
 
 
-def test_a_regular_file_that_became_a_symlink_does_not_overwrite_its_target(face: Any, folder: Path) -> None:
+def test_a_regular_file_that_became_a_symlink_does_not_overwrite_its_target(client: Any, folder: Path) -> None:
     write(folder, {"AGENTS.md": b"of the agents"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     (folder / "CLAUDE.md").unlink()
     (folder / "CLAUDE.md").symlink_to("AGENTS.md")
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert on_disk(folder) == GOOD | {"AGENTS.md": b"of the agents"}
     assert not (folder / "CLAUDE.md").is_symlink()
 
 
 @pytest.mark.parametrize("way", ["removed", "replaced"])
-def test_a_symlink_and_its_target_change_together(face: Any, folder: Path, way: str) -> None:
+def test_a_symlink_and_its_target_change_together(client: Any, folder: Path, way: str) -> None:
     write(folder, {"AGENTS.md": b"of the agents"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     if way == "removed":
         (folder / "AGENTS.md").unlink()
         (folder / "CLAUDE.md").unlink()
-        face.memory.capture(project)
-        face.memory.checkpoint(project, "without")
+        client.memory.capture(project)
+        client.memory.checkpoint(project, "without")
     (folder / "CLAUDE.md").unlink(missing_ok=True)
     (folder / "CLAUDE.md").symlink_to("AGENTS.md")
     write(folder, {"AGENTS.md": b"edited"})
-    face.memory.restore(project, "without" if way == "removed" else "good", delete=True)
+    client.memory.restore(project, "without" if way == "removed" else "good", delete=True)
     assert on_disk(folder) == (
         {"notes.md": GOOD["notes.md"]} if way == "removed" else GOOD | {"AGENTS.md": b"of the agents"}
     )
     assert not (folder / "CLAUDE.md").is_symlink()
 
 
-def test_a_symlink_that_became_a_regular_file_is_one_again(face: Any, folder: Path) -> None:
+def test_a_symlink_that_became_a_regular_file_is_one_again(client: Any, folder: Path) -> None:
     link = linked(folder)
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     link.unlink()
     link.write_bytes(EDITED["CLAUDE.md"])
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert link.is_symlink()
-    assert face.memory.restore(project, "good") is None
+    assert client.memory.restore(project, "good") is None
 
 
 @pytest.mark.parametrize("path", ["CLAUDE.md", ".claude/rules/style.md"])
 def test_nothing_is_written_through_a_symlink_out_of_the_project(
-    face: Any, folder: Path, tmp_path: Path, path: str
+    client: Any, folder: Path, tmp_path: Path, path: str
 ) -> None:
     write(folder, {".claude/rules/style.md": b"style"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     outside = tmp_path / "outside"
     write(outside, {"rules/style.md": b"somebody else's"})
     name = path.partition("/")[0]
     (folder / name).rename(tmp_path / "away")
     (folder / name).symlink_to(outside / "rules/style.md" if name == path else outside)
     with pytest.raises(OutsideProject, match="outside the project"):
-        face.memory.restore(project, "good")
+        client.memory.restore(project, "good")
     assert on_disk(outside) == {"rules/style.md": b"somebody else's"}

@@ -11,15 +11,15 @@ from restoring import EDITED, GOOD, checkpointed, new_project, newest_checkpoint
 from atlas_sdk import NotFound
 
 
-def test_undo_and_redo_walk_back_and_forth(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
+def test_undo_and_redo_walk_back_and_forth(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
     for name in ("one", "two", "three"):
         write(folder, {"CLAUDE.md": name.encode()})
-        face.memory.capture(project)
-        face.memory.checkpoint(project, name)
+        client.memory.capture(project)
+        client.memory.checkpoint(project, name)
     (folder / "notes.md").unlink()
-    face.memory.restore(project, "one")
-    face.memory.restore(project, "two")
+    client.memory.restore(project, "one")
+    client.memory.restore(project, "two")
 
     def walk(step: Any) -> bytes | None:
         try:
@@ -29,55 +29,55 @@ def test_undo_and_redo_walk_back_and_forth(face: Any, folder: Path) -> None:
         assert (folder / "notes.md").exists() == ((folder / "CLAUDE.md").read_bytes() != b"three")
         return (folder / "CLAUDE.md").read_bytes()
 
-    undone = [walk(face.memory.undo) for _ in range(3)]
+    undone = [walk(client.memory.undo) for _ in range(3)]
     assert undone == [b"one", b"three", None]
-    redone = [walk(face.memory.redo) for _ in range(3)]
+    redone = [walk(client.memory.redo) for _ in range(3)]
     assert redone == [b"one", b"two", None]
-    assert walk(face.memory.undo) == b"one"
-    events = [event.type for event in face.events.recent(face.users.by_email("ada@example.com"), limit=7)]
+    assert walk(client.memory.undo) == b"one"
+    events = [event.type for event in client.events.recent(client.users.by_email("ada@example.com"), limit=7)]
     assert events == [f"memory.{word}" for word in ("undo", "redo", "redo", "undo", "undo", "restore", "restore")]
 
 
-def test_edits_after_a_restore_are_kept_when_it_is_undone(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_edits_after_a_restore_are_kept_when_it_is_undone(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     write(folder, {"CLAUDE.md": b"edited after the restore"})
-    face.memory.undo(project)
+    client.memory.undo(project)
     assert on_disk(folder) == EDITED
-    assert face.memory.read(project, "CLAUDE.md", newest_checkpoint(face, project)) == b"edited after the restore"
+    assert client.memory.read(project, "CLAUDE.md", newest_checkpoint(client, project)) == b"edited after the restore"
 
 
-def test_an_undo_that_finds_its_work_done_still_counts(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_an_undo_that_finds_its_work_done_still_counts(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     write(folder, EDITED)
-    assert face.memory.undo(project).undone_at is not None
+    assert client.memory.undo(project).undone_at is not None
     with pytest.raises(NotFound):
-        face.memory.undo(project)
-    assert face.memory.redo(project).undone_at is None
+        client.memory.undo(project)
+    assert client.memory.redo(project).undone_at is None
     assert on_disk(folder) == GOOD
 
 
-def test_a_new_restore_ends_what_could_be_redone(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_a_new_restore_ends_what_could_be_redone(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    face.memory.restore(project, "good")
-    face.memory.undo(project)
+    client.memory.restore(project, "good")
+    client.memory.undo(project)
     write(folder, {"CLAUDE.md": b"third"})
-    face.memory.restore(project, "good", paths=["CLAUDE.md"])
+    client.memory.restore(project, "good", paths=["CLAUDE.md"])
     with pytest.raises(NotFound):
-        face.memory.redo(project)
+        client.memory.redo(project)
 
 
-def test_redo_does_not_reach_behind_a_new_restore(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_redo_does_not_reach_behind_a_new_restore(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    face.memory.capture(project)
-    face.memory.checkpoint(project, "edited")
+    client.memory.capture(project)
+    client.memory.checkpoint(project, "edited")
     write(folder, {"CLAUDE.md": b"third"})
     for name in ("good", "edited"):
-        face.memory.restore(project, name)
-        face.memory.undo(project)
-    assert face.memory.redo(project).target == "edited"
+        client.memory.restore(project, name)
+        client.memory.undo(project)
+    assert client.memory.redo(project).target == "edited"

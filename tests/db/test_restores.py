@@ -1,4 +1,4 @@
-"""Restore, undo and redo on real folders, through both faces: whatever happens, no byte is lost."""
+"""Restore, undo and redo on real folders, through both clients: whatever happens, no byte is lost."""
 
 from __future__ import annotations
 
@@ -13,149 +13,149 @@ from atlas_sdk import Atlas, AtlasError, FileProblem, NotFound, OutsideProject, 
 from atlas_sdk.ops import restores
 
 
-def state(face: Any, project: Project, reference: str = "latest") -> Contents:
-    return {path: face.memory.content(found) for path, found in versions(face, project, reference).items()}
+def state(client: Any, project: Project, reference: str = "latest") -> Contents:
+    return {path: client.memory.content(found) for path, found in versions(client, project, reference).items()}
 
 
-def versions(face: Any, project: Project, reference: str) -> dict[str, Any]:
-    return face.memory.resolve(project, reference).by_path()
+def versions(client: Any, project: Project, reference: str) -> dict[str, Any]:
+    return client.memory.resolve(project, reference).by_path()
 
 
-def test_every_kind_of_reference_brings_its_files_back(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    claude, notes = face.memory.files(project)
+def test_every_kind_of_reference_brings_its_files_back(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
+    claude, notes = client.memory.files(project)
     whole = ["good", f"@{{{notes.created_at.isoformat()}}}"]
     single = [claude.id.hex, str(claude.id), "CLAUDE.md@good", f"CLAUDE.md@{claude.id}", f"CLAUDE.md{whole[1]}"]
     for reference in whole + single:
         write(folder, EDITED)
-        done = face.memory.restore(project, reference)
+        done = client.memory.restore(project, reference)
         wanted = GOOD if reference in whole else EDITED | {"CLAUDE.md": GOOD["CLAUDE.md"]}
         assert on_disk(folder) == wanted, reference
-        assert face.memory.read(project, "CLAUDE.md") == GOOD["CLAUDE.md"]
+        assert client.memory.read(project, "CLAUDE.md") == GOOD["CLAUDE.md"]
         assert done.target == reference
         assert [change.path for change in done.changes] == [path for path in wanted if wanted[path] != EDITED[path]]
 
 
-def test_a_plan_shows_and_changes_nothing(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_a_plan_shows_and_changes_nothing(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    plan = face.memory.plan_restore(project, "good")
+    plan = client.memory.plan_restore(project, "good")
     claude, notes = plan.changes
     assert (claude.action, claude.added_lines, claude.removed_lines) == ("write", 1, 2)
     assert (notes.action, notes.present_size, notes.size) == ("write", len(EDITED["notes.md"]), len(GOOD["notes.md"]))
     assert on_disk(folder) == EDITED
-    assert state(face, project) == GOOD
-    assert [made.name for made in face.memory.checkpoints(project)] == ["good"]
-    assert face.memory.restore(project, plan) is not None
+    assert state(client, project) == GOOD
+    assert [made.name for made in client.memory.checkpoints(project)] == ["good"]
+    assert client.memory.restore(project, plan) is not None
     assert on_disk(folder) == GOOD
 
 
-def test_nothing_to_restore_is_none_and_leaves_no_trace(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
-    before = face.memory.history(project)
-    assert face.memory.restore(project, "good") is None
-    assert face.memory.history(project) == before
+def test_nothing_to_restore_is_none_and_leaves_no_trace(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
+    before = client.memory.history(project)
+    assert client.memory.restore(project, "good") is None
+    assert client.memory.history(project) == before
     with pytest.raises(NotFound, match="no restore to undo"):
-        face.memory.undo(project)
+        client.memory.undo(project)
     with pytest.raises(NotFound, match="no undone restore"):
-        face.memory.redo(project)
+        client.memory.redo(project)
 
 
-def test_newer_files_are_kept_unless_deletion_is_asked_for(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_newer_files_are_kept_unless_deletion_is_asked_for(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, {"todo.md": b"newer", "main.py": b"not memory", "data/NOTES.md": b"never seen"})
-    face.memory.snapshot(project, "todo.md")
+    client.memory.snapshot(project, "todo.md")
     write(folder, {"todo.md": b"newer still, not on record"})
-    actions = {step.path: step.action for step in face.memory.plan_restore(project, "good").steps}
+    actions = {step.path: step.action for step in client.memory.plan_restore(project, "good").steps}
     assert actions == {"CLAUDE.md": "same", "notes.md": "same", "todo.md": "kept"}
-    assert face.memory.restore(project, "good") is None
-    face.memory.restore(project, "good", delete=True)
+    assert client.memory.restore(project, "good") is None
+    client.memory.restore(project, "good", delete=True)
     assert on_disk(folder) == GOOD | {"main.py": b"not memory", "data/NOTES.md": b"never seen"}
-    assert face.memory.read(project, "todo.md", newest_checkpoint(face, project)) == b"newer still, not on record"
-    face.memory.undo(project)
+    assert client.memory.read(project, "todo.md", newest_checkpoint(client, project)) == b"newer still, not on record"
+    client.memory.undo(project)
     assert (folder / "todo.md").read_bytes() == b"newer still, not on record"
 
 
-def test_only_the_paths_asked_for_are_restored(face: Any, folder: Path) -> None:
-    project = checkpointed(face, folder)
+def test_only_the_paths_asked_for_are_restored(client: Any, folder: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
     with pytest.raises(NotFound, match=r"^never\.md did not exist at 'good'$"):
-        face.memory.restore(project, "good", paths=["notes.md", "never.md"])
+        client.memory.restore(project, "good", paths=["notes.md", "never.md"])
     with pytest.raises(OutsideProject):
-        face.memory.restore(project, "good", paths=["../notes.md"])
+        client.memory.restore(project, "good", paths=["../notes.md"])
     assert on_disk(folder) == EDITED
-    face.memory.restore(project, "good", paths=[folder / "notes.md"])
+    client.memory.restore(project, "good", paths=[folder / "notes.md"])
     assert on_disk(folder) == EDITED | {"notes.md": GOOD["notes.md"]}
 
 
-def test_the_safety_checkpoint_holds_exactly_what_stood_there(face: Any, folder: Path) -> None:
+def test_the_safety_checkpoint_holds_exactly_what_stood_there(client: Any, folder: Path) -> None:
     """Also what nobody captured, and a file that was removed without anybody noticing."""
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     write(folder, EDITED)
     (folder / "notes.md").unlink()
-    done = face.memory.restore(project, "good")
+    done = client.memory.restore(project, "good")
     assert on_disk(folder) == GOOD
-    assert state(face, project, done.safety) == {"CLAUDE.md": EDITED["CLAUDE.md"]}
-    assert face.memory.checkpoints(project)[0].kind == "safety"
-    assert face.memory.verify(face.users.by_email("ada@example.com")).ok
+    assert state(client, project, done.safety) == {"CLAUDE.md": EDITED["CLAUDE.md"]}
+    assert client.memory.checkpoints(project)[0].kind == "safety"
+    assert client.memory.verify(client.users.by_email("ada@example.com")).ok
 
 
 @pytest.mark.parametrize("surprise", ["edited", "removed", "created"])
-def test_a_change_after_the_plan_refuses_everything(face: Any, folder: Path, surprise: str) -> None:
-    project = checkpointed(face, folder)
+def test_a_change_after_the_plan_refuses_everything(client: Any, folder: Path, surprise: str) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
     if surprise == "created":
         (folder / "notes.md").unlink()
-    plan = face.memory.plan_restore(project, "good")
+    plan = client.memory.plan_restore(project, "good")
     if surprise == "removed":
         (folder / "notes.md").unlink()
     else:
         write(folder, {"notes.md": b"written after the plan"})
     found = on_disk(folder)
     with pytest.raises(RestoreRefused, match="nothing was written") as caught:
-        face.memory.restore(project, plan)
+        client.memory.restore(project, plan)
     assert caught.value.paths == ("notes.md",)
     assert on_disk(folder) == found
-    assert [made.name for made in face.memory.checkpoints(project)] == ["good"]
+    assert [made.name for made in client.memory.checkpoints(project)] == ["good"]
 
 
-def test_a_file_too_large_to_keep_is_not_overwritten(face: Any, folder: Path) -> None:
+def test_a_file_too_large_to_keep_is_not_overwritten(client: Any, folder: Path) -> None:
     write(folder, {".atlas.toml": b"[track]\nlimit_bytes = 100\n"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     write(folder, EDITED | {"notes.md": b"x" * 101})
     found = on_disk(folder)
     with pytest.raises(RestoreRefused, match="over the size limit of 100"):
-        face.memory.restore(project, "good")
+        client.memory.restore(project, "good")
     assert on_disk(folder) == found
-    assert face.memory.restore(project, "good", paths=["CLAUDE.md"]) is not None
+    assert client.memory.restore(project, "good", paths=["CLAUDE.md"]) is not None
 
 
-def test_permissions_come_back(face: Any, folder: Path) -> None:
+def test_permissions_come_back(client: Any, folder: Path) -> None:
     (folder / "notes.md").chmod(0o600)
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     (folder / "notes.md").chmod(0o664)
-    done = face.memory.restore(project, "good")
+    done = client.memory.restore(project, "good")
     assert (folder / "notes.md").stat().st_mode & 0o777 == 0o600
-    assert versions(face, project, done.safety)["notes.md"].mode == 0o664
-    face.memory.undo(project)
+    assert versions(client, project, done.safety)["notes.md"].mode == 0o664
+    client.memory.undo(project)
     assert (folder / "notes.md").stat().st_mode & 0o777 == 0o664
 
 
 def test_a_restore_that_dies_between_files_is_taken_back_whole(
-    face: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, {"todo.md": b"- [ ] all\n"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     before = EDITED | {"todo.md": b"not on record yet"}
     write(folder, before)
     with monkeypatch.context() as patched:
         patched.setattr(restores, "replace_file", failing_from_second_on(restores.replace_file))
         with pytest.raises(RestoreRefused, match="disk full"):
-            face.memory.restore(project, "good")
+            client.memory.restore(project, "good")
     assert on_disk(folder) == before | {"CLAUDE.md": GOOD["CLAUDE.md"]}
-    face.memory.undo(project)
+    client.memory.undo(project)
     assert on_disk(folder) == before
-    face.memory.redo(project)
+    client.memory.redo(project)
     assert on_disk(folder) == GOOD | {"todo.md": b"- [ ] all\n"}
 
 
@@ -171,25 +171,25 @@ def failing_from_second_on(replace: Any) -> Any:
     return replace_file
 
 
-def test_a_file_where_a_folder_must_be_is_an_error_that_loses_nothing(face: Any, folder: Path) -> None:
+def test_a_file_where_a_folder_must_be_is_an_error_that_loses_nothing(client: Any, folder: Path) -> None:
     write(folder, {"notes/plan.md": b"the plan"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     (folder / "notes/plan.md").unlink()
     (folder / "notes").rmdir()
     write(folder, {"CLAUDE.md": EDITED["CLAUDE.md"], "notes": b"a file now"})
     before = on_disk(folder)
     with pytest.raises(RestoreRefused, match=r"^cannot write notes/plan\.md: not a directory; move the file"):
-        face.memory.restore(project, "good")
+        client.memory.restore(project, "good")
     assert on_disk(folder)["notes"] == b"a file now"
-    face.memory.undo(project)
+    client.memory.undo(project)
     assert on_disk(folder) == before
 
 
 def test_a_watcher_in_the_middle_of_a_restore_loses_nothing(
-    face: Any, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another client captures before and after every file that is written."""
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     replace = restores.replace_file
     with Atlas.open(dsn) as watcher:
 
@@ -201,49 +201,49 @@ def test_a_watcher_in_the_middle_of_a_restore_loses_nothing(
         monkeypatch.setattr(restores, "replace_file", replace_file)
         watcher.memory.capture(project)
         write(folder, EDITED)
-        done = face.memory.restore(project, "good")
+        done = client.memory.restore(project, "good")
         assert on_disk(folder) == state(watcher, project) == GOOD
-        assert state(face, project, done.safety) == EDITED
-        face.memory.undo(project)
+        assert state(client, project, done.safety) == EDITED
+        client.memory.undo(project)
         assert on_disk(folder) == state(watcher, project) == EDITED
 
 
-def test_edits_after_a_restore_to_long_before_read_back(face: Any, folder: Path) -> None:
+def test_edits_after_a_restore_to_long_before_read_back(client: Any, folder: Path) -> None:
     """The content restored is stored as a delta, and edits of it are deltas of that."""
-    project = new_project(face, folder)
+    project = new_project(client, folder)
     rules = b"".join(b"line %d of the rules\n" % n for n in range(60))
     for n in range(6):
-        face.memory.snapshot(project, "CLAUDE.md", rules + b"%d\n" % n)
-    face.memory.checkpoint(project, "rules")
+        client.memory.snapshot(project, "CLAUDE.md", rules + b"%d\n" % n)
+    client.memory.checkpoint(project, "rules")
     write(folder, {"CLAUDE.md": os.urandom(3000)})
-    face.memory.restore(project, "rules")
+    client.memory.restore(project, "rules")
     write(folder, {"CLAUDE.md": rules + b"edited\n"})
-    assert len(face.memory.capture(project).taken) == 2
-    assert face.memory.read(project, "CLAUDE.md") == rules + b"edited\n"
+    assert len(client.memory.capture(project).taken) == 2
+    assert client.memory.read(project, "CLAUDE.md") == rules + b"edited\n"
 
 
-def test_a_file_written_again_after_a_restore_removed_it_is_captured(face: Any, folder: Path) -> None:
-    project = new_project(face, folder)
-    face.memory.checkpoint(project, "nothing")
-    face.memory.capture(project)
-    face.memory.restore(project, "nothing", delete=True)
+def test_a_file_written_again_after_a_restore_removed_it_is_captured(client: Any, folder: Path) -> None:
+    project = new_project(client, folder)
+    client.memory.checkpoint(project, "nothing")
+    client.memory.capture(project)
+    client.memory.restore(project, "nothing", delete=True)
     write(folder, GOOD)
-    face.memory.capture(project)
-    assert state(face, project) == GOOD
+    client.memory.capture(project)
+    assert state(client, project) == GOOD
 
 
-def test_a_file_whose_name_is_not_utf8_is_restored(face: Any, folder: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_restored(client: Any, folder: Path) -> None:
     name = "notes/caf\udce9.md"
     write(folder, {name: b"one"})
-    project = checkpointed(face, folder)
+    project = checkpointed(client, folder)
     write(folder, {name: b"two"})
-    face.memory.restore(project, "good")
+    client.memory.restore(project, "good")
     assert (folder / name).read_bytes() == b"one"
 
 
-def test_a_plan_of_another_project_is_refused(face: Any, folder: Path, tmp_path: Path) -> None:
-    project = checkpointed(face, folder)
+def test_a_plan_of_another_project_is_refused(client: Any, folder: Path, tmp_path: Path) -> None:
+    project = checkpointed(client, folder)
     write(folder, EDITED)
-    plan = face.memory.plan_restore(project, "good")
+    plan = client.memory.plan_restore(project, "good")
     with pytest.raises(AtlasError):
-        face.memory.restore(new_project(face, tmp_path / "other"), plan)
+        client.memory.restore(new_project(client, tmp_path / "other"), plan)

@@ -1,4 +1,4 @@
-"""Tokens that nobody issued, and the keys that tell them from the others, through both faces."""
+"""Tokens that nobody issued, and the keys that tell them from the others, through both clients."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ NIL = uuid.UUID(int=0)
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com")
 
 
 # Forgeries.
 
 
 @pytest.fixture
-def issued(face: Any, user: User) -> IssuedSession:
-    return face.sessions.issue(user)
+def issued(client: Any, user: User) -> IssuedSession:
+    return client.sessions.issue(user)
 
 
 @pytest.mark.parametrize(
     "name", ["none", "None", "NONE", "", None, "HS384", "HS512", "RS256", "ES256", "EdDSA", "hs256"]
 )
-def test_no_other_algorithm_is_believed(face: Any, issued: IssuedSession, keys: SigningKeys, name: Any) -> None:
+def test_no_other_algorithm_is_believed(client: Any, issued: IssuedSession, keys: SigningKeys, name: Any) -> None:
     secret = keys.secret_of(keys.kid)
     assert secret is not None
     header, payload, signature = issued.token.split(".")
@@ -43,26 +43,26 @@ def test_no_other_algorithm_is_believed(face: Any, issued: IssuedSession, keys: 
     digest = "sha512" if name == "HS512" else "sha384" if name == "HS384" else "sha256"
     signed = forged(issued.token, secret, header={"alg": name}, digest=digest)
     for token in (f"{unsigned}.", f"{unsigned}.{signature}", signed):
-        assert refused(face, token) in ({"algorithm"} if name else {"algorithm", "malformed"})
+        assert refused(client, token) in ({"algorithm"} if name else {"algorithm", "malformed"})
 
 
-def test_another_key_opens_nothing(face: Any, issued: IssuedSession, keys: SigningKeys) -> None:
+def test_another_key_opens_nothing(client: Any, issued: IssuedSession, keys: SigningKeys) -> None:
     stranger = b"k" * 32
-    assert refused(face, forged(issued.token, stranger)) == "signature"
-    assert refused(face, forged(issued.token, stranger, header={"kid": SigningKeys(stranger).kid})) == "unknown key"
+    assert refused(client, forged(issued.token, stranger)) == "signature"
+    assert refused(client, forged(issued.token, stranger, header={"kid": SigningKeys(stranger).kid})) == "unknown key"
     for kid in ("", "../../dev/null", "0' OR 1=1", keys.kid.upper(), "\0"):
-        assert refused(face, forged(issued.token, stranger, header={"kid": kid})) == "unknown key"
+        assert refused(client, forged(issued.token, stranger, header={"kid": kid})) == "unknown key"
     for kid in (None, 5, ["x"], {}):
-        assert refused(face, forged(issued.token, stranger, header={"kid": kid})) in {"unknown key", "malformed"}
+        assert refused(client, forged(issued.token, stranger, header={"kid": kid})) in {"unknown key", "malformed"}
     # Keys that a token brings along, or says where to fetch, are nobody's.
     jwk = {"kty": "oct", "k": base64.urlsafe_b64encode(stranger).decode()}
     for extra in ({"jwk": jwk}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example"}):
-        assert refused(face, forged(issued.token, stranger, header=extra)) == "signature"
+        assert refused(client, forged(issued.token, stranger, header=extra)) == "signature"
 
 
-def test_altered_claims_open_nothing(face: Any, issued: IssuedSession) -> None:
-    other = face.users.create("bob@example.com")
-    theirs = face.sessions.issue(other)
+def test_altered_claims_open_nothing(client: Any, issued: IssuedSession) -> None:
+    other = client.users.create("bob@example.com")
+    theirs = client.sessions.issue(other)
     header, payload, signature = issued.token.split(".")
     claims = unpacked(issued.token)[1]
     for change in (
@@ -71,17 +71,17 @@ def test_altered_claims_open_nothing(face: Any, issued: IssuedSession) -> None:
         {"exp": claims["exp"] + 1},
         {"admin": True},
     ):
-        assert refused(face, f"{header}.{part(claims | change)}.{signature}") == "signature"
+        assert refused(client, f"{header}.{part(claims | change)}.{signature}") == "signature"
     # The parts of two right tokens make no third one.
-    assert refused(face, f"{header}.{theirs.token.split('.')[1]}.{signature}") == "signature"
-    assert refused(face, f"{header}.{payload}.{theirs.token.split('.')[2]}") == "signature"
+    assert refused(client, f"{header}.{theirs.token.split('.')[1]}.{signature}") == "signature"
+    assert refused(client, f"{header}.{payload}.{theirs.token.split('.')[2]}") == "signature"
 
 
-def test_a_signing_key_alone_makes_no_session(face: Any, issued: IssuedSession, keys: SigningKeys) -> None:
+def test_a_signing_key_alone_makes_no_session(client: Any, issued: IssuedSession, keys: SigningKeys) -> None:
     """Who stole a key can sign what was never issued; the database knows better."""
     secret = keys.secret_of(keys.kid)
     assert secret is not None
-    bob = face.users.create("bob@example.com")
+    bob = client.users.create("bob@example.com")
     for changes in (
         {"sub": str(bob.id)},
         {"jti": str(uuid.uuid4())},
@@ -90,7 +90,7 @@ def test_a_signing_key_alone_makes_no_session(face: Any, issued: IssuedSession, 
         {"sub": str(NIL), "jti": str(NIL)},
         {"role": "admin"},
     ):
-        assert refused(face, forged(issued.token, secret, **changes)) == "unknown session"
+        assert refused(client, forged(issued.token, secret, **changes)) == "unknown session"
     for changes in (
         {"sub": "ada@example.com"},
         {"sub": None},
@@ -103,16 +103,16 @@ def test_a_signing_key_alone_makes_no_session(face: Any, issued: IssuedSession, 
         {"exp": None},
         {"exp": 1e400},
     ):
-        assert refused(face, forged(issued.token, secret, **changes)) == "malformed"
+        assert refused(client, forged(issued.token, secret, **changes)) == "malformed"
     # A JWT of another kind that the same key signed.
-    assert refused(face, forged(issued.token, secret, header={"typ": "JWT"})) == "algorithm"
-    assert refused(face, forged(issued.token, secret, header={"crit": ["x"], "x": 1})) == "malformed"
+    assert refused(client, forged(issued.token, secret, header={"typ": "JWT"})) == "algorithm"
+    assert refused(client, forged(issued.token, secret, header={"crit": ["x"], "x": 1})) == "malformed"
     # Spelt in another way the signature is right, and the token is not the one that was issued.
-    assert refused(face, issued.token + "=") in {"malformed", "unknown session"}
-    assert face.sessions.verify(issued.token) == issued.session
+    assert refused(client, issued.token + "=") in {"malformed", "unknown session"}
+    assert client.sessions.verify(issued.token) == issued.session
 
 
-def test_whatever_is_no_token_is_refused(face: Any, issued: IssuedSession) -> None:
+def test_whatever_is_no_token_is_refused(client: Any, issued: IssuedSession) -> None:
     token = issued.token
     odd: list[Any] = [
         *("", ".", "..", "...", "a.b.c", "null", "{}", "Bearer " + token, token + ".x", token + "\n", " " + token),
@@ -121,10 +121,12 @@ def test_whatever_is_no_token_is_refused(face: Any, issued: IssuedSession) -> No
         *(token.replace(".", "\0", 1), "é" + token, "\ud800.x.y", "[" * 2000, "." * 2000),
     ]
     for one in odd:
-        assert refused(face, one) in {"malformed", "signature"}, one
+        assert refused(client, one) in {"malformed", "signature"}, one
 
 
-def test_a_huge_token_is_refused_before_anything_is_decoded(face: Any, issued: IssuedSession, monkeypatch: Any) -> None:
+def test_a_huge_token_is_refused_before_anything_is_decoded(
+    client: Any, issued: IssuedSession, monkeypatch: Any
+) -> None:
     import jwt
 
     def never(*args: Any, **kwargs: Any) -> None:
@@ -134,7 +136,7 @@ def test_a_huge_token_is_refused_before_anything_is_decoded(face: Any, issued: I
         monkeypatch.setattr(jwt, name, never)
     header, payload, signature = issued.token.split(".")
     for one in ("x" * 50_000_000, f"{header}.{'A' * 3000}.{signature}", f"{header}.{payload}.{'A' * 3000}"):
-        assert refused(face, one) == "malformed"
+        assert refused(client, one) == "malformed"
 
 
 # Keys.
@@ -169,16 +171,18 @@ def test_the_newest_key_signs_and_all_of_them_verify(clients: Any) -> None:
     assert new.sessions.revoke(before.token).id == before.session.id
 
 
-def test_keys_rotate_under_a_running_client(face: Any, user: User, keys: SigningKeys, tmp_path: Path, dsn: str) -> None:
-    before = face.sessions.issue(user)
+def test_keys_rotate_under_a_running_client(
+    client: Any, user: User, keys: SigningKeys, tmp_path: Path, dsn: str
+) -> None:
+    before = client.sessions.issue(user)
     rotated = keys.rotated()
     rotated.write(tmp_path / "keys")
     with Atlas.open(dsn) as elsewhere:
         after = elsewhere.sessions.issue(user)
     assert unpacked(after.token)[0]["kid"] == rotated.kid
-    assert face.sessions.verify(after.token) == after.session, "an unknown key is looked for at once"
-    assert face.sessions.verify(before.token) == before.session
-    assert unpacked(face.sessions.issue(user).token)[0]["kid"] == rotated.kid
+    assert client.sessions.verify(after.token) == after.session, "an unknown key is looked for at once"
+    assert client.sessions.verify(before.token) == before.session
+    assert unpacked(client.sessions.issue(user).token)[0]["kid"] == rotated.kid
 
 
 def test_a_server_by_dsn_has_no_keys_of_its_own(dsn: str, monkeypatch: Any) -> None:

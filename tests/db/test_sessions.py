@@ -1,4 +1,4 @@
-"""Session tokens: what they open, what forgeries open, and how they end, through both faces."""
+"""Session tokens: what they open, what forgeries open, and how they end, through both clients."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ NIL = uuid.UUID(int=0)
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com")
 
 
 @pytest.fixture
-def issued(face: Any, user: User) -> IssuedSession:
-    return face.sessions.issue(user)
+def issued(client: Any, user: User) -> IssuedSession:
+    return client.sessions.issue(user)
 
 
 # What a token is.
 
 
-def test_a_token_opens_its_session(face: Any, user: User) -> None:
+def test_a_token_opens_its_session(client: Any, user: User) -> None:
     before = datetime.now(UTC)
-    issued = face.sessions.issue(user, ip="203.0.113.9", user_agent="Firefox")
-    session = face.sessions.verify(issued.token)
+    issued = client.sessions.issue(user, ip="203.0.113.9", user_agent="Firefox")
+    session = client.sessions.verify(issued.token)
     assert session == issued.session
     assert (session.user_id, session.ip, session.user_agent, session.is_active) == (
         *(user.id, "203.0.113.9", "Firefox"),
@@ -46,8 +46,8 @@ def test_a_token_opens_its_session(face: Any, user: User) -> None:
     assert timedelta(days=30) <= session.expires_at - before < timedelta(days=30, minutes=5)
 
 
-def test_a_token_carries_ids_times_and_the_name_of_its_key(face: Any, user: User, keys: SigningKeys) -> None:
-    issued = face.sessions.issue(user, ttl=timedelta(hours=1))
+def test_a_token_carries_ids_times_and_the_name_of_its_key(client: Any, user: User, keys: SigningKeys) -> None:
+    issued = client.sessions.issue(user, ttl=timedelta(hours=1))
     header, payload = unpacked(issued.token)
     assert header == {"alg": "HS256", "kid": keys.kid, "typ": "atlas-session+jwt"}
     assert payload.keys() == {"sub", "jti", "iat", "exp"}
@@ -57,8 +57,8 @@ def test_a_token_carries_ids_times_and_the_name_of_its_key(face: Any, user: User
     assert len(issued.token) < 400
 
 
-def test_only_the_hash_of_a_token_is_stored(face: Any, user: User, migrated: Any) -> None:
-    issued = face.sessions.issue(user)
+def test_only_the_hash_of_a_token_is_stored(client: Any, user: User, migrated: Any) -> None:
+    issued = client.sessions.issue(user)
     ((stored,),) = migrated.execute("SELECT token_hash FROM sessions").fetchall()
     assert stored == hashlib.sha256(issued.token.encode()).digest()
     for table in ("sessions", "events", "users"):
@@ -66,28 +66,28 @@ def test_only_the_hash_of_a_token_is_stored(face: Any, user: User, migrated: Any
         assert not any(issued.token.rsplit(".", 1)[1] in row for (row,) in rows)
 
 
-def test_every_sign_in_has_a_token_of_its_own(face: Any, user: User) -> None:
-    issued = [face.sessions.issue(user) for _ in range(3)]
+def test_every_sign_in_has_a_token_of_its_own(client: Any, user: User) -> None:
+    issued = [client.sessions.issue(user) for _ in range(3)]
     assert len({one.token for one in issued} | {one.session.id for one in issued}) == 6
-    assert [face.sessions.verify(one.token) for one in issued] == [one.session for one in issued]
+    assert [client.sessions.verify(one.token) for one in issued] == [one.session for one in issued]
 
 
 @pytest.mark.parametrize("ttl", [timedelta(), timedelta(milliseconds=999), timedelta(days=-1), timedelta(days=401)])
-def test_a_session_lasts_from_a_second_to_four_hundred_days(face: Any, user: User, ttl: timedelta) -> None:
+def test_a_session_lasts_from_a_second_to_four_hundred_days(client: Any, user: User, ttl: timedelta) -> None:
     with pytest.raises(InvalidInput) as failure:
-        face.sessions.issue(user, ttl=ttl)
+        client.sessions.issue(user, ttl=ttl)
     assert failure.value.field == "ttl"
     for allowed in (timedelta(seconds=1), timedelta(days=400)):
-        assert face.sessions.issue(user, ttl=allowed).session.is_active
+        assert client.sessions.issue(user, ttl=allowed).session.is_active
 
 
-def test_what_a_client_says_of_itself_is_made_to_fit(face: Any, user: User) -> None:
-    odd = face.sessions.issue(user, ip="fe80::1%eth0", user_agent="x\0\ud800" + "y" * 5000).session
+def test_what_a_client_says_of_itself_is_made_to_fit(client: Any, user: User) -> None:
+    odd = client.sessions.issue(user, ip="fe80::1%eth0", user_agent="x\0\ud800" + "y" * 5000).session
     assert odd.ip == "fe80::1"
     assert odd.user_agent is not None
     assert len(odd.user_agent) == 1024
     with pytest.raises(InvalidInput) as failure:
-        face.sessions.issue(user, ip="localhost")
+        client.sessions.issue(user, ip="localhost")
     assert failure.value.field == "ip"
 
 
@@ -102,84 +102,84 @@ def test_a_request_says_where_its_session_comes_from(dsn: str, migrated: Any) ->
         assert told.fetchall() == [("203.0.113.9", "Firefox"), ("198.51.100.7", "Firefox")]
 
 
-def test_a_user_who_is_gone_gets_no_session(face: Any, user: User) -> None:
-    face.users.delete(user)
+def test_a_user_who_is_gone_gets_no_session(client: Any, user: User) -> None:
+    client.users.delete(user)
     with pytest.raises(NotFound):
-        face.sessions.issue(user)
+        client.sessions.issue(user)
 
 
 # The end of a session.
 
 
-def test_an_expired_session_opens_nothing(face: Any, user: User, issued: IssuedSession, migrated: Any) -> None:
+def test_an_expired_session_opens_nothing(client: Any, user: User, issued: IssuedSession, migrated: Any) -> None:
     end = "UPDATE sessions SET created_at = now() - interval '2 days', expires_at = now() - interval '1 millisecond'"
     migrated.execute(end)
-    assert refused(face, issued.token) == "expired"
-    assert face.sessions.list(user) == []
-    assert not face.sessions.touch(issued.session)
+    assert refused(client, issued.token) == "expired"
+    assert client.sessions.list(user) == []
+    assert not client.sessions.touch(issued.session)
 
 
 def test_a_token_expires_when_it_says_so_whatever_the_row_says(
-    face: Any, issued: IssuedSession, keys: SigningKeys, migrated: Any
+    client: Any, issued: IssuedSession, keys: SigningKeys, migrated: Any
 ) -> None:
     secret = keys.secret_of(keys.kid)
     assert secret is not None
     old = forged(issued.token, secret, exp=int(datetime.now(UTC).timestamp()) - 1)
     migrated.execute("ALTER TABLE sessions DISABLE TRIGGER USER")
     migrated.execute("UPDATE sessions SET token_hash = %s", [hashlib.sha256(old.encode()).digest()])
-    assert refused(face, old) == "expired"
+    assert refused(client, old) == "expired"
 
 
-def test_a_short_session_ends_by_itself(face: Any, user: User, migrated: Any) -> None:
-    issued = face.sessions.issue(user, ttl=timedelta(seconds=1))
-    assert face.sessions.verify(issued.token) == issued.session
+def test_a_short_session_ends_by_itself(client: Any, user: User, migrated: Any) -> None:
+    issued = client.sessions.issue(user, ttl=timedelta(seconds=1))
+    assert client.sessions.verify(issued.token) == issued.session
     migrated.execute("SELECT pg_sleep_until(%s)", [issued.session.expires_at])
-    assert refused(face, issued.token) == "expired"
+    assert refused(client, issued.token) == "expired"
 
 
-def test_revocation_is_immediate_and_final(face: Any, user: User, dsn: str, migrated: Any) -> None:
-    issued, other = face.sessions.issue(user), face.sessions.issue(user)
+def test_revocation_is_immediate_and_final(client: Any, user: User, dsn: str, migrated: Any) -> None:
+    issued, other = client.sessions.issue(user), client.sessions.issue(user)
     with Atlas.open(dsn) as elsewhere:
         assert elsewhere.sessions.verify(issued.token) == issued.session
-        ended = face.sessions.revoke(issued.session)
+        ended = client.sessions.revoke(issued.session)
         assert (ended.id, ended.is_active) == (issued.session.id, False)
         with pytest.raises(InvalidToken) as failure:
             elsewhere.sessions.verify(issued.token)
         assert failure.value.reason == "revoked"
-    assert refused(face, issued.token) == "revoked"
-    assert face.sessions.revoke(issued.session) is face.sessions.revoke(issued.token) is None
-    assert not face.sessions.touch(issued.session)
-    assert face.sessions.verify(other.token) == other.session
-    assert face.sessions.list(user) == [other.session]
+    assert refused(client, issued.token) == "revoked"
+    assert client.sessions.revoke(issued.session) is client.sessions.revoke(issued.token) is None
+    assert not client.sessions.touch(issued.session)
+    assert client.sessions.verify(other.token) == other.session
+    assert client.sessions.list(user) == [other.session]
     told = migrated.execute("SELECT meta->>'session' FROM events WHERE type = 'session.revoked'").fetchall()
     assert told == [(str(issued.session.id),)]
 
 
-def test_a_session_is_revoked_by_its_token(face: Any, user: User, keys: SigningKeys, migrated: Any) -> None:
-    issued = face.sessions.issue(user)
+def test_a_session_is_revoked_by_its_token(client: Any, user: User, keys: SigningKeys, migrated: Any) -> None:
+    issued = client.sessions.issue(user)
     secret = keys.secret_of(keys.kid)
     assert secret is not None
     with pytest.raises(InvalidToken):
-        face.sessions.revoke(forged(issued.token, b"k" * 32))
+        client.sessions.revoke(forged(issued.token, b"k" * 32))
     with pytest.raises(InvalidToken):
-        face.sessions.revoke("x")
+        client.sessions.revoke("x")
     # Signed, but not the token of that session.
-    assert face.sessions.revoke(forged(issued.token, secret, iat=0)) is None
-    assert face.sessions.verify(issued.token) == issued.session
-    assert face.sessions.revoke(issued.token).id == issued.session.id
-    assert refused(face, issued.token) == "revoked"
+    assert client.sessions.revoke(forged(issued.token, secret, iat=0)) is None
+    assert client.sessions.verify(issued.token) == issued.session
+    assert client.sessions.revoke(issued.token).id == issued.session.id
+    assert refused(client, issued.token) == "revoked"
 
 
-def test_all_sessions_of_a_user_are_revoked_but_one(face: Any, user: User, migrated: Any) -> None:
-    bob = face.users.create("bob@example.com")
-    theirs = face.sessions.issue(bob)
-    issued = [face.sessions.issue(user) for _ in range(4)]
-    assert face.sessions.revoke_all(user, except_session=issued[1].session) == 3
-    assert face.sessions.list(user) == [issued[1].session]
-    assert face.sessions.revoke_all(user, except_session=issued[1].session) == 0
-    assert face.sessions.revoke_all(user, except_session=theirs.session) == 1
-    assert [refused(face, one.token) for one in issued] == ["revoked"] * 4
-    assert face.sessions.verify(theirs.token) == theirs.session
+def test_all_sessions_of_a_user_are_revoked_but_one(client: Any, user: User, migrated: Any) -> None:
+    bob = client.users.create("bob@example.com")
+    theirs = client.sessions.issue(bob)
+    issued = [client.sessions.issue(user) for _ in range(4)]
+    assert client.sessions.revoke_all(user, except_session=issued[1].session) == 3
+    assert client.sessions.list(user) == [issued[1].session]
+    assert client.sessions.revoke_all(user, except_session=issued[1].session) == 0
+    assert client.sessions.revoke_all(user, except_session=theirs.session) == 1
+    assert [refused(client, one.token) for one in issued] == ["revoked"] * 4
+    assert client.sessions.verify(theirs.token) == theirs.session
     told = migrated.execute("SELECT meta->'sessions', meta->>'kept' FROM events WHERE type = 'session.all_revoked'")
     assert told.fetchall() == [(3, str(issued[1].session.id)), (1, str(theirs.session.id))]
 
@@ -225,67 +225,67 @@ def test_revoking_all_at_once_counts_each_session_once_on_asyncio(dsn: str) -> N
         "user_id = %(other)s",
     ],
 )
-def test_the_database_lets_no_session_come_back(face: Any, user: User, migrated: Any, change: str) -> None:
-    issued = face.sessions.issue(user)
-    other = face.users.create("bob@example.com").id
-    face.sessions.revoke(issued.session)
+def test_the_database_lets_no_session_come_back(client: Any, user: User, migrated: Any, change: str) -> None:
+    issued = client.sessions.issue(user)
+    other = client.users.create("bob@example.com").id
+    client.sessions.revoke(issued.session)
     with pytest.raises(psycopg.Error, match=f"the session {issued.session.id} is revoked: it cannot become") as failure:
         migrated.execute(f"UPDATE sessions SET {change}", {"other": other})
     assert failure.value.sqlstate == "23T01"
     migrated.execute("UPDATE sessions SET last_seen_at = now(), expires_at = created_at + interval '1 second'")
-    assert refused(face, issued.token) == "revoked"
+    assert refused(client, issued.token) == "revoked"
 
 
 # Use and upkeep.
 
 
-def test_the_last_use_is_written_once_a_minute(face: Any, issued: IssuedSession, migrated: Any) -> None:
+def test_the_last_use_is_written_once_a_minute(client: Any, issued: IssuedSession, migrated: Any) -> None:
     def row() -> tuple[Any, ...]:
         return migrated.execute("SELECT xmin::text, last_seen_at FROM sessions").fetchone()
 
     before = row()
-    assert not face.sessions.touch(issued.session)
+    assert not client.sessions.touch(issued.session)
     assert row() == before
     migrated.execute("UPDATE sessions SET last_seen_at = last_seen_at - interval '59 seconds'")
-    assert not face.sessions.touch(issued.session)
+    assert not client.sessions.touch(issued.session)
     migrated.execute("UPDATE sessions SET last_seen_at = last_seen_at - interval '1 second'")
-    assert face.sessions.touch(issued.session)
-    assert not face.sessions.touch(issued.session)
-    seen = face.sessions.verify(issued.token).last_seen_at
+    assert client.sessions.touch(issued.session)
+    assert not client.sessions.touch(issued.session)
+    seen = client.sessions.verify(issued.token).last_seen_at
     assert seen == row()[1] >= before[1]
 
 
-def test_sessions_are_listed_newest_first(face: Any, user: User) -> None:
-    issued = [face.sessions.issue(user).session for _ in range(3)]
-    face.sessions.issue(face.users.create("bob@example.com"))
-    assert face.sessions.list(user) == issued[::-1]
-    assert face.sessions.list(user, limit=2) == [issued[2], issued[1]]
+def test_sessions_are_listed_newest_first(client: Any, user: User) -> None:
+    issued = [client.sessions.issue(user).session for _ in range(3)]
+    client.sessions.issue(client.users.create("bob@example.com"))
+    assert client.sessions.list(user) == issued[::-1]
+    assert client.sessions.list(user, limit=2) == [issued[2], issued[1]]
     with pytest.raises(InvalidInput):
-        face.sessions.list(user, limit=0)
+        client.sessions.list(user, limit=0)
 
 
-def test_expired_sessions_are_purged_in_batches(face: Any, user: User, migrated: Any) -> None:
-    bob = face.users.create("bob@example.com")
-    issued = [face.sessions.issue(who) for who in (user, bob) for _ in range(4)]
+def test_expired_sessions_are_purged_in_batches(client: Any, user: User, migrated: Any) -> None:
+    bob = client.users.create("bob@example.com")
+    issued = [client.sessions.issue(who) for who in (user, bob) for _ in range(4)]
     kept = issued[3], issued[7]
     expire = """UPDATE sessions SET created_at = now() - interval '2 days', expires_at = now() - interval '1 day'
                 WHERE id <> ALL(%s)"""
     migrated.execute(expire, [[one.session.id for one in kept]])
     # A revoked one stays until it expires: it is on record, and refused as it is.
-    face.sessions.revoke(kept[1].session)
-    assert face.sessions.purge_expired(limit=4) == 6
-    assert face.sessions.purge_expired() == 0
+    client.sessions.revoke(kept[1].session)
+    assert client.sessions.purge_expired(limit=4) == 6
+    assert client.sessions.purge_expired() == 0
     left = {found for (found,) in migrated.execute("SELECT id FROM sessions").fetchall()}
     assert left == {one.session.id for one in kept}
-    assert face.sessions.verify(kept[0].token) == kept[0].session
-    assert refused(face, issued[0].token) == "unknown session"
+    assert client.sessions.verify(kept[0].token) == kept[0].session
+    assert refused(client, issued[0].token) == "unknown session"
     told = migrated.execute(
         "SELECT user_id, type, meta->'removed' FROM events WHERE type ~ 'maintenance|purged' ORDER BY id"
     )
     # One job, one name, whoever does it.
     assert told.fetchall() == [(NIL, "maintenance.sessions", 6), (NIL, "maintenance.sessions", 0)]
     with pytest.raises(InvalidInput):
-        face.sessions.purge_expired(limit=0)
+        client.sessions.purge_expired(limit=0)
 
 
 def test_many_may_purge_at_once(dsn: str, migrated: Any) -> None:

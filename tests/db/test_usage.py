@@ -16,13 +16,13 @@ Row = tuple[Any, ...]
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com", plan="enterprise")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com", plan="enterprise")
 
 
 @pytest.fixture
-def project(face: Any, user: User) -> Project:
-    return face.projects.create(user, path="/srv/app")
+def project(client: Any, user: User) -> Project:
+    return client.projects.create(user, path="/srv/app")
 
 
 def at(dsn: str, entry_id: UUID, moment: datetime) -> None:
@@ -30,8 +30,8 @@ def at(dsn: str, entry_id: UUID, moment: datetime) -> None:
         raw.execute("UPDATE usage_ledger SET created_at = %s WHERE id = %s", (moment, entry_id))
 
 
-def test_an_entry_is_kept_exactly_and_counts_against_no_limit(face: Any, user: User, project: Project) -> None:
-    entry = face.usage.log(
+def test_an_entry_is_kept_exactly_and_counts_against_no_limit(client: Any, user: User, project: Project) -> None:
+    entry = client.usage.log(
         user,
         kind="container_minutes",
         amount="0.333333",
@@ -45,22 +45,22 @@ def test_an_entry_is_kept_exactly_and_counts_against_no_limit(face: Any, user: U
         Decimal("0.000000001"),
     )
     assert (entry.project_id, entry.meta, entry.user_id) == (project.id, {"container": "c1"}, user.id)
-    face.usage.log(user, kind="tokens", amount=1500, cost=Decimal("0.03"))
-    usage = face.quotas.usage(user)
+    client.usage.log(user, kind="tokens", amount=1500, cost=Decimal("0.03"))
+    usage = client.quotas.usage(user)
     assert (usage.tokens_used, usage.cost_used) == (0, 0)
-    assert face.quotas.verify(user).balanced
+    assert client.quotas.verify(user).balanced
 
 
-def test_an_id_makes_an_entry_once(face: Any, user: User) -> None:
+def test_an_id_makes_an_entry_once(client: Any, user: User) -> None:
     key = uuid4()
-    first = face.usage.log(user, kind="minutes", amount="2.5", cost="0.1", usage_id=key)
+    first = client.usage.log(user, kind="minutes", amount="2.5", cost="0.1", usage_id=key)
     assert first.id == key
-    assert face.usage.log(user, kind="minutes", amount=Decimal("2.50"), cost="0.10", usage_id=key) == first
+    assert client.usage.log(user, kind="minutes", amount=Decimal("2.50"), cost="0.10", usage_id=key) == first
     for other in ({"amount": 3}, {"kind": "hours"}, {"cost": "0.2"}):
         with pytest.raises(AlreadyExists) as refusal:
-            face.usage.log(user, **{"kind": "minutes", "amount": "2.5", "cost": "0.1", "usage_id": key, **other})
+            client.usage.log(user, **{"kind": "minutes", "amount": "2.5", "cost": "0.1", "usage_id": key, **other})
         assert refusal.value.name == str(key)
-    (total,) = face.usage.totals(user)
+    (total,) = client.usage.totals(user)
     assert (total.entries, total.amount, total.cost) == (1, Decimal("2.5"), Decimal("0.1"))
 
 
@@ -88,47 +88,47 @@ def test_an_id_makes_an_entry_once(face: Any, user: User) -> None:
         ({"meta": [1]}, "meta"),
     ],
 )
-def test_bad_input_is_named(face: Any, user: User, bad: dict[str, Any], field: str) -> None:
+def test_bad_input_is_named(client: Any, user: User, bad: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as failure:
-        face.usage.log(user, **{"kind": "minutes", "amount": 1, **bad})
+        client.usage.log(user, **{"kind": "minutes", "amount": 1, **bad})
     assert failure.value.field == field
 
 
-def test_a_project_of_another_user_is_refused(face: Any, project: Project) -> None:
-    eve = face.users.create("eve@example.com")
+def test_a_project_of_another_user_is_refused(client: Any, project: Project) -> None:
+    eve = client.users.create("eve@example.com")
     with pytest.raises(InvalidInput, match="belongs to another user"):
-        face.usage.log(eve, kind="minutes", amount=1, project=project)
+        client.usage.log(eve, kind="minutes", amount=1, project=project)
 
 
-def test_nobody_has_no_ledger(face: Any, user: User, dsn: str) -> None:
+def test_nobody_has_no_ledger(client: Any, user: User, dsn: str) -> None:
     with psycopg.connect(dsn) as raw:
         raw.execute("DELETE FROM users")
     with pytest.raises(NotFound):
-        face.usage.log(user, kind="minutes", amount=1)
-    assert face.usage.totals(user) == []
+        client.usage.log(user, kind="minutes", amount=1)
+    assert client.usage.totals(user) == []
 
 
-def test_sums_are_exact_and_corrections_subtract(face: Any, user: User) -> None:
+def test_sums_are_exact_and_corrections_subtract(client: Any, user: User) -> None:
     for _ in range(10):
-        face.usage.log(user, kind="minutes", amount="0.1", cost="0.1")
-    face.usage.log(user, kind="minutes", amount="-0.3", cost="-0.000000001")
-    (total,) = face.usage.totals(user)
+        client.usage.log(user, kind="minutes", amount="0.1", cost="0.1")
+    client.usage.log(user, kind="minutes", amount="-0.3", cost="-0.000000001")
+    (total,) = client.usage.totals(user)
     assert (total.amount, total.cost) == (Decimal("0.7"), Decimal("0.999999999"))
 
 
-def test_what_does_not_fit_a_column_is_rounded_half_up(face: Any, user: User) -> None:
-    entry = face.usage.log(user, kind="minutes", amount=Decimal(1) / 3, cost="0.0000000005")
+def test_what_does_not_fit_a_column_is_rounded_half_up(client: Any, user: User) -> None:
+    entry = client.usage.log(user, kind="minutes", amount=Decimal(1) / 3, cost="0.0000000005")
     assert (entry.amount, entry.cost) == (Decimal("0.333333"), Decimal("0.000000001"))
 
 
-def test_the_decimal_context_of_the_caller_changes_nothing(face: Any, user: User) -> None:
+def test_the_decimal_context_of_the_caller_changes_nothing(client: Any, user: User) -> None:
     with localcontext(prec=3, rounding=ROUND_DOWN):
-        entry = face.usage.log(user, kind="minutes", amount="-99999999999999.9999994", cost="12345678901.0000000005")
+        entry = client.usage.log(user, kind="minutes", amount="-99999999999999.9999994", cost="12345678901.0000000005")
     assert (entry.amount, entry.cost) == (Decimal("-99999999999999.999999"), Decimal("12345678901.000000001"))
 
 
-def test_days_are_those_of_the_users_time_zone(face: Any, user: User, dsn: str) -> None:
-    face.quotas.set_time_zone(user, "America/New_York")
+def test_days_are_those_of_the_users_time_zone(client: Any, user: User, dsn: str) -> None:
+    client.quotas.set_time_zone(user, "America/New_York")
     # New York is 5 hours behind, and 4 from 03:00 on 8 March 2026.
     moments = {
         datetime(2026, 3, 8, 4, 59, tzinfo=UTC): date(2026, 3, 7),
@@ -137,22 +137,22 @@ def test_days_are_those_of_the_users_time_zone(face: Any, user: User, dsn: str) 
         datetime(2026, 3, 9, 4, 0, tzinfo=UTC): date(2026, 3, 9),
     }
     for moment in moments:
-        at(dsn, face.usage.log(user, kind="minutes", amount=1).id, moment)
-    found = [(total.day, total.entries) for total in face.usage.totals(user, by="day")]
+        at(dsn, client.usage.log(user, kind="minutes", amount=1).id, moment)
+    found = [(total.day, total.entries) for total in client.usage.totals(user, by="day")]
     assert found == [(date(2026, 3, 7), 1), (date(2026, 3, 8), 2), (date(2026, 3, 9), 1)]
     second, third = list(moments)[1:3]
-    part = face.usage.totals(user, by="day", since=second, until=third)
+    part = client.usage.totals(user, by="day", since=second, until=third)
     assert [(total.day, total.entries) for total in part] == [(date(2026, 3, 8), 1)]
 
 
-def test_sums_by_kind_model_project_and_several(face: Any, user: User, project: Project, dsn: str) -> None:
-    face.usage.log(user, kind="tokens", amount=100, cost="0.01", meta={"model": "opus"}, project=project)
-    face.usage.log(user, kind="tokens", amount=50, cost="0.02", meta={"model": "sonnet", "project": "label"})
-    old = face.usage.log(user, kind="minutes", amount=7, cost="0.03")
+def test_sums_by_kind_model_project_and_several(client: Any, user: User, project: Project, dsn: str) -> None:
+    client.usage.log(user, kind="tokens", amount=100, cost="0.01", meta={"model": "opus"}, project=project)
+    client.usage.log(user, kind="tokens", amount=50, cost="0.02", meta={"model": "sonnet", "project": "label"})
+    old = client.usage.log(user, kind="minutes", amount=7, cost="0.03")
     at(dsn, old.id, old.created_at - timedelta(days=3))
 
     def rows(*names: str, **ask: Any) -> set[Row]:
-        totals = face.usage.totals(user, **ask)
+        totals = client.usage.totals(user, **ask)
         return {tuple(getattr(total, name) for name in names) for total in totals}
 
     assert rows("kind", "amount", "cost") == {
@@ -166,38 +166,38 @@ def test_sums_by_kind_model_project_and_several(face: Any, user: User, project: 
     }
     assert rows("project", "amount", by="project") == {(str(project.id), 100), ("label", 50), (None, 7)}
     assert rows("day", "model", "project", by="kind") == {(None, None, None)}
-    assert len(face.usage.totals(user, by=("day", "model"))) == 3
-    days = [total.day for total in face.usage.totals(user, by=["day", "kind"])]
+    assert len(client.usage.totals(user, by=("day", "model"))) == 3
+    days = [total.day for total in client.usage.totals(user, by=["day", "kind"])]
     assert days == sorted(days)
     assert len(set(days)) == 2
 
 
-def test_a_sum_asks_for_what_is_known(face: Any, user: User) -> None:
+def test_a_sum_asks_for_what_is_known(client: Any, user: User) -> None:
     with pytest.raises(InvalidInput) as failure:
-        face.usage.totals(user, by="month")
+        client.usage.totals(user, by="month")
     assert failure.value.field == "by"
     for field in ("since", "until"):
         with pytest.raises(InvalidInput) as failure:
-            face.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # what is refused
+            client.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # what is refused
         assert failure.value.field == field
 
 
-def test_tokens_are_what_the_quotas_count(face: Any, user: User, dsn: str) -> None:
+def test_tokens_are_what_the_quotas_count(client: Any, user: User, dsn: str) -> None:
     def hold(**more: Any) -> UUID:
-        return face.quotas.reserve(user, tokens=1000, cost="0.5", meta={"model": "opus"}, **more).id
+        return client.quotas.reserve(user, tokens=1000, cost="0.5", meta={"model": "opus"}, **more).id
 
-    face.quotas.settle(user, hold(), tokens=300, cost="0.1")
-    face.quotas.release(user, hold())
+    client.quotas.settle(user, hold(), tokens=300, cost="0.1")
+    client.quotas.release(user, hold())
     expired = hold()
     with psycopg.connect(dsn) as raw:
         raw.execute("UPDATE quota_reservations SET expires_at = now() - interval '1 second'")
     # A refusal is what makes expired promises count.
-    face.quotas.set_limits(user, tokens=1300)
+    client.quotas.set_limits(user, tokens=1300)
     with pytest.raises(Exception, match="tokens"):
-        face.quotas.reserve(user, tokens=5000)
-    face.quotas.settle(user, expired, tokens=200, cost="0.2")
-    (total,) = face.usage.totals(user, by="model")
-    usage = face.quotas.usage(user)
+        client.quotas.reserve(user, tokens=5000)
+    client.quotas.settle(user, expired, tokens=200, cost="0.2")
+    (total,) = client.usage.totals(user, by="model")
+    usage = client.quotas.usage(user)
     assert (total.kind, total.model) == ("tokens", "opus")
     assert (total.amount, total.cost) == (usage.tokens_used, usage.cost_used) == (500, Decimal("0.3"))
     # Settled; expired and corrected. What was released used nothing.

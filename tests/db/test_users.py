@@ -30,63 +30,63 @@ def events_of(connection: psycopg.Connection[Any], user_id: object) -> list[tupl
 # The account itself.
 
 
-def test_an_address_is_verified_once(face: Any, migrated: Any) -> None:
-    user = face.users.create("ada@example.com")
-    verified = face.users.verify_email(user)
+def test_an_address_is_verified_once(client: Any, migrated: Any) -> None:
+    user = client.users.create("ada@example.com")
+    verified = client.users.verify_email(user)
     assert (verified.id, verified.email_verified) == (user.id, True)
-    assert face.users.verify_email(user) == verified
+    assert client.users.verify_email(user) == verified
     assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", "user.email_verified"]
     migrated.execute("UPDATE users SET email = 'new@example.com', email_verified = false WHERE id = %s", [user.id])
     with pytest.raises(NotFound, match="another address"):
-        face.users.verify_email(user)
-    assert not face.users.get(user.id).email_verified
+        client.users.verify_email(user)
+    assert not client.users.get(user.id).email_verified
 
 
-def test_a_name_is_changed_and_nothing_else(face: Any, migrated: Any) -> None:
-    user = face.users.create("ada@example.com", name="Ada")
-    renamed = face.users.update(user, name="Ada Lovelace")
+def test_a_name_is_changed_and_nothing_else(client: Any, migrated: Any) -> None:
+    user = client.users.create("ada@example.com", name="Ada")
+    renamed = client.users.update(user, name="Ada Lovelace")
     assert (renamed.name, renamed.email, renamed.plan) == ("Ada Lovelace", user.email, user.plan)
-    assert face.users.update(renamed, name="Ada Lovelace") == face.users.update(renamed) == renamed
+    assert client.users.update(renamed, name="Ada Lovelace") == client.users.update(renamed) == renamed
     assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", "user.updated"]
     with pytest.raises(InvalidInput):
-        face.users.update(user, name="x" * 201)
+        client.users.update(user, name="x" * 201)
 
 
-def test_a_change_of_plan_is_on_record_once_with_the_plan_before(face: Any, migrated: Any) -> None:
-    user = face.users.create("ada@example.com")
-    pro = face.users.set_plan(user, "pro")
+def test_a_change_of_plan_is_on_record_once_with_the_plan_before(client: Any, migrated: Any) -> None:
+    user = client.users.create("ada@example.com")
+    pro = client.users.set_plan(user, "pro")
     assert pro.plan == "pro"
-    assert face.users.set_plan(pro, "pro") == face.users.set_plan(user, "pro") == pro
+    assert client.users.set_plan(pro, "pro") == client.users.set_plan(user, "pro") == pro
     # The object is an old one: the plan that is left is the one of the row.
-    assert face.users.set_plan(user, "enterprise").plan == "enterprise"
+    assert client.users.set_plan(user, "enterprise").plan == "enterprise"
     changed = [meta for kind, meta in events_of(migrated, user.id) if kind == "user.plan_changed"]
     assert changed == [{"from": "free", "to": "pro"}, {"from": "pro", "to": "enterprise"}]
-    face.users.delete(user)
+    client.users.delete(user)
     with pytest.raises(NotFound):
-        face.users.set_plan(user, "pro")
+        client.users.set_plan(user, "pro")
 
 
-def test_changes_of_a_plan_at_once_are_on_record_one_after_the_other(face: Any, dsn: str, migrated: Any) -> None:
-    user = face.users.create("ada@example.com")
+def test_changes_of_a_plan_at_once_are_on_record_one_after_the_other(client: Any, dsn: str, migrated: Any) -> None:
+    user = client.users.create("ada@example.com")
     with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
         with other.transaction() as changing:
             changing.users.set_plan(user, "pro")
-            second = threads.submit(face.users.set_plan, user, "enterprise")
+            second = threads.submit(client.users.set_plan, user, "enterprise")
             until(lambda: second.done() or waiting(dsn))
         assert second.result(PATIENCE_S).plan == "enterprise"
     changed = [meta for kind, meta in events_of(migrated, user.id) if kind == "user.plan_changed"]
     assert changed == [{"from": "free", "to": "pro"}, {"from": "pro", "to": "enterprise"}]
 
 
-def test_users_are_listed_page_by_page(face: Any) -> None:
-    made = [face.users.create(f"user{number}@example.com") for number in range(5)]
-    assert face.users.list() == made
-    first = face.users.list(limit=2)
+def test_users_are_listed_page_by_page(client: Any) -> None:
+    made = [client.users.create(f"user{number}@example.com") for number in range(5)]
+    assert client.users.list() == made
+    first = client.users.list(limit=2)
     assert first == made[:2]
-    assert face.users.list(after=first[-1], limit=2) == made[2:4]
-    assert face.users.list(after=made[-1]) == []
+    assert client.users.list(after=first[-1], limit=2) == made[2:4]
+    assert client.users.list(after=made[-1]) == []
     with pytest.raises(InvalidInput):
-        face.users.list(limit=0)
+        client.users.list(limit=0)
 
 
 def rows_of(connection: psycopg.Connection[Any], user_id: object) -> dict[str, int]:
@@ -107,19 +107,19 @@ def rows_of(connection: psycopg.Connection[Any], user_id: object) -> dict[str, i
     return {name: rows for name, rows in found.items() if rows}
 
 
-def fill(face: Any, connection: psycopg.Connection[Any], name: str, folder: Path) -> User:
+def fill(client: Any, connection: psycopg.Connection[Any], name: str, folder: Path) -> User:
     """Make a user who has something in the tables of every topic."""
-    user = face.users.create(f"{name}@example.com", password=PASSWORD)
-    project = face.projects.create(user, path=folder, session_id=f"session-of-{name}")
+    user = client.users.create(f"{name}@example.com", password=PASSWORD)
+    project = client.projects.create(user, path=folder, session_id=f"session-of-{name}")
     for text in (b"# Rules\n", b"# Rules\n\nBe kind.\n", b"# Rules\n\nBe kind, and brief.\n"):
-        face.memory.snapshot(project, "CLAUDE.md", text)
-    face.memory.checkpoint(project, "one")
-    face.memory.snapshot(project, "CLAUDE.md", b"")
-    face.memory.restore(project, "one")
-    face.sessions.issue(user)
-    face.quotas.grant(user, tokens=5)
-    face.quotas.settle(user, face.quotas.reserve(user, tokens=5).id)
-    face.quotas.reserve(user, tokens=5)
+        client.memory.snapshot(project, "CLAUDE.md", text)
+    client.memory.checkpoint(project, "one")
+    client.memory.snapshot(project, "CLAUDE.md", b"")
+    client.memory.restore(project, "one")
+    client.sessions.issue(user)
+    client.quotas.grant(user, tokens=5)
+    client.quotas.settle(user, client.quotas.reserve(user, tokens=5).id)
+    client.quotas.reserve(user, tokens=5)
     build = connection.execute(
         "INSERT INTO builds (user_id, project_id) VALUES (%s, %s) RETURNING id", [user.id, project.id]
     ).fetchone()[0]
@@ -140,11 +140,11 @@ def fill(face: Any, connection: psycopg.Connection[Any], name: str, folder: Path
     return user
 
 
-def test_deleting_a_user_leaves_the_audit_and_nothing_else(face: Any, migrated: Any, folder: Path) -> None:
-    ada, bob = (fill(face, migrated, name, folder) for name in ("ada", "bob"))
+def test_deleting_a_user_leaves_the_audit_and_nothing_else(client: Any, migrated: Any, folder: Path) -> None:
+    ada, bob = (fill(client, migrated, name, folder) for name in ("ada", "bob"))
     before, bobs = rows_of(migrated, ada.id), rows_of(migrated, bob.id)
     assert {"users", "claims", "sessions", "memory_blobs", "quota_reservations", "usage_ledger"} <= before.keys()
-    gone = face.users.delete(ada)
+    gone = client.users.delete(ada)
     assert gone == UserDeletion(
         user_id=ada.id,
         projects=1,
@@ -159,28 +159,28 @@ def test_deleting_a_user_leaves_the_audit_and_nothing_else(face: Any, migrated: 
     assert rows_of(migrated, bob.id) == bobs
     kind, counts = events_of(migrated, ada.id)[-1]
     assert (kind, counts["projects"]) == ("user.deleted", 1)
-    assert face.users.delete(ada) is None
+    assert client.users.delete(ada) is None
     assert rows_of(migrated, ada.id) == {"events": before["events"] + 1}
     with pytest.raises(NotFound):
-        face.users.get(ada.id)
-    assert face.users.authenticate("ada@example.com", PASSWORD) is None
+        client.users.get(ada.id)
+    assert client.users.authenticate("ada@example.com", PASSWORD) is None
     # The names are free again, and what comes is another user.
-    assert face.users.create("ada@example.com").id != ada.id
+    assert client.users.create("ada@example.com").id != ada.id
     with pytest.raises(AlreadyExists):
-        face.users.create("bob@example.com")
+        client.users.create("bob@example.com")
 
 
-def test_the_tokens_of_a_deleted_user_are_worth_nothing(face: Any) -> None:
-    user = face.users.create("ada@example.com")
-    issued = face.sessions.issue(user)
-    face.users.delete(user)
+def test_the_tokens_of_a_deleted_user_are_worth_nothing(client: Any) -> None:
+    user = client.users.create("ada@example.com")
+    issued = client.sessions.issue(user)
+    client.users.delete(user)
     with pytest.raises(InvalidToken):
-        face.sessions.verify(issued.token)
-    assert not face.sessions.touch(issued.session)
-    assert face.sessions.revoke(issued.session) is None
-    assert face.sessions.revoke_all(user) == 0
+        client.sessions.verify(issued.token)
+    assert not client.sessions.touch(issued.session)
+    assert client.sessions.revoke(issued.session) is None
+    assert client.sessions.revoke_all(user) == 0
     with pytest.raises(NotFound):
-        face.sessions.issue(user)
+        client.sessions.issue(user)
 
 
 def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path) -> None:

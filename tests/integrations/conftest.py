@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from databases import OfServer
+from fastapi_service import Service
 from provider_stub import Stub
 from sides import AsyncSide, Ledger, Side
 
@@ -34,7 +35,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def user(atlas: Atlas) -> User:
-    """Somebody without limits."""
+    """A user without limits."""
     made = atlas.users.create(f"{uuid.uuid4()}@example.com")
     atlas.quotas.set_limits(made, tokens=None, cost=None, containers=None, requests_per_hour=None, builds_per_day=None)
     return made
@@ -59,6 +60,18 @@ def side(request: pytest.FixtureRequest, dsn: str, atlas: Atlas, user: User, stu
     awaited = AsyncSide(client, user, stub, loop)
     yield awaited
     awaited.close()
+    loop.run_until_complete(client.close())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.fixture
+def service(dsn: str, user: User) -> Iterator[Service]:
+    loop = asyncio.new_event_loop()
+    client = AsyncAtlas.open(dsn)
+    loop.run_until_complete(client.connect())
+    yield Service(client, user, loop)
     loop.run_until_complete(client.close())
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())

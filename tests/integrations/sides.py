@@ -1,4 +1,4 @@
-"""What the tests of the plug-ins share: books to look into, and clients to drive."""
+"""Metered clients of either kind, and the ledger that they are charged in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atlas_sdk.integrations.openai import guarded as guarded_openai
 
 
 class Ledger:
-    """What the database says."""
+    """The ledger of one user, as the database has it."""
 
     def __init__(self, atlas: Atlas, dsn: str, user: User) -> None:
         self._atlas = atlas
@@ -38,7 +38,7 @@ class Ledger:
         return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in rows]
 
     def entry(self) -> SimpleNamespace:
-        """Return the only entry, once everything is settled and balanced."""
+        """Check that all is settled and balanced; return the only entry."""
         assert self._atlas.quotas.reservations(self._user) == []
         usage = self._atlas.quotas.usage(self._user)
         (entry,) = self.entries()
@@ -81,7 +81,7 @@ class Side:
         return call()
 
     def read(self, opened: Callable[[], Any], *, take: int | None = None) -> list[Any]:
-        """Read a stream, or its first so many events and close it."""
+        """Read a stream to its end, or `take` events and close it."""
         stream, events = opened(), []
         for event in stream:
             events.append(event)
@@ -91,7 +91,7 @@ class Side:
         return events
 
     def inside(self, manager: Callable[[], Any], *, take: int | None = None) -> list[Any]:
-        """Read what a `with` gives, or its first so many events and leave."""
+        """Read the stream of a context manager to its end, or `take` events and leave."""
         events = []
         with manager() as stream:
             for event in stream:

@@ -50,7 +50,7 @@ def quotas(request: pytest.FixtureRequest, dsn: str, atlas: Atlas) -> Iterator[A
     loop.run_until_complete(client.connect())
 
     class Quotas:
-        face = (atlas if request.param == "blocking" else client).quotas
+        namespace = (atlas if request.param == "blocking" else client).quotas
 
         def run(self, work: Awaitable[Any]) -> Any:
             return loop.run_until_complete(work)
@@ -70,7 +70,7 @@ async def get(app: Any, path: str = "/", *, times: int = 1, method: str = "GET")
 
 def test_requests_are_counted_and_the_rest_is_told(quotas: Any, atlas: Atlas, user: User) -> None:
     atlas.quotas.set_limits(user, requests_per_hour=10)
-    app = QuotaMiddleware(hello, quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(hello, quotas.namespace, user=lambda scope: user)
     answer = quotas.run(get(app, times=3))
     assert (answer.status_code, answer.text, answer.headers["x-app"]) == (200, "hello", "1")
     assert answer.headers["ratelimit-policy"] == '"requests";q=10;w=3600'
@@ -86,7 +86,7 @@ def test_refusal_is_answered_and_the_app_is_not_asked(quotas: Any, atlas: Atlas,
         asked.append(scope["path"])
         await hello(scope, receive, send)
 
-    metered = QuotaMiddleware(app, quotas.face, user=lambda scope: user, requests=2)
+    metered = QuotaMiddleware(app, quotas.namespace, user=lambda scope: user, requests=2)
     answer = quotas.run(get(metered, times=3))
     assert len(asked) == 2
     assert answer.status_code == 429
@@ -110,14 +110,14 @@ def test_refusal_is_answered_and_the_app_is_not_asked(quotas: Any, atlas: Atlas,
 
 
 def test_unlimited_users_get_no_limit_told(quotas: Any, atlas: Atlas, user: User) -> None:
-    answer = quotas.run(get(QuotaMiddleware(hello, quotas.face, user=lambda scope: user)))
+    answer = quotas.run(get(QuotaMiddleware(hello, quotas.namespace, user=lambda scope: user)))
     assert answer.status_code == 200
     assert "ratelimit" not in answer.headers
     assert atlas.quotas.usage(user).requests_last_hour == 1
 
 
 def test_nobody_is_not_counted(quotas: Any) -> None:
-    answer = quotas.run(get(QuotaMiddleware(hello, quotas.face, user=lambda scope: None)))
+    answer = quotas.run(get(QuotaMiddleware(hello, quotas.namespace, user=lambda scope: None)))
     assert answer.status_code == 200
     assert "ratelimit" not in answer.headers
 
@@ -126,7 +126,7 @@ def test_user_may_be_awaited(quotas: Any, atlas: Atlas, user: User) -> None:
     async def who(scope: Any) -> User:
         return user
 
-    quotas.run(get(QuotaMiddleware(hello, quotas.face, user=who)))
+    quotas.run(get(QuotaMiddleware(hello, quotas.namespace, user=who)))
     assert atlas.quotas.usage(user).requests_last_hour == 1
 
 
@@ -135,7 +135,9 @@ def test_user_may_be_awaited(quotas: Any, atlas: Atlas, user: User) -> None:
     [("/api", 1), ("/api/x", 1), ("/apix", 0), ("/", 0), ("/api/health", 0), ("/api/health/deep", 0), ("/v2/x", 1)],
 )
 def test_paths_are_whole_segments(path: str, counted: int, quotas: Any, atlas: Atlas, user: User) -> None:
-    app = QuotaMiddleware(hello, quotas.face, user=lambda scope: user, paths=("/api", "/v2/"), skip=("/api/health",))
+    app = QuotaMiddleware(
+        hello, quotas.namespace, user=lambda scope: user, paths=("/api", "/v2/"), skip=("/api/health",)
+    )
     assert quotas.run(get(app, path)).status_code == 200
     assert atlas.quotas.usage(user).requests_last_hour == counted
 
@@ -147,12 +149,12 @@ def test_what_is_counted_is_told_to_what_runs_below(quotas: Any, user: User) -> 
         told.append(scope[COUNTED])
         await hello(scope, receive, send)
 
-    quotas.run(get(QuotaMiddleware(app, quotas.face, user=lambda scope: user, requests=3)))
+    quotas.run(get(QuotaMiddleware(app, quotas.namespace, user=lambda scope: user, requests=3)))
     assert told == [3]
 
 
 def test_refusal_from_below_is_answered(quotas: Any, user: User) -> None:
-    answer = quotas.run(get(QuotaMiddleware(raising(TOKENS), quotas.face, user=lambda scope: user)))
+    answer = quotas.run(get(QuotaMiddleware(raising(TOKENS), quotas.namespace, user=lambda scope: user)))
     assert answer.status_code == 403
     assert "retry-after" not in answer.headers
     problem = answer.json()
@@ -167,19 +169,19 @@ def test_refusal_from_below_is_answered(quotas: Any, user: User) -> None:
 
 
 def test_head_is_answered_without_a_body(quotas: Any, user: User) -> None:
-    app = QuotaMiddleware(raising(TOKENS), quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(raising(TOKENS), quotas.namespace, user=lambda scope: user)
     answer = quotas.run(get(app, method="HEAD"))
     assert (answer.status_code, answer.content) == (403, b"")
 
 
 def test_refusal_after_the_start_is_the_servers(quotas: Any, user: User) -> None:
-    app = QuotaMiddleware(raising(TOKENS, started=True), quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(raising(TOKENS, started=True), quotas.namespace, user=lambda scope: user)
     with pytest.raises(QuotaExceeded):
         quotas.run(get(app))
 
 
 def test_other_errors_pass(quotas: Any, user: User) -> None:
-    app = QuotaMiddleware(raising(KeyError("x")), quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(raising(KeyError("x")), quotas.namespace, user=lambda scope: user)
     with pytest.raises(KeyError):
         quotas.run(get(app))
 
@@ -197,7 +199,7 @@ def test_lost_database_is_answered_and_opens_nothing(quotas: Any, user: User) ->
 
     for lost in (
         QuotaMiddleware(app, Gone(), user=lambda scope: user),
-        QuotaMiddleware(raising(secret), quotas.face, user=lambda scope: user),
+        QuotaMiddleware(raising(secret), quotas.namespace, user=lambda scope: user),
     ):
         answer = quotas.run(get(lost))
         assert answer.status_code == 503
@@ -250,7 +252,7 @@ async def accepting(scope: Any, receive: Any, send: Any) -> None:
 
 def test_websocket_handshakes_are_counted(quotas: Any, atlas: Atlas, user: User) -> None:
     atlas.quotas.set_limits(user, requests_per_hour=1)
-    app = QuotaMiddleware(accepting, quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(accepting, quotas.namespace, user=lambda scope: user)
     (accepted,) = quotas.run(Socket(app).run())
     assert accepted["type"] == "websocket.accept"
     assert (b"ratelimit", b'"requests";r=0') in accepted["headers"]
@@ -262,7 +264,7 @@ def test_websocket_handshakes_are_counted(quotas: Any, atlas: Atlas, user: User)
 
 def test_refused_handshake_has_a_body_where_the_server_can(quotas: Any, atlas: Atlas, user: User) -> None:
     atlas.quotas.set_limits(user, requests_per_hour=0)
-    app = QuotaMiddleware(accepting, quotas.face, user=lambda scope: user)
+    app = QuotaMiddleware(accepting, quotas.namespace, user=lambda scope: user)
     start, body = quotas.run(Socket(app, extensions={"websocket.http.response": {}}).run())
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
     assert body["type"] == "websocket.http.response.body"
@@ -276,7 +278,7 @@ def test_refusal_inside_of_an_open_websocket_closes_it(quotas: Any, user: User) 
 
     sent = quotas.run(
         Socket(
-            QuotaMiddleware(app, quotas.face, user=lambda scope: user), extensions={"websocket.http.response": {}}
+            QuotaMiddleware(app, quotas.namespace, user=lambda scope: user), extensions={"websocket.http.response": {}}
         ).run()
     )
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
@@ -294,7 +296,7 @@ def test_lifespan_passes(quotas: Any) -> None:
 
     ends: Any = (object(), object())
     scope = {"type": "lifespan"}
-    quotas.run(QuotaMiddleware(app, quotas.face, user=never)(scope, *ends))
+    quotas.run(QuotaMiddleware(app, quotas.namespace, user=never)(scope, *ends))
     assert seen == [(scope, *ends)]
 
 
@@ -311,17 +313,17 @@ def test_counts_may_be_told_not_to_wait_for_the_disk(quotas: Any, user: User, *,
     class Told:
         """The quotas, and how they were asked."""
 
-        if inspect.iscoroutinefunction(quotas.face.hit):
+        if inspect.iscoroutinefunction(quotas.namespace.hit):
 
             async def hit(self, who: User, *, requests: int = 1, durable: bool = True) -> Any:
                 told.append(durable)
-                return await quotas.face.hit(who, requests=requests, durable=durable)
+                return await quotas.namespace.hit(who, requests=requests, durable=durable)
 
         else:
 
             def hit(self, who: User, *, requests: int = 1, durable: bool = True) -> Any:
                 told.append(durable)
-                return quotas.face.hit(who, requests=requests, durable=durable)
+                return quotas.namespace.hit(who, requests=requests, durable=durable)
 
     quotas.run(get(QuotaMiddleware(hello, Told(), user=lambda scope: user, durable=durable)))
     quotas.run(get(QuotaMiddleware(hello, Told(), user=lambda scope: user)))

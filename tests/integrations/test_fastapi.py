@@ -1,84 +1,20 @@
 """The dependency and the handlers: a guard lives as long as its response."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import httpx
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException, WebSocket
+from fastapi import Depends, Header, HTTPException
+from fastapi_service import Service
 from sides import Ledger
-from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse
-from starlette.routing import Route
 
-from atlas_sdk import (
-    AlreadyExists,
-    AsyncAtlas,
-    Atlas,
-    DatabaseUnreachable,
-    IntegrityFailure,
-    InvalidInput,
-    InvalidToken,
-    NotFound,
-    NotPermitted,
-    QuotaExceeded,
-    User,
-)
+from atlas_sdk import Atlas, InvalidInput, User
 from atlas_sdk.guards import AsyncGuard
 from atlas_sdk.integrations.asgi import QuotaMiddleware
-from atlas_sdk.integrations.fastapi import install, quota
-
-
-class Service:
-    """An application on a database, driven from a blocking test."""
-
-    def __init__(self, atlas: AsyncAtlas, user: User, loop: asyncio.AbstractEventLoop) -> None:
-        self.atlas = atlas
-        self.user = user
-        self.app = FastAPI()
-        install(self.app)
-        self._loop = loop
-
-    def spend(self, **ask: Any) -> Any:
-        return quota(self.atlas.quotas, user=lambda: self.user, **ask)
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def work() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://app") as client:
-                return await client.request(method, path, **options)
-
-        return self._loop.run_until_complete(work())
-
-    def drive(self, scope: dict[str, Any], sending: Callable[[Any], Any], leaves: asyncio.Event | None = None) -> None:
-        """Run one connection by hand; the client leaves when the event says so."""
-        first = [{"type": "websocket.connect"} if scope["type"] == "websocket" else {"type": "http.request"}]
-
-        async def receive() -> Any:
-            if first:
-                return first.pop()
-            await (leaves or asyncio.Event()).wait()
-            return {"type": "http.disconnect"}
-
-        async def work() -> None:
-            whole = {"method": "GET", "headers": [], "query_string": b"", "asgi": {"spec_version": "2.3"}, **scope}
-            await self.app(whole, receive, sending)
-
-        self._loop.run_until_complete(work())
-
-
-@pytest.fixture
-def service(dsn: str, user: User) -> Iterator[Service]:
-    loop = asyncio.new_event_loop()
-    client = AsyncAtlas.open(dsn)
-    loop.run_until_complete(client.connect())
-    yield Service(client, user, loop)
-    loop.run_until_complete(client.close())
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
+from atlas_sdk.integrations.fastapi import quota
 
 
 def test_endpoint_gets_a_guard_and_settles_it(service: Service, books: Ledger, atlas: Atlas, user: User) -> None:
@@ -232,149 +168,6 @@ def test_user_is_a_dependency_as_any_other(service: Service, user: User, books: 
     assert books.entries() == []
     assert service.request("GET", "/chat", headers={"authorization": "ada"}).status_code == 200
     assert books.charged() == (1, 0)
-
-
-@pytest.mark.parametrize("can_answer", [True, False])
-def test_refused_websocket(*, can_answer: bool, service: Service, atlas: Atlas, user: User) -> None:
-    atlas.quotas.set_limits(user, tokens=9)
-    spend = service.spend(tokens=10)
-
-    @service.app.websocket("/ws")
-    async def chat(websocket: WebSocket, g: Annotated[AsyncGuard, Depends(spend)]) -> None:
-        raise AssertionError
-
-    sent: list[Any] = []
-
-    async def sending(message: Any) -> None:
-        sent.append(message)
-
-    extensions: Any = {"websocket.http.response": {}} if can_answer else {}
-    service.drive({"type": "websocket", "path": "/ws", "extensions": extensions}, sending)
-    if can_answer:
-        assert sent[0]["status"] == 403
-        assert json.loads(sent[1]["body"])["dimension"] == "tokens"
-    else:
-        assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 1013)]
-
-
-def test_refusal_inside_of_an_open_websocket_closes_it(service: Service, atlas: Atlas, user: User) -> None:
-    atlas.quotas.set_limits(user, tokens=9)
-
-    @service.app.websocket("/ws")
-    async def chat(websocket: WebSocket) -> None:
-        await websocket.accept()
-        async with service.atlas.quotas.guard(user, tokens=10):
-            raise AssertionError
-
-    sent: list[Any] = []
-
-    async def sending(message: Any) -> None:
-        sent.append(message)
-
-    service.drive({"type": "websocket", "path": "/ws", "extensions": {"websocket.http.response": {}}}, sending)
-    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
-    assert sent[1]["code"] == 1013
-
-
-def test_websocket_has_a_guard(service: Service, books: Ledger) -> None:
-    spend = service.spend(tokens=10)
-
-    @service.app.websocket("/ws")
-    async def chat(websocket: WebSocket, g: Annotated[AsyncGuard, Depends(spend)]) -> None:
-        await websocket.accept()
-        g.settle(tokens=4)
-        await websocket.close()
-
-    async def sending(message: Any) -> None:
-        pass
-
-    service.drive({"type": "websocket", "path": "/ws"}, sending)
-    assert books.charged() == (4, 0)
-
-
-def test_starlette_answers_too(service: Service, atlas: Atlas, user: User) -> None:
-    atlas.quotas.set_limits(user, tokens=9)
-
-    async def chat(request: Any) -> Any:
-        async with service.atlas.quotas.guard(user, tokens=10):
-            raise AssertionError
-
-    async def gone(request: Any) -> Any:
-        raise DatabaseUnreachable("db.internal is gone")
-
-    service.app = Starlette(routes=[Route("/chat", chat), Route("/gone", gone)])
-    install(service.app)
-    refused = service.request("GET", "/chat")
-    assert (refused.status_code, refused.json()["dimension"]) == (403, "tokens")
-    lost = service.request("GET", "/gone")
-    assert lost.status_code == 503
-    assert int(lost.headers["retry-after"]) > 0
-    assert "db.internal" not in lost.text
-
-
-@pytest.mark.parametrize(
-    ("problem", "status", "told"),
-    [
-        (NotFound("no project 7", kind="project", name="7"), 404, {"kind": "project", "name": "7"}),
-        (AlreadyExists("a@b.c is taken", kind="user", name="a@b.c"), 409, {"kind": "user", "name": "a@b.c"}),
-        (InvalidInput("name must not be empty", field="name"), 422, {"field": "name"}),
-        (NotPermitted("not this tenant's"), 403, {}),
-        (InvalidToken("expired"), 401, {}),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-@pytest.mark.parametrize("can_answer", [None, True, False], ids=["http", "websocket", "closed"])
-def test_errors_have_an_answer(
-    problem: Any, status: int, told: dict[str, str], *, can_answer: bool | None, service: Service
-) -> None:
-    async def fail(connection: HTTPConnection) -> None:
-        raise problem
-
-    service.app.get("/fail")(fail)
-    service.app.websocket("/ws")(fail)
-    if can_answer is None:
-        answer = service.request("GET", "/fail")
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.status_code == status
-        shown = answer.json()
-        assert shown.items() >= {"status": status, "detail": str(problem), **told}.items()
-        assert ("www-authenticate" in answer.headers) == (status == 401)
-        return
-    sent: list[Any] = []
-
-    async def sending(message: Any) -> None:
-        sent.append(message)
-
-    extensions: Any = {"websocket.http.response": {}} if can_answer else {}
-    service.drive({"type": "websocket", "path": "/ws", "extensions": extensions}, sending)
-    if can_answer:
-        assert (sent[0]["status"], json.loads(sent[1]["body"])["detail"]) == (status, str(problem))
-    else:
-        assert [(found["type"], found["code"], found["reason"]) for found in sent] == [
-            ("websocket.close", 1008, str(problem))
-        ]
-
-
-def test_other_errors_stay_the_applications(service: Service) -> None:
-    async def fail() -> None:
-        raise IntegrityFailure("broken", sha256="00")
-
-    service.app.get("/fail")(fail)
-    with pytest.raises(IntegrityFailure):
-        service.request("GET", "/fail")
-
-
-def test_without_handlers_the_refusal_is_the_applications(service: Service, atlas: Atlas, user: User) -> None:
-    atlas.quotas.set_limits(user, tokens=9)
-    spend = service.spend(tokens=10)
-    service.app = FastAPI()
-
-    @service.app.get("/chat")
-    async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> None:
-        raise AssertionError
-
-    with pytest.raises(QuotaExceeded):
-        service.request("GET", "/chat")
 
 
 def test_blocking_quotas_are_refused(atlas: Atlas, user: User) -> None:

@@ -1,4 +1,4 @@
-"""An attacker with everything that a tenant may have, next to a victim."""
+"""An attacker and a victim, both with rows in every table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _application(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
-    """Everything set up, and checked at the end: the victim has what it had."""
+    """Two tenants to attack with; the end checks that the victim's rows did not change."""
     with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as owner, _application(dsn) as app:
         attacker, victim = settle_in(atlas, "mallory", "mine"), settle_in(atlas, "victim", SECRET)
         for tenant in (attacker, victim):
@@ -55,10 +55,10 @@ def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how much was tried: each a tenant at another's rows, checked to have read, changed and learned nothing."""
+    """Report the number of attacks. Each was checked: it read, changed and revealed nothing."""
     tried = sum(
         value
-        # Those of set-up and teardown that passed have no word of their own.
+        # Reports of set-up and teardown that passed have the empty category.
         for report in terminalreporter.getreports("")
         if getattr(report, "when", None) == "teardown"
         for name, value in report.user_properties

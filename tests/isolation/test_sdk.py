@@ -1,4 +1,4 @@
-"""A tenant with the SDK: every operation of every face, and every statement that there is, on another's things."""
+"""A tenant with the SDK: every operation of every client, and every statement that there is, on another's things."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OWNERS = {"schema", "provision", "doctor"}
 
 
 def operations(atlas: Atlas) -> Iterator[tuple[str, Any]]:
-    """Every public method of every face of a client."""
-    for topic, face in sorted(vars(atlas).items()):
-        if isinstance(face, Namespace) and topic not in OWNERS:
-            for name in sorted(dir(type(face))):
+    """Every public method of a client."""
+    for topic, namespace in sorted(vars(atlas).items()):
+        if isinstance(namespace, Namespace) and topic not in OWNERS:
+            for name in sorted(dir(type(namespace))):
                 if not name.startswith("_") and name not in {"close", "settle_pending"}:
-                    yield f"{topic}.{name}", getattr(face, name)
+                    yield f"{topic}.{name}", getattr(namespace, name)
 
 
 def things(tenant: Tenant, atlas: Atlas, folder: Path) -> dict[str, Any]:

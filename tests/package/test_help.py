@@ -28,7 +28,7 @@ class Runner:
 
 
 def operations() -> Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]:
-    """Yield the name of each operation, and its method on both faces."""
+    """Yield the name of each operation, and its method on both clients."""
     runner: Any = Runner()
     for name in topics.__all__:
         kind = getattr(topics, name)

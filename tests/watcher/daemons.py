@@ -37,7 +37,7 @@ sys.exit(run(dsn=dsn, home=Path(home), timing=Timing(**timing)))
 
 
 def until(condition: Callable[[], T | None], what: str) -> T:
-    """Return what the condition gives as soon as that is true."""
+    """Wait for a condition; return its value."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
@@ -126,7 +126,7 @@ def has_no_repeats(atlas: Atlas, project: Project, path: str) -> bool:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be nobody for a while: root may read everything."""
+    """Act as nobody; root may read everything."""
     if os.geteuid() != 0:
         yield
         return

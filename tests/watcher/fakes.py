@@ -33,7 +33,7 @@ def root_changed(place: WatchedFolder) -> Event:
 
 
 class FakeSink:
-    """A receiver of events that keeps them; while the gate is closed, the backend waits."""
+    """A receiver that keeps events; while its gate is closed, the backend waits."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -59,7 +59,7 @@ class FakeSink:
 
 
 class FakeBackend:
-    """A source of events that a test speaks for."""
+    """A source of events that a test sends."""
 
     name = "fake"
 
@@ -94,16 +94,16 @@ class FakeBackend:
 
 
 class FakeAtlas:
-    """The few operations that the worker needs, in memory; `problem` is what they raise."""
+    """The operations that the worker calls, in memory; they raise `problem` if it is set."""
 
     def __init__(self) -> None:
         self.registered: list[Project] = []
         self.history: dict[tuple[UUID, str], list[Version]] = {}
         self.problem: Exception | None = None
         self.calls = 0
-        #: The users of whose memory was told, in turn.
+        #: The users whose memory was reported, in order.
         self.told: list[UUID] = []
-        #: The projects whose leftovers were removed, in turn.
+        #: The projects whose leftovers were removed, in order.
         self.tidied: list[UUID] = []
         self.projects = self
         self.memory = self

@@ -44,34 +44,40 @@ def shown_by(attempt: Callable[[], object]) -> str:
 
 
 def test_nothing_secret_is_ever_shown(
-    face: Any, migrated: Any, caplog: Any, keys: SigningKeys, cheap_hashes: argon2.PasswordHasher, tmp_path: Path
+    client: Any, migrated: Any, caplog: Any, keys: SigningKeys, cheap_hashes: argon2.PasswordHasher, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    vars(face).get("_target", face)._view._config.query_log = True
+    vars(client).get("_target", client)._view._config.query_log = True
     secret, typo = "Tr0ub4dor-and-3", "Tr0ub4dor-und-3"
-    ada = face.users.create("ada@example.com", password=secret)
+    ada = client.users.create("ada@example.com", password=secret)
     hashes = [cheap_hashes.hash(secret), stored_hash(migrated, ada)]
-    bob = face.users.create("bob@example.com", password_hash=hashes[0])
+    bob = client.users.create("bob@example.com", password_hash=hashes[0])
     signed_in = [
-        repr(face.users.authenticate(email, password))
+        repr(client.users.authenticate(email, password))
         for email in ("ada@example.com", "bob@example.com", "nobody@example.com")
         for password in (secret, typo)
     ]
-    issued = face.sessions.issue(ada)
+    issued = client.sessions.issue(ada)
     forged = issued.token[:-4] + "AAAA"
     shown = [
         *signed_in,
-        *(repr(issued), str(issued), repr(face.sessions.verify(issued.token))),
-        shown_by(lambda: face.sessions.verify(forged)),
-        shown_by(lambda: face.sessions.revoke(forged)),
-        shown_by(lambda: face.users.create("ada@example.com", password=secret)),
-        *(shown_by(lambda p=p: face.users.set_password(ada, p)) for p in (secret[:7], secret * 100, secret + "\ud800")),
+        *(repr(issued), str(issued), repr(client.sessions.verify(issued.token))),
+        shown_by(lambda: client.sessions.verify(forged)),
+        shown_by(lambda: client.sessions.revoke(forged)),
+        shown_by(lambda: client.users.create("ada@example.com", password=secret)),
+        *(
+            shown_by(lambda p=p: client.users.set_password(ada, p))
+            for p in (secret[:7], secret * 100, secret + "\ud800")
+        ),
         # A row that the database refuses is quoted by it as a whole.
-        *(shown_by(lambda n=n: face.users.create("e@x", name=n, password=secret)) for n in ("x" * 201, "\0", "\ud800")),
+        *(
+            shown_by(lambda n=n: client.users.create("e@x", name=n, password=secret))
+            for n in ("x" * 201, "\0", "\ud800")
+        ),
         *(row for (row,) in migrated.execute("SELECT row_to_json(e)::text FROM events AS e")),
     ]
     hashes.append(stored_hash(migrated, bob))
-    face.users.set_password(ada, secret + "!")
+    client.users.set_password(ada, secret + "!")
     hashes.append(stored_hash(migrated, ada))
     assert "auth.credentials" in caplog.text, "the log of statements was on"
     everything = "\n".join([*shown, caplog.text, *map(repr, caplog.records)])
@@ -85,19 +91,19 @@ def test_nothing_secret_is_ever_shown(
 # Without the extra.
 
 
-def test_without_the_extra_the_error_says_how_to_get_it(face: Any, monkeypatch: Any) -> None:
+def test_without_the_extra_the_error_says_how_to_get_it(client: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "argon2", None)
     monkeypatch.setitem(sys.modules, "jwt", None)
-    user = face.users.create("ada@example.com")
+    user = client.users.create("ada@example.com")
     for attempt in (
-        lambda: face.users.create("bob@example.com", password=PASSWORD),
-        lambda: face.users.authenticate("ada@example.com", PASSWORD),
-        lambda: face.users.authenticate("nobody@example.com", PASSWORD),
-        lambda: face.users.set_password(user, PASSWORD),
-        lambda: face.sessions.issue(user),
-        lambda: face.sessions.verify("x.y.z"),
+        lambda: client.users.create("bob@example.com", password=PASSWORD),
+        lambda: client.users.authenticate("ada@example.com", PASSWORD),
+        lambda: client.users.authenticate("nobody@example.com", PASSWORD),
+        lambda: client.users.set_password(user, PASSWORD),
+        lambda: client.sessions.issue(user),
+        lambda: client.sessions.verify("x.y.z"),
     ):
         with pytest.raises(MissingExtra, match=r'pip install "atlasengine\[auth\]"') as failure:
             attempt()
         assert failure.value.extra == "auth"
-    assert face.users.by_email("bob@example.com") is None
+    assert client.users.by_email("bob@example.com") is None

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("cheap_hashes", "keys")
 
 
 def test_a_password_changed_while_the_old_one_is_compared_does_not_sign_in(
-    face: Any, dsn: str, migrated: Any, monkeypatch: Any
+    client: Any, dsn: str, migrated: Any, monkeypatch: Any
 ) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
+    user = client.users.create("ada@example.com", password=PASSWORD)
     real = passwords.matches
 
     def meanwhile(stored: str | None, password: bytes | None) -> bool:
@@ -29,14 +29,14 @@ def test_a_password_changed_while_the_old_one_is_compared_does_not_sign_in(
         return answer
 
     monkeypatch.setattr(passwords, "matches", meanwhile)
-    assert face.users.authenticate("ada@example.com", PASSWORD) is None
+    assert client.users.authenticate("ada@example.com", PASSWORD) is None
     assert events_of(migrated, user.id)[-1] == ("user.sign_in_failed", {"reason": "changed meanwhile"})
 
 
 def test_two_who_sign_in_while_the_hash_is_renewed_both_do(
-    face: Any, dsn: str, migrated: Any, monkeypatch: Any
+    client: Any, dsn: str, migrated: Any, monkeypatch: Any
 ) -> None:
-    user = face.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
+    user = client.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
     real = passwords.matches
 
     def meanwhile(stored: str | None, password: bytes | None) -> bool:
@@ -46,12 +46,12 @@ def test_two_who_sign_in_while_the_hash_is_renewed_both_do(
         return real(stored, password)
 
     monkeypatch.setattr(passwords, "matches", meanwhile)
-    assert face.users.authenticate("ada@example.com", PASSWORD).id == user.id
+    assert client.users.authenticate("ada@example.com", PASSWORD).id == user.id
     assert [kind for kind, _ in events_of(migrated, user.id)] == ["user.created", *["user.signed_in"] * 2]
 
 
-def test_a_password_set_while_an_old_hash_is_renewed_stays(face: Any, dsn: str, monkeypatch: Any) -> None:
-    user = face.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
+def test_a_password_set_while_an_old_hash_is_renewed_stays(client: Any, dsn: str, monkeypatch: Any) -> None:
+    user = client.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
     real = passwords.refreshed
 
     def meanwhile(stored: str, password: bytes) -> str | None:
@@ -62,89 +62,89 @@ def test_a_password_set_while_an_old_hash_is_renewed_stays(face: Any, dsn: str, 
         return answer
 
     monkeypatch.setattr(passwords, "refreshed", meanwhile)
-    assert face.users.authenticate("ada@example.com", PASSWORD) is None
+    assert client.users.authenticate("ada@example.com", PASSWORD) is None
     monkeypatch.setattr(passwords, "refreshed", real)
-    assert face.users.authenticate("ada@example.com", "a new one altogether").id == user.id
-    assert face.users.authenticate("ada@example.com", PASSWORD) is None
+    assert client.users.authenticate("ada@example.com", "a new one altogether").id == user.id
+    assert client.users.authenticate("ada@example.com", PASSWORD) is None
 
 
 # Changing it.
 
 
-def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(face: Any) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
-    other = face.users.create("bob@example.com")
-    here, there, foreign = (face.sessions.issue(who) for who in (user, user, other))
-    assert face.users.set_password(user, "a new one altogether", keep=here.session) == 1
-    assert face.users.authenticate("ada@example.com", PASSWORD) is None
-    assert face.users.authenticate("ada@example.com", "a new one altogether").id == user.id
-    assert face.sessions.verify(here.token).id == here.session.id
-    assert face.sessions.verify(foreign.token).id == foreign.session.id
+def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(client: Any) -> None:
+    user = client.users.create("ada@example.com", password=PASSWORD)
+    other = client.users.create("bob@example.com")
+    here, there, foreign = (client.sessions.issue(who) for who in (user, user, other))
+    assert client.users.set_password(user, "a new one altogether", keep=here.session) == 1
+    assert client.users.authenticate("ada@example.com", PASSWORD) is None
+    assert client.users.authenticate("ada@example.com", "a new one altogether").id == user.id
+    assert client.sessions.verify(here.token).id == here.session.id
+    assert client.sessions.verify(foreign.token).id == foreign.session.id
     with pytest.raises(InvalidToken):
-        face.sessions.verify(there.token)
+        client.sessions.verify(there.token)
     # Somebody else's session is nothing to keep.
-    assert face.users.set_password(user, "yet another one", keep=foreign.session) == 1
+    assert client.users.set_password(user, "yet another one", keep=foreign.session) == 1
     with pytest.raises(InvalidToken):
-        face.sessions.verify(here.token)
+        client.sessions.verify(here.token)
 
 
-def test_who_signed_in_by_the_old_password_gets_no_session(face: Any, migrated: Any) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
-    by_the_old_one = face.users.authenticate("ada@example.com", PASSWORD)
-    assert face.sessions.issue(by_the_old_one).session.is_active
-    assert face.users.set_password(user, "a new one altogether") == 1
+def test_who_signed_in_by_the_old_password_gets_no_session(client: Any, migrated: Any) -> None:
+    user = client.users.create("ada@example.com", password=PASSWORD)
+    by_the_old_one = client.users.authenticate("ada@example.com", PASSWORD)
+    assert client.sessions.issue(by_the_old_one).session.is_active
+    assert client.users.set_password(user, "a new one altogether") == 1
     for stale in (by_the_old_one, user):
         with pytest.raises(AuthError, match="authenticate again") as failure:
-            face.sessions.issue(stale)
+            client.sessions.issue(stale)
         assert not isinstance(failure.value, InvalidToken)
-    assert face.sessions.list(user) == []
+    assert client.sessions.list(user) == []
     assert [kind for kind, _ in events_of(migrated, user.id)].count("session.issued") == 1
-    by_the_new_one = face.users.authenticate("ada@example.com", "a new one altogether")
-    for fresh in (by_the_new_one, face.users.get(user.id), face.users.update(user, name="Ada")):
-        assert face.sessions.issue(fresh).session.is_active
+    by_the_new_one = client.users.authenticate("ada@example.com", "a new one altogether")
+    for fresh in (by_the_new_one, client.users.get(user.id), client.users.update(user, name="Ada")):
+        assert client.sessions.issue(fresh).session.is_active
 
 
-def test_the_first_password_is_a_change_as_well(face: Any) -> None:
-    user = face.users.create("ada@example.com")
+def test_the_first_password_is_a_change_as_well(client: Any) -> None:
+    user = client.users.create("ada@example.com")
     assert user.password_changed_at is None
-    assert face.sessions.issue(user).session.is_active
-    face.users.set_password(user, PASSWORD)
+    assert client.sessions.issue(user).session.is_active
+    client.users.set_password(user, PASSWORD)
     with pytest.raises(AuthError):
-        face.sessions.issue(user)
-    assert face.sessions.issue(face.users.authenticate("ada@example.com", PASSWORD)).session.is_active
+        client.sessions.issue(user)
+    assert client.sessions.issue(client.users.authenticate("ada@example.com", PASSWORD)).session.is_active
 
 
-def test_a_renewed_hash_is_no_new_password(face: Any, migrated: Any) -> None:
+def test_a_renewed_hash_is_no_new_password(client: Any, migrated: Any) -> None:
     foreign = CHEAP.hash(PASSWORD)
-    user = face.users.create("ada@example.com", password_hash=foreign)
-    assert face.users.authenticate("ada@example.com", PASSWORD).id == user.id
+    user = client.users.create("ada@example.com", password_hash=foreign)
+    assert client.users.authenticate("ada@example.com", PASSWORD).id == user.id
     assert stored_hash(migrated, user) != foreign
-    assert face.sessions.issue(user).session.is_active
-    assert face.users.get(user.id).password_changed_at == user.password_changed_at is not None
+    assert client.sessions.issue(user).session.is_active
+    assert client.users.get(user.id).password_changed_at == user.password_changed_at is not None
 
 
-def test_every_change_of_a_password_has_a_moment_of_its_own(face: Any, migrated: Any) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
+def test_every_change_of_a_password_has_a_moment_of_its_own(client: Any, migrated: Any) -> None:
+    user = client.users.create("ada@example.com", password=PASSWORD)
     # As if the server's clock had been a day ahead.
     ahead = "UPDATE users SET password_changed_at = now() + interval '1 day' RETURNING password_changed_at"
     ((changed_at,),) = migrated.execute(ahead).fetchall()
-    before = face.users.get(user.id)
-    face.users.set_password(user, "a new one altogether")
-    assert face.users.get(user.id).password_changed_at > changed_at
+    before = client.users.get(user.id)
+    client.users.set_password(user, "a new one altogether")
+    assert client.users.get(user.id).password_changed_at > changed_at
     with pytest.raises(AuthError):
-        face.sessions.issue(before)
+        client.sessions.issue(before)
 
 
 @pytest.mark.parametrize("how", ["password", "revoked"])
-def test_a_session_that_is_being_issued_ends_with_all_others(face: Any, dsn: str, how: str) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
+def test_a_session_that_is_being_issued_ends_with_all_others(client: Any, dsn: str, how: str) -> None:
+    user = client.users.create("ada@example.com", password=PASSWORD)
     with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
         with other.transaction() as signing_in:
             token = signing_in.sessions.issue(user).token
             if how == "password":
-                ending = threads.submit(face.users.set_password, user, "a new one altogether")
+                ending = threads.submit(client.users.set_password, user, "a new one altogether")
             else:
-                ending = threads.submit(face.sessions.revoke_all, user)
+                ending = threads.submit(client.sessions.revoke_all, user)
             until(lambda: ending.done() or waiting(dsn))
         assert ending.result(PATIENCE_S) == 1
         with pytest.raises(InvalidToken):
@@ -152,15 +152,15 @@ def test_a_session_that_is_being_issued_ends_with_all_others(face: Any, dsn: str
 
 
 @pytest.mark.parametrize("first", ["password", "deletion"])
-def test_a_sign_in_waits_for_a_change_that_is_being_made(face: Any, dsn: str, first: str) -> None:
-    user = face.users.create("ada@example.com", password=PASSWORD)
+def test_a_sign_in_waits_for_a_change_that_is_being_made(client: Any, dsn: str, first: str) -> None:
+    user = client.users.create("ada@example.com", password=PASSWORD)
     with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as other:
         with other.transaction() as changing:
             if first == "password":
                 changing.users.set_password(user, "a new one altogether")
             else:
                 changing.users.delete(user)
-            signing_in = threads.submit(face.sessions.issue, user)
+            signing_in = threads.submit(client.sessions.issue, user)
             until(lambda: signing_in.done() or waiting(dsn))
         with pytest.raises(AuthError if first == "password" else NotFound):
             signing_in.result(PATIENCE_S)
@@ -187,11 +187,11 @@ def test_two_who_sign_in_and_end_the_others_leave_one_session(dsn: str) -> None:
             atlas.sessions.verify(issued.token)
 
 
-def test_a_user_who_is_gone_gets_no_password(face: Any) -> None:
-    user = face.users.create("ada@example.com")
-    face.users.delete(user)
+def test_a_user_who_is_gone_gets_no_password(client: Any) -> None:
+    user = client.users.create("ada@example.com")
+    client.users.delete(user)
     with pytest.raises(NotFound):
-        face.users.set_password(user, PASSWORD)
+        client.users.set_password(user, PASSWORD)
 
 
 def test_in_a_transaction_all_of_it_happens_or_none(dsn: str) -> None:

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures("cheap_hashes", "keys")
 # What a stranger can tell.
 
 
-def test_every_failure_costs_one_verification_with_the_same_parameters(face: Any, work: Work) -> None:
-    face.users.create("ada@example.com", password=PASSWORD)
-    face.users.create("none@example.com")
-    face.users.create("bcrypt@example.com", password_hash="$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0j")
+def test_every_failure_costs_one_verification_with_the_same_parameters(client: Any, work: Work) -> None:
+    client.users.create("ada@example.com", password=PASSWORD)
+    client.users.create("none@example.com")
+    client.users.create("bcrypt@example.com", password_hash="$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0j")
     attempts = [
         ("ada@example.com", "wrong password"),
         ("nobody@example.com", PASSWORD),
@@ -43,20 +43,20 @@ def test_every_failure_costs_one_verification_with_the_same_parameters(face: Any
     work.hashed = 0
     for email, password in attempts:
         work.verified.clear()
-        assert face.users.authenticate(email, password) is None
+        assert client.users.authenticate(email, password) is None
         assert work.verified == [PARAMETERS], email
     assert work.hashed == 0
 
 
-def test_every_failure_writes_one_row(face: Any, migrated: Any) -> None:
-    face.users.create("ada@example.com", password=PASSWORD)
+def test_every_failure_writes_one_row(client: Any, migrated: Any) -> None:
+    client.users.create("ada@example.com", password=PASSWORD)
 
     def rows() -> int:
         return migrated.execute("SELECT count(*) FROM events").fetchone()[0]
 
     for email in ("ada@example.com", "nobody@example.com", "not an address"):
         before = rows()
-        assert face.users.authenticate(email, "wrong password") is None
+        assert client.users.authenticate(email, "wrong password") is None
         assert rows() == before + 1
 
 
@@ -147,7 +147,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert done.returncode == 5
 
 
-def test_no_transaction_is_open_while_a_password_is_hashed(face: Any, migrated: Any, monkeypatch: Any) -> None:
+def test_no_transaction_is_open_while_a_password_is_hashed(client: Any, migrated: Any, monkeypatch: Any) -> None:
     seen: list[int] = []
     for name in ("hashed", "matches", "refreshed"):
         real = getattr(passwords, name)
@@ -158,7 +158,7 @@ def test_no_transaction_is_open_while_a_password_is_hashed(face: Any, migrated: 
             return real(*args)
 
         monkeypatch.setattr(passwords, name, spy)
-    user = face.users.create("ada@example.com", password=PASSWORD)
-    face.users.authenticate("ada@example.com", PASSWORD)
-    face.users.set_password(user, PASSWORD)
+    user = client.users.create("ada@example.com", password=PASSWORD)
+    client.users.authenticate("ada@example.com", PASSWORD)
+    client.users.set_password(user, PASSWORD)
     assert seen == [0] * 4

@@ -1,4 +1,4 @@
-"""Both clients with options, a PgBouncer of one's own, and a server that speaks TLS."""
+"""Clients of either kind with options, PgBouncer, and a server with TLS."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from atlas_sdk import AsyncAtlas, Atlas, AuthenticationFailed, DatabaseUnreachab
 from atlas_sdk.dsn import place
 
 
-def test_health_tells_what_the_server_is(face: Any) -> None:
-    health = face.health()
+def test_health_tells_what_the_server_is(client: Any) -> None:
+    health = client.health()
     assert health.ok
     assert health.server_version.startswith("18")
     assert health.latency_ms > 0

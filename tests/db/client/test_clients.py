@@ -218,17 +218,17 @@ def test_connecting_twice_is_connecting_once(dsn: str) -> None:
     asyncio.run(go())
 
 
-def test_what_is_no_json_or_no_limit_is_refused(face: Any, folder: Path) -> None:
-    user = face.users.local()
-    project = face.projects.create(user, path=folder)
+def test_what_is_no_json_or_no_limit_is_refused(client: Any, folder: Path) -> None:
+    user = client.users.local()
+    project = client.projects.create(user, path=folder)
     with pytest.raises(InvalidInput, match="not JSON"):
-        face.events.log("a.b", user=user, meta={"a": object()})
+        client.events.log("a.b", user=user, meta={"a": object()})
     with pytest.raises(InvalidInput, match="limit"):
-        face.memory.history(project, limit=0)
+        client.memory.history(project, limit=0)
     with pytest.raises(InvalidInput, match="limit"):
-        face.events.recent(user, limit=-1)
+        client.events.recent(user, limit=-1)
     with pytest.raises(InvalidInput, match="mode"):
-        face.memory.snapshot(project, "CLAUDE.md", mode=0o600)
+        client.memory.snapshot(project, "CLAUDE.md", mode=0o600)
 
 
 def test_a_fork_while_other_threads_snapshot_does_not_hang(embedded: Atlas, folder: Path) -> None:
@@ -259,11 +259,11 @@ def test_a_fork_while_other_threads_snapshot_does_not_hang(embedded: Atlas, fold
     assert codes == [0] * 12
 
 
-def test_who_is_looked_for_is_not_made(face: Any) -> None:
-    assert face.users.find_local() is None
-    assert face.users.list() == []
-    made = face.users.local()
-    assert face.users.find_local() == made
+def test_who_is_looked_for_is_not_made(client: Any) -> None:
+    assert client.users.find_local() is None
+    assert client.users.list() == []
+    made = client.users.local()
+    assert client.users.find_local() == made
 
 
 def test_missing_signing_keys_are_told_with_the_line_that_makes_them(

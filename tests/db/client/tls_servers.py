@@ -1,4 +1,4 @@
-"""A server of Debian's that speaks TLS, and what waits for a server."""
+"""Debian's server with TLS, and functions that wait for a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def until(done: Callable[[], bool], *, what: str, within_s: float = PATIENCE_S) -> None:
-    """Wait until something is so."""
+    """Wait for a condition. Fail after PATIENCE_S."""
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not done():
         assert time.monotonic() < deadline, f"still waiting for: {what}"
@@ -46,13 +46,13 @@ def answers(url: str) -> bool:
 
 @frozen
 class TlsServer:
-    """A server that takes nobody without TLS and a password; its certificate is for "localhost"."""
+    """A server that requires TLS and a password; its certificate is for "localhost"."""
 
     port: int
     data: Path
-    #: The certificate that proves its own.
+    #: The server's own certificate, which signs itself.
     authority: Path
-    #: Another one, which proves nothing here.
+    #: A certificate that did not sign the server's.
     stranger: Path
     #: Percent-encoded it is another text, and what is not encoded shows where it is split.
     password: str = "S3cr3t:x/Qw9z@Zk7p?"

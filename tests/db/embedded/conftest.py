@@ -1,4 +1,4 @@
-"""Homes of a test's own, whose servers end with the test."""
+"""Homes whose servers end with the test."""
 
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
 
 @pytest.fixture
 def open_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
-    """Homes in a folder that every account can enter, so that root's server too keeps its data right there."""
+    """Homes in a folder that every account can enter: the server of root keeps its data in them too."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-") as folder:
         Path(folder).chmod(0o755)

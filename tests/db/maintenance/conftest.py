@@ -10,10 +10,10 @@ from atlas_sdk import Project, User
 
 
 @pytest.fixture
-def user(face: Any) -> User:
-    return face.users.create("ada@example.com")
+def user(client: Any) -> User:
+    return client.users.create("ada@example.com")
 
 
 @pytest.fixture
-def project(face: Any, user: User) -> Project:
-    return face.projects.create(user, path="/srv/app")
+def project(client: Any, user: User) -> Project:
+    return client.projects.create(user, path="/srv/app")

@@ -14,14 +14,14 @@ from atlas_sdk.maintenance import MAINTENANCE_JOBS, MaintenanceProgress
 # All of them.
 
 
-def test_a_run_does_every_job_once_and_is_on_record(face: Any, user: User, project: Project, migrated: Admin) -> None:
+def test_a_run_does_every_job_once_and_is_on_record(client: Any, user: User, project: Project, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=3, valid=1)
     add_previews(migrated, project, "stopped", days=8)
     add_events(migrated, user, days=400, times=2)
-    take(face, project, "a.md", b"x" * 3000, NOISE)
+    take(client, project, "a.md", b"x" * 3000, NOISE)
     age(migrated, project)
     seen: list[MaintenanceProgress] = []
-    reports = face.maintenance.run(progress=seen.append)
+    reports = client.maintenance.run(progress=seen.append)
     assert [report.name for report in reports] == list(MAINTENANCE_JOBS)
     removed = {report.name: report.removed for report in reports if report.removed}
     assert removed == {"sessions": 3, "previews": 1, "snapshots": 1, "contents": 1, "events": 2}
@@ -31,57 +31,57 @@ def test_a_run_does_every_job_once_and_is_on_record(face: Any, user: User, proje
         (meta,) = told(migrated, name)
         assert meta["removed"] == removed.get(name, 0)
         assert meta["source"] == "sdk"
-    (run,) = face.maintenance.runs()
+    (run,) = client.maintenance.runs()
     assert (run.outcome, run.whole, run.problem) == ("done", True, None)
     assert run.ended_at >= run.started_at
     assert [(job.name, job.removed) for job in run.jobs] == [(one.name, one.removed) for one in reports]
-    again = face.maintenance.run()
+    again = client.maintenance.run()
     assert not any(report.removed for report in again)
 
 
-def test_a_dry_run_counts_and_changes_nothing(face: Any, user: User, project: Project, migrated: Admin) -> None:
+def test_a_dry_run_counts_and_changes_nothing(client: Any, user: User, project: Project, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=3, valid=1)
     add_previews(migrated, project, "stopped", days=8)
     add_events(migrated, user, days=400, times=2)
-    face.quotas.reserve(user, tokens=5)
+    client.quotas.reserve(user, tokens=5)
     expire(migrated, user)
     migrated.execute("INSERT INTO claims (kind, value, user_id) VALUES ('email', 'x@y', gen_random_uuid())")
     migrated.execute("INSERT INTO preview_ports VALUES ('', 9, gen_random_uuid(), gen_random_uuid())")
-    bob = face.users.create("bob@example.com")
+    bob = client.users.create("bob@example.com")
     migrated.execute(
         "UPDATE user_quotas SET period_start = now() - interval '40 days', period_end = now() - interval '10 days'"
         " WHERE user_id = %s",
         [bob.id],
     )
-    take(face, project, "a.md", b"x" * 3000, NOISE)
+    take(client, project, "a.md", b"x" * 3000, NOISE)
     age(migrated, project)
     tables = (
         *("events", "sessions", "previews", "claims", "preview_ports", "quota_reservations", "memory_snapshots"),
         *("memory_blobs", "quota_history", "maintenance_runs"),
     )
     before = [number(migrated, table) for table in tables]
-    reports = face.maintenance.run(dry_run=True, batch=2)
+    reports = client.maintenance.run(dry_run=True, batch=2)
     assert {report.name: report.removed for report in reports} == {
         "periods": 1, "reservations": 1, "sessions": 3, "previews": 1, "claims": 2, "snapshots": 1, "contents": 0,
         "events": 2,
     }  # fmt: skip
     assert all(report.dry_run for report in reports)
     assert [number(migrated, table) for table in tables] == before
-    done = face.maintenance.run(batch=2)
+    done = client.maintenance.run(batch=2)
     assert {report.name: report.removed for report in done} == {
         **{report.name: report.removed for report in reports},
         "contents": 1,
     }
 
 
-def test_jobs_can_be_chosen_and_things_kept_for_ever(face: Any, user: User, migrated: Admin) -> None:
+def test_jobs_can_be_chosen_and_things_kept_for_ever(client: Any, user: User, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=1, valid=0)
     add_events(migrated, user, days=4000, times=1)
     # In their own order, whatever the given one.
-    reports = face.maintenance.run(["events", "sessions"], keep_events=timedelta(days=5000))
+    reports = client.maintenance.run(["events", "sessions"], keep_events=timedelta(days=5000))
     assert [(report.name, report.removed) for report in reports] == [("sessions", 1), ("events", 0)]
-    assert [run.whole for run in face.maintenance.runs()] == [False]
-    names = [report.name for report in face.maintenance.run(keep_events=None, keep_auto=None)]
+    assert [run.whole for run in client.maintenance.runs()] == [False]
+    names = [report.name for report in client.maintenance.run(keep_events=None, keep_auto=None)]
     assert names == [name for name in MAINTENANCE_JOBS if name not in {"events", "snapshots"}]
 
 
@@ -95,24 +95,24 @@ def test_jobs_can_be_chosen_and_things_kept_for_ever(face: Any, user: User, migr
         ({"keep_events": timedelta(days=99_999)}, "keep"),
     ],
 )
-def test_wrong_arguments_are_named_and_nothing_is_removed(face: Any, bad: dict[str, Any], field: str) -> None:
+def test_wrong_arguments_are_named_and_nothing_is_removed(client: Any, bad: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        face.maintenance.run(**bad)
+        client.maintenance.run(**bad)
     assert refused.value.field == field
 
 
-def test_a_run_stops_where_it_is_told_to(face: Any, user: User, migrated: Admin) -> None:
+def test_a_run_stops_where_it_is_told_to(client: Any, user: User, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=9, valid=0)
-    reports = face.maintenance.run(batch=4, progress=lambda now: now.job != "sessions")
+    reports = client.maintenance.run(batch=4, progress=lambda now: now.job != "sessions")
     assert [(report.name, report.complete) for report in reports][-1] == ("sessions", False)
     assert reports[-1].removed == 4
     assert number(migrated, "sessions") == 5
-    assert [run.outcome for run in face.maintenance.runs()] == ["stopped"]
+    assert [run.outcome for run in client.maintenance.runs()] == ["stopped"]
     (meta,) = told(migrated, "sessions")
     assert (meta["removed"], meta["complete"]) == (4, False)
 
 
-def test_a_job_that_fails_keeps_no_other_from_being_done(face: Any, user: User, migrated: Admin) -> None:
+def test_a_job_that_fails_keeps_no_other_from_being_done(client: Any, user: User, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=2, valid=0)
     add_events(migrated, user, days=400, times=2)
     migrated.execute(
@@ -120,11 +120,11 @@ def test_a_job_that_fails_keeps_no_other_from_being_done(face: Any, user: User, 
            $$ BEGIN RAISE EXCEPTION 'sessions are broken'; END $$"""
     )
     migrated.execute("CREATE TRIGGER broken BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION broken()")
-    reports = {report.name: report for report in face.maintenance.run()}
+    reports = {report.name: report for report in client.maintenance.run()}
     assert "sessions are broken" in reports["sessions"].problem
     assert not reports["sessions"].complete
     assert reports["events"].removed == 2
-    (run,) = face.maintenance.runs()
+    (run,) = client.maintenance.runs()
     assert (run.outcome, run.problem) == ("failed", reports["sessions"].problem)
     (meta,) = told(migrated, "sessions")
     assert "sessions are broken" in meta["problem"]
@@ -133,25 +133,25 @@ def test_a_job_that_fails_keeps_no_other_from_being_done(face: Any, user: User, 
 # Whose turn it is.
 
 
-def test_one_run_a_day_whoever_asks(face: Any, migrated: Admin) -> None:
-    assert face.maintenance.run_if_due() is not None
-    assert face.maintenance.run_if_due() is None
+def test_one_run_a_day_whoever_asks(client: Any, migrated: Admin) -> None:
+    assert client.maintenance.run_if_due() is not None
+    assert client.maintenance.run_if_due() is None
     # Somebody else's clock does not matter, only the record.
     migrated.execute("UPDATE maintenance_runs SET started_at = started_at - interval '23 hours'")
-    assert face.maintenance.run_if_due() is None
+    assert client.maintenance.run_if_due() is None
     migrated.execute("UPDATE maintenance_runs SET started_at = started_at - interval '2 hours'")
-    assert face.maintenance.run_if_due() is not None
-    assert [run.outcome for run in face.maintenance.runs()] == ["done", "done"]
+    assert client.maintenance.run_if_due() is not None
+    assert [run.outcome for run in client.maintenance.runs()] == ["done", "done"]
 
 
-def test_a_run_by_hand_is_the_days_when_it_was_whole(face: Any) -> None:
-    face.maintenance.run(["sessions"])
-    face.maintenance.run(dry_run=True)
-    assert face.maintenance.run_if_due(progress=lambda _: False) is not None
+def test_a_run_by_hand_is_the_days_when_it_was_whole(client: Any) -> None:
+    client.maintenance.run(["sessions"])
+    client.maintenance.run(dry_run=True)
+    assert client.maintenance.run_if_due(progress=lambda _: False) is not None
     # That one was stopped: it goes on at the next occasion.
-    assert face.maintenance.runs()[0].outcome == "stopped"
-    face.maintenance.run()
-    assert face.maintenance.run_if_due() is None
+    assert client.maintenance.runs()[0].outcome == "stopped"
+    client.maintenance.run()
+    assert client.maintenance.run_if_due() is None
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_run_by_hand_is_the_days_when_it_was_whole(face: Any) -> None:
     [("failed", 0.9, False), ("failed", 1.1, True), ("running", 5.9, False), ("running", 6.1, True)],
 )
 def test_what_failed_is_tried_later_and_what_was_killed_blocks_nobody_for_long(
-    face: Any, migrated: Admin, outcome: str, hours: float, *, due: bool
+    client: Any, migrated: Admin, outcome: str, hours: float, *, due: bool
 ) -> None:
     migrated.execute(
         """INSERT INTO maintenance_runs (id, whole, outcome, started_at, ended_at)
@@ -167,4 +167,4 @@ def test_what_failed_is_tried_later_and_what_was_killed_blocks_nobody_for_long(
            FROM (SELECT now() - make_interval(secs => %(h)s * 3600) AS at) AS t""",
         {"o": outcome, "h": hours},
     )
-    assert (face.maintenance.run_if_due() is not None) is due
+    assert (client.maintenance.run_if_due() is not None) is due

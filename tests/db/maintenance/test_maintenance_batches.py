@@ -13,33 +13,33 @@ from atlas_sdk.ops import purges
 
 
 @pytest.mark.every_server
-def test_expired_sessions_of_everybody_go_in_batches(face: Any, user: User, migrated: Admin) -> None:
-    for owner in (user, face.users.create("bob@example.com")):
+def test_expired_sessions_of_everybody_go_in_batches(client: Any, user: User, migrated: Admin) -> None:
+    for owner in (user, client.users.create("bob@example.com")):
         add_sessions(migrated, owner, expired=5, valid=2)
     seen: list[int] = []
-    report = face.maintenance.purge_sessions(batch=4, progress=lambda now: seen.append(now.removed))
+    report = client.maintenance.purge_sessions(batch=4, progress=lambda now: seen.append(now.removed))
     assert counts(report) == (10, 10, 0)
     assert report.complete
     assert report.problem is None
     assert seen == [4, 8, 10]
     assert number(migrated, "sessions") == 4
     assert [meta["removed"] for meta in told(migrated, "sessions")] == [10]
-    assert counts(face.maintenance.purge_sessions()) == (0, 0, 0)
+    assert counts(client.maintenance.purge_sessions()) == (0, 0, 0)
 
 
-def test_previews_that_stopped_long_ago_go(face: Any, project: Project, migrated: Admin) -> None:
+def test_previews_that_stopped_long_ago_go(client: Any, project: Project, migrated: Admin) -> None:
     add_previews(migrated, project, "stopped", days=7, times=5)
     add_previews(migrated, project, "stopped", days=6)
     for status in ("creating", "running", "sleeping", "failed"):
         add_previews(migrated, project, status, days=0)
-    assert counts(face.maintenance.purge_previews(batch=2)) == (5, 5, 0)
+    assert counts(client.maintenance.purge_previews(batch=2)) == (5, 5, 0)
     left = migrated.execute("SELECT status FROM previews ORDER BY status").fetchall()
     assert left == [("creating",), ("failed",), ("running",), ("sleeping",), ("stopped",)]
-    assert counts(face.maintenance.purge_previews(keep=timedelta(days=5))) == (1, 1, 0)
+    assert counts(client.maintenance.purge_previews(keep=timedelta(days=5))) == (1, 1, 0)
 
 
 @pytest.mark.every_server
-def test_previews_that_failed_long_ago_go_too(face: Any, project: Project, migrated: Admin) -> None:
+def test_previews_that_failed_long_ago_go_too(client: Any, project: Project, migrated: Admin) -> None:
     add_previews(migrated, project, "failed", days=0, times=5)
     add_previews(migrated, project, "stopped", days=8, times=3)
     migrated.execute("ALTER TABLE previews DISABLE TRIGGER update_previews_updated_at")
@@ -48,22 +48,26 @@ def test_previews_that_failed_long_ago_go_too(face: Any, project: Project, migra
     # Made long ago, and failed just now.
     add_previews(migrated, project, "failed", days=0, times=2)
     add_previews(migrated, project, "running", days=0)
-    assert counts(face.maintenance.purge_previews(dry_run=True)) == (8, 8, 0)
+    assert counts(client.maintenance.purge_previews(dry_run=True)) == (8, 8, 0)
     seen: list[int] = []
-    assert counts(face.maintenance.purge_previews(batch=2, progress=lambda now: seen.append(now.removed))) == (8, 8, 0)
+    assert counts(client.maintenance.purge_previews(batch=2, progress=lambda now: seen.append(now.removed))) == (
+        8,
+        8,
+        0,
+    )
     assert seen == [2, 3, 5, 7, 8]
     left = migrated.execute("SELECT status, count(*) FROM previews GROUP BY status ORDER BY status").fetchall()
     assert left == [("failed", 2), ("running", 1)]
-    assert counts(face.maintenance.purge_previews()) == (0, 0, 0)
+    assert counts(client.maintenance.purge_previews()) == (0, 0, 0)
 
 
-def test_the_audit_is_kept_for_a_year(face: Any, user: User, migrated: Admin) -> None:
+def test_the_audit_is_kept_for_a_year(client: Any, user: User, migrated: Admin) -> None:
     add_events(migrated, user, days=365, times=7)
     add_events(migrated, user, days=364, times=2)
     before = number(migrated, "events")
-    assert counts(face.maintenance.purge_events(batch=3)) == (7, 7, 0)
+    assert counts(client.maintenance.purge_events(batch=3)) == (7, 7, 0)
     assert number(migrated, "events") == before - 7 + 1
-    assert counts(face.maintenance.purge_events(keep=timedelta(days=363))) == (2, 2, 0)
+    assert counts(client.maintenance.purge_events(keep=timedelta(days=363))) == (2, 2, 0)
 
 
 # A batch that another transaction was in the way of.
@@ -85,59 +89,59 @@ def conflict_once(admin: Admin, table: str, at: int) -> None:
     admin.execute(f"CREATE TRIGGER fail_once AFTER DELETE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fail_once()")
 
 
-def test_what_went_before_a_conflict_is_reported_with_the_rest(face: Any, user: User, migrated: Admin) -> None:
+def test_what_went_before_a_conflict_is_reported_with_the_rest(client: Any, user: User, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=10, valid=1)
     conflict_once(migrated, "sessions", at=3)
     seen: list[int] = []
-    (report,) = face.maintenance.run(["sessions"], batch=4, progress=lambda now: seen.append(now.removed))
+    (report,) = client.maintenance.run(["sessions"], batch=4, progress=lambda now: seen.append(now.removed))
     assert (counts(report), report.complete, report.problem) == ((10, 10, 0), True, None)
     assert seen == [4, 8, 10]
     assert [meta["removed"] for meta in told(migrated, "sessions")] == [10]
-    (run,) = face.maintenance.runs()
+    (run,) = client.maintenance.runs()
     assert [job.removed for job in run.jobs] == [10]
 
 
 def test_reservations_before_a_conflict_are_reported_with_the_rest(
-    face: Any, user: User, migrated: Admin, monkeypatch: pytest.MonkeyPatch
+    client: Any, user: User, migrated: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Users of one page take turns.
     monkeypatch.setattr(purges, "_USERS", 1)
-    for owner in (user, *(face.users.create(f"u{n}@example.com") for n in range(2))):
-        face.quotas.reserve(owner, tokens=5)
+    for owner in (user, *(client.users.create(f"u{n}@example.com") for n in range(2))):
+        client.quotas.reserve(owner, tokens=5)
         expire(migrated, owner)
     conflict_once(migrated, "quota_reservations", at=2)
-    (report,) = face.maintenance.run(["reservations"])
+    (report,) = client.maintenance.run(["reservations"])
     assert (report.removed, report.problem) == (3, None)
     assert [meta["removed"] for meta in told(migrated, "reservations")] == [3]
-    assert face.quotas.verify().balanced
+    assert client.quotas.verify().balanced
 
 
 # Names and ports.
 
 
 def test_names_and_ports_of_what_is_gone_are_free_again(
-    face: Any, user: User, project: Project, migrated: Admin
+    client: Any, user: User, project: Project, migrated: Admin
 ) -> None:
-    bob = face.users.create("bob@example.com")
-    gone = face.projects.create(bob, path="/srv/gone", session_id="gone-session")
+    bob = client.users.create("bob@example.com")
+    gone = client.projects.create(bob, path="/srv/gone", session_id="gone-session")
     for owner in (project, gone):
-        preview = face.previews.create(owner, host=f"{owner.name}.example.com")
-        face.previews.allocate_port(preview)
-    stopped = face.previews.create(project, host="stopped.example.com")
-    face.previews.stop(stopped)
-    deleted = face.previews.allocate_port(face.previews.create(project, host="deleted.example.com"))
+        preview = client.previews.create(owner, host=f"{owner.name}.example.com")
+        client.previews.allocate_port(preview)
+    stopped = client.previews.create(project, host="stopped.example.com")
+    client.previews.stop(stopped)
+    deleted = client.previews.allocate_port(client.previews.create(project, host="deleted.example.com"))
     migrated.execute("DELETE FROM previews WHERE id = %s", [deleted.id])
     migrated.execute("DELETE FROM users WHERE id = %s", [bob.id])
     assert number(migrated, "claims") == 7
     assert number(migrated, "preview_ports") == 3
-    assert counts(face.maintenance.purge_claims(batch=2)) == (10, 6, 0)
+    assert counts(client.maintenance.purge_claims(batch=2)) == (10, 6, 0)
     left = migrated.execute("SELECT kind, value FROM claims ORDER BY kind").fetchall()
     assert left == [
         ("email", "ada@example.com"), ("preview_host", "app.example.com"), ("project_session", project.session_id)
     ]  # fmt: skip
     assert number(migrated, "preview_ports") == 1
     # They can be taken again, and what lives still works.
-    assert face.users.create("bob@example.com").id != bob.id
-    assert face.projects.create(user, path="/srv/new", session_id="gone-session")
-    assert face.previews.by_host("app.example.com") is not None
-    assert counts(face.maintenance.purge_claims())[1:] == (0, 0)
+    assert client.users.create("bob@example.com").id != bob.id
+    assert client.projects.create(user, path="/srv/new", session_id="gone-session")
+    assert client.previews.by_host("app.example.com") is not None
+    assert counts(client.maintenance.purge_claims())[1:] == (0, 0)

@@ -11,39 +11,39 @@ from upkeep import NOISE, Admin, age, counts, number, take
 from atlas_sdk import Project, User
 
 
-def seqs(face: Any, project: Project, path: str) -> list[int]:
-    return sorted({version.seq for version in face.memory.history(project, path, limit=1000)})
+def seqs(client: Any, project: Project, path: str) -> list[int]:
+    return sorted({version.seq for version in client.memory.history(project, path, limit=1000)})
 
 
 @pytest.mark.every_server
 def test_old_automatic_versions_go_and_everything_else_stays(
-    face: Any, user: User, project: Project, migrated: Admin
+    client: Any, user: User, project: Project, migrated: Admin
 ) -> None:
-    take(face, project, "a.md", b"1", b"2", b"3")
-    take(face, project, "a.md", b"asked for", kind="claude_md")
-    face.memory.checkpoint(project, "kept")
-    take(face, project, "a.md", b"5", b"6")
-    take(face, project, "still.md", b"1", b"2")
-    take(face, project, "gone.md", b"1", b"last content")
-    face.memory.delete(project, "gone.md")
+    take(client, project, "a.md", b"1", b"2", b"3")
+    take(client, project, "a.md", b"asked for", kind="claude_md")
+    client.memory.checkpoint(project, "kept")
+    take(client, project, "a.md", b"5", b"6")
+    take(client, project, "still.md", b"1", b"2")
+    take(client, project, "gone.md", b"1", b"last content")
+    client.memory.delete(project, "gone.md")
     age(migrated, project)
-    take(face, project, "a.md", b"young", b"newest")
-    report = face.maintenance.prune_snapshots(batch=3)
+    take(client, project, "a.md", b"young", b"newest")
+    report = client.maintenance.prune_snapshots(batch=3)
     assert counts(report) == (10, 7, 0)
     # Of a.md the one that was asked for (a checkpoint names it, too) and the young; of the others the newest.
-    assert seqs(face, project, "a.md") == [4, 7, 8]
-    assert seqs(face, project, "still.md") == [2]
-    assert seqs(face, project, "gone.md") == [2, 3]
-    assert face.memory.read(project, "a.md", "kept") == b"asked for"
-    assert face.memory.verify(user).ok
-    assert counts(face.maintenance.prune_snapshots()) == (3, 0, 0)
+    assert seqs(client, project, "a.md") == [4, 7, 8]
+    assert seqs(client, project, "still.md") == [2]
+    assert seqs(client, project, "gone.md") == [2, 3]
+    assert client.memory.read(project, "a.md", "kept") == b"asked for"
+    assert client.memory.verify(user).ok
+    assert counts(client.maintenance.prune_snapshots()) == (3, 0, 0)
 
 
-def test_a_longer_time_keeps_more(face: Any, project: Project, migrated: Admin) -> None:
-    take(face, project, "a.md", b"1", b"2")
+def test_a_longer_time_keeps_more(client: Any, project: Project, migrated: Admin) -> None:
+    take(client, project, "a.md", b"1", b"2")
     age(migrated, project, days=40)
-    assert face.maintenance.prune_snapshots(keep=timedelta(days=41)).removed == 0
-    assert face.maintenance.prune_snapshots(keep=timedelta(days=39)).removed == 1
+    assert client.maintenance.prune_snapshots(keep=timedelta(days=41)).removed == 0
+    assert client.maintenance.prune_snapshots(keep=timedelta(days=39)).removed == 1
 
 
 def body(n: int) -> bytes:
@@ -53,29 +53,29 @@ def body(n: int) -> bytes:
 
 @pytest.mark.every_server
 def test_contents_that_nothing_needs_go_with_what_they_were_made_from(
-    face: Any, user: User, project: Project, migrated: Admin
+    client: Any, user: User, project: Project, migrated: Admin
 ) -> None:
-    bob = face.users.create("bob@example.com")
-    other = face.projects.create(bob, path="/srv/app")
+    bob = client.users.create("bob@example.com")
+    other = client.projects.create(bob, path="/srv/app")
     for owner in (project, other):
-        take(face, owner, "a.md", *(body(n) for n in range(6)))
+        take(client, owner, "a.md", *(body(n) for n in range(6)))
         # Now a keyframe of something else: nothing is made from those before any more.
-        take(face, owner, "a.md", NOISE)
+        take(client, owner, "a.md", NOISE)
     age(migrated, project)
     blobs, taken = number(migrated, "memory_blobs"), stored(migrated)
-    assert counts(face.maintenance.collect_contents()) == (blobs, 0, 0)
-    assert face.maintenance.prune_snapshots().removed == 6
-    report = face.maintenance.collect_contents(batch=2)
+    assert counts(client.maintenance.collect_contents()) == (blobs, 0, 0)
+    assert client.maintenance.prune_snapshots().removed == 6
+    report = client.maintenance.collect_contents(batch=2)
     # Nobody else's, though Bob has the same.
     assert (report.examined, report.removed, report.skipped) == (blobs, 6, 0)
     assert number(migrated, "memory_blobs") == blobs - 6
     assert report.freed_bytes == taken - stored(migrated) > 0
-    assert face.memory.verify(user).ok
-    assert face.memory.verify(bob).ok
-    assert face.memory.content(face.memory.history(other, "a.md", limit=3)[2]) == body(4)
+    assert client.memory.verify(user).ok
+    assert client.memory.verify(bob).ok
+    assert client.memory.content(client.memory.history(other, "a.md", limit=3)[2]) == body(4)
     # What was collected can be stored anew.
-    take(face, project, "a.md", body(3))
-    assert face.memory.read(project, "a.md") == body(3)
+    take(client, project, "a.md", body(3))
+    assert client.memory.read(project, "a.md") == body(3)
 
 
 def stored(admin: Admin) -> int:
@@ -84,11 +84,11 @@ def stored(admin: Admin) -> int:
     return row[0]
 
 
-def test_bases_of_deltas_stay(face: Any, user: User, project: Project, migrated: Admin) -> None:
-    take(face, project, "a.md", *(body(n) for n in range(9)))
+def test_bases_of_deltas_stay(client: Any, user: User, project: Project, migrated: Admin) -> None:
+    take(client, project, "a.md", *(body(n) for n in range(9)))
     age(migrated, project)
-    assert face.maintenance.prune_snapshots().removed == 8
+    assert client.maintenance.prune_snapshots().removed == 8
     assert migrated.execute("SELECT max(depth) FROM memory_blobs").fetchone() == (8,)
-    assert face.maintenance.collect_contents().removed == 0
-    assert face.memory.read(project, "a.md") == body(8)
-    assert face.memory.verify(user).ok
+    assert client.maintenance.collect_contents().removed == 0
+    assert client.memory.read(project, "a.md") == body(8)
+    assert client.memory.verify(user).ok

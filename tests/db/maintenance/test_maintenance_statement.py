@@ -16,9 +16,9 @@ BODY = b"".join(b"line %d of the rules\n" % n for n in range(40))
 TABLES = ("memory_blobs", "memory_files", "memory_snapshots", "checkpoints", "restores", "projects")
 
 
-def new_project(face: Any, folder: Path, email: str = "ada@example.com") -> tuple[User, Project]:
-    user = face.users.by_email(email) or face.users.create(email)
-    return user, face.projects.create(user, path=folder)
+def new_project(client: Any, folder: Path, email: str = "ada@example.com") -> tuple[User, Project]:
+    user = client.users.by_email(email) or client.users.create(email)
+    return user, client.projects.create(user, path=folder)
 
 
 def age(connection: psycopg.Connection[Any], project: Project, *, path: str = "%", days: int = 31) -> None:
@@ -97,44 +97,44 @@ def test_pruning_long_chains_leaves_every_other_version_readable(
     assert admin.execute(PRUNE).rowcount == 3
 
 
-def test_pruning_twice_in_a_row_removes_nothing_more(face: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
-    _, project = new_project(face, folder)
+def test_pruning_twice_in_a_row_removes_nothing_more(client: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
+    _, project = new_project(client, folder)
     for n in range(4):
-        face.memory.snapshot(project, "CLAUDE.md", b"%d" % n, kind="auto")
+        client.memory.snapshot(project, "CLAUDE.md", b"%d" % n, kind="auto")
     age(admin, project)
     assert admin.execute(PRUNE).rowcount == 3
     assert admin.execute(PRUNE).rowcount == 0
-    assert face.memory.read(project, "CLAUDE.md") == b"3"
-    assert face.memory.snapshot(project, "CLAUDE.md", b"3") is None
-    assert face.memory.snapshot(project, "CLAUDE.md", b"4").seq == 5
+    assert client.memory.read(project, "CLAUDE.md") == b"3"
+    assert client.memory.snapshot(project, "CLAUDE.md", b"3") is None
+    assert client.memory.snapshot(project, "CLAUDE.md", b"4").seq == 5
 
 
-def test_a_deletion_is_remembered_however_old(face: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
-    _, project = new_project(face, folder)
-    face.memory.snapshot(project, "CLAUDE.md", b"one", kind="auto")
-    face.memory.delete(project, "CLAUDE.md")
+def test_a_deletion_is_remembered_however_old(client: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
+    _, project = new_project(client, folder)
+    client.memory.snapshot(project, "CLAUDE.md", b"one", kind="auto")
+    client.memory.delete(project, "CLAUDE.md")
     age(admin, project)
     admin.execute(PRUNE)
     with pytest.raises(NotFound):
-        face.memory.read(project, "CLAUDE.md")
-    deletion, content = face.memory.history(project, "CLAUDE.md")
+        client.memory.read(project, "CLAUDE.md")
+    deletion, content = client.memory.history(project, "CLAUDE.md")
     assert deletion.deleted
-    assert face.memory.content(content) == b"one"
+    assert client.memory.content(content) == b"one"
 
 
-def test_restores_can_be_undone_after_pruning(face: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
-    _, project = new_project(face, folder)
-    face.memory.capture(project, kind="auto")
-    face.memory.checkpoint(project, "good")
+def test_restores_can_be_undone_after_pruning(client: Any, admin: psycopg.Connection[Any], folder: Path) -> None:
+    _, project = new_project(client, folder)
+    client.memory.capture(project, kind="auto")
+    client.memory.checkpoint(project, "good")
     for n in range(3):
         (folder / "CLAUDE.md").write_bytes(b"edit %d" % n)
-        face.memory.capture(project, kind="auto")
-    face.memory.restore(project, "good")
+        client.memory.capture(project, kind="auto")
+    client.memory.restore(project, "good")
     age(admin, project)
     assert admin.execute(PRUNE).rowcount == 4
-    face.memory.undo(project)
+    client.memory.undo(project)
     assert (folder / "CLAUDE.md").read_bytes() == b"edit 2"
-    face.memory.redo(project)
+    client.memory.redo(project)
     assert (folder / "CLAUDE.md").read_bytes() == b"# Rules\n\nBe kind.\n"
 
 

@@ -85,6 +85,6 @@ def age(admin: Admin, project: Project, *, path: str = "%", days: int = 31) -> N
     )
 
 
-def take(face: Any, project: Project, path: str, *contents: bytes, kind: str = "auto") -> None:
+def take(client: Any, project: Project, path: str, *contents: bytes, kind: str = "auto") -> None:
     for content in contents:
-        face.memory.snapshot(project, path, content, kind=kind)
+        client.memory.snapshot(project, path, content, kind=kind)

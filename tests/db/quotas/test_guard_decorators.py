@@ -154,7 +154,7 @@ def test_the_payer_may_be_found_from_the_arguments(client: QuotaClient) -> None:
             return name
 
     assert [client.do(ask("ada", tokens=1)), client.do(ask("bob", tokens=2))] == ["ada", "bob"]
-    assert [client.usage(user).tokens_used for user in payers.values()] == [1, 2]
+    assert [client.usage_of(user).tokens_used for user in payers.values()] == [1, 2]
     with pytest.raises(InvalidInput, match="in a decorator only"), client.entered(guard):
         pytest.fail("nobody pays")
 

@@ -72,7 +72,7 @@ def test_an_answer_that_is_lost_is_asked_for_again(client: QuotaClient) -> None:
     assert g.settlement.outcome == "repeated"
     assert losing.sent == ["quotas.reserve", "quotas.reserve", "quotas.settle", "quotas.settle"]
     assert used(client, user)[0] == 100
-    assert client.usage(user).requests_last_hour == 1
+    assert client.usage_of(user).requests_last_hour == 1
 
 
 def test_a_first_try_that_expired_unheard_of_is_made_anew(client: QuotaClient, dsn: str) -> None:
@@ -166,7 +166,7 @@ def test_a_settlement_that_cannot_be_written_is_kept_and_written_at_the_next_exi
         losing.fail(2, error)
         lost.settle(tokens=123, cost="0.5", meta={"secret": "value"})
     assert lost.settlement is None
-    assert client.usage(user).tokens_held == 400, "what is not settled stays reserved"
+    assert client.usage_of(user).tokens_held == 400, "what is not settled stays reserved"
     assert f"settlement of reservation {lost.id} is kept for later" in caplog.text
     assert "123" not in caplog.text.replace(str(lost.id), "")
     assert "secret" not in caplog.text
@@ -221,7 +221,7 @@ def test_one_that_the_database_refuses_does_not_keep_the_others_waiting(client: 
             g.settle(tokens=number)
     losing.fail(1, DatabaseError("it does not like the first"))
     assert client.quotas.settle_pending() == 1
-    assert client.usage(user).tokens_used == 6
+    assert client.usage_of(user).tokens_used == 6
     client.settle_down()
     assert used(client, user)[0] == 7
 
@@ -245,7 +245,7 @@ def test_a_client_settles_its_leases_before_it_closes(client: QuotaClient, dsn: 
     call = client.do(client.quotas.lease(user, tokens=4000, requests=10).reserve(400))
     call.settle(7)
     running = client.do(client.quotas.lease(user, tokens=4000, requests=10).reserve(400))
-    assert client.usage(user).tokens_held == 8000
+    assert client.usage_of(user).tokens_held == 8000
     client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.reservations(user) == []

@@ -12,7 +12,7 @@ from atlas_sdk.guards import current_guard
 
 
 def decorated(client: QuotaClient, guard: Any) -> Any:
-    """Return a function that is guarded, called the same way on both faces."""
+    """Return a function that is guarded, called the same way on both clients."""
     if client.kind == "blocking":
 
         @guard

@@ -68,12 +68,12 @@ def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(
     for number in range(1, 6):
         with client.guard(user, tokens=10, lease=True) as g:
             assert isinstance(g._grant, LeaseCall)
-            assert client.usage(user).tokens_held == 10
+            assert client.usage_of(user).tokens_held == 10
             g.settle(tokens=4)
         # At once: another process may need it.
         assert used(client, user)[0] == 4 * number
     assert runner.sent == ["quotas.lease", "quotas.settle"] * 5
-    assert client.usage(user).requests_last_hour == 5
+    assert client.usage_of(user).requests_last_hour == 5
     assert len(quota_sql.ledger(user.id)) == 5
 
 
@@ -84,10 +84,10 @@ def test_many_calls_are_served_from_few_blocks(client: QuotaClient) -> None:
     for _ in range(500):
         guarded(client, user, cost="0.001")
     assert runner.sent.count("quotas.lease") <= 9, "blocks for 1, 2, 4, … 256 calls"
-    assert client.usage(user).requests_last_hour < 500, "the last block's are still to come"
+    assert client.usage_of(user).requests_last_hour < 500, "the last block's are still to come"
     close(client)
     assert used(client, user)[0] == 4 * 500
-    assert client.usage(user).requests_last_hour == 500
+    assert client.usage_of(user).requests_last_hour == 500
 
 
 def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_limit_holds(
@@ -162,9 +162,9 @@ def test_a_single_call_gets_what_an_idle_block_holds(client: QuotaClient) -> Non
     hurried(client)
     for _ in range(MANY):
         guarded(client, user, tokens=100, used_tokens=1)
-    held = client.usage(user).tokens_held
+    held = client.usage_of(user).tokens_held
     assert held > 1000
-    rest = LIMIT - client.usage(user).tokens_used - held
+    rest = LIMIT - client.usage_of(user).tokens_used - held
     with client.guard(user, tokens=rest + 500, lease=True) as g:
         g.settle(tokens=1)
     close(client)
@@ -175,7 +175,7 @@ def test_an_idle_user_holds_nothing(client: QuotaClient) -> None:
     user = user_with(client)
     for _ in range(MANY):
         guarded(client, user)
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 4 * MANY
 
 

@@ -55,7 +55,7 @@ def test_requests_that_lie_idle_are_given_back_too(client: QuotaClient) -> None:
         once(client, lease, 10)
         with client.guard(user, requests=39):
             pass
-    assert client.usage(user).requests_last_hour == 40
+    assert client.usage_of(user).requests_last_hour == 40
 
 
 def test_a_lease_gets_what_another_lease_holds(client: QuotaClient) -> None:
@@ -75,7 +75,7 @@ def test_calls_of_another_kind_get_what_a_hot_kind_left(client: QuotaClient) -> 
     for _ in range(MANY):
         with client.guard(user, tokens=100, lease=True, meta={"model": "hot"}) as g:
             g.settle(tokens=1)
-    assert client.usage(user).tokens_held > 1000
+    assert client.usage_of(user).tokens_held > 1000
     spent = MANY
     for lease in (True, False):
         with client.guard(user, tokens=LIMIT - spent, lease=lease, meta={"leased": lease}) as g:
@@ -105,10 +105,10 @@ def test_a_refusal_leaves_other_users_and_other_limits_alone(client: QuotaClient
         once(client, theirs, 10)
         with pytest.raises(QuotaExceeded), client.guard(user, slots=1):
             pytest.fail("it was entered")
-        assert client.usage(user).tokens_held == 10_000
+        assert client.usage_of(user).tokens_held == 10_000
         with pytest.raises(QuotaExceeded), client.guard(user, tokens=LIMIT + 1):
             pytest.fail("it was entered")
-        assert (client.usage(user).tokens_held, client.usage(other).tokens_held) == (0, 10_000)
+        assert (client.usage_of(user).tokens_held, client.usage_of(other).tokens_held) == (0, 10_000)
 
 
 def test_leases_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other(dsn: str, quota_sql: QuotaSql) -> None:
@@ -148,7 +148,7 @@ def test_calls_that_count_no_request_reserve_none_when_hot(client: QuotaClient) 
         assert all(hold.requests == 0 for hold in client.holds(user))
     with client.guard(user, tokens=1, requests=5) as g:
         g.settle(tokens=1)
-    assert client.usage(user).requests_last_hour == 5
+    assert client.usage_of(user).requests_last_hour == 5
 
 
 def test_calls_that_count_several_requests_are_counted_when_hot(client: QuotaClient) -> None:
@@ -160,7 +160,7 @@ def test_calls_that_count_several_requests_are_counted_when_hot(client: QuotaCli
         with client.guard(user, tokens=10, requests=0, lease=True) as g:
             g.settle(tokens=1)
     client.quotas.close()
-    assert client.usage(user).requests_last_hour == 3 * MANY
+    assert client.usage_of(user).requests_last_hour == 3 * MANY
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_forked_child_never_spends_its_parents_block(client: QuotaClient) -> N
         return mine.id == running.id, extended
 
     assert forked(child)() == "(False, False)"
-    assert client.usage(user).tokens_used == 7
+    assert client.usage_of(user).tokens_used == 7
     assert [hold.id for hold in client.holds(user)] == [running.id]
     assert once(client, lease, 900).id == running.id, "the child has not touched the block"
     running.settle(30)
@@ -173,7 +173,7 @@ def test_what_a_killed_process_held_is_charged_when_it_expires(
     block = os.read(reading, 100).decode()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    usage = client.usage(user)
+    usage = client.usage_of(user)
     assert (usage.tokens_used, usage.tokens_held) == (0, BLOCK)
     quota_sql.expire(block)
     with pytest.raises(QuotaExceeded):
@@ -238,7 +238,7 @@ def test_processes_that_are_killed_at_random_never_exceed_a_limit(
     # What the survivors left is spent to the end; the expired blocks are charged on the way.
     _spend(dsn, user, 0)
     assert used(client, user)[0] <= LIMIT
-    assert sum(amount for _, amount, _ in quota_sql.ledger(user.id)) == client.usage(user).tokens_used
+    assert sum(amount for _, amount, _ in quota_sql.ledger(user.id)) == client.usage_of(user).tokens_used
 
 
 SCRIPT = {
@@ -319,6 +319,6 @@ def test_a_live_lease_outlives_a_server_that_is_killed(own_server: EmbeddedServe
     own_server.ensure_running()
     once(client, lease, 10)
     client.do(lease.close())
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 40
     client.close()

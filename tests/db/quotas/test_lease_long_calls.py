@@ -50,17 +50,17 @@ def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(client: Qu
 
     tended(client, lease, narrowed)
     clock.now += 34
-    tended(client, lease, lambda: client.usage(user).tokens_held == 20)
-    assert client.usage(user).requests_last_hour == 2
+    tended(client, lease, lambda: client.usage_of(user).tokens_held == 20)
+    assert client.usage_of(user).requests_last_hour == 2
     sixty = client.quotas.reserve(user, tokens=60_000)
     client.quotas.release(user, sixty.id)
     assert once(client, lease, 40_000, 0).tokens == 40_000
     first.settle(7)
     second.settle(8)
     client.do(lease.close())
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 15
-    assert client.usage(user).requests_last_hour == 4
+    assert client.usage_of(user).requests_last_hour == 4
     assert not quota_sql.value(
         "SELECT count(*) FROM events WHERE user_id = %s AND type = 'quota.threshold'", user.id
     ), "nobody has used half of it"
@@ -75,12 +75,12 @@ def test_a_call_keeps_its_block_alive_and_its_requests_uncounted(client: QuotaCl
     with pytest.raises(QuotaExceeded):
         # The one who is refused would have charged what has expired.
         client.quotas.reserve(user, tokens=1000)
-    assert (client.usage(user).tokens_used, client.usage(user).requests_last_hour) == (0, 0)
+    assert (client.usage_of(user).tokens_used, client.usage_of(user).requests_last_hour) == (0, 0)
     assert once(client, lease, 10, 1).id != call.id, "no call begins on a block past its time"
     call.settle(30)
     client.do(lease.close())
     assert used(client, user)[0] == 31
-    assert client.usage(user).requests_last_hour == 2
+    assert client.usage_of(user).requests_last_hour == 2
 
 
 def test_a_smaller_reservation_is_kept_alive_too(client: QuotaClient) -> None:
@@ -112,7 +112,7 @@ def test_without_room_for_both_a_block_is_kept_and_made_smaller_later(client: Qu
     assert once(client, lease, 10, 0).id == call.id, "it serves others still"
     client.quotas.release(user, other.id)
     clock.now += 21
-    tended(client, lease, lambda: client.usage(user).tokens_held == 100)
+    tended(client, lease, lambda: client.usage_of(user).tokens_held == 100)
     call.settle(100)
     client.do(lease.close())
     assert used(client, user)[0] == 100
@@ -139,7 +139,7 @@ def test_a_block_of_which_most_is_promised_stays_as_it_is(client: QuotaClient) -
         clock.now += 21
         client.do(lease._core.run_maintenance())
     assert [hold.id for hold in client.holds(user)] == [running.id]
-    assert client.usage(user).tokens_held == 500
+    assert client.usage_of(user).tokens_held == 500
     running.settle(400)
     client.do(lease.close())
     assert used(client, user)[0] == 400
@@ -176,7 +176,7 @@ def test_a_block_that_ended_under_its_calls_admits_none_and_is_corrected(
     assert once(client, lease, 10, 1).id != call.id
     call.settle(30)
     client.do(lease.close())
-    until(lambda: client.usage(user).tokens_used == 31)
+    until(lambda: client.usage_of(user).tokens_used == 31)
     assert used(client, user)[0] == 31
 
 
@@ -200,7 +200,7 @@ def test_a_call_is_extended_after_its_move(client: QuotaClient) -> None:
     call = client.do(lease.reserve(100))
     client.do(lease.close())
     client.do(lease.extend(call, tokens=50))
-    assert (call.tokens, client.usage(user).tokens_held) == (150, 150)
+    assert (call.tokens, client.usage_of(user).tokens_held) == (150, 150)
     call.settle(149)
     kept_until(client, lambda: not client.holds(user))
     assert used(client, user)[0] == 149
@@ -211,12 +211,12 @@ def test_calls_that_promised_nothing_but_a_request_are_kept_by_one_token(client:
     lease = lease_of(client, user, tokens=400, requests=20)
     call = client.do(lease.reserve(0))
     client.do(lease.close())
-    assert client.usage(user).tokens_held == 1
-    assert client.usage(user).requests_last_hour == 1
+    assert client.usage_of(user).tokens_held == 1
+    assert client.usage_of(user).requests_last_hour == 1
     call.settle(0)
     kept_until(client, lambda: not client.holds(user))
     assert used(client, user)[0] == 0
-    assert client.usage(user).requests_last_hour == 1
+    assert client.usage_of(user).requests_last_hour == 1
 
 
 def test_a_lost_answer_about_a_smaller_reservation_costs_nothing(client: QuotaClient) -> None:
@@ -226,7 +226,7 @@ def test_a_lost_answer_about_a_smaller_reservation_costs_nothing(client: QuotaCl
     runner.lose(2)
     client.do(lease.close())
     kept_until(client, lambda: [hold.id for hold in client.holds(user)] == [call.id])
-    assert client.usage(user).tokens_held == 400
+    assert client.usage_of(user).tokens_held == 400
     call.settle(30)
     kept_until(client, lambda: not client.holds(user))
     assert used(client, user)[0] == 30
@@ -261,7 +261,7 @@ def test_a_call_that_is_extended_meanwhile_keeps_its_block(blocking_client: Quot
     during(runner, "quotas.reserve", lambda: lease.extend(call, tokens=50, ttl=timedelta(minutes=1)))
     lease.close()
     until(lambda: len(blocking_client.holds(user)) == 1)
-    assert blocking_client.usage(user).tokens_held == 450
+    assert blocking_client.usage_of(user).tokens_held == 450
     call.settle(150)
     until(lambda: not blocking_client.holds(user))
     assert used(blocking_client, user)[0] == 150

@@ -21,7 +21,7 @@ def test_an_answer_that_is_lost_is_asked_for_again(client: QuotaClient) -> None:
     assert len(client.holds(user)) == 1
     runner.lose()
     client.do(lease.close())
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 10
 
 

@@ -261,7 +261,7 @@ def test_a_call_that_is_dropped_is_charged_what_it_was_promised(client: QuotaCli
     lease = lease_of(client, user, tokens=1000)
     call = client.do(lease.reserve(10))
     client.do(lease.give_back())
-    assert client.usage(user).tokens_held == 10
+    assert client.usage_of(user).tokens_held == 10
     del call
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 10

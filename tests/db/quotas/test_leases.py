@@ -1,4 +1,4 @@
-"""Leases, through both faces: what a process spends by itself is charged as it was used."""
+"""Leases, through both clients: what a process spends by itself is charged as it was used."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_a_block_is_held_while_calls_spend_it_and_charged_as_they_used_it(client
             call = client.do(lease.reserve(100, cost="0.01"))
             assert (call.tokens, call.cost) == (100, Decimal("0.01"))
             call.settle(40, cost="0.004")
-        usage = client.usage(user)
+        usage = client.usage_of(user)
         assert (usage.tokens_used, usage.tokens_held, usage.cost_held) == (0, 1000, Decimal("0.5"))
         (hold,) = client.holds(user)
         assert (hold.id, hold.holder, hold.meta) == (call.id, "worker 7", {"model": "m"})
     assert used(client, user) == (120, Decimal("0.012"))
-    assert client.usage(user).requests_last_hour == 3
+    assert client.usage_of(user).requests_last_hour == 3
 
 
 def test_a_call_that_says_nothing_is_charged_what_it_was_promised(client: QuotaClient) -> None:
@@ -49,7 +49,7 @@ def test_a_call_that_says_nothing_is_charged_what_it_was_promised(client: QuotaC
         twice.settle(9)
         twice.release()
     assert used(client, user) == (107, Decimal("0.25"))
-    assert client.usage(user).requests_last_hour == 3, "a release counts as an attempt"
+    assert client.usage_of(user).requests_last_hour == 3, "a release counts as an attempt"
 
 
 def test_a_call_that_uses_more_than_promised_is_charged_and_marked(client: QuotaClient, quota_sql: QuotaSql) -> None:
@@ -69,7 +69,7 @@ def test_a_block_that_is_too_small_is_replaced_and_settled_when_its_last_call_en
         assert len(client.holds(user)) == 2
         first.settle(10)
         until(lambda: [hold.id for hold in client.holds(user)] == [second.id])
-        assert client.usage(user).tokens_used == 10
+        assert client.usage_of(user).tokens_used == 10
         second.settle(20)
         big = client.do(lease.reserve(1000))
         assert big.tokens == 1000, "a call may be larger than a block"
@@ -96,7 +96,7 @@ def test_what_lies_idle_here_is_given_back_before_a_call_is_refused(client: Quot
     user = user_with(client, tokens=1000)
     with client.entered(lease_of(client, user, tokens=500)) as lease:
         once(client, lease, 100)
-        assert client.usage(user).tokens_held == 500
+        assert client.usage_of(user).tokens_held == 500
         assert once(client, lease, 900).tokens == 900
     assert used(client, user)[0] == 1000
 
@@ -149,7 +149,7 @@ def test_requests_of_the_hour_hold(client: QuotaClient) -> None:
         with pytest.raises(QuotaExceeded) as refused:
             once(client, lease, 1)
         assert (refused.value.dimension, refused.value.http_status) == ("requests", 429)
-    assert client.usage(user).requests_last_hour == 17
+    assert client.usage_of(user).requests_last_hour == 17
 
 
 def test_no_call_is_admitted_from_a_block_past_its_deadline(client: QuotaClient) -> None:
@@ -201,12 +201,12 @@ def test_calls_that_outlive_their_block_correct_what_its_expiry_charged(
         quota_sql.expire(first.id)
         with pytest.raises(QuotaExceeded):
             client.quotas.reserve(user, tokens=700)
-        assert client.usage(user).tokens_used == 400, "an expired block is charged in full"
+        assert client.usage_of(user).tokens_used == 400, "an expired block is charged in full"
         lease._core.pool.retire()
         first.settle(30)
-        assert client.usage(user).tokens_used == 400
+        assert client.usage_of(user).tokens_used == 400
         second.settle(40)
-        until(lambda: client.usage(user).tokens_used == 70)
+        until(lambda: client.usage_of(user).tokens_used == 70)
     assert sorted(quota_sql.ledger(user.id)) == [("expired", 400, 0), ("tokens", -330, 0)]
     assert used(client, user)[0] == 70
 
@@ -216,12 +216,12 @@ def test_an_idle_block_is_given_back(client: QuotaClient) -> None:
     lease = lease_of(client, user, tokens=1000, idle_s=0.05)
     running = client.do(lease.reserve(10))
     once(client, lease, 10)
-    assert client.usage(user).tokens_held == 1000, "a call runs, and no heartbeat of it is due"
+    assert client.usage_of(user).tokens_held == 1000, "a call runs, and no heartbeat of it is due"
     running.settle(5)
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 15
     once(client, lease, 10)
-    until(lambda: client.usage(user).tokens_used == 25)
+    until(lambda: client.usage_of(user).tokens_used == 25)
 
 
 def test_a_closed_lease_admits_nothing_and_settles_what_still_runs(client: QuotaClient) -> None:
@@ -232,9 +232,9 @@ def test_a_closed_lease_admits_nothing_and_settles_what_still_runs(client: Quota
     client.do(lease.close())
     with pytest.raises(InvalidInput, match="closed"):
         client.do(lease.reserve(10))
-    assert client.usage(user).tokens_held == 10, "what the call was promised"
+    assert client.usage_of(user).tokens_held == 10, "what the call was promised"
     running.settle(4)
-    until(lambda: client.usage(user).tokens_held == 0)
+    until(lambda: client.usage_of(user).tokens_held == 0)
     assert used(client, user)[0] == 4
 
 
@@ -258,9 +258,9 @@ def test_a_call_is_extended_from_its_block_or_from_the_database(client: QuotaCli
         call = client.do(lease.reserve(100))
         client.do(lease.extend(call, tokens=250, cost="0.5"))
         assert (call.tokens, call.cost) == (350, Decimal("0.5"))
-        assert client.usage(user).tokens_held == 400
+        assert client.usage_of(user).tokens_held == 400
         client.do(lease.extend(call, tokens=300))
-        assert client.usage(user).tokens_held == 700
+        assert client.usage_of(user).tokens_held == 700
         assert once(client, lease, 50).id == call.id, "what the block had left is still there"
         with pytest.raises(QuotaExceeded):
             client.do(lease.extend(call, tokens=301))

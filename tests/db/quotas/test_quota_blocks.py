@@ -26,10 +26,10 @@ WANT: dict[str, Any] = {
 DIMENSIONS = ["tokens", "cost", "requests"]
 
 
-def user_with(face: Any, **limits: Any) -> Any:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
+def user_with(client: Any, **limits: Any) -> Any:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
     names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
-    face.quotas.set_limits(user, **{**dict.fromkeys(names), **limits})
+    client.quotas.set_limits(user, **{**dict.fromkeys(names), **limits})
     return user
 
 
@@ -274,43 +274,43 @@ def test_what_is_no_block_is_refused_before_anything_changes(quota_sql: QuotaSql
     assert quota_sql.quota(user_id).tokens_used == before.tokens_used
 
 
-# Through both faces.
+# Through both clients.
 
 
-def test_block_through_a_client(face: Any) -> None:
-    user = user_with(face, tokens=1000, requests_per_hour=100)
+def test_block_through_a_client(client: Any) -> None:
+    user = user_with(client, tokens=1000, requests_per_hour=100)
     key = uuid.uuid4()
     want = {"tokens": 600, "min_tokens": 1, "cost": "0.5", "requests": 60, "min_requests": 1}
-    block = face.quotas.lease_block(user, **want, holder="a", ttl=timedelta(minutes=2), reservation_id=key)
+    block = client.quotas.lease_block(user, **want, holder="a", ttl=timedelta(minutes=2), reservation_id=key)
     assert (block.id, block.user_id, block.repeated, block.epoch) == (key, user.id, False, 1)
     assert (block.tokens, block.cost, block.requests) == (500, Decimal("0.5"), 50)
     assert block.lasts == timedelta(minutes=2)
-    assert face.quotas.lease_block(user, **want, reservation_id=key).repeated
-    (hold,) = face.quotas.reservations(user)
+    assert client.quotas.lease_block(user, **want, reservation_id=key).repeated
+    (hold,) = client.quotas.reservations(user)
     assert (hold.id, hold.leased, hold.requests, hold.holder) == (key, True, 50, "a")
     # Unless it is said what would do, all of it is wanted.
     with pytest.raises(QuotaExceeded) as refused:
-        face.quotas.lease_block(user, tokens=501)
+        client.quotas.lease_block(user, tokens=501)
     assert (refused.value.dimension, refused.value.asked, refused.value.remaining) == ("tokens", 501, 500)
-    assert face.quotas.settle(user, key, tokens=10, cost=0, requests=4).outcome == "settled"
-    usage = face.quotas.usage(user)
+    assert client.quotas.settle(user, key, tokens=10, cost=0, requests=4).outcome == "settled"
+    usage = client.quotas.usage(user)
     assert (usage.tokens_used, usage.requests_last_hour, usage.requests_held) == (10, 4, 0)
     with pytest.raises(InvalidInput, match="settled already"):
-        face.quotas.lease_block(user, **want, reservation_id=key)
+        client.quotas.lease_block(user, **want, reservation_id=key)
     with pytest.raises(NotFound):
-        face.quotas.settle(user, uuid.uuid4(), requests=1)
+        client.quotas.settle(user, uuid.uuid4(), requests=1)
     for wrong in ({}, {"requests": -1}, {"tokens": 1, "min_tokens": 2}, {"tokens": 1, "ttl": timedelta(0)}):
         with pytest.raises(InvalidInput):
-            face.quotas.lease_block(user, **wrong)
+            client.quotas.lease_block(user, **wrong)
 
 
-def test_verify_finds_promised_requests_that_nobody_holds(face: Any, quota_sql: QuotaSql) -> None:
-    user = user_with(face)
-    face.quotas.lease_block(user, requests=7)
-    face.quotas.reserve(user, tokens=1, requests=3)
-    assert face.quotas.verify(user).balanced
+def test_verify_finds_promised_requests_that_nobody_holds(client: Any, quota_sql: QuotaSql) -> None:
+    user = user_with(client)
+    client.quotas.lease_block(user, requests=7)
+    client.quotas.reserve(user, tokens=1, requests=3)
+    assert client.quotas.verify(user).balanced
     quota_sql.change(user.id, requests_held=5)
-    (books,) = face.quotas.verify(user).unbalanced
+    (books,) = client.quotas.verify(user).unbalanced
     assert (books.requests_held, books.requests_reserved) == (5, 7)
     quota_sql.change(user.id, requests_held=7)
 

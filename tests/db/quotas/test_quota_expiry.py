@@ -18,31 +18,31 @@ from atlas_sdk import InvalidInput, QuotaExceeded
 from atlas_sdk._sql import statements
 
 
-def user_with(face: Any, **limits: Any) -> Any:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
+def user_with(client: Any, **limits: Any) -> Any:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
     names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
-    face.quotas.set_limits(user, **{**dict.fromkeys(names), **limits})
+    client.quotas.set_limits(user, **{**dict.fromkeys(names), **limits})
     return user
 
 
 # What is told.
 
 
-def test_check_lets_in_whom_the_next_reservation_lets_in(face: Any, quota_sql: QuotaSql) -> None:
-    user = user_with(face, tokens=100, containers=1, requests_per_hour=10)
-    lost = face.quotas.reserve(user, tokens=30, cost="0.5", slots=1, requests=0)
-    block = face.quotas.lease_block(user, tokens=20, requests=5)
-    assert face.quotas.check(user).exceeded
+def test_check_lets_in_whom_the_next_reservation_lets_in(client: Any, quota_sql: QuotaSql) -> None:
+    user = user_with(client, tokens=100, containers=1, requests_per_hour=10)
+    lost = client.quotas.reserve(user, tokens=30, cost="0.5", slots=1, requests=0)
+    block = client.quotas.lease_block(user, tokens=20, requests=5)
+    assert client.quotas.check(user).exceeded
     quota_sql.expire(lost.id)
     quota_sql.expire(block.id)
-    usage = face.quotas.usage(user)
+    usage = client.quotas.usage(user)
     assert (usage.tokens_used, usage.tokens_held, usage.cost_used, usage.cost_held) == (50, 0, Decimal("0.5"), 0)
     assert (usage.slots_held, usage.requests_held, usage.requests_last_hour) == (0, 0, 5)
-    assert not face.quotas.check(user).exceeded
+    assert not client.quotas.check(user).exceeded
     # It changed nothing, and what it told is what the next call finds.
     assert quota_sql.quota(user.id).containers_used == 1
-    assert face.quotas.reserve(user, slots=1, requests=0).epoch > lost.epoch
-    again = face.quotas.usage(user)
+    assert client.quotas.reserve(user, slots=1, requests=0).epoch > lost.epoch
+    again = client.quotas.usage(user)
     assert (again.tokens_used, again.tokens_held, again.requests_last_hour) == (50, 0, 5)
 
 
@@ -66,13 +66,13 @@ def test_end_of_the_month_charges_what_has_expired_in_it(quota_sql: QuotaSql) ->
     quota_sql.balance(user_id)
 
 
-def test_resetting_months_charges_what_has_expired(face: Any, quota_sql: QuotaSql) -> None:
-    user = user_with(face, tokens=100)
-    quota_sql.expire(face.quotas.reserve(user, tokens=40).id)
+def test_resetting_months_charges_what_has_expired(client: Any, quota_sql: QuotaSql) -> None:
+    user = user_with(client, tokens=100)
+    quota_sql.expire(client.quotas.reserve(user, tokens=40).id)
     quota_sql.end_period(user.id)
-    face.quotas.reset_monthly()
-    assert face.quotas.reservations(user) == []
-    (period,) = face.quotas.history(user)
+    client.quotas.reset_monthly()
+    assert client.quotas.reservations(user) == []
+    (period,) = client.quotas.history(user)
     assert period.tokens_used == 40
 
 
@@ -178,13 +178,13 @@ def test_release_after_a_settlement_tells_what_was_charged(quota_sql: QuotaSql) 
 
 
 @pytest.mark.parametrize("dimension", ["tokens", "cost"])
-def test_running_calls_are_waited_for_and_not_the_month(face: Any, dimension: str) -> None:
-    user = user_with(face, **{dimension: 1000})
-    first = face.quotas.reserve(user, **{dimension: 400}, ttl=timedelta(minutes=5))
-    second = face.quotas.reserve(user, **{dimension: 600}, ttl=timedelta(minutes=10))
+def test_running_calls_are_waited_for_and_not_the_month(client: Any, dimension: str) -> None:
+    user = user_with(client, **{dimension: 1000})
+    first = client.quotas.reserve(user, **{dimension: 400}, ttl=timedelta(minutes=5))
+    second = client.quotas.reserve(user, **{dimension: 600}, ttl=timedelta(minutes=10))
     for asked, last in ((10, first), (401, second)):
         with pytest.raises(QuotaExceeded) as refused:
-            face.quotas.reserve(user, **{dimension: asked})
+            client.quotas.reserve(user, **{dimension: asked})
         problem = refused.value
         assert (problem.held, problem.remaining, problem.resets_at) == (1000, 0, last.expires_at)
         assert problem.retry_after is not None
@@ -193,38 +193,38 @@ def test_running_calls_are_waited_for_and_not_the_month(face: Any, dimension: st
         assert int(problem.headers["Retry-After"]) <= 600
         assert "running calls hold 1000" in str(problem)
     # With one token used, the whole limit has to wait for the month.
-    face.quotas.settle(user, first.id, **{dimension: 1})
+    client.quotas.settle(user, first.id, **{dimension: 1})
     with pytest.raises(QuotaExceeded) as refused:
-        face.quotas.reserve(user, **{dimension: 1000})
+        client.quotas.reserve(user, **{dimension: 1000})
     assert (refused.value.held, refused.value.http_status) == (None, 403)
-    assert refused.value.resets_at == face.quotas.usage(user).period_end
+    assert refused.value.resets_at == client.quotas.usage(user).period_end
 
 
-def test_extension_does_not_wait_for_itself(face: Any) -> None:
-    user = user_with(face, tokens=100)
-    own = face.quotas.reserve(user, tokens=60)
-    other = face.quotas.reserve(user, tokens=40)
+def test_extension_does_not_wait_for_itself(client: Any) -> None:
+    user = user_with(client, tokens=100)
+    own = client.quotas.reserve(user, tokens=60)
+    other = client.quotas.reserve(user, tokens=40)
     with pytest.raises(QuotaExceeded) as refused:
-        face.quotas.extend(user, own.id, tokens=10)
+        client.quotas.extend(user, own.id, tokens=10)
     assert (refused.value.held, refused.value.http_status) == (40, 429)
-    face.quotas.settle(user, other.id, tokens=40)
+    client.quotas.settle(user, other.id, tokens=40)
     with pytest.raises(QuotaExceeded) as refused:
-        face.quotas.extend(user, own.id, tokens=10)
+        client.quotas.extend(user, own.id, tokens=10)
     assert (refused.value.held, refused.value.http_status) == (None, 403)
 
 
 # Ids.
 
 
-def test_usage_is_not_added_to_a_promise_that_is_held(face: Any, quota_sql: QuotaSql) -> None:
-    user = user_with(face, tokens=100)
-    held = face.quotas.reserve(user, tokens=50)
+def test_usage_is_not_added_to_a_promise_that_is_held(client: Any, quota_sql: QuotaSql) -> None:
+    user = user_with(client, tokens=100)
+    held = client.quotas.reserve(user, tokens=50)
     with pytest.raises(InvalidInput, match="still held") as refused:
-        face.quotas.add_tokens(user, 20, reservation_id=held.id)
+        client.quotas.add_tokens(user, 20, reservation_id=held.id)
     assert refused.value.field == "reservation_id"
-    face.quotas.settle(user, held.id, tokens=20)
-    assert face.quotas.add_tokens(user, 20, reservation_id=held.id).outcome == "repeated"
-    assert face.quotas.usage(user).tokens_used == 20
+    client.quotas.settle(user, held.id, tokens=20)
+    assert client.quotas.add_tokens(user, 20, reservation_id=held.id).outcome == "repeated"
+    assert client.quotas.usage(user).tokens_used == 20
 
 
 # The books of one user.

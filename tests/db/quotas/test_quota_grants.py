@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput, NotFound, QuotaExceeded
@@ -135,65 +136,65 @@ def test_unlimited_needs_no_top_up(quota_sql: QuotaSql) -> None:
     assert quota_sql.usage(user_id).tokens_limit is None
 
 
-def test_plan_and_own_limits_change_below_the_top_ups(face: Any) -> None:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
-    face.quotas.grant(user, tokens=5, cost="0.5")
+def test_plan_and_own_limits_change_below_the_top_ups(client: Any) -> None:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    client.quotas.grant(user, tokens=5, cost="0.5")
     for plan, tokens, cost in (("pro", 10_000_005, "100.5"), ("free", 1_000_005, "10.5")):
-        user = face.users.set_plan(user, plan)
-        usage = face.quotas.usage(user)
+        user = client.users.set_plan(user, plan)
+        usage = client.quotas.usage(user)
         assert (usage.tokens_limit, usage.cost_limit, usage.tokens_granted) == (tokens, Decimal(cost), 5)
-    usage = face.quotas.set_limits(user, tokens=100)
+    usage = client.quotas.set_limits(user, tokens=100)
     assert (usage.tokens_limit, usage.tokens_granted, usage.cost_limit) == (105, 5, Decimal("10.5"))
-    assert face.quotas.set_limits(user, tokens=None).tokens_granted == 5
-    assert face.quotas.set_limits(user, tokens=0).tokens_limit == 5
-    assert face.quotas.reserve(user, tokens=5).tokens == 5
+    assert client.quotas.set_limits(user, tokens=None).tokens_granted == 5
+    assert client.quotas.set_limits(user, tokens=0).tokens_limit == 5
+    assert client.quotas.reserve(user, tokens=5).tokens == 5
     with pytest.raises(QuotaExceeded) as refused:
-        face.quotas.reserve(user, tokens=1)
+        client.quotas.reserve(user, tokens=1)
     assert refused.value.limit == 5
-    assert face.quotas.use_plan_limits(user).tokens_limit == 1_000_005
+    assert client.quotas.use_plan_limits(user).tokens_limit == 1_000_005
 
 
-def test_limits_that_are_set_do_not_reach_back_into_an_ended_period(face: Any, quota_sql: QuotaSql) -> None:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
-    face.quotas.set_limits(user, tokens=100)
-    face.quotas.grant(user, tokens=50)
-    face.quotas.add_tokens(user, 150)
+def test_limits_that_are_set_do_not_reach_back_into_an_ended_period(client: Any, quota_sql: QuotaSql) -> None:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    client.quotas.set_limits(user, tokens=100)
+    client.quotas.grant(user, tokens=50)
+    client.quotas.add_tokens(user, 150)
     quota_sql.end_period(user.id)
     # All of the top-up was used in the period that is over.
-    assert face.quotas.set_limits(user, tokens=1000).tokens_limit == 1000
-    (period,) = face.quotas.history(user)
+    assert client.quotas.set_limits(user, tokens=1000).tokens_limit == 1000
+    (period,) = client.quotas.history(user)
     assert period.tokens_limit == 150
 
 
-def test_granting_again_changes_nothing(face: Any) -> None:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
+def test_granting_again_changes_nothing(client: Any) -> None:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
     key = uuid.uuid4()
-    first = face.quotas.grant(user, tokens=50, cost="0.25", reason="ticket 7", grant_id=key)
+    first = client.quotas.grant(user, tokens=50, cost="0.25", reason="ticket 7", grant_id=key)
     assert (first.id, first.tokens, first.cost, first.reason) == (key, 50, Decimal("0.25"), "ticket 7")
     assert (first.tokens_burned, first.closed_at, first.expires_at) == (0, None, None)
-    assert face.quotas.grant(user, tokens=999, expires_in=timedelta(days=1), grant_id=key) == first
-    assert face.quotas.usage(user).tokens_granted == 50
-    told = [event.meta for event in face.events.recent(user) if event.type == "quota.granted"]
+    assert client.quotas.grant(user, tokens=999, expires_in=timedelta(days=1), grant_id=key) == first
+    assert client.quotas.usage(user).tokens_granted == 50
+    told = [event.meta for event in client.events.recent(user) if event.type == "quota.granted"]
     assert [{name: meta[name] for name in ("grant", "tokens", "cost", "reason")} for meta in told] == [
         {"grant": str(key), "tokens": 50, "cost": "0.25", "reason": "ticket 7"}
     ]
     # The id of another user's is free.
-    other = face.users.create(f"{uuid.uuid4().hex}@example.com")
-    assert face.quotas.grant(other, tokens=1, grant_id=key).tokens == 1
-    assert [grant.tokens for grant in face.quotas.grants(user)] == [50]
+    other = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    assert client.quotas.grant(other, tokens=1, grant_id=key).tokens == 1
+    assert [grant.tokens for grant in client.quotas.grants(user)] == [50]
 
 
-def test_open_top_ups_are_told_first_and_the_soonest_to_expire_first(face: Any, quota_sql: QuotaSql) -> None:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
+def test_open_top_ups_are_told_first_and_the_soonest_to_expire_first(client: Any, quota_sql: QuotaSql) -> None:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
     end = datetime.now(UTC) + timedelta(days=9)
-    never = face.quotas.grant(user, tokens=1)
-    at = face.quotas.grant(user, tokens=2, expires_at=end)
-    soon = face.quotas.grant(user, tokens=3, expires_in=timedelta(days=1))
-    over = face.quotas.grant(user, tokens=4, expires_in=timedelta(days=1))
+    never = client.quotas.grant(user, tokens=1)
+    at = client.quotas.grant(user, tokens=2, expires_at=end)
+    soon = client.quotas.grant(user, tokens=3, expires_in=timedelta(days=1))
+    over = client.quotas.grant(user, tokens=4, expires_in=timedelta(days=1))
     quota_sql.expire_grant(user.id, over.id)
-    assert face.quotas.usage(user).tokens_granted == 6
-    face.quotas.add_tokens(user, 0)
-    assert [grant.id for grant in face.quotas.grants(user)] == [soon.id, at.id, never.id, over.id]
+    assert client.quotas.usage(user).tokens_granted == 6
+    client.quotas.add_tokens(user, 0)
+    assert [grant.id for grant in client.quotas.grants(user)] == [soon.id, at.id, never.id, over.id]
     assert at.expires_at == end
     assert timedelta(hours=23) < soon.expires_at - soon.created_at <= timedelta(days=1)
 
@@ -223,8 +224,8 @@ def test_what_is_no_top_up_is_named_before_the_database_is_asked(field: str, ask
     assert refused.value.field == field
 
 
-def test_what_only_the_database_can_tell_is_refused_whole(face: Any) -> None:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
+def test_what_only_the_database_can_tell_is_refused_whole(client: Any) -> None:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
     for asked in (
         {"tokens": 1, "expires_in": timedelta(0)},
         {"tokens": 1, "expires_in": timedelta(days=-1)},
@@ -234,12 +235,12 @@ def test_what_only_the_database_can_tell_is_refused_whole(face: Any) -> None:
         {"cost": "0.0000000001"},
     ):
         with pytest.raises(InvalidInput):
-            face.quotas.grant(user, **asked)
-    assert face.quotas.grants(user) == []
-    assert face.quotas.usage(user).tokens_granted == 0
-    ghost = SimpleNamespace(id=uuid.uuid4())
+            client.quotas.grant(user, **asked)
+    assert client.quotas.grants(user) == []
+    assert client.quotas.usage(user).tokens_granted == 0
+    ghost = evolve(user, id=uuid.uuid4())
     with pytest.raises(NotFound):
-        face.quotas.grant(ghost, tokens=1)
+        client.quotas.grant(ghost, tokens=1)
 
 
 def test_refusal_does_not_hope_for_top_ups_that_are_used(quota_sql: QuotaSql) -> None:

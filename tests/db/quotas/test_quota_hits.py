@@ -21,66 +21,66 @@ from atlas_sdk import InvalidInput, QuotaExceeded
 HOUR = timedelta(hours=1)
 
 
-def new_user(face: Any, per_hour: int | None) -> Any:
-    user = face.users.create(f"{uuid.uuid4().hex}@example.com")
-    face.quotas.set_limits(user, requests_per_hour=per_hour)
+def new_user(client: Any, per_hour: int | None) -> Any:
+    user = client.users.create(f"{uuid.uuid4().hex}@example.com")
+    client.quotas.set_limits(user, requests_per_hour=per_hour)
     return user
 
 
-def test_hit_tells_what_is_left(face: Any) -> None:
-    user = new_user(face, 5)
-    rates = [face.quotas.hit(user), face.quotas.hit(user, requests=2)]
+def test_hit_tells_what_is_left(client: Any) -> None:
+    user = new_user(client, 5)
+    rates = [client.quotas.hit(user), client.quotas.hit(user, requests=2)]
     assert [(rate.limit, rate.remaining) for rate in rates] == [(5, 4), (5, 2)]
-    usage = face.quotas.usage(user)
+    usage = client.quotas.usage(user)
     assert (usage.requests_last_hour, usage.tokens_used, usage.tokens_held, usage.cost_used) == (3, 0, 0, 0)
-    assert face.quotas.reservations(user) == []
-    free = new_user(face, None)
-    rate = face.quotas.hit(free, requests=1000)
+    assert client.quotas.reservations(user) == []
+    free = new_user(client, None)
+    rate = client.quotas.hit(free, requests=1000)
     assert (rate.limit, rate.remaining) == (None, None)
-    assert face.quotas.usage(free).requests_last_hour == 1000
+    assert client.quotas.usage(free).requests_last_hour == 1000
 
 
-def test_refused_hit_says_when_to_come_back_and_counts_nothing(face: Any) -> None:
-    user = new_user(face, 5)
-    face.quotas.hit(user, requests=4)
+def test_refused_hit_says_when_to_come_back_and_counts_nothing(client: Any) -> None:
+    user = new_user(client, 5)
+    client.quotas.hit(user, requests=4)
     with pytest.raises(QuotaExceeded, match="requests") as later:
-        face.quotas.hit(user, requests=2)
+        client.quotas.hit(user, requests=2)
     assert (later.value.dimension, later.value.asked) == ("requests", 2)
     assert (later.value.remaining, later.value.limit) == (1, 5)
     assert timedelta(minutes=59) <= later.value.retry_after <= timedelta(minutes=61)
     with pytest.raises(QuotaExceeded) as never:
-        face.quotas.hit(user, requests=6)
+        client.quotas.hit(user, requests=6)
     assert never.value.retry_after is None
-    assert face.quotas.hit(user).remaining == 0
-    face.quotas.set_limits(user, requests_per_hour=2)
+    assert client.quotas.hit(user).remaining == 0
+    client.quotas.set_limits(user, requests_per_hour=2)
     with pytest.raises(QuotaExceeded) as lowered:
-        face.quotas.hit(user)
+        client.quotas.hit(user)
     assert (lowered.value.remaining, lowered.value.limit) == (0, 2)
     for wrong in (0, -1, 10**6 + 1, True, 1.5):
         with pytest.raises(InvalidInput):
-            face.quotas.hit(user, requests=wrong)
+            client.quotas.hit(user, requests=wrong)
 
 
-def test_hits_reservations_and_blocks_share_the_hour(face: Any) -> None:
-    user = new_user(face, 20)
-    face.quotas.reserve(user, tokens=1, requests=3)
-    block = face.quotas.lease_block(user, tokens=10, requests=8, min_requests=8)
-    assert (block.requests, face.quotas.hit(user, requests=4).remaining) == (8, 5)
-    usage = face.quotas.usage(user)
+def test_hits_reservations_and_blocks_share_the_hour(client: Any) -> None:
+    user = new_user(client, 20)
+    client.quotas.reserve(user, tokens=1, requests=3)
+    block = client.quotas.lease_block(user, tokens=10, requests=8, min_requests=8)
+    assert (block.requests, client.quotas.hit(user, requests=4).remaining) == (8, 5)
+    usage = client.quotas.usage(user)
     assert (usage.requests_last_hour, usage.requests_held) == (7, 8)
     for refused in (
-        lambda: face.quotas.hit(user, requests=6),
-        lambda: face.quotas.reserve(user, tokens=1, requests=6),
-        lambda: face.quotas.lease_block(user, requests=6),
+        lambda: client.quotas.hit(user, requests=6),
+        lambda: client.quotas.reserve(user, tokens=1, requests=6),
+        lambda: client.quotas.lease_block(user, requests=6),
     ):
         with pytest.raises(QuotaExceeded) as error:
             refused()
         assert (error.value.dimension, error.value.remaining) == ("requests", 5)
-    face.quotas.settle(user, block.id, tokens=0, requests=2)
-    assert face.quotas.hit(user).remaining == 10
-    usage = face.quotas.usage(user)
+    client.quotas.settle(user, block.id, tokens=0, requests=2)
+    assert client.quotas.hit(user).remaining == 10
+    usage = client.quotas.usage(user)
     assert (usage.requests_last_hour, usage.requests_held) == (10, 0)
-    assert face.quotas.verify(user).balanced
+    assert client.quotas.verify(user).balanced
 
 
 @pytest.mark.every_server

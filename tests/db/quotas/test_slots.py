@@ -37,7 +37,7 @@ def beats_until(client: QuotaClient, condition: Any) -> None:
 
 
 def slots_held(client: QuotaClient, user: Any) -> int:
-    return client.usage(user).slots_held  # type: ignore[no-any-return]
+    return client.usage_of(user).slots_held  # type: ignore[no-any-return]
 
 
 def test_a_slot_is_held_while_it_is_entered(client: QuotaClient) -> None:
@@ -50,7 +50,7 @@ def test_a_slot_is_held_while_it_is_entered(client: QuotaClient) -> None:
         slot.check()
     assert slots_held(client, user) == 0
     assert used(client, user) == (0, 0)
-    assert client.usage(user).requests_last_hour == 0
+    assert client.usage_of(user).requests_last_hour == 0
 
 
 def test_a_full_house_says_who_is_in_it(client: QuotaClient) -> None:
