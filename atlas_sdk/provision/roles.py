@@ -1,4 +1,8 @@
-"""Roles: the owner of the tables, the role of tenants, and the application's login."""
+"""Create the roles: the owner of the tables, the role of tenants, and the application's login.
+
+The rights of the tenants' role on tables and functions are in `grant_atlas_roles()`
+(`sql/migrations/0011_administration.sql`).
+"""
 
 import secrets
 from functools import partial
@@ -18,12 +22,12 @@ sql = statements("provision")
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
-#: A generated password is as long as the hash that protects it: nobody has to remember it.
+#: A generated password is as long as the hash that protects it. Nobody has to remember it.
 _PASSWORD_BYTES: Final = 32
 
 
 def may_become(session: AdminSession, role: str) -> bool:
-    """Return whether this login can act as a role; False when there is no such role."""
+    """Return whether this login can act as a role; False if there is no such role."""
     found = session.row(sql["role"], name=role)
     return found is not None and bool(found["may_become"])
 
