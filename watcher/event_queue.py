@@ -78,7 +78,7 @@ class EventQueue:
         self.mark(place.project, "", ChangeKind.CLOSED)
 
     def overflowed(self) -> None:
-        """Ask for a scan of every project."""
+        """Ask the worker to scan every project, because the system has lost events."""
         with self._changed:
             self._overflows += 1
             self._changed.notify()

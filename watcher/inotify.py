@@ -126,7 +126,7 @@ class Inotify:
             self._sink.root_changed(place)
 
     def on_queue_overflow(self) -> None:
-        """Report that events were lost."""
+        """Report that the kernel has lost events."""
         self._sink.overflowed()
 
     # Callers hold the lock.

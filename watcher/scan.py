@@ -173,7 +173,7 @@ def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
         try:
             inside = link_target(root, path)
         except AtlasError:
-            # The symlink changed since the listing. The look at it reports its problem.
+            # The symlink changed since the listing. The worker reports the problem when it looks at the symlink.
             continue
         if inside is not None:
             aliases[inside] = (*aliases.get(inside, ()), path)
