@@ -137,7 +137,7 @@ class AsyncLeaseCore(LeaseCore):
             await self._run_alone(self.pool.give_back())
 
     async def close(self) -> None:
-        """Stop admitting calls, and settle."""
+        """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:

@@ -50,7 +50,7 @@ class BlockPool:
         idle_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """Create an empty pool. Without a size, a block is for one call, and for more while calls come quickly."""
+        """Create an empty pool. Without a size, a block is for one call, or for several while calls come quickly."""
         self.user = user
         self.size = BlockSize(size)
         self._ttl = ttl
@@ -110,7 +110,7 @@ class BlockPool:
 
     def drained(self, block: Block) -> None:
         """Settle a retired block whose last call has ended."""
-        # Skip it in a forked child, whose parent settles it, and after a close that charged it.
+        # Skip the block in a forked child, because the parent settles it, and after a close that has charged it.
         if block in self._draining:
             self._draining.discard(block)
             self.outbox.add(self._requests.settlement(block))
@@ -210,7 +210,7 @@ class BlockPool:
             logger.debug("block %s could not be made smaller", block.id, exc_info=True)
             return False
         if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
-            # In the meantime a call was granted more, or the last call ended.
+            # Meanwhile a call got more, or the last call ended.
             self.outbox.add(self._requests.unused(small.id))
             return False
         self.outbox.add(self._requests.settlement(block, spent_only=True))
@@ -222,7 +222,7 @@ class BlockPool:
         return True
 
     def refill(self, request: LeaseRequest) -> Script[tuple[Block, int]]:
-        """Get a new block, and grant the call its part of it. Raises the error of the request."""
+        """Get a new block, and grant the call its part of this block. If the request fails, raises its error."""
         self.begun += 1
         number = self.begun
         self.size.next(self._clock())
@@ -242,7 +242,7 @@ class BlockPool:
             self._ended = number
         self.retire()
         self.current = block
-        # Take at the time of the request: the deadline was checked just now, and the clock may have passed it since.
+        # Use the time of the request: the deadline was checked just now, and may have passed since.
         granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
         if granted is None:
             message = f"block {block.id} was granted with less than its minimum"

@@ -34,9 +34,9 @@ BEATS = 3
 _LATE_MAX = 4
 #: Use blocks for several calls at this rate of calls per second or more.
 _CALLS_PER_S = 20
-#: The target lifetime of such a block, in seconds. It bounds the cost of a crash and the rate of requests.
+#: The target lifetime of a block for several calls, in seconds. It bounds the cost of a crash and the rate of requests.
 _BLOCK_S = 1.0
-#: The most calls in such a block.
+#: The most calls in a block for several calls.
 _CALLS_MAX = 100_000
 
 

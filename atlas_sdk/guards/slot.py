@@ -105,7 +105,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
     ::
 
-        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded: `holders` has the slots
+        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded; its `holders` have the slots
             container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
