@@ -113,7 +113,7 @@ class Restore:
     #: The name of the checkpoint that was made before anything was written.
     safety: str
     changes: tuple[RestoreChange, ...] = field(converter=_changes)
-    #: When the restore was undone; None if it was not, or was redone.
+    #: The time of the undo; None if the restore was never undone, or was redone.
     undone_at: datetime | None = None
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)

@@ -73,7 +73,7 @@ class VersionSet:
     """The versions that a reference names, one per file."""
 
     reference: str
-    #: Ordered by path, without deletions, unless the reference names one.
+    #: Ordered by path. Deletions are left out, unless the reference names a deletion itself.
     versions: tuple[Snapshot, ...]
     #: True when the reference names every file of the project: a file without a version did not exist then.
     whole: bool

@@ -173,7 +173,7 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: The depth of content that was stored before, in its chain; None for new content.
+    #: If this content was already stored: its depth in its chain of deltas. None for new content.
     stored_depth: int | None = None
 
 

@@ -19,9 +19,12 @@ def checksum(migration: Migration) -> str:
 
 
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
-    """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
+    """Return the migrations that are not applied yet.
+
+    Raises SchemaMismatch if the applied migrations are not the first ones of this AtlasEngine, in order.
+    """
     known = migrations()
-    # Before the length: an unreleased version had more migrations than its release.
+    # Compare before the check of the number: an unreleased version had more migrations than its release.
     for row, migration in zip(applied, known, strict=False):
         if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
@@ -49,7 +52,7 @@ def status() -> Plan[list[AppliedMigration]]:
 
 
 def pending() -> Plan[list[Migration]]:
-    """Return the migrations still to apply. Raises SchemaMismatch when the schema is newer or another one."""
+    """Return the migrations that are not applied yet. Raises SchemaMismatch if the schema is newer or not ours."""
     return _compare((yield from status()))
 
 
