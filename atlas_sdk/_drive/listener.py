@@ -101,7 +101,7 @@ class Listener:
                 self._wake[1].send(b"\0")
 
     def close(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop the listener, and close its connection. A second call does nothing."""
         self.stop()
         with self._lock:
             if self._connection is not None:
@@ -218,7 +218,7 @@ class AsyncListener:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def close(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop the listener, and close its connection. A second call does nothing."""
         self.stop()
         async with self._lock:
             if self._connection is not None:

@@ -8,7 +8,8 @@ could replace one of PostgreSQL's.
     a pooled connection       `configure_connection` sets it once, when the connection is opened
     through PgBouncer         in transaction mode each transaction sets it, in the same round trip, unless the database
                               has this search_path already, as `atlasctl db init` sets it
-    a caller's transaction    each operation sets it together with its savepoint, and restores the caller's at its end
+    a caller's transaction    each operation sets it together with its savepoint, and restores the caller's search_path
+                              at the end
 """
 
 from typing import Any
@@ -20,7 +21,8 @@ from atlas_sdk._sql import statements
 
 __all__ = ["OWN_PATH", "begin_on_own_path", "commit_on_path", "path_before", "set_local"]
 
-#: Sets it until the end of the transaction. One row: the server's process id, the search_path before, and ours.
+#: Sets our search_path until the end of the transaction. Returns one row: the server's process id, the search_path
+#: before, and ours.
 OWN_PATH = SQL(statements("isolation")["own_path"].text)
 
 

@@ -34,7 +34,7 @@ _PARAMETERS = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
 _STARTUP = struct.pack("!ii", 8 + len(_PARAMETERS), _PROTOCOL) + _PARAMETERS
 _TERMINATE = struct.pack("!ci", b"X", 4)
 
-#: cannot_connect_now: the server is starting, recovering or stopping. Any other refusal means that it works.
+#: The error cannot_connect_now: the server is starting, recovering or stopping. With any other error the server is up.
 _NOT_NOW = b"C57P03\0"
 
 #: macOS, <sys/un.h>: SOL_LOCAL and LOCAL_PEERPID.
@@ -55,7 +55,7 @@ class Postmaster:
     ready: bool
 
     def is_of(self, data_dir: Path) -> bool:
-        """Return True if this was written for this folder, and not for one that it was copied from."""
+        """Return True if the server wrote the file for this folder, and the file is no copy from another folder."""
         try:
             return self.data_dir.samefile(data_dir)
         except OSError:

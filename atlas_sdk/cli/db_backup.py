@@ -141,7 +141,7 @@ def _fields(loaded: "Loaded") -> dict[str, Any]:
 
 
 class _Shown:
-    """Progress on stderr: one changing line on a terminal, else a line now and then."""
+    """Shows progress on stderr: on a terminal as one line that changes, else as a new line every few seconds."""
 
     def __init__(self, out: "Output") -> None:
         self._out = out

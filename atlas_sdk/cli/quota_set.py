@@ -40,7 +40,7 @@ def limit_options(command: F) -> F:
 
 
 def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limits that were given, for the library: None is unlimited."""
+    """Return the limits that the user gave, as the library takes them: None means unlimited."""
     named = {name: limits[name] for name in _LIMITS if limits[name] is not None}
     return {name: None if value == UNLIMITED else value for name, value in named.items()}
 

@@ -53,7 +53,7 @@ _REFERENCES = frozenset(
         "web_search_options",
     }
 )
-#: Tools that the caller runs; their results come with the next request.
+#: Tools that the caller runs. Their results are part of the next request.
 _OWN_TOOLS = frozenset({"custom", "function", "namespace", "local_shell", "apply_patch"})
 _OWN_DEFINED_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 
@@ -93,7 +93,7 @@ def _tool(tool: object) -> int:
 
 
 def _kinds(content: object) -> Iterator[object]:
-    """Yield the `type` of every part of messages. The input of a tool is data without types."""
+    """Yield the `type` of every part of the messages. Skip the input of tools: a "type" in it means something else."""
     if isinstance(content, Mapping):
         if isinstance(kind := content.get("type"), str):
             yield kind

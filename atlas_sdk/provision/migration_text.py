@@ -1,6 +1,6 @@
 """Read the text of migrations: their commands, and what a command does to others while it runs.
 
-A migration that is not applied yet is known by its text alone; what all of them make is in the inventory.
+Only the text tells what a migration makes that is not applied yet. The inventory has the objects that all of them make.
 """
 
 import re
@@ -10,8 +10,8 @@ from atlas_sdk._sql import migrations
 
 __all__ = ["about", "commands", "creating", "lock_of", "made_tables"]
 
-#: Parts of a text in which a semicolon or a keyword does not count (comments, strings, quoted names, bodies); else a
-#: semicolon.
+#: Matches the parts of a text in which a semicolon or a keyword does not count: comments, strings, quoted names and
+#: bodies. Outside of them it matches each semicolon, the end of a command.
 _TOKEN = re.compile(
     r"""--[^\n]* | /\*.*?\*/ | '(?:[^']|'')*' | "(?:[^"]|"")*" | (?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag) | ;""",
     re.VERBOSE | re.DOTALL,
