@@ -114,7 +114,7 @@ class Debouncer:
         return at
 
     def put_back(self, due: Due, at: float) -> None:
-        """Put back what could not be done, unless its path was marked again meanwhile."""
+        """Put back a path that the worker could not handle, unless the path was marked again meanwhile."""
         if due.key not in self._pending:
             self._enter(evolve(due, at=at))
 
