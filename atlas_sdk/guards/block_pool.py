@@ -73,12 +73,12 @@ class BlockPool:
 
     @property
     def empty(self) -> bool:
-        """True if there is nothing to settle, now or later."""
+        """True if the pool has no block and no settlement to write."""
         return self.current is None and not self.outbox and not self._draining
 
     @property
     def can_give_back(self) -> bool:
-        """True if the pool can give something back that no call needs."""
+        """True if the pool holds amounts that no call needs and that it can give back."""
         return self.outbox.frees or any(block.has_rest for block in self._blocks)
 
     @property
@@ -268,7 +268,7 @@ class BlockPool:
                 return (yield from self._requests.block(self.size, evolve(request, least=least), without))
             except QuotaExceeded as refusal:
                 if request.amount(refusal.dimension) == 0 and refusal.dimension not in without:
-                    # This call needs nothing of that dimension, so ask for a block without it.
+                    # This call needs nothing in that dimension, so ask for a block without it.
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
@@ -284,7 +284,7 @@ class BlockPool:
     def extend(self, block: Block, tokens: int, nano: int, ttl: timedelta | None) -> Script[None]:
         """Grant a call more: from its block, or from the database. With `ttl`, the block expires `ttl` from now."""
         if block is not self.current and block not in self._draining:
-            # The end of the lease charged it, or it belongs to the parent of this forked process.
+            # The end of the lease charged the block, or the block belongs to the parent of this forked process.
             message = f"this lease no longer holds block {block.id}"
             raise NotFound(message, kind="reservation", name=str(block.id))
         if ttl is None and block.take_more(tokens, nano, self._clock()):
