@@ -1,4 +1,4 @@
-"""`atlasctl checkpoint` and `atlasctl checkpoints`: name states, and list the names."""
+"""`atlasctl checkpoint` and `atlasctl checkpoints`: name the state of a project, and list the names."""
 
 import click
 

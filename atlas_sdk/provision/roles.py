@@ -91,7 +91,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
     chosen = password or secrets.token_urlsafe(_PASSWORD_BYTES)
     command = without
     if may and not job.dry_run:
-        # The server logs commands: only a verifier leaves this process.
+        # Send only a verifier of the password, because the server may log commands.
         verifier = session.password_verifier(name, chosen)
         command = session.value(sql["write_create_login"], name=name, password=verifier, role=APP)
     job.do(
@@ -110,7 +110,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
 
 
 def _check_login(job: Job, session: AdminSession, name: str, found: dict[str, bool], step: str) -> None:
-    """Check that policies bind a login that exists already, and leave its password as it is."""
+    """Check that row-level policies apply to a login that exists already. Its password is not changed."""
     above = None
     if found["is_above_policies"]:
         above = "is a superuser or bypasses row-level security"
