@@ -48,7 +48,7 @@ def _kid(secret: bytes) -> str:
     return hashlib.sha256(b"atlasengine key id\0" + secret).hexdigest()[:16]
 
 
-# Not compared by value: that would not take the same time for all values.
+# No comparison by value: its time would depend on the values, and tell something about a key.
 @frozen(repr=False, eq=False)
 class SigningKeys:
     """The signing keys of session tokens: one key that signs, and older ones that still verify.
@@ -125,7 +125,7 @@ class SigningKeys:
         self._write(os.fspath(path), replace=True)
 
     def write_new(self, path: str | os.PathLike[str]) -> bool:
-        """Write the file of keys unless there is one, be it made at this moment; return whether this one is it."""
+        """Write the file of keys if there is none yet; return whether this call wrote it."""
         return self._write(os.fspath(path), replace=False)
 
     def _write(self, name: str, *, replace: bool) -> bool:
@@ -142,7 +142,7 @@ class SigningKeys:
                 if replace:
                     Path(half).replace(name)
                     return True
-                # Unlike a rename, a link never takes the place of what another process has just made.
+                # A link, unlike a rename, does not replace a file that another process has just made.
                 try:
                     os.link(half, name)
                 except FileExistsError:

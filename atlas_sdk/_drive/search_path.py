@@ -1,9 +1,9 @@
 """The search_path of every statement: our own schema, then temporary tables.
 
 PostgreSQL looks for tables, views and types among the temporary ones first, unless the search_path names pg_temp. A
-connection that a tenant's SQL has used may have a temporary table with the name of one of ours, and a trigger on that
-table would run with the platform's rights. So pg_temp comes last. No other schema is in the path: an operator there
-could replace one of PostgreSQL's.
+connection that a tenant's SQL has used may have a temporary table with the name of one of our tables, and a trigger on
+it would run with the platform's rights. So pg_temp comes last. No other schema is in the path, because an operator in
+it could replace one of PostgreSQL's operators.
 
     a pooled connection       `configure_connection` sets it once, when the connection is opened
     through PgBouncer         in transaction mode each transaction sets it, in the same round trip, unless the database

@@ -51,7 +51,7 @@ class Signature:
 
 @frozen(kw_only=True)
 class FileState:
-    """A file as read. For a symlink, the file that it leads to and the text of the symlink."""
+    """The result of reading a file. For a symlink: the file that the symlink leads to, and the symlink's own text."""
 
     path: str
     #: None if the file is over the size limit.
@@ -176,7 +176,7 @@ def _folder_modes(place: Place) -> tuple[int, ...]:
 
 
 def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:
-    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; an endless writer cannot delay the read."""
+    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; the bound ends the read of such a file."""
     digest = hashlib.sha256()
     blocks: list[bytes] = []
     total = 0

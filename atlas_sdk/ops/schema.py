@@ -73,7 +73,7 @@ def check() -> Plan[None]:
 def migrate() -> Plan[list[AppliedMigration]]:
     """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
-    # Look first: nearly always nothing is pending, and that must not wait for a lock.
+    # Check before locking: nearly always no migration is pending, and then the call must not wait for a lock.
     if not (yield from pending()):
         return done
     while (row := (yield from apply_next())) is not None:
@@ -82,7 +82,7 @@ def migrate() -> Plan[list[AppliedMigration]]:
 
 
 def lock_creation() -> Plan[None]:
-    """Lock the creation of the schema until the end of the transaction, if the login has the right to."""
+    """Lock the creation of the schema until the end of the transaction, if the login has the right to lock it."""
     if (yield from scalar(sql["may_lock"], bool)):
         yield from execute(sql["lock"])
 
