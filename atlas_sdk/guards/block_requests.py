@@ -272,5 +272,5 @@ class BlockRequests:
 
 
 def _process() -> str:
-    """Return a name for this process. Near a limit the database gives every holder a share."""
+    """Return a holder's name for this process. Near a limit, the database divides the rest among the holders."""
     return f"{socket.gethostname()}:{os.getpid()}"
