@@ -63,7 +63,7 @@ class Timing:
     drain_s: float = 10.0
 
     def settle_s(self, change: ChangeKind) -> float:
-        """Return how long to wait after such a change."""
+        """Return the seconds to wait after a change of this kind."""
         if change is ChangeKind.FOUND:
             return 0.0
         if change is ChangeKind.CLOSED:

@@ -69,7 +69,7 @@ class Worker:
             try:
                 at = self.step()
             except Exception:  # noqa: BLE001 - see below
-                # Without this thread nothing is captured: go on, slowly.
+                # Go on after a pause, because without this thread no change is captured.
                 _log.exception("the watcher failed and goes on")
                 at = self._clock() + self._timing.retry_most_s
                 self._queue.wait_for_stop(at)
