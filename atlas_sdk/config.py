@@ -139,9 +139,9 @@ class Settings:
     color: str = field(default="auto", converter=_color)
     #: Log every statement's name, time and number of rows.
     query_log: bool = False
-    #: Whether the watcher looks after its database once a day, see docs/maintenance.md.
+    #: True if the watcher runs the maintenance of its database once a day, see docs/maintenance.md.
     maintenance: bool = True
-    #: How long maintenance keeps versions that the watcher took, previews that have stopped, and events.
+    #: The days for which maintenance keeps the watcher's versions, stopped previews, and events.
     keep_auto_days: int = field(default=30, converter=_days)
     keep_stopped_previews_days: int = field(default=7, converter=_days)
     keep_events_days: int = field(default=365, converter=_days)
@@ -243,7 +243,7 @@ class _File:
         return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
 
     def _read(self) -> Mapping[str, Any]:
-        # Not blocking: in the place of the file there may be a FIFO, which waits for a writer.
+        # Open without waiting: in the place of the file there may be a FIFO, which waits for a writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if self._allowed is not None else 0)
         try:
             with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123  # a descriptor
