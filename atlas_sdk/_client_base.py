@@ -1,4 +1,4 @@
-"""The part of a client that waits for nothing: the same for threads and for asyncio."""
+"""The part of a client that never waits, and so is the same for threads and for asyncio."""
 
 from typing import Self
 from uuid import UUID
@@ -16,15 +16,18 @@ __all__ = ["ClientBase"]
 
 
 class ClientBase:
-    """Address, copies and name of a client. A copy shares the connections of the client that it was made of."""
+    """Base class of both clients: their address, their copies and their name.
 
-    #: The address and agent of the request that a copy is for.
+    A copy shares the connections of the original client.
+    """
+
+    #: The address and the user agent of a request, in a copy made by `with_context`.
     _origin: Origin
-    #: The one user that a copy acts for.
+    #: The only user that a copy made by `as_user` acts for.
     _tenant: UUID | None
 
     def _found(self) -> tuple[Opened, Login]:
-        """Return what connecting has found. Raises InvalidInput before that."""
+        """Return the facts that were found when the client connected. Raises InvalidInput before that."""
         raise NotImplementedError
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> Self:

@@ -75,15 +75,15 @@ class Options(TypedDict, total=False):
     """The options of `Atlas.open` and `AsyncAtlas.open`. Times are in seconds.
 
     home: str or path; default ATLAS_HOME, else the user's data folder
-        Use the embedded server of this folder, whatever ATLAS_DATABASE_URL says.
+        Use the embedded server of this folder, and ignore ATLAS_DATABASE_URL.
     attribution: Attribution; default source "sdk" and the login name
-        Who acts.
+        The author of the changes that the client makes.
     pool_max: int; default 20
         The most connections at one time.
     idle_s: float, seconds; default 30
         Close a connection that was idle for so long.
     connect_timeout_s: float, seconds; default 5
-        Wait so long for a connection.
+        Wait for a connection for so long.
     prepare_statements: bool; default True, but False behind a pooler
         Prepared statements fail behind PgBouncer in transaction mode before 1.21.
     retries: int; default 3, 0 is never
@@ -103,7 +103,7 @@ class Options(TypedDict, total=False):
         The keys of session tokens. Without that file the embedded server makes "signing-keys" in its home at the first
         token.
     migrate: bool; default True for the embedded server, else False
-        Apply missing migrations. The schema of a server by DSN is its owner's.
+        Apply missing migrations. On a server by DSN, this is the task of the schema's owner.
     """
 
     home: str | PathLike[str] | None
@@ -124,12 +124,12 @@ class Options(TypedDict, total=False):
 
 _OPTIONS = tuple(Options.__annotations__)
 if not TYPE_CHECKING:
-    # Only type checkers need a dictionary's type; of one, help() shows the methods.
+    # Only type checkers need a TypedDict. Its help() would also show the methods of a dictionary.
     Options = type("Options", (), {"__doc__": Options.__doc__, "__module__": __name__, "__slots__": ()})
 
 
 def _check_names(options: Options) -> None:
-    """Refuse options that do not exist: one that is misspelt would be left out silently."""
+    """Refuse options that do not exist, because a misspelt option would have no effect."""
     for name in options:
         if name not in _OPTIONS:
             close = get_close_matches(name, _OPTIONS, n=1)
@@ -138,10 +138,10 @@ def _check_names(options: Options) -> None:
 
 
 def address(dsn: str | None, options: Options) -> str | None:
-    """Return the DSN to use: the given one, else ATLAS_DATABASE_URL; None is the embedded server.
+    """Return the DSN to use: the given one, else that in ATLAS_DATABASE_URL. None means the embedded server.
 
-    A given home always means the embedded server, whatever the environment says. Raises InvalidInput for an option that
-    does not exist.
+    With a given home, the embedded server is used even if ATLAS_DATABASE_URL is set. Raises InvalidInput for an option
+    that does not exist.
     """
     _check_names(options)
     if dsn is not None or options.get("home") is not None:

@@ -21,15 +21,15 @@ class Context:
 
     #: Makes a uuid v7 (time-ordered).
     new_id: Callable[[], UUID]
-    #: Who acts, for the history and the audit.
+    #: The author of changes, for the history and the audit trail.
     attribution: Attribution
-    #: Newest versions that this client knows, so that unchanged content costs nothing.
+    #: Newest versions that this client knows, so that unchanged content costs no round trip.
     heads: HeadCache
-    #: Seconds that only go forward.
+    #: A clock in seconds that never goes back.
     monotonic: Callable[[], float]
     #: Address and user agent of the request that the plans serve, for the audit.
     origin: Origin = field(factory=Origin)
-    #: The user whose rows row-level security shows; None: the login's own rights.
+    #: The user whose rows row-level security shows; None if the login's own rights apply.
     tenant: UUID | None = None
     #: Signs session tokens.
     keyring: Keyring = field(factory=Keyring, repr=False)
@@ -40,7 +40,7 @@ class Context:
             raise NotPermitted("this client acts for one user alone, and this is not that user's")
 
     def begin(self) -> Self:
-        """Return the context of a transaction that starts: what its plans learn counts once it is committed."""
+        """Return the context of a transaction that starts. The client learns its new versions after the commit."""
         return evolve(self, heads=self.heads.begin())
 
     def join(self) -> Self:

@@ -19,9 +19,9 @@ Key = tuple[UUID, UUID, str]
 class HeadCache:
     """A bounded map from a file to its newest version; the least recently used entries go first.
 
-    It is a cache, never the truth: a writer that relies on a stale head finds that its statement changed no row,
-    forgets the head and reads the real one. With the versions that all clients of one machine share, the cache also
-    knows whether a head is still the newest.
+    A cached head may be old. If a writer uses an old head, its statement changes no row. Then the writer forgets the
+    head and reads the newest one. With the stamps that all clients of one machine share, the cache also knows whether a
+    head is still the newest.
     """
 
     def __init__(self, *, versions: SharedVersions | None = None, limit_bytes: int = 64 * 2**20) -> None:
@@ -45,7 +45,7 @@ class HeadCache:
             return head
 
     def stamp(self, key: Key) -> bytes | None:
-        """Return the file's shared stamp. Take it before the statement that reads or writes the head."""
+        """Return the file's shared stamp. Call this before the statement that reads or writes the head."""
         return None if self._versions is None else self._versions.read(*key[1:])
 
     def is_newest(self, key: Key, head: Head) -> bool:
@@ -87,7 +87,7 @@ class HeadCache:
             self._bytes = 0
 
     def begin(self) -> "HeadCache":
-        """Return an empty cache for a transaction; nothing of it is published before `adopt`."""
+        """Return an empty cache for a transaction. Other clients learn nothing of it before `adopt`."""
         return _TransactionHeads()
 
     def join(self) -> "HeadCache":
@@ -95,7 +95,7 @@ class HeadCache:
         return _JoinedHeads(versions=self._versions)
 
     def adopt(self, other: "HeadCache") -> None:
-        """Take over what a committed transaction learned and forgot, and tell other clients of both."""
+        """Take over the heads that a committed transaction learned or forgot, and tell other clients."""
         learned, dropped = other.learned()
         for key in dropped:
             self.deleted(key)
@@ -117,7 +117,7 @@ class HeadCache:
 
 
 class _TransactionHeads(HeadCache):
-    """The heads of one transaction. It publishes nothing, and remembers what it forgot, for `adopt`."""
+    """The heads of one transaction. It tells other clients nothing, and keeps the forgotten keys for `adopt`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _TransactionHeads(HeadCache):
 
 
 class _JoinedHeads(HeadCache):
-    """The heads of a caller's transaction, whose end nobody reports: a file that it writes gets an invalid stamp."""
+    """The heads of a caller's transaction, whose end is unknown to us. A file that it writes gets an invalid stamp."""
 
     def _publish(self, key: Key, seen: bytes | None) -> None:  # noqa: ARG002  # the stamp from before is of no use here
         if self._versions is not None:

@@ -14,7 +14,7 @@ __all__ = ["AsyncMaintaining", "Maintaining", "MaintenanceOptions", "RetentionOp
 
 
 class RetentionOptions(TypedDict, total=False):
-    """How long to keep each kind of data (None: for ever), and how to batch the deletions."""
+    """The time for which each kind of data is kept (None means for ever), and the batches of deletions."""
 
     #: Versions of kind "auto"; the newest of each file always stays. Default 30 days.
     keep_auto: timedelta | None
@@ -22,7 +22,7 @@ class RetentionOptions(TypedDict, total=False):
     keep_stopped_previews: timedelta | None
     #: The audit trail; default 365 days.
     keep_events: timedelta | None
-    #: Rows per transaction, about; default 5,000.
+    #: About the number of rows in a transaction; default 5,000.
     batch: int
     #: Called after each transaction (on asyncio in a thread); the run stops when it returns False.
     progress: Progress | None

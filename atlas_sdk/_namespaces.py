@@ -27,7 +27,7 @@ class Runner(Protocol):
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         ...
 
     def run(self, plan: Plan[T]) -> T:
@@ -40,7 +40,7 @@ class AsyncRunner(Protocol):
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         ...
 
     def run(self, plan: Plan[T]) -> Awaitable[T]:
@@ -78,7 +78,7 @@ class _Method(Generic[P, T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    # At the first use, not at import: a process uses few operations, and each takes some 0.1 ms.
+    # Compute these at the first use, not at import: a process uses few operations, and each one takes about 0.1 ms.
     @cached_property
     def _checked(self) -> Callable[P, Plan[T]]:
         return checked(self._operation)

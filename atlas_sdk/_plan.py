@@ -59,23 +59,23 @@ class Local:
     """A function to call (for files, locks); the answer is its return value. Asyncio runs it in a thread."""
 
     call: Callable[[], object]
-    #: The threads that asyncio uses; None: the event loop's default ones.
+    #: The threads that asyncio uses; None means the event loop's default threads.
     executor: Executor | None = None
 
 
 @frozen
 class Begin:
-    """The start of a transaction; inside an open one, of a savepoint."""
+    """The start of a transaction, or of a savepoint if a transaction is already open."""
 
 
 @frozen
 class Commit:
-    """The successful end of what the matching `Begin` started."""
+    """The successful end of the transaction or savepoint of the matching `Begin`."""
 
 
 @frozen
 class Rollback:
-    """The undoing of what the matching `Begin` started; an enclosing transaction stays open."""
+    """The rollback of the transaction or savepoint of the matching `Begin`. An enclosing transaction stays open."""
 
 
 @frozen

@@ -1,9 +1,9 @@
-"""A table of stamps in shared memory: a client sees that another client of the machine has written a file.
+"""A table of stamps in shared memory, by which a client sees that another client on its machine has written a file.
 
 Every slot holds a stamp of eight bytes, which changes with each version of the files that fall into the slot. A client
-reads the stamp before it reads or writes a file's newest version. As long as the stamp is the same, nobody has written
-since. So an unchanged file costs a look into shared memory instead of a round trip: 57 µs and not 203 µs for an
-unchanged put of 14 kB (least of 2,000 each, in turn).
+reads the stamp before it reads or writes a file's newest version. As long as the stamp is the same, no client has
+written since. So for an unchanged file, a read of shared memory replaces a round trip: an unchanged put of 14 kB takes
+57 µs and not 203 µs (the least of 2,000 each, in turn).
 """
 
 import fcntl
@@ -25,15 +25,15 @@ __all__ = ["SharedVersions"]
 _SLOTS = 4096
 _SLOT_BYTES = 8
 _SIZE_BYTES = _SLOTS * _SLOT_BYTES
-#: An invalid stamp begins so, then come some bytes of a hash of the file; a valid stamp begins with a zero.
+#: The first byte of an invalid stamp. Some bytes of a hash of the file follow. A valid stamp begins with a zero.
 _INVALID = b"\xff"
 _NAME_BYTES = 3
-#: Invalid for several files: no version of one of them makes it valid again.
+#: A stamp that is invalid for several files of a slot. A new version of one of them does not make it valid again.
 _INVALID_FOR_ALL = _INVALID * _SLOT_BYTES
 
 
 class _ThreadLock:
-    """Keeps the threads of this process apart; a record lock on the file keeps processes apart.
+    """Lets one thread of this process at a time change a table. A record lock on the file does it for processes.
 
     One lock serves all tables: a process that closes one of its descriptors loses all its record locks on that file.
     """
@@ -51,9 +51,9 @@ _threads = _ThreadLock()
 
 
 class SharedVersions:
-    """The shared table of one embedded server. Two files in one slot cost a needless query, nothing else.
+    """The shared table of one embedded server. Two files in one slot only cause a query that is not needed.
 
-    Raises FileProblem for a table that another OS user could change: a stale version would pass for the newest.
+    Raises FileProblem for a table that another OS user can change, who could make an old version look like the newest.
     """
 
     def __init__(self, file: Path) -> None:
@@ -86,18 +86,18 @@ class SharedVersions:
 
     @staticmethod
     def is_valid(stamp: bytes) -> bool:
-        """Return whether a stamp can be trusted: no transaction may commit a version without changing it."""
+        """Return whether a stamp can be trusted. It cannot while a transaction may commit without changing it."""
         return not stamp.startswith(_INVALID)
 
     def read(self, project_id: UUID, path: str) -> bytes:
-        """Return the file's stamp. Take it before the statement that reads or writes the newest version."""
+        """Return the file's stamp. Call this before the statement that reads or writes the newest version."""
         return self._table[self._slot(project_id, path)]
 
     def bump(self, project_id: UUID, path: str, *, seen: bytes | None) -> bytes | None:
         """Change the file's stamp, because a version was committed.
 
-        Returns the new stamp when nobody else changed it since `seen` was read. Returns None otherwise: then the
-        version just written need not be the newest.
+        Returns the new stamp if no other client changed the stamp since `seen` was read. Returns None otherwise: then
+        the version just written may not be the newest.
         """
         slot, stamp = self._slot(project_id, path), b"\0" + os.urandom(_SLOT_BYTES - 1)
         with self._locked(slot):
@@ -109,12 +109,13 @@ class SharedVersions:
             return stamp if found == seen else None
 
     def invalidate(self, project_id: UUID, path: str) -> None:
-        """Make the file's stamp invalid: a caller's transaction may commit a version, and nobody will say when."""
+        """Make the file's stamp invalid: a caller's transaction may commit a version at a time unknown to us."""
         slot, mine = self._slot(project_id, path), self._invalid_for(project_id, path)
         with self._locked(slot):
             found = self._table[slot]
             if self.is_valid(found) or found.startswith(mine):
-                # Each call writes different bytes: a client that saw an earlier invalid stamp must not end this one.
+                # Write different bytes in each call: a client that read an earlier invalid stamp must not make this
+                # one valid.
                 self._table[slot] = mine + os.urandom(_SLOT_BYTES - len(mine))
             else:
                 self._table[slot] = _INVALID_FOR_ALL

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @frozen
 class _Connected:
-    """What a client has from connecting on."""
+    """The parts of a client that exist once it is connected."""
 
     opened: Opened
     driver: AsyncDriver
@@ -143,7 +143,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
     @property
     def _view(self) -> AsyncDriver:
-        """What runs the plans: the driver itself, or a copy's view of it, with its own origin and tenant."""
+        """The driver that runs the plans; for a copy, a view of the driver with the copy's origin and tenant."""
         driver = self._connected().driver
         return driver if self._parent is None else driver.view(origin=self._origin, tenant=self._tenant)
 

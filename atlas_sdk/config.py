@@ -6,11 +6,12 @@ In both files they stand in the table `[atlas]`::
     database_url = "postgresql://ada@db.example/atlas"
     color = "never"
 
-One exception: a home given as a flag is about the embedded database in it, whatever server the rest names.
+One exception: the flag for the home means the embedded database in it, even if another setting names a server.
 
-A project's file may come with a cloned repository, so it must not say where memory goes or in whose name: it has a
-say in `color` and `query_log` only. It counts when it is a regular file of the caller's or of root's, and no symlink.
-The search for it goes upwards and ends at a folder that is another user's, or in which everybody may write, as in /tmp.
+A project's file may come with a cloned repository, so it must not decide where memory is stored or for which user: only
+its `color` and `query_log` count. The file counts only if it is a regular file that belongs to the caller or root, and
+no symlink. The search for it goes upwards. It ends at a folder that belongs to another user, or in which everybody may
+write, such as /tmp.
 """
 
 import logging
@@ -42,9 +43,9 @@ _TABLE: Final = "atlas"
 #: The file of a project; its table `[track]` is read by `atlas_sdk.files.Tracking`.
 _PROJECT_FILE: Final = ".atlas.toml"
 _PROJECT_TABLES: Final = frozenset({_TABLE, "track"})
-#: What a project may decide: how things look, not where they go.
+#: The settings that a project's file may give: how output looks, not where data goes.
 _PROJECT_KEYS: Final = frozenset({"color", "query_log"})
-#: What is no text in the files.
+#: The settings that are not text in the files.
 _TYPES: Final[Mapping[str, type]] = {
     "query_log": bool,
     "maintenance": bool,
@@ -58,15 +59,15 @@ _DAYS_MAX: Final = 36_500
 
 
 def database_url() -> str | None:
-    """Return the server that ATLAS_DATABASE_URL names, if it names one."""
+    """Return the DSN in ATLAS_DATABASE_URL; None if the variable is empty or not set."""
     return os.environ.get("ATLAS_DATABASE_URL") or None
 
 
 def home_folder() -> Path:
-    """Return where the embedded database, the spool and the state live: ATLAS_HOME, else the user's data folder.
+    """Return the folder of the embedded database, the spool and the state: ATLAS_HOME, else the user's data folder.
 
-    Always an absolute path. A relative ATLAS_HOME counts from the current folder, as a path on the command line does; a
-    relative XDG_DATA_HOME is ignored, as the XDG Base Directory Specification has it. Raises InvalidInput when the user
+    The path is absolute. A relative ATLAS_HOME is relative to the current folder, as a path on the command line is. A
+    relative XDG_DATA_HOME is ignored, as the XDG Base Directory Specification requires. Raises InvalidInput if the user
     has no folder.
     """
     given = os.environ.get("ATLAS_HOME")
@@ -80,9 +81,9 @@ def home_folder() -> Path:
 
 
 def expanded(folder: str | os.PathLike[str], *, field: str = "home") -> Path:
-    """Return a folder as an absolute path, "~" replaced by the user's folder.
+    """Return a folder as an absolute path, with "~" replaced by the user's folder.
 
-    Raises InvalidInput for a user without one, an empty name, and a name that no folder can have.
+    Raises InvalidInput if the user has no folder, or if the name is empty or not possible.
     """
     given = os.fspath(folder)
     if not given or "\0" in given:
@@ -96,12 +97,12 @@ def expanded(folder: str | os.PathLike[str], *, field: str = "home") -> Path:
 
 
 def user_file() -> Path:
-    """Return where the user's own `config.toml` is, or would be."""
+    """Return the path of the user's own `config.toml`, which may not exist."""
     return Path(platformdirs.user_config_path(_APP, appauthor=False)) / "config.toml"
 
 
 def signing_keys_file() -> Path | None:
-    """Return the file of the keys that session tokens are signed with, if ATLAS_SIGNING_KEYS names one."""
+    """Return the path in ATLAS_SIGNING_KEYS, the file of the keys of session tokens; None if it is not set."""
     given = os.environ.get("ATLAS_SIGNING_KEYS")
     return Path(given).expanduser() if given else None
 
@@ -120,7 +121,7 @@ def _days(value: int | str) -> int:
 
 
 def _given(value: str | None) -> str | None:
-    """Take an empty text, such as an emptied variable, for "not given"."""
+    """Return None, which means "not given", for an empty text, such as that of an empty variable."""
     return value or None
 
 
@@ -138,9 +139,9 @@ class Settings:
     color: str = field(default="auto", converter=_color)
     #: Log every statement's name, time and number of rows.
     query_log: bool = False
-    #: Whether the watcher looks after its database once a day, see docs/maintenance.md.
+    #: True if the watcher runs the maintenance of its database once a day, see docs/maintenance.md.
     maintenance: bool = True
-    #: How long maintenance keeps versions that the watcher took, previews that have stopped, and events.
+    #: The days for which maintenance keeps the watcher's versions, stopped previews, and events.
     keep_auto_days: int = field(default=30, converter=_days)
     keep_stopped_previews_days: int = field(default=7, converter=_days)
     keep_events_days: int = field(default=365, converter=_days)
@@ -152,13 +153,13 @@ class Settings:
 
 
 def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:
-    """Put the settings together; `project` is a folder in a project, a flag that is None was not given.
+    """Read the settings from all sources. A flag that is None was not given.
 
-    Without `project` no file of a project is read.
+    `project` is a folder in a project; without it, no file of a project is read.
 
-    The flag `home` without the flag `database_url` asks for the embedded database of that folder. A server that the
-    environment or a file names is left out then: who types a folder must not reach the database of a whole platform.
-    Raises InvalidInput that names the file, or the variable, and the key.
+    The flag `home` without the flag `database_url` asks for the embedded database of that folder. Then a server in the
+    environment or a file is ignored: a user who gives a folder must not reach the database of a whole platform. Raises
+    InvalidInput that names the file, or the variable, and the key.
     """
     # Takes as long to import as half of psycopg, and nobody who imports the library needs it.
     import typed_settings as ts  # noqa: PLC0415  # see above
@@ -198,7 +199,7 @@ def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
 
 
 def _project_file(start: Path) -> Path | None:
-    """Return the nearest `.atlas.toml` at or above a folder that nobody else can have put there."""
+    """Return the nearest `.atlas.toml` in a folder or above it, if no other user can have put it there."""
     folder = start.expanduser().absolute()
     for place in (folder, *folder.parents):
         found, is_safe = None, False
@@ -216,19 +217,19 @@ def _project_file(start: Path) -> Path | None:
 
 
 def _is_trusted(found: os.stat_result) -> bool:
-    """Tell whether a file or folder is the caller's or root's."""
+    """Return whether a file or folder belongs to the caller or root."""
     return found.st_uid in {os.geteuid(), 0}
 
 
 def _is_safe(folder: os.stat_result) -> bool:
-    """Tell whether only the caller, root, and perhaps the caller's group can put a file into a folder."""
+    """Return whether only the caller, root, and perhaps the caller's group can put a file into a folder."""
     return _is_trusted(folder) and not folder.st_mode & stat.S_IWOTH
 
 
 class _File:
-    """Loads one file, and names it and the key when something is wrong.
+    """Loads one file. Its errors name the file and the key.
 
-    A file of a project is opened without following a symlink; the user's own may be one, to where dotfiles are kept.
+    It opens a project's file without following a symlink. The user's own file may be a symlink to a folder of dotfiles.
     """
 
     def __init__(self, path: Path, *, tables: frozenset[str], allowed: frozenset[str] | None = None) -> None:
@@ -242,7 +243,7 @@ class _File:
         return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
 
     def _read(self) -> Mapping[str, Any]:
-        # Not blocking: in the place of the file there may be a FIFO, which waits for a writer.
+        # Open without waiting: in the place of the file there may be a FIFO, which waits for a writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if self._allowed is not None else 0)
         try:
             with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123  # a descriptor

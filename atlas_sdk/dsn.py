@@ -1,7 +1,7 @@
 """Database addresses: read strictly, and shown without their secrets.
 
-libpq takes an unescaped "/" or "@" in a password for the end of a part of the URL, and then tells that part in its
-error messages. So an address is read here first; a malformed one is refused, and nothing of it is quoted.
+If a password has an unescaped "/" or "@", libpq takes it for the end of a part of the URL, and quotes that part in its
+error messages. So this module reads an address first. It refuses a malformed address, and quotes nothing of it.
 """
 
 import re
@@ -91,7 +91,7 @@ def parsed(dsn: str) -> dict[str, str]:
 
 
 def _is_torn(url: str, parts: dict[str, str]) -> bool:
-    """Tell whether libpq found the parts of a URL elsewhere than where they were meant to be."""
+    """Return whether libpq has split a URL at the wrong characters."""
     rest = url.partition("://")[2]
     login, at, _ = rest.partition("@")
     if not at or "/" in login:
@@ -102,7 +102,7 @@ def _is_torn(url: str, parts: dict[str, str]) -> bool:
 
 
 def check_dsn(dsn: str) -> None:
-    """Raise InvalidInput for what is no DSN, without a word of it: any part of it may be the password."""
+    """Raise InvalidInput for a text that is no DSN. The error quotes nothing, as any part may be the password."""
     parsed(dsn)
 
 
@@ -119,9 +119,9 @@ def place(dsn: str) -> str:
 
 
 def masked(dsn: str) -> str:
-    """Return a DSN with `***` for each secret: in the form in which it was given; of a malformed one the scheme alone.
+    """Return a DSN with `***` for each secret, in the same form; for a malformed DSN, return only the scheme.
 
-    A DSN without secrets is returned as it is.
+    A DSN without secrets is not changed.
     """
     scheme = _URL.match(dsn)
     try:
@@ -144,7 +144,7 @@ def with_parts(dsn: str, **parts: str | int | None) -> str:
 
 
 def libpq_defaults() -> dict[str, str]:
-    """Return the parts that libpq takes from its own environment variables where a DSN has none."""
+    """Return the parts that libpq reads from its own environment variables if a DSN does not have them."""
     from psycopg import pq  # noqa: PLC0415  # see `parsed`
 
     return {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
@@ -156,7 +156,7 @@ def without_secrets(parts: dict[str, str]) -> dict[str, str]:
 
 
 def without_addresses(text: str) -> str:
-    """Return a text with only the schemes of its URLs: of a command line on which one is in the wrong place."""
+    """Return a text in which only the scheme of each URL is left, such as a wrong command line with a URL in it."""
     return _ADDRESS.sub(rf"\1{_MASK}", text)
 
 
@@ -209,9 +209,9 @@ def scrubbed(text: str, dsn: str) -> str:
 
 
 def scrub(error: BaseException, dsn: str) -> None:
-    """Mask the secrets of the DSN in the sentences of an error and of all errors that it came from.
+    """Mask the secrets of the DSN in the messages of an error and of all its causes.
 
-    They stay in the chain, which a traceback and a log show.
+    The causes stay in the chain, so a traceback and a log show them.
     """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -224,6 +224,6 @@ def scrub(error: BaseException, dsn: str) -> None:
         if hasattr(one, "__notes__"):
             one.__notes__ = [scrubbed(note, dsn) for note in one.__notes__]
         if hasattr(one, "_pgconn"):
-            # psycopg's errors keep all that the connection was made with.
+            # psycopg's errors keep all parameters of the connection.
             one._pgconn = None  # noqa: SLF001  # there is no other way to let go of it
         waiting += [one.__cause__, one.__context__]

@@ -7,7 +7,7 @@
     ├── NotFound                   3          no such user, project, file, version or checkpoint
     │   └── NotAProject            3          no registered project holds this folder
     ├── AlreadyExists              1          a unique name is taken
-    ├── IllegalTransition          1          a status that cannot follow the one that it is
+    ├── IllegalTransition          1          a status that cannot follow the present one
     ├── PortsExhausted             1          a machine has no port left for a preview
     ├── AmbiguousReference         1          a prefix that several versions share
     ├── RestoreRefused             1          going on would lose bytes
@@ -16,12 +16,12 @@
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
     ├── QuotaExceeded              4          a limit does not allow it; nothing was reserved
-    ├── SlotLost                   1          a container's slot is not its own any more: stop it
-    ├── AuthError                  1          a sign-in or a session that cannot be
+    ├── SlotLost                   1          a container has lost its slot: stop the container
+    ├── AuthError                  1          a sign-in or a session is not valid
     │   └── InvalidToken           1          no session has this token (any more)
     ├── MissingExtra               1          a library of an extra is not installed
-    ├── NotPermitted               1          not with this login, or not with another tenant's rows
-    ├── BackupFailed               1          a dump that was not made, or not loaded; nothing was kept
+    ├── NotPermitted               1          this login may not do that, or the rows belong to another tenant
+    ├── BackupFailed               1          a dump was not made, or not loaded; nothing was kept
     ├── DatabaseError              1          PostgreSQL refused a statement
     │   ├── StorageFull            1          the server's disk is full
     │   ├── TimedOut               1          a time limit of the server's ended a statement or a wait for a lock
@@ -32,8 +32,8 @@
     │   └── EncryptionFailed       5          no TLS, or a certificate that does not verify
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
-Every sentence says what happened and what to do next; the fields hold the same facts for programs. What a web
-service answers with is in `http_status` and `headers`, where an error has them.
+Every message says what happened and what to do next; the fields hold the same facts for programs. The answer of a web
+service is in `http_status` and `headers`, if an error has them.
 """
 
 import math
@@ -76,25 +76,26 @@ __all__ = [
 ]
 
 
-#: Of a sentence: five or six lines of a terminal, with room for a name or two of 200 letters.
+#: The longest message: five or six lines of a terminal, with room for a name or two of 200 letters.
 _LETTERS = 1_000
 
 
 class AtlasError(Exception):
     """The root of the tree: catch it to catch everything that this package raises on purpose."""
 
-    #: What `atlasctl` exits with.
+    #: The exit code of `atlasctl`.
     exit_code: ClassVar[int] = 1
-    #: Whether it is certain that nothing was kept and that the reason may pass: then the same call may be made again.
-    #: Of a failure inside `transaction()` it is False: the whole transaction is to be made again, by its author.
+    #: True if the call certainly changed nothing and its reason may pass, so that the caller may repeat it. False for a
+    #: failure inside `transaction()`: there the caller must repeat the whole transaction.
     repeatable: bool = False
 
     def __init__(self, *args: object) -> None:
-        # A sentence is one line of a log or a terminal, whatever names it quotes, and is read to its end.
+        # A message must be one line of a log or a terminal, whatever names it quotes, and short enough to be read.
         super().__init__(*(visible(cut(arg, _LETTERS)) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # BaseException's own calls the class with `args`: the sentence, which is not what the constructors here take.
+        # The method of BaseException calls the class with `args`, the message. The constructors here take other
+        # arguments.
         return _made_again, (type(self), self.args, self.__dict__)
 
 
@@ -109,7 +110,7 @@ def _made_again(kind: type[AtlasError], args: tuple[object, ...], fields: dict[s
 class InvalidInput(AtlasError, ValueError):
     """An argument breaks a rule."""
 
-    #: What a web service answers with: Unprocessable Content.
+    #: The answer of a web service: Unprocessable Content.
     http_status: ClassVar[int] = 422
     exit_code = 2
 
@@ -119,15 +120,15 @@ class InvalidInput(AtlasError, ValueError):
 
 
 class NotFound(AtlasError, LookupError):
-    """No such thing."""
+    """No such user, project, file, version or checkpoint."""
 
-    #: What a web service answers with: Not Found.
+    #: The answer of a web service: Not Found.
     http_status: ClassVar[int] = 404
     exit_code = 3
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
-        #: What was looked for: "user", "project", "file", "version", "checkpoint", "restore", "reservation".
+        #: The kind of the missing object: "user", "project", "file", "version", "checkpoint", "restore", "reservation".
         self.kind = kind
         self.name = name
 
@@ -142,7 +143,7 @@ class NotAProject(NotFound):
 class AlreadyExists(AtlasError):
     """A unique name is taken."""
 
-    #: What a web service answers with: Conflict.
+    #: The answer of a web service: Conflict.
     http_status: ClassVar[int] = 409
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
@@ -152,28 +153,28 @@ class AlreadyExists(AtlasError):
 
 
 class IllegalTransition(AtlasError):
-    """A status that cannot follow the one that it is; nothing was changed."""
+    """A status that cannot follow the present one; nothing was changed."""
 
-    #: What a web service answers with: Conflict.
+    #: The answer of a web service: Conflict.
     http_status: ClassVar[int] = 409
 
     def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
         final = ", which is final" if from_status in _FINAL else ""
         super().__init__(f"the {kind} {name} is {from_status}{final}: it cannot become {to_status}")
-        #: What it is: "build", "preview", "project".
+        #: The kind of the object: "build", "preview" or "project".
         self.kind = kind
-        #: Its id.
+        #: The id of the object.
         self.name = name
         self.from_status = from_status
         self.to_status = to_status
 
 
-#: Statuses that nothing follows.
+#: Statuses that no other status can follow.
 _FINAL = frozenset({"deleted", "failed", "stopped", "succeeded"})
 
 
 class PortsExhausted(AtlasError):
-    """Every port of the range is taken on that machine, by previews that live."""
+    """Live previews use every port of the range on that machine."""
 
     def __init__(self, *, first: int, last: int, machine: str) -> None:
         place = f" of {machine}" if machine else ""
@@ -249,26 +250,27 @@ class QuotaExceeded(AtlasError):
         held: int | Decimal | None = None,
     ) -> None:
         super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held))
-        #: "tokens", "cost", "builds", "containers", "requests", "memory_bytes", or of what there may be only so many at
-        #: one time: "projects", "sessions" or "previews".
+        #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes". For objects of which a user may have
+        #: a limited number at one time: "projects", "sessions" or "previews".
         self.dimension = dimension
         self.asked = asked
         self.remaining = remaining
-        #: The whole limit, where it is known.
+        #: The whole limit, if it is known.
         self.limit = limit
-        #: How long until the same call can succeed; None: waiting alone never helps.
+        #: The time until the same call can succeed; None if waiting alone never helps.
         self.retry_after = retry_after
         self.resets_at = resets_at
-        #: Who has the slots, when containers are refused.
+        #: The holders of the slots, if a container was refused.
         self.holders = holders
-        #: What running calls have promised of a month's limit, when only they are in the way; None: it is used up.
+        #: The part of a month's limit that running calls have reserved, if the call fits without it. None if the limit
+        #: is used up.
         self.held = held
 
     @property
     def http_status(self) -> int:
-        """429 where waiting for seconds or minutes helps (requests, containers, running calls), else 403.
+        """429 if waiting for seconds or minutes helps (requests, containers, running calls), else 403.
 
-        Clients repeat a 429 on their own; a month's budget does not come back by repeating.
+        Clients repeat a call after a 429 by themselves, but repeating does not bring back a month's budget.
         """
         return 429 if self.dimension in _RETRIED or self.held is not None else 403
 
@@ -276,7 +278,7 @@ class QuotaExceeded(AtlasError):
     def headers(self) -> dict[str, str]:
         """The header fields of the answer: RateLimit-Policy, RateLimit, and with a 429 Retry-After.
 
-        RateLimit and its policy follow draft-ietf-httpapi-ratelimit-headers-11; `r`, `q` of cost are whole cents.
+        RateLimit and its policy follow draft-ietf-httpapi-ratelimit-headers-11. For cost, `r` and `q` are whole cents.
         Retry-After is missing when the same call can never succeed.
         """
         fields: dict[str, str] = {}
@@ -287,18 +289,18 @@ class QuotaExceeded(AtlasError):
         if self.limit is not None:
             policy = f"{name};q={_integer(self.limit * unit)}{_POLICIES.get(self.dimension, '')}"
             fields["RateLimit-Policy"] = policy
-        # The draft wants Retry-After not to be earlier than the end of this window.
+        # The draft says that Retry-After must not be earlier than the end of this window.
         window = "" if seconds is None else f";t={seconds}"
         fields["RateLimit"] = f"{name};r={_integer(self.remaining * unit)}{window}"
         return fields
 
 
-#: What makes room for one more, of things that stay until somebody ends them.
+#: The advice for objects that stay until somebody ends them: how to make room for one more.
 _ENDED = {"projects": "delete one", "sessions": "revoke one", "previews": "stop one"}
 #: Dimensions that free up by themselves soon.
 _RETRIED = frozenset({"requests", "containers"})
-#: What the draft's policies say beside the quota: the window `w` in seconds, where it has one length, and the unit
-#: `qu`, where it is not requests and the draft has a word for it.
+#: The parts of a policy beside its quota: the window `w` in seconds, if all windows have the same length, and the unit
+#: `qu`, if it is not requests and the draft has a word for it.
 _POLICIES = {
     "requests": ";w=3600",
     "builds": ";w=86400",
@@ -320,7 +322,7 @@ def _seconds(wait: timedelta) -> int:
 
 
 def _spoken(wait: timedelta) -> str:
-    """Return a time to wait as people say it; rounded up, as a moment early is refused again."""
+    """Return a time to wait for a sentence, rounded up: a client that comes back a moment early is refused again."""
     seconds = _seconds(wait)
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
@@ -355,28 +357,28 @@ def _sentence(
 
 
 class SlotLost(AtlasError):
-    """A container's slot is not its own any more, so another one may run in its place: stop it."""
+    """A container has lost its slot, so another container may run in its place. Stop the container."""
 
     def __init__(self, message: str, *, epoch: int | None) -> None:
         super().__init__(message)
-        #: The slot's fencing number: what acts for it must be refused from now on.
+        #: The slot's fencing number. From now on, refuse every action that carries this number.
         self.epoch = epoch
 
 
 class AuthError(AtlasError):
-    """A sign-in or a session that cannot be; the sentence never tells whether an account exists."""
+    """A sign-in or a session is not valid. The message never tells whether an account exists."""
 
-    #: What a web service answers with: Unauthorized.
+    #: The answer of a web service: Unauthorized.
     http_status: ClassVar[int] = 401
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header fields of the answer: WWW-Authenticate, as RFC 6750 has it."""
+        """The header fields of the answer: WWW-Authenticate, as in RFC 6750."""
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class InvalidToken(AuthError):
-    """No session has this token, or not any more; to strangers every reason looks the same."""
+    """No session has this token, or no session has it any more. The message is the same for every reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("this session token is not valid: sign in again")
@@ -393,9 +395,9 @@ class MissingExtra(AtlasError, ImportError):
 
 
 class NotPermitted(AtlasError):
-    """Not with this login, or not with another tenant's rows; nothing was done."""
+    """This login may not do that, or the rows belong to another tenant; nothing was done."""
 
-    #: What a web service answers with: Forbidden.
+    #: The answer of a web service: Forbidden.
     http_status: ClassVar[int] = 403
 
 
@@ -425,19 +427,19 @@ class TimedOut(DatabaseError):
 
 
 class TransactionConflict(DatabaseError):
-    """Another transaction was in the way, and nothing was kept: repeating it is safe."""
+    """Another transaction was in the way, and nothing was kept. It is safe to repeat the call."""
 
 
 class DatabaseUnreachable(AtlasError):
     """No connection to the database."""
 
     exit_code = 5
-    #: What a web service answers with: Service Unavailable.
+    #: The answer of a web service: Service Unavailable.
     http_status: ClassVar[int] = 503
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header fields of the answer: Retry-After, after the time that a client waits for a connection."""
+        """The header fields of the answer: Retry-After with the time that a client waits for a connection."""
         return {"Retry-After": "5"}
 
 

@@ -1,4 +1,4 @@
-"""Format log records: one line each, whatever names and errors are in them."""
+"""Format log records, each on one line, even if names and errors in it have line ends."""
 
 import logging
 import sys
@@ -8,21 +8,21 @@ from atlas_sdk.text import visible
 
 __all__ = ["DAEMON_LAYOUT", "LogFormatter", "log_to_stderr"]
 
-#: How the watcher's lines begin.
+#: The layout of the watcher's lines.
 DAEMON_LAYOUT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _INDENT: Final = "    "
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter in whose output no name and no error can forge a line, hide a text, or show a secret of the DSN.
+    """Formats records so that no name and no error in them can forge a line, hide a text, or show a secret of the DSN.
 
-    Line ends and what else a terminal obeys become escapes. A traceback keeps its lines, and each is indented, so that
-    none looks like a record.
+    Line ends and other characters that a terminal obeys become escapes. A traceback keeps its lines. Each of them is
+    indented, so that it does not look like a record.
     """
 
     def __init__(self, layout: str, *, dsn: str | None = None) -> None:
         super().__init__(layout)
-        #: The address whose secrets are masked: psycopg logs what a server says of it.
+        #: The address whose secrets are masked, because psycopg logs messages of the server that may quote it.
         self.dsn = dsn
 
     def format(self, record: logging.LogRecord) -> str:
@@ -31,7 +31,7 @@ class LogFormatter(logging.Formatter):
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
         lines = [self.formatMessage(record)]
-        # Not what another handler left in the record: it may be as it came.
+        # Format the exception here: the text that another handler left in the record may not be escaped.
         if record.exc_info:
             lines += self._indented(self.formatException(record.exc_info))
         if record.stack_info:

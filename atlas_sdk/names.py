@@ -1,4 +1,4 @@
-"""Names that people and agents give to things: checked before anything is done with them."""
+"""Check the names that people and agents give to checkpoints, before any other use of a name."""
 
 from typing import Final
 
@@ -12,18 +12,18 @@ _LENGTH_MAX: Final = 200
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Tell whether a checkpoint can have this name: nothing in it hides or reorders the rest of a line."""
-    # The length first: nothing else reads a name of a megabyte.
+    """Return whether a checkpoint can have this name: no character in it hides or reorders the rest of a line."""
+    # Check the length first, because the other checks are slow for a name of a megabyte.
     return 0 < len(name) <= _LENGTH_MAX and name == name.strip() and name.isprintable() and visible(name) == name
 
 
 def is_reserved(name: str) -> bool:
-    """Tell whether a name means something else in references, so that no checkpoint has it."""
+    """Return whether references use this name for something else, so that no checkpoint may have it."""
     return name == "latest" or name.startswith("@{")
 
 
 def checkpoint_name(name: str) -> str:
-    """Return the name of a new checkpoint as it is. Raises InvalidInput."""
+    """Return the name unchanged if a new checkpoint may have it. Raises InvalidInput."""
     if not is_checkpoint_name(name):
         raise InvalidInput(
             f"{quoted(name)} is no name for a checkpoint: 1 to {_LENGTH_MAX} printable characters, "

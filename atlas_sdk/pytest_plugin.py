@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# Not its names: every run of pytest would wait for psycopg.
+# Import no names from the package: each run of pytest would have to load psycopg.
 import atlas_sdk
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The keys that session tokens are signed with, and their file.
 
-The file has one key a line, in base64url, the newest first: that one signs, all of them verify. Lines with "#" are
-comments. Only its owner may have any permission on it, and the owner is this OS user or root.
+The file has one key on each line, in base64url, the newest first. The first key signs new tokens, and all keys verify
+tokens. Text after "#" is a comment. The owner of the file is this OS user or root, and nobody else has a permission on
+it.
 """
 
 import base64
@@ -22,12 +23,12 @@ __all__ = ["SigningKeys"]
 
 #: RFC 7518, section 3.2: a key of HS256 has the size of the hash or more.
 _KEY_BYTES: Final = 32
-#: Nobody has a thousand keys; a device or a mistake is not read to its end.
+#: A larger file is refused. This is enough for a thousand keys; a device, or another file by mistake, may be endless.
 _FILE_BYTES: Final = 2**16
 
 
 def _checked(secret: object) -> bytes:
-    """Return a key that is one; no sentence here may quote it."""
+    """Return a key if it is valid. Raises InvalidInput; the message must not quote the key."""
     if not isinstance(secret, bytes):
         raise InvalidInput(f"a signing key is of bytes, not a {type(secret).__name__}", field="signing_keys")
     if len(secret) < _KEY_BYTES:
@@ -43,11 +44,11 @@ def _all_checked(secrets_: Iterable[object]) -> tuple[bytes, ...]:
 
 
 def _kid(secret: bytes) -> str:
-    """Name a key in public. Made from the key, so that one name cannot stand for two keys on two machines."""
+    """Return the public name of a key. It is a hash of the key, so two keys never have the same name."""
     return hashlib.sha256(b"atlasengine key id\0" + secret).hexdigest()[:16]
 
 
-# Not compared by value: that would not take the same time for all values.
+# No comparison by value: its time would depend on the values, and tell something about a key.
 @frozen(repr=False, eq=False)
 class SigningKeys:
     """The signing keys of session tokens: one key that signs, and older ones that still verify.
@@ -58,8 +59,8 @@ class SigningKeys:
         keys.write("/etc/atlas/signing-keys")                  # 0600; ATLAS_SIGNING_KEYS names it
         SigningKeys.read("/etc/atlas/signing-keys").rotated().write("/etc/atlas/signing-keys")
 
-    Every process that verifies tokens needs the same keys. A key is 32 random bytes or more; raises InvalidInput for
-    less.
+    Every process that verifies tokens needs the same keys. A key is 32 random bytes or more. Raises InvalidInput for a
+    shorter key.
     """
 
     _current: bytes = field(converter=_checked)
@@ -79,7 +80,7 @@ class SigningKeys:
         return tuple(_kid(secret) for secret in (self._current, *self._older))
 
     def secret_of(self, kid: str) -> bytes | None:
-        """Return the key with this public name, if it is one of these."""
+        """Return the key with this public name; None if there is no such key."""
         return next((secret for secret in (self._current, *self._older) if _kid(secret) == kid), None)
 
     @classmethod
@@ -88,23 +89,23 @@ class SigningKeys:
         return cls(secrets.token_bytes(_KEY_BYTES))
 
     def rotated(self, *, keep: int = 4) -> "SigningKeys":
-        """Return a new random key that signs, with at most `keep` of these that go on verifying.
+        """Return keys in which a new random key signs, and at most `keep` of the present keys still verify.
 
-        A token lives as long as its session, so a key is needed for that long after it signed last. With `keep=0`
-        every session ends.
+        A token is valid as long as its session. So keep a key that long after it has signed its last token. With
+        `keep=0` every session ends.
         """
         older = (self._current, *self._older)[: max(keep, 0)]
         return SigningKeys(secrets.token_bytes(_KEY_BYTES), older=older)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "SigningKeys":
-        """Read a file of keys. Raises FileProblem, also when others may read it; InvalidInput for a bad key."""
+        """Read a file of keys. Raises FileProblem, also if other users may read it, and InvalidInput for a bad key."""
         name = os.fspath(path)
         try:
-            # Without waiting, as a pipe would.
+            # Without O_NONBLOCK the call would wait if the file is a pipe.
             handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                # Asked of the open file: nobody can put another one in its place in between.
+                # Check the open file: another process may put another file in its place meanwhile.
                 _refuse_shared(name, os.fstat(handle))
                 raw = os.read(handle, _FILE_BYTES + 1)
             finally:
@@ -120,11 +121,11 @@ class SigningKeys:
         return cls(found[0], older=found[1:])
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file of keys, 0600, in place of the one that is there. Raises FileProblem."""
+        """Write the file of keys with mode 0600; replace an existing file. Raises FileProblem."""
         self._write(os.fspath(path), replace=True)
 
     def write_new(self, path: str | os.PathLike[str]) -> bool:
-        """Write the file of keys unless there is one, be it made at this moment; return whether this one is it."""
+        """Write the file of keys if there is none yet; return whether this call wrote it."""
         return self._write(os.fspath(path), replace=False)
 
     def _write(self, name: str, *, replace: bool) -> bool:
@@ -141,7 +142,7 @@ class SigningKeys:
                 if replace:
                     Path(half).replace(name)
                     return True
-                # Unlike a rename, a link never takes the place of what another process has just made.
+                # A link, unlike a rename, does not replace a file that another process has just made.
                 try:
                     os.link(half, name)
                 except FileExistsError:

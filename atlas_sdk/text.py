@@ -1,4 +1,4 @@
-"""Text that others wrote, such as names and contents, as it may be shown: nothing hidden in it, and not endless."""
+"""Make text that others wrote, such as names and contents, safe to show: no hidden characters, and a bounded length."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["cut", "named", "printable", "quoted", "visible"]
 
-#: A name in a sentence; a longer one is not read to its end.
+#: The longest name in a sentence. Nobody reads a longer one to its end.
 _NAME_LETTERS: Final = 200
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
@@ -20,15 +20,15 @@ _HIDDEN: Final = re.compile(
     "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-#: It asks for the coloured form of the sign before it, as most emoji have it.
+#: This character asks for the coloured form of the sign before it. Most emoji use it.
 _EMOJI_FORM: Final = "\ufe0f"
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""Return a text in which nothing hides: what a terminal obeys, leaves out or reorders is written as an escape.
+    r"""Return a text with an escape for each character that a terminal obeys, does not show or reorders.
 
     Right-to-left overrides, zero-width characters, tags, variation selectors and control characters become `\u202e` and
-    the like; the characters of `keep` stay, and so do backslashes, so this is for reading and not for reading back.
+    the like. The characters of `keep` stay. Backslashes stay too, so the result cannot be converted back.
     """
 
     def shown(found: re.Match[str]) -> str:
@@ -41,7 +41,7 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def cut(text: str, letters: int = _NAME_LETTERS) -> str:
-    """Return a text of so many letters at most, with an ellipsis in its middle where some are left out."""
+    """Return the text, shortened to so many letters if it is longer, with an ellipsis in the middle."""
     if len(text) <= letters:
         return text
     tail = (letters - 1) // 2
@@ -49,8 +49,8 @@ def cut(text: str, letters: int = _NAME_LETTERS) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return a value as a sentence quotes it: on one line, cut in the middle, nothing hidden."""
-    # A text is cut first, so that one of a megabyte costs nothing.
+    """Return a value for a sentence: quoted, on one line, cut in the middle, and without hidden characters."""
+    # Cut the text first, so that a text of a megabyte takes no time.
     return visible(cut(repr(cut(value) if isinstance(value, str) else value)))
 
 
@@ -66,8 +66,8 @@ def printable(path: str) -> str:
 
 
 def named(text: str) -> str:
-    """Return a name as a sentence can have it: as `printable` shows it, and cut in the middle over 200 letters."""
-    # Cut first, so that a name of a megabyte costs nothing.
+    """Return a name for a sentence: as `printable` returns it, and cut in the middle if it has over 200 letters."""
+    # Cut the name first, so that a name of a megabyte takes no time.
     return cut(printable(cut(text)))
 
 

@@ -175,7 +175,7 @@ def _signals(queue: EventQueue) -> Iterator[None]:
 
 @contextmanager
 def _disk_may_be_full() -> Iterator[None]:
-    """Go on without a status file: versions are stored in the database, not on this disk."""
+    """Log errors of the status file and go on: versions are stored in the database, not on this disk."""
     try:
         yield
     except OSError as error:

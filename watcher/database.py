@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_away(error: AtlasError) -> bool:
-    """Tell whether the database as a whole failed, so that no other statement can succeed now."""
+    """Return whether the database as a whole failed, so that no other statement can succeed now."""
     return isinstance(error, (DatabaseUnreachable, StorageFull, SchemaMismatch))
 
 

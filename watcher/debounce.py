@@ -63,7 +63,7 @@ class Timing:
     drain_s: float = 10.0
 
     def settle_s(self, change: ChangeKind) -> float:
-        """Return how long to wait after such a change."""
+        """Return the seconds to wait after a change of this kind."""
         if change is ChangeKind.FOUND:
             return 0.0
         if change is ChangeKind.CLOSED:
@@ -114,7 +114,7 @@ class Debouncer:
         return at
 
     def put_back(self, due: Due, at: float) -> None:
-        """Put back what could not be done, unless its path was marked again meanwhile."""
+        """Put back a path that the worker could not handle, unless the path was marked again meanwhile."""
         if due.key not in self._pending:
             self._enter(evolve(due, at=at))
 

@@ -53,7 +53,7 @@ class EventQueue:
         """True after `stop`."""
         return self._stopping
 
-    # From any thread.
+    # Any thread may call the methods below.
 
     def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Mark the tracked files that an event is about."""
@@ -78,13 +78,13 @@ class EventQueue:
         self.mark(place.project, "", ChangeKind.CLOSED)
 
     def overflowed(self) -> None:
-        """Ask for a scan of every project."""
+        """Ask the worker to scan every project, because the system has lost events."""
         with self._changed:
             self._overflows += 1
             self._changed.notify()
 
     def mark(self, project: UUID, path: str, change: ChangeKind) -> None:
-        """Mark a path to be looked at."""
+        """Mark a path, so that the worker looks at it."""
         with self._changed:
             at = self._debouncer.mark((project, path), change, self._clock())
             if self._sleeps_until is not None and at < self._sleeps_until:
@@ -96,7 +96,7 @@ class EventQueue:
             self._stopping = True
             self._changed.notify()
 
-    # From the worker.
+    # Only the worker calls the methods below.
 
     def wait(self, until: float) -> None:
         """Return when a path is due, after an overflow or `stop`, or at `until`."""
@@ -122,7 +122,7 @@ class EventQueue:
             return self._debouncer.pop(now)
 
     def put_back(self, due: Due, at: float) -> None:
-        """Put back what could not be done now, to be due at this time."""
+        """Put back a path that the worker could not handle now. It is due again at this time."""
         with self._changed:
             self._debouncer.put_back(due, at)
 

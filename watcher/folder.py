@@ -128,11 +128,11 @@ class Folder:
         return os.path.join(self.root, path) if path else str(self.root)  # noqa: PTH118 - the sweep's hot path
 
     def is_there(self) -> bool:
-        """Tell whether the folder of the last scan is in its place and can be opened."""
+        """Return whether the folder of the last scan is in its place and can be opened."""
         return _is_reachable(self.pinned)
 
     def is_back(self) -> bool:
-        """Tell whether any folder is in the project's place and can be opened."""
+        """Return whether any folder is in the project's place and can be opened."""
         return _is_reachable(Root(self.root))
 
     def status(self) -> ProjectStatus:

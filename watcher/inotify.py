@@ -22,7 +22,7 @@ __all__ = ["Inotify"]
 
 _log = logging.getLogger(__name__)
 
-# inotify(7). The same mask everywhere: a second watch on the same inode replaces the first one's.
+# See inotify(7). All watches have the same mask, because a second watch on an inode replaces the mask of the first one.
 _MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF, _UNMOUNT = 0x400, 0x800, 0x2000
@@ -38,14 +38,14 @@ _NO_ACCESS: Final = -1
 
 
 class Inotify:
-    """Watches folders by inotify; one thread, however many there are."""
+    """Watches folders by inotify, with one thread for any number of folders."""
 
     name = "inotify"
 
     def __init__(self) -> None:
-        """Open nothing: `start` does."""
+        """Create the object. `start` opens the instance."""
         self._lock = threading.Lock()
-        #: The places by watch descriptor: two projects in one folder share it, each under an id of its own.
+        #: The watched folders by watch descriptor. Two projects in one folder share a descriptor, and have one id each.
         self._places: dict[int, dict[int, WatchedFolder]] = {}
         self._held: dict[WatchedFolder, tuple[int, int]] = {}
         self._ids = itertools.count(1)
@@ -53,7 +53,7 @@ class Inotify:
         self._stopped = False
 
     def start(self, sink: Sink) -> None:
-        """Open the instance. Raises OSError when there are too many (fs.inotify.max_user_instances)."""
+        """Open the inotify instance. Raises OSError if the user has too many (fs.inotify.max_user_instances)."""
         from watchdog.observers.inotify_c import InotifyFD  # noqa: PLC0415 - loads for this system only
 
         self._sink = sink
@@ -93,7 +93,7 @@ class Inotify:
         self._fd.stop()
         self._fd.join()
 
-    # Watchdog calls these, in its thread.
+    # Watchdog calls the methods below in its thread.
 
     def on_event(self, event: "InotifyEvent") -> None:
         """Pass an event on to every project that watches the folder."""
@@ -126,10 +126,10 @@ class Inotify:
             self._sink.root_changed(place)
 
     def on_queue_overflow(self) -> None:
-        """Report that events were lost."""
+        """Report that the kernel has lost events."""
         self._sink.overflowed()
 
-    # Callers hold the lock.
+    # Callers of the methods below must hold the lock.
 
     def _add(self, path: str) -> tuple["WatchDescriptor", int]:
         from watchdog.observers.inotify_c import CallbackId, Mask  # noqa: PLC0415 - loads for this system only

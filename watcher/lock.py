@@ -1,4 +1,4 @@
-"""One daemon per home: flock(2), which the kernel drops with its holder, however that ended."""
+"""One daemon per home, by flock(2). The kernel releases the lock when its holder ends, even after a crash."""
 
 import fcntl
 import os

@@ -1,7 +1,7 @@
 """Maintenance of the database, once a day, when the worker is idle.
 
-Maintenance has a thread and a connection of its own. It runs in small steps, and pauses between two of them while the
-worker is busy. The database decides which of its watchers runs it.
+Maintenance has a thread and a connection of its own. It runs in small steps, and pauses between two steps while the
+worker is busy. If several watchers use one database, the database decides which of them runs the maintenance.
 """
 
 import logging
@@ -19,7 +19,7 @@ __all__ = ["MaintenanceRunner", "RetentionPolicy"]
 
 _log = logging.getLogger(__name__)
 
-#: Rows of one transaction: some ten milliseconds.
+#: Rows of one transaction, which takes about ten milliseconds.
 _BATCH = 1_000
 #: A worker that is always busy delays each step for this long at most (seconds).
 _PATIENCE_S = 5.0
@@ -37,7 +37,7 @@ class RetentionPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> "RetentionPolicy | None":
-        """Read the settings; None: the watcher does no maintenance."""
+        """Return the policy of these settings; None if they switch maintenance off."""
         if not settings.maintenance:
             return None
         return cls(
@@ -48,7 +48,7 @@ class RetentionPolicy:
 
 
 class MaintenanceRunner:
-    """Runs maintenance in a thread. The worker decides when, and calls everything here."""
+    """Runs maintenance in a thread. The worker decides when, and calls every public method."""
 
     def __init__(self, retention: RetentionPolicy) -> None:
         self._retention = retention
@@ -87,7 +87,7 @@ class MaintenanceRunner:
         if self._thread is not None:
             self._thread.join(_GRACE_S)
 
-    # In its own thread.
+    # The maintenance thread runs the methods below.
 
     def _run(self, atlas: Atlas) -> None:
         try:

@@ -152,7 +152,7 @@ class WatchedProjects:
         folder.rest_until = now + _REST * (now - began)
 
     def _is_accepted(self, folder: Folder) -> bool:
-        """Tell whether a folder in the place of a lost one has been there for so long that it is the project now."""
+        """Return whether a new folder in a lost project's place has been there so long that it is now the project."""
         return folder.lost is not None and self._clock() - folder.lost_since >= self._timing.replaced_s
 
     def _lose(self, folder: Folder, reason: str) -> None:
@@ -168,7 +168,7 @@ class WatchedProjects:
             self._scheduler.news = True
 
     def may_differ(self, folder: Folder) -> bool:
-        """Tell whether to scan a project; one that cannot be compared is scanned."""
+        """Return whether to scan a project. A project that cannot be compared must be scanned."""
         try:
             return not folder.is_unchanged()
         except Exception:  # noqa: BLE001 - a fault in one project must not stop the sweep of the others

@@ -62,9 +62,9 @@ def _is_tracked(folder: Folder, path: str) -> bool:
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
     """Watch the project's folders, list and compare them; yield the files to look at.
 
-    In this order no change is missed: a change after the listing has its event. `root` is open, so settings and files
-    are those of one folder. Raises FileProblem when the folder cannot be read; that does not mean that its files are
-    gone.
+    The order ensures that no change is missed, because every change after the listing causes an event. `root` is open,
+    so settings and files come from the same folder. Raises FileProblem if the folder cannot be read; its files may
+    still exist then.
     """
     first = folder.identity is None
     folder.identity, folder.owner = root.identity, os.fstat(root.folder).st_uid
@@ -84,7 +84,7 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Ch
         if seen is None:
             yield path, ChangeKind.VANISHED
         elif known is None and not first:
-            # The folder is new, and its writer may not be done.
+            # The file is new, and its writer may not be done.
             yield path, ChangeKind.CHANGED
         elif known is None or known.signature is None or known.signature != seen or path in folder.problems:
             yield path, ChangeKind.FOUND
@@ -136,7 +136,7 @@ def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
 
 
 def is_replaced(folder: Folder, root: Root) -> bool:
-    """Tell whether the folder in the project's place is not the project.
+    """Return whether another folder is in the place of the project's folder.
 
     A folder without any memory file may be the mount point of an unmounted disk. A folder of another owner is not the
     one that was registered, whatever files it has.
@@ -173,7 +173,7 @@ def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
         try:
             inside = link_target(root, path)
         except AtlasError:
-            # The symlink changed since the listing. The look at it reports its problem.
+            # The symlink changed since the listing. The worker reports the problem when it looks at the symlink.
             continue
         if inside is not None:
             aliases[inside] = (*aliases.get(inside, ()), path)

@@ -78,14 +78,14 @@ class Scheduler:
         self._pause_s = min(2 * self._pause_s, self._timing.retry_most_s)
 
     def database_answered(self) -> None:
-        """Ask the database again whenever there is a reason."""
+        """Note that the database has answered, so that no pause before the next question is needed."""
         self.retry_at = 0.0
         self._pause_s = self._timing.retry_s
 
     # Projects.
 
     def is_listing_due(self, now: float) -> bool:
-        """Tell whether to read the list of projects."""
+        """Return whether to read the list of projects."""
         return now >= self._projects_at
 
     def listed(self, now: float, *, cpu_s: float) -> None:
@@ -148,11 +148,11 @@ class Scheduler:
         yield from _batch(self._to_sweep, _BATCH)
 
     def is_comparison_due(self, project: UUID) -> bool:
-        """Tell whether this sweep still has to compare a project with the database."""
+        """Return whether this sweep still has to compare a project with the database."""
         return project in self._to_compare
 
     def compared(self, project: UUID, now: float, *, cpu_s: float) -> None:
-        """Note that a project was compared with the database; what that cost delays the next comparison of all."""
+        """Note that a project was compared with the database. Its CPU time delays the next comparison of all."""
         self._to_compare.discard(project)
         self._compare_at = max(self._compare_at, now) + cpu_s / _SHARE
 
@@ -161,7 +161,7 @@ class Scheduler:
         self._grown.add(user)
 
     def users_to_measure(self, *, last: bool = False) -> Iterator[UUID]:
-        """Yield users whose memory is to be measured; every one of them when this is the last time."""
+        """Yield the next users whose memory the worker must measure; with `last`, yield all of them."""
         if last:
             self._measure_grown()
         yield from _batch(self._to_measure, len(self._to_measure) if last else _BATCH)
@@ -177,7 +177,7 @@ class Scheduler:
         self._heartbeat_at = 0.0
 
     def is_status_due(self, now: float) -> bool:
-        """Tell whether to write the status: after news soon, and now and then without."""
+        """Return whether to write the status: soon after news, and at longer intervals without news."""
         return now >= self._heartbeat_at or (self.news and now >= self._status_at)
 
     def reported(self, now: float, *, cpu_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's status: a file that it replaces, and a lock that proves that it runs.
+"""The daemon's status: a file that the daemon replaces, and a lock that it holds while it runs.
 
 This module imports nothing heavy: the command line reads the status before it opens the database.
 """
@@ -90,7 +90,7 @@ class DatabaseStatus:
     #: True when versions can be stored.
     ok: bool
     problem: str | None = None
-    #: The time of the last change between the two; None before the first answer.
+    #: The time at which `ok` last changed; None before the first answer.
     since: datetime | None = field(default=None, converter=_time)
 
 
@@ -130,13 +130,13 @@ class Status:
     #: "inotify", "observer" or "poll".
     backend: str = ""
     database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
-    #: Files and projects that wait to be looked at.
+    #: The number of files and projects that wait for the worker.
     pending: int = 0
     #: Since the start: events, captures, snapshots, deletions, scans, overflows, errors. Now: watch_failures, the
     #: number of projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
     projects: tuple[ProjectStatus, ...] = field(default=(), converter=_projects)
-    #: None: this daemon knows of no maintenance.
+    #: None if this daemon knows of no maintenance.
     maintenance: MaintenanceStatus | None = field(default=None, converter=_maintenance)
 
     def age_s(self, now: datetime) -> float:
@@ -144,12 +144,12 @@ class Status:
         return (now - self.written_at).total_seconds()
 
     def is_fresh(self, now: datetime) -> bool:
-        """Tell whether the daemon that wrote this is likely at work."""
+        """Return whether the status is so new that the daemon is probably still running."""
         return self.age_s(now) <= FRESH_S
 
 
 def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
-    """Return a path that every reader of JSON accepts: a lone surrogate is no character."""
+    """Return a path without lone surrogates, because not every reader of JSON accepts them."""
     from atlas_sdk.files import to_text  # noqa: PLC0415 - as above
 
     return to_text(value) if attribute is not None and attribute.name == "path" else value
@@ -178,5 +178,5 @@ def read_status(home: Path) -> Status | None:
             status = Status(**json.load(file))
         if status.pid == pid:
             return status
-    # The daemon has just started, or is of another version.
+    # The daemon has just started, or has another version.
     return Status(pid=pid, started_at=_now())

@@ -31,7 +31,7 @@ _FILES_IN_A_ROW = 100
 
 
 class Worker:
-    """Looks at the files in the queue, and at everything now and then. One thread does all of it, so nothing races."""
+    """Looks at the files in the queue, and sweeps all projects at intervals. It has one thread, and so no races."""
 
     def __init__(
         self,
@@ -60,16 +60,16 @@ class Worker:
         self._projects = WatchedProjects(
             database=database, backend=backend, queue=queue, timing=timing, clock=clock, scheduler=self._scheduler
         )
-        #: True when every project was compared once.
+        #: True after the worker has compared every project once.
         self.ready = False
 
     def run(self) -> None:
-        """Work until the queue says stop, then store what is left."""
+        """Work until the queue is stopped, and then store the remaining changes."""
         while not self._queue.stopping:
             try:
                 at = self.step()
             except Exception:  # noqa: BLE001 - see below
-                # Without this thread nothing is captured: go on, slowly.
+                # Go on after a pause, because without this thread no change is captured.
                 _log.exception("the watcher failed and goes on")
                 at = self._clock() + self._timing.retry_most_s
                 self._queue.wait_for_stop(at)
@@ -82,7 +82,7 @@ class Worker:
         self.drain()
 
     def step(self) -> float:
-        """Do a share of the work that is due; return when there is more."""
+        """Do a part of the work that is due; return the time of the next step."""
         now = self._clock()
         overflows = self._queue.take_overflows()
         if overflows:
@@ -124,7 +124,7 @@ class Worker:
         self._write_status(self._clock())
 
     def _work(self, now: float) -> bool:
-        """Do a share of each task that needs the database; return whether there is more to do at once."""
+        """Do a part of each task that needs the database; return whether more work is due now."""
         if self._scheduler.is_listing_due(now):
             self._list_projects()
         idle = self._look_at_files()
@@ -152,7 +152,7 @@ class Worker:
         self._scheduler.listed(self._clock(), cpu_s=time.thread_time() - began)
 
     def _look_at_files(self) -> bool:
-        """Look at the files that are due; return whether these were all."""
+        """Look at files that are due; return True if no more are due."""
         for _ in range(_FILES_IN_A_ROW):
             due = self._queue.pop(self._clock())
             if due is None:
@@ -172,7 +172,7 @@ class Worker:
                     self._scheduler.request_scan(project)
 
     def _compare(self, folder: Folder, now: float) -> None:
-        """Mark every file whose newest version is not the one that this daemon knows."""
+        """Mark every file whose newest version in the database is unknown to this daemon."""
         if not folder.loaded or not self._scheduler.is_comparison_due(folder.id):
             return
         began = time.thread_time()

@@ -90,13 +90,13 @@ class AdminSession:
         return self._connection.info.server_version // 10_000
 
     def password_verifier(self, login: str, password: str) -> str:
-        """Return what the server stores for a password; the password itself never leaves this process."""
+        """Return the verifier that the server stores for a password. The password never leaves this process."""
         return self._connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
 
     def rows(self, statement: Statement, /, **parameters: object) -> list[dict[str, Any]]:
         """Run a statement; return its rows by column name."""
         with _translated(self.dsn), self._connection.cursor(row_factory=dict_row) as cursor:
-            # As bytes: a comment may have a character that the encoding of an odd database lacks.
+            # Send bytes: the encoding of the database may lack a character of a comment in the statement.
             cursor.execute(statement.text.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -114,11 +114,11 @@ class AdminSession:
     def execute(self, command: str) -> None:
         """Run commands that the server or a dump wrote; outside of a transaction each one commits by itself."""
         with _translated(self.dsn):
-            # Without parameters, so a percent sign in a name is one.
+            # Give no parameters, so that a percent sign in a name has no special meaning.
             self._connection.execute(command)
 
     def written(self, statement: Statement, /, **parameters: object) -> Statement:
-        """Return the statement that another one writes, with the names quoted by the server."""
+        """Run a statement that returns the text of another statement, with quoted names; return that statement."""
         return Statement(f"{statement.name}.written", self.value(statement, **parameters))
 
     @contextmanager
@@ -133,8 +133,9 @@ class AdminSession:
     ) -> Iterator[None]:
         """Run the block in one transaction.
 
-        `role` is who acts in it, `lock_timeout` the longest wait for a lock such as "10s". With `snapshot` it only
-        reads, and everything as of one moment. Without `keep` it is rolled back at the end.
+        In the transaction, the connection acts as `role`. `lock_timeout` is the longest wait for a lock, such as "10s".
+        With `snapshot` the transaction only reads, and sees the database as of one moment. Without `keep` it is rolled
+        back at the end.
         """
         with _translated(self.dsn):
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ if snapshot else None
@@ -152,13 +153,13 @@ class AdminSession:
         self.value(sql["become"], role=role)
 
     def reset_settings(self) -> None:
-        """Take back all settings of this connection: behind a pooler they would be the next client's."""
+        """Reset all settings of this connection. Behind a pooler, the next client would get them."""
         with _translated(self.dsn):
             self._connection.execute("RESET ALL")
             self._connection.execute(OWN_PATH)
 
     def run(self, plan: Plan[T], *, role: str | None = None) -> T:
-        """Run a plan in the open transaction, else in one of its own, as another role if one is given."""
+        """Run a plan in the open transaction, or else in a new transaction as `role`."""
         if self._connection.info.transaction_status == TransactionStatus.IDLE:
             with self.transaction(role=role):
                 return self._driver.joined(self._connection).run(plan)

@@ -56,7 +56,7 @@ class AsyncDriver:
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
 
     def stats(self) -> PoolStats:
@@ -218,7 +218,7 @@ class AsyncTransactionDriver:
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         return self._driver.retries
 
     async def run(self, plan: Plan[T]) -> T:

@@ -55,7 +55,7 @@ class Driver:
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
 
     def stats(self) -> PoolStats:
@@ -207,7 +207,7 @@ class TransactionDriver:
 
     @property
     def retries(self) -> int:
-        """How often a call is repeated that changed nothing."""
+        """The most repetitions of a failed call that changed nothing."""
         return self._driver.retries
 
     def run(self, plan: Plan[T]) -> T:

@@ -81,7 +81,7 @@ class ConnectionConfig:
         self.pool_max = pool_max
         self.idle_s = idle_s
         self.connect_timeout_s = connect_timeout_s
-        #: How often a call is repeated that changed nothing.
+        #: The most repetitions of a failed call that changed nothing.
         self.retries = retries
         self.time_limits = time_limits or TimeLimits()
         self.slow = None if slow_query_s is None else SlowLog(self.connect, slow_query_s)

@@ -26,10 +26,10 @@ __all__ = ["ListenAddress", "ListenState", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
-#: The wait before the first new attempt, about; each further wait is twice as long.
+#: About the wait before the first new attempt. Each further wait is twice as long.
 _FIRST_S = 0.1
 _LONGEST_S = 10.0
-#: With these the client notices within a minute that the server is gone, and no firewall drops the connection.
+#: Settings by which the client notices within a minute that the server is gone, and no firewall drops the connection.
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
@@ -42,7 +42,7 @@ class ListenAddress:
 
 
 def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: UUID | None) -> ListenAddress:
-    """Return the address for these channels, a tenant's own if a tenant is given. Raises InvalidInput."""
+    """Return the address for these channels. With a tenant, they are the tenant's own channels. Raises InvalidInput."""
     names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
@@ -102,7 +102,7 @@ class ListenState:
         self._attempts = 0
 
     def lost(self, error: Exception) -> None:
-        """Note that the connection is lost; `wait_s` returns when to try again."""
+        """Note that the connection is lost, and set the time of the next attempt, for `wait_s`."""
         now = time.monotonic()
         if self._lost_at is None:
             self._lost_at = now

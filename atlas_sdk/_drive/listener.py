@@ -31,7 +31,7 @@ def _not_entered() -> InvalidInput:
 
 
 def _left(deadline: float | None, most: float | None = None) -> float | None:
-    """Return the seconds until a deadline, or fewer."""
+    """Return the seconds to wait now, at most until the deadline."""
     if deadline is None:
         return most
     left = max(0.0, deadline - time.monotonic())
@@ -93,15 +93,15 @@ class Listener:
         return None
 
     def stop(self) -> None:
-        """End the iteration, soon, from any thread. Idempotent."""
+        """Ask the listener to end its iteration. Any thread may call this, also more than once."""
         self._stopped = True
-        # A full socket wakes the thread too, and after a close nobody waits.
+        # Ignore an error: a full socket wakes the thread too, and after `close` no thread waits.
         with contextlib.suppress(OSError):
             if self._wake is not None:
                 self._wake[1].send(b"\0")
 
     def close(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop the listener, and close its connection. A second call does nothing."""
         self.stop()
         with self._lock:
             if self._connection is not None:
@@ -120,7 +120,7 @@ class Listener:
             raise
         self._connection = connection
         self._state.connected()
-        # Notifications that came together with the answer do not make the socket readable again.
+        # Read now: a notification that came together with the answer does not make the socket readable again.
         self._receive(connection)
 
     def _wait_and_receive(self, deadline: float | None) -> None:
@@ -150,7 +150,10 @@ class Listener:
             self._state.lost(exc)
 
     def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
+        """Wait until the socket can be read; without a socket, wait for so many seconds.
+
+        Return False after `stop`, or if the time is up before the socket can be read.
+        """
         with selectors.DefaultSelector() as selector:
             if self._wake is not None:
                 selector.register(self._wake[0], selectors.EVENT_READ)
@@ -210,15 +213,15 @@ class AsyncListener:
         return None
 
     def stop(self) -> None:
-        """End the iteration, soon, from any thread. Not awaited. Idempotent."""
+        """Ask the listener to end its iteration. Any thread may call this, also more than once. Do not await it."""
         self._stopped = True
-        # In a closed loop nobody waits.
+        # Ignore the error of a closed loop: no task waits in it.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def close(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop the listener, and close its connection. A second call does nothing."""
         self.stop()
         async with self._lock:
             if self._connection is not None:
@@ -236,7 +239,7 @@ class AsyncListener:
             raise
         self._connection = connection
         self._state.connected()
-        # Notifications that came together with the answer do not make the socket readable again.
+        # Read now: a notification that came together with the answer does not make the socket readable again.
         await self._receive(connection)
 
     async def _wait_and_receive(self, deadline: float | None) -> None:
@@ -266,7 +269,10 @@ class AsyncListener:
             self._state.lost(exc)
 
     async def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until a socket can be read, or this long without a socket; return False when stopped or too late."""
+        """Wait until the socket can be read; without a socket, wait for so many seconds.
+
+        Return False after `stop`, or if the time is up before the socket can be read.
+        """
         loop = asyncio.get_running_loop()
         self._wake.clear()
         if self._stopped:

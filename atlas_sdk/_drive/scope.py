@@ -16,7 +16,7 @@ _numbers = count()
 
 
 class OpenTransaction(Protocol):
-    """A transaction that is open already: each plan in it runs in a savepoint."""
+    """A transaction that is already open. Each plan in it runs in a savepoint."""
 
     @property
     def connection(self) -> Any:
@@ -25,17 +25,17 @@ class OpenTransaction(Protocol):
 
     @property
     def is_callers(self) -> bool:
-        """True if the caller made the connection: it has a search_path of its own, which must be set back."""
+        """True if the caller made the connection. It then has its own search_path, which the run must restore."""
         ...
 
     @property
     def ended(self) -> bool:
-        """True if the transaction is over: its connection may serve others by now."""
+        """True if the transaction is over. Another caller may already use its connection."""
         ...
 
 
 class Scope:
-    """The state of one run of a plan: its connection, the nesting of its transactions, and what was written."""
+    """The state of one run of a plan: its connection, its depth of transactions, and the number of its writes."""
 
     def __init__(self, context: Context, transaction: OpenTransaction | None = None) -> None:
         self.context = context
@@ -45,7 +45,7 @@ class Scope:
         self.connection: Any = None if transaction is None else transaction.connection
         self._path = b""
         self._path_before: str | None = None
-        #: Each run has savepoint names of its own, so that it never releases one that an interrupted run left.
+        #: Each run has its own savepoint names, so that it never releases a savepoint that an interrupted run left.
         self._number = next(_numbers)
         self.depth = 0
         #: Committed transactions, and statements outside of transactions that change something.
@@ -56,12 +56,12 @@ class Scope:
         self.connection, self._path = connection, connection.path
 
     def release(self) -> Any:
-        """Return the pooled connection, which is free again."""
+        """Give up the pooled connection and return it, for the pool."""
         connection, self.connection = self.connection, None
         return connection
 
     def commands(self, effect: Begin | Commit | Rollback) -> tuple[LiteralString | Composed, ...]:
-        """Return the SQL for one step of nesting."""
+        """Return the SQL that begins, commits or rolls back one level of nesting."""
         level = self.depth + isinstance(effect, Begin)
         outermost = level == 1 and self.transaction is None
         sets_path = level == 1 and self.transaction is not None and self.transaction.is_callers

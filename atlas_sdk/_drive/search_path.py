@@ -1,14 +1,15 @@
 """The search_path of every statement: our own schema, then temporary tables.
 
 PostgreSQL looks for tables, views and types among the temporary ones first, unless the search_path names pg_temp. A
-connection that a tenant's SQL has used may have a temporary table with the name of one of ours, and a trigger on that
-table would run with the platform's rights. So pg_temp comes last. No other schema is in the path: an operator there
-could replace one of PostgreSQL's.
+connection that a tenant's SQL has used may have a temporary table with the name of one of our tables, and a trigger on
+it would run with the platform's rights. So pg_temp comes last. No other schema is in the path, because an operator in
+it could replace one of PostgreSQL's operators.
 
     a pooled connection       `configure_connection` sets it once, when the connection is opened
     through PgBouncer         in transaction mode each transaction sets it, in the same round trip, unless the database
                               has this search_path already, as `atlasctl db init` sets it
-    a caller's transaction    each operation sets it together with its savepoint, and restores the caller's at its end
+    a caller's transaction    each operation sets it together with its savepoint, and restores the caller's search_path
+                              at the end
 """
 
 from typing import Any
@@ -20,7 +21,8 @@ from atlas_sdk._sql import statements
 
 __all__ = ["OWN_PATH", "begin_on_own_path", "commit_on_path", "path_before", "set_local"]
 
-#: Sets it until the end of the transaction. One row: the server's process id, the search_path before, and ours.
+#: Sets our search_path until the end of the transaction. Returns one row: the server's process id, the search_path
+#: before, and ours.
 OWN_PATH = SQL(statements("isolation")["own_path"].text)
 
 

@@ -1,7 +1,7 @@
-"""Locks by flock(2). The kernel drops a lock with its last holder, however that holder ends.
+"""Locks by flock(2). The kernel releases a lock when its last holder ends, even after a crash.
 
 A lock belongs to the open file. So threads that open the file separately exclude each other, and a forked child shares
-the locks of its parent. This module never unlocks explicitly: closing in one process must not unlock for the other.
+the locks of its parent. This module never unlocks explicitly, because that would also unlock for the other process.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ __all__ = ["exclusive", "is_held", "polling", "shared", "try_exclusive"]
 
 
 def shared(path: Path) -> int:
-    """Wait for a shared lock; return its descriptor, whose close releases it."""
+    """Wait for a shared lock; return the open file descriptor. Close it to release the lock."""
     return _locked(path, fcntl.LOCK_SH)
 
 

@@ -1,4 +1,4 @@
-"""Check on its socket that a server is up and serves this data directory, without libpq or another program."""
+"""Ask a server on its socket if it is up and serves this data directory, without libpq or another program."""
 
 import os
 import re
@@ -25,7 +25,7 @@ __all__ = [
 
 ROLE = "atlas"
 DATABASE = "atlasengine"
-#: Used in the name of the socket only; our servers do not listen on TCP.
+#: This number is only in the name of the socket. Our servers do not listen on TCP.
 PORT = 5432
 
 #: Protocol version 3.0 and the two messages that we send, from the manual's "Message Formats".
@@ -34,7 +34,7 @@ _PARAMETERS = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
 _STARTUP = struct.pack("!ii", 8 + len(_PARAMETERS), _PROTOCOL) + _PARAMETERS
 _TERMINATE = struct.pack("!ci", b"X", 4)
 
-#: cannot_connect_now: the server is starting, recovering or stopping. Any other refusal means that it works.
+#: The error cannot_connect_now: the server is starting, recovering or stopping. With any other error the server is up.
 _NOT_NOW = b"C57P03\0"
 
 #: macOS, <sys/un.h>: SOL_LOCAL and LOCAL_PEERPID.
@@ -55,7 +55,7 @@ class Postmaster:
     ready: bool
 
     def is_of(self, data_dir: Path) -> bool:
-        """Return True if this was written for this folder, and not for one that it was copied from."""
+        """Return True if the server wrote the file for this folder, and the file is no copy from another folder."""
         try:
             return self.data_dir.samefile(data_dir)
         except OSError:
@@ -94,7 +94,7 @@ def answering(data_dir: Path) -> Postmaster | None:
         wire.settimeout(_ANSWER_WITHIN_S)
         try:
             wire.connect(os.fspath(socket_path(server.socket_dir)))
-            # The file may be stale and the folder another server's, but the kernel knows the listening process.
+            # The file may be old, and the folder may belong to another server. The kernel knows the listening process.
             pid, uid = _listener(wire)
             if pid not in {server.pid, 0} or uid not in {data_dir.stat().st_uid, None}:
                 return None
@@ -132,7 +132,7 @@ def forget_dead(data_dir: Path) -> int | None:
         if server is not None and may_work_in(server.pid, data_dir):
             return server.pid
         remove_socket(data_dir)
-        # Remove half written files too, because PostgreSQL refuses an empty one.
+        # Remove incomplete files too, because PostgreSQL does not start with an empty one.
         (data_dir / "postmaster.pid").unlink(missing_ok=True)
     return None
 
@@ -156,7 +156,7 @@ def last_complaint(log: Path, *, since: int) -> str:
 def _listener(wire: socket.socket) -> tuple[int, int | None]:
     """Return the id of the listening process, and its OS user id.
 
-    The process is 0 if it is in another container. The user is None where the system does not reveal it.
+    The process id is 0 if the process is in another container. The user id is None if the system does not tell it.
     """
     if sys.platform == "darwin":
         return int(wire.getsockopt(*_MACOS_PEER)), None

@@ -149,7 +149,7 @@ def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
 
 
 def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any], locks: int) -> None:
-    """Stop the server of a temporary home, and remove the home. Its files need not be whole: no checkpoint."""
+    """Stop the server of a temporary home without a checkpoint, because its files are then removed with the home."""
     # initdb and a server that has written no process id yet hold the lock too, when their user was killed just then.
     while _is_held("server.lock", dir_fd=locks):
         _stop(data_dir, bin_dir, account, modes=("immediate",))
@@ -157,7 +157,8 @@ def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any
     import shutil  # noqa: PLC0415  # most supervisors wait for days, and never need it
 
     os.chdir("/")
-    # Who makes a home looks for the homes of dead processes under this lock, and must not find half of one.
+    # A process that makes a home looks for the homes of dead processes under this lock. It must not find an incomplete
+    # one.
     fcntl.flock(os.open(home.parent / "lock", os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
     shutil.rmtree(home)
 

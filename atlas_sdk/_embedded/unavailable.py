@@ -1,4 +1,4 @@
-"""A replacement for systems without an embedded server (Windows), which says so."""
+"""The replacement for `server` on systems without an embedded server (Windows): every start raises an error."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ __all__ = ["EmbeddedServer", "temporary_database"]
 
 
 class EmbeddedServer:
-    """A server that never starts."""
+    """A server that cannot start."""
 
     dsn: str
     data_dir: Path
@@ -19,7 +19,7 @@ class EmbeddedServer:
 
     @classmethod
     def acquire(cls, home: Path) -> "EmbeddedServer":
-        """Raise `EmbeddedServerFailed`, always."""
+        """Raise EmbeddedServerFailed on every call."""
         _refuse(home)
 
     def ensure_running(self) -> None:
@@ -33,7 +33,7 @@ class EmbeddedServer:
 
 
 def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager[str]:  # noqa: ARG001  # its name
-    """Raise `EmbeddedServerFailed`, always."""
+    """Raise EmbeddedServerFailed on every call."""
     _refuse(Path("a temporary folder"))
 
 

@@ -34,7 +34,7 @@ class Table:
 
     name: str
     amount: int
-    #: Whether its rows belong to users, unlike plans and the schema's version.
+    #: True if the rows belong to users; False for plans and the schema's version.
     of_users: bool
 
 

@@ -32,7 +32,7 @@ def make_room(session: AdminSession, archive: Archive) -> Definitions:
     _refuse_others(session, archive, place, ours=set(expected().names("table", "view", "function", "type")))
     tables = [table.name for table in tables_of(session, archive.schema)]
     session.execute(session.value(sql["write_lock_tables"], schema=archive.schema, tables=tables))
-    # Count after the lock, when nobody else can write.
+    # Count after the lock, when no other client can write.
     full = [
         f"{each.name} {each.amount:,}" for each in tables_of(session, archive.schema) if each.of_users and each.amount
     ]
@@ -48,7 +48,7 @@ def make_room(session: AdminSession, archive: Archive) -> Definitions:
             f"other schemas of {place.database} have things that are built on the tables of AtlasEngine, such as a "
             f"view: {_ELSEWHERE}; nothing was written"
         )
-    # Make them anew: somebody may have changed the old ones.
+    # Make the objects again, because somebody may have changed the old ones.
     session.run(schema.migrate())
     fresh = definitions(session, archive.schema)
     _drop_all(session, archive)

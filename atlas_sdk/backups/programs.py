@@ -32,7 +32,7 @@ Version = tuple[int, int]
 def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
     """Return the best program for a server: one of its own major and at least its minor, else the newest.
 
-    A newer minor of a server may keep things in its catalogues that only the programs made with it understand.
+    A newer minor version of a server may have entries in its catalogues that only its own programs understand.
     Raises BackupFailed as `newest` does.
     """
     for version, path in _found(name):
@@ -44,8 +44,9 @@ def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
 def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
     """Return the newest program of a name.
 
-    A pg_dump reads servers of its own major and older ones, a pg_restore such dumps. `tls`: it has to be built with
-    TLS, which the embedded server's are not. Raises BackupFailed that says what is missing and how to get it.
+    A pg_dump can read servers of its own major version and older ones; a pg_restore can read their dumps. With `tls`,
+    the program must support TLS; those of the embedded server do not. Raises BackupFailed that says which program is
+    missing and how to get it.
     """
     found = _found(name)
     fitting = [path for (major, _), path in found if major >= at_least]
@@ -95,7 +96,7 @@ def _version(path: Path) -> Version:
 
 
 def _has_tls(path: Path) -> bool:
-    """Tell whether a program supports TLS: without support it fails before it connects."""
+    """Return whether a program supports TLS: without support it fails before it connects."""
     asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
     said = subprocess.run(
         asked, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False

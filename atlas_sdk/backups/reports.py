@@ -61,10 +61,10 @@ class Loaded:
     broken: tuple[BrokenVersion, ...]
     #: Users whose counters do not match the ledger.
     unbalanced: tuple[QuotaAccounting, ...]
-    #: Whether the role of tenants has its rights; False where it does not exist.
+    #: True if the role of tenants has its rights; False also if there is no such role.
     granted: bool
-    #: Whether the file has a seal, so that every byte is as `dump` wrote it. A file of pg_dump alone has none: only its
-    #: rows of memory and of quotas were verified.
+    #: True if the file has a seal, which proves that no byte has changed since `dump` wrote it. A file that pg_dump
+    #: alone wrote has none: then only the rows of memory and of quotas were verified.
     sealed: bool
 
     @property

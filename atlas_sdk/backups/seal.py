@@ -1,7 +1,7 @@
 """The seal behind a dump: its SHA-256 and its row counts. The table of contents of pg_dump has no checksum.
 
-It is two lines of text behind the last byte of pg_dump's, which no pg_restore reads: what there is of every table as
-JSON, and the hash of all that is before it.
+The seal is two lines of text after the last byte of pg_dump, which no pg_restore reads. The first line has the number
+of rows of every table as JSON. The second line has the hash of everything before the hash.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Which command helps after an error: the library's sentences name values, these name commands."""
+"""Advice after an error: the command that helps. The library's messages name values, this advice names commands."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,12 @@ __all__ = ["advice", "holds_everything", "init_advice"]
 
 
 def holds_everything(folder: Path) -> bool:
-    """Tell whether a folder, its symlinks resolved, is the home folder or `/`, which `atlasctl init` refuses."""
+    """Return whether a folder, its symlinks resolved, is the home folder or `/`, which `atlasctl init` refuses."""
     return folder in {Path("/"), Path(os.path.realpath(Path.home()))}
 
 
 def init_advice(path: str) -> str:
-    """Return how to protect this folder, to go after a sentence; for the home folder, how to protect another."""
+    """Return advice how to protect this folder, to append to a message; for the home folder, how to protect another."""
     if holds_everything(Path(os.path.realpath(path))):
         return "; go to a project's folder and run: atlasctl init"
     return f"; run: atlasctl init {named(path)}"

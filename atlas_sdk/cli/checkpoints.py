@@ -1,4 +1,4 @@
-"""`atlasctl checkpoint` and `atlasctl checkpoints`: name states, and list the names."""
+"""`atlasctl checkpoint` and `atlasctl checkpoints`: name the state of a project, and list the names."""
 
 import click
 
@@ -54,7 +54,7 @@ def checkpoint(flags: Flags, name: str, note: str | None) -> None:
 def checkpoints(flags: Flags, *, everything: bool) -> None:
     """List checkpoints, newest first.
 
-    Every restore, undo and redo makes one of its own, named before-…, of the files before it. --all shows these too.
+    Before every restore, undo and redo, a checkpoint named before-… keeps the files. --all shows these checkpoints too.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_checkpoint

@@ -21,9 +21,9 @@ _STEPS: Final = {
     "index": "making the indexes",
     "verify": "verifying {name}, user {at} of {total}",
 }
-#: Without a terminal, print a line of progress this often.
+#: Without a terminal, the seconds between two lines of progress.
 _QUIET_S: Final = 10.0
-#: On a terminal, update the line this often.
+#: On a terminal, the seconds between two updates of the line.
 _BLINK_S: Final = 0.1
 
 
@@ -40,8 +40,9 @@ _BLINK_S: Final = 0.1
 def dump(flags: Flags, *, file: Path, force: bool) -> None:
     """Dump the database into one file.
 
-    All rows are of one moment, and others can work meanwhile. FILE appears when it is complete and on the disk; only
-    its owner can read it. It has no owners and rights, so any login may load it with `atlasctl db load`.
+    All rows are from one moment, and other programs can use the database meanwhile. FILE appears when it is complete
+    and on the disk; only its owner can read it. The dump does not name owners or rights, so any login may load it with
+    `atlasctl db load`.
     """
     from atlas_sdk import backups
     from atlas_sdk.cli.invocation import Invocation
@@ -141,7 +142,7 @@ def _fields(loaded: "Loaded") -> dict[str, Any]:
 
 
 class _Shown:
-    """Progress on stderr: one changing line on a terminal, else a line now and then."""
+    """Shows progress on stderr: on a terminal as one line that changes, else as a new line every few seconds."""
 
     def __init__(self, out: "Output") -> None:
         self._out = out

@@ -22,9 +22,9 @@ __all__ = ["maintain"]
 Age = timedelta | str
 Tell = Callable[["MaintenanceProgress"], None]
 
-#: Without a terminal, print a line of progress this often.
+#: Without a terminal, the seconds between two lines of progress.
 _SILENT_S = 30.0
-#: What the jobs remove.
+#: The objects that each job removes.
 _NOUNS = {
     "periods": "ended month",
     "reservations": "expired reservation",
@@ -135,7 +135,7 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
 
 @contextmanager
 def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
-    """Show progress on stderr: a bar on a terminal, else a line now and then, nothing with --json."""
+    """Show progress on stderr: a bar on a terminal, else a line at intervals, and nothing with --json."""
     if run.flags.json:
         yield lambda _: None
     elif sys.stderr is not None and sys.stderr.isatty():

@@ -26,9 +26,9 @@ __all__ = ["apply_migrations", "migrate", "show_plan"]
 def migrate(flags: Flags, *, plan: bool) -> None:
     """Apply the migrations that are missing.
 
-    Each runs in a transaction of its own, under a lock, so several processes may do this at once. They run as the owner
-    of the schema, if your login may act as it. A migration cannot be taken back: make a backup first. With --plan each
-    missing migration is listed with the commands that others would wait for, except those on its own new tables.
+    Each migration runs in its own transaction, under a lock, so several processes may do this at once. It runs as the
+    owner of the schema, if your login may act as the owner. A migration cannot be undone: make a backup first. --plan
+    lists each missing migration, with its commands that make other clients wait.
     """
     from atlas_sdk.cli.addressing import configured
     from atlas_sdk.cli.invocation import Invocation
@@ -41,7 +41,7 @@ def migrate(flags: Flags, *, plan: bool) -> None:
 
 
 def apply_migrations(run: "Invocation", *, only_new: bool) -> None:
-    """Apply missing migrations; with `only_new` only to a database without a schema."""
+    """Apply the missing migrations. With `only_new`, refuse to upgrade an older schema of the embedded database."""
     from atlas_sdk.cli.addressing import configured
     from atlas_sdk.cli.output import count
     from atlas_sdk.provision import migrate as migrate_server
@@ -77,7 +77,7 @@ def _apply_to_embedded(run: "Invocation", *, only_new: bool) -> tuple[int, list[
 
 
 def show_plan(run: "Invocation", address: "Address | None") -> None:
-    """Print the missing migrations, each with the commands that others would wait for."""
+    """Print the missing migrations, each with its commands that make other clients wait."""
     from atlas_sdk.cli.output import count
     from atlas_sdk.provision import embedded, plan_migrations
 

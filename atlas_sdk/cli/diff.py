@@ -45,12 +45,13 @@ class _DiffCommand(Command):
 def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
     """Show what differs between two states.
 
-    From A to B; without B, from A to the folder as it is; without both, what changed since the newest versions. A and
-    B are checkpoints, versions, moments such as '@{2h ago}', or FILE@REF. Exits with 0 whether something differs or
-    not.
+    Compares A with B. Without B, compares A with the folder. Without both, compares the newest versions with the
+    folder. A and B are checkpoints, versions, moments such as '@{2h ago}', or FILE@REF. Exits with 0 also if something
+    differs.
 
     On a terminal, characters that hide or reorder text, such as zero-width spaces, right-to-left overrides and tags,
-    are shown as escapes. Into a pipe the bytes go as they are, so that a patch applies; what reads them may hide some.
+    are shown as escapes. A pipe gets the unchanged bytes, so that a patch applies; the program that reads them may hide
+    some.
     """
     from atlas_sdk.cli.invocation import Invocation
 

@@ -193,7 +193,7 @@ def _check_address(flags: Flags) -> None:
     """Refuse an empty home, and two databases. Raises UsageError."""
     ctx = click.get_current_context(silent=True)
     if flags.home == "":
-        # As of a variable that is not set; the database of the environment could be anybody's.
+        # A shell variable that is not set gives an empty text. The database in the environment may be somebody else's.
         raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
     if flags.home and flags.dsn:
         raise click.UsageError(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plans"]
 
-#: Without one of these a plan would allow any amount by an oversight.
+#: The limits that every plan must give: a forgotten limit would allow any amount.
 _REQUIRED = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
 
 

@@ -215,7 +215,7 @@ def purge(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
 def _find(
     run: "Invocation", atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
 ) -> "Project":
-    """Return the project that is meant by folder or id; of several, one of these statuses comes first."""
+    """Return the project with this folder or id. If several fit, prefer one that has one of these statuses."""
     from atlas_sdk import InvalidInput, NotFound
     from atlas_sdk.cli.advice import init_advice
     from atlas_sdk.files import named, quoted

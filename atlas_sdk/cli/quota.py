@@ -37,8 +37,8 @@ def quota() -> None:
 def show(flags: Flags, email: str | None, *, check: bool) -> int:
     """Show what is used, held and allowed.
 
-    Also open top-ups, running calls, and when the month's tokens or dollars run out at the present rate. Held amounts
-    are reserved for calls that are not settled yet, and count as used.
+    Also shows open top-ups, running calls, and the time when the month's tokens or dollars run out at the present rate.
+    Held amounts are reserved for calls that are not settled yet, and count as used.
     """
     from atlas_sdk import QuotaExceeded
     from atlas_sdk.cli.invocation import Invocation

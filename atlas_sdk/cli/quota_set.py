@@ -40,7 +40,7 @@ def limit_options(command: F) -> F:
 
 
 def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the limits that were given, for the library: None is unlimited."""
+    """Return the limits that the user gave, as the library takes them: None means unlimited."""
     named = {name: limits[name] for name in _LIMITS if limits[name] is not None}
     return {name: None if value == UNLIMITED else value for name, value in named.items()}
 
@@ -76,9 +76,9 @@ def set_limits(
 ) -> None:
     """Change limits, the plan or the time zone of a user.
 
-    Changes only what is given. Numbers may be 5000, 1.5k, 10M or unlimited, sizes 100MiB or 1GB. A new plan leaves
-    limits that were set by hand, and what is used. The time zone is set first, then the plan, then the limits; when one
-    is refused, the later ones are not changed.
+    Options that are not given change nothing. Write numbers as 5000, 1.5k, 10M or unlimited, and sizes as 100MiB or
+    1GB. A new plan keeps the limits that were set by hand, and the amounts used so far. The time zone is changed first,
+    then the plan, then the limits. If one change is refused, the later ones are not made.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.quota_view import show_limits, show_quota
@@ -130,8 +130,8 @@ def grant(
 ) -> None:
     """Top up the month's tokens or dollars.
 
-    A top-up is used after the plan's own allowance, the soonest to expire first. Its rest goes over into the next
-    month, and is lost when it expires.
+    Calls use the plan's own allowance first, and then the top-ups, beginning with the one that expires first. The rest
+    of a top-up stays for the next month, until the top-up expires.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_grant

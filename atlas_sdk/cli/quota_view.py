@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 
-#: Of a bar at most, and at least: a shorter one shows too little.
+#: The most and the fewest cells of a bar. A shorter bar shows too little.
 _CELLS: Final = 24
 _CELLS_LEAST: Final = 8
 #: A terminal that has fewer characters in a line shows times without the wait.

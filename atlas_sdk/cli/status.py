@@ -124,7 +124,7 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, a
 
 
 def _is_young(signature: "Signature") -> bool:
-    """Tell whether a file has just changed. A time in the future does not count: `mtime` can be forged."""
+    """Return whether a file has just changed. A time in the future does not count: `mtime` can be forged."""
     now_ns = time.time_ns()
     return any(abs(now_ns - at_ns) < _YOUNG_S * 1e9 for at_ns in (signature.mtime_ns, signature.ctime_ns))
 

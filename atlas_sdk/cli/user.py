@@ -23,8 +23,8 @@ _BELONGINGS = ("projects", "memory_snapshots", "builds", "previews", "sessions",
 def user() -> None:
     """Create, list, change and delete users.
 
-    Every project, version, sign-in and limit belongs to one. On your own machine there is one for your login, which
-    `atlasctl init` makes; a platform has many.
+    Every project, version, sign-in and limit belongs to a user. On your own machine there is one user for your login,
+    which `atlasctl init` creates. A platform has many users.
     """
 
 
@@ -60,7 +60,7 @@ def create(flags: Flags, email: str, name: str, plan: str) -> None:
 def list_users(flags: Flags, limit: int, *, everything: bool) -> None:
     """List users, the oldest first.
 
-    A line has the address, the plan, the name and when the user was created. With --json there is one object a line.
+    A line has the address, the plan, the name and the time of creation. With --json, each line is one object.
     """
     from itertools import islice
 
@@ -102,8 +102,8 @@ def _every(atlas: "Atlas") -> "Iterator[User]":
 def show(flags: Flags, email: str | None) -> None:
     """Show a user at a glance.
 
-    Plan, projects, previews, builds, and what the open month has used. EMAIL is you unless given. `atlasctl quota show`
-    has every limit. Exits with 3 when nobody has the address.
+    Shows the plan, projects, previews, builds, and the usage of the present month. Without EMAIL, shows you. `atlasctl
+    quota show` has every limit. Exits with 3 if no user has the address.
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import exact, of_user
@@ -167,7 +167,8 @@ def show(flags: Flags, email: str | None) -> None:
 def set_user(flags: Flags, email: str, plan: str | None, name: str | None, *, verified: bool) -> None:
     """Change a user's plan or name.
 
-    Only what is given changes, all of it or nothing. What is used stays, and so do limits that were set by hand.
+    Options that are not given change nothing. If one change fails, none is made. The amounts used so far stay, and so
+    do limits that were set by hand.
     """
     from atlas_sdk.cli.invocation import Invocation
 
@@ -198,8 +199,8 @@ def set_user(flags: Flags, email: str, plan: str | None, name: str | None, *, ve
 def password(flags: Flags, email: str) -> None:
     """Set a user's password, and end every sign-in of the user.
 
-    On a terminal the password is asked for, twice, and not shown; else it is the first line of standard input. It has
-    at least 8 characters. Needs the extra "auth".
+    On a terminal the command asks for the password twice and does not show it. Otherwise it reads the first line of
+    standard input. The password has at least 8 characters. Needs the extra "auth".
     """
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.json_output import of_user

@@ -15,8 +15,9 @@ __all__ = ["verify"]
 def verify(flags: Flags, email: str | None) -> int:
     """Read back every version and hash it again.
 
-    Of all your projects, whichever the current folder is. A version that a checkpoint names is checked, and counted,
-    once more for it. Exits with 6 when a version does not have its SHA-256, with 3 when there are no projects.
+    This covers all your projects, in whatever folder you are. A version that a checkpoint names is checked and counted
+    once more for each such checkpoint. Exits with 6 if a version does not have its SHA-256, and with 3 if you have no
+    projects.
     """
     from atlas_sdk.cli.failures import NOT_PROTECTED
     from atlas_sdk.cli.invocation import Invocation
@@ -28,7 +29,7 @@ def verify(flags: Flags, email: str | None) -> int:
         user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
-            # "All intact" would be true of no versions, and would hide a wrong database.
+            # Without any version, "all intact" would be true, but would hide that this is the wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if flags.json:

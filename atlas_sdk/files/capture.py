@@ -18,13 +18,14 @@ _BLOCK_BYTES = 2**20
 #: A larger file is not even hashed, because an agent can create a sparse file of any size. Limits on kept files are not
 #: higher than this.
 _MOST_HASHED_BYTES = 256 * 2**20
-#: Attempts to read a file that is being written. After the last one the content is returned, marked as torn.
+#: Attempts to read a file while other programs write to it. After the last attempt `read_file` returns the content with
+#: `torn` set.
 _ATTEMPTS = 5
 
 
 @frozen(kw_only=True)
 class Signature:
-    """The `stat` fields of a file. Equal signatures mean that no program wrote in between.
+    """The `stat` fields of a file. If two signatures are equal, no program wrote to the file between the two calls.
 
     All five are needed: a file that is deleted and created again often gets the same inode number, and any program can
     set `mtime` back. On file systems with coarse times (NFS, FAT), a write within the same tick does not show.
@@ -50,7 +51,7 @@ class Signature:
 
 @frozen(kw_only=True)
 class FileState:
-    """A file as read. For a symlink, the file that it leads to and the text of the symlink."""
+    """The result of reading a file. For a symlink: the file that the symlink leads to, and the symlink's own text."""
 
     path: str
     #: None if the file is over the size limit.
@@ -72,8 +73,9 @@ class FileState:
 def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | None:
     """Read a file of the project, or return None when there is none.
 
-    The signature must be the same before and after the read, and by name afterwards. Otherwise the call reads again, at
-    most five times, and then returns the last content as `torn`. A file over `limit_bytes` is hashed but not kept.
+    The call compares three signatures of the file: before the read, after the read, and of the file that the path leads
+    to afterwards. If they differ, another program wrote to the file, and the call reads again. After five attempts it
+    returns the last content, with `torn` set. For a file over `limit_bytes` it returns the hash without the content.
     Raises `OutsideProject` for a symlink that leaves the project. Raises `FileProblem` if the path is not a regular
     file, cannot be read or has more than 256 MiB, or if the project's folder is gone.
     """
@@ -174,7 +176,7 @@ def _folder_modes(place: Place) -> tuple[int, ...]:
 
 
 def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:
-    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; an endless writer cannot delay the read."""
+    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; the bound ends the read of such a file."""
     digest = hashlib.sha256()
     blocks: list[bytes] = []
     total = 0

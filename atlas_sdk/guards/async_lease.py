@@ -1,4 +1,4 @@
-"""A lease for asyncio. It is the lease for threads, awaited where it may talk to the database."""
+"""A lease for asyncio: the same as `lease`, but methods that may talk to the database are awaited."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -49,7 +49,7 @@ class AsyncLeaseCore(LeaseCore):
         try:
             return await self._admit(request)
         except QuotaExceeded:
-            # Before refusing the call, give back what other leases of this process hold idle.
+            # Before refusing the call, give back the idle blocks of the other leases in this process.
             if not await self._manager.give_back(self.user, but=self):
                 raise
         return await self._admit(request)
@@ -64,7 +64,7 @@ class AsyncLeaseCore(LeaseCore):
             self.refuse_if_closed()
             if self._task is None:
                 break
-            # Another task is asking the database for all that wait.
+            # Another task asks the database now, for every waiting call.
             await asyncio.wait([self._task])
         refilling = self._start(self._refill(request))
         try:
@@ -123,7 +123,7 @@ class AsyncLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     async def settle_due(self) -> None:
-        """Settle now if the client keeps this lease for guards: a quiet process must hold nothing between calls."""
+        """Settle now if the client made this lease for its guards: a quiet process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             try:
                 await self._run_alone(self.pool.outbox.flush(due_only=True))
@@ -137,7 +137,7 @@ class AsyncLeaseCore(LeaseCore):
             await self._run_alone(self.pool.give_back())
 
     async def close(self) -> None:
-        """Stop admitting calls, and settle."""
+        """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:
@@ -145,7 +145,7 @@ class AsyncLeaseCore(LeaseCore):
         await self.give_back()
 
     async def end(self) -> None:
-        """Close, and charge running calls their whole grant: the process ends before they report their usage."""
+        """Close the lease, and charge running calls their whole grant: the process ends before they report usage."""
         self.closed = True
         await self._wait_for_others()
         with self.lock:
@@ -164,8 +164,8 @@ class AsyncLease:
             reply = await call(max_tokens=held.tokens)
             held.settle(reply.total_tokens)
 
-    Await `reserve`; a call's `settle` and `release` take no round trip and are not awaited. Everything else is as for
-    `Lease`. The tasks of one event loop may share a lease.
+    Await `reserve`. Do not await `settle` and `release` of a call, which need no round trip. Everything else is the
+    same as in `Lease`. The tasks of one event loop may share a lease.
     """
 
     def __init__(self, runner: AsyncRunner, user: User, **options: Any) -> None:
@@ -215,7 +215,7 @@ class AsyncLease:
         await self._core.give_back()
 
     async def close(self) -> None:
-        """Stop admitting calls, and settle. Blocks with running calls are settled when these end. Idempotent."""
+        """Refuse new calls, and settle. A block with running calls is settled after its last call. Idempotent."""
         await self._core.close()
 
     async def __aenter__(self) -> Self:

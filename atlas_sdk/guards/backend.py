@@ -73,7 +73,7 @@ class QuotaBackend(Protocol):
         ...
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None when the settlement is kept for later."""
+        """Charge or release a grant; return None if the backend keeps the settlement for later."""
         ...
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
@@ -89,7 +89,7 @@ class AsyncQuotaBackend(Protocol):
         ...
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None when the settlement is kept for later."""
+        """Charge or release a grant; return None if the backend keeps the settlement for later."""
         ...
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:

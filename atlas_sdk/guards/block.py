@@ -24,7 +24,7 @@ NANO_MAX = 10**18
 
 
 def nano_reserved(amount: Decimal) -> int:
-    """Return an amount of dollars in billionths, rounded up as for every reservation."""
+    """Return an amount of dollars in billionths, rounded up, as every reservation is."""
     return int(_EXACT.multiply(amount, _NANO).to_integral_value(ROUND_CEILING, _EXACT))
 
 

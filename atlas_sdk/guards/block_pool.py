@@ -50,7 +50,7 @@ class BlockPool:
         idle_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """Create an empty pool. Without a size, a block is for one call, and for more while calls come quickly."""
+        """Create an empty pool. Without a size, a block is for one call, or for several while calls come quickly."""
         self.user = user
         self.size = BlockSize(size)
         self._ttl = ttl
@@ -73,12 +73,12 @@ class BlockPool:
 
     @property
     def empty(self) -> bool:
-        """True if there is nothing to settle, now or later."""
+        """True if the pool has no block and no settlement to write."""
         return self.current is None and not self.outbox and not self._draining
 
     @property
     def can_give_back(self) -> bool:
-        """True if the pool can give something back that no call needs."""
+        """True if the pool holds amounts that no call needs and that it can give back."""
         return self.outbox.frees or any(block.has_rest for block in self._blocks)
 
     @property
@@ -110,7 +110,7 @@ class BlockPool:
 
     def drained(self, block: Block) -> None:
         """Settle a retired block whose last call has ended."""
-        # Skip it in a forked child, whose parent settles it, and after a close that charged it.
+        # Skip the block in a forked child, because the parent settles it, and after a close that has charged it.
         if block in self._draining:
             self._draining.discard(block)
             self.outbox.add(self._requests.settlement(block))
@@ -210,7 +210,7 @@ class BlockPool:
             logger.debug("block %s could not be made smaller", block.id, exc_info=True)
             return False
         if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
-            # In the meantime a call was granted more, or the last call ended.
+            # Meanwhile a call got more, or the last call ended.
             self.outbox.add(self._requests.unused(small.id))
             return False
         self.outbox.add(self._requests.settlement(block, spent_only=True))
@@ -222,7 +222,7 @@ class BlockPool:
         return True
 
     def refill(self, request: LeaseRequest) -> Script[tuple[Block, int]]:
-        """Get a new block, and grant the call its part of it. Raises the error of the request."""
+        """Get a new block, and grant the call its part of this block. If the request fails, raises its error."""
         self.begun += 1
         number = self.begun
         self.size.next(self._clock())
@@ -242,7 +242,7 @@ class BlockPool:
             self._ended = number
         self.retire()
         self.current = block
-        # Take at the time of the request: the deadline was checked just now, and the clock may have passed it since.
+        # Use the time of the request: the deadline was checked just now, and may have passed since.
         granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
         if granted is None:
             message = f"block {block.id} was granted with less than its minimum"
@@ -268,7 +268,7 @@ class BlockPool:
                 return (yield from self._requests.block(self.size, evolve(request, least=least), without))
             except QuotaExceeded as refusal:
                 if request.amount(refusal.dimension) == 0 and refusal.dimension not in without:
-                    # This call needs nothing of that dimension, so ask for a block without it.
+                    # This call needs nothing in that dimension, so ask for a block without it.
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
@@ -284,7 +284,7 @@ class BlockPool:
     def extend(self, block: Block, tokens: int, nano: int, ttl: timedelta | None) -> Script[None]:
         """Grant a call more: from its block, or from the database. With `ttl`, the block expires `ttl` from now."""
         if block is not self.current and block not in self._draining:
-            # The end of the lease charged it, or it belongs to the parent of this forked process.
+            # The end of the lease charged the block, or the block belongs to the parent of this forked process.
             message = f"this lease no longer holds block {block.id}"
             raise NotFound(message, kind="reservation", name=str(block.id))
         if ttl is None and block.take_more(tokens, nano, self._clock()):

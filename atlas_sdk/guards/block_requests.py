@@ -27,16 +27,16 @@ T = TypeVar("T")
 #: The part of a block's lifetime in which it admits calls. The rest allows for clock drift, and for a settlement before
 #: the expiry.
 _LIFE = 0.9
-#: Heartbeats in one time to live; two may fail.
+#: Heartbeats in one time to live, so that two may fail.
 BEATS = 3
 #: Give up after so many blocks in a row that arrive too late. Blocks are short at the end of a period, so a few may be
 #: late by chance.
 _LATE_MAX = 4
 #: Use blocks for several calls at this rate of calls per second or more.
 _CALLS_PER_S = 20
-#: The target lifetime of such a block, in seconds. It bounds the cost of a crash and the rate of requests.
+#: The target lifetime of a block for several calls, in seconds. It bounds the cost of a crash and the rate of requests.
 _BLOCK_S = 1.0
-#: The most calls in such a block.
+#: The most calls in a block for several calls.
 _CALLS_MAX = 100_000
 
 
@@ -97,7 +97,7 @@ class BlockSize:
         self._asked_at = now
 
     def of(self, request: LeaseRequest) -> LeaseRequest:
-        """Return the amounts to ask for, which are at least those of this call."""
+        """Return the amounts of the next block, which are at least those of this call."""
         size, calls = self.fixed, self._calls
         if size is None:
             size = LeaseRequest(
@@ -125,7 +125,7 @@ class BlockSize:
 
 
 class BlockRequests:
-    """The requests of one lease. A block whose answer was lost goes to the outbox, to be given back."""
+    """The requests of one lease. If the answer to a request was lost, the outbox gives its block back."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class BlockRequests:
         self._clock = clock
 
     def block(self, size: "BlockSize", request: LeaseRequest, without: AbstractSet[str]) -> Script[Block]:
-        """Get a block for at least this request, with nothing of the dimensions `without`. Raises its refusal."""
+        """Get a block for at least this request, without the dimensions in `without`. Raises the database's refusal."""
         wanted = size.of(request)
         asked = LeaseRequest(
             0 if "tokens" in without else wanted.tokens,
@@ -197,10 +197,10 @@ class BlockRequests:
         )
 
     def reservation(self, tokens: int, nano: int) -> Script[Block]:
-        """Get a reservation of this size, to replace a block. Raises its refusal.
+        """Get a reservation of this size, to replace a block. Raises the database's refusal.
 
-        Unlike a block it does not end with the period. The old block counts the requests of its calls. A reservation of
-        nothing is not possible, so it asks for one token then.
+        Unlike a block, a reservation does not end with the period. The old block counts the requests of its calls. An
+        empty reservation is not possible, so for a size of 0 this asks for one token.
         """
         held, asked_at = yield from self._ask(
             lambda new_id: quotas.reserve(
@@ -272,5 +272,5 @@ class BlockRequests:
 
 
 def _process() -> str:
-    """Return a name for this process. Near a limit the database gives every holder a share."""
+    """Return a holder's name for this process. Near a limit, the database divides the rest among the holders."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,4 +1,6 @@
-"""Lease managers maintain leases between their calls: they give idle blocks back and settle what has drained.
+"""Lease managers maintain leases between their calls: they call each lease when its maintenance is due.
+
+The maintenance gives idle blocks back and settles drained ones; `block_pool` decides which block is idle.
 
 A client has one manager for all its leases, which runs as a daemon thread or an asyncio task while a lease needs it. At
 the end of the interpreter or of the event loop it settles everything that is left.

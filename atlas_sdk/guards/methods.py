@@ -86,8 +86,8 @@ class GuardMethods(Namespace):
     ) -> Slot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
-        `ttl` is the time that the slot outlives its last heartbeat, at most 24 hours. `holder` names its owner; the
-        default is host and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
+        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
         """
         return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -105,9 +105,9 @@ class GuardMethods(Namespace):
     ) -> Lease:
         """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
 
-        The amounts are the size of a block, which is smaller near a limit. A crash costs at most one block. `ttl` is
+        The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
-        call. The ledger stores `meta` with every block. Cost in US dollars. Raises InvalidInput.
+        call. The ledger stores `meta` with every block. `cost` is in US dollars. Raises InvalidInput.
         """
         return Lease(
             self._lease_runner,
@@ -122,7 +122,7 @@ class GuardMethods(Namespace):
         )
 
     def settle_pending(self) -> int:
-        """Write the pending settlements, which failed before; return how many are left.
+        """Write the settlements that could not be written before; return the number of those that still fail.
 
         The next guard and the client's `close` do this too.
         """
@@ -176,8 +176,8 @@ class AsyncGuardMethods(AsyncNamespace):
     ) -> AsyncSlot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
-        `ttl` is the time that the slot outlives its last heartbeat, at most 24 hours. `holder` names its owner; the
-        default is host and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
+        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
         """
         return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
 
@@ -195,9 +195,9 @@ class AsyncGuardMethods(AsyncNamespace):
     ) -> AsyncLease:
         """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
 
-        The amounts are the size of a block, which is smaller near a limit. A crash costs at most one block. `ttl` is
+        The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
-        call. The ledger stores `meta` with every block. Cost in US dollars. Raises InvalidInput.
+        call. The ledger stores `meta` with every block. `cost` is in US dollars. Raises InvalidInput.
         """
         return AsyncLease(
             self._lease_runner,
@@ -212,7 +212,7 @@ class AsyncGuardMethods(AsyncNamespace):
         )
 
     async def settle_pending(self) -> int:
-        """Write the pending settlements, which failed before; return how many are left.
+        """Write the settlements that could not be written before; return the number of those that still fail.
 
         The next guard and the client's `close` do this too.
         """

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 B = TypeVar("B")
 H = TypeVar("H")
 
-#: The default time that a slot outlives its last heartbeat.
+#: The default time from the last heartbeat to the expiry of a slot.
 TTL = timedelta(seconds=60)
 
 
@@ -78,9 +78,9 @@ class _SlotState(Generic[B, H]):
 
     @property
     def lost(self) -> bool:
-        """True if another container may run in this slot: it has ended, or no heartbeat succeeded for `ttl`.
+        """True if another container may run in this slot: the slot has ended, or no heartbeat succeeded for `ttl`.
 
-        It stays lost.
+        A lost slot stays lost.
         """
         self._granted  # noqa: B018  # raises before the slot is entered
         return self._liveness.lost
@@ -105,7 +105,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
     ::
 
-        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded: `holders` has the slots
+        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded; its `holders` have the slots
             container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -121,7 +121,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child the slot is the parent's.
+            # In a forked child: the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:
@@ -136,7 +136,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
 
     ::
 
-        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded: `holders` has the slots
+        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded; its `holders` have the slots
             container = await start("web-1", fence=slot.epoch)
             while await container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -154,7 +154,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child the slot is the parent's.
+            # In a forked child: the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:

@@ -2,12 +2,13 @@
 
 Models read byte-level tokens. A token is at least one byte, so a text has at most as many tokens as UTF-8 bytes. The
 JSON of the request contains every text, and its names and brackets have more bytes than the tokens that a provider puts
-around a message. The bound adds a constant for the texts of providers (tools, output formats). For English it is about
-four times the real number; the end of the call gives the difference back.
+around a message. The bound adds a constant for the texts of providers (tools, output formats). For English the bound is
+about four times the real number of tokens; the settlement at the end of the call gives the difference back.
 
-The module refuses input that its bytes do not bound: images, files and audio (a small file can be many tokens), input
-that the request only names (files by id, earlier responses, conversations, stored prompts), and tools that the provider
-runs, whose results are input again. A platform that uses them gives its own bound as `input_tokens=` of `guarded`.
+The module refuses input that can have more tokens than bytes: images, files and audio, input that the request only
+names (files by id, earlier responses, conversations, stored prompts), and tools that the provider runs, because the
+provider reads their results as input. A platform that uses such input gives its own bound as `input_tokens=` of
+`guarded`.
 """
 
 import json
@@ -24,7 +25,7 @@ _TOOLS = 1_000
 #: Tokens of each tool that the provider defines and the caller runs (shell, editor, computer).
 _DEFINED_TOOL = 2_000
 
-#: Parts of content whose bytes do not bound their tokens.
+#: Parts of content that can have more tokens than bytes.
 _MEDIA = frozenset(
     {
         "audio",
@@ -53,7 +54,7 @@ _REFERENCES = frozenset(
         "web_search_options",
     }
 )
-#: Tools that the caller runs; their results come with the next request.
+#: Tools that the caller runs. Their results are part of the next request.
 _OWN_TOOLS = frozenset({"custom", "function", "namespace", "local_shell", "apply_patch"})
 _OWN_DEFINED_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 
@@ -64,7 +65,7 @@ def request_bytes(body: Mapping[str, object]) -> int:
 
 
 def input_bound(body: Mapping[str, object]) -> int:
-    """Return an upper bound of a request's input tokens. Raises InvalidInput when its bytes do not bound them."""
+    """Return an upper bound of a request's input tokens. Raises InvalidInput if they can be more than its bytes."""
     for name in sorted(_REFERENCES & body.keys()):
         if body[name]:
             raise _unbounded(name)
@@ -93,7 +94,7 @@ def _tool(tool: object) -> int:
 
 
 def _kinds(content: object) -> Iterator[object]:
-    """Yield the `type` of every part of messages. The input of a tool is data without types."""
+    """Yield the `type` of every part of the messages. Skip the input of tools: a "type" in it means something else."""
     if isinstance(content, Mapping):
         if isinstance(kind := content.get("type"), str):
             yield kind

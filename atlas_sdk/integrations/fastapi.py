@@ -42,7 +42,7 @@ class Guards(Protocol):
     """The part of `AsyncAtlas.quotas` that this module uses."""
 
     def guard(self, user: User, /, **options: Unpack[GuardOptions]) -> AsyncGuard:
-        """Return a guard to enter."""
+        """Return a guard for one request, which the dependency enters."""
         ...
 
 

@@ -61,7 +61,7 @@ class Price:
     cache_write: Decimal | None = field(default=None, converter=_dollars)
 
     def cost(self, usage: TokenUsage) -> Decimal:
-        """Return the exact cost in US dollars."""
+        """Return the exact cost of a usage in US dollars."""
         read = self.input if self.cache_read is None else self.cache_read
         write = self.input if self.cache_write is None else self.cache_write
         total = Decimal()
@@ -77,7 +77,7 @@ class Price:
     def estimate(self, *, input_tokens: int, output_tokens: int) -> Decimal:
         """Return the highest possible cost of a call, rounded up to a billionth of a dollar.
 
-        The cached part of the input is not known in advance, so all input counts at the highest of its prices.
+        Before the call nobody knows how much of the input is cached, so all input counts at the highest input price.
         """
         dearest = max(price for price in (self.input, self.cache_read, self.cache_write) if price is not None)
         most = Price(input=dearest, output=self.output).cost(TokenUsage(input=input_tokens, output=output_tokens))

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @coroutine
 def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await in another context, so that the caller does not see its variables. A stream's guard outlives the call."""
+    """Await in another context, so that the caller does not see the context variables of a guard that stays open."""
     step: Callable[[Any], Any] = work.send
     value: Any = None
     while True:
@@ -53,13 +53,14 @@ class _Watched:
     def _see(self, guard: Guard | AsyncGuard, event: Any) -> bool:
         shown = self._call.api.see(self._tally, event)
         if not self._over:
-            # Skip this after a helper has closed the response and goes on with the events that it has.
+            # Skip this if a helper has closed the response: the call is settled, although the helper still yields
+            # events.
             self._call.progress(guard, self._tally)
         return shown
 
     @property
     def _keeps(self) -> bool:
-        """True if the usage must be read before this event is shown, because a caller may stop here."""
+        """True if the usage must be read before the caller sees this event, because the caller may stop there."""
         return self._tally.ending and not self._tally.final
 
     @property

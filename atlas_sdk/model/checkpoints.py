@@ -25,7 +25,7 @@ class Checkpoint:
     #: "named": a user made it. "safety": a restore made it before it wrote anything.
     kind: str = field(validator=in_(("named", "safety")))
     note: str | None = None
-    #: Number of files that exist in it.
+    #: The number of files in the checkpoint, without deleted ones.
     files: int
     #: The sum of their sizes, in bytes.
     size: int
@@ -50,7 +50,7 @@ class RestoreStep:
     size: int | None = None
     mode: int = field(default=0o644, repr=oct)
     link: str | None = field(default=None, repr=False)
-    #: Permission bits for the folders above it, if the restore has to create them, outermost first.
+    #: Permission bits of the folders above the file, outermost first, for folders that the restore has to create.
     folder_modes: tuple[int, ...] = field(default=(), repr=False)
     #: Lines that the restore adds and removes; None when a side is binary or not kept.
     added_lines: int | None = None
@@ -68,7 +68,7 @@ class RestorePlan:
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
     #: The restore that this plan undoes or redoes.
     of: UUID | None = field(default=None, repr=False)
-    #: Device and inode of the project's folder. A restore refuses if the path leads to another folder by then.
+    #: Device and inode of the project's folder. The restore refuses if the path then leads to another folder.
     folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 
@@ -113,7 +113,7 @@ class Restore:
     #: The name of the checkpoint that was made before anything was written.
     safety: str
     changes: tuple[RestoreChange, ...] = field(converter=_changes)
-    #: When the restore was undone; None if it was not, or was redone.
+    #: The time of the undo; None if the restore was never undone, or was redone.
     undone_at: datetime | None = None
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)

@@ -73,7 +73,7 @@ class VersionSet:
     """The versions that a reference names, one per file."""
 
     reference: str
-    #: Ordered by path, without deletions, unless the reference names one.
+    #: Ordered by path. Deletions are left out, unless the reference names a deletion itself.
     versions: tuple[Snapshot, ...]
     #: True when the reference names every file of the project: a file without a version did not exist then.
     whole: bool
@@ -106,7 +106,7 @@ class Head:
     #: The newest blob and its content, for a delta; None when only hash and size were kept.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    #: Monotonic time (seconds) at which this was known to be the newest, and the file's shared version just before.
+    #: The monotonic time (seconds) at which this version was known to be the newest, and the file's stamp just before.
     confirmed_at: float = field(default=0.0, eq=False)
     stamp: bytes | None = field(default=None, eq=False, repr=False)
 
@@ -142,7 +142,7 @@ class Verification:
 
     #: Versions read and hashed (deletions have nothing to hash).
     versions: int
-    #: Distinct contents behind them.
+    #: Distinct contents of these versions.
     contents: int
     #: Versions with hash and size only, because the file was over the size limit.
     unkept: int

@@ -109,7 +109,7 @@ def meta_text(meta: Mapping[str, object]) -> str:
     if not isinstance(meta, Mapping):
         raise InvalidInput(f"meta must be a mapping, not {quoted(meta)}", field="meta")
     try:
-        # Keep the default separators: jsonb puts the same spaces into its text.
+        # Keep the default separators: the database limits the size of its own text, which has the same spaces.
         text = json.dumps(dict(meta), ensure_ascii=False, allow_nan=False)
         size = len(text.encode())
         if _EXPONENT.search(text):

@@ -1,4 +1,4 @@
-"""Append a version: compare-and-set on the newest one, content as a delta."""
+"""Append a version, by compare-and-set on the newest version. The content is stored as a delta."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -30,13 +30,13 @@ _USUAL_MODE = 0o755
 
 @frozen(kw_only=True)
 class Incoming:
-    """A content that was not read from the disk."""
+    """Content that a caller gives, and that was not read from the disk."""
 
     path: str
     content: bytes | None
     sha256: bytes
     size: int
-    #: Permission bits; -1: those of the newest version.
+    #: Permission bits; -1 means those of the newest version.
     mode: int = -1
     link: str | None = None
     #: Permission bits of the folders above the file, outermost first.
@@ -137,7 +137,7 @@ class _HeadRow:
 def _read_head(project: Project, path: str, *, known: Head | None = None) -> Plan[Head | None]:
     """Read the newest version, without its content, which only a delta needs.
 
-    When it is still `known`, return that with its content.
+    If the newest version is still `known`, return `known`, which has its content.
     """
     ctx = yield from context()
     key = (project.user_id, project.id, path)
@@ -173,7 +173,7 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: The depth of content that was stored before, in its chain; None for new content.
+    #: If this content was already stored: its depth in its chain of deltas. None for new content.
     stored_depth: int | None = None
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(days=1)
 RETRY: Final = timedelta(hours=1)
-#: The process of a run that began longer ago and has not ended was killed.
+#: A run that began longer ago and has no end counts as dead: its process was killed.
 _DEAD: Final = timedelta(hours=6)
 #: Errors that every other job would raise too.
 _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, SchemaMismatch)
@@ -38,7 +38,7 @@ _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, Schema
 
 @frozen(kw_only=True)
 class _Retention:
-    """How long each kind of data is kept; None is for ever."""
+    """The time for which each kind of data is kept; None means for ever."""
 
     auto: timedelta | None
     stopped_previews: timedelta | None

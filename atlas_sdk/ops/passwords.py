@@ -94,7 +94,7 @@ def checked(password: str) -> bytes:
 def presented(password: str) -> bytes | None:
     """Return the normalised bytes of a password at a sign-in; None when it cannot be valid.
 
-    It may be shorter than a new password, because the hash may come from another system.
+    The password may be shorter than a new one must be, because the hash may come from another system.
     """
     normal = _normal(password)
     return None if normal is None else normal.encode()
@@ -127,7 +127,7 @@ def is_verifiable(stored: str | None) -> bool:
 
 
 def hashed(password: bytes) -> str:
-    """Hash a password with a new salt. It takes some 50 ms and 64 MiB: use `computed`. Raises MissingExtra."""
+    """Hash a password with a new salt. Call it by `computed`: it takes about 50 ms and 64 MiB. Raises MissingExtra."""
     hasher = _hasher()
     with _workers.turns:
         return hasher.hash(password)
@@ -137,7 +137,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
     """Return True if the hash matches the password. Every call does one argon2 computation.
 
     Without a hash, or with one that cannot be verified, the call verifies a dummy hash of the same cost, so that the
-    time does not reveal which accounts exist. Use `computed`. Raises MissingExtra.
+    time does not reveal which accounts exist. Call it by `computed`. Raises MissingExtra.
     """
     hasher = _hasher()
     if stored is None or password is None or not is_verifiable(stored):
@@ -147,7 +147,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
 
 
 def refreshed(stored: str, password: bytes) -> str | None:
-    """Return a new hash if the stored one has outdated parameters, else None. Use `computed`."""
+    """Return a new hash if the stored one has outdated parameters, else None. Call it by `computed`."""
     return hashed(password) if _hasher().check_needs_rehash(stored) else None
 
 

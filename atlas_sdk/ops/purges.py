@@ -25,7 +25,7 @@ __all__ = [
 sql = statements("purges")
 
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
-#: A year: auditors ask for the last one.
+#: A year, because auditors ask for the last year.
 KEEP_EVENTS: Final = timedelta(days=365)
 #: The number of users whose quota rows one transaction locks. Their calls wait for it, some 20 ms.
 _USERS: Final = 100
@@ -91,8 +91,8 @@ class _Due:
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
     """Close the quota months that have ended, for all users.
 
-    Every operation does this for its own user, so nothing depends on the job; it makes `quotas.history` complete.
-    `quotas.reset_monthly` is the same.
+    Every operation does this for its own user, so no operation depends on this job. The job makes `quotas.history`
+    complete. `quotas.reset_monthly` is the same.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -133,7 +133,7 @@ def reclaim_reservations(
 ) -> Plan[JobReport]:
     """End the expired reservations of all users: charge tokens and cost, and free slots.
 
-    Otherwise a user's next refusal does this. Expired slots never refuse a call.
+    Without this job, the next refusal of a user does the same. An expired slot never refuses a call.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))

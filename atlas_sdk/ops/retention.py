@@ -18,8 +18,8 @@ sql = statements("retention")
 
 KEEP_AUTO: Final = timedelta(days=30)
 _NOBODY: Final = UUID(int=0)
-#: Pauses of 50 ms to wait for open transactions; nearly all take milliseconds. The next run deletes contents that a
-#: longer transaction may need.
+#: Pauses of 50 ms in which a run waits for open transactions. Nearly all transactions end within milliseconds. Contents
+#: that a longer transaction may need are left to the next run.
 _PAUSES: Final = 40
 
 
@@ -38,8 +38,8 @@ def prune_snapshots(
 ) -> Plan[JobReport]:
     """Delete the versions of kind "auto" that are older than `keep`, of all users. Raises InvalidInput.
 
-    The newest version of every file stays, and the newest one with content, however old. Versions that a checkpoint
-    names stay, and versions of other kinds. `collect_contents` then deletes the contents.
+    Some versions stay at any age: the newest version of every file, its newest version with content, versions that a
+    checkpoint names, and versions of other kinds. `collect_contents` then deletes the contents.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
@@ -77,16 +77,22 @@ class _Collected:
 
 
 class _Collector:
-    """One run over all contents: its pages, and the bases of deleted contents, which may now be orphans too."""
+    """One run over all contents, page by page.
+
+    The base of a deleted content may now be an orphan, so the run examines it too.
+    """
 
     def __init__(self, options: JobOptions) -> None:
         self._options = options
         self._next: set[tuple[UUID, bytes]] = set()
-        #: True after a transaction that did not end in time: the run does not wait for others any more.
+        #: True after a transaction that did not end in time. From then on the run waits for no transaction.
         self._impatient = False
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """Collect from the next page and the waiting bases; after the last page from the bases alone."""
+        """Collect the orphans of the next page, and among the bases of deleted contents.
+
+        After the last page only such bases are left.
+        """
         more = [self._next.pop() for _ in range(min(self._options.batch, len(self._next)))]
         page = yield from one(
             sql["orphans"],

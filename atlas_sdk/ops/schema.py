@@ -19,9 +19,12 @@ def checksum(migration: Migration) -> str:
 
 
 def _compare(applied: list[AppliedMigration]) -> list[Migration]:
-    """Return the pending migrations. Raises SchemaMismatch when the applied ones are not a prefix of ours."""
+    """Return the migrations that are not applied yet.
+
+    Raises SchemaMismatch if the applied migrations are not the first ones of this AtlasEngine, in order.
+    """
     known = migrations()
-    # Before the length: an unreleased version had more migrations than its release.
+    # Compare before the check of the number: an unreleased version had more migrations than its release.
     for row, migration in zip(applied, known, strict=False):
         if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
@@ -49,7 +52,7 @@ def status() -> Plan[list[AppliedMigration]]:
 
 
 def pending() -> Plan[list[Migration]]:
-    """Return the migrations still to apply. Raises SchemaMismatch when the schema is newer or another one."""
+    """Return the migrations that are not applied yet. Raises SchemaMismatch if the schema is newer or not ours."""
     return _compare((yield from status()))
 
 
@@ -70,7 +73,7 @@ def check() -> Plan[None]:
 def migrate() -> Plan[list[AppliedMigration]]:
     """Apply the pending migrations, one transaction each; return them. Many processes may do this at once."""
     done: list[AppliedMigration] = []
-    # Look first: nearly always nothing is pending, and that must not wait for a lock.
+    # Check before locking: nearly always no migration is pending, and then the call must not wait for a lock.
     if not (yield from pending()):
         return done
     while (row := (yield from apply_next())) is not None:
@@ -79,7 +82,7 @@ def migrate() -> Plan[list[AppliedMigration]]:
 
 
 def lock_creation() -> Plan[None]:
-    """Lock the creation of the schema until the end of the transaction, if the login has the right to."""
+    """Lock the creation of the schema until the end of the transaction, if the login has the right to lock it."""
     if (yield from scalar(sql["may_lock"], bool)):
         yield from execute(sql["lock"])
 

@@ -30,7 +30,7 @@ _TURN_WAIT = "120s"
 def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) -> tuple[int | None, tuple[str, ...]]:
     """Make the schema, hand it to the owner, give the grants, and check; return its version and the new migrations.
 
-    One process at a time: the second one finds the schema complete, not half made.
+    A lock lets one process do this at a time, so the second process finds a complete schema.
     """
     if not job.dry_run:
         # The lock is on a connection of its own, because each migration is a transaction.
@@ -59,7 +59,7 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
             f"it belongs to {place['owner']}, and this login may not even read its version; to set it up takes the "
             f"command below, for an application {less} is enough"
         )
-        # Roles belong to the server: the command is told once, whichever step needs it.
+        # Roles belong to the server, so every step names the same database for this command, and it is shown once.
         job.note("schema", "failed", problem, commands=(AdminCommand(MAINTENANCE, f"{grant};"),))
         return None, ()
     else:
@@ -71,18 +71,18 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
 
 
 def _is_half_made(target: AdminSession, found: int, owner: str) -> bool:
-    """Tell whether an earlier attempt ended between two migrations. A schema in use is upgraded only when asked."""
+    """Return whether an earlier set-up ended between two migrations. A set-up does not upgrade a schema in use."""
     applied = target.run(schema.status())
     return found < len(migrations()) and is_ancestor(applied) and is_unused(target, owner)
 
 
 def is_ancestor(applied: list[AppliedMigration]) -> bool:
-    """Tell whether migrations of this package made the schema, some or all of them."""
+    """Return whether the first migrations of this package, or all of them, made the schema."""
     return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 
 def is_unused(target: AdminSession, owner: str) -> bool:
-    """Tell whether it is certain that a schema has no user yet."""
+    """Return whether a schema certainly has no user yet."""
     with target.transaction(role=owner if may_become(target, owner) else None, lock_timeout=LOCK_TIMEOUT):
         return bool(target.value(sql["is_unused"]))
 
@@ -90,7 +90,7 @@ def is_unused(target: AdminSession, owner: str) -> bool:
 def _make(
     job: Job, target: AdminSession, name: str, login: AdminLogin, owner: str | None
 ) -> tuple[int | None, tuple[str, ...]]:
-    """Apply the missing migrations; `owner` owns the tables of a schema that is half made."""
+    """Apply the missing migrations. `owner` is the owner of the tables of an incomplete schema."""
     before = len(target.run(schema.status()))
     owned = may_become(target, OWNER) and _open_to_owner(job, target, name)
     # In a dry run the owner may not exist yet.

@@ -15,9 +15,10 @@ __all__ = ["examine_server", "examine_tables"]
 sql = statements("doctor")
 provision = statements("provision")
 
-#: One clock stamps the sessions of users, and the other one judges them.
+#: The largest difference between the clocks of this machine and the server. One clock sets the times of sessions, and
+#: the other one checks them.
 _SKEW: Final = timedelta(seconds=5)
-#: Above this share the next burst of connections is refused.
+#: Above this share of used connections, the server may refuse the next ones.
 _FULL: Final = 0.9
 #: No program works for longer between two statements.
 _STUCK: Final = timedelta(minutes=5)

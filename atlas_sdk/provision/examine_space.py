@@ -57,7 +57,7 @@ def examine_folders(
 def _judge(folders: list[Path], disk: os.statvfs_result) -> Finding:
     names = " and ".join(map(str, folders))
     place = shlex.quote(str(folders[0]))
-    # Without the share that is reserved for root: the server never runs as root.
+    # Do not count the space that is reserved for root, because the server never runs as root.
     free = disk.f_bavail * disk.f_frsize
     room = "# remove what nobody needs there, enlarge the disk, or move the home to another one (docs/backups.md)"
     if disk.f_flag & os.ST_RDONLY:

@@ -6,13 +6,13 @@ from attrs import frozen
 
 __all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some", "unknown", "warning"]
 
-#: One sentence has this many names; the others are counted.
+#: The most names in one sentence. Of the others it tells only the number.
 _NAMED: Final = 5
 
 
 @frozen(kw_only=True)
 class Finding:
-    """The verdict on one thing."""
+    """The result of one check."""
 
     #: The topic: "connection", "schema", "grants", …
     name: str
@@ -28,7 +28,7 @@ class Finding:
 class Diagnosis:
     """All findings of one examination."""
 
-    #: Who connected to what, without a password.
+    #: The login and the database, without a password.
     place: str
     #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
@@ -43,27 +43,27 @@ class Diagnosis:
 
 
 def fine(name: str, detail: str) -> Finding:
-    """Return a good verdict."""
+    """Return the finding for something that is in order."""
     return Finding(name=name, verdict="ok", detail=detail)
 
 
 def problem(name: str, detail: str, *fix: str) -> Finding:
-    """Return a bad verdict with advice."""
+    """Return the finding for a problem, with advice."""
     return Finding(name=name, verdict="problem", detail=detail, fix=fix)
 
 
 def warning(name: str, detail: str, *fix: str) -> Finding:
-    """Return a verdict on something that becomes a problem, with advice."""
+    """Return the finding for something that will become a problem, with advice."""
     return Finding(name=name, verdict="warning", detail=detail, fix=fix)
 
 
 def unknown(name: str, detail: str, *fix: str) -> Finding:
-    """Return no verdict on something that this machine cannot see, with a way to look at it."""
+    """Return the finding for something that this machine cannot see, with advice how to look at it."""
     return Finding(name=name, verdict="unknown", detail=detail, fix=fix)
 
 
 def skipped(name: str, because: str) -> Finding:
-    """Return no verdict, because of an earlier problem."""
+    """Return the finding for a check that was skipped because of an earlier problem."""
     return Finding(name=name, verdict="skipped", detail=because)
 
 

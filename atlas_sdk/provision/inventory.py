@@ -1,8 +1,9 @@
 """The inventory: the objects that the migrations make, and what a database has of them.
 
-`sql/inventory.json` is recorded from the catalogue of a migrated database (`python tests/inventory.py`), one object a
-line: kind, name, table, rule, and the command that makes it; for a table, a view or a function that command is in a
-migration. It is a file because a login that examines a database may not be allowed to create another one to compare.
+`python tests/inventory.py` writes `sql/inventory.json` from the catalogue of a migrated database. A line has one
+object: kind, name, table, rule, and the command that makes it. For a table, a view or a function, that command is in a
+migration. The inventory is a file because a login that examines a database may have no right to create another one to
+compare with.
 """
 
 import json
@@ -22,7 +23,7 @@ __all__ = ["FILE", "REMADE", "Catalogue", "Found", "Inventory", "Thing", "expect
 sql = statements("provision")
 
 FILE: Final = sql_root() / "inventory.json"
-#: The kinds that setting up makes again where they are missing: they hold no rows, and making them takes no time.
+#: The kinds of missing objects that a set-up makes again: they hold no rows, and it takes no time to make them.
 REMADE: Final = ("function", "view", "trigger")
 _KINDS: Final = {
     "table": "tables",
@@ -44,11 +45,11 @@ class Thing:
     name: str
     #: The table of an index, a trigger, a policy or a privilege.
     on_table: str | None = None
-    #: What the isolation of tenants rests on: "row_security" of a table; "security_invoker" of a view; "definer" or
-    #: "invoker" of a function, and "pinned" where it looks for tables in its own schema; the terms of a policy; the
-    #: columns of a privilege, None for all.
+    #: The property that the isolation of tenants needs. Of a table: "row_security". Of a view: "security_invoker". Of a
+    #: function: "definer" or "invoker", and "pinned" if it looks for tables in its own schema. Of a policy: its terms.
+    #: Of a privilege: its columns, None for all.
     rule: str | None = field(default=None, eq=False)
-    #: The command that makes it; None: that is the text of a migration.
+    #: The command that makes the object; None if a migration has it.
     making: str | None = field(default=None, eq=False, repr=False)
 
     def __str__(self) -> str:
@@ -62,9 +63,9 @@ class Found:
     thing: Thing
     #: False for an invalid index and a disabled trigger.
     is_fit: bool
-    #: Whether it is a policy that lets rows through to atlas_app.
+    #: True for a policy that gives atlas_app access to rows.
     reaches: bool
-    #: Its name in a command.
+    #: The object's name in a command.
     identity: str
 
 
@@ -92,18 +93,18 @@ class Catalogue:
 
 @cache
 def expected() -> Catalogue:
-    """Return what the migrations of this package make."""
+    """Return the objects that the migrations of this package make."""
     return Catalogue(tuple(Thing(*row) for row in json.loads(FILE.read_text("utf-8"))))
 
 
 @frozen(kw_only=True)
 class Inventory:
-    """What a database has, and how that differs from what it should have."""
+    """The objects that a database has, and the differences from the expected ones."""
 
     found: tuple[Found, ...]
-    #: Objects that are not there.
+    #: Expected objects that the database does not have.
     missing: tuple[Thing, ...]
-    #: Indexes and triggers that are there and do no good.
+    #: Invalid indexes and disabled triggers, which exist but have no effect.
     unfit: tuple[Found, ...]
 
     def changed(self, kind: str) -> Iterator[tuple[Found, Thing]]:

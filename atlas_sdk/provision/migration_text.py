@@ -1,6 +1,6 @@
 """Read the text of migrations: their commands, and what a command does to others while it runs.
 
-A migration that is not applied yet is known by its text alone; what all of them make is in the inventory.
+Only the text tells what a migration makes that is not applied yet. The inventory has the objects that all of them make.
 """
 
 import re
@@ -10,8 +10,8 @@ from atlas_sdk._sql import migrations
 
 __all__ = ["about", "commands", "creating", "lock_of", "made_tables"]
 
-#: Parts of a text in which a semicolon or a keyword does not count (comments, strings, quoted names, bodies); else a
-#: semicolon.
+#: Matches the parts of a text in which a semicolon or a keyword does not count: comments, strings, quoted names and
+#: bodies. Outside of them it matches each semicolon, the end of a command.
 _TOKEN = re.compile(
     r"""--[^\n]* | /\*.*?\*/ | '(?:[^']|'')*' | "(?:[^"]|"")*" | (?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag) | ;""",
     re.VERBOSE | re.DOTALL,
@@ -24,7 +24,7 @@ _CREATE = re.compile(
 
 
 def commands(text: str) -> Iterator[str]:
-    """Yield the commands of a file, without comments and on one line each; strings and bodies stay as they are."""
+    """Yield the commands of a file, each on one line and without comments. Strings and bodies are not changed."""
     parts: list[str] = []
     at = 0
 
@@ -67,17 +67,17 @@ def _created(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def made_tables(text: str) -> set[str]:
-    """Return the tables and views that a migration makes: nobody can be using them yet."""
+    """Return the tables and views that a migration makes. No other client can use them yet."""
     return {name for kind, name, _ in _created(text) if kind in {"table", "view"}}
 
 
 def creating(kind: str, names: set[str]) -> list[str]:
-    """Return the commands that make these views or functions, in the order of the migrations; of each the last one."""
+    """Return the last command that makes each of these views or functions, in the order of the migrations."""
     found: dict[str, str] = {}
     for migration in migrations():
         for made, name, command in _created(migration.text):
             if made == kind and name in names:
-                # A later definition may need what came between.
+                # Move the command to the place of its last definition, which may need objects made in between.
                 found.pop(name, None)
                 found[name] = command
     return list(found.values())
@@ -85,7 +85,7 @@ def creating(kind: str, names: set[str]) -> list[str]:
 
 _EXCLUSIVE = "blocks reads and writes"
 _NO_WRITES = "blocks writes"
-#: How a command begins, and what it does to others who use the table meanwhile.
+#: The beginning of a command, and its effect on others who use the table meanwhile.
 _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), lock)
     for pattern, lock in (
@@ -111,7 +111,7 @@ _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def lock_of(command: str) -> tuple[str, str] | None:
-    """Return the table that a command locks and the effect on its other users; None for no lock worth telling."""
+    """Return the table that a command locks, and the effect on other users of it; None for a harmless command."""
     for pattern, lock in _LOCKS:
         if found := pattern.match(command):
             return (_plain(found["table"]), lock) if lock else None

@@ -1,4 +1,8 @@
-"""Roles: the owner of the tables, the role of tenants, and the application's login."""
+"""Create the roles: the owner of the tables, the role of tenants, and the application's login.
+
+The rights of the tenants' role on tables and functions are in `grant_atlas_roles()`
+(`sql/migrations/0011_administration.sql`).
+"""
 
 import secrets
 from functools import partial
@@ -18,12 +22,12 @@ sql = statements("provision")
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
-#: A generated password is as long as the hash that protects it: nobody has to remember it.
+#: A generated password is as long as the hash that protects it. Nobody has to remember it.
 _PASSWORD_BYTES: Final = 32
 
 
 def may_become(session: AdminSession, role: str) -> bool:
-    """Return whether this login can act as a role; False when there is no such role."""
+    """Return whether this login can act as a role; False if there is no such role."""
     found = session.row(sql["role"], name=role)
     return found is not None and bool(found["may_become"])
 
@@ -87,7 +91,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
     chosen = password or secrets.token_urlsafe(_PASSWORD_BYTES)
     command = without
     if may and not job.dry_run:
-        # The server logs commands: only a verifier leaves this process.
+        # Send only a verifier of the password, because the server may log commands.
         verifier = session.password_verifier(name, chosen)
         command = session.value(sql["write_create_login"], name=name, password=verifier, role=APP)
     job.do(
@@ -106,7 +110,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
 
 
 def _check_login(job: Job, session: AdminSession, name: str, found: dict[str, bool], step: str) -> None:
-    """Check that policies bind a login that exists already, and leave its password as it is."""
+    """Check that row-level policies apply to a login that exists already. Its password is not changed."""
     above = None
     if found["is_above_policies"]:
         above = "is a superuser or bypasses row-level security"

@@ -9,7 +9,7 @@ from atlas_sdk.errors import AtlasError, DatabaseError, NotPermitted, Transactio
 
 __all__ = ["AdminCommand", "Job", "Setup", "SetupStep"]
 
-#: SQLSTATEs that say that somebody else did the same at this moment.
+#: SQLSTATEs by which the server tells that another client does the same at this moment.
 _RACES = frozenset(
     {
         # An object or a database exists, or a unique index has its name.
@@ -22,7 +22,7 @@ _RACES = frozenset(
         "40P01",
     }
 )
-#: The loser of a race finds the thing done, or can do it at the next attempt.
+#: After a lost race, another attempt either finds the step done or can do it.
 _ATTEMPTS = 3
 
 
@@ -32,7 +32,7 @@ class AdminCommand:
 
     #: The database to run it in.
     database: str
-    #: With its semicolon, unless it is a command of psql itself.
+    #: The command, with its semicolon unless it is a command of psql itself.
     text: str
 
 
@@ -44,7 +44,7 @@ class SetupStep:
     #: "done"; "there": nothing to do; "planned": a dry run; "failed"; "skipped": something that it needs is missing.
     status: str
     detail: str = ""
-    #: The commands that an administrator has to run for it.
+    #: The commands that an administrator has to run for this step.
     commands: tuple[AdminCommand, ...] = ()
 
 
@@ -52,7 +52,7 @@ class SetupStep:
 class Setup:
     """The result of setting a database up."""
 
-    #: Who connected to what, without a password.
+    #: The login and the database, without a password.
     place: str
     #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
@@ -77,7 +77,7 @@ class Setup:
 
 
 class Job:
-    """Does steps, or plans them, and reports each one at its end."""
+    """Carries out steps, or only plans them, and reports each step after its end."""
 
     def __init__(self, *, dry_run: bool, tell: Callable[[SetupStep], None] | None) -> None:
         self.dry_run = dry_run
