@@ -22,7 +22,7 @@ __all__ = ["Incoming", "append", "append_deletion"]
 sql = statements("memory")
 
 #: Trust a cached head without a query for this long (seconds), and only while its file's shared version is valid. The
-#: limit is for a client that was killed after its commit and before it bumped the shared version.
+#: limit covers a client that is killed after its commit, before it bumps the shared version.
 HEAD_TRUST_S = 1.0
 #: Permission bits of most folders.
 _USUAL_MODE = 0o755
@@ -30,7 +30,7 @@ _USUAL_MODE = 0o755
 
 @frozen(kw_only=True)
 class Incoming:
-    """Content that a caller gives, and that was not read from the disk."""
+    """Content for a new version that was not read from the disk."""
 
     path: str
     content: bytes | None
@@ -70,8 +70,8 @@ def append(
 ) -> Plan[Snapshot | None]:
     """Append a version; return None when it equals the newest one.
 
-    Compare and set first. When another client was faster, lock the file and try again. Raises QuotaExceeded when the
-    user's memory limit is hard and the content does not fit.
+    The first attempt is a compare-and-set. If another client was faster, the call locks the file and tries again.
+    Raises QuotaExceeded when the user's memory limit is hard and the content does not fit.
     """
     new = _New(project=project, state=state, kind=kind, context=extra, reason=reason, snapshot_id=snapshot_id)
     ctx = yield from context()
@@ -88,14 +88,14 @@ def append(
     if made is not None:
         return made
     # Another client appended a version in between, or a hard limit refused this one. Lock the file: on a busy file,
-    # most further races would be lost.
+    # most further attempts without a lock would fail.
     ctx.heads.drop(new.key)
     return (yield from _append_in_turn(new, known=head))
 
 
 @atomic
 def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
-    """Lock the file, read its newest version, append. `known` is likely the base of that version's delta."""
+    """Lock the file, read its newest version and append. `known` is often the base of the newest version's delta."""
     project, state = new.project, new.state
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
     while True:
@@ -104,16 +104,16 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
         if head is not None and _same(head, state):
             return None
         blob = yield from _encode(new, head, known=known)
-        # A user may have deleted the newest version's row by hand: append after it all the same.
+        # Someone may have deleted the newest version's row with plain SQL. Append after that version all the same.
         made = yield from _put(new, head, blob, after=None if locked is None else locked.snapshot_id)
         if made is not None:
             return made
-        # A hard limit refused it, or there was no file to lock and another client has made it since.
+        # A hard limit refused the version, or there was no file to lock and another client has made the file since.
         yield from memory_usage.refuse(project.user_id, blob)
 
 
 def _same(head: Head, state: Content) -> bool:
-    # A mode of -1 is "not given".
+    # A mode of -1 means that the caller gave none.
     modes_agree = state.mode in {-1, head.mode}
     if state.content is not None and head.blob is None:
         # The file was over the size limit, so only its hash is stored: now its content can be stored.
@@ -135,9 +135,9 @@ class _HeadRow:
 
 
 def _read_head(project: Project, path: str, *, known: Head | None = None) -> Plan[Head | None]:
-    """Read the newest version, without its content, which only a delta needs.
+    """Read the newest version without its content, because only a delta needs the content.
 
-    If the newest version is still `known`, return `known`, which has its content.
+    If the newest version is still `known`, return `known`, which has the content.
     """
     ctx = yield from context()
     key = (project.user_id, project.id, path)
@@ -173,12 +173,12 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: If this content was already stored: its depth in its chain of deltas. None for new content.
+    #: The depth in its chain of deltas, if this content was already stored; None for new content.
     stored_depth: int | None = None
 
 
 def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None) -> Plan[Snapshot | None]:
-    """Append after `head`; return None when that is not the newest version any more, or a hard limit refuses."""
+    """Append after `head`; return None when `head` is not the newest version any more, or a hard limit refuses."""
     ctx = yield from context()
     project, state = new.project, new.state
     attribution = ctx.attribution if new.reason is None else evolve(ctx.attribution, reason=new.reason)
@@ -239,12 +239,12 @@ def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None)
 
 
 def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
-    """Return the modes of folders for the database; None, which takes no space, when all of them are usual."""
+    """Return the modes of folders to store; None, which takes no space, when all modes are usual."""
     return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
 
 
 def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
-    """Encode the content, as a delta from that of `head` if there is one."""
+    """Encode the content, as a delta from the stored content of `head` if there is one."""
     state = new.state
     if state.content is None:
         return Blob.absent(state.sha256, state.size)
@@ -261,14 +261,14 @@ def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
-    """Append a deletion; return None when the newest version is one. Raises NotFound for a file without versions."""
+    """Append a deletion; return None when the file is deleted already. Raises NotFound for a file without versions."""
     ctx = yield from context()
     ctx.require_tenant(project.user_id)
     attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
     while True:
         head = ctx.heads.get((project.user_id, project.id, path))
         if head is None or head.sha256 is None:
-            # A cached deletion is not trusted: another client may have written the file since.
+            # Do not trust a cached deletion: another client may have written the file since.
             head = yield from _read_head(project, path)
         if head is None:
             raise NotFound(

@@ -1,4 +1,4 @@
-"""Named checkpoints."""
+"""Create and list checkpoints."""
 
 from atlas_sdk._plan import Json, Plan, atomic, context, many, one_or_none
 from atlas_sdk._sql import statements

@@ -22,10 +22,10 @@ def diff(
     *,
     paths: Iterable[str | PathLike[str]] = (),
 ) -> Plan[list[FileDiff]]:
-    """Return the files that differ between two references, by path.
+    """Return the files that differ between two references, in the order of their paths.
 
-    Without `after` the right side is the present folder. A reference to a single version compares that file alone. The
-    difference has no text if a side is binary, or if only its hash was kept.
+    Without `after` the call compares `before` with the present folder. If a reference names a single version, the
+    call compares only that file. The difference has no text if a side is binary, or if only its hash was stored.
     """
     only = {relative_path(Path(project.path), path) for path in paths}
     old = yield from resolve(project, before)
@@ -56,7 +56,7 @@ class _Side:
     ) -> None:
         self.files = files
         self.whole = whole
-        #: Reasons, by path, of files that could not be read.
+        #: The reasons why files could not be read, by path.
         self.problems = problems or {}
 
 

@@ -18,8 +18,8 @@ def remove_leftovers(project: Project, *, folders: Iterable[str] | None = None) 
 
     A restore that is killed between two renames leaves a complete file under a temporary name. This call removes the
     file if its content is on record and no restore works in its folder. Otherwise the file stays, because it may be the
-    only copy of something that was written at that time. Every restore does this in the folders that it touches; the
-    watcher does it in all folders. `folders` are relative to the project, "" for the project's own; the default is all
+    only copy of an edit that was made during the restore. Every restore cleans the folders of its files; the watcher
+    cleans all folders. `folders` are relative to the project, "" is the project's folder itself; the default is all
     tracked folders. Raises FileProblem when the project's folder cannot be reached.
     """
     root = yield from local(pin, Path(project.path))
