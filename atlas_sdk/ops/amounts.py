@@ -28,7 +28,7 @@ __all__ = [
     "ttl_of",
 ]
 
-#: US dollars. No float, because amounts are exact.
+#: US dollars. A float is not accepted, because amounts are exact.
 Money = Decimal | int | str
 
 #: The bounds of one call, the same as in the functions of the database.
@@ -41,7 +41,7 @@ _META_MAX_BYTES = 16_384
 _EXPONENT = re.compile(r"\de[-+]?\d")
 #: An escaped NUL whose backslash is not itself escaped.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-#: The largest limit of tokens or bytes. With a million of the largest top-ups it still fits a bigint.
+#: The largest limit of tokens or bytes. The sum of this limit and a million of the largest top-ups fits a bigint.
 LIMIT_MAX = 10**18
 #: The largest value of an integer column.
 INTEGER_MAX = 2**31 - 1
@@ -56,7 +56,7 @@ class Unchanged(Enum):
         return "UNCHANGED"
 
 
-#: The default of arguments that leave a value as it is, since None means "unlimited".
+#: The default of optional arguments: the stored value does not change. None would mean "unlimited".
 UNCHANGED: Final = Unchanged.UNCHANGED
 
 
@@ -70,7 +70,7 @@ def count(name: str, value: int, maximum: int = COUNT_MAX, *, least: int = 0) ->
 
 
 def at_most(name: str, value: int, of: str, amount: int, *, least: int = 0) -> int:
-    """Return a minimum if it does not exceed the amount `of`. Raises InvalidInput."""
+    """Return the minimum `value` if it does not exceed `amount`, the argument called `of`. Raises InvalidInput."""
     minimum = count(name, value, TOKENS_MAX, least=least)
     if minimum > amount:
         raise InvalidInput(f"{name} ({minimum}) must not exceed {of} ({amount})", field=name)
@@ -85,7 +85,7 @@ def money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
         amount = Decimal(value)
     except InvalidOperation as exc:
         raise InvalidInput(f"{name} must be a number of dollars, not {quoted(value)}", field=name) from exc
-    # Test for NaN first, because a comparison with it raises.
+    # Test for NaN first, because a comparison with NaN raises.
     if not amount.is_finite() or not 0 <= amount <= maximum:
         raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {value}", field=name)
     return amount
@@ -124,7 +124,7 @@ def meta_text(meta: Mapping[str, object]) -> str:
 
 
 def _digits(text: str) -> int:
-    """Return how many bytes a jsonb adds by writing numbers such as 1e300 without an exponent."""
+    """Return the number of bytes that a jsonb adds, because it writes numbers such as 1e300 without an exponent."""
     more = 0
 
     def note(number: str) -> float:

@@ -49,9 +49,9 @@ def moment(name: str, value: datetime | None) -> datetime | None:
 def storable(text: str, most: int) -> tuple[str, int]:
     """Return the last `most` bytes of a text, and the size of the whole text in bytes.
 
-    The text is the output of programs, which must never be refused: characters that UTF-8 or PostgreSQL cannot store
-    are written as escapes.
+    The text is the output of programs and must never be refused, so characters that UTF-8 or PostgreSQL cannot store
+    become escapes.
     """
     data = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
-    # Ignore the rest of a character that was cut in two.
+    # Ignore the remaining bytes of a character that was cut in two.
     return data[-most:].decode("utf-8", "ignore"), len(data)

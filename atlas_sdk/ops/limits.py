@@ -1,4 +1,4 @@
-"""Read and change limits: of plans, of users, and by top-ups. Every change records an event."""
+"""Read and change the limits of plans and users, and add top-ups. Every change records an event."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ sql = statements("limits")
 #: The number of users whose rows one statement locks.
 _BATCH = 200
 _NOBODY = UUID(int=0)
-#: The longest lifetime of a top-up, which otherwise never expires.
+#: The longest lifetime of a top-up that expires.
 _GRANT_MAX = timedelta(days=36525)
 _COLUMNS = (
     "tokens",
@@ -114,10 +114,10 @@ def set_limits(
 ) -> Plan[Usage]:
     """Set limits of a user; None is unlimited. Return the usage. Raises NotFound.
 
-    Limits that you do not give stay as they are. The new ones survive a change of plan, until `use_plan_limits`. The
-    amounts used and held do not change: a limit below them refuses new calls until the period ends. Top-ups are added
-    to the limit. `projects` (not deleted), `sessions` (valid) and `previews` (live) limit counts; one more raises
-    QuotaExceeded.
+    Limits that you do not give stay as they are. The new limits stay when the plan changes, until `use_plan_limits`.
+    The amounts used and held do not change: a limit below them refuses new calls until the period ends. Top-ups are
+    added to the limit. `projects` limits the number of projects that are not deleted, `sessions` of valid sessions,
+    and `previews` of live previews; creating one more raises QuotaExceeded.
     """
     named = _named(
         tokens=tokens,
@@ -189,7 +189,10 @@ def add_plan(
     sessions: int | None = None,
     previews: int | None = None,
 ) -> Plan[Limits]:
-    """Create a plan; None is unlimited. A name has up to 40 of a-z, 0-9, "_" and "-". Raises AlreadyExists."""
+    """Create a plan; None is unlimited. Raises AlreadyExists.
+
+    A name has up to 40 characters: a-z, 0-9, "_" and "-".
+    """
     named = _named(
         tokens=tokens,
         cost=cost,
@@ -225,7 +228,7 @@ def set_plan_limits(
     """Set limits of a plan, for all its users; None is unlimited. Raises NotFound.
 
     Limits that were set for a user by hand stay. The call updates users in batches, which takes a while if there are
-    many. Repeat it if it was interrupted.
+    many. Repeat the call if it was interrupted.
     """
     named = _named(
         tokens=tokens,
@@ -268,9 +271,9 @@ def grant(
 ) -> Plan[TopUp]:
     """Add a top-up to the monthly limits of a user. Raises NotFound.
 
-    Calls use the plan's allowance first, then the top-ups, the soonest to expire first. The rest of a top-up carries
-    over to the next month. When a top-up expires, its unused part is lost; reservations of running calls count as used.
-    `grant_id` makes the call idempotent.
+    Calls use the plan's allowance first, then the top-ups, beginning with the one that expires first. The rest of a
+    top-up carries over to the next month. When a top-up expires, its unused part is lost; reservations of running calls
+    count as used. `grant_id` makes the call idempotent.
     """
     if expires_in is not None and expires_at is not None:
         raise InvalidInput("give expires_in or expires_at, not both", field="expires_at")
@@ -303,5 +306,5 @@ def grant(
 
 
 def grants(user: User) -> Plan[list[TopUp]]:
-    """Return the top-ups of a user, open ones first."""
+    """Return the top-ups of a user, open top-ups first."""
     return (yield from many(sql["grants"], TopUp, user_id=user.id))
