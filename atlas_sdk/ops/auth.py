@@ -1,4 +1,4 @@
-"""Sign in with a password, and set a new one."""
+"""Sign in with a password, and set a new password."""
 
 import hashlib
 from uuid import UUID
@@ -19,9 +19,10 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
     """Return the user with this address and password, or None. Call `sessions.issue` next.
 
     The result is None for an unknown address, a user without a password, a hash that is not argon2, and a wrong
-    password. Each of them takes the same time. An event records every failure; for an unknown address it belongs to the
-    nil user and has the address's SHA-256. A hash with older parameters is replaced. This call does not slow down
-    guessing: limit the attempts, for example with `quotas.hit`. Raises MissingExtra without the extra "auth".
+    password. All these cases take the same time. An event records every failure; for an unknown address, this event
+    belongs to the nil user and has the address's SHA-256. The call replaces a hash that has older parameters. It does
+    not slow down guessing: limit the attempts, for example with `quotas.hit`. Raises MissingExtra without the extra
+    "auth".
     """
     secret = passwords.presented(password)
     try:
@@ -41,7 +42,7 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
         user = yield from _signed_in(found.user_id, stored, fresh)
         if user is not None:
             return user
-        # The password was changed, or the user deleted, during the comparison.
+        # The stored hash changed, or the user was deleted, during the comparison.
         now = yield from one_or_none(sql["credentials"], Credentials, email=address)
         if now is None or now.password_changed_at != found.password_changed_at or now.password_hash == stored:
             meta = {"reason": "changed meanwhile"}

@@ -1,7 +1,7 @@
 """Run maintenance jobs in batches, with progress reports and one event at the end.
 
 Each step handles one batch in a short transaction, and returns a cursor for the next batch. A job holds no lock between
-two steps. It may be stopped there, and several processes may run the same job at once.
+two steps, so it may be stopped there. Several processes may run the same job at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,16 +33,16 @@ __all__ = [
     "record",
 ]
 
-#: Rows per batch. Expired rows then stay locked for some hundred milliseconds.
+#: Rows per batch. A batch of this size locks its rows for some hundred milliseconds.
 BATCH: Final = 5_000
 _BATCH_MAX: Final = 100_000
-#: Earlier than every row.
+#: A time before the time of every row.
 LONG_AGO: Final = datetime(1, 1, 2, tzinfo=UTC)
 #: A century.
 _KEEP_MAX: Final = timedelta(days=36_500)
-#: The start of the next batch, as parameters of the statement that reads it.
+#: The start of the next batch, as parameters of the statement that reads the batch.
 Cursor = Mapping[str, object]
-#: Called after each batch; the job stops when it returns False.
+#: A function that a job calls after each batch; the job stops when the function returns False.
 Progress = Callable[[MaintenanceProgress], bool | None]
 
 
@@ -68,12 +68,12 @@ class JobOptions:
 
     @classmethod
     def of(cls, *, dry_run: bool, batch: int, progress: Progress | None) -> "JobOptions":
-        """Check the arguments of a job. Raises InvalidInput."""
+        """Check the arguments of a job; return them as options. Raises InvalidInput."""
         return cls(dry_run=dry_run, batch=count("batch", batch, _BATCH_MAX, least=1), progress=progress)
 
 
 class Counted:
-    """A progress callback that remembers the committed part of a job, for its report and for a retry."""
+    """A progress callback that remembers the committed part of a job, for the job's report and for a retry."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -150,7 +150,7 @@ def drain(
 ) -> Callable[[Cursor], Plan[BatchStep]]:
     """Return a step that deletes rows older than `before`. The statement `left` counts them.
 
-    The cursor lets a batch skip the rows that earlier batches deleted; they stay in the index until a vacuum.
+    Rows that earlier batches deleted stay in the index until a vacuum; the cursor lets a batch skip them.
     """
 
     def step(after: Cursor) -> Plan[BatchStep]:

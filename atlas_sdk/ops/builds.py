@@ -38,7 +38,7 @@ def create(
 ) -> Plan[Build]:
     """Queue a build. Raises NotFound when the project is deleted.
 
-    `meta` is recorded in the event, such as the requester and the commit. The build counts against no quota: guard it
+    The event records `meta`, for example the requester and the commit. The build counts against no quota: guard it
     with `quotas.guard(user, builds=1)`.
     """
     usage = json_map("resource_usage", resource_usage or {})
@@ -58,10 +58,10 @@ def create(
 
 
 def start(build: Build, *, container_id: str | None = None, image_id: str | None = None) -> Plan[Build]:
-    """Begin a queued build. Raises IllegalTransition when it has ended, and NotFound.
+    """Begin a queued build. Raises IllegalTransition when the build has ended, and NotFound.
 
-    A running build is returned unchanged. If two builders start one build, the result shows the `container_id` of the
-    one that was first.
+    A running build does not change. If two builders start one build, both get the `container_id` of the builder that
+    was first.
     """
     return (
         yield from _change(
@@ -93,9 +93,9 @@ def succeed(
 
 
 def fail(build: Build, *, error: str, resource_usage: Mapping[str, object] | None = None) -> Plan[Build]:
-    """Mark a queued or running build as failed. Idempotent: a second call does not change the error either.
+    """Mark a queued or running build as failed. Idempotent: a second call changes nothing, not even the error.
 
-    The last 64 KiB of `error` are kept. Raises IllegalTransition when the build succeeded, and NotFound.
+    Only the last 64 KiB of `error` are stored. Raises IllegalTransition when the build succeeded, and NotFound.
     """
     kept, _ = storable(error, _ERROR_BYTES)
     usage = resource_usage
@@ -152,9 +152,9 @@ def _record(event: str, build: Build, meta: Mapping[str, object]) -> Plan[None]:
 def append_log(build: Build, text: str) -> Plan[None]:
     """Append a text to the log of a build, without adding a newline. Raises NotFound.
 
-    Several processes may append at once, also after the build has ended. No piece is lost or split. The last 16 MiB of
-    the log are kept. NUL and half surrogate pairs, which PostgreSQL cannot store, are written as escapes. There is no
-    event, because a log is a record itself.
+    Several processes may append at once, also after the build has ended. No piece is lost or split. Only the last
+    16 MiB of the log are stored. NUL and half surrogate pairs, which PostgreSQL cannot store, become escapes. There is
+    no event, because the log is a record itself.
     """
     content, size = storable(text, _LOG_BYTES)
     if not size:
@@ -165,7 +165,10 @@ def append_log(build: Build, text: str) -> Plan[None]:
 
 
 def log(build: Build) -> Plan[str]:
-    """Return the log of a build, or the last 16 MiB of it under a first line that says so. Raises NotFound."""
+    """Return the log of a build. Raises NotFound.
+
+    Only the last 16 MiB of a longer log are stored. Its first line then says how many bytes are missing.
+    """
 
     def row(*, content: str | None) -> str | None:
         return content
@@ -186,8 +189,8 @@ def list_of(
 ) -> Plan[list[Build]]:
     """Return the builds of a project, the newest first. Raises InvalidInput.
 
-    `before` returns the page of older builds that follows this one, `after` the page of newer builds next to it. New
-    builds do not shift the pages, because ids are in the order of time.
+    Pass the last build of a page as `before` to get the next page of older builds, or the first one as `after` to get
+    the page of newer builds. New builds do not shift the pages, because ids are in the order of time.
     """
     if status is not None and status not in BUILD_STATUSES:
         raise InvalidInput(f"status must be one of {', '.join(BUILD_STATUSES)}, not {quoted(status)}", field="status")
@@ -214,8 +217,8 @@ def get(user: User, build_id: UUID) -> Plan[Build]:
 def stats(project: Project, *, since: datetime | None = None) -> Plan[BuildStats]:
     """Return the number of builds of a project, their success rate and their run times. Raises InvalidInput.
 
-    With `since`, count only the builds that were queued from then on. A project with many builds needs it: the time
-    grows with the builds that are counted.
+    With `since`, the call counts only the builds that were queued at that time or later. Use it for a project with many
+    builds, because the call's time grows with the number of builds that it counts.
     """
     keys = {"user_id": project.user_id, "project_id": project.id}
     return (yield from one(sql["stats"], BuildStats, since=moment("since", since), **keys))

@@ -96,10 +96,10 @@ def search(
 ) -> Plan[list[Event]]:
     """Return the events of a user that match all conditions, newest first. Raises InvalidInput.
 
-    `event_type` is a prefix of the type: "build." finds all events of builds. `text` occurs anywhere in `meta`, case
-    ignored. `since` is included, `until` is not. `before` returns the page that follows this event; new events do not
-    shift it. `event_type` and `text` have no index: if few events match and no times are given, the search reads the
-    whole trail of the user or project.
+    `event_type` is a prefix of the type: "build." finds all events of builds. `text` may be anywhere in `meta`;
+    case is ignored. The range includes `since` but not `until`. Pass the last event of a page as `before` to get the
+    next page; new events do not shift pages. `event_type` and `text` have no index: if few events match and no times
+    are given, the search reads the whole trail of the user or project.
     """
     asked = {
         "user_id": user.id,
@@ -117,5 +117,5 @@ def search(
 
 
 def _as_json(text: str | None) -> str | None:
-    """Return a text as JSON spells it, because the search runs over the text of JSON."""
+    """Return a text with the escapes of JSON, because the search compares it with `meta` as JSON text."""
     return None if text is None else json.dumps(text, ensure_ascii=False)[1:-1]

@@ -10,7 +10,7 @@ __all__ = ["look"]
 
 
 def look() -> Plan[Health]:
-    """Read facts from the server and measure the round trip. Raises the driver's error when there is no answer."""
+    """Read facts from the server and measure the round trip. Raises the driver's error if there is no answer."""
     applied = yield from schema.status()
     began = time.perf_counter()
     facts = yield from schema.server()

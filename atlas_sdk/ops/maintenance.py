@@ -168,7 +168,7 @@ def _one(name: str, keep: _Retention, options: JobOptions) -> Script[JobReport |
             raise
         except AtlasError as problem:
             if isinstance(problem, TransactionConflict) and not conflicts:
-                # The last batch was rolled back. Try again and count the earlier ones, which are committed.
+                # The last batch was rolled back. Try again, and count the earlier batches, which are committed.
                 conflicts += 1
                 continue
             done_so_far = counted.done or JobReport(name=name, dry_run=options.dry_run)
