@@ -34,7 +34,7 @@ sql = statements("memory")
 KINDS = ("claude_md", "scratch", "auto")
 #: The longest path that fits into an index entry, and the largest permission bits.
 _PATH_BYTES, _MODES = 2048, 0o777
-#: For content that does not come from a folder; only its name gives its kind.
+#: The default rules, for content that does not come from a folder: only its name decides its kind.
 _BY_NAME = Tracking()
 
 
@@ -50,12 +50,12 @@ def snapshot(
     """Append a version of a memory file; return None when nothing changed.
 
     Without `content` the call reads the file from the project's folder, and records a missing file as deleted. Content
-    equal to the newest version costs one small read from the server; on the embedded server it costs none within a
-    second of the last read. `kind` defaults to `claude_md` or `scratch`, by the file's name; maintenance may prune
-    versions of kind `auto`. `mode` is the permission bits of content given as bytes, which may have up to 8 MiB.
-    `context` is a JSON object to store with the version. Several writers of one file may race: every version is kept,
-    in the order of commit. Raises NotFound for a file that never existed, FileProblem for a file that cannot be read,
-    QuotaExceeded for new content above a hard memory limit.
+    equal to the newest version costs one small read from the server; on the embedded server it costs none if the last
+    read was less than a second ago. `kind` defaults to `claude_md` or `scratch`, by the file's name; maintenance may
+    prune versions of kind `auto`. Content given as bytes may have up to 8 MiB, and `mode` gives its permission bits.
+    `context` is a JSON object to store with the version. Several writers may write one file at once: every version is
+    stored, in the order of commit. Raises NotFound for a file that never existed, FileProblem for a file that cannot be
+    read, QuotaExceeded for new content above a hard memory limit.
     """
     name = relative_path(Path(project.path), path)
     if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
@@ -92,7 +92,7 @@ def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) 
 
 
 def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -> Plan[Snapshot | None]:
-    """Record that a file was deleted; return None when that is recorded already. Its versions stay.
+    """Record that a file was deleted; return None when the deletion is recorded already. The file's versions stay.
 
     Raises NotFound for a file that never existed.
     """
@@ -138,7 +138,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
 def _take(
     project: Project, root: Root, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
 ) -> Plan[Snapshot | Skipped | None]:
-    """Append one file. Return the version, the reason for skipping it, or None when nothing changed."""
+    """Append a version of one file. Return the version, the reason for skipping it, or None when nothing changed."""
     try:
         state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     except AtlasError as problem:
@@ -158,14 +158,17 @@ def _is_version(state: FileState, version: Snapshot | None) -> bool:
 
 
 def files(project: Project) -> Plan[list[Snapshot]]:
-    """Return the newest version of every file that a project ever had, by path. Check `deleted`."""
+    """Return the newest version of every file that a project ever had, in the order of their paths.
+
+    Check `deleted`: the list includes deleted files.
+    """
     return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
 
 
 def history(
     project: Project, path: str | PathLike[str] | None = None, *, limit: int = 50, before: Snapshot | None = None
 ) -> Plan[list[Snapshot]]:
-    """Return versions, newest first: of one file, or of the whole project.
+    """Return the versions of one file, or of the whole project, newest first.
 
     A version that a checkpoint names appears once more, with the checkpoint's name. Pass the last version of a page as
     `before` to get the next page.

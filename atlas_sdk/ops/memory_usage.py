@@ -1,4 +1,4 @@
-"""Enforce the memory limit of a user. A soft limit reports, a hard limit refuses.
+"""Enforce the memory limit of a user. A soft limit only records an event, a hard limit refuses new content.
 
 A limit is soft unless a platform makes it hard, because losing memory is worse than storing too much.
 """
@@ -21,7 +21,7 @@ sql = statements("memory_usage")
 def memory(user: User) -> Plan[MemoryUsage]:
     """Return the stored size of a user's memory contents, and the limit. Raises NotFound.
 
-    Every content counts once, by its stored bytes. The call adds them up, which takes about a millisecond per thousand.
+    Every content counts once, by its stored bytes. The call adds them up: about a millisecond per thousand contents.
     """
     found = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user.id, always=True)
     if found is None:
@@ -32,8 +32,8 @@ def memory(user: User) -> Plan[MemoryUsage]:
 def record_memory_threshold(user: User) -> Plan[None]:
     """Record the event "quota.memory" for each threshold (80, 100 per cent) passed since the last call.
 
-    A threshold is reported once, and again only after a call that found the size below it. `memory.capture` does this
-    by itself. Call it from time to time if you store single files.
+    A threshold is reported once, and again only after a call that found the size below it. `memory.capture` makes this
+    call itself; make it from time to time if you store single files.
     """
     yield from tell(user.id)
 
@@ -57,7 +57,7 @@ def _tell(user_id: UUID, now: MemoryUsage) -> Plan[None]:
 
 
 def lock_memory_limit(user_id: UUID) -> Plan[None]:
-    """Let one transaction at a time store contents, if the limit is hard. Call it at the transaction's start."""
+    """Let only one transaction at a time store contents, if the limit is hard. Call this at the transaction's start."""
     yield from execute(sql["turn"], user_id=user_id)
 
 

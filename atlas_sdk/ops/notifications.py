@@ -34,10 +34,10 @@ def notify(channel: str, payload: str = "") -> Plan[None]:
     """Send a short message to all clients that listen to this channel now.
 
     Inside a transaction the message is sent at the commit. A client that acts for one user reaches only that user's
-    channels, whose names have up to 26 bytes; `as_user(user).listen(…)` listens to them. Messages are not stored for
-    clients that do not listen, and equal messages of one transaction are sent once: let a message name the row to read,
-    not the change. Names are case-sensitive. Senders that commit at the same time wait for each other. Raises
-    InvalidInput for a payload of more than 7,999 bytes.
+    channels, whose names have up to 26 bytes; `as_user(user).listen(…)` listens to them. The server does not store
+    messages for clients that do not listen, and sends equal messages of one transaction once. So let a message name the
+    row to read, not the change. Names are case-sensitive. Senders that commit at the same time wait for each other.
+    Raises InvalidInput for a payload of more than 7,999 bytes.
     """
     name = channel_name(channel, tenant=(yield from context()).tenant)
     if "\0" in payload or len(payload.encode("utf-8", "replace")) > _PAYLOAD_BYTES:

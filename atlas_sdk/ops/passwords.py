@@ -49,20 +49,20 @@ _ARGON2 = re.compile(
 #: 1 GiB. A hash from another system must not make a sign-in use more memory.
 _FOREIGN_KIB_MAX: Final = 2**20
 
-#: Computations at the same time. Each takes 64 MiB, and a flood of sign-ins must not use up the memory. More than the
-#: number of processors would not be faster.
+#: The most computations at the same time. Each takes 64 MiB, and a flood of sign-ins must not use up the memory. More
+#: computations than processors would not be faster.
 _TURNS: Final = max(2, os.cpu_count() or 1)
 
 
 class _Workers:
-    """The permission to compute, and the threads in which asyncio computes."""
+    """The semaphore that bounds the computations, and the threads that asyncio clients use for them."""
 
     def __init__(self) -> None:
         self.after_fork()
         reset_in_children(self)
 
     def after_fork(self) -> None:
-        """Start anew in a forked child, which has none of the parent's threads."""
+        """Create a new semaphore and new threads: a forked child has none of the parent's threads."""
         self.turns = BoundedSemaphore(_TURNS)
         #: The threads for asyncio clients. In asyncio's default executor, computations that wait for their turn would
         #: block the application's file reads and name lookups.
@@ -78,7 +78,7 @@ def computed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]
 
 
 def checked(password: str) -> bytes:
-    """Return the normalised bytes of a new password. Raises InvalidInput, which does not quote it."""
+    """Return the normalised bytes of a new password. Raises InvalidInput, which does not quote the password."""
     normal = _normal(password)
     if normal is None:
         raise InvalidInput(f"a password must have at most {_BYTES_MAX:,} bytes of valid text", field="password")
@@ -103,7 +103,7 @@ def presented(password: str) -> bytes | None:
 def _normal(password: object) -> str | None:
     if not isinstance(password, str):
         raise InvalidInput(f"a password must be a str, not a {type(password).__name__}", field="password")
-    # Search for surrogates, because the exception of encode() would contain the password.
+    # Search for surrogates here, because the exception of encode() would contain the password.
     if len(password) > _BYTES_MAX or _SURROGATE.search(password):
         return None
     normal = unicodedata.normalize("NFKC", password)
@@ -111,7 +111,7 @@ def _normal(password: object) -> str | None:
 
 
 def checked_hash(password_hash: object) -> str:
-    """Return a hash from another system. Raises InvalidInput for anything else, such as a password by mistake."""
+    """Return a hash from another system. Raises InvalidInput for anything else, such as a password given by mistake."""
     if not isinstance(password_hash, str) or _CRYPT.fullmatch(password_hash) is None:
         raise InvalidInput(
             "password_hash must be a hash in the crypt format, such as $argon2id$…; for a password use password=",
@@ -159,7 +159,7 @@ def _verify(hasher: "PasswordHasher", stored: str, password: bytes) -> bool:
         except errors.VerifyMismatchError:
             return False
         except (errors.VerificationError, errors.InvalidHashError) as exc:
-            # For example out of memory. The caller gets the usual answer. The type's name does not reveal the hash.
+            # For example, no memory is left. Answer as for a wrong password. The type's name does not reveal the hash.
             logger.warning("a password hash could not be verified: %s", type(exc).__name__)
             return False
 
