@@ -1,6 +1,6 @@
 """Allocate ports to previews, for the operations in `previews`. On a machine, a port belongs to one live preview.
 
-The caller has locked the preview's row, so one preview never takes two ports at once.
+Callers lock the preview's row first, so one preview never takes two ports at once.
 """
 
 from uuid import UUID
@@ -18,7 +18,7 @@ __all__ = ["PORTS", "allocate", "checked", "release", "take"]
 
 sql = statements("ports")
 
-#: Below the ports that Linux uses for outgoing connections: 32768 and up (ip_local_port_range).
+#: The default range: below the ports that Linux uses for outgoing connections, 32768 and up (ip_local_port_range).
 PORTS = range(20000, 30000)
 _PORT_MAX = 65535
 

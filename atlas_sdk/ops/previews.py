@@ -1,7 +1,8 @@
 """Previews: containers that serve a project at a host.
 
 The database decides which changes of status are allowed (`sql/migrations/0003_lifecycles.sql`). The host of a live
-preview is unique in the database, and its port on its machine. Both become free when the preview stops or fails.
+preview is unique in the database, and its port is unique on its machine. Both become free when the preview stops or
+fails.
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ _SLEEP_MAX_S = 2**31 - 2
 
 
 def _tidy(host: str) -> str:
-    """Return a host in lower case, which DNS ignores, and without the dot of the root."""
+    """Return a host in lower case, because DNS ignores case, and without the final dot."""
     return host.strip().lower().removesuffix(".")
 
 
@@ -125,10 +126,10 @@ def _take_host(host: str, user_id: UUID) -> Plan[bool]:
     def holder_of(*, user_id: UUID) -> UUID:
         return user_id
 
-    # The lock keeps others from taking it over.
+    # Lock the claim, so that no other process takes it over.
     holder = yield from one_or_none(sql["lock_claim"], holder_of, host=host)
     if holder is None:
-        # Either the claim was just released, or row security hides another tenant's claim and this fails as well.
+        # Either the claim was just released, or row security hides another tenant's claim and this attempt fails too.
         return bool((yield from execute(sql["claim_host"], host=host, user_id=user_id)))
     if (yield from scalar(sql["serves"], bool, user_id=holder, host=host)):
         return False
@@ -148,10 +149,10 @@ def set_status(
 ) -> Plan[Preview]:
     """Change the status of a preview, and the given fields. Raises IllegalTransition, NotFound, InvalidInput.
 
-    creating -> running, failed, stopped; running and sleeping -> each other, stopped, failed. A preview that stops or
-    fails gives its host and port back for good. If the status is the present one, only the given fields change. A
-    `host_port` that was chosen elsewhere is registered; raises AlreadyExists when another live preview of the machine
-    has it.
+    Allowed changes: creating -> running, failed, stopped; running <-> sleeping; both -> stopped, failed. A preview that
+    stops or fails frees its host and port for good. If the status is the present one, only the given fields change.
+    Give `host_port` to register a port that you chose yourself; raises AlreadyExists when another live preview of the
+    machine has the port.
     """
     if status not in PREVIEW_STATUSES:
         raise InvalidInput(f"status must be one of {', '.join(PREVIEW_STATUSES)}, not {quoted(status)}", field="status")
@@ -201,7 +202,7 @@ def stop_all(project: Project) -> Plan[int]:
 
 
 def touch(preview: Preview) -> Plan[None]:
-    """Note a visit of a preview, with one UPDATE that writes at most once a second. Ignore a preview that has ended.
+    """Record a visit to a preview, with one UPDATE that writes at most once a second. Ignore a preview that has ended.
 
     There is no event, because a proxy calls this at every request.
     """
@@ -211,8 +212,9 @@ def touch(preview: Preview) -> Plan[None]:
 def put_to_sleep_idle(*, limit: int = 100) -> Plan[list[Preview]]:
     """Put to sleep the running previews of all users that had no visit for their `sleep_after`; return them.
 
-    The longest idle come first, at most `limit`. Each is changed in its own transaction, so several processes may do
-    this at once. The caller pauses the containers, and sets the status to "running" at the next visit.
+    The call changes at most `limit` previews, beginning with the one that was idle longest. Each change is one
+    transaction, so several processes may do this at once. The caller must pause the containers, and set the status to
+    "running" at the next visit.
     """
     slept = []
     for candidate in (yield from many(sql["idle"], Preview, limit=page_size(limit))):

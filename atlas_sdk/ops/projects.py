@@ -1,4 +1,4 @@
-"""Register projects and change their status. A project is a folder whose memory files are kept."""
+"""Register projects and change their status. A project is a folder whose memory files have a history."""
 
 import os
 from datetime import timedelta
@@ -38,7 +38,7 @@ sql = statements("projects")
 #: The orders of a list.
 Order = Literal["created", "used"]
 
-#: The precision of the time of last use. That time is indexed, so every write of it writes to all indexes of the table.
+#: The precision of the time of last use. The time is indexed, so each change of it writes to all indexes of the table.
 _USED: Final = timedelta(minutes=1)
 
 
@@ -55,7 +55,7 @@ def _gone(project: Project) -> NotFound:
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Return device and inode of a folder, by which a moved folder is recognised."""
+    """Return device and inode of a folder, which identify a moved folder."""
     try:
         found = Path(folder).stat()
     except OSError:
@@ -171,7 +171,7 @@ def activate(project: Project) -> Plan[Project]:
 def set_status(project: Project, status: str) -> Plan[Project]:
     """Change the status of a project, by `activate`, `archive` or `delete`. Raises NotFound, InvalidInput.
 
-    active <-> archived; both -> deleted, which is final.
+    Allowed changes: active <-> archived; both -> deleted, which is final.
     """
     if status not in PROJECT_STATUSES:
         raise InvalidInput(f"status must be one of {', '.join(PROJECT_STATUSES)}, not {quoted(status)}", field="status")
@@ -199,7 +199,7 @@ def delete(project: Project) -> Plan[Project]:
     fail. `list` and `by_path` ignore the project, and it accepts no more builds and previews. You can still read every
     version of its files, through this object or `get`. Raises NotFound after a purge.
     """
-    # Lock the row first. A transaction that adds to the project locks its key, and a later one finds it deleted.
+    # Lock the row first: this waits for transactions that add to the project, and later ones find it deleted.
     locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
     if locked is None:
         raise _gone(project)
@@ -234,7 +234,7 @@ def purge(project: Project) -> Plan[ProjectPurge | None]:
             " call `projects.delete` first",
             field="project",
         )
-    # Stop previews that were inserted by hand since: no foreign key frees their hosts and ports.
+    # Stop previews that plain SQL has inserted since the deletion: no foreign key frees their hosts and ports.
     yield from previews.stop_all(locked)
     gone = yield from one(sql["belongings"], ProjectPurge, **_keys(project))
     paths = yield from many(sql["memory_paths"], _path, **_keys(project))
@@ -246,7 +246,7 @@ def purge(project: Project) -> Plan[ProjectPurge | None]:
         "previews": gone.previews,
     }
     yield from events.record("project.purged", meta=counts, **_keys(project))
-    # Tell the cache, or a client would believe that contents which it knows are still stored.
+    # Tell the cache: otherwise clients would believe that the contents they know are still stored.
     heads = (yield from context()).heads
     for path in paths:
         heads.deleted((project.user_id, project.id, from_text(path)))
@@ -265,11 +265,11 @@ def list_of(
     limit: int | None = None,
     after: Project | None = None,
 ) -> Plan[list[Project]]:
-    """Return the active projects, oldest first: of one user, or of all (a watcher's view). Raises InvalidInput.
+    """Return the active projects of one user, or of all users for a watcher, oldest first. Raises InvalidInput.
 
-    `status` selects another status, or None all of them. `order="used"` returns the projects that were changed or
-    touched last first. Pass the last project of a page as `after` to get the next page of `limit` projects. New
-    projects do not shift pages; with `order="used"`, a project that is used in between moves to the front.
+    `status` selects another status; None selects all. With `order="used"`, the project that was changed or touched last
+    comes first. Pass the last project of a page as `after` to get the next page of `limit` projects. New projects do
+    not shift pages; with `order="used"`, a project that is used in between moves to the front.
     """
     if status is not None and status not in PROJECT_STATUSES:
         raise InvalidInput(f"status must be one of {', '.join(PROJECT_STATUSES)}, not {quoted(status)}", field="status")
@@ -288,9 +288,9 @@ def list_of(
 
 
 def touch(project: Project) -> Plan[bool]:
-    """Note that a project is in use, for `list(order="used")`; return True if that was written, at most once a minute.
+    """Record the use of a project for `list(order="used")`, at most once a minute; return True if this call wrote it.
 
-    There is no event, so it may be called at every request. It ignores a deleted project.
+    There is no event, so you may call this at every request. The call ignores a deleted project.
     """
     return bool((yield from execute(sql["touch"], every=_USED, **_keys(project))))
 
@@ -310,5 +310,5 @@ def update_memory(project: Project) -> Plan[Project]:
 
 
 def remember_memory(project: Project) -> Plan[None]:
-    """Do what `update_memory` does, without an event: as a part of an operation that has its own record."""
+    """Do what `update_memory` does, without an event, because the calling operation has a record of its own."""
     yield from execute(sql["remember_memory"], **_keys(project))

@@ -27,7 +27,7 @@ sql = statements("purges")
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
 #: A year, because auditors ask for the last year.
 KEEP_EVENTS: Final = timedelta(days=365)
-#: The number of users whose quota rows one transaction locks. Their calls wait for it, some 20 ms.
+#: The number of users whose quota rows one transaction locks. Their calls wait for the transaction, some 20 ms.
 _USERS: Final = 100
 _NOBODY: Final = UUID(int=0)
 _FROM_LONG_AGO: Final = {"at": LONG_AGO}
@@ -69,7 +69,8 @@ def purge_events(
 ) -> Plan[JobReport]:
     """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
 
-    This includes all types: no operation depends on events. Restores and quota thresholds have tables of their own.
+    This includes all event types, because no operation depends on events. Restores and quota thresholds have tables of
+    their own.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
@@ -92,7 +93,7 @@ def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progre
     """Close the quota months that have ended, for all users.
 
     Every operation does this for its own user, so no operation depends on this job. The job makes `quotas.history`
-    complete. `quotas.reset_monthly` is the same.
+    complete. `quotas.reset_monthly` runs the same job.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -133,7 +134,8 @@ def reclaim_reservations(
 ) -> Plan[JobReport]:
     """End the expired reservations of all users: charge tokens and cost, and free slots.
 
-    Without this job, the next refusal of a user does the same. An expired slot never refuses a call.
+    Without this job, a call that would be refused first ends the expired reservations of its user. So an expired slot
+    never refuses a call.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -151,7 +153,10 @@ class _Reclaimer:
         self._busy: list[UUID] = []
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """Reclaim for some of the waiting users, or first read the next page. An empty cursor means no more pages."""
+        """End reservations of some users of the current page, or first read the next page.
+
+        An empty cursor means that there are no more pages.
+        """
         examined = 0
         if not self._users and not self._busy:
             page = yield from one(sql["holds"], _Holds, now=self._now, limit=self._options.batch, **after)
@@ -168,7 +173,7 @@ class _Reclaimer:
             some, self._users = self._users[:_USERS], self._users[_USERS:]
             wait = False
         elif self._busy:
-            # Wait for the lock of a busy user, one at a time. Calls hold it for milliseconds.
+            # Wait for the lock of one busy user at a time. Calls hold the lock for milliseconds.
             some, self._busy = self._busy[:1], self._busy[1:]
             wait = True
         else:
