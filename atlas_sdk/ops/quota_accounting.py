@@ -37,7 +37,7 @@ def check(user: User) -> Plan[LimitCheck]:
 
 
 def reservations(user: User) -> Plan[list[OpenReservation]]:
-    """Return the reservations that are not settled, soonest to expire first."""
+    """Return the reservations that are not settled; the one that expires next comes first."""
     return (yield from many(sql["reservations"], OpenReservation, user_id=user.id))
 
 

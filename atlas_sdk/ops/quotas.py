@@ -1,7 +1,7 @@
-"""Quotas: reserve, use, settle. The database decides (`sql/migrations/0007_quota_reserve.sql`).
+"""Reserve, use and settle quotas. The database decides (`sql/migrations/0007_quota_reserve.sql`).
 
-Do not run these inside a transaction of your own. The user's row would stay locked until its end, and a rollback would
-undo the record of the usage.
+Do not run these operations inside a transaction of your own. The user's row would stay locked until its end, and a
+rollback would undo the record of the usage.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class _Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
-    #: Only for the procedures that commit.
+    #: Only the procedures that commit use this.
     busy: bool | None = None
     #: The values of quota_refusal(); a refusal has them in place of the columns above.
     refusal: list[str | None] | None = None
@@ -82,7 +82,7 @@ def reserve(
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
 ) -> Plan[Reservation]:
-    """Reserve an amount in every dimension at once, or refuse all of it. Raises QuotaExceeded, NotFound.
+    """Reserve the amounts of all dimensions at once, or refuse all of them. Raises QuotaExceeded, NotFound.
 
     `tokens` is the most that the call may use; with `min_tokens`, fewer are granted when fewer are left. Settle the
     reservation within `ttl` (at most 24 hours). After that, tokens and cost are charged in full and slots become free.
@@ -194,8 +194,8 @@ def settle(
 
     None means unknown, not 0: the call charges the reported progress, or the whole reservation if there was none. A
     second call changes nothing. A call after the expiry corrects the charge of the expiry, once. An amount above the
-    reservation is charged too, and marked as overrun. `requests` is the number used of a block's requests; those of
-    other reservations count from the grant on.
+    reservation is charged too, and marked as overrun. `requests` is the number of a block's requests that were used;
+    other reservations count their requests at the grant.
     """
     settlement = yield from one(
         sql["settle"],
@@ -223,7 +223,7 @@ def release(user: User, reservation_id: UUID) -> Plan[Settlement]:
 def extend(
     user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None
 ) -> Plan[Reservation]:
-    """Add to a reservation, or make it expire `ttl` from now (a heartbeat): all of it or nothing.
+    """Add amounts to a reservation, or make it expire `ttl` from now (a heartbeat): all of this or nothing.
 
     Raises QuotaExceeded, and NotFound when the reservation has ended: another caller may have its slots then.
     """
@@ -249,7 +249,10 @@ def extend(
 
 
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
-    """Report the total used of a reservation so far; totals never decrease. Return False if it has ended."""
+    """Report the total that a reservation has used so far. Return False if the reservation has ended.
+
+    A total never decreases.
+    """
     return (
         yield from scalar(
             sql["progress"],
@@ -278,10 +281,10 @@ def lease_block(
 ) -> Plan[QuotaBlock]:
     """Reserve a block that one process spends by itself. Raises QuotaExceeded, NotFound.
 
-    In each dimension the block gets from the minimum (default: the whole amount) to the amount asked. Near a limit it
-    gets a share of the rest, so that every process finds some. A block ends with the period at the latest. Its requests
-    are counted at the settlement, so pass their number to `settle`. `holder` names the process; all blocks of a process
-    take one share.
+    In each dimension the block gets at least the minimum (default: the whole amount) and at most the amount asked. Near
+    a limit it gets a share of the rest, so that every process gets some. A block ends with the period at the latest.
+    Its requests are counted at the settlement, so pass the number used to `settle`. `holder` names the process; all
+    blocks of a process take one share.
     """
     least_tokens = tokens if min_tokens is None else min_tokens
     least_cost = money("cost", cost) if min_cost is None else money("min_cost", min_cost)
@@ -318,7 +321,7 @@ def lease_block(
 
 
 def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[RequestRate]:
-    """Count requests in the sliding hour, and nothing else; return the rest. Raises QuotaExceeded, NotFound.
+    """Count requests in the sliding hour, and nothing else; return how many are left. Raises QuotaExceeded, NotFound.
 
     With `durable=False` the call does not wait for the disk, and is several times as fast. A crash of the server may
     then lose the counts of its last half second, which allows that many requests once more.
@@ -345,7 +348,7 @@ def add_tokens(
     meta: Mapping[str, object] | None = None,
     reservation_id: UUID | None = None,
 ) -> Plan[Settlement]:
-    """Charge tokens and cost that were used without a reservation. This is never refused; later calls may be.
+    """Charge tokens and cost that were used without a reservation. The call is never refused; later calls may be.
 
     `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held.
     """

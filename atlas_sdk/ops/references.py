@@ -4,7 +4,7 @@
 - a checkpoint's name: every file as it was then
 - `@{2h ago}`, `@{yesterday}`, `@{2026-11-22 10:00}`: every file as it was at that moment
 - the first characters of a version's id (at least 4): that version of its file
-- `CLAUDE.md@before-refactor`: one file, at any of these
+- `CLAUDE.md@before-refactor`: one file, at any of the references above
 """
 
 import re
@@ -34,13 +34,13 @@ _HEX_DIGITS = 32
 _SHORTEST_PREFIX = 4
 #: The length of a path of PATH_MAX bytes, "@", and the name of a checkpoint.
 _LENGTH_MAX = 4_300
-#: Each "@" may end the path, and costs a query.
+#: The most "@" in a reference. Each may end the path, so each costs a query.
 _SIGNS_MAX = 32
 
 
 def _moment(when: str, now: datetime) -> datetime:
     """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
-    # `now` is in the session's time zone, where clocks change: an hour by the clock can be two hours or none.
+    # Count in UTC: in the session's time zone, clocks change, and an hour by the clock can be two hours or none.
     now = now.astimezone(UTC)
     text = when.strip().lower()
     if text in {"now", "yesterday"}:
@@ -80,7 +80,7 @@ def _splits(reference: str) -> list[tuple[str, str]]:
 
 
 def resolve(project: Project, reference: str = "latest") -> Plan[VersionSet]:
-    """Return the versions that a reference names, one a file.
+    """Return the versions that a reference names, one per file.
 
     Raises NotFound, AmbiguousReference, InvalidInput.
     """
@@ -116,7 +116,7 @@ def _of_file(found: VersionSet, path: str, reference: str) -> VersionSet:
 
 
 def _resolve(project: Project, reference: str, path: str | None) -> Plan[VersionSet]:
-    """Resolve a reference that is not a checkpoint; `path` is the one file that is wanted."""
+    """Resolve a reference that is not a checkpoint; `path` is the only file that the caller wants."""
     keys = project_keys(project)
     if reference in {"", "latest"}:
         return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))
@@ -152,7 +152,7 @@ def _checkpoint(project: Project, name: str) -> Plan[VersionSet | None]:
 
 
 def version(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[Snapshot]:
-    """Return the version of one file that a reference names. Raises NotFound, also when the file was deleted then."""
+    """Return the version of one file that a reference names. Raises NotFound, also when that version is a deletion."""
     name = relative_path(Path(project.path), path)
     found = (yield from resolve(project, reference)).by_path().get(name)
     if found is not None and not found.deleted:
@@ -163,7 +163,7 @@ def version(project: Project, path: str | PathLike[str], reference: str = "lates
 def read(project: Project, path: str | PathLike[str], reference: str = "latest") -> Plan[bytes]:
     """Return the content of one file at a reference, after checking its SHA-256.
 
-    Raises NotFound, ContentMissing (over the size limit: only its hash was kept), IntegrityFailure.
+    Raises NotFound, ContentMissing (over the size limit: only its hash was stored), IntegrityFailure.
     """
     found = yield from version(project, path, reference)
     return (yield from content(found))

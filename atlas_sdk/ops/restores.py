@@ -1,8 +1,8 @@
-"""Restore, undo, redo: plan first, store what is there, then write.
+"""Restore, undo and redo: make a plan, store the present files, then write.
 
 The order makes a crash at any point harmless. One transaction stores the files as they are, names them by a safety
-checkpoint, and records the restored versions and the restore itself. Only then the files are replaced, each in one
-atomic step that refuses a file that is not what the plan saw.
+checkpoint, and records the restored versions and the restore itself. After that, the restore replaces the files, each
+in one atomic step that fails if the file has changed since the plan.
 """
 
 import stat
@@ -61,9 +61,10 @@ def restore(
 ) -> Plan[Restore | None]:
     """Bring files back to a reference, or carry out a plan of a restore, an undo or a redo.
 
-    Returns the restore that is recorded now: a new one, or the one that the plan of an undo or redo walks over. Returns
-    None when a restore has nothing to change; an undo or redo is recorded all the same. Nothing is lost: what is on the
-    disk is stored first, and a safety checkpoint names it. Each file is replaced in one atomic step and hashed again.
+    Returns the record of the restore: a new one, or the record of the restore that was undone or redone. Returns None
+    when a restore has nothing to change; an undo or redo is recorded all the same. Nothing is lost: the call first
+    stores the present files, and a safety checkpoint names them. Each file is replaced in one atomic step, then read
+    and hashed again.
 
     Raises RestoreRefused, with nothing written, when a file or the project's folder changed since the plan, or when the
     present content of a file cannot be stored: it is over the size limit, or new and above a hard memory limit.
@@ -79,7 +80,7 @@ def restore(
 
 
 def undo(project: Project) -> Plan[Restore]:
-    """Undo the last restore that is not undone, and bring back the files as they were just before it.
+    """Undo the last restore that is not undone: bring back the files as they were just before the restore.
 
     Later edits are not lost: the checkpoint in `safety` names them. Raises NotFound, RestoreRefused.
     """
@@ -133,7 +134,7 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
 def _after_failure(
     project: Project, plan: RestorePlan, root: Root, done: Restore, *, nothing_written: bool
 ) -> Plan[None]:
-    """Store what is on the disk now, and correct what can be undone."""
+    """Store the files that are on the disk now, and correct the records that undo and redo use."""
     yield from memory_usage.lock_memory_limit(project.user_id)
     try:
         tracking = yield from local(Tracking.load, root)
@@ -144,7 +145,7 @@ def _after_failure(
         for step in plan.changes:
             yield from _note_present(project, root, tracking, step.path)
     if plan.of is not None:
-        # The next undo or redo goes on with this restore.
+        # The next undo or redo continues this restore.
         yield from _mark(project, plan.of, undone=plan.reason == "redo")
     elif nothing_written:
         now = yield from scalar(statements("schema")["now"], datetime)
@@ -176,7 +177,7 @@ def _note_present(project: Project, root: Root, tracking: Tracking, path: str) -
 
 
 def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
-    """Return the project's folder. Raises RestoreRefused when it is not the one that the plan saw."""
+    """Return the project's folder. Raises RestoreRefused when it is not the folder of the plan."""
     now = yield from local(pin, Path(project.path))
     if plan.folder not in {None, now.identity}:
         raise RestoreRefused(
@@ -188,7 +189,7 @@ def _same_folder(project: Project, plan: RestorePlan) -> Plan[Root]:
 
 
 def _still_as_planned(plan: RestorePlan, root: Root) -> Plan[dict[str, FileState | None]]:
-    """Read the files that the plan changes. Raises RestoreRefused when one is not what the plan saw."""
+    """Read the files that the plan changes. Raises RestoreRefused when one has changed since the plan."""
     tracking = yield from local(Tracking.load, root)
     present: dict[str, FileState | None] = {}
     for step in plan.changes:
@@ -226,7 +227,7 @@ def _record(
     present: dict[str, FileState | None],
     targets: dict[str, bytes],
 ) -> Plan[Restore]:
-    """Store the files as they are, name them, and record the restored versions and the restore."""
+    """Store the present files, name them by a checkpoint, and record the restored versions and the restore."""
     ctx = yield from context()
     yield from memory_usage.lock_memory_limit(project.user_id)
     tracking = yield from local(Tracking.load, root)
@@ -281,7 +282,7 @@ def _record(
 
 
 def _keep(project: Project, state: FileState, *, kind: str) -> Plan[None]:
-    """Store a content that the restore overwrites."""
+    """Store the content of a file that the restore will overwrite."""
     try:
         yield from append(project, state, kind=kind)
     except QuotaExceeded as full:
@@ -305,7 +306,7 @@ def _wanted(step: RestoreStep, raw: bytes) -> Incoming:
 
 
 def _turn(step: RestoreStep, present: FileState | None) -> int:
-    """Return when to apply a step: remove symlinks first and make them last, as their targets may change, too."""
+    """Return the rank of a step: remove symlinks first and make them last, because their targets may change too."""
     if present is not None and present.link is not None and present.link != step.link:
         return 0
     return 1 if step.link is None else 2
@@ -315,12 +316,12 @@ def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState 
     """Replace or remove one file, then read it to check the result."""
     expect = None if present is None else present.sha256
     if step.link is not None:
-        # Its target may have been restored a moment ago.
+        # A step before may have restored the target, so that the symlink is right already.
         now = yield from local(read_file, root, step.path, limit_bytes=0)
         if now is not None and (now.sha256.hex(), now.link) == (step.sha256, step.link):
             return
     if present is not None and (raw is None or present.link != step.link):
-        # A symlink replaces a file, or a file replaces a symlink: never write through it.
+        # A symlink replaces a file, or a file replaces a symlink: never write through a symlink.
         yield from local(remove_file, root, step.path, expect=present.sha256)
         expect = None
     if raw is None:

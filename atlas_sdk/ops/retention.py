@@ -18,8 +18,8 @@ sql = statements("retention")
 
 KEEP_AUTO: Final = timedelta(days=30)
 _NOBODY: Final = UUID(int=0)
-#: Pauses of 50 ms in which a run waits for open transactions. Nearly all transactions end within milliseconds. Contents
-#: that a longer transaction may need are left to the next run.
+#: The most pauses of 50 ms in which a run waits for open transactions. Nearly all transactions end within milliseconds.
+#: Contents that a longer transaction may need are left to the next run.
 _PAUSES: Final = 40
 
 
@@ -65,7 +65,7 @@ class _Orphans:
     size: int
     user_id: UUID | None
     sha256: bytes | None
-    #: The server's snapshot at that time; see `_settled`.
+    #: The server's transaction snapshot when it read the page; see `_settled`.
     seen: str
 
 
@@ -79,7 +79,7 @@ class _Collected:
 class _Collector:
     """One run over all contents, page by page.
 
-    The base of a deleted content may now be an orphan, so the run examines it too.
+    The base of a deleted content may become an orphan, so the run examines the base too.
     """
 
     def __init__(self, options: JobOptions) -> None:
@@ -89,9 +89,9 @@ class _Collector:
         self._impatient = False
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """Collect the orphans of the next page, and among the bases of deleted contents.
+        """Collect the orphans among the contents of the next page and the bases of deleted contents.
 
-        After the last page only such bases are left.
+        After the last page, only such bases are left to examine.
         """
         more = [self._next.pop() for _ in range(min(self._options.batch, len(self._next)))]
         page = yield from one(
@@ -140,7 +140,7 @@ class _Collector:
 
 
 def collect_contents(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the contents that no version has and that are no base of another content, for all users.
+    """Delete the contents that no version has and no other content needs as a base, for all users.
 
     Contents that are being stored at the same time are safe. A content that an open transaction may still need is left
     to the next run if that transaction lasts for more than about two seconds. `dry_run` counts the contents that

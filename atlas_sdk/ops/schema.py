@@ -24,7 +24,7 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
     Raises SchemaMismatch if the applied migrations are not the first ones of this AtlasEngine, in order.
     """
     known = migrations()
-    # Compare before the check of the number: an unreleased version had more migrations than its release.
+    # Compare the migrations before their number: an unreleased version had more migrations than its release.
     for row, migration in zip(applied, known, strict=False):
         if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
@@ -52,7 +52,7 @@ def status() -> Plan[list[AppliedMigration]]:
 
 
 def pending() -> Plan[list[Migration]]:
-    """Return the migrations that are not applied yet. Raises SchemaMismatch if the schema is newer or not ours."""
+    """Return the migrations that are not applied yet. Raises SchemaMismatch if the schema is newer or differs."""
     return _compare((yield from status()))
 
 
@@ -82,7 +82,7 @@ def migrate() -> Plan[list[AppliedMigration]]:
 
 
 def lock_creation() -> Plan[None]:
-    """Lock the creation of the schema until the end of the transaction, if the login has the right to lock it."""
+    """Let only one transaction at a time create the schema, if the login has the right to take the lock."""
     if (yield from scalar(sql["may_lock"], bool)):
         yield from execute(sql["lock"])
 
@@ -90,7 +90,7 @@ def lock_creation() -> Plan[None]:
 @atomic
 def apply_next() -> Plan[AppliedMigration | None]:
     """Apply the first pending migration in one transaction; return it, or None when none is pending."""
-    # Set the search_path first: functions keep the one that they are created with.
+    # Set the search_path first: functions keep the search_path with which they are created.
     yield from execute(isolation["own_path"])
     if not (yield from scalar(sql["exists"], bool)):
         yield from lock_creation()

@@ -1,4 +1,4 @@
-"""Sessions: tokens by which a user is signed in, until they expire or are revoked."""
+"""Sessions: a token keeps a user signed in until the session expires or is revoked."""
 
 import hmac
 import logging
@@ -22,7 +22,7 @@ __all__ = ["end_all", "issue", "list_active", "purge_expired", "revoke", "revoke
 sql = statements("sessions")
 logger = logging.getLogger(__name__)
 
-#: NIST SP 800-63B, section 4.1.3: after 30 days, users who sign in by password alone must do so again.
+#: NIST SP 800-63B, section 4.1.3: after 30 days, users who sign in by password alone must sign in again.
 _TTL: Final = timedelta(days=30)
 #: The longest time that browsers keep a cookie (RFC 6265bis, section 5.5).
 _TTL_MAX: Final = timedelta(days=400)
@@ -85,7 +85,7 @@ def _insert(*, user: User, session_id: UUID, origin: Origin, **columns: object) 
 def verify(token: str) -> Plan[Session]:
     """Return the session of a token, if one of our keys signed it and the session is active and not expired.
 
-    It takes one SELECT, and refuses a session from the moment that it is revoked anywhere. A key that was removed from
+    The call takes one SELECT, and refuses a session as soon as any process has revoked it. A key that was removed from
     its file still verifies tokens for up to 5 seconds. Raises InvalidToken with the same message for every reason,
     MissingExtra without the extra "auth", and NotPermitted when the login sees no sessions, because it is a member of
     `atlas_app` alone.
@@ -104,7 +104,8 @@ def _verified(token: str) -> Plan[Session]:
     )
     if found is None and (yield from context()).tenant is None:
         yield from isolation.check_sees_all("the check of a token")
-    # Compare digests: a leaked key could sign a token that was never issued, and base64 has several spellings.
+    # Compare digests: a leaked key could sign a token that was never issued, and a token has several spellings in
+    # base64.
     if found is None or not hmac.compare_digest(found[1], claims.digest):
         raise InvalidToken("unknown session")
     session, _, expired = found
@@ -140,7 +141,7 @@ def _loaded(keyring: Keyring, now: float) -> SigningKeys:
 
 
 def touch(session: Session) -> Plan[bool]:
-    """Note that a session is in use; return True if that was written, at most once a minute.
+    """Record the use of a session, at most once a minute; return True if this call wrote it.
 
     There is no event. The call ignores a session that has ended.
     """
@@ -150,7 +151,8 @@ def touch(session: Session) -> Plan[bool]:
 def revoke(session: Session | str) -> Plan[Session | None]:
     """Revoke a session, given as an object or by its token, at once and for good; return None if it had ended.
 
-    An expired token of ours returns None too. Raises InvalidToken for a token that none of our keys signed.
+    For an expired token of ours, the call returns None too. Raises InvalidToken for a token that none of our keys
+    signed.
     """
     if isinstance(session, Session):
         return (yield from _revoke(session.user_id, session.id, None))

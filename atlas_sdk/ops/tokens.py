@@ -1,7 +1,8 @@
 """Session tokens: signed JWTs that carry the user's and the session's id.
 
 The algorithm is always HS256, whatever the token's header says (RFC 8725, section 3.1). A type of our own excludes
-other JWTs of the same key (section 3.11). A token only names a session: the database knows whether it is valid.
+other JWTs of the same key (section 3.11). A token only names a session: the database knows whether the session is
+valid.
 """
 
 import hashlib

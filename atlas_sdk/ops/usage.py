@@ -1,4 +1,4 @@
-"""Write to the usage ledger, and sum it up. Quotas write their charges into the same ledger."""
+"""Write to the usage ledger, and return sums over it. Quotas write their charges into the same ledger."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -21,11 +21,11 @@ __all__ = ["By", "log", "totals"]
 
 sql = statements("usage")
 
-#: The groupings of a sum; it is always grouped by kind.
+#: The groupings of a sum. Every sum is also grouped by kind.
 By = Literal["day", "kind", "model", "project"]
 _BY = frozenset({"day", "kind", "model", "project"})
 
-#: The domain usage_kind of the ledger.
+#: The rule of the domain usage_kind in the database.
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 #: The smallest unit and the bound of the columns: numeric(20, 6) and numeric(20, 9).
 _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
@@ -73,9 +73,9 @@ def log(
 ) -> Plan[UsageEntry]:
     """Add an entry to the ledger for usage that no guard metered, such as minutes of a container. Raises InvalidInput.
 
-    It counts against no limit. There is no event, because the entry is a record itself. The settlement of a guarded
-    call writes its tokens to the ledger; if you log them too, `totals` counts them twice. `amount` is stored to a
-    millionth (tokens must be whole), `cost` to a billionth of a dollar. A correction is a new entry with negative
+    The entry counts against no limit. There is no event, because the entry is a record itself. The settlement of a
+    guarded call writes its tokens to the ledger; if you log them too, `totals` counts them twice. `amount` is stored to
+    a millionth (tokens must be whole), `cost` to a billionth of a dollar. A correction is a new entry with negative
     values. `usage_id` makes the call idempotent. Raises AlreadyExists when another entry has that id, and NotFound when
     the user does not exist.
     """
@@ -104,11 +104,12 @@ def totals(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Plan[list[UsageTotal]]:
-    """Return sums of the ledger by day, model, project, or several of them, and always by kind; in this order.
+    """Return sums over the ledger by day, kind, model and project, sorted in this order.
 
-    Days are those of the user's time zone; days without usage are left out. `since` is included, `until` is not. Tokens
-    include the charges of `quotas.usage` and logged entries. Charges of expired reservations and their corrections
-    count too, so the sum of a day may be negative. Raises InvalidInput.
+    `by` is one or more of these; kind is always among them. Days are those of the user's time zone; days without usage
+    are left out. The range includes `since` but not `until`. Tokens include the charges of `quotas.usage` and logged
+    entries. Charges of expired reservations and their corrections count too, so the sum of a day may be negative.
+    Raises InvalidInput.
     """
     groups = {by} if isinstance(by, str) else set(by)
     if not groups <= _BY:

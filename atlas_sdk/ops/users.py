@@ -34,12 +34,12 @@ sql = statements("users")
 
 #: RFC 5321, section 4.5.3.1: 64 for the local part, 255 for the domain, and the "@".
 _EMAIL_LENGTH = 320
-#: The bound of the column. Check it here, because the database's error would quote the whole row, with the hash.
+#: The bound of the column. Check it here: the database's error would quote the whole row, with the password hash.
 _NAME_LENGTH = 200
 
 
 def checked_email(email: str) -> str:
-    """Return an e-mail address in lower case, as it is stored. Raises InvalidInput if it is not one."""
+    """Return an e-mail address in lower case, as it is stored. Raises InvalidInput if it is not an address."""
     tidy = email.strip().lower()
     local_part, at, domain = tidy.rpartition("@")
     has_odd_character = any(character.isspace() or not character.isprintable() for character in tidy)
@@ -102,7 +102,7 @@ def _create(address: str, name: str, plan: str, password_hash: str | None) -> Pl
 
 
 def local_user() -> Plan[User]:
-    """Return the user of this login name; the first call creates it. One person on one machine needs no sign-up.
+    """Return the user of this login name; the first call creates the user. One person on one machine needs no sign-up.
 
     The address is `<login>@localhost`. The counts of projects, sessions and previews are unlimited, since no other user
     needs room. Raises InvalidInput when the login name is unknown.
@@ -190,8 +190,8 @@ def _plan(*, plan: str) -> str:
 def verify_email(user: User) -> Plan[User]:
     """Mark the address of a user as verified. Idempotent. Raises NotFound.
 
-    Raises NotFound too when the user's address is not that of this object: a link sent to another address proves
-    nothing.
+    Raises NotFound too when the user's address differs from the one of this object: a link sent to another address
+    proves nothing.
     """
     proved = yield from one_or_none(sql["verify_email"], User, user_id=user.id, email=user.email)
     if proved is not None:
@@ -225,7 +225,7 @@ def delete(user: User) -> Plan[UserDeletion | None]:
     """
     # Lock in the order of the quota functions, so that a settlement and this call cannot deadlock.
     yield from execute(sql["lock_quota"], user_id=user.id)
-    # A transaction that adds to the user locks the row's key. From here on all such rows are visible, or refused.
+    # Transactions that add rows of a user lock the user's key. From here on, such rows are visible or are refused.
     if not (yield from execute(sql["lock"], user_id=user.id)):
         return None
     gone = yield from one(sql["belongings"], UserDeletion, user_id=user.id)
@@ -242,7 +242,7 @@ def delete(user: User) -> Plan[UserDeletion | None]:
         "usage_entries": gone.usage_entries,
     }
     yield from events.record("user.deleted", user_id=user.id, meta=counts)
-    # Tell the cache, or a client would believe that contents which it knows are still stored.
+    # Tell the cache: otherwise clients would believe that the contents they know are still stored.
     heads = (yield from context()).heads
     for file in files:
         heads.deleted((user.id, file.project_id, from_text(file.path)))
