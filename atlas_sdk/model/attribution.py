@@ -24,7 +24,7 @@ class Attribution:
 
     #: The program that took the snapshot: "sdk", "cli", "watcher" or "hook".
     source: str = field(default="sdk", validator=in_(_SOURCES))
-    #: The operation that made the version, unless it was a plain snapshot: "restore", "undo", "redo", "checkpoint".
+    #: The operation that made the version: "restore", "undo", "redo", "checkpoint"; None for a plain snapshot.
     reason: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
     #: The agent's tool, such as "Edit" or "Bash".
     tool: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
@@ -34,14 +34,14 @@ class Attribution:
     login: str | None = field(default=None, converter=_short, validator=optional(instance_of(str)))
 
     def to_json(self) -> dict[str, str]:
-        """Return what is known, for a jsonb column."""
+        """Return the fields that are known, for a jsonb column."""
         known = (self.reason, self.tool, self.agent_session, self.login)
         names = ("reason", "tool", "agent_session", "login")
         return {"source": self.source} | {n: v for n, v in zip(names, known, strict=True) if v is not None}
 
 
 def attribution_of(value: Any) -> Attribution:
-    """Read a jsonb column; ignore keys that this version does not know."""
+    """Read a jsonb column; ignore keys that this version of the code does not know."""
     if isinstance(value, Attribution):
         return value
     names = {"source", "reason", "tool", "agent_session", "login"}

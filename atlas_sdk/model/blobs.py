@@ -1,8 +1,9 @@
 """Store the content of a version as a compressed keyframe, or as a delta from the previous version.
 
-A blob's data is one format byte and a payload. Both formats are a zstd frame without its 4-byte magic, content size and
-checksum (SHA-256 checks more); a delta is compressed with its base as the prefix. On real histories of memory files
-this takes 1.17 times the bytes of `zstd -22` over a whole history at once (`make bench`).
+A blob's data is one format byte and a payload. Keyframes and deltas are zstd frames without the 4-byte magic, content
+size and checksum (SHA-256 checks more); a delta is compressed with its base as the prefix. A content that does not
+shrink is stored as it is. On real histories of memory files, blobs take 1.17 times the bytes of `zstd -22` over a whole
+history at once (`make bench`).
 """
 
 import hashlib
@@ -30,7 +31,7 @@ _LARGE_BYTES = 64 * 1024
 #: The most deltas in a chain. On real histories 128 takes 1.26 times the bytes of `zstd -22` over the whole history,
 #: 256 takes 1.17, no bound 1.14. A read applies each delta in 20-30 µs.
 _DEPTH_LIMIT = 256
-#: Store a keyframe when the delta is larger than this part of it: such a delta does not pay for a longer chain.
+#: Store a keyframe when the delta is larger than this part of the keyframe: the saving is not worth a longer chain.
 _DELTA_WORTH = 0.6
 #: zstd refuses shorter raw dictionaries.
 _DICTIONARY_BYTES = 8
@@ -59,13 +60,13 @@ class Blob:
 
     @classmethod
     def raw(cls, content: bytes) -> Self:
-        """Return a content as the keyframe of a chain, uncompressed."""
+        """Return the blob of a content without compression, as the keyframe of a chain."""
         return cls(sha256=sha256_of(content), size=len(content), data=_RAW + content)
 
 
 def _options(level: int, window_bytes: int) -> dict[int, int]:
     parameter = zstd.CompressionParameter
-    # The window must cover the whole base. Every decoder accepts 10 to 27.
+    # The window must cover the whole base. Every decoder accepts a window_log of 10 to 27.
     window_log = min(27, max(10, (window_bytes - 1).bit_length()))
     return {
         parameter.compression_level: level,
@@ -90,7 +91,7 @@ def _decompress(payload: bytes, base: bytes | None) -> bytes:
 
 
 def encode(content: bytes, *, sha256: bytes, base: Blob | None = None, base_content: bytes | None = None) -> Blob:
-    """Encode a content as a delta from `base` if that is small enough, else as a keyframe.
+    """Encode a content as a delta from `base` if the delta is small enough, else as a keyframe.
 
     `base_content` is the content of `base`. A chain is at most 256 deltas long, which bounds the cost of a read.
     """

@@ -39,7 +39,7 @@ class RestoreStep:
 
     path: str
     #: "write": write a version. "delete": delete the file. "same": nothing to do. "kept": the target does not have this
-    #: newer file, and the restore leaves it. "unkept": the target's version was over the size limit and is not stored.
+    #: newer file, so the file stays. "unkept": the target's version was over the size limit and is not stored.
     action: str = field(validator=in_(("write", "delete", "same", "kept", "unkept")))
     #: The present content: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
@@ -52,14 +52,14 @@ class RestoreStep:
     link: str | None = field(default=None, repr=False)
     #: Permission bits of the folders above the file, outermost first, for folders that the restore has to create.
     folder_modes: tuple[int, ...] = field(default=(), repr=False)
-    #: Lines that the restore adds and removes; None when a side is binary or not kept.
+    #: Lines that the restore adds and removes; None when a side is binary or not stored.
     added_lines: int | None = None
     removed_lines: int | None = None
 
 
 @frozen(kw_only=True)
 class RestorePlan:
-    """A plan of a restore. `plan_restore` makes it; `restore` carries it out, and refuses when a file changed since."""
+    """A plan of a restore. `plan_restore` makes it; `restore` carries it out, or refuses if a file has changed."""
 
     project_id: UUID = field(repr=False)
     #: The reference that the caller gave.
@@ -68,7 +68,7 @@ class RestorePlan:
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
     #: The restore that this plan undoes or redoes.
     of: UUID | None = field(default=None, repr=False)
-    #: Device and inode of the project's folder. The restore refuses if the path then leads to another folder.
+    #: Device and inode of the project's folder. `restore` refuses the plan if the path leads to another folder by then.
     folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 

@@ -1,9 +1,9 @@
 """Match the lines of two texts by Bram Cohen's patience diff, and by `difflib` where no line is unique.
 
-The patience method first matches the lines that occur once on both sides, in the longest order that both sides share,
-so hunks follow headings and paragraphs. It then matches the lines between two such lines in the same way. Ranges
-without unique lines go to `difflib`, which takes cubic time at worst. Its work is therefore bounded: a range that would
-take more counts as replaced.
+The patience method takes the lines that occur once on each side, and matches the longest sequence of them that has the
+same order on both sides. So hunks follow headings and paragraphs. It then matches the lines between two such lines in
+the same way. Ranges without unique lines go to `difflib`, which takes cubic time at worst. The work of `difflib` is
+therefore bounded: a range that would take more counts as replaced.
 """
 
 from bisect import bisect_left
@@ -16,8 +16,8 @@ __all__ = ["LineMatcher"]
 
 #: The deepest nesting of ranges; memory files need 3 to 4.
 _MOST_DEPTH = 16
-#: Bounds for one range, and for all ranges of a text. The unit is pairs of equal lines times old lines. A million takes
-#: difflib about 12 ms at worst (two lines that alternate); the most in 946 pairs of real versions is 1.6 million.
+#: Bounds for one range, and for all ranges of a text. The unit is pairs of equal lines times old lines. A million units
+#: take difflib about 12 ms at worst (two lines that alternate); the most in 946 pairs of real versions is 1.6 million.
 _MOST_WORK_AT_ONCE = 2**23
 _MOST_WORK = 2**25
 
@@ -103,7 +103,7 @@ class LineMatcher(SequenceMatcher[str]):
             pairs.append((part.old_to, part.new_to, same))
 
     def _anchors(self, part: _Range) -> list[tuple[int, int]]:
-        """Return lines that are unique on both sides, in the longest order that both sides share."""
+        """Return the longest sequence of lines that are unique on both sides and have the same order on both."""
         old = self._old[part.old_from : part.old_to]
         new = self._new[part.new_from : part.new_to]
         in_old, in_new = Counter(old), Counter(new)

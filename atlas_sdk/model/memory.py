@@ -33,7 +33,7 @@ class Snapshot:
     id: UUID
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
-    #: Relative to the project, decoded by `os.fsdecode`.
+    #: The path relative to the project, decoded by `os.fsdecode`.
     path: str = field(converter=from_text)
     #: The number of this version among the versions of its file, from 1.
     seq: int
@@ -46,11 +46,12 @@ class Snapshot:
     mode: int = field(repr=oct)
     #: The target of the symlink, when the path was a symlink to a place inside the project.
     link: str | None = field(default=None, repr=False)
-    #: Permission bits of the folders between the project's folder and the file, outermost first; 755 where missing.
+    #: Permission bits of the folders between the project's folder and the file, outermost first; empty when all are 755
+    #: or unknown.
     folder_modes: tuple[int, ...] = field(default=(), converter=_modes, repr=False)
     #: The checkpoint's name, for versions of kind `checkpoint`.
     checkpoint: str | None = None
-    #: True: the content is stored. False: only hash and size are. None: not looked up (`files` does look it up).
+    #: True: the content is stored. False: only hash and size are. None: not looked up; `files` looks it up.
     kept: bool | None = field(default=None, repr=False)
     #: A JSON object that the caller stored with the version.
     context: Mapping[str, object] | None = field(default=None, repr=False)
@@ -73,7 +74,7 @@ class VersionSet:
     """The versions that a reference names, one per file."""
 
     reference: str
-    #: Ordered by path. Deletions are left out, unless the reference names a deletion itself.
+    #: Ordered by path, without deletions, unless the reference names the deletion itself.
     versions: tuple[Snapshot, ...]
     #: True when the reference names every file of the project: a file without a version did not exist then.
     whole: bool
@@ -103,10 +104,10 @@ class Head:
     sha256: bytes | None
     mode: int
     link: str | None
-    #: The newest blob and its content, for a delta; None when only hash and size were kept.
+    #: The newest blob and its content, for a delta; None when only hash and size were stored.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    #: The monotonic time (seconds) at which this version was known to be the newest, and the file's stamp just before.
+    #: The monotonic time (seconds) when this version was last seen to be the newest, and the file's stamp just before.
     confirmed_at: float = field(default=0.0, eq=False)
     stamp: bytes | None = field(default=None, eq=False, repr=False)
 
@@ -120,7 +121,7 @@ class FileDiff:
     change: str = field(validator=in_(("added", "removed", "changed", "same", "unreadable")))
     added_lines: int = 0
     removed_lines: int = 0
-    #: Unified diff; None when a side is binary or its content was not kept.
+    #: Unified diff; None when a side is binary or its content was not stored.
     text: str | None = field(default=None, repr=False)
     #: The reason in one sentence, when "unreadable".
     problem: str | None = None
@@ -140,7 +141,7 @@ class BrokenVersion:
 class Verification:
     """The result of `verify`: every version read back and hashed again."""
 
-    #: Versions read and hashed (deletions have nothing to hash).
+    #: Versions read and hashed, without deletions, which have no content.
     versions: int
     #: Distinct contents of these versions.
     contents: int
@@ -154,5 +155,5 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True when every kept version is intact."""
+        """True when every stored content is intact."""
         return not self.broken
