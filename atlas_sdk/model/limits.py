@@ -1,4 +1,4 @@
-"""Limits of plans, and top-ups of them."""
+"""Limits of plans, and top-ups of limits."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -41,12 +41,12 @@ class TopUp:
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: The part that is used up for good. It is computed at the end of each period, and when a top-up expires.
+    #: The part that is used up for good, as computed at the end of each period and when a top-up expires.
     tokens_burned: int
     cost_burned: Decimal
     reason: str
     created_at: datetime = field(repr=str)
-    #: None when it never expires.
+    #: None when the top-up never expires.
     expires_at: datetime | None = field(repr=str)
-    #: When it expired or was used up; None while it is open.
+    #: The time when the top-up expired or was used up; None while it is open.
     closed_at: datetime | None = field(repr=str)

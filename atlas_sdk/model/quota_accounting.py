@@ -1,4 +1,4 @@
-"""Quota accounting: amounts used, held and allowed, past periods, and whether the counters match the ledger."""
+"""Quota accounting: amounts used, held and allowed, past periods, and the comparison of counters and ledger."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -33,7 +33,8 @@ class OpenReservation:
     epoch: int
     created_at: datetime = field(repr=str)
     expires_at: datetime = field(repr=str)
-    #: True for a block that a process spends by itself. Its `requests` are reserved; other reservations count them.
+    #: True for a block that a process spends by itself. Its `requests` are reserved; other reservations count requests
+    #: at the grant.
     leased: bool = False
     requests: int = 0
 
@@ -44,7 +45,7 @@ class Usage:
 
     tokens_used: int
     tokens_held: int
-    #: With top-ups, here and below.
+    #: Limits include top-ups, here and below.
     tokens_limit: int | None
     #: The part of the limit that top-ups add.
     tokens_granted: int
@@ -56,12 +57,12 @@ class Usage:
     #: Containers that run now.
     slots_held: int
     slots_limit: int | None
-    #: Over 60 to 61 minutes, so never fewer than in the last hour.
+    #: Requests of the last 60 to 61 minutes, so never fewer than those of the last hour.
     requests_last_hour: int
-    #: Reserved for blocks that processes spend by themselves.
+    #: Requests reserved for blocks that processes spend by themselves.
     requests_held: int
     requests_limit: int | None
-    #: Today in the user's time zone.
+    #: Builds of today, in the user's time zone.
     builds_today: int
     builds_limit: int | None
     #: The month over which `tokens` and `cost` are counted.
@@ -145,13 +146,13 @@ class QuotaPeriod:
     closed_at: datetime = field(repr=str)
 
 
-#: Assume at least this much time, because a rate over a few minutes says little.
+#: Compute a rate over at least this time, because a rate over a few minutes says little.
 _SHORTEST = timedelta(hours=1)
 
 
 @frozen(kw_only=True)
 class Rates:
-    """The amounts charged recently."""
+    """The amounts charged in the time `observed` before `now`."""
 
     now: datetime
     observed: timedelta
@@ -168,7 +169,7 @@ class Rates:
             if left <= 0:
                 return self.now
             lasts = left / hourly
-            # A new month begins after the period; and a larger number could overflow a timedelta.
+            # The rest lasts until a new month begins. A larger number could overflow a timedelta.
             if lasts >= Decimal((usage.period_end - self.now) // timedelta(seconds=1)) / 3600:
                 return None
             return self.now + timedelta(hours=float(lasts))

@@ -21,8 +21,8 @@ class Reservation:
     cost: Decimal
     #: None when the call was repeated after the settlement.
     expires_at: datetime | None = field(repr=str)
-    #: A fencing number: it grows with every reservation of the user. The driver of a container obeys the highest number
-    #: that it has seen for it. None when the call was repeated after the settlement.
+    #: A fencing number: it grows with every reservation of the user. The driver of a container must obey only the
+    #: highest number that it has seen for the container. None when the call was repeated after the settlement.
     epoch: int | None
     #: "held", or "settled" when the call was repeated after the settlement.
     state: str = "held"
@@ -39,7 +39,7 @@ class Settlement:
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: True when more was used than reserved. It is charged all the same.
+    #: True when more was used than reserved. The excess is charged too.
     overrun: bool
 
 
@@ -55,14 +55,14 @@ class QuotaBlock:
     requests: int
     #: The time from the grant to the expiry, by the server's clock.
     lasts: timedelta
-    #: The fencing number, as of a reservation.
+    #: The fencing number: see `Reservation.epoch`.
     epoch: int
     repeated: bool = False
 
 
 @frozen(kw_only=True)
 class RequestRate:
-    """The limit and the remaining requests of the hour; None is unlimited."""
+    """The limit and the remaining requests of the sliding hour; None is unlimited."""
 
     limit: int | None
     remaining: int | None

@@ -11,19 +11,19 @@ __all__ = ["ProjectHealth", "UsageSummary"]
 
 @frozen(kw_only=True)
 class UsageSummary:
-    """A user at a glance: the view `user_usage_summary`."""
+    """A summary of a user: one row of the view `user_usage_summary`."""
 
     user_id: UUID = field(repr=False)
     email: str
     plan: str
-    #: In the current month, without reservations of running calls.
+    #: Tokens of the current month, without reservations of running calls.
     tokens_used: int
     #: None is unlimited.
     tokens_limit: int | None
     #: US dollars.
     cost_used: Decimal
     cost_limit: Decimal | None
-    #: Without deleted projects.
+    #: The number of projects, without deleted projects.
     project_count: int
     #: Previews that answer at their host: running or sleeping.
     active_previews: int
@@ -34,7 +34,7 @@ class UsageSummary:
 
 @frozen(kw_only=True)
 class ProjectHealth:
-    """A project at a glance: the view `project_health`."""
+    """A summary of a project: one row of the view `project_health`."""
 
     project_id: UUID = field(repr=False)
     user_id: UUID = field(repr=False)

@@ -19,7 +19,7 @@ class UsageEntry:
     project_id: UUID | None = field(default=None, repr=False)
     #: "tokens", "container_minutes", or a kind of the platform's own.
     kind: str
-    #: Negative in a correction, like the cost.
+    #: Negative in a correction. The cost may be negative too.
     amount: Decimal
     #: US dollars.
     cost: Decimal
@@ -29,9 +29,9 @@ class UsageEntry:
 
 @frozen(kw_only=True)
 class UsageTotal:
-    """A sum over the ledger. A field is None if the sum is not grouped by it."""
+    """A sum over the ledger. `day`, `model` or `project` is None if the sum is not grouped by it."""
 
-    #: In the user's time zone.
+    #: The day in the user's time zone.
     day: date | None
     #: Always set, because amounts of two kinds cannot be added.
     kind: str
