@@ -30,9 +30,9 @@ class Build:
     error_message: str | None = field(default=None, repr=False)
     #: The builder's measurements, such as {"cpu_seconds": 41.5}.
     resource_usage: Mapping[str, object] = field(factory=dict, repr=False)
-    #: Bytes appended to the log in all; only the end of a long log is kept.
+    #: Bytes appended to the log in all; only the end of a long log is stored.
     log_bytes: int = 0
-    #: By the database's clock, like `finished_at`; None for a build that has not started.
+    #: The time of the start by the database's clock, like `finished_at`; None for a build that has not started.
     started_at: datetime | None = field(default=None, repr=False)
     finished_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)

@@ -18,7 +18,7 @@ class Event:
     """One entry of the audit trail: who did what, when, from where."""
 
     id: UUID
-    #: Dotted, such as "checkpoint.created".
+    #: A dotted name, such as "checkpoint.created".
     type: str
     #: The nil UUID when no user was involved.
     user_id: UUID = field(repr=False)

@@ -18,7 +18,7 @@ class Health:
     database_bytes: int | None = None
     #: "none", or the mode of the pooler (such as PgBouncer) in between: "session", "transaction". None when unknown.
     pooler: str | None = None
-    #: True with TLS. A local socket needs none. None when unknown.
+    #: True if the connection uses TLS. A local socket needs no TLS. None when unknown.
     encrypted: bool | None = None
     #: The problem in one sentence, when not ok.
     problem: str | None = None

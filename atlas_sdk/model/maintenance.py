@@ -12,7 +12,7 @@ from atlas_sdk.model.attribution import Attribution, attribution_of
 
 __all__ = ["MAINTENANCE_JOBS", "JobReport", "MaintenanceProgress", "MaintenanceRun"]
 
-#: In the order of a run: deleting versions frees contents, and deleting previews frees names.
+#: The jobs in the order of a run: deleting versions frees contents, and deleting previews frees names.
 MAINTENANCE_JOBS: Final = (
     "periods",
     "reservations",
@@ -82,11 +82,11 @@ def _report(value: Mapping[str, Any]) -> JobReport:
 
 @frozen(kw_only=True)
 class MaintenanceRun:
-    """The record of one run."""
+    """The record of one maintenance run."""
 
     id: UUID
     started_at: datetime = field(repr=str)
-    #: None while it runs, and for a run whose process was killed.
+    #: None while the run is under way, and for a run whose process was killed.
     ended_at: datetime | None = field(default=None, repr=str)
     #: "running", "done", "stopped" before its end, or "failed".
     outcome: str = field(validator=in_(_OUTCOMES))

@@ -20,5 +20,5 @@ class Notification:
 class NotificationGap:
     """A lost and renewed connection: messages sent in between are lost, so read the tables."""
 
-    #: How long the listener was not connected.
+    #: The seconds during which the listener was not connected.
     seconds: float

@@ -35,7 +35,7 @@ class PoolStats:
     used_s: float
     #: Connections opened.
     opened: int
-    #: Seconds spent opening them, in all.
+    #: Seconds spent on opening connections, in all.
     opening_s: float
     #: Failed attempts to open a connection.
     failed: int

@@ -32,7 +32,7 @@ class Preview:
     host_port: int | None = None
     #: The port inside the container.
     container_port: int | None = None
-    #: The machine that runs it; "" where there is only one.
+    #: The machine that runs the preview; "" where there is only one machine.
     machine: str = ""
     container_id: str | None = None
     network_id: str | None = None

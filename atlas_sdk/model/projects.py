@@ -1,4 +1,4 @@
-"""Projects: folders whose memory files are kept."""
+"""Projects: folders whose memory files have a history."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,35 +16,35 @@ PROJECT_STATUSES = ("active", "archived", "deleted")
 
 @frozen(kw_only=True)
 class Project:
-    """A folder whose memory files are kept."""
+    """A folder whose memory files have a history."""
 
     id: UUID
     user_id: UUID = field(repr=False)
     #: The project's name for other systems; unique in the database.
     session_id: str = field(repr=False)
     name: str
-    #: Absolute, symlinks resolved, decoded by `os.fsdecode`.
+    #: The absolute path with symlinks resolved, decoded by `os.fsdecode`.
     path: str = field(converter=from_text)
     #: "active", "archived" or "deleted", which is final.
     status: str = field(validator=in_(PROJECT_STATUSES))
-    #: As of the last capture, checkpoint or `projects.update_memory`; `projects.health` reads the memory itself.
+    #: The state at the last capture, checkpoint or `projects.update_memory`; `projects.health` reads the memory itself.
     has_memory: bool = field(default=False, repr=False)
     #: Bytes of the newest versions, as of the same time.
     memory_size: int = field(default=0, repr=False)
     framework: str | None = field(default=None, repr=False)
     language: str | None = field(default=None, repr=False)
     created_at: datetime = field(repr=False)
-    #: When the project was last changed or touched.
+    #: The time of the last change or `projects.touch`.
     updated_at: datetime = field(repr=False)
 
 
 @frozen(kw_only=True)
 class ProjectPurge:
-    """Counts of the rows that were deleted with a project. Its ledger and the audit trail stay."""
+    """Counts of the rows that were deleted with a project. The project's ledger entries and the audit trail stay."""
 
     user_id: UUID = field(repr=False)
     project_id: UUID
-    #: Versions of memory files, with those that checkpoints name.
+    #: Versions of memory files, including versions that checkpoints name.
     memory_snapshots: int
     checkpoints: int
     builds: int

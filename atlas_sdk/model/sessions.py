@@ -18,14 +18,14 @@ class Session:
 
     id: UUID
     user_id: UUID
-    #: By the database's clock.
+    #: The end of the session, by the database's clock.
     expires_at: datetime = field(repr=str)
     #: False when the session was revoked, which is final.
     is_active: bool = True
     ip: str | None = field(default=None, converter=_text)
     user_agent: str | None = field(default=None, repr=False)
     created_at: datetime = field(repr=False)
-    #: Exact to a minute: see `sessions.touch`.
+    #: The time of last use, exact to a minute: see `sessions.touch`.
     last_seen_at: datetime = field(repr=False)
 
 

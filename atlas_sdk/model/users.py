@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 __all__ = ["NOBODY", "Credentials", "User", "UserDeletion"]
 
-#: Stands for "no user" in the audit trail.
+#: The id that stands for "no user" in the audit trail.
 NOBODY = UUID(int=0)
 
 
@@ -22,7 +22,7 @@ class User:
     #: "free", "pro", "enterprise", or a plan of the platform's own.
     plan: str
     email_verified: bool
-    #: When the password was last set; None before that. `sessions.issue` refuses a `User` that was read before.
+    #: The time when the password was last set, or None. `sessions.issue` refuses a `User` that was read before then.
     password_changed_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)
     updated_at: datetime = field(repr=False)
@@ -30,7 +30,7 @@ class User:
 
 @frozen(kw_only=True)
 class Credentials:
-    """The stored data that a sign-in is checked against."""
+    """The stored data with which a sign-in is compared."""
 
     user_id: UUID
     #: None when the user cannot sign in with a password.
