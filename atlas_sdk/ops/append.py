@@ -116,7 +116,7 @@ def _same(head: Head, state: Content) -> bool:
     # A mode of -1 means that the caller gave none.
     modes_agree = state.mode in {-1, head.mode}
     if state.content is not None and head.blob is None:
-        # The file was over the size limit, so only its hash is stored: now its content can be stored.
+        # The file was over the size limit, so only its hash is stored. Its content can be stored now.
         return False
     return head.sha256 == state.sha256 and modes_agree and head.link == state.link
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(days=1)
 RETRY: Final = timedelta(hours=1)
-#: A run that began longer ago and has no end counts as dead: its process was killed.
+#: A run without an end counts as dead after this time: its process was killed.
 _DEAD: Final = timedelta(hours=6)
 #: Errors that every other job would raise too.
 _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, SchemaMismatch)

@@ -32,7 +32,7 @@ sql = statements("memory")
 
 #: The kinds that a caller may give; checkpoints add versions of kind `checkpoint`.
 KINDS = ("claude_md", "scratch", "auto")
-#: The longest path that fits into an index entry, and the largest permission bits.
+#: The longest path (bytes) that fits into an index entry, and the largest permission bits.
 _PATH_BYTES, _MODES = 2048, 0o777
 #: The default rules, for content that does not come from a folder: only its name decides its kind.
 _BY_NAME = Tracking()

@@ -1,4 +1,4 @@
-"""Enforce the memory limit of a user. A soft limit only records an event, a hard limit refuses new content.
+"""Enforce the memory limit of a user. A soft limit only records an event; a hard limit refuses new content.
 
 A limit is soft unless a platform makes it hard, because losing memory is worse than storing too much.
 """

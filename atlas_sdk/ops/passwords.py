@@ -55,7 +55,7 @@ _TURNS: Final = max(2, os.cpu_count() or 1)
 
 
 class _Workers:
-    """The semaphore that bounds the computations, and the threads that asyncio clients use for them."""
+    """The semaphore that bounds the computations, and the threads in which asyncio clients compute."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -127,7 +127,10 @@ def is_verifiable(stored: str | None) -> bool:
 
 
 def hashed(password: bytes) -> str:
-    """Hash a password with a new salt. Call it by `computed`: it takes about 50 ms and 64 MiB. Raises MissingExtra."""
+    """Hash a password with a new salt. Raises MissingExtra.
+
+    Call this through `computed`: a call takes about 50 ms and 64 MiB.
+    """
     hasher = _hasher()
     with _workers.turns:
         return hasher.hash(password)
@@ -137,7 +140,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
     """Return True if the hash matches the password. Every call does one argon2 computation.
 
     Without a hash, or with one that cannot be verified, the call verifies a dummy hash of the same cost, so that the
-    time does not reveal which accounts exist. Call it by `computed`. Raises MissingExtra.
+    time does not reveal which accounts exist. Call this through `computed`. Raises MissingExtra.
     """
     hasher = _hasher()
     if stored is None or password is None or not is_verifiable(stored):
@@ -147,7 +150,7 @@ def matches(stored: str | None, password: bytes | None) -> bool:
 
 
 def refreshed(stored: str, password: bytes) -> str | None:
-    """Return a new hash if the stored one has outdated parameters, else None. Call it by `computed`."""
+    """Return a new hash if the stored one has outdated parameters, else None. Call this through `computed`."""
     return hashed(password) if _hasher().check_needs_rehash(stored) else None
 
 

@@ -80,7 +80,7 @@ def _take(preview: Preview, first: int, last: int) -> Plan[int | None]:
 
 
 def _sweep(machine: str, first: int, last: int) -> Plan[int]:
-    """Free the ports of previews whose rows were deleted by hand; return how many."""
+    """Free the ports of previews whose rows were deleted with plain SQL; return how many."""
     taken = yield from many(sql["taken"], _Taken, machine=machine, first=first, last=last)
 
     def id_of(*, id: UUID) -> UUID:  # noqa: A002  # the column's name

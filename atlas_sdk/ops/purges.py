@@ -92,7 +92,7 @@ class _Due:
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
     """Close the quota months that have ended, for all users.
 
-    Every operation does this for its own user, so no operation depends on this job. The job makes `quotas.history`
+    Every quota operation does this for its own user, so none depends on this job. The job makes `quotas.history`
     complete. `quotas.reset_monthly` runs the same job.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
@@ -144,7 +144,7 @@ def reclaim_reservations(
 
 
 class _Reclaimer:
-    """One run over all reservations: its pages, and the users of the current page that are still to do."""
+    """One run over all reservations: its pages, and the users of the current page that are not handled yet."""
 
     def __init__(self, now: datetime, options: JobOptions) -> None:
         self._now = now

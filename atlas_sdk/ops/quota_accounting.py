@@ -32,7 +32,7 @@ def usage(user: User) -> Plan[Usage]:
 
 
 def check(user: User) -> Plan[LimitCheck]:
-    """Check whether a limit is reached, and which. Changes and reserves nothing. Raises NotFound."""
+    """Check whether a limit is reached, and which one. Changes and reserves nothing. Raises NotFound."""
     return (yield from usage(user)).check()
 
 
@@ -49,7 +49,7 @@ def history(user: User, *, limit: int = 24) -> Plan[list[QuotaPeriod]]:
 def forecast(user: User) -> Plan[Forecast]:
     """Estimate when the month's tokens and dollars run out at the rate of the last seven days. Raises NotFound.
 
-    The rate comes from the ledger. It covers the current month only, and at least an hour.
+    The rate comes from the ledger. The rate covers the current month only, and at least an hour.
     """
     now = yield from usage(user)
     rates = yield from one(sql["rates"], Rates, user_id=user.id, period_start=now.period_start)
@@ -59,8 +59,8 @@ def forecast(user: User) -> Plan[Forecast]:
 def reset_monthly() -> Plan[int]:
     """Close the periods that have ended, for all users; return how many. You may call it on any day, and repeat it.
 
-    This runs the maintenance job `periods`, and records its event. Every operation does this for its own user, so
-    nothing depends on the job; it makes `quota_history` complete.
+    This runs the maintenance job `periods`, and records its event. Every quota operation does this for its own user, so
+    none depends on the job; the job makes `quota_history` complete.
     """
     return (yield from purges.close_periods()).removed
 

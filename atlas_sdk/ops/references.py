@@ -1,7 +1,7 @@
-"""Resolve references, by which people name versions.
+"""Resolve references, the names that people use for versions.
 
 - `latest`, or nothing: the newest version of every file
-- a checkpoint's name: every file as it was then
+- a checkpoint's name: every file as it was at the checkpoint
 - `@{2h ago}`, `@{yesterday}`, `@{2026-11-22 10:00}`: every file as it was at that moment
 - the first characters of a version's id (at least 4): that version of its file
 - `CLAUDE.md@before-refactor`: one file, at any of the references above

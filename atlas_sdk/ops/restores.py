@@ -316,7 +316,7 @@ def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState 
     """Replace or remove one file, then read it to check the result."""
     expect = None if present is None else present.sha256
     if step.link is not None:
-        # A step before may have restored the target, so that the symlink is right already.
+        # An earlier step may have restored the target, so that nothing is left to do.
         now = yield from local(read_file, root, step.path, limit_bytes=0)
         if now is not None and (now.sha256.hex(), now.link) == (step.sha256, step.link):
             return

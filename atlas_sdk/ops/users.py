@@ -170,7 +170,7 @@ def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]
 def set_plan(user: User, plan: str) -> Plan[User]:
     """Move a user to another plan, at once and in the middle of a period. Idempotent. Raises NotFound, InvalidInput.
 
-    The amounts used and held stay, and so do top-ups and limits that were set for this user by hand.
+    The amounts used and held, top-ups, and limits that were set for this user by hand do not change.
     """
     yield from _known_plan(plan)
     left = _found((yield from one_or_none(sql["plan_of"], _plan, user_id=user.id)), user.id)
@@ -225,7 +225,8 @@ def delete(user: User) -> Plan[UserDeletion | None]:
     """
     # Lock in the order of the quota functions, so that a settlement and this call cannot deadlock.
     yield from execute(sql["lock_quota"], user_id=user.id)
-    # Transactions that add rows of a user lock the user's key. From here on, such rows are visible or are refused.
+    # A transaction that adds rows of the user locks the user's key. From here on this transaction sees such rows, or
+    # the database refuses them.
     if not (yield from execute(sql["lock"], user_id=user.id)):
         return None
     gone = yield from one(sql["belongings"], UserDeletion, user_id=user.id)
