@@ -34,7 +34,7 @@ class JobReport:
     name: str = field(validator=in_(MAINTENANCE_JOBS))
     #: Rows that the job read.
     examined: int = 0
-    #: Rows that the job deleted; for "periods" the closed ones, for "reservations" the ended ones.
+    #: Rows that the job deleted; for "periods" the closed periods, for "reservations" the ended reservations.
     removed: int = 0
     #: Rows left to the next run: another session had locked them, or a transaction may still need the content.
     skipped: int = 0

@@ -28,7 +28,7 @@ class Preview:
     host: str
     #: "creating", "running", "sleeping", "stopped" or "failed".
     status: str = field(validator=in_(PREVIEW_STATUSES))
-    #: The machine's port that requests for the host go to.
+    #: The port of the machine that receives the requests for the host.
     host_port: int | None = None
     #: The port inside the container.
     container_port: int | None = None
@@ -42,7 +42,7 @@ class Preview:
     #: True: the preview may be put to sleep when no request came for `sleep_after`.
     auto_sleep: bool = field(default=True, repr=False)
     sleep_after: timedelta = field(default=timedelta(minutes=30), repr=False)
-    #: Exact to a second: see `previews.touch`.
+    #: The time of the last visit, exact to a second: see `previews.touch`.
     last_accessed_at: datetime = field(repr=False)
     stopped_at: datetime | None = field(default=None, repr=False)
     created_at: datetime = field(repr=str)

@@ -13,7 +13,7 @@ NOBODY = UUID(int=0)
 
 @frozen(kw_only=True)
 class User:
-    """A tenant. Every other object belongs to one."""
+    """A tenant. Every other object belongs to a user."""
 
     id: UUID
     #: Lower case; unique in the database.
