@@ -130,7 +130,7 @@ class _Manager(Generic[L]):
         self._schedule: Schedule[L] = Schedule()
 
     def register(self, lease: L) -> None:
-        """Add a lease, so that `give_back` can ask it."""
+        """Add a lease, so that `give_back` finds it."""
         with self._lock:
             self._known.add(lease)
 
@@ -170,7 +170,7 @@ class LeaseManager(_Manager[ManagedLease]):
         try:
             Thread(target=self._run, name="atlas-leases", daemon=True).start()
         except RuntimeError:
-            # The interpreter ends: `_end_all` settles.
+            # The interpreter is ending, and `_end_all` settles everything.
             self._runs = False
             logger.debug("could not start the thread of the leases", exc_info=True)
 
@@ -193,7 +193,7 @@ class LeaseManager(_Manager[ManagedLease]):
                 if len(schedule):
                     continue
             with self._lock:
-                # Check under the lock that `schedule` takes after it has added a lease.
+                # Check this under the lock, because `schedule` first adds a lease and then takes the same lock.
                 if added.empty():
                     self._runs = False
                     return
@@ -237,7 +237,8 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # A finalizer ran after the end of the loop: the next call settles the block, or its expiry does.
+            # A finalizer ran after the end of the loop. The next call settles the block; without a next call, the block
+            # expires.
             logger.debug("no event loop runs for the leases", exc_info=True)
             return
         # Create an event per task, because an event belongs to the loop that first awaits it.
