@@ -121,7 +121,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child: the slot belongs to the parent.
+            # This is a forked child, and the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:
@@ -154,7 +154,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child: the slot belongs to the parent.
+            # This is a forked child, and the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:
