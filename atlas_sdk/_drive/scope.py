@@ -48,7 +48,7 @@ class Scope:
         #: Each run has its own savepoint names, so that it never releases a savepoint that an interrupted run left.
         self._number = next(_numbers)
         self.depth = 0
-        #: Committed transactions, and statements outside of transactions that change something.
+        #: The number of committed transactions, and of statements outside of transactions that change something.
         self.writes = 0
 
     def use(self, connection: Any) -> None:
