@@ -103,7 +103,7 @@ class GuardMethods(Namespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> Lease:
-        """Return a lease, which spends blocks of the user's quota inside this process. `lease` makes no round trip.
+        """Return a lease, which spends blocks of the user's quota inside this process. This call makes no round trip.
 
         The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
@@ -193,7 +193,7 @@ class AsyncGuardMethods(AsyncNamespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> AsyncLease:
-        """Return a lease, which spends blocks of the user's quota inside this process. `lease` makes no round trip.
+        """Return a lease, which spends blocks of the user's quota inside this process. This call makes no round trip.
 
         The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
