@@ -48,9 +48,9 @@ class Context:
         return evolve(self, heads=self.heads.join())
 
     def commit(self, transaction: "Context") -> None:
-        """Take over what a committed transaction learned; `transaction` is what `begin` returned."""
+        """Add the versions that a committed transaction learned; `transaction` is the context from `begin`."""
         self.heads.adopt(transaction.heads)
 
     def rollback(self) -> None:
-        """Forget what this transaction learned, because it was rolled back, in whole or in part."""
+        """Forget the versions that this transaction learned, because it was rolled back, in whole or in part."""
         self.heads.clear()

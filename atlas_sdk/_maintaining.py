@@ -16,9 +16,9 @@ __all__ = ["AsyncMaintaining", "Maintaining", "MaintenanceOptions", "RetentionOp
 class RetentionOptions(TypedDict, total=False):
     """The time for which each kind of data is kept (None means for ever), and the batches of deletions."""
 
-    #: Versions of kind "auto"; the newest of each file always stays. Default 30 days.
+    #: Versions of kind "auto"; default 30 days. The newest version of each file always stays.
     keep_auto: timedelta | None
-    #: Default 7 days.
+    #: Stopped previews; default 7 days.
     keep_stopped_previews: timedelta | None
     #: The audit trail; default 365 days.
     keep_events: timedelta | None
@@ -31,12 +31,12 @@ class RetentionOptions(TypedDict, total=False):
 class MaintenanceOptions(RetentionOptions, total=False):
     """The options of `run`."""
 
-    #: Count the rows, delete nothing; default False.
+    #: True to count the rows and delete nothing; default False.
     dry_run: bool
 
 
 class Maintaining(Namespace):
-    """All jobs, one after the other."""
+    """The methods that run all jobs, one after the other."""
 
     def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
         """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
@@ -67,7 +67,7 @@ class Maintaining(Namespace):
 
 
 class AsyncMaintaining(AsyncNamespace):
-    """All jobs, one after the other."""
+    """The methods that run all jobs, one after the other."""
 
     async def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
         """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.

@@ -29,7 +29,7 @@ _WHOLE_S = 10.0
 #: Errors that a second try of an idempotent plan may mend: a lost connection, an embedded server that restarts, a
 #: conflict.
 RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) in vain; another try would wait as long.
+#: A try that took this long has waited for a connection (5 s by default) and got none; another try would wait as long.
 _PROMPT_S = 4.0
 
 

@@ -193,7 +193,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         ::
 
             async with atlas.listen("builds") as notifications:
-                await work_off(atlas)                           # what is there already
+                await work_off(atlas)                           # the work that exists already
                 async for found in notifications:               # a Notification or a NotificationGap: then look again
                     await work_off(atlas)
 

@@ -150,7 +150,7 @@ class Atlas(ClientBase, Topics):
         ::
 
             with atlas.listen("builds") as notifications:
-                work_off(atlas)                           # what is there already
+                work_off(atlas)                           # the work that exists already
                 for found in notifications:               # a Notification or a NotificationGap: then look again
                     work_off(atlas)
 

@@ -41,7 +41,7 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def cut(text: str, letters: int = _NAME_LETTERS) -> str:
-    """Return the text, shortened to so many letters if it is longer, with an ellipsis in the middle."""
+    """Return the text; if it has more than `letters` letters, shorten it with an ellipsis in the middle."""
     if len(text) <= letters:
         return text
     tail = (letters - 1) // 2

@@ -149,7 +149,7 @@ class AsyncDriver:
                 await self._pool.put(pooled)
 
     async def _unwind(self, scope: Scope) -> None:
-        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        """Roll a failed operation back in the caller's transaction, so that the caller can continue."""
         if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1

@@ -140,7 +140,7 @@ class Driver:
                 self._pool.put(pooled)
 
     def _unwind(self, scope: Scope) -> None:
-        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        """Roll a failed operation back in the caller's transaction, so that the caller can continue."""
         if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1

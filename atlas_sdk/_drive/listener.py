@@ -124,7 +124,7 @@ class Listener:
         self._receive(connection)
 
     def _wait_and_receive(self, deadline: float | None) -> None:
-        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
+        """Wait for notifications of the server and receive them; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
@@ -243,7 +243,7 @@ class AsyncListener:
         await self._receive(connection)
 
     async def _wait_and_receive(self, deadline: float | None) -> None:
-        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
+        """Wait for notifications of the server and receive them; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if await self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():

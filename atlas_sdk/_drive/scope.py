@@ -56,7 +56,7 @@ class Scope:
         self.connection, self._path = connection, connection.path
 
     def release(self) -> Any:
-        """Give up the pooled connection and return it, for the pool."""
+        """Release the pooled connection, and return it for the pool."""
         connection, self.connection = self.connection, None
         return connection
 

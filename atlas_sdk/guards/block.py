@@ -1,9 +1,9 @@
 """A block of a user's quota that this process may spend: counters only, no I/O, no locks, no clock.
 
-When a call starts, the block subtracts the call's part from what is left. When the call ends, the block adds the unused
-rest again. So `granted - left` is always the amount spent plus the parts of running calls: nothing is counted twice.
-The block also counts the amount spent alone, so that the pool can exchange the block for a reservation of the size of
-its running calls.
+When a call starts, the block subtracts the call's part from the amount left. When the call ends, the block adds the
+unused rest again. So `granted - left` is always the amount spent plus the parts of running calls: nothing is counted
+twice. The block also counts the amount spent alone, so that the pool can exchange the block for a reservation of the
+size of its running calls.
 
 Money is a whole number of billionths of a dollar here: exact, and ten times as fast as Decimal.
 """

@@ -1,4 +1,4 @@
-"""A lease for threads: blocks of a user's quota that this process spends by itself."""
+"""A lease for threads: blocks of a user's quota that this process spends without queries."""
 
 import logging
 from datetime import timedelta

@@ -56,7 +56,7 @@ class ManagedLease(_Lease, Protocol):
         ...
 
     def end(self) -> None:
-        """Settle everything for good, and charge running calls their whole grant."""
+        """End the lease: settle everything, and charge running calls their whole grant."""
         ...
 
 
@@ -72,7 +72,7 @@ class AsyncManagedLease(_Lease, Protocol):
         ...
 
     async def end(self) -> None:
-        """Settle everything for good, and charge running calls their whole grant."""
+        """End the lease: settle everything, and charge running calls their whole grant."""
         ...
 
 
@@ -199,7 +199,7 @@ class LeaseManager(_Manager[ManagedLease]):
                     return
 
     def end(self) -> None:
-        """Settle everything that the leases hold, for good."""
+        """End all leases: settle everything that they hold."""
         # Copy the set, because the thread may be in the middle of a round.
         leases = set(self._schedule.all())
         with contextlib.suppress(Empty):
@@ -267,7 +267,7 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
             raise
 
     async def end(self) -> None:
-        """Settle everything that the leases hold, for good."""
+        """End all leases: settle everything that they hold."""
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()

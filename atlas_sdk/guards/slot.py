@@ -105,7 +105,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
     ::
 
-        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded; its `holders` have the slots
+        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded with the `holders` of the slots
             container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -136,7 +136,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
 
     ::
 
-        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded; its `holders` have the slots
+        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded with the `holders` of the slots
             container = await start("web-1", fence=slot.epoch)
             while await container.runs():
                 slot.check()                               # raises SlotLost: stop the container

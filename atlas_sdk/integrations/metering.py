@@ -1,4 +1,4 @@
-"""Compute what to reserve before a call of a model, and what to charge after it. No I/O.
+"""Compute the amounts to reserve before a call of a model, and to charge after the call. No I/O.
 
 The wrappers of both providers use this module. An `Api` describes the differences between the providers' APIs.
 """
