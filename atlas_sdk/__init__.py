@@ -10,9 +10,9 @@
         atlas.memory.snapshot(project, "CLAUDE.md", b"# Rules")   # None when nothing changed
         atlas.memory.checkpoint(project, "before-refactor")
 
-What programs pass around is here: clients, options, objects, errors, guards. Public, too: `atlas_sdk.results` (rarer
-results of operations), `atlas_sdk.maintenance`, `atlas_sdk.files`, `atlas_sdk.guards`, `atlas_sdk.errors` and
-`atlas_sdk.integrations`.
+This package has the names that programs use most: clients, options, objects, errors, guards. These modules are public,
+too: `atlas_sdk.results` (rarer results of operations), `atlas_sdk.maintenance`, `atlas_sdk.files`, `atlas_sdk.guards`,
+`atlas_sdk.errors` and `atlas_sdk.integrations`.
 """
 
 from importlib import import_module
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Imported when first used: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
+# Import each name at its first use: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
 _HOME_OF = {
     "AlreadyExists": "errors",
     "AmbiguousReference": "errors",

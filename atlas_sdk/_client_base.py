@@ -1,4 +1,4 @@
-"""The part of a client that never waits, and so is the same for threads and for asyncio."""
+"""The part of a client that never waits. Therefore it is the same for threads and for asyncio."""
 
 from typing import Self
 from uuid import UUID
@@ -48,32 +48,34 @@ class ClientBase:
         return self._found()[0].config.dsn
 
     def keep_server_for(self, seconds: float) -> None:
-        """Keep the embedded server up this long after its last user left; nothing for a server by DSN."""
+        """Keep the embedded server running this long after its last user has left; do nothing for a server by DSN."""
         self._found()[0].keep_for(seconds)
 
     def with_context(self, *, ip: Address | None = None, user_agent: str | None = None) -> Self:
-        """Return a light copy of this client for one request: the audit names this address and agent. Never awaited.
+        """Return a light copy of this client for one request; the audit names its address and agent. Do not await it.
 
         ::
 
             atlas.with_context(ip=request.client.host, user_agent=request.headers["user-agent"]).users.create(…)
 
-        It shares the connections, and needs no close: its `close` does nothing. A copy of a copy keeps what it is not
-        given. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput for what is no IP address.
+        The copy shares the connections and needs no close; its `close` does nothing. A copy of a copy keeps the values
+        that are not given again. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput if `ip` is no IP
+        address.
         """
         return self._copy(self._origin.but(ip=ip, user_agent=user_agent), self._tenant)
 
     def as_user(self, user: User | UUID) -> Self:
-        """Return a light copy of this client for one user alone: no other tenant's rows exist for it. Never awaited.
+        """Return a light copy of this client that can use only this user's rows. Do not await it.
 
         ::
 
             tenant = atlas.as_user(user)
             tenant.projects.list(user)
 
-        Every statement runs as the role `atlas_app` under row-level security, in the same round trip. What is a
-        platform's to do (sign up, plans, limits, maintenance) raises NotPermitted, and so does a user that is not this
-        one. It shares the connections and needs no close. Raises NotPermitted when this login cannot act so.
+        Every statement runs as the role `atlas_app` under row-level security, in the same round trip. The platform's
+        own operations (sign up, plans, limits, maintenance) raise NotPermitted, and so does every operation on another
+        user. The copy shares the connections and needs no close. Raises NotPermitted if this login cannot act for the
+        user.
         """
         if not isinstance(user, User | UUID):
             raise wrong_kind(user, "user", (User, UUID))
@@ -82,6 +84,6 @@ class ClientBase:
         return self._copy(self._origin, tenant)
 
     def _check_joins(self) -> None:
-        """Refuse a caller's transaction where row-level security must hold: its role is not ours to change."""
+        """Raise InvalidInput if this client acts for one user: a caller's transaction must keep its role."""
         if self._tenant is not None:
             raise InvalidInput("a client that acts for one user has its own transactions", field="connection")

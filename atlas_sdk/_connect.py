@@ -1,4 +1,7 @@
-"""Find the database for a client, and make the configuration of its connections and the context of its plans."""
+"""The options of `Atlas.open`, and the preparation of a client from them.
+
+`prepare` finds the database, and makes the configuration of the connections and the context of the plans.
+"""
 
 import getpass
 import sys
@@ -40,13 +43,13 @@ class Opened:
     config: ConnectionConfig
     context: Context
     server: EmbeddedServer | None
-    #: Apply missing migrations.
+    #: True to apply missing migrations.
     migrates: bool = field(kw_only=True)
-    #: Shared by all clients of the embedded server.
+    #: The table that all clients of the embedded server share.
     versions: SharedVersions | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
-        """Keep the embedded server up after its last user left."""
+        """Keep the embedded server running this long after its last user has left."""
         if self.server is not None:
             self.server.keep_for(seconds)
 
@@ -81,24 +84,24 @@ class Options(TypedDict, total=False):
     pool_max: int; default 20
         The most connections at one time.
     idle_s: float, seconds; default 30
-        Close a connection that was idle for so long.
+        Close a connection that was idle for this time.
     connect_timeout_s: float, seconds; default 5
-        Wait for a connection for so long.
+        The longest wait for a connection.
     prepare_statements: bool; default True, but False behind a pooler
         Prepared statements fail behind PgBouncer in transaction mode before 1.21.
     retries: int; default 3, 0 is never
         Repeat a call that certainly changed nothing: after a serialization failure, a deadlock or a lost connection.
         The first wait is up to 0.02 s, each further one up to twice as long.
-    statement_timeout_s: float, seconds; default as the server is set
+    statement_timeout_s: float, seconds; default the server's setting
         The server ends a statement that takes longer, with TimedOut.
-    lock_timeout_s: float, seconds; default as the server is set
+    lock_timeout_s: float, seconds; default the server's setting
         The server ends a statement that waits longer for one lock, with TimedOut.
-    idle_in_transaction_timeout_s: float, seconds; default as the server is set
-        The server ends a connection in whose transaction nothing happens for longer.
+    idle_in_transaction_timeout_s: float, seconds; default the server's setting
+        The server ends a connection whose open transaction is idle for longer.
     query_log: bool; default False
         Log every statement's name, time and number of rows, never a value, to the logger "atlas_sdk.queries".
     slow_query_s: float, seconds; default none
-        Log a statement that took longer as a warning there, and its plan once a minute; never a value.
+        Log a statement that took longer as a warning to the same logger, and its plan once a minute; never a value.
     signing_keys: SigningKeys; default the file that ATLAS_SIGNING_KEYS names
         The keys of session tokens. Without that file the embedded server makes "signing-keys" in its home at the first
         token.
@@ -129,7 +132,7 @@ if not TYPE_CHECKING:
 
 
 def _check_names(options: Options) -> None:
-    """Refuse options that do not exist, because a misspelt option would have no effect."""
+    """Raise InvalidInput for an option that does not exist, because a misspelt option would have no effect."""
     for name in options:
         if name not in _OPTIONS:
             close = get_close_matches(name, _OPTIONS, n=1)

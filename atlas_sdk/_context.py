@@ -17,13 +17,13 @@ __all__ = ["Context"]
 
 @frozen(kw_only=True)
 class Context:
-    """The context of a client's plans. The drivers call `begin`, `join`, `commit` and `rollback`, and nothing else."""
+    """The context of a client's plans. Only the drivers call `begin`, `join`, `commit` and `rollback`."""
 
     #: Makes a uuid v7 (time-ordered).
     new_id: Callable[[], UUID]
     #: The author of changes, for the history and the audit trail.
     attribution: Attribution
-    #: Newest versions that this client knows, so that unchanged content costs no round trip.
+    #: The newest versions that this client knows, so that unchanged content costs no round trip.
     heads: HeadCache
     #: A clock in seconds that never goes back.
     monotonic: Callable[[], float]
@@ -48,9 +48,9 @@ class Context:
         return evolve(self, heads=self.heads.join())
 
     def commit(self, transaction: "Context") -> None:
-        """Take over what a committed transaction learned; `transaction` is what `begin` returned."""
+        """Add the versions that a committed transaction learned; `transaction` is the context from `begin`."""
         self.heads.adopt(transaction.heads)
 
     def rollback(self) -> None:
-        """Forget what this transaction learned: it was rolled back, or a part of it."""
+        """Forget the versions that this transaction learned, because it was rolled back, in whole or in part."""
         self.heads.clear()

@@ -11,8 +11,8 @@ from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["Keyring"]
 
-#: A key that was removed from the file may verify for this long. A check of the file costs 2 µs, and on asyncio a
-#: thread.
+#: Seconds for which a key that was removed from the file may still verify. A check of the file costs 2 µs, and on
+#: asyncio a thread.
 _TRUSTED_S: Final = 5.0
 
 
@@ -30,7 +30,7 @@ class Keyring:
     def __init__(self, given: SigningKeys | None = None, *, file: Path | None = None, makes: bool = False) -> None:
         self._given = given
         self._file = file
-        #: Create a missing file.
+        #: True to create a missing file.
         self._makes = makes
         # One assignment replaces the object, so threads need no lock.
         self._loaded: _Loaded | None = None
@@ -50,7 +50,7 @@ class Keyring:
     def load(self, now: float) -> SigningKeys:
         """Return the keys that the file holds now; the first call for an embedded server creates them.
 
-        Raises InvalidInput without keys and file, FileProblem.
+        Raises InvalidInput if there are neither keys nor a file, and FileProblem.
         """
         if self._given is not None:
             return self._given

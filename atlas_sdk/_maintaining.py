@@ -16,9 +16,9 @@ __all__ = ["AsyncMaintaining", "Maintaining", "MaintenanceOptions", "RetentionOp
 class RetentionOptions(TypedDict, total=False):
     """The time for which each kind of data is kept (None means for ever), and the batches of deletions."""
 
-    #: Versions of kind "auto"; the newest of each file always stays. Default 30 days.
+    #: Versions of kind "auto"; default 30 days. The newest version of each file always stays.
     keep_auto: timedelta | None
-    #: Default 7 days.
+    #: Stopped previews; default 7 days.
     keep_stopped_previews: timedelta | None
     #: The audit trail; default 365 days.
     keep_events: timedelta | None
@@ -31,20 +31,20 @@ class RetentionOptions(TypedDict, total=False):
 class MaintenanceOptions(RetentionOptions, total=False):
     """The options of `run`."""
 
-    #: Count the rows, delete nothing; default False.
+    #: True to count the rows and delete nothing; default False.
     dry_run: bool
 
 
 class Maintaining(Namespace):
-    """All jobs, one after the other."""
+    """The methods that run all jobs, one after the other."""
 
     def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
         """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
 
-        `MaintenanceOptions` lists the options. Each job works in short transactions, beside the traffic and beside
-        other runs. It can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does
-        not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a login that does
-        not see all rows, and DatabaseUnreachable when the database goes away.
+        `MaintenanceOptions` lists the options. Each job works in short transactions, at the same time as the traffic
+        and as other runs. A job can be repeated at any time, and logs one event at its end, "maintenance.<job>". A job
+        that fails does not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a
+        login that does not see all rows, and DatabaseUnreachable when the database goes away.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
         return run_script(self._runner, maintenance.run(jobs, **options))
@@ -59,23 +59,23 @@ class Maintaining(Namespace):
         """Run all jobs if they are due; return None if they are not.
 
         They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
-        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: one of them
-        runs.
+        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them
+        runs the jobs.
         """
         self._runner.run(isolation.check_sees_all("maintenance"))
         return run_script(self._runner, maintenance.run_if_due(every=every, retry=retry, **options))
 
 
 class AsyncMaintaining(AsyncNamespace):
-    """All jobs, one after the other."""
+    """The methods that run all jobs, one after the other."""
 
     async def run(self, jobs: Iterable[str] | None = None, **options: Unpack[MaintenanceOptions]) -> list[JobReport]:
         """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
 
-        `MaintenanceOptions` lists the options. Each job works in short transactions, beside the traffic and beside
-        other runs. It can be repeated at any time, and ends in one event, "maintenance.<job>". A job that fails does
-        not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a login that does
-        not see all rows, and DatabaseUnreachable when the database goes away.
+        `MaintenanceOptions` lists the options. Each job works in short transactions, at the same time as the traffic
+        and as other runs. A job can be repeated at any time, and logs one event at its end, "maintenance.<job>". A job
+        that fails does not stop the others: its report says why in `problem`. Raises InvalidInput, NotPermitted for a
+        login that does not see all rows, and DatabaseUnreachable when the database goes away.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
         return await run_script_async(self._runner, maintenance.run(jobs, **options))
@@ -90,8 +90,8 @@ class AsyncMaintaining(AsyncNamespace):
         """Run all jobs if they are due; return None if they are not.
 
         They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
-        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: one of them
-        runs.
+        one that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them
+        runs the jobs.
         """
         await self._runner.run(isolation.check_sees_all("maintenance"))
         return await run_script_async(self._runner, maintenance.run_if_due(every=every, retry=retry, **options))

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 
 class Runner(Protocol):
-    """Runs plans, blocking."""
+    """A blocking runner of plans."""
 
     @property
     def retries(self) -> int:
@@ -36,7 +36,7 @@ class Runner(Protocol):
 
 
 class AsyncRunner(Protocol):
-    """Runs plans on asyncio."""
+    """A runner of plans for asyncio."""
 
     @property
     def retries(self) -> int:
@@ -92,7 +92,7 @@ class _Method(Generic[P, T]):
         return annotations_of(self._signature)
 
     def _of_class(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method of the class, with `self`, as help() and inspect look at it."""
+        """Return the method of the class, with `self`, as help() and inspect show it."""
         me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
         signature = self._signature.replace(parameters=[me, *self._signature.parameters.values()])
         return present_as(method, self._operation, signature, annotations_of(signature))
@@ -117,7 +117,7 @@ class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 return self.__get__(me, owner)(*args, **kwargs)
 
             return self._of_class(unbound)
-        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # the other half of one mechanism
+        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # this class serves the namespace
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
@@ -145,7 +145,7 @@ class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 return await self.__get__(me, owner)(*args, **kwargs)
 
             return self._of_class(unbound)
-        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # the other half of one mechanism
+        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # this class serves the namespace
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             try:

@@ -88,7 +88,7 @@ Effect = Query | Local | Begin | Commit | Rollback | GetContext
 #: The answer depends on the effect, so the send type is `object`, and each helper below narrows it.
 Plan = Generator[Effect, object, T]
 
-#: A sequence of plans: a script yields plans and gets back what each returned or raised (`_script.py`).
+#: A sequence of plans: a script yields plans and gets back the result or the error of each (`_script.py`).
 Script = Generator[Plan[Any], Any, T]
 
 

@@ -1,7 +1,7 @@
-"""Retries: of operations that certainly changed nothing, and of idempotent plans in a script.
+"""Retries of operations that certainly changed nothing, and of idempotent plans in a script.
 
-The driver decides where an operation fails whether it may be repeated (`_drive/failures.py`). This module decides how
-often and when. A call that succeeds pays nothing.
+When an operation fails, the driver decides whether it may be repeated (`_drive/failures.py`). This module decides how
+often and when. A call that succeeds costs nothing extra.
 """
 
 import logging
@@ -23,12 +23,13 @@ logger = logging.getLogger("atlas_sdk.retries")
 #: The first wait is up to this long; each further one twice as long.
 _FIRST_S = 0.02
 _LONGEST_S = 1.0
-#: No repetition starts later than this. The caller also waits for connections, so repetitions must not add much.
+#: Seconds after which no further repetition starts. The caller also waits for connections, so repetitions must not add
+#: much.
 _WHOLE_S = 10.0
 #: Errors that a second try of an idempotent plan may mend: a lost connection, an embedded server that restarts, a
 #: conflict.
 RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) in vain; another try would wait as long.
+#: A try that took this long has waited for a connection (5 s by default) and got none; another try would wait as long.
 _PROMPT_S = 4.0
 
 

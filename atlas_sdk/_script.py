@@ -1,4 +1,4 @@
-"""Scripts: operations that go on when one of their plans fails.
+"""Scripts: operations that can continue after one of their plans fails.
 
 A plan is one piece of work, which a database error ends. A script yields plans, one after the other, and gets back the
 result or the error of each. A script does no I/O itself, so blocking and asyncio clients run the same scripts.

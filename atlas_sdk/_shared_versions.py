@@ -2,8 +2,8 @@
 
 Every slot holds a stamp of eight bytes, which changes with each version of the files that fall into the slot. A client
 reads the stamp before it reads or writes a file's newest version. As long as the stamp is the same, no client has
-written since. So for an unchanged file, a read of shared memory replaces a round trip: an unchanged put of 14 kB takes
-57 µs and not 203 µs (the least of 2,000 each, in turn).
+written the file since then. So for an unchanged file, a read of shared memory replaces a round trip: an unchanged put
+of 14 kB takes 57 µs and not 203 µs (the least of 2,000 runs each, in turn).
 """
 
 import fcntl
@@ -33,7 +33,7 @@ _INVALID_FOR_ALL = _INVALID * _SLOT_BYTES
 
 
 class _ThreadLock:
-    """Lets one thread of this process at a time change a table. A record lock on the file does it for processes.
+    """A lock that lets one thread of this process at a time change a table. Processes use a record lock on the file.
 
     One lock serves all tables: a process that closes one of its descriptors loses all its record locks on that file.
     """
@@ -53,7 +53,7 @@ _threads = _ThreadLock()
 class SharedVersions:
     """The shared table of one embedded server. Two files in one slot only cause a query that is not needed.
 
-    Raises FileProblem for a table that another OS user can change, who could make an old version look like the newest.
+    Raises FileProblem if another OS user can change the table, and so make an old version look like the newest.
     """
 
     def __init__(self, file: Path) -> None:
@@ -86,7 +86,7 @@ class SharedVersions:
 
     @staticmethod
     def is_valid(stamp: bytes) -> bool:
-        """Return whether a stamp can be trusted. It cannot while a transaction may commit without changing it."""
+        """Return whether a stamp can be trusted. It is invalid while a transaction may commit without changing it."""
         return not stamp.startswith(_INVALID)
 
     def read(self, project_id: UUID, path: str) -> bytes:
@@ -96,7 +96,7 @@ class SharedVersions:
     def bump(self, project_id: UUID, path: str, *, seen: bytes | None) -> bytes | None:
         """Change the file's stamp, because a version was committed.
 
-        Returns the new stamp if no other client changed the stamp since `seen` was read. Returns None otherwise: then
+        Return the new stamp if no other client changed the stamp since `seen` was read. Otherwise return None, because
         the version just written may not be the newest.
         """
         slot, stamp = self._slot(project_id, path), b"\0" + os.urandom(_SLOT_BYTES - 1)

@@ -20,7 +20,7 @@ _MISSING: Final = object()
 
 
 def method_signature(operation: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of an operation with the type of its result, where the plan has a generator."""
+    """Return the signature of an operation, with the type of its result instead of the plan's generator."""
     result = get_type_hints(operation)["return"]
     if get_origin(result) is Generator:
         _, _, result = get_args(result)
@@ -38,7 +38,7 @@ def present_as(
 ) -> Callable[P, T]:
     """Give a method the name and docstring of an operation, and a signature; return it.
 
-    With `functools.update_wrapper` it takes 4.9 µs in place of 2.0, and a client for one request has new methods.
+    This takes 2.0 µs, and `functools.update_wrapper` 4.9 µs. A client for one request has new methods.
     """
     method.__module__, method.__doc__ = operation.__module__, operation.__doc__
     method.__name__, method.__qualname__ = operation.__name__, operation.__qualname__
@@ -48,7 +48,7 @@ def present_as(
 
 
 def checked(operation: Callable[P, T]) -> Callable[P, T]:
-    """Return the operation with a check of its objects: a wrong one is InvalidInput and not an AttributeError inside.
+    """Return the operation with a check of its objects: a wrong one raises InvalidInput, not an AttributeError later.
 
     An id in the place of an object is the most common mistake. The check of one parameter adds 0.3 µs to a call.
     """

@@ -19,9 +19,9 @@ class Statement:
 
     name: str
     text: str
-    #: The statement changes nothing, so it may be repeated: its header says `-- name: x (read)`.
+    #: True if the statement changes nothing, so that it may be repeated. Its header then says `-- name: x (read)`.
     reads: bool = field(default=False, kw_only=True, eq=False, repr=False)
-    #: The statement ends transactions by itself, so it cannot run inside one.
+    #: True if the statement ends transactions by itself, so that it cannot run inside a transaction.
     commits: bool = field(init=False, eq=False, repr=False)
 
     @commits.default

@@ -15,9 +15,9 @@ __all__ = ["temporary"]
 
 @contextmanager
 def temporary(options: Options) -> Iterator[tuple[str, Options]]:
-    """Make a temporary database; yield its address and the options of a client for it, and drop it.
+    """Make a temporary database; yield its address and the options of a client for it. Drop it at the end.
 
-    Raises InvalidInput for the option `home`: a temporary home is made and removed by itself.
+    Raises InvalidInput for the option `home`: a temporary database gets a home of its own, which is removed at the end.
     """
     if options.get("home") is not None:
         raise InvalidInput("a temporary database has a home of its own; leave `home` out", field="home")

@@ -82,7 +82,7 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def translate(error: psycopg.Error, dsn: str) -> AtlasError:
-    """Return our error for one of psycopg's, and remove secrets from that one. Raise ours `from` it."""
+    """Return our error for psycopg's error, and remove secrets from the latter. The caller raises ours `from` it."""
     scrub(error, dsn)
     state = error.sqlstate
     if isinstance(error, (PoolTimeout, TooManyRequests)):
@@ -99,7 +99,7 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def _passing(state: str) -> DatabaseError | None:
-    """Return our error for a condition that may pass, if it is one."""
+    """Return our error for a condition that may pass, and None for other conditions."""
     if state == "53100":
         return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
     if state in {"40001", "40P01"}:

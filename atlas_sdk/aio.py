@@ -62,7 +62,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         self._options = options
         self._origin = origin or Origin()
         self._tenant = tenant
-        #: The client that this one is a copy of: the connection is that one's.
+        #: The client that this one is a copy of, and whose connection it uses.
         self._parent = parent
         self._connection: _Connected | None = None
         runner = _LateRunner(self)
@@ -76,11 +76,11 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
-        """Return a client that connects when it is entered (`async with`) or by `connect()`. Never awaited.
+        """Return a client that connects when it is entered (`async with`) or by `connect()`. Do not await it.
 
-        Without `dsn` and `home`, to the server that ATLAS_DATABASE_URL names. Where it names none, and with `home`, the
-        embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user. The options
-        are those of `Options`. Raises InvalidInput for an option that does not exist.
+        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If it names none, or
+        with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server stops with
+        its last user. The options are those of `Options`. Raises InvalidInput for an option that does not exist.
         """
         return cls(address(dsn, options), options)
 
@@ -111,16 +111,17 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
     @classmethod
     def temporary(cls, **options: Unpack[Options]) -> AbstractAsyncContextManager[Self]:
-        """Make a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+        """Make a client on a new database for tests and examples; drop the database at the end of the block.
 
         ::
 
             async with AsyncAtlas.temporary() as atlas:
                 user = await atlas.users.create("ada@example.com")
 
-        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
-        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
-        options are those of `Options`, except `home`. Entering raises EmbeddedServerFailed, InvalidInput.
+        The first temporary client of a process starts a PostgreSQL server, which takes a second or two; each further
+        one costs a CREATE DATABASE. The database has the schema, and no rows. Nothing of the server survives the
+        process, however the process ends, and your own databases stay untouched. The options are those of `Options`,
+        except `home`. Entering raises EmbeddedServerFailed, InvalidInput.
         """
         return cls._temporary(options)
 
@@ -155,7 +156,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return type(self)(self._dsn, self._options, origin=origin, tenant=tenant, parent=self._parent or self)
 
     def join(self, connection: "AsyncConnection[Any]") -> AsyncTransaction:
-        """Return the topics of this client in a transaction of your own, on your own connection. Never awaited.
+        """Return the topics of this client in a transaction of your own, on your own connection. Do not await it.
 
         ::
 
@@ -163,15 +164,15 @@ class AsyncAtlas(ClientBase, AsyncTopics):
                 await connection.execute("INSERT INTO orders …")
                 await atlas.join(connection).events.log("order.placed", user=user)
 
-        You commit or roll back. An operation that fails leaves your transaction as it was before it. The connection is
-        to the database of this client, with the tables in its search_path; your login's rights count. Raises
-        InvalidInput outside of a transaction, and on a client that acts for one user.
+        You commit or roll back. An operation that fails leaves your transaction as it was before the operation. The
+        connection must be to the database of this client, with the tables in its search_path; the rights of its login
+        apply. Raises InvalidInput outside of a transaction, and on a client that acts for one user.
         """
         self._check_joins()
         return AsyncTransaction(self._view.joined(connection))
 
     async def health(self) -> Health:
-        """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
         try:
             found = await self._view.run(health.look())
         except AtlasError as problem:
@@ -183,23 +184,24 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return how many connections there are and what became of requests for one; asks no server. Never awaited."""
+        """Return the number of connections and counts of the requests for one. No round trip; do not await it."""
         return self._connected().driver.stats()
 
     def listen(self, *channels: str) -> AsyncListener:
-        """Return a listener for what `notify` sends on these channels, on a connection of its own. Never awaited.
+        """Return a listener for the notifications that `notify` sends on these channels. Do not await it.
 
         ::
 
             async with atlas.listen("builds") as notifications:
-                await work_off(atlas)                           # what is there already
+                await work_off(atlas)                           # the work that exists already
                 async for found in notifications:               # a Notification or a NotificationGap: then look again
                     await work_off(atlas)
 
-        A client that acts for one user hears that user's own channels: what `as_user(user).notify` sends. The listener
-        makes its connection again when that is lost, for as long as it takes; what was sent meanwhile is gone, so the
-        next item is a NotificationGap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so
-        does the client's end. Entering raises InvalidInput behind a pooler in transaction mode.
+        A client that acts for one user receives only that user's own notifications, which `as_user(user).notify` sends.
+        The listener has a connection of its own. When the connection is lost, the listener connects again, for as long
+        as that takes. Notifications sent meanwhile are lost, so the next item is a NotificationGap. `get(timeout_s=…)`
+        waits for one item. `stop()` ends the listener from any thread, and so does the client's `close`. Entering
+        raises InvalidInput behind a pooler in transaction mode.
         """
         return AsyncListener(self._connected().opened.config, channels, self._tenant)
 
@@ -220,7 +222,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
             yield AsyncTransaction(driver)
 
     async def close(self) -> None:
-        """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
+        """Settle all guards and leases, close every connection and leave the embedded server. Idempotent."""
         if self._parent is not None or self._connection is None:
             return
         try:
@@ -240,14 +242,14 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
 
 class _LateRunner:
-    """Runs plans on the driver that the client gets when it connects."""
+    """A runner that uses the driver that the client gets when it connects."""
 
     def __init__(self, atlas: AsyncAtlas) -> None:
         self._atlas = atlas
 
     @property
     def retries(self) -> int:
-        return self._atlas._view.retries  # noqa: SLF001  # the other half of one mechanism
+        return self._atlas._view.retries  # noqa: SLF001  # this class serves the client
 
     async def run(self, plan: Plan[T]) -> T:
-        return await self._atlas._view.run(plan)  # noqa: SLF001  # the other half of one mechanism
+        return await self._atlas._view.run(plan)  # noqa: SLF001  # this class serves the client

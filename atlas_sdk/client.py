@@ -53,7 +53,7 @@ class Atlas(ClientBase, Topics):
         self._tenant = tenant
         #: The client that this one is a copy of.
         self._parent = parent
-        #: Runs the plans: the driver itself, or a copy's view of it, with its own origin and tenant.
+        #: The driver that runs the plans; for a copy, a view of the driver with the copy's origin and tenant.
         self._view = driver if parent is None else driver.view(origin=self._origin, tenant=tenant)
         super().__init__(self._view)
         self.maintenance = Maintenance(self._view)
@@ -66,10 +66,10 @@ class Atlas(ClientBase, Topics):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Connect, and check that the schema is this version's.
 
-        Without `dsn` and `home`, to the server that ATLAS_DATABASE_URL names. Where it names none, and with `home`, the
-        embedded PostgreSQL is started or joined and its schema is migrated; it stops with its last user. The options
-        are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed,
-        SchemaMismatch, and InvalidInput for an option that does not exist.
+        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If it names none, or
+        with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server stops with
+        its last user. The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed,
+        EmbeddedServerFailed, SchemaMismatch, and InvalidInput for an option that does not exist.
         """
         opened = prepare(address(dsn, options), options)
         driver = Driver(opened.config, opened.context)
@@ -88,16 +88,17 @@ class Atlas(ClientBase, Topics):
 
     @classmethod
     def temporary(cls, **options: Unpack[Options]) -> AbstractContextManager[Self]:
-        """Make a client on a database of its own, for tests and examples: migrated, without rows, gone at the end.
+        """Make a client on a new database for tests and examples; drop the database at the end of the block.
 
         ::
 
             with Atlas.temporary() as atlas:
                 user = atlas.users.create("ada@example.com")
 
-        The first one of a process starts a PostgreSQL server, which takes a second or two; each further one costs a
-        CREATE DATABASE. Nothing of it survives the process, however that ends, and no database of yours is touched. The
-        options are those of `Options`, except `home`. Entering raises EmbeddedServerFailed, InvalidInput.
+        The first temporary client of a process starts a PostgreSQL server, which takes a second or two; each further
+        one costs a CREATE DATABASE. The database has the schema, and no rows. Nothing of the server survives the
+        process, however the process ends, and your own databases stay untouched. The options are those of `Options`,
+        except `home`. Entering raises EmbeddedServerFailed, InvalidInput.
         """
         return cls._temporary(options)
 
@@ -115,7 +116,7 @@ class Atlas(ClientBase, Topics):
         return type(self)(self._opened, self._driver, self._login, origin=origin, tenant=tenant, parent=parent)
 
     def join(self, connection: "Connection[Any]") -> Transaction:
-        """Return the topics of this client in a transaction of your own, on your own connection. Never awaited.
+        """Return the topics of this client in a transaction of your own, on your own connection.
 
         ::
 
@@ -123,15 +124,15 @@ class Atlas(ClientBase, Topics):
                 connection.execute("INSERT INTO orders …")
                 atlas.join(connection).events.log("order.placed", user=user)
 
-        You commit or roll back. An operation that fails leaves your transaction as it was before it. The connection is
-        to the database of this client, with the tables in its search_path; your login's rights count. Raises
-        InvalidInput outside of a transaction, and on a client that acts for one user.
+        You commit or roll back. An operation that fails leaves your transaction as it was before the operation. The
+        connection must be to the database of this client, with the tables in its search_path; the rights of its login
+        apply. Raises InvalidInput outside of a transaction, and on a client that acts for one user.
         """
         self._check_joins()
         return Transaction(self._view.joined(connection))
 
     def health(self) -> Health:
-        """Return whether the database answers, how fast, and what it is; does not raise when it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
         try:
             found = self._driver.run(health.look())
         except AtlasError as problem:
@@ -140,23 +141,24 @@ class Atlas(ClientBase, Topics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return how many connections there are and what became of requests for one; asks no server. Never awaited."""
+        """Return the number of connections and counts of the requests for one. No round trip."""
         return self._driver.stats()
 
     def listen(self, *channels: str) -> Listener:
-        """Return a listener for what `notify` sends on these channels, on a connection of its own. Never awaited.
+        """Return a listener for the notifications that `notify` sends on these channels.
 
         ::
 
             with atlas.listen("builds") as notifications:
-                work_off(atlas)                           # what is there already
+                work_off(atlas)                           # the work that exists already
                 for found in notifications:               # a Notification or a NotificationGap: then look again
                     work_off(atlas)
 
-        A client that acts for one user hears that user's own channels: what `as_user(user).notify` sends. The listener
-        makes its connection again when that is lost, for as long as it takes; what was sent meanwhile is gone, so the
-        next item is a NotificationGap. `get(timeout_s=…)` waits for one item, `stop()` ends it from any thread, and so
-        does the client's end. Entering raises InvalidInput behind a pooler in transaction mode.
+        A client that acts for one user receives only that user's own notifications, which `as_user(user).notify` sends.
+        The listener has a connection of its own. When the connection is lost, the listener connects again, for as long
+        as that takes. Notifications sent meanwhile are lost, so the next item is a NotificationGap. `get(timeout_s=…)`
+        waits for one item. `stop()` ends the listener from any thread, and so does the client's `close`. Entering
+        raises InvalidInput behind a pooler in transaction mode.
         """
         return Listener(self._opened.config, channels, self._tenant)
 
@@ -177,7 +179,7 @@ class Atlas(ClientBase, Topics):
             yield Transaction(driver)
 
     def close(self) -> None:
-        """Settle what is left to settle, close every connection and leave the embedded server. Idempotent."""
+        """Settle all guards and leases, close every connection and leave the embedded server. Idempotent."""
         if self._parent is not None:
             return
         try:

@@ -1,17 +1,17 @@
 """Settings, by precedence: flag, `ATLAS_*`, the project's `.atlas.toml`, the user's `config.toml`, default.
 
-In both files they stand in the table `[atlas]`::
+Both files have the settings in the table `[atlas]`::
 
     [atlas]
     database_url = "postgresql://ada@db.example/atlas"
     color = "never"
 
-One exception: the flag for the home means the embedded database in it, even if another setting names a server.
+One exception: the flag for the home selects the embedded database in that home, even if another setting names a server.
 
 A project's file may come with a cloned repository, so it must not decide where memory is stored or for which user: only
 its `color` and `query_log` count. The file counts only if it is a regular file that belongs to the caller or root, and
-no symlink. The search for it goes upwards. It ends at a folder that belongs to another user, or in which everybody may
-write, such as /tmp.
+no symlink. The search for the file goes upwards. It ends at a folder that belongs to another user, or in which
+everybody may write, such as /tmp.
 """
 
 import logging
@@ -54,7 +54,7 @@ _TYPES: Final[Mapping[str, type]] = {
     "keep_events_days": int,
 }
 _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
-#: A century.
+#: The most days to keep: a century.
 _DAYS_MAX: Final = 36_500
 
 
@@ -76,7 +76,7 @@ def home_folder() -> Path:
     try:
         found = Path(platformdirs.user_data_path(_APP, appauthor=False))
     except RuntimeError:
-        found = Path()  # without HOME, of a user who is in no list; older releases leave the "~" there
+        found = Path()  # no HOME, and a user without an account; older releases return a "~"
     return found if found.is_absolute() else expanded(f"~/.local/share/{_APP}")
 
 
@@ -129,15 +129,15 @@ def _given(value: str | None) -> str | None:
 class Settings:
     """The settings of the command line and of the watcher."""
 
-    #: None: the embedded server.
+    #: The DSN of the server; None for the embedded server.
     database_url: str | None = field(default=None, converter=_given, repr=lambda url: "None" if url is None else "'…'")
-    #: None: see `home_folder`.
+    #: The home; None for `home_folder()`.
     home: str | None = field(default=None, converter=_given)
-    #: E-mail of the user to act as, on a server by DSN; None: the login's own.
+    #: The e-mail of the user to act as, on a server by DSN; None for the login's own.
     user: str | None = field(default=None, converter=_given)
-    #: "auto": on a terminal, unless NO_COLOR is set; "always"; "never".
+    #: Colours of the output: "auto" (on a terminal, unless NO_COLOR is set), "always" or "never".
     color: str = field(default="auto", converter=_color)
-    #: Log every statement's name, time and number of rows.
+    #: True to log every statement's name, time and number of rows.
     query_log: bool = False
     #: True if the watcher runs the maintenance of its database once a day, see docs/maintenance.md.
     maintenance: bool = True
@@ -161,7 +161,7 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
     environment or a file is ignored: a user who gives a folder must not reach the database of a whole platform. Raises
     InvalidInput that names the file, or the variable, and the key.
     """
-    # Takes as long to import as half of psycopg, and nobody who imports the library needs it.
+    # Import this here: it takes half as long as psycopg, and a program that imports the library does not need it.
     import typed_settings as ts  # noqa: PLC0415  # see above
     from typed_settings.exceptions import InvalidSettingsError  # noqa: PLC0415  # see above
     from typed_settings.loaders import DictLoader  # noqa: PLC0415  # see above
@@ -199,7 +199,7 @@ def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
 
 
 def _project_file(start: Path) -> Path | None:
-    """Return the nearest `.atlas.toml` in a folder or above it, if no other user can have put it there."""
+    """Return the nearest `.atlas.toml` in a folder or above it, unless another user may have put it there."""
     folder = start.expanduser().absolute()
     for place in (folder, *folder.parents):
         found, is_safe = None, False
@@ -227,9 +227,10 @@ def _is_safe(folder: os.stat_result) -> bool:
 
 
 class _File:
-    """Loads one file. Its errors name the file and the key.
+    """A loader of one file. Its errors name the file and the key.
 
-    It opens a project's file without following a symlink. The user's own file may be a symlink to a folder of dotfiles.
+    The loader opens a project's file without following a symlink. The user's own file may be a symlink, such as one to
+    a folder of dotfiles.
     """
 
     def __init__(self, path: Path, *, tables: frozenset[str], allowed: frozenset[str] | None = None) -> None:
@@ -243,7 +244,7 @@ class _File:
         return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
 
     def _read(self) -> Mapping[str, Any]:
-        # Open without waiting: in the place of the file there may be a FIFO, which waits for a writer.
+        # Open without waiting: the file may be a FIFO, whose open waits for a writer.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if self._allowed is not None else 0)
         try:
             with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123  # a descriptor
@@ -259,7 +260,7 @@ class _File:
             raise InvalidInput(str(exc), field="file") from None
 
     def _check_owner(self, found: os.stat_result) -> None:
-        """Refuse what another user can have written: the address of a database with the caller's password in it."""
+        """Raise InvalidInput if another user may have written the file, which holds the DSN and its password."""
         if stat.S_ISDIR(found.st_mode):
             raise self._wrong("file", "cannot be read: is a directory")
         if not stat.S_ISREG(found.st_mode):

@@ -1,7 +1,7 @@
 """Database addresses: read strictly, and shown without their secrets.
 
 If a password has an unescaped "/" or "@", libpq takes it for the end of a part of the URL, and quotes that part in its
-error messages. So this module reads an address first. It refuses a malformed address, and quotes nothing of it.
+error messages. So this module reads an address first. The module refuses a malformed address, and quotes nothing of it.
 """
 
 import re
@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 _MASK: Final = "***"
-#: More than any real address has, with room for many hosts and options.
+#: The longest address that is read; real addresses are shorter, even with many hosts and options.
 _LIMIT_BYTES: Final = 16_384
 _URL: Final = re.compile(r"postgres(?:ql)?://")
-#: Schemes of other libraries, which people copy. Only these are quoted: any other text may be a secret.
+#: Schemes of other libraries, which people copy. Errors quote only these: any other text may be a secret.
 _FOREIGN: Final = re.compile(r"(?:jdbc:postgresql|postgres(?:ql)?\+\w{1,20}):")
 _UNREADABLE: Final = "the DSN cannot be read: write postgresql://user@host:5432/database"
 #: Characters that end a part of a URL.
@@ -46,7 +46,7 @@ _SHOWN: Final = frozenset({
     "load_balance_hosts", "replication", "oauth_issuer", "oauth_client_id", "oauth_scope",
 })
 # fmt: on
-#: The parts that messages, prompts and logs tell.
+#: The parts that messages, prompts and logs show.
 _TOLD: Final = ("host", "port", "user", "dbname")
 #: A secret of fewer letters is a part of many words, so only whole words are masked.
 _SHORT: Final = 4
@@ -56,14 +56,14 @@ _QUOTED: Final = re.compile(
     r"|invalid command-line argument|-c )).*",
     re.DOTALL,
 )
-#: Up to the end of the word: what follows may belong to a password that was not escaped.
+#: An address up to the end of the word, because all of it may belong to a password that was not escaped.
 _ADDRESS: Final = re.compile(r"(\w[\w+.-]{0,40}://)\S+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parsed(dsn: str) -> dict[str, str]:
     """Return the parts of a URL or a connection string by libpq's names. Raises InvalidInput, which quotes nothing."""
-    # Importing psycopg takes longer than a command's help may.
+    # Import psycopg here: the help of a command must not wait for it.
     import psycopg  # noqa: PLC0415
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
 
@@ -75,7 +75,7 @@ def parsed(dsn: str) -> dict[str, str]:
     with suppress(psycopg.Error, ValueError):
         parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
     if parts is None:
-        # Outside of the handler, so that it is in no chain: libpq quotes what it cannot read.
+        # Raise outside of the handler, so that libpq's error is not chained: it quotes the text that it cannot read.
         raise InvalidInput(_UNREADABLE, field="dsn")
     wrong = (
         (_URL.match(dsn) is not None and _is_torn(dsn, parts))
@@ -102,12 +102,12 @@ def _is_torn(url: str, parts: dict[str, str]) -> bool:
 
 
 def check_dsn(dsn: str) -> None:
-    """Raise InvalidInput for a text that is no DSN. The error quotes nothing, as any part may be the password."""
+    """Raise InvalidInput for a text that is no DSN. The error quotes nothing, because any part may be the password."""
     parsed(dsn)
 
 
 def place(dsn: str) -> str:
-    """Return where a DSN points, without secrets: "ada@db.example:5432/atlas"."""
+    """Return the user and the place of a database without secrets: "ada@db.example:5432/atlas"."""
     try:
         parts = parsed(dsn)
     except InvalidInput:
@@ -156,7 +156,7 @@ def without_secrets(parts: dict[str, str]) -> dict[str, str]:
 
 
 def without_addresses(text: str) -> str:
-    """Return a text in which only the scheme of each URL is left, such as a wrong command line with a URL in it."""
+    """Return a text, such as a wrong command line, in which each URL is masked except for its scheme."""
     return _ADDRESS.sub(rf"\1{_MASK}", text)
 
 
@@ -170,7 +170,7 @@ def _url(scheme: str, parts: dict[str, str]) -> str:
     hosts = parts.get("host", "").split(",")
     ports = parts.get("port", "").split(",") if "port" in parts else [""] * len(hosts)
     authority = ""
-    # A socket's folder, a zone of IPv6, and one port for all hosts are in the query.
+    # Put a socket's folder, an IPv6 zone, and one port for all hosts into the query.
     if len(ports) == len(hosts) and all(re.fullmatch(r"[\w.:-]+", host) for host in hosts):
         authority = ",".join(
             (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
@@ -225,5 +225,5 @@ def scrub(error: BaseException, dsn: str) -> None:
             one.__notes__ = [scrubbed(note, dsn) for note in one.__notes__]
         if hasattr(one, "_pgconn"):
             # psycopg's errors keep all parameters of the connection.
-            one._pgconn = None  # noqa: SLF001  # there is no other way to let go of it
+            one._pgconn = None  # noqa: SLF001  # there is no public way to drop it
         waiting += [one.__cause__, one.__context__]

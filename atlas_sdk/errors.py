@@ -10,7 +10,7 @@
     ├── IllegalTransition          1          a status that cannot follow the present one
     ├── PortsExhausted             1          a machine has no port left for a preview
     ├── AmbiguousReference         1          a prefix that several versions share
-    ├── RestoreRefused             1          going on would lose bytes
+    ├── RestoreRefused             1          continuing would lose bytes
     ├── FileProblem                1          a file cannot be read, kept or written
     │   └── OutsideProject         1          a path or a symlink that leaves the project
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
@@ -90,7 +90,8 @@ class AtlasError(Exception):
     repeatable: bool = False
 
     def __init__(self, *args: object) -> None:
-        # A message must be one line of a log or a terminal, whatever names it quotes, and short enough to be read.
+        # Keep a message on one line and short, whatever names it quotes, so that people can read it in a log or a
+        # terminal.
         super().__init__(*(visible(cut(arg, _LETTERS)) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -194,7 +195,7 @@ class AmbiguousReference(AtlasError):
 
 
 class RestoreRefused(AtlasError):
-    """Going on would lose bytes, so nothing was written."""
+    """Continuing would lose bytes, so nothing was written."""
 
     def __init__(self, message: str, *, paths: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -233,7 +234,7 @@ class IntegrityFailure(AtlasError):
 
 
 class QuotaExceeded(AtlasError):
-    """A limit does not allow what was asked; nothing was reserved in any dimension."""
+    """A limit does not allow the requested amount; nothing was reserved in any dimension."""
 
     exit_code = 4
 
@@ -295,7 +296,7 @@ class QuotaExceeded(AtlasError):
         return fields
 
 
-#: The advice for objects that stay until somebody ends them: how to make room for one more.
+#: The advice on how to make room for one more object, for objects that stay until somebody ends them.
 _ENDED = {"projects": "delete one", "sessions": "revoke one", "previews": "stop one"}
 #: Dimensions that free up by themselves soon.
 _RETRIED = frozenset({"requests", "containers"})
@@ -322,7 +323,7 @@ def _seconds(wait: timedelta) -> int:
 
 
 def _spoken(wait: timedelta) -> str:
-    """Return a time to wait for a sentence, rounded up: a client that comes back a moment early is refused again."""
+    """Return a waiting time in words, rounded up: a client that comes back a moment early is refused again."""
     seconds = _seconds(wait)
     for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
@@ -422,7 +423,8 @@ class TimedOut(DatabaseError):
 
     def __init__(self, message: str, *, limit: str, sqlstate: str | None = None) -> None:
         super().__init__(message, sqlstate=sqlstate)
-        #: Which limit: "statement", "lock", "idle" (a transaction in which nothing happened) or "transaction".
+        #: The name of the limit: "statement", "lock", "idle" (a transaction in which nothing happened) or
+        #: "transaction".
         self.limit = limit
 
 

@@ -1,7 +1,8 @@
 """The home folder, and the files in it that only its owner may read or change.
 
-Everything in the home is private to one OS user: the embedded database, the watcher's state, keys. A folder or file
-that another user owns or may change is refused, never mended: its content may already be somebody else's.
+Everything in the home is private to one OS user: the embedded database, the watcher's state, keys. The functions refuse
+a folder or file that another user owns or may change, and never repair it: another user may have changed its content
+already.
 """
 
 import os
@@ -13,21 +14,21 @@ from atlas_sdk.errors import FileProblem
 
 __all__ = ["check_private_file", "open_private_file", "prepare_home", "private_folder"]
 
-#: Linux follows as many (path_resolution(7)).
+#: The most links to follow in a path, as in Linux (path_resolution(7)).
 _LINKS_MAX = 40
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def prepare_home(folder: Path) -> Path:
-    """Return the home with all links resolved; make it, and missing folders above it, for this OS user alone.
+    """Return the home with all links resolved; make it and missing folders above it, for this OS user alone.
 
-    Raises FileProblem when the home is not a folder of this OS user, when its group or others may write to it, and
-    when another user could put a folder in its place: a folder above that everybody may write to (unless it is sticky,
-    as /tmp is), or a link on the way that belongs to another user.
+    Raises FileProblem when the home is not a folder of this OS user, when its group or others may write to it, and when
+    another user could put a folder in its place. That is possible if everybody may write to a folder above the home
+    (unless this folder is sticky, as /tmp is), or if a link on the way belongs to another user.
     """
     if "\n" in str(folder):
-        # PostgreSQL keeps the path in a file of lines.
+        # PostgreSQL keeps the path on one line of a file.
         raise _problem(folder, f"the home {str(folder)!r} has a line break in its name; {_ELSEWHERE}")
     try:
         found, missing = _resolve(folder)
@@ -36,7 +37,7 @@ def prepare_home(folder: Path) -> Path:
                 found = found.parent
                 continue
             found /= name
-            # Another process may be making it too.
+            # Another process may make the same folder now.
             found.mkdir(mode=0o700, exist_ok=True)
         status = found.lstat()
     except OSError as exc:
@@ -57,7 +58,7 @@ def prepare_home(folder: Path) -> Path:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that is closed to other users, or accept one that is; return it. Raises FileProblem."""
+    """Make a folder that other users cannot access, or accept such a folder; return it. Raises FileProblem."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
@@ -72,13 +73,13 @@ def private_folder(folder: Path) -> Path:
 
 
 def open_private_file(path: Path, flags: int) -> int:
-    """Open a file that only this OS user may read and change, 0600 when it is made; return the descriptor.
+    """Open a file that only this OS user may read and change; create it with mode 0600. Return the descriptor.
 
-    Never follows a link. Raises FileProblem for a file of another user, one that others may use, or no regular file;
-    FileNotFoundError where `flags` do not make it.
+    Never follows a link. Raises FileProblem if the file belongs to another user, if others may use it, or if it is not
+    regular; FileNotFoundError if it is missing and `flags` do not create it.
     """
     try:
-        # O_NONBLOCK: a pipe without a reader must not stop us before its kind is known.
+        # O_NONBLOCK: a pipe without a reader must not block this call before the kind of the file is known.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except FileNotFoundError:
         raise
@@ -148,10 +149,10 @@ def _resolve(folder: Path) -> tuple[Path, list[str]]:
 
 
 def _check_above(step: Path, status: os.stat_result, home: Path) -> None:
-    """Refuse a folder above the home in which everybody may rename what is not theirs.
+    """Raise FileProblem if everybody may rename other users' files in a folder above the home.
 
-    A folder that a group may write to is accepted: where every user has a group of their own, a umask of 002 makes
-    them so.
+    A folder that a group may write to is accepted: if every user has a private group, a umask of 002 makes such
+    folders.
     """
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise _problem(

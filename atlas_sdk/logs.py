@@ -14,7 +14,7 @@ _INDENT: Final = "    "
 
 
 class LogFormatter(logging.Formatter):
-    """Formats records so that no name and no error in them can forge a line, hide a text, or show a secret of the DSN.
+    """A formatter, with which no name or error in a record can forge a line, hide a text, or show a secret of the DSN.
 
     Line ends and other characters that a terminal obeys become escapes. A traceback keeps its lines. Each of them is
     indented, so that it does not look like a record.
@@ -44,7 +44,7 @@ class LogFormatter(logging.Formatter):
     def _masked(self, text: str) -> str:
         if self.dsn is None:
             return text
-        # psycopg is not imported for records of other programs.
+        # `scrubbed` loads psycopg, so import it only if there is a DSN.
         from atlas_sdk.dsn import scrubbed  # noqa: PLC0415
 
         return scrubbed(text, self.dsn)
@@ -53,9 +53,9 @@ class LogFormatter(logging.Formatter):
 def log_to_stderr(
     level: int | str, layout: str, *, dsn: str | None = None, stream: TextIO | None = None
 ) -> LogFormatter:
-    """Let the program log to stderr; return the formatter, which may learn the DSN later.
+    """Make the program log to stderr; return the formatter, whose `dsn` the caller may set later.
 
-    Does nothing where the program's caller has set up logging already.
+    If logging is set up already, this changes nothing.
     """
     formatter = LogFormatter(layout, dsn=dsn)
     handler = logging.StreamHandler(stream or sys.stderr)

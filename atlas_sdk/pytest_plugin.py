@@ -26,13 +26,13 @@ _async_fixture: Callable[[Callable[[], AsyncIterator[Any]]], Any] = (
 
 @pytest.fixture
 def atlas() -> Iterator["Atlas"]:
-    """Give a client on a temporary database: migrated, without rows, gone after the test."""
+    """Yield a client on a temporary database: migrated, without rows, dropped after the test."""
     with atlas_sdk.Atlas.temporary() as client:
         yield client
 
 
 @_async_fixture
 async def async_atlas() -> AsyncIterator["AsyncAtlas"]:
-    """Give an asyncio client on a temporary database, to a test that pytest-asyncio or anyio runs on asyncio."""
+    """Yield an asyncio client on a temporary database, to a test that pytest-asyncio or anyio runs on asyncio."""
     async with atlas_sdk.AsyncAtlas.temporary() as client:
         yield client

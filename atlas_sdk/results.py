@@ -1,4 +1,4 @@
-"""Objects that operations return and that programs rarely name: import them from here to annotate.
+"""Objects that operations return and that programs rarely name. Import them from here for annotations.
 
 ::
 

@@ -48,7 +48,7 @@ def _kid(secret: bytes) -> str:
     return hashlib.sha256(b"atlasengine key id\0" + secret).hexdigest()[:16]
 
 
-# No comparison by value: its time would depend on the values, and tell something about a key.
+# No comparison by value: its time would depend on the values, and reveal something about a key.
 @frozen(repr=False, eq=False)
 class SigningKeys:
     """The signing keys of session tokens: one key that signs, and older ones that still verify.
@@ -168,7 +168,7 @@ def _decoded(name: str, number: int, line: bytes) -> bytes:
     try:
         secret = base64.b64decode(line + b"=" * (-len(line) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
-        # Without a cause: it could quote a part of the key.
+        # Raise without a cause, which could quote a part of the key.
         raise _problem(name, f"line {number} is not base64url") from None
     if len(secret) < _KEY_BYTES:
         raise _problem(name, f"line {number} is a key of {len(secret)} bytes; at least {_KEY_BYTES} are needed")

@@ -25,7 +25,7 @@ _EMOJI_FORM: Final = "\ufe0f"
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""Return a text with an escape for each character that a terminal obeys, does not show or reorders.
+    r"""Return a text with escapes for the characters that a terminal obeys, does not show, or uses to reorder text.
 
     Right-to-left overrides, zero-width characters, tags, variation selectors and control characters become `\u202e` and
     the like. The characters of `keep` stay. Backslashes stay too, so the result cannot be converted back.
@@ -41,7 +41,7 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def cut(text: str, letters: int = _NAME_LETTERS) -> str:
-    """Return the text, shortened to so many letters if it is longer, with an ellipsis in the middle."""
+    """Return the text; if it has more than `letters` letters, shorten it with an ellipsis in the middle."""
     if len(text) <= letters:
         return text
     tail = (letters - 1) // 2
@@ -57,8 +57,8 @@ def quoted(value: object) -> str:
 def printable(path: str) -> str:
     r"""Return a path that is safe on one line of a terminal.
 
-    Control characters, line ends, invisible and direction-changing characters and bytes that are not UTF-8 are
-    written as escapes, and so is the backslash: two paths never look the same because of an escape.
+    Control characters, line ends, invisible and direction-changing characters, bytes that are not UTF-8, and
+    backslashes become escapes. Two paths never look the same because of an escape.
     """
     if path.isprintable() and "\\" not in path and _HIDDEN.search(path) is None:
         return path

@@ -100,7 +100,7 @@ class Projects(Namespace):
 
 
 class TransactionMemory(Namespace):
-    """Every version of every memory file: append, read, compare, name; what may be part of a transaction."""
+    """Every version of every memory file: the operations that may be part of a transaction."""
 
     snapshot = sync_method(memory.snapshot)
     capture = sync_method(memory.capture)
@@ -123,7 +123,7 @@ class TransactionMemory(Namespace):
 class Memory(TransactionMemory):
     """Every version of every memory file: append, read, compare, name, restore.
 
-    Restores are no part of transactions: files cannot be rolled back, so what stood there must be on record for good.
+    A restore cannot be part of a transaction: files cannot be rolled back, so their old content must stay on record.
     """
 
     restore = sync_method(restores.restore)
@@ -133,9 +133,9 @@ class Memory(TransactionMemory):
 
 
 class Quotas(GuardMethods):
-    """Limits that hold: reserve before, settle after.
+    """Limits of users: reserve an amount before a call, settle the usage after the call.
 
-    No part of transactions: the lock on the user's limits would last as long as the call that is paid for.
+    Quotas cannot be part of a transaction, which would lock the user's limits as long as the call lasts.
     """
 
     reserve = sync_method(quotas.reserve)
@@ -198,7 +198,7 @@ class Previews(Namespace):
 
 
 class UsageLedger(Namespace):
-    """The ledger of what was used: entries beside the quotas, and sums over all."""
+    """The ledger of usage: entries beside the quotas, and sums over all entries."""
 
     log = sync_method(usage.log)
     totals = sync_method(usage.totals)
@@ -215,7 +215,7 @@ class Events(Namespace):
 class Maintenance(Maintaining):
     """Maintenance of the database for all users: single jobs, and all of them.
 
-    No part of transactions: each job commits batch by batch.
+    Maintenance cannot be part of a transaction: each job commits batch by batch.
     """
 
     runs = sync_method(maintenance.runs)
@@ -256,9 +256,9 @@ class Topics(Namespace):
 
 
 class Transaction(Topics):
-    """The topics of a client, all in one open transaction; operations of several threads or tasks take turns.
+    """The topics of a client, all in one open transaction. Operations of several threads or tasks take turns.
 
-    One that fails leaves the transaction as it was before it.
+    An operation that fails leaves the transaction as it was before the operation.
     """
 
     def __init__(self, runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""Drivers: run plans on psycopg connections, blocking or on asyncio. The only place that touches one."""
+"""Drivers, which run plans on psycopg connections, blocking or on asyncio. Only this package uses connections."""
 
 from atlas_sdk._drive.asynchronous import AsyncDriver
 from atlas_sdk._drive.blocking import Driver

@@ -1,8 +1,9 @@
-"""One unpooled connection for administration: set up, examine, dump and load a database.
+"""One unpooled connection for administration: to set up, examine, dump and load a database.
 
-The connection is opened and configured as a client's are, and plans run through the same driver. Beside plans, it
-offers what only administration needs: statements outside of a transaction, transactions as another role, rows by
-column name, COPY. Every error of psycopg leaves as one of ours; the functions at the end tell what the server said.
+The connection is opened and configured like a client's connections, and the same driver runs plans on it. Beside plans,
+it offers features for administration only: statements outside of a transaction, transactions as another role, rows by
+column name, COPY. Every error of psycopg is raised as one of ours; the functions at the end of the module return the
+server's own message.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,9 +35,9 @@ T = TypeVar("T")
 
 sql = statements("admin")
 
-#: A server at the other end of the world answers within this time.
+#: Seconds to wait for a server. A server at the other end of the world answers within this time.
 _PING_S = 5
-#: A server that is older than a dump does not know a word, an object or a function in it.
+#: Errors of a server that is older than a dump, and does not know a word, an object or a function in the dump.
 _UNKNOWN = (psycopg.errors.SyntaxError, psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction)
 _INVALID = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 
@@ -52,7 +53,7 @@ class AdminSession:
     @classmethod
     @contextmanager
     def open(cls, config: ConnectionConfig, context: Context) -> Iterator["AdminSession"]:
-        """Connect, and close at the end. Raises DatabaseUnreachable."""
+        """Yield a session, and close its connection at the end. Raises DatabaseUnreachable."""
         driver = Driver(config, context)
         try:
             with _translated(config.dsn):
@@ -81,7 +82,7 @@ class AdminSession:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the connection uses TLS."""
+        """True if the connection uses TLS."""
         return self._connection.pgconn.ssl_in_use
 
     @property
@@ -101,7 +102,7 @@ class AdminSession:
             return cursor.fetchall() if cursor.description else []
 
     def row(self, statement: Statement, /, **parameters: object) -> dict[str, Any] | None:
-        """Run a statement; return its first row, None without one."""
+        """Run a statement; return its first row, or None if it has no rows."""
         found = self.rows(statement, **parameters)
         return found[0] if found else None
 
@@ -134,8 +135,8 @@ class AdminSession:
         """Run the block in one transaction.
 
         In the transaction, the connection acts as `role`. `lock_timeout` is the longest wait for a lock, such as "10s".
-        With `snapshot` the transaction only reads, and sees the database as of one moment. Without `keep` it is rolled
-        back at the end.
+        With `snapshot` the transaction only reads, and sees the database as of one moment. Without `keep` it ends with
+        a rollback.
         """
         with _translated(self.dsn):
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ if snapshot else None
@@ -181,7 +182,7 @@ def quoted_name(name: str) -> str:
 
 
 def ping(dsn: str) -> Literal["ok", "rejects", "silent", "unknown"]:
-    """Ask a server whether it takes connections, without a login; "rejects": it is starting, stopping or recovering."""
+    """Ask a server, without a login, whether it accepts connections; "rejects" if it starts, stops or recovers."""
     if "connect_timeout" not in parsed(dsn):
         dsn = with_parts(dsn, connect_timeout=_PING_S)
     answers: dict[int, Literal["ok", "rejects", "silent"]] = {
@@ -193,13 +194,13 @@ def ping(dsn: str) -> Literal["ok", "rejects", "silent", "unknown"]:
 
 
 def server_message(error: AtlasError) -> str:
-    """Return what the server or libpq said, of which our error was made."""
+    """Return the message of the server or of libpq that caused our error."""
     cause = error.__cause__
     return (cause.diag.message_primary if isinstance(cause, psycopg.Error) else None) or str(cause or error)
 
 
 def statement_fault(error: AtlasError) -> Literal["unknown", "invalid"] | None:
-    """Return why the server refused a statement: it does not know what is in it, or that is wrong; None: neither."""
+    """Return "unknown" if the server does not know a part of the statement, "invalid" if that is wrong, else None."""
     cause = error.__cause__
     if not isinstance(cause, _INVALID) or isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return None

@@ -1,4 +1,4 @@
-"""The driver for asyncio: the twin of the one for threads, line by line."""
+"""The driver for asyncio: the twin of the driver for threads, line by line."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class AsyncDriver:
-    """Runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
+    """A driver that runs plans on a pool of asyncio connections. The twin of `Driver`, line by line."""
 
     def __init__(self, config: ConnectionConfig, context: Context, *, pool: AsyncPool | None = None) -> None:
         self._config = config
@@ -60,7 +60,7 @@ class AsyncDriver:
         return self._config.retries
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are, and the counts of requests for one."""
+        """Return the number of connections, and counts of the requests for a connection."""
         return self._pool.stats()
 
     async def open(self) -> None:
@@ -149,7 +149,7 @@ class AsyncDriver:
                 await self._pool.put(pooled)
 
     async def _unwind(self, scope: Scope) -> None:
-        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        """Roll a failed operation back in the caller's transaction, so that the caller can continue."""
         if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1
@@ -200,7 +200,7 @@ class AsyncDriver:
 
 
 class AsyncTransactionDriver:
-    """Runs plans on one connection, in its open transaction, one plan at a time. The twin of `TransactionDriver`."""
+    """A driver that runs plans in the open transaction of one connection, one at a time. See `TransactionDriver`."""
 
     def __init__(
         self, driver: AsyncDriver, connection: AsyncConnection[Any], context: Context, *, is_callers: bool = False
@@ -208,12 +208,12 @@ class AsyncTransactionDriver:
         self._driver = driver
         self._context = context
         self.connection = connection
-        #: The caller made the connection.
+        #: True if the caller made the connection.
         self.is_callers = is_callers
-        #: The transaction is over: its connection may serve others by now.
+        #: True if the transaction is over. Another caller may already use its connection.
         self.ended = False
         self._generation = process.generation
-        #: Held by the plan that may use the connection.
+        #: The running plan holds this lock, because only one plan at a time may use the connection.
         self._lock = asyncio.Lock()
 
     @property
@@ -222,19 +222,19 @@ class AsyncTransactionDriver:
         return self._driver.retries
 
     async def run(self, plan: Plan[T]) -> T:
-        """Run a plan in a savepoint and return its result: a plan that fails leaves the transaction as it was."""
+        """Run a plan in a savepoint and return its result. A plan that fails leaves the transaction as it was."""
         if process.generation != self._generation:
             raise forked_transaction()
         async with self._lock:
             return await self._driver.interpret(enclosed(plan), Scope(self._context, self))
 
     async def end(self) -> None:
-        """Wait for the plan that runs, and refuse later ones."""
+        """Wait for the running plan, and refuse later plans."""
         try:
             async with self._lock:
                 self.ended = True
         except asyncio.CancelledError:
-            # The plan that runs must not go on: the connection goes back to the pool.
+            # Close the connection, so that the running plan stops: the connection goes back to the pool.
             self.ended = True
             await self.connection.close()
             raise

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Driver:
-    """Runs plans on a pool of blocking connections."""
+    """A driver that runs plans on a pool of blocking connections."""
 
     def __init__(self, config: ConnectionConfig, context: Context, *, pool: Pool | None = None) -> None:
         self._config = config
@@ -59,7 +59,7 @@ class Driver:
         return self._config.retries
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are, and the counts of requests for one."""
+        """Return the number of connections, and counts of the requests for a connection."""
         return self._pool.stats()
 
     def open(self) -> None:
@@ -140,7 +140,7 @@ class Driver:
                 self._pool.put(pooled)
 
     def _unwind(self, scope: Scope) -> None:
-        """Roll a failed operation back in the caller's transaction, so that the caller may go on."""
+        """Roll a failed operation back in the caller's transaction, so that the caller can continue."""
         if scope.transaction is None or scope.transaction.ended:
             return
         scope.depth = 1
@@ -189,7 +189,7 @@ class Driver:
 
 
 class TransactionDriver:
-    """Runs plans on one connection, in its open transaction, one plan at a time."""
+    """A driver that runs plans in the open transaction of one connection, one plan at a time."""
 
     def __init__(
         self, driver: Driver, connection: Connection[Any], context: Context, *, is_callers: bool = False
@@ -197,12 +197,12 @@ class TransactionDriver:
         self._driver = driver
         self._context = context
         self.connection = connection
-        #: The caller made the connection.
+        #: True if the caller made the connection.
         self.is_callers = is_callers
-        #: The transaction is over: its connection may serve others by now.
+        #: True if the transaction is over. Another caller may already use its connection.
         self.ended = False
         self._generation = process.generation
-        #: Held by the plan that may use the connection.
+        #: The running plan holds this lock, because only one plan at a time may use the connection.
         self._lock = Lock()
 
     @property
@@ -211,14 +211,14 @@ class TransactionDriver:
         return self._driver.retries
 
     def run(self, plan: Plan[T]) -> T:
-        """Run a plan in a savepoint and return its result: a plan that fails leaves the transaction as it was."""
+        """Run a plan in a savepoint and return its result. A plan that fails leaves the transaction as it was."""
         if process.generation != self._generation:
             raise forked_transaction()
         with self._lock:
             return self._driver.interpret(enclosed(plan), Scope(self._context, self))
 
     def end(self) -> None:
-        """Wait for the plan that runs, and refuse later ones."""
+        """Wait for the running plan, and refuse later plans."""
         with self._lock:
             self.ended = True
 

@@ -1,8 +1,8 @@
 """Configure every new connection: detect a pooler, set the search_path and the time limits.
 
-A pooler such as PgBouncer gives its clients invented process ids. So there is a pooler when the server's own process id
-is another one. In transaction mode each transaction of a client may run on another connection to the server, so a
-client must leave no state there: no prepared statements before PgBouncer 1.21, no SET, no LISTEN.
+A pooler such as PgBouncer gives its clients invented process ids. So there is a pooler if the server reports another
+process id. In transaction mode each transaction of a client may run on another connection to the server, so a client
+must leave no state there: no prepared statements before PgBouncer 1.21, no SET, no LISTEN.
 """
 
 import socket
@@ -25,7 +25,7 @@ __all__ = ["BACKEND_PID", "configure_connection", "configure_connection_async", 
 BACKEND_PID = "SELECT pg_backend_pid()"
 _SEARCH_PATH = "search_path"
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
-#: While other clients are busy, a single look may find the same connection by chance.
+#: The number of looks: while other clients are busy, a single look may find the same connection by chance.
 _LOOKS = 8
 
 
@@ -47,13 +47,13 @@ def _refuse(config: ConnectionConfig) -> None:
 def _settings(
     config: ConnectionConfig, connection: "PooledConnection | AsyncPooledConnection", answer: Any
 ) -> dict[str, str]:
-    """Note whether TLS and a pooler are there; return the settings for the connection."""
+    """Record whether the connection uses TLS and a pooler; return the settings for the connection."""
     config.encrypted = connection.pgconn.ssl_in_use
     _, before, path = answer
     paths = {} if before == path else {_SEARCH_PATH: path}
     if is_pooled(connection, answer):
         if config.pooler != "session":
-            # Refuse here too: the pooler may be newer than the client.
+            # Refuse here too: the pooler may have been added after the client was opened.
             _refuse(config)
             connection.path = set_local(path) if paths else b""
             paths = {}
@@ -102,13 +102,15 @@ def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patie
     """Return the pooler's mode; `answer` is the process id that the first connection got.
 
     In transaction mode the second client gets the server connection that the first one has just used, or the first
-    client gets another one next time. In session mode a server connection belongs to one client until that leaves.
+    client gets another one next time. In session mode a server connection belongs to one client until the client
+    leaves.
     """
-    #: The mode if the statement that runs now gets no answer in time; then also the only item of `verdict`.
+    #: The mode to report if the current statement gets no answer in time. The timer then adds it to `verdict`.
     meaning: Pooler = "session"
     verdict: list[Pooler] = []
     with ExitStack() as sockets:
-        # Duplicates, because libpq may close its own sockets meanwhile. A cancel request would wait in the pooler too.
+        # Duplicate the sockets, because libpq may close its own meanwhile. Do not send a cancel request, which would
+        # wait in the pooler too.
         waiting = [
             sockets.enter_context(socket.fromfd(each.pgconn.socket, socket.AF_UNSPEC, socket.SOCK_STREAM))
             for each in (second, first)
@@ -120,7 +122,7 @@ def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patie
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
-        # When all server connections are taken, the pooler lets one of the two clients wait.
+        # When all server connections are taken, the pooler makes one of the two clients wait.
         patience = Timer(patience_s, give_up)
         patience.daemon = True
         patience.start()

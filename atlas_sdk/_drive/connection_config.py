@@ -36,7 +36,7 @@ class TimeLimits:
             ("lock_timeout_s", self.lock_s),
             ("idle_in_transaction_timeout_s", self.idle_in_transaction_s),
         ):
-            if value is not None and not 0.001 <= value <= 2_147_483:  # noqa: PLR2004  # a millisecond to int4 of them
+            if value is not None and not 0.001 <= value <= 2_147_483:  # noqa: PLR2004  # 1 ms, and the largest int4 in ms
                 raise InvalidInput(f"{name} is at least 0.001 and at most 2147483 seconds, not {value}", field=name)
 
     def settings(self) -> dict[str, str]:
@@ -53,7 +53,7 @@ class Stoppable(Protocol):
     """An object that any thread can stop."""
 
     def stop(self) -> None:
-        """End, soon. Idempotent."""
+        """Ask the object to end soon. Idempotent."""
         ...
 
 
@@ -75,7 +75,7 @@ class ConnectionConfig:
         retries: int = 0,
     ) -> None:
         self.dsn = dsn
-        #: Called before every new connection: the embedded server is started again if it died.
+        #: The client calls this before every new connection, to start an embedded server again if it died.
         self.before_connect = before_connect
         self.query_log = query_log
         self.pool_max = pool_max
@@ -85,11 +85,11 @@ class ConnectionConfig:
         self.retries = retries
         self.time_limits = time_limits or TimeLimits()
         self.slow = None if slow_query_s is None else SlowLog(self.connect, slow_query_s)
-        #: None until the first connection was made.
+        #: The mode of the pooler; None until the first connection was made.
         self.pooler: Pooler | None = None
         #: True if the last connection was made with TLS.
         self.encrypted: bool | None = None
-        #: None: prepare statements unless there is a pooler: PgBouncer before 1.21 loses them in transaction mode.
+        #: None prepares statements unless there is a pooler: PgBouncer before 1.21 loses them in transaction mode.
         self.prepares = prepare
         #: Listeners have connections of their own; they end with the client.
         self.listeners: WeakSet[Stoppable] = WeakSet()
@@ -108,7 +108,7 @@ class ConnectionConfig:
         return self.dsn
 
     def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection beside the pool, which prepares nothing. An error holds no secrets."""
+        """Open a connection beside the pool, without prepared statements. An error holds no secrets."""
         try:
             return psycopg.connect(self.ready(), **{**self.kwargs, "prepare_threshold": None})
         except psycopg.Error as exc:

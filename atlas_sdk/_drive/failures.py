@@ -1,4 +1,4 @@
-"""The errors of the drivers: what a failed run of a plan raises, and whether its call may be repeated.
+"""Choose the error for a failed run of a plan, and decide whether its call may be repeated.
 
 The rule: a call may be repeated when it certainly changed nothing. It changed nothing when no earlier step was
 committed, and the step that failed was undone:
@@ -62,7 +62,7 @@ def failure(error: psycopg.Error, config: "ConnectionConfig", scope: "Scope", ef
     if scope.depth > isinstance(effect, Commit):
         undone = True
     elif isinstance(effect, Query):
-        # `scope.writes` counts it already.
+        # `scope.writes` already counts this statement.
         writes -= not effect.statement.reads
         # Under row-level security our own COMMIT was sent together with the statement.
         ended = error.sqlstate == _ENDED_BY_SERVER and scope.context.tenant is None
@@ -79,7 +79,7 @@ def failure(error: psycopg.Error, config: "ConnectionConfig", scope: "Scope", ef
 
 
 def lost_commit(error: psycopg.Error, config: "ConnectionConfig") -> AtlasError:
-    """Return the error for a failed COMMIT: nobody knows whether the transaction was committed."""
+    """Return the error for a failed COMMIT, after which the transaction may be committed or not."""
     found = translate(error, config.dsn)
     _say_unknown(found)
     return found

@@ -26,10 +26,10 @@ __all__ = ["ListenAddress", "ListenState", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
-#: About the wait before the first new attempt. Each further wait is twice as long.
+#: The approximate wait before the first new attempt. Each further wait is twice as long.
 _FIRST_S = 0.1
 _LONGEST_S = 10.0
-#: Settings by which the client notices within a minute that the server is gone, and no firewall drops the connection.
+#: With these settings the client notices within a minute that the server is gone, and no firewall drops the connection.
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
@@ -111,8 +111,8 @@ class ListenState:
         logger.debug("no connection to listen on", exc_info=error)
         longest = min(_LONGEST_S, _FIRST_S * 2**self._attempts)
         self._attempts = min(self._attempts + 1, 10)
-        self._next_at = now + longest * random.uniform(0.5, 1)  # noqa: S311  # listeners must not all come back at once
+        self._next_at = now + longest * random.uniform(0.5, 1)  # noqa: S311  # listeners must not all reconnect at once
 
     def wait_s(self) -> float:
-        """Return how long to wait before the next attempt to connect."""
+        """Return the seconds to wait before the next attempt to connect."""
         return max(0.0, self._next_at - time.monotonic())

@@ -1,4 +1,4 @@
-"""Listeners: they receive the notifications of channels, blocking or on asyncio."""
+"""Listeners, which receive the notifications of channels, blocking or on asyncio."""
 
 import asyncio
 import contextlib
@@ -39,10 +39,10 @@ def _left(deadline: float | None, most: float | None = None) -> float | None:
 
 
 class Listener:
-    """Receives notifications of channels on a connection of its own; made by `Atlas.listen`.
+    """A receiver of notifications on a connection of its own. `Atlas.listen` makes it.
 
-    Iterate over it, in one thread: each item is a `Notification`, or a `NotificationGap` after the connection was lost
-    and opened again. `stop()` ends the iteration from any thread.
+    Iterate over the listener in one thread: each item is a `Notification`, or a `NotificationGap` after the connection
+    was lost and opened again. `stop()` ends the iteration from any thread.
     """
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
@@ -57,7 +57,7 @@ class Listener:
         self._wake: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> Self:
-        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen; the listener receives all later notifications. Raises DatabaseUnreachable, InvalidInput."""
         try:
             self._connect()
         except psycopg.Error as exc:
@@ -124,7 +124,7 @@ class Listener:
         self._receive(connection)
 
     def _wait_and_receive(self, deadline: float | None) -> None:
-        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
+        """Wait for notifications of the server and receive them; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
@@ -150,7 +150,7 @@ class Listener:
             self._state.lost(exc)
 
     def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until the socket can be read; without a socket, wait for so many seconds.
+        """Wait until the socket can be read; without a socket, wait for these seconds.
 
         Return False after `stop`, or if the time is up before the socket can be read.
         """
@@ -164,7 +164,7 @@ class Listener:
 
 
 class AsyncListener:
-    """Receives notifications of channels on a connection of its own; made by `AsyncAtlas.listen`. See `Listener`."""
+    """A receiver of notifications on a connection of its own. `AsyncAtlas.listen` makes it. See `Listener`."""
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
         """Use `AsyncAtlas.listen`."""
@@ -178,7 +178,7 @@ class AsyncListener:
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Start to listen: later notifications are received. Raises DatabaseUnreachable, InvalidInput."""
+        """Start to listen; the listener receives all later notifications. Raises DatabaseUnreachable, InvalidInput."""
         try:
             await self._connect()
         except psycopg.Error as exc:
@@ -243,7 +243,7 @@ class AsyncListener:
         await self._receive(connection)
 
     async def _wait_and_receive(self, deadline: float | None) -> None:
-        """Wait for the server and receive what it sends; without a connection, wait and reconnect."""
+        """Wait for notifications of the server and receive them; without a connection, wait and reconnect."""
         connection = self._connection
         if connection is None:
             if await self._wait(None, _left(deadline, self._state.wait_s())) and not self._state.wait_s():
@@ -269,7 +269,7 @@ class AsyncListener:
             self._state.lost(exc)
 
     async def _wait(self, number: int | None, seconds: float | None) -> bool:
-        """Wait until the socket can be read; without a socket, wait for so many seconds.
+        """Wait until the socket can be read; without a socket, wait for these seconds.
 
         Return False after `stop`, or if the time is up before the socket can be read.
         """

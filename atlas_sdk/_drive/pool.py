@@ -1,4 +1,4 @@
-"""The pools of both drivers: they open connections, give them to plans, and translate why none can be had."""
+"""The pools of both drivers. They open connections, give them to plans, and raise our errors if this fails."""
 
 import asyncio
 import select
@@ -32,7 +32,7 @@ class Pool:
         self.closed = False
         self._make()
         self._lock = Lock()
-        #: The connections are those of the process that forked this one.
+        #: True in a forked child while the pool still has the parent's connections.
         self._inherited = False
         reset_in_children(self)
 
@@ -65,11 +65,11 @@ class Pool:
             self._pool.close()
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are, and the counts of requests for one."""
+        """Return the number of connections, and counts of the requests for a connection."""
         return _stats(self._pool.get_stats())
 
     def get(self) -> PooledConnection:
-        """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
         if self._inherited:
             self._reopen()
         until = time.monotonic() + self._config.connect_timeout_s
@@ -79,7 +79,7 @@ class Pool:
                 if self._is_alive(connection):
                     return connection
         except psycopg.Error as exc:
-            # The pool only says that time is up. A connection attempt shows the reason.
+            # The pool only reports that the time is up. A connection attempt shows the reason.
             try:
                 probe(self._config)
             except psycopg.Error as cause:
@@ -109,7 +109,7 @@ class Pool:
         return is_alive
 
     def put(self, connection: PooledConnection) -> None:
-        """Take back a connection; roll back what is open on it."""
+        """Take back a connection; roll back its open transaction, if any."""
         if connection.pgconn.transaction_status != TransactionStatus.IDLE and not connection.closed:
             try:
                 connection.execute("ROLLBACK")
@@ -152,11 +152,11 @@ class AsyncPool:
         await self._pool.close()
 
     def stats(self) -> PoolStats:
-        """Return how many connections there are, and the counts of requests for one."""
+        """Return the number of connections, and counts of the requests for a connection."""
         return _stats(self._pool.get_stats())
 
     async def get(self) -> AsyncPooledConnection:
-        """Return a connection; give it back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
         until = time.monotonic() + self._config.connect_timeout_s
         try:
             while True:
@@ -164,7 +164,7 @@ class AsyncPool:
                 if await self._is_alive(connection):
                     return connection
         except psycopg.Error as exc:
-            # The pool only says that time is up. A connection attempt shows the reason.
+            # The pool only reports that the time is up. A connection attempt shows the reason.
             try:
                 await self._probe()
             except psycopg.Error as cause:
@@ -187,7 +187,7 @@ class AsyncPool:
         return is_alive
 
     async def put(self, connection: AsyncPooledConnection) -> None:
-        """Take back a connection; roll back what is open on it."""
+        """Take back a connection; roll back its open transaction, if any."""
         interrupted = None
         if connection.pgconn.transaction_status != TransactionStatus.IDLE and not connection.closed:
             try:

@@ -1,4 +1,4 @@
-"""The connections of both pools: they execute a statement without a cursor, in one round trip."""
+"""The connections of both pools, which execute a statement without a cursor, in one round trip."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -16,12 +16,12 @@ class PooledConnection(Connection[Any]):
     """A connection of a blocking client's pool."""
 
     _statements: StatementCache | None = None
-    #: The command that sets the search_path of a transaction; empty where the connection has it for good.
+    #: The command that sets the search_path of a transaction; empty if the connection itself has the search_path.
     path = b""
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect. The pool logs errors, so they hold no secrets."""
+        """Connect. Errors hold no secrets, because the pool logs them."""
         try:
             return super().connect(conninfo, **kwargs)
         except Error as exc:
@@ -43,7 +43,7 @@ class PooledConnection(Connection[Any]):
     def execute_in_transaction(
         self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
     ) -> Result:
-        """Run one statement between these commands, which start and end a transaction: one round trip."""
+        """Run one statement between the commands that start and end a transaction, in one round trip."""
         with self.lock:
             return self.wait(self.statements.execute_in_transaction(begin, end, text, parameters))
 
@@ -52,12 +52,12 @@ class AsyncPooledConnection(AsyncConnection[Any]):
     """A connection of an asyncio client's pool. The twin of `PooledConnection`, line by line."""
 
     _statements: StatementCache | None = None
-    #: The command that sets the search_path of a transaction; empty where the connection has it for good.
+    #: The command that sets the search_path of a transaction; empty if the connection itself has the search_path.
     path = b""
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect. The pool logs errors, so they hold no secrets."""
+        """Connect. Errors hold no secrets, because the pool logs them."""
         try:
             return await super().connect(conninfo, **kwargs)
         except Error as exc:
@@ -79,6 +79,6 @@ class AsyncPooledConnection(AsyncConnection[Any]):
     async def execute_in_transaction(
         self, begin: Sequence[bytes], end: bytes, text: str, parameters: Mapping[str, object]
     ) -> Result:
-        """Run one statement between these commands, which start and end a transaction: one round trip."""
+        """Run one statement between the commands that start and end a transaction, in one round trip."""
         async with self.lock:
             return await self.wait(self.statements.execute_in_transaction(begin, end, text, parameters))

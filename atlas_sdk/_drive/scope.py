@@ -48,7 +48,7 @@ class Scope:
         #: Each run has its own savepoint names, so that it never releases a savepoint that an interrupted run left.
         self._number = next(_numbers)
         self.depth = 0
-        #: Committed transactions, and statements outside of transactions that change something.
+        #: The number of committed transactions, and of statements outside of transactions that change something.
         self.writes = 0
 
     def use(self, connection: Any) -> None:
@@ -56,7 +56,7 @@ class Scope:
         self.connection, self._path = connection, connection.path
 
     def release(self) -> Any:
-        """Give up the pooled connection and return it, for the pool."""
+        """Release the pooled connection, and return it for the pool."""
         connection, self.connection = self.connection, None
         return connection
 

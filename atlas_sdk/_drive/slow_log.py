@@ -1,7 +1,7 @@
 """The log of slow statements: their names and times, and the plan of each, once a minute.
 
 The log never holds a value. The plan is the generic one, for any values (`$1`, `$2`). A thread prepares the statement
-on a connection of its own and asks for the plan, so the caller neither waits for it nor sees it fail.
+on a connection of its own and asks for the plan, so the caller does not wait for the plan, and does not see an error.
 """
 
 import logging
@@ -27,13 +27,13 @@ logger = logging.getLogger("atlas_sdk.queries")
 
 #: The log has the plan of one statement at most once in this time.
 _EVERY_S = 60.0
-#: Statements that wait for their plan at most; further ones are logged without a plan.
+#: The most statements that wait for their plan; further ones are logged without a plan.
 _WAITING = 16
 #: The thread ends after this time without a slow statement.
 _IDLE_S = 5.0
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
 _EXPLAINED = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE")
-#: Nobody waits for a plan, so a locked table is not worth waiting for.
+#: No caller waits for a plan, so the thread gives up on a locked table soon.
 _SETTINGS: tuple[LiteralString, ...] = (
     "SET LOCAL statement_timeout = '5s'",
     "SET LOCAL lock_timeout = '500ms'",
@@ -50,12 +50,12 @@ class _Question:
 
 
 class SlowLog:
-    """Logs the statements that took longer than a limit, and their plans. All threads of a client share it."""
+    """A log of the statements that took longer than a limit, and of their plans. All threads of a client share it."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], limit_s: float) -> None:
         self._connect = connect
         self._limit_s = limit_s
-        #: When the plan of each statement was logged last, in monotonic seconds.
+        #: The time of the last log of each statement's plan, in monotonic seconds.
         self._explained_at: dict[str, float] = {}
         self.after_fork()
         reset_in_children(self)
@@ -116,18 +116,18 @@ class SlowLog:
                 question = self._questions.popleft()
             try:
                 logger.warning("plan of %s:\n%s", question.name, self._explained(question))
-            except Exception:  # a plan that cannot be had is no reason to fail
+            except Exception:  # a missing plan is no reason to fail
                 logger.debug("no plan of %s", question.name, exc_info=True)
 
     def _explained(self, question: _Question) -> str:
         types, nothing = question.types, ["NULL"] * len(question.types)
-        # One transaction, so that a pooler keeps to one connection to the server.
+        # Use one transaction, so that a pooler uses one connection to the server.
         with self._connect() as connection, connection.transaction():
             for command in _SETTINGS:
                 connection.execute(command)
             connection.execute(_words("PREPARE atlas_slow", _listed(types), "AS", question.text))
             try:
-                # In a savepoint: after a failure the statement can still be deallocated.
+                # Use a savepoint, so that the statement can be deallocated after a failure.
                 with connection.transaction():
                     rows = connection.execute(_words("EXPLAIN EXECUTE atlas_slow", _listed(nothing))).fetchall()
             finally:

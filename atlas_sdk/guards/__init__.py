@@ -9,7 +9,7 @@
     with atlas.quotas.slot(user) as slot:                            # a container's slot, kept alive by heartbeats
         run(fence=slot.epoch)
 
-    with atlas.quotas.lease(user, tokens=50_000) as lease:           # a block that this process spends by itself
+    with atlas.quotas.lease(user, tokens=50_000) as lease:           # a block that this process spends without queries
         call = lease.reserve(4096)
         call.settle(call_model(max_tokens=call.tokens).total_tokens)
 """

@@ -1,4 +1,4 @@
-"""A lease for asyncio: the same as `lease`, but methods that may talk to the database are awaited."""
+"""A lease for asyncio: the same as in `lease.py`, but the caller awaits methods that may query the database."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -32,7 +32,7 @@ class AsyncLeaseCore(LeaseCore):
         self._runner = runner
         self._manager = async_lease_manager(runner)
         self._manager.register(self)
-        #: The running script, if any. It runs in a task, so that it outlives a cancelled caller.
+        #: The task of the running script, if any. The task continues if its caller is cancelled.
         self._task: asyncio.Task[Any] | None = None
 
     def after_fork(self) -> None:
@@ -45,7 +45,7 @@ class AsyncLeaseCore(LeaseCore):
         self._manager.schedule(self)
 
     async def grant(self, request: LeaseRequest) -> LeaseCall:
-        """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
+        """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
         except QuotaExceeded:
@@ -64,13 +64,13 @@ class AsyncLeaseCore(LeaseCore):
             self.refuse_if_closed()
             if self._task is None:
                 break
-            # Another task asks the database now, for every waiting call.
+            # Another task is asking the database for a block. Every waiting call may use the answer.
             await asyncio.wait([self._task])
         refilling = self._start(self._refill(request))
         try:
             return await asyncio.shield(refilling)
         except asyncio.CancelledError:
-            # Other calls may use the block; give back only this call's part.
+            # Keep the block for other calls; give back only this call's part.
             refilling.add_done_callback(_release)
             raise
 
@@ -78,7 +78,7 @@ class AsyncLeaseCore(LeaseCore):
         return LeaseCall(self, *await self._run(self.pool.refill(request)), request.nano)
 
     async def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
-        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
+        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
         tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         await self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
         with self.lock:
@@ -101,7 +101,7 @@ class AsyncLeaseCore(LeaseCore):
             self.schedule()
 
     async def _run_alone(self, script: Script[object]) -> None:
-        """Run a script when no other one runs. Only extensions may run beside others."""
+        """Wait for the running script, then run this one. Only extensions may run at the same time as others."""
         await self._wait_for_others()
         await asyncio.shield(self._start(self._run(script)))
 
@@ -123,7 +123,7 @@ class AsyncLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     async def settle_due(self) -> None:
-        """Settle now if the client made this lease for its guards: a quiet process must hold nothing between calls."""
+        """Settle now if the client made this lease for its guards: an idle process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             try:
                 await self._run_alone(self.pool.outbox.flush(due_only=True))
@@ -155,7 +155,7 @@ class AsyncLeaseCore(LeaseCore):
 
 
 class AsyncLease:
-    """A lease that spends blocks of a user's quota: about a microsecond per call in place of two round trips.
+    """A lease, which spends blocks of a user's quota. A call takes about a microsecond instead of two round trips.
 
     ::
 
@@ -185,10 +185,11 @@ class AsyncLease:
         cost_nano: int = 0,
         requests: int | None = None,
     ) -> LeaseCall:
-        """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
+        """Reserve a part of a block for one call. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
-        With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
-        is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened with `requests=0`.
+        With `min_tokens`, the call gets fewer tokens if fewer are left, but at least that many. `cost_nano` is in
+        billionths of a dollar; it is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened
+        with `requests=0`.
         """
         core = self._core
         call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
@@ -204,9 +205,9 @@ class AsyncLease:
         return AsyncGuard(AsyncLeaseBackend(lambda _user, _options: self._core), self._core.user, options)
 
     async def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
+        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
-        With `ttl`, its block expires `ttl` from now.
+        With `ttl`, the call's block expires `ttl` from now.
         """
         await self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
 

@@ -1,11 +1,11 @@
-"""Backends reserve and settle for guards and slots.
+"""Backends, which reserve and settle quota for guards and slots.
 
-A backend does three things, so that reservations and leases share one guard:
+A guard works with reservations and with leases, because the backends of both have these three methods:
 
 * `reserve` grants or raises. When it raises or is cancelled, the backend ensures that nothing stays reserved.
 * `settle` writes the outcome. It never raises when the database fails: the backend keeps the outcome, tries again
-  later, and returns None. On asyncio it continues when its caller is cancelled.
-* `extend` grants more, all or nothing.
+  later, and returns None. On asyncio, `settle` continues if its caller is cancelled.
+* `extend` adds to a grant: the whole amount or nothing.
 
 `database_backend.py` makes a reservation for every call; leases (`lease.py`) spend a block that the process holds.
 """
@@ -31,7 +31,7 @@ class Grant(Protocol):
 
     @property
     def id(self) -> UUID:
-        """The reservation, or the block that it was taken from."""
+        """The id of the reservation, or of the block that the grant is a part of."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class Grant(Protocol):
 
     @property
     def cost(self) -> Decimal:
-        """US dollars."""
+        """The granted cost, in US dollars."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class QuotaBackend(Protocol):
         ...
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         ...
 
 
@@ -93,5 +93,5 @@ class AsyncQuotaBackend(Protocol):
         ...
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         ...

@@ -1,10 +1,11 @@
 """A block of a user's quota that this process may spend: counters only, no I/O, no locks, no clock.
 
-When a call starts, the block subtracts the call's part from what is left. When the call ends, the block adds the unused
-rest again. So `granted - left` is always the amount spent plus the parts of running calls: nothing is counted twice.
-The amount spent is also counted by itself, so that a block can be exchanged for one of the size of its running calls.
+When a call starts, the block subtracts the call's part from the amount left. When the call ends, the block adds the
+unused rest again. So `granted - left` is always the amount spent plus the parts of running calls: nothing is counted
+twice. The block also counts the amount spent alone, so that the pool can exchange the block for a reservation of the
+size of its running calls.
 
-Money is in whole billionths of a dollar here: exact, and ten times as fast as Decimal.
+Money is a whole number of billionths of a dollar here: exact, and ten times as fast as Decimal.
 """
 
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal
@@ -15,8 +16,8 @@ from attrs import define, field, frozen
 
 __all__ = ["NANO_MAX", "Block", "LeaseRequest", "dollars", "nano_reserved", "nano_used"]
 
-#: More digits than the largest amount has (a billion dollars in billionths): the application's own decimal context must
-#: not round money.
+#: A context with more digits than the largest amount (a billion dollars in billionths). The application's own decimal
+#: context could round money.
 _EXACT = Context(prec=60)
 _NANO = Decimal(10**9)
 #: A billion dollars: the largest amount of one call to the database.
@@ -62,11 +63,12 @@ class Block:
     tokens: int
     nano: int
     requests: int
-    #: The block admits no calls after this time (in seconds of the lease's clock): it expires in the database soon.
+    #: The block admits no calls after this time (in seconds of the lease's clock), because it soon expires in the
+    #: database.
     deadline: float
     #: Time of the last call that the block admitted.
     used_at: float
-    #: Time of the next heartbeat, or of giving back the unused part.
+    #: Time of the next heartbeat, or of the return of the unused part.
     look_at: float = inf
     left_tokens: int = field(init=False)
     left_nano: int = field(init=False)
@@ -84,7 +86,7 @@ class Block:
         self.left_tokens, self.left_nano, self.left_requests = self.tokens, self.nano, self.requests
 
     def take(self, tokens: int, nano: int, requests: int, now: float) -> bool:
-        """Give a call its part. Change nothing and return False when too little is left or the deadline has passed."""
+        """Subtract a call's part. Change nothing and return False if too little is left or the deadline has passed."""
         if now >= self.deadline or tokens > self.left_tokens or nano > self.left_nano or requests > self.left_requests:
             return False
         self.left_tokens -= tokens
@@ -95,7 +97,7 @@ class Block:
         return True
 
     def take_up_to(self, tokens: int, least: int, nano: int, requests: int, now: float) -> int | None:
-        """Give a call as many tokens as are left, from `least` to `tokens`; return the number, or None."""
+        """Give a call as many tokens as are left, from `least` to `tokens`; return the number, or None if none fits."""
         granted = min(tokens, max(self.left_tokens, least))
         return granted if self.take(granted, nano, requests, now) else None
 
@@ -112,7 +114,7 @@ class Block:
         return self.retired and not self.running
 
     def take_more(self, tokens: int, nano: int, now: float) -> bool:
-        """Add to a running call. Change nothing and return False when too little is left or the deadline has passed."""
+        """Subtract more for a running call, or return False if too little is left or the deadline has passed."""
         if now >= self.deadline or tokens > self.left_tokens or nano > self.left_nano:
             return False
         self.left_tokens -= tokens
@@ -120,7 +122,7 @@ class Block:
         return True
 
     def grow(self, tokens: int, nano: int) -> None:
-        """Add an amount that the database granted to a running call, which uses all of it."""
+        """Add an amount that the database granted for one running call; other calls cannot use this amount."""
         self.tokens += tokens
         self.nano += nano
 
@@ -131,7 +133,7 @@ class Block:
         return not self.running
 
     def can_move(self, tokens: int, nano: int) -> bool:
-        """Return True if calls run on the block and this much is enough for them."""
+        """Return True if calls run on the block and a reservation of these amounts covers them."""
         tokens_in_use, nano_in_use = self.in_use
         return self.running > 0 and not self.extending and tokens_in_use <= tokens and nano_in_use <= nano
 

@@ -5,15 +5,15 @@ while its runner holds the lease's lock.
 
 The life of a block::
 
-    granted -> current -> retired: a call does not fit, or the block is too old or idle, or the lease closes
+    granted -> current -> retired, because a call does not fit, the block is too old or idle, or the lease closes
                              |-- While calls run on it, it drains. Heartbeats keep it alive. If its rest is idle, the
                              |   pool exchanges it for a reservation of the size of those calls.
                              '-- After its last call it goes to the outbox, which settles it with the sum of its calls.
 
-The pool never spends from a block in the outbox: its settlement may have reached the database although no answer came.
+The pool never spends from a block in the outbox: its settlement may have reached the database, even without an answer.
 So the pool asks for a new block *before* it settles the old one. While the database is down, the old block still serves
-calls that fit. Only when the database refuses, the pool gives the rest of the old block back and asks once more, so
-that a process near the limit holds nothing idle.
+calls that fit. If the database refuses, the pool gives the rest of the old block back and asks once more, so that a
+process near the limit holds nothing idle.
 """
 
 import logging
@@ -61,7 +61,7 @@ class BlockPool:
         self.forget()
 
     def forget(self) -> None:
-        """Empty the pool, in a forked child: the parent owns the blocks."""
+        """Empty the pool in a forked child, because the parent owns the blocks."""
         self.current: Block | None = None
         #: Retired blocks that calls still run on.
         self._draining: set[Block] = set()
@@ -88,10 +88,10 @@ class BlockPool:
     def admit(self, request: LeaseRequest, *, since: int) -> tuple[Block, int] | None:
         """Return a block and the tokens that it grants, or None if the caller must refill the pool first.
 
-        `since` is the value of `begun` when the caller arrived. A refill that began later has asked for every waiting
-        caller, so its refusal also applies to callers that want at least as much of the refused dimension. The pool
-        forgets a refusal otherwise: the database may grant the next caller. One refill runs at a time, so waiting
-        callers do not flood the database.
+        `since` is the value of `begun` when the caller arrived. A refill that began later asked for every waiting
+        caller, so its refusal also applies to a waiting caller that wants at least as much of the refused dimension.
+        Other callers ask the database themselves, because it may grant their requests. One refill runs at a time, so
+        waiting callers do not flood the database.
         """
         block = self.current
         if block is not None:
@@ -110,7 +110,8 @@ class BlockPool:
 
     def drained(self, block: Block) -> None:
         """Settle a retired block whose last call has ended."""
-        # Skip the block in a forked child, because the parent settles it, and after a close that has charged it.
+        # Skip the block in a forked child, because the parent settles it, and after `charge_running`, which has settled
+        # it.
         if block in self._draining:
             self._draining.discard(block)
             self.outbox.add(self._requests.settlement(block))
@@ -146,7 +147,7 @@ class BlockPool:
         self._draining.clear()
 
     def due_in_s(self) -> float | None:
-        """Return the seconds until `maintain` has something to do; None if it has nothing before a call ends."""
+        """Return the seconds until `maintain` has something to do; None if it has nothing to do before a call ends."""
         now, settles_in_s = self._clock(), self.outbox.next_due_s()
         looks = [block.look_at - now for block in self._blocks if block.running and block.look_at < inf]
         due = looks if settles_in_s is None else [*looks, settles_in_s]
@@ -181,7 +182,8 @@ class BlockPool:
         try:
             yield quotas.extend(self.user, block.id, ttl=self._ttl)
         except NotFound as problem:
-            # The block expired and was charged in full, or another process ended it. A settlement corrects the expiry.
+            # The block expired and was charged in full, or another process ended it. A settlement corrects a full
+            # charge.
             logger.debug("block %s has ended while calls run on it: %s", block.id, problem)
             if block is self.current:
                 self.retire()
@@ -206,11 +208,11 @@ class BlockPool:
         try:
             small = yield from self._requests.reservation(tokens, nano)
         except AtlasError:
-            # Near the limit there may be no room for both.
+            # Near the limit there may be no room for both reservations.
             logger.debug("block %s could not be made smaller", block.id, exc_info=True)
             return False
         if not block.can_move(small.tokens, small.nano) or block not in self._blocks:
-            # Meanwhile a call got more, or the last call ended.
+            # Meanwhile a call was extended, or the last call ended.
             self.outbox.add(self._requests.unused(small.id))
             return False
         self.outbox.add(self._requests.settlement(block, spent_only=True))
@@ -222,7 +224,7 @@ class BlockPool:
         return True
 
     def refill(self, request: LeaseRequest) -> Script[tuple[Block, int]]:
-        """Get a new block, and grant the call its part of this block. If the request fails, raises its error."""
+        """Get a new block; return it and the tokens that it grants to the call. Raises the error of the request."""
         self.begun += 1
         number = self.begun
         self.size.next(self._clock())
@@ -242,7 +244,7 @@ class BlockPool:
             self._ended = number
         self.retire()
         self.current = block
-        # Use the time of the request: the deadline was checked just now, and may have passed since.
+        # Use the time of the request: the deadline was checked just now, but it may have passed since then.
         granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
         if granted is None:
             message = f"block {block.id} was granted with less than its minimum"
@@ -268,14 +270,15 @@ class BlockPool:
                 return (yield from self._requests.block(self.size, evolve(request, least=least), without))
             except QuotaExceeded as refusal:
                 if request.amount(refusal.dimension) == 0 and refusal.dimension not in without:
-                    # This call needs nothing in that dimension, so ask for a block without it.
+                    # This call needs nothing in that dimension, so ask for a block without that dimension.
                     without.add(refusal.dimension)
                 elif self.can_give_back and not gave_back:
                     gave_back = True
                     if not (yield from self.give_back()) and least == request.least:
                         raise
                 elif refusal.dimension == "tokens" and least > request.least:
-                    # Ask for all that is left: a block with a lower minimum would get only a share.
+                    # Ask for everything that is left. With a lower minimum, the database would grant only a share of
+                    # it.
                     rest = int(refusal.remaining)
                     least = rest if request.least < rest < least else request.least
                 else:

@@ -29,8 +29,8 @@ T = TypeVar("T")
 _LIFE = 0.9
 #: Heartbeats in one time to live, so that two may fail.
 BEATS = 3
-#: Give up after so many blocks in a row that arrive too late. Blocks are short at the end of a period, so a few may be
-#: late by chance.
+#: The number of blocks in a row that arrive too late before a request fails. At the end of a period blocks live for a
+#: short time, so a few may be late by chance.
 _LATE_MAX = 4
 #: Use blocks for several calls at this rate of calls per second or more.
 _CALLS_PER_S = 20
@@ -78,7 +78,7 @@ class BlockSize:
     """The size of a lease's blocks: fixed by the user, or adapted to the rate of calls.
 
     An adaptive size starts with one call per block. It doubles while blocks are used up quickly, and falls back to one
-    call after a pause and near the limit, so that a quiet process holds nothing that another process may need.
+    call after a pause and near the limit, so that an idle process holds nothing that another process may need.
     """
 
     def __init__(self, fixed: LeaseRequest | None) -> None:
@@ -114,7 +114,7 @@ class BlockSize:
         )
 
     def granted(self, block: Block, wanted: LeaseRequest) -> None:
-        """Start small again if a block is smaller than wanted, because the limit is near."""
+        """Go back to blocks for one call if a block is smaller than wanted: the limit is near."""
         if block.tokens < wanted.tokens or block.nano < wanted.nano or block.requests < wanted.requests:
             self.start_small()
 
@@ -159,7 +159,8 @@ class BlockRequests:
             except InvalidInput as exc:
                 if exc.field != "reservation_id":
                     raise
-                # The answer to a first try was lost, and the second try came after its expiry: the outbox settles it.
+                # The answer to the first try was lost, and its block expired before the second try. The outbox settles
+                # the block.
                 continue
             if self._clock() < block.deadline:
                 size.granted(block, wanted)
@@ -272,5 +273,5 @@ class BlockRequests:
 
 
 def _process() -> str:
-    """Return a holder's name for this process. Near a limit, the database divides the rest among the holders."""
+    """Return the holder name of this process. Near a limit, the database divides the rest among the holders."""
     return f"{socket.gethostname()}:{os.getpid()}"

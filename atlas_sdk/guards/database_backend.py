@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: Dimensions that leases hold, so that giving back an idle block may help.
+#: Dimensions that leases hold. If one of them is exhausted, giving back idle blocks may help.
 _LEASED = frozenset({"tokens", "cost", "requests"})
 #: The most pending settlements that one guard writes at its exit, so that the first guard after an outage is not slow.
 _BATCH = 8
@@ -53,7 +53,7 @@ class _Request:
         return self.options.get("idempotency_key") is not None
 
     def plan(self) -> Plan[Reservation]:
-        """Reserve, or return the reservation of an earlier try. Raises AlreadyExists when that has ended."""
+        """Reserve, or return the reservation of an earlier try. Raises AlreadyExists if that reservation has ended."""
         self.tries += 1
         if self.id is None:
             key = self.options.get("idempotency_key")
@@ -61,7 +61,7 @@ class _Request:
         held = yield from self._reserve(self.id)
         if held.state != "held":
             raise _ended(self.id, f"is {held.state}")
-        # Without a key, only the second try of this call can have repeated the id.
+        # Without a key, only a second try of this same call can repeat the id, so do not report a repetition.
         return held if self.is_keyed else evolve(held, repeated=False)
 
     def _reserve(self, reservation_id: UUID) -> Plan[Reservation]:
@@ -146,18 +146,18 @@ class DatabaseBackend(_Scripts):
             raise
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later, or nothing is to charge."""
+        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
         if settlement is not None and self.outbox:
             self.settle_pending(_BATCH)
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
     def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
-        """Send a request. If it is refused, and the client's leases give something back, send it once more."""
+        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
         try:
             return ask()
         except QuotaExceeded as refusal:
@@ -166,12 +166,12 @@ class DatabaseBackend(_Scripts):
         return ask()
 
     def settle_pending(self, most: int | None = None) -> int:
-        """Write the pending settlements until the database fails; return how many are left."""
+        """Write the pending settlements until the database fails; return the number left."""
         run_script(self._runner, self.outbox.flush(most=most))
         return len(self.outbox)
 
     def close(self) -> None:
-        """Write the pending settlements; abandon those that cannot be written to their expiry. Idempotent."""
+        """Write the pending settlements; leave those that fail to the expiry of their reservations. Idempotent."""
         self.settle_pending()
         self.outbox.abandon()
 
@@ -187,8 +187,8 @@ class AsyncDatabaseBackend(_Scripts):
     async def reserve(self, user: User, options: GuardOptions) -> Reservation:
         """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
-        # Run it in a task. Otherwise a second cancellation could leave a statement without a waiter, and it could still
-        # reserve after the release.
+        # Run the request in a task. Otherwise, after a second cancellation, nothing would wait for the statement, which
+        # could still reserve after the release.
         reserving = self._tasks.start(
             self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
         )
@@ -204,7 +204,7 @@ class AsyncDatabaseBackend(_Scripts):
             raise
 
     async def _abandon(self, request: _Request, reserving: "asyncio.Task[Reservation]") -> None:
-        """Release what a cancelled call may have reserved, as soon as its statement has ended."""
+        """Wait for the statement of a cancelled call, then release the reservation that it may have made."""
         await asyncio.wait([reserving])
         if reserving.cancelled():
             ours = request.is_ours(asyncio.CancelledError())
@@ -216,7 +216,7 @@ class AsyncDatabaseBackend(_Scripts):
             await self._write(request.release())
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later, or nothing is to charge."""
+        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
 
     async def _write(self, pending: PendingSettlement) -> Settlement | None:
@@ -226,13 +226,13 @@ class AsyncDatabaseBackend(_Scripts):
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or renew it for `ttl` from now; return the whole grant. Raises QuotaExceeded, NotFound."""
+        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         return await self._ask_twice(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )
 
     async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
-        """Send a request. If it is refused, and the client's leases give something back, send it once more."""
+        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
         try:
             return await ask()
         except QuotaExceeded as refusal:
@@ -241,7 +241,7 @@ class AsyncDatabaseBackend(_Scripts):
         return await ask()
 
     async def settle_pending(self, most: int | None = None) -> int:
-        """Write the pending settlements until the database fails; return how many are left."""
+        """Write the pending settlements until the database fails; return the number left."""
         await run_script_async(self._runner, self.outbox.flush(most=most))
         return len(self.outbox)
 
@@ -257,7 +257,7 @@ class AsyncDatabaseBackend(_Scripts):
 
 
 class Tasks:
-    """Background tasks that outlive a cancelled caller. This keeps references to them; the event loop does not."""
+    """Background tasks that outlive a cancelled caller. This object refers to the tasks; the event loop does not."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()

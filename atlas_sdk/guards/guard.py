@@ -1,4 +1,4 @@
-"""Guards: they reserve before a call and settle after it, whatever happens in between."""
+"""Guards, which reserve before a call and settle after it, even if the call fails."""
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 def current_guard() -> "Guard | AsyncGuard":
-    """Return the innermost guard that is entered here, so that a decorated function can settle it.
+    """Return the innermost guard around the running code, so that a decorated function can settle it.
 
     Raises InvalidInput outside of guards.
     """
@@ -38,14 +38,14 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
             reply = call_model(max_tokens=g.tokens)
             g.settle(tokens=reply.total_tokens, cost=reply.cost)
 
-        @atlas.quotas.guard(user, tokens=4096)                           # a fresh one for every call
+        @atlas.quotas.guard(user, tokens=4096)                           # a new guard for every call
         def ask(prompt): ...
 
     A guard is for one call. Any thread may call its methods.
     """
 
     def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Reserve this much more, or make the reservation expire `ttl` from now: all or nothing. One round trip.
+        """Add these amounts to the reservation, or make it expire `ttl` from now: all or nothing. One round trip.
 
         `g.tokens` and `g.cost` are the new totals afterwards. Raises QuotaExceeded, NotFound when the reservation has
         expired, DatabaseUnreachable.
@@ -103,14 +103,14 @@ class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
 
         async with atlas.quotas.guard(user, tokens=4096, cost="0.03") as g:   # raises QuotaExceeded before the call
             reply = await call_model(max_tokens=g.tokens)
-            g.settle(tokens=reply.total_tokens, cost=reply.cost)              # not awaited: it is written at the end
+            g.settle(tokens=reply.total_tokens, cost=reply.cost)              # no await: the guard writes it on exit
 
     A guard is for one call. If the task is cancelled on entry, the guard releases its reservation. If the task is
     cancelled on exit, the guard settles in the background, and the client's close waits for that.
     """
 
     async def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Reserve this much more, or make the reservation expire `ttl` from now: all or nothing. One round trip.
+        """Add these amounts to the reservation, or make it expire `ttl` from now: all or nothing. One round trip.
 
         `g.tokens` and `g.cost` are the new totals afterwards. Raises QuotaExceeded, NotFound when the reservation has
         expired, DatabaseUnreachable.

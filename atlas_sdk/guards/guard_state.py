@@ -32,17 +32,17 @@ _OPTIONS = frozenset(GuardOptions.__annotations__)
 
 
 class UsageRecord:
-    """The usage that the body of a guard has reported: progress, and the end. Several threads may report."""
+    """The usage that the body of a guard has reported: progress and final amounts. Several threads may report."""
 
     __slots__ = ("_cost", "_end", "_lock", "_on_unknown", "_tokens")
 
     def __init__(self, *, on_unknown: Literal["charge", "release"] = "charge") -> None:
         self._on_unknown = on_unknown
         self._lock = Lock()
-        #: Progress, as totals.
+        #: Totals of the progress so far.
         self._tokens = 0
         self._cost = Decimal()
-        #: The reported end: a settlement, a release, or None so far.
+        #: The reported end: a settlement or a release; None before that.
         self._end: Outcome | None = None
 
     def progress(self, *, tokens: int = 0, cost: Money = 0) -> None:
@@ -59,7 +59,7 @@ class UsageRecord:
         end = Outcome(
             tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
             cost=None if cost is None else money("cost", cost),
-            # Copy it, so that the caller cannot change it before it is written.
+            # Copy `meta`, so that the caller cannot change it before it is written.
             meta=None if meta is None else json.loads(meta_text(meta)),
         )
         with self._lock:
@@ -120,7 +120,7 @@ class GuardState(Generic[B, H]):
         self._heartbeat: H | None = None
         #: The process that entered the guard.
         self._process = 0
-        #: Only for containers: without heartbeats, more than the limit could run after an expiry.
+        #: Heartbeats are for containers only. Without them, more containers than the limit could run after an expiry.
         self._liveness = HeartbeatState(options.get("ttl", TTL)) if options.get("slots") else None
 
     def __repr__(self) -> str:
@@ -189,9 +189,10 @@ class GuardState(Generic[B, H]):
     ) -> None:
         """Report the final usage; the guard writes it on exit. No round trip.
 
-        None means unknown, not 0: the guard charges the progress, or the whole reservation if there was none. More than
-        was reserved is charged too, and marked as overrun. A second call with the same amounts changes nothing. `meta`
-        is added to the ledger's entry. Cost in US dollars. Raises InvalidInput for other amounts than before.
+        None means unknown, not 0: the guard charges the progress, or the whole reservation if there was none. Usage
+        above the reservation is charged too, and marked as overrun. A second call with the same amounts changes
+        nothing. `meta` is added to the ledger's entry. Cost in US dollars. Raises InvalidInput for other amounts than
+        before.
         """
         self._entered()
         self._usage.settle(tokens=tokens, cost=cost, meta=meta)
@@ -244,7 +245,8 @@ class GuardState(Generic[B, H]):
             try:
                 current.reset(self._token)
             except ValueError:
-                # The threads of a web framework may enter and exit in different contexts. The other ends with its task.
+                # The threads of a web framework may enter and exit in different contexts. The context of the entry ends
+                # with its task.
                 logger.debug("the exit of a guard runs in another context than its entry")
         if process.generation != self._process:
             return None

@@ -15,7 +15,7 @@ __all__ = ["AsyncHeartbeat", "Heartbeat", "HeartbeatState"]
 
 logger = logging.getLogger(__name__)
 
-#: Heartbeats in one time to live; two may fail.
+#: Heartbeats in one time to live, so that two may fail.
 _BEATS = 3
 #: The pause after a failed heartbeat is shorter by this factor.
 _HURRY = 4
@@ -35,18 +35,18 @@ class HeartbeatState:
         self._next = 0.0
 
     def begin(self, grant: Grant, asked_at: float) -> None:
-        """Start with a grant that was requested at that time."""
+        """Start with a grant that was requested at the time `asked_at`."""
         self._grant = grant
         self.renewed(asked_at)
 
     def renewed(self, asked_at: float) -> None:
-        """Note a successful heartbeat that was sent at that time."""
+        """Note a successful heartbeat that was sent at the time `asked_at`."""
         # Count from before the request. The server counts from a later time, so the slot never ends earlier there.
         self._until = asked_at + self.ttl.total_seconds()
         self._next = asked_at + self.ttl.total_seconds() / _BEATS
 
     def failed(self, error: AtlasError) -> bool:
-        """Note a failed heartbeat; return True if another one makes sense."""
+        """Note a failed heartbeat; return True if the next one may succeed."""
         if isinstance(error, NotFound):
             self._lost = True
             return False

@@ -1,4 +1,4 @@
-"""A lease for threads: blocks of a user's quota that this process spends by itself."""
+"""A lease for threads: blocks of a user's quota that this process spends without queries."""
 
 import logging
 from datetime import timedelta
@@ -42,11 +42,11 @@ class ThreadLeaseCore(LeaseCore):
         self._manager.schedule(self)
 
     def grant(self, request: LeaseRequest) -> LeaseCall:
-        """Grant a call its part, from a new block if necessary. Raises QuotaExceeded, DatabaseUnreachable."""
+        """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
         except QuotaExceeded:
-            # Before refusing the call, give back what other leases of this process hold idle.
+            # Before refusing the call, give back the idle blocks of the other leases in this process.
             if not self._manager.give_back(self.user, but=self):
                 raise
         return self._admit(request)
@@ -63,7 +63,7 @@ class ThreadLeaseCore(LeaseCore):
                     self.refuse_if_closed()
                     if not self.busy:
                         break
-                    # Another thread is asking the database for all that wait.
+                    # Another thread is asking the database for a block. Every waiting call may use the answer.
                     self.changed.wait()
                 mine = self.busy = True
             return LeaseCall(self, *self._run(self.pool.refill(request)), request.nano)
@@ -75,7 +75,7 @@ class ThreadLeaseCore(LeaseCore):
                         self.schedule()
 
     def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
-        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
+        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
         tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
         self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
         with self.lock:
@@ -86,7 +86,7 @@ class ThreadLeaseCore(LeaseCore):
         return run_script(self._runner, script, lock=self.lock)
 
     def _run_alone(self, script: Script[object]) -> None:
-        """Run a script when no other one runs. Only extensions may run beside others."""
+        """Wait for the running script, then run this one. Only extensions may run at the same time as others."""
         mine = False
         try:
             with self.changed:
@@ -118,7 +118,7 @@ class ThreadLeaseCore(LeaseCore):
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
     def settle_due(self) -> None:
-        """Settle now if the client keeps this lease for guards: a quiet process must hold nothing between calls."""
+        """Settle now if the client made this lease for its guards: an idle process must hold nothing between calls."""
         if self.pool.size.fixed is None and self.pool.outbox:
             try:
                 self._run_alone(self.pool.outbox.flush(due_only=True))
@@ -132,7 +132,7 @@ class ThreadLeaseCore(LeaseCore):
             self._run_alone(self.pool.give_back())
 
     def close(self) -> None:
-        """Stop admitting calls, and settle."""
+        """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
         with self.changed:
             while self.busy:
@@ -144,7 +144,7 @@ class ThreadLeaseCore(LeaseCore):
             self.schedule()
 
     def end(self) -> None:
-        """Close, and charge running calls their whole grant: the process ends before they report their usage."""
+        """Close the lease, and charge running calls their whole grant: the process ends before they report usage."""
         self.closed = True
         with self.changed:
             if not self.changed.wait_for(lambda: not self.busy, _END_S):
@@ -156,7 +156,7 @@ class ThreadLeaseCore(LeaseCore):
 
 
 class Lease:
-    """A lease that spends blocks of a user's quota: about a microsecond per call in place of two round trips.
+    """A lease, which spends blocks of a user's quota. A call takes about a microsecond instead of two round trips.
 
     ::
 
@@ -166,9 +166,9 @@ class Lease:
             held.settle(reply.total_tokens)
 
     The limits hold as without a lease, because the database reserves a block before the process spends it. A crash
-    costs what the process holds: one block, and the grants of running calls. A call may take any time: heartbeats keep
-    its part, and the lease gives the rest of its block back. Threads may share a lease. A forked child starts without a
-    block. The ledger has one entry per block, not per call.
+    costs the amounts that the process holds: one block, and the grants of running calls. A call may take any time:
+    heartbeats keep its part, and the lease gives the rest of its block back. Threads may share a lease. A forked child
+    starts without a block. The ledger has one entry per block, not per call.
 
     A lease gives an idle block back after `idle_s`, and everything at `close`, at the client's `close`, or at the end
     of the interpreter. A process that ends by `os._exit`, as the children of multiprocessing do, must close its leases.
@@ -191,10 +191,11 @@ class Lease:
         cost_nano: int = 0,
         requests: int | None = None,
     ) -> LeaseCall:
-        """Grant a call its part. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
+        """Reserve a part of a block for one call. Raises QuotaExceeded, DatabaseUnreachable, InvalidInput.
 
-        With `min_tokens`, fewer tokens are granted when fewer are left. `cost_nano` is in billionths of a dollar, which
-        is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened with `requests=0`.
+        With `min_tokens`, the call gets fewer tokens if fewer are left, but at least that many. `cost_nano` is in
+        billionths of a dollar; it is faster than `cost`. `requests` defaults to 1, and to 0 for a lease that was opened
+        with `requests=0`.
         """
         core = self._core
         call = core.take(tokens, cost_nano) if min_tokens is None and requests is None and not cost else None
@@ -210,9 +211,9 @@ class Lease:
         return Guard(LeaseBackend(lambda _user, _options: self._core), self._core.user, options)
 
     def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Grant a running call this much more. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
+        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
-        With `ttl`, its block expires `ttl` from now.
+        With `ttl`, the call's block expires `ttl` from now.
         """
         self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
 
@@ -221,7 +222,7 @@ class Lease:
         self._core.give_back()
 
     def close(self) -> None:
-        """Stop admitting calls, and settle. Blocks with running calls are settled when these end. Idempotent."""
+        """Refuse new calls, and settle. A block with running calls is settled after its last call. Idempotent."""
         self._core.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The backend of guards that spend from a lease: a lease of the user's, or one that the client keeps."""
+"""The backend of guards that spend from a lease: a lease that the caller opened, or one that the client keeps."""
 
 import json
 from collections import OrderedDict
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS_MAX", "AsyncLeaseBackend", "ClientLeases", "LeaseBackend"]
 
-#: A client keeps a lease for each kind of calls: the most recently used kinds, up to this number.
+#: The most leases that a client keeps: one for each kind of calls, for the most recently used kinds.
 KINDS_MAX = 1000
 #: A block lives this much longer than its calls may take, so that the last call ends before the block expires.
 _SPARE = timedelta(minutes=1)
@@ -63,7 +63,7 @@ class LeaseBackend:
         if not isinstance(grant, LeaseCall):
             return _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
-        core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
+        core: ThreadLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # `_find` returned it
         core.settle_due()
         return settlement
 
@@ -98,7 +98,7 @@ class AsyncLeaseBackend:
         if not isinstance(grant, LeaseCall):
             return await _known(self._other).settle(user, grant, outcome)
         settlement = end_call(grant, outcome)
-        core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # of a lease that was found
+        core: AsyncLeaseCore = grant._core  # type: ignore[assignment]  # noqa: SLF001  # `_find` returned it
         await core.settle_due()
         return settlement
 
@@ -125,7 +125,7 @@ class ClientLeases(Generic[L]):
     """The leases that a client keeps for `guard(lease=True)`: one for each kind of calls, the most recently used."""
 
     def __init__(self, make: Callable[..., L]) -> None:
-        """Take the class of the core, with its runner."""
+        """Take a function that makes the core of a lease."""
         self._make = make
         self._leases: OrderedDict[Kind, L] = OrderedDict()
         self.after_fork()

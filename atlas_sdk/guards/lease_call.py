@@ -1,7 +1,7 @@
 """One call's part of a block, and the core of both leases: everything that stays inside the process.
 
-A pair of `reserve` and `settle` takes about a microsecond. To keep it so, this module uses one lock, no validators, and
-no Decimal unless the caller gives an amount of dollars.
+A pair of `reserve` and `settle` takes about a microsecond. To stay that fast, this module uses one lock, no validators,
+and no Decimal unless the caller gives an amount of dollars.
 """
 
 import sys
@@ -25,7 +25,7 @@ from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, mo
 
 __all__ = ["REQUESTS", "LeaseCall", "LeaseCore", "core_options", "end_call"]
 
-#: The default requests of a block. They are held while the block lives, and few users may make more in an hour.
+#: The default number of requests in a block. A block holds them while it lives, and few users may make more in an hour.
 REQUESTS = 1000
 #: A block with a shorter lifetime is not worth its round trip.
 _TTL_MIN = timedelta(seconds=1)
@@ -66,13 +66,13 @@ class LeaseCall:
 
     @property
     def cost(self) -> Decimal:
-        """US dollars."""
+        """The granted cost, in US dollars."""
         return dollars(self.cost_nano)
 
     def settle(self, tokens: int | None = None, *, cost: Money | None = None, cost_nano: int | None = None) -> None:
         """Report the usage; None means unknown, not 0, and charges the whole grant. Raises InvalidInput.
 
-        More than was granted is charged too. A second call changes nothing. `cost_nano` is in billionths of a dollar.
+        Usage above the grant is charged too. A second call changes nothing. `cost_nano` is in billionths of a dollar.
         """
         if tokens is None:
             tokens = self.tokens
@@ -106,7 +106,7 @@ class LeaseCall:
 
 def end_call(call: LeaseCall, outcome: Outcome) -> Settlement:
     """Settle or release a call; return a settlement like that of the database."""
-    ended = call._ended  # noqa: SLF001  # the other half of one thing
+    ended = call._ended  # noqa: SLF001  # a private part of `LeaseCall`
     if outcome.releases:
         call.release()
         return Settlement(outcome="repeated" if ended else "released", tokens=0, cost=Decimal(), overrun=False)
@@ -126,7 +126,7 @@ def core_options(
     idle_s: float = 2.0,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return a core's options from those of `atlas.quotas.lease`. Raises InvalidInput."""
+    """Convert the options of `atlas.quotas.lease` to those of a core. Raises InvalidInput."""
     size = LeaseRequest(
         count("tokens", tokens, TOKENS_MAX), 0, nano_reserved(money("cost", cost)), count("requests", requests)
     )
@@ -210,7 +210,7 @@ class LeaseCore:
                 self.schedule()
 
     def take(self, tokens: int, cost_nano: int) -> LeaseCall | None:
-        """Take a part of the current block without waiting; return None if that needs checks or a new block."""
+        """Take a part of the current block without waiting; return None if the call needs checks or a new block."""
         if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
             with self.lock:
                 block = self.pool.current
@@ -221,7 +221,7 @@ class LeaseCore:
     def request(
         self, tokens: int, min_tokens: int | None, cost: Money, cost_nano: int, requests: int | None
     ) -> LeaseRequest:
-        """Check the amounts of a call. Raises InvalidInput."""
+        """Check the amounts of a call; return them as a request. Raises InvalidInput."""
         self.refuse_if_closed()
         asked = LeaseRequest(
             count("tokens", tokens, TOKENS_MAX),

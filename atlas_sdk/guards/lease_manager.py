@@ -56,7 +56,7 @@ class ManagedLease(_Lease, Protocol):
         ...
 
     def end(self) -> None:
-        """Settle everything for good, and charge running calls their whole grant."""
+        """End the lease: settle everything, and charge running calls their whole grant."""
         ...
 
 
@@ -72,7 +72,7 @@ class AsyncManagedLease(_Lease, Protocol):
         ...
 
     async def end(self) -> None:
-        """Settle everything for good, and charge running calls their whole grant."""
+        """End the lease: settle everything, and charge running calls their whole grant."""
         ...
 
 
@@ -130,7 +130,7 @@ class _Manager(Generic[L]):
         self._schedule: Schedule[L] = Schedule()
 
     def register(self, lease: L) -> None:
-        """Add a lease, so that `give_back` can ask it."""
+        """Add a lease, so that `give_back` finds it."""
         with self._lock:
             self._known.add(lease)
 
@@ -170,7 +170,7 @@ class LeaseManager(_Manager[ManagedLease]):
         try:
             Thread(target=self._run, name="atlas-leases", daemon=True).start()
         except RuntimeError:
-            # The interpreter ends: `_end_all` settles.
+            # The interpreter is ending, and `_end_all` settles everything.
             self._runs = False
             logger.debug("could not start the thread of the leases", exc_info=True)
 
@@ -193,13 +193,13 @@ class LeaseManager(_Manager[ManagedLease]):
                 if len(schedule):
                     continue
             with self._lock:
-                # Check under the lock that `schedule` takes after it has added a lease.
+                # Check this under the lock, because `schedule` first adds a lease and then takes the same lock.
                 if added.empty():
                     self._runs = False
                     return
 
     def end(self) -> None:
-        """Settle everything that the leases hold, for good."""
+        """End all leases: settle everything that they hold."""
         # Copy the set, because the thread may be in the middle of a round.
         leases = set(self._schedule.all())
         with contextlib.suppress(Empty):
@@ -237,7 +237,8 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # A finalizer ran after the end of the loop: the next call settles the block, or its expiry does.
+            # A finalizer ran after the end of the loop. The next call settles the block; without a next call, the block
+            # expires.
             logger.debug("no event loop runs for the leases", exc_info=True)
             return
         # Create an event per task, because an event belongs to the loop that first awaits it.
@@ -266,7 +267,7 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
             raise
 
     async def end(self) -> None:
-        """Settle everything that the leases hold, for good."""
+        """End all leases: settle everything that they hold."""
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()

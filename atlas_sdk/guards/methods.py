@@ -28,7 +28,7 @@ UserT = TypeVar("UserT", bound=User | Callable[..., User])
 
 
 def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
-    """Check that the user is the tenant; wrap a resolver so that it checks its result.
+    """Check that the user is the tenant; wrap a resolver, so that the user that it returns is checked.
 
     Raises NotPermitted, and InvalidInput for neither a user nor a resolver.
     """
@@ -53,7 +53,7 @@ class GuardMethods(Namespace):
 
     def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
         super().__init__(runner)
-        #: The user that the client acts for; None for every user.
+        #: The only user that the client acts for; None if it acts for every user.
         self._tenant = tenant
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
@@ -62,7 +62,7 @@ class GuardMethods(Namespace):
             self._lease_backend = LeaseBackend(leases.find, self._backend)
             self._lease_runner: Runner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # its own class
+            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> Guard:
@@ -70,7 +70,7 @@ class GuardMethods(Namespace):
 
         Use it as a context manager, or as a decorator that guards every call of a function. In a decorator, `user` may
         be a function of the decorated function's arguments. `GuardOptions` describes the options. The entry raises
-        QuotaExceeded, DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose call
+        QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose call
         has ended.
         """
         backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
@@ -103,7 +103,7 @@ class GuardMethods(Namespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> Lease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
+        """Return a lease, which spends blocks of the user's quota inside this process. This call makes no round trip.
 
         The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
@@ -122,7 +122,7 @@ class GuardMethods(Namespace):
         )
 
     def settle_pending(self) -> int:
-        """Write the settlements that could not be written before; return the number of those that still fail.
+        """Write the settlements that failed before; return the number of those that still fail.
 
         The next guard and the client's `close` do this too.
         """
@@ -143,7 +143,7 @@ class AsyncGuardMethods(AsyncNamespace):
         self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
     ) -> None:
         super().__init__(runner)
-        #: The user that the client acts for; None for every user.
+        #: The only user that the client acts for; None if it acts for every user.
         self._tenant = tenant
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
@@ -152,15 +152,15 @@ class AsyncGuardMethods(AsyncNamespace):
             self._lease_backend = AsyncLeaseBackend(leases.find, self._backend)
             self._lease_runner: AsyncRunner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # its own class
+            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> AsyncGuard:
-        """Return a guard for one call, which reserves on entry and settles on exit. Not awaited.
+        """Return a guard for one call, which reserves on entry and settles on exit. Do not await it.
 
         Use it as a context manager, or as a decorator that guards every call of an async function. In a decorator,
         `user` may be a function of the decorated function's arguments. `GuardOptions` describes the options. The entry
-        raises QuotaExceeded, DatabaseUnreachable (then nothing is allowed), AlreadyExists for an idempotency key whose
+        raises QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose
         call has ended.
         """
         backend: AsyncQuotaBackend = self._lease_backend if options.get("lease") else self._backend
@@ -193,7 +193,7 @@ class AsyncGuardMethods(AsyncNamespace):
         holder: str = "",
         meta: Mapping[str, object] | None = None,
     ) -> AsyncLease:
-        """Return a lease: blocks of the user's quota that this process spends by itself. This makes no round trip.
+        """Return a lease, which spends blocks of the user's quota inside this process. This call makes no round trip.
 
         The amounts are the size of a block; near a limit blocks are smaller. A crash costs at most one block. `ttl` is
         the lifetime of a block (1 second to 24 hours). The lease gives a block back after `idle_s` seconds without a
@@ -212,7 +212,7 @@ class AsyncGuardMethods(AsyncNamespace):
         )
 
     async def settle_pending(self) -> int:
-        """Write the settlements that could not be written before; return the number of those that still fail.
+        """Write the settlements that failed before; return the number of those that still fail.
 
         The next guard and the client's `close` do this too.
         """

@@ -32,8 +32,8 @@ __all__ = ["KEPT_MAX", "Outbox", "PendingSettlement", "may_have_reserved"]
 
 logger = logging.getLogger(__name__)
 
-#: The most settlements to keep, and as many releases: some hundred kilobytes. The oldest is dropped, and left to its
-#: expiry.
+#: The most settlements that an outbox keeps, and the most releases: some hundred kilobytes. Above this, the outbox
+#: drops the oldest one and leaves its reservation to the expiry.
 KEPT_MAX = 1000
 #: The most tries of a settlement in the background: at once, then after 1, 2, 4, … 60 seconds; about five minutes in
 #: all.
@@ -46,7 +46,7 @@ def may_have_reserved(problem: BaseException, *, tries: int = 1) -> bool:
     if isinstance(problem, DatabaseUnreachable | TimedOut) or not isinstance(problem, AtlasError):
         # A time limit may end the wait for the disk, after the database has committed the reservation.
         return True
-    # The first try got no answer. Only a refusal of the second proves that it did nothing.
+    # The first try got no answer. Only QuotaExceeded from the second try proves that the first one reserved nothing.
     return tries > 1 and not isinstance(problem, QuotaExceeded)
 
 
@@ -61,7 +61,7 @@ class PendingSettlement:
     #: Amounts to charge; None charges the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
-    #: The number of requests used of a block; None for a reservation.
+    #: The number of the block's requests that calls used; None for a reservation.
     requests: int | None = None
     meta: Mapping[str, object] | None = None
     #: True when the reservation may not exist, and the caller already saw the error.
@@ -82,7 +82,7 @@ class PendingSettlement:
         )
 
     def drop_meta(self, refusal: BaseException) -> None:
-        """Drop the `meta` that the database refused, to save the amounts."""
+        """Drop the `meta` that the database refused, so that the amounts can still be written."""
         self.meta = None
         logger.warning("the settlement of %s is written without its meta: %s", self, refusal)
 
@@ -164,7 +164,7 @@ class Outbox:
             pending.log_abandoned("the client closes")
 
     def write(self, pending: PendingSettlement) -> Script[Settlement | None]:
-        """Write a settlement now; keep it and return None when the database fails. Raises its refusal."""
+        """Write a settlement now; keep it and return None if the database fails. Raises the database's refusal."""
         try:
             return (yield from retry_once(pending.plan, self._clock))
         except NotFound:
@@ -180,7 +180,7 @@ class Outbox:
         except AtlasError:
             raise
         except BaseException as interruption:
-            # It may have been written. Writing it again does no harm.
+            # The settlement may have been written. Writing it again does no harm.
             self.add_later(pending, interruption)
             raise
         return (yield from self.write(pending))
@@ -240,7 +240,7 @@ class Outbox:
             pending.log_kept(problem)
         self._postpone(pending)
         if not isinstance(problem, DatabaseUnreachable):
-            # Move it to the end: the database may accept the others.
+            # Move the settlement to the end: the database may accept the others.
             with self._lock:
                 if pending in self._kept:
                     self._kept.remove(pending)

@@ -105,7 +105,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
     ::
 
-        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded; its `holders` have the slots
+        with atlas.quotas.slot(user) as slot:              # raises QuotaExceeded with the `holders` of the slots
             container = start("web-1", fence=slot.epoch)
             while container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -121,7 +121,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child: the slot belongs to the parent.
+            # This is a forked child, and the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:
@@ -136,7 +136,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
 
     ::
 
-        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded; its `holders` have the slots
+        async with atlas.quotas.slot(user) as slot:        # raises QuotaExceeded with the `holders` of the slots
             container = await start("web-1", fence=slot.epoch)
             while await container.runs():
                 slot.check()                               # raises SlotLost: stop the container
@@ -154,7 +154,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if process.generation != self._process or self._heartbeat is None:
-            # In a forked child: the slot belongs to the parent.
+            # This is a forked child, and the slot belongs to the parent.
             return
         self._heartbeat.stop()
         try:

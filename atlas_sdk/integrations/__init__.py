@@ -9,5 +9,5 @@
     usage       TokenUsage: the usage that providers report               (nothing)
     prices      Price, Prices: the cost of usage                          (nothing)
 
-This package imports none of them, so that a missing third-party package affects its own module only.
+This package imports none of these modules, so that a missing third-party package affects its own module only.
 """

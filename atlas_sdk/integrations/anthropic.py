@@ -8,24 +8,25 @@
     client = guarded(Anthropic(), atlas.quotas, user, prices=prices, min_output_tokens=256)
     message = client.messages.create(model="…", max_tokens=4096, messages=[…])      # raises QuotaExceeded before
 
-`guarded` returns a client of the same class, which shares the connections. Before every model call it reserves the
-upper bound of the input (`bounds`) plus `max_tokens`; after the call it charges the usage. This covers
+`guarded` returns a client of the same class, which shares the connections of the given one. Before every model call it
+reserves the upper bound of the input (`bounds`) plus `max_tokens`; after the call it charges the usage. This covers
 `messages.create`, `.stream` and `.parse`, those of `beta.messages`, the tool runner, `with_raw_response`, and the
 clients that `with_options` and `copy` return.
 
-* A stream is charged when it ends. A stream that breaks, is closed early or is cancelled is charged its input and the
-  bytes of the output so far. If the model thinks, it is charged all of its reserved output, because streams show at
-  most a part of the thinking. The ledger marks both as `estimated`.
+* The user pays for a stream when it ends. For a stream that breaks, is closed early or is cancelled, the user pays the
+  input and the bytes of the output so far. If the model thinks, the user pays all of the reserved output, because
+  streams show at most a part of the thinking. The ledger marks both as `estimated`.
 * An error releases the reservation if it proves that nothing was billed: no connection, or a 4xx except 408, at every
   attempt. After other errors (5xx, time-outs) the outcome is unknown, and `on_unknown` decides: the default charges the
   reservation.
 * The library repeats requests by itself (`max_retries`). After an attempt of unknown outcome, the client first reserves
-  the same amount once more. When that is refused, it raises QuotaExceeded and sends nothing. Every attempt of unknown
-  outcome is charged its reservation, even if a later one succeeds: see `unknown_attempts` in the ledger.
-* With `min_output_tokens`, a request near the limit is sent with a smaller `max_tokens`, as granted.
-* InvalidInput refuses batches, agents' sessions, `with_streaming_response`, raw streams, and every other POST that may
-  use a model without reporting its usage. `unmetered=` lets paths through. Free requests, such as files and counting
-  tokens, pass.
+  the same amount once more. If this reservation is refused, the client raises QuotaExceeded and sends nothing. The user
+  pays the reservation of every attempt of unknown outcome, even if a later attempt succeeds: see `unknown_attempts` in
+  the ledger.
+* With `min_output_tokens`, a request near the limit is sent with the granted `max_tokens`, which may be smaller.
+* The client raises InvalidInput for batches, agents' sessions, `with_streaming_response`, raw streams, and every other
+  POST that may use a model without reporting its usage. `unmetered=` names more paths that pass. Free requests pass
+  too, such as those for files and for counting tokens.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -49,7 +50,7 @@ _FREE = ("/messages/count_tokens", "/files", "/skills")
 
 
 class Stream(anthropic.Stream[T]):
-    """The library's stream, with a watch."""
+    """The library's stream, whose events a `Watch` counts."""
 
     watch: Watch
 
@@ -58,7 +59,7 @@ class Stream(anthropic.Stream[T]):
 
 
 class AsyncStream(anthropic.AsyncStream[T]):
-    """The library's asyncio stream, with a watch."""
+    """The library's asyncio stream, whose events an `AsyncWatch` counts."""
 
     watch: AsyncWatch
 
@@ -144,7 +145,7 @@ class _Anthropic:
 
 
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
-    """Return a copy of a client whose model calls a user pays. `user` may be a function that returns the user.
+    """Return a copy of a client; the user pays for its model calls. `user` may be a function that returns the user.
 
     `quotas` comes from an Atlas for `Anthropic`, from an AsyncAtlas for `AsyncAnthropic`. A copy is cheap, so make one
     per request. Its calls raise QuotaExceeded and DatabaseUnreachable before they send anything, and InvalidInput if

@@ -23,7 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
 
-#: A key of the scope: the number of requests counted already, so that inner code does not count them again.
+#: The scope's key for the number of requests counted already, so that inner code does not count them again.
 COUNTED = "atlas_sdk.requests_counted"
 
 
@@ -32,17 +32,17 @@ class RemainingRequests(Protocol):
 
     @property
     def remaining(self) -> int | None:
-        """Requests left now."""
+        """The requests left now."""
         ...
 
     @property
     def limit(self) -> int | None:
-        """Requests allowed in an hour."""
+        """The requests allowed in an hour."""
         ...
 
 
 class HitMethod(Protocol):
-    """The part of `quotas` that the middleware uses, of either client."""
+    """The part of either client's `quotas` that the middleware uses."""
 
     def hit(self, user: User, /, *, requests: int = 1, durable: bool = True) -> Any:
         """Count requests. Raises QuotaExceeded."""
@@ -54,8 +54,8 @@ class QuotaMiddleware:
 
     `user` returns the user for a scope. Requests without a user (None) pass uncounted, so the application must refuse
     strangers. The middleware calls the `quotas` of a blocking client in a worker thread. `paths` and `skip` are
-    prefixes of paths, by whole segments; `skip` wins. `durable` is that of `quotas.hit`: False does not wait for the
-    disk.
+    prefixes of paths, by whole segments; `skip` wins. `durable` is an option of `quotas.hit`: with False, the count
+    does not wait for the disk.
 
     If the application raises QuotaExceeded or DatabaseUnreachable before its response has started, the middleware sends
     the same answers. Guards count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
@@ -174,5 +174,5 @@ class _Connection:
             await self._send({"type": "websocket.http.response.start", **start})
             await self._send({"type": "websocket.http.response.body", "body": body})
         elif not self._closed:
-            # Before the handshake is accepted, the server turns this into a 403 without our body.
+            # Before the handshake is accepted, the server turns this message into a 403 without our body.
             await self._send({"type": "websocket.close", "code": close_code(problem), "reason": close_reason(problem)})

@@ -1,12 +1,12 @@
-"""Record the HTTP attempts of one call, since client libraries repeat requests by themselves.
+"""Record the HTTP attempts of one call, because client libraries repeat requests by themselves.
 
 An attempt is free if the provider refused it with a 4xx, or if it was never sent. Any other failed attempt may have
 been billed. Before the next attempt, the caller reserves the amount of one attempt again, so that the possible cost of
-the call is always reserved. If that is refused, the next attempt is not sent.
+the call is always reserved. If this reservation is refused, the next attempt is not sent.
 
-The caller gets the answer or error of the last attempt. This module sees the earlier ones through two hooks of both
-client libraries, which one generator generates: `_prepare_request` gets every request, `_should_retry` every answer
-that may be repeated. An attempt that the hooks do not see counts as unknown, never as free.
+The caller gets the answer or error of the last attempt. This module sees the earlier attempts through two hooks of both
+client libraries, which the same code generator made: `_prepare_request` gets every request, `_should_retry` every
+answer after which the request may be repeated. An attempt that the hooks do not see counts as unknown, never as free.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from attrs import define, field
 
 __all__ = ["Attempts", "observe", "watching"]
 
-#: Request Timeout; the provider may have worked until then.
+#: Request Timeout: the provider may have worked on the request until then.
 _TIMEOUT = 408
 
 
@@ -46,7 +46,7 @@ class _Attempt:
 
 @define
 class Attempts:
-    """The attempts of one call. `reserve` reserves the amount of one more attempt; on asyncio it is awaited."""
+    """The attempts of one call. `reserve` reserves the amount of one more attempt; on asyncio, await it."""
 
     reserve: Callable[[], Any]
     _made: list[_Attempt] = field(factory=list)
@@ -95,7 +95,7 @@ _current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 @contextmanager
 def watching(reserve: Callable[[], Any]) -> Iterator[Attempts]:
-    """Watch the attempts of the call that this thread or task makes in the body."""
+    """Record the attempts of the call that this thread or task makes in the `with` block."""
     attempts = Attempts(reserve)
     token = _current.set(attempts)
     try:

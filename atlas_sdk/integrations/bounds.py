@@ -106,7 +106,7 @@ def _kinds(content: object) -> Iterator[object]:
 
 
 def _plain(value: object) -> object:
-    """Return an object of the client library as JSON data, since a caller may send an answer back."""
+    """Return an object of the client library as JSON data, because a request may contain earlier answers."""
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else str(value)
 

@@ -10,9 +10,9 @@
     async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
         ...                                     # call the model with max_tokens=g.tokens; g.progress(…); g.settle(…)
 
-The guard ends after the response has been sent, also a streamed one. FastAPI 0.121 and later exit dependencies then
-(unless `Depends(…, scope="function")` says otherwise); this module refuses earlier versions. Starlette has no
-dependencies: use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or its generator.
+The guard ends after the whole response has been sent, even if it is streamed. FastAPI 0.121 and later exit dependencies
+at that time (unless `Depends(…, scope="function")` says otherwise); this module refuses earlier versions. Starlette has
+no dependencies: use `install` there, and `async with atlas.quotas.guard(…)` in the endpoint or its generator.
 """
 
 import inspect
@@ -52,11 +52,11 @@ def quota(
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
     `user` is a dependency that returns the User. The options are those of `quotas.guard`. `requests` defaults to 1, and
-    to 0 if QuotaMiddleware has counted the request already. A refusal is raised before the endpoint runs: see
-    `install`. If FastAPI finds a request invalid, the guard releases everything but the count. `idempotency_key` is a
-    function of the connection, because a constant key would be one request for ever. Declare this dependency after
-    those that may refuse a request, such as permissions: an error after the entry is a call of unknown outcome. Raises
-    TypeError for a blocking client, InvalidInput for a constant key.
+    to 0 if QuotaMiddleware has counted the request already. The dependency raises a refusal before the endpoint runs:
+    see `install`. If FastAPI finds a request invalid, the guard releases everything but the count. `idempotency_key` is
+    a function of the connection, because with a constant key all requests would count as one. Declare this dependency
+    after those that may refuse a request, such as permissions: an error after the entry is a call of unknown outcome.
+    Raises TypeError for a blocking client, InvalidInput for a constant key.
     """
     key = options.get("idempotency_key")
     if key is not None and not callable(key):
@@ -86,7 +86,8 @@ def install(app: Starlette) -> None:
 
     QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists and IllegalTransition 409, InvalidInput 422, NotPermitted
     403, AuthError 401, a lost database 503; other errors stay 500. It answers a websocket the same way if the server
-    can, and else closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for the rest.
+    can do so, and otherwise closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for
+    other errors.
     """
 
     async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:
@@ -101,4 +102,4 @@ def install(app: Starlette) -> None:
         return Response(body, status, headers)
 
     for kind in PROBLEMS:
-        app.add_exception_handler(kind, refuse)  # type: ignore[arg-type]  # one for requests and websockets
+        app.add_exception_handler(kind, refuse)  # type: ignore[arg-type]  # for requests and websockets

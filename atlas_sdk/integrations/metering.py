@@ -1,4 +1,4 @@
-"""Compute what to reserve before a call of a model, and what to charge after it. No I/O.
+"""Compute the amounts to reserve before a call of a model, and to charge after the call. No I/O.
 
 The wrappers of both providers use this module. An `Api` describes the differences between the providers' APIs.
 """
@@ -32,7 +32,7 @@ class Metering(TypedDict, total=False):
     input_tokens: Callable[[Mapping[str, object]], int]
     #: The output limit for requests that have none (OpenAI's may have none); default 4,096.
     max_output_tokens: int
-    #: Near the limit, accept as few output tokens as this; default: all or nothing.
+    #: The fewest output tokens to accept near the limit; default: all or nothing.
     min_output_tokens: int | None
     #: The charge of a stream that ends before the provider reports its usage: the "progress" so far (the default), or
     #: the whole "reservation".
@@ -76,11 +76,11 @@ class Tally:
     usage: TokenUsage | None = None
     #: True if `usage` is final.
     final: bool = False
-    #: UTF-8 bytes of the output so far; it has at most as many tokens.
+    #: UTF-8 bytes of the output so far. The output has at most as many tokens.
     seen: int = 0
     #: Finished answers, for APIs that report the usage after the answers.
     finished: int = 0
-    #: True if only the usage is still to come.
+    #: True if only the usage is still missing.
     ending: bool = False
     #: True if the stream has hidden output.
     hides: bool = False
@@ -112,7 +112,7 @@ class Api(Protocol):
         ...
 
     def see(self, tally: Tally, event: Any) -> bool:
-        """Note an event of a stream; return False to hide it from the caller, who did not ask for it."""
+        """Note an event of a stream; return False to hide an event that the caller did not request."""
         ...
 
 
@@ -294,7 +294,7 @@ class MeteredCall:
                 # A deployment may have any name; the answer names the model.
                 cost = self.meter.prices.cost(model, usage)
             if cost is None or self.meter.prices.of(self.plan.model) is None:
-                # The reservation was marked already; correct the mark if the answer's model has a price.
+                # The reservation has this mark already; correct the mark if the answer's model has a price.
                 meta["price_unknown"] = cost is None
         if model is not None and model != self.plan.model:
             meta["answered_by"] = model

@@ -8,27 +8,29 @@
     client = guarded(OpenAI(), atlas.quotas, user, prices=prices, min_output_tokens=256)
     answer = client.chat.completions.create(model="…", messages=[…])                # raises QuotaExceeded before
 
-`guarded` returns a client of the same class, which shares the connections. Before every call of `chat.completions` and
-`responses` it reserves the upper bound of the input (`bounds`) plus the output limit; after the call it charges the
-usage. This covers `create`, `stream`, `parse`, `with_raw_response`, and the clients that `with_options` and `copy`
-return. A request without an output limit gets one: `max_output_tokens`.
+`guarded` returns a client of the same class, which shares the connections of the given one. Before every call of
+`chat.completions` and `responses` it reserves the upper bound of the input (`bounds`) plus the output limit; after the
+call it charges the usage. This covers `create`, `stream`, `parse`, `with_raw_response`, and the clients that
+`with_options` and `copy` return. A request without an output limit gets one: `max_output_tokens`.
 
-* A stream is charged when it ends. Chat streams report their usage only on request, so the client requests it, and
-  hides the extra chunk from a caller who did not. It reads that chunk before it shows the chunk that finishes the
-  answer, so a caller may stop there. With `include_usage=False` the output is charged by its bytes. A stream that
-  breaks, is closed early or is cancelled is charged the bound of its input and the bytes of the output so far. If
-  request or stream show that the model reasons, it is charged all of its reserved output. Set `on_cut="reservation"`
-  for models that reason without saying so. The ledger marks all these as `estimated`.
+* The user pays for a stream when it ends. Chat streams report their usage only on request, so the client requests it,
+  and hides the extra chunk from a caller who did not request it. It reads that chunk before it shows the chunk that
+  finishes the answer, so a caller may stop there. With `include_usage=False` the output is charged by its bytes. For a
+  stream that breaks, is closed early or is cancelled, the user pays the bound of the input and the bytes of the output
+  so far. If the request or the stream shows that the model reasons, the user pays all of the reserved output. Set
+  `on_cut="reservation"` for models that reason without showing it. The ledger marks all these as `estimated`.
 * An error releases the reservation if it proves that nothing was billed: no connection, or a 4xx except 408, at every
   attempt. After other errors (5xx, time-outs) the outcome is unknown, and `on_unknown` decides: the default charges the
   reservation.
 * The library repeats requests by itself (`max_retries`). After an attempt of unknown outcome, the client first reserves
-  the same amount once more. When that is refused, it raises QuotaExceeded and sends nothing. Every attempt of unknown
-  outcome is charged its reservation, even if a later one succeeds: see `unknown_attempts` in the ledger.
-* With `min_output_tokens`, a request near the limit is sent with a smaller output limit, as granted.
-* InvalidInput refuses batches, embeddings, images, audio, background responses, websockets (realtime,
+  the same amount once more. If this reservation is refused, the client raises QuotaExceeded and sends nothing. The user
+  pays the reservation of every attempt of unknown outcome, even if a later attempt succeeds: see `unknown_attempts` in
+  the ledger.
+* With `min_output_tokens`, a request near the limit is sent with the granted output limit, which may be smaller.
+* The client raises InvalidInput for batches, embeddings, images, audio, background responses, websockets (realtime,
   `responses.connect`), `with_streaming_response`, raw streams, and every other POST that may use a model without
-  reporting its usage. `unmetered=` lets paths through. Free requests, such as files and moderations, pass.
+  reporting its usage. `unmetered=` names more paths that pass. Free requests pass too, such as those for files and
+  moderations.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -54,17 +56,18 @@ _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 
 
 class Stream(openai.Stream[T]):
-    """The library's stream, with a watch."""
+    """The library's stream, whose events a `Watch` counts."""
 
     watch: Watch
 
     def __stream__(self) -> Iterator[T]:
-        # The constructor calls this before `watch` is set. A generator does not use it before the first read.
+        # The constructor calls this generator before `watch` is set. Its body runs at the first read, which comes
+        # later.
         yield from self.watch.through(super().__stream__())
 
 
 class AsyncStream(openai.AsyncStream[T]):
-    """The library's asyncio stream, with a watch."""
+    """The library's asyncio stream, whose events an `AsyncWatch` counts."""
 
     watch: AsyncWatch
 
@@ -131,7 +134,7 @@ class ChatCompletions:
         """Note a chunk. The last one has the usage and nothing else."""
         tally.model = getattr(event, "model", None) or tally.model
         for choice in event.choices or ():
-            # The last two are not OpenAI's: compatible servers stream their reasoning in them.
+            # The last two fields are not OpenAI's: compatible servers stream their reasoning in them.
             tally.text(*(getattr(choice.delta, name, None) for name in _TEXTS))
             if choice.delta.function_call is not None:
                 tally.text(choice.delta.function_call.name, choice.delta.function_call.arguments)
@@ -230,7 +233,7 @@ class _OpenAI:
 
 
 def guarded(client: C, quotas: Any, user: User | Callable[[], User], **options: Unpack[Metering]) -> C:
-    """Return a copy of a client whose model calls a user pays. `user` may be a function that returns the user.
+    """Return a copy of a client; the user pays for its model calls. `user` may be a function that returns the user.
 
     `quotas` comes from an Atlas for `OpenAI`, from an AsyncAtlas for `AsyncOpenAI`; Azure's clients work too. A copy is
     cheap, so make one per request. Its calls raise QuotaExceeded and DatabaseUnreachable before they send anything, and

@@ -25,7 +25,8 @@ __all__ = ["Price", "Prices"]
 _EXACT = Context(prec=80)
 #: The ledger counts billionths of a dollar.
 _LEDGER = Decimal("0.000000001")
-#: Dollars per million tokens. This is far above real prices, so more is a misplaced decimal point.
+#: The highest price in dollars per million tokens. It is far above real prices, so a higher one probably has a
+#: misplaced decimal point.
 _MOST = 10**6
 _DIGITS = 30
 
@@ -53,7 +54,7 @@ def _needed(value: Decimal | int | str) -> Decimal:
 
 @frozen
 class Price:
-    """US dollars per million tokens. The cache prices default to the price of `input`."""
+    """The prices of a model, in US dollars per million tokens. The cache prices default to the price of `input`."""
 
     input: Decimal = field(converter=_needed)
     output: Decimal = field(converter=_needed)
@@ -77,7 +78,7 @@ class Price:
     def estimate(self, *, input_tokens: int, output_tokens: int) -> Decimal:
         """Return the highest possible cost of a call, rounded up to a billionth of a dollar.
 
-        Before the call nobody knows how much of the input is cached, so all input counts at the highest input price.
+        Before the call it is unknown how much of the input is cached, so all input counts at the highest input price.
         """
         dearest = max(price for price in (self.input, self.cache_read, self.cache_write) if price is not None)
         most = Price(input=dearest, output=self.output).cost(TokenUsage(input=input_tokens, output=output_tokens))

@@ -25,7 +25,7 @@ _TRY_AGAIN, _VIOLATION = 1013, 1008
 #: A close frame carries at most 123 bytes of reason.
 _REASON_BYTES = 123
 
-#: The errors that are no fault of the request.
+#: The errors that the request did not cause.
 REFUSALS = (QuotaExceeded, DatabaseUnreachable)
 #: The errors that have an answer; all others are 500.
 PROBLEMS = (*REFUSALS, AlreadyExists, AuthError, IllegalTransition, InvalidInput, NotFound, NotPermitted)
@@ -33,11 +33,12 @@ PROBLEMS = (*REFUSALS, AlreadyExists, AuthError, IllegalTransition, InvalidInput
 Refusal = QuotaExceeded | DatabaseUnreachable
 Problem = Refusal | AlreadyExists | AuthError | IllegalTransition | InvalidInput | NotFound | NotPermitted
 
-#: Status, header fields, body.
+#: The status, the header fields and the body of an answer.
 Answer = tuple[int, dict[str, str], bytes]
 
 _GONE = "usage cannot be counted at the moment, so nothing is served; try again later"
-#: From the draft that `QuotaExceeded.headers` follows; policies have the same names there.
+#: The problem type of the draft that `QuotaExceeded.headers` follows. Its "violated-policies" have the names in those
+#: headers.
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
@@ -57,12 +58,12 @@ def answer(problem: Problem) -> Answer:
 
 
 def close_code(problem: Problem) -> int:
-    """Return the code that a websocket is closed with."""
+    """Return the close code of a websocket."""
     return _TRY_AGAIN if isinstance(problem, REFUSALS) else _VIOLATION
 
 
 def close_reason(problem: Problem) -> str:
-    """Return the reason that a websocket is closed with."""
+    """Return the close reason of a websocket."""
     return _detail(problem).encode()[:_REASON_BYTES].decode(errors="ignore")
 
 

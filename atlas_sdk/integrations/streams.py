@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @coroutine
 def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await in another context, so that the caller does not see the context variables of a guard that stays open."""
+    """Await `work` in another context, so that the caller does not see the context variables of an open guard."""
     step: Callable[[Any], Any] = work.send
     value: Any = None
     while True:
@@ -74,7 +74,7 @@ class _Watched:
 
 
 class Watch(_Watched):
-    """The watch of a blocking stream, which ends its entered guard."""
+    """An object that counts the events of a blocking stream, and ends the guard of its call."""
 
     def __init__(self, call: MeteredCall, guard: Guard, context: Context) -> None:
         super().__init__(call)
@@ -82,7 +82,7 @@ class Watch(_Watched):
         self._context = context
 
     def hook(self, response: Any) -> None:
-        """End the guard when the response is closed."""
+        """Make the close of the response end the guard."""
         close = response.close
 
         def closed() -> None:
@@ -96,7 +96,7 @@ class Watch(_Watched):
         response.close = closed
 
     def through(self, events: Iterator[T]) -> Iterator[T]:
-        """Yield the events."""
+        """Yield the events of the stream, and count them."""
         self._begun = True
         kept: list[T] = []
         try:
@@ -141,7 +141,7 @@ class Watch(_Watched):
             # Use a thread: the garbage collector may have interrupted code that holds the lock of the connections.
             Thread(target=self._close_dropped, name="atlas-dropped-stream", daemon=True).start()
         except RuntimeError:
-            # The interpreter ends: the expiry charges the call.
+            # The interpreter is ending. The reservation expires, and is charged in full.
             logger.debug("could not start a thread for a dropped stream", exc_info=True)
 
     def _close_dropped(self) -> None:
@@ -152,7 +152,7 @@ class Watch(_Watched):
 
 
 class AsyncWatch(_Watched):
-    """The watch of an asyncio stream, which ends its entered guard."""
+    """An object that counts the events of an asyncio stream, and ends the guard of its call."""
 
     def __init__(self, call: MeteredCall, guard: AsyncGuard, context: Context) -> None:
         super().__init__(call)
@@ -161,21 +161,21 @@ class AsyncWatch(_Watched):
         self._loop = asyncio.get_running_loop()
 
     def hook(self, response: Any) -> None:
-        """End the guard when the response is closed."""
+        """Make the close of the response end the guard."""
         close = response.aclose
 
         async def closed() -> None:
             try:
                 await close()
             finally:
-                # See above.
+                # See `Watch.hook`.
                 if not self._running:
                     await self.close()
 
         response.aclose = closed
 
     async def through(self, events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """Yield the events."""
+        """Yield the events of the stream, and count them."""
         self._begun = True
         kept: list[T] = []
         try:
@@ -222,12 +222,12 @@ class AsyncWatch(_Watched):
         try:
             self._loop.call_soon_threadsafe(self._start_closing)
         except RuntimeError:
-            # The event loop is closed: the expiry charges the call.
+            # The event loop is closed. The reservation expires, and is charged in full.
             logger.debug("the event loop is closed, so a dropped stream is not settled", exc_info=True)
 
     def _start_closing(self) -> None:
         task = self._loop.create_task(self._close_dropped())
-        # Keep a reference until it is done; the event loop does not.
+        # Keep a reference until the task is done; the event loop keeps none.
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 

@@ -43,7 +43,7 @@ class TokenUsage:
 
     @classmethod
     def from_openai(cls, usage: object) -> Self:
-        """Read the usage of a chat completion, or of a response of the Responses API. An object or a mapping."""
+        """Read the usage of a chat completion, or of the Responses API. `usage` is an object or a mapping."""
         if _get(usage, "prompt_tokens") is not None:
             sent, output, details = "prompt_tokens", "completion_tokens", _get(usage, "prompt_tokens_details")
         else:

@@ -40,7 +40,7 @@ class Library(Protocol):
 
     @property
     def watched(self) -> tuple[type, type]:
-        """Our stream classes in their place, which have an attribute `watch`."""
+        """Our stream classes that replace the library's; they have an attribute `watch`."""
         ...
 
     def api(self, path: str) -> Api | None:
@@ -48,7 +48,7 @@ class Library(Protocol):
         ...
 
     def prepare(self, client: Any) -> None:
-        """Refuse everything of a client that does not go through `request`."""
+        """Disable every part of a client whose requests do not go through `request`."""
         ...
 
 
