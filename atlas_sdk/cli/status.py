@@ -24,7 +24,7 @@ __all__ = ["status"]
 #: others: "protected": its content is stored. "pending": the watcher is about to capture it. "gone": it was deleted,
 #: and its last content is stored.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
-#: A running watcher captures a change within seconds; it has missed an older one.
+#: A running watcher captures a change within seconds, so it has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
 
 
@@ -187,7 +187,7 @@ def _print_json(
 def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
     from atlas_sdk.cli.output import size
 
-    # Limits are mostly round numbers.
+    # Shorten the limit, which is mostly a round number.
     limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
     out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
     if memory.limit is None or not memory.level:
