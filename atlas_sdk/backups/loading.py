@@ -44,10 +44,11 @@ def load(
 
     Without `dsn`, load into the embedded database (of `home`). The load is one transaction: a failure or an
     interruption leaves nothing. A dump of an older version is migrated. These dumps are refused before anything is
-    written: one of a newer version, one that does not match its seal, and one in which an object of ours is not as the
-    migrations make it. A schema without rows of users counts as empty; afterwards its owner owns everything. Without
-    such a schema this login does. Raises BackupFailed, also for a database with data; FileProblem, SchemaMismatch,
-    DatabaseUnreachable, StorageFull. Rows that fail the verification stay loaded; the result names them.
+    written: one of a newer version, one that does not match its seal, and one in which an object of ours differs from
+    what the migrations make. A schema without rows of users counts as empty; afterwards its owner owns everything.
+    Without such a schema this login does. Raises BackupFailed, also for a database with data; FileProblem,
+    SchemaMismatch, DatabaseUnreachable, StorageFull. Rows that fail the verification stay loaded; the result names
+    them.
     """
     began = time.monotonic()
     tell = on_progress or _silent

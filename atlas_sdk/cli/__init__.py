@@ -3,7 +3,7 @@
 ::
 
     program.py     the group, its table of commands, the global options
-    command.py     what every command has: the global options again, examples in its help
+    command.py     parts of every command: the global options again, examples in its help
     invocation.py  one run: settings, the database, the acting user, the project
     output.py      data on stdout, the rest on stderr; JSON, tables, colours
     failures.py    turns an exception into one sentence and an exit code

@@ -85,7 +85,7 @@ def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, s
         try:
             return atlas.projects.create(user, path=folder), "created"
         except AlreadyExists:
-            # Another process registered it meanwhile.
+            # Another process registered the folder meanwhile.
             there = atlas.projects.at(folder, user=user)
             if there is None:
                 raise

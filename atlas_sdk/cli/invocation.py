@@ -101,9 +101,10 @@ class Invocation:
             yield atlas
 
     def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
-        """Return the user with this e-mail, else the acting user: on a server that of the settings, else this login's.
+        """Return the user with this e-mail address; without an address, the acting user.
 
-        With `make`, a login without a user gets one. Raises NotFound.
+        On a server the settings may name the acting user; otherwise it is this login's own user. With `make`, a login
+        without a user gets one. Raises NotFound.
         """
         from atlas_sdk import NotFound
 

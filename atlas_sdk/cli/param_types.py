@@ -80,7 +80,7 @@ class Limit(_Quantity):
         self.name = f"{amount.name}, or {UNLIMITED}"
 
     def read(self, text: str) -> object:
-        """Return the amount, or the word."""
+        """Return the amount, or the word "unlimited"."""
         return UNLIMITED if text.lower() == UNLIMITED else self._amount.read(text)
 
 

@@ -36,7 +36,7 @@ class Skipped:
     """A file that should be tracked, but cannot be."""
 
     path: str
-    #: The problem and what to do, in one sentence.
+    #: The problem and the advice, in one sentence.
     reason: str
 
 

@@ -198,7 +198,7 @@ def _make_again(job: Job, target: AdminSession, name: str) -> None:
 
 
 def _making(missing: list[Thing]) -> Iterator[str]:
-    """Yield the commands that make these objects, each after those that it needs."""
+    """Yield the commands that make these objects, each command after the commands that it needs."""
     for kind in REMADE:
         things = [thing for thing in missing if thing.kind == kind]
         recorded = [thing.making for thing in things if thing.making is not None]

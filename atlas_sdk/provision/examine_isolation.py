@@ -99,7 +99,7 @@ def _views(inventory: Inventory) -> Iterator[Trouble]:
 
 
 def function_troubles(inventory: Inventory, schema: str) -> Iterator[Trouble]:
-    """Yield each function whose rights or search_path are not those that the migrations gave it."""
+    """Yield each function whose rights or search_path differ from those in the migrations."""
     for each, wanted in inventory.changed("function"):
         rules, found = (wanted.rule or "").split(), (each.thing.rule or "").split()
         if rules[0] != found[0]:

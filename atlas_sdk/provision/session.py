@@ -1,4 +1,4 @@
-"""Connections for administration: open one, and read what its login may do."""
+"""Connections for administration: open a connection, and read the rights of its login."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +61,7 @@ def login_of(session: AdminSession) -> AdminLogin:
 
 
 def migrate_as(session: AdminSession, role: str | None) -> list[AppliedMigration]:
-    """Apply the missing migrations, one transaction each, as another role if one is given; return what was applied."""
+    """Apply the missing migrations, one transaction each, as another role if one is given; return them."""
     applied: list[AppliedMigration] = []
     if session.run(schema.pending()):
         while (row := session.run(schema.apply_next(), role=role)) is not None:

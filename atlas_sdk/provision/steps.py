@@ -16,7 +16,7 @@ _RACES = frozenset(
         *("42710", "42P04", "23505"),
         # "tuple concurrently updated": two GRANTs on one object.
         "XX000",
-        # template1 is being copied, or somebody is connected to it.
+        # Another client copies template1, or is connected to it.
         "55006",
         # A deadlock.
         "40P01",
