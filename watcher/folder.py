@@ -20,7 +20,7 @@ SETTINGS = ".atlas.toml"
 
 @frozen(kw_only=True)
 class Known:
-    """The newest stored version of a file, as far as this daemon knows. It is made after that version is stored."""
+    """The newest stored version of a file that this daemon knows; made only after the version is stored."""
 
     #: The file's `stat` with this content; None when it is unknown or too young to be trusted.
     signature: Signature | None

@@ -1,8 +1,8 @@
 """Convert the data of an older major version of PostgreSQL.
 
 The old server runs with its own programs; the new programs dump it, and load the dump into a new data directory. So an
-upgraded home is the same as a new one, including sort order and page checksums. This takes longer than pg_upgrade,
-which would keep the old locale. It needs room for a second copy of the data and for the dump.
+upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
+pg_upgrade, which would keep the old locale. The conversion needs room for a second copy of the data and for the dump.
 
 The folders show how far an upgrade came, so a kill at any time does no harm::
 

@@ -256,7 +256,7 @@ def _says(folder: int, name: str, link: str) -> bool:
 
 
 def _settled(folder: int, name: str, sha256: bytes | None) -> bool:
-    """Return True if a file has this hash and no process has it open for writing. Only this name leads to it."""
+    """Return True if a file has this hash and no process has it open for writing. Only this name leads to the file."""
     try:
         return hash_of(folder, name, settled=True) == sha256
     except OSError:
