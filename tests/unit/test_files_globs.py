@@ -262,7 +262,7 @@ def test_presets_are_named_as_documented():
     root = Path(__file__).parents[2]
     for name, start, end in (
         ("README.md", "The presets are ", ". An optional"),
-        ("docs/configuration.md", "count: ", " | all"),
+        ("docs/configuration.md", "files are memory: ", " | all"),
     ):
         listed = (root / name).read_text("utf-8").partition(start)[2].partition(end)[0]
         assert re.findall("`([a-z-]+)`", listed) == list(PRESETS), name

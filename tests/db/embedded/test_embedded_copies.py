@@ -125,7 +125,7 @@ def test_copy_that_was_given_to_another_user_lets_only_that_one_in(open_homes: H
         os.setuid(nobody.pw_uid)
         # Python itself may lie where that one cannot start it again.
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(EmbeddedServer, "_keep", lambda _: None)
+            patched.setattr(EmbeddedServer, "ensure_supervisor", lambda _: None)
             own = EmbeddedServer.acquire(second)
             try:
                 assert words(own) == "one"
