@@ -1,7 +1,7 @@
 """The daemon that takes a version of every memory file as soon as it changes.
 
-Events make it fast, a scan with hashes makes it right. A backend reports an event, and `event_queue` holds the file
-until its writer is likely done (`debounce`). One thread, `worker`, then reads the file and stores it (`projects`,
-`capture`); `scheduler` says when that thread does everything else. A `scan` finds what no event tells: changes before
-the start, after an overflow, in a new folder or in one that was lost.
+Events make the daemon fast, and scans with hashes make it reliable. A backend reports an event, and `event_queue` holds
+the file until its writer is likely done (`debounce`). One thread, `worker`, then reads the file and stores it
+(`projects`, `capture`); `scheduler` decides when that thread does its other tasks. A `scan` finds changes that no event
+reports: those before the start, after an overflow, in a new folder or in a folder that was lost.
 """

@@ -12,7 +12,7 @@ from atlas_sdk.text import cut, visible
 
 __all__ = ["main"]
 
-#: The longest error message about the command line.
+#: The longest error message about the command line, in characters.
 _LETTERS = 1_000
 _LEVELS = ("debug", "info", "warning", "error")
 

@@ -30,7 +30,7 @@ class Watching(Enum):
 
 
 class Sink(Protocol):
-    """A receiver of events. The backend's thread calls it: it must not block or call back."""
+    """A receiver of events. The backend's thread calls the methods, which must not block or call the backend."""
 
     def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Report a change of an entry of a watched folder."""
@@ -43,7 +43,7 @@ class Sink(Protocol):
 
 
 class Backend(Protocol):
-    """A source of events. Its methods are called by one thread."""
+    """A source of events. Only one thread calls its methods."""
 
     name: str
 
@@ -51,7 +51,7 @@ class Backend(Protocol):
         """Begin to deliver events."""
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:
-        """Watch a folder, but not the folders below it. A repeated call is cheap, and notices a new folder there."""
+        """Watch a folder, but not the folders below it. A repeated call is cheap, and notices another folder there."""
 
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder; do nothing for a folder that is not watched."""
@@ -66,14 +66,14 @@ class Polling:
     name = "poll"
 
     def start(self, sink: Sink) -> None:
-        """Nothing to begin."""
+        """Do nothing: there are no events."""
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:  # noqa: ARG002 - the same answer for all
-        """Refuse."""
+        """Return `REFUSED`, so that the daemon polls the folder."""
         return Watching.REFUSED
 
     def unwatch(self, place: WatchedFolder) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no events."""
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no events."""

@@ -13,7 +13,8 @@ from watcher.folder import Folder, Known
 __all__ = ["Captured", "capture", "trusted"]
 
 #: A file that is written twice within one tick of its file system's clock looks the same to `stat`. FAT has the
-#: coarsest clock, two seconds. A later scan reads a younger file once more (git calls such a file "racy").
+#: coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads it once more
+#: (git calls such a file "racy").
 _COARSEST_NS = 2_000_000_000
 
 
@@ -24,7 +25,7 @@ class Captured:
     #: True when there is a new version.
     stored: bool = False
     deleted: bool = False
-    #: Look again, after the wait of this kind of change.
+    #: If set, look at the file again, after the wait of this kind of change.
     again: ChangeKind | None = None
     #: True when the new version may name other files: imports, or the target of a symlink.
     leads: bool = False

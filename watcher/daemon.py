@@ -1,4 +1,4 @@
-"""Run the daemon: one per home, until it is told to stop."""
+"""Run the daemon, one per home, until a signal or an event stops it."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
 
-#: While the database is out of reach, SIGTERM must not wait for long.
+#: Seconds for one attempt to connect: SIGTERM must not wait for long while the database is out of reach.
 _CONNECT_S = 2.0
 
 
@@ -46,10 +46,10 @@ def run(
 ) -> int:
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
-    `dsn` None is the embedded server of `home`; `home` None is the usual one. `ready` is called once, from another
-    thread, when every project is watched and was compared. With `retention` the daemon does maintenance once a day, see
-    `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another OS user
-    may change it. Call it from the main thread, or with `stop`.
+    Without `dsn`, the daemon uses the embedded server of `home`; without `home`, the usual home. Another thread calls
+    `ready` once, when every project is watched and was compared. With `retention` the daemon does maintenance once a
+    day, see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another
+    OS user may change it. Call it from the main thread, or with `stop`.
     """
     folder = home_folder() if home is None else home
     try:
@@ -183,7 +183,7 @@ def _disk_may_be_full() -> Iterator[None]:
 
 
 def notify(message: str) -> None:
-    """Notify systemd, when it started this process with Type=notify (sd_notify(3))."""
+    """Send a message to systemd, if it started this process with Type=notify (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -18,7 +18,7 @@ def is_away(error: AtlasError) -> bool:
 
 
 class Database:
-    """A client that is opened when it is needed, and whether it answered last time."""
+    """A client that is opened at its first use, and the last known state of the database."""
 
     def __init__(self, connect: Callable[[], Atlas]) -> None:
         self._connect = connect

@@ -30,15 +30,17 @@ class ChangeKind(Enum):
 class Timing:
     """The waiting times of the daemon, in seconds."""
 
-    #: Between close or rename and reading: the second of two quick saves is usually the one to keep.
+    #: After a close or rename: the second of two quick saves is usually the one to keep.
     closed_s: float = 0.05
-    #: After a write: a close or the next write follows.
+    #: After a write: a close or another write usually follows.
     changed_s: float = 0.25
-    #: After a deletion: editors that delete and write again need less, and a deletion in between would be wrong.
+    #: After a deletion: an editor that deletes a file and writes it again needs less, and recording that deletion would
+    #: be wrong.
     vanished_s: float = 0.6
     #: The longest time between two reads of a file that is written without a pause.
     longest_s: float = 2.0
-    #: Between two sweeps, which find what no event tells: hard links, network file systems, versions of other clients.
+    #: Between two sweeps, which find changes that no event reports: by hard links, on network file systems, by other
+    #: clients.
     sweep_s: float = 60.0
     #: Between two looks at a folder that cannot be watched.
     poll_s: float = 2.0
@@ -48,18 +50,18 @@ class Timing:
     replaced_s: float = 120.0
     #: Between two reads of the list of registered projects.
     projects_s: float = 2.0
-    #: Between two writes of the status file: at least this long after news, and at most this long without news.
+    #: Between two writes of the status file: `status_s` if there is news, `heartbeat_s` if not.
     status_s: float = 1.0
     heartbeat_s: float = 10.0
-    #: The same for a status that is expensive to write. It is below `status.FRESH_S`, the age of a hung daemon.
+    #: The longest pause for a status that is expensive to write: less than `status.FRESH_S`, the age of a hung daemon.
     heartbeat_most_s: float = 20.0
-    #: Between two attempts to reach the database: the first pause, doubled each time up to the second.
+    #: Between two attempts to reach the database: first `retry_s`, then doubled each time up to `retry_most_s`.
     retry_s: float = 0.25
     retry_most_s: float = 5.0
-    #: Before the first question whether maintenance is due, and between two of them: 0.5 to 1.5 times this long.
+    #: Before the first check whether maintenance is due, and between two checks: 0.5 to 1.5 times this long.
     maintenance_first_s: float = 120.0
     maintenance_s: float = 900.0
-    #: After SIGTERM, for storing what is left; the scan of the next start finds the rest.
+    #: After SIGTERM, for storing the remaining changes; the scan of the next start finds the rest.
     drain_s: float = 10.0
 
     def settle_s(self, change: ChangeKind) -> float:
@@ -93,8 +95,8 @@ class Debouncer:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._pending: dict[Key, Due] = {}
-        #: The time of each key's one valid entry in the heap. It may be too early, and is corrected when it comes up: a
-        #: new entry for every change would let a busy writer grow the heap.
+        #: The time of the one valid heap entry of each key. It may be too early; `next_at` corrects the entry when it
+        #: comes up. A new entry for every change would let a busy writer grow the heap.
         self._queued: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
 
@@ -105,7 +107,7 @@ class Debouncer:
         """Note a change; return when the key is due."""
         before = self._pending.get(key)
         if before is not None and change is ChangeKind.FOUND:
-            # The event tells better than the scan when its writer is done.
+            # Keep the time of the earlier event, which shows better than a scan when the writer is done.
             return before.at
         at = now + self._timing.settle_s(change)
         if before is not None and change is not ChangeKind.VANISHED:

@@ -22,7 +22,7 @@ class Affected(Protocol):
 
 
 class EventQueue:
-    """A `Debouncer` under a lock, which the worker waits for and which backends fill as their `Sink`.
+    """A `Debouncer` under a lock. Backends fill the queue as their `Sink`, and the worker waits for its paths.
 
     A file that is written a thousand times is one entry. The lock is reentrant: a signal's handler may interrupt the
     thread that holds it.

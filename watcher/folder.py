@@ -14,13 +14,13 @@ from watcher.status import FileStatus, ProjectStatus
 
 __all__ = ["SETTINGS", "Folder", "Known"]
 
-#: The project's own settings: when they change, so does what is tracked.
+#: The project's own settings. A change of them may change which files are tracked.
 SETTINGS = ".atlas.toml"
 
 
 @frozen(kw_only=True)
 class Known:
-    """The newest stored version of a file, as far as this daemon knows. Made only after the version is stored."""
+    """The newest stored version of a file that this daemon knows; made only after the version is stored."""
 
     #: The file's `stat` with this content; None when it is unknown or too young to be trusted.
     signature: Signature | None
@@ -40,7 +40,7 @@ class Folder:
     root: Path = field(init=False, default=Factory(lambda self: Path(self.project.path), takes_self=True))
     tracking: Tracking = Factory(Tracking)
     known: dict[str, Known] = Factory(dict)
-    #: Files with a `known` that may be wrong: the next look asks the database in any case.
+    #: Files whose entry in `known` may be wrong: the next look at such a file asks the database in any case.
     stale: set[str] = Factory(set)
     #: True after `known` was filled from the database.
     loaded: bool = False
@@ -62,7 +62,7 @@ class Folder:
     leftovers: bool = False
     #: The project is not scanned before this time.
     rest_until: float = 0.0
-    #: One sentence for each path; `""` is the project.
+    #: One sentence for each path with a problem; `""` is the project.
     problems: dict[str, str] = Factory(dict)
 
     @property
@@ -72,7 +72,7 @@ class Folder:
 
     @property
     def pinned(self) -> Root:
-        """The folder of the last scan: a read refuses another folder that has its name now."""
+        """The folder of the last scan: a read refuses any other folder that has its name now."""
         return Root(self.root, self.identity)
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class Folder:
         return True
 
     def is_unchanged(self) -> bool:
-        """Tell by `stat` alone whether a scan would find what the last one found."""
+        """Return whether a scan would find the same as the last one, judged by `stat` alone."""
         if not self.loaded or self.lost is not None:
             return False
         try:
@@ -116,7 +116,7 @@ class Folder:
         return known.signature is not None and Signature.of(found) == known.signature
 
     def stamp(self, folder: str) -> tuple[int, int, int] | None:
-        """Return what changes when an entry of a folder is made or removed; None when there is no folder."""
+        """Return numbers that change when an entry of a folder is made or removed; None when there is no folder."""
         try:
             found = os.stat(self.path_of(folder))  # noqa: PTH116 - the sweep's hot path
         except OSError:
@@ -136,7 +136,7 @@ class Folder:
         return _is_reachable(Root(self.root))
 
     def status(self) -> ProjectStatus:
-        """Return what is protected, and what is not."""
+        """Return the status of the project: the protected files and the problems."""
         names = sorted({*self.known, *(path for path in self.problems if path)})
         return ProjectStatus(
             id=str(self.project.id),

@@ -1,4 +1,4 @@
-"""Linux: one inotify instance for every folder of every project.
+"""Linux: one inotify instance for all folders of all projects.
 
 `InotifyFD` is the layer under watchdog's `Observer`. The Observer needs a thread for each watched folder, and does not
 report that the kernel's queue overflowed, that a folder may not be read or that a root was renamed. This layer is not
@@ -62,8 +62,8 @@ class Inotify:
         self._fd.start()
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:
-        """Watch a folder, and end the old watch when another inode has its name now."""
-        # Hold the lock until the descriptor is known: an event of the new watch must not come before.
+        """Watch a folder, and end the old watch if another inode has the folder's name now."""
+        # Hold the lock until the descriptor is known: an event of the new watch must not be handled earlier.
         with self._lock:
             try:
                 wd, number = self._add(path)
@@ -134,7 +134,7 @@ class Inotify:
     def _add(self, path: str) -> tuple["WatchDescriptor", int]:
         from watchdog.observers.inotify_c import CallbackId, Mask  # noqa: PLC0415 - loads for this system only
 
-        # A fresh id every time: watchdog warns when one is used twice.
+        # A fresh id every time: watchdog warns when an id is used twice.
         number = CallbackId(next(self._ids))
         return self._fd.add_callback(os.fsencode(path), Mask(_MASK), self, number), number
 

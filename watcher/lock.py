@@ -9,9 +9,9 @@ from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
 __all__ = ["LOCK", "AlreadyRunning", "holder", "take"]
 
-#: Below the home folder. Holds the daemon's process id.
+#: The lock file, below the home folder. It holds the daemon's process id.
 LOCK = Path("watcher/lock")
-#: A process that only asks for the holder has the lock for microseconds.
+#: Attempts to take the lock. A process that only asks for the holder has the lock for microseconds.
 _ATTEMPTS = 1000
 
 

@@ -19,7 +19,7 @@ __all__ = ["MaintenanceRunner", "RetentionPolicy"]
 
 _log = logging.getLogger(__name__)
 
-#: Rows of one transaction, which takes about ten milliseconds.
+#: The rows of one transaction, which takes about ten milliseconds.
 _BATCH = 1_000
 #: A worker that is always busy delays each step for this long at most (seconds).
 _PATIENCE_S = 5.0
@@ -66,7 +66,7 @@ class MaintenanceRunner:
     def begin(self, atlas: Atlas) -> None:
         """Start a run, unless the daemon is about to end."""
         if not self._stopping:
-            # A daemon thread: a statement that hangs must not keep the process.
+            # Use a daemon thread: a statement that hangs must not keep the process alive.
             self._thread = threading.Thread(target=self._run, args=(atlas,), name="atlas-maintenance", daemon=True)
             self._thread.start()
 

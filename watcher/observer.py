@@ -24,12 +24,12 @@ _KINDS = {
 
 
 class Observing:
-    """Watches folders by FSEvents or ReadDirectoryChangesW; a thread for each."""
+    """Watches folders by FSEvents or ReadDirectoryChangesW, with one thread for each folder."""
 
     name = "observer"
 
     def __init__(self) -> None:
-        """Open nothing: `start` does."""
+        """Create the object. `start` opens the observer."""
         self._observer: BaseObserver = Observer()
         self._handlers: dict[str, _Handler] = {}
         self._paths: dict[WatchedFolder, str] = {}
@@ -40,7 +40,7 @@ class Observing:
         self._observer.start()
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:
-        """Watch a folder, and end the old watch when another folder has its name now."""
+        """Watch a folder, and end the old watch if another folder has its name now."""
         try:
             found = os.stat(path)  # noqa: PTH116 - text in, two numbers out
         except (FileNotFoundError, NotADirectoryError):
@@ -51,7 +51,7 @@ class Observing:
         identity = (found.st_dev, found.st_ino)
         handler = self._handlers.get(path)
         if handler is not None and (handler.identity != identity or not self._alive(handler.watch)):
-            # To schedule the same path again would keep the dead watch.
+            # Unschedule first: scheduling the same path again would keep the dead watch.
             self._observer.unschedule(handler.watch)
             handler = None
         if handler is None:
@@ -112,7 +112,7 @@ class _Handler(FileSystemEventHandler):
             self.places -= {place}
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Pass an event on. A rename is two: the old name vanished, and the new one was closed."""
+        """Pass an event on. A rename becomes two events: the old name vanished, and the new one was closed."""
         if event.event_type in _KINDS:
             self._tell(event.src_path, _KINDS[event.event_type], is_folder=event.is_directory)
         elif event.event_type in {"deleted", "moved"}:

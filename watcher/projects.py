@@ -22,17 +22,17 @@ __all__ = ["WatchedProjects"]
 _log = logging.getLogger(__name__)
 
 _COUNTERS = ("captures", "snapshots", "deletions", "scans", "overflows", "errors")
-#: A project is not scanned again for this many times as long as its last scan took: others get their turn.
+#: After a scan, a project rests for this many times the duration of the scan, so that others get their turn.
 _REST = 4
-#: The database refused a file for a reason that may pass: try again after this (seconds).
+#: Seconds until the next attempt, if the database refused a file for a reason that may pass.
 _REFUSED_S = 5.0
-#: A hard limit refused a file: somebody has to raise the limit first (seconds).
+#: Seconds until the next attempt, if a hard limit refused a file: somebody has to raise the limit first.
 _FULL_S = 30.0
 
 
 @define(eq=False, kw_only=True)
 class WatchedProjects:
-    """Holds what the daemon knows of each project, and brings it up to date. The worker's thread makes every call."""
+    """Holds the daemon's knowledge of each project, and updates it. The worker's thread makes every call."""
 
     _database: Database
     _backend: Backend
@@ -44,7 +44,7 @@ class WatchedProjects:
     counters: dict[str, int] = field(init=False, factory=lambda: dict.fromkeys(_COUNTERS, 0))
 
     def update(self, registered: Iterable[Project]) -> None:
-        """Begin with projects that are new, and forget those that are gone or have moved."""
+        """Add the projects that are new, and forget those that are gone or have moved."""
         found = {project.id: project for project in registered}
         for folder in list(self.folders.values()):
             project = found.get(folder.id)
@@ -119,7 +119,7 @@ class WatchedProjects:
         if done.again is ChangeKind.VANISHED or (done.again is not None and not last):
             self._queue.mark(folder.id, path, done.again)
         if done.leads and not last:
-            # The file may name others in folders that are not watched yet.
+            # The file may name other files, in folders that are not watched yet.
             self._queue.mark(folder.id, "", ChangeKind.CLOSED)
 
     def _note_problem(self, folder: Folder, path: str, problem: str) -> None:

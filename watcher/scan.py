@@ -1,4 +1,4 @@
-"""Find what no event tells: at the start, in a new project or folder, after an overflow, after a sweep."""
+"""Find changes that no event reports: at the start, in a new project or folder, after an overflow, after a sweep."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ __all__ = ["is_replaced", "load", "scan", "stale_paths", "unwatch"]
 
 _log = logging.getLogger(__name__)
 
-#: A scan lists again when it finds new folders, at most this often: their events and the sweep find the rest.
+#: A scan lists again when it finds new folders, at most this many times. Later events and the sweep find the rest.
 _ROUNDS = 10
 
 
 def load(folder: Folder, atlas: Atlas) -> None:
-    """Read once which versions are stored. Signatures are not stored, so the first scan reads and hashes every file."""
+    """Read the stored versions once. They have no signatures, so the first scan reads and hashes every file."""
     if folder.loaded:
         return
     for version in atlas.memory.files(folder.project):
@@ -38,7 +38,7 @@ def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
     """Compare `folder.known` with the stored versions; yield the files that differ.
 
     A failed restore, or another client, may store a newest version that is not the content on the disk, without any
-    event. Content that was over the size limit at its time is yielded again if it is within today's limit.
+    event. A file that was over the size limit when it was stored is yielded too, if it is within today's limit.
     """
     stored = {version.path: version for version in atlas.memory.files(folder.project)}
     for path, known in folder.known.items():
@@ -105,7 +105,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
-        # Take the stamps before the listing: a later change then shows.
+        # Take the stamps before the listing, so that they reveal a later change.
         stamps = {name: folder.stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
         aliases = _aliases(root, found)
@@ -131,7 +131,7 @@ def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
             folder.unwatched |= {name}
         else:
             folder.unwatched -= {name}
-        # Add the folder at once: its first events are this project's already.
+        # Add the folder at once, because its first events may come before the end of the scan.
         folder.folders.setdefault(name, None)
 
 
@@ -147,7 +147,8 @@ def is_replaced(folder: Folder, root: Root) -> bool:
         return True
     if any(_is_present(root, path) for path in folder.known):
         return False
-    # A user who made the project again may have written other files first. Its own settings say which files count.
+    # A user who created the project again may have written other files first. The settings in the new folder say which
+    # files count.
     return not _tracking(folder, root)[0].scan(root).paths
 
 
@@ -159,7 +160,7 @@ def _is_present(root: Root, path: str) -> bool:
 
 
 def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
-    """Read the project's settings; return the last good ones while they are wrong, and the problem."""
+    """Read the project's settings. If they are wrong, return the last good ones and the problem."""
     try:
         return Tracking.load(root), None
     except (InvalidInput, FileProblem) as error:
@@ -186,7 +187,7 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
         try:
             seen = signature(root, path)
         except AtlasError as error:
-            # Another kind of file is in its place, or its folder may not be read: this is no deletion.
+            # Another kind of file is in its place, or its folder may not be read. The file does not count as deleted.
             skipped[path] = str(error)
             continue
         if seen is None:
@@ -200,6 +201,6 @@ def _note(folder: Folder, found: Scan, skipped: dict[str, str]) -> None:
     for path, reason in skipped.items():
         if folder.note(path, reason):
             _log.warning("%s: %s", folder.root, reason)
-    # The problem of a listed file is cleared when the file is read.
+    # Keep the problem of a listed file: it is cleared when the file is read.
     for path in folder.problems.keys() - skipped.keys() - set(found.paths):
         folder.note(path, None)

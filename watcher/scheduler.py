@@ -1,6 +1,6 @@
-"""Decide when the worker does what: a pure table of times, and of the work that waits for its turn.
+"""Decide when the worker does each task: a pure table of times, and of the work that waits for its turn.
 
-Every method takes the time; nothing here reads a clock, a file or the database. Files that changed are not in this
+The caller passes the time; nothing here reads a clock, a file or the database. Files that changed are not in this
 table: they wait in the `EventQueue`, and its `Debouncer` decides when they are due.
 """
 
@@ -15,7 +15,7 @@ from watcher.debounce import Timing
 
 __all__ = ["Scheduler"]
 
-#: Projects that are compared by `stat` in one batch, and users whose memory is measured: some milliseconds.
+#: The most projects to compare by `stat` in one batch, and the most users to measure: a batch takes some milliseconds.
 _BATCH = 20
 #: A task that is repeated may use this share of one core's time at most.
 _SHARE = 0.005
@@ -32,7 +32,7 @@ class Scheduler:
         self._timing = timing
         self._jitter = jitter
         self._projects_at = 0.0
-        #: No sweep before the projects are known.
+        #: Infinite at first: no sweep begins before the projects are known.
         self._sweep_at = math.inf
         self._compare_at = 0.0
         self._poll_at = 0.0
@@ -41,7 +41,7 @@ class Scheduler:
         self._heartbeat_at = 0.0
         self._maintenance_at = math.inf
         self._pause_s = timing.retry_s
-        #: The database is not asked before this time.
+        #: The worker does not ask the database before this time.
         self.retry_at = 0.0
         #: True when the status differs from the one that was written last.
         self.news = True
@@ -73,7 +73,7 @@ class Scheduler:
     # The database.
 
     def database_failed(self, now: float) -> None:
-        """Ask the database later, after twice the pause each time."""
+        """Delay the next question to the database, by a pause that doubles each time."""
         self.retry_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, self._timing.retry_most_s)
 
@@ -101,7 +101,7 @@ class Scheduler:
             projects.discard(project)
 
     def lost(self, project: UUID) -> None:
-        """Note that a project's folder is out of reach: look whether it is back, and do not poll it."""
+        """Note that a project's folder is out of reach: look from now on whether it is back, and do not poll it."""
         self._lost.add(project)
         self._unwatched.discard(project)
 
@@ -120,7 +120,7 @@ class Scheduler:
     # Scans.
 
     def request_scan(self, *projects: UUID) -> None:
-        """Scan these projects as soon as possible."""
+        """Plan a scan of these projects as soon as possible."""
         self._to_scan.update(dict.fromkeys(projects))
 
     def scans(self) -> Iterator[UUID]:
@@ -173,7 +173,7 @@ class Scheduler:
     # The status.
 
     def report_now(self) -> None:
-        """Write the status at once."""
+        """Make the status due at once."""
         self._heartbeat_at = 0.0
 
     def is_status_due(self, now: float) -> bool:
@@ -190,7 +190,7 @@ class Scheduler:
     # Maintenance.
 
     def plan_maintenance(self, now: float, *, first: bool = False) -> None:
-        """Set the next time to ask whether maintenance is due. Many watchers of one database must not ask at once."""
+        """Set the next time to ask whether maintenance is due: at random, so that not all watchers ask at once."""
         wait_s = self._timing.maintenance_first_s if first else self._timing.maintenance_s
         self._maintenance_at = now + wait_s * (0.5 + self._jitter())
 

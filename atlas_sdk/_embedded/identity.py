@@ -5,13 +5,13 @@ The holder of the start lock writes two files::
     home/identity              a random id
     home/postgres/atlas.home   the same id, the identity of this folder, and the home that it belongs to
 
-The inode distinguishes a folder from its copy: a rename keeps it, a copy has another. The device of the data is not
-compared. Its number changes at a boot (LVM, Btrfs, NFS), and in a snapshot of a whole file system, which is as good as
-data after a crash.
+The inode distinguishes a folder from its copy: a rename keeps the inode, a copy has another one. This module does not
+compare the device of the data. The device number can change at a boot (LVM, Btrfs, NFS), and in a snapshot of a whole
+file system. Such a snapshot is as good as the data after a crash.
 
 A copy of a stopped server's home becomes an independent home. This module refuses two other kinds of copies, and says
 what to do: the copy of a running server, whose files are of different times; and a copy that still leads to the files
-of the original, by a symlink or by hard links. A person who knows better removes `atlas.home`.
+of the original, by a symlink or by hard links. A person who is sure that the data is good removes `atlas.home`.
 """
 
 import json
@@ -51,7 +51,7 @@ class _Record:
     record_inode: int
 
     def is_of_folder(self, data_dir: Path) -> bool:
-        """Return True if the record was written in this folder. A disk may reuse one inode, so compare two."""
+        """Return True if the record was written in this folder. A disk may reuse one inode, so this compares two."""
         return (data_dir.stat().st_ino, (data_dir / _RECORD).lstat().st_ino) == (self.data_inode, self.record_inode)
 
     def is_of_home(self, home: Path) -> bool:
@@ -61,7 +61,7 @@ class _Record:
 
 
 def is_owner(site: Site, data_dir: Path) -> bool:
-    """Return True if the data certainly belongs to this home; `settle` decides other cases.
+    """Return True if the data certainly belongs to this home; `settle` decides the other cases.
 
     Data inside the home belongs to it. Data behind a link belongs to it if the record says so.
     """
@@ -82,11 +82,12 @@ def settle(site: Site, data_dir: Path) -> None:
     record = _read(data_dir)
     if record is None:
         _refuse_unknown(data_dir)
-        # Other data is marked when its server starts, so that data which it cannot serve stays unchanged.
+        # Data inside the home is marked later, when its server starts, so that data of an unsuitable version stays
+        # unchanged.
         is_new = site.is_linked
     elif is_new := not record.is_of_folder(data_dir):
         _refuse_copy(data_dir)
-        # The original keeps the id, which its socket folder is named by.
+        # The original keeps the id, because the name of its socket folder contains the id.
         site.renew_id()
     elif is_new := site.is_linked and not record.is_of_home(site.home):
         _refuse_other(site, data_dir, record)
@@ -136,18 +137,18 @@ def _read(data_dir: Path) -> _Record | None:
             id=str(found["id"]), home=str(found["home"]), **{number: int(found[number]) for number in numbers}
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # torn by a loss of power
+        return None  # a power failure cut the file short
 
 
 def _refuse_unknown(data_dir: Path) -> None:
-    """Refuse data without a record if the postmaster.pid in it is of another folder's server."""
+    """Refuse data without a record if its postmaster.pid belongs to the server of another folder."""
     server = postmaster.recorded(data_dir)
     if server is not None and not server.is_of(data_dir) and not postmaster.may_work_in(server.pid, data_dir):
         raise _torn(data_dir)
 
 
 def _refuse_copy(data_dir: Path) -> None:
-    """Refuse the copy of a data directory unless it is complete and shares no files."""
+    """Refuse the copy of a data directory unless it is complete and shares no files with the original."""
     if not _was_shut_down(data_dir):
         raise _torn(data_dir)
     for path in (data_dir / "pg_wal", *(data_dir / "pg_tblspc").glob("*")):
@@ -169,7 +170,7 @@ def _refuse_other(site: Site, data_dir: Path, record: _Record) -> None:
     """Refuse the data behind a link if it belongs to another home; accept it if this home was only moved."""
     home, other = site.home, Path(record.home)
     status = home.stat()
-    # Accept another device number for the same path, because it may change at a boot.
+    # Accept another device number for the same path, because the number may change at a boot.
     is_same = record.home_inode == status.st_ino and (record.home_device == status.st_dev or record.home == str(home))
     own = (
         f"give {home} data of its own while nothing uses the other: cp -a {_quoted(data_dir)} "

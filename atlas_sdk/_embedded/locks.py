@@ -15,7 +15,7 @@ __all__ = ["exclusive", "is_held", "polling", "shared", "try_exclusive"]
 
 
 def shared(path: Path) -> int:
-    """Wait for a shared lock; return the open file descriptor. Close it to release the lock."""
+    """Wait for a shared lock; return the open file descriptor. Closing the descriptor releases the lock."""
     return _locked(path, fcntl.LOCK_SH)
 
 
@@ -49,7 +49,7 @@ def exclusive(path: Path) -> Iterator[None]:
 def polling(seconds: float) -> Iterator[None]:
     """Yield at once, and then at growing intervals until `seconds` are over.
 
-    Use it for conditions without a wake-up: the content of a file, the socket of another process.
+    Use it to wait for something that sends no signal: the content of a file, the socket of another process.
     """
     deadline = time.monotonic() + seconds
     pause_s = 0.002

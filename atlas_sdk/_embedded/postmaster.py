@@ -1,4 +1,4 @@
-"""Ask a server on its socket if it is up and serves this data directory, without libpq or another program."""
+"""Ask a server on its socket whether it is up and serves this data directory, without libpq or another program."""
 
 import os
 import re
@@ -34,7 +34,8 @@ _PARAMETERS = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
 _STARTUP = struct.pack("!ii", 8 + len(_PARAMETERS), _PROTOCOL) + _PARAMETERS
 _TERMINATE = struct.pack("!ci", b"X", 4)
 
-#: The error cannot_connect_now: the server is starting, recovering or stopping. With any other error the server is up.
+#: The error cannot_connect_now: the server is starting, recovering or stopping. Any other error means that the server
+#: is up.
 _NOT_NOW = b"C57P03\0"
 
 #: macOS, <sys/un.h>: SOL_LOCAL and LOCAL_PEERPID.
@@ -94,7 +95,7 @@ def answering(data_dir: Path) -> Postmaster | None:
         wire.settimeout(_ANSWER_WITHIN_S)
         try:
             wire.connect(os.fspath(socket_path(server.socket_dir)))
-            # The file may be old, and the folder may belong to another server. The kernel knows the listening process.
+            # The file may be old, and another server may listen in the folder. The kernel knows which process listens.
             pid, uid = _listener(wire)
             if pid not in {server.pid, 0} or uid not in {data_dir.stat().st_uid, None}:
                 return None
@@ -123,9 +124,9 @@ def may_work_in(pid: int, data_dir: Path) -> bool:
 def forget_dead(data_dir: Path) -> int | None:
     """Remove the files of a killed server from its folder, or return the id of a live one that was started by hand.
 
-    Call this only while no process of our server runs. PostgreSQL itself compares the process id only. It refuses to
-    start if another program of this user has that id after a reboot, or if no init process reaps a zombie. This removes
-    nothing outside of the folder, because in a copy the file names the socket of the original.
+    Call this only while no process of our server runs. PostgreSQL itself compares only the process id. So it refuses to
+    start if another program of this user has that id after a reboot, or if no init process reaps a zombie. The call
+    removes nothing outside of the folder, because in a copy the file names the socket of the original.
     """
     if sys.platform == "linux":
         server = recorded(data_dir)
@@ -156,7 +157,7 @@ def last_complaint(log: Path, *, since: int) -> str:
 def _listener(wire: socket.socket) -> tuple[int, int | None]:
     """Return the id of the listening process, and its OS user id.
 
-    The process id is 0 if the process is in another container. The user id is None if the system does not tell it.
+    The process id is 0 if the process is in another container. The user id is None if the system does not reveal it.
     """
     if sys.platform == "darwin":
         return int(wire.getsockopt(*_MACOS_PEER)), None

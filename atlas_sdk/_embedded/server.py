@@ -25,7 +25,7 @@ __all__ = ["EmbeddedServer"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that the server waits for another user after its last one, so that two commands in a row start it once.
+#: Seconds that the server waits for another user after its last one, so that two commands in a row need one start.
 _LINGER_S: Final = "5"
 #: Seconds to wait for the supervisor; a bare interpreter starts in some 20 ms.
 _SUPERVISOR_S: Final = 5.0
@@ -48,9 +48,9 @@ class EmbeddedServer:
     bin_dir: Path
 
     def __init__(self, site: Site, users_lock: int) -> None:
-        """Take over a shared lock on the file of users. Use `acquire`."""
+        """Take over a shared lock on the file of users. Call `acquire` or `join` instead."""
         self._site = site
-        # Close the lock at garbage collection and at exit too. The supervisor stops the server.
+        # Close the lock also at garbage collection and at exit. The supervisor then stops the server.
         self._close = weakref.finalize(self, os.close, users_lock)
         self.bin_dir = find_binaries(site.account)
         self.data_dir = site.data_dir()
@@ -59,9 +59,9 @@ class EmbeddedServer:
     def acquire(cls, home: Path) -> "EmbeddedServer":
         """Start the server of `home`, or join it, and return once it accepts connections.
 
-        Any number of processes and threads may do so at once. The first start takes a second or two, later ones some
-        tenths of a second, joining milliseconds. Data of an older major version is upgraded first, which takes seconds
-        to minutes. Raises `EmbeddedServerFailed`.
+        Any number of processes and threads may do so at once. The first start takes a second or two, a later start some
+        tenths of a second, and joining takes milliseconds. Data of an older major version is upgraded first, which
+        takes seconds to minutes. Raises `EmbeddedServerFailed`.
         """
         server = cls.join(home)
         try:
@@ -80,7 +80,7 @@ class EmbeddedServer:
         with _explained(home):
             site = Site.prepare(home)
             users_lock = shared(site.run_dir / "users.lock")
-            # Set the time of the last use, from which the supervisor waits.
+            # Set the time of the last use, at which the wait of the supervisor begins.
             os.utime(users_lock)
             server = cls(site, users_lock)
             if temporary:
@@ -97,7 +97,7 @@ class EmbeddedServer:
         return self.dsn.replace(f"///{DATABASE}?", f"///{name}?", 1)
 
     def ensure_running(self) -> None:
-        """Start the server again if it has died; this takes little time if it has not. Committed transactions survive.
+        """Start the server again if it has died; the check takes little time. Committed transactions survive.
 
         Raises `EmbeddedServerFailed` if it does not start, or if this object was released.
         """
@@ -136,7 +136,7 @@ class EmbeddedServer:
         identity.settle(self._site, upgrade.present(data_dir))
         upgrade.finish(data_dir)
         self.data_dir = self._site.place_data()
-        # Start the supervisor first, so that a kill in between cannot leave a server without one.
+        # Start the supervisor first, so that a kill in between cannot leave a server without a supervisor.
         self.ensure_supervisor()
         upgrade.upgrade(self._site, self.data_dir, self.bin_dir)
         options = _TEMPORARY if self._site.is_temporary else ()

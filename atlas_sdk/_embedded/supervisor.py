@@ -21,7 +21,7 @@ from typing import Any
 _LONGEST_PAUSE_S = 30.0
 #: Seconds after which a second supervisor ends; see `_alone`.
 _RIVAL_S = 1
-#: Between two looks at a server that is stopping.
+#: Seconds between two looks at a server that is stopping.
 _REMOVE_PAUSE_S = 0.02
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
@@ -33,15 +33,15 @@ def main(
     locks = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     os.chdir(data_dir.parent)
     data_dir = Path(data_dir.name)
-    # Open this lock first. A killed process closes its files in order, so a new user who then gets `users` finds that
-    # there is no supervisor.
+    # Open this lock first. The kernel closes the files of a killed process in order, so a new user who then gets
+    # `users` sees that there is no supervisor.
     place = _alone(run_dir / "supervisor.lock")
     users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     is_temporary = (run_dir / "temporary").exists()
     pause_s = linger_s
     while True:
         fcntl.flock(users, fcntl.LOCK_EX)
-        # Nobody uses the server. Let new users in for a while, because a start takes longer than a wait.
+        # Nobody uses the server. Unlock and give new users some time, because a new start takes longer than this wait.
         last_use_ns = os.fstat(users).st_mtime_ns
         fcntl.flock(users, fcntl.LOCK_UN)
         time.sleep(pause_s)
@@ -80,7 +80,7 @@ def main(
 def _alone(lock: Path) -> int:
     """Return the lock of the supervisor, or end the process silently if another supervisor has it.
 
-    Wait a moment instead of trying once, because a user who checks for a supervisor holds the lock briefly.
+    The call tries for a moment and not just once, because a user who checks for a supervisor holds the lock briefly.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process
@@ -116,7 +116,7 @@ def _is_held(lock: str, *, dir_fd: int) -> bool:
 
 
 def _socket_dir(data_dir: Path) -> str | None:
-    """Return the socket folder of this folder's server; None if there is none, or in a copy of another folder."""
+    """Return the socket folder of this folder's server; None if there is no server, or if this is a copy."""
     try:
         text = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape")
         pid, named, _, _, folder, *_ = text.splitlines()
@@ -149,16 +149,17 @@ def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
 
 
 def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any], locks: int) -> None:
-    """Stop the server of a temporary home without a checkpoint, because its files are then removed with the home."""
-    # initdb and a server that has written no process id yet hold the lock too, when their user was killed just then.
+    """Remove a temporary home; first stop its server, without a checkpoint, because the data goes too."""
+    # Repeat: initdb, or a server that has not written its process id yet, also holds the lock if its user was just
+    # killed.
     while _is_held("server.lock", dir_fd=locks):
         _stop(data_dir, bin_dir, account, modes=("immediate",))
         time.sleep(_REMOVE_PAUSE_S)
     import shutil  # noqa: PLC0415  # most supervisors wait for days, and never need it
 
     os.chdir("/")
-    # A process that makes a home looks for the homes of dead processes under this lock. It must not find an incomplete
-    # one.
+    # A process that creates a home holds this lock while it looks for the homes of dead processes. It must not find a
+    # home that is being removed.
     fcntl.flock(os.open(home.parent / "lock", os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
     shutil.rmtree(home)
 
@@ -175,7 +176,7 @@ def _stop(
         if subprocess.run(command, env={"LC_ALL": "C"}, check=False, **account).returncode == 0:
             break
     try:
-        Path(folder).rmdir()  # succeeds only for a folder of the socket alone; the data directory is not empty
+        Path(folder).rmdir()  # succeeds only for a separate socket folder; the data directory is not empty
     except OSError:
         return
 

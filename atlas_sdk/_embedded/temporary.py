@@ -29,7 +29,7 @@ __all__ = ["temporary_database"]
 _log = logging.getLogger(__name__)
 
 _TEMPLATE: Final = "temporary_template"
-#: Seconds that the end of a process waits until its server is stopped and removed; this takes some tenths of a second.
+#: Seconds that a process waits at its end until its server is stopped and removed; that takes some tenths of a second.
 _REMOVED_S: Final = 30.0
 
 _CREATE = 'CREATE DATABASE :"name" TEMPLATE :"template"'
@@ -40,8 +40,8 @@ _DROP = 'DROP DATABASE :"name" WITH (FORCE)'
 def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
     """Create a migrated database without rows, yield its address, and drop it, even if it is in use.
 
-    `migrate` applies the migrations to the database at an address; it is called once per process. Any number of threads
-    may do this at once. Raises `EmbeddedServerFailed`.
+    `migrate` applies the migrations to the database at an address; this calls it once per process. Any number of
+    threads may do this at once. Raises `EmbeddedServerFailed`.
     """
     server = _process.server(migrate)
     name = f"temporary_{next(_process.numbers)}"
@@ -100,7 +100,7 @@ class _ProcessServer:
 
 
 def _join_new_home() -> EmbeddedServer:
-    """Create a temporary home, and start the removal of the homes of dead processes."""
+    """Create a temporary home and join its server; also start to remove the homes of dead processes."""
     base = _base()
     # The lock keeps other processes from removing the new home before it is in use.
     with exclusive(base / "lock"):

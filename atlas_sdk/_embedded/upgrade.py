@@ -1,10 +1,10 @@
 """Convert the data of an older major version of PostgreSQL.
 
 The old server runs with its own programs; the new programs dump it, and load the dump into a new data directory. So an
-upgraded home is the same as a new one, also in sort order and page checksums. This takes longer than pg_upgrade, which
-would keep the old locale. It needs room for a second copy of the data and for the dump.
+upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
+pg_upgrade, which would keep the old locale. The conversion needs room for a second copy of the data and for the dump.
 
-The folders show how far an upgrade came, so it can be killed at any time::
+The folders show how far an upgrade came, so a kill at any time does no harm::
 
     postgres.upgrade/    is being filled; the next attempt deletes it and starts again
     postgres.upgraded/   is complete, its server stopped; it is deleted too while postgres/ exists
@@ -69,7 +69,7 @@ def finish(data_dir: Path) -> None:
 def upgrade(site: Site, data_dir: Path, bin_dir: Path) -> None:
     """Upgrade the data of an older major version; do nothing for the present one.
 
-    Raises `EmbeddedServerFailed`, and leaves the old data unchanged then.
+    Raises `EmbeddedServerFailed`; the old data stays unchanged then.
     """
     major = major_of(data_dir)
     if major in {None, MAJOR}:
@@ -165,14 +165,14 @@ class _Upgrade:
                 self.old.stop()
 
     def _clean(self) -> None:
-        """Remove the folders of a killed or failed upgrade; the data itself is in its place."""
+        """Remove the folders of a killed or failed upgrade; do not touch the data itself."""
         half = self.new.data_dir
         for folder in (half, _beside(half, "new"), _beside(self.old.data_dir, "upgraded"), self._dumps):
             if folder.exists():
                 shutil.rmtree(folder)
 
     def _check_room(self) -> None:
-        """Refuse if a disk has too little room for a copy of the data and a dump, which at worst is as large."""
+        """Refuse if a disk has too little room for a copy of the data and a dump, which may be as large."""
         size = _size(self.old.data_dir)
         needed: dict[int, tuple[Path, int]] = {}
         for folder, more in ((self.old.data_dir.parent, size + _FRESH_BYTES), (self.site.run_dir, size)):
@@ -202,7 +202,7 @@ class _Upgrade:
     def _load(self, databases: list[tuple[str, str]]) -> None:
         server = self.new.serve()
         roles = (self._dumps / "roles.sql").read_text(encoding="utf-8")
-        # initdb has created this role.
+        # Leave out this role: initdb has created it.
         self._psql(server, roles.replace(f"\nCREATE ROLE {ROLE};\n", "\n", 1))
         for number, (name, owner) in enumerate(databases):
             made = name in {"postgres", DATABASE}
@@ -252,7 +252,7 @@ class _Refused(Exception):
 
 
 def _named(database: str) -> str:
-    """Return a connection string, because libpq would read a plain name with "=" as one."""
+    """Return a connection string, because libpq takes a plain name that contains "=" for one."""
     escaped = database.replace("\\", "\\\\").replace("'", "\\'")
     return f"dbname='{escaped}'"
 
@@ -267,12 +267,12 @@ def _size(folder: Path) -> int:
     for path, folders, files in os.walk(folder):
         if "pg_wal" in folders:
             folders.remove("pg_wal")
-        total += sum(os.lstat(os.path.join(path, name)).st_size for name in files)  # noqa: PTH118  # half the time
+        total += sum(os.lstat(os.path.join(path, name)).st_size for name in files)  # noqa: PTH118  # takes half the time
     return total
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename a folder, and make that durable before anything that follows."""
+    """Rename a folder, and make the rename durable before anything else happens."""
     source.rename(target)
     parent = os.open(target.parent, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Read a dump: its contents, and its statements section by section. Needs no server."""
+"""Read a dump: its contents, and its statements section by section. This needs no server."""
 
 import os
 import re
@@ -20,11 +20,11 @@ from atlas_sdk.ops import schema
 __all__ = ["Archive"]
 
 _ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<what>.+)$")
-#: The entry of our table of versions; its schema can have any name, the last word is its owner.
+#: Matches the entry of our table of versions. Its schema can have any name, and the last word is its owner.
 _VERSION_TABLE = re.compile(r"^TABLE (?!DATA )(?P<schema>.+) schema_version \S+$")
 _MAGIC = b"PGDMP"
 _UNKNOWN_SETTING = b"SET transaction_timeout = 0;\n"
-#: pg_dump writes the options of a column in one line.
+#: Matches the options of a column, which pg_dump writes in one line.
 _COLUMN_OPTIONS = re.compile(rb"(ALTER (?:FOREIGN )?TABLE ONLY .+ ALTER COLUMN .+ SET \()(.+)(\);\n)")
 #: PostgreSQL reserves names with this prefix.
 _INTERNAL = b"pg_"
@@ -53,7 +53,7 @@ class Archive:
     def open(cls, file: Path) -> "Archive":
         """Read the contents of a dump. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new.
 
-        A file with a seal is compared with that first.
+        If the file has a seal, the call first compares the file with its seal.
         """
         seal = None
         try:
@@ -132,7 +132,7 @@ class Archive:
                 tempfile.TemporaryFile() as words,
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words) as process,
             ):
-                assert process.stdout is not None  # noqa: S101  # asked for above
+                assert process.stdout is not None  # noqa: S101  # `stdout=PIPE` is given above
                 try:
                     yield process.stdout
                     code = process.wait()
@@ -150,13 +150,14 @@ _DATA = ("--data-only", "--file=-")
 def _plain(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield the lines of a script without commands for psql and without the parts that some servers do not know.
 
-    That is a setting of version 17, and what a server notes among the options of a column for itself: since 15.20 the
-    version of the column, `pg_attver`, for every column of a new table. An older pg_dump takes the note for an option.
+    These parts are a setting of version 17, and internal options of columns. Since 15.20 a server records `pg_attver`,
+    the version of the column, for every column of a new table. An older pg_dump writes this record as an ordinary
+    option.
     """
     rows = False
     for line in stream:
         if rows:
-            # A row may look like anything: a text may begin with a carriage return.
+            # Do not interpret rows, which may contain any text: a text may even begin with a carriage return.
             rows = line != b"\\.\n"
         elif line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n"):
             rows = True

@@ -1,4 +1,4 @@
-"""Atomic output: a file that gets its name when it is complete, never when the disk is full or the writer is killed."""
+"""Atomic output: a file gets its name only when it is complete, not when the disk is full or the writer is killed."""
 
 import fcntl
 import hashlib
@@ -18,10 +18,10 @@ _SUFFIX = ".part"
 
 
 class Partial:
-    """A file with a temporary name beside its place, until `publish`; removed when the writer fails.
+    """A file with a temporary name beside its target, until `publish`. It is removed when the writer fails.
 
     The descriptor holds a lock, also in a child process that inherits it. The file of a killed writer has no lock, and
-    the next writer for the same place removes it.
+    the next writer for the same target removes the file.
     """
 
     def __init__(self, place: Path, *, overwrite: bool) -> None:
@@ -38,13 +38,13 @@ class Partial:
         prefix = f".{place.name}."
         try:
             self._sweep(prefix)
-            #: An empty file that only its owner can read, for the writer to write to.
+            #: An empty file that only its owner can read, which the writer fills.
             self.descriptor, self.path = self._make(prefix)
         except OSError as exc:
             raise self._problem(exc) from exc
 
     def size(self) -> int:
-        """Return how many bytes have been written."""
+        """Return the number of bytes that have been written."""
         return os.fstat(self.descriptor).st_size
 
     def publish(self, ending: Callable[[Path], bytes] | None = None) -> str:
@@ -79,7 +79,7 @@ class Partial:
         except FileExistsError:
             self._check_free()
         except OSError:
-            # A file system without hard links.
+            # This file system has no hard links.
             self._check_free()
             self.path.rename(self._place)
 
@@ -95,8 +95,8 @@ class Partial:
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=self._place.parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # Until it is locked, another writer may take it for a killed writer's file and remove it. A new file
-                # with default rights would then get the name.
+                # Before the lock, another writer may have taken the file for that of a killed writer and removed it.
+                # The dump would then go to a new file with default rights.
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), Path(name).stat()):
                         return descriptor, Path(name)

@@ -9,21 +9,21 @@ from atlas_sdk.errors import BackupFailed
 
 __all__ = ["Definitions", "check_copied", "check_definitions", "check_rows", "definitions", "some"]
 
-#: The definitions of everything in a schema, by kind and name.
+#: The definitions of all objects in a schema, by kind and name.
 Definitions = dict[tuple[str, str], str]
 
 _SHOWN: Final = 3
 
 
 def definitions(session: AdminSession, schema: str) -> Definitions:
-    """Return the definition of everything in a schema."""
+    """Return the definition of every object in a schema."""
     return {(row["kind"], row["name"]): row["definition"] for row in session.rows(sql["definitions"], schema=schema)}
 
 
 def check_copied(session: AdminSession, archive: Archive, fresh: Definitions, copied: set[str]) -> None:
     """Refuse a dump without the rows of one of our tables: the table would be empty, and nobody would know.
 
-    A table that does not exist at all belongs to a later version, or `check_definitions` misses it.
+    A table that does not exist at all is accepted here: a later version makes it, or `check_definitions` reports it.
     """
     missing = sorted(
         table.name
@@ -38,7 +38,7 @@ def check_copied(session: AdminSession, archive: Archive, fresh: Definitions, co
 
 
 def check_rows(session: AdminSession, archive: Archive) -> None:
-    """Refuse a dump that did not bring the number of rows in its seal."""
+    """Refuse a dump whose tables do not have the numbers of rows that its seal names."""
     if archive.seal is None:
         return
     found = {table.name: table.amount for table in tables_of(session, archive.schema)}
@@ -55,7 +55,7 @@ def check_rows(session: AdminSession, archive: Archive) -> None:
 
 
 def check_definitions(session: AdminSession, archive: Archive, fresh: Definitions) -> None:
-    """Refuse a dump in which one of our objects is not as the migrations make it. Other objects are accepted."""
+    """Refuse a dump in which one of our objects differs from what the migrations make. Other objects are accepted."""
     loaded = definitions(session, archive.schema)
     wrong = [f"{kind} {name}" for (kind, name), wanted in fresh.items() if loaded.get((kind, name)) != wanted]
     if wrong:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump"]
 
-#: The interval at which the size is reported during one long table.
+#: Seconds between two reports of the size during one long table.
 _LOOK_S = 0.5
 _TABLE = re.compile(r'dumping contents of table "(?:.+\.)?([^"]+)"')
 _TOLD = re.compile(r"^pg_dump: (?:error|warning|detail|hint): (.+)")
@@ -42,12 +42,12 @@ def dump(
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Dumped:
-    """Dump a database into a file that only its owner can read: all rows as of one moment, while others work.
+    """Dump a database into a file that only its owner can read: all rows as of one moment, while other clients work.
 
     `source` is a client, an address, or None for the embedded database (of `home`). The schema may be older than this
     release; it is not changed. The file gets its name when it is complete and on the disk; it replaces an existing file
     only with `overwrite`. A seal follows the output of pg_dump: the SHA-256 and the number of rows of every table.
-    `load` checks it, and pg_restore ignores it. The dump has no owners and no rights, so any login may load it.
+    `load` checks the seal, and pg_restore ignores it. The dump has no owners and no rights, so any login may load it.
     Raises BackupFailed, also for a login that does not see all rows; FileProblem, SchemaMismatch, DatabaseUnreachable.
     """
     began = time.monotonic()
@@ -112,7 +112,7 @@ def _arguments(session: AdminSession, name: str) -> list[str]:
 
 
 def _address(session: AdminSession) -> str:
-    """Return the connection string without its secrets: everybody on the machine can read a command line."""
+    """Return the connection string without secrets, because everybody on the machine can read a command line."""
     given = parsed(session.dsn)
     shown = without_secrets(given)
     if secret := sorted(given.keys() - shown.keys() - {"password", "options"}):
@@ -147,7 +147,8 @@ def _run(
     complaints: deque[str] = deque(maxlen=20)
     table, done = "", -1
     with subprocess.Popen(
-        # By name: to a descriptor pg_dump writes its table of contents twice. It inherits the descriptor for its lock.
+        # Give the name: pg_dump would write its table of contents twice to a descriptor. It inherits the descriptor
+        # only for the lock.
         [*command, f"--file={partial.path}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -174,7 +175,7 @@ def _run(
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
     """Yield lines as they come, and an empty line after each interval without one."""
-    assert stream is not None  # noqa: S101  # asked for above
+    assert stream is not None  # noqa: S101  # `stderr=PIPE` is given above
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)

@@ -19,7 +19,7 @@ class DatabaseFacts:
     owner: str | None
     login: str
     database: str
-    #: The schema in which a table without a schema's name would be made.
+    #: The schema that gets a new table whose name has no schema.
     first_schema: str | None
     #: The search_path of a new connection.
     search_path: str
@@ -49,5 +49,5 @@ def tables_of(session: AdminSession, schema: str) -> list[Table]:
 
 
 def lift_limits(session: AdminSession) -> None:
-    """Set this transaction to see all rows or fail, and to have no time limits."""
+    """Make this transaction see all rows or fail, and lift its time limits."""
     session.rows(sql["lift_limits"])

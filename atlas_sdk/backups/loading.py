@@ -26,7 +26,7 @@ __all__ = ["load"]
 
 _COPY = re.compile(rb"^COPY (?:\S+\.)?(\S+) .*FROM stdin;\n$")
 _END = b"\\.\n"
-#: One message to the server has at least this many bytes of rows.
+#: One message to the server has at least this many bytes of rows, except the last one of a table.
 _PIECE_BYTES = 256 * 1024
 _USERS = 200
 
@@ -44,10 +44,11 @@ def load(
 
     Without `dsn`, load into the embedded database (of `home`). The load is one transaction: a failure or an
     interruption leaves nothing. A dump of an older version is migrated. These dumps are refused before anything is
-    written: one of a newer version, one that does not match its seal, and one in which an object of ours is not as the
-    migrations make it. A schema without rows of users counts as empty; its owner owns everything afterwards, else this
-    login. Raises BackupFailed, also for a database with data; FileProblem, SchemaMismatch, DatabaseUnreachable,
-    StorageFull. Rows that fail the verification stay loaded; the result names them.
+    written: one of a newer version, one that does not match its seal, and one in which an object of ours differs from
+    what the migrations make. A schema without rows of users counts as empty; afterwards its owner owns everything.
+    Without such a schema this login does. Raises BackupFailed, also for a database with data; FileProblem,
+    SchemaMismatch, DatabaseUnreachable, StorageFull. Rows that fail the verification stay loaded; the result names
+    them.
     """
     began = time.monotonic()
     tell = on_progress or _silent
@@ -87,7 +88,7 @@ def _silent(_progress: Progress) -> None:
 
 @contextmanager
 def _explained(session: AdminSession, archive: Archive) -> Iterator[None]:
-    """Raise BackupFailed, which names the dump, for a statement that the server refuses."""
+    """Raise BackupFailed, with the name of the dump, for a statement that the server refuses."""
     try:
         yield
     except AtlasError as error:
@@ -109,7 +110,7 @@ def _fill(session: AdminSession, archive: Archive, fresh: Definitions, tell: Tel
     tell(Progress(step="index", name="", done=archive.tables, total=archive.tables, size=size))
     session.execute(archive.text("post-data"))
     check_rows(session, archive)
-    # The script of the dump left settings of its own.
+    # The script of the dump has changed settings of this session.
     session.reset_settings()
     lift_limits(session)
 
@@ -138,7 +139,7 @@ def _copy(session: AdminSession, lines: Iterator[bytes], archive: Archive, fresh
 
 
 def _send(session: AdminSession, command: str, lines: Iterator[bytes]) -> Iterator[int]:
-    """Send the rows of one table in large pieces; yield the size of each. Raises for a file that ends too early."""
+    """Send the rows of a table in large pieces; yield the size of each. Raises BackupFailed if the file ends early."""
     with session.copy_in(command) as write:
         piece: list[bytes] = []
         size = 0
@@ -161,9 +162,9 @@ def _send(session: AdminSession, command: str, lines: Iterator[bytes]) -> Iterat
 def _settle(session: AdminSession, archive: Archive, fresh: Definitions) -> bool:
     """Migrate the schema to this release's version, check it, give the roles their rights, and analyze the tables.
 
-    Return whether the rights were given. They come after the check.
+    Returns whether the rights were given, which happens after the check.
     """
-    # A migration cannot alter a table that has deferred checks.
+    # Run the deferred checks now: a migration cannot alter a table that has some.
     session.rows(sql["check_constraints"])
     session.run(schema.migrate())
     session.run(schema.check())

@@ -1,4 +1,4 @@
-"""Check that a dump goes into an empty schema, and drop the objects of ours in it."""
+"""Check that a dump goes into an empty schema, and drop our objects in it."""
 
 from typing import Any, Final
 
@@ -18,9 +18,9 @@ _ELSEWHERE: Final = "load into an empty database, or into the embedded one of a 
 def make_room(session: AdminSession, archive: Archive) -> Definitions:
     """Drop every object of ours in the dump's schema, in the open transaction, and act as the owner from then on.
 
-    The schema is migrated first, whatever its version: that makes the roles of tenants, where this login may, and then
-    the inventory has the name of each object of ours. Returns the definitions that the migrations make there. Raises
-    BackupFailed when there is anything to lose.
+    The schema is migrated first, whatever its version. The migrations make the roles of tenants, if this login may, and
+    then the inventory has the name of each object of ours. Returns the definitions that the migrations make there.
+    Raises BackupFailed when the load would lose any data.
     """
     session.run(schema.lock_creation())
     place = _agreed(session, archive)
@@ -74,7 +74,7 @@ def _objects(session: AdminSession, archive: Archive) -> list[dict[str, Any]]:
 
 
 def _agreed(session: AdminSession, archive: Archive) -> DatabaseFacts:
-    """Return the place of the schema, in which the dump has its tables and this login looks for them."""
+    """Return the place of the schema; refuse if this login looks for tables in another schema than the dump's."""
     place = facts_of(session)
     if place.schema is None and place.first_schema is None and archive.schema in _path(place):
         session.execute(session.value(sql["write_make_schema"], schema=archive.schema))

@@ -1,4 +1,4 @@
-"""Find PostgreSQL's own programs, of the embedded server and of the system."""
+"""Find PostgreSQL's own programs: those of the embedded server and those of the system."""
 
 import os
 import re
@@ -12,7 +12,8 @@ from atlas_sdk.errors import BackupFailed
 
 __all__ = ["newest", "of_server"]
 
-#: Where systems keep several majors side by side: Debian, Red Hat, Homebrew on both architectures, Postgres.app.
+#: The folders in which systems keep several major versions side by side: Debian, Red Hat, Homebrew on both
+#: architectures, Postgres.app.
 _FOLDERS = (
     ("/usr/lib/postgresql", "*/bin"),
     ("/usr", "pgsql-*/bin"),
@@ -25,7 +26,7 @@ _FOLDERS = (
 _WITHOUT_TLS = "SSL support is not compiled in"
 
 
-#: Major and minor.
+#: The major and the minor version.
 Version = tuple[int, int]
 
 
@@ -42,7 +43,7 @@ def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
 
 
 def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
-    """Return the newest program of a name.
+    """Return the newest program with this name.
 
     A pg_dump can read servers of its own major version and older ones; a pg_restore can read their dumps. With `tls`,
     the program must support TLS; those of the embedded server do not. Raises BackupFailed that says which program is
@@ -67,16 +68,16 @@ def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
 
 
 def _found(name: str) -> list[tuple[Version, Path]]:
-    """Return the programs of a name, the newest first; those of the embedded server before others of their version."""
+    """Return the programs with this name, the newest first; within a version, the embedded server's come first."""
     programs = [(_version(path), path) for path in dict.fromkeys(_candidates(name))]
     return sorted(programs, key=lambda program: program[0], reverse=True)
 
 
 def _candidates(name: str) -> Iterator[Path]:
     if sys.platform != "win32":
-        from atlas_sdk._embedded.places import carried  # noqa: PLC0415  # needs what is on Unix alone
+        from atlas_sdk._embedded.places import carried  # noqa: PLC0415  # needs modules that only Unix has
 
-        # First: sorting keeps this order within a version.
+        # Yield these first: sorting keeps the order of programs of one version.
         yield from (path for tree in carried().values() if (path := tree / "bin" / name).exists())
     if on_path := shutil.which(name):
         yield Path(on_path)
@@ -96,7 +97,7 @@ def _version(path: Path) -> Version:
 
 
 def _has_tls(path: Path) -> bool:
-    """Return whether a program supports TLS: without support it fails before it connects."""
+    """Return whether a program supports TLS. A program without TLS fails before it connects."""
     asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
     said = subprocess.run(
         asked, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False

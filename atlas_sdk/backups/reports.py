@@ -38,7 +38,7 @@ class Dumped:
     rows: dict[str, int]
     schema_version: int
     server_version: str
-    #: The pg_dump that made it.
+    #: The pg_dump that made the dump.
     program: Path
 
 

@@ -1,4 +1,4 @@
-"""The seal behind a dump: its SHA-256 and its row counts. The table of contents of pg_dump has no checksum.
+"""The seal at the end of a dump: its SHA-256 and its row counts. pg_dump's own table of contents has no checksum.
 
 The seal is two lines of text after the last byte of pg_dump, which no pg_restore reads. The first line has the number
 of rows of every table as JSON. The second line has the hash of everything before the hash.
@@ -19,7 +19,7 @@ __all__ = ["Seal"]
 
 _MARK: Final = "ATLASENGINE SEAL 1 "
 _LAST: Final = re.compile(rb"ATLASENGINE SEAL 1 (?P<size>\d{20}) (?P<sha256>[0-9a-f]{64})\n")
-#: The hash and the end of its line, which are not hashed.
+#: The length of the hash and of the end of its line, which are not hashed.
 _HASH_BYTES: Final = 65
 _LAST_BYTES: Final = len(_MARK) + 20 + 1 + _HASH_BYTES
 #: pg_dump ends its last block of rows, compressed or not, with a length of 0: a sign and four bytes.
@@ -29,7 +29,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @frozen(kw_only=True)
 class Seal:
-    """The row counts of a dump when it was written; the file's end also has its SHA-256."""
+    """The row counts of a dump when it was written. The end of the file also has the SHA-256."""
 
     #: The number of rows of every table.
     rows: dict[str, int]
@@ -48,7 +48,8 @@ class Seal:
     def read(cls, file: Path, opened: BinaryIO) -> "Seal | None":
         """Return the seal of a dump in which every byte is as it was written; None for a dump of pg_dump alone.
 
-        Raises BackupFailed for every other file. Not a signature: whoever changes a dump can seal it again.
+        Raises BackupFailed for every other file. The seal is no signature: a person who changes a dump can seal it
+        again.
         """
         total = opened.seek(0, os.SEEK_END)
         opened.seek(max(total - _LAST_BYTES, 0))
@@ -72,7 +73,7 @@ class Seal:
 
 
 def _hashed(opened: BinaryIO, size: int) -> str:
-    """Return the SHA-256 of the first bytes of a file."""
+    """Return the SHA-256 of the first `size` bytes of a file."""
     digest = hashlib.sha256()
     opened.seek(0)
     while piece := opened.read(min(size, _PIECE_BYTES)):

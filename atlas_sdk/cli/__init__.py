@@ -3,8 +3,8 @@
 ::
 
     program.py     the group, its table of commands, the global options
-    command.py     what every command has: the global options again, examples in its help
-    invocation.py  one run: settings, the database, who acts, which project
+    command.py     parts of every command: the global options again, examples in its help
+    invocation.py  one run: settings, the database, the acting user, the project
     output.py      data on stdout, the rest on stderr; JSON, tables, colours
     failures.py    turns an exception into one sentence and an exit code
     advice.py      adds the command that helps
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return guarded(run, given)
     except Exception as problem:
-        # Memory is short or a library is broken, so the module that explains errors is not loaded.
+        # Memory is short or a library is broken, so do not load the module that explains errors.
         if "--verbose" in given:
             raise
         sys.stderr.write(f"atlasctl: cannot start ({type(problem).__name__}): --verbose shows where\n")

@@ -15,14 +15,14 @@ def holds_everything(folder: Path) -> bool:
 
 
 def init_advice(path: str) -> str:
-    """Return advice how to protect this folder, to append to a message; for the home folder, how to protect another."""
+    """Return advice to append to a message: how to protect this folder, or for the home folder, another folder."""
     if holds_everything(Path(os.path.realpath(path))):
         return "; go to a project's folder and run: atlasctl init"
     return f"; run: atlasctl init {named(path)}"
 
 
 def advice(problem: AtlasError) -> str:
-    """Return which command helps, to go after an error's sentence; empty where the sentence says it or none does."""
+    """Return advice to append to an error: the command that helps. Empty if the error names it, or if none helps."""
     if isinstance(problem, NotAProject):
         return init_advice(problem.name)
     if isinstance(problem, NotFound) and problem.kind == "version" and "atlasctl" not in str(problem):

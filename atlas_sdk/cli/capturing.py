@@ -15,7 +15,7 @@ __all__ = ["show_taken", "unkept", "warn_skipped"]
 
 
 def show_taken(out: Output, taken: "Iterable[Snapshot]") -> None:
-    """List new versions, each with what happened to its file."""
+    """List new versions, each with the change of its file: new, changed or deleted."""
     out.table(
         [
             (version.short_id, _verb(version), printable(version.path), "" if version.deleted else size(version.size))
@@ -32,7 +32,7 @@ def _verb(version: "Snapshot") -> str:
 
 
 def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
-    """Warn on stderr of each file that could not be stored, with the reason."""
+    """Print a warning for each file that could not be stored, with the reason, on stderr."""
     for _, reason in skipped:
         out.warn(f"not captured: {reason}")
 

@@ -46,7 +46,7 @@ class Flags:
     """The global options of one run; they may stand before or after the command."""
 
     def __init__(self) -> None:
-        #: A folder in the project; None: the current one.
+        #: A folder in the project; None means the current folder.
         self.project: str | None = None
         self.dsn: str | None = None
         self.home: str | None = None

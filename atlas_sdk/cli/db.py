@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["db"]
 
-#: The embedded server stays up this long for a program that was given its URL.
+#: Seconds that the embedded server stays up for a program that was given its URL.
 _KEPT_UP_S = 600
 
 

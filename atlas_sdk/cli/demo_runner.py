@@ -46,7 +46,7 @@ class StepFailed(Exception):
 class DemoRunner:
     """The runner of the demo: carries out steps, prints what they do, and records results."""
 
-    #: The good content of the file that is gutted.
+    #: The good content of the file that the demo breaks.
     good: bytes
     atlas: Atlas
 
@@ -54,7 +54,8 @@ class DemoRunner:
         self._flags = flags
         self._keep = keep
         self._out = Output(json=flags.json, color="never" if flags.no_color else "auto")
-        # `run_steps` makes this folder: only from there on is `__exit__` sure to remove it.
+        # `run_steps` makes this folder, and not `__init__`: `__exit__`, which removes the folder, runs only after
+        # `__enter__`.
         self._root = Path(os.path.realpath(tempfile.gettempdir())) / f"atlas-demo-{secrets.token_hex(4)}"
         self._home = self._root / "home"
         self.app = self._root / "app"
@@ -67,7 +68,7 @@ class DemoRunner:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
-        # Nobody else uses the server, so it stops with the demo.
+        # Nobody else uses the server, so let it stop with the demo.
         os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
         return self
 
@@ -215,7 +216,7 @@ class DemoRunner:
         self.say(f"captured after {time.monotonic() - began:.2f} s")
 
     def expect(self, holds: bool, what: str) -> None:  # noqa: FBT001  # an assertion
-        """Fail the step unless this holds."""
+        """Fail the step unless `holds` is true."""
         if not holds:
             raise StepFailed(f"expected {what}")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["diff"]
 
 _PATHS = "atlas_sdk.cli.diff.paths"
-#: The lines that name the two sides.
+#: The numbers of the lines that name the two sides.
 _NAMES = range(2)
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 

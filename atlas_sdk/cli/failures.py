@@ -20,7 +20,7 @@ INTERRUPTED = 130
 _LETTERS = 2_000
 #: The dynamic linker's errors when memory is short (glibc, musl, macOS).
 _NO_MEMORY = re.compile(r"failed to map segment|[Cc]annot allocate memory|mmap")
-#: 128 + SIGPIPE, the code of any other program whose reader has gone.
+#: 128 + SIGPIPE, the exit code of other programs when nobody reads their output any more.
 _NO_READER = 141
 
 
@@ -43,7 +43,7 @@ def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
             click.echo(err=True)
         _say("interrupted", kind="Interrupted", as_json=as_json)
         return INTERRUPTED
-    except Exception as problem:  # noqa: BLE001  # the one place where everything ends
+    except Exception as problem:  # noqa: BLE001  # the last place that can report an error
         if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
             _drop_output()
             return _NO_READER
@@ -116,6 +116,6 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Send the rest of the output to /dev/null: the reader has gone, and the interpreter flushes at exit."""
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # the descriptor is what counts
+    """Send the rest of the output to /dev/null: nobody reads it any more, and the interpreter flushes at exit."""
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # only the descriptor is used
         os.dup2(nothing.fileno(), 1)

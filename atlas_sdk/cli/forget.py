@@ -48,7 +48,7 @@ def _project(run: "Invocation", atlas: "Atlas", path: str | None) -> "Project":
     from atlas_sdk.files import printable
 
     user = run.owner(atlas)
-    # Look for this very folder first: a forgotten project must not mean the project around it.
+    # Look for exactly this folder first: for a forgotten project, do not take the project around it.
     there = atlas.projects.at(run.start, user=user)
     if there is not None:
         return there

@@ -39,7 +39,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
-    # A large file's content may be stored already, from another file.
+    # Ask `kept` and not only the size, because the content of a large file may be stored already, from another file.
     hash_only = [version for version in files if version.kept is False]
     skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
     if flags.json:
@@ -85,7 +85,7 @@ def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, s
         try:
             return atlas.projects.create(user, path=folder), "created"
         except AlreadyExists:
-            # Another process registered it meanwhile.
+            # Another process registered the folder meanwhile.
             there = atlas.projects.at(folder, user=user)
             if there is None:
                 raise

@@ -101,9 +101,10 @@ class Invocation:
             yield atlas
 
     def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
-        """Return the named user, else the user who acts: that of the settings on a server, else this login's own.
+        """Return the user with this e-mail address; without an address, the acting user.
 
-        With `make`, a login without a user gets one. Raises NotFound.
+        On a server the settings may name the acting user; otherwise it is this login's own user. With `make`, a login
+        without a user gets one. Raises NotFound.
         """
         from atlas_sdk import NotFound
 
@@ -119,14 +120,14 @@ class Invocation:
         return found
 
     def owner(self, atlas: "Atlas", email: str | None = None) -> "User":
-        """Return the same user for a command about projects; NotFound then says how to register one."""
+        """Return the same user as `user`, for a command about projects: its NotFound says how to register one."""
         found = self._user(atlas, email, make=False)
         if found is None:
             raise self.no_projects(None)
         return found
 
     def _user(self, atlas: "Atlas", email: str | None, *, make: bool) -> "User | None":
-        """Return the user; None for a login without one. Raises NotFound for an address that nobody has."""
+        """Return the user; None for a login without a user. Raises NotFound for an unknown address."""
         from atlas_sdk import NotFound
 
         address = self.settings.user if email is None else email
@@ -138,7 +139,7 @@ class Invocation:
         return found
 
     def no_projects(self, user: "User | None") -> "NotFound":
-        """Return the error for a user without projects, which names the database; None means this login."""
+        """Return the error for a user without projects, which names the database. `user` None means this login."""
         from atlas_sdk import NotFound
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
@@ -175,7 +176,7 @@ class Invocation:
         """Return a path for the library: relative to the current folder if that is in the project."""
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
-            # Do not use `/`: the library checks absolute paths and "..".
+            # Do not use `Path` with `/`: the library checks absolute paths and ".." itself.
             return os.path.join(here, given)  # noqa: PTH118
         return given
 
@@ -184,7 +185,7 @@ def _current_folder() -> str:
     from atlas_sdk import FileProblem
 
     try:
-        return os.getcwd()  # noqa: PTH109  # the text that was typed nowhere
+        return os.getcwd()  # noqa: PTH109  # no `Path` is needed
     except FileNotFoundError as exc:
         raise FileProblem("the current folder is gone; go to one that exists", path=".") from exc
 

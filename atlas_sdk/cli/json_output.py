@@ -127,7 +127,7 @@ def of_diff(diff: "FileDiff") -> dict[str, Any]:
 
 
 def of_step(step: "RestoreStep") -> dict[str, Any]:
-    """Return what a restore does to one file."""
+    """Return the effect of a restore on one file."""
     return {
         "path": to_text(step.path),
         "action": step.action,
@@ -147,18 +147,18 @@ def of_memory(memory: "MemoryUsage") -> dict[str, Any]:
 
 
 def of_plan(plan: "RestorePlan") -> dict[str, Any]:
-    """Return what a restore would do."""
+    """Return the plan of a restore."""
     return {"target": plan.target, "reason": plan.reason, "steps": [of_step(step) for step in plan.steps]}
 
 
 def of_restore(done: "Restore") -> dict[str, Any]:
-    """Return what a restore did."""
+    """Return the result of a restore."""
     changes = [{**change.to_json(), "path": to_text(change.path)} for change in done.changes]
     return {"id": str(done.id), "target": done.target, "undone_at": done.undone_at, "changes": changes}
 
 
 def of_skipped(path: str, reason: str) -> dict[str, str]:
-    """Return a file that could not be kept, and why."""
+    """Return a file that could not be kept, and the reason."""
     return {"path": to_text(path), "reason": reason}
 
 
@@ -168,7 +168,7 @@ def exact(amount: Decimal | None) -> str | None:
 
 
 def of_usage(usage: "Usage") -> dict[str, Any]:
-    """Return what is used, promised and allowed in every dimension but memory."""
+    """Return the used, held and allowed amounts in every dimension but memory."""
     return {
         "period": {"start": usage.period_start, "end": usage.period_end, "time_zone": usage.time_zone},
         "tokens": {
@@ -195,7 +195,7 @@ def of_usage(usage: "Usage") -> dict[str, Any]:
 
 
 def of_limits(limits: "Limits") -> dict[str, Any]:
-    """Return what a plan allows."""
+    """Return the limits of a plan."""
     return {
         "plan": limits.name,
         "tokens": limits.tokens,
@@ -242,7 +242,7 @@ def of_hold(hold: "OpenReservation") -> dict[str, Any]:
 
 
 def of_forecast(forecast: "Forecast") -> dict[str, Any]:
-    """Return when the month runs out."""
+    """Return the time when the limits of the month are reached."""
     return {
         "tokens_per_day": forecast.tokens_per_day,
         "cost_per_day": exact(forecast.cost_per_day),

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 _PAGE_ROWS = 200
-#: The largest --limit; --all has none.
+#: The largest --limit; --all has no limit.
 _MOST = 1_000_000
-#: The contents of each kind of file.
+#: The word to show for each kind of file.
 _CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
 #: Names of the checkpoints that restores make; the list leaves them out.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
@@ -83,8 +83,8 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
         page = atlas.memory.history(project, path, limit=limit, before=before)
         whole = page
         if path is not None and len(page) == limit:
-            # The next page starts below a version number, and rows of checkpoints share that of their version: end
-            # this page between two numbers.
+            # The next page starts below a version number, and the rows of checkpoints have the number of their version.
+            # So end this page between two numbers.
             whole = [row for row in page if row.seq > page[-1].seq]
         yield from whole
         if len(page) < limit:

@@ -24,7 +24,7 @@ __all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
-#: Wider than any table: rich would cut what does not fit.
+#: Wider than any table, because rich would cut a wider table.
 _WIDEST: Final = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
@@ -49,7 +49,7 @@ class Output:
     def _safe(self, text: str) -> str:
         if not self.colored:
             return visible(text, keep="\n\t")
-        # Every second part is a colour sequence.
+        # Every second part of the text is a colour sequence.
         parts = enumerate(_COLOR.split(text))
         return "".join(part if number % 2 else visible(part, keep="\n\t") for number, part in parts)
 
@@ -62,7 +62,7 @@ class Output:
         sys.stdout.buffer.flush()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        r"""Print one JSON object on one line, in ASCII, which no terminal obeys.
+        r"""Print one JSON object on one line, in ASCII without control characters.
 
         A lone surrogate, which other readers of JSON refuse, becomes the letters `\udcNN`.
         """
@@ -113,7 +113,7 @@ class Output:
     def _rich_table(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
         from rich.text import Text
 
-        # Text takes no markup: a file may be called "[red]".
+        # Use `Text`, which reads no markup: a file may be called "[red]".
         styled = ([Text(cell, style=style) for cell in column] for column, style in zip(columns, styles, strict=True))
         self.grid(zip(*styled, strict=True))
 

@@ -9,7 +9,7 @@ import click
 
 __all__ = ["AGE", "AMOUNT", "COUNT", "EXPIRY", "FOREVER", "MONEY", "UNLIMITED", "Limit", "Size"]
 
-#: The word for no limit: None means that the option was not given.
+#: The word for no limit; None would mean that the option was not given.
 UNLIMITED: Final = "unlimited"
 FOREVER: Final = "forever"
 _NUMBER: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmMgGtT]?)")
@@ -80,7 +80,7 @@ class Limit(_Quantity):
         self.name = f"{amount.name}, or {UNLIMITED}"
 
     def read(self, text: str) -> object:
-        """Return the amount, or the word."""
+        """Return the amount, or the word "unlimited"."""
         return UNLIMITED if text.lower() == UNLIMITED else self._amount.read(text)
 
 

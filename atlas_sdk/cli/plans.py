@@ -1,4 +1,4 @@
-"""`atlasctl plans`: what each plan allows."""
+"""`atlasctl plans`: list, show and add plans."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -15,7 +15,7 @@ _NAME: Final = "atlasctl"
 #: A shell sets this variable to ask for completions.
 COMPLETE_VARIABLE: Final = "_ATLASCTL_COMPLETE"
 
-#: By section and command: its module, and the first sentence of its help, which a test compares.
+#: For each section and command: the module, and the first sentence of the help. A test compares the two sentences.
 COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Start": {
         "demo": ("demo", "Show the product at work in a temporary folder."),
@@ -73,13 +73,13 @@ class Program(click.Group):
         extra.setdefault("obj", Flags())
         return super().make_context(info_name, args, parent, **extra)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's shape
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the names in the order of the help."""
         return [name for section in COMMANDS.values() for name in section]
 
     def get_command(
         self,
-        ctx: click.Context,  # noqa: ARG002  # click's shape
+        ctx: click.Context,  # noqa: ARG002  # click's signature
         cmd_name: str,
     ) -> click.Command | None:
         """Import one command."""
@@ -111,7 +111,7 @@ class Program(click.Group):
                 formatter.write_dl([(name.ljust(width), text) for name, (_, text) in section.items()])
 
 
-def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001  # click's shape
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001  # click's signature
     if not value or ctx.resilient_parsing:
         return
     from importlib.metadata import version

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["projects"]
 
-#: Hex digits of an id; fewer could be the name of a folder.
+#: The fewest hex digits of an id; fewer could be the name of a folder.
 _SHORTEST_ID = 8
 _LIVING = frozenset({"active", "archived"})
 

@@ -20,11 +20,11 @@ __all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 #: The most and the fewest cells of a bar. A shorter bar shows too little.
 _CELLS: Final = 24
 _CELLS_LEAST: Final = 8
-#: A terminal that has fewer characters in a line shows times without the wait.
+#: A terminal that has fewer characters in a line shows times without the time until then.
 _WIDE: Final = 100
 #: The most reservations to show, the soonest to expire first.
 _HOLDS: Final = 20
-#: Colours, each from this per cent of the limit on.
+#: The colours, each with the per cent of the limit from which it is used.
 _STYLES: Final = ((100, "bold red"), (80, "red"), (50, "yellow"), (0, "green"))
 
 
@@ -38,17 +38,17 @@ class Gauge:
     #: None is unlimited.
     limit: Decimal | None
     text: Callable[[Decimal], str]
-    #: When it resets, or what it counts.
+    #: The time of the reset, or what the amounts count.
     remark: str = ""
 
     @property
     def percent(self) -> int | None:
-        """Return the per cent of the limit that is taken, rounded down; None without a limit or with limit 0."""
+        """The per cent of the limit that is taken, rounded down; None without a limit or with limit 0."""
         return None if not self.limit else int((self.used + self.held) * 100 / self.limit)
 
     @property
     def style(self) -> str:
-        """Return the colour."""
+        """The colour of the bar."""
         full = 100 if self.limit == 0 else 0
         return next(style for least, style in _STYLES if (full if self.percent is None else self.percent) >= least)
 
@@ -79,7 +79,7 @@ def dollars(amount: Decimal) -> str:
 
 
 def _until(moment: datetime, *, out: Output) -> str:
-    """Return a future time: local to the minute, on a wide terminal also the wait."""
+    """Return a future time: local to the minute, on a wide terminal also the time until then."""
     now = datetime.now(UTC)
     wide = out.terminal and out.width >= _WIDE
     wait = f" (in {ago(now, moment).removesuffix(' ago')})" if wide and moment > now else ""
@@ -106,7 +106,7 @@ def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[G
 
 
 def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
-    """Print them, with bars where colours are wanted and there is room."""
+    """Print the gauges, with bars where colours are wanted and there is room."""
     rows = [(gauge.name, *gauge.words()) for gauge in shown]
     # Leave out empty columns: mostly nothing is held.
     filled = [any(column) for column in zip(*rows, strict=True)]
@@ -130,7 +130,7 @@ def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
 
 
 def of_grants(grants: "Sequence[TopUp]", *, out: Output) -> list[tuple[str, ...]]:
-    """Return a row for every top-up: the rest of it, and its expiry."""
+    """Return a row for every top-up: the amount that is left, and the expiry."""
     return [
         (
             "top-up",
@@ -144,7 +144,7 @@ def of_grants(grants: "Sequence[TopUp]", *, out: Output) -> list[tuple[str, ...]
 
 
 def _of_holds(holds: "Sequence[OpenReservation]", *, out: Output) -> list[tuple[str, ...]]:
-    """Return a line for every reservation that is not settled."""
+    """Return a row for every reservation that is not settled."""
     return [
         (
             "block" if hold.leased else "running",
@@ -160,7 +160,7 @@ def _of_holds(holds: "Sequence[OpenReservation]", *, out: Output) -> list[tuple[
 
 
 def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
-    """Return when the month's limits are reached at the present rate."""
+    """Return a text that says when the month's limits are reached at the present rate."""
     if not (forecast.tokens_per_day or forecast.cost_per_day):
         rate = "nothing was used of late"
     else:

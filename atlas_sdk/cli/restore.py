@@ -74,8 +74,8 @@ def redo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
 
 
 def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
-    """Refuse a moment without memory files: nobody wants to restore to no files at all."""
-    # No checkpoint's name begins so.
+    """Refuse a moment without memory files: a restore to no files at all is surely a mistake."""
+    # No name of a checkpoint begins with "@{".
     if not ref.startswith("@{") or atlas.memory.resolve(project, ref).versions:
         return
     from atlas_sdk import NotFound

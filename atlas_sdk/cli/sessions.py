@@ -1,4 +1,4 @@
-"""`atlasctl sessions`: who is signed in."""
+"""`atlasctl sessions`: the sign-ins of a user."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sessions"]
 
-#: A user mostly has a handful; a plan allows 100.
+#: The most sessions to read. A user mostly has a handful; a plan allows 100.
 _MOST = 10_000
 
 

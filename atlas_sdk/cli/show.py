@@ -83,7 +83,7 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
         )
     # Checkpoint names, times and file names may contain colons.
     colons = [place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1]
-    # Each is a query.
+    # Limit the attempts, because each is a query.
     for at in colons[:_COLONS_MAX]:
         try:
             return atlas.memory.version(project, ref[at + 1 :], ref[:at])

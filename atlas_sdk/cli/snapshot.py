@@ -54,7 +54,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
             if made is not None:
                 taken.append(made)
         if paths and taken:
-            # `capture` does this itself.
+            # Without paths, `capture` has recorded this itself.
             atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if flags.json:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["status"]
 
-#: The states of a file that is not protected. "changed" and "new": no watcher captures it, or it should have by now.
-#: "unkept": over the size limit, so only its hash is stored. "problem": it cannot be read or must not be followed. The
-#: others: "protected": its content is stored. "pending": the watcher is about to capture it. "gone": it was deleted,
-#: and its last content is stored.
+#: The states of a file that is not protected. "changed" and "new": no watcher captures the file, or the watcher should
+#: have captured it by now. "unkept": the file is over the size limit, so only its hash is stored. "problem": Atlas
+#: cannot read the file, or must not follow a symlink. The other states: "protected": the content is stored. "pending":
+#: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
-#: A running watcher captures a change within seconds; it has missed an older one.
+#: A running watcher captures a change within seconds, so it has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
 
 
@@ -187,7 +187,7 @@ def _print_json(
 def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
     from atlas_sdk.cli.output import size
 
-    # Limits are mostly round numbers.
+    # Shorten the limit, which is mostly a round number.
     limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
     out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
     if memory.limit is None or not memory.level:

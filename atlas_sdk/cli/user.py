@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["user"]
 
 _PAGE_ROWS = 500
-#: What is deleted with a user, as the library counts it.
+#: The kinds of rows that are deleted with a user, by the library's names.
 _BELONGINGS = ("projects", "memory_snapshots", "builds", "previews", "sessions", "usage_entries")
 
 

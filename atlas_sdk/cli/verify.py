@@ -29,7 +29,7 @@ def verify(flags: Flags, email: str | None) -> int:
         user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
-            # Without any version, "all intact" would be true, but would hide that this is the wrong database.
+            # Without any version, "all intact" would be true, but could hide that this is the wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if flags.json:

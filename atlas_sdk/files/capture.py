@@ -15,8 +15,8 @@ from atlas_sdk.files.safe_open import Place, locate, opened
 __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
 
 _BLOCK_BYTES = 2**20
-#: A larger file is not even hashed, because an agent can create a sparse file of any size. Limits on kept files are not
-#: higher than this.
+#: Atlas does not even hash a larger file, because an agent can create a sparse file of any size. No limit on kept files
+#: is higher than this.
 _MOST_HASHED_BYTES = 256 * 2**20
 #: Attempts to read a file while other programs write to it. After the last attempt `read_file` returns the content with
 #: `torn` set.
@@ -51,7 +51,7 @@ class Signature:
 
 @frozen(kw_only=True)
 class FileState:
-    """The result of reading a file. For a symlink: the file that the symlink leads to, and the symlink's own text."""
+    """The result of reading a file. For a symlink: the state of its target file, and the symlink's own text."""
 
     path: str
     #: None if the file is over the size limit.
@@ -61,7 +61,7 @@ class FileState:
     size: int
     #: The nine permission bits.
     mode: int
-    #: The text of the symlink, if the path is one, inside the project.
+    #: The symlink's text if the path is a symlink, else None. Its target is inside the project.
     link: str | None
     #: The permission bits of the folders between the project's folder and the file, outermost first.
     folder_modes: tuple[int, ...] = ()
@@ -71,13 +71,13 @@ class FileState:
 
 
 def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | None:
-    """Read a file of the project, or return None when there is none.
+    """Read a file of the project; return None when there is no file.
 
-    The call compares three signatures of the file: before the read, after the read, and of the file that the path leads
-    to afterwards. If they differ, another program wrote to the file, and the call reads again. After five attempts it
-    returns the last content, with `torn` set. For a file over `limit_bytes` it returns the hash without the content.
-    Raises `OutsideProject` for a symlink that leaves the project. Raises `FileProblem` if the path is not a regular
-    file, cannot be read or has more than 256 MiB, or if the project's folder is gone.
+    The call compares three signatures: of the file before the read, of the file after the read, and of the file that
+    the path leads to afterwards. If they differ, another program wrote to the file, and the call reads again. After
+    five attempts it returns the last content, with `torn` set. For a file over `limit_bytes` it returns the hash
+    without the content. Raises `OutsideProject` for a symlink that leaves the project. Raises `FileProblem` if the path
+    is not a regular file, cannot be read or has more than 256 MiB, or if the project's folder is gone.
     """
     last: FileState | None = None
     with hold(root) as held:
@@ -100,7 +100,7 @@ def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | 
 
 
 def signature(root: Path | Root, path: str) -> Signature | None:
-    """Return the signature of the file that a path leads to, or None when there is none.
+    """Return the signature of the file that a path leads to, or None when there is no file.
 
     Walks the path as `read_file` does, and raises the same errors.
     """

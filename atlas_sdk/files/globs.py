@@ -1,12 +1,12 @@
 """Match globs against the paths of a project, with one automaton that reads a path part by part.
 
-`*` and `?` match within one part of a path. `**` matches any number of folders, also none. `[abc]` and `[!abc]` match
-one letter. Matching is case-sensitive, and a leading dot is a letter like any other. `**` does not match the folders in
-`_NEVER_ENTERED`; a glob that names such a folder does.
+`*` and `?` match within one part of a path. `**` matches any number of folders, including none. `[abc]` and `[!abc]`
+match one character. Matching is case-sensitive, and a leading dot is a character like any other. `**` does not match
+the folders in `_NEVER_ENTERED`; only a glob that names such a folder matches it.
 
 The state of a set is one integer with a bit for every part of every glob. The bit is set if all parts before it have
-matched. Each part of a path moves all bits at once, so time and memory grow only with the length of the globs and the
-path (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in place of letters).
+matched. Each part of a path shifts all bits in one step, so time and memory grow only with the length of the globs and
+the path (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in place of letters).
 """
 
 import re
@@ -27,9 +27,9 @@ Leads = Literal["near", "far"]
 
 _Matches = Callable[[str], re.Match[str] | None]
 
-#: These contain thousands of folders without memory files.
+#: Folders that `**` does not match, because they contain thousands of folders without memory files.
 _NEVER_ENTERED: Final = frozenset({".git", "node_modules", ".venv", "__pycache__"})
-#: Compiled sets to cache; nearly all projects of a daemon share one set.
+#: The number of compiled sets to cache; nearly all projects of a daemon share one set.
 _KEPT_SETS = 64
 
 # The limits of one list. A list that reaches all limits takes 20 ms and 2 MB to compile, and at worst 40 ms to match a
@@ -39,7 +39,7 @@ _MOST_CHARACTERS: Final = 8_192
 _MOST_PARTS: Final = 32
 _MOST_PATTERNS: Final = 32
 _MOST_PATTERN_CHARACTERS: Final = 64
-#: Bound of the cached states of a set, counted in names and patterns.
+#: The most names and patterns in all cached states of a set together.
 _MOST_KEPT: Final = 4_096
 
 
@@ -60,21 +60,22 @@ class _Automaton:
     fixed: int
     #: The bits that stay because `**` matches a part.
     loops: int
-    #: The bits before `*`, which any part of a path moves.
+    #: The bits before `*`: any part of a path shifts them.
     any: int
-    #: The bits that a part of a path moves if it equals a name, and if it matches a pattern.
+    #: The bits that a part of a path shifts if it equals a name (`names`) or matches a pattern (`patterns`).
     names: dict[str, int]
     patterns: tuple[tuple[int, str, _Matches], ...]
     #: Parts that `**` does not match.
     barred: frozenset[str]
     #: A bounded cache of states. Nearly all paths lead to the same few states.
     _states: dict[int, _State] = field(factory=dict, repr=False)
-    #: The last path and the last folder. Callers ask twice for a path, and for all files of a folder in turn.
+    #: The results for the last path and the last folder. Callers ask twice for a path, and for all files of a folder in
+    #: turn.
     _last_path: tuple[str, int] = field(default=("", 0), repr=False)
     _last_folder: tuple[str, _State] | None = field(default=None, repr=False)
 
     def after(self, path: str) -> int:
-        """Return the bits that are set after a path."""
+        """Return the bits that are set after the last part of a path."""
         known = self._last_path
         if known[0] is path:
             return known[1]
@@ -83,7 +84,7 @@ class _Automaton:
         if last is None or last[0] != folder:
             last = self._last_folder = (folder, self._enter(folder))
         names, patterns, always, stay = last[1]
-        # Repeat the code of `_step`: calling it would double the time.
+        # Repeat the code of `_step`, because a call of `_step` would double the time.
         bits = names.get(name, always)
         for moved, ending, matches in patterns:
             if name.endswith(ending) and matches(name):
@@ -108,7 +109,7 @@ class _Automaton:
         return self._states.get(bits) or self._state(bits)
 
     def _state(self, bits: int, part: str | None = None) -> _State:
-        """Return a state for all parts and cache it; if the cache is full, return a state for this part only."""
+        """Return and cache the transitions for every part; if the cache is full, return those for `part` only."""
         always = (bits & self.any) << 1
         names = self.names
         keep = len(self._states) * (1 + len(names) + len(self.patterns)) < _MOST_KEPT
@@ -167,7 +168,7 @@ class Excluded(_Automaton):
 def check_globs(globs: tuple[str, ...]) -> None:
     """Raise `InvalidInput` for a list that contains an invalid glob, or that exceeds the limits.
 
-    The limits do not count the presets.
+    The globs of the presets do not count towards the limits.
     """
     if len(globs) > _MOST_GLOBS:
         raise _wrong(f"there are more than {_MOST_GLOBS} globs; use * and ** for what they have in common")
@@ -211,12 +212,12 @@ def _compiled_to_exclude(globs: tuple[str, ...]) -> Excluded:
 
 
 def _whole_folder(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `docs` for `docs/**`: the folder itself is excluded too."""
+    """Return `docs` for `docs/**`, so that the folder itself is excluded too."""
     return parts[:-2] if parts[-2:] == ("**", "*") and len(parts) > len(("**", "*")) else parts
 
 
 def _bits(split: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """Return the fields of an automaton for globs in parts."""
+    """Return the fields of an automaton for globs that are split into parts."""
     start = accept = fixed = loops = 0
     moved: dict[str, int] = {}
     bit = 1
@@ -249,13 +250,13 @@ def _is_magic(part: str) -> bool:
 
 
 def _ending(part: str) -> str:
-    """Return the fixed ending of names that match a part. It is tested first, which is faster than the pattern."""
+    """Return the ending of all names that match a part. Testing it before the pattern saves time."""
     return re.split(r"[*?\]]", part)[-1]
 
 
 @lru_cache(maxsize=_KEPT_SETS * 8)
 def _pattern(part: str) -> _Matches:
-    r"""Return a function that tells whether a name matches a part of a glob.
+    r"""Return a function that matches a name against a part of a glob.
 
     Each text between two `*` is matched at its first occurrence, without backtracking (`(?>…)`), so that no input can
     make matching slow. The standard library's `fnmatch` does the same.

@@ -1,11 +1,12 @@
-"""Follow `@path` imports, since an imported file is a part of the instructions.
+"""Follow `@path` imports, because an imported file is a part of the instructions.
 
-The rules are Claude Code's (code.claude.com/docs: memory): a path after `@`, relative to the importing file, five files
-deep, not in code. Paths that leave the project, such as `@~/…`, are ignored. An `@` that leads to no file is ignored
-too, such as in mail addresses, decorators and package scopes.
+The rules are those of Claude Code (code.claude.com/docs: memory). An import is a path after `@`, relative to the
+importing file, and not in code. A chain of imports has at most five hops. Paths that leave the project, such as `@~/…`,
+are ignored. An `@` that leads to no file, such as in mail addresses, decorators and package scopes, is ignored too.
 
 Looking up a mention costs system calls, and an instruction file may mention anything. So there are limits, far above
-what people write. The limits always cut at the same place, and the result reports what was left out.
+what people write. The limits count names and bytes, so they always cut at the same place. The result reports the
+imports that were left out.
 """
 
 import os
@@ -24,9 +25,10 @@ from atlas_sdk.files.safe_open import locate
 
 __all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 
-#: "a maximum depth of five hops".
+#: Claude Code allows "a maximum depth of five hops".
 MOST_DEPTH = 5
-#: Endings of prose and small data. An import of source code is a pointer, not memory; `.env` contains secrets.
+#: The endings of files to import: prose and small data. A mention of source code only points to the code, and `.env`
+#: contains secrets.
 _TEXT = {
     ".md",
     ".markdown",
@@ -51,7 +53,8 @@ _MOST_NAMES: Final = 8_000
 #: The most bytes of text with an `@` to search, in one file and in a project; hostile text takes 0.3 s per MiB.
 _MOST_TEXT_OF_A_FILE: Final = 2**20
 _MOST_TEXT: Final = 2 * 2**20
-#: The most bytes to read in search of an `@`. A file counts at least 16 KiB, which take as long to read as to open it.
+#: The most bytes to read in search of an `@`. Each file counts as at least 16 KiB, because opening a file takes as long
+#: as reading 16 KiB.
 _MOST_READ: Final = 64 * 2**20
 _LEAST_READ: Final = 16 * 2**10
 #: PATH_MAX of Linux; a longer name cannot be opened.
@@ -70,7 +73,7 @@ class Imports:
 
     #: The imported files, sorted, without the given ones.
     paths: tuple[str, ...]
-    #: A sentence that says what was left out and what to do; None if nothing was.
+    #: A sentence that names the reason for imports that were left out, and the advice; None if none was left out.
     left_out: str | None
 
 
@@ -79,9 +82,9 @@ def follow(
 ) -> Imports:
     """Find the files that `paths` import, directly or through others.
 
-    The result contains regular files inside the project, of at most `limit_bytes`, with the ending of a text file or
-    none, that `allows` accepts. Files that cannot be read are not followed; their capture reports them. The content of
-    a file never raises an error.
+    The result contains regular files inside the project that have at most `limit_bytes`, that have the ending of a text
+    file or no ending, and that `allows` accepts. A file that cannot be read is not followed; its capture reports the
+    problem. No content of a file raises an error.
     """
     with hold(root) as held:
         return _follow(_Search(held, limit_bytes), paths, allows)
@@ -108,7 +111,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
 
 
 def mentions(text: str) -> Iterator[str]:
-    r"""Yield the text after each `@` outside of code spans and fenced blocks, in order; `\ ` is a space."""
+    r"""Yield the text after each `@` outside of code spans and fenced blocks, in order; `\ ` means a space."""
     for prose in _prose(text):
         for found in _MENTION.finditer(prose):
             yield found[1].replace("\\ ", " ")
@@ -118,7 +121,7 @@ def mentions(text: str) -> Iterator[str]:
 class _Search:
     """One search through the files of a project, with its remaining budget."""
 
-    #: The open root.
+    #: The open folder of the project.
     root: Root
     limit_bytes: int
     names: int = field(factory=lambda: _MOST_NAMES)
@@ -162,7 +165,7 @@ class _Search:
                     break
 
     def _content(self, path: str) -> bytes | None:
-        """Return the text of a file that may contain mentions; None if it has none or exceeds the budget."""
+        """Return the text of a file that may contain mentions; None if it has no mentions or exceeds the budget."""
         try:
             found = signature(self.root, path)
             if found is None or found.size > self.limit_bytes:
@@ -205,7 +208,7 @@ class _Search:
 
 
 def _spellings(mention: str, folder: str) -> Iterator[str]:
-    """Yield the possible paths of a mention, since punctuation may belong to the sentence or to the name."""
+    """Yield the possible paths of a mention, because punctuation may belong to the sentence or to the name."""
     for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
         if name and not name.startswith("~") and _is_text(name):
             yield name if name.startswith("/") or not folder else f"{folder}/{name}"
@@ -246,13 +249,13 @@ def _outside_fences(text: str) -> Iterator[str]:
 
 
 def _without_spans(paragraph: str) -> str:
-    """Cut code spans: from a run of backticks to the next run of the same length (CommonMark 6.1)."""
+    """Remove code spans: each goes from a run of backticks to the next run of the same length (CommonMark 6.1)."""
     if "``" not in paragraph:
         parts = paragraph.split("`")
         if len(parts) % 2:
             return "\ufffd".join(parts[::2])
         return "\ufffd".join(parts[:-1:2]) + "`" + parts[-1]
-    # Text and backticks alternate.
+    # In `parts`, text and runs of backticks alternate.
     parts = _TICKS.split(paragraph)
     last = {ticks: place for place, ticks in enumerate(parts) if place % 2}
     pieces: list[str] = []

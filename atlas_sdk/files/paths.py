@@ -1,8 +1,8 @@
 r"""Convert paths of a project between disk, database and terminal.
 
 In this package a path is a `str`, relative to the project, with `/` between its parts, decoded by `os.fsdecode`. Bytes
-that are not UTF-8 become lone surrogates, so every name on a disk survives. PostgreSQL's `text` cannot store
-surrogates; `to_text` and `from_text` convert without a loss.
+that are not UTF-8 become lone surrogates, so no name on a disk is lost. PostgreSQL's `text` cannot store surrogates;
+`to_text` and `from_text` convert without a loss.
 """
 
 import os
@@ -23,8 +23,8 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
     """Return a path given by a user as a path relative to the project.
 
     `given` is relative to `root`, or absolute and inside of it. An absolute path may reach the project by another name
-    (`/tmp` and `/private/tmp`). `..` is resolved by text, before any symlink. The file need not exist. Raises
-    `OutsideProject` for a path that leaves the project and `InvalidInput` for a path that names no file.
+    (`/tmp` and `/private/tmp`). `..` removes the part before it from the text; symlinks play no role. The file need not
+    exist. Raises `OutsideProject` for a path that leaves the project and `InvalidInput` for a path that names no file.
     """
     text = _decoded(given)
     rest: str | None = text
@@ -49,7 +49,7 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
 def below(root: Path, absolute: str) -> str | None:
     """Return the part of an absolute path after the project's folder, or None if the path does not lead there.
 
-    The folder is recognised by its name, or else by its inode, since symlinks and mounts give it several names.
+    The call recognises the folder by its name, or else by its inode, because symlinks and mounts give it several names.
     """
     for base in {os.path.abspath(root), os.path.realpath(root)}:  # noqa: PTH100 - `Path.resolve` would follow links
         if absolute == base or absolute.startswith(base.rstrip("/") + "/"):
@@ -61,7 +61,7 @@ def below(root: Path, absolute: str) -> str | None:
     ends = [place for place, letter in enumerate(absolute) if letter == "/" and place > 0] + [len(absolute)]
     for end in ends:
         try:
-            if os.path.samestat(project, os.stat(absolute[:end])):  # noqa: PTH116 - the text is cut as it stands
+            if os.path.samestat(project, os.stat(absolute[:end])):  # noqa: PTH116 - `Path` would change the text
                 return absolute[end:].lstrip("/")
         except (OSError, ValueError):
             return None
@@ -71,7 +71,7 @@ def below(root: Path, absolute: str) -> str | None:
 def to_text(path: str) -> str:
     r"""Return a path as PostgreSQL `text`: bytes that are not UTF-8 become `\xNN`, and backslashes are doubled.
 
-    Everything else stays unchanged, also newlines. `from_text` is the inverse.
+    Everything else stays unchanged, including newlines. `from_text` is the inverse.
     """
     if "\0" in path:
         raise InvalidInput(f"{named(path)} contains a NUL; no file can have that name", field="path")

@@ -1,7 +1,8 @@
 """The memory files of agents, by convention.
 
 Every glob begins with a fixed part. So the presets never cause a walk over the whole project: only its own folder and
-the few folders named here are listed. The table follows the agents' documentation; files of no agent are in `scratch`.
+the few folders named here are listed. The table follows the agents' documentation; files that belong to no agent are in
+`scratch`.
 """
 
 from typing import Final, Literal
@@ -16,7 +17,7 @@ Kind = Literal["claude_md", "scratch"]
 
 @frozen(kw_only=True)
 class Preset:
-    """The memory files of one agent or habit."""
+    """The memory files of one agent, or of one convention."""
 
     kind: Kind
     globs: tuple[str, ...]
@@ -75,8 +76,8 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
     # docs.cline.bot: best-practices/memory-bank.
     "memory-bank": Preset(kind="scratch", globs=("memory-bank/**/*.md",)),
-    # There is no specification: "Effective harnesses for long-running agents", and files seen in practice. HISTORY.md
-    # and CHANGELOG.md belong to the project, not to the agent.
+    # There is no specification. The sources are "Effective harnesses for long-running agents", and files seen in
+    # practice. HISTORY.md and CHANGELOG.md belong to the project, not to the agent.
     "scratch": Preset(
         kind="scratch",
         globs=(

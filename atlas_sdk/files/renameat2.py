@@ -1,7 +1,7 @@
-"""Rename without overwriting, swap two names, and detect writers, where Linux can do so.
+"""Rename without overwriting, swap two names, and detect writers, where the system supports it.
 
-`renameat2` (Linux 3.15, glibc 2.28) swaps two names in one step, or renames without overwriting. Without it, on file
-systems that answer EINVAL and on other systems, this module checks first and renames afterwards.
+`renameat2` (Linux 3.15, glibc 2.28) swaps two names in one step, or renames without overwriting. On other systems, and
+on file systems that answer EINVAL, `rename_new` checks first and renames afterwards, and `exchange` does nothing.
 """
 
 import errno
@@ -42,7 +42,8 @@ def open_for_writing(descriptor: int) -> bool:
     The kernel grants a read lease only if there is no writer. This call gives the lease back at once.
     """
     try:
-        # Choose SIGURG, which is ignored by default: a broken lease sends SIGIO otherwise, which ends the process.
+        # A broken lease sends SIGIO by default, which ends the process. Choose SIGURG instead, which is ignored by
+        # default.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -68,7 +69,7 @@ def _rename(folder: int, old: str, new: str, flags: int) -> bool:
 @cache
 def _renameat2() -> Callable[[int, bytes, bytes, int], int] | None:
     """Return a function that renames and returns an errno, or 0."""
-    # Import it at the first write, because most commands only read.
+    # Import `ctypes` at the first write, because most commands only read.
     import ctypes  # noqa: PLC0415
 
     try:

@@ -1,8 +1,9 @@
 """Replace a file in one step, and only if its content is the one that the caller expects.
 
-The new content is written to a temporary file and made durable before it gets the name. If the system can swap two
-names, the old file is hashed *after* the swap, when no name leads to it any more. So a write between the check and the
-rename is noticed, and the swap undone. This module never deletes content that the caller did not expect.
+This module writes the new content to a temporary file and makes that file durable before the file gets the name. If the
+system can swap two names, the old file is hashed *after* the swap, when no name leads to it any more. So the module
+notices a write between the check and the rename, and undoes the swap. It never deletes content that the caller did not
+expect.
 """
 
 import errno
@@ -42,14 +43,14 @@ def replace_file(
 ) -> None:
     """Write a file of the project in one step: readers see the old content or the new, never a part of it.
 
-    `expect` is the SHA-256 of the present content, or None if there must be no file. If that is not so, or if another
-    program has the file open for writing, the call raises `RestoreRefused` and changes nothing. It creates missing
-    folders with the modes of `folder_modes`, outermost first. Owner and group of a replaced file stay. If root creates
-    a file or folder, it belongs to the owner of the folder above it.
+    `expect` is the SHA-256 of the present content, or None if there must be no file. If the file does not match, or if
+    another program has it open for writing, the call raises `RestoreRefused` and changes nothing. It creates missing
+    folders with the modes of `folder_modes`, outermost first. A replaced file keeps its owner and group. If root
+    creates a file or folder, it belongs to the owner of the folder above it.
 
-    A symlink inside the project stays, and its target is written. If `path` does not exist and `link` is given, the
-    call creates the symlink first; an existing target must have this content already (or match `expect`). A `link` that
-    would leave the project is not created, and the content becomes a regular file.
+    If `path` is a symlink inside the project, the symlink stays, and the call writes its target. If `path` does not
+    exist and `link` is given, the call creates the symlink first; an existing target must have this content already (or
+    match `expect`). A `link` that would leave the project is not created, and the content becomes a regular file.
 
     Raises `FileProblem` (disk full, read-only, no permission), with the old file unchanged and no temporary file left.
     """
@@ -255,7 +256,7 @@ def _says(folder: int, name: str, link: str) -> bool:
 
 
 def _settled(folder: int, name: str, sha256: bytes | None) -> bool:
-    """Return True if a file has this hash and no process has it open for writing. No other name leads to the file."""
+    """Return True if a file has this hash and no process has it open for writing. Only this name leads to the file."""
     try:
         return hash_of(folder, name, settled=True) == sha256
     except OSError:

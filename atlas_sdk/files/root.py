@@ -1,8 +1,8 @@
 """Open the folder of a project. All access to its files goes through this module.
 
 The stored path is walked from `/`, one part at a time and never through a symlink. So a user who may write to a folder
-above the project cannot redirect a more powerful user. A pinned root also has the device and inode of the folder: a
-plan for one folder is refused in another folder that took its name.
+above the project cannot redirect a more powerful user. A pinned root also has the device and inode of the folder, so a
+plan for one folder is refused if another folder has taken its name.
 """
 
 import errno
@@ -45,7 +45,8 @@ class Root:
 def pin(root: Path | Root) -> Root:
     """Return the root with device and inode of its present folder.
 
-    Raises FileProblem when the folder cannot be opened, is behind a symlink, or is another one than `root` has.
+    Raises FileProblem when the folder cannot be opened, is behind a symlink, or is not the folder that `root` is pinned
+    to.
     """
     with hold(root) as held:
         return evolve(held, descriptor=None)
@@ -53,7 +54,7 @@ def pin(root: Path | Root) -> Root:
 
 @contextmanager
 def hold(root: Path | Root) -> Iterator[Root]:
-    """Open the folder once and keep it open, so that every access through the result is in this folder.
+    """Open the folder once and keep it open, so that every access through the result stays in this folder.
 
     Raises FileProblem as `pin` does.
     """

@@ -2,7 +2,7 @@
 
 A path is walked from the project's folder (see `root`). Each part is opened relative to the folder before it, and never
 through a symlink (`O_NOFOLLOW`). This module reads and resolves symlinks itself, one hop at a time. So an attacker who
-replaces a folder by a symlink during a walk gains nothing: the kernel never resolves more than one name.
+replaces a folder by a symlink during a walk gains nothing: the kernel never resolves more than one name in a call.
 """
 
 import errno
@@ -31,7 +31,8 @@ _MOST_LOOKS = 100
 #: A function that creates a missing folder, given the open parent folder, the name, and the depth in the project.
 FolderMaker = Callable[[int, str, int], None]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK and O_NOCTTY: a FIFO in the file's place must not block, and a terminal must not become ours.
+# O_NONBLOCK and O_NOCTTY: a FIFO in the file's place must not block, and a terminal must not become our controlling
+# terminal.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -84,7 +85,7 @@ class _Walk:
         os.close(self.trail.pop()[1])
 
     def close(self) -> None:
-        # `hold` closes the first one.
+        # `hold` closes the first descriptor.
         while len(self.trail) > 1:
             os.close(self.trail.pop()[1])
 

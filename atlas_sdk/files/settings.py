@@ -1,7 +1,7 @@
 """Read the settings of a project from `.atlas.toml`.
 
-The file is untrusted, since it comes with a cloned repository or from an agent. Reading it takes little time whatever
-it contains, and an error in it affects only its own project.
+The file is untrusted, since it comes with a cloned repository or from an agent. Reading the file takes little time,
+whatever it contains. An error in it affects only its own project.
 """
 
 import os
@@ -61,7 +61,7 @@ def _content(root: Path | Root) -> bytes | None:
 
 
 def _read(place: Place) -> bytes:
-    """Read the file in an open folder. All checks use the open descriptor, so nobody can swap the file."""
+    """Read the file in an open folder. All checks use the open descriptor, so a swap of the file has no effect."""
     # Check before opening, because opening a device can have effects.
     _check_file(os.lstat(place.name, dir_fd=place.folder), place)
     descriptor = os.open(place.name, _FILE, dir_fd=place.folder)

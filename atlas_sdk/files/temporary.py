@@ -96,7 +96,7 @@ def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, o
     try:
         _fill(descriptor, content, mode=mode, owner=owner)
         try:
-            # Name it by the method of open(2); AT_EMPTY_PATH would need a capability.
+            # Give the file its name as open(2) shows; AT_EMPTY_PATH would need a capability.
             os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=folder, follow_symlinks=True)
         except OSError as exc:
             if exc.errno in _NO_TMPFILE:
@@ -117,7 +117,7 @@ def _fill(descriptor: int, content: bytes, *, mode: int, owner: os.stat_result) 
 
 
 def hash_of(folder: int, name: str, *, settled: bool = False) -> bytes | None:
-    """Return the SHA-256 of a regular file, else None. With `settled`, return None if a process may write to it."""
+    """Return the SHA-256 of a regular file, else None. With `settled`, also None if a process may write to it."""
     try:
         descriptor = os.open(name, _READ, dir_fd=folder)
     except OSError as exc:
@@ -142,7 +142,7 @@ def unlink(folder: int, name: str) -> None:
 
 
 def share(folder: int) -> None:
-    """Keep `remove_leftover` out of an open folder until its descriptor is closed.
+    """Take a shared lock that keeps `remove_leftover` out of an open folder until the descriptor is closed.
 
     If the lock is not available (a file system without locks, or another holder), the change continues. A temporary
     file that is removed too early makes the change fail, but nothing is lost.
@@ -152,7 +152,7 @@ def share(folder: int) -> None:
 
 
 def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[Leftover]:
-    """Yield the leftovers in a folder of a project, `""` for its own; nothing if the folder does not exist.
+    """Yield the leftovers in a folder of a project, `""` for the project's own; none if the folder does not exist.
 
     Only regular files of at most `limit_bytes` count. Raises FileProblem when the project's folder cannot be opened.
     """
@@ -171,7 +171,7 @@ def remove_leftover(root: Path | Root, leftover: Leftover) -> bool:
     """Remove a leftover whose content is on record; return False if it is in use, changed or gone."""
     folder, _, name = leftover.path.rpartition("/")
     with suppress(OSError), open_folder(root, folder) as descriptor:
-        # A process that writes in this folder holds the lock by `share`.
+        # A process that writes in this folder holds a shared lock, which it took by `share`.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if hash_of(descriptor, name, settled=True) == leftover.sha256:
             os.unlink(name, dir_fd=descriptor)

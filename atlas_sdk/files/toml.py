@@ -1,7 +1,7 @@
 """Parse untrusted TOML within limits, so that no text makes parsing slow or endless.
 
 `tomllib` takes quadratic time and memory for long keys (24 s and 3.4 GB for 60 KB of `x.x.x…`), and recurses for nested
-values. So this module first counts the signs that make it slow. Outside of strings and comments, an honest file has a
+values. So this module first counts the signs that make it slow. Outside of strings and comments, an ordinary file has a
 few dozen brackets, dots and equals signs, and a comma per glob.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["LIMIT_BYTES", "parse_toml"]
 LIMIT_BYTES: Final = 64 * 2**10
 #: The most occurrences of each sign outside of strings and comments.
 _MOST_SIGNS = {"[": 64, "{": 64, "=": 64, ".": 64, ",": 1024}
-#: Strings and comments, closed or not. A string in three quotes may end with two quotes of its own.
+#: Matches strings and comments, closed or not. The content of a string in three quotes may itself end with two quotes.
 _STRINGS_AND_COMMENTS = re.compile(
     r'''
     """ [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* (?:"{3,5})?
@@ -33,8 +33,8 @@ _STRINGS_AND_COMMENTS = re.compile(
 def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
     """Return the tables of a settings file. Raises InvalidInput with a short message that begins with `name`.
 
-    It refuses a text that is longer than 64 KiB, not UTF-8 or not TOML, or that has more than 64 brackets, dots or
-    equals signs, or 1,024 commas, outside of strings and comments. It takes time in proportion to the length.
+    The call refuses a text that is longer than 64 KiB, not UTF-8 or not TOML, or that has more than 64 brackets, dots
+    or equals signs, or 1,024 commas, outside of strings and comments. It takes time in proportion to the length.
     """
     if len(raw) > LIMIT_BYTES:
         raise InvalidInput(f"{name} is larger than {LIMIT_BYTES:,} bytes", field=name)
@@ -43,7 +43,7 @@ def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{name} is not TOML: byte {exc.start:,} is not UTF-8", field=name) from None
     _check_signs(text, name)
-    # Import it when needed: most projects have no settings, and a hook has only a few milliseconds.
+    # Import `tomllib` only when needed: most projects have no settings, and a hook has only a few milliseconds.
     import tomllib  # noqa: PLC0415
 
     try:

@@ -36,7 +36,7 @@ class Skipped:
     """A file that should be tracked, but cannot be."""
 
     path: str
-    #: The problem and what to do, in one sentence.
+    #: The problem and the advice, in one sentence.
     reason: str
 
 
@@ -88,7 +88,7 @@ class Tracking:
         return cls(**read_settings(root))
 
     def wants(self, path: str) -> bool:
-        """Return True if a file of this name is tracked by a glob. This does not know the imported files."""
+        """Return True if a glob tracks a file with this path. The call does not know which files are imported."""
         return self._wanted.match(path) and not self._refuses(path)
 
     def kind(self, path: str) -> Kind:
@@ -99,11 +99,11 @@ class Tracking:
         return "scratch" if self._wanted.match(path) else "claude_md"
 
     def scan(self, root: Path | Root, *, clock: Callable[[], float] = time.monotonic) -> Scan:
-        """Find the tracked files that exist now. A file that cannot be tracked is listed, and does not stop the search.
+        """Find the tracked files that exist now. A file that cannot be tracked is skipped and reported.
 
-        `.gitignore` does not matter: `CLAUDE.local.md` is normally ignored, but is memory. The search stops after
-        20,000 folders or 5 s, and reports that. Raises `FileProblem` when the project's own folder cannot be read,
-        since its files are unknown then.
+        `.gitignore` has no effect: git normally ignores `CLAUDE.local.md`, but that file is memory. The search stops
+        after 20,000 folders or 5 s, and reports that. Raises `FileProblem` when the project's own folder cannot be
+        read, because its files are unknown then.
         """
         with hold(root) as held:
             return self._scan(_Walk(held, self, clock))
@@ -169,7 +169,7 @@ class _Walk:
             try:
                 self.list_folder(folder)
             except (FileNotFoundError, NotADirectoryError):
-                # Removed, or replaced by a symlink, since its parent was listed.
+                # The folder was removed, or replaced by a symlink, after its parent was listed.
                 continue
             except OSError as exc:
                 self.skip(folder, problem("list", folder or str(self.root.path), exc))

@@ -5,13 +5,13 @@
     from atlas_sdk.provision import Address, examine, set_up
 
     address = Address(dsn="postgresql://admin@db.example/atlas")
-    setup = set_up(address, app_user="shop")          # database, roles, schema, grants; again: nothing changes
-    for command in setup.commands:                    # what this login may not do
+    setup = set_up(address, app_user="shop")          # database, roles, schema, grants; a second call changes nothing
+    for command in setup.commands:                    # an administrator must run these
         print(command.database, command.text)
     for finding in examine(address).findings:
         print(finding.name, finding.verdict, finding.detail, *finding.fix)
 
-On PostgreSQL 15 or newer. Everything here blocks, and works on connections of its own.
+Needs PostgreSQL 15 or newer. Every call blocks, and uses connections of its own.
 """
 
 from atlas_sdk.provision.address import Address

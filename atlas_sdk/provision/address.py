@@ -15,9 +15,9 @@ from atlas_sdk.text import quoted
 
 __all__ = ["MAINTENANCE", "Address"]
 
-#: The database that every server has: for commands that concern the whole server.
+#: The database that every server has, used for commands that concern the whole server.
 MAINTENANCE: Final = "postgres"
-#: The part of a DSN that each variable gives, and its default when another variable is set.
+#: For each variable: the part of a DSN that it gives, and the default of that part if only other variables are set.
 _VARIABLES: Final[dict[str, tuple[str, str | None]]] = {
     "DB_HOST": ("host", "localhost"),
     "DB_PORT": ("port", "5432"),
@@ -39,7 +39,7 @@ def _readable(_self: "Address", _attribute: "Attribute[str]", dsn: str) -> None:
 class Address:
     """A database on a server, and the source of its address; `repr` and `str` show no secret.
 
-    Raises InvalidInput for a DSN that cannot be read, and shows nothing of it.
+    Raises InvalidInput for a DSN that cannot be read; the error shows nothing of the DSN.
     """
 
     #: The variables that `of_environment` reads.
@@ -72,7 +72,7 @@ class Address:
 
     @property
     def database(self) -> str | None:
-        """The name of the database; None when only a service file knows."""
+        """The name of the database; None when only a service file names it."""
         parts = self._parts()
         if parts.get("dbname"):
             return parts["dbname"]
@@ -122,7 +122,7 @@ class Address:
         return tuple(sorted(parts.keys() - without_secrets(parts).keys()))
 
     def aim(self, text: str, *, option: str | None = None) -> str:
-        """Return a hint in which each command has the option for this database, or another option."""
+        """Return a hint in which each command has `option`, by default the option that names this database."""
         more = self.option if option is None else option
         return _COMMAND.sub(lambda found: f"{found[0]} {more}".rstrip(), text)
 

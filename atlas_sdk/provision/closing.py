@@ -14,10 +14,10 @@ sql = statements("provision")
 
 
 def close(job: Job, session: AdminSession, schema: str, login: AdminLogin) -> None:
-    """Take temporary tables, large objects and advisory locks from PUBLIC, and put temporary tables last.
+    """Revoke the rights of PUBLIC to temporary tables, large objects and advisory locks; search temporary tables last.
 
-    Only a superuser can close functions of PostgreSQL. Another login leaves them as they are, and `atlasctl db doctor`
-    mentions them.
+    Only a superuser can revoke rights on the functions of PostgreSQL. For another login these rights stay, and
+    `atlasctl db doctor` mentions them.
     """
     state = session.row(sql["closed"]) or {}
     job.do(

@@ -1,4 +1,4 @@
-"""Find out why there is no connection."""
+"""Find out why a connection to a database fails."""
 
 import re
 from typing import Final
@@ -15,7 +15,7 @@ __all__ = ["explain"]
 sql = statements("provision")
 
 _NAME: Final = "connection"
-#: The words of servers that speak English; for others the same findings are less exact.
+#: The English messages of a server. For a server with messages in another language, the findings are less exact.
 _TOO_MANY: Final = re.compile(r"too many (clients|connections)|remaining connection slots")
 _NO_ENTRY: Final = re.compile(r"pg_hba\.conf")
 _START: Final = "sudo systemctl start postgresql    # Linux; macOS: brew services start postgresql"
@@ -24,8 +24,8 @@ _START: Final = "sudo systemctl start postgresql    # Linux; macOS: brew service
 def explain(address: Address, refusal: DatabaseUnreachable) -> Finding:
     """Return the reason why we cannot connect, and advice.
 
-    A server gives its reason in words only. So it is asked in other ways, too: by a ping, which needs no login, and
-    through its own database, which knows whether ours exists.
+    A server gives its reason only as text. So this function also pings the server, which needs no login, and asks the
+    server's own database whether ours exists.
     """
     where = f"-h {address.host} -p {address.port}"
     answer = ping(address.dsn)
@@ -70,7 +70,7 @@ def _about_the_login(address: Address, refusal: DatabaseUnreachable) -> Finding:
             f"# add a line to pg_hba.conf:  host  {address.database or 'all'}  {address.user}  samehost  scram-sha-256",
             "SELECT pg_reload_conf();",
         )
-    # libpq itself speaks English here.
+    # This message comes from libpq itself, in English.
     asked = "no password supplied" in message
     failed = isinstance(refusal, AuthenticationFailed)
     what = "the server wants a password and none was given" if asked else "no such user, or another password"

@@ -23,7 +23,7 @@ __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 
 sql = statements("provision")
 
-#: Another process may take this long to set the same database up.
+#: The longest wait for another process that sets up the same database.
 _TURN_WAIT = "120s"
 
 
@@ -35,7 +35,7 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
     if not job.dry_run:
         # The lock is on a connection of its own, because each migration is a transaction.
         turn = stack.enter_context(open_session(target.dsn))
-        # Any login may hold an advisory lock for ever.
+        # Limit the wait, because any login may hold an advisory lock for ever.
         stack.enter_context(turn.transaction(lock_timeout=_TURN_WAIT))
         if turn.value(schema.sql["may_lock"]):
             turn.value(sql["wait_for_turn"])
@@ -59,7 +59,8 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
             f"it belongs to {place['owner']}, and this login may not even read its version; to set it up takes the "
             f"command below, for an application {less} is enough"
         )
-        # Roles belong to the server, so every step names the same database for this command, and it is shown once.
+        # Roles belong to the server, so every step names the same database for this command, and the command is shown
+        # once.
         job.note("schema", "failed", problem, commands=(AdminCommand(MAINTENANCE, f"{grant};"),))
         return None, ()
     else:
@@ -105,12 +106,12 @@ def _make(
         return (before or None), ()
     role = OWNER if owned else None
     if owner is not None:
-        # Another role could not change the first tables.
+        # Only their owner can change the first tables.
         role = owner if may_become(target, owner) else None
     try:
         rows = migrate_as(target, role)
     except AtlasError as error:
-        # Each one is a transaction: those before it are kept.
+        # Each migration is a transaction, so the migrations before this one are kept.
         number = len(target.run(schema.status()))
         job.note("schema", "failed", f"version {number} was reached, then the next migration failed: {error}")
         return (number or None), ()
@@ -186,7 +187,7 @@ def _make_again(job: Job, target: AdminSession, name: str) -> None:
         with target.transaction(role=owner if may_become(target, owner) else None, lock_timeout=LOCK_TIMEOUT):
             for command in _making(missing):
                 target.execute(command)
-            # A later migration may have changed with whose rights a function runs.
+            # Restore the rights that a function runs with, because a later migration may have changed them.
             for _, commands in function_troubles(take(target, name), name):
                 for command in commands:
                     target.execute(command)
@@ -197,7 +198,7 @@ def _make_again(job: Job, target: AdminSession, name: str) -> None:
 
 
 def _making(missing: list[Thing]) -> Iterator[str]:
-    """Yield the commands that make these objects, each after those that it needs."""
+    """Yield the commands that make these objects, each command after the commands that it needs."""
     for kind in REMADE:
         things = [thing for thing in missing if thing.kind == kind]
         recorded = [thing.making for thing in things if thing.making is not None]
@@ -214,12 +215,12 @@ def _give_grants(job: Job, target: AdminSession, name: str) -> None:
         is_done = partial(target.value, sql["may_connect"], role=APP)
         job.do(f"database {database}", target, command, may=True, done=f"{APP} may connect", is_done=is_done)
     if not target.value(sql["may_look_into"], role=APP, schema=name):
-        # The owner of the tables cannot give it in a schema of somebody else, and would only be warned.
+        # The owner of the tables cannot give this right in a schema of another role: the server would only warn.
         command = target.value(sql["write_grant_usage"], schema=name, role=APP)
         is_done = partial(target.value, sql["may_look_into"], role=APP, schema=name)
         job.do(f"schema {name}", target, command, may=True, done=f"{APP} may look into it", is_done=is_done)
     if any(step.status == "planned" for step in job.steps):
-        # The grants may need what is only planned.
+        # The grants may need an object that another step only plans.
         job.note("grants", "planned", f"would renew those of {APP}")
         return
     try:
@@ -237,7 +238,8 @@ def _give_grants(job: Job, target: AdminSession, name: str) -> None:
 def renew_grants(target: AdminSession, name: str, *, keep: bool = True) -> bool:
     """Give the roles the grants of this version of the schema; return whether any of them was different.
 
-    Without `keep` everything is rolled back: only the server knows exactly what would change.
+    Without `keep` the call rolls everything back. It makes the changes first, because only the server knows exactly
+    which grants differ.
     """
     place = target.row(sql["schema"]) or {}
     if not place["has_grants"]:

@@ -26,12 +26,12 @@ def _now() -> datetime:
 
 
 def examine(address: Address, *, home: Path | None = None, clock: Callable[[], datetime] = _now) -> Diagnosis:
-    """Look for all known problems of a database, and say how to mend each.
+    """Look for all known problems of a database; return them with advice for each.
 
-    Examined are: connection, the grants of the login and of tenants, version and completeness of the schema, indexes,
-    row-level security, settings, connections, clocks, vacuum, free space. Only reads. A database that cannot be reached
-    is a finding, not an error. `home` is the folder of the embedded database and of the watcher's state, `clock` the
-    clock of this machine. Raises InvalidInput for a DSN that cannot be read.
+    The checks are: connection, the grants of the login and of tenants, version and completeness of the schema, indexes,
+    row-level security, settings, connections, clocks, vacuum, free space. They only read. A database that cannot be
+    reached is a finding, not an error. `home` is the folder of the embedded database and of the watcher's state,
+    `clock` the clock of this machine. Raises InvalidInput for a DSN that cannot be read.
     """
     with ExitStack() as stack:
         try:

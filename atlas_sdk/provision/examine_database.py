@@ -1,4 +1,4 @@
-"""Examine the rights of every login beside our tables: temporary tables, large objects, advisory locks."""
+"""Examine the rights that every login has outside of our tables: temporary tables, large objects, advisory locks."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Trouble = tuple[str, str]
 
 
 def examine_database(session: AdminSession, login: AdminLogin, schema: str) -> Finding:
-    """Return a verdict on objects that could be taken for ours, and on those that no policy protects."""
+    """Return a verdict on objects that could be mistaken for ours, and on objects that no policy protects."""
     troubles = [*_privileges(session), *_search_path(session, schema), *_functions(session, login)]
     if troubles:
         told, fixes = zip(*troubles, strict=True)
@@ -50,7 +50,7 @@ def _search_path(session: AdminSession, schema: str) -> Iterator[Trouble]:
                 told.format(f"the search_path of {place}"),
                 f"{row['alter_command']} SET search_path = {path}, pg_temp;",
             )
-    # Where the database or a role sets one, a different one comes from the DSN.
+    # Skip this session's search_path if the database or a role sets one: a different one comes from the DSN.
     if not rows and _LAST.search(session.value(sql["search_path"])) is None:
         yield told.format("search_path"), f"{session.value(provision['write_path'], schema=schema)};"
 
@@ -61,7 +61,7 @@ def _parts(path: str) -> list[str]:
 
 def _functions(session: AdminSession, login: AdminLogin) -> Iterator[Trouble]:
     found = session.row(sql["system_functions"], role=APP)
-    # Only a superuser can change that, and a managed server has none.
+    # Only a superuser can revoke these rights, and a managed server has no superuser for its users.
     if found is not None and found["amount"] and login.is_superuser:
         yield (
             f"{APP} may execute {found['amount']} functions of PostgreSQL for large objects and advisory locks",

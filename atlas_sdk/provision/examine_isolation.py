@@ -32,9 +32,9 @@ def examine_isolation(session: AdminSession, schema: str, inventory: Inventory) 
 
 
 def excess(session: AdminSession, schema: str, *, renew: tuple[str, ...]) -> Iterator[Finding]:
-    """Yield a problem if atlas_app may do more than a tenant may; `renew` takes its own excess grants back."""
+    """Yield a problem if atlas_app may do more than a tenant may; `renew` revokes the grants to atlas_app itself."""
     if session.rows(sql["above_policies"], role=APP, owner=OWNER):
-        # Then it may do everything, which `examine_isolation` says.
+        # Then atlas_app may do everything, and `examine_isolation` reports that.
         return
     rights = expected().privileges()
     rows = [
@@ -48,7 +48,7 @@ def excess(session: AdminSession, schema: str, *, renew: tuple[str, ...]) -> Ite
         return
     named = dict.fromkeys(_named(row["privilege"], row["name"], row["on_column"], schema) for row in rows)
     fixes = renew if any(row["is_own"] and row["name"] is not None for row in rows) else ()
-    # `renew` does not take back a grant to another role, nor one that is not on a table.
+    # `renew` does not revoke a grant to another role, nor a grant that is not on a table.
     others = tuple(f"{row['command']};" for row in rows if not row["is_own"] or row["name"] is None)
     yield problem("grants", f"{APP} may do more than a tenant may: {some(list(named))}", *fixes, *others)
 
@@ -99,7 +99,7 @@ def _views(inventory: Inventory) -> Iterator[Trouble]:
 
 
 def function_troubles(inventory: Inventory, schema: str) -> Iterator[Trouble]:
-    """Yield each function whose rights or search_path are not those that the migrations gave it."""
+    """Yield each function whose rights or search_path differ from those in the migrations."""
     for each, wanted in inventory.changed("function"):
         rules, found = (wanted.rule or "").split(), (each.thing.rule or "").split()
         if rules[0] != found[0]:

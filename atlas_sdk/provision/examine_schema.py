@@ -112,7 +112,7 @@ def _grants(session: AdminSession, login: AdminLogin, name: str) -> Iterator[Fin
 
 
 def _renewal(session: AdminSession, login: AdminLogin) -> tuple[str, ...]:
-    """Return how to give atlas_app its rights on our tables, and take every other one away."""
+    """Return the commands that give atlas_app its rights on our tables, and revoke all others."""
     if may_become(session, OWNER) or login.is_superuser:
         return ("atlasctl db init",)
     return ("# as the owner of the tables:", "SELECT grant_atlas_roles();")
@@ -151,7 +151,7 @@ def _objects(inventory: Inventory) -> Finding:
     named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
     named += [f"trigger {each.thing} (disabled)" for each in disabled]
     fixes = [f"ALTER TABLE {quoted_name(str(e.thing.on_table))} ENABLE TRIGGER {e.identity};" for e in disabled]
-    # First the objects that `atlasctl db init` makes.
+    # List the objects first that `atlasctl db init` makes.
     fixes += [_making(thing) for thing in sorted(missing, key=lambda thing: (thing.kind not in REMADE, str(thing)))]
     return problem("objects", f"missing or out of order: {some(named)}", *dict.fromkeys(fixes))
 

@@ -15,14 +15,14 @@ __all__ = ["examine_server", "examine_tables"]
 sql = statements("doctor")
 provision = statements("provision")
 
-#: The largest difference between the clocks of this machine and the server. One clock sets the times of sessions, and
-#: the other one checks them.
+#: The largest accepted difference between the clocks of this machine and the server. One clock sets the times of
+#: sessions, and the other one checks them.
 _SKEW: Final = timedelta(seconds=5)
 #: Above this share of used connections, the server may refuse the next ones.
 _FULL: Final = 0.9
-#: No program works for longer between two statements.
+#: An open transaction that is idle for longer is stuck: no program works so long between two statements.
 _STUCK: Final = timedelta(minutes=5)
-#: autovacuum starts at a fifth of dead rows; at half it is late, or was stopped.
+#: autovacuum starts at a fifth of dead rows. At a half, autovacuum is late or was stopped.
 _DEAD_SHARE: Final = 0.5
 #: A table with fewer rows is read in a moment, dead rows included.
 _DEAD_ROWS: Final = 10_000
@@ -42,7 +42,7 @@ def examine_server(session: AdminSession, login: AdminLogin, *, clock: Callable[
 
 
 def examine_tables(session: AdminSession, schema: str) -> Finding:
-    """Return a verdict on the work that vacuum has not done."""
+    """Return a verdict on vacuum: whether it is on, and whether its work is overdue."""
     settings = {row["name"]: row["setting"] for row in session.rows(sql["settings"])}
     troubles, fixes = [], []
     for name in ("autovacuum", "track_counts"):
@@ -110,7 +110,7 @@ def _settings(session: AdminSession, login: AdminLogin, settings: dict[str, dict
 
 
 def _resetting(session: AdminSession, name: str, source: str) -> list[str]:
-    """Return the commands that take a setting back in the place where it was made."""
+    """Return the commands that undo a setting where it was set."""
     if source in {"database", "user", "database user"}:
         return [row["command"] + ";" for row in session.rows(sql["write_resets"], setting=name)]
     if source == "command line":

@@ -17,9 +17,9 @@ sql = statements("doctor")
 _MIB: Final = 2**20
 #: Four times the embedded server's write-ahead log (`max_wal_size`), which grows before anything else does.
 _LOW_BYTES: Final = 1024 * _MIB
-#: Two segments of the log: without a next one the server stops.
+#: Two segments of the write-ahead log: without room for the next segment the server stops.
 _FULL_BYTES: Final = 32 * _MIB
-#: A database directory of ours has some 1,000 files, and an upgrade makes another one.
+#: Our data directory has some 1,000 files, and an upgrade makes a second data directory.
 _LOW_FILES: Final = 5_000
 _FULL_FILES: Final = 100
 
@@ -27,7 +27,7 @@ _FULL_FILES: Final = 100
 def examine_space(session: AdminSession, *, home: Path | None, is_embedded: bool) -> Iterator[Finding]:
     """Yield a verdict on the disk of the home, and for the embedded server on the disk of its data.
 
-    PostgreSQL does not tell how full its disk is, and the data of another server may be on another machine or in a
+    PostgreSQL does not report how full its disk is, and the data of another server may be on another machine or in a
     container.
     """
     found = session.rows(sql["data_directory"])
@@ -66,7 +66,7 @@ def _judge(folders: list[Path], disk: os.statvfs_result) -> Finding:
         )
     if free < _FULL_BYTES:
         return problem("space", f"the disk of {names} is full: {_size(free)} free", f"df -h {place}", room)
-    # Some file systems make inodes as they need them, and say 0 of 0.
+    # Some file systems create inodes on demand, and report 0 of 0.
     files = disk.f_favail if disk.f_files else None
     if files is not None and files < _FULL_FILES:
         return problem("space", f"the disk of {names} takes {files} more files", f"df -i {place}", room)

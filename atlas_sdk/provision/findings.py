@@ -6,7 +6,7 @@ from attrs import frozen
 
 __all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some", "unknown", "warning"]
 
-#: The most names in one sentence. Of the others it tells only the number.
+#: The most names in one sentence, which gives only the number of the others.
 _NAMED: Final = 5
 
 
@@ -32,7 +32,7 @@ class Diagnosis:
     place: str
     #: The source of the address: "--dsn", "ATLAS_DATABASE_URL", …
     source: str
-    #: Whether there was a connection.
+    #: True if a connection was made.
     reachable: bool
     findings: tuple[Finding, ...]
 
@@ -58,7 +58,7 @@ def warning(name: str, detail: str, *fix: str) -> Finding:
 
 
 def unknown(name: str, detail: str, *fix: str) -> Finding:
-    """Return the finding for something that this machine cannot see, with advice how to look at it."""
+    """Return the finding for something that this machine cannot see, with advice on how to check it."""
     return Finding(name=name, verdict="unknown", detail=detail, fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""The inventory: the objects that the migrations make, and what a database has of them.
+"""The inventory: the objects that the migrations make, and the objects that a database has.
 
 `python tests/inventory.py` writes `sql/inventory.json` from the catalogue of a migrated database. A line has one
 object: kind, name, table, rule, and the command that makes it. For a table, a view or a function, that command is in a
@@ -45,9 +45,9 @@ class Thing:
     name: str
     #: The table of an index, a trigger, a policy or a privilege.
     on_table: str | None = None
-    #: The property that the isolation of tenants needs. Of a table: "row_security". Of a view: "security_invoker". Of a
-    #: function: "definer" or "invoker", and "pinned" if it looks for tables in its own schema. Of a policy: its terms.
-    #: Of a privilege: its columns, None for all.
+    #: The property that the isolation of tenants needs. For a table: "row_security". For a view: "security_invoker".
+    #: For a function: "definer" or "invoker", and "pinned" if it looks for tables in its own schema. For a policy: its
+    #: terms. For a privilege: its columns, None for all.
     rule: str | None = field(default=None, eq=False)
     #: The command that makes the object; None if a migration has it.
     making: str | None = field(default=None, eq=False, repr=False)
@@ -84,7 +84,7 @@ class Catalogue:
         return sorted({thing.name for thing in self.things if thing.kind in kinds})
 
     def privileges(self) -> dict[tuple[str, str], set[str] | None]:
-        """Return the rights of atlas_app: by table and statement the columns, None for all of them."""
+        """Return the rights of atlas_app: the columns by table and statement, None for all columns."""
         return {
             (table or "", name): None if thing.rule is None else set(thing.rule.split())
             for (name, table), thing in self.of("privilege").items()
@@ -108,7 +108,7 @@ class Inventory:
     unfit: tuple[Found, ...]
 
     def changed(self, kind: str) -> Iterator[tuple[Found, Thing]]:
-        """Yield the objects of a kind that do not follow their rule, each with what it should be."""
+        """Yield the objects of a kind that do not follow their rule, each with the expected object."""
         ours = expected().of(kind)
         for each in self.found:
             wanted = ours.get((each.thing.name, each.thing.on_table))
@@ -117,7 +117,7 @@ class Inventory:
 
 
 def take(session: AdminSession, schema: str) -> Inventory:
-    """Compare a schema with what the migrations of this package make."""
+    """Return the objects of a schema, compared with those that the migrations of this package make."""
     found = tuple(
         Found(
             thing=Thing(row["kind"], row["name"], row["on_table"], row["rule"]),
@@ -137,7 +137,7 @@ def take(session: AdminSession, schema: str) -> Inventory:
 
 
 def verify(job: Job, session: AdminSession, schema: str) -> None:
-    """Add a step for each kind: whether everything is there."""
+    """Record a step for each kind of object: "done" if all objects are there, else "failed"."""
     inventory = take(session, schema)
     for kind, plural in _KINDS.items():
         wrong = [str(thing) for thing in inventory.missing if thing.kind == kind]

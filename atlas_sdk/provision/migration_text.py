@@ -1,6 +1,7 @@
-"""Read the text of migrations: their commands, and what a command does to others while it runs.
+"""Read the text of migrations: their commands, and the effect of each command on other clients.
 
-Only the text tells what a migration makes that is not applied yet. The inventory has the objects that all of them make.
+Only the text of a missing migration shows which objects it will make. The inventory has the objects of all migrations
+together.
 """
 
 import re
@@ -85,7 +86,7 @@ def creating(kind: str, names: set[str]) -> list[str]:
 
 _EXCLUSIVE = "blocks reads and writes"
 _NO_WRITES = "blocks writes"
-#: The beginning of a command, and its effect on others who use the table meanwhile.
+#: The beginning of a command, and its effect on other clients that use the table meanwhile.
 _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), lock)
     for pattern, lock in (
@@ -111,7 +112,7 @@ _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def lock_of(command: str) -> tuple[str, str] | None:
-    """Return the table that a command locks, and the effect on other users of it; None for a harmless command."""
+    """Return the table that a command locks, and the effect on its other users; None for a harmless command."""
     for pattern, lock in _LOCKS:
         if found := pattern.match(command):
             return (_plain(found["table"]), lock) if lock else None

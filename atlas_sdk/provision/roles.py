@@ -22,7 +22,7 @@ sql = statements("provision")
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
-#: A generated password is as long as the hash that protects it. Nobody has to remember it.
+#: The length of a generated password: that of the hash that protects it. Nobody has to remember the password.
 _PASSWORD_BYTES: Final = 32
 
 
@@ -39,7 +39,7 @@ def is_member(session: AdminSession, member: str, role: str) -> bool:
 
 
 def make_roles(job: Job, session: AdminSession, login: AdminLogin) -> None:
-    """Make the two roles, let the owner act for tenants, and let this login be the owner."""
+    """Make the two roles, let the owner act for tenants, and let this login act as the owner."""
     for role in (OWNER, APP):
         job.do(
             f"role {role}",
@@ -62,7 +62,7 @@ def _exists(session: AdminSession, role: str) -> bool:
 
 def _grant(job: Job, session: AdminSession, login: AdminLogin, role: str, *, to: str) -> None:
     found = session.row(sql["role"], name=role)
-    # In a dry run the role may not exist yet: the login that makes it can grant it.
+    # In a dry run the role may not exist yet: the login that creates a role can grant it.
     may = login.is_superuser or (job.dry_run and login.may_create_roles if found is None else found["may_grant"])
     job.do(
         f"role {to}",

@@ -1,4 +1,4 @@
-"""Connections for administration: open one, and read what its login may do."""
+"""Connections for administration: open a connection, and read the rights of its login."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,8 @@ __all__ = ["LOCK_TIMEOUT", "AdminLogin", "login_of", "migrate_as", "open_session
 
 sql = statements("provision")
 
-#: People wait this long for a command that seems to hang. A command that needs a table's lock for longer fails.
+#: The longest wait for the lock of a table; then the command fails. People wait about this long for a command that
+#: seems to hang.
 LOCK_TIMEOUT = "10s"
 
 
@@ -29,10 +30,10 @@ class AdminLogin:
     is_superuser: bool
     may_create_roles: bool
     may_create_databases: bool
-    #: 150004 is 15.4.
+    #: For example 150004 for version 15.4.
     version_number: int
     version: str
-    #: A copy that follows another server and takes no writes.
+    #: True for a server that follows another one and takes no writes.
     is_standby: bool
     database: str
     encoding: str
@@ -55,12 +56,12 @@ def open_session(dsn: str | None, home: str | PathLike[str] | None = None) -> It
 
 
 def login_of(session: AdminSession) -> AdminLogin:
-    """Return who is connected to what."""
+    """Return the role and the database of a connection."""
     return AdminLogin(**(session.row(sql["login"]) or {}))
 
 
 def migrate_as(session: AdminSession, role: str | None) -> list[AppliedMigration]:
-    """Apply the missing migrations, one transaction each, as another role if one is given; return what was applied."""
+    """Apply the missing migrations, one transaction each, as another role if one is given; return them."""
     applied: list[AppliedMigration] = []
     if session.run(schema.pending()):
         while (row := session.run(schema.apply_next(), role=role)) is not None:

@@ -20,7 +20,7 @@ __all__ = ["OLDEST_SERVER", "set_up"]
 
 sql = statements("provision")
 
-#: PostgreSQL 15 is the first with views that have their reader's rights.
+#: PostgreSQL 15 is the first version with views that have their reader's rights (`security_invoker`).
 OLDEST_SERVER: Final = 150_000
 _MAJOR: Final = 10_000
 #: PostgreSQL truncates longer names.
@@ -62,17 +62,18 @@ def set_up(
                 version, applied = fill(job, stack, target, login)
                 facts = evolve(facts, schema_version=version, applied=applied)
         except AtlasError as error:
-            # Not raised: a password that was just generated would be lost.
+            # Record the error instead of raising it: a password that was just generated would be lost.
             job.note("stopped", "failed", str(error))
     return evolve(facts, steps=tuple(job.steps))
 
 
 def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
-    """Connect to the database, or where it is missing to the server's own; the flag says that it is the former."""
+    """Connect to the database, or if it is missing to the server's own; the flag is True for the former."""
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:
-        # The reason is given in words only, in the server's language. Its own database knows, if it lets us in.
+        # The server gives its reason only as text, in its own language. Its own database knows whether ours exists, if
+        # we may connect to it.
         try:
             server = stack.enter_context(open_session(address.of(MAINTENANCE).dsn))
         except DatabaseUnreachable:
@@ -107,9 +108,9 @@ def _fits(job: Job, login: AdminLogin, *, is_target: bool) -> bool:
 def _database(
     job: Job, stack: ExitStack, server: AdminSession, login: AdminLogin, address: Address, *, is_target: bool
 ) -> AdminSession | None:
-    """Make the database if it is missing and connect to it; return None when there is none, or not yet."""
+    """Make the database if it is missing, and connect to it; return None if that failed or is only planned."""
     name = login.database if is_target else address.database
-    assert name is not None  # noqa: S101  # else `_connect` had raised
+    assert name is not None  # noqa: S101  # `_connect` raises otherwise
     if is_target:
         job.note(f"database {name}", "there", "there is one")
         return server
@@ -127,7 +128,7 @@ def _database(
         there="there is one",
         is_done=lambda: bool((server.row(sql["database"], name=name) or {}).get("may_connect")),
         database=MAINTENANCE,
-        # The administrator has made the owner by then.
+        # The administrator has created the owner before this command.
         for_admin=() if found else (server.value(sql["write_create_database"], name=name, owner=OWNER) + ";",),
     )
     if not made:

@@ -9,14 +9,14 @@ from atlas_sdk.errors import AtlasError, DatabaseError, NotPermitted, Transactio
 
 __all__ = ["AdminCommand", "Job", "Setup", "SetupStep"]
 
-#: SQLSTATEs by which the server tells that another client does the same at this moment.
+#: SQLSTATEs which show that another client is doing the same at this moment.
 _RACES = frozenset(
     {
-        # An object or a database exists, or a unique index has its name.
+        # The object or the database exists already, or a unique index already has its name.
         *("42710", "42P04", "23505"),
         # "tuple concurrently updated": two GRANTs on one object.
         "XX000",
-        # template1 is being copied, or somebody is connected to it.
+        # Another client copies template1, or is connected to it.
         "55006",
         # A deadlock.
         "40P01",
@@ -30,7 +30,7 @@ _ATTEMPTS = 3
 class AdminCommand:
     """A line for an administrator to give to psql; a remark begins with two hyphens."""
 
-    #: The database to run it in.
+    #: The database to run the command in.
     database: str
     #: The command, with its semicolon unless it is a command of psql itself.
     text: str
@@ -67,7 +67,7 @@ class Setup:
 
     @property
     def ok(self) -> bool:
-        """True when every step is done, or would be."""
+        """True when every step is done, or would be done."""
         return all(step.status in {"done", "there", "planned"} for step in self.steps)
 
     @property
@@ -104,7 +104,7 @@ class Job:
         database: str | None = None,
         for_admin: tuple[str, ...] = (),
     ) -> bool:
-        """Run one command, unless `is_done` says that it is done already; return whether it is done now.
+        """Run one command, unless `is_done` says that its effect is there; return whether the effect is there now.
 
         `done` describes the result, `there` the same result when it was there before. A command that this login may
         not run is left to an administrator: the lines `for_admin`, or the same command, to be run in `database`.

@@ -21,17 +21,17 @@ __all__ = ["Lock", "PendingMigration", "embedded", "migrate", "plan_migrations"]
 
 sql = statements("provision")
 
-#: The length of a command that fits beside its table.
+#: The most characters of a command to show, so that it fits beside its table.
 _SHOWN = 100
 
 
 @frozen(kw_only=True)
 class Lock:
-    """The effect of a migration's command on others who use the table at that time."""
+    """The effect of a migration's command on other clients that use the table at that time."""
 
-    #: Empty where the text of the command does not tell.
+    #: Empty where the text of the command does not name it.
     table: str
-    #: "blocks reads and writes", …; until the transaction of the migration ends.
+    #: "blocks reads and writes", …; the effect lasts until the transaction of the migration ends.
     effect: str
     #: The beginning of the command.
     command: str
@@ -45,7 +45,7 @@ class PendingMigration:
     name: str
     #: The first sentence of its comment.
     about: str
-    #: In the order of its commands; without tables and schemas that are new, which nobody uses yet.
+    #: In the order of the commands, without locks on new tables and schemas, which nobody uses yet.
     locks: tuple[Lock, ...]
 
 
@@ -69,7 +69,7 @@ def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
             session.run(schema.check())
         except SchemaMismatch as mismatch:
             found = mismatch.found or 0
-            # The same error says that a migration differs; then none is missing, or the first ones differ.
+            # The same error reports a migration that differs. Then no migration is missing, or the first ones differ.
             if found >= mismatch.wanted or not is_ancestor(session.run(schema.status())):
                 raise
             pending = planned(found)
@@ -80,7 +80,7 @@ def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
 
 def planned(found: int) -> list[PendingMigration]:
     """Return the migrations that a schema of this version lacks."""
-    # Nobody uses a table yet that an earlier one of these migrations makes.
+    # Leave out locks on tables that these migrations make, because nobody uses those tables yet.
     new: set[str] = set()
     result = []
     for migration in migrations()[found:]:
@@ -107,12 +107,13 @@ def _locks(migration: Migration) -> Iterator[Lock]:
 def migrate(address: Address) -> tuple[int, list[AppliedMigration]]:
     """Apply the missing migrations as the owner of the schema, and renew the grants; return version and migrations.
 
-    Each one is a transaction; many processes may call at once. Raises SchemaMismatch when the schema is newer.
+    Each migration is a transaction. Many processes may call this at once. Raises SchemaMismatch when the schema is
+    newer.
     """
     with open_session(address.dsn) as session:
         place = session.row(sql["schema"]) or {}
         owner = place["owner"]
-        # Another login would own the new tables, and could not change the old ones.
+        # Act as the owner: another login would own the new tables, and could not change the old ones.
         role = owner if owner is not None and may_become(session, owner) else None
         applied = migrate_as(session, role)
         if applied and (place := session.row(sql["schema"]) or {})["name"] is not None:
