@@ -20,7 +20,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import platformdirs
 from attrs import field, fields, frozen
@@ -28,9 +28,6 @@ from attrs import field, fields, frozen
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
 from atlas_sdk.text import named, quoted
-
-if TYPE_CHECKING:
-    from typed_settings.types import LoadedSettings, OptionList, SettingsClass
 
 __all__ = ["Settings", "database_url", "expanded", "home_folder", "load_settings", "signing_keys_file", "user_file"]
 
@@ -52,6 +49,11 @@ _TYPES: Final[Mapping[str, type]] = {
     "keep_auto_days": int,
     "keep_stopped_previews_days": int,
     "keep_events_days": int,
+}
+#: The words for true and false in flags and variables, in any case.
+_TRUTH: Final = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
 #: The most days to keep: a century.
@@ -161,41 +163,35 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
     environment or a file is ignored: a user who gives a folder must not reach the database of a whole platform. Raises
     InvalidInput that names the file, or the variable, and the key.
     """
-    # Import this here: it takes half as long as psycopg, and a program that imports the library does not need it.
-    import typed_settings as ts  # noqa: PLC0415  # see above
-    from typed_settings.exceptions import InvalidSettingsError  # noqa: PLC0415  # see above
-    from typed_settings.loaders import DictLoader  # noqa: PLC0415  # see above
-
-    loaders: list[Any] = [_File(user_file(), tables=frozenset({_TABLE}))]
+    values = dict(_File(user_file(), tables=frozenset({_TABLE})).settings())
     if project is not None and (found := _project_file(project)) is not None:
-        loaders.append(_File(found, tables=_PROJECT_TABLES, allowed=_PROJECT_KEYS))
-    loaders.append(ts.EnvLoader(_PREFIX))
-    given = {name: value for name, value in flags.items() if value is not None}
-    if given.get("home"):
-        given.setdefault("database_url", "")
-    loaders.append(DictLoader(given))
-    try:
-        return ts.load_settings(Settings, loaders)
-    except InvalidSettingsError as exc:
-        # Files are checked key by key, so this came from a flag or from the environment.
-        raise _wrong_value(flags) or exc from exc
+        values |= _File(found, tables=_PROJECT_TABLES, allowed=_PROJECT_KEYS).settings()
+    # Each setting with its name for an error. Check no variable that a flag replaces.
+    given = {
+        attribute.name: (variable, os.environ[variable])
+        for attribute in fields(Settings)
+        if (variable := _PREFIX + attribute.name.upper()) in os.environ
+    }
+    given |= {key: (key, str(value)) for key, value in flags.items() if value is not None}
+    if flags.get("home") and flags.get("database_url") is None:
+        given["database_url"] = ("database_url", "")
+    return Settings(**values | {key: _parsed(key, text, name=name) for key, (name, text) in given.items()})
 
 
-def _wrong_value(flags: Mapping[str, str | bool | None]) -> InvalidInput | None:
-    for variable in (_PREFIX + key.upper() for key, kind in _TYPES.items() if kind is int):
-        days = os.environ.get(variable, "0")
-        if not days.isdecimal() or int(days) > _DAYS_MAX:
-            return InvalidInput(
-                f"{variable} is a number of days, 0 to {_DAYS_MAX:,}; not {quoted(days)}", field=variable
-            )
-    truth = ("true", "false")
-    for key, wanted in (("color", _COLORS), ("query_log", truth), ("maintenance", truth)):
-        flag, variable = flags.get(key), _PREFIX + key.upper()
-        given = os.environ.get(variable) if flag is None else str(flag)
-        if given is not None and given.lower() not in wanted:
-            name = variable if flag is None else key
-            return InvalidInput(f"{name} is {', '.join(wanted[:-1])} or {wanted[-1]}; not {quoted(given)}", field=name)
-    return None
+def _parsed(key: str, text: str, *, name: str) -> str | bool | int:
+    """Return the value of a flag or variable in the type of its setting. Raises InvalidInput that has the name."""
+    kind = _TYPES.get(key, str)
+    if kind is int:
+        with suppress(ValueError, InvalidInput):
+            return _days(text)
+        raise InvalidInput(f"{name} is a number of days, 0 to {_DAYS_MAX:,}; not {quoted(text)}", field=name)
+    if kind is bool:
+        if (found := _TRUTH.get(text.lower())) is not None:
+            return found
+        raise InvalidInput(f"{name} is true or false; not {quoted(text)}", field=name)
+    if key == "color" and text not in _COLORS:
+        raise InvalidInput(f"{name} is {', '.join(_COLORS[:-1])} or {_COLORS[-1]}; not {quoted(text)}", field=name)
+    return text
 
 
 def _project_file(start: Path) -> Path | None:
@@ -227,9 +223,9 @@ def _is_safe(folder: os.stat_result) -> bool:
 
 
 class _File:
-    """A loader of one file. Its errors name the file and the key.
+    """One file with settings. Its errors name the file and the key.
 
-    The loader opens a project's file without following a symlink. The user's own file may be a symlink, such as one to
+    It opens a project's file without following a symlink. The user's own file may be a symlink, such as one to
     a folder of dotfiles.
     """
 
@@ -238,10 +234,9 @@ class _File:
         self._tables = tables
         self._allowed = allowed
 
-    def __call__(self, settings_cls: "SettingsClass", options: "OptionList") -> "LoadedSettings":  # noqa: ARG002
-        from typed_settings.types import LoadedSettings, LoaderMeta  # noqa: PLC0415  # as in load_settings
-
-        return LoadedSettings(dict(self._checked(self._read())), LoaderMeta(str(self._path)))
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings in the file; none when there is no file. Raises InvalidInput."""
+        return self._checked(self._read())
 
     def _read(self) -> Mapping[str, Any]:
         # Open without waiting: the file may be a FIFO, whose open waits for a writer.

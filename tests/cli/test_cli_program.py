@@ -30,7 +30,7 @@ def test_help_imports_no_command_and_nothing_slow():
     code = "import sys; from atlas_sdk.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
-    heavy = {"psycopg", "rich", "watchdog", "attrs", "attr", "typed_settings", "platformdirs", "logging", "watcher"}
+    heavy = {"psycopg", "rich", "watchdog", "attrs", "attr", "platformdirs", "logging", "watcher"}
     assert not loaded & heavy
     assert {name.removeprefix("atlas_sdk.") for name in loaded if name.startswith("atlas_sdk.")} == {
         "cli",

@@ -137,8 +137,12 @@ def test_file_that_cannot_be_read(user_settings):
     ("name", "value"),
     [
         ("ATLAS_COLOR", "red"),
+        ("ATLAS_COLOR", "Always"),
+        ("ATLAS_COLOR", ""),
         ("ATLAS_QUERY_LOG", "maybe"),
         ("ATLAS_MAINTENANCE", "now"),
+        ("ATLAS_MAINTENANCE", ""),
+        ("ATLAS_KEEP_EVENTS_DAYS", "9" * 40),
         ("ATLAS_KEEP_AUTO_DAYS", "soon"),
         ("ATLAS_KEEP_AUTO_DAYS", "-1"),
     ],
@@ -148,6 +152,18 @@ def test_bad_variable_is_named(monkeypatch, name, value):
     with pytest.raises(InvalidInput, match=f"{name} is .* not '{value}'") as caught:
         load_settings()
     assert caught.value.field == name
+
+
+@pytest.mark.parametrize(("word", "found"), [("on", True), ("Yes", True), ("1", True), ("OFF", False), ("n", False)])
+def test_true_and_false_have_the_usual_words(monkeypatch, word, found):
+    monkeypatch.setenv("ATLAS_QUERY_LOG", word)
+    monkeypatch.setenv("ATLAS_MAINTENANCE", word)
+    assert (load_settings().query_log, load_settings().maintenance) == (found, found)
+
+
+def test_a_variable_that_a_flag_replaces_is_not_checked(monkeypatch):
+    monkeypatch.setenv("ATLAS_COLOR", "red")
+    assert load_settings(color="never").color == "never"
 
 
 def test_bad_flag_is_named():
