@@ -1,4 +1,4 @@
-"""Client libraries try again by themselves: every try that may have been billed was promised, and is charged."""
+"""Client libraries try again by themselves. Each try that may have been billed was reserved before, and is charged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 MESSAGE: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": CHAT["messages"]}
-#: What one try is promised.
+#: The reservation for one try.
 HOLD = input_bound(CHAT) + 100
 MESSAGE_HOLD = input_bound(MESSAGE) + 100
 PRICES = Prices({"gpt-test": Price("2", "8")})

@@ -157,7 +157,7 @@ class Model:
         self.top_ups = [known for known in self.top_ups if not known.overdue]
 
     def change(self, hold: Hold, tokens: int) -> None:
-        """Change the charge of a reservation of an earlier month. A negative change gives tokens back to the top-ups."""
+        """Change the charge of a reservation of an earlier month. A lower charge gives tokens back to the top-ups."""
         if not hold.age:
             return
         month = self.months[hold.age - 1]

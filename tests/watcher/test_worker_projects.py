@@ -1,4 +1,4 @@
-"""Projects come, go, are lost and come back; what is tracked in one changes."""
+"""Projects are added, removed, lost and found again, and the set of tracked files of a project changes."""
 
 from __future__ import annotations
 
