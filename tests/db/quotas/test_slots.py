@@ -1,4 +1,4 @@
-"""Slots: as many containers as the limit allows, each with its own fencing number, and none kept by the dead."""
+"""Slots: as many containers as the limit allows, each with its own fencing number. A dead holder keeps none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = timedelta(seconds=1.2)
 
 
 def beats_until(client: QuotaClient, condition: Any) -> None:
-    """Wait for a condition; heartbeats of asyncio only run while their event loop does."""
+    """Wait for a condition. Heartbeats of asyncio only run while their event loop runs."""
 
     def holds() -> Any:
         if client.kind == "asyncio":
@@ -86,7 +86,7 @@ def test_a_heartbeat_keeps_a_slot_for_longer_than_its_ttl(client: QuotaClient) -
         first = client.holds(user)[0].expires_at
         beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         slot.check()
-        # The one who asks for the place would clear away what has expired.
+        # If the slot had expired, this request would remove it and get its place.
         with pytest.raises(QuotaExceeded), client.entered(client.quotas.slot(user)):
             pytest.fail("it was free")
         slot.check()
@@ -151,7 +151,7 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(client: QuotaClient, 
     now = [100.0]
 
     def clock() -> float:
-        # The request itself takes 20 s.
+        # By this clock, the request takes 20 s.
         return next(times, now[0])
 
     user = client.user()
@@ -287,7 +287,7 @@ def test_threads_never_have_more_than_the_limit(dsn: str) -> None:
             try:
                 with atlas.quotas.slot(user):
                     answers.append("entered")
-                    # Nobody leaves before everybody has tried.
+                    # Leave only after all callers have tried.
                     tried.wait()
             except QuotaExceeded:
                 answers.append("refused")
