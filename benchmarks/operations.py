@@ -42,7 +42,7 @@ def operations(bench: Bench) -> list[Row]:
             theirs = stack.enter_context(orm(known))
         except MissingPeer as problem:
             theirs, missing = {}, str(problem)
-        connection = atlas._driver._pool.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
+        connection = atlas._driver._pool.get()  # noqa: SLF001  # the only connection, idle in other turns
         atlas._driver._pool.put(connection)  # noqa: SLF001
         contenders = {"SELECT 1": lambda: connection.execute("SELECT 1").fetchone()}
         for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):

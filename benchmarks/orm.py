@@ -38,7 +38,7 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
     class Base(DeclarativeBase):
-        type_annotation_map = {  # noqa: RUF012  # as its documentation has it
+        type_annotation_map = {  # noqa: RUF012  # as in SQLAlchemy's documentation
             datetime: pg.TIMESTAMP(timezone=True), dict[str, Any]: pg.JSONB, bytes: pg.BYTEA,
         }  # fmt: skip
 

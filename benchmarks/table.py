@@ -150,7 +150,7 @@ class Row:
 def render(sections: Iterable[tuple[str, Sequence[Row]]]) -> str:
     """Return the sections as one table of text with aligned columns."""
     chosen = [(title, rows) for title, rows in sections if rows]
-    cells = [_HEADER, *(row._cells() for _, rows in chosen for row in rows)]  # noqa: SLF001  # its own module
+    cells = [_HEADER, *(row._cells() for _, rows in chosen for row in rows)]  # noqa: SLF001  # in the same module
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
 
     def line(texts: Sequence[str], note: str = "") -> str:

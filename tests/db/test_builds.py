@@ -240,7 +240,7 @@ def test_statistics_of_the_builds_since_a_moment(client: Any, project: Project) 
     assert client.builds.stats(project, since=newest.created_at).success_rate == 1
     assert client.builds.stats(project, since=newest.created_at + timedelta(seconds=1)).total == 0
     with pytest.raises(InvalidInput, match="since"):
-        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # that is what is refused
+        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # the naive time must be refused
 
 
 def test_health_of_a_project_is_an_object(client: Any, project: Project) -> None:

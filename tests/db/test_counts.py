@@ -98,7 +98,7 @@ def test_many_at_once_do_not_pass_the_limit(atlas: Atlas, dsn: str, kind: str, l
             try:
                 add(joined, user, kind, number, project)
                 connection.commit()
-            except Exception as problem:  # noqa: BLE001  # told apart below
+            except Exception as problem:  # noqa: BLE001  # the assertions below distinguish the errors
                 outcomes.append(type(problem).__name__)
             else:
                 outcomes.append("done")

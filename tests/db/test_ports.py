@@ -164,7 +164,7 @@ def test_the_function_gives_a_live_preview_one_port(atlas: Atlas, migrated: psyc
 
     def try_to(machine: str, first: int, last: int) -> Any:
         asked = (project.user_id, preview.id, machine, first, last)
-        return migrated.execute(take, asked).fetchone()[0]  # type: ignore[index]  # it gives a row
+        return migrated.execute(take, asked).fetchone()[0]  # type: ignore[index]  # the function returns a row
 
     assert try_to("m1", 20_000, 20_000) == 20_000
     # A preview keeps its port if no other port is free, and moves otherwise.

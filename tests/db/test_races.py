@@ -223,7 +223,7 @@ def test_a_deletion_is_recorded_after_another_clients_new_version(pair: Pair) ->
 
 
 def test_a_transaction_that_ends_without_an_error_is_kept(atlas: Atlas, folder: Path) -> None:
-    """This is also true if the database refused an operation in it and the caller went on."""
+    """The transaction is kept even if the database refused an operation in it and the caller went on."""
     project = atlas.projects.create(atlas.users.create("ada@example.com"), path=folder)
     with atlas.transaction() as step:
         step.memory.snapshot(project, "CLAUDE.md", b"one")

@@ -89,7 +89,7 @@ def test_only_the_paths_asked_for_are_restored(client: Any, folder: Path) -> Non
 
 
 def test_the_safety_checkpoint_holds_exactly_what_stood_there(client: Any, folder: Path) -> None:
-    """It also holds uncaptured changes, and that a file was removed without a capture."""
+    """The checkpoint also has uncaptured changes, and the removal of a file that no client captured."""
     project = checkpointed(client, folder)
     write(folder, EDITED)
     (folder / "notes.md").unlink()

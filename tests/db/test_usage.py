@@ -178,7 +178,7 @@ def test_a_sum_asks_for_what_is_known(client: Any, user: User) -> None:
     assert failure.value.field == "by"
     for field in ("since", "until"):
         with pytest.raises(InvalidInput) as failure:
-            client.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # what is refused
+            client.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # the naive time must be refused
         assert failure.value.field == field
 
 

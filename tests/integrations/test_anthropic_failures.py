@@ -1,4 +1,4 @@
-"""Calls of the Anthropic client that fail. A reservation is released only if the provider surely charged nothing."""
+"""Calls of the Anthropic client that fail. A reservation is released only if the provider certainly charged nothing."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ def test_cut_after_the_finish_still_shows_it(side: Side, stub: Stub, books: Ledg
 
     async def awaited() -> None:
         async for event in await client.chat.completions.create(**CHAT, stream=True):
-            seen.append(event)  # noqa: PERF401  # what came before the error is to be kept
+            seen.append(event)  # noqa: PERF401  # keeps the items before an error
 
     def keeping() -> None:
         for event in client.chat.completions.create(**CHAT, stream=True):

@@ -109,7 +109,7 @@ def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
         held.append(row[0])
         return answer(seen)
 
-    stub.next = look  # type: ignore[method-assign]  # looks and passes on
+    stub.next = look  # type: ignore[method-assign]  # looks at the call, then makes it
     stub.script(FAILED, FAILED, Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES)
     side.do(lambda: chat(client))

@@ -236,7 +236,7 @@ def test_copy_gives_own_rows_only(attack: Attack) -> None:
             with attack.app.cursor().copy(SQL("COPY {} TO STDOUT").format(table)) as copy:
                 got = b"".join(bytes(part) for part in copy)
         except psycopg.Error as error:
-            assert error.sqlstate == DENIED  # noqa: PT017  # either is right
+            assert error.sqlstate == DENIED  # noqa: PT017  # both results are right
         else:
             assert SECRET.encode() not in got
             assert str(attack.victim.user.id).encode() not in got

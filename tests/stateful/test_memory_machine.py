@@ -192,7 +192,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.checkpoints)
     @rule(pick=picks, delete=st.booleans(), only=st.one_of(st.none(), paths))
-    def restore_checkpoint(self, pick: int, delete: bool, only: str | None) -> None:  # noqa: FBT001  # drawn
+    def restore_checkpoint(self, pick: int, delete: bool, only: str | None) -> None:  # noqa: FBT001  # drawn values
         name = sorted(self.model.checkpoints)[pick % len(self.model.checkpoints)]
         wanted: dict[str, bytes | None] = dict(self.model.checkpoints[name])
         if delete:

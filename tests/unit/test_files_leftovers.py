@@ -1,4 +1,4 @@
-"""Leftovers of a killed restore are whole, are found again, and are removed once their content is surely stored."""
+"""Leftovers of a killed restore are whole, are found again, and are removed once their content is certainly stored."""
 
 import hashlib
 import os

@@ -231,7 +231,7 @@ def test_a_home_that_is_no_folder_is_said(given, monkeypatch):
 
 def test_a_user_without_a_folder_is_told_to_name_one(monkeypatch):
     def unknown(path):
-        return path  # what os.path.expanduser does without HOME for an id in no list
+        return path  # as os.path.expanduser does without HOME for an unknown user id
 
     for name in ("ATLAS_HOME", "XDG_DATA_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -90,7 +90,7 @@ def test_sign_ins_leave_the_threads_of_asyncio_alone(dsn: str, monkeypatch: Any)
     monkeypatch.setattr(argon2.PasswordHasher, "verify", slow)
 
     async def both_begun() -> None:
-        while len(set(begun)) < 2:  # noqa: ASYNC110  # it is about threads
+        while len(set(begun)) < 2:  # noqa: ASYNC110  # waits for threads
             await asyncio.sleep(0.01)
 
     async def sign_in() -> None:

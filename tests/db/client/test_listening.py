@@ -59,7 +59,7 @@ def test_a_transaction_sends_when_it_is_committed(open_client: Open, dsn: str) -
 
 
 def test_what_is_sent_after_entering_is_heard(open_client: Open, dsn: str) -> None:
-    """So a program that reads the tables inside the `with`, and then listens, misses nothing."""
+    """A program that reads the tables inside the `with`, and then listens, misses nothing."""
     client = open_client(dsn)
     with client.listen("builds") as notifications:
         client.notify("builds", "between")

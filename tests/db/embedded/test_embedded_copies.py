@@ -305,7 +305,7 @@ def test_server_behind_a_link_goes_on_when_its_home_moves(homes: Homes, tmp_path
 
 
 def test_program_that_has_a_dead_servers_process_id_is_not_signalled(open_homes: Homes) -> None:
-    """This is the state after a restore on another machine. The supervisor finds no server, so it stops nothing."""
+    """A restore on another machine leads to this state. The supervisor finds no server, so it stops nothing."""
     home = kept(open_homes())
     stop(open_homes.use(home), home)
     account = find_account()

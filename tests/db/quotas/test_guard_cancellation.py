@@ -30,7 +30,7 @@ class CancelledAt:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self._work.__await__()
-        step: Callable[[], Any] = lambda: next(inner)  # noqa: E731  # it changes below
+        step: Callable[[], Any] = lambda: next(inner)  # noqa: E731  # the variable changes below
         while True:
             try:
                 waited_for = step()
@@ -57,7 +57,7 @@ async def new_user(atlas: AsyncAtlas, name: str) -> User:
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # it is about another process
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # waits for another process
             await asyncio.sleep(0.01)
 
 

@@ -89,7 +89,7 @@ def test_a_decorated_function_keeps_its_containers(client: QuotaClient) -> None:
         async def arun() -> None:
             holds = client.atlas.quotas.reservations
             first = (await holds(user))[0].expires_at
-            while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
+            while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # waits for the server
                 await asyncio.sleep(0.01)
             current_guard().check()
 

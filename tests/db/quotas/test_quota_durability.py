@@ -160,7 +160,7 @@ def test_answer_without_a_wait_is_noticed(own_server: EmbeddedServer, call: str,
 
 
 def test_settlement_does_not_wait_for_the_disk(own_server: EmbeddedServer) -> None:
-    """It need not wait, because the reservation stays if the settlement is lost."""
+    """A settlement need not wait, because the reservation stays if the settlement is lost."""
 
     def pair(atlas: Atlas, user: User) -> None:
         atlas.quotas.settle(user, atlas.quotas.reserve(user, tokens=2).id, tokens=1)

@@ -322,7 +322,7 @@ def test_a_cancelled_task_gives_its_place_back(dsn: str, moment: str) -> None:
                         task = asyncio.ensure_future(run(atlas, user, entered, leave))
                     leave.set()
                     async with asyncio.timeout(PATIENCE_S):
-                        while not await asyncio.to_thread(waiting, dsn):  # noqa: ASYNC110  # it is about the server
+                        while not await asyncio.to_thread(waiting, dsn):  # noqa: ASYNC110  # waits for the server
                             await asyncio.sleep(0.01)
                     task.cancel()
                     await asyncio.wait([task], timeout=PATIENCE_S)
