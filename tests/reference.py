@@ -264,7 +264,7 @@ def reference() -> str:
     found = operations()
     lines = ["### `atlas`", "", "The client itself.", "", *_HEAD, *_of_client(), ""]
     for topic, face in TOPICS.items():
-        # Take the first paragraph only. The second one of some topics is about transactions.
+        # Take the first paragraph only. Some have a second one, about transactions, which the page explains once.
         about = " ".join((inspect.getdoc(face) or "").split("\n\n")[0].split())
         lines += [f"### `atlas.{topic}`", "", about, "", *_HEAD]
         for name, operation in found.items():
