@@ -48,7 +48,7 @@ class Bench:
         return make_conninfo(self.atlas.url, dbname=name)
 
     def row(self, text: LiteralString, *values: Any, dsn: str | None = None) -> tuple[Any, ...]:
-        """Return the first row of a statement."""
+        """Run a statement; return its first row."""
         with psycopg.connect(dsn or self.atlas.url, autocommit=True) as connection:
             found = connection.execute(text, values).fetchone()
         if found is None:

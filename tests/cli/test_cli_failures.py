@@ -1,4 +1,4 @@
-"""Bad input: one line, the right exit code, nothing lost."""
+"""Bad input causes one line and the right exit code, and nothing is lost."""
 
 import ast
 import errno

@@ -52,7 +52,7 @@ def _passwords(draw: st.DrawFn) -> str:
 
 @st.composite
 def _addresses(draw: st.DrawFn) -> str:
-    """Return an address, well or badly formed, with the secret in one of the places where secrets are."""
+    """Return an address, well or badly formed, with the secret in a part of it that may be secret."""
     raw = draw(_passwords())
     escaped = quote(raw, safe="")
     given = draw(st.sampled_from([raw, escaped, quote(raw)]))

@@ -1,4 +1,4 @@
-"""Checkpoints: names for the exact versions of all files at one instant."""
+"""Checkpoints: names for the exact versions of all files at one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Races: plans stepped in every order, many processes at once, and kill -9 of writers and of the server."""
+"""Races of two clients: the steps of their plans run in every order."""
 
 from __future__ import annotations
 

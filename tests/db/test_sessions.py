@@ -236,7 +236,7 @@ def test_the_database_lets_no_session_come_back(client: Any, user: User, migrate
     assert refused(client, issued.token) == "revoked"
 
 
-# Use and upkeep.
+# Use and maintenance.
 
 
 def test_the_last_use_is_written_once_a_minute(client: Any, issued: IssuedSession, migrated: Any) -> None:

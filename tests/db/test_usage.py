@@ -129,7 +129,7 @@ def test_the_decimal_context_of_the_caller_changes_nothing(client: Any, user: Us
 
 def test_days_are_those_of_the_users_time_zone(client: Any, user: User, dsn: str) -> None:
     client.quotas.set_time_zone(user, "America/New_York")
-    # New York is 5 hours behind, and 4 from 03:00 on 8 March 2026.
+    # New York is 5 hours behind UTC, and 4 hours from 03:00 on 8 March 2026.
     moments = {
         datetime(2026, 3, 8, 4, 59, tzinfo=UTC): date(2026, 3, 7),
         datetime(2026, 3, 8, 5, 0, tzinfo=UTC): date(2026, 3, 8),

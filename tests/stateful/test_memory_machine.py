@@ -167,7 +167,7 @@ class MemoryMachine(RuleBasedStateMachine):
         assert self.atlas.memory.checkpoint(self.project, name).files == len(self.model.living())
         self.model.checkpoints[name] = self.model.living()
 
-    # Back and forth.
+    # Restore, undo and redo.
 
     def carry_out(self, wanted: dict[str, bytes | None]) -> Restored:
         """Record in the model that these files are restored. A file with the wanted content is no change."""

@@ -245,7 +245,7 @@ def test_leftovers_of_restores_are_removed_when_a_scan_sees_them(
 
 
 def test_one_mention_of_the_same_folder_by_two_names_is_one(tmp_path: Path) -> None:
-    """An alias of a tracked symlink is the project's own name for its target."""
+    """The alias of a symlink is the direct path of its target in the project, even if the link takes a detour."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "AGENTS.md").write_text("x")
     (tmp_path / "CLAUDE.md").symlink_to("docs/../docs/AGENTS.md")

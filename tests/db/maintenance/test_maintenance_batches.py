@@ -104,7 +104,7 @@ def test_what_went_before_a_conflict_is_reported_with_the_rest(client: Any, user
 def test_reservations_before_a_conflict_are_reported_with_the_rest(
     client: Any, user: User, migrated: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Users of one page take turns.
+    # Let each transaction handle one user.
     monkeypatch.setattr(purges, "_USERS", 1)
     for owner in (user, *(client.users.create(f"u{n}@example.com") for n in range(2))):
         client.quotas.reserve(owner, tokens=5)

@@ -15,7 +15,7 @@ from guard_adapter import QuotaClient, until, used
 from atlas_sdk import Atlas, QuotaExceeded, SlotLost
 from atlas_sdk.guards import current_guard
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1.2)
 
 

@@ -15,7 +15,7 @@ from quota_sql import QuotaSql
 from atlas_sdk import QuotaExceeded
 from atlas_sdk.errors import StorageFull
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1)
 
 

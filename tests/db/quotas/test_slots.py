@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
 from atlas_sdk.guards import AsyncSlot, Slot
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1.2)
 
 
