@@ -3,11 +3,11 @@
 ::
 
     __main__    the options, the sections in order, the exit code
-    histories   edit histories to store: real ones if available, else generated ones
+    histories   edit histories to store: real ones if there are any, else generated ones
     bench       a temporary home, with a server that is stopped and removed afterwards
     peers       the ways in which other programs keep a version
     orm         the same operations through an ORM
-    timing      percentiles, and one operation of each in turn
+    timing      percentiles, and turns in which each contender does one operation
     slices      many client processes, which run one contender at a time
     table       rows, targets, PASS and FAIL
 

@@ -37,7 +37,7 @@ class Bench:
     quick: bool
 
     def tenant(self, name: str) -> tuple[User, Project]:
-        """Create a new user and a project. A new user, because equal contents of one user are stored once."""
+        """Create a new user and a project. The user is new because equal contents of one user are stored only once."""
         user = self.atlas.users.create(f"{name}@bench.example")
         return user, self.atlas.projects.create(user, path=self.home / "projects" / name, name=name)
 
@@ -48,7 +48,7 @@ class Bench:
         return make_conninfo(self.atlas.url, dbname=name)
 
     def row(self, text: LiteralString, *values: Any, dsn: str | None = None) -> tuple[Any, ...]:
-        """Return the first row of a statement."""
+        """Run a statement; return its first row."""
         with psycopg.connect(dsn or self.atlas.url, autocommit=True) as connection:
             found = connection.execute(text, values).fetchone()
         if found is None:
@@ -59,7 +59,7 @@ class Bench:
 
 @contextmanager
 def open_bench(corpus: Corpus, *, quick: bool, folder: Path | None) -> Iterator[Bench]:
-    """Start a server in a new temporary folder, and remove everything however the run ends."""
+    """Start a server in a new temporary folder; remove everything at the end, also after errors and Ctrl-C."""
     lingers = os.environ.get(_LINGER_VARIABLE)
     os.environ[_LINGER_VARIABLE] = "0.1"
     terminated = signal.signal(signal.SIGTERM, _interrupt)
@@ -67,7 +67,7 @@ def open_bench(corpus: Corpus, *, quick: bool, folder: Path | None) -> Iterator[
     home = made / "home"
     try:
         with Atlas.open(home=home) as atlas:
-            # For root the data may be elsewhere. Peers must write to the same disk.
+            # Root's data may be outside the home. Peers must write to the same disk as the data.
             scratch = Path(tempfile.mkdtemp(prefix="atlas-bench-", dir=(home / "postgres").resolve().parent))
             try:
                 yield Bench(home=home, atlas=atlas, scratch=scratch, corpus=corpus, quick=quick)

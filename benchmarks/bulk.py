@@ -1,4 +1,4 @@
-"""Put many versions from one process, one after the other, and verify all of them."""
+"""Many puts from one process, one after the other, and the verification of all versions."""
 
 import time
 

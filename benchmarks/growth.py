@@ -15,9 +15,10 @@ __all__ = ["growth"]
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _VIEWS = ("users.usage_summary", "projects.health")
-#: Above it the views would need kept counts, as they had: for 10^6 rows of the ledger and 10^5 builds of a project.
+#: The most milliseconds for a view at 10^6 rows of the ledger and 10^5 builds of a project. Slower views would need
+#: stored counts, which they had before.
 _VIEW_MS = 25.0
-#: A year of builds, three months of use: what reads the last week reads a fiftieth of the builds.
+#: Builds of a year and usage of three months. A query for the last week reads a fiftieth of the builds.
 _FILL = {
     "ledger": """
         INSERT INTO usage_ledger (user_id, id, kind, amount, cost, meta, created_at)
@@ -77,12 +78,12 @@ def _fill(bench: Bench, user: User, project: Project, *, first: int, last: int) 
     with psycopg.connect(bench.atlas.url, autocommit=True) as connection:
         for text in _FILL.values():
             connection.execute(text, {"user": user.id, "project": project.id, "first": first, "last": last})
-        # As autovacuum does, but before we measure and not meanwhile.
+        # Do the work of autovacuum before the measurement, so that it does not run during it.
         connection.execute("VACUUM ANALYZE usage_ledger, events, builds")
 
 
 def _calls(atlas: Atlas, user: User, project: Project, token: str) -> Mapping[str, tuple[Callable[[], object], int]]:
-    """Return each operation with the number of measurements."""
+    """Return each operation with the number of its measurements."""
 
     def build_to_its_end() -> None:
         build = atlas.builds.start(atlas.builds.create(project))

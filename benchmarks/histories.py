@@ -97,7 +97,7 @@ def _unpack(archive: Path) -> History:
 
 
 def pick(corpus: Corpus, *, low_bytes: int, high_bytes: int, limit: int) -> list[tuple[str, bytes]]:
-    """Return successive versions of these sizes as (path, content), longest histories first."""
+    """Return successive versions with sizes in these bounds as (path, content), from the longest histories first."""
     picked = []
     for history in sorted(corpus.histories, key=lambda history: -len(history.versions)):
         fitting = [version for version in history.versions if low_bytes <= len(version) <= high_bytes]
@@ -107,7 +107,7 @@ def pick(corpus: Corpus, *, low_bytes: int, high_bytes: int, limit: int) -> list
 
 
 def made(seed: int, versions: int, size_bytes: int) -> History:
-    """Generate a history of this many versions around a size; the same seed gives the same bytes."""
+    """Generate a history of so many versions with sizes near `size_bytes`. The same seed gives the same bytes."""
     contents = []
     for edit in edits(seed, size_bytes=size_bytes):
         contents.append(edit.content)
@@ -152,7 +152,7 @@ class _Writer:
         self.rng = rng
         self._size_bytes = size_bytes
         self._words = ["".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(_VOCABULARY_WORDS)]
-        # Zipf's law: the n-th word is written 1/n times as often.
+        # Zipf's law: the n-th word occurs 1/n times as often as the first.
         self._weights = [1 / rank for rank in range(1, _VOCABULARY_WORDS + 1)]
         self.actions: dict[str, Callable[[Document], Document]] = {
             "append": self.append,
@@ -225,6 +225,6 @@ class _Writer:
 
 
 def describe(histories: Sequence[History]) -> str:
-    """Return number and sizes of the histories in words."""
+    """Return a text with the number and the sizes of the histories."""
     sizes = [len(version) for history in histories for version in history.versions]
     return f"{len(histories)} histories, {len(sizes):,} versions, {sum(sizes) // len(sizes):,} bytes a version"

@@ -14,11 +14,11 @@ from benchmarks.timing import Times, elapsed
 
 __all__ = ["operations"]
 
-#: Sorts before all other names, so that no measured row is the first of its index.
+#: The number of rows that sort before the measured rows, so that no measured row is the first of its index.
 _NEIGHBOURS = 50
 _WARM_UP = 3
-#: A turn has several calls, and the first ones do not count: after an ORM's turn the caches are cold, which would make
-#: the comparison unfair.
+#: The calls of a turn, and the first of them that do not count. After an ORM's turn the caches are cold, which would
+#: make the comparison unfair.
 _BURST = 12
 _COLD = 2
 
@@ -26,9 +26,10 @@ Calls = Mapping[str, Callable[[], object]]
 
 
 def operations(bench: Bench) -> list[Row]:
-    """Read single rows in turn: by the SDK, by its `as_user`, by SQLAlchemy, and `SELECT 1` on our connection.
+    """Read single rows in turn: with the SDK, with its `as_user`, with SQLAlchemy; and run `SELECT 1`.
 
-    The core of a server process changes a round trip by a factor of three, so one process serves all but SQLAlchemy.
+    The CPU core on which a server process runs changes a round trip by a factor of three. So one server process serves
+    all contenders but SQLAlchemy.
     """
     keys = SigningKeys.generate()
     missing = ""
@@ -41,11 +42,11 @@ def operations(bench: Bench) -> list[Row]:
             theirs = stack.enter_context(orm(known))
         except MissingPeer as problem:
             theirs, missing = {}, str(problem)
-        connection = atlas._driver._pool.get()  # noqa: SLF001  # the only one, which is idle while psycopg has its turn
+        connection = atlas._driver._pool.get()  # noqa: SLF001  # the only connection, idle in other turns
         atlas._driver._pool.put(connection)  # noqa: SLF001
         contenders = {"SELECT 1": lambda: connection.execute("SELECT 1").fetchone()}
         for label, calls in (("ours", ours), ("as_user", tenant), ("orm", theirs)):
-            # The token names the user, so this comes before `as_user`.
+            # A token names its user, so an application verifies the token before it calls `as_user`.
             chosen = {name: call for name, call in calls.items() if label != "as_user" or name != "sessions.verify"}
             contenders |= {f"{label} {name}": call for name, call in chosen.items()}
         times = _take_turns(contenders, rounds=15 if bench.quick else 60)
@@ -79,7 +80,7 @@ def _row(what: str, ours: Times, theirs: Times, bound: float | None) -> Row:
 
 
 def _known(bench: Bench, atlas: Atlas, keys: SigningKeys) -> Known:
-    """Create a user, a project, a build, a preview and a session, and other rows around each."""
+    """Create a user, a project, a build, a preview and a session, each among other rows."""
     for number in range(_NEIGHBOURS):
         neighbour, project = bench.tenant(f"neighbour-{number}")
         atlas.builds.create(project)

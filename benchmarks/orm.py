@@ -1,4 +1,4 @@
-"""The same operations as an application writes them with SQLAlchemy's ORM: a session per operation, on its pool."""
+"""The operations as an application writes them with SQLAlchemy's ORM, with a session for each and SQLAlchemy's pool."""
 
 import hashlib
 import uuid
@@ -30,7 +30,7 @@ class Known:
 
 @contextmanager
 def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
-    """Yield the operations by the names of ours. Raises MissingPeer."""
+    """Yield the operations by the names of our operations. Raises MissingPeer."""
     needs_module("sqlalchemy", "sqlalchemy")
     import jwt
     from sqlalchemy import create_engine, select, text
@@ -38,7 +38,7 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
     class Base(DeclarativeBase):
-        type_annotation_map = {  # noqa: RUF012  # as its documentation has it
+        type_annotation_map = {  # noqa: RUF012  # as in SQLAlchemy's documentation
             datetime: pg.TIMESTAMP(timezone=True), dict[str, Any]: pg.JSONB, bytes: pg.BYTEA,
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The ways in which other programs keep a version of a text."""
+"""Other programs that keep versions of a text, as contenders."""
 
 import importlib.util
 import os
@@ -17,8 +17,8 @@ __all__ = ["PEERS", "MissingPeer", "appending", "dulwich", "git", "langgraph", "
 _AUTHOR = b"Bench <bench@bench.example>"
 
 
-class MissingPeer(Exception):  # not an error: the table reports it
-    """A peer is not installed; the message says what to install."""
+class MissingPeer(Exception):  # a result that the table reports, not an error
+    """A peer is not installed. The message names the package to install."""
 
 
 def needs_module(module: str, distribution: str) -> None:
@@ -85,7 +85,7 @@ class _Git:
 
 @contextmanager
 def git(bench: Bench) -> Iterator[Contender]:
-    """Commit with the git program and its defaults (which do not wait for loose objects to reach the disk)."""
+    """Commit with the git program and its defaults. With them git does not wait until loose objects are on the disk."""
     program = shutil.which("git")
     if program is None:
         message = "the program git is not on the PATH"
@@ -120,7 +120,7 @@ def dulwich(bench: Bench) -> Iterator[Contender]:
 
 @contextmanager
 def langgraph(bench: Bench) -> Iterator[Contender]:
-    """Put checkpoints whose state is the text, on the same server in a database of its own."""
+    """Put checkpoints whose state is the text, in another database on the same server."""
     needs_module("langgraph.checkpoint.postgres", "langgraph-checkpoint-postgres>=3.0")
     from langgraph.checkpoint.base import empty_checkpoint
     from langgraph.checkpoint.postgres import PostgresSaver

@@ -1,4 +1,4 @@
-"""A durable put, compared with the peers' way to store the same bytes, one operation of each in turn."""
+"""A durable put, compared with the peers' ways to store the same bytes. The contenders take turns."""
 
 import asyncio
 import time

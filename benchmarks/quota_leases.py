@@ -21,15 +21,15 @@ __all__ = ["quota_leases"]
 
 _PROCESSES = 32
 _BLOCK = 500_000
-#: Requests per block: more than its tokens suffice for, so that the tokens run out first.
+#: Requests per block. There are more than its tokens can pay for, so the tokens run out first.
 _REQUESTS = 50_000
-#: Tokens left at the end, for all processes to reach the limit.
+#: Tokens that are left at the end, so that all processes reach the limit.
 _TAIL = 5_000_000
 _PAIRS = 1_000
 
 
 def quota_leases(bench: Bench) -> list[Row]:
-    """Measure a pair on a live lease and the same pair in the database; then 32 processes on one user."""
+    """Measure reserve and settle on a live lease and in the database; then measure 32 processes on one user."""
     alone, crowd = metered_users(bench, "leases", 2)
     return [*_pairs(bench, alone), *_crowd(bench, crowd)]
 

@@ -1,4 +1,4 @@
-"""Reserve and settle, compared with the pair that they replace: check the quota, then update the usage."""
+"""Reserve and settle, compared with the calls that they replace: check the quota, then update the usage."""
 
 import random
 import statistics
@@ -72,7 +72,7 @@ def _client(home: Path, dsn: str, users: Sequence[User], number: int) -> Iterato
     dice = random.Random(number)
     with Atlas.open(home=home) as atlas, psycopg.connect(dsn, autocommit=True) as connection:
         for user in [users[0], *users[number::_CLIENTS]]:
-            # The first call of a minute rotates the user's cells.
+            # The first call of a minute rotates the user's cells of the sliding hour, so do it before the slice.
             _ours(atlas, user)
             _naive(connection, user.id)
         yield {
@@ -84,7 +84,7 @@ def _client(home: Path, dsn: str, users: Sequence[User], number: int) -> Iterato
 
 
 def quota_pairs(bench: Bench) -> list[Row]:
-    """Let 8 processes run both pairs in turn, on one user and on a thousand."""
+    """Let 8 processes run both pairs in turn, on one user and on a thousand users."""
     users = metered_users(bench, "pairs", _USERS)
     dsn = bench.atlas.url
     with psycopg.connect(dsn, autocommit=True) as connection:

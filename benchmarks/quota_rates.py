@@ -1,4 +1,4 @@
-"""Counting requests only, compared with other rate limiters."""
+"""The count of requests alone, compared with other rate limiters."""
 
 import statistics
 import time
@@ -24,7 +24,8 @@ _THREADS = 8
 _OURS = "hit"
 #: Our contender that loses the last half second in a crash of the server.
 _FORGETFUL = "hit, not durable"
-#: By the name in the table. Redis in memory loses everything in a crash; `hit` and the syncing Redis lose nothing.
+#: Targets by the peer's name in the table. In a crash, Redis in memory loses everything. `hit` and Redis that syncs
+#: lose nothing.
 _LIMITS: dict[str, Target | None] = {
     "limits FixedWindow, Redis": at_least(0.5),
     "limits MovingWindow, Redis": None,
@@ -93,7 +94,7 @@ def _beside_limits(bench: Bench, user: User, addresses: Sequence[str], clients: 
 
 
 def _alike(name: str) -> str:
-    """Return the contender of ours that is as durable as this peer in a crash of the server."""
+    """Return our contender that is as durable as this peer in a crash of the server."""
     return _OURS if name.endswith("syncs") else _FORGETFUL
 
 
@@ -123,7 +124,7 @@ def _beside_pyrate(bench: Bench, user: User) -> list[Row]:
 
     dsn = bench.new_database("pyrate")
     with ConnectionPool(dsn, min_size=_THREADS, max_size=2 * _THREADS) as pool, Atlas.open(home=bench.home) as atlas:
-        # One limiter per thread, as in separate processes: a shared one has a lock that also refuses calls.
+        # Use one limiter per thread, as separate processes would. A shared limiter has a lock that also refuses calls.
         limiters = [Limiter(PostgresBucket(pool, "bench", [Rate(_LIMIT, Duration.HOUR)])) for _ in range(_THREADS)]
         calls: dict[str, list[Callable[[], object]]] = {
             _OURS: [lambda: atlas.quotas.hit(user)] * _THREADS,
@@ -142,7 +143,7 @@ def _beside_pyrate(bench: Bench, user: User) -> list[Row]:
                 if name == _OURS:
                     return Slice(rate, times)
                 asked += len(times)
-                # A refused request is not served.
+                # Refused requests do not count as served.
                 return Slice(rate * (1 - (refused - before) / len(times)), times)
 
             done = take_slices(run, tuple(calls), rounds=4 if bench.quick else 8, seconds=1.0)

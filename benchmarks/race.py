@@ -1,4 +1,4 @@
-"""Let many processes append to one file at once; nothing may be lost."""
+"""A race of many processes that append to one file at once. No version may be lost."""
 
 import hashlib
 import multiprocessing
@@ -21,7 +21,7 @@ _PROCESSES = 32
 _PATH = "CLAUDE.md"
 #: Seconds for 32 interpreters that start at once on a slow machine.
 _START_S = 120.0
-#: A typical size of a memory file, the same in every version, so that the race alone is measured.
+#: A text of a typical size that every version contains, so that only the race is measured.
 _COMMON = "".join(f"- Rule {number}: keep what other writers wrote.\n" for number in range(100))
 
 
@@ -93,7 +93,7 @@ def _run(home: Path, user_id: UUID, project_id: UUID, versions: int) -> list[_Do
     try:
         for process, (_, to) in zip(processes, pipes, strict=True):
             process.start()
-            # Close our end: if the child dies, reading ends instead of waiting for ever.
+            # Close our copy of the child's end. Otherwise reading would wait for ever if the child dies.
             to.close()
         return [report.recv() for report, _ in pipes]
     finally:

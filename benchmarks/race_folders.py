@@ -1,9 +1,9 @@
-"""Let a user swap folders for symlinks while root restores, undoes and watches; nothing outside may be touched.
+"""A race against a user who swaps folders for symlinks while root restores, undoes and watches.
 
-`python -m benchmarks.race_folders --races 200 --seed 1` runs as root. In each race another user owns a project and, in
-a process of its own, swaps the project's folder, the folder above it or one inside it for a symlink to a folder of
-root's, again and again. inotify reports every open, read and write there. `--sabotage` lets the walk to a project
-follow symlinks, as it did once: the race must then find something.
+`python -m benchmarks.race_folders --races 200 --seed 1` runs as root. In each race another user owns a project. Again
+and again, a process of this user swaps the project's folder, the folder above it or one inside it for a symlink to a
+folder of root. Root's operations on the project must touch nothing in that folder. inotify reports every open, read and
+write there. `--sabotage` lets the walk to a project follow symlinks, as it did once. The race must then find something.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _PLACES = ("home/proj", "home", "home/proj/.claude")
 #: inotify(7): access, modify, attrib, close, open, moved, created, deleted; also of the folder itself.
 _EVERYTHING = 0xFFF
 _WATCH_S = 0.3
-#: Seconds; far more than a daemon needs to start on a busy machine.
+#: Seconds. This is far more than a daemon needs to start on a busy machine.
 _READY_S = 120.0
 
 
@@ -76,7 +76,7 @@ class Alarm:
 
 @contextmanager
 def attacker(base: Path, place: str, seed: int) -> Iterator[None]:
-    """Let another user swap a folder for a symlink and back, until the end, when it is a folder."""
+    """Let another user swap a folder for a symlink and back, again and again. At the end it is a folder."""
     folder, trap = base / place, (base / place).parent / ".trap"
     child = os.fork()
     if child == 0:
@@ -130,7 +130,7 @@ class Arena:
             path = base / "home" / "proj" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"version one\n")
-        # Each trap looks like the folder that it replaces, so that only the walk can tell.
+        # Each trap looks like the folder that it replaces, so that only the walk can notice the difference.
         outside = self.base / "outside"
         for place, target in zip(_PLACES, (outside / "proj", outside, outside / "proj" / ".claude"), strict=True):
             ((base / place).parent / ".trap").symlink_to(target)
@@ -155,7 +155,7 @@ class Arena:
         self.violations += [f"{what}: {event}" for event in self.alarm.rung()]
         if contents(self.base / "outside") != self.before:
             self.violations.append(f"{what}: the folder outside changed")
-        # Reading these is not a violation.
+        # Forget the reports so far. The look at the secret folder above is not a violation.
         self.alarm.rung()
         for version in self.atlas.memory.history(project, limit=1000):
             if version.sha256 is not None and _SECRET in self.atlas.memory.content(version):

@@ -20,7 +20,7 @@ _FLAT = """
 
 
 def reads(bench: Bench) -> list[Row]:
-    """Read the newest version, the deepest and a keyframe in turn."""
+    """Read the newest version, the version with the longest chain, and a keyframe in turn."""
     longest = max(bench.corpus.histories, key=lambda history: (len(history.versions), history.name))
     history = longest if len(longest.versions) >= _VERSIONS else histories.made(1, _VERSIONS, 20_000)
     memory = bench.atlas.memory

@@ -19,7 +19,7 @@ _END_S = 10.0
 def redis_server(folder: Path, *, durable: bool = False) -> Iterator[str]:
     """Start a server on a socket in a new folder; yield its address for `limits`.
 
-    It works in memory; with `durable` it syncs every answered write to the disk, as our server does.
+    The server works in memory. With `durable` it syncs every answered write to the disk, as our server does.
     """
     program = shutil.which("redis-server")
     if program is None:

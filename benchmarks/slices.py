@@ -1,4 +1,4 @@
-"""Many client processes. All of them run one contender for a slice of time, then the next one.
+"""Many client processes, which all run one contender for a slice of time, and then the next one.
 
 The processes are started, connected and warm before the first slice. A disturbance of the machine affects neighbouring
 slices of all contenders alike, so the result is the median of the ratios of rounds.
@@ -25,7 +25,7 @@ _START_S = 120.0
 _LEAD_S = 0.05
 
 Call = Callable[[], object]
-#: The contenders and the queries of a client process, by name.
+#: A function that opens a client process, and yields its contenders and queries by name.
 Opened = Callable[..., AbstractContextManager[Mapping[str, Call]]]
 
 
@@ -66,7 +66,7 @@ class Crew:
     """Client processes that wait for orders."""
 
     def __init__(self, wires: Sequence[Connection]) -> None:
-        """Use `crew`."""
+        """Make a crew. Callers use `crew` instead."""
         self._wires = wires
 
     def _answers(self, order: object) -> list[Any]:
@@ -80,7 +80,7 @@ class Crew:
         return Slice(sum(rate for rate, _ in answers), Times([took for _, each in answers for took in each]))
 
     def ask(self, name: str) -> list[Any]:
-        """Let every client call this once; return the results."""
+        """Let every client call the query of this name once; return the results."""
         return self._answers((name, 0.0, None))
 
 
@@ -95,7 +95,7 @@ def crew(size: int, opened: Opened, *arguments: Any) -> Iterator[Crew]:
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_client, args=(opened, arguments, number, theirs))
             process.start()
-            # Close our end: if the child dies, reading ends instead of waiting for ever.
+            # Close our copy of the child's end. Otherwise reading would wait for ever if the child dies.
             theirs.close()
             wires.append(ours)
             processes.append(process)

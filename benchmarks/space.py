@@ -28,7 +28,7 @@ _ALL_IN = """
 
 
 def space(bench: Bench) -> list[Row]:
-    """Compare the stored bytes with each history compressed as one piece by the best compressor."""
+    """Compare the stored bytes with the size of each history when the best compressor compresses it as one piece."""
     dsn = bench.new_database("space")
     sums = {"stored": 0, "versions": 0, "whole": 0, "gzip": 0}
     each = []
@@ -69,7 +69,7 @@ def space(bench: Bench) -> list[Row]:
 
 
 def _read_back(atlas: Atlas, project: Project, history: History) -> int:
-    """Return the number of versions that read back as they were put, since unreadable bytes prove nothing."""
+    """Return the number of versions that read back as they were put. Unreadable bytes would prove nothing."""
     kept = reversed(atlas.memory.history(project, "MEMORY.md", limit=len(history.versions)))
     put = [now for before, now in pairwise((None, *history.versions)) if now != before]
     return sum(_content(atlas, version) == content for version, content in zip(kept, put, strict=True))

@@ -93,7 +93,7 @@ def exactly(bound: float) -> Target:
 
 @frozen(kw_only=True)
 class Row:
-    """One comparison. A row without a target only informs."""
+    """One comparison. A row without a target has no verdict."""
 
     what: str
     ours: Amount | None = None
@@ -108,7 +108,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The ratio of ours to the peer's; of the peer's to ours if the target is a bound for the peer's time."""
+        """The ratio of ours to the peer's, or of the peer's to ours if the target is a bound for the peer's time."""
         if self.paired is not None:
             return self.paired
         if self.ours is None or self.peer is None:
@@ -120,7 +120,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """PASS, FAIL, MISSING, or nothing for a row that only informs."""
+        """PASS, FAIL, MISSING, or an empty text for a row without a target."""
         if self.missing:
             return "MISSING"
         if self.target is None:
@@ -129,7 +129,7 @@ class Row:
         return "PASS" if value is not None and self.target.is_met_by(value) else "FAIL"
 
     def to_json(self) -> dict[str, object]:
-        """Return the row as JSON takes it."""
+        """Return the row as an object for JSON."""
         return {
             "what": self.what,
             "ours": self.ours and self.ours.value,
@@ -150,7 +150,7 @@ class Row:
 def render(sections: Iterable[tuple[str, Sequence[Row]]]) -> str:
     """Return the sections as one table of text with aligned columns."""
     chosen = [(title, rows) for title, rows in sections if rows]
-    cells = [_HEADER, *(row._cells() for _, rows in chosen for row in rows)]  # noqa: SLF001  # its own module
+    cells = [_HEADER, *(row._cells() for _, rows in chosen for row in rows)]  # noqa: SLF001  # in the same module
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
 
     def line(texts: Sequence[str], note: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Time measurement. Contenders take turns, so that disturbances of a shared machine affect all of them."""
+"""Time measurement, in which contenders take turns, so that disturbances of a shared machine affect all of them."""
 
 import gc
 import random
@@ -39,11 +39,11 @@ class Times:
 class Contender(Protocol):
     """A program that keeps versions."""
 
-    #: The contender takes only every n-th turn: starting programs is slow, and a median needs fewer.
+    #: The contender takes only every n-th turn. Starting programs is slow, and a median needs fewer turns.
     every: int
 
     def put(self, path: str, content: bytes, /) -> float:
-        """Store a version durably; return the seconds taken, without preparations."""
+        """Store a version durably; return the seconds that this took, without preparations."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Puts of unchanged content, which need no round trip and hardly any time."""
+"""Puts of unchanged content, which need no round trip and almost no time."""
 
 import logging
 from typing import Self

@@ -10,7 +10,7 @@ from atlas_sdk import Atlas
 
 
 def main() -> None:
-    # A database that is gone at the end; in a program of yours: Atlas.open().
+    # The database is removed at the end. In your own program, use Atlas.open().
     with tempfile.TemporaryDirectory() as folder, Atlas.temporary() as atlas:
         user = atlas.users.local()
         project = atlas.projects.create(user, path=folder)

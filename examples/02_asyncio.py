@@ -1,4 +1,4 @@
-"""Two agents write their notes at once; every version of both is kept, in the order of commit.
+"""Two agents write one file of notes at once. Every version is kept, in the order of the commits.
 
 Run it: python examples/02_asyncio.py
 """
@@ -19,7 +19,7 @@ async def work(atlas: AsyncAtlas, project: Project, agent: str) -> None:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # A database that is gone at the end; in a program of yours: AsyncAtlas.open().
+        # The database is removed at the end. In your own program, use AsyncAtlas.open().
         async with AsyncAtlas.temporary() as atlas:
             project = await atlas.projects.create(await atlas.users.local(), path=folder)
             await asyncio.gather(*(work(atlas, project, agent) for agent in AGENTS))

@@ -15,7 +15,7 @@ from atlas_sdk import Atlas, InvalidToken, NotPermitted, Project, QuotaExceeded,
 
 
 class Provider(BaseHTTPRequestHandler):
-    """Stand in for a provider of models, on this machine: one word is one token."""
+    """A stand-in for a provider of models, on this machine. One word is one token."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -25,7 +25,7 @@ class Provider(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps({"text": " ".join(answer), "tokens": len(answer)}).encode())
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the base class
         pass
 
 
@@ -46,7 +46,7 @@ def ask(port: int, prompt: str, *, max_tokens: int) -> tuple[str, int]:
 
 
 def sign_up(atlas: Atlas, name: str, *, tokens: int) -> str:
-    """Make a user with limits, and return the token that a sign-in gives."""
+    """Make a user with limits, sign in, and return the session token."""
     email, password = f"{name}@example.com", secrets.token_urlsafe()
     user = atlas.users.create(email, name=name, password=password)
     atlas.quotas.set_limits(user, tokens=tokens)
@@ -57,7 +57,7 @@ def sign_up(atlas: Atlas, name: str, *, tokens: int) -> str:
 
 
 def answer(tenant: Atlas, user: User, project: Project, port: int) -> None:
-    """One turn of the agent: the call is paid for before it is made, and what it says is a version of its memory."""
+    """Do one turn of the agent: reserve tokens, call the model, settle, and keep the answer as a version of memory."""
     try:
         with tenant.quotas.guard(user, tokens=12, min_tokens=4, meta={"model": "stub-1"}) as g:
             text, tokens = ask(port, user.name, max_tokens=g.tokens)
@@ -81,7 +81,7 @@ def build_and_serve(tenant: Atlas, user: User, project: Project) -> None:
 
 
 def serve(atlas: Atlas, token: str, port: int) -> Project:
-    """Requests of one tenant: whose they are says the token, and nothing here can reach another one's rows."""
+    """Serve requests of one tenant. The token names the user, and `tenant` cannot reach another user's rows."""
     user = atlas.users.get(atlas.sessions.verify(token).user_id)
     tenant = atlas.with_context(ip="127.0.0.1", user_agent="runtime/1").as_user(user)
     print(f"{user.name}:")
@@ -97,7 +97,7 @@ def serve(atlas: Atlas, token: str, port: int) -> Project:
 
 
 def main() -> None:
-    # A database that is gone at the end; in a program of yours: Atlas.open().
+    # The database is removed at the end. In your own program, use Atlas.open().
     with Atlas.temporary() as atlas, provider() as port:
         tokens = {name: sign_up(atlas, name, tokens=limit) for name, limit in (("ada", 1000), ("bob", 20))}
         projects = {name: serve(atlas, token, port) for name, token in tokens.items()}
@@ -115,7 +115,7 @@ def main() -> None:
         for user in (ada, bob):
             gone = atlas.users.delete(user)
             assert gone is not None
-            # A version is an entry, and so is a checkpoint's name for it.
+            # Each version is an entry, and each version in a checkpoint is another one.
             entries = f"{gone.memory_snapshots} entries of memory"
             print(f"{user.name} left: {entries}, {gone.builds} build, {gone.previews} preview")
 

@@ -1,4 +1,4 @@
-"""A service for two tenants: each has limits, streams are charged when they end, refusals say when to come back.
+"""A service for two tenants. Each has limits, streams are charged when they end, and refusals say when to try again.
 
 Run it: python examples/04_fastapi.py                        (pip install "atlasengine[fastapi]" httpx)
 """
@@ -36,14 +36,14 @@ def make_app(atlas: AsyncAtlas) -> FastAPI:
     app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=of_request, skip=("/health",))
     install(app)
 
-    # At most 12 tokens an answer; near the end of the month's tokens, as few as 4.
+    # Reserve 12 tokens for an answer, or at least 4 if fewer than 12 are left in the month.
     spend = quota(atlas.quotas, user=current_user, tokens=12, min_tokens=4)
 
     @app.post("/chat")
     async def chat(prompt: str, g: Annotated[AsyncGuard, Depends(spend)]) -> StreamingResponse:
         async def answer() -> AsyncIterator[str]:
             async for number, word in model(prompt, max_tokens=g.tokens):
-                g.progress(tokens=number)  # when the reader leaves, this is what is charged
+                g.progress(tokens=number)  # if the reader disconnects, this is charged
                 yield f"{word} "
 
         return StreamingResponse(answer(), media_type="text/plain")
@@ -52,7 +52,7 @@ def make_app(atlas: AsyncAtlas) -> FastAPI:
 
 
 async def model(prompt: str, *, max_tokens: int) -> AsyncIterator[tuple[int, str]]:
-    """Stand in for a model: one word, one token."""
+    """Stand in for a model whose tokens are words."""
     for number, word in enumerate(f"You said {prompt!r}, and that is all I have to say about it.".split(), start=1):
         if number > max_tokens:
             return
@@ -69,9 +69,9 @@ def show(who: str, answer: httpx.Response) -> None:
 
 
 async def main() -> None:
-    # A database that is gone at the end; in a service of yours: AsyncAtlas.open(), entered in its lifespan.
+    # The database is removed at the end. In your own service, enter AsyncAtlas.open() in the lifespan.
     async with AsyncAtlas.temporary() as atlas:
-        # A real service has its tenants already, and finds them by their session or key.
+        # A real service already has its tenants, and finds them by their session or key.
         for name, tokens, requests in (("ada", 20, 100), ("bob", 1000, 3)):
             TENANTS[name] = await atlas.users.create(f"{name}@example.com", name=name)
             await atlas.quotas.set_limits(TENANTS[name], tokens=tokens, requests_per_hour=requests)

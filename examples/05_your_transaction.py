@@ -1,4 +1,4 @@
-"""Your rows and ours in one transaction of yours, on your own connection: both are kept, or neither.
+"""Your rows and ours in your transaction, on your own connection: both are kept, or neither.
 
 Run it: python examples/05_your_transaction.py
 """
@@ -9,7 +9,7 @@ import psycopg
 
 from atlas_sdk import AlreadyExists, Atlas, User
 
-# What is yours. A real one is a table of your database; this one goes away with the connection.
+# Your table. This one is temporary, so it is dropped with the connection.
 SCHEMA = """
 CREATE TEMP TABLE workspaces (
     path text PRIMARY KEY,
@@ -22,7 +22,7 @@ Connection = psycopg.Connection[Any]
 
 
 def sell(atlas: Atlas, connection: Connection, user: User, path: str, *, price: int) -> None:
-    """Sell a workspace: your row, and ours: a project with its first rules, and a line of the audit trail."""
+    """Sell a workspace. Write your row, and our rows: a project with its first rules, and an event."""
     with connection.transaction():
         tx = atlas.join(connection)
         project = tx.projects.create(user, path=path)
@@ -32,7 +32,7 @@ def sell(atlas: Atlas, connection: Connection, user: User, path: str, *, price: 
 
 
 def sell_or_note(atlas: Atlas, connection: Connection, user: User, path: str, *, price: int) -> None:
-    """A refusal of ours leaves your transaction as it was before it: you decide what becomes of it."""
+    """Handle a refusal of ours. It leaves your transaction as it was before, and you decide how it goes on."""
     with connection.transaction():
         try:
             atlas.join(connection).projects.create(user, path=path)
@@ -51,7 +51,7 @@ def show(atlas: Atlas, connection: Connection, user: User) -> None:
 
 
 def main() -> None:
-    # A database that is gone at the end; in a program of yours: Atlas.open("postgresql://…").
+    # The database is removed at the end. In your own program, use Atlas.open("postgresql://…").
     with Atlas.temporary() as atlas, psycopg.connect(atlas.url, autocommit=True) as connection:
         connection.execute(SCHEMA)
         user = atlas.users.create("ada@example.com")

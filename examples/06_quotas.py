@@ -1,4 +1,4 @@
-"""Limits that hold: guards around model calls, a stream that is cut, a lease for many small calls, the books.
+"""Limits that hold: guards around model calls, a stream that is cut, a lease for many small calls, and the ledger.
 
 Run it: python examples/06_quotas.py
 """
@@ -11,18 +11,18 @@ from atlas_sdk import Atlas, QuotaExceeded, User
 
 
 def call_model(max_tokens: int) -> int:
-    """Stand for a model: it uses most of what it may."""
+    """Stand in for a model that uses most of the tokens that it may use."""
     return max_tokens * 9 // 10
 
 
 def stream_model(max_tokens: int) -> Iterator[int]:
-    """Stand for a stream: tell the tokens so far, and break off."""
+    """Stand in for a stream that yields the tokens so far, and is cut in the middle."""
     yield from range(0, max_tokens // 2, 100)
     raise ConnectionError("the line is gone")
 
 
 def guarded_calls(atlas: Atlas, user: User) -> None:
-    """Sixteen callers at once want more than there is: the limit holds, and nobody is charged for a refusal."""
+    """Let sixteen callers at once want more than is left. The limit holds, and a refused caller is not charged."""
 
     def one_call(_: int) -> str:
         try:
@@ -39,7 +39,7 @@ def guarded_calls(atlas: Atlas, user: User) -> None:
 
 
 def main() -> None:
-    # A database that is gone at the end; in a program of yours: Atlas.open().
+    # The database is removed at the end. In your own program, use Atlas.open().
     with Atlas.temporary() as atlas:
         user = atlas.users.create("ada@example.com", plan="pro")
         atlas.quotas.set_limits(user, tokens=10_000)
@@ -57,7 +57,7 @@ def main() -> None:
             assert g.settlement is not None
             print(f"the stream was cut: {g.settlement.tokens} tokens charged")
 
-        # Many small calls: a block is reserved once and spent in this process.
+        # For many small calls, the lease reserves a block once and spends it in this process.
         with atlas.quotas.lease(user, tokens=5_000, requests=500) as lease:
             for _ in range(400):
                 held = lease.reserve(20)

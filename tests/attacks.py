@@ -14,7 +14,7 @@ from atlas_sdk import Atlas
 
 @define
 class Attack:
-    """An attacker and a victim. Counts the attacks."""
+    """An attacker and a victim, with counts of the attacks."""
 
     atlas: Atlas
     #: A superuser's connection.
@@ -28,7 +28,7 @@ class Attack:
     before: str = field(default="", repr=False)
 
     def named(self, user_id: UUID | None) -> None:
-        """Set the user whom the application acts for, as the client does; None: nobody."""
+        """Set the user for whom the application acts, as the client does; None for nobody."""
         self.app.rollback()
         self.app.execute("RESET atlas.user_id")
         if user_id is not None:

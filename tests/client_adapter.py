@@ -19,14 +19,14 @@ Open = Callable[..., Any]
 
 
 class Adapter:
-    """Opens clients of one kind, and runs what they return; asyncio clients share an event loop."""
+    """A way to open clients of one kind and to await their results. Asyncio clients share an event loop."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.loop = asyncio.new_event_loop() if kind == "asyncio" else None
 
     def open(self, dsn: str | None, **options: Any) -> Any:
-        """Return an open client, as the library has it."""
+        """Return an open client of the library, without the adapter."""
         if self.loop is None:
             return Atlas.open(dsn, **options)
         client = AsyncAtlas.open(dsn, **options)
@@ -34,11 +34,11 @@ class Adapter:
         return client
 
     def wrap(self, client: Any) -> Any:
-        """Return a client whose methods can be called as the blocking ones."""
+        """Return the client itself if it blocks; else wrap it, so that its methods can be called without `await`."""
         return client if self.loop is None else AwaitedClient(client, self)
 
     def do(self, result: Any) -> Any:
-        """Return a result, awaited if it has to be."""
+        """Return a result; await it first if it is awaitable."""
         if self.loop is None or not inspect.isawaitable(result):
             return result
         return self.loop.run_until_complete(result)
@@ -67,7 +67,7 @@ class Adapter:
 
 
 class AwaitedClient:
-    """An asyncio client, one of its namespaces or a listener, called as the blocking ones are."""
+    """An asyncio client, one of its namespaces or a listener, which can be called without `await`."""
 
     def __init__(self, target: Any, adapter: Adapter) -> None:
         object.__setattr__(self, "_target", target)

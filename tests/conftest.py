@@ -24,20 +24,20 @@ from patience import PATIENCE_S
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
 
-# Started in the background of a shell script (`make test &`) a process ignores Ctrl-C, and so would all that the tests
-# start, some of which they interrupt.
+# A process that a shell script starts in the background (`make test &`) ignores Ctrl-C, and so do its child processes.
+# The tests interrupt some of their child processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Hundreds of tests start Python programs. Where no bytecode is written, each of them compiles the package again, which
-# takes as long as all that it does afterwards (0.5 s of the processor); and so does each process of the tests.
+# Hundreds of tests start Python programs. Without bytecode files, each program and each process of the tests compiles
+# the package again. That takes 0.5 s of CPU time, as long as the rest of the program.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A server whose last test is over need not wait for the next one.
+# After its last test a server stops soon, instead of waiting for another user.
 os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
 
 _SYSTEM_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
-#: "embedded", and "system" where Debian's server is installed; the header of every run says which.
+#: "embedded", and "system" where Debian's server is installed. The header of every run names the servers.
 SERVERS = ["embedded"] + (["system"] if _SYSTEM_BINARIES else [])
 
 
@@ -48,19 +48,19 @@ def pytest_report_header() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is marked `every_server` on each of them."""
+    """Run tests with the mark `every_server` once on each server."""
     if metafunc.definition.get_closest_marker("every_server") is not None:
         metafunc.parametrize("server", SERVERS, indirect=True)
 
 
 @pytest.fixture(scope="session")
 def atlas_home() -> Iterator[Path]:
-    """A home whose embedded server runs for the whole session."""
+    """Yield a home whose embedded server runs for the whole session."""
     home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
     server = EmbeddedServer.acquire(home)
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        # Its data may go with the machine, though not with its processes. Every test makes a database and drops it,
-        # which waits for the disk: that took longer than the tests.
+        # A crash of the machine may destroy the data; a crash of the server's processes may not. With fsync, every test
+        # waits for the disk when it makes and drops a database, which took longer than the tests.
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
     yield home
@@ -68,9 +68,9 @@ def atlas_home() -> Iterator[Path]:
 
 
 def remove_embedded(server: EmbeddedServer, home: Path) -> None:
-    """Leave a server, wait until its supervisor has stopped it, and remove its data."""
+    """Release a server, wait until its supervisor has stopped it, and remove its data."""
     server.release()
-    # It writes its last checkpoint: on a busy disk, after thousands of databases, that takes its time.
+    # The server writes its last checkpoint. On a busy disk, after thousands of databases, this takes long.
     deadline = time.monotonic() + PATIENCE_S
     while (server.data_dir / "postmaster.pid").exists():
         assert time.monotonic() < deadline, "the embedded server did not stop after its last user"
@@ -89,7 +89,7 @@ def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
 
 @pytest.fixture(scope="session")
 def _system_server() -> Iterator[str]:
-    """Debian's server, with its own data, on a socket of its own."""
+    """Run Debian's server on its own data and its own socket; yield its URL."""
     binaries = _SYSTEM_BINARIES[0]
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="atlas-pg-"))
@@ -108,7 +108,7 @@ def _system_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(request: pytest.FixtureRequest) -> OfServer:
-    """Gives the migrated databases of a server."""
+    """Return a function that returns the migrated databases of a server, by the server's name."""
     known: dict[str, Databases] = {}
 
     def databases_of(server: str) -> Databases:
@@ -125,55 +125,55 @@ def databases(request: pytest.FixtureRequest) -> OfServer:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> str:
-    """Which server a database is made on."""
+    """Return the name of the server on which the test's database is made."""
     return getattr(request, "param", "embedded")
 
 
 @pytest.fixture
 def dsn(server: str, databases: OfServer) -> Iterator[str]:
-    """A migrated database without rows."""
+    """Yield the URL of a migrated database without rows."""
     with databases(server).lent() as url:
         yield url
 
 
 @pytest.fixture
 def empty_dsn(server: str, databases: OfServer) -> Iterator[str]:
-    """A fresh database without a schema."""
+    """Yield the URL of a fresh database without a schema."""
     with databases(server).made(template="template1") as url:
         yield url
 
 
 @pytest.fixture
 def migrated(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A superuser's connection to a fresh, migrated database."""
+    """Yield a superuser's connection to a fresh, migrated database."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def atlas(dsn: str) -> Iterator[Atlas]:
-    """A blocking client on a fresh database."""
+    """Yield a blocking client on a fresh database."""
     with Atlas.open(dsn) as client:
         yield client
 
 
 @pytest.fixture
 def embedded(atlas_home: Path) -> Iterator[Atlas]:
-    """A blocking client on the database of the session's embedded server, shared with other tests."""
+    """Yield a blocking client on the database of the session's embedded server, which tests share."""
     with Atlas.open(home=atlas_home) as client:
         yield client
 
 
 @pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
-    """A client on a fresh database, once of each kind, called as the blocking one is."""
+    """Yield a client on a fresh database, once of each kind. Tests call both kinds without `await`."""
     with opener(request.param) as open_client:
         yield open_client(dsn)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A project's folder with two memory files."""
+    """Return a project's folder with two memory files."""
     project = tmp_path / "app"
     project.mkdir()
     (project / "CLAUDE.md").write_bytes(b"# Rules\n\nBe kind.\n")

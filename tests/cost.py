@@ -1,4 +1,4 @@
-"""Measures a call in CPU time, compared with a fixed piece of work, so that a busy machine changes little."""
+"""Measurements of CPU time, compared with a fixed piece of work, so that a busy machine changes little."""
 
 import time
 import tracemalloc
@@ -17,7 +17,7 @@ def cpu_s(call):
 
 
 def peak_bytes(call):
-    """Return the peak of memory that a call allocates in Python."""
+    """Return the largest amount of memory that Python has allocated during a call."""
     tracemalloc.start()
     try:
         call()
@@ -30,7 +30,7 @@ def assert_cheap(call, *, share=1.0):
     """Fail when a call takes more CPU time than `share` of a fixed piece of work: about 100 ms on a quiet core."""
     for _ in range(3):
         took = cpu_s(call)
-        # So little time needs no comparison, on any machine.
+        # A time as short as this is cheap on every machine.
         if took <= share * 0.025:
             return
         yardstick = cpu_s(lambda: sum(len(str(number)) for number in range(1_000_000)))

@@ -1,7 +1,7 @@
-"""Databases for the tests: copies of a migrated database. A test that changes rows only leaves it to the next one.
+"""Databases for the tests: copies of a migrated database.
 
-CREATE DATABASE and DROP DATABASE take a fifth of a second of the processor, longer than most tests. Deleting the rows
-of a test takes less than half of that.
+CREATE DATABASE and DROP DATABASE take 0.2 s of CPU time, longer than most tests. Deleting the rows of a test takes less
+than half of that. So the next test uses the same database, unless a test changed more than rows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from psycopg.sql import SQL, Identifier
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import locks
 
-#: The migrated database that others are copied from.
+#: The migrated database of which the others are copies.
 TEMPLATE = "atlas_template"
 #: Wait this long for the server to end the connections that a test has closed.
 _LEAVE_S = 0.5
-#: A database with a larger table is dropped. Deleting so many rows takes longer.
+#: Bytes. Drop a database with a larger table, because deleting so many rows takes longer.
 _LARGE = 2**20
 
-#: A hash of the catalogues. A test that creates, changes or drops an object changes it.
+#: Computes a hash of the catalogues. A test that creates, changes or drops an object changes the hash.
 _CATALOGUES = """
 SELECT sum(hashtextextended(known, 0)) FROM (
     SELECT oid::text || xmin AS known FROM pg_class
@@ -45,7 +45,7 @@ SELECT sum(hashtextextended(known, 0)) FROM (
     UNION ALL SELECT gid FROM pg_prepared_xacts WHERE database = current_database()
 ) AS catalogues
 """
-#: Finds another client's connection.
+#: Finds connections of other clients.
 _OTHERS = """
 SELECT 1 FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
@@ -79,8 +79,9 @@ class Databases:
     #: The URL of any database of the server, for a superuser.
     url: str
     _at_rest: list[str] = field(factory=list)
-    #: The hash of the catalogues, and the rows of each table that has some, in a new database.
+    #: The hash of the catalogues of a new database.
     _catalogues: object = None
+    #: The rows of each table that has rows in a new database.
     _rows: dict[str, object] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -136,7 +137,7 @@ class Databases:
             connection.autocommit = False
             if connection.execute(_CATALOGUES).fetchone() != self._catalogues:
                 return False
-            # Switch triggers off: those of some tables refuse to delete.
+            # Switch triggers off, because the triggers of some tables refuse deletions.
             connection.execute("SET LOCAL session_replication_role = replica")
             for table, size in connection.execute(_TABLES).fetchall():
                 if size > _LARGE or (table in self._rows and _rows_of(connection, table) != self._rows[table]):
@@ -147,7 +148,7 @@ class Databases:
         return True
 
 
-#: Gives the databases of a server by its name.
+#: A function that returns the databases of a server by the server's name.
 OfServer = Callable[[str], Databases]
 
 

@@ -1,4 +1,4 @@
-"""Fills every table of a database, and compares two databases table by table."""
+"""Functions that fill every table of a database, and fingerprints of tables to compare two databases."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from atlas_sdk import Atlas
 
 __all__ = ["counts", "fill", "prints"]
 
-#: Rows that only time or a background job makes.
+#: Add rows that otherwise appear only after time has passed or a background job has run.
 _BY_HAND = (
     """INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, closed_at)
        SELECT id, created_at - interval '1 month', created_at, 0, 9, 0, created_at FROM users""",
-    # Texts with every character that a dump escapes.
+    # Each text has characters that a dump escapes.
     r"""INSERT INTO events (type, user_id, meta, user_agent)
         SELECT 'odd', id, jsonb_build_object('text', E'tab\t line\n dot\n\\.\n quote '' back \\ é 日本'), E'\\N \\.\t'
         FROM users""",
@@ -29,7 +29,7 @@ _IF_EMPTY = {
 
 
 def fill(dsn: str, folder: Path) -> None:
-    """Put rows into every table of a migrated database, of two tenants."""
+    """Put rows of two tenants into every table of a migrated database."""
     folder.mkdir(exist_ok=True)
     with Atlas.open(dsn) as atlas:
         for name in ("ada", "bob"):
@@ -55,7 +55,7 @@ def _tenant(atlas: Atlas, name: str, folder: Path) -> None:
     atlas.memory.restore(project, "first")
     build = atlas.builds.start(atlas.builds.create(project))
     atlas.builds.succeed(build)
-    # The log of one that runs is a table of its own.
+    # The log of a running build is in a table of its own.
     atlas.builds.append_log(atlas.builds.start(atlas.builds.create(project)), "step 1\nstep 2\n")
     preview = atlas.previews.create(project, host=f"{name}.example.com")
     atlas.previews.allocate_port(preview, ports=range(4000, 4100))
@@ -76,7 +76,7 @@ def counts(dsn: str) -> dict[str, int]:
 
 
 def prints(dsn: str) -> dict[str, tuple[int, str]]:
-    """Return, of every table, how many rows it has and the MD5 of all of them."""
+    """Return, for every table, the number of its rows and the MD5 of all its rows."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         found: dict[str, tuple[int, str]] = {}

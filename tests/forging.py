@@ -24,7 +24,7 @@ def unpacked(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def forged(
     token: str, secret: bytes, *, header: dict[str, Any] | None = None, digest: str = "sha256", **changes: Any
 ) -> str:
-    """Return the token with other claims, signed with a key. Libraries refuse to make some of these."""
+    """Return the token with other claims, signed with a key. Libraries refuse to make some of these tokens."""
     old_header, payload = unpacked(token)
     text = f"{part(old_header | (header or {}))}.{part(payload | changes)}"
     signature = hmac.new(secret, text.encode(), digest).digest()
@@ -32,7 +32,7 @@ def forged(
 
 
 def refused(client: Any, token: Any) -> str:
-    """Check that a token is refused with the one message for all; return the reason for the log."""
+    """Check that a token is refused with the same message as all others; return the reason for the log."""
     with pytest.raises(InvalidToken) as failure:
         client.sessions.verify(token)
     error = failure.value

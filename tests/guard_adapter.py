@@ -1,4 +1,4 @@
-"""Guards, slots and leases of either client, and a runner that loses answers."""
+"""Clients of both kinds for tests of quotas, and a runner that loses answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atlas_sdk._embedded import locks
 
 
 class QuotaClient(Adapter):
-    """A client of either kind, with short names for what tests of quotas call most."""
+    """A client of either kind, with short names for the calls that tests of quotas make most."""
 
     def __init__(self, kind: str, dsn: str | None, **options: Any) -> None:
         super().__init__(kind)
@@ -34,14 +34,14 @@ class QuotaClient(Adapter):
         return self.entered(self.quotas.guard(user, **options))
 
     def user(self, **limits: Any) -> User:
-        """Make a user who has these limits and no other."""
+        """Make a user with these limits and no others."""
         made = self.do(self.atlas.users.create(f"{new_id()}@example.com"))
         names = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
         self.quotas.set_limits(made, **{**dict.fromkeys(names), **limits})
         return made
 
     def usage_of(self, user: User) -> Any:
-        """Return the usage of a user whose counters match the ledger."""
+        """Check that the counters of a user match the ledger; return the usage."""
         assert self.quotas.verify(user).balanced
         return self.quotas.usage(user)
 
@@ -49,13 +49,13 @@ class QuotaClient(Adapter):
         return self.quotas.reservations(user)
 
     def settle_down(self) -> None:
-        """Wait for the background tasks of the client, and settle what is pending."""
+        """Wait for the background tasks of the client, then settle everything that is pending."""
         if self.loop is not None:
             self.do(self.quotas._backend._tasks.finish(PATIENCE_S))
         assert self.quotas.settle_pending() == 0
 
     def losing(self) -> Losing:
-        """Give the client's guards a runner that fails when told to."""
+        """Give the client's guards a runner that fails when the test says so; return the runner."""
         backend = self.quotas._backend
         backend._runner = Losing(backend._runner, is_async=self.loop is not None)
         return backend._runner  # type: ignore[no-any-return]
@@ -67,14 +67,14 @@ class QuotaClient(Adapter):
 
 
 class Losing:
-    """A runner that fails when told to: before it runs a plan, or after it, as if the answer were lost."""
+    """A runner that fails when a test says so: before it runs a plan, or after it, as if the answer were lost."""
 
     def __init__(self, runner: Any, *, is_async: bool) -> None:
         self._runner = runner
         self._is_async = is_async
         self._before: list[BaseException] = []
         self._after: list[BaseException] = []
-        #: The names of the statements that were sent. Local calls are not among them.
+        #: The names of the statements that were sent. Plan steps without a statement are not among them.
         self.sent: list[str] = []
         #: A function to call with the name of each statement before it is sent.
         self.watch: Callable[[str], None] | None = None
@@ -91,7 +91,7 @@ class Losing:
         return self._run_async(plan) if self._is_async else self._run(plan)
 
     def _watched(self, plan: Any) -> Any:
-        """Pass a plan on. Fail at its first statement, or after its end, if told to."""
+        """Run the steps of a plan. Fail at its first statement, or after its end, if the test says so."""
         from atlas_sdk._plan import Query
 
         asked, answer = False, None
@@ -123,7 +123,7 @@ class Losing:
 
 @contextmanager
 def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
-    """Lock the user's quota; every operation on it waits. The caller may roll back early."""
+    """Lock the user's quota, so that every operation on it waits. The caller may roll back early."""
     with psycopg.connect(dsn) as connection:
         connection.execute("SELECT 1 FROM user_quotas WHERE user_id = %s FOR UPDATE", (user.id,))
         yield connection
@@ -131,7 +131,7 @@ def locked_row(dsn: str, user: User) -> Iterator[psycopg.Connection[Any]]:
 
 
 def waiting(dsn: str, statement: str = "") -> list[int]:
-    """Return the server processes that wait for a lock in a statement with these words."""
+    """Return the server processes that wait for a lock and whose statement contains this text."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute(
             "SELECT pid FROM pg_stat_activity"
@@ -142,7 +142,7 @@ def waiting(dsn: str, statement: str = "") -> list[int]:
 
 
 def terminate(dsn: str, *pids: int) -> None:
-    """End server processes as an administrator does: these, or those of all clients."""
+    """End these server processes as an administrator does; without ids, end those of all clients."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -160,7 +160,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def used(client: QuotaClient, user: User) -> tuple[int, Decimal]:
-    """Check that nothing of a user is held; return the tokens and cost that are charged."""
+    """Check that a user has nothing reserved; return the tokens and the cost that were charged."""
     usage = client.usage_of(user)
     assert (usage.tokens_held, usage.cost_held, usage.slots_held) == (0, 0, 0)
     assert client.holds(user) == []
@@ -168,7 +168,7 @@ def used(client: QuotaClient, user: User) -> tuple[int, Decimal]:
 
 
 def expire_before(runner: Losing, dsn: str, statement: str, time: int) -> None:
-    """Expire and charge all reservations just before a statement is sent for the n-th time."""
+    """Let all reservations expire and be charged just before a statement is sent for the `time`-th time."""
     sent = 0
 
     def expire(name: str) -> None:

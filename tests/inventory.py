@@ -1,7 +1,7 @@
-"""The inventory: what the migrations make, as a server's catalogue shows it.
+"""The inventory: the objects that the migrations make, as a server's catalogue shows them.
 
-`python tests/inventory.py` migrates a database on a fresh server and writes `sql/inventory.json` anew; a test compares
-it with the catalogue.
+`python tests/inventory.py` migrates a database on a fresh server and writes `sql/inventory.json` anew. A test compares
+this file with the catalogue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atlas_sdk.provision.inventory import FILE, Thing
 
 
 def recorded(connection: psycopg.Connection[Any]) -> list[Thing]:
-    """Return what there is in a freshly migrated database, in the order of the file."""
+    """Return the objects in a freshly migrated database, in the order of the file."""
     with connection.cursor(row_factory=dict_row) as cursor:
         text, given = statements("provision")["inventory"].text, {"schema": "public", "role": "atlas_app"}
         rows = cursor.execute(text.encode(), given).fetchall()

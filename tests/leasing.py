@@ -29,18 +29,18 @@ def lease_of(client: QuotaClient, user: User, *, runner: Any = None, **size: Any
 
 
 def hurried(client: QuotaClient) -> None:
-    """Stop the clock of the leases that guards share: all calls seem simultaneous."""
+    """Stop the clock of the leases that guards share, so that all calls seem simultaneous."""
     leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make, clock=Clock())
 
 
 def losing_of(client: QuotaClient) -> Losing:
-    """Return a runner for a lease that fails when told to."""
+    """Return a runner for a lease that fails when the test says so."""
     return Losing(client.quotas._runner, is_async=client.kind == "asyncio")
 
 
 def user_with(client: QuotaClient, **limits: Any) -> User:
-    """Make a user with these limits; others are too high to matter."""
+    """Make a user with these limits. The other limits are too high to matter."""
     return client.user(**{"tokens": 10**12, "cost": 10**6, "requests_per_hour": 10**9, **limits})
 
 

@@ -1,4 +1,4 @@
-"""Breaks a function of the database on purpose: a test must fail."""
+"""Mutants: functions of the database that are broken on purpose, so that a test must fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def source(connection: psycopg.Connection[Any], function: str) -> str:
 
 @contextmanager
 def mutated(connection: psycopg.Connection[Any], function: str, *changes: tuple[str, str]) -> Iterator[None]:
-    """Replace the first occurrence of a text in a function, until the context is left."""
+    """Replace the first occurrence of each text in a function, until the end of the context."""
     whole = source(connection, function)
     broken = whole
     for old, new in changes:

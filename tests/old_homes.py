@@ -1,4 +1,4 @@
-"""Homes with data of an older major of PostgreSQL, as an older release made them."""
+"""Homes with data of an older major version of PostgreSQL, as an older release made them."""
 
 import atexit
 import shutil
@@ -27,7 +27,7 @@ SUM = "SELECT count(*) || ' ' || md5(string_agg(n || words, ',' ORDER BY n)) FRO
 
 @cache
 def copied_from(script: str) -> tuple[Path, str]:
-    """Make a home as an older release did, once a script. Return its data folder and the result of `SUM`."""
+    """Make a home as an older release did, once for each script. Return its data folder and the result of `SUM`."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
     atexit.register(shutil.rmtree, folder)
     folder.chmod(0o755)

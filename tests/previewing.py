@@ -1,4 +1,4 @@
-"""Previews in every status, for tests of either client."""
+"""Previews in every status, for tests of both clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls the quota functions of the database, as any client may, and moves time for them."""
+"""The SQL API of quotas, called as any client may call it, with a clock that a test can set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atlas_sdk._sql import statements
 
 BALANCE = statements("quota_accounting")["verify"].text
 USAGE = statements("quota_accounting")["usage"].text
-#: A clock that a test may set for a database, in front of the real one.
+#: Puts a clock that a test can set in front of the real clock of a database.
 CLOCK = """
 CREATE SCHEMA IF NOT EXISTS test_clock;
 CREATE TABLE IF NOT EXISTS test_clock.stopped (at timestamptz NOT NULL);
@@ -33,12 +33,12 @@ DO $$ DECLARE api text; BEGIN
     END LOOP;
 END $$;
 """
-#: Of a hold, long enough for any test.
+#: The lifetime of a reservation, long enough for any test.
 TTL = timedelta(hours=1)
 
 
 class QuotaSql:
-    """Calls the functions on a connection of its own."""
+    """The functions, called on a connection of their own."""
 
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
@@ -58,7 +58,7 @@ class QuotaSql:
         return found
 
     def user(self, **columns: object) -> uuid.UUID:
-        """Make a user; the columns are of user_quotas, and every limit that is not named is none."""
+        """Make a user with these columns of `user_quotas`; a limit that is not given is no limit."""
         user_id = uuid.uuid4()
         self.connection.execute("INSERT INTO users (id, email) VALUES (%s, %s)", (user_id, f"{user_id}@example.com"))
         limits = dict.fromkeys(("tokens_limit", "cost_limit", "containers_limit", "requests_limit", "builds_limit"))
@@ -82,7 +82,7 @@ class QuotaSql:
         )
 
     def lease(self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", ttl: Any = TTL, **more: Any) -> Any:
-        """Ask for a block; a minimum that is not named is 0."""
+        """Ask for a block. A minimum that is not given is 0."""
         asked = {"min_tokens": 0, "cost": 0, "min_cost": 0, "requests": 0, "min_requests": 0, "holder": "", **more}
         asked |= {"u": user_id, "id": uuid.uuid4() if key == "new" else key, "tokens": tokens, "ttl": ttl}
         return self.row_of(
@@ -138,7 +138,7 @@ class QuotaSql:
     def grant(
         self, user_id: uuid.UUID, tokens: Any = 0, cost: Any = 0, *, days: int | None = None, key: Any = "new"
     ) -> uuid.UUID:
-        """Top up, for so many days; return the id."""
+        """Grant a top-up for so many days, by default for ever; return its id."""
         grant_id: uuid.UUID = uuid.uuid4() if key == "new" else key
         self.value(
             "SELECT quota_grant(%s, %s, %s::bigint, %s::numeric, clock_timestamp() + %s::interval, 'a test')",
@@ -147,7 +147,7 @@ class QuotaSql:
         return grant_id
 
     def expire_grant(self, user_id: uuid.UUID, grant_id: uuid.UUID) -> None:
-        """Let a top-up have expired a second ago, unseen."""
+        """Set the expiry of a top-up to a second ago. No function has noticed it yet."""
         moved = {"u": user_id, "id": grant_id}
         self.connection.execute(
             "UPDATE quota_grants SET expires_at = clock_timestamp() - interval '1 s'"
@@ -165,12 +165,12 @@ class QuotaSql:
         return {row["id"]: SimpleNamespace(**row) for row in found}
 
     def usage(self, user_id: uuid.UUID) -> Any:
-        """Return what `usage` tells, which changes nothing."""
+        """Return the usage, by a statement that changes nothing."""
         return self.row_of(USAGE, {"user_id": user_id})
 
     @contextmanager
     def own_clock(self) -> Iterator[None]:
-        """Let the functions of this database ask a clock that can be set."""
+        """Let the functions of this database use a clock that can be set."""
         self.connection.execute(CLOCK)
         try:
             yield
@@ -178,7 +178,7 @@ class QuotaSql:
             self.set_clock(None)
 
     def set_clock(self, at: datetime | None) -> None:
-        """Stop the clock at a moment; None: the real one again."""
+        """Stop the clock at a moment; None returns to the real clock."""
         self.connection.execute("DELETE FROM test_clock.stopped")
         if at is not None:
             self.connection.execute("INSERT INTO test_clock.stopped (at) VALUES (%s)", (at,))
@@ -189,7 +189,7 @@ class QuotaSql:
         )
 
     def end_period(self, user_id: uuid.UUID, days: int = 40) -> None:
-        """Move everything of this user so many days into the past: the period is over, by more than a month."""
+        """Move everything of this user so many days into the past. With 40 days, the period is over."""
         moved = {"days": timedelta(days=days), "u": user_id}
         for text in (
             """UPDATE user_quotas SET period_anchor = period_anchor - %(days)s, period_start = period_start - %(days)s,
@@ -217,7 +217,7 @@ class QuotaSql:
         return [(row["meta"]["dimension"], row["meta"]["percent"]) for row in found]
 
     def balance(self, user_id: uuid.UUID) -> None:
-        """Assert that used = SUM(ledger) and held = SUM(holds)."""
+        """Check that the used amounts are the sums of the ledger, and the held amounts those of the reservations."""
         (row,) = self.connection.execute(BALANCE, {"user_id": user_id}).fetchall()
         assert row["user_id"] is None, row
         assert row["periods"] >= 1

@@ -1,6 +1,6 @@
-"""The tables of docs/operations.md: what the original's names became, and every operation of every client.
+"""The tables of docs/operations.md: our names for the original's operations, and all operations of the clients.
 
-`python tests/reference.py` writes the second one anew; a test compares it with the real faces.
+`python tests/reference.py` writes the second table anew; a test compares it with the real classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atlas_sdk.model.maintenance import MAINTENANCE_JOBS
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operations.md"
 BEGIN, END = "<!-- the reference: python tests/reference.py -->", "<!-- the end of the reference -->"
 
-#: Each topic of a client and its face.
+#: Each topic of a client and its class.
 TOPICS: dict[str, type] = {
     "users": topics.Users,
     "sessions": topics.Sessions,
@@ -35,7 +35,7 @@ TOPICS: dict[str, type] = {
 
 _JOBS = tuple(f"maintenance.{job}" for job in MAINTENANCE_JOBS)
 
-#: What each operation that is on record writes.
+#: Operations on record and the types of the events that they write.
 EVENTS: dict[str, tuple[str, ...]] = {
     "users.create": ("user.created",),
     "users.local": ("user.created",),
@@ -101,7 +101,8 @@ _LEDGER = "the ledger"
 _HISTORY = "the history"
 _TOUCH = "nothing"
 
-#: What writes no event, because what it writes is a record itself, or it is done at every request.
+#: Operations that change something and write no event, with the record that they write instead. Those with "nothing"
+#: run at every request or clean up.
 SILENT: dict[str, str] = {
     "sessions.touch": _TOUCH,
     "projects.touch": _TOUCH,
@@ -128,7 +129,7 @@ SILENT: dict[str, str] = {
     "schema.migrate": "`schema_version`",
 }
 
-#: What changes nothing.
+#: Operations that change nothing.
 READS = {
     *("users.get", "users.by_email", "users.find_local", "users.list", "users.usage_summary"),
     *("sessions.verify", "sessions.list"),
@@ -156,7 +157,7 @@ class Row(NamedTuple):
 
 
 def cells(text: str, columns: int) -> Iterator[list[str]]:
-    """Return the rows of all tables with so many columns, without their heads and lines."""
+    """Yield the rows of all tables with so many columns, without their heads and separator lines."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
         found = [cell.strip() for cell in line.strip("|").split(" | ")]
@@ -172,7 +173,7 @@ def original_names() -> list[Row]:
 
 
 def event_types() -> list[str]:
-    """Return the event types that the document tells of."""
+    """Return the event types in the document."""
     text = DOCUMENT.read_text("utf-8").partition("\n## Events")[2].partition("\n## ")[0]
     return [name for row in cells(text, 2) for name in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])]
 
@@ -206,12 +207,12 @@ def _shown(kind: Any) -> str:
 
 
 def _result(operation: Callable[..., Any]) -> str:
-    """Return what an operation gives."""
+    """Return the type of an operation's result."""
     return _shown(inspect.signature(operation).return_annotation)
 
 
 def _call(name: str, operation: Callable[..., Any]) -> str:
-    """Return how an operation is called; "=" marks what need not be given."""
+    """Return the call of an operation; "=" marks parameters with a default."""
     parts, keywords = [], False
     for parameter in inspect.signature(operation).parameters.values():
         if parameter.name == "self":
@@ -227,7 +228,7 @@ def _call(name: str, operation: Callable[..., Any]) -> str:
 
 
 def _sentence(operation: Callable[..., Any]) -> str:
-    """Return the first sentence of what an operation says of itself."""
+    """Return the first sentence of an operation's docstring."""
     text = " ".join((inspect.getdoc(operation) or "").split("\n\n")[0].split())
     return re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0].replace("|", "or")
 
@@ -244,7 +245,7 @@ _HEAD = ["| operation | returns | what it does | on record as |", "|---|---|---|
 
 
 def _of_client() -> list[str]:
-    """Return the rows of what a client has besides its topics."""
+    """Return the rows of a client's own methods and properties, besides its topics."""
     rows = []
     for name in dict.fromkeys(name for kind in client.Atlas.__mro__ if kind is not object for name in vars(kind)):
         member = getattr(client.Atlas, name)
@@ -259,11 +260,11 @@ def _of_client() -> list[str]:
 
 
 def reference() -> str:
-    """Return the second table, one part a topic."""
+    """Return the second table, with one part for each topic."""
     found = operations()
     lines = ["### `atlas`", "", "The client itself.", "", *_HEAD, *_of_client(), ""]
     for topic, face in TOPICS.items():
-        # The first paragraph: the second of some is about transactions, and stands here once for all.
+        # Take the first paragraph only. Some have a second one, about transactions, which the page explains once.
         about = " ".join((inspect.getdoc(face) or "").split("\n\n")[0].split())
         lines += [f"### `atlas.{topic}`", "", about, "", *_HEAD]
         for name, operation in found.items():
@@ -275,7 +276,7 @@ def reference() -> str:
 
 
 def written(text: str) -> str:
-    """Return the document with the reference as it should be."""
+    """Return the document with the current reference."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     assert begin, BEGIN

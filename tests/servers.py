@@ -21,10 +21,10 @@ from psycopg import sql
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.places import find_binaries
 
-#: The password of the roles that a test makes. Over TCP only the superuser needs none.
+#: The password of the roles that a test makes. Over TCP every login needs it but the superuser.
 PASSWORD = "s3cret: 'of' a role%"
 _SYSTEM = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
-#: "bundled" are the programs of the embedded server, "system" those of Debian, where they are installed.
+#: "bundled" stands for the programs of the embedded server, and "system" for Debian's, where they are installed.
 PROGRAMS = ["bundled"] + (["system"] if _SYSTEM else [])
 _HBA = "host all postgres all trust\nhost all all all scram-sha-256\n"
 
@@ -58,14 +58,14 @@ class PrivateServer:
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
     def start(self, *settings: str) -> None:
-        """Start it, with settings on its command line such as "max_connections=10"."""
+        """Start the server, with settings on its command line such as "max_connections=10"."""
         given = {"listen_addresses": "'127.0.0.1'", "port": self.port, "unix_socket_directories": "''"}
         options = " ".join(f"-c {name}={value}" for name, value in given.items())
         options += "".join(f" -c {setting}" for setting in settings)
         self._run("pg_ctl", "-D", self.data, "-w", "-l", self.log, "-o", options, "start")
 
     def stop(self) -> None:
-        """Stop it at once."""
+        """Stop the server at once."""
         self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
 
     def url(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
@@ -111,7 +111,7 @@ class PrivateServer:
         return found
 
     def empty(self) -> None:
-        """Drop every database and role that a test made, and every setting."""
+        """Drop every database and role that a test made, and reset every setting."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             for (name,) in connection.execute(
                 "SELECT datname FROM pg_database WHERE datname !~ '^(postgres|template.)$'"
@@ -138,6 +138,6 @@ def private_server(programs: str, *settings: str) -> Iterator[PrivateServer]:
 
 
 def steps(ran: Any) -> dict[str, str]:
-    """Return the mark of each step in the output of `db init`; of two steps with one name the last."""
+    """Return the mark of each step in the output of `db init`. If two steps have the same name, the last one counts."""
     told = [line for line in ran.err.splitlines() if line[:1] in set("✓·+-✗")]
     return {re.split(r"\s{2,}", line[2:])[0]: line[0] for line in told}

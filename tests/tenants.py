@@ -27,7 +27,7 @@ class Tenant:
 
 
 def settle_in(atlas: Atlas, name: str, secret: str) -> Tenant:
-    """Make a tenant with rows in every table, called `name`, with `secret` in their texts."""
+    """Make a tenant called `name`, with rows in every table and `secret` in their texts."""
     user = atlas.users.create(f"{name}@example.com", name=secret, plan="pro", password=f"{name}-password")
     project = atlas.projects.create(user, path=f"/srv/{secret}", name=secret, session_id=f"{name}-session")
     first = atlas.memory.snapshot(project, "CLAUDE.md", f"# Rules of {secret}\n".encode() * 40)
@@ -70,7 +70,7 @@ def settle_in(atlas: Atlas, name: str, secret: str) -> Tenant:
 
 
 def complete(connection: psycopg.Connection[Any], tenant: Tenant) -> None:
-    """Add rows that only time or a restore makes: a closed period, a restore."""
+    """Add rows that only time or a restore makes: a closed period and a restore."""
     connection.execute(
         "INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, cost_used, closed_at)"
         " VALUES (%s, now() - interval '2 months', now() - interval '1 month', 7, 0, now())",
@@ -83,7 +83,7 @@ def complete(connection: psycopg.Connection[Any], tenant: Tenant) -> None:
     )
 
 
-#: Tables of the platform. Their rows have the nil id as their user.
+#: Tables of the platform. The user of their rows is the nil id.
 PLATFORM = ("maintenance_runs",)
 
 

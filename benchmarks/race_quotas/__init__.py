@@ -11,8 +11,8 @@
     jobs       the kinds of use: guards, streams, leases, slots, hits, and calls that are never settled
     journal    the workers' notes, which survive a kill
     naive      the pair "check, then update" on a separate table, in the same run
-    watch      the invariants that must be true at every look at the counters
-    verdict    the invariants that must be true in the end, checked with the workers' journals
+    watch      the invariants that must hold at every look at the counters
+    verdict    the invariants that must hold at the end, checked with the workers' journals
     server     a server that crashes on request
-    sabotage   bugs put into the product, to see that the race finds them
+    sabotage   bugs that are put into the product, to see that the race finds them
 """

@@ -86,7 +86,7 @@ def main() -> int:
         f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}",
         flush=True,
     )
-    # It would log every crash.
+    # Without this the pool of psycopg would log every crash.
     logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
     logging.getLogger("psycopg.pool").propagate = False
     report = race(settings)

@@ -69,7 +69,7 @@ class Jobs:
             lease.close()
 
     def _think(self, mean_s: float) -> None:
-        # The time of the provider, and of the rest of the program.
+        # The pause stands for the time of the provider and of the rest of the program.
         time.sleep(min(self._dice.expovariate(1 / mean_s), 10 * mean_s))
 
     def _cost(self) -> Decimal:
@@ -134,7 +134,7 @@ class Jobs:
 
     def _automatic(self, user: int) -> str:
         end = ""
-        # Call in a row: blocks for several calls need many calls a second.
+        # Make several calls in a row, because only many calls a second get blocks for several calls.
         for _ in range(self._dice.randint(1, 30)):
             end = self._guard(user, lease=True)
         return end
@@ -221,6 +221,6 @@ class Jobs:
         requests = self._dice.choice((1, 1, 1, 2, 5))
         asked = time.monotonic()
         self._quotas.hit(self._users[user], requests=requests)
-        # There is no reservation and no id; the epoch 0 marks the entry.
+        # A hit has no reservation and no id, so the epoch 0 marks its entry.
         self._journal.granted(user, UUID(int=0), 0, asked, requests=requests)
         return "admitted"

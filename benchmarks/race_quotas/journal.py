@@ -14,7 +14,7 @@ __all__ = ["Grant", "Journal", "Outcome", "Paid", "Stay", "entries", "nano"]
 
 
 def nano(cost: Decimal | int) -> int:
-    """Return dollars as billionths, which JSON keeps exactly."""
+    """Return dollars as an integer of billionths, which JSON keeps exactly."""
     return int(cost * 10**9)
 
 
@@ -41,7 +41,7 @@ class Paid:
     id: str
     tokens: int
     nano: int
-    #: For a block this is only a part.
+    #: False if this is only a part of a block.
     whole: bool
 
 

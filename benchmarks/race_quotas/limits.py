@@ -1,4 +1,4 @@
-"""Small limits, which mostly grow when they are reached, so that they are reached all the time."""
+"""Small limits. Most of them grow when they are reached, so that workers reach them all the time."""
 
 import random
 import threading
@@ -18,7 +18,8 @@ __all__ = ["ROOM", "filled_up", "new_user"]
 #: The limits of a new user, and the amounts added when a limit is reached.
 ROOM: dict[str, Any] = {"tokens": 60_000, "cost": Decimal("0.30"), "requests": 600, "builds": 10}
 _SLOTS = 3
-#: Seconds between two checks, and the probability that a reached limit grows then; some users stay refused for a while.
+#: Seconds between two checks, and the probability that a check raises a reached limit. So some users stay refused for a
+#: while.
 _PAUSE_S = 0.4
 _CHANCE = 0.4
 #: A limit counts as reached when less is left than one call may ask for.
@@ -76,7 +77,7 @@ def filled_up(atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, probl
 def _raise(atlas: Atlas, user: User, row: Row, dice: random.Random) -> None:
     left = {name: limit - taken for name, (taken, limit) in dimensions(row).items()}
     short = {name for name, least in _SHORT.items() if left[name] < least and dice.random() < _CHANCE}
-    # Half of the top-ups expire, with their unused part.
+    # Half of the top-ups expire; then their unused part is lost.
     lasts = timedelta(seconds=dice.uniform(1, 10)) if dice.random() < 0.5 else None
     for dimension in sorted(short & {"tokens", "cost"}):
         atlas.quotas.grant(user, **{dimension: ROOM[dimension]}, expires_in=lasts)

@@ -31,9 +31,9 @@ __all__ = ["Report", "Settings", "race"]
 
 USERS = 5
 _TICK_S = 0.02
-#: The largest share of the run's time for verifying.
+#: The largest share of the run's time that verifications may take.
 _VERIFY_SHARE = 0.05
-#: Seconds for workers to stop: they finish a job, give blocks back, and may wait for the server.
+#: Seconds in which workers must stop. They finish a job, give blocks back, and may wait for the server.
 _STOP_S = 60.0
 #: Blocks of `guard(lease=True)` last for more than a minute. A shorter race ages them instead of waiting.
 _WAITS_FROM_S = 120
@@ -80,7 +80,7 @@ class _Race:
     folder: Path
     report: Report
     dice: random.Random
-    #: A fork server with everything imported, so that a new worker starts in milliseconds.
+    #: A fork server that has imported everything, so that a new worker starts in milliseconds.
     context: Any = field(factory=lambda: multiprocessing.get_context("forkserver"))
     workers: list[BaseProcess] = field(factory=list)
     naive: list[BaseProcess] = field(factory=list)
@@ -111,7 +111,7 @@ class _Race:
         self.start_worker()
 
     def pause(self) -> None:
-        """Stop a worker for longer than its reservations last, like a machine that sleeps or swaps."""
+        """Pause a worker for longer than its reservations last, like a machine that sleeps or swaps."""
         awake = [worker.pid for worker in self.workers if worker.pid and worker.pid not in self.paused]
         if awake:
             pid = self.dice.choice(awake)
@@ -162,7 +162,7 @@ class _Race:
         try:
             audit = self.atlas.quotas.verify()
         except DatabaseUnreachable:
-            # Its connections have not noticed the crash yet.
+            # The client's connections have not noticed the crash yet.
             return 0.0
         self.report.verified += 1
         self.report.problems += [f"the counters do not match the ledger: {row}" for row in audit.unbalanced]
@@ -192,7 +192,7 @@ class _Race:
                 process.kill()
                 process.join()
             elif process.exitcode not in {0, -signal.SIGTERM} and process in self.workers:
-                # Workers that were too young to handle SIGTERM have ended by it.
+                # SIGTERM has ended workers that had not yet installed their handler.
                 self.complain(process)
 
     def expire(self) -> None:

@@ -1,10 +1,10 @@
-"""Bugs put into the product on purpose, since a race that does not find them would prove nothing."""
+"""Bugs that are put into the product on purpose. A race that does not find them would prove nothing."""
 
 import psycopg
 
 __all__ = ["SABOTAGES", "sabotage"]
 
-#: By name: functions, texts in them, and replacements.
+#: Bugs by name: functions, texts in them, and the replacements of the texts.
 SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
     # Reservations of others do not count.
     "holds": [

@@ -1,4 +1,4 @@
-"""A database server that crashes on request, and that nothing else starts again."""
+"""A database server that crashes on request. Nothing but the race starts it again."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ from benchmarks.bench import remove_home
 
 __all__ = ["CRASHES", "CrashingServer", "crashing_server"]
 
-#: "immediate" is PostgreSQL's word for a crash on request, without a checkpoint; "kill" kills the postmaster, and
-#: the other processes must notice that by themselves.
+#: "immediate" is PostgreSQL's word for a shutdown without a checkpoint. "kill" kills the postmaster, and the other
+#: processes must notice that by themselves.
 CRASHES = {"immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 _END_S = 30.0
 
@@ -52,7 +52,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        # Without an init that reaps it, it stays as a zombie.
+        # Without an init process that reaps it, the ended server stays as a zombie.
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return Path("/proc").is_dir() is False

@@ -1,4 +1,4 @@
-"""Check the invariants at the end of the race against the workers' journals."""
+"""The invariants at the end of the race, checked with the workers' journals."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expir
 FROM usage_ledger WHERE user_id = %s AND reservation_id IS NOT NULL GROUP BY reservation_id
 """
 _HELD = "SELECT count(*) FROM quota_reservations WHERE user_id = ANY(%s)"
-#: The sliding hour has dropped older requests.
+#: The sliding hour in seconds. Older requests no longer count.
 _HOUR_S = 3600
 
 
@@ -29,7 +29,7 @@ class Evidence:
     """The entries of all workers, by user."""
 
     grants: dict[int, list[Grant]] = field(factory=lambda: defaultdict(list))
-    #: By user and reservation.
+    #: Settlements by user and reservation.
     paid: dict[int, dict[str, Paid]] = field(factory=lambda: defaultdict(dict))
     stays: dict[int, dict[int, Stay]] = field(factory=lambda: defaultdict(dict))
     jobs: Counter[str] = field(factory=Counter)
@@ -63,7 +63,8 @@ class Evidence:
 def broken_fences(grants: Iterable[Grant]) -> list[str]:
     """Return errors in the epochs of a user: not unique, or lower for a later reservation.
 
-    A reservation is later if it was requested after the other one's answer. A block counts from its first call.
+    A reservation is later than another if it was requested after the answer to the other. For a block, its first call
+    counts.
     """
     first: dict[str, Grant] = {}
     for grant in grants:
@@ -103,7 +104,7 @@ def overlaps(stays: Iterable[Stay]) -> int:
 def judge(
     atlas: Atlas, dsn: str, users: Sequence[User], watch: Watch, evidence: Evidence, took_s: float
 ) -> tuple[list[str], list[dict[str, object]]]:
-    """Return the errors, and sums for each user."""
+    """Return the errors, and the sums of each user."""
     wrong: list[str] = []
     sums: list[dict[str, object]] = []
     audit = atlas.quotas.verify()
@@ -134,8 +135,8 @@ def judge(
 def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> list[str]:
     """Compare the workers' settlements with the charges, and the charges with the reservations.
 
-    A crash may lose a settlement, and the expiry then charges all, so a higher charge is valid. A killed worker has
-    noted less than it used of a block. A charge below the usage is never valid.
+    A crash may lose a settlement. The expiry then charges the whole reservation, so a higher charge is valid. A killed
+    worker may have noted less than it used of a block. A charge below the usage is never valid.
     """
     found = []
     for told in paid.values():
@@ -151,7 +152,7 @@ def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> lis
 
 
 def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: bool) -> list[str]:
-    """Compare the requests and builds that workers were granted with the counts."""
+    """Compare the requests and builds that were granted to workers with the database's counts; return the errors."""
     requests = builds = 0
     for grant in grants:
         requests += grant.requests
@@ -176,7 +177,7 @@ def _sums(
         "tokens told": sum(told.tokens for told in known.values()),
         "charged": sum(charged.values()),
         "limit": row["tokens_limit"],
-        # A crash lost the settlement and the expiry charged all, or a kill lost the end of the entry.
+        # A crash lost the settlement and the expiry charged all, or a kill lost later notes of a block.
         "charged higher": sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0)),
         "expired": sum(1 for entry in ledger.values() if not entry[5] and entry[1]),
         "requests": row["request_sum"],

@@ -1,4 +1,4 @@
-"""Check the invariants of the counters during the race, in one statement and so at one moment."""
+"""The invariants of the counters during the race, checked in one statement and so at one moment."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def dimensions(row: Row) -> dict[str, tuple[Any, Any]]:
 
 
 def problems(row: Row, name: str) -> list[str]:
-    """Return the errors of a user's counters in words."""
+    """Return the errors in a user's counters, in words."""
     found = [
         f"{name} is over the limit of {dimension}: {taken} of {limit}"
         for dimension, (taken, limit) in dimensions(row).items()
@@ -53,16 +53,16 @@ class Watch:
     dsn: str
     users: Sequence[UUID]
     looks: int = 0
-    #: Looks that failed because the server had crashed.
+    #: The number of looks that failed because the server had crashed.
     missed: int = 0
     #: The highest share of each limit, by user and dimension.
     peaks: list[dict[str, float]] = field(init=False)
     rows: list[Row] = field(factory=list)
     naive_over: int = 0
-    #: Usage and limit of the naive pair.
+    #: The usage and the limit of the naive pair.
     naive: tuple[int, int] = (0, 0)
     problems: list[str] = field(factory=list)
-    #: The days of the counted builds.
+    #: The days on which builds were counted.
     days: set[date] = field(factory=set)
     _connection: psycopg.Connection[Any] | None = None
 
@@ -95,7 +95,7 @@ class Watch:
 
     @property
     def same_day(self) -> bool:
-        """Whether it was one day all the time, so that builds were counted in one go."""
+        """True if the whole race was on one day, so that the count of builds never restarted."""
         return len(self.days) <= 1
 
     def close(self) -> None:

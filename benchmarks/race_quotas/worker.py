@@ -15,13 +15,13 @@ from benchmarks.race_quotas.journal import Journal
 
 __all__ = ["Told", "work"]
 
-#: Seconds to connect: a crashed server is started again after a moment, and replays its log.
+#: Seconds in which a worker must connect. A crashed server starts again after a moment, and replays its log.
 _DOWN_S = 30.0
 _NICE = 5
 
 
 class Told:
-    """A flag that is set by SIGTERM, or when the parent process has ended."""
+    """A flag that is set after SIGTERM, or after the end of the parent process."""
 
     def __init__(self) -> None:
         self._stop = False

@@ -1,4 +1,4 @@
-"""Run command lines in this process or as processes of their own, on the session's embedded server."""
+"""Fixtures that run command lines, in this process or in processes of their own, on the session's embedded server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ran(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The one line of an error."""
+        """The text of the error line, which is the only line on stderr."""
         (line,) = self.err.splitlines()
         assert line.startswith("atlasctl: ")
         assert not self.raw
@@ -48,7 +48,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove all settings but those of the test."""
+    """Remove the settings of the environment in which the tests run."""
     for name in [name for name in os.environ if name.startswith("ATLAS_") and "LINGER" not in name]:
         monkeypatch.delenv(name)
     for name in ("NO_COLOR", "DATABASE_URL", "PGPASSWORD"):
@@ -58,14 +58,14 @@ def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(atlas_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The session's home, in the environment."""
+    """Set ATLAS_HOME to the session's home; return the home."""
     monkeypatch.setenv("ATLAS_HOME", str(atlas_home))
     return atlas_home
 
 
 @pytest.fixture
 def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Ran]:
-    """Run a command line in this process."""
+    """Return a function that runs a command line in this process."""
 
     def run(*arguments: str | Path) -> Ran:
         capfdbinary.readouterr()
@@ -78,7 +78,7 @@ def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Ran]:
 
 @pytest.fixture
 def app(home: Path, folder: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A protected project with two memory files, as the current folder."""
+    """Return the folder of a protected project with two memory files; it is the current folder."""
     monkeypatch.chdir(folder)
     assert cli("init").code == 0
     return folder
@@ -86,5 +86,5 @@ def app(home: Path, folder: Path, cli: Callable[..., Ran], monkeypatch: pytest.M
 
 @pytest.fixture
 def atlasctl() -> str:
-    """The installed script, for processes of its own."""
+    """Return the path of the installed script, to run it as a process."""
     return ATLASCTL

@@ -69,7 +69,7 @@ def test_load_says_what_reads_back_wrong(cli, dsn, empty_dsn, tmp_path):
 
 
 def test_a_load_into_a_home_is_not_one_into_the_server_of_the_environment(cli, dsn, home, tmp_path, monkeypatch):
-    """As in docs/backups.md: the home is full here, so that it is the one that refuses."""
+    """The command is from docs/backups.md. Here the home is not empty, so its refusal shows that it was the target."""
     cli("db", "dump", tmp_path / "a.dump", "--dsn", dsn)
     with Atlas.open(home=home) as embedded:
         embedded.users.local()
@@ -94,7 +94,7 @@ def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(atlasctl, dsn, tmp_
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as process:
         os.close(stderr)
         shown = b""
-        # Linux says EIO when the last writer has closed a terminal.
+        # On Linux, reading fails with EIO after the last writer has closed the terminal.
         try:
             while chunk := os.read(terminal, 4096):
                 shown += chunk
@@ -109,7 +109,7 @@ def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(atlasctl, dsn, tmp_
 
 
 def test_older_major_is_upgraded_with_a_line_on_stderr(atlasctl, tmp_path, monkeypatch):
-    """A home as an older release would have made it, with the whole schema in it, verified afterwards."""
+    """The home is as an older release would have made it, with the whole schema, and is verified afterwards."""
     from atlas_sdk._embedded.account import find_account
     from atlas_sdk._embedded.server import _dsn
 

@@ -31,7 +31,7 @@ def test_a_server_changes_only_when_asked(cli, empty_dsn, folder):
 
 @pytest.fixture
 def kept(monkeypatch):
-    """For how long the server was asked to stay; the session's own stays up anyway."""
+    """Return the list of the times for which commands asked the server to stay up."""
     asked = []
     monkeypatch.setattr("atlas_sdk.Atlas.keep_server_for", lambda _, seconds: asked.append(seconds))
     return asked
@@ -96,7 +96,7 @@ def test_a_home_is_that_folder_whatever_the_environment_says(cli, home, dsn, tmp
     monkeypatch.setenv("DB_NAME", "production")
     made = cli("db", "init", "--home", home)
     assert (made.code, made.err) == (0, "DB_HOST, DB_PORT, DB_NAME: not used, because --home comes first\n")
-    # What was typed says production.
+    # The option on the command line counts; without it, the environment's server, which does not answer.
     assert cli("db", "status", "--dsn", dsn).code == 0
     assert cli("db", "status").code == 5
 

@@ -15,7 +15,7 @@ from patience import PATIENCE_S
 
 @pytest.fixture
 def place(tmp_path_factory, monkeypatch):
-    """Where temporary files go, so that what is left behind shows."""
+    """Set TMPDIR to an empty folder, so that leftover files show; return it."""
     found = tmp_path_factory.mktemp("demo")
     monkeypatch.setenv("TMPDIR", str(found))
     return found
@@ -26,7 +26,7 @@ def data_folder(root):
 
 
 def test_demo_holds_and_leaves_nothing(atlasctl, place, monkeypatch):
-    # Settings of the person who runs it must not lead it to their own data.
+    # The demo must ignore the settings of the person who runs it, and so never reach their own data.
     monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/x")
     done = subprocess.run([atlasctl, "demo"], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -34,7 +34,7 @@ def test_demo_holds_and_leaves_nothing(atlasctl, place, monkeypatch):
     assert len(steps) == 14
     assert "\x1b" not in done.stdout
     assert "-- Ask before" in done.stdout
-    # By its path where the shell would not find it.
+    # The demo prints the path of the program where the shell would not find its name.
     program = "atlasctl" if shutil.which("atlasctl") else atlasctl
     assert done.stdout.endswith(f"Next, in a project of yours:\n$ {program} init\n$ {program} watch\n")
     assert list(place.iterdir()) == []

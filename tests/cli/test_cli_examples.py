@@ -1,4 +1,4 @@
-"""The examples in the help of every command, and the commands of two pages, run as they are written."""
+"""The examples in the help of every command and the commands of two pages run as they are written."""
 
 import io
 import re
@@ -15,23 +15,23 @@ from atlas_sdk import Atlas, SigningKeys
 from atlas_sdk.cli.invocation import Invocation
 
 EXAMPLES = {words: command.examples for words, command in commands()}
-#: Why a command's examples do not run here.
+#: Commands whose examples do not run here, each with the reason.
 NOT_RUN = {
     ("demo",): "test_cli_demo.py runs it",
     ("watch",): "it runs until it is interrupted: tests/watcher",
     ("db", "load"): "it makes a database: test_cli_backups.py runs it",
     ("db", "init"): "it makes logins of the whole server: tests/cli/provision runs it",
 }
-#: `db doctor` exits with 1 when it finds something, and a test's server has its flaws.
+#: `db doctor` exits with 1 when it finds a problem, and a test's server has some, such as no fsync.
 CODES = {("db", "doctor"): {0, 1}}
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def world(dsn, tmp_path, monkeypatch):
-    """A home with ~/code/app, a project of this login and of Ada, where the examples find what they name.
+    """Prepare a home folder with ~/code/app and the settings that the examples need.
 
-    Returns what prepares the rest for one command.
+    Yield a function that makes the users, projects and checkpoints that the examples of one command name.
     """
     app = tmp_path / "code" / "app"
     app.mkdir(parents=True)
@@ -45,7 +45,7 @@ def world(dsn, tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(sys, "stdin", io.StringIO("correct horse\n" * 9))
-    # On a terminal, where somebody says yes.
+    # Behave as on a terminal where a person confirms every question.
     monkeypatch.setattr(Invocation, "interactive", property(lambda run: not run.flags.json))
     monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
     with Atlas.open(dsn) as atlas:
@@ -76,7 +76,7 @@ def _prepare(atlas, dsn, app, words):
 
 
 def _arguments(line, dsn):
-    """Return the arguments of a command line without what is the shell's, at a server that is there."""
+    """Return the arguments of a command line without the shell's syntax, with the DSN of the test's server."""
     line = line.removeprefix("psql $(").removesuffix(")")
     line = re.split(r" [<>] ", re.sub(r"postgresql://\S+", shlex.quote(dsn), line))[0]
     name, *arguments = shlex.split(line, comments=True)

@@ -1,4 +1,4 @@
-"""Bad input: one line, the right exit code, nothing lost."""
+"""Bad input causes one line and the right exit code, and nothing is lost."""
 
 import ast
 import errno
@@ -126,7 +126,7 @@ def test_one_bad_file_stops_no_other(app, cli):
 
 
 def test_unreadable_file(app, cli, monkeypatch):
-    """Root reads everything, so the system call itself says no."""
+    """Root may read everything, so the test lets the system call fail."""
     real = os.open
 
     def refuse(path, flags, *more, **options):
@@ -153,7 +153,7 @@ def test_file_over_the_limit(app, cli):
     assert "only" in ran.sentence
     assert "size limit" in ran.sentence
     assert cli("diff", "@{now}", "--stat").code == 0
-    # What could not be kept is not overwritten.
+    # Only the file's hash was kept, so a restore must not overwrite the file.
     cli("checkpoint", "v1")
     version = cli("log", "notes.md", "--json").records[-1]["id"]
     refused = cli("restore", version)
@@ -175,7 +175,7 @@ def test_refused_connection(cli, folder):
         assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in ran.sentence
     ran = cli("db", "init", "--dsn", "postgresql://127.0.0.1:1/x")
     assert ran.code == 5
-    # After the line that says which database it is about.
+    # The line before the error names the database.
     assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in ran.err.splitlines()[-1]
     ran = cli("log", "--dsn", "postgresql://127.0.0.1:1/x", "--json")
     assert json.loads(ran.err)["kind"] == "DatabaseUnreachable"
@@ -260,7 +260,7 @@ def _values(found):
 
 @pytest.mark.parametrize("line", [["diff"], ["status"], ["log"], ["snapshot"], ["checkpoint", "v1"], ["verify"]])
 def test_json_holds_characters_only(app, cli, line):
-    """A lone surrogate is valid in no UTF-8, and most readers of JSON refuse its escape."""
+    """A lone surrogate is not valid UTF-8, and most JSON parsers refuse its escape sequence."""
     (app / "notes").mkdir()
     (app / os.fsdecode(b"notes/\xe9.md")).write_bytes(b"bad \xff\n")
     (app / "CLAUDE.md").write_bytes(b"bad \xff \xed\xa0\x80\n")

@@ -1,4 +1,4 @@
-"""A project is forgotten, and comes back with its history."""
+"""Forgetting a project, and getting it back with its history."""
 
 import pytest
 

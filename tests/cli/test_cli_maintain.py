@@ -19,7 +19,7 @@ from atlas_sdk.maintenance import MAINTENANCE_JOBS
 
 GUIDE = Path(__file__).parents[2] / "docs/maintenance.md"
 BACKUPS = GUIDE.with_name("backups.md")
-#: Where the guides install it.
+#: The path of the program in the guides.
 PROGRAM = "/opt/atlasengine/bin/atlasctl"
 
 
@@ -31,7 +31,7 @@ def admin(dsn):
 
 @pytest.fixture
 def ada(dsn, atlas, admin, monkeypatch):
-    """A user with something of everything that may go."""
+    """Return a user with rows of every kind that maintenance removes."""
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     user = atlas.users.create("ada@example.com")
     admin.execute(
@@ -126,7 +126,7 @@ def test_a_job_that_fails_exits_with_1_after_the_others(ada, cli, admin):
 
 @pytest.mark.parametrize("arguments", [["--dry-run"], [], ["--job", "sessions"]], ids=" ".join)
 def test_a_login_that_does_not_see_all_rows_is_refused(ada, cli, admin, dsn, arguments):
-    """It would report that there is nothing to do."""
+    """Without the refusal, maintenance would report that there is nothing to do."""
     ran = cli("db", "maintain", "--dsn", f"{dsn}&options=-crole%3Datlas_app", *arguments)
     assert ran.code == 1
     assert "this login does not see all rows, so it cannot do maintenance: run it as the owner of the tables" in (
@@ -151,7 +151,7 @@ def test_a_terminal_shows_how_far_it_is(ada, atlasctl, admin):
 
 def test_an_interrupted_run_is_on_record_as_stopped(ada, atlas, admin, atlasctl):
     with psycopg.connect(os.environ["ATLAS_DATABASE_URL"]) as other:
-        # It waits for this in its first job.
+        # The first job of maintenance waits for this lock.
         other.execute("LOCK TABLE user_quotas IN ACCESS EXCLUSIVE MODE")
         process = subprocess.Popen([atlasctl, "db", "maintain"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         waiting = (
@@ -186,7 +186,7 @@ def test_every_command_of_the_guide_is_a_real_one(guide, commands):
 
 @pytest.mark.parametrize("guide", [GUIDE, BACKUPS], ids=["maintenance", "backups"])
 def test_what_a_timer_runs_has_a_path_an_account_and_a_login_that_exists(guide):
-    """Cron's and systemd's PATH is short, and the role that owns the tables cannot log in."""
+    """The PATH of cron and systemd is short, and the role that owns the tables cannot log in."""
     timed = [*blocks("cron", guide), *(block for block in blocks("ini", guide) if "ExecStart" in block)]
     assert len(timed) == 2
     for block in timed:

@@ -1,4 +1,4 @@
-"""The way through a day: init, snapshot, checkpoint, log, show, diff, restore, undo, redo, verify."""
+"""The commands of an ordinary day: init, snapshot, checkpoint, log, show, diff, restore, undo, redo, verify."""
 
 import re
 import stat
@@ -140,7 +140,7 @@ def test_log_limits_pages_and_goes_on(app, cli, monkeypatch):
     assert len(limited.out.splitlines()) == 2
     assert limited.err == "the newest 2; --limit or --all shows more\n"
     assert len(cli("log", "--all").out.splitlines()) == 7
-    # The size before the oldest line is looked up, not guessed.
+    # The version before the oldest shown one is looked up, so that the difference of sizes is right.
     assert cli("log", "CLAUDE.md", "-n", "5", "--json").records[-1]["delta"] == -17
 
 

@@ -16,7 +16,7 @@ NAMES = [name for section in COMMANDS.values() for name in section]
 
 
 def commands():
-    """Every command that can be called, with the words that call it."""
+    """Yield the words of every command that can be called, and the command."""
     ctx = click.Context(program)
     for name in NAMES:
         command = program.get_command(ctx, name)
@@ -74,7 +74,7 @@ def test_every_command_has_a_paragraph_json_and_examples_that_parse(words, comma
     assert command.examples
     assert {f"  {example}" for example in command.examples} <= set(shown.out.splitlines())
     for example in command.examples:
-        # What stands behind a redirection, or around a substitution, is the shell's.
+        # Remove the shell's syntax: a redirection, or the command around a substitution.
         line = re.split(" [<>] ", example.removeprefix("psql $(").removesuffix(")"))[0]
         name, *arguments = shlex.split(line)
         assert name == "atlasctl"

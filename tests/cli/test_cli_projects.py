@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def project(dsn, atlas, folder, monkeypatch):
-    """A project of the user who acts, in a database of its own."""
+    """Return a project of the user for whom the commands act, in a database of its own."""
     user = atlas.users.create("ada@example.com")
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     monkeypatch.setenv("ATLAS_USER", user.email)

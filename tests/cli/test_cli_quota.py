@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def ada(dsn, atlas, monkeypatch):
-    """A user of her own database, who acts."""
+    """Return a user in a database of her own, for whom the commands act."""
     user = atlas.users.create("ada@example.com")
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     monkeypatch.setenv("ATLAS_USER", user.email)
@@ -16,7 +16,7 @@ def ada(dsn, atlas, monkeypatch):
 
 @pytest.fixture
 def change(dsn):
-    """Changes a user's row by hand."""
+    """Return a function that changes a user's row by SQL."""
 
     def write(user, text):
         with psycopg.connect(dsn) as connection:

@@ -1,4 +1,4 @@
-"""No command and no function that takes an address tells a secret of it, however the address was written."""
+"""No command and no function that takes an address shows a secret in it, even if the address is badly written."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from atlas_sdk.config import Settings
 from atlas_sdk.dsn import check_dsn, masked, place
 from atlas_sdk.provision import Address, examine, migrate, plan_migrations, set_up
 
-#: In no word of ours, of libpq or of Python.
+#: A text that occurs in no message of ours, of libpq or of Python.
 _SECRET = "Qz7Sekr3t9"
-#: Nobody listens there.
+#: An address where no server listens.
 _PLACE = "127.0.0.1:1"
 _TAIL = f"{_PLACE}/atlas"
 _WORDS = "host=127.0.0.1 port=1 dbname=atlas user=ada connect_timeout=2"
@@ -45,14 +45,14 @@ _COMMANDS = (
 
 @st.composite
 def _passwords(draw: st.DrawFn) -> str:
-    """Return a password with the secret in it, and with characters that end a part of an address."""
+    """Return a password that contains the secret and characters that end a part of an address."""
     mark = st.sampled_from(_SEPARATORS)
     return "".join((draw(st.sampled_from(["", "a", "1"])), draw(mark), _SECRET, draw(mark), draw(mark)))
 
 
 @st.composite
 def _addresses(draw: st.DrawFn) -> str:
-    """Return an address, well or badly formed, with the secret in one of the places where secrets are."""
+    """Return an address, well or badly formed, with the secret in a part of it that may be secret."""
     raw = draw(_passwords())
     escaped = quote(raw, safe="")
     given = draw(st.sampled_from([raw, escaped, quote(raw)]))
@@ -88,7 +88,7 @@ def _addresses(draw: st.DrawFn) -> str:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[Callable[[], str]]:
-    """Collect all that is printed and logged."""
+    """Collect everything that is printed and logged; yield a function that returns it."""
     printed = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace", write_through=True)
     logged = logging.StreamHandler(printed)
     root = logging.getLogger()
@@ -108,7 +108,7 @@ def _heard() -> Iterator[Callable[[], str]]:
 
 
 def _all_of(problem: BaseException) -> str:
-    """Return every text of an error and of the errors that it came from."""
+    """Return every text of an error and of the errors that caused it."""
     parts = ["".join(traceback.format_exception(problem))]
     one: BaseException | None = problem
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""Sessions are issued, listed and revoked from the command line; a token is shown once."""
+"""Sessions are issued, listed and revoked from the command line. A token is shown only once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,21 +9,21 @@ from atlas_sdk import Atlas, InvalidToken, SigningKeys
 
 @pytest.fixture
 def keys(tmp_path, monkeypatch):
-    """The file of the keys that sign, in the environment."""
+    """Write a file of signing keys, and let ATLAS_SIGNING_KEYS name it."""
     monkeypatch.setenv("ATLAS_SIGNING_KEYS", str(tmp_path / "keys"))
     SigningKeys.generate().write(tmp_path / "keys")
 
 
 @pytest.fixture
 def client(keys, dsn):
-    """A client with these keys."""
+    """Yield a client with these keys."""
     with Atlas.open(dsn) as client:
         yield client
 
 
 @pytest.fixture
 def ada(client, dsn, monkeypatch):
-    """A user of her own database, who acts."""
+    """Return a user in a database of her own, for whom the commands act."""
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     monkeypatch.setenv("ATLAS_USER", "ada@example.com")
     return client.users.create("ada@example.com")

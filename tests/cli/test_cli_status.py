@@ -70,7 +70,7 @@ def test_folder_that_is_gone_is_a_problem_not_a_deletion(app, cli, monkeypatch, 
 
 @pytest.fixture
 def watched(monkeypatch):
-    """A watcher that says what the test wants."""
+    """Return a function that sets the status of the watcher."""
 
     def say(*projects, ok=True, silent_s=0.0):
         def read(_home):
@@ -91,14 +91,14 @@ def watched(monkeypatch):
 
 @pytest.fixture
 def known(app, cli):
-    """What a watcher without any problem says about the project."""
+    """Return the status of the project from a watcher without problems."""
     project = cli("init", "--json").record["project"]["id"]
     return ProjectStatus(id=project, path=str(app), lost=False, problem=None, files=())
 
 
 @pytest.fixture
 def write(monkeypatch):
-    """Write a file; the clock that tells young changes from old ones stands still then, however slow the machine is."""
+    """Return a function that writes a file and stops the clock, so that the change stays young on a slow machine."""
 
     def write_and_stop(file, text):
         file.write_text(text)
@@ -135,7 +135,7 @@ def test_a_watcher_that_is_stopped_protects_nothing(app, cli, watched, known):
 
 
 def test_a_watcher_is_judged_at_the_moment_it_was_asked(app, cli, watched, known, write, monkeypatch):
-    """However long the database takes to answer: here it takes a minute."""
+    """The database takes a minute to answer, which must not make the watcher look silent."""
     watched(known)
     write(app / "CLAUDE.md", "changed")
     moments = itertools.count(0, 60)
@@ -194,7 +194,7 @@ def test_what_was_over_the_limit_of_its_day_is_not_protected(app, cli):
 
 def test_init_does_not_count_what_was_not_kept(home, folder, cli):
     (folder / ".atlas.toml").write_text("[track]\nlimit_bytes = 4\n")
-    # Content that nobody else has stored: that would be kept.
+    # No other test may store the same contents, because a stored content counts as kept.
     (folder / "CLAUDE.md").write_text("never kept, one")
     (folder / "notes.md").write_text("never kept, two")
     shown = cli("init", folder).out.splitlines()
@@ -227,7 +227,7 @@ def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched, kno
 
 @pytest.fixture
 def ada(dsn, atlas, folder, cli, monkeypatch):
-    """A user of her own database, in a protected project; returns what sets her limits."""
+    """Make a user in a database of her own, with a protected project; return a function that sets her limits."""
     user = atlas.users.create("ada@example.com")
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     monkeypatch.setenv("ATLAS_USER", user.email)

@@ -1,4 +1,4 @@
-"""What changes on a terminal: colours, relative times, a question before files are written."""
+"""Differences on a terminal: colours, relative times, and a question before files are written."""
 
 import os
 import pty
@@ -30,7 +30,7 @@ class Terminal:
             try:
                 raw = os.read(self._mine, 4096)
             except OSError:
-                # Linux says EIO when the other side is closed.
+                # On Linux, reading fails with EIO after the other side was closed.
                 break
             if not raw:
                 break
@@ -41,7 +41,7 @@ class Terminal:
         os.write(self._mine, text.encode())
 
     def interrupt(self):
-        """Press Ctrl-C as a person does: again when nothing happens, for the first may come just before the reading."""
+        """Press Ctrl-C until the process ends, as a person does. The first one may come just before the reading."""
         deadline = time.monotonic() + PATIENCE_S
         while self.process.poll() is None and time.monotonic() < deadline:
             self.process.send_signal(signal.SIGINT)

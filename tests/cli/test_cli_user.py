@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def server(dsn, monkeypatch):
-    """A database of its own, with no users."""
+    """Let the commands use a database without users; return its URL."""
     monkeypatch.setenv("ATLAS_DATABASE_URL", dsn)
     return dsn
 
@@ -55,7 +55,7 @@ def test_set_changes_what_is_given_or_nothing(server, atlas, cli):
     assert cli("user", "set", "ada@example.com", "--name", "A").out.startswith("changed: ada@example.com (A), plan pro")
     refused = cli("user", "set", "ada@example.com", "--name", "B", "--plan", "gold")
     assert (refused.code, refused.sentence) == (2, "no plan is called 'gold'; there are: free, pro, enterprise")
-    # The name is longer than any may be; the plan before it is taken back.
+    # The name is too long. The change of the plan, which comes before it, is rolled back.
     assert cli("user", "set", "ada@example.com", "--plan", "free", "--name", "x" * 201).code == 2
     found = atlas.users.get(user.id)
     assert (found.name, found.plan) == ("A", "pro")

@@ -1,4 +1,4 @@
-"""The commands of docs/backups.md about homes, run as they are printed."""
+"""The commands of docs/backups.md about homes run as they are printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = os.geteuid() == 0
 DOCS = Path(__file__).parents[2] / "docs" / "backups.md"
 SECTION = DOCS.read_text(encoding="utf-8").split("## Copying, moving and backing up a home\n")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
-#: What a block makes, by a word that is in it alone.
+#: The home that each block makes, by a text that only this block contains.
 MADE = {
     "db load": "loaded",
     "~/copy": "copy",
@@ -31,11 +31,11 @@ MADE = {
 
 @pytest.fixture(scope="module")
 def made():
-    """A stopped home with a user in it, made once: that takes longer than copying it."""
+    """Yield a stopped home with a user in it. It is made once, because that takes longer than copying it."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-docs-") as name:
         Path(name).chmod(0o755)
         home = Path(name, "home")
-        # Where the account of root's server can enter, its data is in the home as everybody's is.
+        # If the account of root's server can enter the home, the data is in the home, as without root.
         home.mkdir(mode=0o755)
         fill(home)
         wait_until_stopped(home)
@@ -55,7 +55,7 @@ def wait_until_stopped(home):
 
 @pytest.fixture
 def user_home(monkeypatch):
-    """The folder of a user."""
+    """Set HOME to a temporary folder; yield it."""
     for name in [name for name in os.environ if name.startswith(("ATLAS_", "XDG_", "DB_"))]:
         monkeypatch.delenv(name)
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-docs-") as name:

@@ -1,4 +1,4 @@
-"""Every operation that is on record, once: what it does, and what the event says."""
+"""A case for every operation that writes an event: a call of the operation, and the type of the event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIGIN = ("203.0.113.9", "Firefox")
 
 
 class World:
-    """A client, its copy for one request, and things to work on, which are made when they are asked for."""
+    """A client, its copy for one request, and a user, projects and previews, which are made when a case needs them."""
 
     def __init__(self, client: Any, connection: psycopg.Connection[Any], folder: Path) -> None:
         self.client = client
@@ -52,12 +52,12 @@ class World:
 
 
 class Case(NamedTuple):
-    """An operation, what it writes, and how it is called: a function that prepares and returns what to do."""
+    """An operation, the type of its event, and a function that prepares the call and returns it."""
 
     operation: str
     event: str
     prepare: Callable[[World], Callable[[Any], object]]
-    #: Whether it is under the nil user, because it is no single user's.
+    #: True if the event belongs to the nil user, because it concerns no single user.
     nobody: bool = False
 
 
@@ -82,7 +82,7 @@ def _full(world: World) -> Callable[[Any], object]:
 
 
 def case(operation: str, event: str, act: Callable[..., object], *makers: Callable[[World], Any], **kind: Any) -> Case:
-    """Return a case whose `act` takes the client and what the makers made beforehand."""
+    """Return a case. `act` gets the client and the results of the makers, which run before."""
 
     def prepare(world: World) -> Callable[[Any], object]:
         made = [make(world) for make in makers]

@@ -1,4 +1,4 @@
-"""Cheap password hashes, and signing keys."""
+"""Fixtures for cheap password hashes and for signing keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("original_checks")
 
 @pytest.fixture
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
-    """Make new hashes a hundred times cheaper; return a still cheaper hasher, for hashes from elsewhere."""
+    """Make new hashes a hundred times cheaper; return a still cheaper hasher, to make hashes of another program."""
     monkeypatch.setattr(passwords, "_TIME_COST", 1)
     monkeypatch.setattr(passwords, "_MEMORY_KIB", 512)
     monkeypatch.setattr(passwords, "_LANES", 1)
@@ -24,7 +24,7 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SigningKeys:
-    """Signing keys in `tmp_path / "keys"`, where the environment points clients."""
+    """Write signing keys to `tmp_path / "keys"`, let ATLAS_SIGNING_KEYS name this file, and return the keys."""
     made = SigningKeys.generate()
     made.write(tmp_path / "keys")
     monkeypatch.setenv("ATLAS_SIGNING_KEYS", str(tmp_path / "keys"))

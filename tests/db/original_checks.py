@@ -1,4 +1,4 @@
-"""One check for each example of the first table of docs/operations.md: what it did, as the blocking client sees it."""
+"""Checks of the effects of each example in the first table of docs/operations.md, through the blocking client."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _(world: World) -> None:
     world.run("db.transaction")
     (project,) = world.see.projects.list(user)
     assert [build.status for build in world.see.builds.list(project)] == ["queued"]
-    # Its folder is taken by now: nothing of a second one happens.
+    # A project with this folder exists now, so a second run is rolled back.
     with pytest.raises(atlas_sdk.AlreadyExists):
         world.run("db.transaction")
     assert world.see.builds.stats(project).total == 1

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/operations.md, on either client."""
+"""A runner for the examples of docs/operations.md, for both clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READY_HASH = "$2b$12$LQv3c1yqBWVHxkd0LHAkCOYz6TtxMQJqhN8/LewdBPj/VcSAg/9qm"
 
 
 class Awaited(ast.NodeTransformer):
-    """Rewrites blocking code for the asyncio client, as a person would: by `await` and `async with`."""
+    """A transformer of blocking code for the asyncio client. It adds `await` and `async with`, as a person would."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
@@ -33,11 +33,11 @@ class Awaited(ast.NodeTransformer):
 
 
 class World:
-    """A client of either kind that runs examples, and a blocking one beside it that looks at what they did."""
+    """A client of either kind that runs examples, and a blocking client that looks at their effects."""
 
     def __init__(self, client: QuotaClient, dsn: str, see: Atlas) -> None:
         self.client, self.dsn, self.see = client, dsn, see
-        #: What the examples know by name.
+        #: The variables of the examples.
         self.names: dict[str, Any] = {"atlas": client.atlas, "psycopg": psycopg, "ready_hash": READY_HASH}
 
     def user(self) -> User:
@@ -63,7 +63,7 @@ class World:
         names = ", ".join(self.names)
         source = f"{kind} example({names}):\n{body}\n    return locals()"
         made: dict[str, Any] = {}
-        # The document's own words.
+        # The code is the text of the document.
         exec(source, made)
         before = dict(self.names)
         after = self.client.do(made["example"](**before))

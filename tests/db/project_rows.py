@@ -1,4 +1,4 @@
-"""What is on record of a project, and how long nobody has used it."""
+"""The events of a project, and a change of the time of its last use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def types(client: Any, project: Project) -> list[str]:
 
 
 def leave_alone(connection: psycopg.Connection[Any], project: Project, *, days: int) -> None:
-    """Let nobody have used a project for so long."""
+    """Set the last use of a project to so many days ago."""
     with connection.transaction():
         connection.execute("ALTER TABLE projects DISABLE TRIGGER update_projects_updated_at")
         connection.execute(

@@ -1,4 +1,4 @@
-"""Projects with a checkpoint, and what is on their disk."""
+"""Projects with a checkpoint, and the files in their folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(folder: Path, contents: Contents) -> None:
 
 
 def on_disk(folder: Path) -> Contents:
-    """Everything below the folder, temporary files too."""
+    """Return every file below the folder, with temporary files."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

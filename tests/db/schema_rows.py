@@ -1,4 +1,4 @@
-"""Rows for the tests of the schema, and logins that see them."""
+"""Rows for the tests of the schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def query(conn: psycopg.Connection[Any], statement: str, **parameters: object) -
 
 
 def insert(conn: psycopg.Connection[Any], table: str, **columns: object) -> uuid.UUID:
-    """Insert one row and return its id; the id is made here when the caller gives none."""
+    """Insert one row, with a new id unless the caller gives one; return its id."""
     row = {"id": uuid.uuid4(), **columns}
     statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
         sql.Identifier(table),
@@ -61,7 +61,7 @@ def new_file(conn: psycopg.Connection[Any], user_id: uuid.UUID, project_id: uuid
         insert(conn, "memory_snapshots", id=snapshot_id, user_id=user_id, kind="auto", **row)
 
 
-# What people know by name.
+# The tables and a valid row of each.
 
 TABLES = [
     *("users", "user_quotas", "projects", "builds", "previews"),
@@ -70,7 +70,7 @@ TABLES = [
 
 
 def minimal(conn: psycopg.Connection[Any], table: str) -> dict[str, object]:
-    """Return a good row of the table, with its parents stored."""
+    """Return a valid row of the table, and store the rows to which it refers."""
     if table == "users":
         return {"email": f"{uuid.uuid4().hex}@example.com"}
     user_id = new_user(conn)

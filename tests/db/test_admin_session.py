@@ -1,4 +1,4 @@
-"""The administrator's connection: commands, transactions, roles, plans and COPY; only errors of ours leave it."""
+"""The administrator's connection: commands, transactions, roles, plans and COPY. All its errors are our classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each operation that changes something is on record: once, under a documented type, with where it came from."""
+"""Each operation that changes something writes one event, with a documented type and the origin of the request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOBODY = UUID(int=0)
 
 
 def test_every_operation_that_is_on_record_is_tried() -> None:
-    # The last one is tried below: it does several things.
+    # The excluded operation has a test of its own below, because it writes several events.
     assert {case.operation for case in CASES} == set(reference.EVENTS) - {"maintenance.run_if_due"}
 
 
 def _meta_of_document() -> dict[str, set[str]]:
-    """Return what the document says that `meta` has, by event type."""
+    """Return the documented keys of `meta`, by event type."""
     text = reference.DOCUMENT.read_text("utf-8").partition("\n## Events")[2].partition("\n## ")[0]
     kinds = {}
     before: set[str] = set()
@@ -50,7 +50,7 @@ def test_an_operation_is_on_record_once(client: Any, migrated: Any, folder: Path
     assert meta["source"] == "sdk"
     if case.operation != "events.log":
         assert case.event in reference.EVENTS[case.operation]
-        # What a change of status brought with it is named by its own field.
+        # The other fields that a change of status sets are in `meta` under their own names.
         told = set(meta) - {"source", "login", "tool", "host_port", "container_id", "network_id", "health"}
         assert told <= _meta_of_document()[case.event], "the document does not tell of it"
 
@@ -62,7 +62,7 @@ def test_each_job_of_maintenance_is_on_record_once(client: Any, migrated: Any, f
     assert sorted(found) == sorted((kind, *ORIGIN) for kind in reference.EVENTS["maintenance.run_if_due"])
 
 
-#: No part of transactions.
+#: Operations that cannot be part of a transaction.
 APART = {name for name in reference.EVENTS if name.startswith(("quotas.", "maintenance."))} | {
     "memory.restore",
     "memory.undo",

@@ -1,4 +1,4 @@
-"""Logs of builds: appended to by many, and cut at the front."""
+"""Logs of builds, to which many writers append and which are cut at the front."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_lines_after_the_end_do_not_write_the_log_anew(client: Any, project: Pro
         client.builds.append_log(build, line)
         assert stored() == ("early\n", number)
     assert client.builds.log(build) == "early\n" + line * 63
-    # 64 KiB have gathered.
+    # The pending text has reached 64 KiB.
     client.builds.append_log(build, line)
     assert stored() == ("early\n" + line * 64, 0)
-    # One piece may be as long by itself.
+    # A single piece may also be this long.
     client.builds.append_log(build, "x" * 65_535)
     assert stored()[1] == 1
     client.builds.append_log(build, "x")
@@ -100,7 +100,7 @@ def test_of_a_long_log_the_end_is_kept_and_marked(client: Any, project: Project,
         assert mark == f"[... {total - len(rest.encode())} earlier bytes are not kept]"
         assert 16 * MIB - 200 < len(log.encode()) <= 16 * MIB
         assert rest.endswith("the end\n")
-        # It begins with a whole line.
+        # The rest of the log begins with a whole line.
         assert (block * 2).find(rest[:2000]) >= 0
         assert rest[5:9] == " é€\n"
     client.builds.append_log(build, "late\n")

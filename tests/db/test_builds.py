@@ -119,7 +119,7 @@ def test_of_many_ends_one_holds(atlas: Atlas) -> None:
 
 
 def test_a_build_never_ends_before_it_starts(atlas: Atlas) -> None:
-    """The transaction that ends it is older than the start."""
+    """Here the transaction that ends the build began before the build started."""
     project = atlas.projects.create(atlas.users.create("ada@example.com"), path="/srv/app")
     build = atlas.builds.create(project)
     with atlas.transaction() as tx:
@@ -201,7 +201,7 @@ def test_pages_do_not_shift_when_builds_are_added(client: Any, project: Project)
         seen += page
     assert seen == builds
     assert client.builds.list(project, limit=2, before=builds[1].id) == builds[2:4]
-    # The pages of newer ones are those next to the build, not the newest.
+    # A page after a build has the builds next to it, not the newest ones.
     assert client.builds.list(project, limit=2, after=builds[4]) == builds[2:4]
     assert client.builds.list(project, limit=1, after=newer) == []
 
@@ -229,7 +229,7 @@ def test_statistics_count_and_measure(client: Any, project: Project, dsn: str) -
     stats = client.builds.stats(project)
     assert (stats.total, stats.queued, stats.running, stats.succeeded, stats.failed) == (7, 1, 1, 4, 1)
     assert stats.success_rate == Decimal("0.8")
-    # The failed one never ran.
+    # The failed build never ran, so it has no duration.
     assert (stats.duration_p50, stats.duration_p95) == (timedelta(seconds=2.5), timedelta(seconds=3.85))
 
 
@@ -240,7 +240,7 @@ def test_statistics_of_the_builds_since_a_moment(client: Any, project: Project) 
     assert client.builds.stats(project, since=newest.created_at).success_rate == 1
     assert client.builds.stats(project, since=newest.created_at + timedelta(seconds=1)).total == 0
     with pytest.raises(InvalidInput, match="since"):
-        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # that is what is refused
+        client.builds.stats(project, since=datetime(2026, 1, 1))  # noqa: DTZ001  # the naive time must be refused
 
 
 def test_health_of_a_project_is_an_object(client: Any, project: Project) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: names for the exact versions of all files at one instant."""
+"""Checkpoints: names for the exact versions of all files at one moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atlas_sdk import AlreadyExists, Atlas, InvalidInput, Project
 
 @pytest.fixture(scope="module")
 def shared(atlas_home: Path) -> Iterator[Atlas]:
-    """A client for the tests that only need a tenant of their own."""
+    """Yield a client that tests share if they only need their own tenant."""
     with Atlas.open(home=atlas_home) as client:
         yield client
 
@@ -33,7 +33,7 @@ def contents(client: Any, project: Project, name: str) -> dict[str, bytes]:
 def test_a_checkpoint_names_the_newest_version_of_every_file(client: Any, folder: Path) -> None:
     project = new_project(client, folder)
     client.memory.capture(project)
-    # What nobody captured is not on record, so it cannot be in it.
+    # This content was not captured, so it cannot be in the checkpoint.
     (folder / "CLAUDE.md").write_bytes(b"not captured")
     made = client.memory.checkpoint(project, "before", note="a reason")
     assert (made.name, made.kind, made.note, made.files, made.size) == ("before", "named", "a reason", 2, 26)
@@ -201,7 +201,7 @@ def test_no_checkpoint_shows_two_files_out_of_step(dsn: str, folder: Path) -> No
         finally:
             enough.set()
             thread.join()
-        # Else it was no race.
+        # With fewer there would have been no race.
         assert len(seen) > 5
         assert len(written) > 5
 

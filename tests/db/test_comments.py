@@ -1,4 +1,4 @@
-"""The tables, views and columns that people query with psql say what they are."""
+"""Tables, views and columns that people query with psql have comments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-#: The contract: its columns have comments too.
+#: Tables and views of the contract. Their columns have comments too.
 CONTRACT = [
     *("users", "user_quotas", "projects", "builds", "previews", "memory_snapshots", "usage_ledger", "events"),
     *("sessions", "schema_version", "user_usage_summary", "project_health"),

@@ -1,4 +1,4 @@
-"""How many projects, sessions and previews a user may have: by plan, hard, whoever adds them and how many at once."""
+"""Limits on a user's projects, sessions and previews: set by plans, and enforced in SQL and for concurrent calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(client: Any, user: User, kind: str, number: int, project: Project | None
 
 
 def end(client: Any, kind: str, thing: Any) -> None:
-    """Delete, revoke or stop it."""
+    """Delete a project, revoke a session or stop a preview."""
     if kind == "projects":
         client.projects.delete(thing)
     elif kind == "sessions":
@@ -60,7 +60,7 @@ def test_one_more_than_the_limit_is_refused_until_one_ends(atlas: Atlas, kind: s
         assert f"the {kind} limit of 3 leaves 0" in str(refused.value)
     end(tenant, kind, there[-1])
     add(tenant, user, kind, 9, project)
-    # Another user's are not counted, and NULL is no limit.
+    # Objects of another user do not count, and NULL is no limit.
     other = atlas.users.create("bob@example.com")
     add(atlas, other, kind, 1, atlas.projects.create(other, path="/srv/other"))
     atlas.quotas.set_limits(user, **{kind: None})
@@ -91,14 +91,14 @@ def test_many_at_once_do_not_pass_the_limit(atlas: Atlas, dsn: str, kind: str, l
         with psycopg.connect(dsn) as connection:
             connection.execute(f"SET default_transaction_isolation = '{level}'".encode())
             connection.commit()
-            # The snapshot is taken before any of the others commits.
+            # Take the transaction's snapshot before any other transaction commits.
             connection.execute("SELECT 1")
             joined = atlas.join(connection)
             start.wait()
             try:
                 add(joined, user, kind, number, project)
                 connection.commit()
-            except Exception as problem:  # noqa: BLE001  # told apart below
+            except Exception as problem:  # noqa: BLE001  # the assertions below distinguish the errors
                 outcomes.append(type(problem).__name__)
             else:
                 outcomes.append("done")
@@ -146,7 +146,7 @@ def test_limits_come_with_the_plan_and_stay_when_set_by_hand(atlas: Atlas) -> No
 
 
 def test_the_local_user_has_as_many_as_it_likes(atlas: Atlas) -> None:
-    """A laptop has nobody else to keep room for."""
+    """On a laptop there are no other users who need room."""
     user = atlas.users.local()
     with psycopg.connect(atlas.url) as raw:
         row = raw.execute(
@@ -163,6 +163,6 @@ def test_a_refused_project_leaves_nothing(atlas: Atlas) -> None:
     atlas.quotas.set_limits(user, projects=0)
     with pytest.raises(QuotaExceeded):
         atlas.projects.create(user, path="/srv/app", session_id="mine")
-    # Its name is free.
+    # The session id of the refused project is still free.
     atlas.quotas.set_limits(user, projects=1)
     assert atlas.projects.create(user, path="/srv/app", session_id="mine").session_id == "mine"

@@ -14,7 +14,7 @@ from atlas_sdk import Atlas, FileDiff, NotFound, OutsideProject, Project
 
 @pytest.fixture(scope="module")
 def shared(atlas_home: Path) -> Iterator[Atlas]:
-    """A client for the tests that only need a tenant of their own."""
+    """Yield a client that tests share if they only need their own tenant."""
     with Atlas.open(home=atlas_home) as client:
         yield client
 
@@ -39,7 +39,7 @@ def test_two_checkpoints_and_the_folder(client: Any, folder: Path) -> None:
     expected = {"CLAUDE.md": "changed", "notes.md": "removed", "plan.md": "added"}
     assert changes(client.memory.diff(project, "one")) == expected
     assert changes(client.memory.diff(project)) == expected
-    # Looking is not recording.
+    # A diff with the folder does not capture it.
     assert client.memory.diff(project, "one", "latest") == []
     client.memory.capture(project)
     client.memory.checkpoint(project, "two")
@@ -109,7 +109,7 @@ def test_a_file_over_the_limit_differs_without_text(shared: Atlas, folder: Path)
     found = {one.path: one for one in shared.memory.diff(project, "large notes")}
     assert changes(list(found.values())) == {"CLAUDE.md": "changed", "notes.md": "changed"}
     assert {one.text for one in found.values()} == {None}
-    # Equal hashes say enough.
+    # For files over the size limit, the hashes show whether they are equal.
     (folder / "notes.md").write_bytes(b"x" * 101)
     assert changes(shared.memory.diff(project, "large notes")) == {"CLAUDE.md": "changed"}
     (folder / "notes.md").unlink()

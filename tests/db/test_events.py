@@ -1,4 +1,4 @@
-"""The audit trail: search, pages, and where requests come from."""
+"""The audit trail: search, pages, and the origin of requests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_times_include_the_first_and_exclude_the_last(client: Any, user: User) -
 
 def test_pages_do_not_shift_when_events_are_added(client: Any, user: User, dsn: str) -> None:
     with psycopg.connect(dsn) as raw:
-        # Of one instant, as those of one transaction are: then the id decides.
+        # Events of one transaction have the same time, so the id decides their order.
         raw.execute(
             "INSERT INTO events (user_id, type) SELECT %s, 'tick.' || n FROM generate_series(1, 7) AS n", (user.id,)
         )
@@ -75,7 +75,7 @@ def test_pages_do_not_shift_when_events_are_added(client: Any, user: User, dsn: 
     [
         ({"limit": 0}, "limit"),
         ({"limit": 10_001}, "limit"),
-        ({"since": datetime(2026, 1, 1)}, "since"),  # noqa: DTZ001  # what is refused
+        ({"since": datetime(2026, 1, 1)}, "since"),  # noqa: DTZ001  # the naive time must be refused
         ({"until": datetime(2026, 1, 1)}, "until"),  # noqa: DTZ001
         ({"text": "a\0b"}, "text"),
         ({"event_type": "x" * 101}, "event_type"),
@@ -87,7 +87,7 @@ def test_bad_input_is_named(client: Any, user: User, bad: dict[str, Any], field:
     assert failure.value.field == field
 
 
-# Where requests come from.
+# The origin of requests.
 
 
 def test_what_a_copy_does_is_audited_with_its_origin(client: Any, user: User) -> None:
@@ -100,7 +100,7 @@ def test_what_a_copy_does_is_audited_with_its_origin(client: Any, user: User) ->
     assert newest(client, user) == ("quota.limits_changed", "203.0.113.9", "curl/8")
     request.memory.checkpoint(project, "empty")
     assert newest(client, user)[1:] == ("203.0.113.9", "curl/8")
-    # The client itself knows of nothing.
+    # The original client has no origin.
     client.events.log("own.event", user=user)
     assert newest(client, user) == ("own.event", None, None)
 
@@ -166,7 +166,7 @@ def test_a_transaction_of_a_copy_has_its_origin(atlas: Atlas) -> None:
 
 async def _both_ways(dsn: str) -> None:
     client = AsyncAtlas.open(dsn)
-    # Made before the client connects, and connected by it.
+    # The copy is made before the client connects. Entering it connects both.
     request = client.with_context(ip="203.0.113.9")
     with pytest.raises(InvalidInput, match="connect first"):
         await request.users.local()
@@ -199,7 +199,7 @@ def test_a_copy_shares_connections_guards_and_what_is_known(dsn: str) -> None:
         lease = request.quotas.lease(user, tokens=1000, requests=10)
         with lease.guard(tokens=10) as guard:
             guard.settle(tokens=10)
-        # A request's copy goes away without a close; its lease ends with the client.
+        # A copy for a request needs no close. Its lease ends with the client.
         del request, lease, guard
     with Atlas.open(dsn) as atlas:
         usage = atlas.quotas.usage(user)

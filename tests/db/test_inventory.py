@@ -1,4 +1,4 @@
-"""The recorded inventory is what a server has after the migrations."""
+"""The recorded inventory equals the objects of a server after the migrations."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from atlas_sdk.provision.migration_text import creating
 
 @pytest.mark.every_server
 def test_the_file_is_what_the_migrations_make(migrated: psycopg.Connection[Any], server: str) -> None:
-    """If not: `python tests/inventory.py` records it anew."""
+    """If this fails, `python tests/inventory.py` records the inventory anew."""
     found = recorded(migrated)
     assert [astuple(thing)[:4] for thing in found] == [astuple(thing)[:4] for thing in expected().things]
-    # One function of a name, because a missing one is found by its name.
+    # No two functions have the same name, because the doctor finds missing ones by name.
     assert len({(thing.kind, thing.name, thing.on_table) for thing in found}) == len(found)
     if server == "embedded":
         # Another version of PostgreSQL may write a command in another form.
@@ -26,7 +26,7 @@ def test_the_file_is_what_the_migrations_make(migrated: psycopg.Connection[Any],
 
 
 def test_the_inventory_says_what_isolation_rests_on() -> None:
-    """It is recorded, so a wrong migration would be recorded too: these rules do not depend on it."""
+    """The rules are written here, because a wrong migration would also be recorded in the inventory."""
     catalogue = expected()
     assert (catalogue.of("function")["quota_settle", None].rule or "").split() == ["definer", "pinned"]
     assert {thing.rule for thing in catalogue.of("view").values()} == {"security_invoker"}

@@ -1,4 +1,4 @@
-"""Operations in a caller's own transaction, on the caller's own connection: one fate for both."""
+"""Operations in a caller's transaction, on the caller's connection: both are committed, or both rolled back."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_asyncio_connection(atlas: Atlas, dsn: str) -> None:
 
 
 def test_a_version_that_somebody_else_commits_is_seen_at_once(embedded: Atlas, folder: Path) -> None:
-    """A client of the embedded server relies on what it knows, which a commit that nobody tells of must not outlive."""
+    """A client of the embedded server relies on versions that it knows. A commit without a message must end this."""
     user = embedded.users.create(f"{uuid4()}@example.com")
     project = embedded.projects.create(user, path=folder)
     for number in range(3):

@@ -54,7 +54,7 @@ def test_unchanged_content_needs_no_statement(embedded: Any, folder: Path, caplo
 def test_another_clients_version_is_seen_at_once(
     by: str, embedded: Any, atlas: Any, atlas_home: Path, dsn: str, folder: Path
 ) -> None:
-    """Ours, theirs, ours again: three versions, however fast, with the shared marks of one machine and without."""
+    """Two clients write in turn at once, which makes three versions, with shared marks of one machine and without."""
     ours = embedded if by == "home" else atlas
     project = ours.projects.create(ours.users.local(), path=folder)
     ours.memory.snapshot(project, "CLAUDE.md", b"ours\n")
@@ -223,7 +223,7 @@ def test_corrupt_bytes_are_named_and_never_returned(client: Any, dsn: str, folde
     versions = [client.memory.snapshot(project, "CLAUDE.md", body + b"%d\n" % n) for n in range(5)]
     assert client.memory.verify(user).ok
     with psycopg.connect(dsn) as connection:
-        # A valid delta, but another version's: only the hash can tell.
+        # The delta is valid, but it is another version's. Only the hash shows this.
         connection.execute(
             "UPDATE memory_blobs SET data = (SELECT data FROM memory_blobs WHERE sha256 = %s) WHERE sha256 = %s",
             [bytes.fromhex(versions[1].sha256), bytes.fromhex(versions[2].sha256)],
@@ -271,7 +271,7 @@ def test_context_and_attribution_are_remembered(client: Any, folder: Path) -> No
 def test_an_unchanged_file_keeps_its_base_at_hand(
     atlas: Any, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Confirming an old head costs one small statement, and the next change still needs no other."""
+    """Confirming an old head takes one small statement. The next change still takes only one statement."""
     project = new_project(atlas, folder)
     atlas.memory.snapshot(project, "CLAUDE.md", b"one\n" * 20)
     monkeypatch.setattr(append, "HEAD_TRUST_S", 0.0)
@@ -293,7 +293,7 @@ def test_a_context_that_is_no_json_is_refused(client: Any, folder: Path, context
 
 
 def test_returning_to_an_old_content_keeps_every_chain_readable(client: Any, folder: Path) -> None:
-    """Content that is stored already stands elsewhere in a chain than where the writer is."""
+    """A content that is stored already has another place in the chains than the newest version."""
     project = new_project(client, folder)
     body = b"".join(b"rule %d of the house\n" % n for n in range(60))
     contents = [body + b"%d\n" % n * n for n in range(5)]

@@ -1,4 +1,4 @@
-"""What a user's memory takes: counted, told, and refused only where a platform made the limit hard."""
+"""The stored bytes of a user's memory: counted, reported, and refused only if a platform made the limit hard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atlas_sdk.results import MemoryUsage
 
 
 def noise(size: int) -> bytes:
-    """Return bytes that nothing compresses; one more is stored."""
+    """Return bytes that cannot be compressed. They are stored with one byte more."""
     return os.urandom(size)
 
 
@@ -36,12 +36,12 @@ def new_project(client: Any, folder: Path, **limits: Any) -> tuple[User, Project
 
 
 def told(client: Any, user: User) -> list[int]:
-    """Return the per cent of the events, the oldest first."""
+    """Return the percentages of the events, the oldest first."""
     return [event.meta["percent"] for event in reversed(client.events.recent(user)) if event.type == "quota.memory"]
 
 
 def stored(dsn: str, user: User) -> tuple[int, int, int]:
-    """Return how many files, versions and contents there are."""
+    """Return the numbers of a user's files, versions and contents."""
     with psycopg.connect(dsn) as connection:
         row = connection.execute(
             """SELECT (SELECT count(*) FROM memory_files WHERE user_id = %(u)s),
@@ -63,12 +63,12 @@ def test_every_content_counts_once_in_the_bytes_that_are_stored(client: Any, dsn
     client.memory.snapshot(project, "notes.md", body)
     assert client.quotas.memory(user).bytes == 5001
     client.memory.snapshot(project, "CLAUDE.md", body + b"one more line\n")
-    # A delta.
+    # The second version is a delta.
     assert 5001 < client.quotas.memory(user).bytes < 5200
     with psycopg.connect(dsn) as connection:
         row = connection.execute("SELECT sum(octet_length(data)) FROM memory_blobs").fetchone()
     assert row == (client.quotas.memory(user).bytes,)
-    # Of a file over the size limit only the hash is kept.
+    # Only the hash of a file over the size limit is kept.
     before = client.quotas.memory(user)
     client.memory.snapshot(project, "CLAUDE.md", bytes(8 * 2**20 + 1))
     assert client.quotas.memory(user) == before
@@ -116,7 +116,7 @@ def test_a_hard_limit_refuses_new_content_and_nothing_of_it_is_stored(client: An
     user, project = new_project(client, folder, memory_bytes=2002, memory_hard=True)
     old, newer = noise(1000), noise(1000)
     client.memory.snapshot(project, "CLAUDE.md", old)
-    # To the last byte.
+    # This content fills the limit to the last byte.
     client.memory.snapshot(project, "CLAUDE.md", newer)
     before = stored(dsn, user)
     for path in ("CLAUDE.md", "new.md"):
@@ -127,7 +127,7 @@ def test_a_hard_limit_refuses_new_content_and_nothing_of_it_is_stored(client: An
     assert (refusal.value.dimension, refusal.value.asked, refusal.value.remaining) == ("memory_bytes", 301, 0)
     assert (refusal.value.limit, refusal.value.retry_after, refusal.value.http_status) == (2002, None, 403)
     assert stored(dsn, user) == before
-    # Unchanged, known, gone, only hashed: all of this takes nothing.
+    # Unchanged content, stored content, a deletion and a file with only a hash need no room.
     assert client.memory.snapshot(project, "CLAUDE.md", newer) is None
     assert client.memory.snapshot(project, "CLAUDE.md", old).seq == 3
     assert client.memory.snapshot(project, "new.md", newer).seq == 1
@@ -164,7 +164,7 @@ def test_a_put_stays_one_statement(atlas: Any, folder: Path, caplog: pytest.LogC
         (folder / "notes.md").write_bytes(b"three\n")
         state = atlas.memory.snapshot(project, "notes.md")
     assert state.seq == 1
-    # The second file is new to this client, so it is looked up first.
+    # The client does not know the second file, so it looks the file up first.
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "memory.put",
         "memory.head",
@@ -209,7 +209,7 @@ def test_levels_are_told_once_and_again_after_they_were_below(client: Any, folde
     client.quotas.record_memory_threshold(user)
     client.quotas.record_memory_threshold(user)
     assert told(client, user) == [80, 100, 80]
-    # Without a limit nothing is reached, whatever was told before.
+    # Without a limit no threshold is reached, even after earlier events.
     client.quotas.set_limits(user, memory_bytes=None)
     client.quotas.record_memory_threshold(user)
     assert client.quotas.memory(user).told == 0
@@ -259,7 +259,7 @@ def test_two_contents_that_fit_alone_do_not_fit_together(atlas: Atlas, folder: P
         thread = threading.Thread(target=put)
         thread.start()
         until(lambda: waiting(dsn, "memory_fits"))
-        # Who waits for the turn has no file locked.
+        # The waiting put has not locked its file.
         tx.memory.snapshot(project, "notes.md", b"the same file\n")
     thread.join()
     (refusal,) = outcome
@@ -341,7 +341,7 @@ def test_a_restore_that_could_not_keep_what_stands_there_writes_nothing(client: 
     assert (folder / "CLAUDE.md").read_bytes() == precious
     assert (folder / "notes.md").read_bytes() == b"- small\n"
     assert stored(dsn, user) == before
-    # What is on record is all that is overwritten now.
+    # Now the restore overwrites only recorded content.
     assert client.memory.restore(project, "good", paths=["notes.md"]) is not None
     assert (folder / "notes.md").read_bytes() == b"- first\n"
     client.quotas.set_limits(user, memory_hard=False)

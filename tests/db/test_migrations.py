@@ -1,4 +1,4 @@
-"""Migrations: forward only, safe to run at once, and honest about a database that is not ours."""
+"""Migrations: forward only, safe to run at the same time, and with clear errors for a database that is not ours."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_changed_migration_is_refused(dsn: str) -> None:
 
 
 def test_database_of_an_unreleased_version_is_refused_with_what_to_do(dsn: str) -> None:
-    """It may have had more migrations than this release has: that is no newer version."""
+    """An unreleased version may have had more migrations than this release. That does not make it a newer version."""
     with psycopg.connect(dsn) as connection:
         connection.execute("UPDATE schema_version SET checksum = 'other'")
         connection.execute("INSERT INTO schema_version SELECT n, 'old', 'x' FROM generate_series(50, 59) AS n")
@@ -81,7 +81,7 @@ def test_a_failing_migration_leaves_nothing_half_done(empty_dsn: str) -> None:
 
 
 def test_database_with_tables_of_another_role_is_not_closed_by_a_migration(databases: OfServer, server: str) -> None:
-    """Another application may need temporary tables and advisory locks: only `db init` takes them, step by step."""
+    """Another application may need temporary tables and advisory locks, so only `db init` revokes them there."""
     with databases(server).made(template="template1") as dsn, role_of_test(dsn) as shop:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(f"CREATE SCHEMA shop AUTHORIZATION {shop}")
@@ -100,7 +100,7 @@ def test_database_of_its_own_is_closed_by_the_migrations(empty_dsn: str) -> None
 
 @contextmanager
 def role_of_test(dsn: str) -> Iterator[str]:
-    """Make a role without rights of its own, and drop it with whatever it owns."""
+    """Make a role without rights of its own; drop it and its objects at the end."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {name}")
@@ -110,7 +110,7 @@ def role_of_test(dsn: str) -> Iterator[str]:
 
 
 def may(dsn: str, role: str) -> tuple[bool, bool]:
-    """Tell whether a role may make temporary tables and take advisory locks."""
+    """Return whether a role may make temporary tables, and whether it may take advisory locks."""
     question = """
         SELECT has_database_privilege(%(role)s, current_database(), 'TEMPORARY'),
                has_function_privilege(%(role)s, 'pg_advisory_lock(bigint)', 'EXECUTE')

@@ -83,7 +83,7 @@ def test_both_clients_have_the_same_signatures() -> None:
 
 
 def _written_in_python() -> tuple[set[str], set[str]]:
-    """Return the event types that the source writes, and the beginnings of those that it puts together."""
+    """Return the event types in the source, and the constant beginnings of the types that it composes."""
     whole, begun = set(), set()
     package = Path(atlas_sdk.__file__).parent
     for file in [*package.rglob("*.py"), *(package.parent / "watcher").rglob("*.py")]:
@@ -114,5 +114,5 @@ def test_every_event_type_is_documented_and_written() -> None:
     put_together = {name for name in documented if name.startswith(tuple(begun)) and name not in whole}
     assert set(documented) == whole | put_together
     told = {kind for kinds in reference.EVENTS.values() for kind in kinds if "." in kind}
-    # The database writes this one by itself, when a month fills.
+    # The database itself writes this event, when usage reaches a share of a month's limit.
     assert set(documented) == told | {"quota.threshold"}

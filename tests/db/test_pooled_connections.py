@@ -50,7 +50,7 @@ def test_values_come_back_as_through_a_cursor(connection: PooledConnection, name
     kind, value = VALUES[name]
     text: Any = f"SELECT %(value)s::{kind} AS same, %(value)s::{kind} IS NULL AS missing, '%%' AS percent"
     by_cursor = connection.execute(text, {"value": value}).fetchall()
-    # Once as it is, once while it is prepared, and once prepared.
+    # Execute it once unprepared, once while it is prepared, and once prepared.
     for _ in range(3):
         answer = connection.execute_prepared(text, {"value": value})
         assert answer.columns == ("same", "missing", "percent")
@@ -227,7 +227,7 @@ def test_a_connection_that_the_server_closed_is_replaced(dsn: str, pool: Pool) -
 
 
 def test_after_a_restart_of_the_server_the_next_statement_succeeds(dsn: str, pool: Pool) -> None:
-    """All connections are dead then: more than the pool's own check could replace in the time of a caller."""
+    """All connections are dead. The pool's own check could not replace so many in the time that a caller waits."""
     connections = [pool.get() for _ in range(6)]
     for connection in connections:
         pool.put(connection)

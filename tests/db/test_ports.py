@@ -1,4 +1,4 @@
-"""Ports of previews: each is one live preview's on a machine, and comes back."""
+"""Ports of previews: each belongs to one live preview on a machine, and becomes free again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_port_from_elsewhere_is_registered(client: Any, project: Project) -> N
     assert client.previews.get(client.users.get(project.user_id), second.id) == second
     with pytest.raises(PortsExhausted):
         client.previews.allocate_port(second, ports=range(20_000, 20_001))
-    # Moving gives the old one back.
+    # A preview that moves to another port frees the old one.
     assert client.previews.set_status(first, "running", host_port=20_001).host_port == 20_001
     assert client.previews.allocate_port(second, ports=range(20_000, 20_002)).host_port == 20_000
 
@@ -131,7 +131,7 @@ def test_allocating_while_it_stops_leaves_no_port_behind(atlas: Atlas, dsn: str)
 
 
 class Read(list[Any]):
-    """Rows that count how often they were walked over."""
+    """Rows that count how often they were iterated."""
 
     times = 0
 
@@ -141,7 +141,7 @@ class Read(list[Any]):
 
 
 def test_what_lives_is_read_once_however_many_ports_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a full machine of 10,000 ports would be answered after minutes."""
+    """Otherwise an answer for a full machine of 10,000 ports would take minutes."""
     user_id, ids = uuid4(), [uuid4() for _ in range(500)]
     living = Read(ids[1:])
     taken = [ports._Taken(port=20_000 + n, user_id=user_id, preview_id=one) for n, one in enumerate(ids)]
@@ -164,10 +164,10 @@ def test_the_function_gives_a_live_preview_one_port(atlas: Atlas, migrated: psyc
 
     def try_to(machine: str, first: int, last: int) -> Any:
         asked = (project.user_id, preview.id, machine, first, last)
-        return migrated.execute(take, asked).fetchone()[0]  # type: ignore[index]  # it gives a row
+        return migrated.execute(take, asked).fetchone()[0]  # type: ignore[index]  # the function returns a row
 
     assert try_to("m1", 20_000, 20_000) == 20_000
-    # It keeps what it has when there is none, and moves otherwise.
+    # A preview keeps its port if no other port is free, and moves otherwise.
     assert try_to("m1", 20_000, 20_000) is None
     assert try_to("m1", 20_001, 20_001) == 20_001
     assert migrated.execute("SELECT machine, port FROM preview_ports").fetchall() == [("m1", 20_001)]

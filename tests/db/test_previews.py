@@ -1,4 +1,4 @@
-"""Previews: every change of status, hosts and ports that are one preview's, sleep."""
+"""Previews: every change of status, hosts and ports that belong to one preview, and sleep."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_host_is_one_live_preview_of_the_whole_database(client: Any, project: 
     client.previews.set_status(first, end)
     assert client.previews.by_host("app.example.com") is None
     second = client.previews.create(project, host="app.example.com")
-    # The end of the first one, told again, does not take the host from the second.
+    # If the end of the first preview is set again, the second preview keeps the host.
     client.previews.set_status(first, end)
     assert client.previews.by_host("app.example.com") == second
     with pytest.raises(AlreadyExists):
@@ -184,7 +184,7 @@ def test_of_many_who_want_a_host_one_gets_it(atlas: Atlas, dsn: str) -> None:
     for _ in range(3):
         with ThreadPoolExecutor(8) as threads:
             assert sum(threads.map(want, projects)) == 1
-        # Its claim stays behind, for all to take over at once.
+        # The claim of the deleted preview stays, and in the next round all callers try to take it over.
         with psycopg.connect(dsn) as raw:
             raw.execute("DELETE FROM previews")
 
@@ -200,7 +200,7 @@ def test_the_host_of_a_deleted_preview_is_free(client: Any, project: Project, ds
     assert claims == [(other.user_id,)]
 
 
-# Who serves, and sleep.
+# Active previews, and sleep.
 
 
 def test_the_active_preview_runs_or_else_sleeps(client: Any, project: Project) -> None:
@@ -242,7 +242,7 @@ def test_idle_previews_are_put_to_sleep_once(client: Any, project: Project, dsn:
     assert [(preview.host, preview.status) for preview in slept] == [("idle", "sleeping"), ("short", "sleeping")]
     assert client.previews.put_to_sleep_idle() == []
     assert events_of(client, other)[-1] == "preview.sleeping"
-    # What wakes is not idle at once.
+    # A preview that has just woken up is not idle.
     client.previews.set_status(idle, "running")
     assert client.previews.put_to_sleep_idle() == []
 
@@ -263,7 +263,7 @@ def test_a_visit_keeps_a_preview_awake(client: Any, project: Project, dsn: str) 
     long_ago(dsn, preview, 9999)
     client.previews.touch(preview)
     assert client.previews.put_to_sleep_idle() == []
-    # Noted within a second already: it is not written again.
+    # An access within a second after the last noted one is not written again.
     long_ago(dsn, preview, -60)
     noted = client.previews.get(user, preview.id)
     client.previews.touch(preview)

@@ -1,4 +1,4 @@
-"""Processes that write one project at once, and are killed meanwhile, or their server is."""
+"""Processes that write to one project at the same time, while they or their server are killed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BODY = b"".join(b"line %d of the rules\n" % n for n in range(30))
 
 @contextmanager
 def processes(count: int, code: str, dsn: str, folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start processes that run this code at one word; kill -9 what is left of them."""
+    """Start processes that run this code at the same time; kill -9 those that still run at the end."""
     with ExitStack() as stack:
         made = []
         for n in range(count):
@@ -84,7 +84,7 @@ def test_eight_processes_write_one_file(atlas: Atlas, dsn: str, folder: Path) ->
         answers = [process.communicate(timeout=PATIENCE_S)[0].split("\n")[:-1] for process in made]
     seqs = [[int(line.split()[1]) for line in lines] for lines in answers]
     assert [len(mine) for mine in seqs] == [25] * 8
-    # Each process sees its own versions in order, and all of them share the numbers.
+    # Each process gets rising numbers, and the processes together get every number once.
     assert all(mine == sorted(mine) for mine in seqs)
     assert sorted(seq for mine in seqs for seq in mine) == list(range(1, 201))
     history = atlas.memory.history(project, "CLAUDE.md", limit=500)
@@ -105,7 +105,7 @@ def test_two_processes_register_the_same_at_once(atlas: Atlas, dsn: str, folder:
             for column in (0, 1):
                 got = [answer[column] for answer in answers]
                 assert got.count("taken") == 1, f"round {n}: {got}"
-            # The local user is nobody's in particular: both get the same one.
+            # There is one local user, so both processes get the same one.
             assert answers[0][2] == answers[1][2]
             go(made)
     with psycopg.connect(dsn) as connection:
@@ -114,7 +114,7 @@ def test_two_processes_register_the_same_at_once(atlas: Atlas, dsn: str, folder:
 
 
 def wait_until_alone(dsn: str) -> None:
-    """Wait until no other backend is left: that of a killed client may still be about to commit."""
+    """Wait until no other server process is left. The one of a killed client may still commit."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in locks.polling(PATIENCE_S):
             others = connection.execute(
@@ -135,13 +135,13 @@ def test_a_killed_writer_leaves_a_whole_history(dsn: str, folder: Path) -> None:
         with processes(1, code, dsn, folder) as (child,):
             acknowledged = [int(child.stdout.readline().split()[1]) for _ in range(lines)]
             child.send_signal(signal.SIGKILL)
-            # A line that was cut short is no answer.
+            # A partial line does not count as an answer.
             acknowledged += [int(line.split()[1]) for line in child.stdout.read().split("\n")[:-1]]
         wait_until_alone(dsn)
         with Atlas.open(dsn) as atlas:
             history = atlas.memory.history(project, "CLAUDE.md", limit=1000)[::-1]
             assert [version.seq for version in history] == list(range(1, len(history) + 1))
-            # The child's versions are the first ones that it wrote, in its order; at most one came without an answer.
+            # The stored versions are the first ones that the child wrote, in its order. At most one has no answer.
             assert acknowledged == list(range(before + 1, before + 1 + len(acknowledged)))
             assert len(acknowledged) <= len(history) - before <= len(acknowledged) + 1
             for n, version in enumerate(history[before:]):
@@ -152,7 +152,7 @@ def test_a_killed_writer_leaves_a_whole_history(dsn: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of our own: its server is going to be killed."""
+    """Yield a home that only these tests use, because they kill its server."""
     home = tmp_path_factory.mktemp("killed") / "home"
     server = EmbeddedServer.acquire(home)
     yield home
@@ -168,7 +168,7 @@ def kill_server(home: Path) -> None:
 
 
 class Writing:
-    """What a writer was told while the server died: which versions are acknowledged, and how often it failed."""
+    """A writer's record during a crash of the server: the acknowledged versions and the errors."""
 
     def __init__(self, home: Path) -> None:
         self.acknowledged: list[bytes] = []

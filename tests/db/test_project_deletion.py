@@ -1,4 +1,4 @@
-"""Deleted and purged projects: what stays, what is given back, and what waits."""
+"""Deleted and purged projects: the rows that stay, the names that become free, and the calls that wait."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_a_deleted_project_keeps_its_memory_and_makes_room(client: Any, user: Us
     assert client.projects.at(project.path, user=user) is None
     with pytest.raises(NotAProject):
         client.projects.by_path(project.path)
-    # Nothing of the memory is lost.
+    # The whole history stays.
     for known in (project, deleted):
         assert [version.id for version in client.memory.history(known, "CLAUDE.md") if version.checkpoint is None] == [
             last.id,
             first.id,
         ]
         assert client.memory.read(known, "CLAUDE.md", "one") == b"# Rules\n"
-    # Folder and session id are free, for the same user as well.
+    # The folder and the session id are free, also for the same user.
     again = client.projects.create(user, path=project.path, session_id="app")
     assert again.id != project.id
     assert client.projects.by_session("app") == again
@@ -146,7 +146,7 @@ def test_a_purge_takes_everything_but_the_bill_and_the_audit(
         with pytest.raises(NotFound):
             look()
     assert client.memory.history(project) == []
-    # The contents that another project has too are untouched.
+    # Contents that another project also has are not deleted.
     assert client.memory.read(other, "CLAUDE.md") == b"# Rules\n"
     assert [(total.kind, total.amount) for total in client.usage.totals(user)] == [("tokens", 5)]
     assert types(client, project)[-2:] == ["project.deleted", "project.purged"]
@@ -162,7 +162,7 @@ def test_a_purge_takes_everything_but_the_bill_and_the_audit(
 
 
 def test_after_a_purge_nothing_is_taken_for_kept(embedded: Atlas, folder: Path) -> None:
-    # On the embedded server a client trusts what it knows, without a round trip.
+    # On the embedded server a client relies on the versions that it knows, without a round trip.
     user = embedded.users.create(f"{uuid4().hex}@example.com")
     project = embedded.projects.create(user, path=folder)
     assert embedded.memory.snapshot(project, "CLAUDE.md", b"# Rules\n") is not None

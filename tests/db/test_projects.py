@@ -38,7 +38,7 @@ def test_pages_hold_every_project_once(client: Any, migrated: Any, user: User, o
     for number in range(7):
         client.projects.create(user, path=f"/srv/{number}")
     client.projects.create(client.users.create("bob@example.com"), path="/srv/bobs")
-    # Of one instant, as those of one transaction are: then the id decides.
+    # Projects of one transaction have the same time, so the id decides their order.
     migrated.execute(
         "UPDATE projects SET created_at = '2026-01-01 00:00+00' WHERE user_id = %s AND path < '/srv/4'", [user.id]
     )
@@ -72,7 +72,7 @@ def test_projects_are_listed_by_status(client: Any, user: User) -> None:
 def test_what_was_used_last_comes_first(client: Any, migrated: Any, user: User) -> None:
     first, second = client.projects.create(user, path="/srv/a"), client.projects.create(user, path="/srv/b")
     assert [one.id for one in client.projects.list(user, order="used")] == [second.id, first.id]
-    # Just made is just used.
+    # A new project counts as just used.
     assert client.projects.touch(first) is False
     leave_alone(migrated, first, days=2)
     leave_alone(migrated, second, days=1)
@@ -99,7 +99,7 @@ def test_bad_input_is_named(client: Any, user: User, bad: dict[str, Any], field:
     assert failure.value.field == field
 
 
-# What is noted of the memory.
+# The fields about the memory.
 
 
 def test_what_is_noted_of_the_memory_is_taken_from_the_memory(client: Any, user: User, project: Project) -> None:
@@ -136,7 +136,7 @@ def test_the_database_brings_no_deleted_project_back(client: Any, migrated: Any,
     with pytest.raises(psycopg.Error) as refused:
         migrated.execute("UPDATE projects SET status = %s WHERE id = %s", [to, project.id])
     assert refused.value.sqlstate == "23T01"
-    # As it would reach a caller.
+    # Translate the error as for a caller.
     from atlas_sdk._translate import translate
 
     told = translate(refused.value, "postgresql://")

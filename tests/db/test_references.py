@@ -1,4 +1,4 @@
-"""References: how people name a version, and what they are told when there is none."""
+"""References, by which people name a version, and the errors for references without a version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATHS = ["CLAUDE.md", "notes.md"]
 
 @pytest.fixture(scope="module")
 def shared(atlas_home: Path) -> Iterator[Atlas]:
-    """A client for the tests that only need a tenant of their own."""
+    """Yield a client that tests share if they only need their own tenant."""
     with Atlas.open(home=atlas_home) as client:
         yield client
 
@@ -31,7 +31,7 @@ def new_project(client: Any, folder: Path) -> Project:
 
 
 def two_files(client: Any, folder: Path, *checkpoints: str) -> Project:
-    """Three versions of each file; a checkpoint names the second ones."""
+    """Make three versions of each file. The checkpoints name the second versions."""
     project = new_project(client, folder)
     for n in (1, 2, 3):
         for path in PATHS:
@@ -105,7 +105,7 @@ def test_a_moment_names_what_was_the_newest_then(shared: Atlas, folder: Path) ->
     first, second, named_by_checkpoint, third = shared.memory.history(project, "CLAUDE.md")[::-1]
     assert [version.seq for version in (first, second, third)] == [1, 2, 3]
     assert named_by_checkpoint.checkpoint == "anything"
-    # Every moment below is an hour or more away from all of them, so that a slow machine asks the same.
+    # Every moment below is at least an hour away from all versions, so a slow machine gets the same answers.
     for version, ago in ((first, {"days": 9}), (second, {"days": 2, "hours": 1}), (third, {"hours": 3})):
         age(shared.url, version, timedelta(**ago))
     moments = {"@{yesterday}": 2, "@{2d}": 2, "@{3 days ago}": 1, "@{1w}": 1, "@{ 1 Week ago }": 1, "@{5h ago}": 2}
@@ -120,7 +120,7 @@ def test_a_moment_names_what_was_the_newest_then(shared: Atlas, folder: Path) ->
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("month", [3, 4, 10, 11])
 def test_an_hour_ago_is_an_hour_ago_where_clocks_change(zone: str, month: int) -> None:
-    """Whichever time zone the session has: between two summer times an hour of its clock is two hours, or none."""
+    """The time zone of the session does not matter. When clocks change, an hour by the clock is two hours or none."""
     now = datetime(2026, month, 1, tzinfo=UTC)
     while now.month == month:
         here = now.astimezone(ZoneInfo(zone))
@@ -135,14 +135,14 @@ def test_a_version_is_older_than_the_checkpoints_that_name_it(client: Any, dsn: 
     client.memory.checkpoint(project, "one")
     client.memory.checkpoint(project, "two")
     newest = client.memory.snapshot(project, "CLAUDE.md", b"2")
-    # The clock of whoever wrote the version was ahead: its id is greater than those of the checkpoints.
+    # The writer's clock was ahead, so the version's id is greater than those of the checkpoints.
     ahead = UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")
     with psycopg.connect(dsn) as connection:
         connection.execute("UPDATE memory_snapshots SET id = %s WHERE id = %s", [ahead, version.id])
     found = client.memory.history(project, "CLAUDE.md")
     assert [row.checkpoint or row.seq for row in found] == [2, "two", "one", 1]
     assert (found[0].id, found[3].id) == (newest.id, ahead)
-    # Page by page, too: no row comes twice, and none is left out.
+    # Page by page, no row comes twice, and none is left out.
     paged, before = [], None
     while page := client.memory.history(project, "CLAUDE.md", limit=1, before=before):
         paged += page
@@ -158,7 +158,7 @@ def test_rows_of_a_checkpoint_are_newer_than_what_the_client_wrote_before(client
     made = client.memory.checkpoint(project, "one")
     rows = client.memory.resolve(project, "one").versions
     assert len({row.id for row in rows}) == 20
-    # A millisecond, and what the client counts within one: so it holds for ids of one millisecond.
+    # The ids share their millisecond and counter with the checkpoint, so the order also holds within a millisecond.
     assert {row.id.hex[:24] for row in rows} == {made.id.hex[:24]}
     assert all(before < row.id < new_id() for row in rows)
     assert [row.checkpoint for row in client.memory.history(project)[:20]] == ["one"] * 20
@@ -176,7 +176,7 @@ def test_a_moment_is_an_iso_date_in_any_zone(shared: Atlas, folder: Path) -> Non
 
 
 def craft_ids(shared: Atlas, project: Project) -> list[UUID]:
-    """Give the versions ids that share their first digits in known ways, as ids of one millisecond do."""
+    """Give the versions known ids that share their first digits, as ids of one millisecond do."""
     ids = [UUID(f"01a2b3c4-d5e6-7fff-8000-0000000000{n:02x}") for n in range(6)]
     ids[5] = UUID("01a2b3c4-d5e6-7fff-9000-000000000000")
     versions = shared.memory.history(project)[::-1]
@@ -202,9 +202,9 @@ def test_an_ambiguous_prefix_names_its_candidates(shared: Atlas, folder: Path) -
     with pytest.raises(AmbiguousReference) as caught:
         shared.memory.resolve(project, "01a2b3c4")
     assert caught.value.reference == "01a2b3c4"
-    # The first five are enough to see what is meant.
+    # The error names only the first five candidates.
     assert caught.value.candidates == tuple(f"{id_} ({PATHS[n % 2]})" for n, id_ in enumerate(ids[:5]))
-    # A path leaves fewer to choose from.
+    # With a path there are fewer candidates.
     with pytest.raises(AmbiguousReference):
         shared.memory.resolve(project, "notes.md@01a2b3c4")
     assert named(shared, project, "notes.md@01a2b3c4d5e67fff9") == {"notes.md": 3}

@@ -1,4 +1,4 @@
-"""Restores that meet trouble: nothing is lost, and the record tells what is on disk."""
+"""Restores that fail in the middle: nothing is lost, and the record says what is on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = {"AGENTS.md": b"agents one\n", "CLAUDE.md": b"claude one\n", "notes.md":
 
 
 def checkpointed(client: Any, folder: Path) -> Project:
-    """A project with a checkpoint "one", and everything on disk different from it."""
+    """Make a project with a checkpoint "one", and change every file on disk afterwards."""
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     project = client.projects.create(client.users.local(), path=folder)
@@ -148,7 +148,7 @@ def test_undo_takes_the_last_restore_by_the_servers_clock(client: Any, dsn: str,
     client.memory.restore(project, "one", paths=["AGENTS.md"])
     client.memory.restore(project, "one", paths=["CLAUDE.md"])
     with psycopg.connect(dsn) as connection:
-        # As if the second client's clock were behind: its ids sort first.
+        # Give the second restore an id as if its client's clock were behind, so that the id sorts first.
         connection.execute(
             "UPDATE restores SET id = '00000000-0000-7000-8000-000000000001' "
             "WHERE created_at = (SELECT max(created_at) FROM restores)"

@@ -1,4 +1,4 @@
-"""A restore writes into the very folder that its plan was made for, and puts folders and owners back as they were."""
+"""A restore writes only into the folder for which its plan was made, and restores folders and owners as they were."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atlas_sdk.ops import restores
 
 @pytest.fixture
 def project(client: Any, folder: Path) -> Project:
-    """A project with a checkpoint "one", and a newer CLAUDE.md on disk."""
+    """Return a project with a checkpoint "one" and a newer CLAUDE.md on disk."""
     (folder / "CLAUDE.md").write_bytes(b"one\n")
     made = client.projects.create(client.users.local(), path=folder)
     client.memory.capture(made)
@@ -63,7 +63,7 @@ def test_folder_swapped_for_another_after_the_plan(client: Any, project: Project
     with pytest.raises(RestoreRefused, match="is another folder than the one that the plan was made for"):
         client.memory.restore(project, made)
     assert everything(folder) == {"CLAUDE.md": content}
-    # Nobody is kept from restoring into the new folder knowingly.
+    # A new plan for the new folder works.
     client.memory.restore(project, "one")
     assert (folder / "CLAUDE.md").read_bytes() == b"one\n"
 

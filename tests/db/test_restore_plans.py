@@ -18,7 +18,7 @@ def test_a_walk_that_finds_its_work_done_is_recorded(client: Any, folder: Path) 
     (folder / "CLAUDE.md").write_bytes(edited)
     done = client.memory.restore(project, "good")
 
-    # Somebody undoes it by hand.
+    # A person undoes the restore by hand.
     (folder / "CLAUDE.md").write_bytes(edited)
     plan = client.memory.plan_undo(project)
     assert (plan.reason, plan.of, plan.changes) == ("undo", done.id, ())
@@ -33,5 +33,5 @@ def test_a_walk_that_finds_its_work_done_is_recorded(client: Any, folder: Path) 
     assert (redone.id, redone.undone_at) == (done.id, None)
     with pytest.raises(NotFound):
         client.memory.plan_redo(project)
-    # There is nothing to restore, and no walk to record.
+    # No file changes, so there is nothing to restore and nothing to record.
     assert client.memory.restore(project, "good") is None

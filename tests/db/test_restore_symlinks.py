@@ -1,4 +1,4 @@
-"""Restores among symlinks: they stay, and nothing is written through one out of the project."""
+"""Restores among symlinks: the links stay, and nothing is written through a link that leads out of the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atlas_sdk import OutsideProject
 
 
 def linked(folder: Path, target: str = "docs/rules.txt") -> Path:
-    """Make CLAUDE.md a symlink inside the project; by default to a file that is not memory itself."""
+    """Make CLAUDE.md a symlink inside the project, by default to a file that is not a memory file."""
     write(folder, {target: GOOD["CLAUDE.md"]})
     (folder / "CLAUDE.md").unlink()
     (folder / "CLAUDE.md").symlink_to(target)

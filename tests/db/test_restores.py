@@ -1,4 +1,4 @@
-"""Restore, undo and redo on real folders, through both clients: whatever happens, no byte is lost."""
+"""Restore, undo and redo on real folders, through both clients. No byte is ever lost."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_only_the_paths_asked_for_are_restored(client: Any, folder: Path) -> Non
 
 
 def test_the_safety_checkpoint_holds_exactly_what_stood_there(client: Any, folder: Path) -> None:
-    """Also what nobody captured, and a file that was removed without anybody noticing."""
+    """The checkpoint also has uncaptured changes, and the removal of a file that no client captured."""
     project = checkpointed(client, folder)
     write(folder, EDITED)
     (folder / "notes.md").unlink()
@@ -209,7 +209,7 @@ def test_a_watcher_in_the_middle_of_a_restore_loses_nothing(
 
 
 def test_edits_after_a_restore_to_long_before_read_back(client: Any, folder: Path) -> None:
-    """The content restored is stored as a delta, and edits of it are deltas of that."""
+    """The restored content is stored as a delta, and later edits are deltas of it."""
     project = new_project(client, folder)
     rules = b"".join(b"line %d of the rules\n" % n for n in range(60))
     for n in range(6):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.every_server
 
 @contextmanager
 def application_role(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Be a role that owns nothing, as the application is, and not the owner whom policies do not bind."""
+    """Act as a role that owns nothing, like an application. Policies do not apply to the owner of the tables."""
     role = sql.Identifier(f"atlas_test_{uuid.uuid4().hex}")
     conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
     try:
@@ -161,7 +161,7 @@ def test_health_sums_builds_previews_and_memory(migrated):
 def test_condition_on_the_user_reaches_every_table_of_a_view(migrated, view):
     user_id = uuid.uuid4()
     with migrated.transaction():
-        # Index scans alone show where the condition went, whatever the statistics say.
+        # Allow only index scans, so that the plan shows the place of the condition in spite of the statistics.
         migrated.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
         found = query(migrated, f"EXPLAIN (COSTS OFF) SELECT * FROM {view} WHERE user_id = '{user_id}'")
     scans, conditions = 0, 0

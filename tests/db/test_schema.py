@@ -1,6 +1,6 @@
-"""The schema promises these things to whoever connects with psql, so they are asked of a real server.
+"""Properties of the schema for everybody who connects with psql, tested on a real server.
 
-Errors are told apart by SQLSTATE classes only: on a cluster, constraint names carry the number of a shard.
+Tests distinguish errors by SQLSTATE classes only, because on a cluster constraint names have the number of a shard.
 """
 
 from __future__ import annotations

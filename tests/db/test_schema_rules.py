@@ -1,4 +1,4 @@
-"""Rows that the schema refuses, and what is unique."""
+"""Rows that the schema refuses, and unique columns."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_quota_may_be_unlimited_or_below_what_is_used(migrated):
     query(migrated, f"UPDATE user_quotas SET {change} WHERE user_id = %(u)s", u=user_id)
 
 
-# What is unique, and for how long.
+# Unique values, and the time for which they stay taken.
 
 
 def test_folder_is_one_project_until_that_is_deleted(migrated):

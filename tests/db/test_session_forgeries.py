@@ -1,4 +1,4 @@
-"""Tokens that nobody issued, and the keys that tell them from the others, through both clients."""
+"""Forged tokens, and the keys that show that they are forged, through both clients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_another_key_opens_nothing(client: Any, issued: IssuedSession, keys: Sig
         assert refused(client, forged(issued.token, stranger, header={"kid": kid})) == "unknown key"
     for kid in (None, 5, ["x"], {}):
         assert refused(client, forged(issued.token, stranger, header={"kid": kid})) in {"unknown key", "malformed"}
-    # Keys that a token brings along, or says where to fetch, are nobody's.
+    # A key inside a token, or at an address in it, is never used.
     jwk = {"kty": "oct", "k": base64.urlsafe_b64encode(stranger).decode()}
     for extra in ({"jwk": jwk}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example"}):
         assert refused(client, forged(issued.token, stranger, header=extra)) == "signature"
@@ -72,13 +72,13 @@ def test_altered_claims_open_nothing(client: Any, issued: IssuedSession) -> None
         {"admin": True},
     ):
         assert refused(client, f"{header}.{part(claims | change)}.{signature}") == "signature"
-    # The parts of two right tokens make no third one.
+    # Parts of two valid tokens do not make a valid token.
     assert refused(client, f"{header}.{theirs.token.split('.')[1]}.{signature}") == "signature"
     assert refused(client, f"{header}.{payload}.{theirs.token.split('.')[2]}") == "signature"
 
 
 def test_a_signing_key_alone_makes_no_session(client: Any, issued: IssuedSession, keys: SigningKeys) -> None:
-    """Who stole a key can sign what was never issued; the database knows better."""
+    """With a stolen key one can sign a token that was never issued. The database does not know its session."""
     secret = keys.secret_of(keys.kid)
     assert secret is not None
     bob = client.users.create("bob@example.com")
@@ -104,10 +104,10 @@ def test_a_signing_key_alone_makes_no_session(client: Any, issued: IssuedSession
         {"exp": 1e400},
     ):
         assert refused(client, forged(issued.token, secret, **changes)) == "malformed"
-    # A JWT of another kind that the same key signed.
+    # The same key may have signed JWTs of another kind.
     assert refused(client, forged(issued.token, secret, header={"typ": "JWT"})) == "algorithm"
     assert refused(client, forged(issued.token, secret, header={"crit": ["x"], "x": 1})) == "malformed"
-    # Spelt in another way the signature is right, and the token is not the one that was issued.
+    # In another spelling the signature is still right, but the token is not the one that was issued.
     assert refused(client, issued.token + "=") in {"malformed", "unknown session"}
     assert client.sessions.verify(issued.token) == issued.session
 
@@ -144,7 +144,7 @@ def test_a_huge_token_is_refused_before_anything_is_decoded(
 
 @pytest.fixture
 def clients(dsn: str) -> Iterator[Any]:
-    """Opens clients with keys of their own."""
+    """Yield a function that opens clients with their own keys."""
     opened: list[Atlas] = []
 
     def open_(keys: SigningKeys) -> Atlas:

@@ -1,4 +1,4 @@
-"""Session tokens: what they open, what forgeries open, and how they end, through both clients."""
+"""Session tokens: their contents, their verification and their end, through both clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def issued(client: Any, user: User) -> IssuedSession:
     return client.sessions.issue(user)
 
 
-# What a token is.
+# Contents of a token.
 
 
 def test_a_token_opens_its_session(client: Any, user: User) -> None:
@@ -163,7 +163,7 @@ def test_a_session_is_revoked_by_its_token(client: Any, user: User, keys: Signin
         client.sessions.revoke(forged(issued.token, b"k" * 32))
     with pytest.raises(InvalidToken):
         client.sessions.revoke("x")
-    # Signed, but not the token of that session.
+    # This token is signed, but it is not the token of the session.
     assert client.sessions.revoke(forged(issued.token, secret, iat=0)) is None
     assert client.sessions.verify(issued.token) == issued.session
     assert client.sessions.revoke(issued.token).id == issued.session.id
@@ -236,7 +236,7 @@ def test_the_database_lets_no_session_come_back(client: Any, user: User, migrate
     assert refused(client, issued.token) == "revoked"
 
 
-# Use and upkeep.
+# Use and maintenance.
 
 
 def test_the_last_use_is_written_once_a_minute(client: Any, issued: IssuedSession, migrated: Any) -> None:
@@ -271,7 +271,7 @@ def test_expired_sessions_are_purged_in_batches(client: Any, user: User, migrate
     expire = """UPDATE sessions SET created_at = now() - interval '2 days', expires_at = now() - interval '1 day'
                 WHERE id <> ALL(%s)"""
     migrated.execute(expire, [[one.session.id for one in kept]])
-    # A revoked one stays until it expires: it is on record, and refused as it is.
+    # A revoked session stays until it expires. It is refused anyway, and its row is a record.
     client.sessions.revoke(kept[1].session)
     assert client.sessions.purge_expired(limit=4) == 6
     assert client.sessions.purge_expired() == 0
@@ -282,7 +282,7 @@ def test_expired_sessions_are_purged_in_batches(client: Any, user: User, migrate
     told = migrated.execute(
         "SELECT user_id, type, meta->'removed' FROM events WHERE type ~ 'maintenance|purged' ORDER BY id"
     )
-    # One job, one name, whoever does it.
+    # The event has the name of the maintenance job, also for this call.
     assert told.fetchall() == [(NIL, "maintenance.sessions", 6), (NIL, "maintenance.sessions", 0)]
     with pytest.raises(InvalidInput):
         client.sessions.purge_expired(limit=0)

@@ -30,7 +30,7 @@ def numbered(text: str) -> str:
 def test_every_statement_prepares(migrated: psycopg.Connection[Any]) -> None:
     for number, statement in enumerate(ALL):
         command = numbered(statement.text)
-        # Not by PREPARE, which takes no CALL.
+        # The SQL command PREPARE does not accept CALL.
         prepared = migrated.pgconn.prepare(f"s{number}".encode(), command.encode())
         assert prepared.status == pq.ExecStatus.COMMAND_OK, f"{statement.name}: {prepared.error_message.decode()}"
 
@@ -55,12 +55,12 @@ def test_pages_are_found_by_an_index(migrated: psycopg.Connection[Any], name: st
     command = numbered(statement.text)
     nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", command))))
     migrated.execute(f"PREPARE page AS {command}")
-    # The plan that every parameter has to do with; and without rows each table is read as a whole.
+    # Ask for the plan that serves all parameters. The tables are empty, so forbid reading them as a whole.
     migrated.execute("SET plan_cache_mode = force_generic_plan")
     migrated.execute("SET enable_seqscan = off")
     migrated.execute("SET enable_bitmapscan = off")
     plan = "\n".join(line for (line,) in migrated.execute(f"EXPLAIN EXECUTE page({nulls})").fetchall())
-    # Nothing reads all rows between the index and the limit; only those of one moment may be put into order.
+    # No step between the index and the limit may read all rows. Only rows of the same moment may be sorted.
     between = r"(\s+-> +(LockRows|Incremental Sort) .*\n(\s+(Sort|Presorted) Key: .*\n)*)*"
     found = rf"Limit .*\n{between}\s+-> +Index (Only )?Scan using {BY_INDEX[name]} .*\n\s+Index Cond: "
     assert re.search(found, plan), plan

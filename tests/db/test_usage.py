@@ -77,7 +77,7 @@ def test_an_id_makes_an_entry_once(client: Any, user: User) -> None:
         ({"amount": "1e1000000"}, "amount"),
         ({"amount": "-1e1000000"}, "amount"),
         ({"amount": 10**5000}, "amount"),
-        # Would be rounded up to the limit.
+        # These would be rounded up to the limit.
         ({"amount": "99999999999999.9999999"}, "amount"),
         ({"cost": "-99999999999.9999999999"}, "cost"),
         ({"amount": True}, "amount"),
@@ -129,7 +129,7 @@ def test_the_decimal_context_of_the_caller_changes_nothing(client: Any, user: Us
 
 def test_days_are_those_of_the_users_time_zone(client: Any, user: User, dsn: str) -> None:
     client.quotas.set_time_zone(user, "America/New_York")
-    # New York is 5 hours behind, and 4 from 03:00 on 8 March 2026.
+    # New York is 5 hours behind UTC, and 4 hours from 03:00 on 8 March 2026.
     moments = {
         datetime(2026, 3, 8, 4, 59, tzinfo=UTC): date(2026, 3, 7),
         datetime(2026, 3, 8, 5, 0, tzinfo=UTC): date(2026, 3, 8),
@@ -178,7 +178,7 @@ def test_a_sum_asks_for_what_is_known(client: Any, user: User) -> None:
     assert failure.value.field == "by"
     for field in ("since", "until"):
         with pytest.raises(InvalidInput) as failure:
-            client.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # what is refused
+            client.usage.totals(user, **{field: datetime(2026, 3, 8)})  # noqa: DTZ001  # the naive time must be refused
         assert failure.value.field == field
 
 
@@ -191,7 +191,7 @@ def test_tokens_are_what_the_quotas_count(client: Any, user: User, dsn: str) -> 
     expired = hold()
     with psycopg.connect(dsn) as raw:
         raw.execute("UPDATE quota_reservations SET expires_at = now() - interval '1 second'")
-    # A refusal is what makes expired promises count.
+    # A refusal makes the database charge expired reservations.
     client.quotas.set_limits(user, tokens=1300)
     with pytest.raises(Exception, match="tokens"):
         client.quotas.reserve(user, tokens=5000)
@@ -200,5 +200,5 @@ def test_tokens_are_what_the_quotas_count(client: Any, user: User, dsn: str) -> 
     usage = client.quotas.usage(user)
     assert (total.kind, total.model) == ("tokens", "opus")
     assert (total.amount, total.cost) == (usage.tokens_used, usage.cost_used) == (500, Decimal("0.3"))
-    # Settled; expired and corrected. What was released used nothing.
+    # The entries are of the settled and of the expired, corrected reservations. The released one used nothing.
     assert total.entries == 3

@@ -57,7 +57,7 @@ def test_a_change_of_plan_is_on_record_once_with_the_plan_before(client: Any, mi
     pro = client.users.set_plan(user, "pro")
     assert pro.plan == "pro"
     assert client.users.set_plan(pro, "pro") == client.users.set_plan(user, "pro") == pro
-    # The object is an old one: the plan that is left is the one of the row.
+    # The object is old, so the event must take the former plan from the row.
     assert client.users.set_plan(user, "enterprise").plan == "enterprise"
     changed = [meta for kind, meta in events_of(migrated, user.id) if kind == "user.plan_changed"]
     assert changed == [{"from": "free", "to": "pro"}, {"from": "pro", "to": "enterprise"}]
@@ -90,7 +90,7 @@ def test_users_are_listed_page_by_page(client: Any) -> None:
 
 
 def rows_of(connection: psycopg.Connection[Any], user_id: object) -> dict[str, int]:
-    """Return how many rows each table has of a user, whatever tables there are."""
+    """Return the number of a user's rows in each table that has some."""
     tables = connection.execute(
         """SELECT c.relname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
            WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace
@@ -108,7 +108,7 @@ def rows_of(connection: psycopg.Connection[Any], user_id: object) -> dict[str, i
 
 
 def fill(client: Any, connection: psycopg.Connection[Any], name: str, folder: Path) -> User:
-    """Make a user who has something in the tables of every topic."""
+    """Make a user who has rows in the tables of every topic."""
     user = client.users.create(f"{name}@example.com", password=PASSWORD)
     project = client.projects.create(user, path=folder, session_id=f"session-of-{name}")
     for text in (b"# Rules\n", b"# Rules\n\nBe kind.\n", b"# Rules\n\nBe kind, and brief.\n"):
@@ -164,7 +164,7 @@ def test_deleting_a_user_leaves_the_audit_and_nothing_else(client: Any, migrated
     with pytest.raises(NotFound):
         client.users.get(ada.id)
     assert client.users.authenticate("ada@example.com", PASSWORD) is None
-    # The names are free again, and what comes is another user.
+    # The names are free again, and the new user is another one.
     assert client.users.create("ada@example.com").id != ada.id
     with pytest.raises(AlreadyExists):
         client.users.create("bob@example.com")
@@ -184,7 +184,7 @@ def test_the_tokens_of_a_deleted_user_are_worth_nothing(client: Any) -> None:
 
 
 def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path) -> None:
-    """Whatever commits first, no claim is left behind."""
+    """No claim is left, regardless of the order of the commits."""
     with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as connection:
         for round_ in range(10):
             user = atlas.users.create("ada@example.com")
@@ -217,10 +217,10 @@ def test_what_is_added_while_a_user_is_deleted_is_refused(dsn: str, folder: Path
 
 
 def test_a_deletion_and_a_settlement_do_not_wait_for_each_other(dsn: str) -> None:
-    # The settlement is let go first, should this fail: the other thread may wait for it.
+    # If the test fails, the settlement's connection closes first, because the other thread may wait for it.
     with ThreadPoolExecutor(1) as threads, Atlas.open(dsn) as atlas, psycopg.connect(dsn) as settling:
         user = atlas.users.create("ada@example.com")
-        # As a settlement does: first the limits, then a row that belongs to the user.
+        # Do the steps of a settlement: lock the limits, then insert a row that belongs to the user.
         settling.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
         deletion = threads.submit(atlas.users.delete, user)
         until(lambda: waiting(dsn))

@@ -1,4 +1,4 @@
-"""Requests for the Anthropic client, and what they cost."""
+"""A request for the Anthropic client, its upper bound, and prices."""
 
 from __future__ import annotations
 

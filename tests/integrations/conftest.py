@@ -1,4 +1,4 @@
-"""Real client libraries, a provider on loopback, a real database."""
+"""Fixtures with real client libraries, a provider on loopback and a real database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _shared(databases: OfServer) -> Iterator[str]:
 
 @pytest.fixture
 def dsn(_shared: str) -> str:
-    """A migrated database that these tests share: every test has users of its own."""
+    """Return the URL of a migrated database that these tests share. Every test has users of its own."""
     return _shared
 
 
@@ -35,7 +35,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def user(atlas: Atlas) -> User:
-    """A user without limits."""
+    """Return a user without limits."""
     made = atlas.users.create(f"{uuid.uuid4()}@example.com")
     atlas.quotas.set_limits(made, tokens=None, cost=None, containers=None, requests_per_hour=None, builds_per_day=None)
     return made
@@ -48,7 +48,7 @@ def books(atlas: Atlas, dsn: str, user: User) -> Ledger:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def side(request: pytest.FixtureRequest, dsn: str, atlas: Atlas, user: User, stub: Stub) -> Iterator[Side]:
-    """Clients of one kind, on one database."""
+    """Yield clients of one kind, once of each kind."""
     if request.param == "blocking":
         blocking = Side(atlas, user, stub)
         yield blocking

@@ -32,7 +32,7 @@ class Service:
         return self._loop.run_until_complete(work())
 
     def drive(self, scope: dict[str, Any], sending: Callable[[Any], Any], leaves: asyncio.Event | None = None) -> None:
-        """Run one connection by hand; the client leaves when the event says so."""
+        """Run one connection without an HTTP client. It disconnects when the event is set, or never."""
         first = [{"type": "websocket.connect"} if scope["type"] == "websocket" else {"type": "http.request"}]
 
         async def receive() -> Any:

@@ -1,4 +1,4 @@
-"""Requests for the OpenAI client, and what they cost."""
+"""Requests for the OpenAI client, prices, and a reported usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model provider on loopback: says what a test has scripted, in the formats of Anthropic and OpenAI."""
+"""A model provider on loopback. It gives the answers that a test sets, in the formats of Anthropic and OpenAI."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Json:
 
 @frozen(kw_only=True)
 class Events:
-    """Server-sent events; `cut`: so many are sent, and then the connection breaks."""
+    """Server-sent events. With `cut`, the connection breaks after so many events."""
 
     events: list[tuple[str | None, Any]]
     cut: int | None = None
-    #: After so many the stream stands still until the test has ended.
+    #: After so many events the stream stands still until the test has ended, and then the connection breaks.
     stop: int | None = None
 
 
@@ -38,7 +38,7 @@ class Hang:
 
 @frozen
 class Drop:
-    """The connection is closed instead of an answer."""
+    """No answer: the server closes the connection."""
 
 
 Reply = Json | Events | Hang | Drop
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_POST(self) -> None:  # http.server calls it so
+    def do_POST(self) -> None:  # the name that http.server expects
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         reply = self.server.stub.next(Seen(self.path, json.loads(body or b"null"), dict(self.headers)))
         try:
@@ -127,7 +127,7 @@ class Stub:
 
     @contextmanager
     def serving(self) -> Iterator[Stub]:
-        # Often enough that a test does not wait half a second for its end.
+        # Check for the end every 0.01 s. By default a test would wait up to 0.5 s.
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -207,7 +207,7 @@ def completion(
 
 
 def chunks(*texts: str, usage: dict[str, Any] | None = None) -> list[tuple[str | None, Any]]:
-    """Chat chunks; the last but one has the usage, when it is given."""
+    """Return the events of a chat completion; with `usage`, the last chunk before "[DONE]" has it."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-test-1"}
     events: list[Any] = [
         {**head, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts

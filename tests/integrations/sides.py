@@ -1,4 +1,4 @@
-"""Metered clients of either kind, and the ledger that they are charged in."""
+"""Metered clients of either kind, and the ledger with their charges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atlas_sdk.integrations.openai import guarded as guarded_openai
 
 
 class Ledger:
-    """The ledger of one user, as the database has it."""
+    """The ledger of one user, read from the database."""
 
     def __init__(self, atlas: Atlas, dsn: str, user: User) -> None:
         self._atlas = atlas
@@ -38,7 +38,7 @@ class Ledger:
         return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in rows]
 
     def entry(self) -> SimpleNamespace:
-        """Check that all is settled and balanced; return the only entry."""
+        """Check that every reservation is settled and that the counters match the ledger; return the only entry."""
         assert self._atlas.quotas.reservations(self._user) == []
         usage = self._atlas.quotas.usage(self._user)
         (entry,) = self.entries()
@@ -54,7 +54,7 @@ class Ledger:
 
 
 class Side:
-    """Drives blocking clients."""
+    """A blocking side: our client and the provider's clients."""
 
     name = "blocking"
 
@@ -81,7 +81,7 @@ class Side:
         return call()
 
     def read(self, opened: Callable[[], Any], *, take: int | None = None) -> list[Any]:
-        """Read a stream to its end, or `take` events and close it."""
+        """Read a stream to its end, or read `take` events and close it."""
         stream, events = opened(), []
         for event in stream:
             events.append(event)
@@ -91,7 +91,7 @@ class Side:
         return events
 
     def inside(self, manager: Callable[[], Any], *, take: int | None = None) -> list[Any]:
-        """Read the stream of a context manager to its end, or `take` events and leave."""
+        """Read the stream of a context manager to its end, or read `take` events and leave the context."""
         events = []
         with manager() as stream:
             for event in stream:
@@ -106,7 +106,7 @@ class Side:
 
 
 class AsyncSide(Side):
-    """Drives asyncio clients as if they were blocking ones."""
+    """An asyncio side. Tests call it like the blocking one, without `await`."""
 
     name = "asyncio"
 

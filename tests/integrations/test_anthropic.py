@@ -1,4 +1,4 @@
-"""The real Anthropic client under guards: what is held before a call, and what is charged after it."""
+"""The real Anthropic client under guards: reservations before a call, and charges after it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_call_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> Non
     client = side.anthropic(prices=PRICES, meta={"agent": "coder"})
     answer = side.do(lambda: client.messages.create(**ASK))
     assert answer.content[0].text == "Hello"
-    # 20 x 3 + 7 x 15 + 4000 x 0.30 + 300 x 3.75, each a millionth of a dollar.
+    # 20 x 3 + 7 x 15 + 4000 x 0.30 + 300 x 3.75 millionths of a dollar.
     assert books.charged() == (4327, Decimal("0.002490"))
     meta = books.entry().meta
     assert {name: meta[name] for name in ("provider", "model", "agent", "input", "output")} == {
@@ -67,7 +67,7 @@ def test_cost_is_held_before_the_call(side: Side, stub: Stub, atlas: Atlas, user
     client = side.anthropic(prices=PRICES)
     with pytest.raises(QuotaExceeded) as refused:
         side.do(lambda: client.messages.create(**ASK))
-    # All input at the dearest of its prices.
+    # The reservation assumes the highest input price for all input.
     assert refused.value.dimension == "cost"
     assert refused.value.asked == (Decimal(BOUND) * Decimal("3.75") + 100 * 15) / 1_000_000
     assert stub.requests == []
@@ -154,7 +154,7 @@ def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stu
     assert books.charged() == (15, 0)
     with pytest.raises(ZeroDivisionError):
         side.do(lambda: client.messages.create(**ASK))
-    # Of a whole answer nothing had progressed: its outcome is unknown.
+    # For a call without a stream no progress was reported, so the whole reservation is charged.
     assert books.entries()[-1].amount == BOUND + 100
 
 

@@ -1,4 +1,4 @@
-"""Calls of the Anthropic client that fail: given back only where the provider surely charged nothing."""
+"""Calls of the Anthropic client that fail. A reservation is released only if the provider certainly charged nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sides import Ledger, Side
 from atlas_sdk import AsyncAtlas, User
 from atlas_sdk.integrations.anthropic import guarded
 
-#: Tells a client not to wait before it tries again.
+#: A header that tells a client not to wait before it tries again.
 AT_ONCE = {"retry-after-ms": "1"}
 
 
@@ -51,7 +51,7 @@ def test_no_connection_is_given_back(side: Side, books: Ledger) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        # Two tries: each was refused.
+        # The client tries twice, and the connection is refused both times.
         client = side.anthropic(settings={"base_url": url, "max_retries": 1})
         with pytest.raises(anthropic.APIConnectionError):
             side.do(lambda: client.messages.create(**ASK))

@@ -1,4 +1,4 @@
-"""Streams of the Anthropic client: charged their usage, or what came before they were cut."""
+"""Streams of the Anthropic client are charged their usage, or the part that came before they were cut."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_dropped_stream_is_settled(side: Side, stub: Stub, user: User, books: Le
             if event.type == "content_block_delta":
                 break
         gc.collect()
-        # The loop closes what was dropped in a task of its own.
+        # The event loop closes the dropped stream in another task.
         async with asyncio.timeout(PATIENCE_S):
             while await side.atlas.quotas.reservations(user):
                 pass

@@ -1,4 +1,4 @@
-"""The middleware: counted requests, answers to refusals, and what passes untouched."""
+"""The middleware: counted requests, answers to refusals, and requests that pass untouched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def raising(problem: Exception, *, started: bool = False) -> Any:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def quotas(request: pytest.FixtureRequest, dsn: str, atlas: Atlas) -> Iterator[Any]:
-    """The quotas of either client; what runs with them runs in one loop."""
+    """Yield the quotas of either client, with one event loop for the middleware and the client."""
     loop = asyncio.new_event_loop()
     client = AsyncAtlas.open(dsn)
     loop.run_until_complete(client.connect())
@@ -158,7 +158,7 @@ def test_refusal_from_below_is_answered(quotas: Any, user: User) -> None:
     assert answer.status_code == 403
     assert "retry-after" not in answer.headers
     problem = answer.json()
-    # Dollars are texts: exact.
+    # Dollars are texts, so that they stay exact.
     assert (problem["dimension"], problem["asked"], problem["remaining"], problem["limit"]) == (
         "cost",
         "0.50",
@@ -214,7 +214,7 @@ def test_real_lost_database_is_answered(atlas: Atlas, user: User, dsn: str) -> N
         async with AsyncAtlas.open(dsn, connect_timeout_s=1) as client:
             await client.quotas.hit(user)
             name = dsn.partition("?")[0].rsplit("/", 1)[1]
-            # Nobody may connect any more, and who is connected is thrown out.
+            # Refuse new connections and end all others.
             with psycopg.connect(dsn.replace(f"/{name}", "/postgres"), autocommit=True) as admin:
                 admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
                 try:
@@ -227,7 +227,7 @@ def test_real_lost_database_is_answered(atlas: Atlas, user: User, dsn: str) -> N
 
 
 class Socket:
-    """A websocket's client, as a server would drive the application."""
+    """A websocket's client that calls the application as a server does."""
 
     def __init__(self, app: Any, *, extensions: dict[str, Any] | None = None) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -311,7 +311,7 @@ def test_counts_may_be_told_not_to_wait_for_the_disk(quotas: Any, user: User, *,
     told: list[bool] = []
 
     class Told:
-        """The quotas, and how they were asked."""
+        """The quotas, with a record of the argument `durable`."""
 
         if inspect.iscoroutinefunction(quotas.namespace.hit):
 

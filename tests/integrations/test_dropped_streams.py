@@ -1,4 +1,4 @@
-"""Streams that are opened, never read and dropped: nobody closes them, so the collector ends their guard."""
+"""Streams that are opened, never read and dropped. No code closes them, so the garbage collector ends their guards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def until(side: Side, condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s"
-        # What the collector has handed to the event loop.
+        # Run the tasks that the collector has given to the event loop.
         side.do(lambda: None)
 
 

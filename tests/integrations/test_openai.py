@@ -34,7 +34,7 @@ def test_chat_is_charged_its_usage(side: Side, stub: Stub, books: Ledger) -> Non
     client = side.openai(prices=PRICES)
     answer = side.do(lambda: client.chat.completions.create(**CHAT))
     assert answer.choices[0].message.content == "Hello"
-    # What is cached is part of the prompt, what is reasoned part of the completion.
+    # Cached tokens are a part of the prompt, and reasoning tokens a part of the completion.
     assert books.charged() == (120, Decimal(40 * 2 + 20 * 8 + 60 * Decimal("0.5")) / 1_000_000)
     assert books.entry().granted == CHAT_BOUND + 100
     assert stub.requests[0].body == CHAT
@@ -73,7 +73,7 @@ def test_every_answer_counts(side: Side, stub: Stub, atlas: Atlas, user: User, b
     client = side.openai(min_output_tokens=10)
     stub.script(Json(body=completion()))
     side.do(lambda: client.chat.completions.create(**CHAT, n=3))
-    # A third of what is left for each, rounded down.
+    # Each of the three choices gets a third of the tokens that are left, rounded down.
     assert stub.requests[0].body["max_completion_tokens"] == 33
 
 
@@ -252,7 +252,7 @@ def test_cut_after_the_finish_still_shows_it(side: Side, stub: Stub, books: Ledg
 
     async def awaited() -> None:
         async for event in await client.chat.completions.create(**CHAT, stream=True):
-            seen.append(event)  # noqa: PERF401  # what came before the error is to be kept
+            seen.append(event)  # noqa: PERF401  # keeps the items before an error
 
     def keeping() -> None:
         for event in client.chat.completions.create(**CHAT, stream=True):

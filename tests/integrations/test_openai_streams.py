@@ -1,4 +1,4 @@
-"""Streams of the OpenAI client: charged their usage, or what came before they were cut."""
+"""Streams of the OpenAI client are charged their usage, or the part that came before they were cut."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_helper_left_early_is_charged_what_came(endpoint: str, side: Side, stub:
     client = side.openai()
     if endpoint == "chat":
         stub.script(Events(events=chunks("Hello", " world"), stop=1))
-        # A chunk, and the helper's own event of its content.
+        # Take a chunk and the event that the helper makes from its content.
         side.inside(lambda: client.chat.completions.stream(**CHAT), take=2)
         bound = input_bound({**CHAT, "stream": True})
     else:

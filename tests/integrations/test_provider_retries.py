@@ -1,4 +1,4 @@
-"""Client libraries try again by themselves: every try that may have been billed was promised, and is charged."""
+"""Client libraries try again by themselves. Each try that may have been billed was reserved before, and is charged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 MESSAGE: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": CHAT["messages"]}
-#: What one try is promised.
+#: The reservation for one try.
 HOLD = input_bound(CHAT) + 100
 MESSAGE_HOLD = input_bound(MESSAGE) + 100
 PRICES = Prices({"gpt-test": Price("2", "8")})
@@ -109,7 +109,7 @@ def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
         held.append(row[0])
         return answer(seen)
 
-    stub.next = look  # type: ignore[method-assign]  # looks and passes on
+    stub.next = look  # type: ignore[method-assign]  # looks at the call, then makes it
     stub.script(FAILED, FAILED, Json(body=completion(usage=USAGE)))
     client = side.openai(settings=TRIES)
     side.do(lambda: chat(client))

@@ -1,4 +1,4 @@
-"""An attacker and a victim, both with rows in every table."""
+"""Fixtures with an attacker and a victim, both with rows in every table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _application(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         login = "app_" + connection.info.dbname.removeprefix("test_")[:16]
         name = psycopg.sql.Identifier(login)
         connection.execute(psycopg.sql.SQL("CREATE ROLE {} LOGIN IN ROLE atlas_app").format(name))
-        # Only the server's file of rules could let a second login in by itself. From here on it is all but that one:
-        # what a superuser may do is checked for the session's user, whom this changes.
+        # A connection of the new login would need a rule in pg_hba.conf. This command changes the session's user
+        # instead. The server checks the rights of a superuser for the session's user, so they are gone.
         connection.execute(psycopg.sql.SQL("SET SESSION AUTHORIZATION {}").format(name))
         connection.autocommit = False
         yield connection
@@ -40,7 +40,7 @@ def _application(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
-    """Two tenants to attack with; the end checks that the victim's rows did not change."""
+    """Yield an attack between two tenants; check at the end that the victim's rows did not change."""
     with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as owner, _application(dsn) as app:
         attacker, victim = settle_in(atlas, "mallory", "mine"), settle_in(atlas, "victim", SECRET)
         for tenant in (attacker, victim):
@@ -55,10 +55,10 @@ def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Report the number of attacks. Each was checked: it read, changed and revealed nothing."""
+    """Report the number of attacks. The tests have checked that each one read, changed and revealed nothing."""
     tried = sum(
         value
-        # Reports of set-up and teardown that passed have the empty category.
+        # The reports of passed set-ups and teardowns have the empty category.
         for report in terminalreporter.getreports("")
         if getattr(report, "when", None) == "teardown"
         for name, value in report.user_properties

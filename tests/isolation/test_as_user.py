@@ -1,4 +1,4 @@
-"""What a tenant does with its own things behind the wall works, with both clients and both kinds of login."""
+"""Operations of a tenant on its own rows work under row-level security, with both clients and both kinds of login."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from atlas_sdk import (
     QuotaExceeded,
 )
 
-#: A login that has been made a tenant's once and for all, as `GRANT atlas_app TO app` does.
+#: Make a login act as the role atlas_app in every session.
 AS_APPLICATION = "&options=-c%20role%3Datlas_app"
 
 
 @pytest.fixture(params=["owner", "application"])
 def login(request: pytest.FixtureRequest, dsn: str) -> str:
-    """The DSN of the tables' owner, who steps behind the wall, or of a login that is never in front of it."""
+    """Return the DSN of the tables' owner, who changes to atlas_app, or of a login that always acts as atlas_app."""
     return dsn if request.param == "owner" else dsn + AS_APPLICATION
 
 
 @pytest.fixture
 def outside(atlas: Atlas) -> Atlas:
-    """A client of the owner, to set the scene and to look at the result."""
+    """Return a client of the owner, which prepares rows and looks at the result."""
     return atlas
 
 
@@ -128,12 +128,12 @@ def test_hosts_behind_the_wall_are_taken_as_in_front_of_it(outside: Atlas, login
         first = tenant.previews.create(mine, host="ada.example.com")
         with pytest.raises(AlreadyExists):
             tenant.previews.create(mine, host="ada.example.com")
-        # Its claim is left behind, and the tenant's own.
+        # The claim of the deleted preview is left. It belongs to the tenant, so the tenant takes it over.
         with psycopg.connect(dsn) as raw:
             raw.execute("DELETE FROM previews WHERE id = %s", (first.id,))
         second = tenant.previews.create(mine, host="ada.example.com")
         assert outside.previews.by_host("ada.example.com") == second
-        # Another's is so until maintenance frees it.
+        # A left claim of another tenant stays until maintenance frees it.
         with psycopg.connect(dsn) as raw:
             raw.execute("DELETE FROM previews WHERE user_id = %s", (bob.id,))
         with pytest.raises(AlreadyExists):
@@ -192,7 +192,7 @@ def test_limits_hold_behind_the_wall(outside: Atlas, login: str) -> None:
 
 
 def test_nothing_of_the_wall_stays_on_a_connection(outside: Atlas, dsn: str) -> None:
-    """One connection serves a tenant, fails for it, and serves the next: neither role nor user is left on it."""
+    """One connection serves a tenant, fails for it, and serves the next tenant. Neither role nor user is left on it."""
     user, other = outside.users.create("ada@example.com"), outside.users.create("bob@example.com")
     mine = outside.projects.create(user, path="/srv/ada")
     with Atlas.open(dsn, pool_max=1) as client:
@@ -201,7 +201,7 @@ def test_nothing_of_the_wall_stays_on_a_connection(outside: Atlas, dsn: str) -> 
             with pytest.raises(NotPermitted):
                 client.as_user(user).users.create("eve@example.com")
             assert client.as_user(other).projects.list(other) == []
-            # With the owner's rights again.
+            # The connection has the owner's rights again.
             client.users.create(f"{uuid4().hex}@example.com")
             with pytest.raises(NotPermitted), client.as_user(user).transaction() as tx:
                 tx.users.create("eve@example.com")
@@ -230,7 +230,7 @@ def test_threads_act_for_different_users_at_once(outside: Atlas, dsn: str) -> No
 
 
 def test_a_login_behind_the_wall_is_nobody_without_a_user(outside: Atlas, dsn: str) -> None:
-    """What reads finds nothing, what writes is refused: it fails closed."""
+    """Reads find nothing, and writes are refused."""
     user = settle_in(outside, "ada", "secret").user
     with Atlas.open(dsn + AS_APPLICATION) as client:
         assert client.projects.list(user) == []
@@ -243,7 +243,7 @@ def test_a_login_behind_the_wall_is_nobody_without_a_user(outside: Atlas, dsn: s
 
 
 def test_says_what_is_missing_where_there_is_no_role(outside: Atlas, dsn: str) -> None:
-    """A login that may not become atlas_app is told so before anything is done."""
+    """A login that may not become atlas_app gets an error before any statement runs."""
     user = outside.users.create("ada@example.com")
     with psycopg.connect(dsn, autocommit=True) as owner:
         name = f"plain_{uuid4().hex[:12]}"
@@ -264,7 +264,10 @@ def test_joins_no_foreign_connection(outside: Atlas, dsn: str) -> None:
 
 
 def test_what_the_client_remembers_of_another_is_not_told(embedded: Atlas) -> None:
-    """Where clients of one machine share what is newest, an unchanged file costs no round trip: no wall but our own."""
+    """Clients of one machine share the newest versions, and an unchanged file costs no round trip.
+
+    So the database cannot check the user, and the client must.
+    """
     ada, bob = (embedded.users.create(f"{uuid4().hex}@example.com") for _ in range(2))
     theirs = embedded.projects.create(bob, path=f"/srv/{uuid4().hex}")
     assert embedded.memory.snapshot(theirs, "CLAUDE.md", b"# same\n") is not None
@@ -286,7 +289,7 @@ def test_what_is_the_platforms_is_named(outside: Atlas, login: str) -> None:
 
 
 def test_a_token_is_checked_by_who_sees_sessions(outside: Atlas, dsn: str) -> None:
-    """Not refused, as if the user were not signed in."""
+    """A client that cannot see sessions must not refuse the token as if the user were not signed in."""
     user = outside.users.create("ada@example.com")
     issued = outside.sessions.issue(user)
     with Atlas.open(dsn + AS_APPLICATION) as client:

@@ -32,7 +32,7 @@ def columns(attack: Attack, table: str) -> list[str]:
 def test_the_victim_has_rows_in_every_table(attack: Attack) -> None:
     for table, owner in tenant_tables(attack.owner).items():
         assert rows_of(attack.owner, table, owner, attack.victim.user.id), f"{table}: nothing to steal"
-    # The check that the harness itself sees what it looks for.
+    # Check that the test can see the secret at all.
     assert SECRET in attack.before
     attack.sql("SELECT 1")
 
@@ -87,7 +87,7 @@ def test_changes_no_row_of_another(attack: Attack) -> None:
             of = Identifier(column)
             change = SQL("UPDATE {} SET {} = {} WHERE {} = %s").format(table, of, of, owner)
             assert attack.sql(change, (victim,)) in ([], DENIED)
-        # Give a row of one's own away, and take one over.
+        # Try to give a row away, and to take over another tenant's row.
         give = SQL("UPDATE {} SET {} = %s WHERE {} = %s").format(table, owner, owner)
         assert attack.sql(give, (victim, mine)) == DENIED
         assert attack.sql(give, (mine, victim)) in ([], DENIED)
@@ -103,7 +103,7 @@ def test_deletes_no_row_of_another(attack: Attack) -> None:
 
 
 def insert_like(attack: Attack, name: str, row: dict[str, Any]) -> Composable:
-    """Return an INSERT of a row, in the columns that it has and that are not computed."""
+    """Return an INSERT of a row, without its computed columns."""
     listed = SQL(", ").join(Identifier(column) for column in columns(attack, name) if column in row)
     return SQL("INSERT INTO {} ({}) SELECT {} FROM jsonb_populate_record(NULL::{}, %s)").format(
         Identifier(name), listed, listed, Identifier(name)
@@ -120,7 +120,7 @@ def test_inserts_no_row_for_another(attack: Attack) -> None:
 
 
 def test_refers_to_no_row_of_another(attack: Attack) -> None:
-    """A row of the attacker's that points at the victim's is refused exactly as one that points at nothing."""
+    """A row of the attacker that refers to a row of the victim is refused just as one that refers to no row."""
     keys = attack.owner.execute(
         "SELECT c.conrelid::regclass::text, array_agg(a.attname ORDER BY k.place)"
         " FROM pg_constraint AS c CROSS JOIN unnest(c.conkey) WITH ORDINALITY AS k (number, place)"
@@ -165,7 +165,7 @@ def test_cannot_tell_an_id_of_another_from_a_new_one(attack: Attack) -> None:
 
 
 def test_learns_nothing_from_errors_in_conditions(attack: Attack) -> None:
-    """A condition that fails on the victim's rows must not be asked before the policy."""
+    """A condition that fails on the victim's rows must not be evaluated before the policy."""
     probes = [
         ("users", "1 / (strpos(email, %s) - 1) = 0"),
         ("projects", "name::integer = 0 AND name ~ %s"),
@@ -223,7 +223,7 @@ def test_statistics_tell_nothing(attack: Attack) -> None:
     attack.owner.execute("ANALYZE")
     for view in ("pg_stats", "pg_stats_ext"):
         told = attack.sql(SQL("SELECT DISTINCT tablename FROM {} WHERE schemaname = 'public'").format(Identifier(view)))
-        # The only table without a tenant that everybody reads.
+        # This is the only table without a tenant that everybody may read.
         assert told in ([], [("schema_version",)])
     assert attack.sql("SELECT * FROM pg_statistic") == DENIED
     attack.sql("SELECT query FROM pg_stat_activity")
@@ -236,7 +236,7 @@ def test_copy_gives_own_rows_only(attack: Attack) -> None:
             with attack.app.cursor().copy(SQL("COPY {} TO STDOUT").format(table)) as copy:
                 got = b"".join(bytes(part) for part in copy)
         except psycopg.Error as error:
-            assert error.sqlstate == DENIED  # noqa: PT017  # either is right
+            assert error.sqlstate == DENIED  # noqa: PT017  # both results are right
         else:
             assert SECRET.encode() not in got
             assert str(attack.victim.user.id).encode() not in got
@@ -244,7 +244,7 @@ def test_copy_gives_own_rows_only(attack: Attack) -> None:
 
 
 def test_what_has_the_rights_of_the_owner_asks_who_calls(attack: Attack) -> None:
-    """Every such function, also of a later migration."""
+    """The test looks at every such function, so it covers later migrations too."""
     functions = attack.owner.execute(
         "SELECT p.oid::regprocedure::text, p.prosrc LIKE '%PERFORM check_tenant(p_user)%'"
         " FROM pg_proc AS p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace"
@@ -273,11 +273,11 @@ def test_takes_no_port_but_one_for_a_live_preview(attack: Attack) -> None:
     own, theirs = mine.known["preview_id"], victim.known["preview_id"]
     assert attack.sql(TAKE, (victim.user.id, theirs, "", 20000, 29999)) == DENIED
     assert attack.sql(TAKE, (victim.user.id, own, "", 20000, 29999)) == DENIED
-    # One that there is not and another's are one answer.
+    # A missing preview and another tenant's preview get the same answer.
     for preview in (uuid4(), theirs):
         assert attack.sql(TAKE, (mine.user.id, preview, "", 20000, 29999)) == NO_SUCH_PREVIEW
     assert attack.sql(TAKE, (mine.user.id, own, "another", 20000, 29999)) == NO_SUCH_PREVIEW
-    # The victim's port is felt, and stays the victim's.
+    # The attacker learns that the port is taken, and cannot take it.
     port = victim.known["port"]
     assert attack.sql(TAKE, (mine.user.id, own, "", port, port)) == [(None,)]
     for first in range(30000, 30009):

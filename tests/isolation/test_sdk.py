@@ -1,4 +1,4 @@
-"""A tenant with the SDK: every operation of every client, and every statement that there is, on another's things."""
+"""A tenant with the SDK tries every operation of every client, and every statement, on another tenant's rows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from atlas_sdk._sql import statements, topics
 
 pytestmark = pytest.mark.every_server
 
-#: What is asked of a database as a whole, before there are tenants.
+#: Files of statements about the whole database, which run before there are tenants.
 OWNERS = {"schema", "provision", "doctor"}
 
 
 def operations(atlas: Atlas) -> Iterator[tuple[str, Any]]:
-    """Every public method of a client."""
+    """Yield every public method of a client."""
     for topic, namespace in sorted(vars(atlas).items()):
         if isinstance(namespace, Namespace) and topic not in OWNERS:
             for name in sorted(dir(type(namespace))):
@@ -39,7 +39,7 @@ def operations(atlas: Atlas) -> Iterator[tuple[str, Any]]:
 
 
 def things(tenant: Tenant, atlas: Atlas, folder: Path) -> dict[str, Any]:
-    """A tenant's objects and ids, by the names that operations have for them."""
+    """Return a tenant's objects and ids, by the names of the operations' parameters."""
     user, project = tenant.user, tenant.project
     (folder / "CLAUDE.md").write_bytes(b"# mine\n")
     return tenant.known | {
@@ -70,7 +70,7 @@ def things(tenant: Tenant, atlas: Atlas, folder: Path) -> dict[str, Any]:
 
 
 def call(operation: Any, known: dict[str, Any]) -> Any:
-    """Call an operation with a victim's things wherever it takes one; the rest is what it is by default."""
+    """Call an operation with the victim's objects wherever it takes one, and with defaults for other parameters."""
     arguments: list[Any] = []
     named: dict[str, Any] = {}
     for name, parameter in inspect.signature(operation).parameters.items():
@@ -87,7 +87,7 @@ def call(operation: Any, known: dict[str, Any]) -> Any:
 
 
 def test_no_operation_reaches_another_tenant(attack: Attack, tmp_path: Path) -> None:
-    """With the victim's objects as they are, and with forged ones: the attacker's, with the victim's ids."""
+    """The attacker uses the victim's objects, and forged objects: its own ones with the victim's ids."""
     tenant = attack.atlas.as_user(attack.attacker.user)
     theirs = things(attack.victim, attack.atlas, tmp_path)
     mine = things(attack.attacker, attack.atlas, tmp_path)
@@ -103,7 +103,7 @@ def test_no_operation_reaches_another_tenant(attack: Attack, tmp_path: Path) -> 
             try:
                 outcomes.append((name, call(operation, known)))
             except AtlasError as error:
-                # Of objects as they are it may say again what it was given.
+                # With the victim's own objects, an error may repeat the texts that the caller gave.
                 if known is forged:
                     silent(error)
             except (TypeError, AttributeError) as error:
@@ -114,7 +114,7 @@ def test_no_operation_reaches_another_tenant(attack: Attack, tmp_path: Path) -> 
 
 
 def test_no_statement_reaches_another_tenant(attack: Attack) -> None:
-    """Every statement of the product, as the attacker's login, with the victim's ids in every parameter."""
+    """The attacker's login runs every statement of the product, with the victim's ids in every parameter."""
     known = attack.victim.known
     samples: list[dict[str, Any]] = [known, known | {"user_id": attack.attacker.user.id}]
     for topic in set(topics()) - OWNERS:
@@ -123,13 +123,13 @@ def test_no_statement_reaches_another_tenant(attack: Attack) -> None:
             for sample in samples:
                 parameters = {name: sample.get(name, DEFAULTS.get(name)) for name in names}
                 if statement.text.lstrip().upper().startswith("CALL"):
-                    # Commits by itself, so not in a transaction that is rolled back.
+                    # The procedure commits by itself, so it cannot run in a transaction that is rolled back.
                     continue
                 rows = attack.sql(statement.text, parameters or None)
                 assert str(attack.victim.user.id) not in repr(rows) or sample is known, (statement.name, rows)
 
 
-#: For parameters that name no thing of anybody's.
+#: Values of parameters that name no row of a tenant.
 DEFAULTS: dict[str, Any] = {
     "limit": 100,
     "tokens": 1,
@@ -201,7 +201,7 @@ def test_raises_no_limit_of_its_own(attack: Attack) -> None:
 
 
 def test_a_temporary_table_is_not_taken_for_ours(attack: Attack) -> None:
-    """The functions with the owner's rights look into the schema, and not at what a caller puts before it."""
+    """Functions with the owner's rights use the tables of the schema, and no temporary table of the caller."""
     attack.app.execute("CREATE TEMP TABLE user_quotas (LIKE public.user_quotas)")
     attack.app.execute("SET search_path = pg_temp, public")
     with suppress(psycopg.Error):
@@ -216,7 +216,7 @@ def test_a_temporary_table_is_not_taken_for_ours(attack: Attack) -> None:
 
 
 def test_names_of_others_are_felt_and_not_seen(attack: Attack) -> None:
-    """What is unique among all tenants tells that it is taken, and by whom not; an address tells not even that."""
+    """A tenant learns that a unique name is taken, but not by whom. Of an e-mail address it learns not even that."""
     taken = "INSERT INTO claims (kind, value, user_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
     mine = attack.attacker.user.id
     assert attack.sql(taken, ("email", attack.victim.user.email, mine)) == "42501"
@@ -229,14 +229,14 @@ def test_names_of_others_are_felt_and_not_seen(attack: Attack) -> None:
     host = attack.victim.known["host"]
     assert attack.sql("SELECT 1 FROM claims WHERE value = %s FOR UPDATE", (host,)) == []
     assert attack.sql("UPDATE claims SET user_id = %s WHERE value = %s", (mine, host)) == []
-    # Its own it may lock, and not give away.
+    # A tenant may lock its own claims, but not give them to another tenant.
     assert attack.sql("SELECT kind FROM claims WHERE user_id = %s FOR UPDATE", (mine,)) != []
     assert attack.sql("UPDATE claims SET user_id = %s WHERE kind <> 'email'", (attack.victim.user.id,)) == "42501"
     assert attack.sql("UPDATE claims SET value = 'free.example.com' WHERE user_id = %s", (mine,)) == "42501"
 
 
 def test_the_same_content_is_stored_for_each(attack: Attack) -> None:
-    """Whether somebody else has a file shows neither in the rows nor in the time that storing it takes."""
+    """Neither the rows nor the time of storing a file show whether another tenant has the same file."""
     tenant = attack.atlas.as_user(attack.attacker.user)
     others = attack.atlas.as_user(attack.victim.user)
     shared, fresh = [], []
@@ -250,7 +250,7 @@ def test_the_same_content_is_stored_for_each(attack: Attack) -> None:
             assert tenant.memory.snapshot(attack.attacker.project, "probe.md", content) is not None
             times.append(perf_counter_ns() - began)
             attack.tried += 1
-    # The share of pairs in which what the victim has was faster: a half, give or take what chance does (0.5 ± 5 sigma).
+    # The share of pairs in which the victim's content was faster. By chance it is 0.5 ± 5 sigma.
     faster = sum((a < b) + (a == b) / 2 for a in shared for b in fresh) / len(shared) / len(fresh)
     assert 0.3 < faster < 0.7, faster
     counts = attack.owner.execute("SELECT count(*) FROM memory_blobs WHERE user_id = %s", (attack.attacker.user.id,))
@@ -279,7 +279,7 @@ def test_a_copy_stays_with_its_user(attack: Attack) -> None:
 
 
 def test_unchanged_content_of_another_is_not_told_from_memory(attack: Attack) -> None:
-    """The client knows the victim's newest version, and still says nothing of it."""
+    """The client knows the victim's newest version, but does not reveal it."""
     content = b"# shared knowledge\n"
     attack.atlas.memory.snapshot(attack.victim.project, "CLAUDE.md", content)
     attack.before = everything_of(attack.owner, attack.victim.user.id)

@@ -1,4 +1,4 @@
-"""What all tenants of a database share beside its tables: large objects, locks, channels, temporary tables."""
+"""Things that the tenants of a database share besides its tables: large objects, locks, channels, temporary tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LARGE_OBJECTS = [
 
 
 def test_has_no_large_objects(attack: Attack) -> None:
-    """Every tenant acts as one role, so what one of them keeps there another one could read."""
+    """All tenants act as the same role, so each could read the large objects of another."""
     attack.owner.execute("SELECT lo_from_bytea(4711, 'of the platform')")
     try:
         for query in LARGE_OBJECTS:
@@ -63,7 +63,7 @@ def test_takes_no_advisory_lock(attack: Attack) -> None:
 
 
 def test_no_lock_of_ours_is_advisory(attack: Attack) -> None:
-    """Where nobody may close those functions, on a managed server, a tenant can still take any such lock."""
+    """On a managed server nobody can revoke the lock functions, so a tenant can take any advisory lock."""
     texts = attack.owner.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosrc ~ 'advisory'"
     ).fetchall()
@@ -72,7 +72,7 @@ def test_no_lock_of_ours_is_advisory(attack: Attack) -> None:
 
 
 def test_a_lock_in_the_victims_name_stalls_nothing(attack: Attack) -> None:
-    """With advisory locks open to everybody: a put under a hard limit, maintenance and migrations go on."""
+    """Everybody may take advisory locks. A put under a hard limit, maintenance and migrations still go on."""
     victim = attack.victim
     attack.atlas.quotas.set_limits(victim.user, memory_bytes=10**9, memory_hard=True)
     for kind in ("pg_advisory_lock(bigint)", "pg_advisory_unlock_all()"):
@@ -82,7 +82,7 @@ def test_a_lock_in_the_victims_name_stalls_nothing(attack: Attack) -> None:
         for key in keys:
             attack.app.execute(SQL("SELECT pg_advisory_lock({})").format(SQL(str(key))))
             attack.tried += 1
-        # So that a wait is a failure, however slow the machine is.
+        # With this limit a wait for a lock fails.
         with Atlas.open(attack.atlas.url, lock_timeout_s=2) as impatient:
             assert impatient.memory.snapshot(victim.project, "CLAUDE.md", b"# another\n") is not None
             begin = statements("maintenance")["begin_if_due"].text
@@ -108,7 +108,7 @@ def _now(attack: Attack) -> str:
 
 
 def test_locks_no_table_of_the_platform(attack: Attack) -> None:
-    """Those that it may change it can lock, as docs/isolation.md says; no other one."""
+    """A tenant can lock the tables that it may change, as docs/isolation.md says, and no other table."""
     may_lock = {"claims", "sessions", "projects", "builds", "build_logs", "previews", "preview_ports"}
     may_lock |= {"memory_blobs", "memory_files", "restores"}
     tables = attack.owner.execute(
@@ -134,14 +134,14 @@ def test_reaches_no_channel_of_another(attack: Attack) -> None:
             tenant.notify(channel, "forged")
             with tenant.transaction() as tx:
                 tx.notify(channel, "forged")
-        # As heard as anything that was sent before it.
+        # A notification that was sent before this one would arrive before it.
         attack.atlas.notify("builds", "real")
         heard = [(note.channel, note.payload) for note in connection.notifies(timeout=20, stop_after=1)]
     assert heard == [("builds", "real")]
 
 
 def test_makes_nothing_temporary_in_a_closed_database(attack: Attack) -> None:
-    """What `atlasctl db init` and the embedded database's migrations do to their database."""
+    """`atlasctl db init` and the migrations of the embedded database revoke TEMPORARY in the same way."""
     name = Identifier(attack.owner.info.dbname)
     attack.owner.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
     try:

@@ -1,4 +1,4 @@
-"""A tenant whose SQL ran on the platform's own connection and left temporary objects there, named like ours."""
+"""A tenant's SQL ran on the platform's own connection and left temporary objects with our names on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atlas_sdk._sql import Statement, statements, topics
 
 pytestmark = pytest.mark.every_server
 
-#: What the attacker's function raises, so that a single call of it shows.
+#: The SQLSTATE that the attacker's function raises, so that every call of it is noticed.
 CALLED = "EV001"
 EVIL = """
 CREATE FUNCTION pg_temp.evil() RETURNS boolean LANGUAGE plpgsql AS $$
@@ -34,7 +34,7 @@ BEGIN
 END
 $$
 """
-#: Catalogues and functions that statements of ours ask, too.
+#: Catalogues that our statements read.
 CATALOGUES = (
     "pg_class",
     "pg_namespace",
@@ -62,9 +62,10 @@ CREATE CAST (pg_temp.disguise AS text) WITH FUNCTION pg_temp.cast_it(pg_temp.dis
 
 
 def disguise(attack: Attack, connection: psycopg.Connection[Any]) -> int:
-    """Make a temporary view for every table and view of ours, and a function for every one; return how many.
+    """Make a temporary view for each of our tables and views, and a function for each of our functions.
 
-    Reading or writing such a view calls the attacker's function. A trigger on a table would not see reads.
+    Return the number of objects. Reading or writing such a view calls the attacker's function. A trigger on a table
+    would not see reads.
     """
     relations = attack.owner.execute(
         "SELECT c.relname, array_agg(format('NULL::%%s AS %%I', format_type(a.atttypid, a.atttypmod), a.attname)"
@@ -107,7 +108,7 @@ def disguise(attack: Attack, connection: psycopg.Connection[Any]) -> int:
 
 
 def test_a_trigger_on_a_table_named_like_the_audit_does_not_run(attack: Attack, dsn: str) -> None:
-    """The way from a tenant's SQL to the owner's rights: the trigger would run in the platform's next operation."""
+    """The trigger would run in the platform's next operation, with the owner's rights."""
     user = attack.attacker.user
     with psycopg.connect(dsn) as connection:
         connection.execute("SET LOCAL ROLE atlas_app")
@@ -135,10 +136,10 @@ def every_statement() -> list[Statement]:
 
 
 def test_no_statement_takes_temporary_objects_for_ours(attack: Attack, dsn: str) -> None:
-    """Every statement that the SDK runs, on a connection on which a tenant left a disguise of everything."""
+    """A tenant left temporary objects for all our names on a connection. Every statement of the SDK runs on it."""
     with psycopg.connect(dsn) as connection:
         assert disguise(attack, connection) > 60
-        # They are what a statement of somebody else's would meet here.
+        # A statement of another program would use the temporary objects here.
         with pytest.raises(psycopg.Error) as caught:
             connection.execute("SELECT id FROM users")
         assert caught.value.sqlstate == CALLED
@@ -204,7 +205,7 @@ def test_an_asyncio_caller_is_shielded_the_same(attack: Attack, dsn: str) -> Non
 
 
 def test_a_disguise_is_not_met_by_the_clients_own_connections(attack: Attack, dsn: str) -> None:
-    """Every connection of a pool has our search_path, whatever the login's or the database's is."""
+    """Every connection of a pool has our search_path, even if the login or the database has another one."""
     with Atlas.open(dsn + "&options=-csearch_path%3Dpg_temp,public") as client:
         assert client.users.get(attack.attacker.user.id).id == attack.attacker.user.id
         with client._view._pool._pool.connection() as connection:

@@ -1,4 +1,4 @@
-"""The examples run as they stand, and leave the user's own database alone."""
+"""The examples run unchanged, and never touch the user's own database."""
 
 from __future__ import annotations
 

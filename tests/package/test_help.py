@@ -1,4 +1,4 @@
-"""What help(), an editor and a wrong argument tell."""
+"""Texts that help(), an editor and an error for a wrong argument show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_
 
 
 class Runner:
-    """Runs no plan."""
+    """A runner that refuses every plan."""
 
     retries = 0
 
@@ -79,7 +79,7 @@ def test_help_of_a_namespace_shows_methods() -> None:
 
 
 def model_parameters() -> Iterator[tuple[str, Any, Any, str]]:
-    """Yield each operation with a parameter of it that takes an object of the model."""
+    """Yield each operation together with each of its parameters that takes an object of the model."""
     for name, blocking, awaited in OPERATIONS:
         hints = get_type_hints(blocking.__wrapped__)
         for parameter in inspect.signature(blocking).parameters:
@@ -96,7 +96,7 @@ MODEL_PARAMETERS = list(model_parameters())
 
 
 def arguments(blocking: Any, wrong: str) -> dict[str, object]:
-    """Return what an operation needs, with a wrong object for one parameter."""
+    """Return the arguments that an operation needs, with a wrong object for one parameter."""
     hints = get_type_hints(blocking.__wrapped__)
     given: dict[str, object] = {}
     for name, parameter in inspect.signature(blocking).parameters.items():

@@ -1,4 +1,4 @@
-"""Whatever a plain installation brings along may be used by anybody: no GPL in it."""
+"""Licences of the packages that a plain installation brings along: none is a GPL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.metadata import Distribution, distribution
 import pytest
 from packaging.requirements import Requirement
 
-#: The GNU licences that bind who imports the library; the LGPL does not.
+#: Matches the GNU licences whose terms apply to programs that import the library. The LGPL's do not.
 _GPL = re.compile(r"(?<![L])(?:A?GPL|GNU (?:Affero )?General Public)", re.IGNORECASE)
 
 
 def closure(name: str) -> dict[str, Distribution]:
-    """Return what is installed with a distribution, without extras that nobody asks for."""
+    """Return a distribution and all that it requires, without extras that no requirement names."""
     found: dict[str, Distribution] = {}
     waiting = [Requirement(name)]
     while waiting:
@@ -31,7 +31,7 @@ def closure(name: str) -> dict[str, Distribution]:
 
 
 def licence(made: Distribution) -> str:
-    """Return what a distribution says of its licence, wherever it says so."""
+    """Return the licence in a distribution's metadata, from all fields that may have it."""
     meta = made.metadata
     said = [meta.get("License-Expression"), (meta.get("License") or "").split("\n")[0]]
     said += [line for line in meta.get_all("Classifier") or () if line.startswith("License ::")]
@@ -46,7 +46,7 @@ def test_nothing_that_is_needed_at_run_time_is_under_the_gpl() -> None:
 
 
 def is_gpl(text: str) -> bool:
-    """Tell whether a licence is a GPL that there is no other choice beside."""
+    """Return whether a licence is a GPL."""
     return any(_GPL.search(part) for part in text.split(";")) and "Lesser" not in text
 
 

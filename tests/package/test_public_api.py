@@ -1,4 +1,4 @@
-"""What strangers import."""
+"""The public names: modules, classes and errors that users import."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def named_in(hint: Any) -> Iterator[type]:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    """But for twins: of two providers, or of two systems."""
+    """Exceptions are classes for two providers, and for two systems."""
     found = Counter(
         node.name
         for package in ("atlas_sdk", "watcher")

@@ -1,4 +1,4 @@
-"""The fixtures for tests of others, as a suite of theirs uses them."""
+"""The fixtures of our pytest plug-in, used by a test suite of another project."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_own_fixture_wins(atlas):
 """
 
 
-#: pytest-asyncio warns without it.
+#: Without this option pytest-asyncio warns.
 LOOP = "asyncio_default_fixture_loop_scope=function"
 
 
 def run(folder: Path, test: str, *options: str) -> str:
-    """Run a test file with our plug-in, and no other that the options do not name."""
+    """Run a test file with our plug-in and the plug-ins that the options name, and no others."""
     (folder / "test_theirs.py").write_text(test)
     (folder / "home").mkdir()
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *options, "-p", "atlas_sdk.pytest_plugin", "."]

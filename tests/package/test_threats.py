@@ -11,7 +11,7 @@ _NAME = re.compile(r"`([^`]+)`")
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the names in the last column of each row, by its wall."""
+    """Return, for each wall, the names in the last column of its row."""
     text = (ROOT / "docs" / "threats.md").read_text(encoding="utf-8")
     return {found["wall"]: _NAME.findall(found["tests"]) for found in _ROW.finditer(text)}
 

@@ -13,7 +13,7 @@ Files = dict[str, bytes]
 
 @define
 class Restored:
-    """A restore as the model knows it: the files that it changed, before and after; None: no such file."""
+    """A restore as the model knows it: the files that it changed, before and after; None for no such file."""
 
     before: dict[str, bytes | None]
     after: dict[str, bytes | None]
@@ -22,16 +22,16 @@ class Restored:
 
 @define
 class Model:
-    """What must be on disk and on record."""
+    """The state that the disk and the database must have."""
 
     disk: Files = field(factory=dict)
-    #: The newest version of every file that was ever recorded; None: deleted.
+    #: The newest version of every file that was ever recorded; None for a deleted file.
     newest: dict[str, bytes | None] = field(factory=dict)
     checkpoints: dict[str, Files] = field(factory=dict)
     restores: list[Restored] = field(factory=list)
     #: Every version that has not been pruned.
     versions: dict[UUID, tuple[Snapshot, bytes | None]] = field(factory=dict)
-    #: Versions that look older than they are.
+    #: Versions whose time was set back.
     aged: set[UUID] = field(factory=set)
 
     def living(self) -> Files:

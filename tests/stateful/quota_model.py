@@ -1,4 +1,4 @@
-"""What one user's quota must be after any sequence of operations."""
+"""A model of one user's quota: its state after any sequence of operations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from uuid import UUID
 
 from attrs import define, field
 
-#: Requests an hour, of every plan.
+#: The limit of requests an hour in every plan.
 HOURLY = 20
-#: Tokens a month, and containers.
+#: The limits of tokens a month and of containers in each plan.
 PLANS = {"small": (100, 2), "large": (250, 3), "endless": (None, None)}
 
 
@@ -18,21 +18,22 @@ class Hold:
 
     tokens: int
     slots: int
-    #: Of a block: the requests that it may make, and who has it.
+    #: The number of requests that a block may make; 0 for a reservation that is no block.
     requests: int = 0
+    #: The holder of a block.
     holder: str | None = None
     progressed: int = 0
     overdue: bool = False
     #: "held", then "settled", "expired" or "released".
     state: str = "held"
-    #: What it is charged with.
+    #: The charged tokens.
     charged: int = 0
     #: Periods that have ended since it was granted.
     age: int = 0
 
     @property
     def requests_counted(self) -> int:
-        """Those that count unless it is said how many were made."""
+        """The requests to count if the caller does not say how many were made."""
         return 0 if self.state == "released" else self.requests
 
 
@@ -49,33 +50,33 @@ class TopUp:
 
 @define
 class Month:
-    """What the end of a month took from the top-ups that go on, the soonest to expire first."""
+    """The tokens that the end of a month charged to the top-ups that stay open, the soonest to expire first."""
 
     burned: list[tuple[TopUp, int]] = field(factory=list)
-    #: More was used than all top-ups could pay.
+    #: The used tokens that exceeded the allowance and all top-ups.
     unpaid: int = 0
 
 
 @define
 class Model:
-    """What must be so."""
+    """The state that the database must have."""
 
-    #: Without top-ups.
+    #: The limit of tokens without top-ups.
     base: int | None = 100
     slots_limit: int | None = 2
     requests_limit: int | None = HOURLY
     plan: str = "small"
     by_hand: bool = False
     holds: dict[UUID, Hold] = field(factory=dict)
-    #: What is charged without a reservation, in this period and in earlier ones.
+    #: The tokens charged without a reservation, in this period and in earlier ones.
     added: int = 0
     added_before: int = 0
     requests: int = 0
-    #: The open ones; what they add to the limit, and how much of that is used up for good.
+    #: The open top-ups, the tokens that they add to the limit, and those of them that are used up for good.
     top_ups: list[TopUp] = field(factory=list)
     granted: int = 0
     burned: int = 0
-    #: The newest first.
+    #: Ended months, the newest first.
     months: list[Month] = field(factory=list)
 
     @property
@@ -107,7 +108,7 @@ class Model:
         return 10**6 if self.requests_limit is None else self.requests_limit - self.requests - self.requests_held()
 
     def fits(self, least: int, slots: int, requests: int = 0) -> str | None:
-        """Name the dimension that refuses."""
+        """Return the dimension whose limit refuses; None if the amounts fit."""
         if least > 0 and least > self.left():
             return "tokens"
         if slots > 0 and self.slots_limit is not None and self.slots() + slots > self.slots_limit:
@@ -115,7 +116,7 @@ class Model:
         return "requests" if requests > 0 and requests > self.requests_left() else None
 
     def refuses(self, least: int, slots: int, requests: int) -> str | None:
-        """Name what refuses when what is overdue has ended."""
+        """Return the dimension whose limit refuses after overdue reservations have ended; None if the amounts fit."""
         if self.fits(least, slots, requests) is not None:
             self.reclaim()
         return self.fits(least, slots, requests)
@@ -135,7 +136,7 @@ class Model:
                 self.end(hold, "expired", hold.tokens, hold.requests)
 
     def burn(self, *, period_ends: bool) -> None:
-        """Charge to the top-ups what is over the allowance, the soonest to expire first; drop what has expired."""
+        """Charge the tokens over the allowance to top-ups, the soonest to expire first; drop expired top-ups."""
         over = 0 if self.base is None else max(self.used() + self.held() - self.base - self.burned, 0)
         lost = 0
         month = Month()
@@ -156,13 +157,13 @@ class Model:
         self.top_ups = [known for known in self.top_ups if not known.overdue]
 
     def change(self, hold: Hold, tokens: int) -> None:
-        """Let a hold of an earlier month cost that much more, or less: what it had taken from top-ups comes back."""
+        """Change the charge of a reservation of an earlier month. A lower charge gives tokens back to the top-ups."""
         if not hold.age:
             return
         month = self.months[hold.age - 1]
         back = max(-tokens - month.unpaid, 0)
         month.unpaid = max(month.unpaid + tokens, 0)
-        # The last to expire first; one that has expired meanwhile is one of the soonest.
+        # Return to the top-up that expires last first. One that has expired meanwhile expired before the others.
         for number, (top_up, taken) in sorted(
             enumerate(month.burned), key=lambda numbered: (numbered[1][0].overdue, -numbered[0])
         ):

@@ -1,4 +1,4 @@
-"""Maintenance at any moment, against a model: what may go is gone, and every version that is left reads back.
+"""Maintenance at any moment, compared with a model: it removes what it may, and every remaining version reads back.
 
 The sequences are the same in every run. To look for new ones: `ATLAS_MACHINE_EXAMPLES=2000 pytest` this file.
 """
@@ -24,12 +24,12 @@ PATHS = ("CLAUDE.md", "notes.md")
 
 
 def _rules(n: int) -> bytes:
-    """Return one of many contents that are nearly the same: deltas of each other."""
+    """Return one of many contents that are nearly the same, so that they become deltas of each other."""
     return b"".join(b"line %d of the rules\n" % line for line in range(40)) + b"edition %d\n" % n
 
 
 def _noise(n: int) -> bytes:
-    """Return one of a few contents that no delta helps with: chains break off, and are given up as a whole."""
+    """Return one of a few contents for which no delta is small, so that chains end and become unused as a whole."""
     return b"".join(hashlib.sha512(b"%d %d" % (n, part)).digest() for part in range(12))
 
 
@@ -47,12 +47,12 @@ class Kept:
     path: str
     content: bytes | None
     auto: bool
-    #: Days that it looks older than it is.
+    #: The days by which its time was set back.
     age: int = 0
 
 
 class MaintenanceMachine(RuleBasedStateMachine):
-    """Two users with the same contents; versions come, grow old and go."""
+    """Two users with the same contents, whose versions are made, grow old and are removed."""
 
     dsn: ClassVar[str]
 
@@ -62,7 +62,7 @@ class MaintenanceMachine(RuleBasedStateMachine):
         self.admin: psycopg.Connection[Any] = psycopg.connect(self.dsn, autocommit=True)
         self.users: list[User] = []
         self.projects: list[Project] = []
-        #: In the order in which they were made.
+        #: The versions, in the order in which they were made.
         self.versions: dict[UUID, Kept] = {}
         self.named: dict[tuple[int, str], dict[str, bytes]] = {}
 
@@ -154,7 +154,7 @@ class MaintenanceMachine(RuleBasedStateMachine):
             self.versions[made.id] = Kept(owner, made.path, content, auto)
 
     def _newest(self, owner: int) -> dict[str, tuple[UUID, UUID]]:
-        """Return of each file the newest version, and the newest with content."""
+        """Return the newest version of each file, and the newest version with content."""
         found: dict[str, tuple[UUID, UUID]] = {}
         for version, kept in self.versions.items():
             if kept.owner == owner:

@@ -1,7 +1,7 @@
-"""The whole memory against a model: dictionaries of bytes, on a real database and a real folder.
+"""The whole memory, on a real database and a real folder, compared with a model of dictionaries.
 
-The sequences are the same in every run, and a failing one is printed as it is. To look for new ones, for longer, and
-have what fails made shorter: `ATLAS_MACHINE_EXAMPLES=2000 pytest tests/stateful/test_memory_machine.py`.
+The sequences are the same in every run, and a failing one is printed as it is. To look for new sequences, for longer,
+and to shorten those that fail, run `ATLAS_MACHINE_EXAMPLES=2000 pytest tests/stateful/test_memory_machine.py`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ PRUNE = "DELETE FROM memory_snapshots WHERE kind = 'auto' AND created_at < NOW()
 
 
 def _rules(n: int) -> bytes:
-    """Return one of many contents that are nearly the same: deltas of each other."""
+    """Return one of many contents that are nearly the same, so that they become deltas of each other."""
     return b"".join(b"line %d of the rules\n" % line for line in range(40)) + b"edition %d\n" % n
 
 
 def _noise(n: int) -> bytes:
-    """Return one of a few contents that no delta helps with: chains break off and begin anew."""
+    """Return one of a few contents for which no delta is small, so that chains end and new ones begin."""
     return b"".join(hashlib.sha512(b"%d %d" % (n, part)).digest() for part in range(30))
 
 
@@ -57,7 +57,7 @@ picks = st.integers(0, 2**16)
 
 
 class MemoryMachine(RuleBasedStateMachine):
-    """Does to the memory what people, agents, cron and crashes do, and compares."""
+    """The actions of people, agents, cron and crashes, each followed by a comparison with the model."""
 
     home: ClassVar[Path]
 
@@ -71,7 +71,7 @@ class MemoryMachine(RuleBasedStateMachine):
     def register(self) -> None:
         self.user = self.atlas.users.create(f"{uuid4().hex}@example.com")
         self.project = self.atlas.projects.create(self.user, path=self.folder)
-        # A chain of deltas to begin with.
+        # Begin with a chain of deltas.
         for n in range(100, 104):
             self.snapshot_bytes(PATHS[0], _rules(n), "auto")
 
@@ -80,7 +80,7 @@ class MemoryMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def learn(self, version: Snapshot | None, path: str, content: bytes | None) -> None:
-        """Compare an answer with what the model expects of it, and remember the version."""
+        """Compare an answer with the model, and remember the version."""
         if path in self.model.newest and self.model.newest[path] == content:
             assert version is None, f"{path}: a version although nothing changed"
             return
@@ -90,7 +90,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.model.newest[path] = content
 
     def learn_from_history(self, path: str, *changes: bytes | None) -> None:
-        """Remember the versions that an operation made besides its answer, in this order."""
+        """Remember the versions that an operation made but did not return, in this order."""
         expected = []
         newest = self.model.newest.get(path)
         for content in changes:
@@ -105,7 +105,7 @@ class MemoryMachine(RuleBasedStateMachine):
             assert version.deleted == (content is None)
             self.model.versions[version.id] = (version, content)
 
-    # What happens on disk, with nobody looking.
+    # Changes on disk that no client sees.
 
     @rule(path=paths, content=contents)
     def write_on_disk(self, path: str, content: bytes) -> None:
@@ -120,7 +120,7 @@ class MemoryMachine(RuleBasedStateMachine):
         (self.folder / path).unlink()
         del self.model.disk[path]
 
-    # What goes on record.
+    # Changes that are recorded.
 
     @rule(path=paths, content=contents, kind=kinds)
     def snapshot_given(self, path: str, content: bytes, kind: str) -> None:
@@ -133,7 +133,7 @@ class MemoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.versions)
     @rule(path=paths, pick=picks, edit=contents)
     def copy_and_edit(self, path: str, pick: int, edit: bytes) -> None:
-        """Contents come back, also in other files, and go on from there: the middle of a chain gets a second end."""
+        """Store an old content again, maybe in another file, and edit it: a chain gets a second branch."""
         _, content = self.model.versions[sorted(self.model.versions)[pick % len(self.model.versions)]]
         if content is not None:
             self.snapshot_bytes(path, content, "auto")
@@ -167,10 +167,10 @@ class MemoryMachine(RuleBasedStateMachine):
         assert self.atlas.memory.checkpoint(self.project, name).files == len(self.model.living())
         self.model.checkpoints[name] = self.model.living()
 
-    # Back and forth.
+    # Restore, undo and redo.
 
     def carry_out(self, wanted: dict[str, bytes | None]) -> Restored:
-        """Tell the model that these files are restored; what is so already is no change."""
+        """Record in the model that these files are restored. A file with the wanted content is no change."""
         changed = {path: content for path, content in wanted.items() if self.model.disk.get(path) != content}
         done = Restored(before={path: self.model.disk.get(path) for path in changed}, after=changed)
         for path, content in changed.items():
@@ -182,7 +182,7 @@ class MemoryMachine(RuleBasedStateMachine):
         return done
 
     def check_safety(self, before: Files, changed: Restored) -> None:
-        """The newest checkpoint is the safety one: every file that was changed is in it as it was on disk."""
+        """Check that the newest checkpoint is the safety one, and has every changed file as it was on disk."""
         name = self.atlas.memory.checkpoints(self.project)[0].name
         assert name.startswith("before-")
         kept = self.read(name)
@@ -192,7 +192,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.checkpoints)
     @rule(pick=picks, delete=st.booleans(), only=st.one_of(st.none(), paths))
-    def restore_checkpoint(self, pick: int, delete: bool, only: str | None) -> None:  # noqa: FBT001  # drawn
+    def restore_checkpoint(self, pick: int, delete: bool, only: str | None) -> None:  # noqa: FBT001  # drawn values
         name = sorted(self.model.checkpoints)[pick % len(self.model.checkpoints)]
         wanted: dict[str, bytes | None] = dict(self.model.checkpoints[name])
         if delete:
@@ -219,7 +219,7 @@ class MemoryMachine(RuleBasedStateMachine):
         if answer is not None:
             assert [change.path for change in answer.changes] == sorted(done.after)
             self.check_safety(before, done)
-            # A new restore ends what could be redone.
+            # After a new restore, the undone restores can no longer be redone.
             self.model.restores = [past for past in self.model.restores if not past.undone] + [done]
 
     @rule()
@@ -250,11 +250,11 @@ class MemoryMachine(RuleBasedStateMachine):
         if done.after:
             self.check_safety(before, done)
 
-    # Time passes, processes come and go.
+    # Time passes, and processes start and end.
 
     @rule(pick=picks)
     def prune(self, pick: int) -> None:
-        """Age a few versions beyond the limit, then run the statement that people run."""
+        """Make a few versions older than the limit, then run the clean-up statement of the documentation."""
         self.model.aged |= {id_ for n, id_ in enumerate(sorted(self.model.versions)) if (pick >> (n % 16)) & 1}
         with psycopg.connect(self.atlas.url) as connection:
             connection.execute(
@@ -276,7 +276,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.atlas.close()
         self.atlas = Atlas.open(home=self.home)
 
-    # What must hold after every step.
+    # Checks after every step.
 
     def read(self, reference: str) -> Files:
         found = self.atlas.memory.resolve(self.project, reference)
@@ -296,7 +296,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule()
     def look_at_everything(self) -> None:
-        """Read every checkpoint and every version; too slow to be done after every step."""
+        """Read every checkpoint and every version. This is too slow to do it after every step."""
         for name, kept in self.model.checkpoints.items():
             assert self.read(name) == kept, name
         for version, content in self.model.versions.values():
@@ -329,7 +329,7 @@ def test_memory_behaves_as_its_model(atlas_home: Path) -> None:
             derandomize=not EXAMPLES,
             database=None,
             report_multiple_bugs=False,
-            # Making a sequence shorter can take five minutes.
+            # Shortening a sequence can take five minutes.
             phases=tuple(Phase) if EXAMPLES else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         ),

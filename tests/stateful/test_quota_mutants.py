@@ -1,6 +1,6 @@
-"""Functions that are broken on purpose: the machine notices each, on the short cut and on the long way.
+"""Functions that are broken on purpose. The machine must notice each mutant, in short cuts and in long ways.
 
-Those that every change must pass run with the suite; `make mutants` runs them all, which takes some minutes.
+The mutants in ALWAYS run with the suite. `make mutants` runs all of them, which takes some minutes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from atlas_sdk import AtlasError
 
 @frozen
 class Mutant:
-    """A function, and the text in it that something else is put in place of."""
+    """A function, and the texts in it that are replaced."""
 
     function: str
     changes: tuple[tuple[str, str], ...]
-    #: Words of what is noticed: a mutant that dies of something else proves nothing.
+    #: Words of the expected failure. A mutant that fails for another reason proves nothing.
     dies_of: str
 
 
 MUTANTS = {
-    # Of the promise.
+    # Reservations.
     "short cut of reserve ignores holds": Mutant(
         "quota_reserve",
         (("u.tokens_used + u.tokens_held + tokens <= u.tokens_limit", "u.tokens_used + tokens <= u.tokens_limit"),),
@@ -56,7 +56,7 @@ MUTANTS = {
     "reserve ignores slots": Mutant(
         "quota_reserve", (("u.containers_used::bigint + slots <= u.containers_limit", "true"),), "DID NOT RAISE|assert"
     ),
-    # Of the settlement.
+    # Settlements.
     "short cut of settle charges the estimate": Mutant(
         "quota_settle", (("s.tokens := coalesce(p_tokens, nullif(", "s.tokens := coalesce(nullif("),), "assert"
     ),
@@ -90,7 +90,7 @@ MUTANTS = {
         "quota_settle", (("delta_tokens := s.tokens - done.tokens", "delta_tokens := s.tokens"),), "assert"
     ),
     "released stream is free": Mutant("quota_release", (("IF hold.tokens_progressed > 0", "IF false"),), "assert"),
-    # Of the expiry.
+    # Expiry.
     "reclaim leaks the hold": Mutant(
         "quota_reclaim", (("tokens_held = u.tokens_held - s.tokens", "tokens_held = u.tokens_held"),), "assert"
     ),
@@ -102,7 +102,7 @@ MUTANTS = {
     "reclaim charges the wrong month": Mutant(
         "quota_reclaim", (("sum(tokens) FILTER (WHERE period_start = q.period_start)", "sum(tokens)"),), "."
     ),
-    # Of blocks. (Requests, which are few here, are test_quota_hits.py's.)
+    # Blocks. (test_quota_hits.py covers requests, of which there are few here.)
     "block ignores holds": Mutant(
         "quota_lease", (("div(q.tokens_limit - q.tokens_used - q.tokens_held,", "div(q.tokens_limit,"),), "assert"
     ),
@@ -117,7 +117,7 @@ MUTANTS = {
         (("CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END", "0"),),
         "assert",
     ),
-    # Of limits.
+    # Limits.
     "another plan drops top-ups": Mutant(
         "quota_apply_plan", (("ELSE p.tokens_limit + u.tokens_granted END", "ELSE p.tokens_limit END"),), "assert"
     ),
@@ -159,7 +159,7 @@ MUTANTS = {
 }
 
 
-#: The mistakes of the field: promises forgotten, estimates charged, settling twice, holds that leak.
+#: Mistakes that quota systems often make: forgotten reservations, charged estimates, settling twice, leaked holds.
 ALWAYS = {
     "short cut of reserve ignores holds",
     "settle charges the estimate",

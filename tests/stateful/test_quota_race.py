@@ -1,4 +1,4 @@
-"""The race for every limit, in short; the long one: `python -m benchmarks.race_quotas --minutes 10 --processes 64`."""
+"""A short race for every limit. The long one is `python -m benchmarks.race_quotas --minutes 10 --processes 64`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.race_quotas.sabotage import SABOTAGES, sabotage
 from benchmarks.race_quotas.verdict import Evidence, broken_fences, miscounted, overlaps
 
 ROOT = Path(__file__).parents[2]
-#: Another one each time; it is in the output.
+#: A new seed for each run. The output contains it.
 SEED = random.SystemRandom().randrange(10**6)
 
 
@@ -53,7 +53,7 @@ def _source(connection: psycopg.Connection[object], function: str) -> object:
     return connection.execute("SELECT pg_get_functiondef(%s::regproc)", (function,)).fetchone()
 
 
-# What the verdict rests on.
+# The checks of the verdict.
 
 
 def grant(epoch: int, asked: float, answered: float, id_: str | None = None) -> Grant:
@@ -94,10 +94,10 @@ def paid(tokens: int, *, whole: bool = True) -> dict[str, Paid]:
         (paid(50), 50, True, False),
         (paid(50), 49, True, True),
         (paid(50), 60, True, True),
-        # The settlement was lost, and all that was promised is charged.
+        # The settlement was lost, and the whole reservation is charged.
         (paid(50), 100, False, False),
         (paid(50), 40, False, True),
-        # Other calls on the block were not noted.
+        # The worker did not note other calls on the block.
         (paid(50, whole=False), 60, True, False),
         (paid(50, whole=False), 40, True, True),
         ({}, 101, True, True),

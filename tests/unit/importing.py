@@ -1,4 +1,4 @@
-"""What the imports of instruction files lead to."""
+"""The files to which the imports of instruction files lead."""
 
 from atlas_sdk.files.imports import follow
 

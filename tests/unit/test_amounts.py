@@ -1,4 +1,4 @@
-"""Amounts of calls: what is of a wrong type or size is named before anything is asked."""
+"""Amounts of calls. A wrong type or size is refused by name before any statement."""
 
 from __future__ import annotations
 

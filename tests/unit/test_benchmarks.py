@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: histories that are the same every time, and a table that tells PASS from FAIL."""
+"""The base of the benchmarks: histories that are the same every time, and a table that tells PASS from FAIL."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from benchmarks.slices import Slice, crew, paired, take_slices
 from benchmarks.table import Row, Target, at_least, at_most, count, exactly, ms, per_second, render
 from benchmarks.timing import Times, take_turns
 
-#: Of `made(7, 200, 20_000)`: what the bulk section stores is the same on every machine and every Python.
+#: The hash of `made(7, 200, 20_000)`. The bulk section stores the same bytes on every machine and every Python.
 DIGEST = "b0fef37d4084f1233d68eec680af6a820f2083fcd244e85af0ddedaa5b99fcb8"
 
 
@@ -37,7 +37,7 @@ def test_edits_are_shared_out_as_promised() -> None:
     kinds = Counter(edit.kind for edit in islice(histories.edits(3, size_bytes=5_000), total))
     assert sum(histories.EDIT_SHARES.values()) == 100
     for kind, share in histories.EDIT_SHARES.items():
-        # Three standard deviations of 4,000 draws are 2.4 at most.
+        # Three standard deviations of 4,000 draws are at most 2.4 per cent.
         assert kinds[kind] * 100 / total == pytest.approx(share, abs=2.4)
 
 
@@ -48,7 +48,7 @@ def test_every_version_is_new_and_of_a_size_that_memory_files_have(size_bytes: i
     assert len(versions) == 600
     assert all(low <= len(version) <= high for version in versions)
     assert all(before != after for before, after in pairwise(versions))
-    # It hovers around the size: it neither grows to the limit nor shrinks away.
+    # The text stays near the given size: it neither grows to the limit nor becomes empty.
     assert size_bytes * 0.6 < sorted(map(len, versions))[300] < size_bytes * 1.5
 
 

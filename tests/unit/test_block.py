@@ -1,4 +1,4 @@
-"""A block of a lease: never more is promised and spent than was granted, whatever calls do."""
+"""A block of a lease. Calls never reserve and spend more of it than was granted."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_money_is_exact_whatever_the_context_of_the_application() -> None:
 
 
 class BlockMachine(RuleBasedStateMachine):
-    """A block against sums over all of its calls."""
+    """A block, compared with sums over all of its calls."""
 
     calls = Bundle("calls")
 
@@ -119,7 +119,7 @@ class BlockMachine(RuleBasedStateMachine):
     def grant(self, tokens: int, nano: int, requests: int) -> None:
         self.block = granted(tokens, nano, requests)
         self.size = [tokens, nano, requests]
-        #: Promised to calls that run, by call; and used by those that ended.
+        #: The amounts reserved for running calls, by call, and the amounts used by ended calls.
         self.in_use: dict[int, list[int]] = {}
         self.used = [0, 0, 0]
         self.overran = False
@@ -164,7 +164,7 @@ class BlockMachine(RuleBasedStateMachine):
         fits = self.admits() and all(m <= r for m, r in zip(more, self.rest()[:2], strict=True))
         assert self.block.take_more(*more, self.now) is fits
         if not fits:
-            # As the database does: on top of the block, for this call.
+            # The database grants the additional amounts for this call, and the block grows by them.
             self.block.grow(*more)
             self.size[0] += more[0]
             self.size[1] += more[1]
@@ -192,7 +192,7 @@ class BlockMachine(RuleBasedStateMachine):
         if not enough:
             return
         spent = self.block.spent_tokens, self.block.spent_nano, self.block.charge[2]
-        # What the old one is charged, so that nothing is charged to both.
+        # The old block is charged these amounts, and the new block is not.
         assert spent[:2] == tuple(self.used[:2])
         assert spent[2] == self.used[2] + sum(amounts[2] for amounts in self.in_use.values())
         self.block.move(id=uuid.uuid4(), epoch=2, tokens=size[0], nano=size[1])

@@ -1,4 +1,4 @@
-"""Quantities, gauges and dollars, as the command line reads and shows them."""
+"""Quantities, gauges and dollars on the command line: reading and showing them."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal

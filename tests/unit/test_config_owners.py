@@ -1,4 +1,4 @@
-"""Settings that another user of the machine wrote do not count, and break nothing."""
+"""Settings that another user of the machine wrote have no effect and cause no error."""
 
 import os
 import stat
@@ -18,7 +18,10 @@ MALLORY = 65533
 
 @pytest.fixture
 def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make files another user's. Only root can; for anybody else the caller becomes another one."""
+    """Return a function that gives files to another user.
+
+    Only root can do this. Without root, the function changes the user id that the process sees as its own.
+    """
 
     def give(*paths: Path) -> None:
         if os.geteuid() != 0:
@@ -66,7 +69,7 @@ def test_the_search_ends_at_a_folder_of_another_user(project, tmp_path):
     (tmp_path / ".atlas.toml").write_text(_OURS)
     os.chown(project.parent, MALLORY, MALLORY)
     assert load_settings(project) == Settings()
-    # Also where the caller is in it.
+    # The same is true if the search starts in that folder.
     (project.parent / ".atlas.toml").write_text(_OURS)
     assert load_settings(project.parent) == Settings()
 
@@ -126,7 +129,7 @@ def test_the_users_file_may_be_a_link_to_where_dotfiles_are(tmp_path):
 def test_a_command_that_is_about_no_project_reads_no_settings_of_one(project, monkeypatch, line, capsys):
     (project / ".atlas.toml").write_text(_BROKEN)
     monkeypatch.chdir(project)
-    # What it needs next is refused, without a server.
+    # After the settings, each command fails with a wrong DSN or home, so the test needs no server.
     monkeypatch.setenv("ATLAS_DATABASE_URL", "host=h password='")
     monkeypatch.setenv("ATLAS_HOME", str(project / "home"))
     if line == ["watch"]:
@@ -139,7 +142,7 @@ def test_a_command_that_is_about_no_project_reads_no_settings_of_one(project, mo
 
 @pytest.fixture
 def sticky() -> Iterator[Path]:
-    """A folder such as /tmp; pytest's own folders are closed to others."""
+    """Yield a folder with the mode of /tmp. Other users cannot enter pytest's own folders."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o1777)
         yield Path(name)
@@ -147,7 +150,10 @@ def sticky() -> Iterator[Path]:
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="three users are needed")
 def test_two_users_and_a_sticky_folder(sticky, monkeypatch):
-    """Nobody has a project in it; Mallory puts settings beside it, and a link to a file of Nobody's."""
+    """The account `nobody` has a project in the folder. Mallory puts settings beside it, or a link to a file of nobody.
+
+    The settings beside the project have no effect.
+    """
     vp, secret = sticky / "vp", sticky / "secret"
     vp.mkdir()
     secret.write_text("[atlas]\ncolor = 's3cret'\n")
@@ -166,7 +172,7 @@ def test_two_users_and_a_sticky_folder(sticky, monkeypatch):
         as_nobody(check)
         trap.unlink()
 
-    # A hard link to what is Nobody's own is no way around it.
+    # A hard link to a file that belongs to `nobody` has no effect either.
     os.link(secret, trap)
     assert stat.S_ISREG(trap.stat().st_mode)
     as_nobody(check)

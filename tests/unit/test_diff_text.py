@@ -1,4 +1,4 @@
-"""Line diffs: what they count, and that applying one gives the other side back, byte by byte."""
+"""Line diffs: the lines that they count, and that applying one gives the other side back, byte by byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_NEWLINE = "\\ No newline at end of file\n"
 
 
 def split(text: str) -> list[str]:
-    """Split after newlines only: a carriage return or a form feed ends no line."""
+    """Split after newlines only, because a carriage return or a form feed ends no line."""
     *full, rest = text.split("\n")
     return [line + "\n" for line in full] + ([rest] if rest else [])
 
@@ -34,7 +34,7 @@ def apply(diff: str, before: bytes) -> bytes:
         hunk = _HUNK.fullmatch(lines[position])
         assert hunk is not None, lines[position]
         start, old_count, _, new_count = (1 if group is None else int(group) for group in hunk.groups())
-        # An empty range begins after the line that it names.
+        # An empty range begins after the line whose number it has.
         start = start if old_count == 0 else start - 1
         made += old[at:start]
         at = start
@@ -119,7 +119,7 @@ def test_nothing_is_normalised(before: bytes, after: bytes) -> None:
     assert apply(found.text, before) == after
 
 
-# Few different lines, so that they repeat, move and match; and any bytes but NUL, which is binary.
+# Use few different lines, so that they repeat, move and match; and any bytes but NUL, which makes a file binary.
 LINES = st.lists(st.sampled_from([b"a\n", b"b\n", b"\n", b"a\r\n", b"-- x\n", b"@@ -1 +1 @@\n", b"\xff\n", b"\\ No\n"]))
 CONTENTS = st.one_of(
     st.builds(lambda lines, rest: b"".join(lines) + rest, LINES, st.sampled_from([b"", b"end", b"a"])),
@@ -163,5 +163,5 @@ def test_a_large_file_is_compared_in_bearable_time() -> None:
         compare("a.md", before, after)
         return time.process_time() - began
 
-    # Four times the lines: 4 when the time is linear, 16 when it is quadratic.
+    # With four times the lines the ratio is 4 if the time is linear, and 16 if it is quadratic.
     assert took(4_000) / max(took(1_000), took(1_000)) < 8

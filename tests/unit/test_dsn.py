@@ -1,4 +1,4 @@
-"""Addresses are shown without their secrets, also when these were not escaped as they must be."""
+"""Addresses are shown without their secrets, even if the secrets were not escaped as they must be."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_words_of_the_server_keep_no_secret() -> None:
     dsn = "host=h password=pw options='-c app.secret=s3cr3t -c search_path=tenants'"
     said = 'connection failed: FATAL:  invalid value for parameter "app.secret": "s3cr3t"'
     assert scrubbed(said, dsn) == "connection failed: FATAL:  invalid value for parameter ***"
-    # Of a service file, which is not read here.
+    # The secret is in a service file, which this function does not read.
     assert scrubbed("FATAL:  invalid command-line argument for server process: s3cr3t", "service=a") == (
         "FATAL:  invalid command-line argument ***"
     )

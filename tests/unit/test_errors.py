@@ -1,4 +1,4 @@
-"""Errors travel: between processes, through queues, in copies."""
+"""Errors can be pickled and copied, so that they pass between processes and through queues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from atlas_sdk import errors
 from atlas_sdk.errors import AtlasError, InvalidInput, MissingExtra, QuotaExceeded
 
-#: What constructors take, by the names of their parameters.
+#: Arguments for the constructors of errors, by the names of their parameters.
 SAMPLES: dict[str, Any] = {
     "candidates": ("a1", "a2"),
     "asked": Decimal("0.10"),

@@ -1,4 +1,4 @@
-"""A file is read as it is at one instant."""
+"""A file is read as it was at one moment."""
 
 import hashlib
 import os
@@ -110,7 +110,7 @@ def test_link_is_of_the_path_itself_and_not_of_its_folder(root):
 
 
 def interrupted(monkeypatch, action):
-    """Do something once every time that a block was read."""
+    """Call `action` after each block that is read."""
     real = capture._read_block
 
     def read(descriptor, size):
@@ -182,7 +182,7 @@ def test_endless_writer_gives_a_torn_state_that_is_seen_as_changed(root, monkeyp
     assert state.sha256 == hashlib.sha256(state.content).digest()
     assert state.size == len(state.content)
     assert state.signature != signature(root, "a")
-    # Five readings, and none of them ran after the writer: one block each and at most one more.
+    # The file was read five times. Each reading took one block or two, although the file kept growing.
     assert 5 <= len(calls) <= 10
 
 
@@ -195,7 +195,7 @@ def test_concurrent_writers_are_never_mixed_unmarked(root):
         number = 0
         while not done.is_set():
             number += 1
-            # Every version has its own size: no clock has to be fine enough to tell them apart.
+            # Every version has its own size, so the test does not depend on the precision of a clock.
             path.write_bytes(str(number % 10).encode() * (70_000 + number))
 
     thread = threading.Thread(target=write)
@@ -206,7 +206,7 @@ def test_concurrent_writers_are_never_mixed_unmarked(root):
         done.set()
         thread.join()
     whole = [state for state in states if not state.torn]
-    # A writer may pause after any system call: an emptied or half-written file is a true instant of it.
+    # A writer may pause after any system call, so an empty or half-written file is a correct result.
     assert all(len(set(state.content)) <= 1 for state in whole)
 
 

@@ -1,4 +1,4 @@
-"""A full disk: the old file stays, and nothing else."""
+"""On a full disk the old file stays, without leftovers."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ def sha(data):
 
 @pytest.fixture
 def full_disk(tmp_path):
-    """A project with 64 KiB left, or a process that may write no larger file."""
+    """Yield a folder on a disk with 64 KiB left, or limit files to this size; also yield the text of the error."""
     folder = tmp_path / "full"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]

@@ -1,4 +1,4 @@
-"""Globs, and the table of presets written in them."""
+"""Globs, and the presets, which are tables of globs."""
 
 import random
 import re
@@ -87,7 +87,7 @@ NEVER = {".git", "node_modules", ".venv", "__pycache__"}
 
 
 def model(glob, path, *, prefix=False, never=NEVER):
-    """Match part by part, by the book. With `prefix`: whether more parts could make the path match."""
+    """Match part by part, by the definition. With `prefix`, return whether the path matches if parts are added."""
     if not path:
         return prefix and bool(glob) if prefix else not glob
     if not glob:
@@ -132,7 +132,7 @@ def excluded_by_the_model(globs, path):
 
 
 def folder(glob):
-    """`docs/**` and `docs/**/*` take `docs` away, too; `**` alone is everything."""
+    """Return a glob that excludes the folder itself too: `docs` for `docs/**` or `docs/**/*`. `**` stays as it is."""
     parts = [
         part for part, after in zip(whole(glob), [*whole(glob)[1:], None], strict=True) if part != "**" or after != "**"
     ]
@@ -141,7 +141,7 @@ def folder(glob):
 
 @pytest.fixture(params=["no state is kept", "states are kept"])
 def kept(request, monkeypatch):
-    """With room for states and without: what is kept must not change what matches."""
+    """Run a test with cached states and without, because the cache must not change the matches."""
     if request.param == "no state is kept":
         monkeypatch.setattr(module, "_MOST_KEPT", 0)
     module._compiled.cache_clear()
@@ -207,7 +207,7 @@ ENDS = [letter * count for count in (1, 2) for letter in LETTERS[1:]][:32]
 
 
 def within(globs):
-    """As many of these globs as the limits allow."""
+    """Return as many of these globs as the limits allow."""
     kept, characters = [], 0
     for glob in globs:
         characters += len(glob)
@@ -217,7 +217,7 @@ def within(globs):
     return tuple(kept)
 
 
-#: Each is slow for one way of matching: backtracking, one state at a time, a table of all states.
+#: Each set of globs is slow for one way of matching: backtracking, one state at a time, or a table of all states.
 WORST = {
     "the same start": within("/".join("a" * 31) + f"/{number}" for number in range(256)),
     "different names": within("/".join(chr(0x4E00 + 32 * n + part) for part in range(32)) for n in range(256)),

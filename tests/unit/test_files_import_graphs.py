@@ -1,4 +1,4 @@
-"""Any graph of imports: what is reachable in five steps, at a bounded cost."""
+"""Random graphs of imports: the files that are reachable in five steps, at a bounded cost."""
 
 import os
 
@@ -9,7 +9,7 @@ from importing import followed, found
 
 from atlas_sdk.files import imports
 
-# Any graph of imports
+# Random graphs of imports
 
 
 NAMES = ["CLAUDE.md", "a.md", "b.md", "docs/c.md", "docs/d.txt", "docs/deep/e.md", "alias/c.md", "link.md", "gone.md"]
@@ -28,7 +28,7 @@ graphs = st.dictionaries(st.sampled_from(NAMES[:6]), st.lists(st.sampled_from(NA
 
 
 def project(root, graph):
-    """Write a graph of imports, among odd entries that lead nowhere; every mention is relative to its file."""
+    """Write a graph of imports, among odd entries that lead nowhere. Every mention is relative to its file."""
     (root / "docs" / "deep").mkdir(parents=True)
     (root.parent / "outside.md").write_text("@a.md")
     (root / "alias").symlink_to("docs")
@@ -46,11 +46,11 @@ def project(root, graph):
 
 
 def reachable(graph, start):
-    """Follow the graph breadth first, five steps."""
+    """Return the files that a breadth-first search of five steps reaches."""
     real = {"alias/c.md": "docs/c.md"}
     seen, level = {start}, {start}
     for _ in range(5):
-        # What the symlink says is relative to where the symlink is: all of it leads out of the project.
+        # The mentions in the symlink's target are relative to the symlink, so all of them lead out of the project.
         found = {real.get(target, target) for name in level for target in graph.get(name, ())}
         found = {name for name in found if name in graph or (name == "link.md" and "docs/c.md" in graph)}
         level = found - seen

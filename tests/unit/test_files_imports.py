@@ -1,4 +1,4 @@
-"""What an instruction file imports belongs to it."""
+"""Files that an instruction file imports are tracked with it."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def test_mentions_outside_code(text, found):
     assert list(mentions(text)) == found
 
 
-#: What made the search slow or large, or might, each repeated to a MiB.
+#: Texts that made the search slow or large, or could do so; each is repeated up to a MiB.
 HOSTILE = {
     "ticks": "@a `",
     "spans": "@`a``",
@@ -71,7 +71,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_searching_hostile_text_takes_time_and_memory_in_proportion(name):
-    """128 KiB take less than 150 ms of a quiet core and 6 MB: there is no backtracking, and no quadratic step."""
+    """128 KiB take less than 150 ms of a quiet core and 6 MB, because no step backtracks or is quadratic."""
     for start in ("", "@`"):
         text = (start + HOSTILE[name] * 2**17)[: 2**17]
         assert_cheap(lambda text=text: deque(mentions(text), maxlen=0), share=1.5)
@@ -84,7 +84,7 @@ def test_runs_of_ticks_of_all_lengths():
 
 
 def line_by_line(text):
-    """Find mentions slowly: fences line by line, then spans paragraph by paragraph, from left to right."""
+    """Find mentions in a slow way: fences line by line, then spans paragraph by paragraph, from left to right."""
     kept, fence = [], ""
     for line in text.split("\n"):
         found = re.match(r"[ \t>]*(`{3,}|~{3,})(.*)", line)

@@ -1,4 +1,4 @@
-"""What a killed restore leaves is whole, is found again, and goes once its content is known to be on record."""
+"""Leftovers of a killed restore are whole, are found again, and are removed once their content is certainly stored."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ def sha(data):
 
 
 def in_a_child(action):
-    """Run something in a forked process and return how that ended."""
+    """Run a function in a forked process; return the exit code of the process."""
     child = os.fork()
     if child == 0:
         try:
@@ -26,7 +26,7 @@ def in_a_child(action):
 
 
 def kill_at(call, number):
-    """Let a call of this process's system be its last: the `number`th of this name."""
+    """Kill this process at its `number`th system call of this name."""
     real = getattr(os, call)
     left = [number]
 

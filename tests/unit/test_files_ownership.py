@@ -1,4 +1,4 @@
-"""A folder that root makes is given away only when it is the one that was made."""
+"""A folder that root makes gets another owner only if it is still the folder that root made."""
 
 import os
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def swapping_mkdir(monkeypatch, tmp_path, take_its_place):
-    """Let somebody put something else in the place of a folder right after it was made."""
+    """Let `take_its_place` put something else in the place of a folder right after it was made."""
     real = os.mkdir
 
     def mkdir(name, *arguments, **options):

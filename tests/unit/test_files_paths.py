@@ -1,4 +1,4 @@
-"""How paths are named: on disk, in the database, on a terminal."""
+"""Names of paths: on disk, in the database and on a terminal."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A file is put in place in one step, and only over what the caller knows."""
+"""A file is replaced in one step, and only if it has the content that the caller expects."""
 
 import errno
 import hashlib
@@ -23,7 +23,7 @@ def names(folder):
 
 @pytest.fixture(params=["swapping", "plain"])
 def root(request, tmp_path, monkeypatch):
-    """A project where names can be swapped in one step, and one where they cannot."""
+    """Yield a project on a system that can swap names in one step, and one on a system that cannot."""
     if request.param == "plain":
         monkeypatch.setattr(renames, "_renameat2", lambda: None)
     yield tmp_path

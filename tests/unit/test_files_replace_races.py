@@ -1,4 +1,4 @@
-"""Somebody else writes the file between two steps of a change: nothing is lost."""
+"""Another program writes the file between two steps of a change, and no content is lost."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def leftovers(root):
 
 @pytest.fixture(params=["swapping", "plain"])
 def root(request, tmp_path, monkeypatch):
-    """A project where names can be swapped in one step, and one where they cannot."""
+    """Return a project on a system that can swap names in one step, and one on a system that cannot."""
     if request.param == "plain":
         monkeypatch.setattr(renames, "_renameat2", lambda: None)
     return tmp_path
@@ -34,7 +34,7 @@ def root(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def swapping(tmp_path):
-    """A project on a system that swaps names; what comes between two steps is only seen there."""
+    """Return a project on a system that swaps names. Only there is a write between two steps noticed."""
     (tmp_path / "one").write_bytes(b"")
     (tmp_path / "two").write_bytes(b"")
     descriptor = os.open(tmp_path, os.O_RDONLY)
@@ -49,7 +49,7 @@ def swapping(tmp_path):
 
 
 def before_rename(monkeypatch, action):
-    """Do something once, between the check and the moment when the name is taken."""
+    """Call `action` once, after the check and right before the rename."""
     left = [action]
     real = renames._rename
 
@@ -128,7 +128,7 @@ def test_other_things_that_take_the_name_are_put_back(swapping, monkeypatch, wha
 
 
 def during_settling(monkeypatch, action):
-    """Do something once, right after the names were swapped."""
+    """Call `action` once, right after the names were swapped."""
     left = [action]
     real = replace._settled
 
@@ -200,7 +200,7 @@ def test_reader_does_not_stand_in_the_way(root):
 
 
 def test_racing_writer_loses_nothing(swapping):
-    """Every content that ever had the name is found again: on disk, in the writer's hands, or replaced knowingly."""
+    """Every content of the file is found again: on disk, with the writer, or as a content that was to be replaced."""
     root = swapping
     name = root / "a"
     name.write_bytes(b"start")
@@ -247,5 +247,5 @@ def test_racing_writer_loses_nothing(swapping):
     assert refused > 10
     assert len(replaced) > 10
     assert set(written) <= {*found, *taken_out, *replaced}
-    # What was replaced knowingly was really there, and only once.
+    # Each content that was to be replaced was really there, and was replaced only once.
     assert len(replaced) == len(set(replaced))

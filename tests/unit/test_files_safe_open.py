@@ -1,4 +1,4 @@
-"""Nothing is read through a way that leaves the project."""
+"""No file is read over a path that leaves the project."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ def test_symlinks_inside_the_project_are_followed(root):
     (root / "relative").symlink_to("docs/a.md")
     (root / "absolute").symlink_to(root / "docs" / "a.md")
     (root / "folder").symlink_to("docs/deep")
-    # `..` after a symlink is the parent of where the symlink leads, as for the kernel.
+    # As in the kernel, `..` after a symlink is the parent of the symlink's target.
     (root / "upwards").symlink_to("folder/../a.md")
     (root / "docs" / "back").symlink_to("../docs/./a.md")
     (root / "docs" / "from-the-top").symlink_to(root / "docs" / "a.md")
@@ -243,7 +243,7 @@ def test_swapping_a_folder_for_a_symlink_shows_nothing_from_outside(root, tmp_pa
         thread.join()
         os.close(descriptor)
     assert flips > 100
-    # None: a walk that was overtaken at every step; the file comes back with the next look.
+    # None means that the folder was swapped at every step of the walk. The next look finds the file again.
     assert seen <= {b"inside", "refused", None}
     assert {b"inside", "refused"} <= seen
 

@@ -1,4 +1,4 @@
-"""`.atlas.toml` comes from anybody: any bytes give settings or one short sentence, at little cost."""
+"""`.atlas.toml` is untrusted input. Any bytes give settings or one short sentence, at little cost."""
 
 import os
 import re
@@ -26,12 +26,12 @@ def track(**lists):
 
 
 def folders(first):
-    """128 globs of 32 folders each, all of them different."""
+    """Return 116 globs of 32 folders each, with no folder twice."""
     return ["/".join(chr(first + 32 * number + part) for part in range(32)) for number in range(116)]
 
 
 LETTERS = [chr(ord("a") + number % 26) * (1 + number // 26) for number in range(32)]
-#: What made the parser, the globs or an error slow, large or long, each as long as the limit allows.
+#: Texts that made the parser, the globs or an error slow, large or long, each as long as the limit allows.
 SEEDS = {
     "nested lists": b"x=" + b"[" * 5000 + b"]" * 5000,
     "nested tables": b"x=" + b"{a=" * 20000,
@@ -86,7 +86,7 @@ SEEDS = {
 
 
 def outcome(root, content):
-    """Return the rules, or the sentence why there are none."""
+    """Return the rules, or the sentence of the error."""
     (root / ".atlas.toml").write_bytes(content)
     try:
         return Tracking.load(root)
@@ -190,7 +190,7 @@ def test_longest_lists_that_are_allowed(tmp_path):
     assert found == Tracking(include=include, exclude=include)
 
 
-# Whose file it is
+# The owner of the file
 
 
 def stat_of(path, **changed):

@@ -1,4 +1,4 @@
-"""Settings that somebody hostile wrote: a sentence, soon, whatever they are."""
+"""Settings that an attacker wrote are always read or refused in a sentence, in a short time."""
 
 import time
 import tomllib
@@ -11,7 +11,7 @@ from atlas_sdk.errors import InvalidInput
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
 from atlas_sdk.text import visible
 
-#: What the slowest of these texts may take of a processor's time; most take a hundredth of it.
+#: The most seconds of CPU time that one of these texts may take. Most of them take a hundredth of it.
 _MOST_S = 1.0
 
 
@@ -24,7 +24,7 @@ def test_good_settings_are_read_as_tomllib_reads_them():
 
 
 def _said(raw: bytes) -> str:
-    """Return the sentence of a refusal, and nothing for settings that can be read."""
+    """Return the sentence of a refusal, or an empty text for settings that can be read."""
     try:
         parse_toml(raw, name="x")
     except InvalidInput as exc:

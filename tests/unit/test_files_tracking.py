@@ -1,4 +1,4 @@
-"""Which files are tracked, and what a scan finds."""
+"""Tracked files, and the files that a scan finds."""
 
 import os
 import subprocess
@@ -233,7 +233,7 @@ def test_search_that_takes_too_long_ends_and_says_so(tmp_path):
     assert Tracking().scan(tmp_path, clock=lambda: 0.0).complete
 
 
-# What to watch
+# Folders to watch
 
 
 def test_directories_are_those_where_something_can_appear(tmp_path):
@@ -242,7 +242,7 @@ def test_directories_are_those_where_something_can_appear(tmp_path):
 
 
 def test_whatever_appears_is_in_a_watched_directory(tmp_path):
-    """Make the folders of a path one by one: the next one always appears in a folder that is already watched."""
+    """The test makes the folders of a path one by one. Each one appears in a folder that is already watched."""
     rules = Tracking()
     for path in (".claude/skills/pdf/SKILL.md", ".cursor/rules/a/b.mdc", "scratch/a.md", ".junie/guidelines.md"):
         parts = path.split("/")

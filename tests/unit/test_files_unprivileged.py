@@ -1,6 +1,6 @@
 """Files that the user may not touch.
 
-Mode bits do not bind root, so each check runs in a child that is somebody else.
+Mode bits do not bind root, so each check runs in a child process of another user.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ NOBODY = 65534
 
 
 def as_nobody(check):
-    """Run a check in a forked child without root's rights, and pass its failure on."""
+    """Run a check in a forked child without root's rights. Fail if the check fails."""
     with warnings.catch_warnings():
-        # Python 3.12 warns that another thread may hold a lock; the child runs a few system calls only.
+        # Python 3.12 warns that another thread may hold a lock. The child only makes a few system calls.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -41,7 +41,7 @@ def as_nobody(check):
 
 @pytest.fixture
 def root():
-    """A project that every user can reach and write; pytest's own folders are closed to others."""
+    """Yield a project that every user can enter and write. Other users cannot enter pytest's own folders."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o777)

@@ -1,4 +1,4 @@
-"""Objects that start anew in a forked child."""
+"""Objects that a forked child makes anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `atlasctl db doctor` says about disks that fill up."""
+"""Findings of `atlasctl db doctor` about disks that fill up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def disk(free_bytes, free_files=10**6, *, files=10**7, flags=0):
-    """What statvfs(2) says of a disk with blocks of 4 KiB; root could use 100 MiB more."""
+    """Return the result of statvfs(2) for a disk with blocks of 4 KiB. Root could use 100 MiB more."""
     blocks = free_bytes // 4096
     return SimpleNamespace(
         f_frsize=4096,

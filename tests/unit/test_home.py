@@ -1,4 +1,4 @@
-"""The home and the files in it: only its owner's, or refused with a sentence."""
+"""The home and the files in it belong to the caller alone, or are refused in a sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def usual_umask():
 
 
 def of_another_user(path: Path) -> Path:
-    """Give a file or folder to somebody else; only root can, so others take one that root has."""
+    """Give a file or folder to another user. Without root, return one that belongs to root instead."""
     if not ROOT:
         return Path("/usr") if path.is_dir() else Path("/etc/passwd")
     os.chown(path, NOBODY, NOBODY)
@@ -105,7 +105,7 @@ def test_what_cannot_be_a_home_is_said(tmp_path, kind):
 
 
 def make_odd(path: Path, kind: str, tmp_path: Path) -> None:
-    """Put what is no private file in a file's place."""
+    """Replace a file by something that is not a private file."""
     path.unlink(missing_ok=True)
     if kind == "link":
         target = tmp_path / "target"
@@ -231,7 +231,7 @@ def test_a_home_that_is_no_folder_is_said(given, monkeypatch):
 
 def test_a_user_without_a_folder_is_told_to_name_one(monkeypatch):
     def unknown(path):
-        return path  # what os.path.expanduser does without HOME for an id in no list
+        return path  # as os.path.expanduser does without HOME for an unknown user id
 
     for name in ("ATLAS_HOME", "XDG_DATA_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)

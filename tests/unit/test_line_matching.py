@@ -1,4 +1,4 @@
-"""Lines are matched in order and by content, along unique lines first, in bounded time."""
+"""Matching of lines: in order and by content, with unique lines first, in bounded time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atlas_sdk.model.line_matching import LineMatcher
 
 
 def replayed(old: list[str], new: list[str]) -> list[str]:
-    """Apply the opcodes to the old lines, and check each of them on the way."""
+    """Apply the opcodes to the old lines, and check each opcode; return the new lines."""
     made: list[str] = []
     at = (0, 0)
     for tag, old_from, old_to, new_from, new_to in LineMatcher(old, new).get_opcodes():
@@ -32,7 +32,7 @@ def replayed(old: list[str], new: list[str]) -> list[str]:
 
 
 def changed(matcher: SequenceMatcher[str]) -> int:
-    """Return how many lines a diff would show as gone or new."""
+    """Return the number of lines that a diff would show as removed or added."""
     return sum(b - a + d - c for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal")
 
 
@@ -53,7 +53,7 @@ def test_no_two_neighbours_are_of_one_kind(old: list[str], new: list[str]) -> No
 
 
 def test_hunks_follow_unique_lines() -> None:
-    """The known case: difflib matches the closing brace of one function with that of another."""
+    """In this known case, difflib matches the closing brace of one function with that of another."""
     old = ["def a():\n", "    x\n", "}\n", "\n", "def b():\n", "    y\n", "}\n"]
     new = ["def a():\n", "    x\n", "}\n", "\n", "def c():\n", "    z\n", "}\n", "\n", "def b():\n", "    y\n", "}\n"]
     (inserted,) = [code for code in LineMatcher(old, new).get_opcodes() if code[0] != "equal"]
@@ -71,7 +71,7 @@ def test_lines_that_repeat_are_matched_as_difflib_does() -> None:
 
 
 def test_hostile_lines_take_linear_time() -> None:
-    """Two lines that alternate cost difflib cubic time, and an agent may write 8 MiB of them."""
+    """For two alternating lines difflib takes cubic time, and an agent may write 8 MiB of such lines."""
 
     def took(count: int) -> float:
         old, new = ["a\n", "b\n"] * count, ["b\n", "a\n", "a\n"] * count
@@ -79,5 +79,5 @@ def test_hostile_lines_take_linear_time() -> None:
         assert replayed(old, new) == new
         return time.process_time() - began
 
-    # Eight times the lines: 8 when the time is linear, 64 when it is quadratic.
+    # With eight times the lines the ratio is 8 if the time is linear, and 64 if it is quadratic.
     assert took(80_000) / max(took(10_000), took(10_000)) < 24

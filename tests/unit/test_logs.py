@@ -1,4 +1,4 @@
-"""One line a record, whatever names and errors are in it."""
+"""Each log record is one line, even with odd names and errors in it."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ _FORGED = "/srv/a\n2026-11-30 12:00:00,000 INFO watcher.worker: all is well\x1b[
 
 @pytest.fixture
 def log():
-    """A logger of this test, and what it wrote."""
+    """Yield a logger of this test. Its attribute `written` returns the text that it wrote."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LogFormatter("%(levelname)s %(message)s", dsn="host=h options='-c app.key=s3cr3t'"))
@@ -41,7 +41,7 @@ def test_a_traceback_forges_no_line(log):
     try:
         fail()
     except OSError:
-        # What another handler made of it stays in the record.
+        # A text of the traceback that another handler made stays in the record.
         record = log.makeRecord("test", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
         record.exc_text = "INFO forged"
         log.handle(record)

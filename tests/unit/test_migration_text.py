@@ -1,4 +1,4 @@
-"""Reading migrations: where a command ends, what it makes, and whom it blocks."""
+"""Reading migrations: the end of each command, the objects that it makes, and the locks that it takes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_whom_a_command_blocks(command: str, lock: tuple[str, str] | None) -> No
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> list[Migration]:
-    """Migrations of the test's own."""
+    """Return migrations made for the test."""
     given: list[Migration] = []
     for module in (migration_text, upgrade):
         monkeypatch.setattr(module, "migrations", lambda: tuple(given))

@@ -1,4 +1,4 @@
-"""Settlements that are kept for later: in order, bounded, and nobody else's."""
+"""Settlements that are kept for later: in order, bounded in number, and separate for each process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def settlement(number: int, **more: Any) -> PendingSettlement:
 
 
 def flushed(kept: Outbox, *answers: Any, **how: Any) -> list[int]:
-    """Write what is kept; each plan has one of these answers, then none fails. Return what was tried, in order."""
+    """Write the kept settlements; return the numbers of those that were tried, in order.
+
+    The plans get these answers in turn. Later plans succeed.
+    """
     told, tried = list(answers), []
     script = kept.flush(**how)
     try:

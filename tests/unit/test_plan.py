@@ -1,4 +1,4 @@
-"""The kernel, without a database: plans are stepped by hand."""
+"""The kernel without a database. The tests run each step of a plan themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPERATIONS = sorted((Path(atlas_sdk.__file__).parent / "ops").glob("*.py"))
 
 
 def steps_of(plan: Plan[Any], *answers: object) -> tuple[list[object], Any]:
-    """Send these answers; return what the plan asked for and what it returned."""
+    """Send these answers to a plan; return the effects that it yielded and its result."""
     asked = [next(plan)]
     for answer in answers:
         try:
@@ -88,7 +88,7 @@ def test_an_error_of_ours_rolls_back_before_it_leaves() -> None:
 
 @pytest.mark.parametrize("file", OPERATIONS, ids=lambda file: file.stem)
 def test_every_plan_is_delegated_to(file: Path) -> None:
-    """`execute(…)` without `yield from` would silently do nothing: every call of a plan must be delegated to or
+    """`execute(…)` without `yield from` would silently do nothing. So every call of a plan must be delegated to or
     returned. A script yields whole plans."""
     tree = ast.parse(file.read_text("utf-8"))
     plans = {"many", "one", "one_or_none", "scalar", "execute", "local", "context"}
@@ -103,7 +103,7 @@ def test_every_plan_is_delegated_to(file: Path) -> None:
     delegated = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and not _is_plan(function):
-            # A script yields plans, and what only makes one returns it.
+            # A script yields plans. A function that only makes a plan returns it.
             handing_on = ast.Yield if _returns(function).startswith(("Generator[Plan[", "Script")) else ast.Return
             if handing_on is ast.Yield or _returns(function).startswith("Plan["):
                 handed = [node.value for node in ast.walk(function) if isinstance(node, handing_on)]
@@ -123,13 +123,13 @@ def _returns(function: ast.FunctionDef) -> str:
 
 
 def _is_plan(function: ast.FunctionDef) -> bool:
-    """Whether it is a plan; one that returns "Plan[…] | None" makes one, for somebody else to run."""
+    """Return whether a function is a plan. One that returns "Plan[…] | None" only makes a plan for its caller."""
     returns = _returns(function)
     return returns.startswith("Plan[") and returns.endswith("]")
 
 
 def _same_name_elsewhere(call: ast.Call) -> bool:
-    """Methods of other objects that share a plan's name, such as dict.get and OrderedDict.get."""
+    """Return whether a call is a method of another object with the name of a plan, such as dict.get."""
     module = (
         call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else None
     )

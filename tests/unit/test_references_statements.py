@@ -1,4 +1,4 @@
-"""The statements that a reference costs: each name is asked for once, and a reserved one never."""
+"""The statements that a reference costs: one look-up for each name, and none for a reserved name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROJECT = Project(
 
 
 def asked(reference: str) -> list[tuple[str, Any]]:
-    """Return the statements, with the checkpoint that each is about; "good" is the only checkpoint, without files."""
+    """Return the statements, each with the name of its checkpoint. "good" is the only checkpoint, without files."""
     plan, answer, statements = resolve(PROJECT, reference), None, []
     try:
         while True:

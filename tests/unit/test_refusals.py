@@ -1,4 +1,4 @@
-"""What a refusal says to people, to programs and to HTTP clients."""
+"""The texts and fields of a refusal for people, for programs and for HTTP clients."""
 
 from __future__ import annotations
 

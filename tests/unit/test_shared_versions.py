@@ -64,7 +64,7 @@ def test_a_stamp_stays_invalid_until_the_file_is_written_again(tmp_path: Path) -
     theirs.invalidate(PROJECT, "a")
     seen = ours.read(PROJECT, "a")
     assert not ours.is_valid(seen)
-    # A client that read the stamp before cannot know whether the transaction has ended.
+    # A client that read the stamp before `invalidate` cannot know whether the transaction has ended.
     assert ours.bump(PROJECT, "a", seen=stamp) is None
     assert ours.read(PROJECT, "a") == seen
     revalidated = ours.bump(PROJECT, "a", seen=seen)

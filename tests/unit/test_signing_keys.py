@@ -1,4 +1,4 @@
-"""Keys of session tokens: what may be one, their file, and when a client looks at it again."""
+"""Keys of session tokens: valid keys, their file, and the times at which a client reads the file again."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, file: Path) -> None:
         SigningKeys.read(file)
     with pytest.raises(FileProblem, match="is not a file"):
         SigningKeys.read(tmp_path)
-    # Opening a pipe that nobody writes to would wait for ever.
+    # Opening a pipe without a writer would wait for ever.
     os.mkfifo(file, 0o600)
     with pytest.raises(FileProblem, match="is not a file"):
         SigningKeys.read(file)
@@ -183,7 +183,7 @@ def test_a_file_is_looked_at_again_after_five_seconds(file: Path) -> None:
     assert ring.cached(105.9) is first
     assert ring.cached(106.0) is None
     assert ring.load(106.0).kid == SigningKeys(OTHER).kid
-    # A clock that stands behind, as after a restore of a virtual machine, is no reason to trust it for longer.
+    # A clock may go back, as after a restore of a virtual machine. This must not make the keys valid for longer.
     assert ring.cached(50.0) is None
 
 

@@ -1,4 +1,4 @@
-"""What others wrote, as it may be shown: nothing hides in it, and it has an end."""
+"""Untrusted text made fit to be shown: without hidden characters, and with a limited length."""
 
 import pickle
 import unicodedata
@@ -84,7 +84,7 @@ def test_a_sentence_of_ours_is_one_line(error):
         assert "\n" not in str(one)
         assert "\x1b" not in str(one)
         assert str(one).startswith("a\\n")
-    # The fields are for programs.
+    # The fields are for programs, so they keep the name unchanged.
     assert getattr(error, "name", "a\n").startswith("a\n")
 
 

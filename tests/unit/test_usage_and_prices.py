@@ -1,4 +1,4 @@
-"""What providers report, what it costs, and how much a request can use at most."""
+"""The usage that providers report, its cost, and the upper bound of a request's usage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ dollars = st.decimals(min_value=0, max_value=10**6, places=6, allow_nan=False)
 
 
 def thing(usage: dict[str, Any]) -> Any:
-    """The same usage as an object, as the client libraries have it."""
+    """Return the usage as an object, as the client libraries return it."""
     return SimpleNamespace(**{k: thing(v) if isinstance(v, dict) else v for k, v in usage.items()})
 
 
@@ -117,7 +117,7 @@ def test_cost_is_never_rounded_and_the_estimate_never_below(
     assert Fraction(cost) == exact / 10**6
     estimate = price.estimate(input_tokens=sent + read + written, output_tokens=output)
     assert estimate >= cost
-    # What the ledger can hold, and not a billionth more than needed.
+    # The ledger holds billionths, and the estimate is less than a billionth too high.
     assert estimate == estimate.quantize(Decimal("1e-9"))
     dearest = max(prices[0], prices[2], prices[3])
     most = (Fraction(dearest) * (sent + read + written) + Fraction(prices[1]) * output) / 10**6

@@ -1,4 +1,4 @@
-"""What a guard's body says, and what that comes to."""
+"""The usage that a guard's body reports, and the settlement that follows."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from atlas_sdk import Atlas, Project
 
 @pytest.fixture
 def daemon(tmp_path: Path, dsn: str) -> Iterator[Daemon]:
-    """A daemon that is not started yet, on a database of its own."""
+    """Yield a daemon with a database of its own. The test starts it."""
     found = Daemon(tmp_path / "home", dsn)
     yield found
     found.end()
@@ -24,14 +24,14 @@ def daemon(tmp_path: Path, dsn: str) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def shared_dsn(databases: OfServer) -> Iterator[str]:
-    """One database for the tests of a module."""
+    """Yield the URL of a database that the tests of a module share."""
     with databases("embedded").lent() as url:
         yield url
 
 
 @pytest.fixture
 def new_project(atlas: Atlas, tmp_path: Path) -> NewProject:
-    """Registers folders."""
+    """Return a function that makes a folder and registers it as a project."""
     user = atlas.users.create("ada@example.com")
 
     def register(name: str = "app") -> Project:
@@ -43,19 +43,19 @@ def new_project(atlas: Atlas, tmp_path: Path) -> NewProject:
 
 @pytest.fixture
 def sink() -> FakeSink:
-    """A receiver of a backend's events."""
+    """Return a receiver of a backend's events."""
     return FakeSink()
 
 
 @pytest.fixture
 def rig() -> Rig:
-    """A worker without projects."""
+    """Return a worker without projects."""
     return Rig()
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The folder of `app`."""
+    """Return the folder of the project `app`."""
     root = tmp_path / "app"
     root.mkdir()
     return root
@@ -63,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def app(rig: Rig, root: Path) -> Project:
-    """A project with one stored file."""
+    """Return a project with one stored file."""
     (root / "CLAUDE.md").write_text("one")
     project = rig.atlas.add(root)
     rig.settle()

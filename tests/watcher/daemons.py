@@ -1,4 +1,4 @@
-"""A real daemon in a process of its own, and what its tests look at."""
+"""A real daemon in a process of its own, and functions to look at its status and at stored versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from watcher.status import Status, read_status
 
 T = TypeVar("T")
 
-#: Makes a folder of this name and registers it.
+#: A function that makes a folder of this name and registers it as a project.
 NewProject = Callable[..., Project]
 
 _PROGRAM = """
@@ -46,7 +46,7 @@ def until(condition: Callable[[], T | None], what: str) -> T:
 
 
 class Daemon:
-    """Starts and ends daemons of one home; none outlives its test."""
+    """A daemon of one home, which a test can start and end several times. None outlives its test."""
 
     def __init__(self, home: Path, dsn: str | None, **timing: float) -> None:
         self.home = home
@@ -100,7 +100,7 @@ class Daemon:
 
 
 def contents(atlas: Atlas, project: Project, path: str = "CLAUDE.md") -> list[bytes | None]:
-    """Return every version of a file, oldest first; None for a deletion."""
+    """Return the content of every version of a file, oldest first; None for a deletion."""
     versions = atlas.memory.history(project, path, limit=10_000)
     return [None if one.deleted else atlas.memory.content(one) for one in reversed(versions)]
 
@@ -114,19 +114,19 @@ def newest(atlas: Atlas, project: Project, path: str = "CLAUDE.md") -> bytes | s
 
 
 def until_newest(atlas: Atlas, project: Project, content: bytes | str, path: str = "CLAUDE.md") -> None:
-    """Return when this is the newest content of a file."""
+    """Wait until this is the newest content of a file."""
     until(lambda: newest(atlas, project, path) == content, f"{path} is {content!r}")
 
 
 def has_no_repeats(atlas: Atlas, project: Project, path: str) -> bool:
-    """Tell whether no version equals the one before it."""
+    """Return whether every version differs from the one before it."""
     versions = atlas.memory.history(project, path, limit=10_000)
     return all(a.sha256 != b.sha256 for a, b in itertools.pairwise(versions))
 
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Act as nobody; root may read everything."""
+    """Act as the account `nobody` if the tests run as root, because root may read everything."""
     if os.geteuid() != 0:
         yield
         return

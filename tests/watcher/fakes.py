@@ -21,19 +21,19 @@ from watcher.debounce import ChangeKind
 Version = tuple[Snapshot, bytes | None]
 
 
-#: The folder, the name, the kind of change, and whether it is a folder.
+#: The watched folder, the name in it, the kind of change, and True if the name is a folder's.
 Event = tuple[WatchedFolder | None, str | None, ChangeKind | None, bool]
 
 OVERFLOW: Event = (None, None, None, False)
 
 
 def root_changed(place: WatchedFolder) -> Event:
-    """Return the event of a folder itself."""
+    """Return the event for a change of the watched folder itself."""
     return (place, None, None, True)
 
 
 class FakeSink:
-    """A receiver that keeps events; while its gate is closed, the backend waits."""
+    """A receiver that keeps events. While its gate is closed, the backend waits."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -51,7 +51,7 @@ class FakeSink:
         self._events.put(OVERFLOW)
 
     def until(self, wanted: Event) -> list[Event]:
-        """Return the events up to this one."""
+        """Wait for an event; return the events up to and with it."""
         seen: list[Event] = []
         while wanted not in seen:
             seen.append(self._events.get(timeout=PATIENCE_S))
@@ -65,9 +65,9 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.watched: dict[WatchedFolder, tuple[int, int]] = {}
-        #: Folders that cannot be watched, by their paths' ends.
+        #: Folders that cannot be watched, as paths in their project.
         self.refused: set[str] = set()
-        #: Called before a watch is answered, once.
+        #: A function to call at the start of each `watch`.
         self.before_watch: Callable[[WatchedFolder], None] = lambda _: None
 
     def start(self, sink: Sink) -> None:

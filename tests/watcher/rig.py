@@ -18,7 +18,7 @@ from watcher.worker import Worker
 
 
 class Rig:
-    """A worker with everything around it, and a clock that stands still until a test moves it."""
+    """A worker with fake surroundings, and a clock that only a test moves."""
 
     def __init__(self, *, maintenance: MaintenanceRunner | None = None, **timing: float) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ class Rig:
         self.backend.start(self.queue)
 
     def settle(self, seconds: float = 0.0) -> None:
-        """Let time pass in small steps, and do what comes due."""
+        """Let time pass in small steps, and run the worker's steps that become due."""
         end = self.now + seconds
         while True:
             self.leap(0.0)
@@ -50,7 +50,7 @@ class Rig:
             self.now = min(end, self.now + 0.01)
 
     def leap(self, seconds: float) -> None:
-        """Let time pass in one step, and do what comes due."""
+        """Let time pass in one step, and run the worker's steps that become due."""
         self.now += seconds
         while self.worker.step() <= self.now:
             pass

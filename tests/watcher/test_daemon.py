@@ -1,4 +1,4 @@
-"""What a daemon survives: real processes, real kill -9."""
+"""Faults that a daemon survives, with real processes and real kill -9."""
 
 import os
 import shutil
@@ -138,7 +138,7 @@ def test_the_database_may_be_killed_while_files_change(tmp_path: Path) -> None:
     home = tmp_path / "home"
     daemon = Daemon(home, None)
     try:
-        # The test asks while the server recovers, which takes a busy machine longer than a client waits by default.
+        # The server is recovering. On a busy machine this takes longer than a client waits by default.
         with Atlas.open(home=home, connect_timeout_s=PATIENCE_S) as atlas:
             root = tmp_path / "app"
             root.mkdir()
@@ -224,7 +224,7 @@ def test_it_runs_inside_a_program_until_its_event(
 
 
 class Exhausted(FakeBackend):
-    """The system has no inotify instance left."""
+    """A backend that cannot start, because the system has no inotify instance left."""
 
     def start(self, sink: Sink) -> None:
         raise OSError(24, "inotify instance limit reached")
@@ -261,7 +261,7 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
     assert main(arguments) == 2
 
 
-#: Settings of one project that once stopped the daemon for all of them (a recursion error), and odd memory beside them.
+#: Settings of one project that once stopped the daemon for all projects, by a recursion error.
 HOSTILE = ".atlas.toml", b"x=" + b"[" * 5000 + b"]" * 5000
 
 

@@ -1,4 +1,4 @@
-"""When a file is due, without a clock."""
+"""The times at which files are due, without a clock."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ TIMING = Timing()
 
 
 def taken(debouncer: Debouncer, now: float) -> Due:
-    """Return what is due."""
+    """Return the files that are due."""
     due = debouncer.pop(now)
     assert due is not None
     return due

@@ -21,7 +21,7 @@ from watcher.folder import Folder
 
 @pytest.fixture
 def projects(rig: Rig, tmp_path: Path) -> list[Project]:
-    """Two projects with one stored file each: "evil" is the first in every order."""
+    """Return two projects with one stored file each. "evil" is the first in every order."""
     found = []
     for name in ("evil", "good"):
         (tmp_path / name).mkdir()
@@ -34,7 +34,7 @@ def projects(rig: Rig, tmp_path: Path) -> list[Project]:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever reads the settings of a project called evil raises an unexpected error."""
+    """Let every reading of the settings of the project "evil" raise an unexpected error."""
     real = Tracking.load
 
     def load(root: Root) -> Tracking:
@@ -178,7 +178,7 @@ def test_file_is_not_read_from_a_folder_that_took_the_place_since_the_scan(
     (tmp_path / "good" / "CLAUDE.md").write_text("two")
     rig.event(good, "CLAUDE.md")
     rig.settle(0.06)
-    # The file's own look refused; the scan that it asked for accepts the folder first.
+    # The look at the file was refused, and asked for a scan. The scan accepts the new folder first.
     rig.settle(5)
     assert scans
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"two"]
@@ -245,7 +245,7 @@ def test_leftovers_of_restores_are_removed_when_a_scan_sees_them(
 
 
 def test_one_mention_of_the_same_folder_by_two_names_is_one(tmp_path: Path) -> None:
-    """An alias of a tracked symlink is the project's own name for its target."""
+    """The alias of a symlink is the direct path of its target in the project, even if the link takes a detour."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "AGENTS.md").write_text("x")
     (tmp_path / "CLAUDE.md").symlink_to("docs/../docs/AGENTS.md")

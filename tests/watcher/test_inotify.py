@@ -1,4 +1,4 @@
-"""The contract with watchdog's lower layer: it is not public, so everything that is used of it is checked here."""
+"""The contract with watchdog's lower layer. That layer is not public, so tests check everything that we use of it."""
 
 import errno
 import os
@@ -146,7 +146,8 @@ def test_an_overflow_of_the_kernels_queue_is_told(
         name.touch()
     sink.gate.clear()
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    # By turns: the kernel merges equal events that follow each other. Some more: what was read already is not queued.
+    # Take turns, because the kernel merges equal successive events. Make 5000 more events than fit into the queue,
+    # because those that the backend has read already are no longer in it.
     for number in range(most + 5000):
         os.utime(names[number % 2])
     sink.gate.set()

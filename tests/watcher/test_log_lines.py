@@ -1,4 +1,4 @@
-"""Names of folders and files in the watcher's log: on one line, and giving no commands to a terminal."""
+"""Names of folders and files in the watcher's log stay on one line and send no commands to a terminal."""
 
 from __future__ import annotations
 

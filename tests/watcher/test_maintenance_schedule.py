@@ -1,4 +1,4 @@
-"""The watcher looks after its database: when it is idle, once a day, never in the way of a capture or of the end."""
+"""Maintenance by the watcher: when it is idle, once a day, and never delaying a capture or the watcher's end."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ NOW = datetime(2026, 2, 3, tzinfo=UTC)
 
 
 class FakeMaintenance:
-    """A maintenance that a test steps."""
+    """A fake maintenance that does one step when a test allows it."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, object]] = []
         self.due = True
         self.problem: Exception | None = None
-        #: How often it asked whether to go on, and the answers.
+        #: The number of times that maintenance asked whether to go on, and the answers.
         self.questions = 0
         self.answers: list[bool] = []
         self.steps = threading.Semaphore(0)
@@ -68,7 +68,7 @@ def runner() -> MaintenanceRunner:
 
 @pytest.fixture
 def rig(maintenance: FakeMaintenance, runner: MaintenanceRunner) -> Iterator[Rig]:
-    """A worker that does maintenance, too."""
+    """Yield a worker that also does maintenance."""
     rig = Rig(maintenance=runner, sweep_s=10_000, projects_s=10_000)
     rig.atlas.maintenance = maintenance
     rig.settle()
@@ -145,7 +145,7 @@ def test_the_end_stops_it_at_the_next_step(rig: Rig, maintenance: FakeMaintenanc
     maintenance.steps.release()
     runner.join()
     assert maintenance.answers == [True, False]
-    # And nothing is begun any more.
+    # After the end no new maintenance begins.
     rig.leap(10_000)
     assert len(maintenance.asked) == 1
 

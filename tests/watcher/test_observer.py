@@ -1,4 +1,4 @@
-"""The backend of macOS and Windows; watchdog's Observer works on Linux too."""
+"""The backend for macOS and Windows. Its base, watchdog's Observer, works on Linux too, so the tests run there."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -22,7 +22,7 @@ def test_nothing_outside_of_a_project_is_opened_read_or_written() -> None:
         0,
         "0 opens, reads or writes outside of the projects",
     ), done.stdout + done.stderr
-    # Some operations came through, so the races were races.
+    # Some operations were done and some were refused, so there were real races.
     assert " 0 operations done" not in done.stdout
     assert " 0 refused" not in done.stdout
 

@@ -1,4 +1,4 @@
-"""How editors and agents save, seen by a real daemon."""
+"""Ways in which editors and agents save files, seen by a real daemon."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, shared_dsn: str) -> Iterat
 
 @pytest.fixture
 def watched(running: tuple[Atlas, Daemon], tmp_path: Path) -> Watched:
-    """A project whose CLAUDE.md says "one", registered while the daemon runs."""
+    """Return a project whose CLAUDE.md contains "one", registered while the daemon runs."""
     atlas, _ = running
     root = tmp_path / "app"
     root.mkdir()

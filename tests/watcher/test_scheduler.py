@@ -1,4 +1,4 @@
-"""When each task of the worker is due, without a clock and without work."""
+"""The times at which the worker's tasks are due, without a clock and without doing the tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A, B, C = (UUID(int=number) for number in (1, 2, 3))
 
 @pytest.fixture
 def scheduler() -> Scheduler:
-    """A scheduler that has listed the projects and written the status at 1000."""
+    """Return a scheduler that has listed the projects and written the status at 1000 s."""
     scheduler = Scheduler(TIMING, jitter=lambda: 0.5)
     scheduler.listed(1000.0, cpu_s=0.0)
     scheduler.reported(1000.0, cpu_s=0.0)
@@ -108,7 +108,7 @@ def test_an_expensive_comparison_delays_the_next_one_but_no_sweep(scheduler: Sch
     for at in (1120.0, 1159.0, 1180.0):
         scheduler.begin_sweep(at, [A, B])
         compared.append([scheduler.is_comparison_due(project) for project in scheduler.sweep(at)])
-    # Two comparisons of 0.25 s keep the next ones away for 100 s; at 1159 no sweep is due.
+    # After two comparisons of 0.25 s each, the next ones wait for 100 s. At 1159 no sweep is due.
     assert compared == [[False, False], [], [True, True]]
 
 

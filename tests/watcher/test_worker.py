@@ -1,4 +1,4 @@
-"""The worker, one step at a time: a clock that a test sets, and real files."""
+"""The worker, one step at a time, with a clock that a test sets and with real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects come, go, are lost and come back; what is tracked in one changes."""
+"""Projects are added, removed, lost and found again, and the set of tracked files of a project changes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_new_clone_in_its_place_is_the_project(rig: Rig, app: Project, root: P
 
 
 def test_a_folder_that_was_made_again_with_another_file_is_the_project(rig: Rig, app: Project, root: Path) -> None:
-    # Not removed: the new folder would get its inode.
+    # Rename the folder instead of removing it, because the new folder would get the inode of a removed one.
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "AGENTS.md").write_text("draft")
@@ -88,7 +88,7 @@ def test_a_folder_that_was_made_again_with_another_file_is_the_project(rig: Rig,
 
 
 def test_a_folder_with_nothing_but_code_in_its_place_is_waited_for(rig: Rig, app: Project, root: Path) -> None:
-    # Not removed: the new folder would get its inode.
+    # Rename the folder instead of removing it, because the new folder would get the inode of a removed one.
     root.rename(root.with_name("away"))
     root.mkdir()
     (root / "main.py").write_text("pass")

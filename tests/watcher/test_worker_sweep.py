@@ -1,4 +1,4 @@
-"""The sweep finds what no event told, on the disk and in the database, and measures memory."""
+"""The sweep finds changes without an event, on the disk and in the database, and measures memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def test_an_overflow_scans_everything_at_once(rig: Rig, app: Project, root: Path
 
 @pytest.fixture
 def versions(rig: Rig, app: Project) -> list[Version]:
-    """The versions of the stored file, for another client to change; the daemon trusts what it knows by now."""
+    """Return the versions of the stored file, so that a test can change them as another client.
+
+    The file is so old that the worker relies on the version that it knows.
+    """
     os.utime(rig.worker._projects.folders[app.id].root / "CLAUDE.md", (1, 1))
     folder = rig.worker._projects.folders[app.id]
     path, known = "CLAUDE.md", folder.known["CLAUDE.md"]

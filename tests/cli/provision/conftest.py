@@ -1,4 +1,4 @@
-"""Servers of a test's own, and `atlasctl db init` on them."""
+"""Servers that only these tests use, and `atlasctl db init` on them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from servers import PROGRAMS, PrivateServer, private_server
 
 @pytest.fixture(scope="session", params=PROGRAMS)
 def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
-    # Its data may go with the machine, and these tests make and drop many databases.
+    # These tests make and drop many databases. Only a crash of the machine could lose data without fsync.
     with private_server(request.param, "fsync=off") as server:
         yield server
 
 
 @pytest.fixture
 def server(own_server: PrivateServer) -> Iterator[PrivateServer]:
-    """A server on which there is nothing yet."""
+    """Yield a server without databases and roles of a test; drop them at the end."""
     yield own_server
     own_server.empty()
 

@@ -1,4 +1,4 @@
-"""`atlasctl db init` where something is already, and where it finds out where."""
+"""`atlasctl db init` on databases that are not empty, and the ways to tell it the address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATEST = len(migrations())
 AWKWARD = 'my "Atlas" 100%s ü'
 
 
-# What is there already
+# Databases that are not empty
 
 
 def test_an_older_schema_in_use_is_left_to_migrate(init: Any, server: PrivateServer) -> None:
@@ -53,7 +53,7 @@ def test_tables_of_others_and_their_grants_are_left_alone(init: Any, server: Pri
     server.ask("CREATE DATABASE atlas")
     if when == "after":
         assert init().code == 0
-    # Of a superuser, who is not the owner of ours.
+    # A superuser makes these tables and grants. The superuser is not the owner of our tables.
     for command in (
         "CREATE TABLE orders (id int)",
         "GRANT SELECT, UPDATE (id) ON orders TO atlas_app",
@@ -105,7 +105,7 @@ def test_what_is_missing_is_told(init: Any, server: PrivateServer) -> None:
         server.ask(command, database="atlas")
     ran = init()
     assert ran.code == 1
-    # What holds no rows is made again; an index takes a command that holds up nobody, which the doctor tells.
+    # Objects without rows are made again. For an index, the doctor advises a command that blocks no writers.
     assert {name for name, mark in steps(ran).items() if mark == "✗"} == {"indexes"}
     assert re.search(r"✓ made again +trigger builds_stamp on builds, view project_health\n", ran.err)
     assert "idx_builds_page on builds" in ran.err
@@ -128,7 +128,7 @@ def test_a_database_in_another_encoding_is_refused(init: Any, server: PrivateSer
     assert server.ask("SELECT rolname FROM pg_roles WHERE rolname LIKE 'atlas%%'") == []
 
 
-# Where
+# Addresses
 
 
 def test_db_variables_say_where_and_a_dsn_goes_first(cli: Any, server: PrivateServer, monkeypatch: Any) -> None:

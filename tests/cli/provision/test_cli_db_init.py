@@ -1,4 +1,4 @@
-"""`atlasctl db init` on servers of its own: as superuser, as a plain login, twice, at once, and with it down."""
+"""`atlasctl db init` on private servers: as superuser, as a plain login, twice, at once, and without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_superuser_gets_everything_from_nothing(init: Any, server: PrivateServ
     assert ran.out == f"schema version {LATEST}: {LATEST} migrations applied\n"
     marks = steps(ran)
     assert {marks[name] for name in ("connect", "role atlas_app", "database atlas", "schema")} == {"✓"}
-    # Nothing had to be handed over: the migrations ran as the owner.
+    # No object had to get another owner, because the migrations ran as the owner.
     assert marks["owner"] == "·"
     assert {"tables", "views", "triggers", "functions", "indexes", "policies", "grants"} <= marks.keys()
     assert server.ask("SELECT rolcanlogin FROM pg_roles WHERE rolname LIKE 'atlas\\_%'") == [(False,), (False,)]
@@ -91,7 +91,7 @@ def test_a_plain_login_is_told_what_an_administrator_must_run(init: Any, server:
     assert PASSWORD not in refused.err + refused.out
     assert refused.out.startswith('\\connect "postgres"\nCREATE ROLE atlas_owner NOLOGIN;\n')
     assert "\n-- interactive: psql asks for the password\n\\password shop\n" in refused.out
-    # psql asks a person for this one.
+    # Remove the command for which psql asks a person for a password.
     server.psql(re.sub(r"(?m)^\\password .*\n", "", refused.out))
     again = init("--app-user", "shop", **login)
     assert again.code == 0, again.err

@@ -17,7 +17,7 @@ def test_a_plan_names_what_others_would_feel(init: Any, cli: Any, server: Privat
     server.ask("CREATE DATABASE atlas")
     everything_pending = cli("db", "migrate", "--plan", "--json", "--dsn", server.url("atlas")).record
     assert [row["version"] for row in everything_pending["pending"]] == list(range(1, LATEST + 1))
-    # Nobody is there yet.
+    # The database has no tables yet, so no client can be blocked.
     assert [row["locks"] for row in everything_pending["pending"]] == [[]] * LATEST
     shown = cli("db", "migrate", "--plan", "--dsn", server.url("atlas"))
     assert f"{LATEST} migrations would be applied, one transaction each; they block nobody" in shown.err
@@ -47,7 +47,7 @@ def test_migrations_run_as_the_owner(cli: Any, init: Any, server: PrivateServer)
     server.add_login("plain")
     init()
     server.ask("GRANT atlas_owner TO plain")
-    # As if the migration that makes the views and those after it had not been applied.
+    # Make the database look as before the migration that makes the views.
     (views,) = (known.version for known in migrations() if known.name == "views")
     for command in ("DROP VIEW user_usage_summary, project_health", "DROP FUNCTION usage_totals"):
         server.ask(command, database="atlas")

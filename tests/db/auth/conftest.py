@@ -1,4 +1,4 @@
-"""Work that hashing a password costs."""
+"""A fixture that counts the calls of argon2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords, and what is stored of them."""
+"""A password, and functions to look at the stored hash and the events."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from atlas_sdk import User
 
 PASSWORD = "correct horse battery"
 CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=256, parallelism=1)
-#: What a rehash goes to in these tests; the real cost has tests of its own.
+#: The parameters of new hashes in these tests. The real cost has tests of its own.
 PARAMETERS = "$argon2id$v=19$m=512,t=1,p=1$"
 
 
 class Work:
-    """What argon2 had to do."""
+    """The calls of argon2: parameters of verified hashes, number of new hashes, and threads."""
 
     def __init__(self) -> None:
         self.verified: list[str] = []

@@ -45,7 +45,7 @@ def test_equal_passwords_have_different_hashes(client: Any, migrated: Any) -> No
     [
         ("", "at least 8 characters"),
         ("1234567", "at least 8 characters"),
-        # One ligature that NFKC makes 18 letters of, and eight letters that it makes seven of.
+        # NFKC makes 18 letters of the ligature, and seven letters of the next eight.
         ("\ufdfa", "at least 8 characters"),
         ("e\u0301123456", "at least 8 characters"),
         ("x" * 1025, "at most 1,024 bytes"),
@@ -94,7 +94,7 @@ def test_nothing_of_a_long_password_is_cut_off(client: Any) -> None:
     assert client.users.authenticate("ada@example.com", "x" * 1023 + "yz") is None
 
 
-# Hashes from elsewhere.
+# Hashes of other programs.
 
 
 def test_an_argon2_hash_from_elsewhere_signs_in_and_is_renewed(client: Any, migrated: Any) -> None:
@@ -117,7 +117,7 @@ def test_an_argon2_hash_from_elsewhere_signs_in_and_is_renewed(client: Any, migr
     [
         "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW",
         "$pbkdf2-sha256$29000$N2YMIWQsBWBMae09x1jrPQ$1t8iyB2A.WF/Z5JZv.lfCIhXXN33N23OSgQYThBYRfk",
-        # More memory than a sign-in may take; a tag that could be guessed; a salt that is no base64.
+        # Hashes with more memory than a sign-in may take, a tag that could be guessed, and a salt that is not base64.
         "$argon2id$v=19$m=4194304,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b0dWRWJTmaaJObG",
         "$argon2id$v=19$m=512,t=1,p=1$c29tZXNhbHQ$Rdescud",
         "$argon2id$v=19$m=512,t=1,p=1$c29tZXNhbHQAA$RdescudvJCsgt3ub+b0dWRWJTmaaJObG",

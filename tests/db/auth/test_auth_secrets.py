@@ -1,4 +1,4 @@
-"""Passwords, hashes, tokens and keys are shown nowhere: logs, reprs, errors, the audit."""
+"""Passwords, hashes, tokens and keys are shown nowhere, not in logs, reprs, errors or the audit trail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stored_hash(connection: psycopg.Connection[Any], user: User) -> str:
 
 
 def everything_of(error: BaseException | None) -> Iterator[str]:
-    """Everything that a traceback, a log or a tracker could show of an error and of what is behind it."""
+    """Yield every text that a traceback, a log or an error tracker could show of an error and its causes."""
     while error is not None:
         yield from (str(error), repr(error), repr(error.args), repr(vars(error)))
         error = error.__cause__ or error.__context__
@@ -69,7 +69,7 @@ def test_nothing_secret_is_ever_shown(
             shown_by(lambda p=p: client.users.set_password(ada, p))
             for p in (secret[:7], secret * 100, secret + "\ud800")
         ),
-        # A row that the database refuses is quoted by it as a whole.
+        # The database quotes the whole row that it refuses.
         *(
             shown_by(lambda n=n: client.users.create("e@x", name=n, password=secret))
             for n in ("x" * 201, "\0", "\ud800")

@@ -1,4 +1,4 @@
-"""A changed password: it ends sessions, also those that are being issued."""
+"""A change of a password ends sessions, also those that are being issued."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_password_set_while_an_old_hash_is_renewed_stays(client: Any, dsn: str
     assert client.users.authenticate("ada@example.com", PASSWORD) is None
 
 
-# Changing it.
+# Changing a password.
 
 
 def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(client: Any) -> None:
@@ -82,7 +82,7 @@ def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(client: Any) 
     assert client.sessions.verify(foreign.token).id == foreign.session.id
     with pytest.raises(InvalidToken):
         client.sessions.verify(there.token)
-    # Somebody else's session is nothing to keep.
+    # A session of another user cannot be kept.
     assert client.users.set_password(user, "yet another one", keep=foreign.session) == 1
     with pytest.raises(InvalidToken):
         client.sessions.verify(here.token)
@@ -125,7 +125,7 @@ def test_a_renewed_hash_is_no_new_password(client: Any, migrated: Any) -> None:
 
 def test_every_change_of_a_password_has_a_moment_of_its_own(client: Any, migrated: Any) -> None:
     user = client.users.create("ada@example.com", password=PASSWORD)
-    # As if the server's clock had been a day ahead.
+    # Make it look as if the server's clock had been a day ahead.
     ahead = "UPDATE users SET password_changed_at = now() + interval '1 day' RETURNING password_changed_at"
     ((changed_at,),) = migrated.execute(ahead).fetchall()
     before = client.users.get(user.id)

@@ -1,4 +1,4 @@
-"""Every failure to sign in costs the same, and off the event loop."""
+"""Every failure to sign in costs the same, and is computed outside of the event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atlas_sdk.ops import passwords
 pytestmark = pytest.mark.usefixtures("cheap_hashes", "keys")
 
 
-# What a stranger can tell.
+# Differences that a stranger could notice.
 
 
 def test_every_failure_costs_one_verification_with_the_same_parameters(client: Any, work: Work) -> None:
@@ -90,11 +90,11 @@ def test_sign_ins_leave_the_threads_of_asyncio_alone(dsn: str, monkeypatch: Any)
     monkeypatch.setattr(argon2.PasswordHasher, "verify", slow)
 
     async def both_begun() -> None:
-        while len(set(begun)) < 2:  # noqa: ASYNC110  # it is about threads
+        while len(set(begun)) < 2:  # noqa: ASYNC110  # waits for threads
             await asyncio.sleep(0.01)
 
     async def sign_in() -> None:
-        # As many as compute at once at least, so that all of them could be kept from the application.
+        # The executor has only two threads, so sign-ins that used it could block all threads of the application.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         async with AsyncAtlas.open(dsn) as atlas:
             user = await atlas.users.create("ada@example.com", password_hash=CHEAP.hash(PASSWORD))
@@ -132,7 +132,7 @@ def test_the_threads_of_passwords_see_the_context_of_their_caller(dsn: str, monk
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_computes_in_threads_of_its_own() -> None:
-    """The parent's threads are not there: what waits for them would wait for ever."""
+    """The child does not have the parent's threads, so work given to them would wait for ever."""
     assert passwords._workers.executor.submit(len, "warm").result(PATIENCE_S) == 4
     child = """
 import os, sys

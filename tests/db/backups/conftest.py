@@ -1,4 +1,4 @@
-"""Databases to dump and to load into."""
+"""Fixtures with databases to dump and databases to load into."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filling import fill
 
 @pytest.fixture(scope="module")
 def filled_on(databases: OfServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Makes, once a server, a database with rows in every table; returns its name."""
+    """Yield a function that makes a database with rows in every table, once for each server, and returns its name."""
     with ExitStack() as stack:
 
         @cache
@@ -27,12 +27,12 @@ def filled_on(databases: OfServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def filled(server: str, databases: OfServer, filled_on: Callable[[str], str]) -> Iterator[str]:
-    """A database with rows in every table."""
+    """Yield the URL of a database with rows in every table."""
     with databases(server).made(template=filled_on(server)) as url:
         yield url
 
 
 @pytest.fixture
 def second_dsn(empty_dsn: str) -> str:
-    """Another database of the same server, empty."""
+    """Return the URL of another database of the same server, which is empty."""
     return empty_dsn

@@ -1,4 +1,4 @@
-"""Dumps for the tests of backups, and a look at what was loaded."""
+"""Dumps for the tests of backups, and functions to look at a loaded database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vacant(dsn: str) -> bool:
 
 
 def functions_and_more(dsn: str) -> list[Any]:
-    """Everything of the schema that is no row."""
+    """Return the functions, triggers, constraints, indexes, policies, views and columns of the schema, to compare."""
     with psycopg.connect(dsn) as connection:
         return connection.execute("""
             SELECT 'function', p.oid::regprocedure::text, prosrc || proconfig::text || prosecdef FROM pg_proc p
@@ -46,6 +46,6 @@ def functions_and_more(dsn: str) -> list[Any]:
 
 
 def by_hand(dsn: str, program: Path | None = None) -> bytes:
-    """A dump that pg_dump makes by itself."""
+    """Return a dump made by pg_dump alone, without this package."""
     program = program or programs.newest("pg_dump", at_least=18)
     return subprocess.run([program, "--format=custom", "--dbname", dsn], capture_output=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Dump and load: every row of every table comes through, or nothing does."""
+"""Dump and load: every row of every table is loaded, or nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_round_trip_keeps_every_row_of_every_table(filled: str, second_dsn: str,
     assert loaded.versions > 60
     assert loaded.dumped_version == loaded.schema_version == made.schema_version
     assert {progress.step for progress in told} == {"load", "index", "verify"}
-    # It works on: a client finds everything, and triggers and quotas do their work.
+    # The loaded database works: a client finds all rows, and triggers and quotas work.
     with Atlas.open(second_dsn) as atlas:
         ada = atlas.users.by_email("ada@example.com")
         assert ada is not None
@@ -89,7 +89,7 @@ def test_embedded_to_embedded(tmp_path: Path, folder: Path) -> None:
 
 
 def _remove(home: Path) -> None:
-    """Wait until the server of a home is gone, and remove its data, which may be elsewhere."""
+    """Wait until the server of a home has ended, and remove its data, which may be outside the home."""
     import shutil
 
     for _ in locks.polling(PATIENCE_S):
@@ -99,7 +99,7 @@ def _remove(home: Path) -> None:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
-    """Let no other programs be on this machine."""
+    """Hide all PostgreSQL programs of this machine but those in these folders."""
     known = [path.parent for path in programs._candidates("pg_dump")]
     chosen = [folder for folder in known if folder in folders]
     assert chosen
@@ -115,7 +115,7 @@ def bundled() -> Path:
 def test_across_majors_both_ways(
     filled: str, databases: OfServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: str
 ) -> None:
-    """With the programs of either server, and with those of the embedded one alone, as on a machine without others."""
+    """The test uses the programs of both servers, those of the embedded one alone, or those of the system alone."""
     before = prints(filled)
     up = backups.dump(tmp_path / "new.dump", filled)
     with databases("system").made(template="template1") as old, databases("embedded").made(template="template1") as new:
@@ -124,7 +124,7 @@ def test_across_majors_both_ways(
         assert backups.load(up.file, old).ok
         assert prints(old) == before
         with psycopg.connect(old) as connection:
-            # An option of one's own beside what the server notes there.
+            # Set an option of our own beside the entries that the server makes.
             connection.execute("ALTER TABLE users ALTER COLUMN name SET (n_distinct = 7)")
         if tools == "system":
             only(monkeypatch, SYSTEM[0])
@@ -165,7 +165,7 @@ def test_a_seal_is_nothing_to_any_program(databases: OfServer, filled_on: Callab
 
 
 def test_what_a_server_notes_at_a_column_is_left_out() -> None:
-    """As pg_dump 18.4 writes it of PostgreSQL 15.20, whose minor it does not know; whoever set an option keeps it."""
+    """pg_dump 18.4 writes these for PostgreSQL 15.20, whose minor version it does not know. Real options stay."""
     left_out = [
         b"ALTER TABLE ONLY public.users ALTER COLUMN id SET (pg_attver=26542760);\n",
         b'ALTER TABLE ONLY public."we;ird" ALTER COLUMN "a;b\'" SET (pg_attver=1);\n',
@@ -188,7 +188,7 @@ def test_what_a_server_notes_at_a_column_is_left_out() -> None:
 
 
 def test_a_server_is_read_by_its_own_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless they are older than it is, or not there; then by the newest."""
+    """If the server's own programs are missing or older than the server, the newest programs are used."""
     versions = {"18.4": (18, 4), "17.2": (17, 2), "15.20": (15, 20), "15.8": (15, 8), "broken": (0, 0)}
     monkeypatch.setattr(programs, "_candidates", lambda name: iter([Path(each) for each in versions]))
     monkeypatch.setattr(programs, "_version", lambda path: versions[str(path)])
@@ -212,7 +212,7 @@ def test_missing_programs_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tls_needs_a_program_that_was_built_with_it() -> None:
-    """The embedded server's programs were not."""
+    """The programs of the embedded server were built without TLS."""
     plain = programs.newest("pg_dump", at_least=18)
     assert not programs._has_tls(plain)
     system = Path("/usr/bin/pg_dump")

@@ -1,4 +1,4 @@
-"""Dump: a whole file or none, and no secret on the way."""
+"""Dump: a complete file or none, and no secret in view of other users."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_dump_that_does_not_end_leaves_no_file(filled: str, tmp_path: Path, how:
     assert not file.exists()
     if how == "killed":
         (half,) = tmp_path.glob(".a.dump.*")
-        # Until its pg_dump, which nobody stopped, is through.
+        # The pg_dump of the killed program still runs. Dump again until it has ended.
         for _ in locks.polling(PATIENCE_S):
             backups.dump(file, filled, overwrite=True)
             if not half.exists():
@@ -152,7 +152,7 @@ def test_half_file_that_is_swept_before_it_is_locked_is_made_again(
         descriptor, name = original(**where)
         names.append(name)
         if len(names) == 1:
-            # Another dump begins, and ends, between the two steps of this one.
+            # Another dump begins and ends between the two steps of this one.
             with Partial(place, overwrite=True):
                 assert not Path(name).exists()
         return descriptor, name
@@ -170,7 +170,7 @@ def test_half_file_that_is_swept_before_it_is_locked_is_made_again(
 
 
 def test_dump_holds_one_moment(filled: str, second_dsn: str, tmp_path: Path) -> None:
-    """What is written while it runs is not in it, whichever table comes later."""
+    """Rows that are written while the dump runs are not in it, not even in tables that it reads later."""
     before = prints(filled)
     with psycopg.connect(filled, autocommit=True) as connection:
         made = backups.dump(

@@ -1,4 +1,4 @@
-"""Load: all of a dump or nothing, and nothing of anybody else."""
+"""Load: all of a dump or nothing, without a change of other data."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_any_login_may_load_what_another_dumped(filled: str, second_dsn: str, tm
     with psycopg.connect(second_dsn, autocommit=True) as connection:
         connection.execute("CREATE ROLE backup_other")
         connection.execute("GRANT CREATE ON SCHEMA public TO backup_other")
-        # As db init does for a login.
+        # `db init` makes the same grant to a login.
         connection.execute("GRANT atlas_app TO backup_other")
     try:
         loaded = backups.load(
@@ -216,7 +216,7 @@ def test_older_dump_is_migrated_and_newer_one_refused(
         older.setattr(archives, "migrations", lambda: changed)
         with pytest.raises(SchemaMismatch, match="was dumped from a changed or unreleased version; load it with that"):
             backups.load(newer.file, target)
-        # An unreleased version had more migrations than its release.
+        # Let the dump come from an unreleased version with more migrations than its release.
         older.setattr(archives, "migrations", lambda: changed[-1:])
         with pytest.raises(SchemaMismatch, match="was dumped from a changed or unreleased version"):
             backups.load(newer.file, target)

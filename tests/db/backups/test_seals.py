@@ -1,4 +1,4 @@
-"""Seals: a dump that was damaged or exchanged is refused."""
+"""Seals: a dump that was damaged or replaced is refused."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from atlas_sdk import (
 )
 from atlas_sdk.backups.seal import Seal
 
-#: Of a dump without a seal: most that do no harm are loaded, which takes its time.
+#: The number of flipped bits to try in a dump without a seal. Most are harmless, and then the whole dump is loaded.
 FLIPS = int(os.environ.get("ATLAS_TEST_FLIPS", "8"))
 
 
 def flipped(whole: bytes, bit: int) -> bytes:
-    """A file with one bit that is not as it was."""
+    """Return a file's content with one bit flipped."""
     at, turn = divmod(bit, 8)
     return whole[:at] + bytes([whole[at] ^ 1 << turn]) + whole[at + 1 :]
 
 
 def refused(file: Path, dsn: str) -> str:
-    """Load what cannot be loaded; return why not."""
+    """Check that a file cannot be loaded and that the database stays empty; return the reason."""
     with pytest.raises(BackupFailed) as caught:
         backups.load(file, dsn)
     assert vacant(dsn)
@@ -39,7 +39,7 @@ def refused(file: Path, dsn: str) -> str:
 
 
 def test_no_flipped_bit_of_a_sealed_dump_is_loaded(filled: str, tmp_path: Path) -> None:
-    """Nor looked at by a server: there is none at this address."""
+    """The refusal comes before a connection, because no server listens at this address."""
     nowhere = "postgresql://127.0.0.1:1/none"
     file = backups.dump(tmp_path / "a.dump", filled).file
     whole = file.read_bytes()
@@ -89,20 +89,20 @@ def test_flipped_bit_of_a_dump_by_hand_never_changes_what_the_migrations_make(
         assert whole.count(found) == 1
         file.write_bytes(flipped(whole, (whole.index(found) + offset) * 8 + turn))
 
-    # "=" becomes "<": whose id is smaller sees what is another's.
+    # "=" becomes "<", so that a user with a smaller id would see rows of others.
     policy = b"CREATE POLICY tenant ON public.projects USING ((user_id ="
     with_bit(policy, len(policy) - 1, 0)
     assert "makes something else than the migrations of AtlasEngine do (policy projects.tenant)" in refused(
         file, second_dsn
     )
-    # The rows of a table come before the data, where nobody asks for rows.
+    # Move the entry of a table's data to a section from which no rows are read.
     data = b"\0\6\0\0\0claims\0\n\0\0\0TABLE DATA\0\3"
     with_bit(data, len(data) - 1, 0)
     refused(file, second_dsn)
-    # Nor anywhere else.
+    # Move it to a section that does not exist.
     with_bit(data, len(data) - 1, 2)
     assert "it has no rows of claims, not even that there are none" in refused(file, second_dsn)
-    # No UTF-8.
+    # Make the text invalid UTF-8.
     with_bit(policy, 7, 7)
     assert "it holds statements that are not UTF-8" in refused(file, second_dsn)
     copy = b"COPY public.claims ("
@@ -116,7 +116,7 @@ def test_any_flipped_bit_of_a_dump_by_hand_is_refused_or_harmless(
     file = tmp_path / "a.dump"
     whole = by_hand(filled)
     before, made = prints(filled), functions_and_more(filled)
-    # Up to about where the rows begin: those are compressed, with a checksum.
+    # Flip bits only before the rows, because the rows are compressed with a checksum.
     for bit in random.Random(8).sample(range(whole.rindex(b"CREATE POLICY") * 8), FLIPS):
         file.write_bytes(flipped(whole, bit))
         with databases("embedded").made(template="template1") as target:
@@ -144,7 +144,7 @@ def test_file_that_is_another_one_at_the_end_is_refused(dsn: str, second_dsn: st
     def act(progress: backups.Progress) -> None:
         if progress.step != "index":
             return
-        # The index step reads its part of the file afterwards: what a mixture says by chance is no test.
+        # The index step still reads its part of the file, so the new file must have the same content.
         whole = file.read_bytes()
         if how == "changed":
             os.utime(file, ns=(0, 0))

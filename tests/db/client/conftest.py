@@ -1,4 +1,4 @@
-"""Clients of either kind with options, PgBouncer, and a server with TLS."""
+"""Fixtures for clients of either kind with options, PgBouncer, and a server with TLS."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/s
 
 @pytest.fixture(params=KINDS)
 def open_client(request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Opens clients of one kind, once with each: `open_client(dsn, **options)`."""
+    """Yield a function that opens clients, once for each kind: `open_client(dsn, **options)`."""
     with opener(request.param) as opened:
         yield opened
 
 
 @pytest.fixture
 def pgbouncer(server: str, dsn: str) -> Iterator[Callable[..., str]]:
-    """Starts a PgBouncer before the database of the test: `pgbouncer(pool_mode)` gives its URL."""
+    """Yield a function that starts a PgBouncer for the test's database: `pgbouncer(pool_mode)` returns its URL."""
     if _PGBOUNCER is None:
         pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
     assert server == "system", "only the system's server trusts whoever runs PgBouncer"
@@ -75,6 +75,6 @@ logfile = {folder}/{port}.log
 
 @pytest.fixture(scope="session")
 def tls_server() -> Iterator[TlsServer]:
-    """A server that all tests share."""
+    """Yield a server with TLS that all tests share."""
     with run_tls_server() as server:
         yield server

@@ -1,4 +1,4 @@
-"""Where a client connects to, and what it says when it cannot."""
+"""The address to which a client connects, and the errors when it cannot."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_a_dsn_is_shown_without_secrets() -> None:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server in the environment that is not there: who reaches for it is told so."""
+    """Let ATLAS_DATABASE_URL name a server that does not exist, so that its use causes an error."""
     monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://ada@127.0.0.1:1/production")
 
 
 def opened(kind: type[Any], *where: Any, **options: Any) -> str:
-    """Open a client of either kind and return where it is."""
+    """Open a client of either kind; return the URL of its database."""
     if kind is Atlas:
         with Atlas.open(*where, **options) as client:
             return client.url

@@ -1,4 +1,4 @@
-"""What a client does around the operations: transactions, health, errors, threads, forks."""
+"""Functions of a client besides the operations: transactions, health, errors, threads, forks."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_cancelled_operation_leaves_nothing_of_itself_in_a_transaction(dsn: st
 
 
 def test_restores_are_no_part_of_transactions(atlas: Atlas) -> None:
-    """Files cannot be rolled back, so the safety checkpoint must not be."""
+    """Files cannot be rolled back, so the safety checkpoint must not be rolled back either."""
     with atlas.transaction() as tx:
         for name in ("restore", "undo", "redo"):
             assert not hasattr(tx.memory, name)

@@ -1,4 +1,4 @@
-"""ListenState what others send: on a connection of its own, through losses, until it is stopped."""
+"""Listeners receive notifications on a connection of their own, survive its loss, and can be stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_transaction_sends_when_it_is_committed(open_client: Open, dsn: str) -
 
 
 def test_what_is_sent_after_entering_is_heard(open_client: Open, dsn: str) -> None:
-    """So who looks at the tables inside the `with`, and then listens, misses nothing."""
+    """A program that reads the tables inside the `with`, and then listens, misses nothing."""
     client = open_client(dsn)
     with client.listen("builds") as notifications:
         client.notify("builds", "between")
@@ -96,7 +96,7 @@ def test_what_was_heard_before_a_loss_comes_before_the_gap(open_client: Open, ds
 
 
 def test_a_server_that_is_away_is_waited_for(dsn: str, migrated: psycopg.Connection[Any]) -> None:
-    """The database refuses connections for a while: the time-out of `get` holds all the same."""
+    """The database refuses connections for a while. The time-out of `get` still holds."""
     with Atlas.open(dsn) as client, client.listen("builds") as notifications:
         _allow(dsn, "false")
         migrated.execute(_END_LISTENERS)
@@ -226,7 +226,7 @@ def test_one_users_client_hears_and_reaches_its_own_channels(open_client: Open, 
         assert platform.get(timeout_s=20).payload == "of the platform"
         assert own.get(timeout_s=0.1) is None
         assert platform.get(timeout_s=0.1) is None
-        # The platform reaches everybody's.
+        # The platform can send to every user's channels.
         client.notify(f"{ada.id}:builds", "for ada")
         assert own.get(timeout_s=20).payload == "for ada"
     for wrong in ("", "x" * 27, "a\0b"):

@@ -1,4 +1,4 @@
-"""What a client tells of its connections."""
+"""Statistics of a client's connections."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_lost_connections_are_counted(open_client: Open, dsn: str, migrated: psy
 
 
 def test_it_is_cheap(dsn: str) -> None:
-    """It may be asked for at every request: no statement goes to the server for it."""
+    """A program may read the statistics at every request, because no statement goes to the server."""
     with Atlas.open(dsn) as client:
         requests = client.pool().requests
         for _ in range(100):

@@ -1,4 +1,4 @@
-"""Behind PgBouncer: it is noticed, and everything works in transaction mode."""
+"""Clients behind PgBouncer notice it, and everything works in transaction mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parametrize("server", ["system"], indirect=True)
 
 
 def uses_prepared(client: Any) -> bool:
-    """Whether a client's connections keep prepared statements."""
+    """Return whether a client's connections use prepared statements."""
     pool = client._view._pool
     kinds = {each.prepare_threshold for each in pool._pool._pool}
     assert len(kinds) == 1, kinds
@@ -84,7 +84,7 @@ def test_listening_works_in_session_mode(open_client: Open, pgbouncer: Callable[
 def test_everything_works_behind_a_pooler_in_transaction_mode(
     open_client: Open, pgbouncer: Callable[..., str], folder: Path
 ) -> None:
-    """Two clients on two connections to the server, so that each statement may probe another one."""
+    """Two clients share two connections to the server, so each statement may run on either connection."""
     url = pgbouncer("transaction", pool_size=2)
     client, other = open_client(url), open_client(url)
     user = client.users.create("ada@example.com", plan="pro")
@@ -94,7 +94,7 @@ def test_everything_works_behind_a_pooler_in_transaction_mode(
         assert turn.memory.snapshot(project, "CLAUDE.md", b"version %d" % number).seq == number + 1
     client.memory.checkpoint(project, "before")
     assert other.memory.read(project, "CLAUDE.md", "before") == b"version 5"
-    # A procedure with a COMMIT of its own.
+    # `reserve` calls a procedure that commits by itself.
     client.quotas.set_limits(user, tokens=1000)
     held = other.quotas.reserve(user, tokens=600)
     with pytest.raises(QuotaExceeded):
@@ -130,7 +130,7 @@ def test_a_pooler_without_its_server_is_one_clear_sentence(pgbouncer: Callable[.
         Atlas.open(url)
 
 
-#: What a tenant's SQL leaves on the platform's connection: reading users or writing events calls a function of its own.
+#: Objects that a tenant's SQL leaves on the platform's connection. Reading users or writing events calls its function.
 _LEFT = """
 SET LOCAL ROLE atlas_app;
 CREATE FUNCTION pg_temp.evil() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called' ; END $$;
@@ -147,7 +147,7 @@ CREATE TYPE pg_temp.quota_decision AS (granted boolean);
 def test_what_is_left_on_a_shared_connection_is_not_taken_for_ours(
     open_client: Open, pgbouncer: Callable[..., str], dsn: str, setting: str
 ) -> None:
-    """One connection to the server for everybody, with temporary objects that are named like ours."""
+    """All clients share one connection to the server, on which temporary objects have the names of ours."""
     name = psycopg.sql.Identifier(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
     with psycopg.connect(dsn, autocommit=True) as owner:
         if setting:
@@ -155,7 +155,7 @@ def test_what_is_left_on_a_shared_connection_is_not_taken_for_ours(
                 psycopg.sql.SQL("ALTER DATABASE {} SET search_path = " + setting).format(name),
             )
     url = pgbouncer("transaction", pool_size=1)
-    # First: how a client tells the mode of a pooler costs it a connection to the server.
+    # Open the client first. To detect the pooler's mode, it needs a new connection to the server.
     client = open_client(url)
     with psycopg.connect(url, prepare_threshold=None) as connection:
         connection.execute(_LEFT)
@@ -176,7 +176,7 @@ def test_what_is_left_on_a_shared_connection_is_not_taken_for_ours(
     with tenant.transaction() as tx:
         tx.events.log("app.noted", user=user)
     assert {event.type for event in client.events.search(user)} >= {"user.plan_changed", "app.noted"}
-    # It was that connection, and nothing of ours is left on it for those who use it next.
+    # The client used that connection, and left none of its settings on it.
     with psycopg.connect(url, prepare_threshold=None) as connection:
         assert connection.execute("SELECT to_regclass('pg_temp.events') IS NOT NULL").fetchone() == (True,)
         assert connection.execute("SHOW search_path").fetchone() == (setting or '"$user", public',)

@@ -14,9 +14,9 @@ from psycopg.adapt import Transformer
 from atlas_sdk._sql import Statement, statements, topics
 
 ALL = [statement for topic in topics() for statement in statements(topic).values()]
-#: PostgreSQL calls these volatile because their answers change, and yet they change nothing.
+#: Functions that PostgreSQL calls volatile because their results change, although they change no data.
 _HARMLESS = {"clock_timestamp", "pg_database_size"}
-#: The function is STABLE and changes no row, and yet it takes an advisory lock.
+#: Statements without the mark. Their function is STABLE and changes no row, but takes a lock.
 _LOCKS = {"memory_usage.turn"}
 _CALLED = re.compile(r"\b([a-z_]\w*)\(", re.IGNORECASE)
 
@@ -58,7 +58,7 @@ def test_marked_statements_change_nothing(migrated: psycopg.Connection[Any]) -> 
 
 
 def test_no_statement_that_only_reads_lacks_the_mark(migrated: psycopg.Connection[Any]) -> None:
-    """An unmarked statement is never repeated after a lost connection, though it could be."""
+    """An unmarked statement is never repeated after a lost connection, even if it could be."""
     unmarked = [each for each in ALL if not each.reads and each.plain.startswith(("SELECT", "WITH", "VALUES"))]
     forgotten = [each.name for each in unmarked if changes_nothing(migrated, each)]
     assert set(forgotten) == _LOCKS, " ".join(forgotten)

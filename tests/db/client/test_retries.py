@@ -1,4 +1,4 @@
-"""Calls are made again when it is certain that nothing of them was kept, and only then."""
+"""Calls are repeated only if it is certain that nothing of them was kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRITE = Statement("test.write", "UPDATE users SET name = name || %(name)s")
 
 @contextmanager
 def failing(dsn: str, *, state: str, times: int, at: str = "BEFORE UPDATE") -> Iterator[psycopg.Connection[Any]]:
-    """Make changes to users fail with an SQLSTATE so many times; a sequence counts, which no rollback undoes."""
+    """Make changes to users fail with an SQLSTATE so many times. A sequence counts, because no rollback undoes it."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         ends = "PERFORM pg_terminate_backend(pg_backend_pid());" if state == "57P01" else ""
         connection.execute(
@@ -81,7 +81,7 @@ def test_what_the_server_undid_is_done_again(
     told = [record.getMessage() for record in caplog.records if record.name == "atlas_sdk.retries"]
     why = "no connection" if state == "57P01" else "another transaction was in the way"
     assert told == [f"update: {why}; once more (1 of 3)", f"update: {why}; once more (2 of 3)"]
-    # Once, for all three attempts.
+    # The three attempts wrote one event.
     assert [event.type for event in client.events.recent(user)].count("user.updated") == 1
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_repeated_in_a_callers_transaction(open_client: Open, dsn: st
 
 
 def test_a_lost_connection_is_not_survived_by_a_callers_transaction(open_client: Open, dsn: str) -> None:
-    """Not even by a statement that reads: what came before it is gone."""
+    """Not even a statement that only reads is repeated, because the earlier part of the transaction is lost."""
     client = open_client(dsn)
     with pytest.raises(DatabaseUnreachable) as failure, client.transaction() as tx:
         tx.users.create("ada@example.com")
@@ -139,7 +139,7 @@ def test_other_errors_are_not_repeated(open_client: Open, dsn: str) -> None:
 
 
 def test_what_was_kept_before_is_not_done_twice(open_client: Open, dsn: str) -> None:
-    """The first of two writes was committed, so the whole cannot be made again."""
+    """The first of two writes was committed, so the whole call cannot be repeated."""
 
     def twice() -> Plan[int]:
         yield from execute(Statement("test.log", "UPDATE users SET plan = %(name)s"), name="pro")
@@ -187,7 +187,7 @@ def test_what_was_only_read_before_is_read_again(open_client: Open, dsn: str) ->
 
 @pytest.mark.parametrize("kind", ["read", "in transaction"])
 def test_a_lost_connection_is_survived_where_nothing_was_kept(open_client: Open, dsn: str, kind: str) -> None:
-    """The socket is cut from this side, right before the statement: no word of the server's, as with a broken line."""
+    """The client's side of the socket is shut down right before the statement, as if the network had failed."""
     client = open_client(dsn)
     client.users.create("ada@example.com", name="Ada")
     ran: list[str] = []
@@ -253,7 +253,7 @@ def lines_of(client: Any) -> list[Any]:
 
 
 def cut_all(client: Any) -> None:
-    """Cut the lines of a client's connections: whoever reads or writes there next notices."""
+    """Shut down the sockets of a client's connections. The next read or write on them fails."""
     for each in lines_of(client):
         line = socket.socket(fileno=os.dup(each.pgconn.socket))
         line.shutdown(socket.SHUT_RDWR)
@@ -262,7 +262,7 @@ def cut_all(client: Any) -> None:
 
 @contextmanager
 def cutting(client: Any, *, times: int) -> Iterator[list[int]]:
-    """Cut the line when a statement of a test is about to be sent, so many times."""
+    """Shut down the client's sockets right before a statement of a test is sent, so many times."""
     done = [0]
     execute_prepared = StatementCache.execute_prepared
 
@@ -280,7 +280,7 @@ def cutting(client: Any, *, times: int) -> Iterator[list[int]]:
 
 
 def test_a_procedure_is_not_repeated(open_client: Open, dsn: str) -> None:
-    """It may have committed part of what it did."""
+    """A procedure may have committed a part of its work."""
     client = open_client(dsn)
     user = client.users.create("ada@example.com")
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -299,7 +299,7 @@ def test_a_procedure_is_not_repeated(open_client: Open, dsn: str) -> None:
 
 
 def test_readers_survive_that_the_server_ends_their_connections(dsn: str) -> None:
-    """At any moment of a statement, as it falls out: before it is sent, while it runs, before it is answered."""
+    """The server ends connections at random moments: before a statement is sent, while it runs, before the answer."""
 
     def end_all() -> int:
         with psycopg.connect(dsn, autocommit=True) as connection:

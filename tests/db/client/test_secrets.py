@@ -1,4 +1,4 @@
-"""A password is never shown: not in errors, logs, tracebacks or the text of any object, however it was given."""
+"""A password is never shown in errors, logs, tracebacks or the text of an object, in whatever way it was given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Give = Callable[..., str]
 
 @pytest.fixture(params=["url", "query", "keyword", "PGPASSWORD", "service", "passfile"])
 def give(request: pytest.FixtureRequest, tls_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Give:
-    """Gives a DSN for a password, in one of the ways that there are; other settings as keywords."""
+    """Return a function that returns a DSN for a password. Each run of a test gives the password in another way."""
 
     def plain(password: str | None = None, *, port: int | None = None, dbname: str = "postgres") -> str:
         secret = password or tls_server.password
@@ -52,7 +52,7 @@ def give(request: pytest.FixtureRequest, tls_server: Any, tmp_path: Path, monkey
 
 
 def shown(thing: object, *, depth: int = 6, seen: set[int] | None = None) -> str:
-    """Return every text that an object and what it is made of show of themselves."""
+    """Return every text that an object and its parts show."""
     seen = set() if seen is None else seen
     if id(thing) in seen or depth == 0 or isinstance(thing, (str, bytes, int, float, type)):
         return ""
@@ -127,7 +127,7 @@ def test_no_error_shows_it(
 def test_a_mistake_in_the_dsn_shows_nothing_of_it(
     open_client: Open, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The password is not escaped, or something about it is wrong, so that libpq takes it for something else."""
+    """The password is not escaped, or is written wrongly, so libpq takes it for another part of the DSN."""
     caplog.set_level(logging.DEBUG)
     with pytest.raises(AtlasError) as failure:
         open_client(dsn.format(_WRONG), connect_timeout_s=1)
@@ -138,7 +138,7 @@ def test_a_mistake_in_the_dsn_shows_nothing_of_it(
 def test_a_server_that_goes_away_makes_nobody_show_it(
     open_client: Open, give: Give, tls_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The pool tries again in the background, and logs that."""
+    """The pool connects again in the background, and logs its attempts."""
     caplog.set_level(logging.DEBUG)
     client = open_client(give(), migrate=True, connect_timeout_s=0.5, retries=0)
     config = client._view._config
@@ -162,7 +162,7 @@ def test_an_asyncio_client_that_is_not_connected_does_not_show_it() -> None:
 def test_a_server_that_refuses_an_option_does_not_make_us_show_it(
     open_client: Open, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """PostgreSQL quotes the setting that it refuses."""
+    """PostgreSQL's message quotes the setting that it refuses."""
     caplog.set_level(logging.INFO)
     secret = "0pti0nSekr3t"
     with pytest.raises(AtlasError) as failure:

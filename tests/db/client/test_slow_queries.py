@@ -1,4 +1,4 @@
-"""Slow statements are told with their plans, and never with a value."""
+"""Slow statements are logged with their plans, and never with a value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plans(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def settle(client: Any) -> None:
-    """Wait until every plan that was asked for was told."""
+    """Wait until every requested plan is logged."""
     slow = client._view._config.slow
     with slow._changed:
         thread = slow._thread
@@ -136,7 +136,7 @@ def test_it_is_off_unless_asked_for(open_client: Open, dsn: str, caplog: pytest.
 def test_a_plan_that_cannot_be_had_disturbs_nobody(
     open_client: Open, dsn: str, migrated: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The table is locked, so that not even a plan can be made."""
+    """The table is locked, so even its plan cannot be made."""
     caplog.set_level(logging.DEBUG, logger=_LOGGER)
     client = open_client(dsn, slow_query_s=0.0)
     user = client.users.create("ada@example.com")

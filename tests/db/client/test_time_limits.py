@@ -1,4 +1,4 @@
-"""How long a statement may take, and wait for a lock: set on each connection, told by one class of error."""
+"""Limits on the time of a statement and of a wait for a lock: set on each connection, with one class of error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, TimedOut, User
 
 @pytest.fixture
 def locked(dsn: str, atlas: Atlas) -> Any:
-    """A user whose row another transaction has locked."""
+    """Yield a user whose row another transaction has locked."""
     user = atlas.users.create("ada@example.com", name="Ada")
     with psycopg.connect(dsn) as other:
         other.execute("SELECT 1 FROM users WHERE id = %s FOR UPDATE", (user.id,))
@@ -51,13 +51,13 @@ def test_an_idle_transaction_is_ended(open_client: Open, dsn: str, migrated: psy
     user = client.users.create("ada@example.com")
     with pytest.raises((TimedOut, DatabaseUnreachable)) as failure, client.transaction() as tx:
         tx.users.update(user, name="Grace")
-        # As long as a session that is idle in its transaction can be seen.
+        # Wait until the server has ended the idle transaction.
         while migrated.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
         ).fetchone() != (0,):
             pass
         tx.users.update(user, name="Joan")
-    # Which of the two depends on whether the system still hands over what the server said last.
+    # If the operating system drops the server's last message, the error is DatabaseUnreachable.
     assert getattr(failure.value, "limit", "idle") == "idle"
     assert client.users.get(user.id).name == ""
 
@@ -78,7 +78,7 @@ def test_every_connection_has_the_limits(open_client: Open, dsn: str, migrated: 
 
 
 def test_without_options_the_server_decides(open_client: Open, dsn: str, migrated: psycopg.Connection[Any]) -> None:
-    """As `ALTER ROLE` or `ALTER DATABASE` have it: which is also how it is done behind a pooler."""
+    """The settings of `ALTER ROLE` or `ALTER DATABASE` apply, which is also the way behind a pooler."""
     name = migrated.info.dbname
     migrated.execute(f"ALTER DATABASE {name} SET lock_timeout = '50ms'")
     client = open_client(dsn)

@@ -1,4 +1,4 @@
-"""Encrypted connections: what is asked for in the DSN holds, and what fails is told in a sentence."""
+"""Encrypted connections: the options of the DSN hold, and each failure is a clear error."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_wrong_password_is_no_matter_of_tls(open_client: Open, tls_server: Any
 
 @pytest.fixture
 def no_tls() -> Iterator[int]:
-    """A port of a server that was built without TLS: it answers what PostgreSQL's answers then."""
+    """Yield the port of a server that answers a request for TLS like a PostgreSQL built without TLS."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

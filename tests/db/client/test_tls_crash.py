@@ -1,4 +1,4 @@
-"""A TLS server that crashes is lost, not unsafe: the call may be made again."""
+"""A crash of a TLS server counts as a lost connection, not as unsafe encryption, so the call may be repeated."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from atlas_sdk._translate import translate
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TlsServer]:
-    """A server that a test may crash: it starts again by itself."""
+    """Yield a server that a test may crash. It starts again by itself."""
     with run_tls_server() as found:
         yield found
 
 
 def crash(server: TlsServer) -> None:
-    """Kill -9 one of its processes, upon which it ends all others and begins again."""
+    """Kill -9 a process of the server. The server then ends all its other processes and starts again."""
     postmaster = (server.data / "postmaster.pid").read_text().split("\n")[0]
     for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-        # Another child, such as the process of a closed connection, may end meanwhile.
+        # A child, such as the process of a closed connection, may end before we look at it.
         with suppress(FileNotFoundError, ProcessLookupError):
             if b"checkpointer" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(int(child), signal.SIGKILL)
@@ -46,7 +46,7 @@ def test_a_crash_in_the_middle_of_a_statement_is_a_lost_connection(open_client: 
     assert client.health().encrypted is True
     email = "ada@example.com"
     user = client.users.by_email(email) or client.users.create(email)
-    # Closed, not left: a crash takes these connections, too.
+    # Close these connections instead of committing, because the crash ends them too.
     with closing(psycopg.connect(url)) as holder, closing(psycopg.connect(url, autocommit=True)) as watcher:
         holder.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
         waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -62,7 +62,7 @@ def test_a_crash_in_the_middle_of_a_statement_is_a_lost_connection(open_client: 
                 client.quotas.reserve(user, tokens=1)
             killing.result(PATIENCE_S)
     assert not isinstance(failure.value, EncryptionFailed)
-    # The server said no word: the connection ended.
+    # The connection ended without a message of the server.
     assert isinstance(failure.value.__cause__, OperationalError)
     assert failure.value.__cause__.sqlstate is None
     assert "is the server running?" in str(failure.value)
@@ -71,7 +71,7 @@ def test_a_crash_in_the_middle_of_a_statement_is_a_lost_connection(open_client: 
 
 
 class Between:
-    """Stands between a client and the server, and crashes the server when it has said yes to TLS, every time."""
+    """A proxy before the server. It crashes the server each time the server has agreed to TLS."""
 
     def __init__(self, server: TlsServer) -> None:
         self._server = server
@@ -92,7 +92,7 @@ class Between:
                 if behind.recv(1) != b"S":
                     continue
                 crash(self._server)
-                # Until its process for this connection is gone, too.
+                # Wait until the server's process for this connection has ended too.
                 behind.recv(1)
                 self.crashes += 1
                 caller.sendall(b"S")
@@ -129,7 +129,7 @@ UNSAFE = [
     f"{AT}SSL error: certificate verify failed",
     f"{AT}SSL error: tlsv1 alert protocol version",
     f"{AT}SSL error: wrong version number",
-    # Of two addresses one has the wrong certificate.
+    # One of two addresses has the wrong certificate.
     f"{AT}SSL SYSCALL error: EOF detected {AT}SSL error: certificate verify failed",
 ]
 

@@ -1,4 +1,4 @@
-"""A caller's transaction: nobody is in it after its end, and what is interrupted in it takes nothing else along."""
+"""A caller's transaction: unusable after its end, and unharmed by an interrupted operation in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from client_adapter import Open
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput
 from atlas_sdk._drive.statement_cache import StatementCache
 
-#: Transactions whose operations are cancelled at random; each has as many operations as that.
+#: The number of transactions whose operations are cancelled at random, and of operations in each.
 ROUNDS, OPERATIONS = 60, 20
 
 
@@ -34,7 +34,7 @@ def test_a_transaction_that_has_ended_is_refused(open_client: Open, dsn: str) ->
 
 
 def test_an_ended_transaction_is_not_in_the_next_one(open_client: Open, dsn: str) -> None:
-    """Which has the same connection, and may be another tenant's."""
+    """The next transaction has the same connection, and may be another tenant's."""
     client = open_client(dsn, pool_max=1)
     mine, other = client.users.create("ada@example.com"), client.users.create("bob@example.com")
     with client.as_user(mine).transaction() as ended:
@@ -94,7 +94,7 @@ def test_an_operation_at_work_is_done_before_its_transaction_ends(dsn: str) -> N
             user = await client.users.create("ada@example.com")
             async with client.transaction() as tx:
                 task = asyncio.create_task(tx.users.update(user, name="Ada"))
-                # Until it has begun.
+                # Let the operation begin.
                 await asyncio.sleep(0)
                 assert tx.users._runner._lock.locked()
             assert (await task).name == "Ada"
@@ -111,7 +111,7 @@ async def nothing(_: int) -> None:
 
 
 async def cancelled_at_random(operate: Any, dice: random.Random, before: Any = nothing) -> set[str]:
-    """Do operations of which a third is cancelled sooner or later, something before each; return what was answered."""
+    """Call `before` and an operation in turn, and cancel a third of the operations; return the names of the others."""
     answered = set()
     for number in range(OPERATIONS):
         name = f"round.n{number}"

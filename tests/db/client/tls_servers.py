@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def until(done: Callable[[], bool], *, what: str, within_s: float = PATIENCE_S) -> None:
-    """Wait for a condition. Fail after PATIENCE_S."""
+    """Wait for a condition. Fail after `within_s` seconds."""
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not done():
         assert time.monotonic() < deadline, f"still waiting for: {what}"
@@ -46,15 +46,15 @@ def answers(url: str) -> bool:
 
 @frozen
 class TlsServer:
-    """A server that requires TLS and a password; its certificate is for "localhost"."""
+    """A server that requires TLS and a password. Its certificate is for "localhost"."""
 
     port: int
     data: Path
-    #: The server's own certificate, which signs itself.
+    #: The server's own certificate, which is self-signed.
     authority: Path
-    #: A certificate that did not sign the server's.
+    #: A certificate that has not signed the server's certificate.
     stranger: Path
-    #: Percent-encoded it is another text, and what is not encoded shows where it is split.
+    #: Percent-encoding changes this text. Where a URL has it without encoding, its characters split the URL.
     password: str = "S3cr3t:x/Qw9z@Zk7p?"
 
     def url(self, *, host: str = "localhost", password: str | None = None, **query: str) -> str:

@@ -1,4 +1,4 @@
-"""Homes whose servers end with the test."""
+"""Fixtures with homes whose servers end with the test."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from atlas_sdk._embedded import EmbeddedServer
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """One server for the tests that leave it running."""
+    """Yield a server that all tests of the module share. None of them stops it."""
     homes = Homes(tmp_path_factory.mktemp("shared"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
@@ -30,7 +30,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
 
 @pytest.fixture
 def open_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
-    """Homes in a folder that every account can enter: the server of root keeps its data in them too."""
+    """Yield homes in a folder that every account can enter. Root's server keeps its data in them too."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-") as folder:
         Path(folder).chmod(0o755)

@@ -70,7 +70,7 @@ def user_process(home: Path, code: str = USE) -> Iterator[subprocess.Popen[str]]
 
 
 class Homes:
-    """Makes homes; the end checks that their servers stopped and left nothing."""
+    """A maker of homes. `close` checks that their servers stopped and left nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""The embedded server under real races, real kill -9 and real other users; every test has a home of its own."""
+"""The embedded server under real races, real kill -9 and real other users. Every test has a home of its own."""
 
 import os
 import pwd
@@ -99,7 +99,7 @@ def test_other_users_are_refused(server: EmbeddedServer) -> None:
     assert [rule for rule in rules if not rule.startswith("#")] == ["local all all peer map=atlas"]
     me = pwd.getpwuid(os.geteuid()).pw_name
     assert (server.data_dir / "pg_ident.conf").read_text() == f'atlas "{me}" atlas\n'
-    # Everybody but the OS user in the map, under any role; who is not root shows it with a role that is not mapped.
+    # The server refuses every OS user but the mapped one, for any role. Without root, try a role that is not mapped.
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute("CREATE ROLE nobody LOGIN SUPERUSER")
     other = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if ROOT else {}
@@ -123,7 +123,7 @@ def test_other_users_are_refused(server: EmbeddedServer) -> None:
 
 
 def listen_as_nobody(folder: Path, told: int) -> None:
-    """Be a server of another account, which would take whatever a client tells it; never returns."""
+    """Act as a server of another account, which accepts every message of a client. Never returns."""
     nobody = pwd.getpwnam("nobody")
     os.setgroups([])
     os.setgid(nobody.pw_gid)
@@ -145,7 +145,7 @@ def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes:
     account = find_account().name
     assert server.dsn.endswith(f"&requirepeer={account}")
     if not ROOT:
-        # Only root can start one as another account: so the real server is the other one here.
+        # Only root can start a server as another account. So require another account than the real server's.
         with pytest.raises(psycopg.OperationalError, match='requirepeer specifies "root", but actual peer'):
             psycopg.connect(server.dsn.replace(f"requirepeer={account}", "requirepeer=root"))
         return
@@ -156,7 +156,7 @@ def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes:
         shutil.chown(folder, "nobody")
         told, tell = os.pipe()
         with warnings.catch_warnings():
-            # Python 3.12 warns that another thread may hold a lock; the child runs a few system calls only.
+            # Python 3.12 warns that another thread may hold a lock. The child only makes a few system calls.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""Copied and moved homes: a copy is a home of its own or refused, and never touches the original."""
+"""Copied and moved homes: a copy is an independent home or is refused, and never touches the original."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atlas_sdk.errors import EmbeddedServerFailed
 
 @cache
 def _made() -> Path:
-    """Make the home that `kept` copies, once: initdb takes longer than a copy."""
+    """Make the home that `kept` copies, only once, because initdb takes longer than a copy."""
     folder = Path(tempfile.mkdtemp(prefix="atlas-test-kept-"))
     folder.chmod(0o755)
     made = Homes(folder)
@@ -48,12 +48,12 @@ def _nothing_left() -> Iterator[None]:
 
 
 def kept(home: Path) -> Path:
-    """Make a stopped home with one word in it, its data inside where the server's account can enter it."""
+    """Make a stopped home with one word. Its data is inside if the server's account can enter the home."""
     return copy(_made(), home)
 
 
 def linked(homes: Homes, folder: Path) -> Path:
-    """Make a stopped home whose data is behind a link: as root's are, and as anybody's can be."""
+    """Make a stopped home whose data is behind a link, as in root's homes."""
     home = homes("linked")
     if not ROOT:
         home.mkdir(mode=0o700)
@@ -67,7 +67,7 @@ def linked(homes: Homes, folder: Path) -> Path:
 
 
 def in_child(check: Callable[[], None]) -> None:
-    """Run a check in a forked child, which may become somebody else, and pass its failure on."""
+    """Run a check in a forked child, which may change its user. Fail if the check fails."""
     with warnings.catch_warnings():
         # Python 3.12 warns that another thread may hold a lock.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -83,7 +83,7 @@ def in_child(check: Callable[[], None]) -> None:
 
 
 def files_of(data: Path) -> dict[str, int]:
-    """What a running server needs in its folder, by inode."""
+    """Return the inodes of the files that a running server needs in its folder."""
     socket = postmaster.socket_path(data).name
     return {name: (data / name).lstat().st_ino for name in ("postmaster.pid", socket, f"{socket}.lock")}
 
@@ -104,7 +104,7 @@ def test_copy_of_a_stopped_home_is_a_home_of_its_own(open_homes: Homes, way: str
     assert [words(server) for server in servers] == ["one original", "copy one"]
     assert servers[1].data_dir == second / "postgres"
     assert (home / "identity").read_text() != (second / "identity").read_text()
-    # Both are known from now on: a kill of the copy's server is an ordinary one.
+    # Both homes have identities now, so a kill of the copy's server is like any other kill.
     os.kill(postmaster.recorded(servers[1].data_dir).pid, signal.SIGKILL)
     servers[1].ensure_running()
     assert words(servers[1]) == "copy one"
@@ -123,7 +123,7 @@ def test_copy_that_was_given_to_another_user_lets_only_that_one_in(open_homes: H
         os.setgroups([])
         os.setgid(nobody.pw_gid)
         os.setuid(nobody.pw_uid)
-        # Python itself may lie where that one cannot start it again.
+        # `nobody` may have no access to this Python, so start no supervisor.
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(EmbeddedServer, "ensure_supervisor", lambda _: None)
             own = EmbeddedServer.acquire(second)
@@ -135,7 +135,7 @@ def test_copy_that_was_given_to_another_user_lets_only_that_one_in(open_homes: H
                 Cluster(site=own._site, data_dir=own.data_dir, bin_dir=own.bin_dir).stop()
 
     in_child(check)
-    # And root, to whom it does not belong, is told to work as that one.
+    # The error tells root, who does not own the home, to work as `nobody`.
     with pytest.raises(EmbeddedServerFailed, match=rf"belongs to OS user id {nobody.pw_uid}; work as that user"):
         open_homes.use(second)
     os.chown(second, 0, 0)
@@ -154,7 +154,7 @@ def test_copy_of_a_running_home_is_refused_and_the_original_is_left_alone(open_h
     with pytest.raises(EmbeddedServerFailed, match="was copied while its server ran"):
         open_homes.use(second)
     assert files_of(server.data_dir) == before
-    # Nor when the original has started again: the copied file still names its socket.
+    # The copy is also refused after a new start of the original, because the copied file names the original's socket.
     os.kill(postmaster.recorded(server.data_dir).pid, signal.SIGKILL)
     server.ensure_running()
     before = files_of(server.data_dir)
@@ -162,7 +162,7 @@ def test_copy_of_a_running_home_is_refused_and_the_original_is_left_alone(open_h
         open_homes.use(second)
     assert files_of(server.data_dir) == before
     assert words(server) == "one"
-    # A person can vouch for it, with the command of the sentence; it goes its own way from there.
+    # A person can accept the copy with the command in the error. From then on it is an independent home.
     command = str(refused.value).split("is: ")[1].split(";")[0]
     subprocess.run(["bash", "-c", command], check=True)
     own = open_homes.use(second)
@@ -184,7 +184,7 @@ def test_backup_of_a_running_home_is_refused_in_the_place_of_the_original_too(op
 
 
 def test_snapshot_of_a_running_home_recovers_beside_the_original(open_homes: Homes) -> None:
-    """A snapshot of a file system has the original's inodes, and all its files are of one moment."""
+    """A snapshot of a file system has the original's inodes, and all its files as of one moment."""
     home = kept(open_homes())
     server = open_homes.use(home)
     second = copy(home, open_homes("copy"))
@@ -237,7 +237,7 @@ def test_copied_link_is_refused_until_the_copy_has_data_of_its_own(homes: Homes,
 
 
 def test_data_behind_a_link_goes_with_its_home_only(homes: Homes, tmp_path: Path) -> None:
-    """The copy takes it over when the original is gone; another home, which never had it, does not."""
+    """When the original is gone, its copy takes over the data. A home that never had the data cannot."""
     home = linked(homes, tmp_path)
     second, third = copy(home, homes("copy")), homes("third")
     third.mkdir(mode=0o700)
@@ -305,7 +305,7 @@ def test_server_behind_a_link_goes_on_when_its_home_moves(homes: Homes, tmp_path
 
 
 def test_program_that_has_a_dead_servers_process_id_is_not_signalled(open_homes: Homes) -> None:
-    """As after a restore on another machine: the supervisor finds no server, so it stops nothing."""
+    """A restore on another machine leads to this state. The supervisor finds no server, so it stops nothing."""
     home = kept(open_homes())
     stop(open_homes.use(home), home)
     account = find_account()

@@ -1,4 +1,4 @@
-"""Where an embedded server may live, and what it says where it may not."""
+"""Valid places for an embedded server, and the errors for other places."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def test_short_plain_path_holds_its_own_socket(open_homes: Homes) -> None:
 
 def test_closed_folders_stay_closed(server: EmbeddedServer) -> None:
     home = home_of(server)
-    # pytest makes these 0700, and root's server runs as an account that cannot enter them.
+    # pytest makes these folders with mode 0700. Root's server runs as an account that cannot enter them.
     for folder in (home, home / "postgres.run", home.parent, server.data_dir):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert server.data_dir.stat().st_uid == find_account().uid
@@ -115,7 +115,7 @@ def test_programs_out_of_reach_are_copied(tmp_path: Path, homes: Homes, monkeypa
 def test_data_of_another_user_is_refused(homes: Homes) -> None:
     home = homes()
     home.mkdir(mode=0o700)
-    (home / "postgres").symlink_to("/")  # root's, and root's server runs as another account
+    (home / "postgres").symlink_to("/")  # belongs to root, and root's server runs as another account
     with pytest.raises(EmbeddedServerFailed, match="belongs to OS user id 0"):
         homes.use(home)
 

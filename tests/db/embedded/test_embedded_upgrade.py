@@ -1,4 +1,4 @@
-"""Data of an older major, upgraded by whoever opens it first: also by several, and with kill -9 at every step."""
+"""The upgrade of an older major version's data at the first opening: also by several processes, and with kill -9."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from atlas_sdk._embedded.account import find_account
 from atlas_sdk._embedded.server import _dsn
 from atlas_sdk.errors import EmbeddedServerFailed
 
-#: Acquires the home, and is killed when it calls the function of `upgrade` that is named.
+#: A program that acquires the home, and kills itself at a given call of a given function of `upgrade`.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -43,13 +43,13 @@ print("came through")
 
 
 def old_home(home: Path) -> str:
-    """An old home with data; returns what `SUM` says of it."""
+    """Make an old home with data; return the result of `SUM`."""
     old_cluster(home, ROWS)
     return copied_from(ROWS)[1]
 
 
 def beside(home: Path) -> list[str]:
-    """What there is beside the data directory, by suffix."""
+    """Return the suffixes of the folders beside the data directory."""
     data = (home / "postgres").resolve()
     return sorted(path.name.removeprefix(data.name) for path in data.parent.glob(f"{data.name}.*") if path != data)
 
@@ -84,11 +84,11 @@ def test_old_data_is_upgraded_at_its_first_use_and_kept_beside(homes: Homes, cap
     said = [record.getMessage() for record in caplog.records if record.name == upgrade.__name__]
     assert said[0].startswith(f"Upgrading {server.data_dir} from PostgreSQL {OLD} to {places.MAJOR}")
     assert str(server.data_dir.with_name(f"{server.data_dir.name}.{OLD}")) in said[-1]
-    # Like every new home, and not as the old one was.
+    # The upgraded home has the settings of a new home, not those of the old one.
     assert value(server, "SHOW data_checksums") == "on"
     locale = "SELECT datlocprovider::text FROM pg_database WHERE datname = 'atlasengine'"
     assert value(server, locale) == "b"
-    # What is kept is whole: its own programs serve it.
+    # The kept old data is whole: its own programs can read it.
     account = find_account()
     kept = server.data_dir.with_name(f"{server.data_dir.name}.{OLD}")
     control = account.run(places.binaries_of(OLD, account) / "pg_controldata", "-D", kept, timeout_s=PATIENCE_S)
@@ -145,7 +145,8 @@ def test_several_open_at_once_and_one_upgrades(homes: Homes) -> None:
     assert f".{OLD}-2" not in beside(home)
 
 
-#: The function at whose call the process is killed, at which call, and what is then beside the data, which is last.
+#: The function at which the process is killed, the number of the call, the folders that are then beside the data, and
+#: True if the data itself is there.
 STEPS = {
     "before anything": ("_Upgrade._dump", 1, [], True),
     "after the roles": ("_Upgrade._ask", 3, [], True),
@@ -238,7 +239,7 @@ def test_older_release_at_work_is_not_cut_off(homes: Homes) -> None:
             homes.use(home)
         connection.execute("INSERT INTO kept SELECT 0, ''")
         (before,) = connection.execute(SUM).fetchone()
-    # Still up, but nobody is connected.
+    # The old server still runs, but no client is connected.
     check_upgraded(homes, home, before)
 
 

@@ -1,4 +1,4 @@
-"""The embedded server and its users: it starts with the first and stops with the last."""
+"""The embedded server and its users. It starts with its first user and stops after its last."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_server_stays_for_the_second_user_and_stops_with_the_last(homes: Homes) 
 
 
 def test_server_waits_from_its_last_use_on(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that follow each other within the time of waiting start the server once."""
+    """Commands that follow each other within the lingering time start the server only once."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "1")
     home = homes()
     homes.use(home).release()
@@ -69,7 +69,7 @@ def test_supervisor_waits_for_a_session_by_hand(homes: Homes) -> None:
     home = homes()
     server = homes.use(home)
     command = [server.bin_dir / "psql", "-XAtq", server.dsn]
-    # The supervisor asks in the database postgres, so its visits can be counted there.
+    # The supervisor connects to the database postgres, so its connections can be counted there.
     ask = "SELECT sessions FROM pg_stat_database WHERE datname = 'postgres';\n"
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
 

@@ -1,4 +1,4 @@
-"""Temporary databases: new at each call, and gone afterwards with everything that served them."""
+"""Temporary databases: new at each call, and removed afterwards with their server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput
 from atlas_sdk._embedded import temporary
 
-#: Prints the address of its database, and waits until it is told to end.
+#: A program that prints the address of its database, and waits for the end of its input.
 USE = """
 import sys
 from atlas_sdk import Atlas
@@ -33,7 +33,7 @@ with Atlas.temporary() as atlas:
 
 
 def home_of(url: str) -> Path:
-    """Return the home in which the server of an address works."""
+    """Return the home of the server with this address."""
     (home,) = (folder for folder in homes() if str(conninfo_to_dict(url)["host"]).startswith(f"{folder}/"))
     return home
 
@@ -72,7 +72,7 @@ def test_every_database_is_new_and_dropped_afterwards() -> None:
         with Atlas.temporary() as atlas:
             assert atlas.users.list() == []
             user = atlas.users.create("ada@example.com")
-            # Sessions need keys, which a home would have.
+            # Sessions need signing keys, although a temporary database has no home of the user.
             assert atlas.sessions.verify(atlas.sessions.issue(user).token).user_id == user.id
             seen.append(atlas.url)
     assert len(set(seen)) == 2
@@ -177,12 +177,12 @@ def test_nothing_is_left_of_a_process_that_was_killed_at_its_first_start() -> No
 def test_the_next_one_removes_what_a_killed_supervisor_left() -> None:
     with served() as (process, home):
         supervisor = int((home / "postgres.run" / "supervisor.lock").read_text())
-        # In this order nobody is left to remove anything.
+        # In this order no process is left that could remove the home.
         os.kill(supervisor, signal.SIGKILL)
         process.kill()
         process.wait()
     assert (home / "postgres" / "postmaster.pid").exists()
-    # Another process, because this one has made its home already.
+    # Use another process, because this one already has its home.
     with served() as (_, other):
         assert other != home
         until(lambda: not home.exists(), "the next user has it removed")

@@ -1,4 +1,4 @@
-"""A user with a project."""
+"""Fixtures with a user and the user's project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What maintenance removes and what it keeps, of all users, in batches, on record."""
+"""Maintenance: the rows of all users that it removes and keeps, its batches, and its record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upkeep import NOISE, Admin, add_events, add_previews, add_sessions, age, ex
 from atlas_sdk import InvalidInput, Project, User
 from atlas_sdk.maintenance import MAINTENANCE_JOBS, MaintenanceProgress
 
-# All of them.
+# All jobs.
 
 
 def test_a_run_does_every_job_once_and_is_on_record(client: Any, user: User, project: Project, migrated: Admin) -> None:
@@ -77,7 +77,7 @@ def test_a_dry_run_counts_and_changes_nothing(client: Any, user: User, project: 
 def test_jobs_can_be_chosen_and_things_kept_for_ever(client: Any, user: User, migrated: Admin) -> None:
     add_sessions(migrated, user, expired=1, valid=0)
     add_events(migrated, user, days=4000, times=1)
-    # In their own order, whatever the given one.
+    # The jobs run in their own order, not in the given one.
     reports = client.maintenance.run(["events", "sessions"], keep_events=timedelta(days=5000))
     assert [(report.name, report.removed) for report in reports] == [("sessions", 1), ("events", 0)]
     assert [run.whole for run in client.maintenance.runs()] == [False]
@@ -130,13 +130,13 @@ def test_a_job_that_fails_keeps_no_other_from_being_done(client: Any, user: User
     assert "sessions are broken" in meta["problem"]
 
 
-# Whose turn it is.
+# Several processes.
 
 
 def test_one_run_a_day_whoever_asks(client: Any, migrated: Admin) -> None:
     assert client.maintenance.run_if_due() is not None
     assert client.maintenance.run_if_due() is None
-    # Somebody else's clock does not matter, only the record.
+    # Only the recorded time counts, not the clock of a client.
     migrated.execute("UPDATE maintenance_runs SET started_at = started_at - interval '23 hours'")
     assert client.maintenance.run_if_due() is None
     migrated.execute("UPDATE maintenance_runs SET started_at = started_at - interval '2 hours'")
@@ -148,7 +148,7 @@ def test_a_run_by_hand_is_the_days_when_it_was_whole(client: Any) -> None:
     client.maintenance.run(["sessions"])
     client.maintenance.run(dry_run=True)
     assert client.maintenance.run_if_due(progress=lambda _: False) is not None
-    # That one was stopped: it goes on at the next occasion.
+    # That run was stopped, so the next caller goes on.
     assert client.maintenance.runs()[0].outcome == "stopped"
     client.maintenance.run()
     assert client.maintenance.run_if_due() is None

@@ -1,4 +1,4 @@
-"""Batches of maintenance: what goes, and what a conflict or a failed job leaves for later."""
+"""Batches of maintenance: removed rows, and rows that a conflict or a failed job leaves for later."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_previews_that_failed_long_ago_go_too(client: Any, project: Project, mig
     migrated.execute("ALTER TABLE previews DISABLE TRIGGER update_previews_updated_at")
     migrated.execute("UPDATE previews SET updated_at = now() - interval '8 days' WHERE status = 'failed'")
     migrated.execute("ALTER TABLE previews ENABLE TRIGGER update_previews_updated_at")
-    # Made long ago, and failed just now.
+    # These previews were made long ago, but failed just now.
     add_previews(migrated, project, "failed", days=0, times=2)
     add_previews(migrated, project, "running", days=0)
     assert counts(client.maintenance.purge_previews(dry_run=True)) == (8, 8, 0)
@@ -70,13 +70,13 @@ def test_the_audit_is_kept_for_a_year(client: Any, user: User, migrated: Admin) 
     assert counts(client.maintenance.purge_events(keep=timedelta(days=363))) == (2, 2, 0)
 
 
-# A batch that another transaction was in the way of.
+# A batch that conflicts with another transaction.
 
 
 def conflict_once(admin: Admin, table: str, at: int) -> None:
-    """Let one deletion from a table fail as it does at SERIALIZABLE: the one with this number."""
+    """Let the deletion number `at` from a table fail with a serialization failure."""
     admin.execute("CREATE SEQUENCE deletions")
-    # Numbers are not taken back with what fails.
+    # A rollback does not undo a sequence, so the sequence counts failed deletions too.
     admin.execute(
         f"""CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
@@ -104,7 +104,7 @@ def test_what_went_before_a_conflict_is_reported_with_the_rest(client: Any, user
 def test_reservations_before_a_conflict_are_reported_with_the_rest(
     client: Any, user: User, migrated: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Users of one page take turns.
+    # Let each transaction handle one user.
     monkeypatch.setattr(purges, "_USERS", 1)
     for owner in (user, *(client.users.create(f"u{n}@example.com") for n in range(2))):
         client.quotas.reserve(owner, tokens=5)
@@ -140,7 +140,7 @@ def test_names_and_ports_of_what_is_gone_are_free_again(
         ("email", "ada@example.com"), ("preview_host", "app.example.com"), ("project_session", project.session_id)
     ]  # fmt: skip
     assert number(migrated, "preview_ports") == 1
-    # They can be taken again, and what lives still works.
+    # The names can be taken again, and objects that still exist work.
     assert client.users.create("bob@example.com").id != bob.id
     assert client.projects.create(user, path="/srv/new", session_id="gone-session")
     assert client.previews.by_host("app.example.com") is not None

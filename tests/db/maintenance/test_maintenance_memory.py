@@ -1,4 +1,4 @@
-"""Maintenance of the memory: which versions go, and the contents that nothing needs."""
+"""Maintenance of the memory: removed versions, and removed contents that no version needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_old_automatic_versions_go_and_everything_else_stays(
     take(client, project, "a.md", b"young", b"newest")
     report = client.maintenance.prune_snapshots(batch=3)
     assert counts(report) == (10, 7, 0)
-    # Of a.md the one that was asked for (a checkpoint names it, too) and the young; of the others the newest.
+    # a.md keeps the version that a caller asked for and a checkpoint names, and the young ones; others the newest.
     assert seqs(client, project, "a.md") == [4, 7, 8]
     assert seqs(client, project, "still.md") == [2]
     assert seqs(client, project, "gone.md") == [2, 3]
@@ -47,7 +47,7 @@ def test_a_longer_time_keeps_more(client: Any, project: Project, migrated: Admin
 
 
 def body(n: int) -> bytes:
-    """Return contents that are small deltas of each other."""
+    """Return one of many contents that are small deltas of each other."""
     return b"".join(b"line %d of the rules\n" % line for line in range(60)) + b"%d\n" % n
 
 
@@ -59,21 +59,21 @@ def test_contents_that_nothing_needs_go_with_what_they_were_made_from(
     other = client.projects.create(bob, path="/srv/app")
     for owner in (project, other):
         take(client, owner, "a.md", *(body(n) for n in range(6)))
-        # Now a keyframe of something else: nothing is made from those before any more.
+        # The new content is a keyframe, so the newest version no longer needs the older contents.
         take(client, owner, "a.md", NOISE)
     age(migrated, project)
     blobs, taken = number(migrated, "memory_blobs"), stored(migrated)
     assert counts(client.maintenance.collect_contents()) == (blobs, 0, 0)
     assert client.maintenance.prune_snapshots().removed == 6
     report = client.maintenance.collect_contents(batch=2)
-    # Nobody else's, though Bob has the same.
+    # Bob's equal contents stay.
     assert (report.examined, report.removed, report.skipped) == (blobs, 6, 0)
     assert number(migrated, "memory_blobs") == blobs - 6
     assert report.freed_bytes == taken - stored(migrated) > 0
     assert client.memory.verify(user).ok
     assert client.memory.verify(bob).ok
     assert client.memory.content(client.memory.history(other, "a.md", limit=3)[2]) == body(4)
-    # What was collected can be stored anew.
+    # A removed content can be stored again.
     take(client, project, "a.md", body(3))
     assert client.memory.read(project, "a.md") == body(3)
 

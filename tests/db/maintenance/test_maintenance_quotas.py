@@ -54,7 +54,7 @@ def test_expired_reservations_are_charged_and_their_slots_are_free(client: Any, 
     for owner in (user, bob):
         usage = client.quotas.usage(owner)
         assert (usage.tokens_used, usage.tokens_held, usage.slots_held) == (107, 0, 0)
-        # The lease's requests may have been made.
+        # The requests of the expired block may have been made, so they count.
         assert (usage.requests_held, usage.requests_last_hour) == (0, 6)
         assert str(usage.cost_used) == "0.500000000"
     assert client.quotas.usage(live).slots_held == 1
@@ -91,7 +91,7 @@ def test_a_user_who_is_busy_is_waited_for(client: Any, user: User, migrated: Adm
     expire(migrated, user)
     with psycopg.connect(dsn) as other:
         other.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
-        # The same function, without waiting, tells who was busy.
+        # Without waiting, the same function returns the users whose rows are locked.
         row = migrated.execute("SELECT ended, busy FROM maintenance_reclaim(%s, 10, false)", [[user.id]]).fetchone()
         assert row == (0, [user.id])
     assert client.maintenance.reclaim_reservations().removed == 1

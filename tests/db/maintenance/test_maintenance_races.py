@@ -1,4 +1,4 @@
-"""Maintenance beside the traffic and beside itself: nothing that is needed is lost, and nothing counts twice."""
+"""Maintenance at the same time as other calls and other runs: it loses no needed row, and counts nothing twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def age(admin: Admin) -> None:
 
 
 def orphan(atlas: Atlas, admin: Admin, project: Project) -> bytes:
-    """Make a stored content that no version has."""
+    """Store a content that no version has; return its hash."""
     for content in NOISE[:2]:
         atlas.memory.snapshot(project, "a.md", content, kind="auto")
     age(admin)
@@ -45,7 +45,7 @@ def orphan(atlas: Atlas, admin: Admin, project: Project) -> bytes:
 
 
 def collect(dsn: str, user: User, sha256: bytes) -> int:
-    """Try to collect one content; a wait for somebody's lock is an error."""
+    """Try to collect one content; return the number of removed contents. A wait for a lock is an error."""
     with psycopg.connect(dsn, options="-c lock_timeout=1s") as connection:
         statement = "SELECT count(*) FROM maintenance_collect(%s, %s)"
         row = connection.execute(statement, [[user.id], [sha256]]).fetchone()
@@ -53,7 +53,7 @@ def collect(dsn: str, user: User, sha256: bytes) -> int:
     return row[0]
 
 
-# A content that comes back.
+# A content that is stored again.
 
 
 def test_a_content_that_is_being_stored_again_is_passed_over(
@@ -62,7 +62,7 @@ def test_a_content_that_is_being_stored_again_is_passed_over(
     sha256 = orphan(atlas, migrated, project)
     with atlas.transaction() as tx:
         tx.memory.snapshot(project, "b.md", NOISE[0])
-        # Nobody sees that version yet.
+        # That version is not committed yet.
         assert collect(dsn, user, sha256) == 0
         assert atlas.maintenance.collect_contents().removed == 0
     assert collect(dsn, user, sha256) == 0
@@ -74,7 +74,7 @@ def test_what_was_found_unneeded_is_looked_at_again_under_the_lock(
     atlas: Atlas, migrated: Admin, dsn: str, user: User, project: Project
 ) -> None:
     sha256 = orphan(atlas, migrated, project)
-    # Between the search and the collection.
+    # Store the content again between the search and the collection.
     atlas.memory.snapshot(project, "b.md", NOISE[0])
     assert collect(dsn, user, sha256) == 0
     assert atlas.memory.read(project, "b.md") == NOISE[0]
@@ -93,7 +93,7 @@ def test_a_content_is_stored_anew_while_its_old_row_is_being_collected(
         collector.commit()
         assert put.result(30) is not None
     assert atlas.memory.read(project, "b.md") == NOISE[0]
-    # Also what is made from it.
+    # A delta of the content is readable too.
     atlas.memory.snapshot(project, "b.md", NOISE[0] + b"more")
     assert atlas.memory.read(project, "b.md") == NOISE[0] + b"more"
     assert atlas.memory.verify(user).ok
@@ -118,7 +118,7 @@ def test_the_bases_of_a_new_content_are_safe_before_it_is_committed(
         age(migrated)
         assert [report.removed for report in atlas.maintenance.run(["snapshots", "contents"])] == [0, 0]
     assert migrated.execute("SELECT max(depth) FROM memory_blobs").fetchone() == (1,)
-    # It may go now, and its content may not.
+    # Now the old version may be removed, but its content may not.
     assert [report.removed for report in atlas.maintenance.run(["snapshots", "contents"])] == [1, 0]
     assert atlas.memory.read(project, "a.md") == text + b"2"
     assert atlas.memory.verify(user).ok
@@ -132,7 +132,7 @@ def test_what_a_checkpoint_under_way_has_named_is_left_to_the_next_run(
     age(migrated)
     with atlas.transaction() as tx:
         tx.memory.checkpoint(project, "named")
-        # Its row stands, but says that it needs the content only when it is committed. Meanwhile that version goes.
+        # Only after the commit do others see that the checkpoint needs the content. Meanwhile the version is removed.
         atlas.memory.snapshot(project, "a.md", NOISE[1])
         versions, contents = atlas.maintenance.run(["snapshots", "contents"])
         assert (versions.removed, contents.removed, contents.skipped) == (1, 0, 1)
@@ -174,7 +174,7 @@ def test_a_user_who_is_busy_is_waited_for_at_the_end(atlas: Atlas, migrated: Adm
         other.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
         job = threads.submit(atlas.maintenance.reclaim_reservations)
         wait_until_blocked(migrated)
-        # The others do not wait.
+        # The reservations of other users are ended without a wait.
         assert atlas.quotas.usage(bob).tokens_used == 5
         other.commit()
         assert job.result(30).removed == 2
@@ -242,12 +242,12 @@ def test_four_processes_share_the_work(atlas: Atlas, migrated: Admin, dsn: str, 
 
 
 def write(dsn: str, project: Project, seed: int) -> dict[str, bytes]:
-    """Write one file again and again, and read it back; return what it has at the end."""
+    """Write one file again and again, and read it back; return its path and its last content."""
     rng = random.Random(seed)
     path = f"{seed}.md"
     with Atlas.open(dsn) as client:
         for n in range(150):
-            # Few contents, so that one that was just given up is wanted again; and deltas of each other.
+            # Use few contents, so that one that has just become unused is stored again, and deltas of each other.
             content = rng.choice(NOISE) + b"x" * rng.randrange(3)
             client.memory.snapshot(project, path, content, kind="auto")
             assert client.memory.read(project, path) == content
@@ -257,7 +257,7 @@ def write(dsn: str, project: Project, seed: int) -> dict[str, bytes]:
 
 
 def maintain(dsn: str, over: threading.Event) -> int:
-    """Let everything be old at once, and remove it; return how many contents went."""
+    """Make every version old at once, and run maintenance; return the number of removed contents."""
     removed = 0
     with Atlas.open(dsn) as client, psycopg.connect(dsn, autocommit=True) as admin:
         while not over.is_set():

@@ -1,4 +1,4 @@
-"""The clean-up statement that people run by hand or by cron, and other deletions with plain SQL, break nothing."""
+"""The clean-up statement that people run by hand or by cron, and other deletions by plain SQL, do no harm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pruning_long_chains_leaves_every_other_version_readable(
     with atlas.transaction() as batch:
         for n in range(75):
             for path in files:
-                # One in ten was asked for, the rest is the watcher's.
+                # A caller asked for one version in ten. The watcher made the others.
                 kind = "claude_md" if n % 10 == 3 else "auto"
                 batch.memory.snapshot(project, path, BODY + b"%s %d\n" % (path.encode(), n), kind=kind)
     with atlas.transaction() as batch:
@@ -62,14 +62,14 @@ def test_pruning_long_chains_leaves_every_other_version_readable(
     age(admin, project)
     with atlas.transaction() as batch:
         for n in range(75, 80):
-            # todo.md stays as it is: all its versions are old.
+            # todo.md does not change, so all its versions are old.
             for path in files[:2]:
                 batch.memory.snapshot(project, path, BODY + b"%s %d\n" % (path.encode(), n), kind="auto")
     depth = admin.execute("SELECT max(depth) FROM memory_blobs").fetchone()
     assert depth > (60,)
 
     pruned = admin.execute(PRUNE).rowcount
-    # 67 of 75 are the watcher's; of todo.md the newest stays, of gone.md the last content and its deletion.
+    # The watcher made 67 of the 75. todo.md keeps the newest, gone.md the last content and the deletion.
     assert pruned == 67 + 67 + 66 + 66
     with Atlas.open(dsn) as fresh:
         remaining = fresh.memory.history(project, limit=1000)
@@ -87,13 +87,13 @@ def test_pruning_long_chains_leaves_every_other_version_readable(
         last_content = fresh.memory.history(project, "gone.md", limit=2)[1]
         assert fresh.memory.content(last_content) == BODY + b"gone.md 74\n"
         assert fresh.memory.verify(user).ok
-        # Life goes on, also for the client that knew the old versions.
+        # New versions can be made, also by the client that knew the old ones.
         for client, n in ((fresh, 80), (atlas, 81)):
             for path in files:
                 version = client.memory.snapshot(project, path, BODY + b"%s %d\n" % (path.encode(), n))
                 assert client.memory.content(version) == BODY + b"%s %d\n" % (path.encode(), n)
         assert fresh.memory.verify(user).ok
-    # What was the newest of todo.md and gone.md, and the deletion of gone.md, are only old by now.
+    # The former newest versions of todo.md and gone.md, and the deletion of gone.md, can be removed now.
     assert admin.execute(PRUNE).rowcount == 3
 
 
@@ -140,7 +140,7 @@ def test_restores_can_be_undone_after_pruning(client: Any, admin: psycopg.Connec
 
 @pytest.fixture
 def busy(atlas: Atlas, tmp_path: Path) -> list[tuple[User, Project]]:
-    """Two users with two projects each, equal contents in all, and some of everything in each."""
+    """Make two users with two projects each, with equal contents and rows of every kind."""
     made = []
     for email in ("ada@example.com", "bob@example.com"):
         for name in ("one", "two"):
@@ -192,7 +192,7 @@ def test_a_blob_that_something_needs_cannot_be_deleted(
         atlas.memory.snapshot(project, "CLAUDE.md", BODY + b"%d" % n, kind="auto")
     age(admin, project)
     assert admin.execute(PRUNE).rowcount == 3
-    # No version rests on these any more, but the newest one is made from them.
+    # No version has these contents any more, but the newest content is a delta of them.
     bases = admin.execute(
         "SELECT sha256 FROM memory_blobs WHERE sha256 NOT IN (SELECT sha256 FROM memory_snapshots)"
     ).fetchall()

@@ -1,4 +1,4 @@
-"""Rows for maintenance to remove, and what it tells of them."""
+"""Rows for maintenance to remove, and the events that maintenance writes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from atlas_sdk import Project, User
 from atlas_sdk.maintenance import JobReport
 
 NIL = uuid.UUID(int=0)
-#: No delta of anything.
+#: Random bytes, for which no delta is smaller.
 NOISE = random.Random(1).randbytes(3000)
 Admin = psycopg.Connection[Any]
 
 
 def told(admin: Admin, job: str) -> list[dict[str, Any]]:
-    """Return what the events of a job say, in turn."""
+    """Check that the events of a job belong to the nil user; return their data, in order."""
     rows = admin.execute(
         "SELECT user_id, meta FROM events WHERE type = %s ORDER BY created_at, id", [f"maintenance.{job}"]
     ).fetchall()

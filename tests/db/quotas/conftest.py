@@ -1,4 +1,4 @@
-"""One database for the tests of a module, clients of it, and its SQL API of quotas."""
+"""Fixtures with one database for the tests of a module, its clients, and its SQL API of quotas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _shared(databases: OfServer) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 def dsn(server: str, _shared: Callable[[str], str]) -> str:
-    """A migrated database of this module: every test has a user of its own."""
+    """Return the URL of a migrated database of this module. Every test has a user of its own."""
     return _shared(server)
 
 
@@ -34,20 +34,20 @@ def quota_sql(dsn: str) -> Iterator[QuotaSql]:
 
 @pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[QuotaClient]:
-    """A client on the database of this module, once of each kind."""
+    """Yield a client on the database of this module, once of each kind."""
     with closing(QuotaClient(request.param, dsn)) as opened:
         yield opened
 
 
 @pytest.fixture
 def blocking_client(dsn: str) -> Iterator[QuotaClient]:
-    """A blocking client on the database of this module."""
+    """Yield a blocking client on the database of this module."""
     with closing(QuotaClient("blocking", dsn)) as opened:
         yield opened
 
 
 @pytest.fixture
 def asyncio_client(dsn: str) -> Iterator[QuotaClient]:
-    """An asyncio client on the database of this module."""
+    """Yield an asyncio client on the database of this module."""
     with closing(QuotaClient("asyncio", dsn)) as opened:
         yield opened

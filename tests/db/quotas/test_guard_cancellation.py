@@ -1,4 +1,4 @@
-"""Guards of cancelled tasks: wherever the cancellation falls, nothing leaks and nothing is charged twice."""
+"""Guards of cancelled tasks. At no moment does a cancellation leak a reservation or charge anything twice."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from patience import PATIENCE_S
 from atlas_sdk import AsyncAtlas, Atlas, User
 from atlas_sdk.guards import AsyncGuard
 
-#: More than the suspensions of entering and leaving a guard, those of the driver and its pool included.
+#: More steps than the suspensions of entering and leaving a guard, with those of the driver and its pool.
 STEPS = 40
 
 
 class CancelledAt:
-    """Awaits a coroutine and cancels the running task at one of its suspensions."""
+    """An awaitable that awaits a coroutine and cancels the running task at one of its suspensions."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], at: int) -> None:
         self._work = work
@@ -30,7 +30,7 @@ class CancelledAt:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self._work.__await__()
-        step: Callable[[], Any] = lambda: next(inner)  # noqa: E731  # it changes below
+        step: Callable[[], Any] = lambda: next(inner)  # noqa: E731  # the variable changes below
         while True:
             try:
                 waited_for = step()
@@ -57,13 +57,13 @@ async def new_user(atlas: AsyncAtlas, name: str) -> User:
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # it is about another process
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # waits for another process
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def cancelled_task(work: Awaitable[Any]) -> AsyncIterator[asyncio.Task[Any]]:
-    """Run something in a task, and see that it ended as cancelled."""
+    """Run an awaitable in a task; check at the end that the task was cancelled."""
     task: asyncio.Task[Any] = asyncio.ensure_future(work)  # type: ignore[assignment]
     yield task
     with pytest.raises(asyncio.CancelledError):
@@ -72,7 +72,7 @@ async def cancelled_task(work: Awaitable[Any]) -> AsyncIterator[asyncio.Task[Any
 
 
 def books(dsn: str, user: User) -> int:
-    """Return what a user is charged; nothing is held and the counters match the ledger."""
+    """Check that nothing is held and that the counters match the ledger; return the charged tokens."""
     with Atlas.open(dsn) as atlas:
         assert atlas.quotas.verify(user).balanced
         usage = atlas.quotas.usage(user)
@@ -104,18 +104,18 @@ def test_a_cancellation_at_any_suspension_leaves_the_books_balanced(dsn: str) ->
                 assert task.cancelled(), f"the cancellation at suspension {at} was swallowed"
         pytest.fail(f"a guard takes more than {STEPS} suspensions")
 
-    # One in each of: entering, the body, leaving.
+    # There is at least one suspension in entering, in the body and in leaving.
     assert asyncio.run(go()) >= 3
     for user, (entered, guard) in charged.items():
         used = books(dsn, user)
-        # In the body nothing was said yet, so all that was promised is charged.
+        # In the body no usage was reported yet, so the whole reservation is charged.
         expected = {400, 30} if entered else {0}
         assert used in expected, f"{used} tokens, entered: {entered}, {guard.settlement}"
 
 
 @pytest.mark.parametrize("key", [None, "order-1"])
 def test_a_cancellation_at_any_moment_leaves_the_books_balanced(dsn: str, key: str | None) -> None:
-    """Let the event loop turn some times before the cancellation: it falls into any step of the statement."""
+    """The event loop turns some times before the cancellation, so that it falls into each step of the statement."""
 
     async def call(guard: AsyncGuard) -> None:
         async with guard as g:
@@ -143,7 +143,7 @@ def test_a_cancellation_at_any_moment_leaves_the_books_balanced(dsn: str, key: s
 
 
 def held_or_used(dsn: str, user: User) -> int:
-    """Return what is charged or promised; the counters match the ledger."""
+    """Check that the counters match the ledger; return the charged and reserved tokens."""
     with Atlas.open(dsn) as atlas:
         assert atlas.quotas.verify(user).balanced
         usage = atlas.quotas.usage(user)
@@ -158,7 +158,7 @@ def test_cancelled_while_it_waits_for_the_lock_a_guard_reserves_nothing(dsn: str
                 async with cancelled_task(atlas.quotas.guard(user, tokens=400).__aenter__()) as task:
                     await until(lambda: waiting(dsn))
                     task.cancel()
-                # It ended although the lock is still held: a cancellation does not wait for others.
+                # The task ended although the lock is still held, because a cancellation does not wait for the lock.
             return user
 
     assert books(dsn, asyncio.run(go())) == 0
@@ -185,7 +185,7 @@ def test_a_guard_that_was_granted_in_the_moment_of_its_cancellation_is_given_bac
             user = await new_user(atlas, "just-granted")
             guard = atlas.quotas.guard(user, tokens=400, idempotency_key="k")
             task = asyncio.ensure_future(guard.__aenter__())
-            # The statement runs in a task of its own: cancel when that one is done and this one has not heard of it.
+            # The statement runs in another task. Cancel when that task is done and this one has not yet been resumed.
             while not (running := atlas.quotas._backend._tasks._running):  # noqa: ASYNC110  # one turn at a time
                 await asyncio.sleep(0)
             (reserving,) = running
@@ -202,7 +202,7 @@ def test_what_an_earlier_try_of_the_key_holds_survives_a_cancellation(dsn: str) 
     async def go() -> User:
         async with AsyncAtlas.open(dsn) as atlas:
             user = await new_user(atlas, "earlier-try")
-            # An earlier attempt, entered and never left.
+            # An earlier attempt has entered its guard and never left it.
             await atlas.quotas.guard(user, tokens=400, idempotency_key="k").__aenter__()
             for turns in range(30):
                 task = asyncio.ensure_future(
@@ -235,7 +235,7 @@ def test_cancelled_in_its_body_a_guard_charges_what_progressed(dsn: str) -> None
             async with cancelled_task(call(atlas, user, streaming)) as task:
                 await streaming.wait()
                 task.cancel()
-            # The task has waited for its settlement: nothing is left to the client's close.
+            # The task has waited for its settlement, so the client's `close` has nothing to do.
             assert await atlas.quotas.reservations(user) == []
             return user
 
@@ -277,7 +277,7 @@ def test_cancelled_while_it_is_left_a_guard_settles_in_the_background(dsn: str) 
                     task.cancel()
                     await asyncio.wait([task], timeout=PATIENCE_S)
                     assert task.cancelled(), "a cancellation does not wait for the lock"
-            # The client's close waits for the settlement.
+            # The client's `close` waits for the settlement.
         return user
 
     user = asyncio.run(go())

@@ -1,4 +1,4 @@
-"""The guard of the moment, in threads and forks, and guards as decorators."""
+"""The current guard, in threads and forks, and guards as decorators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, InvalidInput, QuotaExceeded, current_guard
 
-# The guard of the moment
+# The current guard
 
 
 def test_the_innermost_guard_is_the_current_one(client: QuotaClient) -> None:

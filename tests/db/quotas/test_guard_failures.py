@@ -1,4 +1,4 @@
-"""Guards whose database breaks, conflicts or goes away: nothing is free or charged twice, and no result is lost."""
+"""Guards whose database fails, conflicts or is lost. No usage is free or charged twice, and no result is lost."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_without_a_database_nothing_is_entered_and_nothing_stays_reserved(client
     losing.lose(2)
     with pytest.raises(DatabaseUnreachable), client.guard(user, tokens=400):
         pytest.fail("it was entered")
-    # Both tries got through; only nobody heard of it.
+    # Both tries reached the database, and only the answers were lost.
     assert len(client.holds(user)) == 1
     client.settle_down()
     assert used(client, user)[0] == 0
@@ -249,7 +249,7 @@ def test_a_client_settles_its_leases_before_it_closes(client: QuotaClient, dsn: 
     client.do(client.atlas.close())
     with Atlas.open(dsn) as other:
         assert other.quotas.reservations(user) == []
-        # Nobody will tell any more what the second one used.
+        # The usage of the second call is no longer reported, so its whole reservation is charged.
         assert other.quotas.usage(user).tokens_used == 7 + running.tokens
         assert other.quotas.verify(user).balanced
 
@@ -298,7 +298,7 @@ with Atlas.open(sys.argv[1]) as atlas:
         ):
             until(lambda: waiting(dsn, "reserve"))
             process.send_signal(signal.SIGINT)
-            # The statement is cancelled, and the release waits for the same lock.
+            # The statement is cancelled, but the release waits for the same lock.
             until(lambda: waiting(dsn, "release"))
             lock.rollback()
             out, err = process.communicate(timeout=PATIENCE_S)

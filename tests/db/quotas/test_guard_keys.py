@@ -1,4 +1,4 @@
-"""Decorated functions with idempotency keys, and what a retry of a call gets."""
+"""Decorated functions with idempotency keys, and the results of retries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atlas_sdk.guards import current_guard
 
 
 def decorated(client: QuotaClient, guard: Any) -> Any:
-    """Return a function that is guarded, called the same way on both clients."""
+    """Return a guarded function that tests call in the same way for both clients."""
     if client.kind == "blocking":
 
         @guard

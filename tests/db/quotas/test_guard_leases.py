@@ -1,4 +1,4 @@
-"""Guards from leases: a block a call while calls are few or the limit is near, and a larger one while they are many."""
+"""Guards from leases. While calls are few or the limit is near, each has its own block; otherwise blocks are larger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MANY = 60
 
 
 def watched(client: QuotaClient) -> Any:
-    """Return a runner that tells which statements the guards of this client send."""
+    """Return a runner that records the statements that the guards of this client send."""
     runner = losing_of(client)
     leases = client.quotas._lease_backend._find.__self__
     leases._make = partial(leases._make.func, runner, **leases._make.keywords)
@@ -42,13 +42,13 @@ def guarded(client: QuotaClient, user: Any, tokens: int = 10, used_tokens: int =
 
 
 def close(client: QuotaClient) -> None:
-    """Give back every block, as the client's close does."""
+    """Give back every block, as the client's `close` does."""
     runner = client.quotas._lease_runner
     client.do((lease_manager if client.kind == "blocking" else async_lease_manager)(runner).end())
 
 
 def quiet(client: QuotaClient) -> None:
-    """Let two seconds pass for the leases between any two questions, so that calls seem to be few."""
+    """Let the clock of the leases go two seconds forward at each look, so that calls seem to be few."""
     clock = Clock()
 
     def later() -> float:
@@ -70,7 +70,7 @@ def test_a_quiet_process_has_a_block_a_call_and_holds_nothing_between_them(
             assert isinstance(g._grant, LeaseCall)
             assert client.usage_of(user).tokens_held == 10
             g.settle(tokens=4)
-        # At once: another process may need it.
+        # The block was given back at once, because another process may need it.
         assert used(client, user)[0] == 4 * number
     assert runner.sent == ["quotas.lease", "quotas.settle"] * 5
     assert client.usage_of(user).requests_last_hour == 5
@@ -93,7 +93,7 @@ def test_many_calls_are_served_from_few_blocks(client: QuotaClient) -> None:
 def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_limit_holds(
     client: QuotaClient, dsn: str
 ) -> None:
-    """Each call of this process is followed by one of another, which asks for all that was not used."""
+    """After each call of this process, another process reserves all unused tokens."""
     user = user_with(client, tokens=LIMIT)
     with Atlas.open(dsn) as elsewhere:
         quiet(client)
@@ -109,7 +109,7 @@ def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_li
         client.quotas._lease_backend._find.__self__._make.keywords.clear()
         hurried(client)
         for _ in range(6):
-            # A block for several calls is smaller than it should be: the limit is near.
+            # The limit is near, so a block for several calls would be too small.
             guarded(client, user, tokens=900, used_tokens=1)
             spent += 1
             with elsewhere.quotas.guard(user, tokens=LIMIT - spent) as g:

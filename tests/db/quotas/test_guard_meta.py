@@ -1,4 +1,4 @@
-"""What a guard is told for the ledger: checked when it is told, and never worth more than the amounts."""
+"""The `meta` of a guard for the ledger: checked when given, and dropped if the amounts could not be written with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atlas_sdk.guards.backend import Outcome
 from atlas_sdk.guards.outbox import PendingSettlement
 from atlas_sdk.ops.amounts import meta_text
 
-#: What Python takes for JSON, and a jsonb or the quota does not.
+#: Values that Python accepts as JSON, but PostgreSQL's jsonb or the quota does not.
 REFUSED: list[Any] = [
     {"a": float("nan")},
     {"a": [float("inf")]},
@@ -89,7 +89,7 @@ def test_a_kept_settlement_that_is_refused_for_its_meta_is_written_without_it(cl
     user, backend = client.user(), client.quotas._backend
     held = client.do(backend.reserve(user, {"tokens": 10}))
     backend.outbox.add(PendingSettlement(user=user, reservation_id=held.id, tokens=3, meta={"a": float("nan")}))
-    # Once to be refused, once to be written.
+    # The first try is refused, and the second one is written.
     client.quotas.settle_pending()
     assert client.quotas.settle_pending() == 0
     assert used(client, user)[0] == 3

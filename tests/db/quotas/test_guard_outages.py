@@ -1,4 +1,4 @@
-"""Guards while a real server is down, and after it came back."""
+"""Guards while a real server is down, and after it runs again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atlas_sdk._embedded import EmbeddedServer
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may stop; `ensure_running` starts it again."""
+    """Yield a server that a test may stop. `ensure_running` starts it again."""
     home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
     server = EmbeddedServer.acquire(home)
     Atlas.open(home=home).close()
@@ -34,7 +34,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 
 def stop(server: EmbeddedServer) -> None:
-    """Kill the server as a crash of the machine does."""
+    """Kill the server without a shutdown, as in a crash."""
     pid = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
     os.kill(pid, signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}").exists())
@@ -42,7 +42,7 @@ def stop(server: EmbeddedServer) -> None:
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedServer, kind: str) -> None:
-    # By its address nobody starts it again but this test.
+    # A client with the server's address, unlike one with the home, does not start the server again.
     with closing(QuotaClient(kind, own_server.dsn, connect_timeout_s=1)) as client:
         user = client.user(tokens=1000)
         with client.guard(user, tokens=400) as lost:
@@ -63,12 +63,12 @@ def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedSe
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
-    # To start a server takes a busy machine longer than a client waits by default.
+    # On a busy machine the start of a server takes longer than a client waits by default.
     with closing(QuotaClient(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as client:
         user = client.user()
         stop(own_server)
         with client.guard(user, tokens=400) as g:
-            # The server does not wait for the disk at a settlement, but it does at a reservation.
+            # The server waits for the disk at a reservation, but not at a settlement.
             stop(own_server)
             g.settle(tokens=25)
         assert g.settlement.tokens == 25

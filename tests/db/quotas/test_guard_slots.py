@@ -1,4 +1,4 @@
-"""Guards that hold containers are kept alive as slots are, and say so when they are lost."""
+"""Guards with containers have heartbeats as slots do, and report when their slot is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guard_adapter import QuotaClient, until, used
 from atlas_sdk import Atlas, QuotaExceeded, SlotLost
 from atlas_sdk.guards import current_guard
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1.2)
 
 
@@ -33,7 +33,7 @@ def test_a_guard_keeps_its_containers_for_longer_than_its_ttl(client: QuotaClien
     with client.guard(user, slots=1, tokens=10, ttl=SHORT) as g:
         first = client.holds(user)[0].expires_at
         beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
-        # The one who asks for the place would clear away what has expired.
+        # If the reservation had expired, this request would remove it and get its place.
         with pytest.raises(QuotaExceeded), client.guard(user, slots=1):
             pytest.fail("it was free")
         g.check()
@@ -89,7 +89,7 @@ def test_a_decorated_function_keeps_its_containers(client: QuotaClient) -> None:
         async def arun() -> None:
             holds = client.atlas.quotas.reservations
             first = (await holds(user))[0].expires_at
-            while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # it is about the server
+            while not (await holds(user))[0].expires_at > first + SHORT:  # noqa: ASYNC110  # waits for the server
                 await asyncio.sleep(0.01)
             current_guard().check()
 
@@ -132,7 +132,7 @@ def test_a_forked_child_leaves_the_containers_to_its_parent(dsn: str) -> None:
 
 
 class Driver:
-    """Obeys, of each container that it manages, the highest number that came with it."""
+    """A driver that obeys, for each container, only the highest fencing number that it has seen."""
 
     def __init__(self) -> None:
         self._highest: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Guards: between the reservation and the settlement, the counters match the ledger and nothing is free."""
+"""Guards: the counters match the ledger from the reservation to the settlement, and no usage is free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from guard_adapter import QuotaClient, used
 
 from atlas_sdk import AlreadyExists, InvalidInput, NotFound, QuotaExceeded
 
-# What a body says
+# Reports of a body
 
 
 def test_a_settled_guard_charges_what_was_used(client: QuotaClient) -> None:
@@ -153,7 +153,7 @@ def test_an_expired_guard_cannot_grow_and_is_corrected_at_its_end(client: QuotaC
     user = client.user(tokens=500)
     with client.guard(user, tokens=400) as g:
         quota_sql.expire(g.id)
-        # Its expiry charges it in full when somebody else needs the room.
+        # When another call needs the room, the expired reservation is charged in full.
         with client.guard(user, tokens=100) as other:
             other.settle(tokens=0)
         with pytest.raises(QuotaExceeded), client.guard(user, tokens=101):

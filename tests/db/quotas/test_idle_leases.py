@@ -1,4 +1,4 @@
-"""Nobody is refused because of what lies idle in the same process."""
+"""Idle blocks of the same process never cause a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases and the ends of processes: forks, kills, exits without a word, and a server that stops."""
+"""Leases and the ends of processes: forks, kills, exits without a close, and a server that stops."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def client(blocking_client: QuotaClient) -> QuotaClient:
 
 
 def fork() -> int:
-    """Fork a child that does not outlive a test that fails."""
+    """Fork a child. If the test fails, the child ends after PATIENCE_S."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(round(PATIENCE_S))
@@ -47,7 +47,7 @@ def fork() -> int:
 
 
 def forked(work: Callable[[], object]) -> Callable[[], str]:
-    """Run this in a forked child; return what waits for what it returned."""
+    """Run a function in a forked child; return a function that waits for the `repr` of its result."""
     reading, writing = os.pipe()
     pid = fork()
     if pid == 0:
@@ -117,7 +117,7 @@ def test_a_child_that_is_forked_while_others_are_in_the_lease_is_not_stuck(dsn: 
             until(lambda: len(waiting(dsn)) == 1)
             holding = threads.submit(hold)
             assert inside.wait(PATIENCE_S)
-            # One thread is asking the database and another one has the lock.
+            # At the fork, one thread waits for the database and another one has the lease's lock.
             result = forked(child)
             leave.set()
             holding.result()
@@ -235,7 +235,7 @@ def test_processes_that_are_killed_at_random_never_exceed_a_limit(
     assert len(holds) <= 2 * killed, "a process holds one block, and one more for a moment"
     for hold in holds:
         quota_sql.expire(hold.id)
-    # What the survivors left is spent to the end; the expired blocks are charged on the way.
+    # Spend all that the surviving processes left. Refusals charge the expired blocks.
     _spend(dsn, user, 0)
     assert used(client, user)[0] <= LIMIT
     assert sum(amount for _, amount, _ in quota_sql.ledger(user.id)) == client.usage_of(user).tokens_used
@@ -278,7 +278,7 @@ def test_a_process_that_ends_without_closing_still_settles(
     script += textwrap.dedent(SCRIPT[kind]).replace("LEAVE", leave)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == (1 if leave == "1 / 0" else 0), done.stderr
-    # A call of which nobody tells any more is charged what it was promised.
+    # A call whose usage is never reported is charged its reservation.
     assert used(client, user)[0] == 142, done.stderr
 
 
@@ -287,7 +287,7 @@ def test_a_process_that_ends_without_closing_still_settles(
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may stop; `ensure_running` starts it again."""
+    """Yield a server that a test may stop. `ensure_running` starts it again."""
     home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
     server = EmbeddedServer.acquire(home)
     Atlas.open(home=home).close()
@@ -300,7 +300,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_a_live_lease_outlives_a_server_that_is_killed(own_server: EmbeddedServer, kind: str) -> None:
-    # By its address nobody starts it again but this test.
+    # A client with the server's address, unlike one with the home, does not start the server again.
     client, clock = QuotaClient(kind, own_server.dsn, connect_timeout_s=1), Clock()
     user = user_with(client)
     lease = lease_of(client, user, tokens=1000, ttl=timedelta(seconds=100), clock=clock)

@@ -1,4 +1,4 @@
-"""Calls that outlive their block: what they were promised is kept for them, and nothing else is."""
+"""Calls that take longer than their block lasts: their reservations are kept, and nothing else of the block."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from quota_sql import QuotaSql
 from atlas_sdk import QuotaExceeded
 from atlas_sdk.errors import StorageFull
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1)
 
 
 def kept_until(client: QuotaClient, condition: Callable[[], object]) -> None:
-    """Wait for a condition; an asyncio lease manager only runs while its event loop does."""
+    """Wait for a condition. An asyncio lease manager only runs while its event loop runs."""
 
     def holds() -> object:
         if client.kind == "asyncio":
@@ -31,7 +31,7 @@ def kept_until(client: QuotaClient, condition: Callable[[], object]) -> None:
 
 
 def tended(client: QuotaClient, lease: Any, condition: Callable[[], object]) -> None:
-    """Look after a lease, as its manager does at the same time by the real clock, until a condition comes."""
+    """Run the maintenance of a lease until a condition holds. Its manager does the same by the real clock."""
     kept_until(client, lambda: (client.do(lease._core.run_maintenance()), condition())[1])
 
 
@@ -41,11 +41,11 @@ def test_long_calls_hold_what_they_were_promised_and_not_whole_blocks(client: Qu
     first = client.do(lease.reserve(10))
     clock.now += 91
     second = client.do(lease.reserve(10))
-    # The second block has to share with the first one when the manager saw the clock before the call did.
+    # If the manager looks at the clock before the call, the second block shares the limit with the first.
 
     def narrowed() -> bool:
         held = sorted(hold.tokens for hold in client.holds(user))
-        # The smaller reservation comes before its block goes: for a moment there are three.
+        # The smaller reservation is made before its block is settled, so for a moment there are three.
         return len(held) == 2 and held[0] == 10
 
     tended(client, lease, narrowed)
@@ -73,7 +73,7 @@ def test_a_call_keeps_its_block_alive_and_its_requests_uncounted(client: QuotaCl
     (hold,) = client.holds(user)
     kept_until(client, lambda: client.holds(user)[0].expires_at > hold.expires_at + 2 * SHORT)
     with pytest.raises(QuotaExceeded):
-        # The one who is refused would have charged what has expired.
+        # If the block had expired, this refused request would have charged it.
         client.quotas.reserve(user, tokens=1000)
     assert (client.usage_of(user).tokens_used, client.usage_of(user).requests_last_hour) == (0, 0)
     assert once(client, lease, 10, 1).id != call.id, "no call begins on a block past its time"
@@ -151,7 +151,7 @@ def test_a_heartbeat_that_fails_comes_again_sooner(client: QuotaClient) -> None:
     call = client.do(lease.reserve(10))
     runner.sent.clear()
     for error in (None, StorageFull("full")):
-        # In this order, and when the script is over: the manager sees the clock too.
+        # Set the error before the clock, and only when the script is over, because the manager reads the clock too.
         runner.fail(1, error)
         clock.now += 31
         tended(client, lease, lambda: runner.sent == ["quotas.extend"] and not lease._core.busy)
@@ -232,7 +232,7 @@ def test_a_lost_answer_about_a_smaller_reservation_costs_nothing(client: QuotaCl
     assert used(client, user)[0] == 30
 
 
-# What happens while the smaller reservation is asked for.
+# Events while the lease requests the smaller reservation.
 
 
 def during(runner: Any, statement: str, act: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Leases whose database fails or does not answer: nothing is lost, nothing is free, nothing is charged twice."""
+"""Leases whose database fails or does not answer. No usage is lost, free or charged twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_block_that_expired_unheard_of_is_asked_for_anew_and_costs_nothing(cli
     expire_before(runner, dsn, "quotas.lease", 2)
     once(client, lease, 10)
     client.do(lease.close())
-    # Nothing was spent of it, which the late settlement tells.
+    # Nothing of the expired block was spent, so the late settlement corrects its charge.
     until(lambda: used(client, user)[0] == 10)
     assert client.quotas.verify().balanced
 

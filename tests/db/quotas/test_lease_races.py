@@ -1,4 +1,4 @@
-"""Leases that many share, and leases whose database fails: one asks for all, and nothing is spent that is not held."""
+"""Leases that many callers share, also while the database fails. One caller requests blocks, and none overspends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT = 20_000
 
 
 def watch(dsn: str, user: User, over: threading.Event) -> int:
-    """Return the highest used + held ever seen."""
+    """Return the highest sum of used and held tokens that was seen."""
     watcher, peak = QuotaSql(dsn), 0
     while not over.is_set():
         quota = watcher.quota(user.id)
@@ -34,7 +34,7 @@ def watch(dsn: str, user: User, over: threading.Event) -> int:
 
 
 def spend(lease: Lease, seed: int) -> int:
-    """Spend until nothing is left; return how much that was."""
+    """Spend until nothing is left; return the spent tokens."""
     dice, spent = random.Random(seed), 0
     running: list[Any] = []
     while True:
@@ -105,7 +105,7 @@ def test_tasks_that_share_a_lease_never_exceed_a_limit(dsn: str, blocking_client
 
 
 def together(dsn: str, user: User, lease: Lease, asks: list[int]) -> list[Any]:
-    """Have threads ask at the same time, the first of them first; return what each got or was told."""
+    """Let threads reserve at the same time, the first one first; return the call or the error of each."""
 
     def ask(tokens: int) -> Any:
         try:
@@ -139,7 +139,8 @@ def test_those_who_wait_share_a_refusal_but_who_wants_less_does_not(dsn: str, bl
     runner = losing_of(blocking_client)
     with lease_of(blocking_client, user, runner=runner, tokens=1000) as lease:
         told = together(dsn, user, lease, [20] * 9)
-        # The first, and one for all who came while it was on its way: its answer may be older than they are.
+        # There is one request for the first caller, and one for all who came during it. Its answer may be too old for
+        # them.
         assert runner.sent == ["quotas.lease"] * 2
         assert all(isinstance(each, QuotaExceeded) for each in told)
         assert {(each.asked, each.remaining, each.limit, each.retry_after) for each in told} == {(20, 15, 15, None)}
@@ -171,7 +172,7 @@ def test_those_who_wait_share_the_news_that_the_database_is_gone(blocking_client
         until(lambda: len(lease._core.changed._waiters) == 8)
         gate.set()
         assert all(each.result(PATIENCE_S) for each in asked)
-    # Two tries for the first, and two for all who came while these were on their way.
+    # There are two tries for the first caller, and two for all who came during these.
     assert runner.sent.count("quotas.lease") == 4
     runner._before.clear()
     once(blocking_client, lease, 10)
@@ -197,7 +198,7 @@ def test_tasks_that_ask_at_once_ask_once(asyncio_client: QuotaClient) -> None:
 
     told = asyncio_client.do(ask_too_much())
     assert all(isinstance(each, QuotaExceeded) for each in told)
-    # It settles the spent block in vain, and asks once for who came first and once for all others.
+    # The lease settles the spent block in vain, and asks once for the first caller and once for all others.
     assert runner.sent.count("quotas.lease") <= 4
     asyncio_client.do(lease.close())
     assert used(asyncio_client, user)[0] == 200

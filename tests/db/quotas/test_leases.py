@@ -1,4 +1,4 @@
-"""Leases, through both clients: what a process spends by itself is charged as it was used."""
+"""Leases, through both clients: a process spends a block by itself, and is charged the real usage."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_the_deadline_counts_from_before_the_request_and_ends_with_the_period(
 
     lease = lease_of(client, user, runner=Slow(), tokens=1000, ttl=timedelta(seconds=100), clock=clock)
     first = client.do(lease.reserve(10))
-    # One step for the id, one for the block.
+    # The first statement reads the id, and the second one requests the block. The deadline counts from before that.
     assert first._block.deadline == pytest.approx(1000.0 + 30 + 90, abs=1)
     client.do(lease.close())
     first.settle(1)

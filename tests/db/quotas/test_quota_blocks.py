@@ -1,4 +1,4 @@
-"""Blocks: promised from a minimum to what is asked, shared near a limit, and charged once however they end."""
+"""Blocks: granted between a minimum and the asked amount, shared near a limit, and charged once at their end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def user_with(client: Any, **limits: Any) -> Any:
     return user
 
 
-# How much.
+# Size.
 
 
 @pytest.mark.every_server
@@ -41,15 +41,15 @@ def test_block_is_whole_while_there_is_plenty_and_a_share_near_the_limit(quota_s
     user_id = quota_sql.user(tokens_limit=4000, cost_limit=40, requests_limit=400)
     first = quota_sql.lease(user_id, **WANT, holder="a")
     assert (first.tokens, first.cost, first.requests) == (1000, 10, 100)
-    # A holder's own blocks take one share, so half of what is left.
+    # All blocks of one holder count as one share, so the holder's next block gets half of the rest.
     second = quota_sql.lease(user_id, **{**WANT, "tokens": 9999, "cost": 99, "requests": 999}, holder="a")
     assert (second.tokens, second.cost, second.requests) == (1500, 15, 150)
-    # Of two holders each may have a quarter.
+    # With two holders, each may get a quarter of the rest.
     third = quota_sql.lease(user_id, **WANT, holder="b")
     assert (third.tokens, third.cost, third.requests) == (375, Decimal("3.75"), 37)
     fourth = quota_sql.lease(user_id, **WANT, holder="c")
     assert (fourth.tokens, fourth.cost, fourth.requests) == (1125 // 6, Decimal("1.875"), 113 // 6)
-    # Reservations hold no share, and what is given back counts no more.
+    # Reservations do not count as holders, and neither do blocks that were given back.
     quota_sql.reserve(user_id, 1, holder="d")
     quota_sql.release(user_id, third.id)
     assert quota_sql.lease(user_id, tokens=9999, holder="b").tokens == (4000 - 1000 - 1500 - 187 - 1) // 6
@@ -66,7 +66,7 @@ def test_share_is_never_below_the_minimum(quota_sql: QuotaSql) -> None:
     least = {"min_tokens": 5, "min_cost": "0.000000004", "min_requests": 5}
     block = quota_sql.lease(user_id, holder="x", tokens=9, cost=1, requests=9, **least)
     assert (block.tokens, block.cost, block.requests) == (5, Decimal("0.000000004"), 5)
-    # Without a minimum it is one at least, of what is asked.
+    # Without a minimum, a block has at least one unit of each asked dimension.
     last = quota_sql.lease(user_id, holder="y", tokens=9, cost=1, requests=9)
     assert (last.tokens, last.cost, last.requests) == (1, Decimal("0.000000001"), 1)
     refused = quota_sql.lease(user_id, holder="z", tokens=9)
@@ -135,7 +135,7 @@ def test_blocks_never_exceed_a_limit_and_keep_their_bounds(
     quota_sql.balance(user_id)
 
 
-# For how long.
+# Lifetime.
 
 
 @pytest.mark.every_server
@@ -165,7 +165,7 @@ def test_block_of_an_ended_period_is_charged_to_it_and_its_requests_to_the_hour(
     quota_sql.balance(user_id)
 
 
-# How it ends.
+# Ends.
 
 
 @pytest.mark.every_server
@@ -174,7 +174,7 @@ def test_settlement_counts_the_requests_that_were_made(quota_sql: QuotaSql, told
     user_id = quota_sql.user(requests_limit=100)
     block = quota_sql.lease(user_id, 100, cost=1, requests=8)
     done = quota_sql.settle(user_id, block.id, 40, "0.5", requests=told)
-    # More requests than were promised are counted, and marked.
+    # Requests beyond the granted number are counted, and marked as an overrun.
     assert (done.outcome, done.tokens, done.cost, done.overrun) == ("settled", 40, Decimal("0.5"), counted > 8)
     quota = quota_sql.quota(user_id)
     assert (quota.tokens_used, quota.tokens_held, quota.cost_used) == (40, 0, Decimal("0.5"))
@@ -189,7 +189,7 @@ def test_requests_of_other_reservations_are_not_counted_twice(quota_sql: QuotaSq
     user_id = quota_sql.user(requests_limit=100)
     for short in (True, False):
         held = quota_sql.reserve(user_id, 10, requests=5)
-        # An overrun goes the long way.
+        # An overrun does not take the short cut.
         quota_sql.settle(user_id, held.id, 10 if short else 11, 0, requests=5)
     assert quota_sql.quota(user_id).requests_used == 10
 
@@ -288,7 +288,7 @@ def test_block_through_a_client(client: Any) -> None:
     assert client.quotas.lease_block(user, **want, reservation_id=key).repeated
     (hold,) = client.quotas.reservations(user)
     assert (hold.id, hold.leased, hold.requests, hold.holder) == (key, True, 50, "a")
-    # Unless it is said what would do, all of it is wanted.
+    # Without a minimum, the client wants the whole amount.
     with pytest.raises(QuotaExceeded) as refused:
         client.quotas.lease_block(user, tokens=501)
     assert (refused.value.dimension, refused.value.asked, refused.value.remaining) == ("tokens", 501, 500)

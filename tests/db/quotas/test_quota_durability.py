@@ -1,4 +1,4 @@
-"""A promise that somebody was told of survives any crash; a settlement that a crash loses leaves the promise."""
+"""An acknowledged reservation survives every crash. If a crash loses a settlement, the reservation stays."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
 from atlas_sdk._embedded import EmbeddedServer
 
 CALLERS = 6
-#: Answers after which the server is killed.
+#: The number of answers after which the server is killed.
 ENOUGH = 150
 
-#: What makes a promise durable, taken away: where calls follow each other closely, and where they do not.
+#: Mutants without the step that makes a reservation durable: for calls in quick succession, and for others.
 BUSY = ("PERFORM pg_logical_emit_message(true, 'atlas', '');", "NULL;")
 CALM = ("COMMIT;\n        RETURN;", "SET LOCAL synchronous_commit = off;\n        COMMIT;\n        RETURN;")
 FORGETFUL = {
@@ -50,7 +50,7 @@ def stop(server: EmbeddedServer) -> None:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may kill, whose log is written when somebody waits for it, and hardly ever otherwise."""
+    """Yield a server that a test may kill. It writes its log almost only when a commit waits for that."""
     home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
     server = EmbeddedServer.acquire(home)
     Atlas.open(home=home).close()
@@ -58,7 +58,7 @@ def own_server() -> Iterator[EmbeddedServer]:
         connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
         connection.execute("ALTER SYSTEM SET autovacuum = off")
         connection.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'")
-        # Otherwise the server notes every 15 seconds for its standbys what runs, and nobody waits for that.
+        # Otherwise the server writes a record for standbys every 15 seconds, without a commit that waits for it.
         connection.execute("ALTER SYSTEM SET max_wal_senders = 0")
         connection.execute("ALTER SYSTEM SET wal_level = minimal")
     stop(server)
@@ -85,8 +85,8 @@ CALLS = {
 }
 
 
-#: Whether the log holds a record that is not on the disk. Where the last one ends with its page, the place for the next
-#: one is behind the header of a page that is not begun: 24 bytes on, 40 in a new segment. A record has 24 or more.
+#: True if the log has a record that is not on the disk. If the last record ends at the end of its page, the place for
+#: the next one is after the header of the new page: 24 bytes further, or 40 in a new segment. A record has 24 or more.
 UNFLUSHED = """
 SELECT inserted > flushed AND NOT ((flushed - '0/0') % current_setting('wal_block_size')::integer = 0
                                    AND inserted - flushed <= 40)
@@ -95,17 +95,17 @@ FROM (SELECT pg_current_wal_flush_lsn() AS flushed, pg_current_wal_insert_lsn() 
 
 
 def answers_before_the_disk(server: EmbeddedServer, call: Any, *, busy: bool = True) -> int:
-    """Count the answers, of 30, that came before the log was on the disk. Not busy: the row seems to be at rest."""
+    """Return how many of 30 answers came before the log was on the disk. With `busy` False, the row seems unused."""
     with Atlas.open(server.dsn) as atlas, psycopg.connect(server.dsn, autocommit=True) as watcher:
         user = new_user(atlas)
-        # The first call of an hour's minute turns the cells, which is the long way.
+        # The first call of a minute rotates the cells of the sliding hour, and does not take the short cut.
         call(atlas, user)
-        # Who reads a row for the first time notes on its page that it is committed, which goes to the log as well.
+        # The first reader of a row marks it as committed on its page, which also writes to the log. Do it now.
         watcher.execute("VACUUM FREEZE")
         call(atlas, user)
         early = 0
         for _ in range(30):
-            # Without the trigger, which would say that it was changed just now.
+            # Switch off the trigger, which would set `updated_at` to now.
             watcher.execute("SET session_replication_role = replica")
             watcher.execute(
                 "UPDATE user_quotas SET updated_at = now() + %s WHERE user_id = %s",
@@ -119,14 +119,14 @@ def answers_before_the_disk(server: EmbeddedServer, call: Any, *, busy: bool = T
 
 
 def test_end_of_a_page_of_the_log_is_no_record(own_server: EmbeddedServer) -> None:
-    """Fill pages of the log to their last byte: where all is flushed, nothing is left, though the places differ."""
+    """Fill pages of the log to their last byte. Then all is flushed, although the two positions differ."""
     with psycopg.connect(own_server.dsn, autocommit=True) as connection:
-        # Notes on pages are records, too.
+        # Marks on pages are records too, so write them now.
         connection.execute("VACUUM FREEZE")
         connection.execute(UNFLUSHED)
         connection.execute("SELECT pg_logical_emit_message(true, 'atlas', '')")
         ends = 0
-        # Every record is a multiple of 8 bytes long, and a commit ends each: so some page is filled to its end.
+        # The length of every record is a multiple of 8 bytes, and each is flushed. So some page is filled to its end.
         for length in itertools.cycle(range(0, 512, 8)):
             connection.execute("SELECT pg_logical_emit_message(true, 'atlas', repeat('x', %s))", [length])
             row = connection.execute(
@@ -138,7 +138,7 @@ def test_end_of_a_page_of_the_log_is_no_record(own_server: EmbeddedServer) -> No
                 ends += 1
             if ends == 3:
                 break
-        # And a record behind the end of a page is seen: this one does not wait for the disk.
+        # A record after the end of a page is noticed. This one does not wait for the disk.
         connection.execute("SET synchronous_commit = off")
         connection.execute("SELECT pg_logical_emit_message(true, 'atlas', '')")
         assert connection.execute(UNFLUSHED).fetchone() == (True,)
@@ -160,7 +160,7 @@ def test_answer_without_a_wait_is_noticed(own_server: EmbeddedServer, call: str,
 
 
 def test_settlement_does_not_wait_for_the_disk(own_server: EmbeddedServer) -> None:
-    """Nor has it to: losing it leaves the promise."""
+    """A settlement need not wait, because the reservation stays if the settlement is lost."""
 
     def pair(atlas: Atlas, user: User) -> None:
         atlas.quotas.settle(user, atlas.quotas.reserve(user, tokens=2).id, tokens=1)
@@ -173,16 +173,16 @@ def test_settlement_does_not_wait_for_the_disk(own_server: EmbeddedServer) -> No
 
 @define
 class Told:
-    """What clients were told, and did."""
+    """The answers to clients, and the usage of their calls."""
 
     reserved: dict[uuid.UUID, int] = field(factory=dict)
-    #: What was really used; of a call that was cut off, all of it.
+    #: The real usage; for an interrupted call, the whole reservation.
     used: dict[uuid.UUID, int] = field(factory=dict)
     enough: threading.Event = field(factory=threading.Event)
 
 
 def spend(atlas: Atlas, user: User, told: Told, seed: int) -> None:
-    """Reserve and settle until the limit or the server is gone."""
+    """Reserve and settle until the limit is reached or the server has ended."""
     dice = random.Random(seed)
     with suppress(DatabaseUnreachable, QuotaExceeded):
         while True:
@@ -197,7 +197,7 @@ def spend(atlas: Atlas, user: User, told: Told, seed: int) -> None:
 
 
 def crash(server: EmbeddedServer, by: signal.Signals) -> tuple[User, Told, int]:
-    """Kill the server while threads reserve and settle, and start it again."""
+    """Kill the server while threads reserve and settle, and start it again; return user, answers and limit."""
     limit = ENOUGH * 45
     told = Told()
     with Atlas.open(server.dsn, connect_timeout_s=1) as atlas, ThreadPoolExecutor(CALLERS) as threads:
@@ -214,7 +214,7 @@ def crash(server: EmbeddedServer, by: signal.Signals) -> tuple[User, Told, int]:
 
 
 def known(quota_sql: QuotaSql, user: User) -> set[uuid.UUID]:
-    """Return the reservations that the database knows: held, or charged."""
+    """Return the reservations that the database has, held or charged."""
     rows = quota_sql.connection.execute(
         "SELECT id FROM quota_reservations WHERE user_id = %(u)s"
         " UNION SELECT reservation_id FROM usage_ledger WHERE user_id = %(u)s",
@@ -234,7 +234,7 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
             "SELECT reservation_id, amount FROM usage_ledger WHERE user_id = %s", (user.id,)
         )
     }
-    # What is charged is what was used; a settlement that is lost has left its promise.
+    # Each charge is the real usage. Where a settlement was lost, the reservation is still there.
     assert {key: told.used[key] for key in charged if key in told.used} == {
         key: amount for key, amount in charged.items() if key in told.used
     }
@@ -242,7 +242,7 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
     assert quota.tokens_used + quota.tokens_held <= limit
     quota_sql.balance(user.id)
     with Atlas.open(own_server.dsn) as atlas:
-        # All of what is left is spent, with nothing counted that was not granted.
+        # Spend all that is left. Only granted tokens may be counted.
         spend(atlas, user, told, 99)
         assert sum(told.used.values()) <= limit
         for hold in atlas.quotas.reservations(user):
@@ -253,8 +253,8 @@ def test_server_that_is_killed_forgets_no_promise(own_server: EmbeddedServer, by
 
 
 def test_promise_that_does_not_wait_for_the_disk_is_forgotten(own_server: EmbeddedServer) -> None:
-    """The same crash without the wait: it shows that the crash can lose something."""
-    # On connections of their own, because the server between them is killed.
+    """Without the wait for the disk, the same crash loses reservations, so the test above can fail."""
+    # Use one connection before the crash and another one after it, because the server is killed.
     with psycopg.connect(own_server.dsn, autocommit=True) as connection:
         whole = source(connection, "quota_call_reserve")
         forgetful = whole

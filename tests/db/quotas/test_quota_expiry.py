@@ -1,4 +1,4 @@
-"""Expired promises: charged once to the month that promised, told as they are, and corrected by whoever comes late."""
+"""Expired reservations: charged once to their month, reported correctly, and corrected by a late settlement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def user_with(client: Any, **limits: Any) -> Any:
     return user
 
 
-# What is told.
+# Reports.
 
 
 def test_check_lets_in_whom_the_next_reservation_lets_in(client: Any, quota_sql: QuotaSql) -> None:
@@ -39,14 +39,14 @@ def test_check_lets_in_whom_the_next_reservation_lets_in(client: Any, quota_sql:
     assert (usage.tokens_used, usage.tokens_held, usage.cost_used, usage.cost_held) == (50, 0, Decimal("0.5"), 0)
     assert (usage.slots_held, usage.requests_held, usage.requests_last_hour) == (0, 0, 5)
     assert not client.quotas.check(user).exceeded
-    # It changed nothing, and what it told is what the next call finds.
+    # The report changed nothing, and the next call finds the reported state.
     assert quota_sql.quota(user.id).containers_used == 1
     assert client.quotas.reserve(user, slots=1, requests=0).epoch > lost.epoch
     again = client.quotas.usage(user)
     assert (again.tokens_used, again.tokens_held, again.requests_last_hour) == (50, 0, 5)
 
 
-# Which month pays.
+# The month that is charged.
 
 
 @pytest.mark.every_server
@@ -55,7 +55,7 @@ def test_end_of_the_month_charges_what_has_expired_in_it(quota_sql: QuotaSql) ->
     lost, running = quota_sql.reserve(user_id, 40, cost=4), quota_sql.reserve(user_id, 10)
     quota_sql.expire(lost.id)
     quota_sql.end_period(user_id)
-    # All fits, so nobody is refused.
+    # The reservation fits, so no refusal has charged the expired one.
     assert quota_sql.reserve(user_id, 100).granted
     closed = quota_sql.row("SELECT * FROM quota_history WHERE user_id = %s", user_id)
     assert (closed.tokens_used, closed.cost_used) == (40, 4)
@@ -138,7 +138,7 @@ def test_late_settlement_of_a_call_takes_no_requests_off(quota_sql: QuotaSql) ->
     assert quota_sql.quota(user_id).requests_used == 5
 
 
-# Giving back late.
+# Late releases.
 
 
 @pytest.mark.every_server
@@ -174,7 +174,7 @@ def test_release_after_a_settlement_tells_what_was_charged(quota_sql: QuotaSql) 
     assert (again.outcome, again.tokens, again.cost) == ("repeated", 0, 0)
 
 
-# Who is in the way.
+# Running calls that hold the rest.
 
 
 @pytest.mark.parametrize("dimension", ["tokens", "cost"])
@@ -192,7 +192,7 @@ def test_running_calls_are_waited_for_and_not_the_month(client: Any, dimension: 
         assert problem.http_status == 429
         assert int(problem.headers["Retry-After"]) <= 600
         assert "running calls hold 1000" in str(problem)
-    # With one token used, the whole limit has to wait for the month.
+    # After one unit is used, a call for the whole limit must wait for the next month.
     client.quotas.settle(user, first.id, **{dimension: 1})
     with pytest.raises(QuotaExceeded) as refused:
         client.quotas.reserve(user, **{dimension: 1000})
@@ -227,7 +227,7 @@ def test_usage_is_not_added_to_a_promise_that_is_held(client: Any, quota_sql: Qu
     assert client.quotas.usage(user).tokens_used == 20
 
 
-# The books of one user.
+# The accounting of one user.
 
 
 def test_books_of_one_user_are_found_by_index(quota_sql: QuotaSql) -> None:
@@ -245,7 +245,7 @@ def test_books_of_one_user_are_found_by_index(quota_sql: QuotaSql) -> None:
     assert len(conditions) >= 5
 
 
-# Who has locked the limits.
+# Locked limits.
 
 
 def test_the_sql_api_does_not_wait_for_ever(dsn: str, quota_sql: QuotaSql) -> None:
@@ -268,7 +268,7 @@ def test_the_sql_api_does_not_wait_for_ever(dsn: str, quota_sql: QuotaSql) -> No
         for call in calls:
             with pytest.raises(errors.LockNotAvailable):
                 call()
-        # A limit of the session is its own.
+        # The session's own `lock_timeout` counts.
         quota_sql.connection.execute("SET lock_timeout = '1ms'")
         with (
             mutated(quota_sql.connection, "quota_lock_timeout", ("'40ms'", "'1h'")),

@@ -1,4 +1,4 @@
-"""Sequences of calls on a user with top-ups: nothing is spent twice, and usage tells what comes."""
+"""Sequences of calls on a user with top-ups: nothing is spent twice, and `usage` predicts the next call's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quota_sql import QuotaSql
 
 
 def look(quota_sql: QuotaSql, user_id: uuid.UUID) -> Any:
-    """Let the database bring the row up to date, and change nothing else."""
+    """Let the database update the row without another change; return the row."""
     quota_sql.change(user_id, containers_limit=0)
     assert not quota_sql.reserve(user_id, slots=1).granted
     return quota_sql.quota(user_id)
@@ -36,7 +36,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("add"), AMOUNTS, st.none()),
     st.tuples(st.just("limit"), st.sampled_from([None, None, 0, 30, 200]), st.none()),
 )
-#: A limit, and top-ups to begin with.
+#: The first steps: a limit, and top-ups.
 BEGIN = st.tuples(
     st.sampled_from([None, 0, 100]), st.lists(st.tuples(AMOUNTS, st.sampled_from([None, 1])), max_size=2)
 ).map(lambda drawn: [("limit", drawn[0], None), *(("grant", tokens, days) for tokens, days in drawn[1])])
@@ -48,7 +48,7 @@ SEEN += ("cost_granted", "period_start", "period_end")
 
 
 class Sequence:
-    """Carries out steps on one user; money is tokens in cents."""
+    """Steps on one user. Each token costs one cent."""
 
     def __init__(self, quota_sql: QuotaSql) -> None:
         self.quota_sql = quota_sql
@@ -91,7 +91,7 @@ class Sequence:
             look(self.quota_sql, self.user_id)
 
     def check(self) -> None:
-        """What is told is what the next call finds, and a grant is either open, or burned, or lost."""
+        """Check that the next call finds the reported state, and that the open grants explain the limits."""
         told = self.quota_sql.usage(self.user_id)
         quota = look(self.quota_sql, self.user_id)
         assert [(name, getattr(told, name)) for name in SEEN] == [(name, getattr(quota, name)) for name in SEEN]
@@ -123,7 +123,7 @@ def test_top_ups_are_spent_at_most_once(quota_sql: QuotaSql, begin: list[Step], 
     for index in range(len(sequence.holds)):
         sequence.step("settle", 80 + index, None)
     assert sequence.used <= 100 * sequence.periods + sequence.granted
-    # And all that is not lost can still be spent.
+    # The rest of the open grants can still be spent.
     sequence.check()
     left = sum(g.tokens - g.tokens_burned for g in quota_sql.grants(sequence.user_id).values() if g.closed_at is None)
     assert left <= sequence.granted

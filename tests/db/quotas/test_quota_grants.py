@@ -22,7 +22,7 @@ def burned(quota_sql: QuotaSql, user_id: uuid.UUID) -> dict[uuid.UUID, int]:
 
 
 def look(quota_sql: QuotaSql, user_id: uuid.UUID) -> Any:
-    """Let the database bring the row up to date, and change nothing else."""
+    """Let the database update the row without another change; return the row."""
     quota_sql.change(user_id, containers_limit=0)
     assert not quota_sql.reserve(user_id, slots=1).granted
     return quota_sql.quota(user_id)
@@ -85,7 +85,7 @@ def test_the_short_cut_does_not_pass_over_an_expiry(quota_sql: QuotaSql) -> None
     assert not quota_sql.reserve(user_id, 101).granted
     other = quota_sql.user(tokens_limit=100)
     quota_sql.expire_grant(other, quota_sql.grant(other, 50, days=1))
-    # It fits both before and after.
+    # The reservation fits both with and without the expired top-up.
     assert quota_sql.reserve(other, 100).granted
     assert quota_sql.quota(other).tokens_limit == 100
 
@@ -99,7 +99,7 @@ def test_expiry_counts_what_is_promised_as_used(quota_sql: QuotaSql) -> None:
     assert look(quota_sql, user_id).tokens_limit == 130
     assert burned(quota_sql, user_id) == {grant: 30}
     quota_sql.settle(user_id, held.id, 10, 0)
-    # What was burned for the promise may still be used in this period, and no longer.
+    # The burned part of the top-up may still be used in this period, but not later.
     assert quota_sql.reserve(user_id, 120).granted
     assert not quota_sql.reserve(user_id, 1).granted
     quota_sql.end_period(user_id)
@@ -160,7 +160,7 @@ def test_limits_that_are_set_do_not_reach_back_into_an_ended_period(client: Any,
     client.quotas.grant(user, tokens=50)
     client.quotas.add_tokens(user, 150)
     quota_sql.end_period(user.id)
-    # All of the top-up was used in the period that is over.
+    # The whole top-up was used in the ended period.
     assert client.quotas.set_limits(user, tokens=1000).tokens_limit == 1000
     (period,) = client.quotas.history(user)
     assert period.tokens_limit == 150
@@ -178,7 +178,7 @@ def test_granting_again_changes_nothing(client: Any) -> None:
     assert [{name: meta[name] for name in ("grant", "tokens", "cost", "reason")} for meta in told] == [
         {"grant": str(key), "tokens": 50, "cost": "0.25", "reason": "ticket 7"}
     ]
-    # The id of another user's is free.
+    # The id of a top-up of one user is free for another user.
     other = client.users.create(f"{uuid.uuid4().hex}@example.com")
     assert client.quotas.grant(other, tokens=1, grant_id=key).tokens == 1
     assert [grant.tokens for grant in client.quotas.grants(user)] == [50]
@@ -231,7 +231,7 @@ def test_what_only_the_database_can_tell_is_refused_whole(client: Any) -> None:
         {"tokens": 1, "expires_in": timedelta(days=-1)},
         {"tokens": 1, "expires_at": datetime(2020, 1, 1, tzinfo=UTC)},
         {"tokens": 1, "reason": "x" * 501},
-        # It rounds to nothing.
+        # This amount rounds to zero.
         {"cost": "0.0000000001"},
     ):
         with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""Hits, reservations and blocks share one sliding hour, and it never holds more than the limit."""
+"""Hits, reservations and blocks share one sliding hour, which never has more requests than the limit."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_hits_that_race_never_exceed_the_limit(dsn: str, quota_sql: QuotaSql) ->
 
 @define
 class Block:
-    """A block, and what was made from it."""
+    """A block, with the number of requests that were made from it."""
 
     key: uuid.UUID
     left: int
@@ -147,17 +147,17 @@ def minute(at: datetime) -> int:
 
 @define
 class Hour:
-    """Makes requests of all kinds, and remembers when each was really made."""
+    """Requests of all kinds, with the time at which each was really made."""
 
     quota_sql: QuotaSql
     bound: int
     at: datetime = field(factory=lambda: datetime.now(UTC).replace(second=30, microsecond=0) + timedelta(minutes=1))
     user_id: uuid.UUID = field(init=False)
     blocks: list[Block] = field(factory=list)
-    #: What ended those that were not settled, and was not settled since.
+    #: Blocks that expired before a settlement, and that were not settled later.
     ended: list[Block] = field(factory=list)
     made: list[tuple[datetime, int]] = field(factory=list)
-    #: As the database has them: when, and how many.
+    #: The requests that the database counts: times and numbers.
     booked: list[tuple[datetime, int]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -191,7 +191,7 @@ class Hour:
             self.blocks.append(Block(block.id, block.requests, block.expires_at))
 
     def make(self, n: int) -> None:
-        """Make requests from the first block that still has some."""
+        """Make requests from the first block that has some left."""
         for block in self.blocks:
             taken = min(n, block.left)
             if taken and self.at < block.expires_at:
@@ -215,9 +215,10 @@ class Hour:
             self.booked.append((block.expires_at, block.made))
 
     def judge(self, n: int, answer: Any) -> None:
-        """Be sure that what is granted fits, and that what is refused does not, or did not a minute ago."""
+        """Check that a granted request fits, and that a refused one does not fit, or did not a minute ago."""
         for block in [known for known in self.blocks if known.expires_at <= self.at]:
-            # What does not fit at first ends what has expired, and may fit then: nothing counts for over an hour.
+            # A request that does not fit at first ends expired blocks, and may fit then. If the database still has the
+            # block, the request has fitted at once.
             if self.quota_sql.value("SELECT count(*) FROM quota_reservations WHERE id = %s", block.key):
                 assert answer.granted
                 continue
@@ -269,7 +270,7 @@ def test_no_sliding_hour_holds_more_than_the_limit_whatever_they_are_made_with(q
         hours_hold(quota_sql)
 
 
-#: Functions, what to find in them, and what to put in its place.
+#: Mutants by name: functions, texts in them, and the replacements of the texts.
 MUTANTS: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {
     "a block's requests are booked when it is granted": [
         (

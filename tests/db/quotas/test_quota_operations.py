@@ -105,7 +105,7 @@ def test_monthly_reset_closes_what_has_ended_and_nothing_twice(client: Any, quot
 
 def test_verify_finds_books_that_do_not_balance(client: Any, quota_sql: QuotaSql) -> None:
     user = new_user(client)
-    # Whose counters match the ledger.
+    # The counters of this other user match the ledger.
     new_user(client)
     client.quotas.add_tokens(user, 5)
     client.quotas.reserve(user, tokens=7)

@@ -1,4 +1,4 @@
-"""Periods: every moment has one month and one day, and what has ended is closed once."""
+"""Periods: every moment belongs to one month and one day, and each ended period is closed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: what they allow reaches everybody who has them, but what was set by hand stays."""
+"""Plans: their limits apply to every user of the plan, but limits that were set for one user stay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def new_user(client: Any, plan: str = "free") -> Any:
 
 
 def new_plan(client: Any, **changed: Any) -> str:
-    """Make a plan of this test's own, because the plans are everybody's."""
+    """Make a plan for this test only, because other tests use the existing plans."""
     allowed = {"tokens": 1000, "cost": "2.5", "containers": 3, "requests_per_hour": 40, "builds_per_day": 5}
     name = f"p{uuid.uuid4().hex[:30]}"
     client.quotas.add_plan(name, **{**allowed, **changed})
@@ -30,7 +30,7 @@ def new_plan(client: Any, **changed: Any) -> str:
 
 
 def told(quota_sql: QuotaSql, kind: str, **meta: Any) -> list[Any]:
-    """Return what the events of a kind say of a plan, or of a user."""
+    """Return the data of the events of a type about a plan or a user."""
     rows = quota_sql.connection.execute(
         "SELECT user_id, meta FROM events WHERE type = %s ORDER BY created_at, id", (kind,)
     )
@@ -44,7 +44,7 @@ def allowed(usage: Any) -> tuple[Any, ...]:
     )
 
 
-# What a plan is.
+# Contents of a plan.
 
 
 def test_a_database_begins_with_three_plans(client: Any) -> None:
@@ -114,11 +114,11 @@ def test_change_of_a_plan_reaches_all_its_users_in_batches(
     for user in users[1:]:
         assert allowed(client.quotas.usage(user)) == (500, None, 3, 9, 5)
     assert allowed(client.quotas.usage(users[0])) == (511, None, 3, 9, 5)
-    # What was set by hand stays.
+    # Limits that were set for this user stay.
     usage = client.quotas.usage(own)
     assert (allowed(usage), usage.overridden) == ((7, None, 3, None, 5), ("requests", "tokens"))
     assert client.quotas.usage(other) == before
-    # What is promised stays, and refuses until it is given back.
+    # The existing reservation stays, and causes refusals until it is released.
     with pytest.raises(QuotaExceeded):
         client.quotas.reserve(users[1], tokens=1)
     client.quotas.release(users[1], held.id)
@@ -130,7 +130,7 @@ def test_change_of_a_plan_reaches_all_its_users_in_batches(
 def test_setting_no_limit_of_a_plan_applies_it_again(client: Any, quota_sql: QuotaSql) -> None:
     name = new_plan(client)
     user = new_user(client, name)
-    # As after a change that was interrupted.
+    # Make it look as after an interrupted change of the plan.
     quota_sql.change(user.id, tokens_limit=1)
     client.quotas.set_plan_limits(name)
     assert client.quotas.usage(user).tokens_limit == 1000

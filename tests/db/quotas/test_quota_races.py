@@ -1,4 +1,4 @@
-"""Callers that race: the limits hold, and whoever comes second sees what the first did."""
+"""Callers that race: the limits hold, and the second caller sees the changes of the first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT = 20_000
 
 
 def race(dsn: str, user_id: uuid.UUID, call: Callable[[QuotaSql, random.Random], bool]) -> int:
-    """Have 16 callers repeat a call until it says that nothing is left; return the highest used + held ever seen."""
+    """Let 16 callers repeat a call until it returns False; return the highest sum of used and held tokens."""
     peak = 0
 
     def caller(seed: int) -> None:
@@ -61,7 +61,7 @@ def test_callers_that_race_never_exceed_a_limit(dsn: str, quota_sql: QuotaSql) -
         if dice.random() < 0.1:
             own.release(user_id, granted.id)
         elif dice.random() < 0.1:
-            # A block of what it gave back.
+            # Give everything back, and reserve a block.
             own.settle(user_id, granted.id, 0, 0)
             block = own.lease(user_id, 500, cost="0.2", holder=str(dice.random()))
             if block.granted:
@@ -74,14 +74,14 @@ def test_callers_that_race_never_exceed_a_limit(dsn: str, quota_sql: QuotaSql) -
     quota = quota_sql.quota(user_id)
     assert peak <= LIMIT
     assert quota.tokens_held == quota.cost_held == 0
-    # Whoever gives up while others hold something leaves it to them: the last one takes the rest.
+    # A caller may give up while others hold tokens. The last caller takes the rest.
     assert LIMIT - 10 < quota.tokens_used <= LIMIT
     assert sum(amount for _, amount, _ in quota_sql.ledger(user_id)) == quota.tokens_used
     quota_sql.balance(user_id)
 
 
 def test_checking_and_then_updating_exceeds_it(dsn: str, quota_sql: QuotaSql) -> None:
-    """The pair that everybody writes first, in the same race: it shows that the race can be lost."""
+    """The naive pair "check, then update" exceeds the limit in the same race, so the test above can fail."""
     user_id = quota_sql.user(tokens_limit=LIMIT)
     all_have_checked = threading.Barrier(CALLERS)
     quota_sql.change(user_id, tokens_used=LIMIT - 500)
@@ -95,7 +95,7 @@ def test_checking_and_then_updating_exceeds_it(dsn: str, quota_sql: QuotaSql) ->
         return True
 
     assert race(dsn, user_id, call) == LIMIT + 500 * (CALLERS - 1)
-    # These counters match the ledger for nobody.
+    # Delete the user, whose counters do not match the ledger.
     quota_sql.connection.execute("DELETE FROM users WHERE id = %s", (user_id,))
 
 
@@ -125,7 +125,10 @@ def test_many_callers_at_the_end_of_a_period_close_it_once(dsn: str, quota_sql: 
 def waiting(
     dsn: str, quota_sql: QuotaSql, call: Callable[[QuotaSql], Any], then: Callable[[], None] = lambda: None
 ) -> Iterator[Any]:
-    """Start a call on another connection while this one has the row, and do `then`; on leaving, it has answered."""
+    """Start a call on another connection while this one has locked the row, then call `then`.
+
+    At the end of the context the call has returned.
+    """
     with QuotaSql(dsn) as other, QuotaSql(dsn) as watcher:
         pid = other.connection.info.backend_pid
         answer = SimpleNamespace()
@@ -146,7 +149,7 @@ CALLS: dict[str, Callable[[QuotaSql, uuid.UUID, uuid.UUID], Any]] = {
     "release": lambda quota_sql, user_id, key: quota_sql.release(user_id, key),
     "extend": lambda quota_sql, user_id, key: quota_sql.extend(user_id, key, 40),
 }
-#: What the second call is told, with a limit of 100 and a hold of 50.
+#: Checks of the answer to the second call, with a limit of 100 and a reservation of 50.
 SECOND = {
     ("reserve", "reserve"): lambda answer: answer.dimension == "tokens",
     ("reserve", "settle"): lambda answer: answer.outcome == "settled",
@@ -184,7 +187,8 @@ def test_second_caller_waits_and_sees_what_the_first_did(
     quota_sql.balance(user_id)
 
 
-#: Every function that locks the user's row, short cuts and long ways, on a hold of 50 and a block of 20 of 100.
+#: Every function that locks the user's row, with short cuts and long ways. The limit is 100; a reservation has 50 and a
+#: block has 20.
 OPERATIONS: dict[str, Callable[[QuotaSql, Any], Any]] = {
     "reserve": lambda quota_sql, one: quota_sql.reserve(one.user_id, 40, requests=1),
     "reserve again": lambda quota_sql, one: quota_sql.reserve(one.user_id, 40, key=one.fresh),
@@ -205,11 +209,11 @@ PROGRESS: dict[str, Callable[[QuotaSql, Any], Any]] = {
 }
 PAIRS = [
     *((first, second) for first in OPERATIONS for second in OPERATIONS),
-    # It locks the hold alone.
+    # `progress` locks only the reservation.
     *(("progress", second) for second in ("settle", "settle unknown", "settle more", "release", "extend")),
     *((first, "progress") for first in ("settle", "settle more", "release", "extend")),
 ]
-#: Differs from one run to the next.
+#: Names of values that differ from run to run.
 PASSING = {"id", "user_id", "expires_at", "resets_at", "retry_after", "lasts", "created_at", "updated_at"}
 PASSING |= {"period_anchor", "period_start", "period_end", "request_minute", "request_cells", "prior_at", "busy"}
 
@@ -222,7 +226,7 @@ def prepared(quota_sql: QuotaSql) -> Any:
 
 
 def lasting(answer: Any) -> Any:
-    """Return what two runs must have in common."""
+    """Return the values of an answer that must be equal in two runs."""
     return (
         {name: value for name, value in vars(answer).items() if name not in PASSING}
         if isinstance(answer, SimpleNamespace)
@@ -241,7 +245,7 @@ def test_two_callers_do_what_they_would_do_one_after_the_other(
         seen = [lasting(calls[first](quota_sql, together))]
     seen.append(lasting(race_of_two.answer.value))
     assert seen == wanted
-    # A reservation that was undone has had a number.
+    # A call that was rolled back and repeated has used up a number, so the epochs may differ.
     states = [{**lasting(quota_sql.quota(one.user_id)), "epoch": None} for one in (apart, together)]
     assert states[0] == states[1]
     assert quota_sql.ledger(apart.user_id) == quota_sql.ledger(together.user_id)
@@ -278,7 +282,7 @@ def late_grant(quota_sql: QuotaSql, user_id: uuid.UUID) -> None:
     assert (quota.tokens_limit, quota.tokens_held) == (100, 0)
 
 
-#: What the caller does, how long it waits, what is so afterwards, and the function's second look at the clock.
+#: The call, the time for which it waits, the check afterwards, and the function with its second look at the clock.
 LATE: dict[
     str, tuple[Callable[[QuotaSql, uuid.UUID], Any], timedelta, Callable[[QuotaSql, uuid.UUID], None], tuple[str, str]]
 ] = {
@@ -308,7 +312,7 @@ LATE: dict[
 
 
 def wait_for_long(dsn: str, quota_sql: QuotaSql, name: str) -> None:
-    """Have a caller that fits when it comes wait for the row until it does not any more."""
+    """Let a caller wait for the row for so long that its reservation, which fitted at first, no longer fits."""
     call, wait, check, _ = LATE[name]
     noon = (datetime.now(UTC) + timedelta(days=1)).replace(hour=12)
     with QuotaSql(dsn) as clock:

@@ -1,4 +1,4 @@
-"""Requests: no sliding hour ever holds more than the limit."""
+"""Requests: no sliding hour ever has more than the limit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_no_sliding_hour_ever_holds_more_than_the_limit(
     for index, answer in enumerate(answers):
         if answer["fits"]:
             continue
-        # Conservative, but by no more than the minute of a cell.
+        # A refusal may be too strict, but by no more than the minute of a cell.
         hour = [n for time, n in taken if times[index] - timedelta(minutes=61) < time <= times[index]]
         assert sum(hour) + amounts[index] > bound or amounts[index] > bound
         if amounts[index] > bound:

@@ -1,4 +1,4 @@
-"""Top-ups that a promise took along over the end of a month: what it then does not cost comes back to them."""
+"""Top-ups that pay for a reservation over the end of a month get its unused part back."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_what_was_used_beyond_all_top_ups_is_paid_first(quota_sql: QuotaSql) -> 
     quota_sql.add(user_id, 30)
     quota_sql.end_period(user_id)
     quota_sql.add(user_id, 0)
-    # An overrun of 20 is not paid by anything either.
+    # No top-up can pay the overrun of 20 either.
     quota_sql.settle(user_id, two.id, 70, 0)
     assert quota_sql.quota(user_id).tokens_limit == 100
     quota_sql.settle(user_id, one.id, 90, 0)
-    # 190 were used of an allowance of 100.
+    # 190 tokens were used, with an allowance of 100.
     assert quota_sql.quota(user_id).tokens_limit == 110
     quota_sql.balance(user_id)
 

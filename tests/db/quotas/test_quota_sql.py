@@ -1,4 +1,4 @@
-"""Promises of quota: granted whole or refused whole, ended once, and the counters match the ledger after anything."""
+"""Reservations: granted or refused as a whole, and ended once. The counters always match the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_one_refusing_dimension_leaves_all_others_alone(
     before = quota_sql.quota(user_id)
     refused = quota_sql.reserve(user_id, 100, cost=1, slots=1, requests=1, builds=1)
     assert (refused.granted, refused.state, refused.dimension) == (False, "refused", dimension)
-    # More than the whole limit is never granted.
+    # A call for more than the whole limit can never succeed.
     assert refused.retry_after is None
     assert quota_sql.quota(user_id) == before
     assert quota_sql.value("SELECT count(*) FROM quota_reservations WHERE user_id = %s", user_id) == 0
@@ -83,7 +83,7 @@ def test_settling_again_changes_nothing(quota_sql: QuotaSql) -> None:
     granted = quota_sql.reserve(user_id, 100, cost="0.5", slots=2, meta={"model": "large"})
     first = quota_sql.settle(user_id, granted.id, 40, "0.123456789", {"agent": "ada"})
     assert (first.outcome, first.tokens, first.cost, first.overrun) == ("settled", 40, Decimal("0.123456789"), False)
-    # Its commit does not wait for the disk; the session's later ones do.
+    # The settlement's commit does not wait for the disk. Later commits of the session do.
     assert quota_sql.value("SHOW synchronous_commit") == "on"
     again = quota_sql.settle(user_id, granted.id, 99, 9)
     assert (again.outcome, again.tokens, again.cost) == ("repeated", 40, Decimal("0.123456789"))

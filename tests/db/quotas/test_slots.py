@@ -1,4 +1,4 @@
-"""Slots: as many containers as the limit allows, each with its own fencing number, and none kept by the dead."""
+"""Slots: as many containers as the limit allows, each with its own fencing number. A dead holder keeps none."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from patience import PATIENCE_S
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded, SlotLost
 from atlas_sdk.guards import AsyncSlot, Slot
 
-#: Long enough for a heartbeat of a busy machine, short enough to wait for.
+#: A `ttl` that is long enough for a heartbeat on a busy machine, and short enough to wait for.
 SHORT = timedelta(seconds=1.2)
 
 
 def beats_until(client: QuotaClient, condition: Any) -> None:
-    """Wait for a condition; heartbeats of asyncio only run while their event loop does."""
+    """Wait for a condition. Heartbeats of asyncio only run while their event loop runs."""
 
     def holds() -> Any:
         if client.kind == "asyncio":
@@ -86,7 +86,7 @@ def test_a_heartbeat_keeps_a_slot_for_longer_than_its_ttl(client: QuotaClient) -
         first = client.holds(user)[0].expires_at
         beats_until(client, lambda: datetime.now(UTC) > first + SHORT)
         slot.check()
-        # The one who asks for the place would clear away what has expired.
+        # If the slot had expired, this request would remove it and get its place.
         with pytest.raises(QuotaExceeded), client.entered(client.quotas.slot(user)):
             pytest.fail("it was free")
         slot.check()
@@ -151,7 +151,7 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(client: QuotaClient, 
     now = [100.0]
 
     def clock() -> float:
-        # The request itself takes 20 s.
+        # By this clock, the request takes 20 s.
         return next(times, now[0])
 
     user = client.user()
@@ -287,7 +287,7 @@ def test_threads_never_have_more_than_the_limit(dsn: str) -> None:
             try:
                 with atlas.quotas.slot(user):
                     answers.append("entered")
-                    # Nobody leaves before everybody has tried.
+                    # Leave only after all callers have tried.
                     tried.wait()
             except QuotaExceeded:
                 answers.append("refused")
@@ -322,7 +322,7 @@ def test_a_cancelled_task_gives_its_place_back(dsn: str, moment: str) -> None:
                         task = asyncio.ensure_future(run(atlas, user, entered, leave))
                     leave.set()
                     async with asyncio.timeout(PATIENCE_S):
-                        while not await asyncio.to_thread(waiting, dsn):  # noqa: ASYNC110  # it is about the server
+                        while not await asyncio.to_thread(waiting, dsn):  # noqa: ASYNC110  # waits for the server
                             await asyncio.sleep(0.01)
                     task.cancel()
                     await asyncio.wait([task], timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""A healthy database on a server of the tests' own, and the doctor for it."""
+"""A healthy database on a server that only these tests use, and the doctor for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atlas_sdk.provision import Address, set_up
 
 @pytest.fixture(scope="module", params=PROGRAMS[-1:])
 def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
-    """A server with a template of a healthy database and a login for an application; the older of two."""
+    """Run a server with a template of a healthy database and an application's login: Debian's server, if installed."""
     with private_server(request.param) as server:
         set_up(Address(dsn=server.url("healthy")), app_user="shop", app_password=PASSWORD)
         yield server
@@ -21,14 +21,14 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
 
 @pytest.fixture
 def server(own_server: PrivateServer) -> Iterator[PrivateServer]:
-    """A server with a healthy database called "atlas"."""
+    """Yield a server with a healthy database called "atlas"."""
     own_server.ask("CREATE DATABASE atlas TEMPLATE healthy OWNER atlas_owner")
-    # What belongs to the database itself is not copied.
+    # A copy of a database has neither the grants on the database itself nor its settings.
     own_server.ask("REVOKE CREATE, TEMPORARY ON DATABASE atlas FROM PUBLIC")
     own_server.ask("ALTER DATABASE atlas SET search_path = public, pg_temp")
     yield own_server
     own_server.ask("DROP DATABASE atlas WITH (FORCE)")
-    # Roles are the server's, which the next test has too.
+    # The next test uses the same server, and so the same roles.
     for command in (
         "ALTER ROLE atlas_app NOSUPERUSER NOBYPASSRLS",
         "REVOKE atlas_owner, pg_read_all_data FROM atlas_app",

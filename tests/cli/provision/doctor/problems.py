@@ -1,4 +1,4 @@
-"""What the doctor reports, and following its advice."""
+"""The problems that the doctor reports, and a function that follows its advice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def problems(ran: Any) -> dict[str, dict[str, Any]]:
 
 
 def follow(cli: Any, server: PrivateServer, fix: list[str]) -> None:
-    """Do what the doctor says: psql for what ends with a semicolon, a shell for the rest."""
+    """Run the commands that the doctor advises: lines with `atlasctl` as command lines, other lines with psql."""
     for line in fix:
         if line.startswith("atlasctl "):
             assert server.url("atlas") in line

@@ -1,4 +1,4 @@
-"""`atlasctl db doctor` on databases that are really broken: each is found, and its own advice mends it."""
+"""`atlasctl db doctor` on databases that are really broken: it finds each fault, and its advice mends the fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_healthy_database_has_no_problem(doctor: Any, login: tuple[str, str | 
     }
     shown = doctor(user=login[0], password=login[1])
     marks = [line.split()[:2] for line in shown.out.splitlines() if not line.startswith(" ")]
-    # How full the disk of another machine is cannot be seen from here, and that is what it says.
+    # The doctor cannot see the disk of another machine, and says so.
     assert [name for mark, name in marks if mark != "✓"] == ["space"]
     assert "? space" in shown.out
     assert "df -h /" in shown.out or "df -h DATA_DIRECTORY" in shown.out
@@ -33,7 +33,7 @@ def test_a_healthy_database_has_no_problem(doctor: Any, login: tuple[str, str | 
 
 
 def test_of_the_embedded_database_it_finds_what_the_tests_do_to_it(home: Any, cli: Any) -> None:
-    """Their server does not wait for the disk; nothing else is wrong."""
+    """The tests switch fsync off. The doctor finds this problem and no other."""
     assert cli("db", "init").code == 0
     ran = cli("db", "doctor", "--json")
     assert (ran.code, set(problems(ran))) == (1, {"settings"}), ran.out
@@ -132,7 +132,7 @@ def test_what_is_broken_is_found_and_mended_by_the_advice(
 
 
 def test_a_function_that_is_made_again_is_whole(doctor: Any, cli: Any, server: PrivateServer) -> None:
-    """With what later migrations changed about it, its triggers, and its grants."""
+    """The function has the changes of later migrations, its triggers and its grants."""
     state = (
         "SELECT oid::regprocedure::text, prosecdef, proconfig, proacl::text, pg_get_userbyid(proowner), prosrc "
         "FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"
@@ -214,7 +214,7 @@ def test_a_newer_schema_wants_a_newer_package(doctor: Any, server: PrivateServer
     )
 
 
-# Who may what
+# Rights
 
 
 def test_a_login_without_grants_is_told_which(doctor: Any, cli: Any, server: PrivateServer) -> None:

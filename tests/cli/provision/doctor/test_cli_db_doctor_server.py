@@ -1,4 +1,4 @@
-"""What the doctor finds about a server, and about the way to it."""
+"""Problems that the doctor finds with a server and with the connection to it."""
 
 from __future__ import annotations
 
