@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
 
-from atlas_sdk._embedded import EmbeddedServer, places, postmaster, unavailable
+from atlas_sdk._embedded import EmbeddedServer, cluster, places, postmaster, unavailable
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk.errors import EmbeddedServerFailed
 
@@ -26,7 +26,9 @@ def test_leftovers_of_a_killed_first_start_are_replaced(homes: Homes) -> None:
 
 
 @pytest.mark.parametrize("moment", ["PG_VERSION", "base/5"])
-def test_first_start_killed_in_the_middle(homes: Homes, moment: str) -> None:
+def test_first_start_killed_in_the_middle(homes: Homes, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that makes the data lives on, on a slow machine for longer than a server takes to end."""
+    monkeypatch.setattr(cluster, "_LEAVING_S", 0.0)
     home = homes()
     with user_process(home) as client:
         until((half_made(home) / moment).exists, "the first start has come this far")
