@@ -10,7 +10,6 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from os import PathLike
 from typing import TYPE_CHECKING, TypedDict
-from uuid import UUID
 
 from attrs import evolve, field, frozen
 
@@ -28,10 +27,11 @@ from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
 
+# A uuid v7: later ones sort after earlier ones.
 if sys.version_info >= (3, 14):
-    from uuid import uuid7
+    from uuid import uuid7 as new_id
 else:
-    from uuid_utils.compat import uuid7
+    from uuid_utils.compat import uuid7 as new_id
 
 __all__ = ["Opened", "Options", "address", "prepare"]
 
@@ -67,11 +67,6 @@ def _login() -> str | None:
     except (OSError, KeyError):
         # A container may run as a user id without a name.
         return None
-
-
-def new_id() -> UUID:
-    """Return a uuid v7: later ones sort after earlier ones."""
-    return uuid7()
 
 
 class Options(TypedDict, total=False):

@@ -12,8 +12,7 @@ from attrs import define, evolve
 
 from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk._plan import Plan, Script, context
-from atlas_sdk._retry import RETRIED, retry_once
-from atlas_sdk._script import run_script, run_script_async
+from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
 from atlas_sdk.errors import AlreadyExists, InvalidInput, QuotaExceeded, TransactionConflict
 from atlas_sdk.guards.backend import Grant, Outcome
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager

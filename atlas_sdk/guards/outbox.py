@@ -14,7 +14,7 @@ from attrs import define
 
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk._plan import Plan, Script
-from atlas_sdk._retry import retry_once
+from atlas_sdk._script import retry_once
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseError,
