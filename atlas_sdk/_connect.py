@@ -19,6 +19,7 @@ from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._shared_versions import SharedVersions
+from atlas_sdk._signatures import without_methods
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.errors import InvalidInput
@@ -122,8 +123,7 @@ class Options(TypedDict, total=False):
 
 _OPTIONS = tuple(Options.__annotations__)
 if not TYPE_CHECKING:
-    # Only type checkers need a TypedDict. Its help() would also show the methods of a dictionary.
-    Options = type("Options", (), {"__doc__": Options.__doc__, "__module__": __name__, "__slots__": ()})
+    Options = without_methods(Options)
 
 
 def _check_names(options: Options) -> None:

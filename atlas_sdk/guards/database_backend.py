@@ -14,10 +14,11 @@ from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk._plan import Plan, Script, context
 from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
 from atlas_sdk.errors import AlreadyExists, InvalidInput, QuotaExceeded, TransactionConflict
-from atlas_sdk.guards.backend import Grant, Outcome
+from atlas_sdk.guards.backend import Grant
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
+from atlas_sdk.guards.usage_record import Outcome
 from atlas_sdk.model.quotas import Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
@@ -135,7 +136,6 @@ class DatabaseBackend(_Scripts):
         self._runner = runner
 
     def reserve(self, user: User, options: GuardOptions) -> Reservation:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
         try:
             return self._ask_twice(user, lambda: run_script(self._runner, self._reserve(request)))
@@ -145,14 +145,12 @@ class DatabaseBackend(_Scripts):
             raise
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
         if settlement is not None and self.outbox:
             self.settle_pending(_BATCH)
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
     def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
@@ -184,7 +182,6 @@ class AsyncDatabaseBackend(_Scripts):
         self._tasks = Tasks()
 
     async def reserve(self, user: User, options: GuardOptions) -> Reservation:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
         # Run the request in a task. Otherwise, after a second cancellation, nothing would wait for the statement, which
         # could still reserve after the release.
@@ -215,7 +212,6 @@ class AsyncDatabaseBackend(_Scripts):
             await self._write(request.release())
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
 
     async def _write(self, pending: PendingSettlement) -> Settlement | None:
@@ -225,7 +221,6 @@ class AsyncDatabaseBackend(_Scripts):
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         return await self._ask_twice(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )

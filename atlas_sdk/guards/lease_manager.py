@@ -61,19 +61,11 @@ class ManagedLease(_Lease, Protocol):
 
 
 class AsyncManagedLease(_Lease, Protocol):
-    """The core of a lease for asyncio, as its manager sees it."""
+    """The core of a lease for asyncio. Its methods do the same as those of `ManagedLease`."""
 
-    async def run_maintenance(self) -> float | None:
-        """Maintain the lease; return the seconds until the next time, or None to wait for `schedule`."""
-        ...
-
-    async def give_back(self) -> None:
-        """Give back the unused parts of all blocks."""
-        ...
-
-    async def end(self) -> None:
-        """End the lease: settle everything, and charge running calls their whole grant."""
-        ...
+    async def run_maintenance(self) -> float | None: ...
+    async def give_back(self) -> None: ...
+    async def end(self) -> None: ...
 
 
 L = TypeVar("L", bound=_Lease)
