@@ -69,7 +69,12 @@ def _holder(*, holder: str) -> str:
 
 
 def refusal(
-    user: User, reservation_id: UUID, decision: Decision, asked: Mapping[str, int | Decimal]
+    user: User,
+    reservation_id: UUID,
+    decision: Decision,
+    asked: Mapping[str, int | Decimal],
+    *,
+    waited: timedelta | None = None,
 ) -> Plan[QuotaExceeded | InvalidInput]:
     """Return the error for a refusal; `asked` has the amounts that the caller wanted, by dimension."""
     decision = decision.spelled_out()
@@ -94,4 +99,5 @@ def refusal(
         resets_at=decision.resets_at,
         holders=holders,
         held=exact(decision.held),
+        waited=waited,
     )

@@ -7,6 +7,7 @@ rollback would undo the record of the usage.
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, context, one, scalar
@@ -17,7 +18,19 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 from atlas_sdk.ops.decisions import Decision, refusal
 
-__all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
+__all__ = [
+    "add_tokens",
+    "amounts_asked",
+    "extend",
+    "granted",
+    "hit",
+    "lease_block",
+    "progress",
+    "release",
+    "reservation_parameters",
+    "reserve",
+    "settle",
+]
 
 sql = statements("quotas")
 
@@ -45,49 +58,83 @@ def reserve(
     `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises InvalidInput for an id
     whose reservation expired or was released.
     """
-    count("tokens", tokens, TOKENS_MAX)
+    ctx = yield from context()
+    parameters = reservation_parameters(
+        user,
+        tokens=tokens,
+        min_tokens=min_tokens,
+        cost=cost,
+        slots=slots,
+        requests=requests,
+        builds=builds,
+        ttl=ttl,
+        holder=holder,
+        meta=meta,
+        reservation_id=reservation_id or ctx.new_id(),
+    )
+    statement = sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"]
+    decision = yield from one(statement, Decision, **parameters)
+    if decision.granted:
+        return granted(parameters, decision)
+    raise (yield from refusal(user, parameters["reservation_id"], decision, amounts_asked(parameters)))
+
+
+def reservation_parameters(
+    user: User,
+    *,
+    reservation_id: UUID,
+    tokens: int = 0,
+    min_tokens: int | None = None,
+    cost: Money = 0,
+    slots: int = 0,
+    requests: int = 1,
+    builds: int = 0,
+    ttl: timedelta = timedelta(minutes=10),
+    holder: str = "",
+    meta: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of the statements that reserve. Raises InvalidInput."""
     if min_tokens is not None:
         at_most("min_tokens", min_tokens, "tokens", tokens, least=min(tokens, 1))
-    amounts = {
+    parameters: dict[str, Any] = {
+        "user_id": user.id,
+        "reservation_id": reservation_id,
+        "tokens": count("tokens", tokens, TOKENS_MAX),
+        "min_tokens": min_tokens,
+        "cost": money("cost", cost),
         "slots": count("slots", slots),
         "requests": count("requests", requests),
         "builds": count("builds", builds),
+        "ttl": ttl_of(ttl),
+        "holder": holder,
+        "meta": as_json(meta),
     }
-    dollars = money("cost", cost)
-    if not (tokens or dollars or any(amounts.values())):
+    if not any(parameters[name] for name in ("tokens", "cost", "slots", "requests", "builds")):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
-    lasts = ttl_of(ttl)
-    ctx = yield from context()
-    new_id = reservation_id or ctx.new_id()
-    decision = yield from one(
-        sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"],
-        Decision,
-        user_id=user.id,
-        reservation_id=new_id,
-        tokens=tokens,
-        min_tokens=min_tokens,
-        cost=dollars,
-        ttl=lasts,
-        holder=holder,
-        meta=as_json(meta),
-        **amounts,
-    )
-    if decision.granted:
-        return _reservation(user, new_id, decision)
-    asked: dict[str, int | Decimal] = {
-        "tokens": tokens if min_tokens is None else min_tokens,
-        "cost": dollars,
-        "containers": slots,
-        "requests": requests,
-        "builds": builds,
+    return parameters
+
+
+def amounts_asked(parameters: Mapping[str, Any]) -> dict[str, int | Decimal]:
+    """Return the amounts that a reservation needs at least, by dimension."""
+    least = parameters["min_tokens"]
+    return {
+        "tokens": parameters["tokens"] if least is None else least,
+        "cost": parameters["cost"],
+        "containers": parameters["slots"],
+        "requests": parameters["requests"],
+        "builds": parameters["builds"],
     }
-    raise (yield from refusal(user, new_id, decision, asked))
 
 
-def _reservation(user: User, reservation_id: UUID, decision: Decision) -> Reservation:
+def granted(parameters: Mapping[str, Any], decision: Decision) -> Reservation:
+    """Return the reservation that a decision grants."""
+    return _reservation(parameters["user_id"], parameters["reservation_id"], decision)
+
+
+def _reservation(user_id: UUID, reservation_id: UUID, decision: Decision) -> Reservation:
     return Reservation(
         id=reservation_id,
-        user_id=user.id,
+        user_id=user_id,
         tokens=decision.tokens or 0,
         cost=decision.cost or Decimal(),
         expires_at=decision.expires_at,
@@ -160,7 +207,7 @@ def extend(
         ttl=None if ttl is None else ttl_of(ttl),
     )
     if decision.granted:
-        return _reservation(user, reservation_id, decision)
+        return _reservation(user.id, reservation_id, decision)
     if decision.dimension is None:
         raise NotFound(
             f"reservation {reservation_id} is not held any more ({decision.state})",
