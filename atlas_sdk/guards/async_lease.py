@@ -143,10 +143,7 @@ class AsyncLeaseCore(LeaseCore):
     async def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        await self._wait_for_others()
-        with self.lock:
-            self.pool.retire()
-        await self.give_back()
+        await self._run_alone(self.closing())
 
     async def end(self) -> None:
         """Close the lease, and charge running calls their whole grant: the process ends before they report usage."""

@@ -136,11 +136,7 @@ class ThreadLeaseCore(LeaseCore):
     def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        with self.changed:
-            while self.busy:
-                self.changed.wait()
-            self.pool.retire()
-        self.give_back()
+        self._run_alone(self.closing())
         if not self.empty:
             # Calls still run, or the database did not answer.
             self.schedule()

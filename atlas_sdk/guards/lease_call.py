@@ -256,3 +256,8 @@ class LeaseCore:
         call.tokens += tokens
         call.cost_nano += nano
         return call
+
+    def closing(self) -> Script[None]:
+        """Give back the unused parts of all blocks. Calls that still run keep their parts."""
+        self.pool.retire()
+        yield from self.pool.give_back()

@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, context, one, scalar
+from atlas_sdk._plan import Json, Plan, context, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
@@ -17,7 +17,7 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 from atlas_sdk.ops.decisions import Decision, refusal
 
-__all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
+__all__ = ["add_tokens", "charge", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
 
 sql = statements("quotas")
 
@@ -119,15 +119,37 @@ def settle(
     reservation is charged too, and marked as overrun. `requests` is the number of a block's requests that were used;
     other reservations count their requests at the grant.
     """
+    return (
+        yield from charge(
+            user,
+            reservation_id,
+            tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
+            cost=None if cost is None else money("cost", cost),
+            requests=None if requests is None else count("requests", requests),
+            meta=as_json(meta),
+        )
+    )
+
+
+def charge(
+    user: User,
+    reservation_id: UUID,
+    *,
+    tokens: int | None,
+    cost: Decimal | None,
+    requests: int | None,
+    meta: Json | None,
+) -> Plan[Settlement]:
+    """Settle with amounts that a guard or a lease has checked already. Raises NotFound."""
     settlement = yield from one(
         sql["settle"],
         Settlement,
         user_id=user.id,
         reservation_id=reservation_id,
-        tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
-        cost=None if cost is None else money("cost", cost),
-        requests=None if requests is None else count("requests", requests),
-        meta=as_json(meta),
+        tokens=tokens,
+        cost=cost,
+        requests=requests,
+        meta=meta,
     )
     return _known(settlement, reservation_id)
 
