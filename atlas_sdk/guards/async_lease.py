@@ -48,10 +48,8 @@ class AsyncLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not await self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            await self._manager.make_room(self.user, refusal, but=self)
         return await self._admit(request)
 
     async def _admit(self, request: LeaseRequest) -> LeaseCall:

@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: Dimensions that leases hold. If one of them is exhausted, giving back idle blocks may help.
-_LEASED = frozenset({"tokens", "cost", "requests"})
 #: The most pending settlements that one guard writes at its exit, so that the first guard after an outage is not slow.
 _BATCH = 8
 #: Seconds that a closing client waits for its background tasks.
@@ -138,7 +136,7 @@ class DatabaseBackend(_Scripts):
     def reserve(self, user: User, options: GuardOptions) -> Reservation:
         request = _Request(user, options)
         try:
-            return self._ask_twice(user, lambda: run_script(self._runner, self._reserve(request)))
+            return self._ask(user, lambda: run_script(self._runner, self._reserve(request)))
         except BaseException as problem:
             if request.is_ours(problem):
                 self.outbox.add(request.release())
@@ -151,15 +149,14 @@ class DatabaseBackend(_Scripts):
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
+        return self._ask(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
-    def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
-        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
+    def _ask(self, user: User, ask: Callable[[], T]) -> T:
+        """Send a request, and once more if the client's leases make room for it."""
         try:
             return ask()
         except QuotaExceeded as refusal:
-            if refusal.dimension not in _LEASED or not lease_manager(self._runner).give_back(user):
-                raise
+            lease_manager(self._runner).make_room(user, refusal)
         return ask()
 
     def settle_pending(self, most: int | None = None) -> int:
@@ -185,9 +182,7 @@ class AsyncDatabaseBackend(_Scripts):
         request = _Request(user, options)
         # Run the request in a task. Otherwise, after a second cancellation, nothing would wait for the statement, which
         # could still reserve after the release.
-        reserving = self._tasks.start(
-            self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
-        )
+        reserving = self._tasks.start(self._ask(user, lambda: run_script_async(self._runner, self._reserve(request))))
         try:
             return await asyncio.shield(reserving)
         except asyncio.CancelledError:
@@ -221,17 +216,16 @@ class AsyncDatabaseBackend(_Scripts):
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        return await self._ask_twice(
+        return await self._ask(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )
 
-    async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
-        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
+    async def _ask(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
+        """Send a request, and once more if the client's leases make room for it."""
         try:
             return await ask()
         except QuotaExceeded as refusal:
-            if refusal.dimension not in _LEASED or not await async_lease_manager(self._runner).give_back(user):
-                raise
+            await async_lease_manager(self._runner).make_room(user, refusal)
         return await ask()
 
     async def settle_pending(self, most: int | None = None) -> int:

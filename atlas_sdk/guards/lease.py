@@ -45,10 +45,8 @@ class ThreadLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            self._manager.make_room(self.user, refusal, but=self)
         return self._admit(request)
 
     def _admit(self, request: LeaseRequest) -> LeaseCall:
