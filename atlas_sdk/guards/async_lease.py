@@ -75,13 +75,11 @@ class AsyncLeaseCore(LeaseCore):
     async def _refill(self, request: LeaseRequest) -> LeaseCall:
         return LeaseCall(self, *await self._run(self.pool.refill(request)), request.nano)
 
-    # The three methods of a backend of guards, as in `backend.py`:
-
     async def reserve(self, _user: User, options: GuardOptions) -> LeaseCall:
         return await self.grant(self.request_of(options))
 
-    async def settle(self, _user: User, call: LeaseCall, outcome: Outcome) -> Settlement:
-        settlement = end_call(call, outcome)
+    async def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
         if self.pool.size.fixed is None and self.pool.outbox:
             # The client made this lease for its guards. An idle process must hold nothing between their calls.
             try:
@@ -92,9 +90,9 @@ class AsyncLeaseCore(LeaseCore):
         return settlement
 
     async def extend(
-        self, _user: User, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None
+        self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None
     ) -> LeaseCall:
-        return await self._run(self.extension(call, tokens, cost, ttl))
+        return await self._run(self.extension(grant, tokens, cost, ttl))
 
     async def _run(self, script: Script[T]) -> T:
         return await run_script_async(self._runner, script, lock=self.lock)

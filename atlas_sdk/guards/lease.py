@@ -72,13 +72,11 @@ class ThreadLeaseCore(LeaseCore):
                     if not self.empty:
                         self.schedule()
 
-    # The three methods of a backend of guards, as in `backend.py`:
-
     def reserve(self, _user: User, options: GuardOptions) -> LeaseCall:
         return self.grant(self.request_of(options))
 
-    def settle(self, _user: User, call: LeaseCall, outcome: Outcome) -> Settlement:
-        settlement = end_call(call, outcome)
+    def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
         if self.pool.size.fixed is None and self.pool.outbox:
             # The client made this lease for its guards. An idle process must hold nothing between their calls.
             try:
@@ -88,8 +86,8 @@ class ThreadLeaseCore(LeaseCore):
                     self.schedule()
         return settlement
 
-    def extend(self, _user: User, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> LeaseCall:
-        return self._run(self.extension(call, tokens, cost, ttl))
+    def extend(self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> LeaseCall:
+        return self._run(self.extension(grant, tokens, cost, ttl))
 
     def _run(self, script: Script[T]) -> T:
         return run_script(self._runner, script, lock=self.lock)

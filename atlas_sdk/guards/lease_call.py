@@ -188,6 +188,20 @@ class LeaseCore:
         """Ask the lease manager to maintain this lease now."""
         raise NotImplementedError
 
+    # The three methods of a backend of guards, as in `backend.py`; on asyncio their results are awaitable:
+
+    def reserve(self, _user: User, options: GuardOptions) -> Any:
+        """Reserve a part of a block for a guard."""
+        raise NotImplementedError
+
+    def settle(self, _user: User, grant: Any, outcome: Outcome) -> Any:
+        """Charge or release a guard's part of a block. The ledger has one entry per block, with the lease's `meta`."""
+        raise NotImplementedError
+
+    def extend(self, _user: User, grant: Any, *, tokens: int, cost: Money, ttl: timedelta | None) -> Any:
+        """Add these amounts to the grant of a running call."""
+        raise NotImplementedError
+
     @property
     def empty(self) -> bool:
         """True if the lease manager has nothing to maintain."""
