@@ -56,10 +56,10 @@ class Statements(dict[str, Statement]):
         self.topic = topic
 
     def __missing__(self, name: str) -> Statement:
-        if self:
-            raise KeyError(name)
-        self.update(read_statements(self.topic))
-        return self[name]
+        # Two threads may do this at the same time: both read the same statements.
+        found = read_statements(self.topic)
+        self.update(found)
+        return found[name]
 
 
 def read_statements(topic: str) -> dict[str, Statement]:

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._client_base import ClientBase
 from atlas_sdk._connect import Opened, Options, address, prepare
-from atlas_sdk._drive import AsyncDriver, AsyncListener
+from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncWakeups
 from atlas_sdk._plan import Plan
 from atlas_sdk._temporary import temporary
 from atlas_sdk.async_topics import AsyncMaintenance, AsyncMemory, AsyncQuotas, AsyncTopics, AsyncTransaction
@@ -262,6 +262,10 @@ class _LateRunner:
     @property
     def retries(self) -> int:
         return self._driver.retries
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        return self._driver.wakeups
 
     async def run(self, plan: Plan[T]) -> T:
         return await self._driver.run(plan)

@@ -31,6 +31,7 @@ from atlas_sdk._drive.pooled_connection import AsyncPooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.shielded import call_in_thread, shielded
+from atlas_sdk._drive.wakeups import AsyncWakeups
 from atlas_sdk._forks import process
 from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
@@ -58,6 +59,11 @@ class AsyncDriver:
     def retries(self) -> int:
         """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        """The subscriptions of the client's waiting calls."""
+        return self._pool.wakeups
 
     def stats(self) -> PoolStats:
         """Return the number of connections, and counts of the requests for a connection."""

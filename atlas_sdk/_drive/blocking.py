@@ -30,6 +30,7 @@ from atlas_sdk._drive.pool import Pool
 from atlas_sdk._drive.pooled_connection import PooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
+from atlas_sdk._drive.wakeups import Wakeups
 from atlas_sdk._forks import process
 from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
@@ -57,6 +58,11 @@ class Driver:
     def retries(self) -> int:
         """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """The subscriptions of the client's waiting calls."""
+        return self._pool.wakeups
 
     def stats(self) -> PoolStats:
         """Return the number of connections, and counts of the requests for a connection."""

@@ -18,6 +18,7 @@ from atlas_sdk._drive.connection_config import ConnectionConfig, logger
 from atlas_sdk._drive.failures import no_connection
 from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
 from atlas_sdk._drive.shielded import shielded
+from atlas_sdk._drive.wakeups import AsyncWakeups, Wakeups
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk._translate import translate
 from atlas_sdk.model.pool import PoolStats
@@ -31,6 +32,7 @@ class Pool:
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
         self.closed = False
+        self.wakeups = Wakeups(config)
         self._make()
         self._lock = Lock()
         #: True once `get` may take connections. In a forked child, the pool still has the parent's until then.
@@ -124,6 +126,7 @@ class AsyncPool:
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
         self.closed = False
+        self.wakeups = AsyncWakeups(config)
         self._started = False
         self._pool = AsyncConnectionPool(
             self._ready,

@@ -10,13 +10,14 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection, Connection
 
 from atlas_sdk._drive.configure import BACKEND_PID
+from atlas_sdk._drive.failures import closed_client
 from atlas_sdk._drive.listen_state import ListenState, listen_address
 from atlas_sdk._drive.subscriptions import Subscription, Subscriptions, commands
 from atlas_sdk._forks import reset_in_children
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncWakeups", "Wakeups"]
 #: Seconds without a waiting call after which the connection is closed.
 _IDLE_S = 5.0
+#: Seconds that a closing client waits for its waiting calls to end.
+_CLOSE_S = 10.0
 
 
 class Wakeups:
@@ -40,8 +43,9 @@ class Wakeups:
 
     def after_fork(self) -> None:
         """Start anew in a forked child, which has no thread: the parent's calls wait in the parent."""
-        self._lock = Lock()
+        self._lock = Condition(Lock())
         self._subscriptions: Subscriptions[Event] = Subscriptions()
+        self._closed = False
         self._thread: Thread | None = None
         self._connection: Connection[Any] | None = None
         self._idle_since: float | None = None
@@ -56,19 +60,28 @@ class Wakeups:
         with self._lock:
             self._subscriptions.add(subscription)
             self._start()
+            if self._closed:
+                subscription.event.set()
         try:
             yield subscription
         finally:
             with self._lock:
                 self._subscriptions.remove(subscription)
+                self._lock.notify_all()
                 self._poke()
 
+    def check_open(self) -> None:
+        """Raise InvalidInput after `close`."""
+        if self._closed:
+            raise closed_client()
+
     def close(self) -> None:
-        """Wake all calls, and close the connection. Idempotent."""
+        """Wake all calls, wait until they have ended, and close the connection. Idempotent."""
         with self._lock:
-            self._ended = True
+            self._closed = self._ended = True
             self._subscriptions.wake_all()
             self._poke()
+            self._lock.wait_for(lambda: not self._subscriptions, _CLOSE_S)
             thread = self._thread
         if thread is not None:
             thread.join()
@@ -168,6 +181,7 @@ class AsyncWakeups:
         self._connection: AsyncConnection[Any] | None = None
         self._idle_since: float | None = None
         self._ended = config.pooler == "transaction"
+        self._closed = False
         self._wake = asyncio.Event()
 
     @contextmanager
@@ -176,15 +190,22 @@ class AsyncWakeups:
         subscription = Subscription(channel, name, asyncio.Event())
         self._subscriptions.add(subscription)
         self._start()
+        if self._closed:
+            subscription.event.set()
         try:
             yield subscription
         finally:
             self._subscriptions.remove(subscription)
             self._wake.set()
 
+    def check_open(self) -> None:
+        """Raise InvalidInput after `close`."""
+        if self._closed:
+            raise closed_client()
+
     async def close(self) -> None:
         """Wake all calls, and close the connection. Idempotent."""
-        self._ended = True
+        self._closed = self._ended = True
         self._subscriptions.wake_all()
         self._wake.set()
         if self._task is not None:

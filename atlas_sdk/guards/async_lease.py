@@ -15,6 +15,7 @@ from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options, end_
 from atlas_sdk.guards.lease_manager import async_lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
@@ -48,10 +49,8 @@ class AsyncLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not await self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            await self._manager.make_room(self.user, refusal, but=self)
         return await self._admit(request)
 
     async def _admit(self, request: LeaseRequest) -> LeaseCall:
@@ -77,13 +76,11 @@ class AsyncLeaseCore(LeaseCore):
     async def _refill(self, request: LeaseRequest) -> LeaseCall:
         return LeaseCall(self, *await self._run(self.pool.refill(request)), request.nano)
 
-    # The three methods of a backend of guards, as in `backend.py`:
-
-    async def reserve(self, _user: User, options: GuardOptions) -> LeaseCall:
+    async def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> LeaseCall:
         return await self.grant(self.request_of(options))
 
-    async def settle(self, _user: User, call: LeaseCall, outcome: Outcome) -> Settlement:
-        settlement = end_call(call, outcome)
+    async def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
         if self.pool.size.fixed is None and self.pool.outbox:
             # The client made this lease for its guards. An idle process must hold nothing between their calls.
             try:
@@ -94,9 +91,9 @@ class AsyncLeaseCore(LeaseCore):
         return settlement
 
     async def extend(
-        self, _user: User, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None
+        self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None
     ) -> LeaseCall:
-        return await self._run(self.extension(call, tokens, cost, ttl))
+        return await self._run(self.extension(grant, tokens, cost, ttl))
 
     async def _run(self, script: Script[T]) -> T:
         return await run_script_async(self._runner, script, lock=self.lock)
@@ -143,10 +140,7 @@ class AsyncLeaseCore(LeaseCore):
     async def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        await self._wait_for_others()
-        with self.lock:
-            self.pool.retire()
-        await self.give_back()
+        await self._run_alone(self.closing())
 
     async def end(self) -> None:
         """Close the lease, and charge running calls their whole grant: the process ends before they report usage."""

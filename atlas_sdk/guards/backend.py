@@ -15,13 +15,34 @@ from decimal import Decimal
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from atlas_sdk._drive import AsyncWakeups, Wakeups
+from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 
-__all__ = ["AsyncQuotaBackend", "Grant", "QuotaBackend"]
+__all__ = ["AsyncQuotaBackend", "AsyncQuotaRunner", "Grant", "QuotaBackend", "QuotaRunner"]
+
+
+class QuotaRunner(Runner, Protocol):
+    """A blocking runner of plans that also wakes waiting calls."""
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """The subscriptions of the client's waiting calls."""
+        ...
+
+
+class AsyncQuotaRunner(AsyncRunner, Protocol):
+    """The same for asyncio."""
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        """The subscriptions of the client's waiting calls."""
+        ...
 
 
 class Grant(Protocol):
@@ -54,8 +75,11 @@ G = TypeVar("G", bound=Grant)
 class QuotaBackend(Protocol[G]):
     """A backend for blocking guards. The guards of all threads share it."""
 
-    def reserve(self, user: User, options: GuardOptions) -> G:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+    def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> G:
+        """Reserve the amounts; with `wait`, wait for the call's turn if they do not fit.
+
+        Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput.
+        """
         ...
 
     def settle(self, user: User, grant: G, outcome: Outcome) -> Settlement | None:
@@ -70,6 +94,6 @@ class QuotaBackend(Protocol[G]):
 class AsyncQuotaBackend(Protocol[G]):
     """A backend for guards on asyncio. Its methods do the same as those of `QuotaBackend`."""
 
-    async def reserve(self, user: User, options: GuardOptions) -> G: ...
+    async def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> G: ...
     async def settle(self, user: User, grant: G, outcome: Outcome) -> Settlement | None: ...
     async def extend(self, user: User, grant: G, *, tokens: int, cost: Money, ttl: timedelta | None) -> G: ...

@@ -5,15 +5,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from threading import RLock
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.guards.backend import Grant
-from atlas_sdk.guards.lease_call import LeaseCall
+from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore
 from atlas_sdk.guards.options import TTL, GuardOptions
 from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money, ttl_of
 
@@ -30,23 +31,7 @@ _IDLE_S = 1.0
 Kind = tuple[UUID, str, timedelta, str, bool, bool, bool]
 
 
-class _AnyBackend(Protocol):
-    """A backend of either kind. On asyncio, the results are awaitable."""
-
-    def reserve(self, user: User, options: GuardOptions) -> Any: ...
-    def settle(self, user: User, grant: Any, outcome: Outcome) -> Any: ...
-    def extend(self, user: User, grant: Any, *, tokens: int, cost: Money, ttl: timedelta | None) -> Any: ...
-
-
-class _CoreBackend(_AnyBackend, Protocol):
-    """The core of a lease of either kind, which is the backend of the guards that spend from that lease."""
-
-    @property
-    def closed(self) -> bool: ...
-    def retire(self) -> None: ...
-
-
-L = TypeVar("L", bound=_CoreBackend)
+L = TypeVar("L", bound=LeaseCore)
 
 
 class ClientLeases(Generic[L]):
@@ -56,7 +41,7 @@ class ClientLeases(Generic[L]):
     what the other backend returns: a result, or on asyncio an awaitable.
     """
 
-    def __init__(self, make: Callable[..., L], other: _AnyBackend) -> None:
+    def __init__(self, make: Callable[..., L], other: QuotaBackend[Any] | AsyncQuotaBackend[Any]) -> None:
         """Take a function that makes the core of a lease, and the backend for calls that need their own reservation."""
         self._make = make
         self._other = other
@@ -68,9 +53,9 @@ class ClientLeases(Generic[L]):
         """Replace the lock in a forked child: a thread of the parent may hold it."""
         self._lock = RLock()
 
-    def reserve(self, user: User, options: GuardOptions) -> Any:
+    def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> Any:
         lease = self.find(user, options)
-        return (self._other if lease is None else lease).reserve(user, options)
+        return (self._other if lease is None else lease).reserve(user, options, wait)
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Any:
         return self._backend_of(grant).settle(user, grant, outcome)
@@ -78,9 +63,8 @@ class ClientLeases(Generic[L]):
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Any:
         return self._backend_of(grant).extend(user, grant, tokens=tokens, cost=cost, ttl=ttl)
 
-    def _backend_of(self, grant: Grant) -> _AnyBackend:
-        # The core of a call is a lease that `find` has returned.
-        return grant._core if isinstance(grant, LeaseCall) else self._other  # type: ignore[return-value]  # noqa: SLF001
+    def _backend_of(self, grant: Grant) -> LeaseCore | QuotaBackend[Any] | AsyncQuotaBackend[Any]:
+        return grant._core if isinstance(grant, LeaseCall) else self._other  # noqa: SLF001  # a private part of a call
 
     def find(self, user: User, options: GuardOptions) -> L | None:
         """Return the lease for this kind of calls; None if the call needs its own reservation. Raises InvalidInput."""
@@ -111,7 +95,8 @@ class ClientLeases(Generic[L]):
 
 
 def _kind(user: User, options: GuardOptions) -> Kind | None:
-    if options.get("slots") or options.get("builds") or options.get("idempotency_key") is not None:
+    # A call that waits has its own place in the queue.
+    if any(options.get(name) for name in ("slots", "builds", "wait")) or options.get("idempotency_key") is not None:
         return None
     return (
         user.id,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from functools import wraps
 from threading import Lock
-from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
@@ -30,9 +30,6 @@ P = ParamSpec("P")
 
 _current: ContextVar["_GuardState[Any, Any] | None"] = ContextVar("atlas_guard", default=None)
 
-#: The options that a guard's `repr` shows.
-_AMOUNTS: Final = frozenset({"tokens", "cost", "slots", "builds", "requests"})
-
 
 class _GuardState(Held[B, H]):
     """Base class of both guards, with everything that needs no I/O."""
@@ -54,7 +51,8 @@ class _GuardState(Held[B, H]):
 
     def __repr__(self) -> str:
         who = self._user.email if isinstance(self._user, User) else "the user of each call"
-        amounts = ", ".join(f"{name}={value}" for name, value in self._options.items() if name in _AMOUNTS)
+        shown = {"tokens", "cost", "slots", "builds", "requests"}
+        amounts = ", ".join(f"{name}={value}" for name, value in self._options.items() if name in shown)
         return f"<{type(self).__name__} for {who}: {amounts or 'requests=1'}; {self._phase}>"
 
     @property
@@ -244,10 +242,7 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
     """
 
     async def extend(self, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
-        """Add these amounts to the reservation, or make it expire `ttl` from now: all or nothing. One round trip.
-
-        The totals afterwards and the errors are as in `Guard.extend`.
-        """
+        """Add to the reservation, or make it expire `ttl` from now, as `Guard.extend` does. One round trip."""
         grant = self._entered()
         self._grant = await self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
 

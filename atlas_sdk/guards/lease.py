@@ -14,6 +14,7 @@ from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options, end_
 from atlas_sdk.guards.lease_manager import lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
 from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
@@ -45,10 +46,8 @@ class ThreadLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            self._manager.make_room(self.user, refusal, but=self)
         return self._admit(request)
 
     def _admit(self, request: LeaseRequest) -> LeaseCall:
@@ -74,13 +73,11 @@ class ThreadLeaseCore(LeaseCore):
                     if not self.empty:
                         self.schedule()
 
-    # The three methods of a backend of guards, as in `backend.py`:
-
-    def reserve(self, _user: User, options: GuardOptions) -> LeaseCall:
+    def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> LeaseCall:
         return self.grant(self.request_of(options))
 
-    def settle(self, _user: User, call: LeaseCall, outcome: Outcome) -> Settlement:
-        settlement = end_call(call, outcome)
+    def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
         if self.pool.size.fixed is None and self.pool.outbox:
             # The client made this lease for its guards. An idle process must hold nothing between their calls.
             try:
@@ -90,8 +87,8 @@ class ThreadLeaseCore(LeaseCore):
                     self.schedule()
         return settlement
 
-    def extend(self, _user: User, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> LeaseCall:
-        return self._run(self.extension(call, tokens, cost, ttl))
+    def extend(self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> LeaseCall:
+        return self._run(self.extension(grant, tokens, cost, ttl))
 
     def _run(self, script: Script[T]) -> T:
         return run_script(self._runner, script, lock=self.lock)
@@ -136,11 +133,7 @@ class ThreadLeaseCore(LeaseCore):
     def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        with self.changed:
-            while self.busy:
-                self.changed.wait()
-            self.pool.retire()
-        self.give_back()
+        self._run_alone(self.closing())
         if not self.empty:
             # Calls still run, or the database did not answer.
             self.schedule()

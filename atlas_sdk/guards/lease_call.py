@@ -21,6 +21,7 @@ from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_
 from atlas_sdk.guards.block_pool import BlockPool
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
@@ -188,6 +189,20 @@ class LeaseCore:
         """Ask the lease manager to maintain this lease now."""
         raise NotImplementedError
 
+    # The three methods of a backend of guards, as in `backend.py`; on asyncio their results are awaitable:
+
+    def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> Any:
+        """Reserve a part of a block for a guard."""
+        raise NotImplementedError
+
+    def settle(self, _user: User, grant: Any, outcome: Outcome) -> Any:
+        """Charge or release a guard's part of a block. The ledger has one entry per block, with the lease's `meta`."""
+        raise NotImplementedError
+
+    def extend(self, _user: User, grant: Any, *, tokens: int, cost: Money, ttl: timedelta | None) -> Any:
+        """Add these amounts to the grant of a running call."""
+        raise NotImplementedError
+
     @property
     def empty(self) -> bool:
         """True if the lease manager has nothing to maintain."""
@@ -256,3 +271,8 @@ class LeaseCore:
         call.tokens += tokens
         call.cost_nano += nano
         return call
+
+    def closing(self) -> Script[None]:
+        """Give back the unused parts of all blocks. Calls that still run keep their parts."""
+        self.pool.retire()
+        yield from self.pool.give_back()

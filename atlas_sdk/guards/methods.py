@@ -10,7 +10,7 @@ from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner
 from atlas_sdk._signatures import wrong_kind
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
-from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
+from atlas_sdk.guards.backend import AsyncQuotaBackend, AsyncQuotaRunner, QuotaBackend, QuotaRunner
 from atlas_sdk.guards.client_leases import ClientLeases
 from atlas_sdk.guards.database_backend import AsyncDatabaseBackend, DatabaseBackend
 from atlas_sdk.guards.guard import AsyncGuard, Guard
@@ -51,7 +51,9 @@ def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
 class GuardMethods(Namespace):
     """Guards, slots and leases of a blocking client."""
 
-    def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
+    def __init__(
+        self, runner: QuotaRunner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None
+    ) -> None:
         super().__init__(runner)
         #: The only user that the client acts for; None if it acts for every user.
         self._tenant = tenant
@@ -82,13 +84,16 @@ class GuardMethods(Namespace):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
     ) -> Slot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
         The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
-        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        and process. With `wait`, the entry waits this long for a free slot, first come, first served. The entry raises
+        QuotaExceeded with the dimension "containers" and the `holders`.
         """
-        return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+        user = _require_tenant(self._tenant, user)
+        return Slot(self._backend, user, ttl=ttl, holder=holder, meta=meta, wait=wait)
 
     def lease(
         self,
@@ -139,7 +144,7 @@ class AsyncGuardMethods(AsyncNamespace):
     """Guards, slots and leases of an asyncio client."""
 
     def __init__(
-        self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
+        self, runner: AsyncQuotaRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
     ) -> None:
         super().__init__(runner)
         #: The only user that the client acts for; None if it acts for every user.
@@ -171,13 +176,17 @@ class AsyncGuardMethods(AsyncNamespace):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
     ) -> AsyncSlot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
         The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
-        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        and process. With `wait`, the entry waits this long for a free slot, first come, first served. The entry raises
+        QuotaExceeded with the dimension "containers" and the `holders`.
         """
-        return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+        return AsyncSlot(
+            self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta, wait=wait
+        )
 
     def lease(
         self,

@@ -11,7 +11,15 @@ from atlas_sdk.errors import InvalidInput
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 
-__all__ = ["TTL", "GuardOptions", "UserOrResolver", "check_decorated", "check_lease_options", "check_options"]
+__all__ = [
+    "TTL",
+    "GuardOptions",
+    "UserOrResolver",
+    "check_decorated",
+    "check_lease_options",
+    "check_options",
+    "check_wait",
+]
 
 #: The default time that a call may take, as for `quotas.reserve`.
 TTL = timedelta(minutes=10)
@@ -45,6 +53,9 @@ class GuardOptions(TypedDict, total=False):
         function's arguments that returns the key.
     meta: mapping; default none
         Facts to store in the ledger, such as model, agent, project.
+    wait: timedelta; default none, at most 24 hours
+        Wait this long for the user's other calls to end, or for a top-up, before the limits refuse the call. Waiting
+        calls are served in the order of their arrival.
     lease: bool; default False
         Spend from a block that this process holds, instead of making a reservation per call.
     on_unknown: "charge" or "release"; default "charge"
@@ -62,6 +73,7 @@ class GuardOptions(TypedDict, total=False):
     holder: str
     idempotency_key: str | UUID | Callable[..., str | UUID | None] | None
     meta: Mapping[str, object] | None
+    wait: timedelta | None
     lease: bool
     on_unknown: Literal["charge", "release"]
 
@@ -71,7 +83,8 @@ if not TYPE_CHECKING:
     GuardOptions = without_methods(GuardOptions)
 
 #: Options that a guard of a lease cannot have: they apply to a whole block, or need a reservation of their own.
-_NOT_OF_A_LEASE = ("slots", "builds", "ttl", "holder", "meta", "idempotency_key")
+_NOT_OF_A_LEASE = ("slots", "builds", "ttl", "holder", "meta", "wait", "idempotency_key")
+_WAIT_MAX = timedelta(hours=24)
 
 
 def check_lease_options(options: GuardOptions) -> None:
@@ -90,9 +103,16 @@ def check_options(options: GuardOptions) -> None:
     if options.get("on_unknown", "charge") not in {"charge", "release"}:
         message = f'on_unknown must be "charge" or "release", not {options["on_unknown"]!r}'
         raise InvalidInput(message, field="on_unknown")
+    check_wait(options.get("wait"))
     key: object = options.get("idempotency_key")
     if key is not None and not isinstance(key, UUID) and not (isinstance(key, str) and key) and not callable(key):
         raise InvalidInput(f"idempotency_key must be a str or a UUID, not {key!r}", field="idempotency_key")
+
+
+def check_wait(wait: object) -> None:
+    """Raise InvalidInput for a time that no call can wait."""
+    if wait is not None and not (isinstance(wait, timedelta) and timedelta() <= wait <= _WAIT_MAX):
+        raise InvalidInput(f"wait must be a timedelta from 0 to 24 hours, not {wait!r}", field="wait")
 
 
 def check_decorated(function: Callable[..., object], options: GuardOptions, *, awaited: bool) -> None:

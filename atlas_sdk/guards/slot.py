@@ -12,8 +12,9 @@ from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState, Held
-from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.options import GuardOptions, check_wait
 from atlas_sdk.guards.usage_record import RELEASED
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.users import User
 
 __all__ = ["TTL", "AsyncSlot", "Slot"]
@@ -41,12 +42,14 @@ class _SlotState(Held[B, H]):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use `atlas.quotas.slot`."""
+        check_wait(wait)
         super().__init__(backend, HeartbeatState(ttl, clock))
         self._user = user
-        self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
+        self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta, "wait": wait}
         self._options["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
         self._used = False
 
@@ -77,7 +80,9 @@ class Slot(_SlotState[QuotaBackend[Any], Heartbeat]):
 
     def __enter__(self) -> Self:
         began = self._begin()
-        self._enter(self._backend.reserve(self._user, self._options), began)
+        wait = WaitSchedule.of(self._options)
+        grant = self._backend.reserve(self._user, self._options, wait)
+        self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = Heartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 
@@ -108,7 +113,9 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
 
     async def __aenter__(self) -> Self:
         began = self._begin()
-        self._enter(await self._backend.reserve(self._user, self._options), began)
+        wait = WaitSchedule.of(self._options)
+        grant = await self._backend.reserve(self._user, self._options, wait)
+        self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = AsyncHeartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Plan, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
+from atlas_sdk.model.quotas import Reservation
 from atlas_sdk.model.users import User
 
 __all__ = ["Decision", "refusal"]
@@ -57,6 +58,19 @@ class Decision:
             bound=None if bound is None else Decimal(bound),
             held=None if held is None else Decimal(held),
             refusal=None,
+        )
+
+    def reservation(self, user: User, reservation_id: UUID) -> Reservation:
+        """Return the reservation that the database granted."""
+        return Reservation(
+            id=reservation_id,
+            user_id=user.id,
+            tokens=self.tokens or 0,
+            cost=self.cost or Decimal(),
+            expires_at=self.expires_at,
+            epoch=self.epoch,
+            state=self.state,
+            repeated=self.repeated,
         )
 
 

@@ -1,4 +1,7 @@
-"""Wait for quota: take a place in the queue of a user's calls, and leave it (`sql/migrations/0010_quota_waiters.sql`)."""
+"""Wait for quota: take a place in the queue of a user's calls, and leave it.
+
+The database keeps the queue (`sql/migrations/0010_quota_waiters.sql`).
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -8,11 +11,12 @@ from attrs import frozen
 
 from atlas_sdk._plan import Plan, one, scalar
 from atlas_sdk._sql import statements
+from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.model.quotas import Reservation
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.decisions import Decision, refusal
 from atlas_sdk.ops.notifications import channel_name
-from atlas_sdk.ops.quotas import amounts_asked, granted, reservation_parameters
+from atlas_sdk.ops.quotas import amounts_asked, reservation_parameters
 
 __all__ = ["Queued", "leave", "take_turn", "wakeup_channel"]
 
@@ -25,6 +29,8 @@ class Queued:
 
     #: The time after which to ask again, if no notification comes before; None if only a notification can help.
     again_in: timedelta | None
+    #: The limit that stands in the way. None behind other calls, and for containers, which no lease holds.
+    refusal: QuotaExceeded | None
 
 
 def wakeup_channel(user: User) -> str:
@@ -47,10 +53,13 @@ def take_turn(
     parameters = reservation_parameters(user, reservation_id=reservation_id, **amounts)
     decision = yield from one(sql["wait"], Decision, **parameters, wait=wait)
     if decision.granted:
-        return granted(parameters, decision)
-    if decision.state == "queued":
-        return Queued(again_in=decision.lasts)
-    raise (yield from refusal(user, reservation_id, decision, amounts_asked(parameters), waited=waited))
+        return decision.reservation(user, reservation_id)
+    if decision.state == "queued" and decision.dimension in {None, "containers"}:
+        return Queued(again_in=decision.lasts, refusal=None)
+    problem = yield from refusal(user, reservation_id, decision, amounts_asked(parameters), waited=waited)
+    if decision.state == "queued" and isinstance(problem, QuotaExceeded):
+        return Queued(again_in=decision.lasts, refusal=problem)
+    raise problem
 
 
 def leave(user: User, reservation_id: UUID) -> Plan[bool]:

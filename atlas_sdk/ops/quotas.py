@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, context, one, scalar
+from atlas_sdk._plan import Json, Plan, context, one, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
@@ -21,8 +21,8 @@ from atlas_sdk.ops.decisions import Decision, refusal
 __all__ = [
     "add_tokens",
     "amounts_asked",
+    "charge",
     "extend",
-    "granted",
     "hit",
     "lease_block",
     "progress",
@@ -75,7 +75,7 @@ def reserve(
     statement = sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"]
     decision = yield from one(statement, Decision, **parameters)
     if decision.granted:
-        return granted(parameters, decision)
+        return decision.reservation(user, parameters["reservation_id"])
     raise (yield from refusal(user, parameters["reservation_id"], decision, amounts_asked(parameters)))
 
 
@@ -126,24 +126,6 @@ def amounts_asked(parameters: Mapping[str, Any]) -> dict[str, int | Decimal]:
     }
 
 
-def granted(parameters: Mapping[str, Any], decision: Decision) -> Reservation:
-    """Return the reservation that a decision grants."""
-    return _reservation(parameters["user_id"], parameters["reservation_id"], decision)
-
-
-def _reservation(user_id: UUID, reservation_id: UUID, decision: Decision) -> Reservation:
-    return Reservation(
-        id=reservation_id,
-        user_id=user_id,
-        tokens=decision.tokens or 0,
-        cost=decision.cost or Decimal(),
-        expires_at=decision.expires_at,
-        epoch=decision.epoch,
-        state=decision.state,
-        repeated=decision.repeated,
-    )
-
-
 def _known(settlement: Settlement, reservation_id: UUID) -> Settlement:
     if settlement.outcome == "unknown":
         raise NotFound(f"this user has no reservation {reservation_id}", kind="reservation", name=str(reservation_id))
@@ -166,15 +148,37 @@ def settle(
     reservation is charged too, and marked as overrun. `requests` is the number of a block's requests that were used;
     other reservations count their requests at the grant.
     """
+    return (
+        yield from charge(
+            user,
+            reservation_id,
+            tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
+            cost=None if cost is None else money("cost", cost),
+            requests=None if requests is None else count("requests", requests),
+            meta=as_json(meta),
+        )
+    )
+
+
+def charge(
+    user: User,
+    reservation_id: UUID,
+    *,
+    tokens: int | None,
+    cost: Decimal | None,
+    requests: int | None,
+    meta: Json | None,
+) -> Plan[Settlement]:
+    """Settle with amounts that a guard or a lease has checked already. Raises NotFound."""
     settlement = yield from one(
         sql["settle"],
         Settlement,
         user_id=user.id,
         reservation_id=reservation_id,
-        tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
-        cost=None if cost is None else money("cost", cost),
-        requests=None if requests is None else count("requests", requests),
-        meta=as_json(meta),
+        tokens=tokens,
+        cost=cost,
+        requests=requests,
+        meta=meta,
     )
     return _known(settlement, reservation_id)
 
@@ -207,7 +211,7 @@ def extend(
         ttl=None if ttl is None else ttl_of(ttl),
     )
     if decision.granted:
-        return _reservation(user.id, reservation_id, decision)
+        return decision.reservation(user, reservation_id)
     if decision.dimension is None:
         raise NotFound(
             f"reservation {reservation_id} is not held any more ({decision.state})",

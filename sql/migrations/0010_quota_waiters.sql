@@ -113,9 +113,9 @@ $$;
 
 -- Reserve if it is the call's turn, else wait in the queue, for p_wait more at most. The call asks again when it is
 -- notified, and at the latest when the time `lasts` of the answer is over: then something may be free, or the call
--- ahead counts as dead. State 'queued': the call waits. State 'refused': it does not wait, because no wait can help, or
--- because p_wait is 0. With that, a waiting call asks a last time: it gives up its place, and gets what a call that does
--- not wait would get.
+-- ahead counts as dead. State 'queued': the call waits; if no others are ahead, the answer has the refusal too. State
+-- 'refused': it does not wait, because no wait can help, or because p_wait is 0. With that, a waiting call asks a last
+-- time: it gives up its place, and gets what a call that does not wait would get.
 CREATE FUNCTION quota_wait(
     p_user uuid, p_id uuid, p_tokens bigint, p_min_tokens bigint, p_cost numeric, p_slots integer,
     p_requests integer, p_builds integer, p_ttl interval, p_holder text, p_meta jsonb, p_wait interval
@@ -125,6 +125,7 @@ DECLARE
     lock_timeout text := quota_lock_timeout();
     q user_quotas;
     d quota_decision;
+    final quota_decision;
     at timestamptz;
     until timestamptz;
     turn bigint;
@@ -134,8 +135,18 @@ BEGIN
     IF p_id IS NULL OR p_wait IS NULL OR NOT p_wait BETWEEN interval '0' AND interval '24 hours' THEN
         RAISE EXCEPTION 'wait must be from 0 to 24 hours, not %', p_wait USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- Mostly nobody waits. If somebody begins to at this moment, either may be the first.
+    IF NOT EXISTS (SELECT FROM user_quotas AS u WHERE u.user_id = p_user AND u.waiting_until > clock_timestamp()) THEN
+        d := quota_reserve(
+            p_user, p_id, p_tokens, p_min_tokens, p_cost, p_slots, p_requests, p_builds, p_ttl, p_holder, p_meta);
+        IF d.state <> 'refused' OR p_wait = interval '0' THEN
+            RETURN d;
+        END IF;
+    END IF;
+
     q := quota_lock(p_user);
     at := clock_timestamp();
+    d := NULL;
     DELETE FROM quota_waiters AS w WHERE w.user_id = p_user AND w.alive_until <= at;
     SELECT w.number INTO turn FROM quota_waiters AS w WHERE w.user_id = p_user AND w.id = p_id;
     SELECT w.alive_until INTO ahead FROM quota_waiters AS w
@@ -150,21 +161,20 @@ BEGIN
             PERFORM quota_leave(p_user, p_id);
             RETURN d;
         END IF;
-        until := d.resets_at;
         -- It may have ended expired reservations.
         SELECT * INTO q FROM user_quotas AS u WHERE u.user_id = p_user;
     END IF;
-    d := quota_final_refusal(
+    final := quota_final_refusal(
         q, at, coalesce(p_min_tokens, p_tokens, 0), coalesce(p_cost, 0), coalesce(p_slots, 0), coalesce(p_requests, 0),
         coalesce(p_builds, 0), p_wait);
-    IF d.state = 'refused' THEN
+    IF final.state = 'refused' THEN
         PERFORM quota_leave(p_user, p_id);
-        RETURN d;
+        RETURN final;
     END IF;
     d.granted := false;
     d.state := 'queued';
     d.repeated := false;
-    d.lasts := coalesce(ahead, until) - at;
+    d.lasts := coalesce(ahead, d.resets_at) - at;
     until := at + least(p_wait, interval '15 s');
     INSERT INTO quota_waiters (user_id, id, number, waits_since, alive_until)
     SELECT p_user, p_id, coalesce(max(w.number), 0) + 1, at, until FROM quota_waiters AS w WHERE w.user_id = p_user
