@@ -78,7 +78,7 @@ class Options(TypedDict, total=False):
     attribution: Attribution; default source "sdk" and the login name
         The author of the changes that the client makes.
     pool_max: int; default 20
-        The most connections at one time.
+        The most connections at one time; quotas have as many of their own.
     idle_s: float, seconds; default 30
         Close a connection that was idle for this time.
     connect_timeout_s: float, seconds; default 5
