@@ -62,6 +62,7 @@ class Pool:
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self.closed = True
+        self.wakeups.close()
         self._config.close()
         if self._started:
             self._pool.close()
@@ -151,6 +152,7 @@ class AsyncPool:
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         self.closed = True
+        await self.wakeups.close()
         await asyncio.to_thread(self._config.close)
         await self._pool.close()
 

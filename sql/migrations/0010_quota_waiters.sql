@@ -4,7 +4,8 @@
 -- queues: it takes what is free at the moment. Every look at the queue happens under the lock of the user's row.
 --
 -- A waiting call has a row here, and renews it whenever it asks again. A process that was killed does not: its row ends
--- 15 seconds after its last renewal, and then the calls behind it move up. The same is true of rows in a dump.
+-- 15 seconds after its last renewal, and then the calls behind it move up. The same is true of rows in a dump. A dead row
+-- stands in nobody's way, and the user's next waiting call deletes it.
 --
 -- user_quotas.waiting_until is the latest end of these rows. Steps that give something back have locked that row
 -- anyway. Only if somebody may wait do they send a notification. Its channel has the user's id in its name, which no
