@@ -15,6 +15,7 @@ from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState, Held
 from atlas_sdk.guards.options import TTL, GuardOptions, UserOrResolver, check_decorated, check_options
 from atlas_sdk.guards.usage_record import UsageRecord
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
@@ -188,13 +189,14 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
 
     def __enter__(self) -> Self:
         user, asked_at = self._begin()
+        wait = WaitSchedule.of(self._options)
         try:
-            grant = self._backend.reserve(user, self._options)
+            grant = self._backend.reserve(user, self._options, wait)
         except BaseException:
             # Nothing was reserved, so the guard may be entered again.
             self._phase = "new"
             raise
-        self._enter(grant, asked_at)
+        self._enter(grant, asked_at if wait is None else wait.asked_at)
         if self._liveness is not None:
             self._heartbeat = Heartbeat(self._backend, user, grant, self._liveness)
         return self
@@ -248,13 +250,14 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
 
     async def __aenter__(self) -> Self:
         user, asked_at = self._begin()
+        wait = WaitSchedule.of(self._options)
         try:
-            grant = await self._backend.reserve(user, self._options)
+            grant = await self._backend.reserve(user, self._options, wait)
         except BaseException:
             # Nothing was reserved, so the guard may be entered again.
             self._phase = "new"
             raise
-        self._enter(grant, asked_at)
+        self._enter(grant, asked_at if wait is None else wait.asked_at)
         if self._liveness is not None:
             self._heartbeat = AsyncHeartbeat(self._backend, user, grant, self._liveness)
         return self
