@@ -24,7 +24,7 @@ def test_guards_inside_as_many_transactions_as_the_pool_allows(dsn: str) -> None
 
         def work(number: int) -> int:
             with atlas.transaction() as tx:
-                tx.events.log("test.began", meta={"number": number})
+                tx.events.log("test.began", user=user)
                 all_open.wait(PATIENCE_S)
                 with atlas.quotas.guard(user, tokens=10) as g:
                     g.settle(tokens=number)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -45,8 +46,8 @@ def atlas(dsn: str) -> Iterator[Atlas]:
 
 
 @pytest.fixture
-def user(atlas: Atlas, request: pytest.FixtureRequest) -> User:
-    made = atlas.users.create(f"{request.node.name.replace('[', '-').strip(']')}@example.com")
+def user(atlas: Atlas) -> User:
+    made = atlas.users.create(f"{uuid4()}@example.com")
     atlas.quotas.set_limits(made, tokens=100, requests_per_hour=None)
     return made
 
