@@ -12,6 +12,7 @@ from hypothesis.stateful import invariant, rule
 from quota_model import Hold, Waiter
 
 from atlas_sdk.errors import QuotaExceeded
+from atlas_sdk.model.quotas import Reservation
 from atlas_sdk.ops import quota_waits, quotas
 from atlas_sdk.ops.quota_waits import Queued
 
@@ -126,7 +127,9 @@ class WaitRules:
             model.queue.setdefault(key, waiter)
             self.quota_sql.connection.execute(NEVER_DIES, (self.user.id, self.user.id))
         else:
-            assert self.run(plan).tokens == granted
+            held = self.run(plan)
+            assert isinstance(held, Reservation), "others wait no more"
+            assert held.tokens == granted
             model.queue.pop(key, None)
             model.holds[key] = Hold(tokens=granted, slots=waiter.slots)
             model.requests += waiter.requests
