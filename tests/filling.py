@@ -18,6 +18,7 @@ __all__ = ["counts", "fill", "prints"]
 _BY_HAND = (
     """INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, tokens_limit, cost_used, closed_at)
        SELECT id, created_at - interval '1 month', created_at, 0, 9, 0, created_at FROM users""",
+    "INSERT INTO quota_waiters SELECT id, gen_random_uuid(), 1, now(), now() + interval '15 s' FROM users",
     # Each text has characters that a dump escapes.
     r"""INSERT INTO events (type, user_id, meta, user_agent)
         SELECT 'odd', id, jsonb_build_object('text', E'tab\t line\n dot\n\\.\n quote '' back \\ é 日本'), E'\\N \\.\t'

@@ -99,11 +99,13 @@ class _Request:
         """Return what undoes a call that failed with this problem; None if it surely left nothing in the database."""
         if self.id is None or isinstance(problem, QuotaExceeded):
             return None
+        if not self.is_queued and not may_have_reserved(problem, tries=self.tries):
+            return None
         if self.is_keyed:
             # Another try may have made the reservation, so that this call must not release it.
             return None if self.wait is None else evolve(self.release(), leaves=True)
         # A release also ends a wait.
-        return self.release() if self.is_queued or may_have_reserved(problem, tries=self.tries) else None
+        return self.release()
 
     def release(self) -> PendingSettlement:
         """Return the release of the reservation that this call may have made."""
