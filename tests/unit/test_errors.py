@@ -24,6 +24,7 @@ SAMPLES: dict[str, Any] = {
     "retry_after": timedelta(seconds=3),
     "resets_at": datetime(2026, 7, 1, tzinfo=UTC),
     "holders": ("web-1",),
+    "waited": timedelta(seconds=5),
     "dimension": "cost",
     "epoch": 7,
     "first": 1,
