@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.output import count, size
 from atlas_sdk.cli.param_types import AGE, FOREVER
 from atlas_sdk.maintenance import MAINTENANCE_JOBS
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.maintenance import JobReport, MaintenanceProgress
 
 __all__ = ["maintain"]
@@ -67,9 +69,9 @@ _NOUNS = {
     help="Keep the audit trail for this time.  [default: 365d, or as configured]",
 )
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Rows at a time.")
-@click.pass_obj
+@pass_run_anywhere
 def maintain(
-    flags: Flags,
+    run: Invocation,
     jobs: tuple[str, ...],
     keep_auto: Age | None,
     keep_stopped_previews: Age | None,
@@ -87,10 +89,6 @@ def maintain(
     Works in small steps, so it is safe beside other traffic, at any time, and in several places at once. Each job
     writes one event. The watcher does all of it once a day. Exits with 1 when a job failed.
     """
-    from atlas_sdk.cli.failures import FAILED
-    from atlas_sdk.cli.invocation import Invocation
-
-    run = Invocation(flags, of_project=False)
     settings = run.settings
     with run.opened() as atlas, _progress(run, len(jobs) or len(MAINTENANCE_JOBS)) as tell:
         reports = atlas.maintenance.run(
@@ -103,7 +101,7 @@ def maintain(
             progress=tell,
         )
     failed = [report for report in reports if report.problem is not None]
-    if flags.json:
+    if run.out.json:
         run.out.record({"ok": not failed, "dry_run": dry_run, "jobs": [report.to_json() for report in reports]})
     else:
         run.out.table([_row(report) for report in reports], styles=("bold", "", "dim", "dim"))
@@ -121,8 +119,6 @@ def _kept(given: Age | None, configured_days: int) -> timedelta | None:
 
 
 def _row(report: "JobReport") -> tuple[str, str, str, str]:
-    from atlas_sdk.cli.output import count, size
-
     done = count(report.removed, _NOUNS[report.name])
     if report.freed_bytes:
         done += f", {size(report.freed_bytes)}"
@@ -134,9 +130,9 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
 
 
 @contextmanager
-def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
+def _progress(run: Invocation, jobs: int) -> Iterator[Tell]:
     """Show progress on stderr: a bar on a terminal, else a line at intervals, and nothing with --json."""
-    if run.flags.json:
+    if run.out.json:
         yield lambda _: None
     elif sys.stderr is not None and sys.stderr.isatty():
         with _bar(run, jobs) as tell:
@@ -154,7 +150,7 @@ def _progress(run: "Invocation", jobs: int) -> Iterator[Tell]:
 
 
 @contextmanager
-def _bar(run: "Invocation", jobs: int) -> Iterator[Tell]:
+def _bar(run: Invocation, jobs: int) -> Iterator[Tell]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
