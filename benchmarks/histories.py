@@ -27,26 +27,8 @@ _MADE = ((300, 20_000), (150, 5_000), (100, 25_000), (80, 2_500), (60, 10_000), 
 _REVERT_LIMIT = 20
 _VOCABULARY_WORDS = 1_500
 _SYLLABLES = (
-    "ba",
-    "co",
-    "de",
-    "fi",
-    "gra",
-    "ha",
-    "in",
-    "ke",
-    "lo",
-    "mi",
-    "no",
-    "per",
-    "qua",
-    "re",
-    "sta",
-    "ti",
-    "un",
-    "ver",
-    "wo",
-    "ze",
+    *("ba", "co", "de", "fi", "gra", "ha", "in", "ke", "lo", "mi"),
+    *("no", "per", "qua", "re", "sta", "ti", "un", "ver", "wo", "ze"),
 )
 
 
