@@ -195,11 +195,14 @@ class AmbiguousReference(AtlasError):
 
 
 class RestoreRefused(AtlasError):
-    """Continuing would lose bytes, so nothing was written."""
+    """Continuing would lose bytes, so nothing more was written."""
 
-    def __init__(self, message: str, *, paths: tuple[str, ...]) -> None:
+    def __init__(self, message: str, *, paths: tuple[str, ...], followed_by: str | None = None) -> None:
         super().__init__(message)
         self.paths = paths
+        #: If some files were written before: "undo" or "redo", the operation of `memory` that takes them back or goes
+        #: on.
+        self.followed_by = followed_by
 
 
 class FileProblem(AtlasError):
@@ -436,6 +439,11 @@ class DatabaseUnreachable(AtlasError):
     """No connection to the database."""
 
     exit_code = 5
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
     #: The answer of a web service: Service Unavailable.
     http_status: ClassVar[int] = 503
 
@@ -460,8 +468,10 @@ class EncryptionFailed(DatabaseUnreachable):
 class SchemaMismatch(AtlasError):
     """The schema is missing, older or newer than this code."""
 
-    def __init__(self, message: str, *, found: int | None, wanted: int) -> None:
+    def __init__(self, message: str, *, found: int | None, wanted: int, migratable: bool = False) -> None:
         super().__init__(message)
         #: The version in the database; None when there is no schema at all.
         self.found = found
         self.wanted = wanted
+        #: True if the missing migrations make the schema fit.
+        self.migratable = migratable

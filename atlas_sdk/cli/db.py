@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk import SchemaMismatch
+from atlas_sdk.cli.advice import advice
 from atlas_sdk.cli.command import Command, command_group
 from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
@@ -66,14 +67,15 @@ def status(run: Invocation) -> int:
 
 def _print_mismatch(run: Invocation, shown: str, problem: "SchemaMismatch") -> int:
     pending = max(0, problem.wanted - (problem.found or 0))
-    known = {"ok": False, "schema_version": problem.found, "pending": pending, "problem": str(problem)}
+    told = str(problem) + advice(problem)
+    known = {"ok": False, "schema_version": problem.found, "pending": pending, "problem": told}
     found = "none" if problem.found is None else f"version {problem.found}"
     run.out.details(
         {**dict.fromkeys(_STATUS.split()), "database": shown, **known},
         [("database", shown), ("schema", f"{found}, {pending} pending")],
     )
     if not run.out.json:
-        run.out.warn(str(problem))
+        run.out.warn(told)
     return FAILED
 
 
