@@ -1,9 +1,7 @@
 """`atlasctl db dump` and `atlasctl db load`: write the database into one file, and read it back."""
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,7 +9,8 @@ from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.failures import NOT_PROTECTED
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of
-from atlas_sdk.cli.output import Output, count, plain, size
+from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.cli.progress import ProgressLine
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -25,10 +24,6 @@ _STEPS: Final = {
     "index": "making the indexes",
     "verify": "verifying {name}, user {at} of {total}",
 }
-#: Without a terminal, the seconds between two lines of progress.
-_QUIET_S: Final = 10.0
-#: On a terminal, the seconds between two updates of the line.
-_BLINK_S: Final = 0.1
 
 
 @click.command(
@@ -50,9 +45,13 @@ def dump(run: Invocation, *, file: Path, force: bool) -> None:
     """
     from atlas_sdk import backups
 
-    with _Shown(run.out) as shown:
+    with ProgressLine(run.out) as shown:
         made = backups.dump(
-            file, run.settings.database_url, home=run.settings.folder, overwrite=force, on_progress=shown.tell
+            file,
+            run.settings.database_url,
+            home=run.settings.folder,
+            overwrite=force,
+            on_progress=lambda progress: shown.show(_line(progress)),
         )
     if run.out.json:
         names = "file database bytes sha256 seconds schema_version server_version rows"
@@ -91,8 +90,13 @@ def load(run: Invocation, *, file: Path) -> int:
     """
     from atlas_sdk import backups
 
-    with _Shown(run.out) as shown:
-        loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
+    with ProgressLine(run.out) as shown:
+        loaded = backups.load(
+            file,
+            run.settings.database_url,
+            home=run.settings.folder,
+            on_progress=lambda progress: shown.show(_line(progress)),
+        )
     if run.out.json:
         run.out.record({"database": run.database, **_fields(loaded)})
         return 0 if loaded.ok else NOT_PROTECTED
@@ -129,31 +133,7 @@ def _fields(loaded: "Loaded") -> dict[str, Any]:
     )
 
 
-class _Shown:
-    """Shows progress on stderr: on a terminal as one line that changes, else as a new line every few seconds."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._live = sys.stderr is not None and sys.stderr.isatty() and not out.json
-        self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
-
-    def tell(self, progress: "Progress") -> None:
-        """Show the progress if the last line is old enough."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (_BLINK_S if self._live else _QUIET_S)
-        text = _STEPS[progress.step].format(
-            name=plain(progress.name), at=progress.done + 1, total=progress.total, size=size(progress.size)
-        )
-        if self._live:
-            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
-        else:
-            self._out.note(text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            click.echo("\r\x1b[K", err=True, nl=False)
+def _line(progress: "Progress") -> str:
+    return _STEPS[progress.step].format(
+        name=plain(progress.name), at=progress.done + 1, total=progress.total, size=size(progress.size)
+    )

@@ -1,11 +1,7 @@
 """`atlasctl db maintain`: delete expired data."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +10,7 @@ from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.output import count, size
 from atlas_sdk.cli.param_types import AGE, FOREVER
+from atlas_sdk.cli.progress import ProgressLine
 from atlas_sdk.maintenance import MAINTENANCE_JOBS
 
 if TYPE_CHECKING:
@@ -22,10 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["maintain"]
 
 Age = timedelta | str
-Tell = Callable[["MaintenanceProgress"], None]
 
-#: Without a terminal, the seconds between two lines of progress.
-_SILENT_S = 30.0
 #: The objects that each job removes.
 _NOUNS = {
     "periods": "ended month",
@@ -90,7 +84,15 @@ def maintain(
     writes one event. The watcher does all of it once a day. Exits with 1 when a job failed.
     """
     settings = run.settings
-    with run.opened() as atlas, _progress(run, len(jobs) or len(MAINTENANCE_JOBS)) as tell:
+    begun: list[str] = []
+
+    def tell(now: "MaintenanceProgress") -> None:
+        if now.job not in begun:
+            begun.append(now.job)
+        which = f"job {len(begun)} of {len(jobs) or len(MAINTENANCE_JOBS)}"
+        line.show(f"{which}, {now.job}: {now.removed:,} of {now.examined:,}")
+
+    with run.opened() as atlas, ProgressLine(run.out) as line:
         reports = atlas.maintenance.run(
             jobs or None,
             dry_run=dry_run,
@@ -127,50 +129,3 @@ def _row(report: "JobReport") -> tuple[str, str, str, str]:
     if report.problem is not None:
         done += "; failed"
     return report.name, done, f"of {report.examined:,}", f"{report.took.total_seconds():.1f} s"
-
-
-@contextmanager
-def _progress(run: Invocation, jobs: int) -> Iterator[Tell]:
-    """Show progress on stderr: a bar on a terminal, else a line at intervals, and nothing with --json."""
-    if run.out.json:
-        yield lambda _: None
-    elif sys.stderr is not None and sys.stderr.isatty():
-        with _bar(run, jobs) as tell:
-            yield tell
-    else:
-        said_at = time.monotonic()
-
-        def say(now: "MaintenanceProgress") -> None:
-            nonlocal said_at
-            if time.monotonic() - said_at >= _SILENT_S:
-                said_at = time.monotonic()
-                run.out.note(f"{now.job}: {now.removed:,} of {now.examined:,} …")
-
-        yield say
-
-
-@contextmanager
-def _bar(run: Invocation, jobs: int) -> Iterator[Tell]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, no_color=not run.out.colored, highlight=False)
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("maintenance", total=jobs)
-        begun: list[str] = []
-
-        def show(now: "MaintenanceProgress") -> None:
-            if now.job not in begun:
-                begun.append(now.job)
-            text = f"{now.job}: {now.removed:,} of {now.examined:,}"
-            # Refresh now: a short job may end before the next automatic refresh.
-            progress.update(task, completed=len(begun) - 1, description=f"{text:<40}", refresh=True)
-
-        yield show
-        progress.update(task, completed=jobs)
