@@ -12,8 +12,6 @@ from pathlib import Path
 
 from attrs import frozen
 
-__all__ = ["EDIT_SHARES", "SIZE_LIMITS", "Corpus", "Edit", "History", "describe", "edits", "load", "made", "pick"]
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPUS_VARIABLE = "ATLAS_CORPUS"
 

@@ -13,8 +13,6 @@ from attrs import frozen
 from atlas_sdk import Build, Project, SigningKeys, User
 from benchmarks.peers import needs_module
 
-__all__ = ["Known", "orm"]
-
 
 @frozen(kw_only=True)
 class Known:

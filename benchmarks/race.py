@@ -15,8 +15,6 @@ from benchmarks.slices import crew
 from benchmarks.table import Row, count, exactly, per_second
 from benchmarks.unchanged import StatementCounter
 
-__all__ = ["race"]
-
 _PROCESSES = 32
 _PATH = "CLAUDE.md"
 #: A text of a typical size that every version contains, so that only the race is measured.

@@ -9,8 +9,6 @@ from atlas_sdk.dsn import without_addresses
 from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
 from atlas_sdk.text import cut, visible
 
-__all__ = ["main"]
-
 #: The longest error message about the command line, in characters.
 _LETTERS = 1_000
 _LEVELS = ("debug", "info", "warning", "error")

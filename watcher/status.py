@@ -17,18 +17,6 @@ from atlas_sdk import FileProblem
 from atlas_sdk.home import open_private_file
 from watcher.lock import LOCK, holder
 
-__all__ = [
-    "FRESH_S",
-    "STATUS",
-    "DatabaseStatus",
-    "FileStatus",
-    "MaintenanceStatus",
-    "ProjectStatus",
-    "Status",
-    "read_status",
-    "write",
-]
-
 #: The status file, below the home folder.
 STATUS = Path("watcher/status.json")
 #: A daemon whose status is older is suspended or hangs, although it has its lock: a working daemon writes at least

@@ -15,8 +15,6 @@ from atlas_sdk.errors import (
 )
 from atlas_sdk.text import named
 
-__all__ = ["advice", "holds_everything", "init_advice"]
-
 #: PostgreSQL's code for a database that does not exist, invalid_catalog_name.
 _NO_DATABASE = "3D000"
 

@@ -9,8 +9,6 @@ from atlas_sdk.cli.json_output import of_checkpoint, of_skipped
 from atlas_sdk.cli.output import count, plain, size
 from atlas_sdk.names import checkpoint_name
 
-__all__ = ["checkpoint", "checkpoints"]
-
 
 @click.command(
     cls=Command,

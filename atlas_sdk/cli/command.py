@@ -6,18 +6,6 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-__all__ = [
-    "GLOBAL_OPTIONS",
-    "UTF8",
-    "Command",
-    "F",
-    "Flags",
-    "command_group",
-    "global_options",
-    "user_option",
-    "yes_option",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -21,8 +21,6 @@ from atlas_sdk.dsn import check_dsn, masked
 if TYPE_CHECKING:
     from atlas_sdk import SchemaMismatch
 
-__all__ = ["db"]
-
 #: Seconds that the embedded server stays up for a program that was given its URL.
 _KEPT_UP_S = 600
 #: What `db status` reports.

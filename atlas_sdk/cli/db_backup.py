@@ -16,8 +16,6 @@ from atlas_sdk.text import printable
 if TYPE_CHECKING:
     from atlas_sdk.backups import Loaded, Progress
 
-__all__ = ["dump", "load"]
-
 _STEPS: Final = {
     "dump": "dumping {name}, table {at} of {total}, {size} written",
     "load": "loading {name}, table {at} of {total}, {size} read",

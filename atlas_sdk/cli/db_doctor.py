@@ -15,8 +15,6 @@ from atlas_sdk.cli.output import count, plain
 if TYPE_CHECKING:
     from atlas_sdk.provision import Address, Diagnosis
 
-__all__ = ["doctor"]
-
 _MARKS: Final = {
     "ok": ("✓", "green"),
     "warning": ("!", "yellow"),

@@ -15,8 +15,6 @@ from atlas_sdk.cli.output import count, plain
 if TYPE_CHECKING:
     from atlas_sdk.provision import Address, Setup, SetupStep
 
-__all__ = ["init"]
-
 #: The mark of each outcome of a step, and its colour.
 _MARKS: Final = {
     "done": ("✓", "green"),

@@ -16,8 +16,6 @@ from atlas_sdk.maintenance import MAINTENANCE_JOBS
 if TYPE_CHECKING:
     from atlas_sdk.maintenance import JobReport, MaintenanceProgress
 
-__all__ = ["maintain"]
-
 Age = timedelta | str
 
 #: The objects that each job removes.

@@ -12,8 +12,6 @@ from atlas_sdk.cli.output import count
 if TYPE_CHECKING:
     from atlas_sdk.provision import Address, PendingMigration
 
-__all__ = ["apply_migrations", "migrate", "show_plan"]
-
 
 @click.command(
     cls=Command,

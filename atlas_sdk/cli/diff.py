@@ -12,8 +12,6 @@ from atlas_sdk.text import printable, visible
 if TYPE_CHECKING:
     from atlas_sdk import FileDiff
 
-__all__ = ["diff"]
-
 _PATHS = "atlas_sdk.cli.diff.paths"
 #: The numbers of the lines that name the two sides.
 _NAMES = range(2)

@@ -13,8 +13,6 @@ from atlas_sdk.text import printable
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project
 
-__all__ = ["forget"]
-
 
 @click.command(
     cls=Command, examples=("atlasctl forget", "atlasctl forget ~/code/app", "atlasctl forget ~/code/app --json")

@@ -18,8 +18,6 @@ from atlas_sdk.text import printable
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot, User
 
-__all__ = ["init"]
-
 
 @click.command(
     cls=Command,

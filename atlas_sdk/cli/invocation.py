@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from atlas_sdk.config import Settings
     from atlas_sdk.logs import LogFormatter
 
-__all__ = ["Invocation", "pass_run", "pass_run_anywhere"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -19,28 +19,6 @@ if TYPE_CHECKING:
     )
     from atlas_sdk.results import BrokenVersion, Forecast, MemoryUsage, QuotaPeriod, RestoreStep
 
-__all__ = [
-    "fields_of",
-    "of_broken",
-    "of_checkpoint",
-    "of_diff",
-    "of_forecast",
-    "of_grant",
-    "of_hold",
-    "of_limits",
-    "of_memory",
-    "of_period",
-    "of_plan",
-    "of_project",
-    "of_restore",
-    "of_session",
-    "of_skipped",
-    "of_step",
-    "of_usage",
-    "of_user",
-    "of_version",
-]
-
 
 def fields_of(thing: object, names: str, **others: Any) -> dict[str, Any]:
     """Return the fields with these names, which spaces separate: the attributes of an object, or the given values."""

@@ -17,8 +17,6 @@ from atlas_sdk.text import printable
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot
 
-__all__ = ["log"]
-
 _PAGE_ROWS = 200
 #: The largest --limit; --all has no limit.
 _MOST = 1_000_000

@@ -19,8 +19,6 @@ from atlas_sdk.text import visible
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["Output", "ago", "count", "exact", "iso", "plain", "signed", "size"]
-
 T = TypeVar("T")
 
 #: The colours of `style`: no other escape sequence is printed.

@@ -9,8 +9,6 @@ import click
 
 from atlas_sdk.text import quoted
 
-__all__ = ["AGE", "AMOUNT", "COUNT", "EXPIRY", "FOREVER", "MONEY", "UNLIMITED", "Limit", "Size"]
-
 #: The word for no limit; None would mean that the option was not given.
 UNLIMITED: Final = "unlimited"
 FOREVER: Final = "forever"

@@ -13,8 +13,6 @@ from atlas_sdk.cli.quota_set import given_limits, limit_options
 if TYPE_CHECKING:
     from atlas_sdk import Limits
 
-__all__ = ["plans"]
-
 #: The limits that every plan must give: a forgotten limit would allow any amount.
 _REQUIRED = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
 

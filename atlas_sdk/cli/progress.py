@@ -8,8 +8,6 @@ import click
 
 from atlas_sdk.cli.output import Output
 
-__all__ = ["ProgressLine"]
-
 #: Without a terminal, the seconds between two lines.
 _QUIET_S: Final = 10.0
 #: On a terminal, the seconds between two updates of the line.

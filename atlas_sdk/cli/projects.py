@@ -17,8 +17,6 @@ from atlas_sdk.text import named, printable, quoted
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project
 
-__all__ = ["projects"]
-
 #: The fewest hex digits of an id; fewer could be the name of a folder.
 _SHORTEST_ID = 8
 _LIVING = frozenset({"active", "archived"})

@@ -15,8 +15,6 @@ from atlas_sdk.cli.quota_set import grant, set_limits
 if TYPE_CHECKING:
     from atlas_sdk.results import QuotaAccounting
 
-__all__ = ["quota"]
-
 
 @command_group
 def quota() -> None:

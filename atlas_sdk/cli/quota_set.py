@@ -12,8 +12,6 @@ from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_grant
 from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
 
-__all__ = ["given_limits", "grant", "limit_options", "set_limits"]
-
 #: The limits, by the names that the library gives them.
 _LIMITS = (
     *("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard"),

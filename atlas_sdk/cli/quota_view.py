@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import Forecast, MemoryUsage
 
-__all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
-
 #: The most and the fewest cells of a bar. A shorter bar shows too little.
 _CELLS: Final = 24
 _CELLS_LEAST: Final = 8

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Restore, RestorePlan
     from atlas_sdk.results import RestoreStep
 
-__all__ = ["redo", "restore", "undo"]
-
 _dry_run = click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a terminal nothing is asked anyway.")
 

@@ -16,8 +16,6 @@ from atlas_sdk.text import quoted
 if TYPE_CHECKING:
     from atlas_sdk import Session
 
-__all__ = ["sessions"]
-
 #: The most sessions to read. A user mostly has a handful; a plan allows 100.
 _MOST = 10_000
 

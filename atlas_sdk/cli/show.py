@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot
     from atlas_sdk.results import VersionSet
 
-__all__ = ["show"]
-
 _LISTED = 5
 _COLONS_MAX = 32
 

@@ -13,8 +13,6 @@ from atlas_sdk.cli.json_output import of_skipped, of_version
 from atlas_sdk.cli.output import count
 from atlas_sdk.text import printable
 
-__all__ = ["snapshot"]
-
 
 @click.command(
     cls=Command,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from atlas_sdk.results import MemoryUsage
     from watcher.status import ProjectStatus, Status
 
-__all__ = ["status"]
-
 #: The states of a file that is not protected. "changed" and "new": no watcher captures the file, or the watcher should
 #: have captured it by now. "unkept": the file is over the size limit, so only its hash is stored. "problem": Atlas
 #: cannot read the file, or must not follow a symlink. The other states: "protected": the content is stored. "pending":

@@ -16,8 +16,6 @@ from atlas_sdk.cli.output import count, plain
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, User
 
-__all__ = ["user"]
-
 _PAGE_ROWS = 500
 #: The kinds of rows that are deleted with a user, by the library's names.
 _BELONGINGS = "projects memory_snapshots builds previews sessions usage_entries"

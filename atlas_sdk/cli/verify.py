@@ -9,8 +9,6 @@ from atlas_sdk.cli.json_output import fields_of, of_broken
 from atlas_sdk.cli.output import count, size
 from atlas_sdk.text import printable
 
-__all__ = ["verify"]
-
 
 @click.command(
     cls=Command, examples=("atlasctl verify", "atlasctl verify --json", "atlasctl verify --user ada@example.com")

@@ -6,8 +6,6 @@ from atlas_sdk import FileProblem
 from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 
-__all__ = ["watch"]
-
 
 @click.command(cls=Command, examples=("atlasctl watch", "atlasctl watch --dsn postgresql://ada@db.example/atlas"))
 @pass_run_anywhere

@@ -19,8 +19,6 @@ from atlas_sdk import (
 from atlas_sdk.guards import Guard, GuardOptions, Lease
 from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
 
-__all__ = ["LONGEST_TTL", "Jobs"]
-
 LONGEST_TTL = timedelta(seconds=4)
 #: Numbers per hundred jobs.
 _SHARES = {"guard": 28, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 9, "hit": 18}
