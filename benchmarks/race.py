@@ -69,11 +69,7 @@ def race(bench: Bench) -> list[Row]:
     return [
         Row(what=f"versions kept, of {total:,}", ours=count(len(kept)), target=exactly(total)),
         Row(what=f"numbered 1 to {total:,} without a gap", ours=count(int(in_order)), target=exactly(1)),
-        Row(
-            what="versions verified",
-            ours=count(verified.versions - len(verified.broken)),
-            target=exactly(total),
-        ),
+        Row(what="versions verified", ours=count(verified.versions - len(verified.broken)), target=exactly(total)),
         Row(
             what=f"rate of {_PROCESSES} processes",
             ours=per_second(total / took_s),

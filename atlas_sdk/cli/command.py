@@ -91,9 +91,15 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
+class Group(click.Group):
+    """A group whose commands are of the class `Command`."""
+
+    command_class = Command
+
+
 def command_group(function: Callable[[], None]) -> click.Group:
     """Make a group of commands, which takes the global options too."""
-    return click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
+    return click.group(cls=Group, params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
 
 
 def yes_option(command: F) -> F:

@@ -6,7 +6,7 @@ import click
 
 from atlas_sdk import SchemaMismatch
 from atlas_sdk.cli.advice import advice
-from atlas_sdk.cli.command import Command, command_group
+from atlas_sdk.cli.command import command_group
 from atlas_sdk.cli.db_backup import dump, load
 from atlas_sdk.cli.db_doctor import doctor
 from atlas_sdk.cli.db_init import init
@@ -36,7 +36,7 @@ def db() -> None:
     """
 
 
-@db.command(cls=Command, examples=("atlasctl db status", "atlasctl db status --json"))
+@db.command(examples=("atlasctl db status", "atlasctl db status --json"))
 @pass_run_anywhere
 def status(run: Invocation) -> int:
     """Show which database is used, and whether its schema is up to date.
@@ -77,7 +77,7 @@ def _print_mismatch(run: Invocation, shown: str, problem: "SchemaMismatch") -> i
     return FAILED
 
 
-@db.command(cls=Command, examples=("atlasctl db url", "psql $(atlasctl db url)", "atlasctl db url --show-password"))
+@db.command(examples=("atlasctl db url", "psql $(atlasctl db url)", "atlasctl db url --show-password"))
 @click.option("--show-password", is_flag=True, help="Print the secrets of a configured URL too.")
 @pass_run_anywhere
 def url(run: Invocation, *, show_password: bool) -> None:

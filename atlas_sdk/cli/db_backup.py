@@ -55,12 +55,7 @@ def dump(run: Invocation, *, file: Path, force: bool) -> None:
         names = "file database bytes sha256 seconds schema_version server_version rows"
         run.out.record(
             fields_of(
-                made,
-                names,
-                file=str(made.file),
-                database=run.database,
-                bytes=made.size,
-                seconds=round(made.seconds, 3),
+                made, names, file=str(made.file), database=run.database, bytes=made.size, seconds=round(made.seconds, 3)
             )
         )
         return

@@ -24,10 +24,7 @@ _MARKS: Final = {
 }
 _NAME_WIDTH: Final = 12
 #: libpq takes missing parts of an address from these variables.
-_GIVEN_BY: Final = {
-    "password": "PGPASSWORD, or ~/.pgpass, gives it to them",
-    "options": "PGOPTIONS gives them to them",
-}
+_GIVEN_BY: Final = {"password": "PGPASSWORD, or ~/.pgpass, gives it to them", "options": "PGOPTIONS gives them to them"}
 
 
 @click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot, User
 
 
-@click.command(
-    cls=Command,
-    examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"),
-)
+@click.command(cls=Command, examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"))
 @click.argument("path", required=False)
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
 @pass_run

@@ -26,10 +26,7 @@ _CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
-@click.command(
-    cls=Command,
-    examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"),
-)
+@click.command(cls=Command, examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"))
 @click.argument("path", required=False)
 @click.option("-n", "--limit", type=click.IntRange(1, _MOST), default=20, show_default=True, help="Versions at most.")
 @click.option("--all", "everything", is_flag=True, help="Every version.")

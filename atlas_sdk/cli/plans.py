@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, command_group
+from atlas_sdk.cli.command import UTF8, command_group
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import of_limits
 from atlas_sdk.cli.output import plain, size
@@ -26,7 +26,7 @@ def plans() -> None:
     """
 
 
-@plans.command("list", cls=Command, examples=("atlasctl plans list", "atlasctl plans list --json"))
+@plans.command("list", examples=("atlasctl plans list", "atlasctl plans list --json"))
 @pass_run_anywhere
 def list_plans(run: Invocation) -> None:
     """List the plans with their limits.
@@ -55,7 +55,7 @@ def _row(plan: "Limits") -> tuple[str, ...]:
     )
 
 
-@plans.command(cls=Command, examples=("atlasctl plans show free", "atlasctl plans show pro --json"))
+@plans.command(examples=("atlasctl plans show free", "atlasctl plans show pro --json"))
 @click.argument("name", type=UTF8)
 @pass_run_anywhere
 def show(run: Invocation, name: str) -> None:
@@ -70,10 +70,9 @@ def show(run: Invocation, name: str) -> None:
 
 
 @plans.command(
-    cls=Command,
     examples=(
         "atlasctl plans add team --tokens 5M --cost 50 --containers 5 --requests-per-hour 1k --builds-per-day 50",
-    ),
+    )
 )
 @click.argument("name", type=UTF8)
 @limit_options

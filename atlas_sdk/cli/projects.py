@@ -8,7 +8,7 @@ import click
 
 from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.cli.advice import init_advice
-from atlas_sdk.cli.command import Command, command_group, user_option, yes_option
+from atlas_sdk.cli.command import command_group, user_option, yes_option
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of, of_project
 from atlas_sdk.cli.output import count, plain, size
@@ -32,9 +32,7 @@ def projects() -> None:
 
 
 @projects.command(
-    "list",
-    cls=Command,
-    examples=("atlasctl projects list", "atlasctl projects list --all", "atlasctl projects list --json"),
+    "list", examples=("atlasctl projects list", "atlasctl projects list --all", "atlasctl projects list --json")
 )
 @user_option
 @click.option("--all", "everything", is_flag=True, help="Also the archived and the deleted ones.")
@@ -57,8 +55,7 @@ def list_projects(run: Invocation, email: str | None, *, everything: bool) -> No
 
 
 @projects.command(
-    cls=Command,
-    examples=("atlasctl projects show .", "atlasctl projects show ~/code/app --user ada@example.com --json"),
+    examples=("atlasctl projects show .", "atlasctl projects show ~/code/app --user ada@example.com --json")
 )
 @click.argument("given", metavar="PROJECT")
 @user_option
@@ -94,7 +91,7 @@ def show(run: Invocation, given: str, email: str | None) -> None:
     )
 
 
-@projects.command(cls=Command, examples=("atlasctl projects archive ~/code/app", "atlasctl projects archive . --json"))
+@projects.command(examples=("atlasctl projects archive ~/code/app", "atlasctl projects archive . --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @pass_run_anywhere
@@ -106,9 +103,7 @@ def archive(run: Invocation, given: str, email: str | None) -> None:
     _change(run, given, email, "archive", "archived; atlasctl projects activate takes that back")
 
 
-@projects.command(
-    cls=Command, examples=("atlasctl projects activate ~/code/app", "atlasctl projects activate . --json")
-)
+@projects.command(examples=("atlasctl projects activate ~/code/app", "atlasctl projects activate . --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @pass_run_anywhere
@@ -120,9 +115,7 @@ def activate(run: Invocation, given: str, email: str | None) -> None:
     _change(run, given, email, "activate", "active")
 
 
-@projects.command(
-    cls=Command, examples=("atlasctl projects delete ~/code/app", "atlasctl projects delete ~/code/app --yes --json")
-)
+@projects.command(examples=("atlasctl projects delete ~/code/app", "atlasctl projects delete ~/code/app --yes --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @yes_option
@@ -148,7 +141,7 @@ def _change(
     run.out.result(_fields(changed), f"{printable(changed.path)} is {done}")
 
 
-@projects.command(cls=Command, examples=("atlasctl projects purge ~/code/app --yes",))
+@projects.command(examples=("atlasctl projects purge ~/code/app --yes",))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @yes_option

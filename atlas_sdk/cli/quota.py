@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk import QuotaExceeded
-from atlas_sdk.cli.command import Command, command_group, user_option
+from atlas_sdk.cli.command import command_group, user_option
 from atlas_sdk.cli.failures import NOT_PROTECTED
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_period
@@ -27,12 +27,7 @@ def quota() -> None:
 
 
 @quota.command(
-    cls=Command,
-    examples=(
-        "atlasctl quota show",
-        "atlasctl quota show --user ada@example.com --json",
-        "atlasctl quota show --check",
-    ),
+    examples=("atlasctl quota show", "atlasctl quota show --user ada@example.com --json", "atlasctl quota show --check")
 )
 @user_option
 @click.option("--check", is_flag=True, help="Exit with 4 when a limit is reached, and say which.")
@@ -53,10 +48,7 @@ def show(run: Invocation, email: str | None, *, check: bool) -> int:
     return QuotaExceeded.exit_code
 
 
-@quota.command(
-    cls=Command,
-    examples=("atlasctl quota history", "atlasctl quota history --user ada@example.com -n 3 --json"),
-)
+@quota.command(examples=("atlasctl quota history", "atlasctl quota history --user ada@example.com -n 3 --json"))
 @user_option
 @click.option("-n", "--limit", type=click.IntRange(1, 1200), default=24, show_default=True, help="Months at most.")
 @pass_run
@@ -87,7 +79,7 @@ def history(run: Invocation, email: str | None, limit: int) -> None:
         run.out.note("no month has ended yet")
 
 
-@quota.command(cls=Command, examples=("atlasctl quota verify", "atlasctl quota verify --json"))
+@quota.command(examples=("atlasctl quota verify", "atlasctl quota verify --json"))
 @pass_run
 def verify(run: Invocation) -> int:
     """Compare the counters of all users with the ledger.
@@ -127,7 +119,7 @@ def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
     return {name: (str(says), str(should)) for name, (says, should) in pairs.items() if says != should}
 
 
-@quota.command(cls=Command, examples=("atlasctl quota reset", "atlasctl quota reset --json"))
+@quota.command(examples=("atlasctl quota reset", "atlasctl quota reset --json"))
 @pass_run
 def reset(run: Invocation) -> None:
     """Close the months that have ended, of all users.

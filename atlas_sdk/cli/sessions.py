@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk import InvalidInput, NotFound
-from atlas_sdk.cli.command import Command, command_group, user_option
+from atlas_sdk.cli.command import command_group, user_option
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import of_session
 from atlas_sdk.cli.output import count, plain
@@ -29,9 +29,7 @@ def sessions() -> None:
     """
 
 
-@sessions.command(
-    "list", cls=Command, examples=("atlasctl sessions list", "atlasctl sessions list --user ada@example.com --json")
-)
+@sessions.command("list", examples=("atlasctl sessions list", "atlasctl sessions list --user ada@example.com --json"))
 @user_option
 @pass_run_anywhere
 def list_sessions(run: Invocation, email: str | None) -> None:
@@ -60,8 +58,7 @@ def list_sessions(run: Invocation, email: str | None) -> None:
 
 
 @sessions.command(
-    cls=Command,
-    examples=("atlasctl sessions issue --expires 12h", "atlasctl sessions issue --user ada@example.com --json"),
+    examples=("atlasctl sessions issue --expires 12h", "atlasctl sessions issue --user ada@example.com --json")
 )
 @user_option
 @click.option("--expires", type=EXPIRY, metavar="WHEN", help="12h, 30d, 4w, or the last day.  [default: 30d]")
@@ -84,8 +81,7 @@ def issue(run: Invocation, email: str | None, expires: timedelta | datetime | No
 
 
 @sessions.command(
-    cls=Command,
-    examples=("atlasctl sessions revoke --all", "atlasctl sessions revoke --all --user ada@example.com --json"),
+    examples=("atlasctl sessions revoke --all", "atlasctl sessions revoke --all --user ada@example.com --json")
 )
 @click.argument("session_id", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every session of the user.")

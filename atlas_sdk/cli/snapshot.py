@@ -15,8 +15,7 @@ from atlas_sdk.text import printable
 
 
 @click.command(
-    cls=Command,
-    examples=("atlasctl snapshot", "atlasctl snapshot CLAUDE.md notes.md", "atlasctl snapshot --json"),
+    cls=Command, examples=("atlasctl snapshot", "atlasctl snapshot CLAUDE.md notes.md", "atlasctl snapshot --json")
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @pass_run

@@ -130,12 +130,7 @@ def _is_on_record(found: "FileState", version: "Snapshot") -> bool:
 
 
 def _entry(
-    path: str,
-    state: str,
-    *,
-    version: "Snapshot | None" = None,
-    size: int | None = None,
-    problem: str | None = None,
+    path: str, state: str, *, version: "Snapshot | None" = None, size: int | None = None, problem: str | None = None
 ) -> dict[str, Any]:
     known = (
         {"version": None, "since": None} if version is None else {"version": version.id, "since": version.created_at}

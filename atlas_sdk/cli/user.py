@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk import NotFound
-from atlas_sdk.cli.command import UTF8, Command, command_group, yes_option
+from atlas_sdk.cli.command import UTF8, command_group, yes_option
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of, of_user
 from atlas_sdk.cli.output import count, plain
@@ -31,11 +31,10 @@ def user() -> None:
 
 
 @user.command(
-    cls=Command,
     examples=(
         "atlasctl user create bob@example.com",
         "atlasctl user create eve@example.com --name Eve --plan pro --json",
-    ),
+    )
 )
 @click.argument("email", type=UTF8)
 @click.option("--name", default="", type=UTF8, help="What to call the user.")
@@ -52,7 +51,7 @@ def create(run: Invocation, email: str, name: str, plan: str) -> None:
     _print(run, made, "created")
 
 
-@user.command("list", cls=Command, examples=("atlasctl user list", "atlasctl user list --limit 10 --json"))
+@user.command("list", examples=("atlasctl user list", "atlasctl user list --limit 10 --json"))
 @click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Users at most.")
 @click.option("--all", "everything", is_flag=True, help="Every user.")
 @pass_run_anywhere
@@ -86,7 +85,7 @@ def _every(atlas: "Atlas") -> "Iterator[User]":
             return
 
 
-@user.command(cls=Command, examples=("atlasctl user show", "atlasctl user show ada@example.com --json"))
+@user.command(examples=("atlasctl user show", "atlasctl user show ada@example.com --json"))
 @click.argument("email", required=False, type=UTF8)
 @pass_run_anywhere
 def show(run: Invocation, email: str | None) -> None:
@@ -126,7 +125,6 @@ def show(run: Invocation, email: str | None) -> None:
 
 @user.command(
     "set",
-    cls=Command,
     examples=(
         "atlasctl user set ada@example.com --plan pro",
         "atlasctl user set ada@example.com --name Ada --verified",
@@ -158,11 +156,10 @@ def set_user(run: Invocation, email: str, plan: str | None, name: str | None, *,
 
 
 @user.command(
-    cls=Command,
     examples=(
         "atlasctl user password ada@example.com",
         "atlasctl user password ada@example.com --json < new-password.txt",
-    ),
+    )
 )
 @click.argument("email", type=UTF8)
 @pass_run_anywhere
@@ -190,9 +187,7 @@ def _typed(email: str) -> str:
     return line
 
 
-@user.command(
-    cls=Command, examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json")
-)
+@user.command(examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json"))
 @click.argument("email", type=UTF8)
 @yes_option
 @pass_run_anywhere
