@@ -85,10 +85,11 @@ def maintain(
     begun: list[str] = []
 
     def tell(now: "MaintenanceProgress") -> None:
-        if now.job not in begun:
+        is_news = now.job not in begun
+        if is_news:
             begun.append(now.job)
         which = f"job {len(begun)} of {len(jobs) or len(MAINTENANCE_JOBS)}"
-        line.show(f"{which}, {now.job}: {now.removed:,} of {now.examined:,}")
+        line.show(f"{which}, {now.job}: {now.removed:,} of {now.examined:,}", is_news=is_news)
 
     with run.opened() as atlas, ProgressLine(run.out) as line:
         reports = atlas.maintenance.run(

@@ -23,10 +23,10 @@ class ProgressLine:
         self._live = sys.stderr is not None and sys.stderr.isatty() and not out.json
         self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
 
-    def show(self, text: str) -> None:
-        """Show a text if the last one is old enough."""
+    def show(self, text: str, *, is_news: bool = False) -> None:
+        """Show a text if the last one is old enough; news are shown at once on a terminal."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next and not (is_news and self._live):
             return
         self._next = now + (_BLINK_S if self._live else _QUIET_S)
         if self._live:

@@ -144,7 +144,7 @@ def test_a_terminal_shows_how_far_it_is(ada, atlasctl, admin):
     text = terminal.read_until()
     assert terminal.end() == 0
     assert "sessions: " in text
-    assert f"{len(MAINTENANCE_JOBS)}/{len(MAINTENANCE_JOBS)}" in text
+    assert f"job {len(MAINTENANCE_JOBS)} of {len(MAINTENANCE_JOBS)}" in text
     assert "12 expired sessions" in text
     assert rows(admin, "sessions") == 0
 
