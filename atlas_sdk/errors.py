@@ -33,7 +33,7 @@
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
 Every message says what happened and what to do next; the fields hold the same facts for programs. The answer of a web
-service is in `http_status` and `headers`, if an error has them.
+service is in `http_status` and `headers`.
 """
 
 import math
@@ -41,7 +41,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
 
-from atlas_sdk.text import cut, named, quoted, visible
+from atlas_sdk.text import cut, digits, named, quoted, visible
 
 __all__ = [
     "AlreadyExists",
@@ -89,6 +89,16 @@ class AtlasError(Exception):
     #: failure inside `transaction()`: there the caller must repeat the whole transaction.
     repeatable: bool = False
 
+    @property
+    def http_status(self) -> int:
+        """The status of a web service's answer: 500 if the request is not at fault."""
+        return 500
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of a web service's answer."""
+        return {}
+
     def __init__(self, *args: object) -> None:
         # Keep a message on one line and short, whatever names it quotes, so that people can read it in a log or a
         # terminal.
@@ -111,8 +121,7 @@ def _made_again(kind: type[AtlasError], args: tuple[object, ...], fields: dict[s
 class InvalidInput(AtlasError, ValueError):
     """An argument breaks a rule."""
 
-    #: The answer of a web service: Unprocessable Content.
-    http_status: ClassVar[int] = 422
+    http_status = 422
     exit_code = 2
 
     def __init__(self, message: str, *, field: str) -> None:
@@ -123,8 +132,7 @@ class InvalidInput(AtlasError, ValueError):
 class NotFound(AtlasError, LookupError):
     """No such user, project, file, version or checkpoint."""
 
-    #: The answer of a web service: Not Found.
-    http_status: ClassVar[int] = 404
+    http_status = 404
     exit_code = 3
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
@@ -144,8 +152,7 @@ class NotAProject(NotFound):
 class AlreadyExists(AtlasError):
     """A unique name is taken."""
 
-    #: The answer of a web service: Conflict.
-    http_status: ClassVar[int] = 409
+    http_status = 409
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
@@ -156,8 +163,7 @@ class AlreadyExists(AtlasError):
 class IllegalTransition(AtlasError):
     """A status that cannot follow the present one; nothing was changed."""
 
-    #: The answer of a web service: Conflict.
-    http_status: ClassVar[int] = 409
+    http_status = 409
 
     def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
         final = ", which is final" if from_status in _FINAL else ""
@@ -177,6 +183,8 @@ _FINAL = frozenset({"deleted", "failed", "stopped", "succeeded"})
 class PortsExhausted(AtlasError):
     """Live previews use every port of the range on that machine."""
 
+    http_status = 503
+
     def __init__(self, *, first: int, last: int, machine: str) -> None:
         place = f" of {machine}" if machine else ""
         super().__init__(f"no port{place} from {first} to {last} is free: stop a preview, or give a wider range")
@@ -188,6 +196,8 @@ class PortsExhausted(AtlasError):
 class AmbiguousReference(AtlasError):
     """A prefix that several versions share."""
 
+    http_status = 422
+
     def __init__(self, reference: str, candidates: tuple[str, ...]) -> None:
         super().__init__(f"{quoted(reference)} fits several versions: {', '.join(candidates)}; give more characters")
         self.reference = reference
@@ -196,6 +206,8 @@ class AmbiguousReference(AtlasError):
 
 class RestoreRefused(AtlasError):
     """Continuing would lose bytes, so nothing was written."""
+
+    http_status = 409
 
     def __init__(self, message: str, *, paths: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -213,9 +225,13 @@ class FileProblem(AtlasError):
 class OutsideProject(FileProblem):
     """A path or a symlink that leaves the project."""
 
+    http_status = 422
+
 
 class ContentMissing(AtlasError):
     """Only hash and size of this version were kept, because it was over the size limit."""
+
+    http_status = 404
 
     def __init__(self, message: str, *, path: str, size: int) -> None:
         super().__init__(message)
@@ -341,9 +357,9 @@ def _sentence(
     held: int | Decimal | None,
 ) -> str:
     unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
-    whole = "" if limit is None else f" of {limit}{unit}"
+    whole = "" if limit is None else f" of {digits(limit)}{unit}"
     name = dimension.removesuffix("_bytes")
-    what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
+    what = f"the {name} limit{whole} leaves {digits(remaining)}{unit}, and {digits(asked)} were asked for"
     if dimension == "memory_bytes":
         return f"{what}: have the limit raised"
     if dimension in _ENDED:
@@ -353,12 +369,14 @@ def _sentence(
     when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     less = ", or ask for less" if remaining > 0 else ""
     if held is not None:
-        return f"{what}, because running calls hold {held}{unit}; try again when one has ended, or {when}{less}"
+        return f"{what}, because running calls hold {digits(held)}{unit}; try again when one has ended, or {when}{less}"
     return f"{what}; try again {when}{less}"
 
 
 class SlotLost(AtlasError):
     """A container has lost its slot, so another container may run in its place. Stop the container."""
+
+    http_status = 409
 
     def __init__(self, message: str, *, epoch: int | None) -> None:
         super().__init__(message)
@@ -369,8 +387,7 @@ class SlotLost(AtlasError):
 class AuthError(AtlasError):
     """A sign-in or a session is not valid. The message never tells whether an account exists."""
 
-    #: The answer of a web service: Unauthorized.
-    http_status: ClassVar[int] = 401
+    http_status = 401
 
     @property
     def headers(self) -> dict[str, str]:
@@ -398,8 +415,7 @@ class MissingExtra(AtlasError, ImportError):
 class NotPermitted(AtlasError):
     """This login may not do that, or the rows belong to another tenant; nothing was done."""
 
-    #: The answer of a web service: Forbidden.
-    http_status: ClassVar[int] = 403
+    http_status = 403
 
 
 class BackupFailed(AtlasError):
@@ -417,9 +433,13 @@ class DatabaseError(AtlasError):
 class StorageFull(DatabaseError):
     """The server's disk is full; nothing of the statement was kept."""
 
+    http_status = 507
+
 
 class TimedOut(DatabaseError):
     """A statement took longer, or waited longer for a lock, than a time limit allows; nothing of it was kept."""
+
+    http_status = 503
 
     def __init__(self, message: str, *, limit: str, sqlstate: str | None = None) -> None:
         super().__init__(message, sqlstate=sqlstate)
@@ -431,13 +451,14 @@ class TimedOut(DatabaseError):
 class TransactionConflict(DatabaseError):
     """Another transaction was in the way, and nothing was kept. It is safe to repeat the call."""
 
+    http_status = 503
+
 
 class DatabaseUnreachable(AtlasError):
     """No connection to the database."""
 
     exit_code = 5
-    #: The answer of a web service: Service Unavailable.
-    http_status: ClassVar[int] = 503
+    http_status = 503
 
     @property
     def headers(self) -> dict[str, str]:

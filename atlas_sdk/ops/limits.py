@@ -94,7 +94,7 @@ def _parameters(named: Mapping[str, object]) -> dict[str, object]:
 
 def _told(named: Mapping[str, object]) -> dict[str, object]:
     """Return the limits for an event, with decimals as text, since JSON has no exact numbers."""
-    return {column: str(value) if isinstance(value, Decimal) else value for column, value in named.items()}
+    return {column: format(value, "f") if isinstance(value, Decimal) else value for column, value in named.items()}
 
 
 @atomic
@@ -300,7 +300,7 @@ def grant(
         reason=reason,
     )
     if is_new:
-        meta = {"grant": str(new_id), "tokens": tokens, "cost": str(dollars), "reason": reason}
+        meta = {"grant": str(new_id), "tokens": tokens, "cost": format(dollars, "f"), "reason": reason}
         yield from events.record("quota.granted", user_id=user.id, meta=meta)
     return next(one for one in (yield from grants(user)) if one.id == new_id)
 
