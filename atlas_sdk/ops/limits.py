@@ -14,6 +14,7 @@ from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, quota_accounting
 from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+from atlas_sdk.ops.checks import bounded
 from atlas_sdk.text import quoted
 
 __all__ = [
@@ -152,11 +153,16 @@ def use_plan_limits(user: User) -> Plan[Usage]:
 def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
     """Set the time zone ("Europe/Berlin") in which a user's days and months begin. The current period keeps its end.
 
-    Raises NotFound, and InvalidInput for a zone that the server does not know.
+    Case does not matter. Raises NotFound, and InvalidInput for a name that the server's `pg_timezone_names` does not
+    have, such as "UTC+2".
     """
-    found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=time_zone)
+    zone = yield from scalar(sql["time_zone"], str, time_zone=bounded("time_zone", time_zone, 64))
+    if not zone:
+        message = f"{quoted(time_zone)} is not the name of a time zone: give one such as 'Europe/Berlin'"
+        raise InvalidInput(message, field="time_zone")
+    found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=zone)
     if found:
-        yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": time_zone})
+        yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": zone})
     return (yield from quota_accounting.usage(user))
 
 
