@@ -1,5 +1,6 @@
 """Read and change the limits of plans and users, and add top-ups. Every change records an event."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -34,6 +35,8 @@ sql = statements("limits")
 #: The number of users whose rows one statement locks.
 _BATCH = 200
 _NOBODY = UUID(int=0)
+#: The rule `plans_name_shape` of the database.
+_PLAN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: The longest lifetime of a top-up that expires.
 _GRANT_MAX = timedelta(days=36525)
 _COLUMNS = (
@@ -195,10 +198,13 @@ def add_plan(
     sessions: int | None = None,
     previews: int | None = None,
 ) -> Plan[Limits]:
-    """Create a plan; None is unlimited. Raises AlreadyExists.
+    """Create a plan; None is unlimited. Raises AlreadyExists, InvalidInput.
 
-    A name has up to 40 characters: a-z, 0-9, "_" and "-".
+    A name begins with a letter and has up to 40 characters: a-z, 0-9, "_" and "-".
     """
+    if not _PLAN.fullmatch(plan):
+        message = f"a plan's name must be a letter and up to 39 of a-z, 0-9, '_' and '-', not {quoted(plan)}"
+        raise InvalidInput(message, field="plan")
     named = _named(
         tokens=tokens,
         cost=cost,

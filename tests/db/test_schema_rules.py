@@ -25,6 +25,11 @@ ACCEPTED_BUILDS = [
 ]
 REFUSED = [
     *(("users", {"email": e}) for e in ["a", "a@b@c", "A@example.com", "a b@example.com", "@", "a@" + "b" * 319, ""]),
+    # A second form of an address that the SDK stores in one.
+    *(
+        ("users", {"email": e})
+        for e in ["É@example.com", "e\u0301@example.com", "\N{KELVIN SIGN}@example.com", "a@é.example"]
+    ),
     ("users", {"id": NIL}),
     ("users", {"password_hash": ""}),
     ("sessions", {"token_hash": b"short"}),

@@ -137,6 +137,16 @@ def test_paths_are_those_of_the_routes(make: Any, path: str, root_path: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("path", "counted"),
+    [("/api", 1), ("/api/x", 1), ("/apix", 0), ("/", 0), ("/api/health", 0), ("/api/health/deep", 0), ("/v2/x", 1)],
+)
+def test_paths_are_whole_segments(path: str, counted: int) -> None:
+    counter = Counter()
+    send(counter.meter(Router(routes()), paths=("/api", "/v2/"), skip=("/api/health",)), path)
+    assert sum(counter.counted.values()) == counted
+
+
+@pytest.mark.parametrize(
     ("path", "root_path", "counted"),
     [
         ("/apix/chat", "/api", 0),
