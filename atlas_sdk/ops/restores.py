@@ -124,7 +124,7 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
             raise
         raise RestoreRefused(
             f"{failure}. Before that {len(written)} of {len(plan.changes)} files were written: "
-            f"`atlasctl {'undo` takes them back' if plan.of is None else plan.reason + '` goes on'}",
+            f"`{'undo` takes them back' if plan.of is None else plan.reason + '` goes on'}",
             paths=tuple(step.path for step in plan.changes if step.path not in written),
         ) from failure
     return done

@@ -85,7 +85,7 @@ def test_what_is_no_plan_is_refused(client: Any, quota_sql: QuotaSql) -> None:
         with pytest.raises(InvalidInput):
             wrong()
     for name in ("", "Pro", "1st", "a b", "x" * 41, "x\n"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match=r"^a plan's name must be a letter and"):
             client.quotas.add_plan(name, tokens=1, cost=1, containers=1, requests_per_hour=1, builds_per_day=1)
     name = new_plan(client)
     for asked in ({"tokens": -1}, {"cost": "NaN"}, {"containers": 2**31}, {"tokens": True}, {"memory_hard": 1}):
