@@ -61,14 +61,19 @@ class Statements(Mapping[str, Statement]):
             text = (sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
             headers = list(_HEADER.finditer(text))
             ends = [header.start() for header in headers[1:]] + [len(text)]
-            self._loaded = {}
+            texts: dict[str, str] = {}
             for header, end in zip(headers, ends, strict=True):
-                name = header["name"]
-                if name in self._loaded:
-                    message = f"sql/queries/{self.topic}.sql names {name!r} twice"
+                if header["name"] in texts:
+                    message = f"sql/queries/{self.topic}.sql names {header['name']!r} twice"
                     raise ValueError(message)
-                statement = text[header.end() : end].strip().rstrip(";")
-                self._loaded[name] = Statement(f"{self.topic}.{name}", statement, reads=header["reads"] is not None)
+                texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
+            # The columns of a topic's object: not a statement, but a part of several.
+            columns = texts.pop("columns", "")
+            reading = {header["name"] for header in headers if header["reads"]}
+            self._loaded = {
+                name: Statement(f"{self.topic}.{name}", body.replace("{columns}", columns), reads=name in reading)
+                for name, body in texts.items()
+            }
         return self._loaded
 
     def __getitem__(self, name: str) -> Statement:

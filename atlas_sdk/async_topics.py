@@ -227,6 +227,7 @@ class AsyncMaintenance(AsyncMaintaining):
     purge_events = async_method(purges.purge_events)
     prune_snapshots = async_method(retention.prune_snapshots)
     collect_contents = async_method(retention.collect_contents)
+    sum_usage = async_method(usage.sum_usage)
 
 
 class AsyncSchema(AsyncNamespace):

@@ -227,6 +227,7 @@ class Maintenance(Maintaining):
     purge_events = sync_method(purges.purge_events)
     prune_snapshots = sync_method(retention.prune_snapshots)
     collect_contents = sync_method(retention.collect_contents)
+    sum_usage = sync_method(usage.sum_usage)
 
 
 class Schema(Namespace):
