@@ -1,13 +1,12 @@
 """Named SQL statements from files: SQL lives in `sql/`, never in Python."""
 
 import re
-from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from attrs import field, frozen
 
-__all__ = ["Migration", "Statement", "Statements", "migrations", "sql_root", "statements", "topics"]
+__all__ = ["Migration", "Statement", "Statements", "migrations", "read_statements", "sql_root", "statements", "topics"]
 
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)(?P<reads> \(read\))?[ ]*$", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
@@ -49,46 +48,43 @@ def sql_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "sql"
 
 
-class Statements(Mapping[str, Statement]):
-    """The statements of one topic, read from disk at the first use."""
+class Statements(dict[str, Statement]):
+    """The statements of one topic by name, read from disk when the first of them is used."""
 
     def __init__(self, topic: str) -> None:
+        super().__init__()
         self.topic = topic
-        self._loaded: dict[str, Statement] | None = None
 
-    def _load(self) -> dict[str, Statement]:
-        if self._loaded is None:
-            text = (sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
-            headers = list(_HEADER.finditer(text))
-            ends = [header.start() for header in headers[1:]] + [len(text)]
-            texts: dict[str, str] = {}
-            for header, end in zip(headers, ends, strict=True):
-                if header["name"] in texts:
-                    message = f"sql/queries/{self.topic}.sql names {header['name']!r} twice"
-                    raise ValueError(message)
-                texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
-            # The columns of a topic's object: not a statement, but a part of several.
-            columns = texts.pop("columns", "")
-            reading = {header["name"] for header in headers if header["reads"]}
-            self._loaded = {
-                name: Statement(f"{self.topic}.{name}", body.replace("{columns}", columns), reads=name in reading)
-                for name, body in texts.items()
-            }
-        return self._loaded
+    def __missing__(self, name: str) -> Statement:
+        # Two threads may do this at the same time: both read the same statements.
+        found = read_statements(self.topic)
+        self.update(found)
+        return found[name]
 
-    def __getitem__(self, name: str) -> Statement:
-        return self._load()[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._load())
-
-    def __len__(self) -> int:
-        return len(self._load())
+def read_statements(topic: str) -> dict[str, Statement]:
+    """Read the named statements of `sql/queries/<topic>.sql`, in the order of the file."""
+    text = (sql_root() / "queries" / f"{topic}.sql").read_text("utf-8")
+    headers = list(_HEADER.finditer(text))
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    texts: dict[str, str] = {}
+    for header, end in zip(headers, ends, strict=True):
+        if header["name"] in texts:
+            message = f"sql/queries/{topic}.sql names {header['name']!r} twice"
+            raise ValueError(message)
+        texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
+    # The columns of a topic's object: not a statement, but a part of several.
+    columns = texts.pop("columns", "")
+    reading = {header["name"] for header in headers if header["reads"]}
+    return {
+        name: Statement(f"{topic}.{name}", body.replace("{columns}", columns), reads=name in reading)
+        for name, body in texts.items()
+    }
 
 
 @cache
 def statements(topic: str) -> Statements:
-    """Return the named statements of `sql/queries/<topic>.sql`."""
+    """Return the named statements of a topic, to be looked up by name."""
     return Statements(topic)
 
 

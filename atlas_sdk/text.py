@@ -4,10 +4,12 @@ import re
 import unicodedata
 from typing import Final
 
-__all__ = ["cut", "named", "printable", "quoted", "visible"]
+__all__ = ["cut", "named", "printable", "quoted", "some", "visible"]
 
 #: The longest name in a sentence. Nobody reads a longer one to its end.
 _NAME_LETTERS: Final = 200
+#: The most names in one sentence.
+_NAMES: Final = 5
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
 _LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
@@ -84,3 +86,9 @@ def _escape(letter: str) -> str:
     if code <= _LAST_ASCII:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
+
+
+def some(names: list[str]) -> str:
+    """Return the first few names and the number of the others."""
+    rest = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,8 +11,6 @@ from benchmarks.bench import Bench
 from benchmarks.table import Row, at_most, ms
 from benchmarks.timing import Times, elapsed
 
-__all__ = ["growth"]
-
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
 #: The most milliseconds at 10^6 rows of the ledger and of builds; for the views at 10^5 builds of a project. Slower
 #: operations would need more stored sums.

@@ -36,16 +36,8 @@ _NOBODY = UUID(int=0)
 #: The longest lifetime of a top-up that expires.
 _GRANT_MAX = timedelta(days=36525)
 _COLUMNS = (
-    "tokens",
-    "cost",
-    "containers",
-    "requests",
-    "builds",
-    "memory",
-    "memory_hard",
-    "projects",
-    "sessions",
-    "previews",
+    *("tokens", "cost", "containers", "requests", "builds", "memory", "memory_hard"),
+    *("projects", "sessions", "previews"),
 )
 
 
