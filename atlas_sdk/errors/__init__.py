@@ -33,7 +33,7 @@
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
 Every message says what happened and what to do next; the fields hold the same facts for programs. The answer of a web
-service is in `http_status` and `headers`, if an error has them.
+service is in `http_status` and `headers`.
 """
 
 from atlas_sdk.errors.base import (

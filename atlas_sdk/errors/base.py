@@ -17,6 +17,16 @@ class AtlasError(Exception):
     #: failure inside `transaction()`: there the caller must repeat the whole transaction.
     repeatable: bool = False
 
+    @property
+    def http_status(self) -> int:
+        """The status of a web service's answer: 500 if the request is not at fault."""
+        return 500
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of a web service's answer."""
+        return {}
+
     def __init__(self, *args: object) -> None:
         # Keep a message on one line and short, whatever names it quotes, so that people can read it in a log or a
         # terminal.
@@ -39,7 +49,7 @@ def _made_again(kind: type[AtlasError], args: tuple[object, ...], fields: dict[s
 class InvalidInput(AtlasError, ValueError):
     """An argument breaks a rule."""
 
-    http_status: ClassVar[int] = 422
+    http_status = 422
     exit_code = 2
 
     def __init__(self, message: str, *, field: str) -> None:
@@ -50,7 +60,7 @@ class InvalidInput(AtlasError, ValueError):
 class NotFound(AtlasError, LookupError):
     """No such user, project, file, version or checkpoint."""
 
-    http_status: ClassVar[int] = 404
+    http_status = 404
     exit_code = 3
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
@@ -70,7 +80,7 @@ class NotAProject(NotFound):
 class AlreadyExists(AtlasError):
     """A unique name is taken."""
 
-    http_status: ClassVar[int] = 409
+    http_status = 409
 
     def __init__(self, message: str, *, kind: str, name: str) -> None:
         super().__init__(message)
@@ -81,7 +91,7 @@ class AlreadyExists(AtlasError):
 class IllegalTransition(AtlasError):
     """A status that cannot follow the present one; nothing was changed."""
 
-    http_status: ClassVar[int] = 409
+    http_status = 409
 
     def __init__(self, *, kind: str, name: str, from_status: str, to_status: str) -> None:
         final = ", which is final" if from_status in _FINAL else ""
@@ -101,6 +111,8 @@ _FINAL = frozenset({"deleted", "failed", "stopped", "succeeded"})
 class PortsExhausted(AtlasError):
     """Live previews use every port of the range on that machine."""
 
+    http_status = 503
+
     def __init__(self, *, first: int, last: int, machine: str) -> None:
         place = f" of {machine}" if machine else ""
         super().__init__(f"no port{place} from {first} to {last} is free: stop a preview, or give a wider range")
@@ -112,6 +124,8 @@ class PortsExhausted(AtlasError):
 class AmbiguousReference(AtlasError):
     """A prefix that several versions share."""
 
+    http_status = 422
+
     def __init__(self, reference: str, candidates: tuple[str, ...]) -> None:
         super().__init__(f"{quoted(reference)} fits several versions: {', '.join(candidates)}; give more characters")
         self.reference = reference
@@ -120,6 +134,8 @@ class AmbiguousReference(AtlasError):
 
 class RestoreRefused(AtlasError):
     """Continuing would lose bytes, so nothing more was written."""
+
+    http_status = 409
 
     def __init__(self, message: str, *, paths: tuple[str, ...], followed_by: str | None = None) -> None:
         super().__init__(message)
@@ -140,9 +156,13 @@ class FileProblem(AtlasError):
 class OutsideProject(FileProblem):
     """A path or a symlink that leaves the project."""
 
+    http_status = 422
+
 
 class ContentMissing(AtlasError):
     """Only hash and size of this version were kept, because it was over the size limit."""
+
+    http_status = 404
 
     def __init__(self, message: str, *, path: str, size: int) -> None:
         super().__init__(message)
@@ -163,7 +183,7 @@ class IntegrityFailure(AtlasError):
 class AuthError(AtlasError):
     """A sign-in or a session is not valid. The message never tells whether an account exists."""
 
-    http_status: ClassVar[int] = 401
+    http_status = 401
 
     @property
     def headers(self) -> dict[str, str]:
@@ -191,4 +211,4 @@ class MissingExtra(AtlasError, ImportError):
 class NotPermitted(AtlasError):
     """This login may not do that, or the rows belong to another tenant; nothing was done."""
 
-    http_status: ClassVar[int] = 403
+    http_status = 403

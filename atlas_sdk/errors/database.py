@@ -1,7 +1,5 @@
 """The errors of the database, its schema and its dumps."""
 
-from typing import ClassVar
-
 from atlas_sdk.errors.base import AtlasError
 
 
@@ -20,9 +18,13 @@ class DatabaseError(AtlasError):
 class StorageFull(DatabaseError):
     """The server's disk is full; nothing of the statement was kept."""
 
+    http_status = 507
+
 
 class TimedOut(DatabaseError):
     """A statement took longer, or waited longer for a lock, than a time limit allows; nothing of it was kept."""
+
+    http_status = 503
 
     def __init__(self, message: str, *, limit: str, sqlstate: str | None = None) -> None:
         super().__init__(message, sqlstate=sqlstate)
@@ -34,17 +36,18 @@ class TimedOut(DatabaseError):
 class TransactionConflict(DatabaseError):
     """Another transaction was in the way, and nothing was kept. It is safe to repeat the call."""
 
+    http_status = 503
+
 
 class DatabaseUnreachable(AtlasError):
     """No connection to the database."""
 
     exit_code = 5
+    http_status = 503
 
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
-
-    http_status: ClassVar[int] = 503
 
     @property
     def headers(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from atlas_sdk.errors.base import AtlasError
+from atlas_sdk.text import digits
 
 __all__ = ["QuotaExceeded", "SlotLost"]
 
@@ -93,6 +94,8 @@ class QuotaExceeded(AtlasError):
 class SlotLost(AtlasError):
     """A container has lost its slot, so another container may run in its place. Stop the container."""
 
+    http_status = 409
+
     def __init__(self, message: str, *, epoch: int | None) -> None:
         super().__init__(message)
         #: The slot's fencing number. From now on, refuse every action that carries this number.
@@ -127,9 +130,9 @@ def _sentence(
     held: int | Decimal | None,
 ) -> str:
     unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
-    whole = "" if limit is None else f" of {limit}{unit}"
+    whole = "" if limit is None else f" of {digits(limit)}{unit}"
     name = dimension.removesuffix("_bytes")
-    what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
+    what = f"the {name} limit{whole} leaves {digits(remaining)}{unit}, and {digits(asked)} were asked for"
     if dimension == "memory_bytes":
         return f"{what}: have the limit raised"
     if dimension in _ENDED:
@@ -139,5 +142,5 @@ def _sentence(
     when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     less = ", or ask for less" if remaining > 0 else ""
     if held is not None:
-        return f"{what}, because running calls hold {held}{unit}; try again when one has ended, or {when}{less}"
+        return f"{what}, because running calls hold {digits(held)}{unit}; try again when one has ended, or {when}{less}"
     return f"{what}; try again {when}{less}"
