@@ -27,12 +27,19 @@ def waiters(dsn: str, user: User) -> int:
     return int(found)
 
 
+def is_notified(dsn: str, user: User) -> bool:
+    """Return whether a call of the user waits for notifications: it asks a second time when it begins to listen."""
+    renewed = "SELECT FROM quota_waiters WHERE user_id = %s AND alive_until > waits_since + interval '15 s'"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(renewed, (user.id,)).fetchone() is not None
+
+
 @contextmanager
-def once_waiting(dsn: str, user: User, action: Callable[[], object], calls: int = 1) -> Iterator[None]:
-    """Do something as soon as so many calls of the user wait, while the block runs."""
+def once_waiting(dsn: str, user: User, action: Callable[[], object]) -> Iterator[None]:
+    """Do something as soon as a call of the user waits for notifications, while the block runs."""
 
     def act() -> None:
-        until(lambda: waiters(dsn, user) == calls)
+        until(lambda: is_notified(dsn, user))
         action()
 
     with ThreadPoolExecutor(1) as threads:
