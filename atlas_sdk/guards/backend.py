@@ -12,10 +12,9 @@ A guard works with reservations and with leases, because the backends of both ha
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
-from atlas_sdk._drive import AsyncWakeups, Wakeups
 from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.usage_record import Outcome
@@ -24,6 +23,10 @@ from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 
+if TYPE_CHECKING:
+    # Importing guards must not import psycopg.
+    from atlas_sdk._drive import AsyncWakeups, Wakeups
+
 __all__ = ["AsyncQuotaBackend", "AsyncQuotaRunner", "Grant", "QuotaBackend", "QuotaRunner"]
 
 
@@ -31,7 +34,7 @@ class QuotaRunner(Runner, Protocol):
     """A blocking runner of plans that also wakes waiting calls."""
 
     @property
-    def wakeups(self) -> Wakeups:
+    def wakeups(self) -> "Wakeups":
         """The subscriptions of the client's waiting calls."""
         ...
 
@@ -40,7 +43,7 @@ class AsyncQuotaRunner(AsyncRunner, Protocol):
     """The same for asyncio."""
 
     @property
-    def wakeups(self) -> AsyncWakeups:
+    def wakeups(self) -> "AsyncWakeups":
         """The subscriptions of the client's waiting calls."""
         ...
 

@@ -42,7 +42,7 @@ $$;
 
 -- A trigger, so that a limit that somebody changes in psql ends a wait too.
 CREATE FUNCTION wake_quota_waiter() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM quota_wake(NEW.user_id, NEW.waiting_until);
     RETURN NULL;
