@@ -50,6 +50,7 @@ class _Request:
     tries: int = 0
     #: True once the call is in the queue of waiting calls.
     is_queued: bool = False
+    is_undone: bool = False
 
     @property
     def is_keyed(self) -> bool:
@@ -96,19 +97,18 @@ class _Request:
         )
 
     def undo(self, problem: BaseException) -> PendingSettlement | None:
-        """Return what undoes a call that failed with this problem; None if it surely left nothing in the database."""
-        if self.id is None or isinstance(problem, QuotaExceeded):
+        """Return what undoes a failed call, once; None if it surely left nothing in the database."""
+        may_be_there = self.is_queued or may_have_reserved(problem, tries=self.tries)
+        if self.id is None or self.is_undone or not may_be_there or isinstance(problem, QuotaExceeded):
             return None
-        if not self.is_queued and not may_have_reserved(problem, tries=self.tries):
-            return None
+        self.is_undone = True
         if self.is_keyed:
             # Another try may have made the reservation, so that this call must not release it.
             return None if self.wait is None else evolve(self.release(), leaves=True)
-        # A release also ends a wait.
         return self.release()
 
     def release(self) -> PendingSettlement:
-        """Return the release of the reservation that this call may have made."""
+        """Return the release of the reservation that this call may have made; it also ends a wait."""
         assert self.id is not None  # noqa: S101  # a request without an id was never sent
         return PendingSettlement(user=self.user, reservation_id=self.id, releases=True)
 
@@ -153,11 +153,10 @@ class DatabaseBackend(_Scripts):
         request = _Request(user, options, wait)
         try:
             answer = self._ask(user, lambda: run_script(self._runner, self._reserve(request)))
+            return answer if isinstance(answer, Reservation) else self._wait(request, answer)
         except BaseException as problem:
-            if (undo := request.undo(problem)) is not None:
-                self.outbox.add(undo)
+            self._undo(request, problem)
             raise
-        return answer if isinstance(answer, Reservation) else self._wait(request, answer)
 
     def _wait(self, request: _Request, answer: Reservation | Queued) -> Reservation:
         """Wait for the turn of a call that is in the queue."""
@@ -171,13 +170,17 @@ class DatabaseBackend(_Scripts):
                     wakeups.check_open()
                     answer = self._ask(request.user, lambda: run_script(self._runner, self._reserve(request)))
             except BaseException as problem:
-                if (undo := request.undo(problem)) is not None:
-                    self.outbox.add(undo)
-                    if not isinstance(problem, DatabaseUnreachable):
-                        # Now, because others wait behind this call.
-                        self.settle_pending(_BATCH)
+                # Here, because a closing client waits for the end of the subscription.
+                self._undo(request, problem)
                 raise
         return answer
+
+    def _undo(self, request: _Request, problem: BaseException) -> None:
+        if (undo := request.undo(problem)) is not None:
+            self.outbox.add(undo)
+            if request.is_queued and not isinstance(problem, DatabaseUnreachable):
+                # Now, because others wait behind this call.
+                self.settle_pending(_BATCH)
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
         settlement = run_script(self._runner, self.outbox.write(PendingSettlement.of(user, grant.id, outcome)))

@@ -135,10 +135,12 @@ BEGIN
         RAISE EXCEPTION 'wait must be from 0 to 24 hours, not %', p_wait USING ERRCODE = 'invalid_parameter_value';
     END IF;
     -- Mostly nobody waits. If somebody begins to at this moment, either may be the first.
-    IF NOT EXISTS (SELECT FROM user_quotas AS u WHERE u.user_id = p_user AND u.waiting_until > clock_timestamp()) THEN
+    IF p_wait > interval '0' AND NOT EXISTS (
+        SELECT FROM user_quotas AS u WHERE u.user_id = p_user AND u.waiting_until > clock_timestamp()
+    ) THEN
         d := quota_reserve(
             p_user, p_id, p_tokens, p_min_tokens, p_cost, p_slots, p_requests, p_builds, p_ttl, p_holder, p_meta);
-        IF d.state <> 'refused' OR p_wait = interval '0' THEN
+        IF d.state <> 'refused' THEN
             RETURN d;
         END IF;
     END IF;

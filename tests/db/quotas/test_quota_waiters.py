@@ -148,6 +148,17 @@ def test_the_last_try_gives_up_the_place(quota_sql: QuotaSql) -> None:
     assert quota_sql.waiters(user) == [large]
 
 
+def test_the_last_try_of_a_dead_call_leaves_nothing(quota_sql: QuotaSql) -> None:
+    """At the deadline of a call its place has just ended."""
+    user = quota_sql.user(tokens_limit=100)
+    quota_sql.reserve(user, 90)
+    (late,) = queue(quota_sql, user, 60)
+    quota_sql.dies(late)
+    quota_sql.change(user, waiting_until=quota_sql.value("SELECT now() - interval '1 s'"))
+    assert quota_sql.wait(user, 60, key=late, wait=timedelta()).state == "refused"
+    assert quota_sql.waiters(user) == []
+
+
 def test_a_dead_call_blocks_nobody_for_long(quota_sql: QuotaSql, heard: Callable[[uuid.UUID], list[str]]) -> None:
     user = quota_sql.user(tokens_limit=100)
     held = quota_sql.reserve(user, 100)
