@@ -57,8 +57,8 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
         user, asked_at = self._begin()
         try:
             grant = self._backend.reserve(user, self._options)
-        except BaseException:
-            self._refuse()
+        except BaseException as problem:
+            self._refuse(problem)
             raise
         self._enter(grant, asked_at)
         if self._liveness is not None:
@@ -74,7 +74,7 @@ class Guard(GuardState[QuotaBackend, Heartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:
@@ -122,8 +122,8 @@ class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
         user, asked_at = self._begin()
         try:
             grant = await self._backend.reserve(user, self._options)
-        except BaseException:
-            self._refuse()
+        except BaseException as problem:
+            self._refuse(problem)
             raise
         self._enter(grant, asked_at)
         if self._liveness is not None:
@@ -139,7 +139,7 @@ class AsyncGuard(GuardState[AsyncQuotaBackend, AsyncHeartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = await self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = await self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:

@@ -77,15 +77,15 @@ class UsageRecord:
                 raise InvalidInput("this guard was settled, so it cannot be released", field="guard")
             self._end = RELEASED
 
-    def outcome(self) -> Outcome:
+    def outcome(self, *, unsent: bool = False) -> Outcome:
         """Return the outcome to write at the end of the body.
 
         Each amount is the final one if reported, else the progress, else None. A released call is charged its progress
-        only. With `on_unknown="release"`, a call that reported nothing is released.
+        only. With `on_unknown="release"`, or if it was certainly not sent, a call that reported nothing is released.
         """
         with self._lock:
             end, tokens, cost = self._end, self._tokens or None, self._cost or None
-        if end is None and self._on_unknown == "charge":
+        if end is None and self._on_unknown == "charge" and not (unsent and tokens is None and cost is None):
             return Outcome(tokens=tokens, cost=cost)
         if end is not None and end is not RELEASED:
             return Outcome(
@@ -117,6 +117,8 @@ class GuardState(Generic[B, H]):
         self._grant: Grant | None = None
         self._settlement: Settlement | None = None
         self._token: Token[GuardState[Any, Any] | None] | None = None
+        #: The error that kept a guard inside this one from being entered.
+        self._inner_refusal: BaseException | None = None
         self._heartbeat: H | None = None
         #: The process that entered the guard.
         self._process = 0
@@ -229,9 +231,25 @@ class GuardState(Generic[B, H]):
             self._phase = "entering"
         return user, 0.0 if self._liveness is None else self._liveness.clock()
 
-    def _refuse(self) -> None:
-        """Allow another entry, because nothing was reserved."""
+    def _refuse(self, problem: BaseException) -> None:
+        """Allow another entry, because nothing was reserved. Tell the guard around this one."""
         self._phase = "new"
+        if isinstance(problem, AtlasError):
+            _tell_outer_guard(problem)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        """Return the outcome to write after the body, which ended with this error.
+
+        If a guard inside was not entered and its error ended the body, the call was not sent, and a body that reported
+        nothing has used nothing. Without a key no other try of the call can be running.
+        """
+        unsent = error is not None and error is self._inner_refusal and not self.repeated
+        outcome = self._usage.outcome(unsent=unsent and "on_unknown" not in self._options)
+        # The error refers to frames, and so to this guard.
+        self._inner_refusal = None
+        if unsent and outcome is RELEASED:
+            _tell_outer_guard(error)
+        return outcome
 
     def _enter(self, grant: Grant, asked_at: float) -> None:
         if self._liveness is not None:
@@ -279,6 +297,13 @@ class GuardState(Generic[B, H]):
         user = self._user if isinstance(self._user, User) else self._user(*args, **kwargs)
         key = self._options.get("idempotency_key")
         return user, {**self._options, "idempotency_key": key(*args, **kwargs)} if callable(key) else self._options
+
+
+def _tell_outer_guard(refusal: BaseException | None) -> None:
+    """Note in the guard around the running code that a guard inside was not entered."""
+    outer = current.get()
+    if outer is not None:
+        outer._inner_refusal = refusal  # noqa: SLF001  # of this class
 
 
 def _check_options(options: GuardOptions) -> None:

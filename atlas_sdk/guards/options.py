@@ -45,7 +45,7 @@ class GuardOptions(TypedDict, total=False):
     #: True to spend from a block that this process holds, instead of making a reservation per call; default False.
     lease: bool
     #: When the body reports no usage, "charge" the whole reservation, because the provider may have billed it (the
-    #: default), or "release" it.
+    #: default), or "release" it. By default, a body that ends because a guard inside was refused is charged nothing.
     on_unknown: Literal["charge", "release"]
 
 
