@@ -21,6 +21,7 @@ from atlas_sdk.ops import (
     quota_accounting,
     quotas,
     references,
+    refunds,
     restore_plans,
     restores,
     retention,
@@ -144,6 +145,7 @@ class AsyncQuotas(AsyncGuardMethods):
     extend = async_method(quotas.extend)
     progress = async_method(quotas.progress)
     add_tokens = async_method(quotas.add_tokens)
+    refund = async_method(refunds.refund)
     lease_block = async_method(quotas.lease_block)
     hit = async_method(quotas.hit)
     usage = async_method(quota_accounting.usage)

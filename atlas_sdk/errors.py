@@ -7,6 +7,7 @@
     ├── NotFound                   3          no such user, project, file, version or checkpoint
     │   └── NotAProject            3          no registered project holds this folder
     ├── AlreadyExists              1          a unique name is taken
+    ├── IdempotencyConflict        1          an idempotency key was used with other amounts before
     ├── IllegalTransition          1          a status that cannot follow the present one
     ├── PortsExhausted             1          a machine has no port left for a preview
     ├── AmbiguousReference         1          a prefix that several versions share
@@ -56,6 +57,7 @@ __all__ = [
     "EmbeddedServerFailed",
     "EncryptionFailed",
     "FileProblem",
+    "IdempotencyConflict",
     "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",
@@ -151,6 +153,18 @@ class AlreadyExists(AtlasError):
         super().__init__(message)
         self.kind = kind
         self.name = name
+
+
+class IdempotencyConflict(AtlasError):
+    """An earlier call used the same idempotency key with other amounts; nothing was changed."""
+
+    #: The answer of a web service: Conflict.
+    http_status: ClassVar[int] = 409
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        #: The id of the reservation, top-up or refund that the key stands for.
+        self.key = key
 
 
 class IllegalTransition(AtlasError):
@@ -249,8 +263,9 @@ class QuotaExceeded(AtlasError):
         resets_at: datetime | None = None,
         holders: tuple[str, ...] = (),
         held: int | Decimal | None = None,
+        estimate: str | None = None,
     ) -> None:
-        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held))
+        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held, estimate))
         #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes". For objects of which a user may have
         #: a limited number at one time: "projects", "sessions" or "previews".
         self.dimension = dimension
@@ -258,7 +273,8 @@ class QuotaExceeded(AtlasError):
         self.remaining = remaining
         #: The whole limit, if it is known.
         self.limit = limit
-        #: The time until the same call can succeed; None if waiting alone never helps.
+        #: The time after which the limit certainly has room for the call; None if waiting alone never helps. If running
+        #: calls are in the way (`held`), it may have room before.
         self.retry_after = retry_after
         self.resets_at = resets_at
         #: The holders of the slots, if a container was refused.
@@ -266,6 +282,13 @@ class QuotaExceeded(AtlasError):
         #: The part of a month's limit that running calls have reserved, if the call fits without it. None if the limit
         #: is used up.
         self.held = held
+        #: If `asked` is an estimate, a hint at a closer one; None if `asked` is exact.
+        self.estimate = estimate
+
+    def of_estimate(self, hint: str) -> "QuotaExceeded":
+        """Return this refusal as one of an estimated amount; the hint says how to give a closer estimate."""
+        names = ("dimension", "asked", "remaining", "limit", "retry_after", "resets_at", "holders", "held")
+        return QuotaExceeded(**{name: getattr(self, name) for name in names}, estimate=hint)
 
     @property
     def http_status(self) -> int:
@@ -280,11 +303,12 @@ class QuotaExceeded(AtlasError):
         """The header fields of the answer: RateLimit-Policy, RateLimit, and with a 429 Retry-After.
 
         RateLimit and its policy follow draft-ietf-httpapi-ratelimit-headers-11. For cost, `r` and `q` are whole cents.
-        Retry-After is missing when the same call can never succeed.
+        Retry-After is missing when the same call can never succeed, and when running calls are in the way: nobody knows
+        when they end.
         """
         fields: dict[str, str] = {}
         seconds = None if self.retry_after is None else _seconds(self.retry_after)
-        if self.http_status == 429 and seconds is not None:  # noqa: PLR2004  # Too Many Requests
+        if self.http_status == 429 and self.held is None and seconds is not None:  # noqa: PLR2004  # Too Many Requests
             fields["Retry-After"] = str(seconds)
         name, unit = f'"{self.dimension}"', 100 if self.dimension == "cost" else 1
         if self.limit is not None:
@@ -339,21 +363,28 @@ def _sentence(
     retry_after: timedelta | None,
     resets_at: datetime | None,
     held: int | Decimal | None,
+    estimate: str | None,
 ) -> str:
     unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
     whole = "" if limit is None else f" of {limit}{unit}"
     name = dimension.removesuffix("_bytes")
-    what = f"the {name} limit{whole} leaves {remaining}{unit}, and {asked} were asked for"
+    amount = f"{asked} were" if estimate is None else f"an estimate of {asked} was"
+    what = f"the {name} limit{whole} leaves {remaining}{unit}, and {amount} asked for"
     if dimension == "memory_bytes":
         return f"{what}: have the limit raised"
     if dimension in _ENDED:
         return f"{what}: {_ENDED[dimension]}, or have the limit raised"
-    if retry_after is None or resets_at is None:
-        return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
-    when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
+    when = None
+    if retry_after is not None and resets_at is not None:
+        when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     less = ", or ask for less" if remaining > 0 else ""
+    if estimate is not None:
+        less = f", or {estimate}"
     if held is not None:
-        return f"{what}, because running calls hold {held}{unit}; try again when one has ended, or {when}{less}"
+        last = "" if when is None else f", at the latest {when}"
+        return f"{what}, because running calls hold {held}{unit}; try again when one has ended{last}{less}"
+    if when is None:
+        return f"{what}: more than it can ever allow; {estimate or 'ask for less'}, or have the limit raised"
     return f"{what}; try again {when}{less}"
 
 

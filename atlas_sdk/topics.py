@@ -21,6 +21,7 @@ from atlas_sdk.ops import (
     quota_accounting,
     quotas,
     references,
+    refunds,
     restore_plans,
     restores,
     retention,
@@ -144,6 +145,7 @@ class Quotas(GuardMethods):
     extend = sync_method(quotas.extend)
     progress = sync_method(quotas.progress)
     add_tokens = sync_method(quotas.add_tokens)
+    refund = sync_method(refunds.refund)
     lease_block = sync_method(quotas.lease_block)
     hit = sync_method(quotas.hit)
     usage = sync_method(quota_accounting.usage)

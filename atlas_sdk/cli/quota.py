@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atlas_sdk.cli.command import Command, Flags, command_group, user_option
+from atlas_sdk.cli.quota_refund import refund
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
@@ -162,3 +163,4 @@ def reset(flags: Flags) -> None:
 
 quota.add_command(set_limits)
 quota.add_command(grant)
+quota.add_command(refund)

@@ -84,10 +84,10 @@ def quota(
 def install(app: Starlette) -> None:
     """Make a FastAPI or Starlette application answer the errors of this package with problem details (RFC 9457).
 
-    QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists and IllegalTransition 409, InvalidInput 422, NotPermitted
-    403, AuthError 401, a lost database 503; other errors stay 500. It answers a websocket the same way if the server
-    can do so, and otherwise closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for
-    other errors.
+    QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists, IdempotencyConflict and IllegalTransition 409,
+    InvalidInput 422, NotPermitted 403, AuthError 401, a lost database 503; other errors stay 500. It answers a
+    websocket the same way if the server can do so, and otherwise closes it: with 1013 (try again later) for a refusal
+    or a lost database, with 1008 for other errors.
     """
 
     async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:

@@ -10,6 +10,7 @@ from atlas_sdk import (
     AlreadyExists,
     AuthError,
     DatabaseUnreachable,
+    IdempotencyConflict,
     IllegalTransition,
     InvalidInput,
     NotFound,
@@ -28,10 +29,22 @@ _REASON_BYTES = 123
 #: The errors that the request did not cause.
 REFUSALS = (QuotaExceeded, DatabaseUnreachable)
 #: The errors that have an answer; all others are 500.
-PROBLEMS = (*REFUSALS, AlreadyExists, AuthError, IllegalTransition, InvalidInput, NotFound, NotPermitted)
+PROBLEMS = (
+    *REFUSALS,
+    *(AlreadyExists, AuthError, IdempotencyConflict, IllegalTransition, InvalidInput, NotFound, NotPermitted),
+)
 
 Refusal = QuotaExceeded | DatabaseUnreachable
-Problem = Refusal | AlreadyExists | AuthError | IllegalTransition | InvalidInput | NotFound | NotPermitted
+Problem = (
+    Refusal
+    | AlreadyExists
+    | AuthError
+    | IdempotencyConflict
+    | IllegalTransition
+    | InvalidInput
+    | NotFound
+    | NotPermitted
+)
 
 #: The status, the header fields and the body of an answer.
 Answer = tuple[int, dict[str, str], bytes]

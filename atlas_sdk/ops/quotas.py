@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, context, many, one, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, NotFound, QuotaExceeded
+from atlas_sdk.errors import IdempotencyConflict, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
@@ -42,6 +42,7 @@ class _Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
+    over: bool | None = None
     #: Only the procedures that commit use this.
     busy: bool | None = None
     #: The values of quota_refusal(); a refusal has them in place of the columns above.
@@ -88,8 +89,8 @@ def reserve(
     reservation within `ttl` (at most 24 hours). After that, tokens and cost are charged in full and slots become free.
     `requests` and `builds` count attempts and are not given back. `cost` is rounded up to a billionth of a dollar.
 
-    `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises InvalidInput for an id
-    whose reservation expired or was released.
+    `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises IdempotencyConflict for
+    an id that was used with other amounts, and InvalidInput for an id whose reservation expired or was released.
     """
     count("tokens", tokens, TOKENS_MAX)
     if min_tokens is not None:
@@ -149,9 +150,11 @@ def _holder(*, holder: str) -> str:
 
 def _refusal(
     user: User, reservation_id: UUID, decision: _Decision, asked: Mapping[str, int | Decimal]
-) -> Plan[QuotaExceeded | InvalidInput]:
+) -> Plan[QuotaExceeded | InvalidInput | IdempotencyConflict]:
     decision = decision.spelled_out()
     dimension = decision.dimension
+    if decision.state == "conflict":
+        return _conflict(reservation_id)
     if dimension is None:
         message = f"reservation {reservation_id} is {decision.state} already: use a new id for a new reservation"
         return InvalidInput(message, field="reservation_id")
@@ -173,6 +176,11 @@ def _refusal(
         holders=holders,
         held=exact(decision.held),
     )
+
+
+def _conflict(reservation_id: UUID) -> IdempotencyConflict:
+    message = f"reservation {reservation_id} was made with other amounts: use another idempotency key for another call"
+    return IdempotencyConflict(message, key=str(reservation_id))
 
 
 def _known(settlement: Settlement, reservation_id: UUID) -> Settlement:
@@ -246,6 +254,17 @@ def extend(
             name=str(reservation_id),
         )
     raise (yield from _refusal(user, reservation_id, decision, {"tokens": tokens, "cost": dollars}))
+
+
+def keep_block(user: User, block_id: UUID, *, ttl: timedelta | None) -> Plan[bool]:
+    """Make a block expire `ttl` from now, or only look at it; return False if a limit is now below the usage.
+
+    Raises NotFound when the block has ended, or the user was deleted.
+    """
+    kept = yield from one(sql["extend"], _Decision, user_id=user.id, reservation_id=block_id, tokens=0, cost=0, ttl=ttl)
+    if not kept.granted:
+        raise NotFound(f"block {block_id} is not held any more ({kept.state})", kind="reservation", name=str(block_id))
+    return not kept.over
 
 
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
@@ -350,16 +369,19 @@ def add_tokens(
 ) -> Plan[Settlement]:
     """Charge tokens and cost that were used without a reservation. The call is never refused; later calls may be.
 
-    `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held.
+    `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held, and
+    IdempotencyConflict for an id that was used with other amounts.
     """
-    return (
-        yield from one(
-            sql["add"],
-            Settlement,
-            user_id=user.id,
-            reservation_id=reservation_id or (yield from context()).new_id(),
-            tokens=count("tokens", tokens, TOKENS_MAX),
-            cost=money("cost", cost),
-            meta=as_json(meta),
-        )
+    new_id = reservation_id or (yield from context()).new_id()
+    added = yield from one(
+        sql["add"],
+        Settlement,
+        user_id=user.id,
+        reservation_id=new_id,
+        tokens=count("tokens", tokens, TOKENS_MAX),
+        cost=money("cost", cost),
+        meta=as_json(meta),
     )
+    if added.outcome == "conflict":
+        raise _conflict(new_id)
+    return added
