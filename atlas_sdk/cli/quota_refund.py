@@ -5,10 +5,10 @@ from uuid import UUID
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags, user_option
+from atlas_sdk.cli.command import UTF8, Command, user_option
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import fields_of
 from atlas_sdk.cli.param_types import AMOUNT, MONEY
-
-__all__ = ["refund"]
 
 
 @click.command(
@@ -25,9 +25,9 @@ __all__ = ["refund"]
 @click.option("--cost", type=MONEY, metavar="DOLLARS", help="Dollars to give back.")
 @click.option("--reason", type=UTF8, required=True, metavar="TEXT", help="The reason, for the audit.")
 @click.option("--id", "refund_id", type=click.UUID, metavar="UUID", help="The refund's id, which books it only once.")
-@click.pass_obj
+@pass_run
 def refund(
-    flags: Flags,
+    run: Invocation,
     charge: UUID,
     email: str | None,
     tokens: int | None,
@@ -41,26 +41,14 @@ def refund(
     everything that is left of the charge is given back. The month that was charged gets it, also when that month has
     ended, and the top-ups that paid. To add to this month's allowance instead, use `atlasctl quota grant`.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import exact
     from atlas_sdk.cli.quota_view import dollars
 
-    run = Invocation(flags)
     with run.opened() as atlas:
         user = run.user(atlas, email)
         made = atlas.quotas.refund(user, charge, tokens=tokens, cost=cost, reason=reason, refund_id=refund_id)
-    if flags.json:
-        run.out.record(
-            {
-                "id": str(made.id),
-                "reservation": str(made.reservation_id),
-                "tokens": made.tokens,
-                "cost": exact(made.cost),
-                "period_start": made.period_start,
-                "repeated": made.repeated,
-            }
-        )
-        return
     done = "was refunded before" if made.repeated else "refunded"
     month = f"{made.period_start.astimezone():%Y-%m-%d}"
-    run.out.line(f"{done}: {made.tokens:,} tokens and {dollars(made.cost)} in the month of {month}  {made.id}")
+    run.out.result(
+        fields_of(made, "id reservation tokens cost period_start repeated", reservation=made.reservation_id),
+        f"{done}: {made.tokens:,} tokens and {dollars(made.cost)} in the month of {month}  {made.id}",
+    )

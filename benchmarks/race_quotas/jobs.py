@@ -22,8 +22,6 @@ from atlas_sdk import (
 from atlas_sdk.guards import Guard, GuardOptions, Lease
 from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Refunded, Stay, nano
 
-__all__ = ["LONGEST_TTL", "Jobs"]
-
 LONGEST_TTL = timedelta(seconds=4)
 #: Numbers per hundred jobs.
 _SHARES = {"guard": 26, "automatic": 10, "stream": 13, "abandoned": 6, "lease": 14, "slot": 8, "hit": 16, "refund": 7}
