@@ -123,7 +123,10 @@ class QuotaSteps(RuleBasedStateMachine):
             return
         name, amount = more
         asked = {"slots": 0, **hold.asked}
-        asked.pop("min_requests", None)
+        if hold.holder is not None:
+            # A block has other minima.
+            asked |= {"min_tokens": None}
+            del asked["min_requests"]
         plan = quotas.reserve(self.user, **{**asked, name: asked[name] + amount}, reservation_id=key)
         with pytest.raises(IdempotencyConflict):
             self.run(plan)

@@ -138,6 +138,20 @@ class QuotaMachine(QuotaSteps):
             self.settle(number=known, tokens=used)
         self.month_ends(number=0)
 
+    @rule(tokens=st.integers(20, 60), used=st.integers(1, 10), all_is_held=st.booleans())
+    def a_top_up_does_not_help_next_month(self, *, tokens: int, used: int, all_is_held: bool) -> None:
+        """It expires before, or reservations may need it: no time may be promised for it."""
+        self.month_ends(number=0)
+        self.grant(tokens=tokens, expires=not all_is_held)
+        if self.model.base is None:
+            return
+        if all_is_held:
+            self.reserve(tokens=1000, flexible=True, slots=0)
+            self.reserve(tokens=self.model.base + 1, flexible=False, slots=0)
+        else:
+            self.add(tokens=used)
+            self.reserve(tokens=max(self.model.left(), 0) + 1, flexible=False, slots=0)
+
     @rule(tokens=amounts)
     def month_is_busy(self, tokens: int) -> None:
         self.add(tokens=(self.model.base or 0) + tokens // 4)
