@@ -1,4 +1,4 @@
-"""Give back what was charged by mistake. The database books it (`quota_refund` in `sql/migrations/0010_views.sql`)."""
+"""Give back what was charged by mistake. The database books it (`quota_refund` in `0011_administration.sql`)."""
 
 from datetime import datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
--- Views: what people ask first, the sums of the ledger, and refunds, which correct it.
+-- Views: what people ask first, and the sums of the ledger.
 --
 -- Each view joins grouped sub-selects on user_id, never correlated ones: with `WHERE user_id = …` the condition reaches
 -- into every sub-select, so PostgreSQL reads one user's rows and Citus asks one shard (a correlated sub-query asked all
@@ -160,125 +160,147 @@ COMMENT ON COLUMN project_health.memory_files IS 'Memory files that are not dele
 COMMENT ON COLUMN project_health.memory_bytes IS 'Bytes of their newest versions.';
 COMMENT ON COLUMN project_health.last_snapshot_at IS 'When a memory file was last changed.';
 
+-- Sums of the ledger before a moment: then the sum of everything reads only the entries since. Maintenance adds entries
+-- that are older than two days. The sums are exact: when an entry changes that they may count, triggers void them, and
+-- the whole ledger is read until maintenance has summed it up again.
+CREATE TABLE usage_sums (
+    user_id uuid        NOT NULL,
+    until   timestamptz NOT NULL,
+    -- Of the entries before that moment, {kind: [entries, amount, cost]}, with the kinds of usage_totals.
+    sums    json_map    NOT NULL,
+    PRIMARY KEY (user_id),
+    FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
+);
+COMMENT ON TABLE usage_sums IS 'Sums of the older entries of usage_ledger, kept by maintenance.';
+
+-- Void the sums of the users whose older entries change. The lock waits for maintenance that is summing up, and keeps it
+-- away until the change is committed. (At REPEATABLE READ a lost race is an error: the key meets a row that the
+-- transaction cannot see.)
+CREATE FUNCTION void_usage_sums() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    owners uuid[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        owners := ARRAY[NEW.user_id];
+    ELSIF TG_OP = 'UPDATE' THEN
+        owners := ARRAY[OLD.user_id, NEW.user_id];
+    ELSIF TG_OP = 'DELETE' THEN
+        owners := ARRAY(SELECT DISTINCT d.user_id FROM deleted AS d);
+    ELSE
+        owners := ARRAY(SELECT s.user_id FROM usage_sums AS s);
+    END IF;
+    -- A tenant may call it by a trigger on a temporary table.
+    PERFORM check_tenant(owner) FROM unnest(owners) AS owner;
+    INSERT INTO usage_sums AS s (user_id, until, sums)
+    SELECT q.user_id, '-infinity', '{}' FROM user_quotas AS q WHERE q.user_id = ANY (owners) FOR KEY SHARE
+    ON CONFLICT (user_id) DO UPDATE SET until = excluded.until, sums = excluded.sums WHERE s.until <> excluded.until;
+    RETURN NULL;
+END
+$$;
+
+-- No sum counts an entry of the last day, so new entries call no function.
+CREATE TRIGGER usage_sums_late_entry AFTER INSERT ON usage_ledger
+FOR EACH ROW WHEN (NEW.created_at < clock_timestamp() - interval '1 day') EXECUTE FUNCTION void_usage_sums();
+CREATE TRIGGER usage_sums_changed_entry AFTER UPDATE ON usage_ledger
+FOR EACH ROW EXECUTE FUNCTION void_usage_sums();
+CREATE TRIGGER usage_sums_deleted_entries AFTER DELETE ON usage_ledger REFERENCING OLD TABLE AS deleted
+FOR EACH STATEMENT EXECUTE FUNCTION void_usage_sums();
+CREATE TRIGGER usage_sums_no_entries AFTER TRUNCATE ON usage_ledger
+FOR EACH STATEMENT EXECUTE FUNCTION void_usage_sums();
+
 -- Return sums of the ledger. It is a function because the plan must fit the question: a plan for any question reads the
--- ledger by an index and joins it with itself row by row, which took five times as long for a million rows. The planner
--- also expects a group for every moment, and would sort the rows instead of hashing a few hundred groups. Without JIT,
--- because compiling takes longer than summing up: 377 ms with it and 0.69 ms without, on PostgreSQL 15. Settings of a
--- function work behind a pooler too.
+-- ledger by an index, also for all of a million rows. The planner also expects a group for every moment, and would sort
+-- the rows instead of hashing a few hundred groups. Without JIT, because compiling takes longer than summing up: 377 ms
+-- with it and 0.69 ms without, on PostgreSQL 15. Settings of a function work behind a pooler too.
 --
--- An expired reservation was charged in tokens, as in the ledger; a released one used nothing. The late settlement of
--- an expired reservation is a correction without the meta of the reservation: that is in the row that it corrects. A
--- refund lowers the tokens.
+-- An expired reservation was charged in tokens, as in the ledger; a released one used nothing; a refund
+-- lowers the tokens.
 CREATE FUNCTION usage_totals(
     p_user uuid, p_since timestamptz, p_until timestamptz, p_by_day boolean, p_by_model boolean, p_by_project boolean
 ) RETURNS TABLE (day date, kind text, model text, project text, entries bigint, amount numeric, cost numeric)
 LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_custom_plan SET enable_sort = off SET work_mem = '64MB' SET jit = off AS $$
 #variable_conflict use_column
+DECLARE
+    zone text := (SELECT q.time_zone FROM user_quotas AS q WHERE q.user_id = p_user);
+    summed usage_sums;
 BEGIN
+    IF p_since IS NULL AND NOT (p_by_day OR p_by_model OR p_by_project) THEN
+        SELECT * INTO summed FROM usage_sums AS s
+        WHERE s.user_id = p_user AND s.until <= coalesce(p_until, 'infinity');
+    END IF;
     RETURN QUERY
     WITH sums AS MATERIALIZED (
         SELECT
-            CASE WHEN p_by_day THEN (l.created_at AT TIME ZONE q.time_zone)::date END AS day,
+            CASE WHEN p_by_day THEN (l.created_at AT TIME ZONE zone)::date END AS day,
             CASE WHEN l.reservation_id IS NOT NULL OR l.corrects IS NOT NULL THEN 'tokens' ELSE l.kind::text END AS kind,
-            CASE WHEN p_by_model THEN coalesce(l.meta ->> 'model', e.meta ->> 'model') END AS model,
-            CASE WHEN p_by_project THEN coalesce(l.project_id::text, l.meta ->> 'project', e.meta ->> 'project') END
-                AS project,
+            CASE WHEN p_by_model THEN l.meta ->> 'model' END AS model,
+            CASE WHEN p_by_project THEN coalesce(l.project_id::text, l.meta ->> 'project') END AS project,
             count(*) AS entries, sum(l.amount) AS amount, sum(l.cost) AS cost
         FROM usage_ledger AS l
-        JOIN user_quotas AS q ON q.user_id = l.user_id
-        LEFT JOIN usage_ledger AS e
-            ON (p_by_model OR p_by_project)
-            AND e.user_id = l.user_id AND e.reservation_id = l.reservation_id AND e.kind = 'expired' AND l.kind = 'tokens'
         WHERE l.user_id = p_user
-          AND l.created_at >= coalesce(p_since, '-infinity'::timestamptz)
-          AND l.created_at < coalesce(p_until, 'infinity'::timestamptz)
+          AND l.created_at >= coalesce(summed.until, p_since, '-infinity')
+          AND l.created_at < coalesce(p_until, 'infinity')
           AND NOT (l.reservation_id IS NOT NULL AND l.kind = 'released')
         GROUP BY 1, 2, 3, 4
+    ), parts AS (
+        SELECT day, kind, model, project, entries, amount, cost FROM sums
+        UNION ALL
+        SELECT NULL, e.key, NULL, NULL, (e.value ->> 0)::bigint, (e.value ->> 1)::numeric, (e.value ->> 2)::numeric
+        FROM jsonb_each(summed.sums) AS e
     )
-    SELECT * FROM sums ORDER BY 1, 2, 3, 4;
+    SELECT day, kind, model, project, sum(entries)::bigint, sum(amount), sum(cost) FROM parts
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4;
 END
 $$;
 
-CREATE TYPE quota_refunded AS (
-    -- 'refunded'. Nothing was changed: 'repeated', an earlier call did it; 'conflict', the id is of another entry, or of a
-    -- refund with other amounts; 'unknown', there is no such charge.
-    outcome text,
-    reservation_id uuid, tokens bigint, cost numeric, period_start timestamptz
-);
-
--- Give back a part of a charge; NULL amounts: all that is left of it. p_charge is the reservation, the id of quota_add,
--- or a row of the ledger that charges one of them. The month that was charged gets it, also if it has ended, and the
--- top-ups that paid for that month. All refunds of a charge together never exceed it. It is not for tenants.
-CREATE FUNCTION quota_refund(
-    p_user uuid, p_id uuid, p_charge uuid, p_tokens bigint, p_cost numeric, p_reason text
-) RETURNS quota_refunded
+-- Add entries to the sums of p_users users after p_after, in the order of ids, about p_limit entries of each user.
+-- Returns how many users it has looked at, the last one whose sums are as far as they can be, and whether there are no
+-- more. A user whose row is locked is left to the next run.
+--
+-- Why no entry is missed: an open transaction that has added an entry holds the user's row, by the foreign key, so this
+-- user is left out. Whoever adds one later, or changes one, voids the sums, unless the entry is not in them.
+CREATE FUNCTION maintenance_sum_usage(
+    p_after uuid, p_users integer, p_limit integer, OUT examined integer, OUT at uuid, OUT finished boolean
+)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 DECLARE
-    lock_timeout text := quota_lock_timeout();
-    q user_quotas;
-    known usage_ledger;
-    r quota_refunded;
-    charge record;
-    -- What quota_post takes from: the period that was charged, and nothing held.
-    hold quota_reservations;
+    goal constant timestamptz := clock_timestamp() - interval '2 days';
+    owner uuid;
+    low timestamptz;
+    high timestamptz;
 BEGIN
-    IF NOT has_table_privilege('usage_ledger', 'UPDATE') THEN
-        RAISE EXCEPTION 'permission denied for refunds' USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
-    IF p_reason IS NULL OR NOT char_length(p_reason) BETWEEN 1 AND 500 THEN
-        RAISE EXCEPTION 'a refund needs a reason of at most 500 characters'
-            USING ERRCODE = 'invalid_parameter_value', COLUMN = 'reason';
-    END IF;
-    q := quota_lock(p_user);
-    r.reservation_id := coalesce(
-        (SELECT l.reservation_id FROM usage_ledger AS l WHERE l.user_id = p_user AND l.id = p_charge), p_charge);
-    r.tokens := p_tokens;
-    r.cost := round(p_cost, 9);
-    IF r.tokens IS NOT NULL OR r.cost IS NOT NULL THEN
-        r.tokens := coalesce(r.tokens, 0);
-        r.cost := coalesce(r.cost, 0);
-    END IF;
-    SELECT * INTO known FROM usage_ledger AS l WHERE l.user_id = p_user AND l.id = p_id;
-    IF FOUND THEN
-        RETURN (CASE WHEN known.corrects = r.reservation_id AND coalesce(r.tokens, -known.amount) = -known.amount
-                          AND coalesce(r.cost, -known.cost) = -known.cost THEN 'repeated' ELSE 'conflict' END,
-                known.corrects, -known.amount, -known.cost, known.period_start)::quota_refunded;
-    END IF;
-    FOR attempt IN 1 .. 2 LOOP
-        EXIT WHEN NOT EXISTS (
-            SELECT FROM quota_reservations AS o WHERE o.user_id = p_user AND o.id = r.reservation_id);
-        IF attempt = 2 THEN
-            RAISE EXCEPTION 'reservation % is still held: settle or release it', r.reservation_id
-                USING ERRCODE = 'invalid_parameter_value', COLUMN = 'charge_id';
+    examined := 0;
+    at := p_after;
+    FOR owner IN SELECT q.user_id FROM user_quotas AS q WHERE q.user_id > p_after ORDER BY q.user_id LIMIT p_users LOOP
+        examined := examined + 1;
+        low := coalesce((SELECT s.until FROM usage_sums AS s WHERE s.user_id = owner), '-infinity');
+        IF EXISTS (
+            SELECT FROM usage_ledger AS l WHERE l.user_id = owner AND l.created_at >= low AND l.created_at < goal
+        ) THEN
+            PERFORM FROM user_quotas AS q WHERE q.user_id = owner FOR UPDATE SKIP LOCKED;
+            IF FOUND THEN
+                -- Up to this entry, with all others of the same moment.
+                high := (
+                    SELECT l.created_at + interval '1 microsecond' FROM usage_ledger AS l
+                    WHERE l.user_id = owner AND l.created_at >= low AND l.created_at < goal
+                    ORDER BY l.created_at OFFSET p_limit LIMIT 1
+                );
+                INSERT INTO usage_sums AS s (user_id, until, sums)
+                SELECT owner, coalesce(high, goal),
+                       coalesce(jsonb_object_agg(t.kind, jsonb_build_array(t.entries, t.amount, t.cost)), '{}')
+                FROM usage_totals(owner, NULL, coalesce(high, goal), false, false, false) AS t
+                ON CONFLICT (user_id) DO UPDATE SET until = excluded.until, sums = excluded.sums;
+                IF high IS NOT NULL THEN
+                    -- The next call goes on with this user.
+                    finished := false;
+                    RETURN;
+                END IF;
+            END IF;
         END IF;
-        -- It may have expired, which charges it.
-        q := quota_reclaim(q, clock_timestamp());
+        at := owner;
     END LOOP;
-    SELECT sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost, min(l.period_start) AS period_start,
-           (array_agg(l.meta ORDER BY l.created_at) FILTER (WHERE l.reservation_id IS NOT NULL))[1] AS meta
-    INTO charge
-    FROM usage_ledger AS l
-    WHERE l.user_id = p_user AND (l.reservation_id = r.reservation_id OR l.corrects = r.reservation_id);
-    IF charge.period_start IS NULL THEN
-        RETURN ('unknown', NULL, 0, 0, NULL)::quota_refunded;
-    END IF;
-    r.outcome := 'refunded';
-    r.tokens := coalesce(r.tokens, charge.tokens);
-    r.cost := coalesce(r.cost, charge.cost);
-    r.period_start := charge.period_start;
-    IF r.tokens > charge.tokens OR r.cost > charge.cost OR r.tokens = 0 AND r.cost = 0 THEN
-        RAISE EXCEPTION 'of the charge of % are left % tokens and % dollars, not % and %',
-            r.reservation_id, charge.tokens, charge.cost, r.tokens, r.cost
-            USING ERRCODE = 'invalid_parameter_value',
-                  COLUMN = CASE WHEN r.tokens > charge.tokens OR r.cost <= charge.cost THEN 'tokens' ELSE 'cost' END;
-    END IF;
-    INSERT INTO usage_ledger (id, user_id, kind, amount, cost, meta, created_at, period_start, corrects)
-    VALUES (p_id, p_user, 'refund', -r.tokens, -r.cost, charge.meta || jsonb_build_object('refund_reason', p_reason),
-            clock_timestamp(), r.period_start, r.reservation_id);
-    hold.period_start := r.period_start;
-    PERFORM quota_post(q, hold, -r.tokens, -r.cost, 0);
-    RETURN r;
+    finished := examined < p_users;
 END
 $$;
