@@ -14,8 +14,8 @@
 --   * used = SUM(ledger of the period), held = SUM(reservations of the period), slots = SUM(slots of all reservations).
 --
 -- Tables and arithmetic are here. The internal steps are in 0006_quota_steps.sql, the SQL API is in
--- 0007_quota_reserve.sql, 0008_quota_settle.sql and 0009_quota_limits.sql. A refused argument raises SQLSTATE 22023, an
--- unknown user 23503.
+-- 0007_quota_reserve.sql, 0008_quota_settle.sql, 0009_quota_limits.sql, and quota_refund in 0011_administration.sql. A
+-- refused argument raises SQLSTATE 22023, an unknown user 23503.
 
 CREATE DOMAIN limit_names AS text[]
 CHECK (VALUE <@ ARRAY[
