@@ -25,6 +25,7 @@ _BY_HAND = (
 )
 _IF_EMPTY = {
     "maintenance_runs": "INSERT INTO maintenance_runs (id, whole) VALUES (gen_random_uuid(), true)",
+    "usage_sums": "INSERT INTO usage_sums (user_id, until, sums) SELECT id, '-infinity', '{}' FROM users",
 }
 
 
