@@ -108,7 +108,7 @@ def verify(run: Invocation) -> int:
 
 
 def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
-    """Return the wrong counters, each with its value and the right one."""
+    """Return each wrong counter by its name: the value of the counter, and the right value."""
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),
         "cost_used": (books.cost_used, books.cost_charged),
