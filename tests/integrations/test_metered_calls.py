@@ -248,6 +248,15 @@ def test_audio_output_is_refused_without_a_price() -> None:
     assert answered(chat(), body, completion(usage=usage)).amount == 60, "tokens alone need no price"
 
 
+def test_output_that_no_text_shows_is_charged_in_full_at_its_price() -> None:
+    body = {**ASK, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}
+    priced = Prices({"m": Price(0, 2, output_audio=80, output_image=40)})
+    entry = streamed(chat(), body, chat_events("Hi", usages={})[:1], cut=True, prices=priced)
+    assert (entry.meta["output_audio"], entry.cost) == (1000, Decimal(80_000) / 1_000_000)
+    entry = streamed(Images(edits=False), {"model": "m", "prompt": "x"}, [], cut=True, prices=priced)
+    assert (entry.meta["output_image"], entry.cost) == (8192, Decimal(8192 * 40) / 1_000_000)
+
+
 def test_a_part_without_a_price_may_be_refused() -> None:
     made, _ = call(Messages(), {**ASK, "speed": "fast"}, prices=PRICES, unknown_price="refuse")
     with pytest.raises(InvalidInput, match="tier=fast"):

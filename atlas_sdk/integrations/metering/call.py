@@ -225,7 +225,8 @@ class MeteredCall:
         if not (sent or made):
             return usage
         (model, main), *others = usage.lines
-        main = evolve(main, input=main.input + sent, output=main.output + made)
+        part = self.plan.output_part
+        main = evolve(main, **{"input": main.input + sent, part: getattr(main, part) + made})
         return evolve(usage, lines=((model, main), *others))
 
     def _cost(self, usage: ReportedUsage, answered_by: str | None, meta: dict[str, object]) -> Decimal:

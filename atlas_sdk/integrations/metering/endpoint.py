@@ -39,6 +39,8 @@ class Plan:
     least: int = 1
     #: True if the answer may hide a part of the output, such as reasoning, so that the visible bytes do not bound it.
     hides: bool = False
+    #: The part of `TokenUsage` that output becomes if its usage is unknown: the dearest that the request may produce.
+    output_part: str = "output"
     #: The parts of `Price`, beside input, output and the usual cache, that the request may use.
     uses: frozenset[str] = frozenset()
     #: The service tier or speed that the request names.

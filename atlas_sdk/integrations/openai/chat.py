@@ -36,8 +36,9 @@ class ChatCompletions:
         count = body.get("n")
         self._answers = 1 if count is None else positive("n", count)
         output = default_output if given is None else whole(name, given)
+        speaks = "audio" in (body.get("modalities") or ()) or bool(body.get("audio"))
         uses = {
-            "output_audio": "audio" in (body.get("modalities") or ()) or bool(body.get("audio")),
+            "output_audio": speaks,
             "input_audio": "input_audio" in content_kinds(body),
             "input_image": "image_url" in content_kinds(body),
         }
@@ -46,7 +47,8 @@ class ChatCompletions:
             output=output,
             answers=self._answers,
             least=min(1, output),
-            hides=effort not in {None, "none"},
+            hides=effort not in {None, "none"} or speaks,
+            output_part="output_audio" if speaks else "output",
             uses=frozenset(part for part, used in uses.items() if used),
             tier=body.get("service_tier"),
         )

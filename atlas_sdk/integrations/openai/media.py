@@ -76,6 +76,8 @@ class Images(_Unlimited):
             answers=1 if count is None else positive("n", count),
             # A smaller grant cannot be sent to the provider.
             least=max(default_output, _IMAGE_TOKENS),
+            hides=True,
+            output_part="output_image",
             uses=frozenset({"output_image", *(["input_image"] if self.needs_bound else [])}),
         )
 
