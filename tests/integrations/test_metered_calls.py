@@ -257,6 +257,16 @@ def test_output_that_no_text_shows_is_charged_in_full_at_its_price() -> None:
     assert (entry.meta["output_image"], entry.cost) == (8192, Decimal(8192 * 40) / 1_000_000)
 
 
+def test_without_usage_the_requested_tier_counts() -> None:
+    prices = Prices({"m": Price(1, 2, tiers={"priority": Price(10, 20)})})
+    ask = {**ASK, "service_tier": "priority"}
+    entry = streamed(chat(), ask, chat_events(TEXT, usages={}), prices=prices)
+    sent = input_bound({**ask, "stream": True})
+    assert (entry.meta["tier"], entry.cost) == ("priority", Decimal(10 * sent + 20 * 500) / 1_000_000)
+    entry = streamed(chat(), {**ask, "service_tier": "auto"}, chat_events(TEXT, usages={}), prices=prices)
+    assert "tier" not in entry.meta
+
+
 def test_a_part_without_a_price_may_be_refused() -> None:
     made, _ = call(Messages(), {**ASK, "speed": "fast"}, prices=PRICES, unknown_price="refuse")
     with pytest.raises(InvalidInput, match="tier=fast"):

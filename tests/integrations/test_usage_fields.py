@@ -197,6 +197,8 @@ def test_tools_of_a_response_come_on_top() -> None:
         web_searches=2,
     )
     assert found.lines == ((None, main), ("drawer", TokenUsage(input=3, output=4)))
+    beside = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 40, "tool_usage": {"image_gen": drawn}}
+    assert read_usage("openai.responses", beside).total.output == 30, "the total does not count the tools"
 
 
 def test_an_unknown_field_is_marked_and_charged_by_its_bound() -> None:

@@ -16,6 +16,7 @@ from atlas_sdk.integrations.metering.options import Meter, whole
 from atlas_sdk.integrations.metering.outcomes import Outcome
 from atlas_sdk.integrations.prices import CallFacts, Prices, ledger_cost
 from atlas_sdk.integrations.usage import ReportedUsage, TokenUsage
+from atlas_sdk.integrations.usage_fields import STANDARD_TIERS
 
 __all__ = ["MeteredCall"]
 
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 _TTL = timedelta(minutes=10)
 #: Tokens to add to a provider's count, because providers call it an estimate.
 _COUNT_MARGIN = 256
-
-
 _NOTHING = TokenUsage()
 
 
@@ -220,7 +219,11 @@ class MeteredCall:
 
     def _used(self, tally: Tally) -> ReportedUsage:
         """Return the reported usage, with the tokens that it lacks."""
-        usage = ReportedUsage(lines=((None, _NOTHING),)) if tally.usage is None else tally.usage
+        usage = tally.usage
+        if usage is None:
+            # The provider has not told its tier and region, so the requested ones count.
+            tier = None if self.plan.tier in STANDARD_TIERS else self.plan.tier
+            usage = ReportedUsage(lines=((None, _NOTHING),), tier=tier, region=self.plan.region)
         sent, made = self._missing(tally)
         if not (sent or made):
             return usage
