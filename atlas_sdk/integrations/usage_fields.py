@@ -7,7 +7,7 @@ A path names nested fields with dots. `[]` marks a list, or a single object in p
 `.*` covers all fields below it.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from attrs import frozen
 
@@ -27,7 +27,7 @@ Part = Literal[
     "web_searches",
     "audio_seconds",
 ]
-PARTS: frozenset[str] = frozenset(Part.__args__)  # type: ignore[attr-defined]  # of the Literal
+PARTS: frozenset[str] = frozenset(get_args(Part))
 
 #: The names of service tiers and speeds at the normal price.
 STANDARD_TIERS = frozenset({"", "auto", "default", "standard", "standard_only"})

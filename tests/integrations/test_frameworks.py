@@ -11,6 +11,7 @@ import anthropic
 import openai
 import pytest
 from memory_quotas import USER, AsyncMemoryQuotas, MemoryQuotas
+from patience import PATIENCE_S
 from provider_stub import Events, Json, Stub, chunks, completion, message, message_events, response, response_usage
 
 from atlas_sdk import QuotaExceeded
@@ -39,7 +40,7 @@ async def anthropic_client(stub: Stub, quotas: AsyncMemoryQuotas) -> AsyncIterat
 
 async def settled(quotas: MemoryQuotas, calls: int = 1) -> None:
     """Wait until asyncio has closed the iterators of streams."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len(quotas.entries) < calls:  # noqa: ASYNC110  # the settlement gives no signal
             await asyncio.sleep(0)
 

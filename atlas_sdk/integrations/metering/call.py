@@ -16,7 +16,7 @@ from atlas_sdk.integrations.metering.options import Meter, whole
 from atlas_sdk.integrations.metering.outcomes import Outcome
 from atlas_sdk.integrations.prices import CallFacts, Prices, ledger_cost
 from atlas_sdk.integrations.usage import ReportedUsage, TokenUsage
-from atlas_sdk.integrations.usage_fields import STANDARD_TIERS
+from atlas_sdk.integrations.usage_fields import STANDARD_REGIONS, STANDARD_TIERS
 
 __all__ = ["MeteredCall"]
 
@@ -223,7 +223,8 @@ class MeteredCall:
         if usage is None:
             # The provider has not told its tier and region, so the requested ones count.
             tier = None if self.plan.tier in STANDARD_TIERS else self.plan.tier
-            usage = ReportedUsage(lines=((None, _NOTHING),), tier=tier, region=self.plan.region)
+            region = None if self.plan.region in STANDARD_REGIONS else self.plan.region
+            usage = ReportedUsage(lines=((None, _NOTHING),), tier=tier, region=region)
         sent, made = self._missing(tally)
         if not (sent or made):
             return usage
