@@ -119,6 +119,12 @@ def test_zero_beside_a_text_is_unknown() -> None:
     assert bound + 900 <= entry.amount <= bound + 920
 
 
+@pytest.mark.parametrize(("told", "expected"), [((9, 0), 9 + 500), ((0, 7), BOUND + 7)])
+def test_a_zero_beside_a_text_is_unknown_by_itself(told: tuple[int, int], expected: int) -> None:
+    entry = streamed(chat(), ASK, chat_events(TEXT, usages={}, usage=tokens(*told)))
+    assert (entry.amount, entry.meta["estimated"]) == (expected, True)
+
+
 def test_zero_without_a_text_is_zero() -> None:
     entry = answered(chat(), ASK, completion("", usage=tokens(9, 0)))
     assert (entry.amount, "estimated" in entry.meta) == (9, False)

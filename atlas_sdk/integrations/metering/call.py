@@ -169,21 +169,18 @@ class MeteredCall:
     def _missing(self, tally: Tally) -> tuple[int, int]:
         """Return the input and output tokens to add to the reported usage, because it is not final or not credible."""
         total = _NOTHING if tally.usage is None else tally.usage.total
-        if tally.usage is not None and tally.final and self._is_credible(tally, total):
+        final = tally.final and tally.usage is not None
+        # Some gateways report zeros beside a text. A model that is billed by time reports no tokens.
+        if final and (total.audio_seconds or not (tally.seen or total.made)):
             return 0, 0
+        sent = 0 if total.sent else self.sent
+        if final and total.made:
+            return sent, 0
         most = self.output * self.plan.answers
         # Only the limit bounds hidden output, and output that was produced while the connection broke.
         unfinished = not tally.final and self.meter.charges[Outcome.CUT] == "reservation"
         made = most if tally.hides or self.plan.hides or unfinished else min(tally.seen, most)
-        return 0 if total.sent else self.sent, max(0, made - total.made)
-
-    @staticmethod
-    def _is_credible(tally: Tally, total: TokenUsage) -> bool:
-        """Return whether a usage is not zero beside a text: some gateways report zeros."""
-        if total.audio_seconds:
-            # A model that is billed by time reports no tokens.
-            return True
-        return bool(total.sent or not (tally.seen or total.made)) and bool(total.made or not tally.seen)
+        return sent, max(0, made - total.made)
 
     def failed(self, guard: Guard | AsyncGuard, error: BaseException, attempts: Attempts) -> None:
         """Charge or release a call without an answer, by the outcome of each of its attempts."""
