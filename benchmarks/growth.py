@@ -11,8 +11,6 @@ from benchmarks.bench import Bench
 from benchmarks.table import Row, at_most, ms
 from benchmarks.timing import Times, elapsed
 
-__all__ = ["growth"]
-
 _SIZES = (1_000, 10_000, 100_000, 1_000_000)
 _VIEWS = ("users.usage_summary", "projects.health")
 #: The most milliseconds for a view at 10^6 rows of the ledger and 10^5 builds of a project. Slower views would need

@@ -17,8 +17,6 @@ from watcher.folder import Folder
 from watcher.scan import is_replaced, load, scan, unwatch
 from watcher.scheduler import Scheduler
 
-__all__ = ["WatchedProjects"]
-
 _log = logging.getLogger(__name__)
 
 _COUNTERS = ("captures", "snapshots", "deletions", "scans", "overflows", "errors")

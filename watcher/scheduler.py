@@ -13,8 +13,6 @@ from uuid import UUID
 
 from watcher.debounce import Timing
 
-__all__ = ["Scheduler"]
-
 #: The most projects to compare by `stat` in one batch, and the most users to measure: a batch takes some milliseconds.
 _BATCH = 20
 #: A task that is repeated may use this share of one core's time at most.

@@ -10,8 +10,6 @@ import click
 
 from atlas_sdk.errors import AtlasError
 
-__all__ = ["FAILED", "INTERRUPTED", "NOT_PROTECTED", "guarded"]
-
 FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6

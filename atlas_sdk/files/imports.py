@@ -30,19 +30,8 @@ MOST_DEPTH = 5
 #: The endings of files to import: prose and small data. A mention of source code only points to the code, and `.env`
 #: contains secrets.
 _TEXT = {
-    ".md",
-    ".markdown",
-    ".mdc",
-    ".mdx",
-    ".txt",
-    ".text",
-    ".rst",
-    ".adoc",
-    ".org",
-    ".json",
-    ".toml",
-    ".yaml",
-    ".yml",
+    *(".md", ".markdown", ".mdc", ".mdx", ".txt", ".text", ".rst", ".adoc", ".org"),
+    *(".json", ".toml", ".yaml", ".yml"),
 }
 #: The most files that a project imports; each becomes a tracked file.
 _MOST_FILES: Final = 500

@@ -12,13 +12,13 @@ from attrs import define, evolve
 
 from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk._plan import Plan, Script, context
-from atlas_sdk._retry import RETRIED, retry_once
-from atlas_sdk._script import run_script, run_script_async
+from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
 from atlas_sdk.errors import AlreadyExists, InvalidInput, QuotaExceeded, TransactionConflict
-from atlas_sdk.guards.backend import Grant, Outcome
+from atlas_sdk.guards.backend import Grant
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
+from atlas_sdk.guards.usage_record import Outcome
 from atlas_sdk.model.quotas import Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
@@ -30,8 +30,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: Dimensions that leases hold. If one of them is exhausted, giving back idle blocks may help.
-_LEASED = frozenset({"tokens", "cost", "requests"})
 #: The most pending settlements that one guard writes at its exit, so that the first guard after an outage is not slow.
 _BATCH = 8
 #: Seconds that a closing client waits for its background tasks.
@@ -136,33 +134,29 @@ class DatabaseBackend(_Scripts):
         self._runner = runner
 
     def reserve(self, user: User, options: GuardOptions) -> Reservation:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
         try:
-            return self._ask_twice(user, lambda: run_script(self._runner, self._reserve(request)))
+            return self._ask(user, lambda: run_script(self._runner, self._reserve(request)))
         except BaseException as problem:
             if request.is_ours(problem):
                 self.outbox.add(request.release())
             raise
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
         if settlement is not None and self.outbox:
             self.settle_pending(_BATCH)
         return settlement
 
     def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
-        return self._ask_twice(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
+        return self._ask(user, lambda: run_script(self._runner, self._extend(user, grant, tokens, cost, ttl)))
 
-    def _ask_twice(self, user: User, ask: Callable[[], T]) -> T:
-        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
+    def _ask(self, user: User, ask: Callable[[], T]) -> T:
+        """Send a request, and once more if the client's leases make room for it."""
         try:
             return ask()
         except QuotaExceeded as refusal:
-            if refusal.dimension not in _LEASED or not lease_manager(self._runner).give_back(user):
-                raise
+            lease_manager(self._runner).make_room(user, refusal)
         return ask()
 
     def settle_pending(self, most: int | None = None) -> int:
@@ -185,13 +179,10 @@ class AsyncDatabaseBackend(_Scripts):
         self._tasks = Tasks()
 
     async def reserve(self, user: User, options: GuardOptions) -> Reservation:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
         request = _Request(user, options)
         # Run the request in a task. Otherwise, after a second cancellation, nothing would wait for the statement, which
         # could still reserve after the release.
-        reserving = self._tasks.start(
-            self._ask_twice(user, lambda: run_script_async(self._runner, self._reserve(request)))
-        )
+        reserving = self._tasks.start(self._ask(user, lambda: run_script_async(self._runner, self._reserve(request))))
         try:
             return await asyncio.shield(reserving)
         except asyncio.CancelledError:
@@ -216,7 +207,6 @@ class AsyncDatabaseBackend(_Scripts):
             await self._write(request.release())
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the settlement is kept for later or the reservation is missing."""
         return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
 
     async def _write(self, pending: PendingSettlement) -> Settlement | None:
@@ -226,18 +216,16 @@ class AsyncDatabaseBackend(_Scripts):
         return settlement
 
     async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Reservation:
-        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
-        return await self._ask_twice(
+        return await self._ask(
             user, lambda: run_script_async(self._runner, self._extend(user, grant, tokens, cost, ttl))
         )
 
-    async def _ask_twice(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
-        """Send a request. If the database refuses it and the client's leases give something back, send it once more."""
+    async def _ask(self, user: User, ask: Callable[[], Awaitable[T]]) -> T:
+        """Send a request, and once more if the client's leases make room for it."""
         try:
             return await ask()
         except QuotaExceeded as refusal:
-            if refusal.dimension not in _LEASED or not await async_lease_manager(self._runner).give_back(user):
-                raise
+            await async_lease_manager(self._runner).make_room(user, refusal)
         return await ask()
 
     async def settle_pending(self, most: int | None = None) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial, wraps
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 from uuid import UUID
 
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner
@@ -11,10 +11,10 @@ from atlas_sdk._signatures import wrong_kind
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
 from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
+from atlas_sdk.guards.client_leases import ClientLeases
 from atlas_sdk.guards.database_backend import AsyncDatabaseBackend, DatabaseBackend
 from atlas_sdk.guards.guard import AsyncGuard, Guard
 from atlas_sdk.guards.lease import Lease, ThreadLeaseCore
-from atlas_sdk.guards.lease_backend import AsyncLeaseBackend, ClientLeases, LeaseBackend
 from atlas_sdk.guards.lease_call import REQUESTS
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 from atlas_sdk.guards.options import GuardOptions
@@ -58,11 +58,10 @@ class GuardMethods(Namespace):
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = DatabaseBackend(runner)
-            leases: ClientLeases[ThreadLeaseCore] = ClientLeases(partial(ThreadLeaseCore, runner))
-            self._lease_backend = LeaseBackend(leases.find, self._backend)
+            self._leases = ClientLeases(partial(ThreadLeaseCore, runner), self._backend)
             self._lease_runner: Runner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
+            self._backend, self._leases = shared._backend, shared._leases  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> Guard:
@@ -73,7 +72,7 @@ class GuardMethods(Namespace):
         QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose call
         has ended.
         """
-        backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        backend: QuotaBackend[Any] = self._leases if options.get("lease") else self._backend
         return Guard(backend, _require_tenant(self._tenant, user), options)
 
     def slot(
@@ -148,11 +147,10 @@ class AsyncGuardMethods(AsyncNamespace):
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = AsyncDatabaseBackend(runner)
-            leases: ClientLeases[AsyncLeaseCore] = ClientLeases(partial(AsyncLeaseCore, runner))
-            self._lease_backend = AsyncLeaseBackend(leases.find, self._backend)
+            self._leases = ClientLeases(partial(AsyncLeaseCore, runner), self._backend)
             self._lease_runner: AsyncRunner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
+            self._backend, self._leases = shared._backend, shared._leases  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> AsyncGuard:
@@ -163,7 +161,7 @@ class AsyncGuardMethods(AsyncNamespace):
         raises QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose
         call has ended.
         """
-        backend: AsyncQuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        backend: AsyncQuotaBackend[Any] = self._leases if options.get("lease") else self._backend
         return AsyncGuard(backend, _require_tenant(self._tenant, user), options)
 
     def slot(

@@ -13,8 +13,8 @@ from uuid import UUID
 from attrs import define
 
 from atlas_sdk._forks import reset_in_children
-from atlas_sdk._plan import Plan, Script
-from atlas_sdk._retry import retry_once
+from atlas_sdk._plan import Json, Plan, Script
+from atlas_sdk._script import retry_once
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseError,
@@ -77,8 +77,9 @@ class PendingSettlement:
         """Write the settlement. Raises NotFound when there is no such reservation."""
         if self.releases:
             return quotas.release(self.user, self.reservation_id)
-        return quotas.settle(
-            self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, requests=self.requests, meta=self.meta
+        meta = None if self.meta is None else Json(self.meta)
+        return quotas.charge(
+            self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, requests=self.requests, meta=meta
         )
 
     def drop_meta(self, refusal: BaseException) -> None:

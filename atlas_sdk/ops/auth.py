@@ -5,10 +5,11 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, execute, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, NotFound
+from atlas_sdk.errors import NotFound
 from atlas_sdk.model.sessions import Session
 from atlas_sdk.model.users import NOBODY, Credentials, User
-from atlas_sdk.ops import events, passwords, sessions, users
+from atlas_sdk.ops import events, passwords, sessions
+from atlas_sdk.ops.emails import find_address
 
 __all__ = ["authenticate", "set_password"]
 
@@ -25,10 +26,7 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
     "auth".
     """
     secret = passwords.presented(password)
-    try:
-        address = users.checked_email(email)
-    except InvalidInput:
-        address = None
+    address = find_address(email)
     found: Credentials | None = None
     if address is not None:
         found = yield from one_or_none(sql["credentials"], Credentials, email=address)

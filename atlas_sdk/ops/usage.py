@@ -15,7 +15,7 @@ from atlas_sdk.model.usage import UsageEntry, UsageTotal
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 from atlas_sdk.ops.checks import json_map, moment
-from atlas_sdk.text import quoted
+from atlas_sdk.text import digits, quoted
 
 __all__ = ["By", "log", "totals"]
 
@@ -32,8 +32,6 @@ _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
 _COST = (Decimal("1e-9"), Decimal("1e11"))
 #: A context with more digits than either column has.
 _EXACT = Context(prec=40, rounding=ROUND_HALF_UP, traps=[])
-#: The most characters of a number in a message.
-_SHOWN = 40
 
 
 def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
@@ -52,12 +50,7 @@ def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
         # Rounding may have reached the limit.
         if kept.copy_abs() < limit:
             return kept
-    raise InvalidInput(f"{name} must be less than {limit:f}, not {_shown(value)}", field=name)
-
-
-def _shown(value: Money) -> str:
-    text = format(Decimal(value), "E") if isinstance(value, int) else str(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    raise InvalidInput(f"{name} must be less than {limit:f}, not {digits(value)}", field=name)
 
 
 @atomic
@@ -85,7 +78,7 @@ def log(
         raise InvalidInput("the project belongs to another user", field="project")
     units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
     if kind == "tokens" and units != units.to_integral_value():
-        raise InvalidInput(f"amount must be a whole number of tokens, not {amount}", field="amount")
+        raise InvalidInput(f"amount must be a whole number of tokens, not {digits(amount)}", field="amount")
     keys = {"user_id": user.id, "usage_id": usage_id or (yield from context()).new_id()}
     row = {"project_id": None if project is None else project.id, "kind": kind, "amount": units, "cost": dollars}
     entry = yield from one_or_none(sql["log"], UsageEntry, **keys, **row, meta=json_map("meta", meta or {}))

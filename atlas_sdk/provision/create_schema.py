@@ -12,12 +12,12 @@ from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import MAINTENANCE
 from atlas_sdk.provision.closing import close
 from atlas_sdk.provision.examine_isolation import function_troubles
-from atlas_sdk.provision.findings import some
 from atlas_sdk.provision.inventory import REMADE, Thing, expected, take, verify
 from atlas_sdk.provision.migration_text import creating
 from atlas_sdk.provision.roles import APP, OWNER, may_become
 from atlas_sdk.provision.session import LOCK_TIMEOUT, AdminLogin, migrate_as, open_session
 from atlas_sdk.provision.steps import AdminCommand, Job
+from atlas_sdk.text import some
 
 __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 

@@ -2,8 +2,6 @@
 
 import psycopg
 
-__all__ = ["SABOTAGES", "sabotage"]
-
 #: Bugs by name: functions, texts in them, and the replacements of the texts.
 SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
     # Reservations of others do not count.

@@ -69,6 +69,11 @@ UPDATE user_quotas SET
     overridden = ARRAY(SELECT DISTINCT d FROM unnest(overridden || %(named)s::text[]) AS d ORDER BY d)
 WHERE user_id = %(user_id)s;
 
+-- name: time_zone (read)
+-- The name of a time zone, as the server spells it, or ''. PostgreSQL itself takes more for a zone: abbreviations, and
+-- rules of POSIX, where 'UTC+2' is two hours west of Greenwich.
+SELECT coalesce(min(name), '') FROM pg_timezone_names WHERE lower(name) = lower(%(time_zone)s);
+
 -- name: set_time_zone
 -- Days and months are of this zone from now on; the open period keeps its end.
 UPDATE user_quotas SET time_zone = %(time_zone)s WHERE user_id = %(user_id)s;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from embedded_homes import embedded_server
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, AtlasError
-from atlas_sdk._embedded import EmbeddedServer, locks
+from atlas_sdk._embedded import locks
 
 START = """
 import os, sys
@@ -151,16 +151,10 @@ def test_a_killed_writer_leaves_a_whole_history(dsn: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_home() -> Iterator[Path]:
     """Yield a home that only these tests use, because they kill its server."""
-    home = tmp_path_factory.mktemp("killed") / "home"
-    server = EmbeddedServer.acquire(home)
-    yield home
-    server.release()
-    for _ in locks.polling(PATIENCE_S):
-        if not (server.data_dir / "postmaster.pid").exists():
-            break
-    shutil.rmtree(server.data_dir)
+    with embedded_server() as server:
+        yield server.home
 
 
 def kill_server(home: Path) -> None:

@@ -16,7 +16,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     homes = Homes(tmp_path_factory.mktemp("shared"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
-        yield homes.use(homes())
+        yield homes.use(homes.started())
         homes.close()
 
 
