@@ -10,11 +10,11 @@ from threading import Lock
 from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from atlas_sdk._forks import process
-from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.errors import AtlasError, InvalidInput, QuotaExceeded
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState, Held
 from atlas_sdk.guards.options import TTL, GuardOptions, UserOrResolver, check_decorated, check_options
-from atlas_sdk.guards.usage_record import UsageRecord
+from atlas_sdk.guards.usage_record import Outcome, UsageRecord
 from atlas_sdk.model.quotas import Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
@@ -48,6 +48,8 @@ class _GuardState(Held[B, H]):
         self._phase: Literal["new", "entering", "entered", "over"] = "new"
         self._settlement: Settlement | None = None
         self._token: Token[_GuardState[Any, Any] | None] | None = None
+        #: The refusal of a guard inside of this one.
+        self._inner_refusal: QuotaExceeded | None = None
 
     def __repr__(self) -> str:
         who = self._user.email if isinstance(self._user, User) else "the user of each call"
@@ -128,6 +130,20 @@ class _GuardState(Held[B, H]):
             self._phase = "entering"
         return user, 0.0 if self._liveness is None else self._liveness.clock()
 
+    def _not_entered(self, error: BaseException) -> None:
+        """Allow another entry, because nothing was reserved. Tell the guard around this one about a refusal."""
+        self._phase = "new"
+        if isinstance(error, QuotaExceeded):
+            _tell_around(error)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        """Return the outcome to write. If an inner guard's refusal ended the body, its call used nothing."""
+        refusal, self._inner_refusal = self._inner_refusal, None
+        refused = refusal is not None and error is refusal
+        if refusal is not None and refused and not self._usage.reported:
+            _tell_around(refusal)
+        return self._usage.outcome(refused=refused)
+
     def _enter(self, grant: Grant, asked_at: float) -> None:
         if self._liveness is not None:
             self._liveness.begin(grant, asked_at)
@@ -162,6 +178,13 @@ class _GuardState(Held[B, H]):
         return user, {**self._options, "idempotency_key": key(*args, **kwargs)} if callable(key) else self._options
 
 
+def _tell_around(refusal: QuotaExceeded) -> None:
+    """Tell the guard around the running code that a guard inside of it has refused."""
+    around = _current.get()
+    if around is not None:
+        around._inner_refusal = refusal  # noqa: SLF001  # of this module
+
+
 class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
     """A guard, which reserves on entry and settles on exit. Create it with `atlas.quotas.guard`.
 
@@ -190,9 +213,8 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
         user, asked_at = self._begin()
         try:
             grant = self._backend.reserve(user, self._options)
-        except BaseException:
-            # Nothing was reserved, so the guard may be entered again.
-            self._phase = "new"
+        except BaseException as error:
+            self._not_entered(error)
             raise
         self._enter(grant, asked_at)
         if self._liveness is not None:
@@ -206,7 +228,7 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:
@@ -250,9 +272,8 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
         user, asked_at = self._begin()
         try:
             grant = await self._backend.reserve(user, self._options)
-        except BaseException:
-            # Nothing was reserved, so the guard may be entered again.
-            self._phase = "new"
+        except BaseException as error:
+            self._not_entered(error)
             raise
         self._enter(grant, asked_at)
         if self._liveness is not None:
@@ -266,7 +287,7 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = await self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = await self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:

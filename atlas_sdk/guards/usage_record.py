@@ -75,12 +75,21 @@ class UsageRecord:
                 raise InvalidInput("this guard was settled, so it cannot be released", field="guard")
             self._end = RELEASED
 
-    def outcome(self) -> Outcome:
+    @property
+    def reported(self) -> bool:
+        """True if the body has reported anything."""
+        with self._lock:
+            return self._end is not None or bool(self._tokens or self._cost)
+
+    def outcome(self, *, refused: bool = False) -> Outcome:
         """Return the outcome to write at the end of the body.
 
         Each amount is the final one if reported, else the progress, else None. A released call is charged its progress
-        only. With `on_unknown="release"`, a call that reported nothing is released.
+        only. With `on_unknown="release"`, a call that reported nothing is released. So is one that an inner guard
+        `refused`.
         """
+        if refused and not self.reported:
+            return RELEASED
         with self._lock:
             end, tokens, cost = self._end, self._tokens or None, self._cost or None
         if end is None and self._on_unknown == "charge":
