@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from atlas_sdk.integrations.metering.outcomes import POLICIES, Outcome
+from atlas_sdk.integrations.metering.outcomes import POLICIES, CallOutcome
 from atlas_sdk.integrations.usage_fields import PARTS, SHAPES, UsageField
 
 PAGE = Path(__file__).parents[1] / "docs" / "metering.md"
@@ -15,12 +15,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "metering.md"
 _PRICES = {"web_searches": "web_search", "audio_seconds": "audio_minute"}
 _UNITS = {"web_searches": "cost only", "audio_seconds": "cost only"}
 _ENDS = {
-    Outcome.REFUSED: "refused: a 4xx other than 408",
-    Outcome.FAILED: "answered with a 5xx",
-    Outcome.NO_ANSWER: "sent, but no answer: time-out, lost connection, cancellation, 408",
-    Outcome.CUT: "a stream that was cut before its usage came",
-    Outcome.OWN_REFUSAL: "refused by this SDK before it was sent",
-    Outcome.NEVER_SENT: "never sent: no connection, an error in the program",
+    CallOutcome.REFUSED: "refused: a 4xx other than 408",
+    CallOutcome.FAILED: "answered with a 5xx",
+    CallOutcome.NO_ANSWER: "sent, but no answer: time-out, lost connection, cancellation, 408",
+    CallOutcome.CUT: "a stream that was cut before its usage came",
+    CallOutcome.OWN_REFUSAL: "refused by this SDK before it was sent",
+    CallOutcome.NEVER_SENT: "never sent: no connection, an error in the program",
 }
 _CHARGES = {"free": "nothing", "reservation": "its reservation", "progress": "the usage so far"}
 

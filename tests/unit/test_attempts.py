@@ -10,7 +10,7 @@ import pytest
 from atlas_sdk import InvalidInput, QuotaExceeded
 from atlas_sdk.integrations.metering.attempts import Attempts
 from atlas_sdk.integrations.metering.options import read_options
-from atlas_sdk.integrations.metering.outcomes import POLICIES, Outcome
+from atlas_sdk.integrations.metering.outcomes import POLICIES, CallOutcome
 
 DEFAULTS = {outcome: policy["default"] for outcome, policy in POLICIES.items()}
 REFUSAL = QuotaExceeded(dimension="tokens", asked=2, remaining=1)
@@ -42,9 +42,9 @@ def wrapped(cause: Exception) -> Exception:
 SENT = ("connection.connect_tcp.started", "http11.send_request_headers.started")
 
 
-def outcome(*events: str, error: Exception, status: int | None = None) -> list[Outcome]:
+def outcome(*events: str, error: Exception, status: int | None = None) -> list[CallOutcome]:
     """Return the outcome of one attempt, with all outcomes charged."""
-    attempts = Attempts(lambda: None, dict.fromkeys(Outcome, "reservation"))
+    attempts = Attempts(lambda: None, dict.fromkeys(CallOutcome, "reservation"))
     begun(attempts, *events)
     if status is not None:
         error.status_code = status  # type: ignore[attr-defined]  # as the libraries' errors
@@ -54,43 +54,45 @@ def outcome(*events: str, error: Exception, status: int | None = None) -> list[O
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (400, Outcome.REFUSED),
-        (429, Outcome.REFUSED),
-        (408, Outcome.NO_ANSWER),
-        (500, Outcome.FAILED),
-        (529, Outcome.FAILED),
-        (200, Outcome.NO_ANSWER),
+        (400, CallOutcome.REFUSED),
+        (429, CallOutcome.REFUSED),
+        (408, CallOutcome.NO_ANSWER),
+        (500, CallOutcome.FAILED),
+        (529, CallOutcome.FAILED),
+        (200, CallOutcome.NO_ANSWER),
     ],
 )
-def test_the_status_decides(status: int, expected: Outcome) -> None:
+def test_the_status_decides(status: int, expected: CallOutcome) -> None:
     assert outcome(*SENT, error=Exception(), status=status) == [expected]
 
 
 @pytest.mark.parametrize(
     ("events", "error", "expected"),
     [
-        (SENT, Exception(), Outcome.NO_ANSWER),
-        (SENT[:1], Exception(), Outcome.NEVER_SENT),
-        ((), Exception(), Outcome.NO_ANSWER),
-        ((), wrapped(ConnectError()), Outcome.NEVER_SENT),
-        ((), wrapped(PoolTimeout()), Outcome.NEVER_SENT),
-        (SENT, wrapped(ConnectError()), Outcome.NO_ANSWER),
-        ((), wrapped(REFUSAL), Outcome.OWN_REFUSAL),
-        ((), InvalidInput("no", field="x"), Outcome.OWN_REFUSAL),
-        (SENT, wrapped(REFUSAL), Outcome.NO_ANSWER),
+        (SENT, Exception(), CallOutcome.NO_ANSWER),
+        (SENT[:1], Exception(), CallOutcome.NEVER_SENT),
+        ((), Exception(), CallOutcome.NO_ANSWER),
+        ((), wrapped(ConnectError()), CallOutcome.NEVER_SENT),
+        ((), wrapped(PoolTimeout()), CallOutcome.NEVER_SENT),
+        (SENT, wrapped(ConnectError()), CallOutcome.NO_ANSWER),
+        ((), wrapped(REFUSAL), CallOutcome.OWN_REFUSAL),
+        ((), InvalidInput("no", field="x"), CallOutcome.OWN_REFUSAL),
+        (SENT, wrapped(REFUSAL), CallOutcome.NO_ANSWER),
     ],
 )
-def test_without_a_status_the_trace_and_the_error_decide(events: Any, error: Exception, expected: Outcome) -> None:
+def test_without_a_status_the_trace_and_the_error_decide(events: Any, error: Exception, expected: CallOutcome) -> None:
     assert outcome(*events, error=error) == [expected]
 
 
-@pytest.mark.parametrize(("error", "expected"), [(REFUSAL, Outcome.OWN_REFUSAL), (TypeError(), Outcome.NEVER_SENT)])
-def test_an_error_before_the_first_request_was_never_sent(error: Exception, expected: Outcome) -> None:
-    assert Attempts(lambda: None, dict.fromkeys(Outcome, "reservation")).failed(error) == [expected]
+@pytest.mark.parametrize(
+    ("error", "expected"), [(REFUSAL, CallOutcome.OWN_REFUSAL), (TypeError(), CallOutcome.NEVER_SENT)]
+)
+def test_an_error_before_the_first_request_was_never_sent(error: Exception, expected: CallOutcome) -> None:
+    assert Attempts(lambda: None, dict.fromkeys(CallOutcome, "reservation")).failed(error) == [expected]
 
 
 def test_defaults_charge_only_what_may_have_been_billed() -> None:
-    assert {name for name, charge in DEFAULTS.items() if charge != "free"} == {Outcome.NO_ANSWER, Outcome.CUT}
+    assert {name for name, charge in DEFAULTS.items() if charge != "free"} == {CallOutcome.NO_ANSWER, CallOutcome.CUT}
     attempts = Attempts(lambda: None, DEFAULTS)
     for status in (500, 529, 429):
         begun(attempts, *SENT)
@@ -105,20 +107,20 @@ def test_a_charged_attempt_needs_another_reservation() -> None:
     begun(attempts, *SENT)
     assert attempts.needs_more
     attempts.stopped = True
-    assert attempts.failed(REFUSAL) == [Outcome.NO_ANSWER], "the refused attempt itself is free"
+    assert attempts.failed(REFUSAL) == [CallOutcome.NO_ANSWER], "the refused attempt itself is free"
     attempts.reserved()
     assert not attempts.needs_more
     begun(attempts, *SENT)
     assert attempts.lost == 1
-    assert attempts.failed(Exception()) == [Outcome.NO_ANSWER, Outcome.NO_ANSWER]
+    assert attempts.failed(Exception()) == [CallOutcome.NO_ANSWER, CallOutcome.NO_ANSWER]
 
 
 def options(**given: Any) -> Any:
     return read_options(None, lambda: None, given)  # type: ignore[arg-type,return-value]  # only the charges count
 
 
-@pytest.mark.parametrize("chosen", Outcome)
-def test_every_policy_has_an_option(chosen: Outcome) -> None:
+@pytest.mark.parametrize("chosen", CallOutcome)
+def test_every_policy_has_an_option(chosen: CallOutcome) -> None:
     policy = POLICIES[chosen]
     assert options().charges == DEFAULTS
     for other in policy["others"]:
@@ -128,5 +130,5 @@ def test_every_policy_has_an_option(chosen: Outcome) -> None:
 
 
 def test_on_unknown_is_the_default_of_no_answer() -> None:
-    assert options(on_unknown="release").charges[Outcome.NO_ANSWER] == "free"
-    assert options(on_unknown="release", on_no_answer="reservation").charges[Outcome.NO_ANSWER] == "reservation"
+    assert options(on_unknown="release").charges[CallOutcome.NO_ANSWER] == "free"
+    assert options(on_unknown="release", on_no_answer="reservation").charges[CallOutcome.NO_ANSWER] == "reservation"

@@ -3,7 +3,7 @@
 ::
 
     options     Metering, Meter: the options of `guarded`
-    outcomes    Outcome: the ways in which a call can fail, with a policy for each
+    outcomes    CallOutcome: the ways in which a call can fail, with a policy for each
     endpoint    Endpoint, Plan, Tally: what differs between the endpoints of providers
     call        MeteredCall: the amounts to reserve before a call, and to charge after it
     attempts    Attempts: the HTTP attempts of one call

@@ -18,7 +18,7 @@ from typing import Any
 from attrs import define, field
 
 from atlas_sdk import AtlasError
-from atlas_sdk.integrations.metering.outcomes import Outcome
+from atlas_sdk.integrations.metering.outcomes import CallOutcome
 
 __all__ = ["Attempts", "observe", "watching"]
 
@@ -45,16 +45,16 @@ class _Attempt:
             self.sent = True
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CallOutcome:
         if self.status is not None:
             if 400 <= self.status < 500 and self.status != _TIMEOUT:  # noqa: PLR2004  # the 4xx
-                return Outcome.REFUSED
-            return Outcome.FAILED if self.status >= 500 else Outcome.NO_ANSWER  # noqa: PLR2004  # the 5xx
+                return CallOutcome.REFUSED
+            return CallOutcome.FAILED if self.status >= 500 else CallOutcome.NO_ANSWER  # noqa: PLR2004  # the 5xx
         causes = [error for error in (self.error, getattr(self.error, "__cause__", None)) if error is not None]
         unsent = self.traced or any(type(cause).__name__ in _UNSENT for cause in causes)
         if not self.sent and any(isinstance(cause, AtlasError) for cause in causes):
-            return Outcome.OWN_REFUSAL
-        return Outcome.NEVER_SENT if unsent and not self.sent else Outcome.NO_ANSWER
+            return CallOutcome.OWN_REFUSAL
+        return CallOutcome.NEVER_SENT if unsent and not self.sent else CallOutcome.NO_ANSWER
 
 
 @define
@@ -63,7 +63,7 @@ class Attempts:
 
     reserve: Callable[[], Any]
     #: The charge of each outcome.
-    charges: Mapping[Outcome, str]
+    charges: Mapping[CallOutcome, str]
     _made: list[_Attempt] = field(factory=list)
     #: The number of attempts that the reservation covers.
     _reserved: int = 1
@@ -97,7 +97,7 @@ class Attempts:
         if self._made:
             self._made[-1].status = status
 
-    def failed(self, error: BaseException) -> list[Outcome]:
+    def failed(self, error: BaseException) -> list[CallOutcome]:
         """Note the error of the call; return the outcomes that are charged. An error before a request has one too."""
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
@@ -105,7 +105,7 @@ class Attempts:
         if self._made and not self.stopped:
             self._made[-1].error = error
             return self._charged(self._made)
-        last = Outcome.OWN_REFUSAL if isinstance(error, AtlasError) else Outcome.NEVER_SENT
+        last = CallOutcome.OWN_REFUSAL if isinstance(error, AtlasError) else CallOutcome.NEVER_SENT
         return [*self._charged(self._made), *([last] if self.charges[last] == "reservation" else [])]
 
     @property
@@ -116,10 +116,10 @@ class Attempts:
     @property
     def unknown(self) -> int:
         """The number of attempts before the last one that the provider may have billed."""
-        unsure = [attempt for attempt in self._made[:-1] if attempt.outcome is Outcome.NO_ANSWER]
+        unsure = [attempt for attempt in self._made[:-1] if attempt.outcome is CallOutcome.NO_ANSWER]
         return max(len(unsure), self.lost)
 
-    def _charged(self, made: list[_Attempt]) -> list[Outcome]:
+    def _charged(self, made: list[_Attempt]) -> list[CallOutcome]:
         return [attempt.outcome for attempt in made if self.charges[attempt.outcome] == "reservation"]
 
 
@@ -127,7 +127,7 @@ _current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 
 @contextmanager
-def watching(reserve: Callable[[], Any], charges: Mapping[Outcome, str]) -> Iterator[Attempts]:
+def watching(reserve: Callable[[], Any], charges: Mapping[CallOutcome, str]) -> Iterator[Attempts]:
     """Record the attempts of the call that this thread or task makes in the `with` block."""
     attempts = Attempts(reserve, charges)
     token = _current.set(attempts)

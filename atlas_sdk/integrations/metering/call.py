@@ -13,7 +13,7 @@ from atlas_sdk.guards import AsyncGuard, Guard, GuardOptions
 from atlas_sdk.integrations.metering.attempts import Attempts
 from atlas_sdk.integrations.metering.endpoint import Endpoint, Plan, Tally
 from atlas_sdk.integrations.metering.options import Meter, whole
-from atlas_sdk.integrations.metering.outcomes import Outcome
+from atlas_sdk.integrations.metering.outcomes import CallOutcome
 from atlas_sdk.integrations.prices import CallFacts, Prices, ledger_cost
 from atlas_sdk.integrations.usage import ReportedUsage, TokenUsage
 from atlas_sdk.integrations.usage_fields import STANDARD_REGIONS, STANDARD_TIERS
@@ -159,7 +159,7 @@ class MeteredCall:
 
     def ended(self, guard: Guard | AsyncGuard, tally: Tally, *, cut: bool) -> None:
         """Charge a stream that has ended: the reported usage, or else the output so far."""
-        if cut and self.meter.charges[Outcome.CUT] == "free":
+        if cut and self.meter.charges[CallOutcome.CUT] == "free":
             guard.settle(tokens=self._lost_tokens, cost=self.lost * self.cost, meta={"cut": True})
         elif cut:
             self._settle(guard, tally, cut=True)
@@ -178,7 +178,7 @@ class MeteredCall:
             return sent, 0
         most = self.output * self.plan.answers
         # Only the limit bounds hidden output, and output that was produced while the connection broke.
-        unfinished = not tally.final and self.meter.charges[Outcome.CUT] == "reservation"
+        unfinished = not tally.final and self.meter.charges[CallOutcome.CUT] == "reservation"
         made = most if tally.hides or self.plan.hides or unfinished else min(tally.seen, most)
         return sent, max(0, made - total.made)
 

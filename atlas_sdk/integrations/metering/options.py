@@ -9,7 +9,7 @@ from attrs import frozen
 from atlas_sdk import InvalidInput, User
 from atlas_sdk.guards import GuardOptions
 from atlas_sdk.integrations.bounds import input_bound
-from atlas_sdk.integrations.metering.outcomes import POLICIES, Outcome, OutcomeOptions
+from atlas_sdk.integrations.metering.outcomes import POLICIES, CallOutcome, OutcomeOptions
 from atlas_sdk.integrations.prices import Prices
 
 __all__ = ["Meter", "Metering", "positive", "read_options", "whole"]
@@ -67,7 +67,7 @@ class Meter:
     stream_options: bool
     compatible: bool
     #: The charge of each outcome.
-    charges: Mapping[Outcome, str]
+    charges: Mapping[CallOutcome, str]
     unmetered: tuple[str, ...]
     meta: Mapping[str, object]
     guard_options: GuardOptions
@@ -101,11 +101,11 @@ def _choice(name: str, value: object, *choices: object) -> Any:
     return value
 
 
-def _charges(options: Metering) -> dict[Outcome, str]:
+def _charges(options: Metering) -> dict[CallOutcome, str]:
     given: Mapping[str, Any] = options
     defaults = {outcome: policy["default"] for outcome, policy in POLICIES.items()}
     if options.get("on_unknown") == "release":
-        defaults[Outcome.NO_ANSWER] = "free"
+        defaults[CallOutcome.NO_ANSWER] = "free"
     return {
         outcome: _choice(
             policy["option"], given.get(policy["option"], defaults[outcome]), policy["default"], *policy["others"]

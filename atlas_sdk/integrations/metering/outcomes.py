@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, TypedDict
 
-__all__ = ["POLICIES", "Charge", "Outcome", "OutcomeOptions", "Policy"]
+__all__ = ["POLICIES", "CallOutcome", "Charge", "OutcomeOptions", "Policy"]
 
 Charge = Literal["free", "reservation"]
 
 
-class Outcome(StrEnum):
+class CallOutcome(StrEnum):
     """The end of a call, or of one of its attempts, that has no complete answer."""
 
     #: The provider answered with a 4xx, other than 408.
@@ -47,32 +47,32 @@ class Policy(TypedDict):
 
 
 #: The policy of each outcome. `docs/metering.md` shows this table.
-POLICIES: Mapping[Outcome, Policy] = {
-    Outcome.REFUSED: Policy(
+POLICIES: Mapping[CallOutcome, Policy] = {
+    CallOutcome.REFUSED: Policy(
         option="on_refused",
         default="free",
         others=("reservation",),
         reason="no provider bills a request that it refuses",
     ),
-    Outcome.FAILED: Policy(
+    CallOutcome.FAILED: Policy(
         option="on_failed", default="free", others=("reservation",), reason="no provider bills its own failure"
     ),
-    Outcome.NO_ANSWER: Policy(
+    CallOutcome.NO_ANSWER: Policy(
         option="on_no_answer",
         default="reservation",
         others=("free",),
         reason="the provider may have finished the work, and bills it",
     ),
-    Outcome.CUT: Policy(
+    CallOutcome.CUT: Policy(
         option="on_cut",
         default="progress",
         others=("reservation", "free"),
         reason="the provider bills the input and the output so far",
     ),
-    Outcome.OWN_REFUSAL: Policy(
+    CallOutcome.OWN_REFUSAL: Policy(
         option="on_own_refusal", default="free", others=("reservation",), reason="the provider never saw the request"
     ),
-    Outcome.NEVER_SENT: Policy(
+    CallOutcome.NEVER_SENT: Policy(
         option="on_never_sent", default="free", others=("reservation",), reason="the provider never saw the request"
     ),
 }
