@@ -132,3 +132,10 @@ def test_every_policy_has_an_option(chosen: CallOutcome) -> None:
 def test_on_unknown_is_the_default_of_no_answer() -> None:
     assert options(on_unknown="release").charges[CallOutcome.NO_ANSWER] == "free"
     assert options(on_unknown="release", on_no_answer="reservation").charges[CallOutcome.NO_ANSWER] == "reservation"
+
+
+def test_a_refused_reservation_does_not_free_an_attempt_without_a_trace() -> None:
+    attempts = Attempts(lambda: None, DEFAULTS)
+    begun(attempts)
+    attempts.stopped = True
+    assert attempts.failed(REFUSAL) == [CallOutcome.NO_ANSWER]
