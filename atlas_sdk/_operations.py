@@ -225,6 +225,7 @@ class MaintenanceOperations:
     purge_events = method(purges.purge_events)
     prune_snapshots = method(retention.prune_snapshots)
     collect_contents = method(retention.collect_contents)
+    sum_usage = method(usage.sum_usage)
 
 
 class SchemaOperations:

@@ -30,10 +30,18 @@ def server_folder(prefix: str) -> Path:
     CREATE DATABASE takes 14 ms of CPU time in memory, and between 20 and 400 ms on a disk, because its files are new.
     """
     in_memory = _IN_MEMORY.is_dir() and min(shutil.disk_usage(_IN_MEMORY).free, _free_memory_bytes()) > _NEEDED_BYTES
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_IN_MEMORY if in_memory else None))
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=_IN_MEMORY if in_memory else None))
     # The account that runs the server enters it.
     folder.chmod(0o755)
     return folder
+
+
+def _remove_left() -> None:
+    """Remove what killed runs have left in memory."""
+    for folder in _IN_MEMORY.glob("atlas-*-*-*"):
+        pid = folder.name.split("-")[-2]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_memory_bytes() -> int:
@@ -44,6 +52,7 @@ def _free_memory_bytes() -> int:
 def share_folder() -> Path:
     """Return the folder of this run. The first process of the run makes it, and removes it at its end."""
     if _VARIABLE not in os.environ:
+        _remove_left()
         folder = server_folder("atlas-test-once-")
         atexit.register(shutil.rmtree, folder)
         os.environ[_VARIABLE] = str(folder)

@@ -75,8 +75,8 @@ def maintain(
     """Delete expired data, of all users.
 
     Closes ended months of quotas, ends expired reservations, and deletes expired sessions, previews that stopped or
-    failed long ago, unused names, old automatic versions, contents that no version needs, and old events. The newest
-    version of every file stays, and so do the versions that a checkpoint names.
+    failed long ago, unused names, old automatic versions, contents that no version needs, and old events. Keeps sums of
+    the usage ledger. The newest version of every file stays, and so do the versions that a checkpoint names.
 
     Works in small steps, so it is safe beside other traffic, at any time, and in several places at once. Each job
     writes one event. The watcher does all of it once a day. Exits with 1 when a job failed.

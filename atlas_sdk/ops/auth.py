@@ -1,6 +1,7 @@
 """Sign in with a password, and set a new password."""
 
 import hashlib
+from datetime import datetime
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, execute, one_or_none
@@ -87,10 +88,16 @@ def set_password(user: User, password: str, *, keep: Session | None = None) -> P
     return (yield from _set_password(user, fresh, keep))
 
 
+def _at(*, at: datetime) -> datetime:
+    return at
+
+
 @atomic
 def _set_password(user: User, fresh: str, keep: Session | None) -> Plan[int]:
-    if not (yield from execute(sql["set_password"], user_id=user.id, password_hash=fresh)):
+    at = yield from one_or_none(sql["next_change"], _at, user_id=user.id)
+    if at is None:
         raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    yield from execute(sql["set_password"], user_id=user.id, password_hash=fresh, at=at)
     ended = yield from sessions.end_all(user.id, keep=keep)
     yield from events.record("user.password_changed", user_id=user.id, meta={"sessions_revoked": ended})
     return ended

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Json, Plan, Script, context, execute, many, scalar
+from atlas_sdk._plan import Json, Plan, Script, atomic, context, execute, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import (
     AtlasError,
@@ -19,7 +19,7 @@ from atlas_sdk.errors import (
     TransactionConflict,
 )
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
-from atlas_sdk.ops import isolation, purges, retention
+from atlas_sdk.ops import isolation, purges, retention, usage
 from atlas_sdk.ops.batches import BATCH, Counted, JobOptions, Progress, record
 from atlas_sdk.ops.checks import page_size
 
@@ -111,12 +111,14 @@ def _begin(*, whole: bool) -> Plan[UUID]:
     return run_id
 
 
+@atomic
 def _begin_if_due(every: timedelta, retry: timedelta) -> Plan[UUID | None]:
     ctx = yield from context()
     run_id = ctx.new_id()
     asked = {"id": run_id, "every": every, "retry": retry, "dead": _DEAD}
-    attribution = Json(ctx.attribution.to_json())
-    return run_id if (yield from scalar(sql["begin_if_due"], bool, attribution=attribution, **asked)) else None
+    yield from execute(sql["lock"])
+    begun = yield from execute(sql["begin_if_due"], attribution=Json(ctx.attribution.to_json()), **asked)
+    return run_id if begun else None
 
 
 def runs(*, limit: int = 10) -> Plan[list[MaintenanceRun]]:
@@ -209,6 +211,8 @@ def _job(name: str, keep: _Retention, options: JobOptions) -> Plan[JobReport] | 
         return purges.purge_sessions(dry_run=dry_run, batch=batch, progress=progress)
     if name == "claims":
         return purges.purge_claims(dry_run=dry_run, batch=batch, progress=progress)
+    if name == "usage":
+        return usage.sum_usage(dry_run=dry_run, batch=batch, progress=progress)
     if name == "contents":
         return retention.collect_contents(dry_run=dry_run, batch=batch, progress=progress)
     if name == "previews":

@@ -14,6 +14,7 @@ from atlas_sdk.model.limits import Limits
 from atlas_sdk.model.users import User, UserDeletion
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
+from atlas_sdk.ops.checks import page_size
 from atlas_sdk.ops.emails import LOCAL_BYTES, find_address, normal_address
 from atlas_sdk.text import quoted
 
@@ -158,9 +159,7 @@ def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]
 
     Pass the last user of a page as `after` to get the next page of `limit` users.
     """
-    if limit < 1:
-        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
-    return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=limit))
+    return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=page_size(limit)))
 
 
 @atomic

@@ -50,7 +50,8 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
     except SchemaMismatch as mismatch:
         found = mismatch.found
         if found is not None and not _is_half_made(target, found, place["owner"]):
-            job.note("schema", "failed", str(mismatch))
+            hint = "; run: atlasctl db migrate" if mismatch.migratable else ""
+            job.note("schema", "failed", f"{mismatch}{hint}")
             return found, ()
     except NotPermitted:
         grant = target.value(sql["write_grant_role"], role=place["owner"], member=login.name)

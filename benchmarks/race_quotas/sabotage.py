@@ -44,7 +44,7 @@ SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
             "s.tokens := hold.tokens",
         )
     ],
-    "reclaim": [("quota_reclaim", "u.tokens_held - s.tokens", "u.tokens_held")],
+    "reclaim": [("quota_reclaim", "q.tokens_held - hold.tokens", "q.tokens_held")],
     "epoch": [("quota_reserve", "epoch = u.epoch + 1", "epoch = u.epoch + (random() > 0.05)::integer")],
 }
 

@@ -1,12 +1,14 @@
 -- Accounts: users and plans, unique names, sessions, and the audit trail.
 --
--- Rules of the whole schema, which runs on PostgreSQL 15 to 18. The rules make it fit for Citus, but it is not tested
--- there: a cluster needs one more file, which distributes the tables, and some statements are known to fail on it.
---   * user_id leads every primary key, unique constraint and foreign key. A cluster is sharded by it, and it separates
---     tenants: a row cannot point at another tenant's row. `users` is its own tenant, so its key is id.
---   * Row-level security fails closed: no row is visible without atlas.user_id in the transaction. The owner of the
---     tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
---   * Clients make the ids, which are uuid v7; gen_random_uuid() is there for people in psql.
+-- Rules of the whole schema, which runs on PostgreSQL 15 to 18. They also prepare it for Citus, where no test runs it: a
+-- cluster would need one more file, which distributes the tables.
+--   * user_id leads every primary key, unique constraint and foreign key, so a row cannot point at another tenant's row,
+--     and a cluster can be sharded by it. Exceptions: `users` is its own tenant, so its key is id; the keys of claims
+--     and preview_ports are the names that are unique across tenants; plans and schema_version have no user.
+--   * Row-level security fails closed: no row of a user is visible without atlas.user_id in the transaction. The owner
+--     of the tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
+--   * Clients make the ids, which are uuid v7; gen_random_uuid() serves people in psql, and entries of the ledger that
+--     the database adds.
 --   * Money is numeric(20,9) US dollars. Every CHECK on numeric refuses NaN explicitly, because NaN compares as greater
 --     than any number and so passes ">= 0".
 --   * Lengths of big texts count bytes: octet_length() reads the header of a TOASTed value, char_length() fetches all
@@ -315,15 +317,12 @@ CREATE INDEX idx_events_project ON events (user_id, project_id, created_at DESC,
 -- Maintenance deletes the old events of all users.
 CREATE INDEX idx_events_created ON events (created_at);
 
+-- The policies of the other tables are in 0011_administration.sql.
 ALTER TABLE plans ENABLE ROW LEVEL SECURITY;
 ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE claims ENABLE ROW LEVEL SECURITY;
-ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
-ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON plans FOR SELECT USING (true);
 CREATE POLICY tenant ON users USING (id = current_tenant());
-CREATE POLICY tenant ON sessions USING (user_id = current_tenant());
-CREATE POLICY tenant ON events USING (user_id = current_tenant());
 -- A tenant sees its own claims only, yet it cannot take a foreign one: ON CONFLICT asks the unique index, which no
 -- policy filters. A tenant can find out that a name is taken, and not by whom. An address belongs to whoever signed up
 -- with it: no tenant takes or frees one. To lock the claim of its own host, a tenant needs the right to change it.

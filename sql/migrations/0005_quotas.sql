@@ -273,17 +273,6 @@ CREATE INDEX idx_usage_ledger_user_created ON usage_ledger (user_id, created_at 
 CREATE UNIQUE INDEX idx_usage_ledger_reservation ON usage_ledger (user_id, reservation_id, kind)
 WHERE reservation_id IS NOT NULL;
 
-ALTER TABLE user_quotas ENABLE ROW LEVEL SECURITY;
-ALTER TABLE quota_reservations ENABLE ROW LEVEL SECURITY;
-ALTER TABLE quota_history ENABLE ROW LEVEL SECURITY;
-ALTER TABLE quota_grants ENABLE ROW LEVEL SECURITY;
-ALTER TABLE usage_ledger ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON user_quotas USING (user_id = current_tenant());
-CREATE POLICY tenant ON quota_reservations USING (user_id = current_tenant());
-CREATE POLICY tenant ON quota_history USING (user_id = current_tenant());
-CREATE POLICY tenant ON quota_grants USING (user_id = current_tenant());
-CREATE POLICY tenant ON usage_ledger USING (user_id = current_tenant());
-
 -- Set how long the SQL API waits for a lock, if the session has no limit of its own. Calls hold the user's row for
 -- milliseconds, so whoever holds it for seconds is a transaction that somebody left open. Then 55P03 is raised, and
 -- nothing was changed. A SET clause of the functions would override a shorter limit of the session.

@@ -1,13 +1,13 @@
+-- name: columns
+name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
+projects_limit, sessions_limit, previews_limit;
+
 -- name: plans (read)
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
-       projects_limit, sessions_limit, previews_limit
-FROM plans
+SELECT {columns} FROM plans
 ORDER BY tokens_limit NULLS LAST, name;
 
 -- name: plan (read)
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
-       projects_limit, sessions_limit, previews_limit
-FROM plans
+SELECT {columns} FROM plans
 WHERE name = %(name)s;
 
 -- name: add_plan

@@ -78,24 +78,25 @@ def go(made: list[subprocess.Popen[str]]) -> None:
 
 
 def test_eight_processes_write_one_file(atlas: Atlas, dsn: str, folder: Path) -> None:
+    each, all_of_them = 12, 96
     user = atlas.users.create("ada@example.com")
     project = atlas.projects.create(user, path=folder)
-    with processes(8, WRITE.replace("COUNT", "25"), dsn, folder) as made:
+    with processes(8, WRITE.replace("COUNT", str(each)), dsn, folder) as made:
         answers = [process.communicate(timeout=PATIENCE_S)[0].split("\n")[:-1] for process in made]
     seqs = [[int(line.split()[1]) for line in lines] for lines in answers]
-    assert [len(mine) for mine in seqs] == [25] * 8
+    assert [len(mine) for mine in seqs] == [each] * 8
     # Each process gets rising numbers, and the processes together get every number once.
     assert all(mine == sorted(mine) for mine in seqs)
-    assert sorted(seq for mine in seqs for seq in mine) == list(range(1, 201))
+    assert sorted(seq for mine in seqs for seq in mine) == list(range(1, all_of_them + 1))
     history = atlas.memory.history(project, "CLAUDE.md", limit=500)
-    assert [version.seq for version in history] == list(range(200, 0, -1))
-    expected = {BODY + b"p%d %d\n" % (who, n) for who in range(8) for n in range(25)}
+    assert [version.seq for version in history] == list(range(all_of_them, 0, -1))
+    expected = {BODY + b"p%d %d\n" % (who, n) for who in range(8) for n in range(each)}
     assert {atlas.memory.content(version) for version in history} == expected
     for who, mine in enumerate(seqs):
         for n, seq in enumerate(mine):
-            assert atlas.memory.content(history[200 - seq]) == BODY + b"p%d %d\n" % (who, n)
+            assert atlas.memory.content(history[all_of_them - seq]) == BODY + b"p%d %d\n" % (who, n)
     verified = atlas.memory.verify(user)
-    assert (verified.ok, verified.versions, verified.contents) == (True, 200, 200)
+    assert (verified.ok, verified.versions, verified.contents) == (True, all_of_them, all_of_them)
 
 
 def test_two_processes_register_the_same_at_once(atlas: Atlas, dsn: str, folder: Path) -> None:
