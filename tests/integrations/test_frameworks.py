@@ -21,11 +21,6 @@ from atlas_sdk.integrations.openai import guarded as guarded_openai
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
-@pytest.fixture
-def quotas() -> AsyncMemoryQuotas:
-    return AsyncMemoryQuotas()
-
-
 @asynccontextmanager
 async def openai_client(stub: Stub, quotas: AsyncMemoryQuotas, **options: Any) -> AsyncIterator[Any]:
     async with openai.AsyncOpenAI(api_key="k", base_url=stub.url, max_retries=0) as real:
@@ -154,34 +149,20 @@ RUNS: list[Callable[[Stub, AsyncMemoryQuotas], Awaitable[str]]] = [
 ]
 
 
-@pytest.mark.parametrize("run", RUNS, ids=[run.__name__ for run in RUNS])
-def test_a_framework_is_charged(run: Any, stub: Stub, quotas: AsyncMemoryQuotas) -> None:
-    async def work() -> str:
-        said = str(await run(stub, quotas))
-        await settled(quotas)
-        return said
-
-    assert asyncio.run(work()) == "Hello"
-    assert quotas.entry.amount == 15
-    assert not {"estimated", "cut"} & quotas.entry.meta.keys()
-
-
-def test_a_framework_shows_a_refusal(stub: Stub) -> None:
+async def a_refusal_is_shown(stub: Stub) -> None:
     from pydantic_ai import Agent
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    async def work() -> None:
-        async with openai_client(stub, AsyncMemoryQuotas(limit=50)) as client:
-            agent = Agent(OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client)))
-            with pytest.raises(QuotaExceeded):
-                await agent.run("Hi")
-
-    asyncio.run(work())
-    assert stub.requests == []
+    before = len(stub.requests)
+    async with openai_client(stub, AsyncMemoryQuotas(limit=50)) as client:
+        agent = Agent(OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client)))
+        with pytest.raises(QuotaExceeded):
+            await agent.run("Hi")
+    assert len(stub.requests) == before
 
 
-def test_a_blocking_framework_is_charged(stub: Stub) -> None:
+def blocking_calls_are_charged(stub: Stub) -> None:
     from langchain_openai import ChatOpenAI
 
     quotas = MemoryQuotas()
@@ -193,3 +174,21 @@ def test_a_blocking_framework_is_charged(stub: Stub) -> None:
         parts: Iterator[Any] = model.stream("Hi")
         assert "".join(str(part.content) for part in parts) == "Hello"
     assert [entry.amount for entry in quotas.entries] == [15, 15]
+
+
+async def charged(run: Any, stub: Stub) -> tuple[str, MemoryQuotas]:
+    """Return what a run says, and its quotas."""
+    quotas = AsyncMemoryQuotas()
+    said = str(await run(stub, quotas))
+    await settled(quotas)
+    return said, quotas
+
+
+def test_frameworks_are_charged(stub: Stub) -> None:
+    # One test, so that only one process of the suite imports the frameworks: that takes seconds.
+    for run in RUNS:
+        said, quotas = asyncio.run(charged(run, stub))
+        assert (run.__name__, said, quotas.entry.amount) == (run.__name__, "Hello", 15)
+        assert not {"estimated", "cut"} & quotas.entry.meta.keys(), run.__name__
+    asyncio.run(a_refusal_is_shown(stub))
+    blocking_calls_are_charged(stub)
