@@ -174,7 +174,11 @@ class Invocation:
             raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
-        """Return a path for the library: relative to the current folder if that is in the project."""
+        """Return the path to give to the library.
+
+        If the current folder is in the project and there is no --project, this is `given` in the current folder, else
+        `given` itself.
+        """
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
             # Do not use `Path` with `/`: the library checks absolute paths and ".." itself.

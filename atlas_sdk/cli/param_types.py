@@ -61,7 +61,7 @@ class Size(_Quantity):
     name = "a size such as 500000, 100MiB or 1GB"
 
     def read(self, text: str) -> int | None:
-        """Return whole bytes."""
+        """Return the number of bytes that the text names; None if it is no size, or not a whole number of bytes."""
         found = _SIZE.fullmatch(text)
         if found is None:
             return None

@@ -1,8 +1,8 @@
 """The usage that providers report, in one form.
 
 Providers use the same words for different things: Anthropic's `input_tokens` exclude tokens read from or written to the
-cache, OpenAI's `prompt_tokens` and `input_tokens` include them. Here the parts never overlap, so they add up. The table
-in `usage_fields.py` says which field becomes which part.
+cache, OpenAI's `prompt_tokens` and `input_tokens` include them. `TokenUsage` has each part apart. No token is in two of
+them, so their sum is the total. The table in `usage_fields.py` says which field becomes which part.
 """
 
 import math

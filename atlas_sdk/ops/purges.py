@@ -153,9 +153,9 @@ class _Reclaimer:
         self._busy: list[UUID] = []
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """End reservations of some users of the current page, or first read the next page.
+        """End the expired reservations of some users of the current page; read the next page first if it is done.
 
-        An empty cursor means that there are no more pages.
+        An empty cursor means that this is the last page and some of its users still wait; None means the end.
         """
         examined = 0
         if not self._users and not self._busy:

@@ -137,7 +137,7 @@ class _SummedUp:
 
 
 def sum_usage(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Bring the sums of the ledger's older entries forward, for all users; `usage.totals` reads them."""
+    """Add entries that are older than two days to the stored sums of all users, which `usage.totals` reads."""
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
 
     def step(after: Cursor) -> Plan[BatchStep]:

@@ -79,7 +79,7 @@ def _is_half_made(target: AdminSession, found: int, owner: str) -> bool:
 
 
 def is_ancestor(applied: list[AppliedMigration]) -> bool:
-    """Return whether the first migrations of this package, or all of them, made the schema."""
+    """Return whether the applied migrations are this package's, from its first one on, with the same checksums."""
     return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 

@@ -160,9 +160,9 @@ COMMENT ON COLUMN project_health.memory_files IS 'Memory files that are not dele
 COMMENT ON COLUMN project_health.memory_bytes IS 'Bytes of their newest versions.';
 COMMENT ON COLUMN project_health.last_snapshot_at IS 'When a memory file was last changed.';
 
--- Sums of the ledger before a moment: then the sum of everything reads only the entries since. Maintenance brings them
--- forward, to two days ago. They are exact: triggers void them when an entry changes that they may count, and then the
--- whole ledger is read until maintenance has summed it up again.
+-- Sums of the ledger before a moment: then the sum of everything reads only the entries since. Maintenance adds entries
+-- that are older than two days. The sums are exact: when an entry changes that they may count, triggers void them, and
+-- the whole ledger is read until maintenance has summed it up again.
 CREATE TABLE usage_sums (
     user_id uuid        NOT NULL,
     until   timestamptz NOT NULL,
@@ -254,7 +254,7 @@ BEGIN
 END
 $$;
 
--- Bring the sums of p_users users after p_after forward, in the order of ids, by about p_limit entries of a user.
+-- Add entries to the sums of p_users users after p_after, in the order of ids, about p_limit entries of each user.
 -- Returns how many users it has looked at, the last one whose sums are as far as they can be, and whether there are no
 -- more. A user whose row is locked is left to the next run.
 --
