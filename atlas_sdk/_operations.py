@@ -19,6 +19,7 @@ from atlas_sdk.ops import (
     quota_accounting,
     quotas,
     references,
+    refunds,
     restore_plans,
     restores,
     retention,
@@ -140,6 +141,7 @@ class QuotaOperations:
     extend = method(quotas.extend)
     progress = method(quotas.progress)
     add_tokens = method(quotas.add_tokens)
+    refund = method(refunds.refund)
     lease_block = method(quotas.lease_block)
     hit = method(quotas.hit)
     usage = method(quota_accounting.usage)

@@ -15,7 +15,7 @@ from atlas_sdk.model.memory_usage import MemoryUsage
 from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.model.projects import ProjectPurge
 from atlas_sdk.model.quota_accounting import Forecast, LimitCheck, QuotaAccounting, QuotaAudit, QuotaPeriod
-from atlas_sdk.model.quotas import QuotaBlock, RequestRate
+from atlas_sdk.model.quotas import QuotaBlock, Refund, RequestRate
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
 from atlas_sdk.model.summaries import ProjectHealth
 from atlas_sdk.model.usage import UsageTotal
@@ -35,6 +35,7 @@ __all__ = [
     "QuotaAudit",
     "QuotaBlock",
     "QuotaPeriod",
+    "Refund",
     "RequestRate",
     "RestoreChange",
     "RestoreStep",

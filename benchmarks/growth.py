@@ -24,7 +24,7 @@ _LIMIT_MS = {
 _FILL = {
     "ledger": """
         INSERT INTO usage_ledger (user_id, id, kind, amount, cost, meta, created_at)
-        SELECT %(user)s, gen_random_uuid(), CASE WHEN n %% 10 = 0 THEN 'container_minutes' ELSE 'tokens' END, n %% 5000,
+        SELECT %(user)s, gen_random_uuid(), CASE WHEN n %% 10 = 0 THEN 'container_minutes' ELSE 'words' END, n %% 5000,
                (n %% 5000) * 0.000003, jsonb_build_object('model', (ARRAY['large', 'middle', 'small'])[1 + n %% 3]),
                now() - random() * interval '90 days'
         FROM generate_series(%(first)s::int, %(last)s::int) AS n

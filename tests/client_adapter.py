@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from atlas_sdk import AsyncAtlas, AsyncListener, Atlas
@@ -24,6 +25,8 @@ class Adapter:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.loop = asyncio.new_event_loop() if kind == "asyncio" else None
+        #: The context of all steps, as if one task awaited them.
+        self._context = copy_context()
 
     def open(self, dsn: str | None, **options: Any) -> Any:
         """Return an open client of the library, without the adapter."""
@@ -41,6 +44,8 @@ class Adapter:
         """Return a result; await it first if it is awaitable."""
         if self.loop is None or not inspect.isawaitable(result):
             return result
+        if inspect.iscoroutine(result):
+            result = self.loop.create_task(result, context=self._context)
         return self.loop.run_until_complete(result)
 
     @contextmanager

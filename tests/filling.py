@@ -26,6 +26,7 @@ _BY_HAND = (
 )
 _IF_EMPTY = {
     "maintenance_runs": "INSERT INTO maintenance_runs (id, whole) VALUES (gen_random_uuid(), true)",
+    "usage_sums": "INSERT INTO usage_sums (user_id, until, sums) SELECT id, '-infinity', '{}' FROM users",
 }
 
 
@@ -63,6 +64,7 @@ def _tenant(atlas: Atlas, name: str, folder: Path) -> None:
     atlas.quotas.reserve(user, tokens=100, cost="0.5", slots=1, holder="worker")
     settled = atlas.quotas.reserve(user, tokens=50)
     atlas.quotas.settle(user, settled.id, tokens=40)
+    atlas.quotas.refund(user, settled.id, tokens=10, reason="counted twice")
     atlas.quotas.grant(user, tokens=1_000, expires_in=timedelta(days=30), reason="thanks")
     with psycopg.connect(atlas.url, autocommit=True) as connection:
         connection.execute(

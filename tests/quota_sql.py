@@ -158,6 +158,14 @@ class QuotaSql:
             "SELECT * FROM quota_add(%s, %s, %s::bigint, %s::numeric, NULL)", user_id, key or uuid.uuid4(), tokens, cost
         )
 
+    def refund(
+        self, user_id: uuid.UUID, charge: uuid.UUID, tokens: Any = None, cost: Any = None, *, key: Any = "new"
+    ) -> Any:
+        return self.row(
+            "SELECT * FROM quota_refund(%s, %s, %s, %s::bigint, %s::numeric, 'a test')",
+            *(user_id, uuid.uuid4() if key == "new" else key, charge, tokens, cost),
+        )
+
     def grant(
         self, user_id: uuid.UUID, tokens: Any = 0, cost: Any = 0, *, days: int | None = None, key: Any = "new"
     ) -> uuid.UUID:

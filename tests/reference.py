@@ -82,6 +82,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "quotas.add_plan": ("quota.plan_limits_changed",),
     "quotas.set_plan_limits": ("quota.plan_limits_changed",),
     "quotas.grant": ("quota.granted",),
+    "quotas.refund": ("quota.refunded",),
     "quotas.record_memory_threshold": ("quota.memory",),
     "events.log": ("your own",),
     "maintenance.run": _JOBS,

@@ -36,13 +36,14 @@ def _command(context: click.Context, home: str | None, dsn: str | None, log_leve
     log = log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
     # The pool logs every failed attempt; the watcher logs a failure once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
+    from atlas_sdk import InvalidInput  # noqa: PLC0415 - the help must not wait for these imports
     from atlas_sdk.config import database_url, load_settings  # noqa: PLC0415
     from watcher.daemon import run  # noqa: PLC0415
     from watcher.maintenance import RetentionPolicy  # noqa: PLC0415
 
     try:
-        # With a server in the environment, the home has only the lock and the status.
+        # With --home, `load_settings` ignores a server of the environment, unless the call passes the server as a flag.
+        # Pass it: with a server, the home has only the lock and the status.
         settings = load_settings(database_url=dsn or database_url(), home=home)
         folder = settings.folder
     except InvalidInput as problem:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = _command.main(args=argv, prog_name="atlas-watcher", standalone_mode=False)
     except OSError as error:
-        # The error is about the home folder: an error in a project does not end the daemon.
+        # The error is about the home folder, because an error in a project does not end the daemon.
         click.echo(f"Error: cannot watch: {visible(cut(str(error)))}; give another folder with --home", err=True)
         return 1
     except click.ClickException as error:

@@ -15,9 +15,9 @@ class WatchedFolder(NamedTuple):
 
 
 class Watching(Enum):
-    """The answer to a request for a watch."""
+    """The result of `Backend.watch`."""
 
-    #: The watch is new, or on another folder than before. The folder may have changed before: list it.
+    #: The watch is new, or the path has another folder now. Earlier changes caused no event, so list the folder.
     NEW = "new"
     #: The same folder was watched already.
     KEPT = "kept"
@@ -28,7 +28,7 @@ class Watching(Enum):
 
 
 class Sink(Protocol):
-    """A receiver of events. The backend's thread calls the methods, which must not block or call the backend."""
+    """A receiver of events. The backend's thread calls the methods. They must not block or call the backend."""
 
     def changed(self, place: WatchedFolder, name: str, change: ChangeKind, *, is_folder: bool) -> None:
         """Report a change of an entry of a watched folder."""
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Begin to deliver events."""
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:
-        """Watch a folder, but not the folders below it. A repeated call is cheap, and notices another folder there."""
+        """Watch a folder, not the folders below it. A repeated call is cheap, and notices a new folder at the path."""
 
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder; do nothing for a folder that is not watched."""

@@ -10,9 +10,9 @@ from atlas_sdk.files import FileState, Signature, read_file
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 
-#: A file that is written twice within one tick of its file system's clock looks the same to `stat`. FAT has the
-#: coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads it once more
-#: (git calls such a file "racy").
+#: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
+#: FAT has the coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads
+#: the file once more (git calls such a file "racy").
 _COARSEST_NS = 2_000_000_000
 
 
@@ -23,7 +23,7 @@ class Captured:
     #: True when there is a new version.
     stored: bool = False
     deleted: bool = False
-    #: If set, look at the file again, after the wait of this kind of change.
+    #: If set, the worker must look at the file again, after the waiting time for this kind of change.
     again: ChangeKind | None = None
     #: True when the new version may name other files: imports, or the target of a symlink.
     leads: bool = False
@@ -32,8 +32,9 @@ class Captured:
 def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
     """Store the file as it is now, and update `folder.known` after the database has answered.
 
-    After an event, the database compares the hash. After a scan, `folder.known` is compared first, unless it is stale
-    for this file. Raises FileProblem for a file that cannot be read, and the errors of the database.
+    After an event, the database compares the hash. After a scan, the function first compares the file with its entry in
+    `folder.known`, unless the entry may be wrong (`folder.stale`), and if they are equal, it does not ask the database.
+    Raises FileProblem for a file that cannot be read, and the errors of the database.
     """
     state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
@@ -60,12 +61,12 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
 
 def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
     if change is not ChangeKind.VANISHED:
-        # The file existed when it was marked. Give its writer the time to put it back.
+        # The file existed at the time of the change. Wait, because its writer may put it back.
         return Captured(again=ChangeKind.VANISHED)
     try:
         made = atlas.memory.delete(folder.project, path, kind="auto")
     except NotFound:
-        # The file came and went unseen, so it has no version.
+        # The file was made and deleted before the daemon read it, so it has no version.
         made = None
     folder.known.pop(path, None)
     folder.stale.discard(path)
@@ -91,5 +92,8 @@ def _known(state: FileState, since: datetime) -> Known:
 
 
 def trusted(found: Signature, *, now_ns: int) -> Signature | None:
-    """Return a signature that the next write is sure to change; None when it is too young. `ctime` cannot be forged."""
+    """Return the signature if the next write is sure to change it; None if the file has changed too recently.
+
+    The last change is `ctime`, which cannot be forged.
+    """
     return found if now_ns - found.ctime_ns > _COARSEST_NS else None

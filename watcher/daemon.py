@@ -1,4 +1,4 @@
-"""Run the daemon, one per home, until a signal or an event stops it."""
+"""Run the daemon until a signal or the caller stops it. Only one daemon can use a home."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ def run(
     Without `dsn`, the daemon uses the embedded server of `home`; without `home`, the usual home. Another thread calls
     `ready` once, when every project is watched and was compared. With `retention` the daemon does maintenance once a
     day, see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another
-    OS user may change it. Call it from the main thread, or with `stop`.
+    OS user may change the home. Without `stop`, call `run` from the main thread: no other thread can handle signals.
     """
     folder = home_folder() if home is None else home
     try:
@@ -75,7 +75,7 @@ def _serve(
     backend = _started(backend, queue)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
-    # The worker uses one connection, maintenance another.
+    # Allow two connections: the worker uses one, and maintenance uses the other.
     connect = partial(
         Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
     )
@@ -181,7 +181,7 @@ def _disk_may_be_full() -> Iterator[None]:
 
 
 def notify(message: str) -> None:
-    """Send a message to systemd, if it started this process with Type=notify (sd_notify(3))."""
+    """Send a message to systemd, if systemd started this process with Type=notify (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,4 +1,4 @@
-"""The database of the daemon: it may be out of reach for a while."""
+"""The daemon's access to the database, which may be out of reach for a while."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_away(error: AtlasError) -> bool:
-    """Return whether the database as a whole failed, so that no other statement can succeed now."""
+    """Return whether the error is about the database as a whole, so that other statements would fail too."""
     return isinstance(error, (DatabaseUnreachable, StorageFull, SchemaMismatch))
 
 
@@ -31,7 +31,7 @@ class Database:
         return self._atlas
 
     def failed(self, error: AtlasError) -> None:
-        """Note that the database did not answer; log a new problem once."""
+        """Note that the database did not answer. Log the problem, unless the last problem is the same."""
         if self.status.ok or self.status.problem != str(error):
             _log.warning("%s; changes are stored when the database is back", error)
             since = self.status.since if self.status.problem is not None else datetime.now(UTC)
@@ -45,7 +45,7 @@ class Database:
             self.status = DatabaseStatus(ok=True, since=datetime.now(UTC))
 
     def close(self) -> None:
-        """Close the client."""
+        """Close the client. The next use would open a new client."""
         if self._atlas is not None:
             self._atlas.close()
             self._atlas = None

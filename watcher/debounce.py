@@ -1,4 +1,4 @@
-"""Decide when to read a changed file: a pure table of times."""
+"""Decide when to read a changed file, with a table of times. Nothing here reads a clock or a file."""
 
 import heapq
 import math
@@ -14,9 +14,9 @@ Key = tuple[UUID, str]
 class ChangeKind(Enum):
     """The kind of a change, as far as it is known without reading the file."""
 
-    #: A writer closed the file, or renamed it to this name: it is most likely complete.
+    #: A program closed the file after writing, or renamed it to this name: the content is most likely complete.
     CLOSED = "closed"
-    #: The file was made or written, or its mode changed; more may follow.
+    #: The file was made or written, or its mode changed; more writes may follow.
     CHANGED = "changed"
     #: The name is gone; an editor may put it back in a moment.
     VANISHED = "vanished"
@@ -28,30 +28,32 @@ class ChangeKind(Enum):
 class Timing:
     """The waiting times of the daemon, in seconds."""
 
-    #: After a close or rename: the second of two quick saves is usually the one to keep.
+    #: After a close or rename: of two quick saves, usually only the second one must be stored.
     closed_s: float = 0.05
     #: After a write: a close or another write usually follows.
     changed_s: float = 0.25
-    #: After a deletion: an editor that deletes a file and writes it again needs less, and recording that deletion would
-    #: be wrong.
+    #: After a deletion: an editor that deletes a file and writes it again needs less time, and the daemon must not
+    #: store such a deletion.
     vanished_s: float = 0.6
     #: The longest time between two reads of a file that is written without a pause.
     longest_s: float = 2.0
-    #: Between two sweeps, which find changes that no event reports: by hard links, on network file systems, by other
-    #: clients.
+    #: Between two sweeps. A sweep finds changes that no event reports: through a hard link, on a network file system,
+    #: or by another client of the database.
     sweep_s: float = 60.0
-    #: Between two looks at a folder that cannot be watched.
+    #: Between two comparisons of a folder that cannot be watched.
     poll_s: float = 2.0
-    #: Between two looks for a lost project.
+    #: Between two checks whether a lost project is back.
     lost_s: float = 0.5
-    #: A new folder without memory files in a project's place counts as an unmounted disk for this long.
+    #: A new folder without memory files in a project's place counts as the mount point of an unmounted disk for this
+    #: long, and then as the project.
     replaced_s: float = 120.0
     #: Between two reads of the list of registered projects.
     projects_s: float = 2.0
     #: Between two writes of the status file: `status_s` if there is news, `heartbeat_s` if not.
     status_s: float = 1.0
     heartbeat_s: float = 10.0
-    #: The longest pause for a status that is expensive to write: less than `status.FRESH_S`, the age of a hung daemon.
+    #: The longest time between two writes of a status that is expensive to write. It is less than `status.FRESH_S`,
+    #: because a daemon with an older status counts as hung.
     heartbeat_most_s: float = 20.0
     #: Between two attempts to reach the database: first `retry_s`, then doubled each time up to `retry_most_s`.
     retry_s: float = 0.25
@@ -73,18 +75,18 @@ class Timing:
 
 @frozen(kw_only=True)
 class Due:
-    """A path to look at."""
+    """A path that the worker must look at."""
 
     key: Key
-    #: The last change. A file that is missing now was deleted only if this is `VANISHED`.
+    #: The last change. A missing file counts as deleted only after the change `VANISHED`.
     change: ChangeKind
-    #: The time of the first change since the last look, and the time to look.
+    #: The time of the first change since the worker last looked, and the time to look again.
     first: float
     at: float
 
 
 class Debouncer:
-    """A table of the paths to look at, and when. Not thread-safe; the caller passes the time.
+    """A table of the paths to look at, each with its time. Not thread-safe; the caller passes the present time.
 
     The last change decides how long to wait. No file waits longer than `longest_s` after its first change, except a
     file that vanished, because there is nothing to read.
@@ -93,8 +95,9 @@ class Debouncer:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._pending: dict[Key, Due] = {}
-        #: The time of the one valid heap entry of each key. It may be too early; `next_at` corrects the entry when it
-        #: comes up. A new entry for every change would let a busy writer grow the heap.
+        #: The time of the one valid heap entry of each key. This time may be before the key is due; `next_at` then
+        #: replaces the entry when it is the first of the heap. With a new entry for every change, a busy writer would
+        #: make the heap grow.
         self._queued: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
 
@@ -102,7 +105,7 @@ class Debouncer:
         return len(self._pending)
 
     def mark(self, key: Key, change: ChangeKind, now: float) -> float:
-        """Note a change; return when the key is due."""
+        """Note a change; return the time at which the key is due."""
         before = self._pending.get(key)
         if before is not None and change is ChangeKind.FOUND:
             # Keep the time of the earlier event, which shows better than a scan when the writer is done.
@@ -119,7 +122,7 @@ class Debouncer:
             self._enter(evolve(due, at=at))
 
     def next_at(self) -> float | None:
-        """Return when the next path is due; None when there is none."""
+        """Return the time at which the next path is due; None when no path waits."""
         while self._heap:
             at, key = self._heap[0]
             due = self._pending.get(key)
@@ -133,7 +136,7 @@ class Debouncer:
         return None
 
     def pop(self, now: float) -> Due | None:
-        """Take out the path that is due first; None when none is due."""
+        """Remove and return the path that is due first; return None when no path is due."""
         at = self.next_at()
         if at is None or at > now:
             return None

@@ -13,17 +13,17 @@ _log = logging.getLogger(__name__)
 
 
 class Affected(Protocol):
-    """A project that knows which of its files an event is about."""
+    """A project, as far as the queue needs it: the project finds the files that an event is about."""
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
-        """Return the paths to look at; `""` asks for a scan."""
+        """Return the paths to look at after an event on `path`; `""` asks for a scan of the project."""
 
 
 class EventQueue:
-    """A `Debouncer` under a lock. Backends fill the queue as their `Sink`, and the worker waits for its paths.
+    """A `Debouncer` under a lock. The backend adds changes (the queue is its `Sink`), and the worker takes due paths.
 
-    A file that is written a thousand times is one entry. The lock is reentrant: a signal's handler may interrupt the
-    thread that holds it.
+    A file that is written a thousand times is one entry. The lock is reentrant: a signal's handler, which calls `stop`,
+    may interrupt a method that holds the lock.
     """
 
     def __init__(self, timing: Timing, *, clock: Callable[[], float]) -> None:
@@ -35,7 +35,7 @@ class EventQueue:
         self._overflows = 0
         self._stopping = False
         self._events = 0
-        #: The worker replaces the mapping and never changes it.
+        #: The worker replaces the mapping and never changes it, so other threads may read it without the lock.
         self.projects: Mapping[UUID, Affected] = {}
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class EventQueue:
         try:
             return project.affected_paths(path, is_folder=is_folder)
         except Exception:  # noqa: BLE001 - see below
-            # The backend's thread serves every project, so it must outlive a fault in one. A scan finds the change.
+            # The backend's thread serves every project, so a fault in one must not end it. A scan finds the change.
             _log.exception("cannot tell what a change is about; the project is scanned")
             return ("",)
 
@@ -97,7 +97,7 @@ class EventQueue:
     # Only the worker calls the methods below.
 
     def wait(self, until: float) -> None:
-        """Return when a path is due, after an overflow or `stop`, or at `until`."""
+        """Wait until a path is due, events are lost or `stop` is called, but not longer than until the time `until`."""
         with self._changed:
             while not (self._stopping or self._overflows):
                 due = self._debouncer.next_at()
@@ -109,18 +109,18 @@ class EventQueue:
             self._sleeps_until = None
 
     def wait_for_stop(self, until: float) -> None:
-        """Return after `stop` or at `until`, even if a path is due: nothing can be stored now."""
+        """Wait until `stop` is called or the time is `until`, even if a path is due: nothing can be stored now."""
         with self._changed:
             while not self._stopping and (left_s := until - self._clock()) > 0:
                 self._changed.wait(left_s)
 
     def pop(self, now: float) -> Due | None:
-        """Take out the next path that is due; None when there is none."""
+        """Remove and return the next path that is due; return None when no path is due."""
         with self._changed:
             return self._debouncer.pop(now)
 
     def put_back(self, due: Due, at: float) -> None:
-        """Put back a path that the worker could not handle now. It is due again at this time."""
+        """Put back a path that the worker could not handle now. The path is due again at `at`."""
         with self._changed:
             self._debouncer.put_back(due, at)
 

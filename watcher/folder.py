@@ -18,9 +18,9 @@ SETTINGS = ".atlas.toml"
 
 @frozen(kw_only=True)
 class Known:
-    """The newest stored version of a file that this daemon knows; made only after the version is stored."""
+    """The newest stored version of a file, as far as this daemon knows; made only after the version is stored."""
 
-    #: The file's `stat` with this content; None when it is unknown or too young to be trusted.
+    #: The `stat` of the file with this content; None when it is unknown, or when the next write might not change it.
     signature: Signature | None
     #: 64 hex digits.
     sha256: str
@@ -42,21 +42,22 @@ class Folder:
     stale: set[str] = Factory(set)
     #: True after `known` was filled from the database.
     loaded: bool = False
-    #: Watched folders, with the device, inode and mtime that they had when they were listed.
+    #: Watched folders, each with its device, inode and mtime from the time when the scan listed it.
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
     #: The folders that cannot be watched.
     unwatched: frozenset[str] = frozenset()
     #: Files that are tracked only because an instruction file imports them.
     imports: frozenset[str] = frozenset()
-    #: Tracked symlinks, by the file in the project that they lead to.
+    #: Tracked symlinks, by the path of the file in the project that they lead to.
     aliases: dict[str, tuple[str, ...]] = Factory(dict)
-    #: The reason why the project is lost, None when it is not; and the time of the loss.
+    #: The reason why the project is lost: its folder is gone, replaced or cannot be opened. None when it is not lost.
     lost: str | None = None
+    #: The time when the project was lost.
     lost_since: float = 0.0
     #: Device, inode and owner of the project's own folder at the last scan.
     identity: tuple[int, int] | None = None
     owner: int | None = None
-    #: True when the last scan saw a file that a killed restore left.
+    #: True when the last scan saw a temporary file that a killed restore has left behind.
     leftovers: bool = False
     #: The project is not scanned before this time.
     rest_until: float = 0.0
@@ -65,12 +66,12 @@ class Folder:
 
     @property
     def id(self) -> UUID:
-        """The project's id."""
+        """The id of the project in the database."""
         return self.project.id
 
     @property
     def pinned(self) -> Root:
-        """The folder of the last scan: a read refuses any other folder that has its name now."""
+        """The project's folder, with its identity at the last scan: a read refuses another folder in its place."""
         return Root(self.root, self.identity)
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class Folder:
         return aliases
 
     def note(self, path: str, problem: str | None) -> bool:
-        """Remember the problem of a file, None for no problem; return whether that is news."""
+        """Store the problem of a path, or remove it if `problem` is None; return whether the problem has changed."""
         if problem == self.problems.get(path):
             return False
         if problem is None:
@@ -95,7 +96,7 @@ class Folder:
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether a scan would find the same as the last one, judged by `stat` alone."""
+        """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
         if not self.loaded or self.lost is not None:
             return False
         try:
@@ -106,8 +107,8 @@ class Folder:
             return False
 
     def _looks_like(self, path: str, known: Known) -> bool:
-        # Use the plain path: the sweep calls this for every file and reads no content. If a folder was swapped for a
-        # symlink, the answer differs, and a scan follows.
+        # Use the path without the checks of `pinned`, because the sweep calls this for every file. This is safe: no
+        # content is read, and if a symlink has replaced a folder, `stat` differs and a scan follows.
         found = os.lstat(self.path_of(path))
         if stat.S_ISLNK(found.st_mode):
             return known.signature is not None and signature(self.pinned, path) == known.signature
@@ -122,7 +123,7 @@ class Folder:
         return found.st_dev, found.st_ino, found.st_mtime_ns
 
     def path_of(self, path: str) -> str:
-        """Return the full path of a path of the project."""
+        """Return the full path of a path in the project; `""` is the project's folder."""
         return os.path.join(self.root, path) if path else str(self.root)  # noqa: PTH118 - the sweep's hot path
 
     def is_there(self) -> bool:

@@ -1,8 +1,8 @@
-"""Linux: one inotify instance for all folders of all projects.
+"""The backend for Linux: one inotify instance for all folders of all projects.
 
-`InotifyFD` is the layer under watchdog's `Observer`. The Observer needs a thread for each watched folder, and does not
-report that the kernel's queue overflowed, that a folder may not be read or that a root was renamed. This layer is not
-public API: a contract test fails when it changes.
+`InotifyFD` is the layer under watchdog's `Observer`. The `Observer` needs a thread for each watched folder, and does
+not report that the kernel's queue overflowed, that a folder may not be read or that a root was renamed. `InotifyFD` is
+not public API: a contract test fails when it changes.
 """
 
 import errno
@@ -36,14 +36,14 @@ _NO_ACCESS: Final = -1
 
 
 class Inotify:
-    """Watches folders by inotify, with one thread for any number of folders."""
+    """A backend that watches folders by inotify, with one thread for any number of folders."""
 
     name = "inotify"
 
     def __init__(self) -> None:
-        """Create the object. `start` opens the instance."""
+        """Create the object. `start` opens the inotify instance."""
         self._lock = threading.Lock()
-        #: The watched folders by watch descriptor. Two projects in one folder share a descriptor, and have one id each.
+        #: The watched folders by watch descriptor and callback id. Two projects in one folder share a descriptor.
         self._places: dict[int, dict[int, WatchedFolder]] = {}
         self._held: dict[WatchedFolder, tuple[int, int]] = {}
         self._ids = itertools.count(1)
@@ -86,7 +86,7 @@ class Inotify:
             self._drop(place)
 
     def stop(self) -> None:
-        """Close the instance and wait for its thread."""
+        """Close the inotify instance and wait for its thread."""
         self._stopped = True
         self._fd.stop()
         self._fd.join()
@@ -112,7 +112,7 @@ class Inotify:
             self._sink.changed(place, name, change, is_folder=bool(mask & _ISDIR))
 
     def on_watch_deleted(self, wd: "WatchDescriptor") -> None:
-        """Forget a folder that the kernel does not watch any more."""
+        """Forget a folder that the kernel does not watch any more, and report this for each of its projects."""
         if self._stopped:
             return
         with self._lock:
@@ -132,7 +132,7 @@ class Inotify:
     def _add(self, path: str) -> tuple["WatchDescriptor", int]:
         from watchdog.observers.inotify_c import CallbackId, Mask  # noqa: PLC0415 - loads for this system only
 
-        # A fresh id every time: watchdog warns when an id is used twice.
+        # Make a new id for every call, because watchdog warns when an id is used twice.
         number = CallbackId(next(self._ids))
         return self._fd.add_callback(os.fsencode(path), Mask(_MASK), self, number), number
 

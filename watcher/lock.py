@@ -1,4 +1,4 @@
-"""One daemon per home, by flock(2). The kernel releases the lock when its holder ends, even after a crash."""
+"""A lock (flock(2)) that lets one daemon use a home. The kernel releases it when the daemon ends or crashes."""
 
 import fcntl
 import os
@@ -9,21 +9,21 @@ from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
 #: The lock file, below the home folder. It holds the daemon's process id.
 LOCK = Path("watcher/lock")
-#: Attempts to take the lock. A process that only asks for the holder has the lock for microseconds.
+#: Attempts to take the lock. A process that calls `holder` has the lock too, but only for microseconds.
 _ATTEMPTS = 1000
 
 
 class AlreadyRunning(Exception):
-    """Another daemon has this home."""
+    """The error when another daemon uses this home."""
 
     def __init__(self, home: Path, pid: int) -> None:
         super().__init__(f"a watcher for {home} runs already, process {pid}; stop it first, or use another ATLAS_HOME")
 
 
 def take(home: Path) -> int:
-    """Take the lock and write this process's id in it; return the descriptor to close at the end.
+    """Take the lock and write this process's id in its file; return the descriptor, which the caller must close.
 
-    Raises AlreadyRunning, and FileProblem when the home, the folder or the lock is not this OS user's alone.
+    Raises AlreadyRunning, and FileProblem when another OS user may change the home, the lock's folder or the lock.
     """
     path = prepare_home(home) / LOCK
     private_folder(path.parent)
@@ -43,7 +43,7 @@ def _is_ours(descriptor: int) -> bool:
             return True
         if not _try(descriptor, fcntl.LOCK_SH):
             return False
-        # The lock can be shared, so the other process was no daemon and only asked for the holder.
+        # This process got a shared lock, so the other process is no daemon: it only called `holder`.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.sched_yield()
     return False

@@ -21,13 +21,13 @@ _log = logging.getLogger(__name__)
 _BATCH = 1_000
 #: A worker that is always busy delays each step for this long at most (seconds).
 _PATIENCE_S = 5.0
-#: When the daemon ends, it waits this long for the step under way (seconds); the database undoes an unfinished one.
+#: When the daemon ends, it waits this long for the running step (seconds). The database rolls an unfinished step back.
 _GRACE_S = 1.0
 
 
 @frozen(kw_only=True)
 class RetentionPolicy:
-    """The retention of each kind of data."""
+    """The time for which each kind of data is kept, before maintenance deletes it."""
 
     auto: timedelta = timedelta(days=30)
     stopped_previews: timedelta = timedelta(days=7)
@@ -46,7 +46,7 @@ class RetentionPolicy:
 
 
 class MaintenanceRunner:
-    """Runs maintenance in a thread. The worker decides when, and calls every public method."""
+    """A runner of maintenance in its own thread. The worker decides when a run begins."""
 
     def __init__(self, retention: RetentionPolicy) -> None:
         self._retention = retention
@@ -69,19 +69,19 @@ class MaintenanceRunner:
             self._thread.start()
 
     def take_ended(self) -> bool:
-        """Return True once after a run has ended."""
+        """Return True for the first call after a run has ended, else False."""
         if self._thread is None or self._thread.is_alive():
             return False
         self._thread = None
         return True
 
     def stop(self) -> None:
-        """End a run at its next step, and begin no other."""
+        """Make the present run end at its next step, and begin no other run."""
         self._stopping = True
         self._idle.set()
 
     def join(self) -> None:
-        """Wait a moment for the step that is under way."""
+        """Wait at most one second for the step that runs now."""
         if self._thread is not None:
             self._thread.join(_GRACE_S)
 

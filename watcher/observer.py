@@ -1,4 +1,4 @@
-"""macOS and Windows: watchdog's own Observer."""
+"""The backend for macOS and Windows: watchdog's `Observer`."""
 
 import os
 import threading
@@ -22,12 +22,12 @@ _KINDS = {
 
 
 class Observing:
-    """Watches folders by FSEvents or ReadDirectoryChangesW, with one thread for each folder."""
+    """A backend that watches folders by FSEvents or ReadDirectoryChangesW, with one thread for each folder."""
 
     name = "observer"
 
     def __init__(self) -> None:
-        """Create the object. `start` opens the observer."""
+        """Create the object. `start` starts the observer."""
         self._observer: BaseObserver = Observer()
         self._handlers: dict[str, _Handler] = {}
         self._paths: dict[WatchedFolder, str] = {}
@@ -38,9 +38,9 @@ class Observing:
         self._observer.start()
 
     def watch(self, place: WatchedFolder, path: str) -> Watching:
-        """Watch a folder, and end the old watch if another folder has its name now."""
+        """Watch a folder. If another folder had this path at the last call, end its watch."""
         try:
-            found = os.stat(path)  # noqa: PTH116 - text in, two numbers out
+            found = os.stat(path)  # noqa: PTH116 - no `Path` is needed
         except (FileNotFoundError, NotADirectoryError):
             self.unwatch(place)
             return Watching.GONE
@@ -90,7 +90,7 @@ class Observing:
 
 
 class _Handler(FileSystemEventHandler):
-    """The projects that watch one folder."""
+    """The handler of the events of one folder, with the projects that watch the folder."""
 
     watch: "ObservedWatch"
 

@@ -20,7 +20,7 @@ from watcher.scheduler import Scheduler
 _log = logging.getLogger(__name__)
 
 _COUNTERS = ("captures", "snapshots", "deletions", "scans", "overflows", "errors")
-#: After a scan, a project rests for this many times the duration of the scan, so that others get their turn.
+#: After a scan, a project is not scanned again for this many times the duration of the scan: others get their turn.
 _REST = 4
 #: Seconds until the next attempt, if the database refused a file for a reason that may pass.
 _REFUSED_S = 5.0
@@ -30,7 +30,7 @@ _FULL_S = 30.0
 
 @define(eq=False, kw_only=True)
 class WatchedProjects:
-    """Holds the daemon's knowledge of each project, and updates it. The worker's thread makes every call."""
+    """The watched projects, with the daemon's knowledge of each one. Only the worker's thread calls the methods."""
 
     _database: Database
     _backend: Backend
@@ -71,12 +71,16 @@ class WatchedProjects:
             self._scheduler.news = True
 
     def look_at_project(self, project: UUID, *, last: bool = False) -> None:
-        """Scan a project, unless it rests."""
+        """Scan a project, but not before `rest_until`, unless `last` is true."""
         now = self._clock()
         self.look(Due(key=(project, ""), change=ChangeKind.FOUND, first=now, at=now), last=last)
 
     def look(self, due: Due, *, last: bool = False) -> None:
-        """Store a file or scan a project that is due. Raises AtlasError when the database is away."""
+        """Store a file or scan a project that is due. Raises AtlasError when the database is away.
+
+        `last` is true when the daemon ends. Then the call does not wait for `rest_until`, and plans no later attempt
+        after a refusal.
+        """
         project, path = due.key
         folder = self.folders.get(project)
         if folder is None or (path and folder.lost is not None):
@@ -117,7 +121,7 @@ class WatchedProjects:
         if done.again is ChangeKind.VANISHED or (done.again is not None and not last):
             self._queue.mark(folder.id, path, done.again)
         if done.leads and not last:
-            # The file may name other files, in folders that are not watched yet.
+            # Scan the project: the file may name other files, in folders that are not watched yet.
             self._queue.mark(folder.id, "", ChangeKind.CLOSED)
 
     def _note_problem(self, folder: Folder, path: str, problem: str) -> None:
@@ -150,7 +154,7 @@ class WatchedProjects:
         folder.rest_until = now + _REST * (now - began)
 
     def _is_accepted(self, folder: Folder) -> bool:
-        """Return whether a new folder in a lost project's place has been there so long that it is now the project."""
+        """Return whether to accept a new folder as the project, because the project was lost `replaced_s` ago."""
         return folder.lost is not None and self._clock() - folder.lost_since >= self._timing.replaced_s
 
     def _lose(self, folder: Folder, reason: str) -> None:

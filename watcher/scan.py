@@ -12,12 +12,13 @@ from watcher.folder import Folder, Known
 
 _log = logging.getLogger(__name__)
 
-#: A scan lists again when it finds new folders, at most this many times. Later events and the sweep find the rest.
+#: When a scan finds new folders, it lists the project again, at most this many times. Later events and sweeps find the
+#: other changes.
 _ROUNDS = 10
 
 
 def load(folder: Folder, atlas: Atlas) -> None:
-    """Read the stored versions once. They have no signatures, so the first scan reads and hashes every file."""
+    """Fill `folder.known` from the database, once. Entries have no signature, so the first scan hashes every file."""
     if folder.loaded:
         return
     for version in atlas.memory.files(folder.project):
@@ -35,8 +36,9 @@ def load(folder: Folder, atlas: Atlas) -> None:
 def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
     """Compare `folder.known` with the stored versions; yield the files that differ.
 
-    A failed restore, or another client, may store a newest version that is not the content on the disk, without any
-    event. A file that was over the size limit when it was stored is yielded too, if it is within today's limit.
+    A failed restore, or another client, may store a newest version that differs from the file on the disk, and no event
+    reports this. The function also yields a file whose content is not stored because it was over the size limit, if the
+    file is within the limit now.
     """
     stored = {version.path: version for version in atlas.memory.files(folder.project)}
     for path, known in folder.known.items():
@@ -48,7 +50,7 @@ def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
         ):
             yield path
     for path, version in stored.items():
-        # A file that is not on the disk may never have been there: a client may store content of its own.
+        # Skip a file that is not on the disk: a client may have stored its content without a file.
         if not version.deleted and _is_tracked(folder, path) and entry(folder.pinned, path) is not None:
             yield path
 
@@ -60,9 +62,9 @@ def _is_tracked(folder: Folder, path: str) -> bool:
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
     """Watch the project's folders, list and compare them; yield the files to look at.
 
-    The order ensures that no change is missed, because every change after the listing causes an event. `root` is open,
-    so settings and files come from the same folder. Raises FileProblem if the folder cannot be read; its files may
-    still exist then.
+    No change is missed: because the watches come before the listing, every change after the listing causes an event.
+    `root` is open, so settings and files come from the same folder. Raises FileProblem if the folder cannot be read;
+    its files may still exist then.
     """
     first = folder.identity is None
     folder.identity, folder.owner = root.identity, os.fstat(root.folder).st_uid
@@ -99,17 +101,17 @@ def unwatch(folder: Folder, backend: Backend) -> None:
 
 
 def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
-    """Watch, then list. Repeat until every listed folder was watched before it was listed."""
+    """Watch the folders, then list them. Repeat until every listed folder was watched before the listing."""
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
-        # Take the stamps before the listing, so that they reveal a later change.
+        # Take the stamps before the listing, so that a change during the listing makes them differ.
         stamps = {name: folder.stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
         aliases = _aliases(root, found)
         wanted = {*found.directories, *(path.rpartition("/")[0] for path in aliases)}
         if not found.complete:
-            # A folder that was not searched this time may still exist.
+            # Keep the folders of the last scan: a folder that was not searched this time may still exist.
             wanted |= folder.folders.keys()
         if wanted <= stamps.keys():
             break
@@ -145,8 +147,8 @@ def is_replaced(folder: Folder, root: Root) -> bool:
         return True
     if any(_is_present(root, path) for path in folder.known):
         return False
-    # A user who created the project again may have written other files first. The settings in the new folder say which
-    # files count.
+    # The user may have created the project again, with other memory files. The settings in the new folder say which
+    # files are memory files.
     return not _tracking(folder, root)[0].scan(root).paths
 
 
@@ -166,7 +168,7 @@ def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
 
 
 def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
-    """Return the tracked symlinks by their target: a write to a target is no event in the symlink's folder."""
+    """Return the tracked symlinks by target, because a write to the target is no event in the symlink's folder."""
     aliases: dict[str, tuple[str, ...]] = {}
     for path in found.paths:
         try:
@@ -185,7 +187,7 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
         try:
             seen = signature(root, path)
         except AtlasError as error:
-            # Another kind of file is in its place, or its folder may not be read. The file does not count as deleted.
+            # The path has another kind of file, or its folder cannot be read. The file does not count as deleted.
             skipped[path] = str(error)
             continue
         if seen is None:
@@ -199,6 +201,6 @@ def _note(folder: Folder, found: Scan, skipped: dict[str, str]) -> None:
     for path, reason in skipped.items():
         if folder.note(path, reason):
             _log.warning("%s: %s", folder.root, reason)
-    # Keep the problem of a listed file: it is cleared when the file is read.
+    # Keep the problem of a listed file: the worker removes the problem when it reads the file.
     for path in folder.problems.keys() - skipped.keys() - set(found.paths):
         folder.note(path, None)

@@ -1,4 +1,4 @@
-"""Decide when the worker does each task: a pure table of times, and of the work that waits for its turn.
+"""Decide when the worker does each task, with a table of times and of the work that waits for its turn.
 
 The caller passes the time; nothing here reads a clock, a file or the database. Files that changed are not in this
 table: they wait in the `EventQueue`, and its `Debouncer` decides when they are due.
@@ -59,7 +59,7 @@ class Scheduler:
         return bool(self._to_scan or self._to_sweep or self._to_measure)
 
     def next_at(self, now: float) -> float:
-        """Return when the next task is due, if no file changes before."""
+        """Return the time at which the next task is due. A file that changes may be due earlier."""
         times = [self._heartbeat_at, self._status_at if self.news else math.inf]
         if now < self.retry_at:
             return min(*times, self.retry_at)
@@ -71,7 +71,7 @@ class Scheduler:
     # The database.
 
     def database_failed(self, now: float) -> None:
-        """Delay the next question to the database, by a pause that doubles each time."""
+        """Delay the next question to the database, by a pause that doubles with each failure."""
         self.retry_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, self._timing.retry_most_s)
 
@@ -83,11 +83,11 @@ class Scheduler:
     # Projects.
 
     def is_listing_due(self, now: float) -> bool:
-        """Return whether to read the list of projects."""
+        """Return whether it is time to read the list of projects."""
         return now >= self._projects_at
 
     def listed(self, now: float, *, cpu_s: float) -> None:
-        """Note that the list of projects was read."""
+        """Note that the list of projects was read. The CPU time of this read delays the next one."""
         self._projects_at = now + max(self._timing.projects_s, cpu_s / _SHARE)
         if self._sweep_at == math.inf:
             self._sweep_at = now + self._timing.sweep_s
@@ -99,17 +99,17 @@ class Scheduler:
             projects.discard(project)
 
     def lost(self, project: UUID) -> None:
-        """Note that a project's folder is out of reach: look from now on whether it is back, and do not poll it."""
+        """Note that a project's folder is out of reach. From now on, check whether it is back, and do not poll it."""
         self._lost.add(project)
         self._unwatched.discard(project)
 
     def found(self, project: UUID, *, unwatched: bool) -> None:
-        """Note that a project was scanned; `unwatched`: it has a folder that cannot be watched, so poll it."""
+        """Note that a project was scanned. Poll it if it is `unwatched`: it has a folder that cannot be watched."""
         self._lost.discard(project)
         (self._unwatched.add if unwatched else self._unwatched.discard)(project)
 
     def lost_projects(self, now: float) -> tuple[UUID, ...]:
-        """Return the lost projects when it is time to look whether they are back."""
+        """Return the lost projects if it is time to check whether they are back, else ()."""
         if now < self._lost_at:
             return ()
         self._lost_at = now + self._timing.lost_s
@@ -122,7 +122,7 @@ class Scheduler:
         self._to_scan.update(dict.fromkeys(projects))
 
     def scans(self) -> Iterator[UUID]:
-        """Yield one project to scan."""
+        """Yield the next project to scan, if there is one."""
         for project in tuple(islice(self._to_scan, 1)):
             yield project
             self._to_scan.pop(project, None)
@@ -150,7 +150,7 @@ class Scheduler:
         return project in self._to_compare
 
     def compared(self, project: UUID, now: float, *, cpu_s: float) -> None:
-        """Note that a project was compared with the database. Its CPU time delays the next comparison of all."""
+        """Note that a project was compared. The CPU time of this delays the next comparison of all projects."""
         self._to_compare.discard(project)
         self._compare_at = max(self._compare_at, now) + cpu_s / _SHARE
 
@@ -179,7 +179,7 @@ class Scheduler:
         return now >= self._heartbeat_at or (self.news and now >= self._status_at)
 
     def reported(self, now: float, *, cpu_s: float) -> None:
-        """Note that the status was written."""
+        """Note that the status was written. The CPU time of this write delays the next one."""
         timing = self._timing
         self.news = False
         self._status_at = now + max(timing.status_s, cpu_s / _SHARE / 4)
@@ -193,7 +193,7 @@ class Scheduler:
         self._maintenance_at = now + wait_s * (0.5 + self._jitter())
 
     def take_maintenance(self, now: float) -> bool:
-        """Return True when it is time to begin maintenance, and not again before `plan_maintenance`."""
+        """Return whether to begin maintenance. After True, return False until `plan_maintenance` sets a new time."""
         if now < self._maintenance_at:
             return False
         self._maintenance_at = math.inf

@@ -34,7 +34,7 @@ def _now() -> datetime:
 
 @frozen(kw_only=True)
 class FileStatus:
-    """One memory file."""
+    """The status of one memory file."""
 
     path: str
     #: The hash of the newest stored version, 64 hex digits; None when there is none.
@@ -58,11 +58,11 @@ def _with_path(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @frozen(kw_only=True)
 class ProjectStatus:
-    """One project."""
+    """The status of one project."""
 
     id: str
     path: str
-    #: True when its folder is gone or cannot be opened. The daemon looks for it, and no file counts as deleted.
+    #: True when the project's folder is gone, replaced or cannot be opened. Its files do not count as deleted then.
     lost: bool
     problem: str | None
     files: tuple[FileStatus, ...] = field(converter=_files)
@@ -98,7 +98,7 @@ class MaintenanceStatus:
     at: datetime = field(converter=_required_time)
     #: "running", "done", "stopped" or "failed".
     outcome: str
-    #: Deleted rows.
+    #: The number of deleted rows.
     removed: int = 0
     problem: str | None = None
 
@@ -109,7 +109,7 @@ def _maintenance(value: Any) -> MaintenanceStatus | None:
 
 @frozen(kw_only=True)
 class Status:
-    """The daemon, as of `written_at`."""
+    """The status of the daemon at the time `written_at`."""
 
     pid: int
     started_at: datetime = field(converter=_required_time)
@@ -138,14 +138,14 @@ class Status:
 
 
 def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
-    """Return a path without lone surrogates, because not every reader of JSON accepts them."""
+    """Return a path without lone surrogates, which some readers of JSON refuse; return other values unchanged."""
     from atlas_sdk.files import to_text  # noqa: PLC0415 - as above
 
     return to_text(value) if attribute is not None and attribute.name == "path" else value
 
 
 def write(home: Path, status: Status) -> None:
-    """Replace the status file in one step: a reader sees the old one or the new one."""
+    """Replace the status file in one step: a reader sees the old status or the new status."""
     fields = asdict(status, value_serializer=_stored)
     # JSON has no times: write them as text.
     replace_private_file(home / STATUS, json.dumps(fields, default=datetime.isoformat, separators=(",", ":")))
@@ -161,5 +161,5 @@ def read_status(home: Path) -> Status | None:
             status = Status(**json.load(file))
         if status.pid == pid:
             return status
-    # The daemon has just started, or has another version.
+    # The status has another process id or cannot be read: the daemon has just started, or has another version.
     return Status(pid=pid, started_at=_now())

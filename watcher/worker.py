@@ -1,4 +1,4 @@
-"""The one thread that looks at files and talks to the database. `Scheduler` decides when, `Worker` does the work."""
+"""The thread that looks at files and asks the database. `Scheduler` decides the times, and `Worker` does the work."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ _FILES_IN_A_ROW = 100
 
 
 class Worker:
-    """Looks at queued files, and sweeps all projects at intervals. Only one thread runs it, so there are no races."""
+    """The loop that looks at queued files, and sweeps all projects at intervals. Only one thread may run it."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class Worker:
                 self._queue.wait_for_stop(at)
             now = self._clock()
             if now < self._scheduler.retry_at:
-                # Files that are due cannot be stored now.
+                # Do not wake up for files that are due, because they cannot be stored now.
                 self._queue.wait_for_stop(at)
             elif now < at:
                 self._queue.wait(at)
         self.drain()
 
     def step(self) -> float:
-        """Do a part of the work that is due; return the time of the next step."""
+        """Do a part of the work that is due; return the time at which the next step is due."""
         now = self._clock()
         overflows = self._queue.take_overflows()
         if overflows:
@@ -170,7 +170,7 @@ class Worker:
                     self._scheduler.request_scan(project)
 
     def _compare(self, folder: Folder, now: float) -> None:
-        """Mark every file whose newest version in the database is unknown to this daemon."""
+        """Mark each file whose newest version in the database is unknown to this daemon, if a comparison is due."""
         if not folder.loaded or not self._scheduler.is_comparison_due(folder.id):
             return
         began = time.thread_time()
@@ -185,7 +185,7 @@ class Worker:
         self._scheduler.compared(folder.id, now, cpu_s=time.thread_time() - began)
 
     def _measure_memory(self, user_id: UUID) -> None:
-        """Record an event when the memory of a user has reached a limit."""
+        """Record an event if the memory of a user has passed a threshold, 80 or 100 per cent of the limit."""
         atlas = self._database.atlas
         try:
             atlas.quotas.record_memory_threshold(atlas.users.get(user_id))
@@ -222,7 +222,7 @@ class Worker:
             self._scheduler.reported(now, cpu_s=time.thread_time() - began)
 
     def status(self) -> Status:
-        """Return the status of this moment."""
+        """Return the present status of the daemon."""
         folders = self._projects.folders.values()
         counters = {
             **self._projects.counters,

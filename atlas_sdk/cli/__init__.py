@@ -1,15 +1,15 @@
-"""`atlasctl`, the command line: one file for each command, imported when the command is called.
+"""The command line `atlasctl`. `atlasctl` imports the file of a command only when the command is called.
 
 ::
 
     program.py     the group, its table of commands, the global options
-    command.py     parts of every command: the global options again, examples in its help
-    invocation.py  one run: settings, the database, the acting user, the project
+    command.py     the parts of every command: the global options, and the examples in the help
+    invocation.py  one run of a command: the settings, the database, the acting user, the project
     output.py      data on stdout, the rest on stderr; JSON, tables, colours
     json_output.py the fields of each object as JSON
     progress.py    the progress of a long command
-    failures.py    turns an exception into one sentence and an exit code
-    advice.py      adds the command that helps
+    failures.py    one sentence and an exit code for an exception
+    advice.py      the command that helps after an error
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The server that the options, the environment or the configuration name."""
+"""The address of the server, from the options, the environment or the configuration."""
 
 import os
 from typing import TYPE_CHECKING
@@ -21,7 +21,10 @@ def configured(run: "Invocation") -> "Address | None":
 
 
 def configured_or_variables(run: "Invocation") -> "Address | None":
-    """Return the configured server, else, without --home, that of DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD."""
+    """Return the configured server; if there is none, and no --home, return the server that the DB_* variables name.
+
+    The variables are DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD. None means the embedded database.
+    """
     from atlas_sdk.provision import Address
 
     found = configured(run)

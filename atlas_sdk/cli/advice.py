@@ -1,4 +1,4 @@
-"""Advice after an error: the command that helps. The library's messages name values, this advice names commands."""
+"""Advice after an error: the command that helps. The library's message tells the problem, the advice a command."""
 
 import os
 from pathlib import Path
@@ -20,19 +20,19 @@ _NO_DATABASE = "3D000"
 
 
 def holds_everything(folder: Path) -> bool:
-    """Return whether a folder, its symlinks resolved, is the home folder or `/`, which `atlasctl init` refuses."""
+    """Return whether a folder without symlinks is the home folder or `/`. `atlasctl init` refuses these two."""
     return folder in {Path("/"), Path(os.path.realpath(Path.home()))}
 
 
 def init_advice(path: str) -> str:
-    """Return advice to append to a message: how to protect this folder, or for the home folder, another folder."""
+    """Return advice to append to a message: protect this folder, or, for the home folder or `/`, a project's folder."""
     if holds_everything(Path(os.path.realpath(path))):
         return "; go to a project's folder and run: atlasctl init"
     return f"; run: atlasctl init {named(path)}"
 
 
 def advice(problem: AtlasError) -> str:
-    """Return advice to append to an error: the command that helps. Empty if the error names it, or if none helps."""
+    """Return a text to append to an error: the command that helps; "" if the error names it, or if none helps."""
     if isinstance(problem, NotAProject):
         return init_advice(problem.name)
     if isinstance(problem, NotFound) and problem.kind == "version" and "atlasctl" not in str(problem):

@@ -13,7 +13,7 @@ _HASH_ONLY = "only its hash was kept; raise limit_bytes under [track] in .atlas.
 
 
 def show_taken(out: Output, taken: "Iterable[Snapshot]") -> None:
-    """List new versions, each with the change of its file: new, changed or deleted."""
+    """Print new versions, one a line: each with the change of its file, which is new, changed or deleted."""
     out.table(
         [
             (version.short_id, _verb(version), printable(version.path), "" if version.deleted else size(version.size))
@@ -36,7 +36,7 @@ def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
 
 
 def unkept(versions: "Iterable[Snapshot]", limit_bytes: int) -> list[tuple[str, str]]:
-    """Return the versions whose content was not stored, with the reason."""
+    """Return the path of each version over the size limit, with the reason why its content was not stored."""
     return [
         (version.path, f"{printable(version.path)} is over the size limit of {limit_bytes:,} bytes: {_HASH_ONLY}")
         for version in versions

@@ -10,12 +10,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Utf8(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
-    """A text for the database, which must be UTF-8. File names may be any bytes and do not use this type."""
+    """The type of a text for the database: it must be UTF-8. A file name may be any bytes, so it has another type."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse bytes that are not UTF-8."""
+        """Return the text. Fail if it has bytes that are not UTF-8."""
         text = str(value)
         try:
             text.encode()
@@ -51,7 +51,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def global_options(*, everywhere: bool) -> list[click.Parameter]:
-    """Return the global options. The help of a command shows only `--json`; `atlasctl --help` shows all."""
+    """Return the global options. With `everywhere`, for a command, the help shows only `--json`, else all options."""
 
     def option(*names: str, help: str, **more: Any) -> click.Option:  # noqa: A002  # click's own word
         hidden = everywhere and "--json" not in names
@@ -81,7 +81,7 @@ class Command(click.Command):
         self.params.extend(global_options(everywhere=True))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples."""
+        """Write the examples, and the line about the global options."""
         with formatter.section("Examples"):
             for example in self.examples:
                 # Do not wrap: a wrapped line cannot be copied.
@@ -108,5 +108,5 @@ def yes_option(command: F) -> F:
 
 
 def user_option(command: F) -> F:
-    """Add `--user`, for a command about another user; the parameter is `email`."""
+    """Add `--user`, for a command about another user. The command gets the value as `email`."""
     return click.option("--user", "email", metavar="EMAIL", type=UTF8, help="Of this user.  [default: you]")(command)

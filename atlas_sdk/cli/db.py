@@ -1,4 +1,4 @@
-"""`atlasctl db`: the database itself."""
+"""`atlasctl db`: set up, check, migrate, dump, load and maintain the database."""
 
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ from atlas_sdk.dsn import check_dsn, masked
 if TYPE_CHECKING:
     from atlas_sdk import SchemaMismatch
 
-#: Seconds that the embedded server stays up for a program that was given its URL.
+#: After `db url` the embedded server stays up for this long (seconds), so that another program can connect.
 _KEPT_UP_S = 600
-#: What `db status` reports.
+#: The fields of `db status --json`.
 _STATUS = "ok database server_version schema_version pending database_bytes latency_ms problem"
 
 

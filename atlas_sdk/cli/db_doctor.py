@@ -23,7 +23,7 @@ _MARKS: Final = {
     "unknown": ("?", "yellow"),
 }
 _NAME_WIDTH: Final = 12
-#: libpq takes missing parts of an address from these variables.
+#: For a part of the address that the suggested commands leave out: the variable that gives this part to libpq.
 _GIVEN_BY: Final = {"password": "PGPASSWORD, or ~/.pgpass, gives it to them", "options": "PGOPTIONS gives them to them"}
 
 
@@ -54,7 +54,7 @@ def doctor(run: Invocation) -> int:
 
 
 def _aimed(run: Invocation, address: "Address", found: "Diagnosis") -> "Diagnosis":
-    """Add the address to the suggested commands, so that they reach the same database."""
+    """Return the diagnosis with the address added to its commands, so that these reach the examined database."""
     from attrs import evolve
 
     option = None

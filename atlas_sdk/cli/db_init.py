@@ -15,7 +15,7 @@ from atlas_sdk.cli.output import count, plain
 if TYPE_CHECKING:
     from atlas_sdk.provision import Address, Setup, SetupStep
 
-#: The mark of each outcome of a step, and its colour.
+#: For each status of a step: the mark to print, and the colour of the mark.
 _MARKS: Final = {
     "done": ("✓", "green"),
     "there": ("·", "bright_black"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Age = timedelta | str
 
-#: The objects that each job removes.
+#: For each job, the noun for the objects that the job removes.
 _NOUNS = {
     "periods": "ended month",
     "reservations": "expired reservation",

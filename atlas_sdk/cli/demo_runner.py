@@ -30,19 +30,20 @@ from watcher.status import read_status
 if TYPE_CHECKING:
     from atlas_sdk import Project
 
-#: Time limit of one wait; only a failure reaches it. Beside eight busy loops on two cores the whole demo takes 70 s.
+#: The longest wait of a step (seconds). Only a failure takes so long: even while eight other programs keep two cores
+#: busy, the whole demo takes 70 s.
 _PATIENCE_S = 120.0
-#: Time between two looks at another process.
+#: The seconds between two checks of the condition that a step waits for.
 _LOOK_S = 0.02
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StepFailed(Exception):
-    """A failed step of the demo."""
+    """The error of a step of the demo that did not have the expected effect."""
 
 
 class DemoRunner:
-    """The runner of the demo: carries out steps, prints what they do, and records results."""
+    """The runner of the demo. It carries out the steps, prints their actions, and records their results."""
 
     #: The good content of the file that the demo breaks.
     good: bytes
@@ -52,8 +53,8 @@ class DemoRunner:
         self._flags = flags
         self._keep = keep
         self._out = Output(json=flags.json, color="never" if flags.no_color else "auto")
-        # `run_steps` makes this folder, and not `__init__`: `__exit__`, which removes the folder, runs only after
-        # `__enter__`.
+        # Do not make the folder here: `__exit__` removes it, and would not run after an error before `__enter__`.
+        # `run_steps` makes it.
         self._root = Path(os.path.realpath(tempfile.gettempdir())) / f"atlas-demo-{secrets.token_hex(4)}"
         self._home = self._root / "home"
         self.app = self._root / "app"
@@ -94,7 +95,7 @@ class DemoRunner:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def run_steps(self, steps: Iterable[tuple[str, Callable[[Self], None]]]) -> None:
-        """Carry out the steps in order, and stop at the first that fails."""
+        """Carry out the steps in order, and stop at the first step that fails."""
         self._root.mkdir(mode=0o700)
         self.app.mkdir()
         if not self._flags.json:
@@ -111,7 +112,7 @@ class DemoRunner:
             self._results.append((title, True, time.monotonic() - began))
 
     def report(self) -> int:
-        """Print a line for every step and return the exit code."""
+        """Print the result of every step; return the exit code."""
         if self._flags.json:
             steps = [{"step": title, "ok": ok, "seconds": round(took, 3)} for title, ok, took in self._results]
             kept = str(self._root) if self._keep else None
@@ -132,7 +133,7 @@ class DemoRunner:
             self._out.note(f"kept; look around with: atlasctl --home {self._home} --project {self.app} log")
         return FAILED if self._failure else 0
 
-    # Actions for steps.
+    # The steps of the demo call the methods below.
 
     def say(self, text: str = "") -> None:
         """Print a line, except with `--json`."""
@@ -140,7 +141,7 @@ class DemoRunner:
             self._out.line(self._bold(text) if text.startswith("$") else text)
 
     def open(self) -> None:
-        """Start the server, and keep it up until the end."""
+        """Start the server, and open the client that keeps the server up until the end of the demo."""
         with _signals_later():
             # After ^C the pool would warn of the broken connection; the demo reports the interruption itself.
             logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -156,12 +157,16 @@ class DemoRunner:
         (self.app / name).write_text(text, encoding="utf-8")
 
     def shell(self, command: str) -> None:
-        """Run a line in a shell."""
+        """Print a line, and run it in a shell."""
         self.say(f"$ {command}")
         subprocess.run(("sh", "-c", command), cwd=self.app, check=True)
 
     def atlasctl(self, *arguments: str, path: bool = False, shown: int | None = None) -> None:
-        """Run a real command with its output; print only the first `shown` arguments."""
+        """Run a command of `atlasctl` in this process, and show its output on stdout.
+
+        The printed command line has only the first `shown` arguments. With `path`, the argument "app" stands for the
+        project's folder.
+        """
         self.say(f"$ atlasctl {' '.join(arguments[:shown])}")
         given = [str(self.app) if path and word == "app" else word for word in arguments]
         before = ["--home", str(self._home), "--project", str(self.app)]
@@ -178,7 +183,7 @@ class DemoRunner:
         self.expect(code == 0, f"atlasctl {arguments[0]} to exit with 0, not {code}")
 
     def start_watcher(self) -> None:
-        """Start the daemon as a process of its own and wait until it watches."""
+        """Start the daemon as another process, and wait until it watches."""
         hidden = {"ATLAS_DATABASE_URL", "ATLAS_HOME"}
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         command = (sys.executable, "-m", "watcher", "--home", str(self._home))
@@ -200,7 +205,7 @@ class DemoRunner:
         self.say("stored what was left and ended")
 
     def wait_for(self, name: str) -> None:
-        """Wait until the newest version has the content of the file."""
+        """Wait until the newest version of a file has the content that the file has now."""
         began = time.monotonic()
         wanted = (self.app / name).read_bytes()
 
@@ -253,7 +258,7 @@ class DemoRunner:
 
 @contextlib.contextmanager
 def _signals_later() -> Iterator[None]:
-    """Delay signals until the block has ended: a new database must not stop half-way."""
+    """Delay signals until the block has ended, because an interruption would leave a new database incomplete."""
     seen: list[int] = []
     numbers = (signal.SIGINT, *_SIGNALS)
     before = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in numbers}

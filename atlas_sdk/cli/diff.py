@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atlas_sdk import FileDiff
 
 _PATHS = "atlas_sdk.cli.diff.paths"
-#: The numbers of the lines that name the two sides.
+#: The numbers of the first two lines of a diff, which name the two compared files.
 _NAMES = range(2)
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -22,7 +22,7 @@ class _DiffCommand(Command):
     """A command whose arguments are references before `--` and paths after it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the arguments after `--` as paths."""
+        """Keep the arguments after `--` as paths, and parse only the arguments before it."""
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[_PATHS] = tuple(args[at + 1 :])
         return super().parse_args(ctx, args[:at])

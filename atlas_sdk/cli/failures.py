@@ -14,11 +14,11 @@ FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6
 INTERRUPTED = 130
-#: The longest sentence: it may quote an argument or an error of any length.
+#: The most characters to print of an error, which may quote an argument of any length.
 _LETTERS = 2_000
 #: The dynamic linker's errors when memory is short (glibc, musl, macOS).
 _NO_MEMORY = re.compile(r"failed to map segment|[Cc]annot allocate memory|mmap")
-#: 128 + SIGPIPE, the exit code of other programs when nobody reads their output any more.
+#: 128 + SIGPIPE: the usual exit code of a program whose output nobody reads any more.
 _NO_READER = 141
 
 
@@ -36,7 +36,7 @@ def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> in
     except click.exceptions.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, click.Abort):
-        # The terminal prints ^C without a newline.
+        # The terminal has printed ^C without a newline, so end this line.
         if sys.stderr is not None and sys.stderr.isatty():
             click.echo(err=True)
         _say("interrupted", kind="Interrupted", as_json=as_json)
@@ -68,7 +68,7 @@ def _explain(problem: Exception) -> tuple[str, int]:
         sentence = sentence[:1].lower() + sentence[1:]
         ctx = getattr(problem, "ctx", None)
         hint = "" if ctx is None else f"; see: {ctx.command_path} --help"
-        # The sentence may quote an argument that is an address with a password.
+        # The sentence may quote an argument that is an address with a password, so mask addresses.
         from atlas_sdk.dsn import without_addresses
 
         return without_addresses(sentence) + hint, problem.exit_code
@@ -98,15 +98,15 @@ def _say(sentence: str, *, kind: str, as_json: bool) -> None:
 
 
 def _prepare_streams() -> None:
-    """Open missing standard streams, and make every text printable.
+    """Open /dev/null for missing standard streams, and escape characters that stdout or stderr cannot encode.
 
-    A file that is opened later must not become stdout or stderr.
+    Without /dev/null, a file that is opened later could become stdout or stderr.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # open() returns the lowest free descriptor: this one.
+            # `os.open` returns the lowest free descriptor, which is `number`.
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -114,6 +114,6 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Send the rest of the output to /dev/null: nobody reads it any more, and the interpreter flushes at exit."""
+    """Send the rest of the output to /dev/null: nobody reads the pipe, and the flush at exit must not fail."""
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # only the descriptor is used
         os.dup2(nothing.fileno(), 1)

@@ -41,7 +41,8 @@ def forget(run: Invocation, path: str | None) -> None:
 
 def _project(run: Invocation, atlas: "Atlas", path: str | None) -> "Project":
     user = run.owner(atlas)
-    # Look for exactly this folder first: for a forgotten project, do not take the project around it.
+    # First look for a project of exactly this folder. `by_path` would skip a forgotten project, and return the project
+    # around it.
     there = atlas.projects.at(run.start, user=user)
     if there is not None:
         return there

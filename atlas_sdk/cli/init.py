@@ -36,7 +36,8 @@ def init(run: Invocation, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
-    # Ask `kept` and not only the size, because the content of a large file may be stored already, from another file.
+    # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
+    # has the same content.
     hash_only = [version for version in files if version.kept is False]
     skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
     if run.out.json:

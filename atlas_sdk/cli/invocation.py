@@ -28,7 +28,8 @@ T = TypeVar("T")
 class Invocation:
     """The inputs of one command: settings, database, user and project, each found when first needed.
 
-    A command about no project, such as those of `db`, does not read a project's settings.
+    `of_project` is false for a command about no project, such as `db status`. Such a command does not read the settings
+    of a project.
     """
 
     def __init__(self, flags: Flags, *, of_project: bool = True) -> None:
@@ -52,7 +53,7 @@ class Invocation:
 
     @property
     def database(self) -> str:
-        """The database of the settings, without a password."""
+        """The address of the database for messages, without a password."""
         from atlas_sdk.dsn import masked
         from atlas_sdk.text import printable
 
@@ -66,7 +67,7 @@ class Invocation:
 
     @cached_property
     def out(self) -> Output:
-        """The output of this run."""
+        """The output of this run, with the format and colours that the user wants."""
         return Output(json=self.flags.json, color=self.settings.color)
 
     @property
@@ -76,7 +77,7 @@ class Invocation:
 
     @contextmanager
     def opened(self, *, migrate: bool | None = None) -> "Iterator[Atlas]":
-        """Open the database of the settings."""
+        """Open the database of the settings. `migrate` None migrates the embedded database, and no other one."""
         import logging
 
         from atlas_sdk import Atlas, Attribution
@@ -104,8 +105,8 @@ class Invocation:
     def user(self, atlas: "Atlas", email: str | None = None, *, make: bool = False) -> "User":
         """Return the user with this e-mail address; without an address, the acting user.
 
-        On a server the settings may name the acting user; otherwise it is this login's own user. With `make`, a login
-        without a user gets one. Raises NotFound.
+        For a server, the settings may name the acting user. If they do not, or for the embedded database, the acting
+        user is the user of this login. With `make`, the call creates this user if it is missing. Raises NotFound.
         """
         from atlas_sdk import NotFound
 
@@ -121,7 +122,7 @@ class Invocation:
         return found
 
     def owner(self, atlas: "Atlas", email: str | None = None) -> "User":
-        """Return the same user as `user`, for a command about projects: its NotFound says how to register one."""
+        """Return the user as `user` does. For a login without a user, the NotFound says how to register a project."""
         found = self._user(atlas, email, make=False)
         if found is None:
             raise self.no_projects(None)
@@ -140,7 +141,7 @@ class Invocation:
         return found
 
     def no_projects(self, user: "User | None") -> "NotFound":
-        """Return the error for a user without projects, which names the database. `user` None means this login."""
+        """Return the error for a user, or with None this login, without projects. The error names the database."""
         from atlas_sdk import NotFound
 
         name = f"the login {getpass.getuser()}" if user is None else user.email
@@ -152,7 +153,7 @@ class Invocation:
         )
 
     def project(self, atlas: "Atlas") -> "Project":
-        """Return the innermost project of the user that contains the folder of the run. Raises NotFound."""
+        """Return the user's innermost project that contains the folder of the run. Raises NotFound."""
         return atlas.projects.by_path(self.start, user=self.owner(atlas))
 
     @property
@@ -174,14 +175,14 @@ class Invocation:
             raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
-        """Return the path to give to the library.
+        """Return the path of a file as the library takes it.
 
-        If the current folder is in the project and there is no --project, this is `given` in the current folder, else
-        `given` itself.
+        Without --project, and if the current folder is in the project, `given` is relative to the current folder.
+        Otherwise `given` is returned unchanged.
         """
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
-            # Do not use `Path` with `/`: the library checks absolute paths and ".." itself.
+            # Join the texts without `Path`, which may change them: the library itself checks absolute paths and "..".
             return os.path.join(here, given)  # noqa: PTH118
         return given
 
@@ -213,10 +214,11 @@ def _current_folder() -> str:
 
 
 def _check_address(flags: Flags) -> None:
-    """Refuse an empty home, and two databases. Raises UsageError."""
+    """Raise UsageError for an empty --home, and for --home together with --dsn."""
     ctx = click.get_current_context(silent=True)
     if flags.home == "":
-        # A shell variable that is not set gives an empty text. The database in the environment may be somebody else's.
+        # A shell variable that is not set gives an empty --home. Do not ignore the option then, because the environment
+        # may name somebody else's database.
         raise click.UsageError("--home is empty: give a folder, or leave the option out", ctx)
     if flags.home and flags.dsn:
         raise click.UsageError(

@@ -1,4 +1,4 @@
-"""Objects as JSON: stable keys, full ids, paths as `atlas_sdk.files.from_text` reads them."""
+"""Objects as JSON, with stable keys, full ids, and paths in the form that `atlas_sdk.files.from_text` reads."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def fields_of(thing: object, names: str, **others: Any) -> dict[str, Any]:
-    """Return the fields with these names, which spaces separate: the attributes of an object, or the given values."""
+    """Return the fields that `names` lists, with spaces between them: from `others`, else the attribute of `thing`."""
     return {name: others[name] if name in others else getattr(thing, name) for name in names.split()}
 
 
@@ -32,23 +32,23 @@ def _path(path: str) -> str:
 
 
 def of_user(user: "User") -> dict[str, Any]:
-    """Return a user, without the password."""
+    """Return the fields of a user, without the password."""
     return fields_of(user, "id email name plan email_verified password_changed_at created_at updated_at")
 
 
 def of_session(session: "Session") -> dict[str, Any]:
-    """Return a session, without its token."""
+    """Return the fields of a session, without its token."""
     names = "id user_id active ip user_agent created_at last_seen_at expires_at"
     return fields_of(session, names, active=session.is_active)
 
 
 def of_project(project: "Project") -> dict[str, Any]:
-    """Return a project."""
+    """Return the fields of a project."""
     return fields_of(project, "id name path status created_at", path=_path(project.path))
 
 
 def of_version(version: "Snapshot") -> dict[str, Any]:
-    """Return one version of a file."""
+    """Return the fields of one version of a file, without its content."""
     return fields_of(
         version,
         "id path seq kind deleted size sha256 mode link attribution created_at",
@@ -60,7 +60,7 @@ def of_version(version: "Snapshot") -> dict[str, Any]:
 
 
 def of_checkpoint(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """Return a checkpoint."""
+    """Return the fields of a checkpoint, with the number and the size of its files."""
     names = "id name kind note files size attribution created_at"
     return fields_of(checkpoint, names, attribution=checkpoint.attribution.to_json())
 
@@ -83,12 +83,12 @@ def of_step(step: "RestoreStep") -> dict[str, Any]:
 
 
 def of_memory(memory: "MemoryUsage") -> dict[str, Any]:
-    """Return the size of the stored contents and its limit."""
+    """Return the size of the stored contents, and the memory limit."""
     return fields_of(memory, "bytes limit hard exceeded")
 
 
 def of_plan(plan: "RestorePlan") -> dict[str, Any]:
-    """Return the plan of a restore."""
+    """Return the plan of a restore, with its effect on each file."""
     return fields_of(plan, "target reason steps", steps=[of_step(step) for step in plan.steps])
 
 
@@ -99,13 +99,13 @@ def of_broken(version: "BrokenVersion") -> dict[str, Any]:
 
 
 def of_restore(done: "Restore") -> dict[str, Any]:
-    """Return the result of a restore."""
+    """Return a restore that was carried out, with the change of each file."""
     changes = [{**change.to_json(), "path": _path(change.path)} for change in done.changes]
     return fields_of(done, "id target undone_at changes", changes=changes)
 
 
 def of_skipped(path: str, reason: str) -> dict[str, str]:
-    """Return a file that could not be kept, and the reason."""
+    """Return the path of a file that could not be stored, and the reason."""
     return {"path": _path(path), "reason": reason}
 
 
@@ -130,13 +130,13 @@ def of_usage(usage: "Usage") -> dict[str, Any]:
 
 
 def of_limits(limits: "Limits") -> dict[str, Any]:
-    """Return the limits of a plan."""
+    """Return the limits that a plan sets for its users."""
     names = "plan tokens cost containers requests_per_hour builds_per_day memory_bytes memory_hard"
     return fields_of(limits, f"{names} projects sessions previews", plan=limits.name)
 
 
 def of_grant(grant: "TopUp") -> dict[str, Any]:
-    """Return a top-up."""
+    """Return a top-up, with the amounts that are used of it."""
     return fields_of(grant, "id tokens cost tokens_burned cost_burned reason created_at expires_at closed_at")
 
 
@@ -147,11 +147,11 @@ def of_hold(hold: "OpenReservation") -> dict[str, Any]:
 
 
 def of_forecast(forecast: "Forecast") -> dict[str, Any]:
-    """Return the time when the limits of the month are reached."""
+    """Return the present rates of use, and the times when the month's tokens and dollars run out."""
     return fields_of(forecast, "tokens_per_day cost_per_day tokens_run_out_at cost_runs_out_at")
 
 
 def of_period(period: "QuotaPeriod") -> dict[str, Any]:
-    """Return a month that has ended."""
+    """Return the use and the limits of a month that has ended."""
     names = "start end tokens_used tokens_limit cost_used cost_limit closed_at"
     return fields_of(period, names, start=period.period_start, end=period.period_end)

@@ -22,7 +22,7 @@ _PAGE_ROWS = 200
 _MOST = 1_000_000
 #: The word to show for each kind of file.
 _CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
-#: Names of the checkpoints that restores make; the list leaves them out.
+#: The names of the checkpoints that restores make. The output for people leaves these names out.
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
@@ -43,7 +43,7 @@ def log(run: Invocation, path: str | None, limit: int, *, everything: bool) -> N
     with run.opened() as atlas:
         project = run.project(atlas)
         name = None if path is None else run.path(project, path)
-        # Read one more than is shown, to know if there are more.
+        # Read one version more than is shown, to know whether there are more.
         listed = list(islice(_versions(atlas, project, name), None if everything else limit + 1))
         shown = list(_with_delta(atlas, project, listed if everything else listed[:limit]))
     if path is not None and not listed:
@@ -78,8 +78,8 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
         page = atlas.memory.history(project, path, limit=limit, before=before)
         whole = page
         if path is not None and len(page) == limit:
-            # The next page starts below a version number, and the rows of checkpoints have the number of their version.
-            # So end this page between two numbers.
+            # The next page starts below a version number. A version and the checkpoints that name it are rows with the
+            # same number. So end this page between two numbers.
             whole = [row for row in page if row.seq > page[-1].seq]
         yield from whole
         if len(page) < limit:
@@ -93,7 +93,7 @@ def _rows(atlas: "Atlas", project: "Project", path: str | None) -> "Iterator[Sna
 def _with_delta(
     atlas: "Atlas", project: "Project", listed: "list[tuple[Snapshot, list[str]]]"
 ) -> "Iterator[tuple[Snapshot, list[str], int | None]]":
-    """Add the difference in bytes to the version before; None for a file's first version."""
+    """Yield each version with its names and its growth in bytes since the version before; None for the first one."""
     sizes = {(version.path, version.seq): version.size for version, _ in listed}
     for version, names in listed:
         key = (version.path, version.seq - 1)
@@ -109,7 +109,7 @@ def _row(
     return (
         version.short_id,
         run.out.when(version.created_at),
-        # The kind "auto" does not say what the file is.
+        # If the kind is "auto", take the kind from the path, because "auto" does not say what the file is.
         _CONTENTS[version.kind if version.kind in _CONTENTS else kind(version.path)],
         "auto" if version.kind == "auto" else "manual",
         printable(version.path),

@@ -1,4 +1,4 @@
-"""Data on stdout, everything else on stderr; JSON, plain text, or tables and colours on a terminal."""
+"""The output of commands: data on stdout, the rest on stderr; JSON, plain text, or colours and tables on a terminal."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
 _KIB = 1024
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
-#: Wider than any table, because rich would cut a wider table.
+#: The width for rich, in characters: more than any table has, because rich cuts a table that has more.
 _WIDEST: Final = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
@@ -40,7 +40,7 @@ class Output:
         self.colored = not json and (color == "always" or (color == "auto" and wanted))
 
     def style(self, text: str, **how: Any) -> str:
-        """Colour a text, where colours are wanted."""
+        """Return a text in colour, or unchanged if this output has no colours."""
         return click.style(text, **how) if self.colored else text
 
     def line(self, text: str = "") -> None:
@@ -50,7 +50,7 @@ class Output:
     def _safe(self, text: str) -> str:
         if not self.colored:
             return visible(text, keep="\n\t")
-        # Every second part of the text is a colour sequence.
+        # After the split, every second part is a colour sequence.
         parts = enumerate(_COLOR.split(text))
         return "".join(part if number % 2 else visible(part, keep="\n\t") for number, part in parts)
 
@@ -65,7 +65,7 @@ class Output:
     def record(self, fields: Mapping[str, Any]) -> None:
         r"""Print one JSON object on one line, in ASCII without control characters.
 
-        A lone surrogate, which other readers of JSON refuse, becomes the letters `\udcNN`.
+        A lone surrogate becomes the letters `\udcNN`, because some readers of JSON refuse a lone surrogate.
         """
         self.line(json.dumps(_characters(fields), default=_to_json))
 
@@ -77,7 +77,7 @@ class Output:
             self.line(text)
 
     def details(self, fields: Mapping[str, Any], rows: Iterable[Sequence[str]]) -> None:
-        """Print what is known of one thing: a JSON object, or rows of a name and a value."""
+        """Print one object: as JSON, or as rows of a name and a value."""
         if self.json:
             self.record(fields)
         else:
@@ -91,7 +91,7 @@ class Output:
         *,
         styles: Sequence[str],
     ) -> None:
-        """Print each of the things found: a JSON object on a line of its own, or a row of a table."""
+        """Print several objects: each as JSON on a line of its own, or as a row of a table."""
         if not self.json:
             self.table(map(row, found), styles=styles)
             return
@@ -104,14 +104,14 @@ class Output:
             click.echo(self._safe(text), err=True)
 
     def warn(self, text: str) -> None:
-        """Print a warning on stderr."""
+        """Print a warning on stderr, also with `--json`."""
         click.echo(f"atlasctl: warning: {plain(text)}", err=True)
 
     def table(self, rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
-        """Print rows in columns; `styles` are rich's, one a column, for terminals.
+        """Print rows in columns. `styles` has a style of rich for each column; only a terminal shows it.
 
-        Where a terminal is too narrow, columns with the style "dim" are left out, the last ones first. The others are
-        never folded, because people copy ids and paths out of them.
+        On a narrow terminal, columns with the style "dim" are left out, the last one first, until the table fits.
+        Other columns are never folded, because people copy ids and paths from them.
         """
         cells = [[visible(cell) for cell in row] for row in rows]
         if not cells:
@@ -129,11 +129,11 @@ class Output:
 
     @property
     def width(self) -> int:
-        """The number of characters that a line of the terminal has."""
+        """The number of characters that fit in a line of the terminal."""
         return shutil.get_terminal_size().columns
 
     def _drop_columns(self, columns: list[tuple[str, ...]], styles: list[str]) -> None:
-        """Take away dim columns until the rest fits, or none is left."""
+        """Remove "dim" columns, the last one first, until the other columns fit or no "dim" column is left."""
         from rich.cells import cell_len
 
         while sum(max(map(cell_len, column)) + 2 for column in columns) - 2 > self.width and "dim" in styles:
@@ -161,7 +161,7 @@ class Output:
         Console(file=sys.stdout, highlight=False, width=_WIDEST).print(grid, crop=False, soft_wrap=True)
 
     def when(self, moment: datetime) -> str:
-        """Return a time for people: relative on a terminal, else local to the second."""
+        """Return a time for people: on a terminal as in `ago`, else the local time with seconds."""
         if self.terminal:
             return ago(moment, datetime.now(UTC))
         return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -181,12 +181,12 @@ def _characters(value: Any) -> Any:
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return iso(value)
-    # Dollars are a text: a reader of JSON may turn numbers into floats.
+    # Write dollars as a text, because a reader of JSON may turn numbers into floats.
     return exact(value) if isinstance(value, Decimal) else str(value)
 
 
 def exact(amount: Decimal) -> str:
-    """Return a number with all its digits, and no others."""
+    """Return a number with all its digits, without zeros at the end and without an exponent."""
     return f"{amount.normalize():f}"
 
 
@@ -196,12 +196,12 @@ def plain(text: str) -> str:
 
 
 def iso(moment: datetime) -> str:
-    """Return a time in UTC, ISO 8601."""
+    """Return a time as ISO 8601, in UTC with microseconds."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return the time since a moment, in one unit."""
+    """Return the time since a moment, in one unit: "5 min ago"."""
     seconds = max(0, int((now - moment).total_seconds()))
     if seconds < _MINUTE:
         return f"{seconds} s ago"
@@ -214,7 +214,7 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def size(amount: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes with a unit: "1.5 MiB"."""
     if amount < _KIB:
         return f"{amount} B"
     power = min(int(math.log(amount, _KIB)), len(_UNITS))
@@ -222,7 +222,7 @@ def size(amount: int) -> str:
 
 
 def signed(amount: int | None) -> str:
-    """Return a difference with its sign."""
+    """Return a difference with its sign; "" for None."""
     return "" if amount is None else f"{amount:+,}"
 
 

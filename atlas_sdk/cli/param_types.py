@@ -9,7 +9,7 @@ import click
 
 from atlas_sdk.text import quoted
 
-#: The word for no limit; None would mean that the option was not given.
+#: The value for no limit. It is not None, because None means that the option was not given.
 UNLIMITED: Final = "unlimited"
 FOREVER: Final = "forever"
 _NUMBER: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmMgGtT]?)")
@@ -24,14 +24,14 @@ def _scaled(digits: str, unit: str) -> Decimal:
 
 
 class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
-    """A number with a unit."""
+    """The type of a parameter that is an amount with a unit."""
 
     def read(self, text: str) -> object:
-        """Return the value; None for a text that is not one."""
+        """Return the amount that a text means; None if the text is not an amount."""
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the argument."""
+        """Return the amount that the argument means. Fail if it is not an amount."""
         found = self.read(str(value).strip())
         if found is None:
             self.fail(f"{quoted(value)} is not {self.name}", param, ctx)
@@ -56,7 +56,7 @@ class _Money(_Quantity):
 
 
 class Size(_Quantity):
-    """A number of bytes."""
+    """The type of a parameter that is a number of bytes."""
 
     name = "a size such as 500000, 100MiB or 1GB"
 
@@ -71,7 +71,7 @@ class Size(_Quantity):
 
 
 class Limit(_Quantity):
-    """An amount, or "unlimited"."""
+    """The type of a parameter that is an amount, or "unlimited"."""
 
     def __init__(self, amount: _Quantity) -> None:
         self._amount = amount
@@ -94,7 +94,7 @@ class _Expiry(_Quantity):
         except ValueError:
             return None
         if len(text) == len("2026-12-31"):
-            # Include the whole last day.
+            # A date without a time includes the whole day.
             moment = datetime.combine(moment, time.max)
         return moment.astimezone()
 

@@ -13,7 +13,7 @@ from atlas_sdk.cli.quota_set import given_limits, limit_options
 if TYPE_CHECKING:
     from atlas_sdk import Limits
 
-#: The limits that every plan must give: a forgotten limit would allow any amount.
+#: The limits that `plans add` requires: without a value, a limit allows any amount.
 _REQUIRED = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
 
 

@@ -1,4 +1,4 @@
-"""The group of all commands. `atlasctl --help` imports none of them: it must be instant."""
+"""The group of all commands. `atlasctl --help` imports no command, so that the help appears at once."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _NAME: Final = "atlasctl"
 #: A shell sets this variable to ask for completions.
 COMPLETE_VARIABLE: Final = "_ATLASCTL_COMPLETE"
 
-#: For each section and command: the module, and the first sentence of the help. A test compares the two sentences.
+#: For each section and command: the module, and the first sentence of the command's docstring. A test compares the two.
 COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Start": {
         "demo": ("demo", "Show the product at work in a temporary folder."),
@@ -62,12 +62,12 @@ Start with `atlasctl demo`, or `atlasctl init` in a project. `atlasctl COMMAND -
 
 
 class Program(click.Group):
-    """A group that imports a command when it is called, or when its own help is asked for."""
+    """A group that imports a command only when the user runs the command or asks for its help."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Give every run flags of its own."""
+        """Make the context of a run, with new `Flags`."""
         extra.setdefault("obj", Flags())
         return super().make_context(info_name, args, parent, **extra)
 
@@ -80,7 +80,7 @@ class Program(click.Group):
         ctx: click.Context,  # noqa: ARG002  # click's signature
         cmd_name: str,
     ) -> click.Command | None:
-        """Import one command."""
+        """Import a command and return it; return None for an unknown name."""
         for section in COMMANDS.values():
             if cmd_name in section:
                 command: click.Command = getattr(import_module(f"atlas_sdk.cli.{section[cmd_name][0]}"), cmd_name)
@@ -90,7 +90,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for an unknown one, suggest the nearest name."""
+        """Find the command. For an unknown command, raise UsageError that suggests the nearest name."""
         if args[0].startswith("-") or args[0] in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
         from difflib import get_close_matches
@@ -102,7 +102,7 @@ class Program(click.Group):
         raise click.UsageError(f"no command is called {quoted(args[0])}{hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections from the table, with one column of names for all."""
+        """Write the sections of `COMMANDS`, with a column of names that has the same width in all sections."""
         width = max(map(len, self.list_commands(ctx)))
         for title, section in COMMANDS.items():
             with formatter.section(title):

@@ -16,7 +16,7 @@ _CLEAR: Final = "\r\x1b[K"
 
 
 class ProgressLine:
-    """Shows progress: on a terminal as one line that changes, else as a new line every few seconds."""
+    """The progress of a command: on a terminal one line that changes, else a new line every ten seconds."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -24,7 +24,7 @@ class ProgressLine:
         self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
 
     def show(self, text: str, *, is_news: bool = False) -> None:
-        """Show a text if the last one is old enough; news are shown at once on a terminal."""
+        """Show a text, unless the last text is too recent. With `is_news`, a terminal shows the text in any case."""
         now = time.monotonic()
         if now < self._next and not (is_news and self._live):
             return

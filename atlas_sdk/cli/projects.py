@@ -172,7 +172,7 @@ def purge(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
 def _find(
     run: Invocation, atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
 ) -> "Project":
-    """Return the project with this folder or id. If several fit, prefer one that has one of these statuses."""
+    """Return the project with this folder or id. If several fit, prefer one whose status is in `statuses`."""
     digits = given.replace("-", "").lower()
     folder = os.path.realpath(Path(given).expanduser())
     fitting = [

@@ -10,6 +10,7 @@ from atlas_sdk.cli.failures import NOT_PROTECTED
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_period
 from atlas_sdk.cli.output import count, iso
+from atlas_sdk.cli.quota_refund import refund
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def verify(run: Invocation) -> int:
 
 
 def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
-    """Return the wrong counters, each with its value and the right one."""
+    """Return each wrong counter by its name: the value of the counter, and the right value."""
     pairs = {
         "tokens_used": (books.tokens_used, books.tokens_charged),
         "cost_used": (books.cost_used, books.cost_charged),
@@ -134,3 +135,4 @@ def reset(run: Invocation) -> None:
 
 quota.add_command(set_limits)
 quota.add_command(grant)
+quota.add_command(refund)

@@ -12,7 +12,7 @@ from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_grant
 from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
 
-#: The limits, by the names that the library gives them.
+#: The names of the limits in the library.
 _LIMITS = (
     *("tokens", "cost", "containers", "requests_per_hour", "builds_per_day", "memory_bytes", "memory_hard"),
     *("projects", "sessions", "previews"),
@@ -33,7 +33,7 @@ _OPTIONS = (
 
 
 def limit_options(command: F) -> F:
-    """Add an option for every limit; `given_limits` reads them."""
+    """Add an option for every limit; `given_limits` reads these options."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import Forecast, MemoryUsage
 
-#: The most and the fewest cells of a bar. A shorter bar shows too little.
+#: The most and the fewest cells of a bar. If a terminal has less room, there is no bar.
 _CELLS: Final = 24
 _CELLS_LEAST: Final = 8
-#: A terminal that has fewer characters in a line shows times without the time until then.
+#: A terminal with at least this many characters in a line shows a future time with the wait until that time.
 _WIDE: Final = 100
-#: The most reservations to show, the soonest to expire first.
+#: The most reservations to show. The reservation that expires first comes first.
 _HOLDS: Final = 20
-#: The colours, each with the per cent of the limit from which it is used.
+#: The colours of a bar, each with the lowest per cent of the limit for which a bar has this colour.
 _STYLES: Final = ((100, "bold red"), (80, "red"), (50, "yellow"), (0, "green"))
 
 
@@ -34,15 +34,15 @@ class Gauge:
     name: str
     used: Decimal
     held: Decimal
-    #: None is unlimited.
+    #: None means unlimited.
     limit: Decimal | None
     text: Callable[[Decimal], str]
-    #: The time of the reset, or what the amounts count.
+    #: A text after the amounts: the time of the reset, the period, or the kind of limit.
     remark: str = ""
 
     @property
     def percent(self) -> int | None:
-        """The per cent of the limit that is taken, rounded down; None without a limit or with limit 0."""
+        """The per cent of the limit that is used or held, rounded down; None without a limit or with limit 0."""
         return None if not self.limit else int((self.used + self.held) * 100 / self.limit)
 
     @property
@@ -52,7 +52,7 @@ class Gauge:
         return next(style for least, style in _STYLES if (full if self.percent is None else self.percent) >= least)
 
     def cells(self, width: int = _CELLS) -> tuple[int, int]:
-        """Return the used and the held cells of a bar; any amount above 0 takes at least one."""
+        """Return the numbers of used and of held cells in a bar. An amount above 0 has at least one, if it fits."""
         if not self.limit:
             return (0, 0) if self.limit is None else (width, 0)
         used = min(int(self.used * width / self.limit) or int(self.used > 0), width)
@@ -78,7 +78,7 @@ def dollars(amount: Decimal) -> str:
 
 
 def _until(moment: datetime, *, out: Output) -> str:
-    """Return a future time: local to the minute, on a wide terminal also the time until then."""
+    """Return a future time as local time with minutes; on a wide terminal, add the wait until that time."""
     now = datetime.now(UTC)
     wide = out.terminal and out.width >= _WIDE
     wait = f" (in {ago(now, moment).removesuffix(' ago')})" if wide and moment > now else ""
@@ -105,9 +105,9 @@ def _gauges(usage: "Usage", memory: "MemoryUsage", *, out: Output) -> Iterator[G
 
 
 def _show_gauges(out: Output, shown: Sequence[Gauge]) -> None:
-    """Print the gauges, with bars where colours are wanted and there is room."""
+    """Print the gauges, with bars if the output has colours and the terminal has room."""
     rows = [(gauge.name, *gauge.words()) for gauge in shown]
-    # Leave out empty columns: mostly nothing is held.
+    # Leave out empty columns. The column of held amounts is mostly empty.
     filled = [any(column) for column in zip(*rows, strict=True)]
     rows = [tuple(compress(row, filled)) for row in rows]
     if not (out.terminal and out.colored):
@@ -188,7 +188,7 @@ def show_limits(run: "Invocation", limits: "Limits") -> None:
 
 
 def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
-    """Print a user's quota; return the reason if a limit is reached."""
+    """Print a user's quota. If a limit is reached, return a text that names the limit, else None."""
     usage = atlas.quotas.usage(user)
     memory = atlas.quotas.memory(user)
     forecast = atlas.quotas.forecast(user)

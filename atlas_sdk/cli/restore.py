@@ -1,4 +1,4 @@
-"""`atlasctl restore`, `undo` and `redo`: bring files back, and go back and forth over restores."""
+"""`atlasctl restore`, `undo` and `redo`: restore files, undo a restore, and do it again."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -76,8 +76,8 @@ def redo(run: Invocation, *, dry_run: bool, yes: bool) -> int:
 
 
 def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
-    """Refuse a moment without memory files: a restore to no files at all is surely a mistake."""
-    # No name of a checkpoint begins with "@{".
+    """Raise NotFound for a moment when the project had no memory files: such a restore is surely a mistake."""
+    # Check only moments. A moment begins with "@{", and no name of a checkpoint does.
     if not ref.startswith("@{") or atlas.memory.resolve(project, ref).versions:
         return
 

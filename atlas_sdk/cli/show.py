@@ -73,9 +73,9 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
             f"name one: {named(ref)}:PATH",
             field="ref",
         )
-    # Checkpoint names, times and file names may contain colons.
+    # Names of checkpoints, times and names of files may contain colons, so try each colon as the separator.
     colons = [place for place, letter in enumerate(ref) if letter == ":" and 0 < place < len(ref) - 1]
-    # Limit the attempts, because each is a query.
+    # Limit the attempts, because each attempt queries the database.
     for at in colons[:_COLONS_MAX]:
         try:
             return atlas.memory.version(project, ref[at + 1 :], ref[:at])
@@ -91,6 +91,6 @@ def _state(atlas: "Atlas", project: "Project", ref: str) -> "VersionSet":
     try:
         ref.encode()
     except UnicodeEncodeError:
-        # Only a file can have such a name: PostgreSQL's text is UTF-8.
+        # Only the name of a file can have bytes that are not UTF-8: texts in PostgreSQL are UTF-8.
         raise NotFound(f"no version is called {named(ref)}", kind="version", name=ref) from None
     return atlas.memory.resolve(project, ref)

@@ -51,7 +51,7 @@ def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
             if made is not None:
                 taken.append(made)
         if paths and taken:
-            # Without paths, `capture` has recorded this itself.
+            # Record a threshold that the new versions passed. Without paths, `capture` has done this itself.
             atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
     if run.out.json:

@@ -1,4 +1,4 @@
-"""`atlasctl status`: tell for each memory file whether it is protected."""
+"""`atlasctl status`: show for each memory file whether the file is protected."""
 
 import time
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: cannot read the file, or must not follow a symlink. The other states: "protected": the content is stored. "pending":
 #: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
-#: A running watcher captures a change within seconds, so it has missed a change that is older than this.
+#: A running watcher captures a change within seconds, so the watcher has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
 
 
@@ -42,7 +42,8 @@ def status(run: Invocation, *, everything: bool) -> int:
     limit is used; above it nothing is refused, unless the limit is hard.
     """
     watcher = _watcher(run)
-    # Take the time now: opening the database can take longer than the limit for a silent watcher.
+    # Take the time before the database opens, which can take longer than `FRESH_S`: a working watcher would seem to
+    # hang.
     now = datetime.now(UTC)
     at_work = watcher if watcher is not None and watcher.is_fresh(now) else None
     with run.opened() as atlas:
@@ -94,7 +95,7 @@ def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | N
     """Return a running watcher's status of a project; None when no watcher watches it."""
     if at_work is None:
         return None
-    # A watcher of another database can use the same home; it does not know this project.
+    # The watcher of this home may use another database. Then the watcher does not know this project.
     return next((one for one in at_work.projects if one.id == str(project.id)), None)
 
 
@@ -120,7 +121,7 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, a
 
 
 def _is_young(signature: "Signature") -> bool:
-    """Return whether a file has just changed. A time in the future does not count: `mtime` can be forged."""
+    """Return whether a file has changed within 10 s. An `mtime` far in the future does not count: it can be forged."""
     now_ns = time.time_ns()
     return any(abs(now_ns - at_ns) < _YOUNG_S * 1e9 for at_ns in (signature.mtime_ns, signature.ctime_ns))
 
@@ -168,7 +169,7 @@ def _print_json(
 
 
 def _show_memory(out: Output, memory: "MemoryUsage") -> None:
-    # Shorten the limit, which is mostly a round number.
+    # Write the limit without ".0", because it is mostly a round number.
     limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
     out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
     if memory.limit is None or not memory.level:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from atlas_sdk import Atlas, User
 
 _PAGE_ROWS = 500
-#: The kinds of rows that are deleted with a user, by the library's names.
+#: The kinds of rows that are deleted together with a user, as the library names them.
 _BELONGINGS = "projects memory_snapshots builds previews sessions usage_entries"
 
 
@@ -61,7 +61,7 @@ def list_users(run: Invocation, limit: int, *, everything: bool) -> None:
     A line has the address, the plan, the name and the time of creation. With --json, each line is one object.
     """
     with run.opened() as atlas:
-        # Read one more than is shown, to know if there are more.
+        # Read one user more than is shown, to know whether there are more.
         found = list(islice(_every(atlas), None if everything else limit + 1))
     shown = found if everything else found[:limit]
     run.out.listing(

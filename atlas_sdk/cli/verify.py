@@ -26,7 +26,7 @@ def verify(run: Invocation, email: str | None) -> int:
         user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
         if not found.versions and not atlas.projects.list(user, status=None, limit=1):
-            # Without any version, "all intact" would be true, but could hide that this is the wrong database.
+            # Do not say "all intact" of no versions: the user may have named the wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
     if run.out.json:

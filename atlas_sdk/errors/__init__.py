@@ -7,6 +7,7 @@
     ├── NotFound                   3          no such user, project, file, version or checkpoint
     │   └── NotAProject            3          no registered project holds this folder
     ├── AlreadyExists              1          a unique name is taken
+    ├── IdempotencyConflict        1          an idempotency key was used with other amounts before
     ├── IllegalTransition          1          a status that cannot follow the present one
     ├── PortsExhausted             1          a machine has no port left for a preview
     ├── AmbiguousReference         1          a prefix that several versions share
@@ -43,6 +44,7 @@ from atlas_sdk.errors.base import (
     AuthError,
     ContentMissing,
     FileProblem,
+    IdempotencyConflict,
     IllegalTransition,
     IntegrityFailure,
     InvalidInput,
@@ -82,6 +84,7 @@ __all__ = [
     "EmbeddedServerFailed",
     "EncryptionFailed",
     "FileProblem",
+    "IdempotencyConflict",
     "IllegalTransition",
     "IntegrityFailure",
     "InvalidInput",

@@ -88,6 +88,17 @@ class AlreadyExists(AtlasError):
         self.name = name
 
 
+class IdempotencyConflict(AtlasError):
+    """An earlier call used the same idempotency key with other amounts; nothing was changed."""
+
+    http_status = 409
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        #: The id of the reservation, top-up or refund that the key stands for.
+        self.key = key
+
+
 class IllegalTransition(AtlasError):
     """A status that cannot follow the present one; nothing was changed."""
 

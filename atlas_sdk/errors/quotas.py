@@ -44,9 +44,10 @@ class QuotaExceeded(AtlasError):
         resets_at: datetime | None = None,
         holders: tuple[str, ...] = (),
         held: int | Decimal | None = None,
+        estimate: str | None = None,
         waited: timedelta | None = None,
     ) -> None:
-        sentence = _sentence(dimension, asked, remaining, limit, retry_after, resets_at, held)
+        sentence = _sentence(dimension, asked, remaining, limit, retry_after, resets_at, held, estimate)
         super().__init__(sentence if waited is None else f"after a wait of {_spoken(waited)}, {sentence}")
         #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes". For objects of which a user may have
         #: a limited number at one time: "projects", "sessions" or "previews".
@@ -55,7 +56,8 @@ class QuotaExceeded(AtlasError):
         self.remaining = remaining
         #: The whole limit, if it is known.
         self.limit = limit
-        #: The time until the same call can succeed; None if waiting alone never helps.
+        #: The time after which the limit certainly has room for the call; None if waiting alone never helps. If running
+        #: calls are in the way (`held`), it may have room before.
         self.retry_after = retry_after
         self.resets_at = resets_at
         #: The holders of the slots, if a container was refused.
@@ -65,6 +67,13 @@ class QuotaExceeded(AtlasError):
         self.held = held
         #: The time that the call has waited for its turn; None if it did not wait.
         self.waited = waited
+        #: If `asked` is an estimate, a hint at a closer one; None if `asked` is exact.
+        self.estimate = estimate
+
+    def of_estimate(self, hint: str) -> "QuotaExceeded":
+        """Return this refusal as one of an estimated amount; the hint says how to give a closer estimate."""
+        names = ("dimension", "asked", "remaining", "limit", "retry_after", "resets_at", "holders", "held", "waited")
+        return QuotaExceeded(**{name: getattr(self, name) for name in names}, estimate=hint)
 
     @property
     def http_status(self) -> int:
@@ -79,11 +88,12 @@ class QuotaExceeded(AtlasError):
         """The header fields of the answer: RateLimit-Policy, RateLimit, and with a 429 Retry-After.
 
         RateLimit and its policy follow draft-ietf-httpapi-ratelimit-headers-11. For cost, `r` and `q` are whole cents.
-        Retry-After is missing when the same call can never succeed.
+        Retry-After is missing when the same call can never succeed, and when running calls are in the way: nobody knows
+        when they end.
         """
         fields: dict[str, str] = {}
         seconds = None if self.retry_after is None else _seconds(self.retry_after)
-        if self.http_status == _TOO_MANY and seconds is not None:
+        if self.http_status == _TOO_MANY and self.held is None and seconds is not None:
             fields["Retry-After"] = str(seconds)
         name, unit = f'"{self.dimension}"', 100 if self.dimension == "cost" else 1
         if self.limit is not None:
@@ -132,19 +142,26 @@ def _sentence(
     retry_after: timedelta | None,
     resets_at: datetime | None,
     held: int | Decimal | None,
+    estimate: str | None,
 ) -> str:
     unit = {"cost": " dollars", "memory_bytes": " bytes"}.get(dimension, "")
     whole = "" if limit is None else f" of {digits(limit)}{unit}"
     name = dimension.removesuffix("_bytes")
-    what = f"the {name} limit{whole} leaves {digits(remaining)}{unit}, and {digits(asked)} were asked for"
+    amount = f"{digits(asked)} were" if estimate is None else f"an estimate of {digits(asked)} was"
+    what = f"the {name} limit{whole} leaves {digits(remaining)}{unit}, and {amount} asked for"
     if dimension == "memory_bytes":
         return f"{what}: have the limit raised"
     if dimension in _ENDED:
         return f"{what}: {_ENDED[dimension]}, or have the limit raised"
-    if retry_after is None or resets_at is None:
-        return f"{what}: more than it can ever allow; ask for less, or have the limit raised"
-    when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
+    when = None
+    if retry_after is not None and resets_at is not None:
+        when = f"in {_spoken(retry_after)} ({resets_at:%Y-%m-%d %H:%M:%S %Z})"
     less = ", or ask for less" if remaining > 0 else ""
+    if estimate is not None:
+        less = f", or {estimate}"
     if held is not None:
-        return f"{what}, because running calls hold {digits(held)}{unit}; try again when one has ended, or {when}{less}"
+        last = "" if when is None else f", at the latest {when}"
+        return f"{what}, because running calls hold {digits(held)}{unit}; try again when one has ended{last}{less}"
+    if when is None:
+        return f"{what}: more than it can ever allow; {estimate or 'ask for less'}, or have the limit raised"
     return f"{what}; try again {when}{less}"

@@ -26,7 +26,7 @@ from attrs import evolve
 from atlas_sdk._plan import Script
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, NotFound, QuotaExceeded
 from atlas_sdk.guards.block import Block, LeaseRequest, dollars
-from atlas_sdk.guards.block_requests import BEATS, BlockRequests, BlockSize, SharedFailure
+from atlas_sdk.guards.block_requests import BEATS, LOOK_S, BlockRequests, BlockSize, SharedFailure
 from atlas_sdk.guards.outbox import Outbox
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
@@ -149,20 +149,27 @@ class BlockPool:
     def due_in_s(self) -> float | None:
         """Return the seconds until `maintain` has something to do; None if it has nothing to do before a call ends."""
         now, settles_in_s = self._clock(), self.outbox.next_due_s()
-        looks = [block.look_at - now for block in self._blocks if block.running and block.look_at < inf]
+        looks = [block.look_at - now for block in self._blocks if self._is_looked_at(block)]
         due = looks if settles_in_s is None else [*looks, settles_in_s]
         return max(min(due), 0.0) if due else None
 
     def maintain(self) -> Script[None]:
-        """Write due settlements, and keep alive or shrink the blocks with running calls. Raises nothing."""
+        """Write due settlements, and keep alive or shrink the blocks with running calls. Raises nothing.
+
+        A block that admits calls is looked at as well: a lease stops spending it soon after a limit was lowered, or the
+        user was deleted.
+        """
         yield from self.outbox.flush(due_only=True)
         for block in self._blocks:
-            if block.running and block.look_at <= self._clock():
+            if self._is_looked_at(block) and block.look_at <= self._clock():
                 idle = self._clock() - block.used_at >= self._idle_s
                 if not (idle and block.is_mostly_rest and (yield from self._shrink(block))):
                     yield from self._keep_alive(block)
         # Settle the blocks that smaller reservations have replaced.
         yield from self.outbox.flush(due_only=True)
+
+    def _is_looked_at(self, block: Block) -> bool:
+        return (block.running > 0 or block is self.current) and block.look_at < inf
 
     def give_back(self) -> Script[bool]:
         """Give back the unused parts of all blocks; return True if that gave anything back. Raises nothing.
@@ -180,10 +187,11 @@ class BlockPool:
         asked_at = self._clock()
         pause_s = self._ttl.total_seconds() / BEATS
         try:
-            yield quotas.extend(self.user, block.id, ttl=self._ttl)
+            # Without running calls the block may expire on time.
+            within = yield quotas.keep_block(self.user, block.id, ttl=self._ttl if block.running else None)
         except NotFound as problem:
-            # The block expired and was charged in full, or another process ended it. A settlement corrects a full
-            # charge.
+            # The block expired and was charged in full, or another process ended it, or the user was deleted. A
+            # settlement corrects a full charge.
             logger.debug("block %s has ended while calls run on it: %s", block.id, problem)
             if block is self.current:
                 self.retire()
@@ -193,6 +201,11 @@ class BlockPool:
             block.look_at = self._clock() + pause_s / BEATS
         else:
             block.look_at = asked_at + pause_s
+            if block is self.current:
+                block.look_at = asked_at + min(pause_s, LOOK_S)
+                if not within:
+                    self.retire()
+                    self.size.start_small()
             idle_at = block.used_at + self._idle_s
             if block.retired and idle_at > asked_at:
                 block.look_at = min(block.look_at, idle_at)

@@ -20,7 +20,7 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops import quotas
 from atlas_sdk.ops.amounts import COUNT_MAX, TOKENS_MAX
 
-__all__ = ["BEATS", "BlockRequests", "BlockSize", "SharedFailure"]
+__all__ = ["BEATS", "LOOK_S", "BlockRequests", "BlockSize", "SharedFailure"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,9 @@ T = TypeVar("T")
 _LIFE = 0.9
 #: Heartbeats in one time to live, so that two may fail.
 BEATS = 3
+#: The longest time between two looks at a block that admits calls, in seconds. So long a lease may go on spending after
+#: a limit was lowered or the user was deleted.
+LOOK_S = 20.0
 #: The number of blocks in a row that arrive too late before a request fails. At the end of a period blocks live for a
 #: short time, so a few may be late by chance.
 _LATE_MAX = 4
@@ -194,7 +197,7 @@ class BlockRequests:
             requests=granted.requests,
             deadline=asked_at + _LIFE * lasts_s,
             used_at=asked_at,
-            look_at=asked_at + lasts_s / BEATS,
+            look_at=asked_at + min(lasts_s / BEATS, LOOK_S),
         )
 
     def reservation(self, tokens: int, nano: int) -> Script[Block]:

@@ -14,7 +14,7 @@ from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState, Held
 from atlas_sdk.guards.options import TTL, GuardOptions, UserOrResolver, check_decorated, check_options
-from atlas_sdk.guards.usage_record import UsageRecord
+from atlas_sdk.guards.usage_record import RELEASED, Outcome, UsageRecord
 from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Reservation, Settlement
 from atlas_sdk.model.users import User
@@ -49,6 +49,8 @@ class _GuardState(Held[B, H]):
         self._phase: Literal["new", "entering", "entered", "over"] = "new"
         self._settlement: Settlement | None = None
         self._token: Token[_GuardState[Any, Any] | None] | None = None
+        #: The error that kept a guard inside this one from being entered.
+        self._inner_refusal: BaseException | None = None
 
     def __repr__(self) -> str:
         who = self._user.email if isinstance(self._user, User) else "the user of each call"
@@ -151,6 +153,26 @@ class _GuardState(Held[B, H]):
             self._phase = "over"
         return self._grant
 
+    def _refuse(self, problem: BaseException) -> None:
+        """Allow another entry, because nothing was reserved. Tell the guard around this one."""
+        self._phase = "new"
+        if isinstance(problem, AtlasError):
+            _tell_outer_guard(problem)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        """Return the outcome to write after the body, which ended with this error.
+
+        If a guard inside was not entered and its error ended the body, the call was not sent, and a body that reported
+        nothing has used nothing. Without a key no other try of the call can be running.
+        """
+        unsent = error is not None and error is self._inner_refusal and not self.repeated
+        outcome = self._usage.outcome(unsent=unsent and "on_unknown" not in self._options)
+        # The error refers to frames, and so to this guard.
+        self._inner_refusal = None
+        if unsent and outcome is RELEASED:
+            _tell_outer_guard(error)
+        return outcome
+
     def _failed(self, problem: AtlasError, body_error: BaseException | None) -> None:
         """Raise the error of the settlement, unless the body raises an error of its own."""
         if body_error is None:
@@ -162,6 +184,13 @@ class _GuardState(Held[B, H]):
         user = self._user if isinstance(self._user, User) else self._user(*args, **kwargs)
         key = self._options.get("idempotency_key")
         return user, {**self._options, "idempotency_key": key(*args, **kwargs)} if callable(key) else self._options
+
+
+def _tell_outer_guard(refusal: BaseException | None) -> None:
+    """Note in the guard around the running code that a guard inside was not entered."""
+    outer = _current.get()
+    if outer is not None:
+        outer._inner_refusal = refusal  # noqa: SLF001  # of this class
 
 
 class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
@@ -192,9 +221,8 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
         user, asked_at, wait = self._begin()
         try:
             grant = self._backend.reserve(user, self._options, wait)
-        except BaseException:
-            # Nothing was reserved, so the guard may be entered again.
-            self._phase = "new"
+        except BaseException as problem:
+            self._refuse(problem)
             raise
         self._enter(grant, asked_at if wait is None else wait.asked_at)
         if self._liveness is not None:
@@ -208,7 +236,7 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:
@@ -252,9 +280,8 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
         user, asked_at, wait = self._begin()
         try:
             grant = await self._backend.reserve(user, self._options, wait)
-        except BaseException:
-            # Nothing was reserved, so the guard may be entered again.
-            self._phase = "new"
+        except BaseException as problem:
+            self._refuse(problem)
             raise
         self._enter(grant, asked_at if wait is None else wait.asked_at)
         if self._liveness is not None:
@@ -268,7 +295,7 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         try:
-            self._settlement = await self._backend.settle(self._payer, grant, self._usage.outcome())
+            self._settlement = await self._backend.settle(self._payer, grant, self._outcome(error))
         except AtlasError as problem:
             self._failed(problem, error)
         if self._heartbeat is not None:

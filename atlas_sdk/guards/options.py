@@ -60,7 +60,7 @@ class GuardOptions(TypedDict, total=False):
         Spend from a block that this process holds, instead of making a reservation per call.
     on_unknown: "charge" or "release"; default "charge"
         When the body reports no usage, charge the whole reservation, because the provider may have billed it, or
-        release it.
+        release it. By default, a body that ends because a guard inside it was refused is charged nothing.
     """
 
     tokens: int

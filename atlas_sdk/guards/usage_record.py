@@ -75,15 +75,15 @@ class UsageRecord:
                 raise InvalidInput("this guard was settled, so it cannot be released", field="guard")
             self._end = RELEASED
 
-    def outcome(self) -> Outcome:
+    def outcome(self, *, unsent: bool = False) -> Outcome:
         """Return the outcome to write at the end of the body.
 
         Each amount is the final one if reported, else the progress, else None. A released call is charged its progress
-        only. With `on_unknown="release"`, a call that reported nothing is released.
+        only. With `on_unknown="release"`, or if it was certainly not sent, a call that reported nothing is released.
         """
         with self._lock:
             end, tokens, cost = self._end, self._tokens or None, self._cost or None
-        if end is None and self._on_unknown == "charge":
+        if end is None and self._on_unknown == "charge" and not (unsent and tokens is None and cost is None):
             return Outcome(tokens=tokens, cost=cost)
         if end is not None and end is not RELEASED:
             return Outcome(

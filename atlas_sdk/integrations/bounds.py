@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from atlas_sdk import InvalidInput
 
-__all__ = ["input_bound", "request_bytes"]
+__all__ = ["content_kinds", "input_bound", "request_bytes"]
 
 #: Tokens around the whole request.
 _BASE = 256
@@ -67,7 +67,8 @@ def request_bytes(body: Mapping[str, object]) -> int:
 def input_bound(body: Mapping[str, object]) -> int:
     """Return an upper bound of a request's input tokens. Raises InvalidInput if they can be more than its bytes."""
     for name in sorted(_REFERENCES & body.keys()):
-        if body[name]:
+        # A text is the prompt of an image; a stored prompt is an object.
+        if body[name] and not (name == "prompt" and isinstance(body[name], str)):
             raise _unbounded(name)
     bound = _BASE + request_bytes(body)
     tools = body.get("tools")
@@ -77,11 +78,15 @@ def input_bound(body: Mapping[str, object]) -> int:
         bound += _TOOLS
     if body.get("response_format") or body.get("output_config") or body.get("output_format") or body.get("text"):
         bound += _TOOLS
-    for name in ("system", "messages", "input"):
-        for kind in _kinds(body.get(name)):
-            if kind in _MEDIA:
-                raise _unbounded(kind)
+    for kind in content_kinds(body):
+        if kind in _MEDIA:
+            raise _unbounded(kind)
     return bound
+
+
+def content_kinds(body: Mapping[str, object]) -> list[str]:
+    """Return the `type` of every part of a request's messages."""
+    return [kind for name in ("system", "messages", "input") for kind in _kinds(body.get(name))]
 
 
 def _tool(tool: object) -> int:
@@ -93,7 +98,7 @@ def _tool(tool: object) -> int:
     raise _unbounded(f"the tool {kind}")
 
 
-def _kinds(content: object) -> Iterator[object]:
+def _kinds(content: object) -> Iterator[str]:
     """Yield the `type` of every part of the messages. Skip the input of tools: a "type" in it means something else."""
     if isinstance(content, Mapping):
         if isinstance(kind := content.get("type"), str):

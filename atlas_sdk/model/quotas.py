@@ -6,7 +6,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-__all__ = ["QuotaBlock", "RequestRate", "Reservation", "Settlement"]
+__all__ = ["QuotaBlock", "Refund", "RequestRate", "Reservation", "Settlement"]
 
 
 @frozen(kw_only=True)
@@ -41,6 +41,23 @@ class Settlement:
     cost: Decimal
     #: True when more was used than reserved. The excess is charged too.
     overrun: bool
+
+
+@frozen(kw_only=True)
+class Refund:
+    """An amount given back of a charge."""
+
+    #: The id of the refund, and of its row in the ledger.
+    id: UUID
+    #: The reservation whose charge was too high, or the id of `add_tokens`.
+    reservation_id: UUID
+    tokens: int
+    #: US dollars.
+    cost: Decimal
+    #: The start of the month that was charged, and that the refund corrects.
+    period_start: datetime
+    #: True when an earlier call made the refund with this id.
+    repeated: bool = False
 
 
 @frozen(kw_only=True)

@@ -10,10 +10,10 @@ from attrs import evolve, frozen
 
 from atlas_sdk._plan import Plan, many
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, QuotaExceeded
+from atlas_sdk.errors import IdempotencyConflict, InvalidInput, QuotaExceeded
 from atlas_sdk.model.users import User
 
-__all__ = ["Decision", "amounts_asked", "refusal"]
+__all__ = ["Decision", "amounts_asked", "conflict", "refusal"]
 
 sql = statements("quotas")
 
@@ -39,6 +39,8 @@ class Decision:
     requests: int | None = None
     lasts: timedelta | None = None
     held: Decimal | None = None
+    #: Of an extension of a block: a limit was set below the usage.
+    over: bool | None = None
     #: Only the procedures that commit use this.
     busy: bool | None = None
     #: The values of quota_refusal(); a refusal has them in place of the columns above.
@@ -81,6 +83,12 @@ def _holder(*, holder: str) -> str:
     return holder
 
 
+def conflict(reservation_id: UUID) -> IdempotencyConflict:
+    """Return the error for an id that an earlier call used with other amounts."""
+    message = f"reservation {reservation_id} was made with other amounts: use another idempotency key for another call"
+    return IdempotencyConflict(message, key=str(reservation_id))
+
+
 def refusal(
     user: User,
     reservation_id: UUID,
@@ -88,10 +96,12 @@ def refusal(
     asked: Mapping[str, int | Decimal],
     *,
     waited: timedelta | None = None,
-) -> Plan[QuotaExceeded | InvalidInput]:
+) -> Plan[QuotaExceeded | InvalidInput | IdempotencyConflict]:
     """Return the error for a refusal; `asked` has the amounts that the caller wanted, by dimension."""
     decision = decision.spelled_out()
     dimension = decision.dimension
+    if decision.state == "conflict":
+        return conflict(reservation_id)
     if dimension is None:
         message = f"reservation {reservation_id} is {decision.state} already: use a new id for a new reservation"
         return InvalidInput(message, field="reservation_id")

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, context, execute, many, one_or_none, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import AlreadyExists, InvalidInput, NotFound
+from atlas_sdk.errors import AlreadyExists, IdempotencyConflict, InvalidInput, NotFound
 from atlas_sdk.model.limits import Limits, TopUp
 from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
@@ -277,7 +277,7 @@ def grant(
 
     Calls use the plan's allowance first, then the top-ups, beginning with the one that expires first. The rest of a
     top-up carries over to the next month. When a top-up expires, its unused part is lost; reservations of running calls
-    count as used. `grant_id` makes the call idempotent.
+    count as used. `grant_id` makes the call idempotent; the same id with other amounts raises IdempotencyConflict.
     """
     if expires_in is not None and expires_at is not None:
         raise InvalidInput("give expires_in or expires_at, not both", field="expires_at")
@@ -306,7 +306,12 @@ def grant(
     if is_new:
         meta = {"grant": str(new_id), "tokens": tokens, "cost": format(dollars, "f"), "reason": reason}
         yield from events.record("quota.granted", user_id=user.id, meta=meta)
-    return next(one for one in (yield from grants(user)) if one.id == new_id)
+    made = next(one for one in (yield from grants(user)) if one.id == new_id)
+    # The database rounds dollars to billionths.
+    if not is_new and (made.tokens != tokens or abs(made.cost - dollars) > Decimal("5e-10")):
+        message = f"the top-up {new_id} was made with other amounts: use another id for another top-up"
+        raise IdempotencyConflict(message, key=str(new_id))
+    return made
 
 
 def grants(user: User) -> Plan[list[TopUp]]:

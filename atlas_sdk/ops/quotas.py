@@ -16,7 +16,7 @@ from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
-from atlas_sdk.ops.decisions import Decision, amounts_asked, refusal
+from atlas_sdk.ops.decisions import Decision, amounts_asked, conflict, refusal
 
 __all__ = [
     "add_tokens",
@@ -55,8 +55,8 @@ def reserve(
     reservation within `ttl` (at most 24 hours). After that, tokens and cost are charged in full and slots become free.
     `requests` and `builds` count attempts and are not given back. `cost` is rounded up to a billionth of a dollar.
 
-    `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises InvalidInput for an id
-    whose reservation expired or was released.
+    `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises IdempotencyConflict for
+    an id that was used with other amounts, and InvalidInput for an id whose reservation expired or was released.
     """
     ctx = yield from context()
     parameters = reservation_parameters(
@@ -223,6 +223,17 @@ def extend(
     raise (yield from refusal(user, reservation_id, decision, {"tokens": tokens, "cost": dollars}))
 
 
+def keep_block(user: User, block_id: UUID, *, ttl: timedelta | None) -> Plan[bool]:
+    """Make a block expire `ttl` from now, or only look at it; return False if a limit is now below the usage.
+
+    Raises NotFound when the block has ended, or the user was deleted.
+    """
+    kept = yield from one(sql["extend"], Decision, user_id=user.id, reservation_id=block_id, tokens=0, cost=0, ttl=ttl)
+    if not kept.granted:
+        raise NotFound(f"block {block_id} is not held any more ({kept.state})", kind="reservation", name=str(block_id))
+    return not kept.over
+
+
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
     """Report the total that a reservation has used so far. Return False if the reservation has ended.
 
@@ -325,16 +336,19 @@ def add_tokens(
 ) -> Plan[Settlement]:
     """Charge tokens and cost that were used without a reservation. The call is never refused; later calls may be.
 
-    `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held.
+    `reservation_id` makes the call idempotent. Raises InvalidInput for the id of a reservation that is still held, and
+    IdempotencyConflict for an id that was used with other amounts.
     """
-    return (
-        yield from one(
-            sql["add"],
-            Settlement,
-            user_id=user.id,
-            reservation_id=reservation_id or (yield from context()).new_id(),
-            tokens=count("tokens", tokens, TOKENS_MAX),
-            cost=money("cost", cost),
-            meta=as_json(meta),
-        )
+    new_id = reservation_id or (yield from context()).new_id()
+    added = yield from one(
+        sql["add"],
+        Settlement,
+        user_id=user.id,
+        reservation_id=new_id,
+        tokens=count("tokens", tokens, TOKENS_MAX),
+        cost=money("cost", cost),
+        meta=as_json(meta),
     )
+    if added.outcome == "conflict":
+        raise conflict(new_id)
+    return added

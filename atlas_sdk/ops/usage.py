@@ -31,6 +31,8 @@ _BY = frozenset({"day", "kind", "model", "project"})
 
 #: The rule of the domain usage_kind in the database.
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}")
+#: The kinds of the quotas' own entries.
+_COUNTED = frozenset({"tokens", "expired", "released", "refund"})
 #: The smallest unit and the bound of the columns: numeric(20, 6) and numeric(20, 9).
 _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
 _COST = (Decimal("1e-9"), Decimal("1e11"))
@@ -72,19 +74,21 @@ def log(
 ) -> Plan[UsageEntry]:
     """Add an entry to the ledger for usage that no guard metered, such as minutes of a container. Raises InvalidInput.
 
-    The entry counts against no limit. There is no event, because the entry is a record itself. The settlement of a
-    guarded call writes its tokens to the ledger; if you log them too, `totals` counts them twice. `amount` is stored to
-    a millionth (tokens must be whole), `cost` to a billionth of a dollar. A correction is a new entry with negative
-    values. `usage_id` makes the call idempotent. Raises AlreadyExists when another entry has that id, and NotFound when
-    the user does not exist.
+    The entry counts against no limit. There is no event, because the entry is a record itself. `amount` is stored to a
+    millionth, `cost` to a billionth of a dollar. A correction is a new entry with negative values. `usage_id` makes the
+    call idempotent. Raises AlreadyExists when another entry has that id, and NotFound when the user does not exist.
+
+    The kinds that quotas count (tokens, expired, released, refund) are refused, because an entry would change no
+    budget: charge tokens with `quotas.add_tokens`, and give them back with `quotas.refund`.
     """
     if not _KIND.fullmatch(kind):
         raise InvalidInput(f"kind must be up to 64 of a-z, 0-9, '_' and '.', not {quoted(kind)}", field="kind")
     if project is not None and project.user_id != user.id:
         raise InvalidInput("the project belongs to another user", field="project")
     units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
-    if kind == "tokens" and units != units.to_integral_value():
-        raise InvalidInput(f"amount must be a whole number of tokens, not {digits(amount)}", field="amount")
+    if kind in _COUNTED:
+        way = "quotas.refund gives a charge back" if units < 0 or dollars < 0 else "quotas.add_tokens charges tokens"
+        raise InvalidInput(f"an entry of the kind {kind} would change no budget: {way}", field="kind")
     keys = {"user_id": user.id, "usage_id": usage_id or (yield from context()).new_id()}
     row = {"project_id": None if project is None else project.id, "kind": kind, "amount": units, "cost": dollars}
     entry = yield from one_or_none(sql["log"], UsageEntry, **keys, **row, meta=json_map("meta", meta or {}))
@@ -106,8 +110,8 @@ def totals(
     """Return sums over the ledger by day, kind, model and project, sorted in this order. Raises InvalidInput.
 
     `by` is one or more of these; kind is always among them. Days are those of the user's time zone; days without usage
-    are left out. The range includes `since` but not `until`. Tokens include the charges of `quotas.usage` and logged
-    entries. Charges of expired reservations and their corrections count too, so the sum of a day may be negative.
+    are left out. The range includes `since` but not `until`. Tokens are the charges of `quotas.usage`: corrections and
+    refunds count too, so the sum of a day may be negative.
 
     The time grows with the number of entries in the range: 0.7 s for a million. The sum of everything by kind alone
     reads only the entries of the last days, because maintenance keeps the sums of the older ones.

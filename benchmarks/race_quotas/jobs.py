@@ -2,19 +2,31 @@
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from atlas_sdk import Atlas, DatabaseUnreachable, NotFound, QuotaExceeded, SlotLost, TransactionConflict, User
+from atlas_sdk import (
+    Atlas,
+    DatabaseUnreachable,
+    InvalidInput,
+    NotFound,
+    QuotaExceeded,
+    SlotLost,
+    TransactionConflict,
+    User,
+)
 from atlas_sdk.guards import Guard, GuardOptions, Lease
-from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
+from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Refunded, Stay, nano
 
 LONGEST_TTL = timedelta(seconds=4)
 #: Numbers per hundred jobs.
 _SHARES = {
-    "guard": 20, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 7, "hit": 18, "wait": 10
+    "guard": 19, "automatic": 10, "stream": 13, "abandoned": 6, "lease": 14, "slot": 6, "hit": 16, "refund": 7,
+    "wait": 9,
 }  # fmt: skip
 #: A call that waits longer than this beyond its time was stopped by the race, or forgotten.
 _LATE_S = 10.0
@@ -36,6 +48,10 @@ class Jobs:
         self._dice = dice
         self._journal = journal
         self._leases: dict[int, Lease] = {}
+        #: The latest settlements of guards, which may be refunded: user, reservation, tokens and dollars.
+        self._charges: deque[tuple[int, UUID, int, Decimal]] = deque(maxlen=50)
+        #: A refund without an answer: user, reservation, amounts, and the id of the refund.
+        self._unanswered: tuple[int, UUID, int, Decimal, UUID] | None = None
         self._kinds: dict[str, Callable[[int], str]] = {kind: getattr(self, f"_{kind}") for kind in _SHARES}
 
     def one(self) -> None:
@@ -89,6 +105,7 @@ class Jobs:
         if answer is not None:
             tokens, cost = used or (answer.tokens, answer.cost)
             self._journal.note(Paid(user, str(guard.id), tokens, nano(cost), not lease))
+            self._charges.append((user, guard.id, tokens, cost))
 
     def _guard(self, user: int, *, lease: bool = False, wait: timedelta | None = None) -> str:
         ask = self._ask()
@@ -226,6 +243,27 @@ class Jobs:
                 if now >= until:
                     return "released"
                 time.sleep(0.05)
+
+    def _refund(self, user: int) -> str:
+        """Refund a part of an earlier charge of any user; repeat a refund whose answer was lost."""
+        if self._unanswered is None:
+            if not self._charges:
+                return self._guard(user)
+            owner, charge, tokens, cost = self._dice.choice(self._charges)
+            new_id = UUID(int=self._dice.getrandbits(128), version=4)
+            self._unanswered = owner, charge, self._dice.randint(1, tokens + 1), self._part(cost), new_id
+        owner, charge, tokens, cost, refund_id = self._unanswered
+        asked: Any = {"tokens": tokens, "cost": cost, "reason": "the race", "refund_id": refund_id}
+        try:
+            made = self._quotas.refund(self._users[owner], charge, **asked)
+        except (InvalidInput, NotFound):
+            # More than is left, or the settlement was lost and the reservation is still held.
+            end = "not refunded"
+        else:
+            self._journal.note(Refunded(owner, str(made.id), str(charge), made.tokens, nano(made.cost)))
+            end = "refunded"
+        self._unanswered = None
+        return end
 
     def _hit(self, user: int) -> str:
         requests = self._dice.choice((1, 1, 1, 2, 5))

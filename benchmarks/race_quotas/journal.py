@@ -44,6 +44,17 @@ class Paid:
 
 
 @frozen
+class Refunded:
+    """A confirmed refund of a part of a charge."""
+
+    user: int
+    id: str
+    reservation: str
+    tokens: int
+    nano: int
+
+
+@frozen
 class Stay:
     """The time in which a holder was sure of its slot; the latest entry of an epoch counts."""
 
@@ -61,8 +72,8 @@ class Outcome:
     end: str
 
 
-Entry = Grant | Paid | Stay | Outcome
-_KINDS: dict[str, type[Entry]] = {kind.__name__: kind for kind in (Grant, Paid, Stay, Outcome)}
+Entry = Grant | Paid | Refunded | Stay | Outcome
+_KINDS: dict[str, type[Entry]] = {kind.__name__: kind for kind in (Grant, Paid, Refunded, Stay, Outcome)}
 
 
 class Journal:

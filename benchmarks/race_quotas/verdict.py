@@ -9,13 +9,16 @@ import psycopg
 from attrs import define, evolve, field
 
 from atlas_sdk import Atlas, User
-from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Stay, entries, nano
+from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Refunded, Stay, entries, nano
 from benchmarks.race_quotas.watch import Row, Watch, problems
 
 _LEDGER = """
 SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired'))::bigint, sum(cost),
        max(granted_tokens), max(granted_cost), bool_or(kind = 'tokens')
 FROM usage_ledger WHERE user_id = %s AND reservation_id IS NOT NULL GROUP BY reservation_id
+"""
+_REFUNDS = """
+SELECT id::text, corrects::text, -amount, -cost FROM usage_ledger WHERE user_id = %s AND kind = 'refund'
 """
 _HELD = "SELECT count(*) FROM quota_reservations WHERE user_id = ANY(%s)"
 _WAITING = "SELECT count(*) FROM quota_waiters WHERE user_id = ANY(%s) AND alive_until > clock_timestamp()"
@@ -30,6 +33,7 @@ class Evidence:
     grants: dict[int, list[Grant]] = field(factory=lambda: defaultdict(list))
     #: Settlements by user and reservation.
     paid: dict[int, dict[str, Paid]] = field(factory=lambda: defaultdict(dict))
+    refunds: dict[int, list[Refunded]] = field(factory=lambda: defaultdict(list))
     stays: dict[int, dict[int, Stay]] = field(factory=lambda: defaultdict(dict))
     jobs: Counter[str] = field(factory=Counter)
     ends: Counter[str] = field(factory=Counter)
@@ -52,6 +56,8 @@ class Evidence:
                 if before is not None:
                     entry = evolve(entry, tokens=before.tokens + entry.tokens, nano=before.nano + entry.nano)
                 self.paid[entry.user][entry.id] = entry
+            case Refunded():
+                self.refunds[entry.user].append(entry)
             case Stay():
                 self.stays[entry.user][entry.epoch] = entry
             case Outcome():
@@ -123,6 +129,8 @@ def judge(
                 wrong.append(f"{name} still holds something: {held}")
             ledger = {entry[0]: entry for entry in connection.execute(_LEDGER, (user.id,))}
             wrong += [f"{name}: {text}" for text in miscounted(evidence.paid[number], ledger)]
+            refunds = connection.execute(_REFUNDS, (user.id,)).fetchall()
+            wrong += [f"{name}: {text}" for text in misrefunded(evidence.refunds[number], refunds, ledger)]
             wrong += [f"{name}: {text}" for text in broken_fences(evidence.grants[number])]
             wrong += [
                 f"{name}: {text}" for text in _admitted(evidence.grants[number], row, took_s, same_day=watch.same_day)
@@ -153,6 +161,26 @@ def miscounted(paid: dict[str, Paid], ledger: dict[str, tuple[Any, ...]]) -> lis
     return found
 
 
+def misrefunded(
+    told: Iterable[Refunded], refunds: Iterable[tuple[Any, ...]], ledger: dict[str, tuple[Any, ...]]
+) -> list[str]:
+    """Compare the refunds that workers got with the ledger's, and the ledger's with the charges."""
+    booked = {id_: (charge, int(tokens), nano(cost)) for id_, charge, tokens, cost in refunds}
+    found = [
+        f"refund {one.id} of {one.tokens} tokens and {one.nano} nano-dollars is booked as {booked.get(one.id)}"
+        for one in told
+        if booked.get(one.id) != (one.reservation, one.tokens, one.nano)
+    ]
+    sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for charge, tokens, cost in booked.values():
+        sums[charge] = sums[charge][0] + tokens, sums[charge][1] + cost
+    for charge, (tokens, cost) in sums.items():
+        _, charged, charged_cost, *_ = ledger.get(charge, (charge, 0, 0))
+        if tokens > (charged or 0) or cost > nano(charged_cost or 0):
+            found.append(f"of {charge} {tokens} tokens and {cost} nano-dollars are refunded, more than was charged")
+    return found
+
+
 def _admitted(grants: Iterable[Grant], row: Row, took_s: float, *, same_day: bool) -> list[str]:
     """Compare the requests and builds that were granted to workers with the database's counts; return the errors."""
     requests = builds = 0
@@ -178,6 +206,7 @@ def _sums(
         "reservations": len(evidence.grants[number]),
         "tokens told": sum(told.tokens for told in known.values()),
         "charged": sum(charged.values()),
+        "refunded": sum(one.tokens for one in evidence.refunds[number]),
         "limit": row["tokens_limit"],
         # A crash lost the settlement and the expiry charged all, or a kill lost later notes of a block.
         "charged higher": sum(1 for told in known.values() if told.tokens < charged.get(told.id, 0)),

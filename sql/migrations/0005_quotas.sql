@@ -1,8 +1,8 @@
 -- Quotas: hard limits on tokens, cost, containers, requests an hour and builds a day.
 --
 -- The SQL API is quota_reserve, quota_lease, quota_hit, quota_settle, quota_release, quota_extend, quota_progress,
--- quota_add, quota_grant, quota_apply_plan, quota_wait, quota_leave, and what maintenance does. Nothing else writes
--- these counters. Why they are safe:
+-- quota_add, quota_refund, quota_grant, quota_apply_plan, quota_wait, quota_leave, and what maintenance does. Nothing
+-- else writes these counters. Why they are safe:
 --   * Each function locks the user's row first, reads the clock after that, and decides on the counters of the locked
 --     row. (The short cuts of reserve, hit and settle are one UPDATE, which locks and decides at once on columns of
 --     that row. They read the clock again afterwards, and take the change back if a new minute, day or period has
@@ -14,7 +14,8 @@
 --   * used = SUM(ledger of the period), held = SUM(reservations of the period), slots = SUM(slots of all reservations).
 --
 -- Tables and arithmetic are here. The internal steps are in 0006_quota_steps.sql, the SQL API is in
--- 0007_quota_reserve.sql to 0010_quota_waiters.sql. A refused argument raises SQLSTATE 22023, an unknown user 23503.
+-- 0007_quota_reserve.sql to 0010_quota_waiters.sql, and quota_refund in 0012_administration.sql. A refused argument
+-- raises SQLSTATE 22023, an unknown user 23503.
 
 CREATE DOMAIN limit_names AS text[]
 CHECK (VALUE <@ ARRAY[
@@ -160,6 +161,8 @@ CREATE TABLE quota_reservations (
     leased            boolean        NOT NULL DEFAULT false,
     holder            holder_name    NOT NULL DEFAULT '',
     meta              json_map       NOT NULL DEFAULT '{}',
+    -- The amounts that the caller asked for. The same id with other amounts is another call: a conflict.
+    asked             text           NOT NULL DEFAULT '',
     PRIMARY KEY (user_id, id),
     -- Not to users: the referential check then locks a row that the transaction has locked already.
     FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
@@ -231,6 +234,8 @@ CREATE TABLE usage_ledger (
     progressed_cost numeric(20, 9),
     counted_requests integer,
     counted_at timestamptz,
+    asked text,
+    corrects uuid,
     PRIMARY KEY (user_id, id),
     -- Not to users: the referential check then locks a row that a settlement has locked already.
     FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
@@ -239,7 +244,7 @@ COMMENT ON TABLE usage_ledger IS 'What was used, row by row. Rows are never edit
 COMMENT ON COLUMN usage_ledger.id IS 'uuid v7, made by the client.';
 COMMENT ON COLUMN usage_ledger.user_id IS 'The tenant.';
 COMMENT ON COLUMN usage_ledger.project_id IS 'The project that used it, if any; it may be gone.';
-COMMENT ON COLUMN usage_ledger.kind IS 'tokens, expired, released, container_minutes, or a kind of the application.';
+COMMENT ON COLUMN usage_ledger.kind IS 'tokens, expired, released, refund, or a kind of the application.';
 COMMENT ON COLUMN usage_ledger.amount IS 'In the unit of the kind; tokens are whole, a correction may be negative.';
 COMMENT ON COLUMN usage_ledger.cost IS 'US dollars; a correction may be negative.';
 COMMENT ON COLUMN usage_ledger.meta IS 'What the caller said, as a JSON object: model, project and the like.';
@@ -252,12 +257,19 @@ COMMENT ON COLUMN usage_ledger.progressed_tokens IS 'Of an entry expired: tokens
 COMMENT ON COLUMN usage_ledger.progressed_cost IS 'Of an entry expired: US dollars that a stream had reported.';
 COMMENT ON COLUMN usage_ledger.counted_requests IS 'Of a lease that expired or was released: requests that were counted for it.';
 COMMENT ON COLUMN usage_ledger.counted_at IS 'The minute that counted_requests are counted in.';
+COMMENT ON COLUMN usage_ledger.asked IS 'Of the end of a reservation: the amounts that its caller asked for.';
+COMMENT ON COLUMN usage_ledger.corrects IS 'Of a refund: the reservation whose charge it gives back.';
 
--- Tokens are whole. Not a CHECK, for the reason of the domains: a third of the time of an entry (measured).
+-- Tokens are whole, and only the SQL API writes what quotas count. Not a CHECK, for the reason of the domains: a third
+-- of the time of an entry (measured).
 CREATE FUNCTION refuse_broken_tokens() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.kind = 'tokens' AND NEW.amount <> trunc(NEW.amount) THEN
+    IF NEW.period_start IS NULL AND NEW.kind IN ('tokens', 'expired', 'released', 'refund') THEN
+        RAISE EXCEPTION 'an entry of the kind % needs a period: quota_add and quota_refund write it', NEW.kind
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'usage_ledger_counted', COLUMN = 'kind',
+                  TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA;
+    ELSIF NEW.kind = 'tokens' AND NEW.amount <> trunc(NEW.amount) THEN
         RAISE EXCEPTION 'tokens are whole, not %', NEW.amount
             USING ERRCODE = 'check_violation', CONSTRAINT = 'usage_ledger_tokens_whole', COLUMN = 'amount',
                   TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA;
@@ -273,6 +285,7 @@ CREATE INDEX idx_usage_ledger_user_created ON usage_ledger (user_id, created_at 
 -- the difference to what the expiry charged.
 CREATE UNIQUE INDEX idx_usage_ledger_reservation ON usage_ledger (user_id, reservation_id, kind)
 WHERE reservation_id IS NOT NULL;
+CREATE INDEX idx_usage_ledger_corrects ON usage_ledger (user_id, corrects) WHERE corrects IS NOT NULL;
 
 -- Set how long the SQL API waits for a lock, if the session has no limit of its own. Calls hold the user's row for
 -- milliseconds, so whoever holds it for seconds is a transaction that somebody left open. Then 55P03 is raised, and
@@ -298,18 +311,6 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF jsonb_typeof(p_meta) <> 'object' OR octet_length(p_meta::text) > 16384 THEN
         RAISE EXCEPTION 'meta must be a JSON object of at most 16384 bytes' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-END
-$$;
-
-CREATE FUNCTION quota_check_ttl(p_ttl interval, p_holder text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
-        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
-            USING ERRCODE = 'invalid_parameter_value';
-    ELSIF char_length(p_holder) > 200 THEN
-        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END
 $$;

@@ -77,11 +77,12 @@ BEGIN
     LOOP
         INSERT INTO usage_ledger
             (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
-             progressed_tokens, progressed_cost, counted_requests, counted_at)
+             progressed_tokens, progressed_cost, counted_requests, counted_at, asked)
         VALUES
             (q.user_id, 'expired', hold.tokens, hold.cost, hold.meta || jsonb_build_object('holder', hold.holder), p_at,
              hold.period_start, hold.id, hold.tokens, hold.cost, hold.tokens_progressed, hold.cost_progressed,
-             CASE WHEN hold.leased THEN hold.requests END, CASE WHEN hold.leased THEN hold.expires_at END);
+             CASE WHEN hold.leased THEN hold.requests END, CASE WHEN hold.leased THEN hold.expires_at END,
+              hold.asked);
         IF hold.period_start = q.period_start THEN
             q.tokens_held := q.tokens_held - hold.tokens;
             q.tokens_used := q.tokens_used + hold.tokens;
@@ -193,7 +194,8 @@ $$;
 
 CREATE TYPE quota_decision AS (
     granted boolean,
-    -- 'held', 'refused'; of a repeated call also how the reservation ended: 'settled', 'expired', 'released'.
+    -- 'held', 'refused'; of a repeated call also how the reservation ended: 'settled', 'expired', 'released'; and
+    -- 'conflict': the id was used with other amounts.
     state text,
     tokens bigint, cost numeric,
     -- Of a refusal: which limit, what is left of it, when trying again can help (NULL: never), when the limit starts
@@ -207,7 +209,9 @@ CREATE TYPE quota_decision AS (
     -- Whether others use this user's row at the same time; NULL: unknown.
     busy boolean,
     -- Of a refusal that is only due to open reservations: what they hold.
-    held numeric
+    held numeric,
+    -- Of an extension of a lease: a limit was set below what is used and held, so the lease must give its block back.
+    over boolean
 );
 
 -- Return what a refusal says, as texts, which cost nothing when there is none: the dimension, what remains, the seconds
@@ -220,46 +224,48 @@ BEGIN
 END
 $$;
 
--- Return the refusal of tokens or cost, with p_bound as the limit and p_granted as its part from top-ups.
+-- Return the refusal of tokens or cost, with p_bound as the limit and p_granted as its part from top-ups, of which this
+-- period has used up p_burned for good. Only the end of the period frees something for certain: a reservation that
+-- expires is charged. Then what is over the plan's allowance is charged to the top-ups, the soonest to expire first.
 CREATE FUNCTION quota_refuse(
-    q user_quotas, p_dimension text, p_at timestamptz, p_asked numeric, p_bound numeric, p_used numeric, p_held numeric,
-    p_granted numeric
+    q user_quotas, p_dimension text, p_asked numeric, p_bound numeric, p_used numeric, p_held numeric,
+    p_granted numeric, p_burned numeric, p_at timestamptz
 ) RETURNS quota_decision
 LANGUAGE plpgsql AS $$
 DECLARE
     d quota_decision;
-    open_amount constant numeric := p_bound - p_used - p_held;
+    plan constant numeric := greatest(p_bound - p_granted, 0);
+    -- The rest of the open top-ups, and the part of it that lasts longer than the period.
+    rest numeric := 0;
+    lasting numeric := 0;
 BEGIN
     d.granted := false;
     d.state := 'refused';
     d.repeated := false;
     d.dimension := p_dimension;
     d.bound := p_bound;
-    d.remaining := greatest(open_amount, 0);
+    d.remaining := greatest(p_bound - p_used - p_held, 0);
     d.resets_at := q.period_end;
     IF p_asked <= p_bound - p_used THEN
         d.held := p_held;
-        -- When enough reservations have certainly ended, unless they are extended; most end before.
-        SELECT least(h.expires_at, q.period_end) INTO d.resets_at
-        FROM (
-            SELECT r.expires_at, sum(CASE WHEN p_dimension = 'tokens' THEN r.tokens ELSE r.cost END)
-                   OVER (ORDER BY r.expires_at, r.id) AS freed
-            FROM quota_reservations AS r
-            WHERE r.user_id = q.user_id AND r.period_start = q.period_start
-        ) AS h
-        WHERE h.freed >= p_asked - open_amount
-        ORDER BY h.expires_at LIMIT 1;
     END IF;
-    -- The used part of the top-ups does not come back with the next period.
-    IF p_asked <= p_bound - least(greatest(p_used - p_bound + p_granted, 0), p_granted) THEN
+    IF p_granted > 0 THEN
+        SELECT coalesce(sum(g.rest), 0), coalesce(sum(g.rest) FILTER (WHERE g.lasts), 0) INTO rest, lasting
+        FROM (
+            SELECT CASE p_dimension WHEN 'tokens' THEN o.tokens - o.tokens_burned ELSE o.cost - o.cost_burned END
+                       AS rest, coalesce(o.expires_at > q.period_end, true) AS lasts
+            FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
+        ) AS g;
+    END IF;
+    IF p_asked <= plan + least(lasting, greatest(rest - greatest(p_used + p_held - plan - p_burned, 0), 0)) THEN
         d.retry_after := greatest(d.resets_at - p_at, interval '0');
     END IF;
     RETURN d;
 END
 $$;
 
--- Decide on all dimensions, for a row whose ring and day stand at p_at. The dimension that waits longest comes first:
--- then whoever comes back in time is not refused again for another reason.
+-- Decide on all dimensions, for a row whose ring and day stand at p_at. If several refuse, the one that waits longest
+-- tells the time: whoever comes back then is not refused for another reason.
 CREATE FUNCTION quota_decide(
     q user_quotas, ring quota_ring, p_at timestamptz, p_tokens bigint, p_cost numeric, p_slots integer,
     p_requests integer, p_builds integer
@@ -267,38 +273,42 @@ CREATE FUNCTION quota_decide(
 LANGUAGE plpgsql AS $$
 DECLARE
     d quota_decision;
+    other quota_decision;
     possible boolean := true;
 BEGIN
     d.granted := false;
     d.state := 'refused';
     d.repeated := false;
     IF p_tokens > 0 AND p_tokens > q.tokens_limit - q.tokens_used - q.tokens_held THEN
-        RETURN quota_refuse(
-            q, 'tokens', p_at, p_tokens, q.tokens_limit, q.tokens_used, q.tokens_held, q.tokens_granted);
+        d := quota_refuse(q, 'tokens', p_tokens, q.tokens_limit, q.tokens_used, q.tokens_held, q.tokens_granted,
+                          q.tokens_burned, p_at);
+        p_tokens := 0;
     ELSIF p_cost > 0 AND p_cost > q.cost_limit - q.cost_used - q.cost_held THEN
-        RETURN quota_refuse(q, 'cost', p_at, p_cost, q.cost_limit, q.cost_used, q.cost_held, q.cost_granted);
+        d := quota_refuse(
+            q, 'cost', p_cost, q.cost_limit, q.cost_used, q.cost_held, q.cost_granted, q.cost_burned, p_at);
+        p_cost := 0;
     ELSIF p_builds > 0 AND p_builds > q.builds_limit::bigint - q.builds_used THEN
         d.dimension := 'builds';
         d.bound := q.builds_limit;
         d.remaining := greatest(q.builds_limit - q.builds_used, 0);
         d.resets_at := (q.build_day + 1)::timestamp AT TIME ZONE q.time_zone;
         possible := p_builds <= q.builds_limit;
+        p_builds := 0;
     ELSIF p_slots > 0 AND p_slots > q.containers_limit::bigint - q.containers_used THEN
         d.dimension := 'containers';
         d.bound := q.containers_limit;
         d.remaining := greatest(q.containers_limit - q.containers_used, 0);
         possible := p_slots <= q.containers_limit;
-        IF possible THEN
-            -- When enough reservations have expired, unless they are extended.
-            SELECT h.expires_at INTO d.resets_at
-            FROM (
-                SELECT r.expires_at, sum(r.slots) OVER (ORDER BY r.expires_at, r.id) AS freed
-                FROM quota_reservations AS r
-                WHERE r.user_id = q.user_id AND r.slots > 0
-            ) AS h
-            WHERE h.freed >= q.containers_used::bigint + p_slots - q.containers_limit
-            ORDER BY h.expires_at LIMIT 1;
-        END IF;
+        -- When enough reservations have expired, unless they are extended.
+        SELECT h.expires_at INTO d.resets_at
+        FROM (
+            SELECT r.expires_at, sum(r.slots) OVER (ORDER BY r.expires_at, r.id) AS freed
+            FROM quota_reservations AS r
+            WHERE r.user_id = q.user_id AND r.slots > 0
+        ) AS h
+        WHERE possible AND h.freed >= q.containers_used::bigint + p_slots - q.containers_limit
+        ORDER BY h.expires_at LIMIT 1;
+        p_slots := 0;
     ELSIF NOT ring.fits THEN
         d.dimension := 'requests';
         d.bound := q.requests_limit;
@@ -306,41 +316,32 @@ BEGIN
         d.resets_at := ring.frees_at;
         possible := p_requests <= q.requests_limit;
         IF possible AND d.resets_at IS NULL THEN
-            -- The requests that leases hold are in the way: the first lease to end frees some.
-            SELECT min(r.expires_at) INTO d.resets_at FROM quota_reservations AS r
-            WHERE r.user_id = q.user_id AND r.leased AND r.requests > 0;
+            -- The requests that leases hold are in the way. Their expiry counts them in its minute, and an hour later
+            -- they leave the ring, after all others.
+            SELECT to_timestamp((quota_minute(h.expires_at) + 61) * 60) INTO d.resets_at
+            FROM (
+                SELECT r.expires_at, sum(r.requests) OVER (ORDER BY r.expires_at, r.id) AS freed
+                FROM quota_reservations AS r
+                WHERE r.user_id = q.user_id AND r.leased
+            ) AS h
+            WHERE h.freed >= q.requests_held::bigint + p_requests - q.requests_limit
+            ORDER BY h.expires_at LIMIT 1;
         END IF;
+        ring.fits := true;
     ELSE
         d.granted := true;
         d.state := 'held';
         RETURN d;
     END IF;
-    IF possible THEN
+    IF possible AND d.dimension NOT IN ('tokens', 'cost') THEN
         d.retry_after := greatest(d.resets_at - p_at, interval '0');
     END IF;
+    IF d.retry_after IS NOT NULL THEN
+        other := quota_decide(q, ring, p_at, p_tokens, p_cost, p_slots, p_requests, p_builds);
+        IF NOT other.granted AND (other.retry_after > d.retry_after) IS NOT FALSE THEN
+            RETURN other;
+        END IF;
+    END IF;
     RETURN d;
-END
-$$;
-
--- Return what an id that was used before got: an open reservation, or what the ledger says of it. NULL: a new id.
-CREATE FUNCTION quota_find(p_user uuid, p_id uuid) RETURNS quota_decision
-LANGUAGE plpgsql AS $$
-DECLARE
-    d quota_decision;
-BEGIN
-    SELECT true, 'held', r.tokens, r.cost, NULL, NULL, NULL, NULL, r.expires_at, r.epoch, true, NULL, r.requests,
-           r.expires_at - clock_timestamp() INTO d
-    FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
-    IF FOUND THEN
-        RETURN d;
-    END IF;
-    -- 'tokens' is the last of the three kinds in the alphabet, and the final entry of an id.
-    SELECT l.kind = 'tokens', CASE WHEN l.kind = 'tokens' THEN 'settled' ELSE l.kind END,
-           l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true, NULL, NULL, NULL INTO d
-    FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;
-    IF FOUND THEN
-        RETURN d;
-    END IF;
-    RETURN NULL;
 END
 $$;

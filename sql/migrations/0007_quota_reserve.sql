@@ -23,6 +23,7 @@ DECLARE
     slots integer := coalesce(p_slots, 0);
     requests integer := coalesce(p_requests, 0);
     builds integer := coalesce(p_builds, 0);
+    asked text := concat_ws(' ', tokens, least_tokens, cost, slots, requests, builds);
 BEGIN
     PERFORM check_tenant(p_user);
     -- One condition in the ordinary case.
@@ -72,13 +73,11 @@ BEGIN
             AND (builds = 0 OR (at AT TIME ZONE fast.time_zone)::date = fast.build_day) THEN
             INSERT INTO quota_reservations
                 (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at,
-                 holder, meta)
+                 holder, meta, asked)
             SELECT p_user, p_id, fast.period_start, tokens, cost, slots, requests, builds, fast.epoch, at + p_ttl, at,
-                   coalesce(p_holder, ''), coalesce(p_meta, '{}')
+                   coalesce(p_holder, ''), coalesce(p_meta, '{}'), asked
             -- The id of an earlier call is answered below.
-            WHERE NOT EXISTS (
-                SELECT FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id
-            )
+            WHERE NOT EXISTS (SELECT FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id)
             ON CONFLICT DO NOTHING;
             IF FOUND THEN
                 d.granted := true;
@@ -102,7 +101,7 @@ BEGIN
     END IF;
 
     q := quota_lock(p_user);
-    d := quota_find(p_user, p_id);
+    d := quota_find(p_user, p_id, asked);
     IF d.repeated THEN
         RETURN d;
     END IF;
@@ -135,10 +134,10 @@ BEGIN
         epoch = d.epoch
     WHERE user_id = p_user;
     INSERT INTO quota_reservations
-        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, holder, meta)
-    VALUES
-        (p_user, p_id, q.period_start, d.tokens, d.cost, slots, requests, builds, d.epoch, d.expires_at, at,
-         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
+        (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, holder, meta,
+         asked)
+    VALUES (p_user, p_id, q.period_start, d.tokens, d.cost, slots, requests, builds, d.epoch, d.expires_at, at,
+            coalesce(p_holder, ''), coalesce(p_meta, '{}'), asked);
     RETURN d;
 END
 $$;
@@ -162,6 +161,7 @@ DECLARE
     least_requests integer := greatest(p_min_requests, least(p_requests, 1));
     cost numeric := round(ceil(p_cost * 1000000000) / 1000000000, 9);
     least_cost numeric := round(ceil(greatest(p_min_cost, least(p_cost, 0.000000001)) * 1000000000) / 1000000000, 9);
+    asked text := concat_ws(' ', 'lease', p_tokens, least_tokens, cost, least_cost, p_requests, least_requests);
 BEGIN
     PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, p_tokens, cost, p_meta);
@@ -177,7 +177,7 @@ BEGIN
     PERFORM quota_check_ttl(p_ttl, p_holder);
 
     q := quota_lock(p_user);
-    d := quota_find(p_user, p_id);
+    d := quota_find(p_user, p_id, asked);
     IF d.repeated THEN
         RETURN d;
     END IF;
@@ -214,10 +214,9 @@ BEGIN
     WHERE user_id = p_user;
     INSERT INTO quota_reservations
         (user_id, id, period_start, tokens, cost, slots, requests, builds, epoch, expires_at, created_at, leased,
-         holder, meta)
-    VALUES
-        (p_user, p_id, q.period_start, d.tokens, d.cost, 0, d.requests, 0, d.epoch, d.expires_at, at, true,
-         coalesce(p_holder, ''), coalesce(p_meta, '{}'));
+         holder, meta, asked)
+    VALUES (p_user, p_id, q.period_start, d.tokens, d.cost, 0, d.requests, 0, d.epoch, d.expires_at, at, true,
+            coalesce(p_holder, ''), coalesce(p_meta, '{}'), asked);
     RETURN d;
 END
 $$;

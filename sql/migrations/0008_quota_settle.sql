@@ -1,13 +1,25 @@
 -- Quotas: charge what was used, give back, extend (0005_quotas.sql says why it is safe).
 
 CREATE TYPE quota_settlement AS (
-    -- 'settled'; 'corrected': after it had expired or been released; 'released'; 'repeated': an earlier call did it,
-    -- nothing was changed; 'unknown': this id was never granted, nothing was changed.
+    -- 'settled'; 'corrected': after it had expired or been released; 'released'. Nothing was changed: 'repeated', an
+    -- earlier call did it; 'conflict', an earlier call used this id with other amounts; 'unknown', it was never granted.
     outcome text,
     tokens bigint, cost numeric,
     -- More was used than was reserved. It is charged all the same, and may exceed the limit.
     overrun boolean
 );
+
+CREATE FUNCTION quota_check_ttl(p_ttl interval, p_holder text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF p_ttl IS NULL OR NOT (p_ttl > interval '0' AND p_ttl <= interval '24 hours') THEN
+        RAISE EXCEPTION 'ttl must be more than 0 and at most 24 hours, not %', p_ttl
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF char_length(p_holder) > 200 THEN
+        RAISE EXCEPTION 'holder must have at most 200 characters' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
 
 -- Charge what was used in place of what was reserved. NULL is unknown, not 0: then the progress of a stream is charged,
 -- and the whole reservation if there was none. p_requests: how many requests of a lease were used; NULL: all of them.
@@ -65,11 +77,11 @@ BEGIN
             IF FOUND THEN
                 INSERT INTO usage_ledger
                     (id, user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens,
-                     granted_cost)
+                     granted_cost, asked)
                 VALUES
                     -- The id of a client is time-ordered, which a random one is not.
                     (p_id, p_user, 'tokens', s.tokens, s.cost, hold.meta || coalesce(p_meta, '{}'), at,
-                     hold.period_start, p_id, hold.tokens, hold.cost);
+                     hold.period_start, p_id, hold.tokens, hold.cost, hold.asked);
                 -- Do not wait for the disk: see below. An expression is faster than the statement.
                 lock_timeout := set_config('synchronous_commit', 'off', true);
                 IF waiting_until > at THEN
@@ -102,15 +114,17 @@ BEGIN
         SELECT bool_or(l.kind = 'tokens') AS settled, sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost,
                min(l.period_start) AS period_start, (array_agg(l.meta ORDER BY l.created_at))[1] AS meta,
                max(l.granted_tokens) AS granted_tokens, max(l.granted_cost) AS granted_cost, max(l.counted_requests) AS requests,
-               max(l.counted_at) AS counted_at, count(*) AS entries
+               max(l.counted_at) AS counted_at, max(l.asked) AS asked, count(*) AS entries
         INTO done
         FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
         IF done.entries = 0 THEN
             RETURN ('unknown', 0, 0, false)::quota_settlement;
         END IF;
-        -- Without amounts of its own a late settlement has nothing to correct.
-        s.tokens := coalesce(p_tokens, done.tokens);
-        s.cost := round(coalesce(p_cost, done.cost), 9);
+        -- Without amounts of its own a late settlement has nothing to correct. What was refunded stays refunded: the
+        -- charge does not fall below it.
+        SELECT greatest(coalesce(p_tokens, done.tokens), -sum(l.amount)),
+               greatest(round(coalesce(p_cost, done.cost), 9), -sum(l.cost)) INTO s.tokens, s.cost
+        FROM usage_ledger AS l WHERE l.user_id = p_user AND l.corrects = p_id;
         IF done.settled THEN
             RETURN ('repeated', done.tokens, done.cost,
                     done.tokens > done.granted_tokens OR done.cost > done.granted_cost)::quota_settlement;
@@ -123,16 +137,18 @@ BEGIN
         hold.tokens := done.granted_tokens;
         hold.cost := done.granted_cost;
         hold.meta := done.meta;
+        hold.asked := done.asked;
         hold.requests := 0;
         hold.expires_at := done.counted_at;
         delta_requests := coalesce(p_requests - done.requests, 0);
     END IF;
     INSERT INTO usage_ledger
-        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
+         asked)
     VALUES (p_user, 'tokens', delta_tokens, delta_cost,
             coalesce(hold.meta, '{}') || coalesce(p_meta, '{}')
             || CASE WHEN s.overrun THEN '{"overrun": true}'::jsonb ELSE '{}' END,
-            clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost);
+            clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost, hold.asked);
     PERFORM quota_post(
         q, hold, delta_tokens, delta_cost,
         CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END);
@@ -183,10 +199,10 @@ BEGIN
     -- An entry of amount 0 keeps the id from being granted a second time.
     INSERT INTO usage_ledger
         (user_id, kind, amount, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
-         counted_requests)
+         counted_requests, asked)
     VALUES
         (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost,
-         CASE WHEN hold.leased THEN 0 END);
+         CASE WHEN hold.leased THEN 0 END, hold.asked);
     PERFORM quota_post(q, hold, 0, 0, 0), quota_wake(p_user, q.waiting_until);
     RETURN ('released', 0, 0, false)::quota_settlement;
 END
@@ -232,7 +248,7 @@ BEGIN
     at := clock_timestamp();
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
     IF NOT FOUND THEN
-        d := quota_find(p_user, p_id);
+        d := quota_find(p_user, p_id, NULL);
         d.granted := false;
         d.state := coalesce(d.state, 'unknown');
         d.repeated := false;
@@ -260,18 +276,24 @@ BEGIN
         d.remaining := 0;
     END IF;
     IF NOT d.granted THEN
+        -- The next period does not pay for it.
+        d.retry_after := NULL;
         RETURN d;
     END IF;
     IF more_tokens > 0 OR more_cost > 0 THEN
         UPDATE user_quotas AS u SET tokens_held = u.tokens_held + more_tokens, cost_held = u.cost_held + more_cost
         WHERE u.user_id = p_user;
     END IF;
-    -- A lease ends with its period, as it was granted. greatest() ignores NULL.
-    until := CASE WHEN hold.leased THEN least(at + p_ttl, q.period_end) ELSE at + p_ttl END;
+    -- A lease ends with its period, as it was granted. greatest() ignores NULL, and so would least().
+    until := CASE WHEN hold.leased AND at + p_ttl > q.period_end THEN q.period_end ELSE at + p_ttl END;
     UPDATE quota_reservations AS r
     SET tokens = r.tokens + more_tokens, cost = r.cost + more_cost, expires_at = greatest(r.expires_at, until)
     WHERE r.user_id = p_user AND r.id = p_id
     RETURNING r.tokens, r.cost, r.expires_at, r.epoch INTO d.tokens, d.cost, d.expires_at, d.epoch;
+    d.over := hold.leased AND (
+        hold.tokens > 0 AND q.tokens_used + q.tokens_held > q.tokens_limit
+        OR hold.cost > 0 AND q.cost_used + q.cost_held > q.cost_limit
+        OR hold.requests > 0 AND q.requests_used::bigint + q.requests_held > q.requests_limit) IS TRUE;
     RETURN d;
 END
 $$;
@@ -308,17 +330,23 @@ BEGIN
     PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, tokens, cost, p_meta);
     q := quota_lock(p_user);
-    known := quota_find(p_user, p_id);
+    known := quota_find(p_user, p_id, NULL);
     IF known.state = 'held' THEN
         RAISE EXCEPTION 'reservation % is still held: settle it with what was used', p_id
             USING ERRCODE = 'invalid_parameter_value', COLUMN = 'reservation_id';
     ELSIF known.repeated THEN
-        RETURN ('repeated', known.tokens, known.cost, false)::quota_settlement;
+        -- What a settlement with this id has charged is not charged again.
+        SELECT sum(l.amount), sum(l.cost) INTO known.tokens, known.cost
+        FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id;
+        RETURN (CASE WHEN known.tokens = tokens AND known.cost = cost THEN 'repeated' ELSE 'conflict' END,
+                known.tokens, known.cost, false)::quota_settlement;
     END IF;
     INSERT INTO usage_ledger
-        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost)
+        (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
+         asked)
     VALUES
-        (p_user, 'tokens', tokens, cost, coalesce(p_meta, '{}'), clock_timestamp(), q.period_start, p_id, tokens, cost);
+        (p_user, 'tokens', tokens, cost, coalesce(p_meta, '{}'), clock_timestamp(), q.period_start, p_id, tokens, cost,
+         concat_ws(' ', 'add', tokens, cost));
     hold.period_start := q.period_start;
     PERFORM quota_post(q, hold, tokens, cost, 0);
     RETURN ('settled', tokens, cost, false)::quota_settlement;

@@ -1,5 +1,31 @@
--- Quotas: thresholds, top-ups, plans, and the jobs of maintenance (0005_quotas.sql says why they are safe). The
--- functions before quota_grant are internal steps: they rely on the lock of their callers.
+-- Quotas: ids of earlier calls, thresholds, top-ups, plans, and the jobs of maintenance (0005_quotas.sql says why they
+-- are safe). The functions before quota_grant are internal steps: they rely on the lock of their callers.
+
+-- Return what an id that was used before got: an open reservation, or what the ledger says of it. NULL: a new id. An id
+-- that was used with other amounts than p_asked (NULL: any) is a conflict.
+CREATE FUNCTION quota_find(p_user uuid, p_id uuid, p_asked text) RETURNS quota_decision
+LANGUAGE plpgsql AS $$
+DECLARE
+    d quota_decision;
+BEGIN
+    SELECT (r.asked <> p_asked) IS NOT TRUE, CASE WHEN r.asked <> p_asked THEN 'conflict' ELSE 'held' END, r.tokens,
+           r.cost, NULL, NULL, NULL, NULL, r.expires_at, r.epoch, true, NULL, r.requests,
+           r.expires_at - clock_timestamp() INTO d
+    FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id;
+    IF FOUND THEN
+        RETURN d;
+    END IF;
+    -- 'tokens' is the last of the three kinds in the alphabet, and the final entry of an id.
+    SELECT l.kind = 'tokens' AND (l.asked <> p_asked) IS NOT TRUE,
+           CASE WHEN l.asked <> p_asked THEN 'conflict' WHEN l.kind = 'tokens' THEN 'settled' ELSE l.kind END,
+           l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true, NULL, NULL, NULL INTO d
+    FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;
+    IF FOUND THEN
+        RETURN d;
+    END IF;
+    RETURN NULL;
+END
+$$;
 
 CREATE FUNCTION quota_level(p_used numeric, p_limit numeric) RETURNS smallint
 LANGUAGE sql IMMUTABLE AS $$

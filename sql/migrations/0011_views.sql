@@ -214,7 +214,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION void_usage_sums();
 -- the rows instead of hashing a few hundred groups. Without JIT, because compiling takes longer than summing up: 377 ms
 -- with it and 0.69 ms without, on PostgreSQL 15. Settings of a function work behind a pooler too.
 --
--- An expired reservation was charged in tokens, as in the ledger; a released one used nothing.
+-- An expired reservation was charged in tokens, as in the ledger; a released one used nothing; a refund
+-- lowers the tokens.
 CREATE FUNCTION usage_totals(
     p_user uuid, p_since timestamptz, p_until timestamptz, p_by_day boolean, p_by_model boolean, p_by_project boolean
 ) RETURNS TABLE (day date, kind text, model text, project text, entries bigint, amount numeric, cost numeric)
@@ -233,7 +234,7 @@ BEGIN
     WITH sums AS MATERIALIZED (
         SELECT
             CASE WHEN p_by_day THEN (l.created_at AT TIME ZONE zone)::date END AS day,
-            CASE WHEN l.reservation_id IS NOT NULL THEN 'tokens' ELSE l.kind::text END AS kind,
+            CASE WHEN l.reservation_id IS NOT NULL OR l.corrects IS NOT NULL THEN 'tokens' ELSE l.kind::text END AS kind,
             CASE WHEN p_by_model THEN l.meta ->> 'model' END AS model,
             CASE WHEN p_by_project THEN coalesce(l.project_id::text, l.meta ->> 'project') END AS project,
             count(*) AS entries, sum(l.amount) AS amount, sum(l.cost) AS cost

@@ -1,4 +1,4 @@
--- Administration: maintenance, and what a tenant's role may do.
+-- Administration: maintenance, refunds, and what a tenant's role may do.
 --
 -- Several processes may run maintenance at once. It waits for no row: one that somebody else has locked is left to the
 -- next run. It decides about a row after it has locked it, in a statement of its own: only such a statement sees what
@@ -87,6 +87,89 @@ BEGIN
         RETURNING b.user_id, b.base_sha256, coalesce(octet_length(b.data), 0) INTO owner, base, size;
         RETURN NEXT;
     END LOOP;
+END
+$$;
+
+CREATE TYPE quota_refunded AS (
+    -- 'refunded'. Nothing was changed: 'repeated', an earlier call did it; 'conflict', the id is of another entry, or of a
+    -- refund with other amounts; 'unknown', there is no such charge.
+    outcome text,
+    reservation_id uuid, tokens bigint, cost numeric, period_start timestamptz
+);
+
+-- Give back a part of a charge; NULL amounts: all that is left of it. p_charge is the reservation, the id of quota_add,
+-- or a row of the ledger that charges one of them. The month that was charged gets it, also if it has ended, and the
+-- top-ups that paid for that month. All refunds of a charge together never exceed it. It is not for tenants.
+CREATE FUNCTION quota_refund(
+    p_user uuid, p_id uuid, p_charge uuid, p_tokens bigint, p_cost numeric, p_reason text
+) RETURNS quota_refunded
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+    lock_timeout text := quota_lock_timeout();
+    q user_quotas;
+    known usage_ledger;
+    r quota_refunded;
+    charge record;
+    -- What quota_post takes from: the period that was charged, and nothing held.
+    hold quota_reservations;
+BEGIN
+    IF NOT has_table_privilege('usage_ledger', 'UPDATE') THEN
+        RAISE EXCEPTION 'permission denied for refunds' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM quota_check_amounts(p_id, p_tokens, p_cost, NULL);
+    IF p_reason IS NULL OR NOT char_length(p_reason) BETWEEN 1 AND 500 THEN
+        RAISE EXCEPTION 'a refund needs a reason of at most 500 characters'
+            USING ERRCODE = 'invalid_parameter_value', COLUMN = 'reason';
+    END IF;
+    q := quota_lock(p_user);
+    r.reservation_id := coalesce(
+        (SELECT l.reservation_id FROM usage_ledger AS l WHERE l.user_id = p_user AND l.id = p_charge), p_charge);
+    r.tokens := p_tokens;
+    r.cost := round(p_cost, 9);
+    IF r.tokens IS NOT NULL OR r.cost IS NOT NULL THEN
+        r.tokens := coalesce(r.tokens, 0);
+        r.cost := coalesce(r.cost, 0);
+    END IF;
+    SELECT * INTO known FROM usage_ledger AS l WHERE l.user_id = p_user AND l.id = p_id;
+    IF FOUND THEN
+        RETURN (CASE WHEN known.corrects = r.reservation_id AND coalesce(r.tokens, -known.amount) = -known.amount
+                          AND coalesce(r.cost, -known.cost) = -known.cost THEN 'repeated' ELSE 'conflict' END,
+                known.corrects, -known.amount, -known.cost, known.period_start)::quota_refunded;
+    END IF;
+    FOR attempt IN 1 .. 2 LOOP
+        EXIT WHEN NOT EXISTS (
+            SELECT FROM quota_reservations AS o WHERE o.user_id = p_user AND o.id = r.reservation_id);
+        IF attempt = 2 THEN
+            RAISE EXCEPTION 'reservation % is still held: settle or release it', r.reservation_id
+                USING ERRCODE = 'invalid_parameter_value', COLUMN = 'charge_id';
+        END IF;
+        -- It may have expired, which charges it.
+        q := quota_reclaim(q, clock_timestamp());
+    END LOOP;
+    SELECT sum(l.amount)::bigint AS tokens, sum(l.cost) AS cost, min(l.period_start) AS period_start,
+           (array_agg(l.meta ORDER BY l.created_at) FILTER (WHERE l.reservation_id IS NOT NULL))[1] AS meta
+    INTO charge
+    FROM usage_ledger AS l
+    WHERE l.user_id = p_user AND (l.reservation_id = r.reservation_id OR l.corrects = r.reservation_id);
+    IF charge.period_start IS NULL THEN
+        RETURN ('unknown', NULL, 0, 0, NULL)::quota_refunded;
+    END IF;
+    r.outcome := 'refunded';
+    r.tokens := coalesce(r.tokens, charge.tokens);
+    r.cost := coalesce(r.cost, charge.cost);
+    r.period_start := charge.period_start;
+    IF r.tokens > charge.tokens OR r.cost > charge.cost OR r.tokens = 0 AND r.cost = 0 THEN
+        RAISE EXCEPTION 'of the charge of % are left % tokens and % dollars, not % and %',
+            r.reservation_id, charge.tokens, charge.cost, r.tokens, r.cost
+            USING ERRCODE = 'invalid_parameter_value',
+                  COLUMN = CASE WHEN r.tokens > charge.tokens OR r.cost <= charge.cost THEN 'tokens' ELSE 'cost' END;
+    END IF;
+    INSERT INTO usage_ledger (id, user_id, kind, amount, cost, meta, created_at, period_start, corrects)
+    VALUES (p_id, p_user, 'refund', -r.tokens, -r.cost, charge.meta || jsonb_build_object('refund_reason', p_reason),
+            clock_timestamp(), r.period_start, r.reservation_id);
+    hold.period_start := r.period_start;
+    PERFORM quota_post(q, hold, -r.tokens, -r.cost, 0);
+    RETURN r;
 END
 $$;
 

@@ -77,7 +77,7 @@ WITH counted AS (
     SELECT user_id, period_start, tokens_used, cost_used, 0, 0, 0, 0, false FROM quota_history
     WHERE %(user_id)s::uuid IS NULL OR user_id = %(user_id)s
 ), charged AS (
-    SELECT user_id, period_start, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired')) AS tokens, sum(cost) AS cost
+    SELECT user_id, period_start, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired', 'refund')) AS tokens, sum(cost) AS cost
     FROM usage_ledger
     WHERE period_start IS NOT NULL AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
     GROUP BY user_id, period_start
@@ -129,12 +129,12 @@ ORDER BY period_start DESC
 LIMIT %(limit)s;
 
 -- name: rates (read)
--- Return what was charged to this period in its last seven days.
+-- Return what was charged to this period in its last seven days. Refunds of older charges do not make it negative.
 SELECT
     t.now,
     t.now - t.since AS observed,
-    coalesce(sum(l.amount) FILTER (WHERE l.kind IN ('tokens', 'expired')), 0)::bigint AS tokens,
-    coalesce(sum(l.cost), 0) AS cost
+    greatest(coalesce(sum(l.amount) FILTER (WHERE l.kind IN ('tokens', 'expired', 'refund')), 0), 0)::bigint AS tokens,
+    greatest(coalesce(sum(l.cost), 0), 0) AS cost
 FROM (
     SELECT clock_timestamp() AS now,
            greatest(%(period_start)s::timestamptz, clock_timestamp() - interval '7 days') AS since

@@ -41,6 +41,11 @@ SELECT quota_progress(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cos
 -- name: add
 SELECT s.* FROM quota_add(%(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(meta)s::jsonb) AS s;
 
+-- name: refund
+SELECT r.* FROM quota_refund(
+    %(user_id)s, %(refund_id)s, %(charge_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(reason)s
+) AS r;
+
 -- name: lease
 SELECT d.* FROM quota_lease(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,

@@ -255,6 +255,34 @@ def test_grant_refuses_what_makes_no_sense(ada, atlas, cli, arguments, sentence)
     assert atlas.quotas.grants(ada) == []
 
 
+def test_refund_books_once_and_tells_what(ada, atlas, cli):
+    held = atlas.quotas.reserve(ada, tokens=900, cost="1.25")
+    atlas.quotas.settle(ada, held.id)
+    month = f"{atlas.quotas.usage(ada).period_start.astimezone():%Y-%m-%d}"
+    key = "0197c1d2-8a10-7b52-8f0c-3c2d1e0f9a77"
+    arguments = ("quota", "refund", str(held.id), "--tokens", "0.4k", "--cost", "$0.25", "--reason", "x", "--id", key)
+    assert cli(*arguments).out == f"refunded: 400 tokens and $0.25 in the month of {month}  {key}\n"
+    assert cli(*arguments).out == f"was refunded before: 400 tokens and $0.25 in the month of {month}  {key}\n"
+    ran = cli("quota", "refund", str(held.id), "--reason", "the rest", "--json")
+    assert list(ran.record) == ["id", "reservation", "tokens", "cost", "period_start", "repeated"]
+    assert (ran.record["reservation"], ran.record["tokens"], ran.record["cost"]) == (str(held.id), 500, "1")
+    usage = atlas.quotas.usage(ada)
+    assert (usage.tokens_used, usage.cost_used) == (0, 0)
+
+
+def test_refund_refuses_what_makes_no_sense(ada, atlas, cli):
+    held = atlas.quotas.reserve(ada, tokens=900)
+    for arguments, code, sentence in (
+        ((str(held.id), "--reason", "a"), 2, "still held: settle or release it"),
+        ((str(ada.id), "--reason", "a"), 3, "no charge of this user has the id"),
+        (("7", "--reason", "a"), 2, "'7' is not a valid UUID"),
+        ((str(held.id),), 2, "missing option '--reason'"),
+        ((str(held.id), "--reason", ""), 2, "needs a reason"),
+    ):
+        ran = cli("quota", "refund", *arguments)
+        assert (ran.code, sentence in ran.sentence) == (code, True), ran.sentence
+
+
 def test_history_and_reset(ada, atlas, cli, change):
     assert cli("quota", "history").err == "no month has ended yet\n"
     atlas.quotas.add_tokens(ada, 1234, cost="0.5")

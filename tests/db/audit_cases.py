@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 from previewing import preview_in
@@ -93,6 +94,12 @@ def case(operation: str, event: str, act: Callable[..., object], *makers: Callab
 
 def user(world: World) -> User:
     return world.user
+
+
+def charge(world: World) -> tuple[User, UUID]:
+    held = world.client.quotas.reserve(world.user, tokens=10)
+    world.client.quotas.settle(world.user, held.id)
+    return world.user, held.id
 
 
 def project(world: World) -> Project:
@@ -241,6 +248,7 @@ CASES = [
         lambda to, u: to.quotas.grant(u, tokens=5, expires_in=timedelta(days=1), reason="sorry"),
         user,
     ),
+    case("quotas.refund", "quota.refunded", lambda to, of: to.quotas.refund(*of, tokens=5, reason="twice"), charge),
     Case("quotas.record_memory_threshold", "quota.memory", _full),
     case("quotas.reset_monthly", "maintenance.periods", lambda to: to.quotas.reset_monthly(), nobody=True),
     case("maintenance.run", "maintenance.claims", lambda to: to.maintenance.run(["claims"]), nobody=True),

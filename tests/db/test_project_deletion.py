@@ -123,7 +123,7 @@ def test_a_purge_takes_everything_but_the_bill_and_the_audit(
     client.memory.snapshot(project, "CLAUDE.md", b"# Rules\n")
     client.memory.checkpoint(project, "one")
     build, preview = client.builds.create(project), client.previews.create(project, host="app.example.com")
-    client.usage.log(user, kind="tokens", amount=5, project=project)
+    client.usage.log(user, kind="minutes", amount=5, project=project)
     other = client.projects.create(user, path="/srv/other")
     client.memory.snapshot(other, "CLAUDE.md", b"# Rules\n")
     client.projects.delete(project)

@@ -45,7 +45,7 @@ def test_an_entry_is_kept_exactly_and_counts_against_no_limit(client: Any, user:
         Decimal("0.000000001"),
     )
     assert (entry.project_id, entry.meta, entry.user_id) == (project.id, {"container": "c1"}, user.id)
-    client.usage.log(user, kind="tokens", amount=1500, cost=Decimal("0.03"))
+    client.usage.log(user, kind="minutes", amount=1500, cost=Decimal("0.03"))
     usage = client.quotas.usage(user)
     assert (usage.tokens_used, usage.cost_used) == (0, 0)
     assert client.quotas.verify(user).balanced
@@ -81,7 +81,6 @@ def test_an_id_makes_an_entry_once(client: Any, user: User) -> None:
         ({"amount": "99999999999999.9999999"}, "amount"),
         ({"cost": "-99999999999.9999999999"}, "cost"),
         ({"amount": True}, "amount"),
-        ({"kind": "tokens", "amount": "1.5"}, "amount"),
         ({"cost": "Infinity"}, "cost"),
         ({"cost": "1e11"}, "cost"),
         ({"cost": 0.1}, "cost"),
@@ -92,6 +91,25 @@ def test_bad_input_is_named(client: Any, user: User, bad: dict[str, Any], field:
     with pytest.raises(InvalidInput) as failure:
         client.usage.log(user, **{"kind": "minutes", "amount": 1, **bad})
     assert failure.value.field == field
+
+
+@pytest.mark.parametrize("kind", ["tokens", "expired", "released", "refund"])
+@pytest.mark.parametrize(
+    ("amounts", "way"),
+    [
+        ({"amount": 900}, "quotas.add_tokens"),
+        ({"amount": -900}, "quotas.refund"),
+        ({"amount": 0, "cost": "-0.5"}, "quotas.refund"),
+    ],
+)
+def test_what_quotas_count_cannot_be_logged(
+    client: Any, user: User, dsn: str, kind: str, amounts: dict[str, Any], way: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"would change no budget: {way}") as refused:
+        client.usage.log(user, kind=kind, **amounts)
+    assert refused.value.field == "kind"
+    with psycopg.connect(dsn) as raw, pytest.raises(psycopg.errors.CheckViolation, match="needs a period"):
+        raw.execute("INSERT INTO usage_ledger (user_id, kind, amount) VALUES (%s, %s, 5)", (user.id, kind))
 
 
 def test_a_project_of_another_user_is_refused(client: Any, project: Project) -> None:
@@ -146,8 +164,8 @@ def test_days_are_those_of_the_users_time_zone(client: Any, user: User, dsn: str
 
 
 def test_sums_by_kind_model_project_and_several(client: Any, user: User, project: Project, dsn: str) -> None:
-    client.usage.log(user, kind="tokens", amount=100, cost="0.01", meta={"model": "opus"}, project=project)
-    client.usage.log(user, kind="tokens", amount=50, cost="0.02", meta={"model": "sonnet", "project": "label"})
+    client.usage.log(user, kind="seconds", amount=100, cost="0.01", meta={"model": "opus"}, project=project)
+    client.usage.log(user, kind="seconds", amount=50, cost="0.02", meta={"model": "sonnet", "project": "label"})
     old = client.usage.log(user, kind="minutes", amount=7, cost="0.03")
     at(dsn, old.id, old.created_at - timedelta(days=3))
 
@@ -157,11 +175,11 @@ def test_sums_by_kind_model_project_and_several(client: Any, user: User, project
 
     assert rows("kind", "amount", "cost") == {
         ("minutes", Decimal(7), Decimal("0.03")),
-        ("tokens", Decimal(150), Decimal("0.03")),
+        ("seconds", Decimal(150), Decimal("0.03")),
     }
     assert rows("model", "kind", "amount", by="model") == {
-        ("opus", "tokens", 100),
-        ("sonnet", "tokens", 50),
+        ("opus", "seconds", 100),
+        ("sonnet", "seconds", 50),
         (None, "minutes", 7),
     }
     assert rows("project", "amount", by="project") == {(str(project.id), 100), ("label", 50), (None, 7)}

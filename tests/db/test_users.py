@@ -225,7 +225,7 @@ def test_a_deletion_and_a_settlement_do_not_wait_for_each_other(dsn: str) -> Non
         settling.execute("SELECT FROM user_quotas WHERE user_id = %s FOR UPDATE", [user.id])
         deletion = threads.submit(atlas.users.delete, user)
         until(lambda: waiting(dsn))
-        settling.execute("INSERT INTO usage_ledger (user_id, kind, amount) VALUES (%s, 'tokens', 1)", [user.id])
+        settling.execute("INSERT INTO usage_ledger (user_id, kind, amount) VALUES (%s, 'minutes', 1)", [user.id])
         settling.commit()
         gone = deletion.result(PATIENCE_S)
         assert gone is not None

@@ -9,5 +9,5 @@ from atlas_sdk.integrations.prices import Price, Prices
 
 ASK: dict[str, Any] = {"model": "claude-test-1", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
 BOUND = input_bound(ASK)
-PRICES = Prices({"claude-test": Price("3", "15", "0.30", "3.75")})
+PRICES = Prices({"claude-test-*": Price("3", "15", "0.30", "3.75")})
 ERROR = {"type": "error", "error": {"type": "an_error", "message": "no"}}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from databases import OfServer
 from fastapi_service import Service
+from memory_quotas import USER, AsyncMemoryQuotas, MemoryQuotas
 from provider_stub import Stub
 from sides import AsyncSide, Ledger, Side
 
@@ -61,6 +63,23 @@ def side(request: pytest.FixtureRequest, dsn: str, atlas: Atlas, user: User, stu
     yield awaited
     awaited.close()
     loop.run_until_complete(client.close())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def memory(request: pytest.FixtureRequest, stub: Stub) -> Iterator[Side]:
+    """Yield clients of one kind, once of each kind, on quotas in memory."""
+    if request.param == "blocking":
+        blocking = Side(SimpleNamespace(quotas=MemoryQuotas()), USER, stub)
+        yield blocking
+        blocking.close()
+        return
+    loop = asyncio.new_event_loop()
+    awaited = AsyncSide(SimpleNamespace(quotas=AsyncMemoryQuotas()), USER, stub, loop)
+    yield awaited
+    awaited.close()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

@@ -12,5 +12,5 @@ CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
 }
 ASK: dict[str, Any] = {"model": "gpt-test-1", "max_output_tokens": 100, "input": "Hi"}
-PRICES = Prices({"gpt-test": Price("2", "8", "0.50")})
+PRICES = Prices({"gpt-test-*": Price("2", "8", "0.50")})
 USAGE = {"prompt_tokens": 10, "completion_tokens": 42, "total_tokens": 52}

@@ -60,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # the name that http.server expects
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        reply = self.server.stub.next(Seen(self.path, json.loads(body or b"null"), dict(self.headers)))
+        form = self.headers.get("content-type", "").startswith("multipart/")
+        reply = self.server.stub.next(
+            Seen(self.path, body if form else json.loads(body or b"null"), dict(self.headers))
+        )
         try:
             if isinstance(reply, Json):
                 self.answer(reply)

@@ -67,7 +67,7 @@ def test_cost_is_held_before_the_call(side: Side, stub: Stub, atlas: Atlas, user
     client = side.anthropic(prices=PRICES)
     with pytest.raises(QuotaExceeded) as refused:
         side.do(lambda: client.messages.create(**ASK))
-    # The reservation assumes the highest input price for all input.
+    # The reservation assumes the highest input price for all input: that of a cache write.
     assert refused.value.dimension == "cost"
     assert refused.value.asked == (Decimal(BOUND) * Decimal("3.75") + 100 * 15) / 1_000_000
     assert stub.requests == []
@@ -126,7 +126,7 @@ def test_unknown_price_is_counted_in_tokens_and_marked(side: Side, stub: Stub, b
 
 
 def test_unknown_price_stays_marked_when_the_outcome_is_unknown(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=500, body=ERROR))
+    stub.script(Json(status=408, body=ERROR))
     client = side.anthropic(prices=Prices({"another": Price(1, 1)}))
     with pytest.raises(anthropic.APIStatusError):
         side.do(lambda: client.messages.create(**ASK))
@@ -144,11 +144,11 @@ def test_answer_may_tell_which_model_is_paid(side: Side, stub: Stub, books: Ledg
 
 def test_prices_that_fail_at_the_end_leave_what_progressed(side: Side, stub: Stub, books: Ledger) -> None:
     class Broken(Prices):
-        def cost(self, model: str, usage: Any) -> Decimal | None:
+        def cost(self, model: str, usage: Any, **facts: Any) -> Decimal | None:
             raise ZeroDivisionError
 
     stub.script(Events(events=message_events("Hello")), Json(body=message()))
-    client = side.anthropic(prices=Broken({"": Price(0, 0)}))
+    client = side.anthropic(prices=Broken({"*": Price(0, 0)}))
     with pytest.raises(ZeroDivisionError):
         side.read(lambda: client.messages.create(**ASK, stream=True))
     assert books.charged() == (15, 0)
@@ -295,7 +295,14 @@ def test_wrong_kind_of_quotas_is_refused(atlas: Atlas, user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_output_tokens": 0}, {"on_cut": "free"}, {"unknown_price": "free"}, {"min_output_tokens": True}]
+    "wrong",
+    [
+        {"max_output_tokens": 0},
+        {"on_cut": "half"},
+        {"unknown_price": "free"},
+        {"min_output_tokens": True},
+        {"input_tokens": 500},
+    ],
 )
 def test_wrong_options_are_refused(wrong: Any, side: Side) -> None:
     with pytest.raises(InvalidInput):

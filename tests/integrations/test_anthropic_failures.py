@@ -30,17 +30,28 @@ def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: St
     assert (entry.kind, entry.amount, entry.cost) == ("released", 0, 0)
 
 
-@pytest.mark.parametrize("status", [408, 500, 529])
-def test_unknown_outcome_is_charged_in_full(status: int, side: Side, stub: Stub, books: Ledger) -> None:
+@pytest.mark.parametrize("status", [500, 529])
+def test_failed_by_the_provider_is_given_back(status: int, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(status=status, body=ERROR))
     client = side.anthropic(prices=PRICES)
+    with pytest.raises(anthropic.APIStatusError):
+        side.do(lambda: client.messages.create(**ASK))
+    assert books.entry().kind == "released"
+
+
+@pytest.mark.parametrize(("status", "policy"), [(408, {}), (500, {"on_failed": "reservation"})])
+def test_unknown_outcome_is_charged_in_full(
+    status: int, policy: dict[str, str], side: Side, stub: Stub, books: Ledger
+) -> None:
+    stub.script(Json(status=status, body=ERROR))
+    client = side.anthropic(prices=PRICES, **policy)
     with pytest.raises(anthropic.APIStatusError):
         side.do(lambda: client.messages.create(**ASK))
     assert books.charged() == (BOUND + 100, (Decimal(BOUND) * Decimal("3.75") + 1500) / 1_000_000)
 
 
 def test_unknown_outcome_may_be_given_back(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=500, body=ERROR))
+    stub.script(Json(status=408, body=ERROR))
     client = side.anthropic(on_unknown="release")
     with pytest.raises(anthropic.APIStatusError):
         side.do(lambda: client.messages.create(**ASK))
@@ -75,7 +86,7 @@ def test_time_out_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> N
 
 
 def test_tries_again_under_one_guard(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=529, body=ERROR, headers=AT_ONCE), Json(body=message()))
+    stub.script(Json(status=408, body=ERROR, headers=AT_ONCE), Json(body=message()))
     client = side.anthropic(settings={"max_retries": 2})
     side.do(lambda: client.messages.create(**ASK))
     assert len(stub.requests) == 2
@@ -92,7 +103,7 @@ def test_every_try_must_have_been_free(side: Side, stub: Stub, books: Ledger) ->
 
 
 def test_one_try_of_unknown_outcome_is_charged(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(status=500, body=ERROR, headers=AT_ONCE), Json(status=429, body=ERROR))
+    stub.script(Json(status=408, body=ERROR, headers=AT_ONCE), Json(status=429, body=ERROR))
     client = side.anthropic(settings={"max_retries": 1})
     with pytest.raises(anthropic.RateLimitError):
         side.do(lambda: client.messages.create(**ASK))

@@ -98,7 +98,7 @@ def test_refused_by_the_provider_is_given_back(status: int, side: Side, stub: St
     assert books.entry().kind == "released"
 
 
-@pytest.mark.parametrize("reply", [Json(status=500, body=ERROR), Json(status=503, body=ERROR), Drop()])
+@pytest.mark.parametrize("reply", [Json(status=408, body=ERROR), Drop()])
 def test_unknown_outcome_is_charged_in_full(reply: Any, side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(reply)
     client = side.openai(prices=PRICES)
@@ -132,14 +132,14 @@ def test_every_try_must_have_been_free(side: Side, stub: Stub, atlas: Atlas, use
     with pytest.raises(openai.RateLimitError):
         side.do(lambda: client.chat.completions.create(**CHAT))
     assert books.entry().kind == "released"
-    stub.script(Json(status=500, body=ERROR, headers=AT_ONCE), limited)
+    stub.script(Json(status=408, body=ERROR, headers=AT_ONCE), limited)
     with pytest.raises(openai.RateLimitError):
         side.do(lambda: client.chat.completions.create(**CHAT))
     assert atlas.quotas.usage(user).tokens_used == CHAT_BOUND + 100
 
 
-def test_answer_without_usage_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
-    stub.script(Json(body=response(status="failed")))
+def test_answer_without_usage_and_output_is_charged_in_full(side: Side, stub: Stub, books: Ledger) -> None:
+    stub.script(Json(body={**response(status="failed"), "output": []}))
     client = side.openai()
     side.do(lambda: client.responses.create(**ASK))
     assert books.charged() == (ASK_BOUND + 100, 0)
@@ -168,18 +168,18 @@ def test_every_way_to_a_completion_is_metered(way: Any, side: Side, stub: Stub, 
 @pytest.mark.parametrize(
     "way",
     [
-        lambda client: client.embeddings.create(model="m", input="x"),
+        lambda client: client.audio.speech.create(model="m", input="x", voice="alloy"),
         lambda client: client.completions.create(model="m", prompt="x"),
-        lambda client: client.images.generate(model="m", prompt="x"),
+        lambda client: client.post("/images/variations", body={"image": "x"}, cast_to=object),
         lambda client: client.batches.create(completion_window="24h", endpoint="/v1/responses", input_file_id="f"),
         lambda client: client.responses.create(**ASK, background=True),
         lambda client: client.responses.create(**ASK, previous_response_id="resp_0"),
         lambda client: client.chat.completions.with_raw_response.create(**CHAT, stream=True),
         lambda client: client.realtime.connect(model="m"),
-        lambda client: client.with_options(timeout=5).embeddings.create(model="m", input="x"),
+        lambda client: client.with_options(timeout=5).completions.create(model="m", prompt="x"),
     ],
     ids=[
-        *("embeddings", "completions", "images", "batches", "background", "previous", "raw_stream", "realtime"),
+        *("speech", "completions", "images", "batches", "background", "previous", "raw_stream", "realtime"),
         "derived",
     ],
 )
@@ -218,9 +218,9 @@ def test_no_websocket_is_opened(way: Any, side: Side, stub: Stub) -> None:
 
 def test_what_uses_no_model_passes(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Json(body={"id": "m", "model": "m", "results": []}), Json(body={"object": "list", "data": []}))
-    client = side.openai(unmetered=("/embeddings",))
+    client = side.openai(unmetered=("/completions",))
     side.do(lambda: client.moderations.create(input="x"))
-    side.do(lambda: client.post("/embeddings", body={}, cast_to=object))
+    side.do(lambda: client.post("/completions", body={}, cast_to=object))
     assert len(stub.requests) == 2
     assert books.entries() == []
 

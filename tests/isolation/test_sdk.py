@@ -189,6 +189,7 @@ def test_raises_no_limit_of_its_own(attack: Attack) -> None:
         "INSERT INTO quota_waiters VALUES (%s, gen_random_uuid(), 0, now(), now())",
         "SELECT quota_grant(%s, gen_random_uuid(), 1000, 0, NULL, '')",
         "SELECT quota_apply_plan(%s)",
+        "SELECT quota_refund(%s, gen_random_uuid(), gen_random_uuid(), 5, 0, 'for me')",
         "INSERT INTO quota_grants (user_id, id, tokens, cost, created_at) VALUES (%s, gen_random_uuid(), 5, 0, now())",
         "INSERT INTO usage_ledger (user_id, kind, amount, period_start) VALUES (%s, 'tokens', -5, now())",
         "UPDATE usage_ledger SET amount = 0 WHERE user_id = %s",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from attrs import define, field
@@ -18,6 +20,8 @@ class Hold:
 
     tokens: int
     slots: int
+    #: The amounts that were asked for.
+    asked: dict[str, Any]
     #: The number of requests that a block may make; 0 for a reservation that is no block.
     requests: int = 0
     #: The holder of a block.
@@ -26,8 +30,9 @@ class Hold:
     overdue: bool = False
     #: "held", then "settled", "expired" or "released".
     state: str = "held"
-    #: The charged tokens.
+    #: The charged tokens, and those of them that were refunded.
     charged: int = 0
+    refunded: int = 0
     #: Periods that have ended since it was granted.
     age: int = 0
 
@@ -54,6 +59,7 @@ class TopUp:
     id: UUID
     tokens: int
     expires: bool
+    expires_at: datetime | None = None
     burned: int = 0
     overdue: bool = False
 
@@ -102,7 +108,7 @@ class Model:
         return sum(hold.tokens for hold in self.open() if not hold.age)
 
     def used(self) -> int:
-        return self.added + sum(hold.charged for hold in self.holds.values() if not hold.age)
+        return self.added + sum(hold.charged - hold.refunded for hold in self.holds.values() if not hold.age)
 
     def slots(self) -> int:
         return sum(hold.slots for hold in self.open())
@@ -146,6 +152,33 @@ class Model:
             return "requests"
         return None
 
+    def told(self, least: int, slots: int, requests: int, period_end: datetime) -> tuple[set[str], bool]:
+        """Return the dimensions that a refusal may name, and True if waiting helps."""
+        helps: dict[str, bool] = {}
+        if self.fits(least, 0):
+            helps["tokens"] = least <= self.next_limit(period_end)
+        if self.fits(0, slots):
+            helps["containers"] = slots <= (self.slots_limit or 0)
+        if self.fits(0, 0, requests):
+            helps["requests"] = requests <= (self.requests_limit or 0)
+        never = [dimension for dimension, wait_helps in helps.items() if not wait_helps]
+        if never:
+            return {never[0]}, False
+        # A month lasts longer than a container or a request. Of these two, either may last longer.
+        return {"tokens"} if "tokens" in helps else set(helps), True
+
+    def next_limit(self, period_end: datetime) -> int:
+        """Return the limit of the next month if all reservations are charged."""
+        base = self.base or 0
+        rest = sum(top_up.tokens - top_up.burned for top_up in self.top_ups)
+        lasting = sum(
+            top_up.tokens - top_up.burned
+            for top_up in self.top_ups
+            if top_up.expires_at is None or top_up.expires_at > period_end
+        )
+        over = max(self.used() + self.held() - base - self.burned, 0)
+        return base + min(lasting, max(rest - over, 0))
+
     def share(self, want: int, least: int, left: int, limit: int | None, holder: str) -> int:
         holders = {hold.holder for hold in self.open() if hold.holder} | {holder}
         return want if limit is None else min(want, max(least, left // (2 * len(holders))))
@@ -154,6 +187,10 @@ class Model:
         self.change(hold, charged - (hold.tokens if hold.state == "held" else hold.charged))
         hold.state, hold.charged = state, charged
         self.requests += requests
+
+    def refund(self, hold: Hold, tokens: int) -> None:
+        self.change(hold, -tokens)
+        hold.refunded += tokens
 
     def reclaim(self) -> None:
         for hold in self.open():

@@ -126,6 +126,52 @@ MUTANTS = {
         "quota_leave", (("DELETE FROM quota_waiters AS w WHERE", "PERFORM FROM quota_waiters AS w WHERE"),), "assert"
     ),
     "hopeless call waits": Mutant("quota_wait", (("final.state = 'refused'", "false"),), "DID NOT RAISE"),
+    # Refunds and ids.
+    "refund leaves the counters": Mutant("quota_refund", (("PERFORM quota_post(", "PERFORM num_nulls("),), "assert"),
+    "refund exceeds the charge": Mutant(
+        "quota_refund", (("IF r.tokens > charge.tokens OR", "IF"),), "DID NOT RAISE|whole_big"
+    ),
+    "refund forgets the refunds before it": Mutant(
+        "quota_refund", ((" OR l.corrects = r.reservation_id)", ")"),), "DID NOT RAISE|assert|whole_big"
+    ),
+    "refund is not idempotent": Mutant("quota_refund", (("IF FOUND THEN", "IF false THEN"),), "."),
+    "refund goes to the present month": Mutant(
+        "quota_refund", (("hold.period_start := r.period_start", "hold.period_start := q.period_start"),), "."
+    ),
+    "refund of a reservation that is held": Mutant(
+        "quota_refund", (("IF attempt = 2 THEN", "IF false THEN"),), "DID NOT RAISE|has the id|Regex"
+    ),
+    "refund leaves what has expired": Mutant(
+        "quota_refund", (("q := quota_reclaim(q, clock_timestamp());", "NULL;"),), "still held"
+    ),
+    "late settlement undoes a refund": Mutant(
+        "quota_settle",
+        (
+            (
+                "SELECT greatest(coalesce(p_tokens, done.tokens), -sum(l.amount))",
+                "SELECT coalesce(p_tokens, done.tokens)",
+            ),
+        ),
+        ".",
+    ),
+    "id of a running call forgets its amounts": Mutant(
+        "quota_find",
+        (("(r.asked <> p_asked) IS NOT TRUE, CASE WHEN r.asked <> p_asked", "true, CASE WHEN false"),),
+        "RAISE",
+    ),
+    "id of an ended call forgets its amounts": Mutant(
+        "quota_find", (("CASE WHEN l.asked <> p_asked THEN 'conflict' WHEN", "CASE WHEN"),), "RAISE|."
+    ),
+    # Times.
+    "refusal hopes for a top-up that expires": Mutant(
+        "quota_refuse", (("coalesce(o.expires_at > q.period_end, true)", "true"),), "assert"
+    ),
+    "refusal hopes for a top-up that reservations need": Mutant(
+        "quota_refuse", (("p_used + p_held - plan - p_burned", "p_used - plan - p_burned"),), "assert"
+    ),
+    "refusal overlooks what never fits": Mutant(
+        "quota_decide", (("IF NOT other.granted AND", "IF false AND"),), "assert"
+    ),
     # Limits.
     "another plan drops top-ups": Mutant(
         "quota_apply_plan", (("ELSE p.tokens_limit + u.tokens_granted END", "ELSE p.tokens_limit END"),), "assert"

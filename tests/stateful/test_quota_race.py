@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from patience import PATIENCE_S
 
-from benchmarks.race_quotas.journal import Grant, Journal, Outcome, Paid, Stay, entries
+from benchmarks.race_quotas.journal import Grant, Journal, Outcome, Paid, Refunded, Stay, entries
 from benchmarks.race_quotas.sabotage import SABOTAGES, sabotage
-from benchmarks.race_quotas.verdict import Evidence, broken_fences, miscounted, overlaps
+from benchmarks.race_quotas.verdict import Evidence, broken_fences, miscounted, misrefunded, overlaps
 
 ROOT = Path(__file__).parents[2]
 #: A new seed for each run. The output contains it.
@@ -109,15 +109,37 @@ def test_charges_are_compared_with_what_workers_used(
     assert bool(miscounted(known, {"a": ("a", charged, 0, 100, 0, settled)})) is is_wrong
 
 
+@pytest.mark.parametrize(
+    ("told", "booked", "charged", "is_wrong"),
+    [
+        ([5], [("a", 5)], 5, False),
+        ([], [("a", 5)], 5, False),
+        ([5], [], 5, True),
+        ([5], [("a", 4)], 5, True),
+        ([5], [("b", 5)], 5, True),
+        ([5, 3], [("a", 5), ("a", 3)], 7, True),
+        ([], [("b", 1)], 5, True),
+    ],
+)
+def test_refunds_are_compared_with_charges(
+    *, told: list[int], booked: list[tuple[str, int]], charged: int, is_wrong: bool
+) -> None:
+    known = [Refunded(0, str(number), "a", tokens, 0) for number, tokens in enumerate(told)]
+    rows = [(str(number), charge, tokens, 0) for number, (charge, tokens) in enumerate(booked)]
+    assert bool(misrefunded(known, rows, {"a": ("a", charged, 0, 100, 0, True)})) is is_wrong
+
+
 def test_journals_are_read_back_and_added_up(tmp_path: Path) -> None:
     first, second = Journal(tmp_path / "1.jsonl"), Journal(tmp_path / "2.jsonl")
     noted = [grant(1, 0.0, 1.0), Stay(0, 7, 1.0, 2.0), Stay(0, 7, 1.0, 3.0), Outcome("slot", "released")]
+    noted.append(Refunded(0, "refund", "id-1", 3, 5))
     for entry in noted:
         first.note(entry)
     second.note(Paid(0, "block", 10, 5, False))
     second.note(Paid(0, "block", 7, 1, False))
-    assert list(entries(tmp_path))[:4] == noted
+    assert list(entries(tmp_path))[:5] == noted
     evidence = Evidence.read(tmp_path)
     assert evidence.paid[0] == {"block": Paid(0, "block", 17, 6, False)}
     assert evidence.stays[0][7].until == 3.0
+    assert evidence.refunds[0] == noted[4:]
     assert evidence.ends == {"released": 1}

@@ -64,6 +64,28 @@ def test_what_can_never_succeed_has_no_retry_after() -> None:
     assert error.headers == {"RateLimit-Policy": '"requests";q=100;w=3600', "RateLimit": '"requests";r=30'}
 
 
+def test_running_calls_may_end_at_any_time() -> None:
+    error = refusal("tokens", asked=40, remaining=30, held=70)
+    assert error.http_status == 429
+    assert error.headers == {"RateLimit-Policy": '"tokens";q=100', "RateLimit": '"tokens";r=30;t=50'}
+    said = "the tokens limit of 100 leaves 30, and 40 were asked for, because running calls hold 70; "
+    assert str(error).startswith(f"{said}try again when one has ended, at the latest in 50 s")
+    error = refusal("tokens", asked=40, remaining=0, held=70, retry_after=None)
+    assert str(error).endswith("because running calls hold 70; try again when one has ended")
+
+
+def test_an_estimate_is_called_an_estimate() -> None:
+    exact = refusal("tokens", asked=41331, remaining=0, limit=10_000, retry_after=None)
+    refused = exact.of_estimate("give a closer bound with input_tokens=")
+    assert str(refused) == (
+        "the tokens limit of 10000 leaves 0, and an estimate of 41331 was asked for: more than it can ever allow; "
+        "give a closer bound with input_tokens=, or have the limit raised"
+    )
+    assert {**vars(refused), "estimate": None} == vars(exact)
+    later = str(refusal("tokens", held=50).of_estimate("give a closer bound"))
+    assert later.endswith("or give a closer bound")
+
+
 def test_an_unknown_limit_has_no_policy() -> None:
     assert refusal("requests", limit=None).headers == {"Retry-After": "50", "RateLimit": '"requests";r=0;t=50'}
 

@@ -124,20 +124,27 @@ def test_cost_is_never_rounded_and_the_estimate_never_below(
     assert 0 <= Fraction(estimate) - most < Fraction(1, 10**9)
 
 
-def test_longest_beginning_wins() -> None:
-    prices = Prices({"small": Price(1, 1), "small-2": Price(2, 2), "big": Price(9, 9)})
+def test_names_are_exact_and_a_star_is_wide() -> None:
+    prices = Prices({"small": Price(1, 1), "small-*": Price(2, 2), "small-2*": Price(3, 3), "small-21": Price(4, 4)})
     usage = TokenUsage(input=1_000_000)
-    assert prices.cost("small-1-20260101", usage) == 1
-    assert prices.cost("small-2-20260101", usage) == 2
-    assert prices.cost("small-2", usage) == 2
+    names = ("small", "small-1", "small-2", "small-20", "small-21", "small-21-pro")
+    assert [prices.cost(name, usage) for name in names] == [1, 2, 3, 3, 4, 3]
     assert prices.of("smal") is None
+    exact = Prices({"gpt-x": Price(1, 1)})
+    assert [exact.of(name) for name in ("gpt-x-pro", "gpt-x.5", "gpt-x-2026-01-01", "GPT-X", "")] == [None] * 5
+
+
+@pytest.mark.parametrize("name", ["", "a*b", "*a", "**"])
+def test_names_without_meaning_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="at the end"):
+        Prices({name: Price(1, 1)})
 
 
 def test_unknown_model_has_no_cost_which_is_not_zero() -> None:
     prices = Prices({"small": Price(1, 1)})
     assert prices.cost("other", TokenUsage(input=5)) is None
     assert prices.estimate("other", input_tokens=5, output_tokens=5) is None
-    assert Prices({"": Price(1, 1)}).cost("other", TokenUsage(input=1_000_000)) == 1
+    assert Prices({"*": Price(1, 1)}).cost("other", TokenUsage(input=1_000_000)) == 1
 
 
 def test_table_is_copied() -> None:

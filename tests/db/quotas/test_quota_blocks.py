@@ -201,7 +201,7 @@ def test_released_block_counts_nothing(quota_sql: QuotaSql) -> None:
     assert quota_sql.release(user_id, block.id).outcome == "released"
     quota = quota_sql.quota(user_id)
     assert (quota.tokens_held, quota.tokens_used, quota.requests_held, quota.requests_used) == (0, 0, 0, 0)
-    again = quota_sql.lease(user_id, 50, key=block.id)
+    again = quota_sql.lease(user_id, 50, requests=5, key=block.id)
     assert (again.granted, again.state) == (False, "released")
     quota_sql.balance(user_id)
 

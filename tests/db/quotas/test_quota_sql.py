@@ -55,7 +55,7 @@ def test_grant_is_elastic_down_to_its_minimum(quota_sql: QuotaSql) -> None:
     refused = quota_sql.reserve(user_id, 70, min_tokens=1)
     assert (refused.granted, refused.dimension, refused.remaining) == (False, "tokens", 0)
     quota = quota_sql.quota(user_id)
-    assert timedelta(0) < refused.retry_after <= TTL
+    assert refused.resets_at == quota.period_end
     assert quota.tokens_held == refused.held == 100
 
 
@@ -72,7 +72,7 @@ def test_reserving_again_repeats_the_first_answer(quota_sql: QuotaSql) -> None:
     assert (again.tokens, again.epoch, again.expires_at) == (first.tokens, first.epoch, first.expires_at)
     assert quota_sql.quota(user_id) == before
     quota_sql.settle(user_id, first.id, 10, 0)
-    settled = quota_sql.reserve(user_id, 90, key=first.id)
+    settled = quota_sql.reserve(user_id, 90, cost=1, slots=1, requests=1, builds=1, key=first.id)
     assert (settled.granted, settled.repeated, settled.state, settled.tokens) == (True, True, "settled", 90)
     assert quota_sql.quota(user_id).tokens_held == 0
 
@@ -126,7 +126,7 @@ def test_released_promise_charges_nothing_and_its_id_is_spent(quota_sql: QuotaSq
     granted = quota_sql.reserve(user_id, 100, cost=1, slots=1)
     assert quota_sql.release(user_id, granted.id).outcome == "released"
     assert quota_sql.release(user_id, granted.id).outcome == "repeated"
-    again = quota_sql.reserve(user_id, 100, key=granted.id)
+    again = quota_sql.reserve(user_id, 100, cost=1, slots=1, key=granted.id)
     assert (again.granted, again.state) == (False, "released")
     quota = quota_sql.quota(user_id)
     assert (quota.tokens_held, quota.tokens_used, quota.cost_held, quota.containers_used) == (0, 0, 0, 0)

@@ -1,7 +1,8 @@
 """Wrap a copy of the caller's client, so that every request goes through a meter.
 
 Both libraries send everything through their client's `request`: resources, `with_raw_response`, helpers, `client.post`.
-So this module intercepts that one method. It refuses by default: a POST must be metered by an `Api` or listed as free.
+So this module intercepts that one method. It refuses by default: a POST must be metered by an `Endpoint` or listed as
+free.
 """
 
 import inspect
@@ -10,12 +11,15 @@ from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from atlas_sdk import InvalidInput, User
-from atlas_sdk.integrations.attempts import observe, watching
-from atlas_sdk.integrations.metering import Api, Meter, MeteredCall, Metering, plain, read_options
-from atlas_sdk.integrations.streams import AsyncWatch, Watch, within
+from atlas_sdk import InvalidInput, QuotaExceeded, User
+from atlas_sdk.integrations.metering.attempts import observe, watching
+from atlas_sdk.integrations.metering.call import MeteredCall
+from atlas_sdk.integrations.metering.endpoint import Endpoint, plain
+from atlas_sdk.integrations.metering.options import Meter, Metering, read_options, whole
+from atlas_sdk.integrations.metering.streams import AsyncWatch, Watch, within
+from atlas_sdk.integrations.usage import as_data
 
-__all__ = ["Library", "guard_client"]
+__all__ = ["Library", "guard_client", "refused"]
 
 C = TypeVar("C")
 
@@ -43,8 +47,8 @@ class Library(Protocol):
         """Our stream classes that replace the library's; they have an attribute `watch`."""
         ...
 
-    def api(self, path: str) -> Api | None:
-        """Return the `Api` of a POST to this path; None if it is free. Raises InvalidInput for other paths."""
+    def endpoint(self, path: str, meter: Meter) -> Endpoint | None:
+        """Return the endpoint of a POST to this path; None if it is free. Raises InvalidInput for other paths."""
         ...
 
     def prepare(self, client: Any) -> None:
@@ -52,12 +56,29 @@ class Library(Protocol):
         ...
 
 
-def guard_client(
-    client: C, library: Library, quotas: Any, user: User | Callable[[], User], options: Metering, *, awaited: bool
-) -> C:
+def refused(path: str, *, batches: bool) -> InvalidInput:
+    """Return the error for a POST whose usage the client would not see."""
+    advice = (
+        "reserve the batch with `quotas.reserve`, send it with the client itself, and settle the usage of its results "
+        "when it has ended: see docs/metering.md"
+        if batches
+        else "use the client itself, or add the path to unmetered="
+    )
+    return InvalidInput(
+        f"a guarded client does not post to {path}, because its usage would not be counted: {advice}", field="path"
+    )
+
+
+def guard_client(client: C, library: Library, quotas: Any, user: User | Callable[[], User], options: Metering) -> C:
     """Return a metered copy of a client, which shares its connections. Raises TypeError, InvalidInput."""
+    if not all(callable(getattr(client, name, None)) for name in ("request", "copy", "with_options")):
+        message = f"{type(client).__qualname__} is no client of the provider's library that can be metered"
+        raise TypeError(message)
+    # The clients of clouds have no base class in common with the usual ones. An asyncio client's `request` is async.
+    awaited = inspect.iscoroutinefunction(type(client).request)  # type: ignore[attr-defined]  # checked above
     if inspect.iscoroutinefunction(getattr(quotas, "reserve", None)) != awaited:
-        message = "an asyncio client needs the quotas of an AsyncAtlas, a blocking one those of an Atlas"
+        kind, other = ("an asyncio", "an AsyncAtlas") if awaited else ("a blocking", "an Atlas")
+        message = f"{type(client).__qualname__} is {kind} client, so it needs the quotas of {other}"
         raise TypeError(message)
     metered: C = _metered_copy(client, library, read_options(quotas, user, options), awaited=awaited)
     return metered
@@ -84,15 +105,15 @@ class _Interceptor:
         self._library = library
         self._meter = meter
 
-    def _call(self, options: Any, *, stream: bool) -> MeteredCall | None:
-        """Return the call to meter; None if it is free. Raises InvalidInput for a call that cannot be metered."""
+    def _request(self, options: Any, *, stream: bool) -> tuple[Endpoint, dict[str, Any]] | None:
+        """Return endpoint and body to meter; None if free. Raises InvalidInput for a call that cannot be metered."""
         if options.method.lower() in _FREE_METHODS:
             return None
         path = "/" + urlsplit(options.url).path.strip("/").removeprefix("v1/")
         if any(path == free or path.startswith(f"{free}/") for free in self._meter.unmetered):
             return None
-        api = self._library.api(path)
-        if api is None:
+        endpoint = self._library.endpoint(path, self._meter)
+        if endpoint is None:
             return None
         if options.content is not None or not isinstance(options.json_data or {}, Mapping):
             raise InvalidInput("a request without JSON cannot be metered", field="body")
@@ -101,8 +122,11 @@ class _Interceptor:
         if raw == "stream" or (raw and stream):
             message = "a raw stream cannot be metered: use stream=True, or with_raw_response without a stream"
             raise InvalidInput(message, field="stream")
-        body = plain({**(options.json_data or {}), **(options.extra_json or {})}, self._library.absent)
-        return MeteredCall(self._meter, api, body)
+        return endpoint, plain({**(options.json_data or {}), **(options.extra_json or {})}, self._library.absent)
+
+    def _counting(self, endpoint: Endpoint, body: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """Return a request to the provider's counter; None if the caller does not want it, or it does not exist."""
+        return endpoint.counter(body) if self._meter.asks_provider else None
 
     def _stream_class(self, stream_cls: Any, kind: int) -> Any:
         """Return our stream class in place of the library's, for the same events."""
@@ -119,6 +143,10 @@ def _limited(options: Any, body: dict[str, Any]) -> Any:
     return options.model_copy(update={"json_data": body, "extra_json": None})
 
 
+def _counted(answer: object) -> int:
+    return whole("input_tokens", as_data(answer).get("input_tokens"))
+
+
 def _payload(result: Any) -> object:
     """Return the JSON of a raw response, or the answer itself."""
     response = getattr(result, "http_response", result if hasattr(result, "status_code") else None)
@@ -133,15 +161,23 @@ def _payload(result: Any) -> object:
 class _BlockingInterceptor(_Interceptor):
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Call the client's `request` under a guard."""
-        call = self._call(options, stream=stream)
-        if call is None:
+        metered = self._request(options, stream=stream)
+        if metered is None:
             return self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 0)
+        counting = self._counting(*metered)
+        counted = None
+        if counting is not None:
+            counted = _counted(self._inner.post(counting[0], body=counting[1], cast_to=object))
+        call = MeteredCall(self._meter, *metered, counted)
         guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
-        context.run(guard.__enter__)
-        with watching(lambda: call.reserve_again(guard)) as attempts:
+        try:
+            context.run(guard.__enter__)
+        except QuotaExceeded as refusal:
+            raise call.explained(refusal)  # noqa: B904  # the same error, with a longer sentence
+        with watching(lambda: call.reserve_again(guard), self._meter.charges) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -149,7 +185,7 @@ class _BlockingInterceptor(_Interceptor):
                 call.failed(guard, error, attempts)
                 context.run(guard.__exit__, type(error), error, error.__traceback__)
                 raise
-        call.lost = attempts.lost
+        call.lost, call.unknown = attempts.lost, attempts.unknown
         if isinstance(result, self._library.watched[0]):
             watched: Any = result
             watched.watch = Watch(call, guard, context)
@@ -165,15 +201,23 @@ class _BlockingInterceptor(_Interceptor):
 class _AsyncInterceptor(_Interceptor):
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Call the client's `request` under a guard."""
-        call = self._call(options, stream=stream)
-        if call is None:
+        metered = self._request(options, stream=stream)
+        if metered is None:
             return await self._inner.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         if stream:
             stream_cls = self._stream_class(stream_cls, 1)
+        counting = self._counting(*metered)
+        counted = None
+        if counting is not None:
+            counted = _counted(await self._inner.post(counting[0], body=counting[1], cast_to=object))
+        call = MeteredCall(self._meter, *metered, counted)
         guard = self._meter.quotas.guard(self._meter.payer, **call.reservation_options)
         context = copy_context()
-        await within(context, guard.__aenter__())
-        with watching(lambda: call.reserve_again(guard)) as attempts:
+        try:
+            await within(context, guard.__aenter__())
+        except QuotaExceeded as refusal:
+            raise call.explained(refusal)  # noqa: B904  # the same error, with a longer sentence
+        with watching(lambda: call.reserve_again(guard), self._meter.charges) as attempts:
             try:
                 limited = _limited(options, call.granted(guard))
                 result = await self._inner.request(cast_to, limited, stream=stream, stream_cls=stream_cls)
@@ -181,7 +225,7 @@ class _AsyncInterceptor(_Interceptor):
                 call.failed(guard, error, attempts)
                 await within(context, guard.__aexit__(type(error), error, error.__traceback__))
                 raise
-        call.lost = attempts.lost
+        call.lost, call.unknown = attempts.lost, attempts.unknown
         if isinstance(result, self._library.watched[1]):
             watched: Any = result
             watched.watch = AsyncWatch(call, guard, context)

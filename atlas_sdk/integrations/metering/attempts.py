@@ -1,47 +1,60 @@
 """Record the HTTP attempts of one call, because client libraries repeat requests by themselves.
 
-An attempt is free if the provider refused it with a 4xx, or if it was never sent. Any other failed attempt may have
-been billed. Before the next attempt, the caller reserves the amount of one attempt again, so that the possible cost of
-the call is always reserved. If this reservation is refused, the next attempt is not sent.
+Every attempt has an outcome of its own. Before the next attempt, the caller reserves the amount of one attempt again if
+an earlier one is charged, so that the possible cost of the call is always reserved. If this reservation is refused, the
+next attempt is not sent.
 
 The caller gets the answer or error of the last attempt. This module sees the earlier attempts through two hooks of both
 client libraries, which the same code generator made: `_prepare_request` gets every request, `_should_retry` every
-answer after which the request may be repeated. An attempt that the hooks do not see counts as unknown, never as free.
+answer after which the request may be repeated. The HTTP library's trace tells whether a request was sent. An attempt
+without a trace, because the client has another transport, counts as sent.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from attrs import define, field
 
+from atlas_sdk import AtlasError
+from atlas_sdk.integrations.metering.outcomes import CallOutcome
+
 __all__ = ["Attempts", "observe", "watching"]
 
 #: Request Timeout: the provider may have worked on the request until then.
 _TIMEOUT = 408
+#: Errors of the HTTP libraries (httpx and its successor httpx2) that come before the first byte is sent.
+_UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
 
 
 @define
 class _Attempt:
-    #: True if the connection failed.
-    failed: bool = False
+    #: True if the transport has told anything about this attempt.
+    traced: bool = False
     #: True if a byte of the request may have been sent.
     sent: bool = False
     status: int | None = None
+    #: The error that ended the attempt, if it is known.
+    error: BaseException | None = None
 
     def note(self, event: str) -> None:
         """Note an event of the transport (httpcore's trace extension)."""
-        if event.startswith("connection.") and event.endswith(".failed"):
-            self.failed = True
-        elif event.endswith(".send_request_headers.started"):
+        self.traced = True
+        if event.endswith(".send_request_headers.started"):
             self.sent = True
 
     @property
-    def free(self) -> bool:
+    def outcome(self) -> CallOutcome:
         if self.status is not None:
-            return 400 <= self.status < 500 and self.status != _TIMEOUT  # noqa: PLR2004  # the 4xx
-        return self.failed and not self.sent
+            if 400 <= self.status < 500 and self.status != _TIMEOUT:  # noqa: PLR2004  # the 4xx
+                return CallOutcome.REFUSED
+            return CallOutcome.FAILED if self.status >= 500 else CallOutcome.NO_ANSWER  # noqa: PLR2004  # the 5xx
+        causes = [error for error in (self.error, getattr(self.error, "__cause__", None)) if error is not None]
+        unsent = self.traced or any(type(cause).__name__ in _UNSENT for cause in causes)
+        if not self.sent and any(isinstance(cause, AtlasError) for cause in causes):
+            return CallOutcome.OWN_REFUSAL
+        return CallOutcome.NEVER_SENT if unsent and not self.sent else CallOutcome.NO_ANSWER
 
 
 @define
@@ -49,18 +62,23 @@ class Attempts:
     """The attempts of one call. `reserve` reserves the amount of one more attempt; on asyncio, await it."""
 
     reserve: Callable[[], Any]
+    #: The charge of each outcome.
+    charges: Mapping[CallOutcome, str]
     _made: list[_Attempt] = field(factory=list)
     #: The number of attempts that the reservation covers.
     _reserved: int = 1
+    #: True while the next attempt waits for its reservation, and after this was refused.
+    stopped: bool = False
 
     @property
     def needs_more(self) -> bool:
         """True if the next attempt needs another reservation first."""
-        return self.unknown + 1 > self._reserved
+        return len(self._charged(self._made)) + 1 > self._reserved
 
     def reserved(self) -> None:
         """Note that the amount of another attempt was reserved."""
         self._reserved += 1
+        self.stopped = False
 
     def begin(self, request: Any, *, awaited: bool) -> None:
         attempt = _Attempt()
@@ -79,24 +97,39 @@ class Attempts:
         if self._made:
             self._made[-1].status = status
 
-    @property
-    def unknown(self) -> int:
-        """The number of attempts that the provider may have billed."""
-        return sum(not attempt.free for attempt in self._made)
+    def failed(self, error: BaseException) -> list[CallOutcome]:
+        """Note the error of the call; return the outcomes that are charged. An error before a request has one too."""
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int):
+            self.answered(status)
+        if self._made and not self.stopped:
+            self._made[-1].error = error
+            return self._charged(self._made)
+        last = CallOutcome.OWN_REFUSAL if isinstance(error, AtlasError) else CallOutcome.NEVER_SENT
+        return [*self._charged(self._made), *([last] if self.charges[last] == "reservation" else [])]
 
     @property
     def lost(self) -> int:
+        """The number of attempts before the last one that are charged."""
+        return len(self._charged(self._made[:-1]))
+
+    @property
+    def unknown(self) -> int:
         """The number of attempts before the last one that the provider may have billed."""
-        return sum(not attempt.free for attempt in self._made[:-1])
+        unsure = [attempt for attempt in self._made[:-1] if attempt.outcome is CallOutcome.NO_ANSWER]
+        return max(len(unsure), self.lost)
+
+    def _charged(self, made: list[_Attempt]) -> list[CallOutcome]:
+        return [attempt.outcome for attempt in made if self.charges[attempt.outcome] == "reservation"]
 
 
 _current: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 
 @contextmanager
-def watching(reserve: Callable[[], Any]) -> Iterator[Attempts]:
+def watching(reserve: Callable[[], Any], charges: Mapping[CallOutcome, str]) -> Iterator[Attempts]:
     """Record the attempts of the call that this thread or task makes in the `with` block."""
-    attempts = Attempts(reserve)
+    attempts = Attempts(reserve, charges)
     token = _current.set(attempts)
     try:
         yield attempts
@@ -115,6 +148,7 @@ def observe(client: Any, *, awaited: bool) -> None:
         prepare(request)
         if (attempts := _current.get()) is not None:
             if attempts.needs_more:
+                attempts.stopped = True
                 attempts.reserve()
                 attempts.reserved()
             attempts.begin(request, awaited=awaited)
@@ -123,6 +157,7 @@ def observe(client: Any, *, awaited: bool) -> None:
         await prepare(request)
         if (attempts := _current.get()) is not None:
             if attempts.needs_more:
+                attempts.stopped = True
                 await attempts.reserve()
                 attempts.reserved()
             attempts.begin(request, awaited=awaited)

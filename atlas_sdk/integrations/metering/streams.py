@@ -15,9 +15,10 @@ from types import coroutine
 from typing import Any, TypeVar
 
 from atlas_sdk.guards import AsyncGuard, Guard
-from atlas_sdk.integrations.metering import MeteredCall, Tally
+from atlas_sdk.integrations.metering.call import MeteredCall
+from atlas_sdk.integrations.metering.endpoint import Tally
 
-__all__ = ["AsyncWatch", "Watch", "within"]
+__all__ = ["AsyncWatch", "Watch", "closing", "closing_async", "within"]
 
 T = TypeVar("T")
 
@@ -41,6 +42,23 @@ def within(context: Context, work: Coroutine[Any, Any, T]) -> Generator[Any, Any
             step, value = work.throw, error
 
 
+def closing(shown: Iterator[T], inner: Iterator[T]) -> Iterator[T]:
+    """Yield the items that a stream shows; close the stream's inner iterator when the caller's loop ends or breaks."""
+    try:
+        yield from shown
+    finally:
+        _close(inner)
+
+
+async def closing_async(shown: AsyncIterator[T], inner: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """Yield the items that a stream shows; close the stream's inner iterator when the caller's loop ends or breaks."""
+    try:
+        async for item in shown:
+            yield item
+    finally:
+        await _aclose(inner)
+
+
 class _Watched:
     def __init__(self, call: MeteredCall) -> None:
         self._call = call
@@ -51,7 +69,7 @@ class _Watched:
         self._complete = False
 
     def _see(self, guard: Guard | AsyncGuard, event: Any) -> bool:
-        shown = self._call.api.see(self._tally, event)
+        shown = self._call.endpoint.see(self._tally, event)
         if not self._over:
             # Skip this if a helper has closed the response: the call is settled, although the helper still yields
             # events.
