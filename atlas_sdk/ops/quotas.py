@@ -18,19 +18,7 @@ from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
 from atlas_sdk.ops.decisions import Decision, amounts_asked, conflict, refusal
 
-__all__ = [
-    "add_tokens",
-    "charge",
-    "extend",
-    "hit",
-    "lease_block",
-    "progress",
-    "release",
-    "reservation_of",
-    "reservation_parameters",
-    "reserve",
-    "settle",
-]
+__all__ = ["add_tokens", "charge", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
 
 sql = statements("quotas")
 

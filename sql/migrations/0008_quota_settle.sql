@@ -151,8 +151,7 @@ BEGIN
             clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost, hold.asked);
     PERFORM quota_post(
         q, hold, delta_tokens, delta_cost,
-        CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END);
-    PERFORM quota_wake(p_user, q.waiting_until);
+        CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END), quota_wake(p_user, q.waiting_until);
     IF s.outcome = 'settled' AND NOT s.overrun THEN
         -- Do not wait for the disk: if a crash of the server loses the settlement, the reservation is still there,
         -- which is no less, and its expiry charges it. A SET clause of the function would end before the commit.
@@ -163,7 +162,7 @@ END
 $$;
 
 -- Give a reservation back: the call did not happen. What a stream had already used is charged. After the expiry it
--- corrects what that charged.
+-- corrects what that charged. A call that waits leaves the queue.
 CREATE FUNCTION quota_release(p_user uuid, p_id uuid) RETURNS quota_settlement
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -175,10 +174,7 @@ BEGIN
     PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, 0, 0, NULL);
     q := quota_lock(p_user);
-    IF q.waiting_until IS NOT NULL THEN
-        -- A call that gives up its wait releases what it may have got.
-        PERFORM quota_leave(p_user, p_id);
-    END IF;
+    PERFORM quota_leave(p_user, p_id) WHERE q.waiting_until IS NOT NULL;
     -- quota_progress locks only the reservation: this lock waits for what it has just reported.
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
