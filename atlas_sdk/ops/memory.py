@@ -34,7 +34,7 @@ sql = statements("memory")
 KINDS = ("claude_md", "scratch", "auto")
 #: The longest path (bytes) that fits into an index entry, and the largest permission bits.
 _PATH_BYTES, _MODES = 2048, 0o777
-#: The default rules, for content that does not come from a folder: only its name decides its kind.
+#: The default rules, for content that does not come from a folder: only the file's name decides the kind.
 _BY_NAME = Tracking()
 
 
@@ -170,8 +170,8 @@ def history(
 ) -> Plan[list[Snapshot]]:
     """Return the versions of one file, or of the whole project, newest first.
 
-    A version that a checkpoint names appears once more, with the checkpoint's name. Pass the last version of a page as
-    `before` to get the next page.
+    A version appears once more for each checkpoint that names it, with the checkpoint's name. Pass the last version of
+    a page as `before` to get the next page.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
     if limit < 1:

@@ -55,7 +55,7 @@ def plan_restore(
 
 
 def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
-    """Compare the file on disk with the version to restore; None stands for a deletion."""
+    """Return the step that turns the file on disk into the version to restore; a `version` of None is a deletion."""
     tracking = yield from local(Tracking.load, root)
     now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     present = None if now is None else now.sha256.hex()
