@@ -27,7 +27,7 @@ class Checkpoint:
     note: str | None = None
     #: The number of files in the checkpoint, without deleted ones.
     files: int
-    #: The sum of their sizes, in bytes.
+    #: The sum of the sizes of these files, in bytes.
     size: int
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)
@@ -50,7 +50,7 @@ class RestoreStep:
     size: int | None = None
     mode: int = field(default=0o644, repr=oct)
     link: str | None = field(default=None, repr=False)
-    #: Permission bits of the folders above the file, outermost first, for folders that the restore has to create.
+    #: Permission bits of the folders above the file, the topmost first, for folders that the restore has to create.
     folder_modes: tuple[int, ...] = field(default=(), repr=False)
     #: Lines that the restore adds and removes; None when a side is binary or not stored.
     added_lines: int | None = None
@@ -68,7 +68,7 @@ class RestorePlan:
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
     #: The restore that this plan undoes or redoes.
     of: UUID | None = field(default=None, repr=False)
-    #: Device and inode of the project's folder. `restore` refuses the plan if the path leads to another folder by then.
+    #: Device and inode of the project's folder. `restore` refuses the plan if the path then leads to another folder.
     folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 

@@ -22,7 +22,7 @@ def _lines(content: bytes | None) -> list[str] | None:
 
 
 def _span(first: int, last: int) -> str:
-    """Return a range of lines in the unified format, which counts from 1 and writes "0" before the first line."""
+    """Return a range of lines in the unified format, counted from 1. An empty range has the line before it, or 0."""
     count = last - first
     start = first + 1 if count else first
     return str(start) if count == 1 else f"{start},{count}"
