@@ -25,12 +25,13 @@ __all__ = ["BACKEND_PID", "configure_connection", "configure_connection_async", 
 BACKEND_PID = "SELECT pg_backend_pid()"
 _SEARCH_PATH = "search_path"
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
-#: The number of looks: while other clients are busy, a single look may find the same connection by chance.
+#: The number of comparisons in `_mode`: while other clients are busy, a client may get the same server connection twice
+#: by chance.
 _LOOKS = 8
 
 
 def is_pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[Any, ...] | None) -> bool:
-    """Return whether there is a pooler; `answer` is the server's answer to `BACKEND_PID`."""
+    """Return whether there is a pooler; `answer` begins with the server's answer to `BACKEND_PID`."""
     return answer is None or answer[0] != connection.info.backend_pid
 
 

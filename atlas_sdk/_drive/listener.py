@@ -46,7 +46,7 @@ class Listener:
     """
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
-        """Use `Atlas.listen`."""
+        """Use `Atlas.listen` instead of this constructor."""
         self._config = config
         self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)
@@ -167,7 +167,7 @@ class AsyncListener:
     """A receiver of notifications on a connection of its own. `AsyncAtlas.listen` makes it. See `Listener`."""
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
-        """Use `AsyncAtlas.listen`."""
+        """Use `AsyncAtlas.listen` instead of this constructor."""
         self._config = config
         self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)

@@ -94,7 +94,7 @@ class Pool:
                 self._inherited = False
 
     def _is_alive(self, connection: PooledConnection) -> bool:
-        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        """Return whether the server keeps a connection open; give a lost one back. Usually without a round trip."""
         is_alive = False
         try:
             if has_news(connection):
@@ -172,7 +172,7 @@ class AsyncPool:
             raise translate(exc, self._config.dsn) from exc
 
     async def _is_alive(self, connection: AsyncPooledConnection) -> bool:
-        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        """Return whether the server keeps a connection open; give a lost one back. Usually without a round trip."""
         is_alive = False
         try:
             if has_news(connection):

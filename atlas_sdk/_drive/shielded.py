@@ -16,8 +16,8 @@ _PATIENCE_S = 5.0
 async def shielded(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
     """Await work to its end, even if the task is cancelled; return the cancellation, for the caller to raise.
 
-    Raises the errors of the work. Without this, a cancelled step of a transaction may have happened or not, and the
-    next step could roll back another operation's work, or commit work that must not be committed.
+    Raises the errors of the work. Without this function, nobody knows whether a cancelled step of a transaction was
+    done, and the next step could roll back another operation's work, or commit work that must not be committed.
     """
     task = asyncio.ensure_future(work)
     interrupted: asyncio.CancelledError | None = None
