@@ -52,7 +52,9 @@ class ClientBase:
         self._found()[0].keep_for(seconds)
 
     def with_context(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> Self:
-        """Return a light copy of this client for one request; the audit names its address and agent. Do not await it.
+        """Return a light copy of this client for one request; the audit trail records the request's address and agent.
+
+        Do not await this method.
 
         ::
 

@@ -17,7 +17,7 @@ Key = tuple[UUID, UUID, str]
 
 
 class HeadCache:
-    """A bounded map from a file to its newest version; the least recently used entries go first.
+    """A bounded map from a file to its newest version; a full map drops the least recently used entries.
 
     A cached head may be old. If a writer uses an old head, its statement changes no row. Then the writer forgets the
     head and reads the newest one. With the stamps that all clients of one machine share, the cache also knows whether a

@@ -11,15 +11,15 @@ from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["Keyring"]
 
-#: Seconds for which a key that was removed from the file may still verify. A check of the file costs 2 µs, and on
-#: asyncio a thread.
+#: Seconds between two checks of the file: for so long, a key that was removed may still verify tokens. A check costs
+#: 2 µs, and on asyncio a thread.
 _TRUSTED_S: Final = 5.0
 
 
 @frozen
 class _Loaded:
     keys: SigningKeys
-    #: Differs between two states of the file.
+    #: A value that changes when the file changes.
     signature: tuple[int, ...]
     at: float
 

@@ -2,7 +2,7 @@
 
 A plan yields an effect (a statement to run, a local call, …) and gets the answer sent back; the plan itself does no
 I/O. One plan runs on the blocking driver, on the asyncio driver, and in tests that step two plans on two connections in
-a chosen order. A plan keeps its state in local variables only, so that a new one can be started at any time.
+a chosen order. A plan keeps its state in local variables only, so a retry just starts a new plan.
 """
 
 from collections.abc import Callable, Generator, Mapping

@@ -1,4 +1,4 @@
-"""The asyncio client: the same names, awaited."""
+"""The asyncio client. It has the methods of the blocking client, and callers await them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         tenant: UUID | None = None,
         parent: "AsyncAtlas | None" = None,
     ) -> None:
-        """Use `AsyncAtlas.open`."""
+        """Use `AsyncAtlas.open` instead of this constructor."""
         self._dsn = dsn
         self._options = options
         self._origin = origin or Origin()
@@ -172,7 +172,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return AsyncTransaction(self._view.joined(connection))
 
     async def health(self) -> Health:
-        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing without an answer."""
         try:
             found = await self._view.run(health.look())
         except AtlasError as problem:
@@ -184,7 +184,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return the number of connections and counts of the requests for one. No round trip; do not await it."""
+        """Return the number of connections, and counts of requests for a connection. No round trip; do not await it."""
         return self._connected().driver.stats()
 
     def listen(self, *channels: str) -> AsyncListener:

@@ -45,7 +45,7 @@ class Atlas(ClientBase, Topics):
         tenant: UUID | None = None,
         parent: "Atlas | None" = None,
     ) -> None:
-        """Use `Atlas.open`."""
+        """Use `Atlas.open` instead of this constructor."""
         self._opened = opened
         self._driver = driver
         self._login = login
@@ -132,7 +132,7 @@ class Atlas(ClientBase, Topics):
         return Transaction(self._view.joined(connection))
 
     def health(self) -> Health:
-        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing without an answer."""
         try:
             found = self._driver.run(health.look())
         except AtlasError as problem:
@@ -141,7 +141,7 @@ class Atlas(ClientBase, Topics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return the number of connections and counts of the requests for one. No round trip."""
+        """Return the number of connections, and counts of requests for a connection. No round trip."""
         return self._driver.stats()
 
     def listen(self, *channels: str) -> Listener:

@@ -103,7 +103,7 @@ def open_private_file(path: Path, flags: int) -> int:
 
 
 def replace_private_file(path: Path, text: str) -> None:
-    """Give a file that only this OS user may read and change a new content, in one step. Raises FileProblem."""
+    """Replace, in one step, the content of a file that only this OS user may read and change. Raises FileProblem."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
@@ -112,7 +112,7 @@ def replace_private_file(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: those of new and of renamed files."""
+    """Write the names of new and renamed files in a folder to the disk, so that they survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

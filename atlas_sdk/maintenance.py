@@ -1,4 +1,4 @@
-"""The names of `atlas.maintenance`: its jobs, reports and progress."""
+"""The names and the results of the jobs of `atlas.maintenance`, for annotations and checks."""
 
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
 
