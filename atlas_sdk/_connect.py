@@ -28,7 +28,7 @@ from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
 
-# A uuid v7: later ones sort after earlier ones.
+# A uuid v7: later ids sort after earlier ids.
 if sys.version_info >= (3, 14):
     from uuid import uuid7 as new_id
 else:

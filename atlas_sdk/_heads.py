@@ -55,7 +55,7 @@ class HeadCache:
         return self._versions.is_valid(head.stamp) and head.stamp == self._versions.read(*key[1:])
 
     def put(self, key: Key, head: Head) -> None:
-        """Keep a head that was read, unless a newer one is known or it is larger than the cache."""
+        """Keep a head that was read, unless a newer head is known or the head is larger than the cache."""
         with self._lock:
             known = self._heads.get(key)
             if known is not None and known.seq > head.seq:
@@ -87,7 +87,7 @@ class HeadCache:
             self._bytes = 0
 
     def begin(self) -> "HeadCache":
-        """Return an empty cache for a transaction. Other clients learn nothing of it before `adopt`."""
+        """Return an empty cache for a transaction. Other clients learn nothing of the transaction before `adopt`."""
         return _TransactionHeads()
 
     def join(self) -> "HeadCache":
@@ -117,7 +117,7 @@ class HeadCache:
 
 
 class _TransactionHeads(HeadCache):
-    """The heads of one transaction. It tells other clients nothing, and keeps the forgotten keys for `adopt`."""
+    """The heads of one transaction. The cache tells other clients nothing, and keeps the forgotten keys for `adopt`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _TransactionHeads(HeadCache):
 
 
 class _JoinedHeads(HeadCache):
-    """The heads of a caller's transaction, whose end is unknown to us. A file that it writes gets an invalid stamp."""
+    """The heads of a caller's transaction, whose end we do not see. Each file written in it gets an invalid stamp."""
 
     def _publish(self, key: Key, seen: bytes | None) -> None:  # noqa: ARG002  # the stamp from before is of no use here
         if self._versions is not None:

@@ -25,7 +25,7 @@ class _Loaded:
 
 
 class Keyring:
-    """Signing keys that the caller gave, or those that a file holds now."""
+    """Signing keys that the caller gave, or that a file contains now."""
 
     def __init__(self, given: SigningKeys | None = None, *, file: Path | None = None, makes: bool = False) -> None:
         self._given = given

@@ -21,7 +21,7 @@ T = TypeVar("T")
 #: Errors that a second try of an idempotent plan may mend: a lost connection, an embedded server that restarts, a
 #: conflict.
 RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) and got none; another try would wait as long.
+#: Seconds: a try that took this long waited for a connection (5 s by default) in vain, and another try would do so too.
 _PROMPT_S = 4.0
 _UNLOCKED: AbstractContextManager[object] = nullcontext()
 

@@ -34,7 +34,7 @@ _INVALID_FOR_ALL = _INVALID * _SLOT_BYTES
 
 
 class _ThreadLock:
-    """A lock that lets one thread of this process at a time change a table. Processes use a record lock on the file.
+    """A lock that lets one thread of this process change a table at a time. Processes use record locks on the file.
 
     One lock serves all tables, because two tables may use one file: a process that closes one descriptor of a file
     loses all its record locks on the file.

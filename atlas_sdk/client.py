@@ -58,7 +58,7 @@ class Atlas(ClientBase, Topics):
         super().__init__(self._view)
         self.maintenance = Maintenance(self._view)
         self.memory = Memory(self._view)
-        # Under row-level security a copy has guards of its own: it reserves and settles as its user.
+        # Under row-level security a copy has guards of its own, which reserve and settle as the copy's user.
         shared = None if parent is None or (tenant is not None and login.row_security_applies) else parent.quotas
         self.quotas: Quotas = Quotas(self._view, shared=shared, tenant=tenant)
 
@@ -66,9 +66,9 @@ class Atlas(ClientBase, Topics):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Connect, and check that the schema is this version's.
 
-        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If it names none, or
-        with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server stops with
-        its last user. The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed,
+        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If the variable is
+        not set, or with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server
+        stops with its last user. `Options` describes the options. Raises DatabaseUnreachable, AuthenticationFailed,
         EmbeddedServerFailed, SchemaMismatch, and InvalidInput for an option that does not exist.
         """
         opened = prepare(address(dsn, options), options)

@@ -104,7 +104,7 @@ def user_file() -> Path:
 
 
 def signing_keys_file() -> Path | None:
-    """Return the path in ATLAS_SIGNING_KEYS, the file of the keys of session tokens; None if it is not set."""
+    """Return the path in ATLAS_SIGNING_KEYS, of the file that signs session tokens; None if the variable is not set."""
     given = os.environ.get("ATLAS_SIGNING_KEYS")
     return Path(given).expanduser() if given else None
 

@@ -31,8 +31,8 @@ def prepare_home(folder: Path) -> Path:
     """Return the home with all links resolved; make it and missing folders above it, for this OS user alone.
 
     Raises FileProblem when the home is not a folder of this OS user, when its group or others may write to it, and when
-    another user could put a folder in its place. That is possible if everybody may write to a folder above the home
-    (unless this folder is sticky, as /tmp is), or if a link on the way belongs to another user.
+    another user could put a folder in the place of the home: if everybody may write to a folder above the home (unless
+    that folder is sticky, as /tmp is), or if a link on the way belongs to another user.
     """
     if "\n" in str(folder):
         # PostgreSQL keeps the path on one line of a file.

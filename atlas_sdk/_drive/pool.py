@@ -200,14 +200,14 @@ class AsyncPool:
 
 
 def has_news(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Return whether an idle connection has something to read, as after the server closed it. No round trip."""
+    """Return whether the server has sent something on an idle connection, or has closed it. No round trip."""
     poller = select.poll()
     poller.register(connection.pgconn.socket, select.POLLIN)
     return bool(poller.poll(0))
 
 
 def _stats(found: Mapping[str, int]) -> PoolStats:
-    """Return the counters of a pool; psycopg_pool leaves out those that are zero."""
+    """Return the statistics of a pool; psycopg_pool leaves out the counters that are zero."""
     size, idle = found.get("pool_size", 0), found.get("pool_available", 0)
     return PoolStats(
         size=size,

@@ -22,7 +22,7 @@ class Checkpoint:
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
     name: str
-    #: "named": a user made it. "safety": a restore made it before it wrote anything.
+    #: "named": a user made the checkpoint. "safety": a restore made the checkpoint before writing any file.
     kind: str = field(validator=in_(("named", "safety")))
     note: str | None = None
     #: The number of files in the checkpoint, without deleted ones.

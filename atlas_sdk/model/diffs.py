@@ -12,7 +12,7 @@ _NO_NEWLINE = "\n\\ No newline at end of file\n"
 
 
 def _lines(content: bytes | None) -> list[str] | None:
-    """Split a content into lines with their newline; return None if it is binary. Keep invalid UTF-8 as surrogates."""
+    """Split a content into lines with newlines; return None for a binary content. Keep invalid UTF-8 as surrogates."""
     if content is None:
         return []
     if b"\0" in content:

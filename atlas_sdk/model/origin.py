@@ -58,7 +58,7 @@ class Origin:
     def but(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> "Origin":
         """Return a copy of this origin with the given fields replaced; None leaves a field as it is.
 
-        With `strict=False`, an `ip` that is not an IP address leaves the copy without one.
+        With `strict=False`, the copy has no IP address if `ip` is not one.
         """
         known = ip if ip is None or strict else _ip_or_none(ip)
         return evolve(

@@ -87,7 +87,7 @@ def append(
     made = yield from _put(new, head, (yield from _encode(new, head)))
     if made is not None:
         return made
-    # Another client appended a version in between, or a hard limit refused this one. Lock the file: on a busy file,
+    # Another client appended a version in between, or a hard limit refused this version. Lock the file: on a busy file,
     # most further attempts without a lock would fail.
     ctx.heads.drop(new.key)
     return (yield from _append_in_turn(new, known=head))

@@ -288,7 +288,7 @@ def list_of(
 
 
 def touch(project: Project) -> Plan[bool]:
-    """Record the use of a project for `list(order="used")`, at most once a minute; return True if this call wrote it.
+    """Record the use of a project for `list(order="used")`, at most once a minute; return True if this call did it.
 
     There is no event, so you may call this at every request. The call ignores a deleted project.
     """
@@ -299,7 +299,7 @@ def touch(project: Project) -> Plan[bool]:
 def update_memory(project: Project) -> Plan[Project]:
     """Update `has_memory` and `memory_size` from the stored versions; return the project. Raises NotFound.
 
-    Checkpoints and `memory.capture` do this by themselves. Call it after single snapshots.
+    Checkpoints and `memory.capture` do the same by themselves. Call `update_memory` after single snapshots.
     """
     changed = yield from one_or_none(sql["remember_memory"], Project, **_keys(project))
     if changed is None:

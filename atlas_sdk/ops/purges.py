@@ -69,8 +69,8 @@ def purge_events(
 ) -> Plan[JobReport]:
     """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
 
-    This includes all event types, because no operation depends on events. Restores and quota thresholds have tables of
-    their own.
+    The job deletes events of all types, because no operation depends on events: restores and quota thresholds have
+    tables of their own.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)

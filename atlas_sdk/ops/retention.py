@@ -38,8 +38,8 @@ def prune_snapshots(
 ) -> Plan[JobReport]:
     """Delete the versions of kind "auto" that are older than `keep`, of all users. Raises InvalidInput.
 
-    Some versions stay at any age: the newest version of every file, its newest version with content, versions that a
-    checkpoint names, and versions of other kinds. `collect_contents` then deletes the contents.
+    Some versions stay at any age: the newest version of every file, the file's newest version with content, versions
+    that a checkpoint names, and versions of other kinds. `collect_contents` deletes the contents of deleted versions.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)

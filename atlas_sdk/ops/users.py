@@ -62,12 +62,12 @@ def create(
 ) -> Plan[User]:
     """Create a user, with the limits of a plan: "free", "pro", "enterprise", or one of yours.
 
-    The address is unique in the database. It is stored in one form, however it is typed: in NFKC and lower case, and
-    its domain as in the DNS ("xn--…"). Without `password` the user cannot sign in by password. A password has at least
-    8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as an argon2id hash. `password_hash`
-    is a hash from another system in the crypt format, stored unchanged; sign-ins work with argon2 hashes only. Raises
-    AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there is a password and the extra
-    "auth" is not installed.
+    The address is unique in the database. Every spelling of an address is stored in one form: in NFKC and lower case,
+    and the domain as in the DNS ("xn--…"). Without `password` the user cannot sign in by password. A password has at
+    least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as an argon2id hash.
+    `password_hash` is a hash from another system in the crypt format, stored unchanged; sign-ins work with argon2
+    hashes only. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there is a password
+    and the extra "auth" is not installed.
     """
     address = normal_address(email)
     title = _checked_name(name)
