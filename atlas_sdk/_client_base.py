@@ -27,7 +27,7 @@ class ClientBase:
     _tenant: UUID | None
 
     def _found(self) -> tuple[Opened, Login]:
-        """Return the facts that were found when the client connected. Raises InvalidInput before that."""
+        """Return the parts and the login of the client. Raises InvalidInput if the client is not connected yet."""
         raise NotImplementedError
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> Self:

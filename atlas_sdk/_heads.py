@@ -37,7 +37,7 @@ class HeadCache:
         self._bytes = 0
 
     def get(self, key: Key) -> Head | None:
-        """Return the known head, if any."""
+        """Return the known head of a file, or None."""
         with self._lock:
             head = self._heads.get(key)
             if head is not None:
@@ -76,7 +76,7 @@ class HeadCache:
         self._publish(key, None)
 
     def drop(self, key: Key) -> None:
-        """Forget a head."""
+        """Forget the head of a file, if any is known."""
         with self._lock:
             self._drop(key)
 

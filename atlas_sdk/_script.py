@@ -78,7 +78,7 @@ async def run_script_async(
 def retry_once(
     plan: Callable[[], Plan[T]], clock: Callable[[], float], *, errors: tuple[type[AtlasError], ...] = RETRIED
 ) -> Script[T]:
-    """Run a plan, and once more after one of these errors, unless the first try took long.
+    """Run a plan; run it once more after one of the errors in `errors`, unless the first try took over 4 seconds.
 
     The plan must be idempotent: the first try may have been committed although no answer came. Each try calls `plan`.
     """

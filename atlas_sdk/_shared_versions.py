@@ -111,7 +111,7 @@ class SharedVersions:
             return stamp if found == seen else None
 
     def invalidate(self, project_id: UUID, path: str) -> None:
-        """Make the file's stamp invalid: a caller's transaction may commit a version at a time unknown to us."""
+        """Make the file's stamp invalid, because a caller's transaction may commit a version when we do not see it."""
         slot, mine = self._slot(project_id, path), self._invalid_for(project_id, path)
         with self._locked(slot):
             found = self._table[slot]

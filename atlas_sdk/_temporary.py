@@ -1,4 +1,4 @@
-"""The database and the options of a temporary client."""
+"""Make and drop the database of a temporary client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

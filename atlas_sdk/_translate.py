@@ -31,7 +31,7 @@ __all__ = ["translate"]
 _ILLEGAL_TRANSITION = "23T01"
 #: The SQLSTATE of the trigger `refuse_over_limit` (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"
-#: The SQLSTATE invalid_catalog_name.
+#: The SQLSTATE for a database that does not exist (invalid_catalog_name).
 _NO_DATABASE = "3D000"
 #: The time limit that ended a statement or its transaction, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}

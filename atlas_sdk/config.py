@@ -56,7 +56,7 @@ _TRUTH: Final = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
-#: The most days to keep: a century.
+#: The most days for which data may be kept: a century.
 _DAYS_MAX: Final = 36_500
 
 
@@ -104,7 +104,7 @@ def user_file() -> Path:
 
 
 def signing_keys_file() -> Path | None:
-    """Return the path in ATLAS_SIGNING_KEYS, of the file that signs session tokens; None if the variable is not set."""
+    """Return the path of the file of signing keys, from ATLAS_SIGNING_KEYS; None if the variable is not set."""
     given = os.environ.get("ATLAS_SIGNING_KEYS")
     return Path(given).expanduser() if given else None
 

@@ -35,7 +35,7 @@ def prepare_home(folder: Path) -> Path:
     that folder is sticky, as /tmp is), or if a link on the way belongs to another user.
     """
     if "\n" in str(folder):
-        # PostgreSQL keeps the path on one line of a file.
+        # Refuse a line break: PostgreSQL keeps the path on one line of a file.
         raise _problem(folder, f"the home {str(folder)!r} has a line break in its name; {_ELSEWHERE}")
     try:
         found, missing = _resolve(folder)

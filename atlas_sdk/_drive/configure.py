@@ -102,9 +102,9 @@ def probe(config: ConnectionConfig) -> None:
 def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patience_s: float) -> Pooler:
     """Return the pooler's mode; `answer` is the process id that the first connection got.
 
-    In transaction mode the second client gets the server connection that the first one has just used, or the first
-    client gets another one next time. In session mode a server connection belongs to one client until the client
-    leaves.
+    In transaction mode the second client gets the server connection that the first client has just used, or the first
+    client gets another server connection next time. In session mode a server connection belongs to one client until
+    the client leaves.
     """
     #: The mode to report if the current statement gets no answer in time. The timer then adds it to `verdict`.
     meaning: Pooler = "session"
@@ -123,7 +123,7 @@ def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patie
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
-        # When all server connections are taken, the pooler makes one of the two clients wait.
+        # Limit the wait: when all server connections are taken, the pooler makes one of the two clients wait.
         patience = Timer(patience_s, give_up)
         patience.daemon = True
         patience.start()

@@ -26,7 +26,7 @@ __all__ = ["ListenAddress", "ListenState", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
-#: The approximate wait before the first new attempt. Each further wait is twice as long.
+#: Seconds: the longest wait before the first new attempt. Each further wait may be twice as long, up to _LONGEST_S.
 _FIRST_S = 0.1
 _LONGEST_S = 10.0
 #: With these settings the client notices within a minute that the server is gone, and no firewall drops the connection.

@@ -31,7 +31,7 @@ def _not_entered() -> InvalidInput:
 
 
 def _left(deadline: float | None, most: float | None = None) -> float | None:
-    """Return the seconds to wait now, at most until the deadline."""
+    """Return the seconds until the deadline, but not more than `most`; None means a wait without an end."""
     if deadline is None:
         return most
     left = max(0.0, deadline - time.monotonic())

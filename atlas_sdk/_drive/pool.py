@@ -69,7 +69,7 @@ class Pool:
         return _stats(self._pool.get_stats())
 
     def get(self) -> PooledConnection:
-        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection; the caller gives it back with `put`. Raises our errors, such as DatabaseUnreachable."""
         if self._inherited:
             self._reopen()
         until = time.monotonic() + self._config.connect_timeout_s
@@ -98,7 +98,7 @@ class Pool:
         is_alive = False
         try:
             if has_news(connection):
-                # The server closed the connection or sent a notice. A query shows which.
+                # The server closed the connection or sent a notice. A query shows which of the two.
                 connection.execute("")
             is_alive = True
         except psycopg.Error:
@@ -119,7 +119,7 @@ class Pool:
 
 
 class AsyncPool:
-    """The connections of an asyncio client. The twin of `Pool`, line by line, without forks."""
+    """The connections of an asyncio client. The twin of `Pool`, line by line, but not for use in forked children."""
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
@@ -156,7 +156,7 @@ class AsyncPool:
         return _stats(self._pool.get_stats())
 
     async def get(self) -> AsyncPooledConnection:
-        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection; the caller gives it back with `put`. Raises our errors, such as DatabaseUnreachable."""
         until = time.monotonic() + self._config.connect_timeout_s
         try:
             while True:
@@ -176,7 +176,7 @@ class AsyncPool:
         is_alive = False
         try:
             if has_news(connection):
-                # The server closed the connection or sent a notice. A query shows which.
+                # The server closed the connection or sent a notice. A query shows which of the two.
                 await connection.execute("")
             is_alive = True
         except psycopg.Error:

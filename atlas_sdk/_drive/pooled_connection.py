@@ -29,7 +29,8 @@ from atlas_sdk.dsn import scrub
 __all__ = ["AsyncPooledConnection", "PooledConnection", "StatementCache"]
 
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>\w+)\)s|(?P<percent>%))")
-#: The server has no such statement: psycopg deallocates all statements after some errors, and so may a pooler.
+#: The SQLSTATE for an unknown prepared statement: psycopg deallocates all statements after some errors, and so may a
+#: pooler.
 _NO_SUCH_STATEMENT = b"26000"
 #: The server function that refuses a prepared statement after a change of a table has changed the columns of its
 #: result. Preparing the statement again helps.

@@ -42,6 +42,6 @@ async def call_in_thread(effect: Local) -> object:
     """Call the function of a plan in a thread and return its result."""
     if effect.executor is None:
         return await asyncio.to_thread(effect.call)
-    # Do the same as `asyncio.to_thread`, which accepts no executor.
+    # Do what `asyncio.to_thread` does, because that function accepts no executor.
     run = contextvars.copy_context().run
     return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)

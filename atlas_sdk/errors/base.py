@@ -122,7 +122,7 @@ class PortsExhausted(AtlasError):
 
 
 class AmbiguousReference(AtlasError):
-    """A prefix that several versions share."""
+    """A reference that begins the ids of several versions."""
 
     http_status = 422
 

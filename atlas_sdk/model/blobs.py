@@ -44,13 +44,13 @@ def sha256_of(content: bytes) -> bytes:
 
 @frozen(kw_only=True)
 class Blob:
-    """One row of memory_blobs."""
+    """A content as it is stored: one row of the table memory_blobs."""
 
     sha256: bytes = field(repr=lambda value: value.hex()[:12])
     size: int
     depth: int = 0
     base_sha256: bytes | None = field(default=None, repr=False)
-    #: None when only hash and size are known, because the file was over the size limit.
+    #: The stored bytes; None when only hash and size are known, because the file was over the size limit.
     data: bytes | None = field(default=None, repr=False)
 
     @classmethod

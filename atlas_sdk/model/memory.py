@@ -100,7 +100,7 @@ class Head:
 
     snapshot_id: UUID
     seq: int
-    #: None when the newest version is a deletion.
+    #: The SHA-256 of the newest version; None when the newest version is a deletion.
     sha256: bytes | None
     mode: int
     link: str | None

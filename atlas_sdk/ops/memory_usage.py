@@ -39,7 +39,7 @@ def record_memory_threshold(user: User) -> Plan[None]:
 
 
 def tell(user_id: UUID) -> Plan[None]:
-    """Do what `record_memory_threshold` does, given the user's id."""
+    """Record the thresholds that a user's memory has passed: `record_memory_threshold` for a user's id."""
     now = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user_id, always=False)
     if now is not None and now.level != now.told:
         yield from _tell(user_id, now)

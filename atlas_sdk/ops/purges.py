@@ -25,7 +25,7 @@ __all__ = [
 sql = statements("purges")
 
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
-#: A year, because auditors ask for the last year.
+#: The default time to keep events: a year, because auditors ask for the last year.
 KEEP_EVENTS: Final = timedelta(days=365)
 #: The number of users whose quota rows one transaction locks. The calls of these users wait for it, some 20 ms.
 _USERS: Final = 100

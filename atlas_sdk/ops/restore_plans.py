@@ -95,7 +95,7 @@ def versions_by_id(project: Project, ids: Iterable[UUID | None]) -> Plan[dict[UU
 
 
 def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
-    """Return the plan of an undo or a redo of a restore."""
+    """Return the plan that undoes or redoes the restore `past`; `reason` is "undo" or "redo"."""
     root = yield from local(pin, Path(project.path))
     sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
     found = yield from versions_by_id(project, sides.values())
