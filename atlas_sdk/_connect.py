@@ -97,8 +97,8 @@ class Options(TypedDict, total=False):
     query_log: bool; default False
         Log every statement's name, time and number of rows, never a value, to the logger "atlas_sdk.queries".
     slow_query_s: float, seconds; default none
-        Log a warning for each statement that takes longer, to the same logger, and its query plan from PostgreSQL, at
-        most once a minute for the same statement. The log never has a value.
+        Log a warning for each statement that takes longer, to the same logger. At most once a minute for one statement,
+        log PostgreSQL's query plan too. The log never has a value.
     signing_keys: SigningKeys; default the file that ATLAS_SIGNING_KEYS names
         The keys of session tokens. If neither is given, a client of the embedded server uses the file "signing-keys" in
         its home, and makes this file at the first token.

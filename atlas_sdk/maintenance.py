@@ -1,4 +1,4 @@
-"""The names and the results of the jobs of `atlas.maintenance`, for annotations and checks."""
+"""The names of the jobs of `atlas.maintenance`, and the objects that report on jobs and runs."""
 
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
 

@@ -44,7 +44,7 @@ class RestoreStep:
     #: The present content: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
     present_size: int | None = None
-    #: The content after the restore: the version, its SHA-256 in hex and its size; None for a deletion.
+    #: The content after the restore: id of the version, SHA-256 in hex and size; None for a deletion.
     snapshot_id: UUID | None = None
     sha256: str | None = field(default=None, repr=False)
     size: int | None = None

@@ -93,9 +93,9 @@ def run_if_due(
 ) -> Script[list[JobReport] | None]:
     """Run all jobs if they are due; return None if they are not.
 
-    They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after one
-    that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them runs
-    the jobs. The other options are those of `run`.
+    The jobs are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
+    a run that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them
+    runs the jobs. The other options are those of `run`.
     """
     yield isolation.check_sees_all("maintenance")
     options = JobOptions.of(dry_run=False, batch=batch, progress=progress)

@@ -52,7 +52,7 @@ def snapshot(
     Without `content` the call reads the file from the project's folder, and records a missing file as deleted. Content
     equal to the newest version costs one small read from the server; on the embedded server it costs none if the last
     read was less than a second ago. `kind` defaults to `claude_md` or `scratch`, by the file's name; maintenance may
-    prune versions of kind `auto`. Content given as bytes may have up to 8 MiB, and `mode` gives its permission bits.
+    prune versions of kind `auto`. Content given as bytes may have up to 8 MiB; `mode` is the file's permission bits.
     `context` is a JSON object to store with the version. Several writers may write one file at once: every version is
     stored, in the order of commit. Raises NotFound for a file that never existed, FileProblem for a file that cannot be
     read, QuotaExceeded for new content above a hard memory limit.

@@ -34,7 +34,7 @@ _FROM_LONG_AGO: Final = {"at": LONG_AGO}
 
 
 def purge_sessions(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the expired sessions of all users. `sessions.verify` refuses them anyway."""
+    """Delete the expired sessions of all users. `sessions.verify` refuses expired sessions anyway."""
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", timedelta(0))
     step = drain(sql["sessions"], sql["sessions_left"], before=before, options=options)
