@@ -10,8 +10,8 @@ compare the device of the data. The device number can change at a boot (LVM, Btr
 file system. Such a snapshot is as good as the data after a crash.
 
 A copy of a stopped server's home becomes an independent home. This module refuses two other kinds of copies, and says
-what to do: the copy of a running server, whose files are of different times; and a copy that still leads to the files
-of the original, by a symlink or by hard links. A person who is sure that the data is good removes `atlas.home`.
+what to do: the copy of a running server, whose files were copied at different times; and a copy that still leads to the
+files of the original, by a symlink or by hard links. A person who is sure that the data is good removes `atlas.home`.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Locks by flock(2). The kernel releases a lock when its last holder ends, even after a crash.
 
 A lock belongs to the open file. So threads that open the file separately exclude each other, and a forked child shares
-the locks of its parent. This module never unlocks explicitly, because that would also unlock for the other process.
+the locks of its parent. This module never unlocks explicitly, because parent and child would both lose the lock.
 """
 
 import fcntl
