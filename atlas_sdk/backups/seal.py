@@ -46,7 +46,7 @@ class Seal:
 
     @classmethod
     def read(cls, file: Path, opened: BinaryIO) -> "Seal | None":
-        """Return the seal of a dump in which every byte is as it was written; None for a dump of pg_dump alone.
+        """Return the seal of an unchanged dump; None for a dump that pg_dump alone wrote, without a seal.
 
         Raises BackupFailed for every other file. The seal is no signature: a person who changes a dump can seal it
         again.

@@ -25,7 +25,7 @@ _FULL: Final = 0.9
 _STUCK: Final = timedelta(minutes=5)
 #: autovacuum starts at a fifth of dead rows. At a half, autovacuum is late or was stopped.
 _DEAD_SHARE: Final = 0.5
-#: A table with fewer rows is read in a moment, dead rows included.
+#: Reading so few rows is fast, so fewer dead rows are no problem.
 _DEAD_ROWS: Final = 10_000
 _SHOWN_USERS: Final = 3
 
@@ -72,7 +72,7 @@ def _clock(session: AdminSession, clock: Callable[[], datetime]) -> Finding:
     server: datetime = session.value(sql["now"])
     after = clock()
     skew = server - (before + (after - before) / 2)
-    # The server read its clock at some moment of the round trip.
+    # The server read its clock at some moment of the round trip, so the skew may be wrong by half of the round trip.
     if abs(skew) <= _SKEW + (after - before) / 2:
         return fine("clock", f"the server's differs by {abs(skew).total_seconds():.1f} s")
     word = "ahead of" if skew > timedelta() else "behind"

@@ -33,7 +33,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """True when no finding is a problem."""
+        """True when no check found a problem or was skipped because of one."""
         return all(finding.verdict not in {"problem", "skipped"} for finding in self.findings)
 
 

@@ -78,7 +78,7 @@ def creating(kind: str, names: set[str]) -> list[str]:
     for migration in migrations():
         for made, name, command in _created(migration.text):
             if made == kind and name in names:
-                # Move the command to the place of its last definition, which may need objects made in between.
+                # Put the object at the place of its last definition, which may need objects made after the first one.
                 found.pop(name, None)
                 found[name] = command
     return list(found.values())

@@ -18,7 +18,7 @@ __all__ = ["APP", "OWNER", "is_member", "make_login", "make_roles", "may_become"
 
 sql = statements("provision")
 
-#: The role that owns the tables and migrates them; nobody logs in as it.
+#: The role that owns the tables and migrates them; nobody logs in with this role.
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"

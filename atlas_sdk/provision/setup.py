@@ -68,12 +68,12 @@ def set_up(
 
 
 def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
-    """Connect to the database, or if it is missing to the server's own; the flag is True for the former."""
+    """Connect to the database, or to `postgres` if the database is missing; return also whether the database exists."""
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:
-        # The server gives its reason only as text, in its own language. Its own database knows whether ours exists, if
-        # we may connect to it.
+        # The server gives its reason only as text, in its own language. So ask the database `postgres`, if this login
+        # may connect to it, whether the database of the address exists.
         try:
             server = stack.enter_context(open_session(address.of(MAINTENANCE).dsn))
         except DatabaseUnreachable:
@@ -83,7 +83,7 @@ def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
             raise _unreachable(address, refusal) from refusal
         if found is None or not found["may_connect"]:
             return server, False
-    # Somebody may have created it since.
+    # Another process may have created the database in between.
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:
