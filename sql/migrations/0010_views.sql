@@ -256,8 +256,8 @@ END
 $$;
 
 -- Add entries to the sums of p_users users after p_after, in the order of ids, about p_limit entries of each user.
--- Returns the number of users that it has looked at, the user after whom the next call goes on, and whether there are no
--- more users. A user whose row is locked is left to the next run.
+-- Returns the number of users that it has looked at, the user after whom the next call goes on, and whether there are
+-- no more users. A user whose row is locked is left to the next run.
 --
 -- Why no entry is missed: an open transaction that has added an entry holds the user's row, by the foreign key, so this
 -- user is left out. A transaction that adds or changes an entry later voids the sums, if they may count that entry.
