@@ -63,7 +63,7 @@ class _Record:
 def is_owner(site: Site, data_dir: Path) -> bool:
     """Return True if the data certainly belongs to this home; `settle` decides the other cases.
 
-    Data inside the home belongs to it. Data behind a link belongs to it if the record says so.
+    Data inside the home belongs to the home. Data behind a link belongs to the home that the record names.
     """
     if not site.is_linked:
         return True

@@ -133,7 +133,7 @@ class Site:
     def data_dir(self) -> Path:
         """Return the data directory, or its expected path before the first start.
 
-        Raises `EmbeddedServerFailed` if it belongs to another user.
+        Raises `EmbeddedServerFailed` if the directory belongs to another user.
         """
         found = self.link.resolve()
         if found.exists() and (owner := found.stat().st_uid) != self.account.uid:
@@ -308,7 +308,7 @@ def machine_dir() -> Path:
     """Return root's folder, which every account can enter; make it when it is missing."""
     try:
         MACHINE_DIR.mkdir()
-        MACHINE_DIR.chmod(0o755)  # the folder is ours, and mkdir applies the umask
+        MACHINE_DIR.chmod(0o755)  # set the mode again, because mkdir applies the umask
     except FileExistsError:
         status = MACHINE_DIR.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or not status.st_mode & stat.S_IXOTH:

@@ -51,7 +51,7 @@ class Postmaster:
     pid: int
     #: The path of the data directory at the start. After a copy or a move it is the path of another folder.
     data_dir: Path
-    #: Valid only for a server that `is_of` the data directory in question.
+    #: Valid only if `is_of` is True for the data directory in question.
     socket_dir: Path
     ready: bool
 

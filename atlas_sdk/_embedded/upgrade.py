@@ -1,7 +1,7 @@
 """Convert the data of an older major version of PostgreSQL.
 
-The old server runs with its own programs; the new programs dump it, and load the dump into a new data directory. So an
-upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
+The old server runs with its own programs; the new programs dump its data and load the dump into a new data directory.
+So an upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
 pg_upgrade, which would keep the old locale. The conversion needs room for a second copy of the data and for the dump.
 
 The folders show how far an upgrade came, so a kill at any time does no harm::
@@ -229,7 +229,7 @@ class _Upgrade:
         return self._ask(server, "psql", "-d", "postgres", "-v", "ON_ERROR_STOP=1", *variables, stdin=script)
 
     def _ask(self, server: Postmaster, program: str, *arguments: str | Path, stdin: str = "") -> str:
-        """Run one of the new programs, as the OS user who may connect; return its output."""
+        """Run a program of the new version, as the OS user who may connect; return its output."""
         quiet = ("-XAtq",) if program == "psql" else ()
         environment = {"PGHOST": os.fspath(server.socket_dir), "PGPORT": str(PORT), "PGUSER": ROLE, "LC_ALL": "C"}
         environment["PGREQUIREPEER"] = self.site.account.name

@@ -166,7 +166,7 @@ def _send(session: AdminSession, command: str, lines: Iterator[bytes]) -> Iterat
 def _settle(session: AdminSession, archive: Archive, fresh: Definitions) -> bool:
     """Migrate the schema to this release's version, check it, give the roles their rights, and analyze the tables.
 
-    Returns whether the rights were given, which happens after the check.
+    The call gives the rights only after the check. Returns whether it gave them.
     """
     # Run the deferred checks now: a migration cannot alter a table while deferred checks of the table wait.
     session.rows(sql["check_constraints"])

@@ -68,7 +68,7 @@ def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
 
 
 def _found(name: str) -> list[tuple[Version, Path]]:
-    """Return the programs with this name, the newest first; within a version, the embedded server's come first."""
+    """Return the programs with this name, the newest first; of one version, first that of the embedded server."""
     programs = [(_version(path), path) for path in dict.fromkeys(_candidates(name))]
     return sorted(programs, key=lambda program: program[0], reverse=True)
 

@@ -19,8 +19,8 @@ __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signa
 T = TypeVar("T")
 
 _BLOCK_BYTES = 2**20
-#: The size of the largest file that Atlas hashes, because an agent can create a sparse file of any size. The size limit
-#: of kept files is never higher.
+#: The size of the largest file that Atlas reads and hashes: an agent can create a sparse file of any size. The size
+#: limit of kept files is never higher.
 _MOST_HASHED_BYTES = 256 * 2**20
 #: Attempts to read a file while other programs write to it. After the last attempt `read_file` returns the content with
 #: `torn` set.
@@ -66,7 +66,7 @@ class FileState:
     size: int
     #: The nine permission bits.
     mode: int
-    #: The symlink's text if the path is a symlink, else None. Its target is inside the project.
+    #: The symlink's text if the path is a symlink, else None. The target is inside the project.
     link: str | None
     #: The permission bits of the folders between the project's folder and the file, the outermost folder first.
     folder_modes: tuple[int, ...] = ()

@@ -190,7 +190,7 @@ def check_globs(globs: tuple[str, ...]) -> None:
 
 
 def parts_of(glob: str) -> tuple[str, ...]:
-    """Split a glob into the parts of a path. Raises `InvalidInput` if it is not relative to the project."""
+    """Split a glob into the parts of a path. Raises `InvalidInput` if the glob is not relative to the project."""
     parts = [part for part in glob.split("/") if part not in {"", "."}]
     if glob.startswith("/") or ".." in parts or "\0" in glob or not parts:
         raise _wrong(f"{quoted(glob)} is not a glob relative to the project")
@@ -262,8 +262,8 @@ def _ending(part: str) -> str:
 def _pattern(part: str) -> _Matches:
     r"""Return a function that matches a name against a part of a glob.
 
-    Each text between two `*` is matched at its first occurrence, without backtracking (`(?>…)`), so that no input can
-    make matching slow. The standard library's `fnmatch` does the same.
+    The function matches each text between two `*` at its first occurrence, without backtracking (`(?>…)`), so that no
+    input can make matching slow. The standard library's `fnmatch` does the same.
     """
     chunks = [""]
     place = 0

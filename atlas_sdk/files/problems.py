@@ -68,7 +68,7 @@ def link_above(root: Path, name: str, target: str) -> FileProblem:
 
 
 def replaced_root(root: Path) -> FileProblem:
-    """Return the error for a project with another folder at its path than the one that was pinned."""
+    """Return the error for a project whose path now leads to another folder than the pinned one."""
     return FileProblem(
         f"{named(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
         "check it, then try again",

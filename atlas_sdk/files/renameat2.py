@@ -13,7 +13,7 @@ from functools import cache
 
 __all__ = ["exchange", "open_for_writing", "rename_new"]
 
-#: From <linux/fs.h>.
+#: The flags of `renameat2`, from <linux/fs.h>.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}

@@ -67,7 +67,7 @@ def replace_file(
 
 
 def remove_file(root: Path | Root, path: str, *, expect: bytes) -> None:
-    """Remove a file of the project if its SHA-256 is `expect`; otherwise refuse, and change nothing.
+    """Remove a file of the project if its SHA-256 is `expect`; otherwise raise RestoreRefused and change nothing.
 
     For a symlink inside the project, the call compares the target's content and removes the symlink only.
     """

@@ -158,9 +158,8 @@ def share(folder: int) -> None:
 def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[Leftover]:
     """Yield the leftovers in a folder of a project; yield none if the folder does not exist.
 
-    The path `""` is the project's own folder.
-
-    Only regular files of at most `limit_bytes` count. Raises FileProblem when the project's folder cannot be opened.
+    The path `""` is the project's own folder. Only regular files of at most `limit_bytes` count. Raises FileProblem
+    when the project's folder cannot be opened.
     """
     with suppress(OSError), open_folder(root, folder) as descriptor:
         for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - a descriptor has no Path

@@ -166,7 +166,7 @@ def _making(thing: Thing) -> str:
 
 
 def _indexes(inventory: Inventory) -> Finding:
-    # CONCURRENTLY lets others write at the same time.
+    # CONCURRENTLY lets other clients write at the same time.
     wrong = {
         f"{thing} (missing)": f"{thing.making};".replace("INDEX ", "INDEX CONCURRENTLY ", 1)
         for thing in inventory.missing

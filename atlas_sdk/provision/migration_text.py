@@ -112,7 +112,7 @@ _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def lock_of(command: str) -> tuple[str, str] | None:
-    """Return the table that a command locks, and the effect on its other users; None for a harmless command."""
+    """Return the table that a command locks, and the effect on other clients; None for a harmless command."""
     for pattern, lock in _LOCKS:
         if found := pattern.match(command):
             return (_plain(found["table"]), lock) if lock else None

@@ -83,7 +83,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
         _check_login(job, session, name, found, step)
         return None
     without = session.value(sql["write_create_login"], name=name, password=None, role=APP)
-    # psql asks for the password and sends a verifier.
+    # The command \password of psql asks for the password and sends only a verifier.
     quoted = session.value(sql["quote_name"], name=name)
     # Without a terminal, psql reads the password from the next line of a script.
     for_admin = (f"{without};", "-- interactive: psql asks for the password", f"\\password {quoted}")

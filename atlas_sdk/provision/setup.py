@@ -35,13 +35,13 @@ def set_up(
     dry_run: bool = False,
     tell: Callable[[SetupStep], None] | None = None,
 ) -> Setup:
-    """Make the missing parts of the database, the roles, the schema and the grants, and check that all of it is there.
+    """Make the missing parts of the database, the roles, the schema and the grants; then check that no part is missing.
 
-    A second call changes nothing, and many processes may call at once. With `dry_run` nothing is changed at all, and
-    the steps say what would be done. `app_user` is a login for the application, which gets `app_password`, or a
-    generated password that only the result has. `tell` is called with each step at its end. The steps that this login
-    may not do are left out, and the result has their commands for an administrator. Raises DatabaseUnreachable,
-    AuthenticationFailed, InvalidInput.
+    A second call changes nothing, and many processes may call this at once. With `dry_run` the call changes nothing,
+    and the steps say what it would do. `app_user` is a login for the application, which gets `app_password`, or a
+    generated password that only the result has. The call passes each step to `tell` at the end of the step. It leaves
+    out the steps that this login may not do, and the result has their commands for an administrator. Raises
+    DatabaseUnreachable, AuthenticationFailed, InvalidInput.
     """
     if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
         raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {quoted(app_user)}", field="app_user")

@@ -5,10 +5,10 @@ SELECT row_security_active('users') AS row_security_applies,
            AS may_act_as_user;
 
 -- name: own_path
--- Set the search_path until the end of the transaction: our schema first, temporary tables last. Our schema is the first
--- one of the present search_path that has our tables, or else the one where they would be made. Returns the process id
--- of the server's session, the previous search_path, and the new one. Every name is qualified, because there may be a
--- temporary table with a name such as pg_class.
+-- Set the search_path until the end of the transaction: our schema first, temporary tables last. Our schema is the
+-- first one of the present search_path that has our tables, or else the one where they would be made. Returns the
+-- process id of the server's session, the previous search_path, and the new one. Every name is qualified, because there
+-- may be a temporary table with a name such as pg_class.
 WITH was AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS path)
 SELECT pg_catalog.pg_backend_pid() AS pid, was.path AS before, pg_catalog.set_config('search_path', coalesce((
     SELECT pg_catalog.quote_ident(n.nspname) || ', pg_temp'
