@@ -20,7 +20,7 @@ def shared(path: Path) -> int:
 
 
 def try_exclusive(path: Path) -> int | None:
-    """Take the exclusive lock without waiting; return None if it is not free."""
+    """Take the exclusive lock without waiting; return the open file descriptor, or None if the lock is not free."""
     try:
         return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -143,7 +143,7 @@ class EmbeddedServer:
         return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir, options=options).serve()
 
     def ensure_supervisor(self) -> None:
-        """Start a supervisor, which stops the server after its last user, unless one runs already."""
+        """Start a supervisor unless one runs already. The supervisor stops the server after its last user."""
         lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
             return

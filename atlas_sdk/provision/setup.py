@@ -68,7 +68,10 @@ def set_up(
 
 
 def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
-    """Connect to the database, or to `postgres` if the database is missing; return also whether the database exists."""
+    """Connect to the database, or to `postgres` if the database is missing or refuses this login.
+
+    Returns the session, and True if it is a session of the database itself.
+    """
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:

@@ -113,11 +113,12 @@ $$;
 --   atlas_owner   owns the tables where `atlasctl db init` made them: it migrates and maintains
 --   atlas_app     what `atlas.as_user(user)` acts as: row-level security applies, no DDL
 --
--- Every table has a policy: a transaction sees the rows of the user in atlas.user_id, and none without one. The role
--- limits what a policy cannot: which columns and statements a tenant may use at all. So a tenant cannot raise its
--- limits, settle by hand, verify its own e-mail, change the audit, or claim another's address. The functions of the
--- quotas and of the ports run with the owner's rights, because a tenant must not write counters nor take a port. Their
--- search_path puts pg_temp last, because otherwise they would take a temporary table with the same name for ours.
+-- Every table has a policy: a transaction sees the rows of the user in atlas.user_id, and no row without that
+-- setting. The role limits what a policy cannot: which columns and statements a tenant may use at all. So a tenant
+-- cannot raise its limits, settle by hand, verify its own e-mail, change the audit, or claim the address of another
+-- user. The functions of the quotas and of the ports run with the owner's rights, because a tenant must not write
+-- counters nor take a port. Their search_path puts pg_temp last, because otherwise they would take a temporary table
+-- with the same name for ours.
 --
 -- Roles belong to the whole server, and the owner of a database may not be allowed to make them. Then everything works
 -- but as_user, until an administrator has made them (`atlasctl db init` says how).

@@ -30,7 +30,7 @@ RETURNING {columns};
 SELECT build_log_append(%(user_id)s, %(build_id)s, %(content)s, %(bytes)s) AS found;
 
 -- name: fold_log
--- Called in the transaction that ends the build.
+-- Move the log of a build to builds.logs, in the transaction that ends the build.
 SELECT build_log_fold(%(user_id)s, %(build_id)s);
 
 -- name: log (read)

@@ -93,7 +93,7 @@ WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid
 ORDER BY given.name, given.privilege, given.on_column, command;
 
 -- name: above_policies (read)
--- The reasons why policies do not bind a role (no row: they bind it), each with the command that ends it.
+-- The reasons why policies do not bind a role (no row: they bind it), each with the command that removes it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
 UNION ALL
@@ -131,7 +131,7 @@ ORDER BY a.privilege_type, command;
 
 -- name: system_functions (read)
 -- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the
--- command that revokes that (NULL: none).
+-- command that revokes this right; NULL if there are no such functions.
 SELECT count(*) AS amount,
        'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
            || quote_ident(%(role)s) AS command

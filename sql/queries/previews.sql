@@ -8,7 +8,7 @@ last_accessed_at, stopped_at, created_at, updated_at;
 INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: lock_claim
--- A tenant gets no row for the claim of another one.
+-- Lock the claim of a host. A tenant gets no row for the claim of another tenant.
 SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
 
 -- name: serves (read)

@@ -17,8 +17,8 @@ WHERE NOT EXISTS (
 );
 
 -- name: prune_versions
--- Delete the versions of the same page that may be deleted. The trigger tests again for each whether it is the newest
--- by now.
+-- Delete the versions of the same page that may be deleted. The trigger tests again whether a version is the newest one
+-- of its file by now.
 WITH page AS (
     SELECT created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
