@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     __version__: str
 
 # Import each name at its first use: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
-#: The names of each module; all others are errors.
+#: The names to import from each module. All other public names are errors, from `atlas_sdk.errors`.
 _NAMES_OF = {
     "_connect": "Options",
     "_drive.listener": "AsyncListener Listener",

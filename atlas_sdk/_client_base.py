@@ -27,7 +27,7 @@ class ClientBase:
     _tenant: UUID | None
 
     def _found(self) -> tuple[Opened, Login]:
-        """Return the facts that were found when the client connected. Raises InvalidInput before that."""
+        """Return the parts and the login of the client. Raises InvalidInput if the client is not connected yet."""
         raise NotImplementedError
 
     def _copy(self, origin: Origin, tenant: UUID | None) -> Self:
@@ -52,7 +52,9 @@ class ClientBase:
         self._found()[0].keep_for(seconds)
 
     def with_context(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> Self:
-        """Return a light copy of this client for one request; the audit names its address and agent. Do not await it.
+        """Return a light copy of this client for one request; the audit trail records the request's address and agent.
+
+        Do not await this method.
 
         ::
 

@@ -28,7 +28,7 @@ from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
 
-# A uuid v7: later ones sort after earlier ones.
+# A uuid v7: later ids sort after earlier ids.
 if sys.version_info >= (3, 14):
     from uuid import uuid7 as new_id
 else:
@@ -39,14 +39,14 @@ __all__ = ["Opened", "Options", "address", "prepare"]
 
 @frozen
 class Opened:
-    """The parts that a client is made of; `server` is the embedded server, if it uses one."""
+    """The parts that a client is made of; `server` is None unless the client uses the embedded server."""
 
     config: ConnectionConfig
     context: Context
     server: EmbeddedServer | None
     #: True to apply missing migrations.
     migrates: bool = field(kw_only=True)
-    #: The table that all clients of the embedded server share.
+    #: The stamps that all clients of the embedded server share; None for a server by DSN.
     versions: SharedVersions | None = field(kw_only=True)
 
     def keep_for(self, seconds: float) -> None:
@@ -97,11 +97,11 @@ class Options(TypedDict, total=False):
     query_log: bool; default False
         Log every statement's name, time and number of rows, never a value, to the logger "atlas_sdk.queries".
     slow_query_s: float, seconds; default none
-        Log a warning for each statement that takes longer, to the same logger. Once a minute the log also has
-        PostgreSQL's query plan of one. It never has a value.
+        Log a warning for each statement that takes longer, to the same logger. At most once a minute for one statement,
+        log PostgreSQL's query plan too. The log never has a value.
     signing_keys: SigningKeys; default the file that ATLAS_SIGNING_KEYS names
-        The keys of session tokens. Without that file the embedded server makes "signing-keys" in its home at the first
-        token.
+        The keys of session tokens. If neither is given, a client of the embedded server uses the file "signing-keys" in
+        its home, and makes this file at the first token.
     migrate: bool; default True for the embedded server, else False
         Apply missing migrations. On a server by DSN, this is the task of the schema's owner.
     """
@@ -137,10 +137,10 @@ def _check_names(options: Options) -> None:
 
 
 def address(dsn: str | None, options: Options) -> str | None:
-    """Return the DSN to use: the given one, else that in ATLAS_DATABASE_URL. None means the embedded server.
+    """Return the DSN to use: the given one, else the one in ATLAS_DATABASE_URL. None means the embedded server.
 
-    With a given home, the embedded server is used even if ATLAS_DATABASE_URL is set. Raises InvalidInput for an option
-    that does not exist.
+    With the option `home`, the client uses the embedded server even if ATLAS_DATABASE_URL is set. Raises InvalidInput
+    for an option that does not exist.
     """
     _check_names(options)
     if dsn is not None or options.get("home") is not None:

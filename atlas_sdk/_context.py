@@ -19,7 +19,7 @@ __all__ = ["Context"]
 class Context:
     """The context of a client's plans. Only the drivers call `begin`, `join`, `commit` and `rollback`."""
 
-    #: Makes a uuid v7 (time-ordered).
+    #: A function that makes a uuid v7: later ids sort after earlier ones.
     new_id: Callable[[], UUID]
     #: The author of changes, for the history and the audit trail.
     attribution: Attribution
@@ -31,7 +31,7 @@ class Context:
     origin: Origin = field(factory=Origin)
     #: The user whose rows row-level security shows; None if the login's own rights apply.
     tenant: UUID | None = None
-    #: Signs session tokens.
+    #: The keys that sign and verify session tokens.
     keyring: Keyring = field(factory=Keyring, repr=False)
 
     def require_tenant(self, user_id: object) -> None:

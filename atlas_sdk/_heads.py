@@ -17,7 +17,7 @@ Key = tuple[UUID, UUID, str]
 
 
 class HeadCache:
-    """A bounded map from a file to its newest version; the least recently used entries go first.
+    """A bounded map from a file to its newest version; a full map drops the least recently used entries.
 
     A cached head may be old. If a writer uses an old head, its statement changes no row. Then the writer forgets the
     head and reads the newest one. With the stamps that all clients of one machine share, the cache also knows whether a
@@ -37,7 +37,7 @@ class HeadCache:
         self._bytes = 0
 
     def get(self, key: Key) -> Head | None:
-        """Return the known head, if any."""
+        """Return the known head of a file, or None."""
         with self._lock:
             head = self._heads.get(key)
             if head is not None:
@@ -55,7 +55,7 @@ class HeadCache:
         return self._versions.is_valid(head.stamp) and head.stamp == self._versions.read(*key[1:])
 
     def put(self, key: Key, head: Head) -> None:
-        """Keep a head that was read, unless a newer one is known or it is larger than the cache."""
+        """Keep a head that was read, unless a newer head is known or the head is larger than the cache."""
         with self._lock:
             known = self._heads.get(key)
             if known is not None and known.seq > head.seq:
@@ -76,7 +76,7 @@ class HeadCache:
         self._publish(key, None)
 
     def drop(self, key: Key) -> None:
-        """Forget a head."""
+        """Forget the head of a file, if any is known."""
         with self._lock:
             self._drop(key)
 
@@ -87,7 +87,7 @@ class HeadCache:
             self._bytes = 0
 
     def begin(self) -> "HeadCache":
-        """Return an empty cache for a transaction. Other clients learn nothing of it before `adopt`."""
+        """Return an empty cache for a transaction. Other clients learn nothing of the transaction before `adopt`."""
         return _TransactionHeads()
 
     def join(self) -> "HeadCache":
@@ -117,7 +117,7 @@ class HeadCache:
 
 
 class _TransactionHeads(HeadCache):
-    """The heads of one transaction. It tells other clients nothing, and keeps the forgotten keys for `adopt`."""
+    """The heads of one transaction. The cache tells other clients nothing, and keeps the forgotten keys for `adopt`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _TransactionHeads(HeadCache):
 
 
 class _JoinedHeads(HeadCache):
-    """The heads of a caller's transaction, whose end is unknown to us. A file that it writes gets an invalid stamp."""
+    """The heads of a caller's transaction, whose end we do not see. Each file written in it gets an invalid stamp."""
 
     def _publish(self, key: Key, seen: bytes | None) -> None:  # noqa: ARG002  # the stamp from before is of no use here
         if self._versions is not None:

@@ -11,21 +11,21 @@ from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["Keyring"]
 
-#: Seconds for which a key that was removed from the file may still verify. A check of the file costs 2 µs, and on
-#: asyncio a thread.
+#: Seconds between two checks of the file: for so long, a key that was removed may still verify tokens. A check costs
+#: 2 µs, and on asyncio a thread.
 _TRUSTED_S: Final = 5.0
 
 
 @frozen
 class _Loaded:
     keys: SigningKeys
-    #: Differs between two states of the file.
+    #: A value that changes when the file changes.
     signature: tuple[int, ...]
     at: float
 
 
 class Keyring:
-    """Signing keys that the caller gave, or those that a file holds now."""
+    """Signing keys that the caller gave, or that a file contains now."""
 
     def __init__(self, given: SigningKeys | None = None, *, file: Path | None = None, makes: bool = False) -> None:
         self._given = given

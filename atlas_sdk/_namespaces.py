@@ -58,7 +58,8 @@ class _Described:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if cls.__doc__ is None:
-            # A class of `topics` is described where its operations are; help() shows no docstring of a base class.
+            # A class of `topics` has no docstring. Take the docstring of its first base, the class with its operations,
+            # because help() shows no docstring of a base class.
             cls.__doc__ = cls.__bases__[0].__doc__
 
     def __repr__(self) -> str:
@@ -90,7 +91,7 @@ class method(Generic[P, T]):  # noqa: N801  # reads as a decorator does
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    # Compute these at the first use, not at import: a process uses few operations, and each one takes about 0.1 ms.
+    # Compute the next three at the first use, not at import: a process uses few operations, and each takes some 0.1 ms.
     @cached_property
     def _checked(self) -> Callable[P, Generator[Any, Any, T]]:
         return checked(self._operation)

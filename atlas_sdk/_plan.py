@@ -2,7 +2,7 @@
 
 A plan yields an effect (a statement to run, a local call, …) and gets the answer sent back; the plan itself does no
 I/O. One plan runs on the blocking driver, on the asyncio driver, and in tests that step two plans on two connections in
-a chosen order. A plan keeps its state in local variables only, so that a new one can be started at any time.
+a chosen order. A plan keeps its state in local variables only, so a retry just starts a new plan.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -133,7 +133,7 @@ def execute(statement: Statement, /, **parameters: object) -> Plan[int]:
 
 
 def many(statement: Statement, model: Callable[..., T], /, **parameters: object) -> Plan[list[T]]:
-    """Run a statement; return its rows as objects, by column name."""
+    """Run a statement; return an object for each row: the result of `model` with the columns as keyword arguments."""
     answer = yield Query(statement, parameters)
     result = cast("Result", answer)
     return [model(**dict(zip(result.columns, row, strict=True))) for row in result.rows]
@@ -168,7 +168,7 @@ def scalar(statement: Statement, kind: type[T], /, **parameters: object) -> Plan
 
 
 def enclosed(plan: Plan[T]) -> Plan[T]:
-    """Run a plan in a transaction of its own, or in a savepoint of the transaction that is open."""
+    """Run a plan in a transaction of its own, or in a savepoint if a transaction is already open."""
     yield Begin()
     try:
         result = yield from plan
@@ -180,7 +180,7 @@ def enclosed(plan: Plan[T]) -> Plan[T]:
 
 
 def atomic(operation: Callable[P, Plan[T]]) -> Callable[P, Plan[T]]:
-    """Run all statements of this operation in one transaction, or in a savepoint of the one that is open."""
+    """Run all statements of this operation in one transaction, or in a savepoint if a transaction is already open."""
 
     @wraps(operation)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Plan[T]:

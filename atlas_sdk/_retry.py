@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger("atlas_sdk.retries")
 
-#: The first wait is up to this long; each further one twice as long.
+#: Seconds: the first wait is up to _FIRST_S, each further wait up to twice as long, and none longer than _LONGEST_S.
 _FIRST_S = 0.02
 _LONGEST_S = 1.0
-#: Seconds after which no further repetition starts. The caller also waits for connections, so repetitions must not add
-#: much.
+#: Seconds after which no further repetition starts. The caller may also wait for a connection, so repetitions must not
+#: add much time.
 _WHOLE_S = 10.0
 
 

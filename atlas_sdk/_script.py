@@ -21,7 +21,7 @@ T = TypeVar("T")
 #: Errors that a second try of an idempotent plan may mend: a lost connection, an embedded server that restarts, a
 #: conflict.
 RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) and got none; another try would wait as long.
+#: Seconds: a try that took this long waited for a connection (5 s by default) in vain, and another try would do so too.
 _PROMPT_S = 4.0
 _UNLOCKED: AbstractContextManager[object] = nullcontext()
 
@@ -78,7 +78,7 @@ async def run_script_async(
 def retry_once(
     plan: Callable[[], Plan[T]], clock: Callable[[], float], *, errors: tuple[type[AtlasError], ...] = RETRIED
 ) -> Script[T]:
-    """Run a plan, and once more after one of these errors, unless the first try took long.
+    """Run a plan; run it once more after one of the errors in `errors`, unless the first try took over 4 seconds.
 
     The plan must be idempotent: the first try may have been committed although no answer came. Each try calls `plan`.
     """

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 class script_method(method[P, T]):  # noqa: N801  # reads as a decorator does
-    """A method that runs a script. Nothing repeats it: a part of its work may be done."""
+    """A method that runs a script. A failed script is not repeated, because a part of its work may be done."""
 
     def _blocking(self, runner: Runner) -> Callable[P, T]:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:

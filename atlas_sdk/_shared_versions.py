@@ -2,8 +2,8 @@
 
 Every slot holds a stamp of eight bytes, which changes with each version of the files that fall into the slot. A client
 reads the stamp before it reads or writes a file's newest version. As long as the stamp is the same, no client has
-written the file since then. So for an unchanged file, a read of shared memory replaces a round trip: an unchanged put
-of 14 kB takes 57 µs and not 203 µs (the least of 2,000 runs each, in turn).
+written the file since then. So for an unchanged file, a read of shared memory replaces a round trip: a put of 14 kB
+that changes nothing takes 57 µs and not 203 µs (the least of 2,000 runs each, in turn).
 """
 
 import fcntl
@@ -25,17 +25,19 @@ __all__ = ["SharedVersions"]
 _SLOTS = 4096
 _SLOT_BYTES = 8
 _SIZE_BYTES = _SLOTS * _SLOT_BYTES
-#: The first byte of an invalid stamp. Some bytes of a hash of the file follow. A valid stamp begins with a zero.
+#: The first byte of an invalid stamp. The next _NAME_BYTES bytes are from a hash of the file's project and path. A
+#: valid stamp begins with a zero byte.
 _INVALID = b"\xff"
 _NAME_BYTES = 3
-#: A stamp that is invalid for several files of a slot. A new version of one of them does not make it valid again.
+#: A stamp that is invalid for several files of a slot. A new version of one file does not make the stamp valid again.
 _INVALID_FOR_ALL = _INVALID * _SLOT_BYTES
 
 
 class _ThreadLock:
-    """A lock that lets one thread of this process at a time change a table. Processes use a record lock on the file.
+    """A lock that lets one thread of this process change a table at a time. Processes use record locks on the file.
 
-    One lock serves all tables: a process that closes one of its descriptors loses all its record locks on that file.
+    One lock serves all tables, because two tables may use one file: a process that closes one descriptor of a file
+    loses all its record locks on the file.
     """
 
     def __init__(self) -> None:
@@ -51,7 +53,7 @@ _threads = _ThreadLock()
 
 
 class SharedVersions:
-    """The shared table of one embedded server. Two files in one slot only cause a query that is not needed.
+    """The shared table of one embedded server. Two files that share a slot only cause some needless queries.
 
     Raises FileProblem if another OS user can change the table, and so make an old version look like the newest.
     """
@@ -86,7 +88,7 @@ class SharedVersions:
 
     @staticmethod
     def is_valid(stamp: bytes) -> bool:
-        """Return whether a stamp can be trusted. It is invalid while a transaction may commit without changing it."""
+        """Return whether a stamp is valid: no caller's transaction may still commit without changing the stamp."""
         return not stamp.startswith(_INVALID)
 
     def read(self, project_id: UUID, path: str) -> bytes:
@@ -109,7 +111,7 @@ class SharedVersions:
             return stamp if found == seen else None
 
     def invalidate(self, project_id: UUID, path: str) -> None:
-        """Make the file's stamp invalid: a caller's transaction may commit a version at a time unknown to us."""
+        """Make the file's stamp invalid, because a caller's transaction may commit a version when we do not see it."""
         slot, mine = self._slot(project_id, path), self._invalid_for(project_id, path)
         with self._locked(slot):
             found = self._table[slot]

@@ -1,4 +1,4 @@
-"""Named SQL statements from files: SQL lives in `sql/`, never in Python."""
+"""Named SQL statements from files: all SQL is in `sql/`, not in Python."""
 
 import re
 from functools import cache
@@ -73,7 +73,7 @@ def read_statements(topic: str) -> dict[str, Statement]:
             message = f"sql/queries/{topic}.sql names {header['name']!r} twice"
             raise ValueError(message)
         texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
-    # The columns of a topic's object: not a statement, but a part of several.
+    # "columns" is not a statement, but the list of columns that several statements of a topic contain.
     columns = texts.pop("columns", "")
     reading = {header["name"] for header in headers if header["reads"]}
     return {

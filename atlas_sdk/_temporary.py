@@ -1,4 +1,4 @@
-"""The database and the options of a temporary client."""
+"""Make and drop the database of a temporary client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ __all__ = ["temporary"]
 
 @contextmanager
 def temporary(options: Options) -> Iterator[tuple[str, Options]]:
-    """Make a temporary database; yield its address and the options of a client for it. Drop it at the end.
+    """Make a temporary database; yield its address and the options of a client. Drop the database at the end.
 
     Raises InvalidInput for the option `home`: a temporary database gets a home of its own, which is removed at the end.
     """

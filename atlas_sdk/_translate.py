@@ -30,7 +30,7 @@ __all__ = ["translate"]
 _ILLEGAL_TRANSITION = "23T01"
 #: The SQLSTATE of the trigger `refuse_over_limit` (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"
-#: The SQLSTATE invalid_catalog_name.
+#: The SQLSTATE for a database that does not exist (invalid_catalog_name).
 _NO_DATABASE = "3D000"
 #: The time limit that ended a statement or its transaction, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
@@ -83,7 +83,7 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def translate(error: psycopg.Error, dsn: str) -> AtlasError:
-    """Return our error for psycopg's error, and remove secrets from the latter. The caller raises ours `from` it."""
+    """Remove the secrets from an error of psycopg; return our error, which the caller raises `from` psycopg's."""
     scrub(error, dsn)
     state = error.sqlstate
     if state is None:
@@ -96,7 +96,7 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
 
 
 def _passing(state: str) -> DatabaseError | None:
-    """Return our error for a condition that may pass, and None for other conditions."""
+    """Return our error for a condition that may go away by itself, and None for other conditions."""
     if state == "53100":
         return StorageFull("the database server's disk is full; free some space and repeat", sqlstate=state)
     if state in {"40001", "40P01"}:

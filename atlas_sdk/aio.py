@@ -1,4 +1,4 @@
-"""The asyncio client: the same names, awaited."""
+"""The asyncio client. It has the methods of the blocking client, and callers await them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         tenant: UUID | None = None,
         parent: "AsyncAtlas | None" = None,
     ) -> None:
-        """Use `AsyncAtlas.open`."""
+        """Use `AsyncAtlas.open` instead of this constructor."""
         self._dsn = dsn
         self._options = options
         self._origin = origin or Origin()
@@ -71,7 +71,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         super().__init__(runner)
         self.maintenance = AsyncMaintenance(runner)
         self.memory = AsyncMemory(runner)
-        # Under row-level security a copy has guards of its own: it reserves and settles as its user.
+        # Under row-level security a copy has guards of its own, which reserve and settle as the copy's user.
         own = parent is None or (tenant is not None and parent._found()[1].row_security_applies)  # noqa: SLF001  # of this class
         shared = None if parent is None or own else parent.quotas
         self.quotas: AsyncQuotas = AsyncQuotas(_LateRunner(self, of_quotas=True), shared=shared, tenant=tenant)
@@ -80,9 +80,10 @@ class AsyncAtlas(ClientBase, AsyncTopics):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Return a client that connects when it is entered (`async with`) or by `connect()`. Do not await it.
 
-        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If it names none, or
-        with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server stops with
-        its last user. The options are those of `Options`. Raises InvalidInput for an option that does not exist.
+        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If the variable is
+        not set, or with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server
+        stops with its last user. `Options` describes the options. Raises InvalidInput for an option that does not
+        exist.
         """
         return cls(address(dsn, options), options)
 
@@ -176,7 +177,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return AsyncTransaction(self._view.joined(connection))
 
     async def health(self) -> Health:
-        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing without an answer."""
         try:
             found = await self._view.run(health.look())
         except AtlasError as problem:
@@ -188,7 +189,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return the number of connections and counts of the requests for one. No round trip; do not await it."""
+        """Return the number of connections, and counts of requests for a connection. No round trip; do not await it."""
         found = self._connected()
         return evolve(found.driver.stats(), quotas=found.quotas_driver.stats())
 
@@ -248,7 +249,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
 
 class _LateRunner:
-    """A runner that uses a driver that the client gets when it connects."""
+    """A runner that takes the client's driver at each call, because the client gets the driver when it connects."""
 
     def __init__(self, atlas: AsyncAtlas, *, of_quotas: bool = False) -> None:
         self._atlas = atlas

@@ -45,7 +45,7 @@ class Atlas(ClientBase, Topics):
         tenant: UUID | None = None,
         parent: "Atlas | None" = None,
     ) -> None:
-        """Use `Atlas.open`."""
+        """Use `Atlas.open` instead of this constructor."""
         self._opened = opened
         self._driver = driver
         self._login = login
@@ -60,7 +60,7 @@ class Atlas(ClientBase, Topics):
         super().__init__(self._view)
         self.maintenance = Maintenance(self._view)
         self.memory = Memory(self._view)
-        # Under row-level security a copy has guards of its own: it reserves and settles as its user.
+        # Under row-level security a copy has guards of its own, which reserve and settle as the copy's user.
         shared = None if parent is None or (tenant is not None and login.row_security_applies) else parent.quotas
         quotas_view = self._quotas_driver
         if parent is not None:
@@ -71,9 +71,9 @@ class Atlas(ClientBase, Topics):
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
         """Connect, and check that the schema is this version's.
 
-        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If it names none, or
-        with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server stops with
-        its last user. The options are those of `Options`. Raises DatabaseUnreachable, AuthenticationFailed,
+        Without `dsn` and `home`, the client connects to the server that ATLAS_DATABASE_URL names. If the variable is
+        not set, or with `home`, the client starts or joins the embedded PostgreSQL and migrates its schema; this server
+        stops with its last user. `Options` describes the options. Raises DatabaseUnreachable, AuthenticationFailed,
         EmbeddedServerFailed, SchemaMismatch, and InvalidInput for an option that does not exist.
         """
         opened = prepare(address(dsn, options), options)
@@ -137,7 +137,7 @@ class Atlas(ClientBase, Topics):
         return Transaction(self._view.joined(connection))
 
     def health(self) -> Health:
-        """Return whether the database answers, how fast, and which server it is; raise nothing if it is down."""
+        """Return whether the database answers, how fast, and which server it is; raise nothing without an answer."""
         try:
             found = self._driver.run(health.look())
         except AtlasError as problem:
@@ -146,7 +146,7 @@ class Atlas(ClientBase, Topics):
         return evolve(found, pooler=config.pooler, encrypted=config.encrypted)
 
     def pool(self) -> PoolStats:
-        """Return the number of connections and counts of the requests for one. No round trip."""
+        """Return the number of connections, and counts of requests for a connection. No round trip."""
         return evolve(self._driver.stats(), quotas=self._quotas_driver.stats())
 
     def listen(self, *channels: str) -> Listener:

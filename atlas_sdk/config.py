@@ -42,7 +42,7 @@ _PROJECT_FILE: Final = ".atlas.toml"
 _PROJECT_TABLES: Final = frozenset({_TABLE, "track"})
 #: The settings that a project's file may give: how output looks, not where data goes.
 _PROJECT_KEYS: Final = frozenset({"color", "query_log"})
-#: The settings that are not text in the files.
+#: The settings whose values in the files are not text, with their types.
 _TYPES: Final[Mapping[str, type]] = {
     "query_log": bool,
     "maintenance": bool,
@@ -56,7 +56,7 @@ _TRUTH: Final = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 _MUST_BE: Final = {bool: "must be true or false", int: "must be a whole number", str: "must be a string"}
-#: The most days to keep: a century.
+#: The most days for which data may be kept: a century.
 _DAYS_MAX: Final = 36_500
 
 
@@ -78,14 +78,14 @@ def home_folder() -> Path:
     try:
         found = Path(platformdirs.user_data_path(_APP, appauthor=False))
     except RuntimeError:
-        found = Path()  # no HOME, and a user without an account; older releases return a "~"
+        found = Path()  # there is neither HOME nor an account; older releases of platformdirs return a "~" instead
     return found if found.is_absolute() else expanded(f"~/.local/share/{_APP}")
 
 
 def expanded(folder: str | os.PathLike[str], *, field: str = "home") -> Path:
     """Return a folder as an absolute path, with "~" replaced by the user's folder.
 
-    Raises InvalidInput if the user has no folder, or if the name is empty or not possible.
+    Raises InvalidInput if the user has no folder, or if the name is empty or contains a NUL.
     """
     given = os.fspath(folder)
     if not given or "\0" in given:
@@ -104,7 +104,7 @@ def user_file() -> Path:
 
 
 def signing_keys_file() -> Path | None:
-    """Return the path in ATLAS_SIGNING_KEYS, the file of the keys of session tokens; None if it is not set."""
+    """Return the path of the file of signing keys, from ATLAS_SIGNING_KEYS; None if the variable is not set."""
     given = os.environ.get("ATLAS_SIGNING_KEYS")
     return Path(given).expanduser() if given else None
 
@@ -135,7 +135,7 @@ class Settings:
     database_url: str | None = field(default=None, converter=_given, repr=lambda url: "None" if url is None else "'…'")
     #: The home; None for `home_folder()`.
     home: str | None = field(default=None, converter=_given)
-    #: The e-mail of the user to act as, on a server by DSN; None for the login's own.
+    #: The e-mail address of the user to act as, on a server by DSN; None for the user of the login name.
     user: str | None = field(default=None, converter=_given)
     #: Colours of the output: "auto" (on a terminal, unless NO_COLOR is set), "always" or "never".
     color: str = field(default="auto", converter=_color)
@@ -155,18 +155,19 @@ class Settings:
 
 
 def load_settings(project: Path | None = None, **flags: str | bool | None) -> Settings:
-    """Read the settings from all sources. A flag that is None was not given.
+    """Read the settings from all sources. A flag of None counts as not given.
 
-    `project` is a folder in a project; without it, no file of a project is read.
+    `project` is a folder in a project; without `project`, no file of a project is read.
 
     The flag `home` without the flag `database_url` asks for the embedded database of that folder. Then a server in the
     environment or a file is ignored: a user who gives a folder must not reach the database of a whole platform. Raises
-    InvalidInput that names the file, or the variable, and the key.
+    InvalidInput, whose message names the file, or the variable, and the key.
     """
     values = dict(_File(user_file(), tables=frozenset({_TABLE})).settings())
     if project is not None and (found := _project_file(project)) is not None:
         values |= _File(found, tables=_PROJECT_TABLES, allowed=_PROJECT_KEYS).settings()
-    # Each setting with its name for an error. Check no variable that a flag replaces.
+    # Collect the text of each setting, with the name that an error gives it. A variable that a flag replaces is not
+    # checked.
     given = {
         attribute.name: (variable, os.environ[variable])
         for attribute in fields(Settings)
@@ -179,7 +180,7 @@ def load_settings(project: Path | None = None, **flags: str | bool | None) -> Se
 
 
 def _parsed(key: str, text: str, *, name: str) -> str | bool | int:
-    """Return the value of a flag or variable in the type of its setting. Raises InvalidInput that has the name."""
+    """Return the value of a flag or variable in the type of its setting. Raises InvalidInput, which shows the name."""
     kind = _TYPES.get(key, str)
     if kind is int:
         with suppress(ValueError, InvalidInput):
@@ -223,10 +224,10 @@ def _is_safe(folder: os.stat_result) -> bool:
 
 
 class _File:
-    """One file with settings. Its errors name the file and the key.
+    """One file with settings. The errors name the file and the key.
 
-    It opens a project's file without following a symlink. The user's own file may be a symlink, such as one to
-    a folder of dotfiles.
+    A project's file is opened without following a symlink. The user's own file may be a symlink, such as one to a
+    folder of dotfiles.
     """
 
     def __init__(self, path: Path, *, tables: frozenset[str], allowed: frozenset[str] | None = None) -> None:

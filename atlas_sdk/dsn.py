@@ -1,7 +1,8 @@
 """Database addresses: read strictly, and shown without their secrets.
 
-If a password has an unescaped "/" or "@", libpq takes it for the end of a part of the URL, and quotes that part in its
-error messages. So this module reads an address first. The module refuses a malformed address, and quotes nothing of it.
+If a password has an unescaped "/" or "@", libpq takes this character for the end of a part of the URL, and quotes that
+part in its error messages. So this module reads an address before libpq. It refuses a malformed address, and quotes
+nothing of the address.
 """
 
 import re
@@ -32,9 +33,9 @@ _URL: Final = re.compile(r"postgres(?:ql)?://")
 #: Schemes of other libraries, which people copy. Errors quote only these: any other text may be a secret.
 _FOREIGN: Final = re.compile(r"(?:jdbc:postgresql|postgres(?:ql)?\+\w{1,20}):")
 _UNREADABLE: Final = "the DSN cannot be read: write postgresql://user@host:5432/database"
-#: Characters that end a part of a URL.
+#: The advice about the characters that end a part of a URL.
 _ESCAPED: Final = 'in a password "/", "@", ":", "?" and "%" are written %2F, %40, %3A, %3F and %25'
-#: The parts that are shown. Every other part is masked, also one that a later libpq adds; `options` may set anything.
+#: The parts that are shown. Every other part is masked: also `options`, which may set anything, and new parts of libpq.
 # fmt: off
 _SHOWN: Final = frozenset({
     "service", "user", "passfile", "channel_binding", "connect_timeout", "dbname", "host", "hostaddr", "port",
@@ -48,7 +49,8 @@ _SHOWN: Final = frozenset({
 # fmt: on
 #: The parts that messages, prompts and logs show.
 _TOLD: Final = ("host", "port", "user", "dbname")
-#: A secret of fewer letters is a part of many words, so only whole words are masked.
+#: The fewest letters of a secret that is masked anywhere. A shorter one is masked only as a whole word, because many
+#: words contain it.
 _SHORT: Final = 4
 #: The message of a server that refuses a setting in `options`, which come from the DSN or a service file. The message
 #: quotes the value of the setting, so everything after the first part is masked.
@@ -76,11 +78,12 @@ def parsed(dsn: str) -> dict[str, str]:
     with suppress(psycopg.Error, ValueError):
         parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
     if parts is None:
-        # Raise outside of the handler, so that libpq's error is not chained: it quotes the text that it cannot read.
+        # Raise outside of the handler, so that libpq's error is not chained: its message quotes the unreadable text.
         raise InvalidInput(_UNREADABLE, field="dsn")
     wrong = (
         (_URL.match(dsn) is not None and _is_torn(dsn, parts))
-        # The second "@" of a login becomes a part of the host; a first one is an abstract socket.
+        # With two "@" in a login, libpq takes the second one into the host. A host that begins with "@" is correct: an
+        # abstract socket.
         or any("@" in host[1:] for host in parts.get("host", "").split(","))
         or re.fullmatch(r"[\d,]*", parts.get("port", "")) is None
         or any("://" in parts.get(key, "") for key in _TOLD)
@@ -152,7 +155,7 @@ def libpq_defaults() -> dict[str, str]:
 
 
 def without_secrets(parts: dict[str, str]) -> dict[str, str]:
-    """Return the parts that may be shown."""
+    """Return the parts of an address that may be shown."""
     return {key: value for key, value in parts.items() if key in _SHOWN}
 
 
@@ -193,7 +196,7 @@ def _secrets(dsn: str) -> Iterator[str]:
             continue
         pieces = {value, quote(value), quote(value, safe="")}
         if key == "options":
-            # A server quotes the setting that it refuses, one at a time.
+            # The server's message quotes one setting only, so mask each setting by itself too.
             pieces |= {piece for word in value.split() for piece in (word, word.partition("=")[2])}
             pieces -= {"-c"}
         yield from (piece for piece in pieces if piece)
@@ -225,6 +228,6 @@ def scrub(error: BaseException, dsn: str) -> None:
         if hasattr(one, "__notes__"):
             one.__notes__ = [scrubbed(note, dsn) for note in one.__notes__]
         if hasattr(one, "_pgconn"):
-            # psycopg's errors keep all parameters of the connection.
+            # An error of psycopg keeps this object, which has all parameters of the connection.
             one._pgconn = None  # noqa: SLF001  # there is no public way to drop it
         waiting += [one.__cause__, one.__context__]

@@ -31,11 +31,11 @@ def prepare_home(folder: Path) -> Path:
     """Return the home with all links resolved; make it and missing folders above it, for this OS user alone.
 
     Raises FileProblem when the home is not a folder of this OS user, when its group or others may write to it, and when
-    another user could put a folder in its place. That is possible if everybody may write to a folder above the home
-    (unless this folder is sticky, as /tmp is), or if a link on the way belongs to another user.
+    another user could put a folder in the place of the home: if everybody may write to a folder above the home (unless
+    that folder is sticky, as /tmp is), or if a link on the way belongs to another user.
     """
     if "\n" in str(folder):
-        # PostgreSQL keeps the path on one line of a file.
+        # Refuse a line break: PostgreSQL keeps the path on one line of a file.
         raise _problem(folder, f"the home {str(folder)!r} has a line break in its name; {_ELSEWHERE}")
     try:
         found, missing = _resolve(folder)
@@ -103,7 +103,7 @@ def open_private_file(path: Path, flags: int) -> int:
 
 
 def replace_private_file(path: Path, text: str) -> None:
-    """Give a file that only this OS user may read and change a new content, in one step. Raises FileProblem."""
+    """Replace, in one step, the content of a file that only this OS user may read and change. Raises FileProblem."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
@@ -112,7 +112,7 @@ def replace_private_file(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: those of new and of renamed files."""
+    """Write the names of new and renamed files in a folder to the disk, so that they survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Format log records, each on one line, even if names and errors in it have line ends."""
+"""Format log records, each on one line, even if a name or an error in the record has line ends."""
 
 import logging
 import sys
@@ -14,10 +14,10 @@ _INDENT: Final = "    "
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter, with which no name or error in a record can forge a line, hide a text, or show a secret of the DSN.
+    """A formatter that stops a name or an error in a record from forging a line, hiding text, or showing a secret.
 
-    Line ends and other characters that a terminal obeys become escapes. A traceback keeps its lines. Each of them is
-    indented, so that it does not look like a record.
+    Line ends and other characters that a terminal obeys become escapes. The secrets of the DSN are masked. A traceback
+    keeps its lines; each line is indented, so that it does not look like a record.
     """
 
     def __init__(self, layout: str, *, dsn: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The names of `atlas.maintenance`: its jobs, reports and progress."""
+"""The names of the jobs of `atlas.maintenance`, and the objects that report on jobs and runs."""
 
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceProgress, MaintenanceRun
 

@@ -7,12 +7,12 @@ from atlas_sdk.text import quoted, visible
 
 __all__ = ["checkpoint_name", "is_checkpoint_name", "is_reserved"]
 
-#: The column's own bound, in characters.
+#: The longest name that the column can hold, in characters.
 _LENGTH_MAX: Final = 200
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Return whether a checkpoint can have this name: no character in it hides or reorders the rest of a line."""
+    """Return whether a name has 1 to 200 characters, no space at either end, and none that hides or reorders text."""
     # Check the length first, because the other checks are slow for a name of a megabyte.
     return 0 < len(name) <= _LENGTH_MAX and name == name.strip() and name.isprintable() and visible(name) == name
 

@@ -4,8 +4,8 @@
 
     from atlas_sdk.results import PoolStats, QuotaAudit
 
-The objects that programs pass around are in `atlas_sdk` itself, those of maintenance in `atlas_sdk.maintenance`, those
-of files in `atlas_sdk.files`, those of guards in `atlas_sdk.guards`.
+The objects that programs pass around are in `atlas_sdk` itself. The objects of maintenance, files and guards are in
+`atlas_sdk.maintenance`, `atlas_sdk.files` and `atlas_sdk.guards`.
 """
 
 from atlas_sdk.model.builds import BuildStats

@@ -23,7 +23,7 @@ __all__ = ["SigningKeys"]
 
 #: RFC 7518, section 3.2: a key of HS256 has the size of the hash or more.
 _KEY_BYTES: Final = 32
-#: A larger file is refused. This is enough for a thousand keys; a device, or another file by mistake, may be endless.
+#: The largest file that is read: enough for a thousand keys. A path given by mistake may lead to an endless device.
 _FILE_BYTES: Final = 2**16
 
 
@@ -48,7 +48,7 @@ def _kid(secret: bytes) -> str:
     return hashlib.sha256(b"atlasengine key id\0" + secret).hexdigest()[:16]
 
 
-# No comparison by value: its time would depend on the values, and reveal something about a key.
+# Do not compare by value: the time of a comparison would reveal something about a key.
 @frozen(repr=False, eq=False)
 class SigningKeys:
     """The signing keys of session tokens: one key that signs, and older ones that still verify.

@@ -14,18 +14,18 @@ _NAMES: Final = 5
 #: The longest number in a sentence.
 _NUMBER_LETTERS: Final = 40
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
+#: The surrogates for bytes that are not UTF-8: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
 _LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
 _LAST_ASCII, _LAST_OF_FOUR_DIGITS = 0x7F, 0xFFFF
 #: Characters that a terminal obeys, that it does not show, or that reorder what it shows: C0, C1, line ends, bytes that
-#: are not UTF-8, and Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 17.0) with the annotations.
+#: are not UTF-8, Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 17.0), interlinear annotations.
 #: Tags (U+E0000) and variation selectors can spell out whole sentences that only a program reads.
 _HIDDEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-#: This character asks for the coloured form of the sign before it. Most emoji use it.
+#: The character that asks for the coloured form of the sign before. Most emoji use this character.
 _EMOJI_FORM: Final = "\ufe0f"
 
 
@@ -99,6 +99,6 @@ def _escape(letter: str) -> str:
 
 
 def some(names: list[str]) -> str:
-    """Return the first few names and the number of the others."""
+    """Return the first five names, and the number of the others if there are more."""
     rest = len(names) - _NAMES
     return ", ".join(names[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""The topics of both clients: each a namespace of operations, blocking and awaited."""
+"""The topics of both clients. Each topic is a namespace of operations, one blocking and one awaited."""
 
 from atlas_sdk import _operations as of
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner, method
@@ -133,7 +133,7 @@ class Transaction(Topics):
     """
 
     def __init__(self, runner: Runner) -> None:
-        """Use `Atlas.transaction`."""
+        """Use `Atlas.transaction` instead of this constructor."""
         super().__init__(runner)
         self.memory = TransactionMemory(runner)
 
@@ -162,6 +162,6 @@ class AsyncTransaction(AsyncTopics):
     """
 
     def __init__(self, runner: AsyncRunner) -> None:
-        """Use `AsyncAtlas.transaction`."""
+        """Use `AsyncAtlas.transaction` instead of this constructor."""
         super().__init__(runner)
         self.memory = AsyncTransactionMemory(runner)

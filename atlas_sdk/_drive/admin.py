@@ -1,9 +1,9 @@
 """One unpooled connection for administration: to set up, examine, dump and load a database.
 
-The connection is opened and configured like a client's connections, and the same driver runs plans on it. Beside plans,
-it offers features for administration only: statements outside of a transaction, transactions as another role, rows by
-column name, COPY. Every error of psycopg is raised as one of ours; the functions at the end of the module return the
-server's own message.
+The connection is opened and configured like a client's connections, and the same driver runs plans on it. Besides, an
+`AdminSession` has features for administration only: statements outside of a transaction, transactions as another role,
+rows by column name, COPY. Every error of psycopg is raised as one of ours; `server_message` returns the server's own
+message.
 """
 
 from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ class AdminSession:
             self._connection.execute(command)
 
     def written(self, statement: Statement, /, **parameters: object) -> Statement:
-        """Run a statement that returns the text of another statement, with quoted names; return that statement."""
+        """Run a statement that returns the text of another statement, with quoted names; return the other statement."""
         return Statement(f"{statement.name}.written", self.value(statement, **parameters))
 
     @contextmanager
@@ -135,8 +135,8 @@ class AdminSession:
         """Run the block in one transaction.
 
         In the transaction, the connection acts as `role`. `lock_timeout` is the longest wait for a lock, such as "10s".
-        With `snapshot` the transaction only reads, and sees the database as of one moment. Without `keep` it ends with
-        a rollback.
+        With `snapshot` the transaction only reads, and sees the database as of one moment. Without `keep` the
+        transaction ends with a rollback.
         """
         with _translated(self.dsn):
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ if snapshot else None
@@ -200,7 +200,10 @@ def server_message(error: AtlasError) -> str:
 
 
 def statement_fault(error: AtlasError) -> Literal["unknown", "invalid"] | None:
-    """Return "unknown" if the server does not know a part of the statement, "invalid" if that is wrong, else None."""
+    """Return "unknown" if the server does not know a part of the statement, "invalid" for another fault, else None.
+
+    The result is None if the statement itself has no fault.
+    """
     cause = error.__cause__
     if not isinstance(cause, _INVALID) or isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return None

@@ -52,7 +52,7 @@ class AsyncDriver:
         self._pool = pool or AsyncPool(config)
 
     def view(self, *, origin: Origin, tenant: UUID | None) -> "AsyncDriver":
-        """Return a driver on the same pool that runs plans for one request, and for one tenant if one is given."""
+        """Return a driver on the same pool, for the plans of one request, and of one tenant if `tenant` is not None."""
         return AsyncDriver(self._config, evolve(self._context, origin=origin, tenant=tenant), pool=self._pool)
 
     @property
@@ -241,7 +241,7 @@ class AsyncTransactionDriver:
             async with self._lock:
                 self.ended = True
         except asyncio.CancelledError:
-            # Close the connection, so that the running plan stops: the connection goes back to the pool.
+            # Close the connection, because the running plan must stop before the connection goes back to the pool.
             self.ended = True
             await self.connection.close()
             raise
@@ -249,7 +249,7 @@ class AsyncTransactionDriver:
 
 async def _execute(connection: AsyncConnection[Any], query: Query) -> Result:
     text, parameters = arguments(query)
-    # A caller's connection may return rows as dictionaries.
+    # Ask for tuples: a caller's connection may be set to return rows as dictionaries.
     cursor = await connection.cursor(row_factory=tuple_row).execute(text, parameters)
     columns = columns_of(cursor)
     return Result(columns, await cursor.fetchall() if columns else [], cursor.rowcount)

@@ -51,7 +51,7 @@ class Driver:
         self._pool = pool or Pool(config)
 
     def view(self, *, origin: Origin, tenant: UUID | None) -> "Driver":
-        """Return a driver on the same pool that runs plans for one request, and for one tenant if one is given."""
+        """Return a driver on the same pool, for the plans of one request, and of one tenant if `tenant` is not None."""
         return Driver(self._config, evolve(self._context, origin=origin, tenant=tenant), pool=self._pool)
 
     @property
@@ -232,7 +232,7 @@ class TransactionDriver:
 
 def _execute(connection: Connection[Any], query: Query) -> Result:
     text, parameters = arguments(query)
-    # A caller's connection may return rows as dictionaries.
+    # Ask for tuples: a caller's connection may be set to return rows as dictionaries.
     cursor = connection.cursor(row_factory=tuple_row).execute(text, parameters)
     columns = columns_of(cursor)
     return Result(columns, cursor.fetchall() if columns else [], cursor.rowcount)

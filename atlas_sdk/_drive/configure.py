@@ -25,12 +25,13 @@ __all__ = ["BACKEND_PID", "configure_connection", "configure_connection_async", 
 BACKEND_PID = "SELECT pg_backend_pid()"
 _SEARCH_PATH = "search_path"
 _SET = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
-#: The number of looks: while other clients are busy, a single look may find the same connection by chance.
+#: The number of comparisons in `_mode`: while other clients are busy, a client may get the same server connection twice
+#: by chance.
 _LOOKS = 8
 
 
 def is_pooled(connection: Connection[Any] | AsyncConnection[Any], answer: tuple[Any, ...] | None) -> bool:
-    """Return whether there is a pooler; `answer` is the server's answer to `BACKEND_PID`."""
+    """Return whether there is a pooler; `answer` begins with the server's answer to `BACKEND_PID`."""
     return answer is None or answer[0] != connection.info.backend_pid
 
 
@@ -101,9 +102,9 @@ def probe(config: ConnectionConfig) -> None:
 def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patience_s: float) -> Pooler:
     """Return the pooler's mode; `answer` is the process id that the first connection got.
 
-    In transaction mode the second client gets the server connection that the first one has just used, or the first
-    client gets another one next time. In session mode a server connection belongs to one client until the client
-    leaves.
+    In transaction mode the second client gets the server connection that the first client has just used, or the first
+    client gets another server connection next time. In session mode a server connection belongs to one client until
+    the client leaves.
     """
     #: The mode to report if the current statement gets no answer in time. The timer then adds it to `verdict`.
     meaning: Pooler = "session"
@@ -122,7 +123,7 @@ def _mode(first: Connection[Any], second: Connection[Any], answer: Any, *, patie
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
-        # When all server connections are taken, the pooler makes one of the two clients wait.
+        # Limit the wait: when all server connections are taken, the pooler makes one of the two clients wait.
         patience = Timer(patience_s, give_up)
         patience.daemon = True
         patience.start()

@@ -40,7 +40,7 @@ class TimeLimits:
                 raise InvalidInput(f"{name} is at least 0.001 and at most 2147483 seconds, not {value}", field=name)
 
     def settings(self) -> dict[str, str]:
-        """Return the server's settings, without those that are not given."""
+        """Return the limits that are given, in milliseconds, by the names of the server's settings."""
         given = {
             "statement_timeout": self.statement_s,
             "lock_timeout": self.lock_s,
@@ -91,7 +91,7 @@ class ConnectionConfig:
         self.encrypted: bool | None = None
         #: None prepares statements unless there is a pooler: PgBouncer before 1.21 loses them in transaction mode.
         self.prepares = prepare
-        #: Listeners have connections of their own; they end with the client.
+        #: The open listeners. They have connections of their own, and the client stops them when it is closed.
         self.listeners: WeakSet[Stoppable] = WeakSet()
         self.kwargs: dict[str, Any] = {
             "autocommit": True,

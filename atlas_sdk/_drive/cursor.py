@@ -1,4 +1,4 @@
-"""The parts of a statement's execution by a cursor that both drivers share."""
+"""Execute a statement with a cursor: the functions that both drivers share."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]
 def columns_of(cursor: Any) -> tuple[str, ...]:
     """Return the column names of a result; none for a statement without a result.
 
-    psycopg's own `description` makes an object for each column, which costs a tenth of a put.
+    psycopg's own `description` makes an object for each column, which costs a tenth of the time of a put.
     """
     found = cursor.pgresult
     return tuple(found.fname(number).decode() for number in range(found.nfields))

@@ -47,12 +47,12 @@ __all__ = [
     "not_text",
 ]
 
-#: The server ends the connection: an administrator's command, a restart.
+#: The SQLSTATE of a connection that the server ends: after an administrator's command, or for a restart.
 _ENDED_BY_SERVER = "57P01"
 
 
 def failure(error: psycopg.Error, config: "ConnectionConfig", scope: "Scope", effect: Effect) -> AtlasError:
-    """Return the error of a plan for the error of one of its effects."""
+    """Return the error of a plan for psycopg's error in one of its effects, and set `repeatable` in it."""
     found = translate(error, config.dsn)
     if isinstance(found, TimedOut) and isinstance(effect, Query) and config.slow is not None:
         config.slow.ended(effect)
@@ -67,7 +67,7 @@ def failure(error: psycopg.Error, config: "ConnectionConfig", scope: "Scope", ef
     elif isinstance(effect, Query):
         # `scope.writes` already counts this statement.
         writes -= not effect.statement.reads
-        # Under row-level security our own COMMIT was sent together with the statement.
+        # Under row-level security our own COMMIT was sent with the statement, so 57P01 may come after the commit.
         ended = error.sqlstate == _ENDED_BY_SERVER and scope.context.tenant is None
         # A procedure may have committed a part of its work.
         undone = effect.statement.reads or (

@@ -26,7 +26,7 @@ __all__ = ["ListenAddress", "ListenState", "listen_address"]
 
 logger = logging.getLogger("atlas_sdk.notifications")
 
-#: The approximate wait before the first new attempt. Each further wait is twice as long.
+#: Seconds: the longest wait before the first new attempt. Each further wait may be twice as long, up to _LONGEST_S.
 _FIRST_S = 0.1
 _LONGEST_S = 10.0
 #: With these settings the client notices within a minute that the server is gone, and no firewall drops the connection.
@@ -42,7 +42,10 @@ class ListenAddress:
 
 
 def listen_address(config: "ConnectionConfig", channels: Iterable[str], tenant: UUID | None) -> ListenAddress:
-    """Return the address for these channels. With a tenant, they are the tenant's own channels. Raises InvalidInput."""
+    """Return the connection options and the LISTEN command for these channels. Raises InvalidInput.
+
+    With a `tenant`, the names are those of the tenant's own channels.
+    """
     names = [channel_name(channel, tenant=tenant) for channel in channels]
     if not names:
         raise InvalidInput("name a channel to listen to", field="channels")
@@ -70,11 +73,11 @@ class ListenState:
         self._next_at = 0.0
 
     def take(self) -> Notification | NotificationGap | None:
-        """Return the oldest item, if any."""
+        """Remove the oldest item and return it; return None if there is no item."""
         return self._found.popleft() if self._found else None
 
     def received(self, note: psycopg.Notify) -> None:
-        """Keep a notification."""
+        """Keep a notification until `take` returns it."""
         self._found.append(
             Notification(channel=note.channel.removeprefix(self._prefix), payload=note.payload, pid=note.pid)
         )
@@ -94,7 +97,7 @@ class ListenState:
             raise InvalidInput("a listener cannot be used in a forked child: make one there", field="listener")
 
     def connected(self) -> None:
-        """Note that the connection is open and listens."""
+        """Note that the connection is open and listens. If it was lost before, add a NotificationGap."""
         if self._lost_at is not None:
             self._found.append(NotificationGap(seconds=time.monotonic() - self._lost_at))
             logger.info("listening again")

@@ -31,7 +31,7 @@ def _not_entered() -> InvalidInput:
 
 
 def _left(deadline: float | None, most: float | None = None) -> float | None:
-    """Return the seconds to wait now, at most until the deadline."""
+    """Return the seconds until the deadline, but not more than `most`; None means a wait without an end."""
     if deadline is None:
         return most
     left = max(0.0, deadline - time.monotonic())
@@ -46,7 +46,7 @@ class Listener:
     """
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
-        """Use `Atlas.listen`."""
+        """Use `Atlas.listen` instead of this constructor."""
         self._config = config
         self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)
@@ -167,7 +167,7 @@ class AsyncListener:
     """A receiver of notifications on a connection of its own. `AsyncAtlas.listen` makes it. See `Listener`."""
 
     def __init__(self, config: "ConnectionConfig", channels: tuple[str, ...], tenant: UUID | None = None) -> None:
-        """Use `AsyncAtlas.listen`."""
+        """Use `AsyncAtlas.listen` instead of this constructor."""
         self._config = config
         self._address = listen_address(config, channels, tenant)
         self._state = ListenState(config, tenant)

@@ -72,7 +72,7 @@ class Pool:
         return _stats(self._pool.get_stats())
 
     def get(self) -> PooledConnection:
-        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection; the caller gives it back with `put`. Raises our errors, such as DatabaseUnreachable."""
         if not self._started:
             self._start()
         until = time.monotonic() + self._config.connect_timeout_s
@@ -97,11 +97,11 @@ class Pool:
                 self._started = True
 
     def _is_alive(self, connection: PooledConnection) -> bool:
-        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        """Return whether the server keeps a connection open; give a lost one back. Usually without a round trip."""
         is_alive = False
         try:
             if has_news(connection):
-                # The server closed the connection or sent a notice. A query shows which.
+                # The server closed the connection or sent a notice. A query shows which of the two.
                 connection.execute("")
             is_alive = True
         except psycopg.Error:
@@ -122,7 +122,7 @@ class Pool:
 
 
 class AsyncPool:
-    """The connections of an asyncio client. The twin of `Pool`, line by line, without forks."""
+    """The connections of an asyncio client. The twin of `Pool`, line by line, but not for use in forked children."""
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
@@ -161,7 +161,7 @@ class AsyncPool:
         return _stats(self._pool.get_stats())
 
     async def get(self) -> AsyncPooledConnection:
-        """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
+        """Return a connection; the caller gives it back with `put`. Raises our errors, such as DatabaseUnreachable."""
         if not self._started:
             # A second task may open the pool at the same time, which does nothing.
             await self._pool.open()
@@ -181,11 +181,11 @@ class AsyncPool:
             raise no_connection(exc, self._config, self.stats().in_use) from exc
 
     async def _is_alive(self, connection: AsyncPooledConnection) -> bool:
-        """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
+        """Return whether the server keeps a connection open; give a lost one back. Usually without a round trip."""
         is_alive = False
         try:
             if has_news(connection):
-                # The server closed the connection or sent a notice. A query shows which.
+                # The server closed the connection or sent a notice. A query shows which of the two.
                 await connection.execute("")
             is_alive = True
         except psycopg.Error:
@@ -209,14 +209,14 @@ class AsyncPool:
 
 
 def has_news(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Return whether an idle connection has something to read, as after the server closed it. No round trip."""
+    """Return whether the server has sent something on an idle connection, or has closed it. No round trip."""
     poller = select.poll()
     poller.register(connection.pgconn.socket, select.POLLIN)
     return bool(poller.poll(0))
 
 
 def _stats(found: Mapping[str, int]) -> PoolStats:
-    """Return the counters of a pool; psycopg_pool leaves out those that are zero."""
+    """Return the statistics of a pool; psycopg_pool leaves out the counters that are zero."""
     size, idle = found.get("pool_size", 0), found.get("pool_available", 0)
     return PoolStats(
         size=size,

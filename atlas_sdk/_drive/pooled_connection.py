@@ -1,8 +1,8 @@
 """The connections of both pools, which execute prepared statements without a cursor, in one round trip.
 
 psycopg makes a cursor and an adapter of values for each statement, and supports kinds of queries that this package does
-not use. This module keeps the adapter with the connection. It drives libpq through psycopg's own generators, so Ctrl-C,
-cancellation and errors work as with a cursor.
+not use. This module keeps the adapter with the connection. The module calls libpq through psycopg's own generators, so
+Ctrl-C, cancellation and errors work as with a cursor.
 
 Measured with psycopg 3.3.9 and `users.get`, the least of 4,000 runs each, in turn: 79 µs here and 111 µs with a cursor;
 under row-level security 128 µs here and 295 µs with psycopg's pipeline. The whole operation takes 104 µs, so a cursor
@@ -29,11 +29,13 @@ from atlas_sdk.dsn import scrub
 __all__ = ["AsyncPooledConnection", "PooledConnection", "StatementCache"]
 
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>\w+)\)s|(?P<percent>%))")
-#: The server has no such statement: psycopg deallocates all statements after some errors, and so may a pooler.
+#: The SQLSTATE for an unknown prepared statement: psycopg deallocates all statements after some errors, and so may a
+#: pooler.
 _NO_SUCH_STATEMENT = b"26000"
-#: The server function that refuses a prepared statement whose columns changed with a table; preparing again helps.
+#: The server function that refuses a prepared statement after a change of a table has changed the columns of its
+#: result. Preparing the statement again helps.
 _REVALIDATES = b"RevalidateCachedQuery"
-#: The most prepared statements of one connection, as in psycopg. The server keeps them as long as the connection.
+#: The most prepared statements of one connection, as in psycopg. The server keeps them until the connection is closed.
 _PREPARED_MAX = 100
 
 
@@ -88,7 +90,7 @@ def _last_of(results: Sequence[PGresult], encoding: str) -> PGresult:
 
 
 def _is_outdated(results: Sequence[PGresult]) -> bool:
-    """Return whether the server refused a prepared statement that must be prepared again. It was not executed."""
+    """Return whether the server refused to execute a prepared statement, because it must be prepared again."""
     if not results:
         return False
     found = results[-1]
@@ -157,7 +159,7 @@ class StatementCache:
     def _exchange(
         self, begin: Sequence[bytes], end: bytes, request: _Request, prepared: _Prepared | None
     ) -> PQGen[list[PGresult]]:
-        """Return the results of the statement, or the first error."""
+        """Send all commands and the statement in one pipeline; return the statement's results, or the first error."""
         preparing = None if prepared is None or prepared.name else prepared
         before = [*begin, *(() if preparing is None else self._deallocations())]
         try:
@@ -183,8 +185,8 @@ class StatementCache:
                         preparing.name = b""
             self._pgconn.exit_pipeline_mode()
         except BaseException:
-            # Close the connection, even after Ctrl-C between two lines: in pipeline mode it looks idle and answers no
-            # query.
+            # Close the connection, even after Ctrl-C between two lines: a connection in pipeline mode looks idle and
+            # answers no query.
             self._pgconn.finish()
             raise
         return failed or results
@@ -254,7 +256,7 @@ class PooledConnection(Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect. Errors hold no secrets, because the pool logs them."""
+        """Connect. Remove the secrets from an error, because the pool logs errors."""
         try:
             return super().connect(conninfo, **kwargs)
         except Error as exc:
@@ -290,7 +292,7 @@ class AsyncPooledConnection(AsyncConnection[Any]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect. Errors hold no secrets, because the pool logs them."""
+        """Connect. Remove the secrets from an error, because the pool logs errors."""
         try:
             return await super().connect(conninfo, **kwargs)
         except Error as exc:

@@ -26,7 +26,7 @@ class OpenTransaction(Protocol):
 
     @property
     def is_callers(self) -> bool:
-        """True if the caller made the connection. It then has its own search_path, which the run must restore."""
+        """True if the caller made the connection. The connection then has a search_path that the run must restore."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class OpenTransaction(Protocol):
 class Scope:
     """The state of one run of a plan: its connection, its depth of transactions, and the number of its writes."""
 
-    #: The context that the plan gets: inside a transaction, that of the transaction.
+    #: The context that the plan gets: inside a transaction, the context of the transaction.
     context: Context
     transaction: OpenTransaction | None = None
     #: The connection of the transaction that is open; None between transactions.
@@ -47,7 +47,7 @@ class Scope:
     depth: int = 0
     #: The number of committed transactions, and of statements outside of transactions that change something.
     writes: int = 0
-    #: The context outside of the plan's own transaction, while that is open.
+    #: The context outside of the plan's own transaction, while the transaction is open.
     _outer: Any = field(init=False, default=None)
     _path: bytes = field(init=False, default=b"")
     _path_before: str | None = field(init=False, default=None)

@@ -2,8 +2,8 @@
 
 PostgreSQL looks for tables, views and types among the temporary ones first, unless the search_path names pg_temp. A
 connection that a tenant's SQL has used may have a temporary table with the name of one of our tables, and a trigger on
-it would run with the platform's rights. So pg_temp comes last. No other schema is in the path, because an operator in
-it could replace one of PostgreSQL's operators.
+that table would run with the platform's rights. So pg_temp comes last. No other schema is in the search_path, because
+an operator in another schema could replace one of PostgreSQL's operators.
 
     a pooled connection       `configure_connection` sets it once, when the connection is opened
     through PgBouncer         in transaction mode each transaction sets it, in the same round trip, unless the database
@@ -21,8 +21,8 @@ from atlas_sdk._sql import statements
 
 __all__ = ["OWN_PATH", "begin_on_own_path", "commit_on_path", "path_before", "set_local"]
 
-#: Sets our search_path until the end of the transaction. Returns one row: the server's process id, the search_path
-#: before, and ours.
+#: The statement that sets our search_path until the end of the transaction. It returns one row: the server's process
+#: id, the search_path before, and ours.
 OWN_PATH = SQL(statements("isolation")["own_path"].text)
 
 

@@ -16,8 +16,8 @@ _PATIENCE_S = 5.0
 async def shielded(work: Coroutine[Any, Any, object]) -> asyncio.CancelledError | None:
     """Await work to its end, even if the task is cancelled; return the cancellation, for the caller to raise.
 
-    Raises the errors of the work. Without this, a cancelled step of a transaction may have happened or not, and the
-    next step could roll back another operation's work, or commit work that must not be committed.
+    Raises the errors of the work. Without this function, nobody knows whether a cancelled step of a transaction was
+    done, and the next step could roll back another operation's work, or commit work that must not be committed.
     """
     task = asyncio.ensure_future(work)
     interrupted: asyncio.CancelledError | None = None
@@ -42,6 +42,6 @@ async def call_in_thread(effect: Local) -> object:
     """Call the function of a plan in a thread and return its result."""
     if effect.executor is None:
         return await asyncio.to_thread(effect.call)
-    # Do the same as `asyncio.to_thread`, which accepts no executor.
+    # Do what `asyncio.to_thread` does, because that function accepts no executor.
     run = contextvars.copy_context().run
     return await asyncio.get_running_loop().run_in_executor(effect.executor, run, effect.call)

@@ -1,7 +1,7 @@
-"""The log of slow statements: their names and times, and the plan of each, once a minute.
+"""The log of slow statements: their names and times, and the query plan of each, at most once a minute.
 
-The log never holds a value. The plan is the generic one, for any values (`$1`, `$2`). A thread prepares the statement
-on a connection of its own and asks for the plan, so the caller does not wait for the plan, and does not see an error.
+The log never holds a value. The query plan is the generic one, for any values (`$1`, `$2`). A thread prepares the
+statement on a connection of its own and asks for the query plan, so the caller does not wait, and sees no error.
 """
 
 import logging
@@ -25,15 +25,15 @@ __all__ = ["SlowLog"]
 
 logger = logging.getLogger("atlas_sdk.queries")
 
-#: The log has the plan of one statement at most once in this time.
+#: The log has the query plan of one statement at most once in this time.
 _EVERY_S = 60.0
-#: The most statements that wait for their plan; further ones are logged without a plan.
+#: The most statements that wait for their query plan. Further statements are logged without a query plan.
 _WAITING = 16
 #: The thread ends after this time without a slow statement.
 _IDLE_S = 5.0
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)")
 _EXPLAINED = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE")
-#: No caller waits for a plan, so the thread gives up on a locked table soon.
+#: The settings of the thread. No caller waits for a query plan, so the thread soon gives up on a locked table.
 _SETTINGS: tuple[LiteralString, ...] = (
     "SET LOCAL statement_timeout = '5s'",
     "SET LOCAL lock_timeout = '500ms'",
@@ -50,12 +50,12 @@ class _Question:
 
 
 class SlowLog:
-    """A log of the statements that took longer than a limit, and of their plans. All threads of a client share it."""
+    """A log of the statements that took longer than a limit, with query plans. All threads of a client share one."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], limit_s: float) -> None:
         self._connect = connect
         self._limit_s = limit_s
-        #: The time of the last log of each statement's plan, in monotonic seconds.
+        #: The time when the query plan of each statement was last requested, in monotonic seconds.
         self._explained_at: dict[str, float] = {}
         self.after_fork()
         reset_in_children(self)
@@ -97,7 +97,7 @@ class SlowLog:
             self._changed.notify()
 
     def close(self) -> None:
-        """Log no more plans; wait for the one in progress. Idempotent."""
+        """Log no more query plans; wait for the one in progress. Idempotent."""
         with self._changed:
             self._closed = True
             self._questions.clear()
@@ -145,7 +145,7 @@ def _words(*parts: str) -> sql.SQL:
 
 
 def _question(statement: Statement, parameters: Mapping[str, object]) -> _Question:
-    """Return the question for the plan of a statement: with the types of its parameters, without their values."""
+    """Return the request for a statement's query plan: with the types of its parameters, without their values."""
     numbers: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:

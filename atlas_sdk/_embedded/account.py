@@ -45,7 +45,7 @@ class Account:
     def run(
         self, *argv: str | Path, stdin: str = "", timeout_s: float, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program as this account; return its output and exit code, without checking the latter."""
+        """Run a program as this account; return its output and exit code. A failure of the program raises nothing."""
         return subprocess.run(
             argv,
             input=stdin,
@@ -70,7 +70,7 @@ class Account:
 
 
 def launch(*argv: str | Path, output: int, account: Account | None = None, pass_fds: Sequence[int] = ()) -> None:
-    """Start a program that outlives this process, in its own session, with both outputs to the descriptor `output`.
+    """Start a program that outlives this process, in its own session; it writes stdout and stderr to `output`.
 
     A shell starts the program and exits at once, so init becomes the parent of the program and reaps a killed
     postmaster. As our child, a killed postmaster would be a zombie, which looks alive until this process ends. The

@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 _LEAVING_S = 10.0
 #: Seconds to wait for a server to accept connections. After a crash the server first replays its log.
 _READY_S = 60.0
-#: Seconds to wait for a new data directory, which takes 1.1 s on a quiet machine.
+#: Seconds to wait until a new data directory is made. Making one takes 1.1 s on a quiet machine.
 _MAKING_S = 120.0
-#: Seconds to wait for a server to stop, which writes a last checkpoint.
+#: Seconds to wait for a server to stop. A stopping server writes a last checkpoint.
 _STOPPED_S = 120.0
 _ATTEMPTS = 3
 _LOG_LIMIT_BYTES = 1 << 20
@@ -79,7 +79,7 @@ class Cluster:
     options: tuple[str, ...] = ()
 
     def serve(self) -> Postmaster:
-        """Return the running server; start it if needed, whatever the last server left behind."""
+        """Return the running server; start it if needed, even if the last server was killed."""
         complaint = ""
         for _ in range(_ATTEMPTS):
             lock = self._wait_for_the_last_one()
@@ -137,10 +137,10 @@ class Cluster:
         )
 
     def _stop_unreachable(self, server: Postmaster) -> None:
-        """Stop a running server of this folder that cannot be reached, so that it can be started again.
+        """Stop a running server of this folder that nobody can reach; the caller then starts a new one.
 
-        Either the socket was deleted, for example with the runtime folder at a logout. Or the folder was moved, and the
-        server still uses the socket's old path.
+        Nobody can reach the server if its socket was deleted, for example with the runtime folder at a logout, or if
+        the folder was moved and the server still uses the socket's old path.
         """
         moved = not server.is_of(self.data_dir)
         if not (moved or not postmaster.socket_path(server.socket_dir).exists()):
@@ -182,7 +182,7 @@ class Cluster:
         return False
 
     def _create(self, lock: int) -> None:
-        """Create a data directory under a temporary name and rename it, so that it is never incomplete."""
+        """Create a data directory under a temporary name, and rename it when it is complete."""
         half = self._half
         _remove(half)
         half.mkdir(mode=0o700)
@@ -250,7 +250,7 @@ class Cluster:
         log = os.open(self.site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             written = os.fstat(log).st_size
-            # Give these settings on the command line, where no file can override the access rules.
+            # No file can override settings of the command line, so nobody can change these access rules in a file.
             launch(
                 self.bin_dir / "postgres",
                 *("-D", self.data_dir),
@@ -268,7 +268,7 @@ class Cluster:
         return written
 
     def _wait_until_ready(self) -> Postmaster | None:
-        """Return the launched server once it accepts connections, or None if it has ended."""
+        """Wait until the launched server accepts connections, and return it; return None if it has ended."""
         for _ in polling(_READY_S):
             running = postmaster.answering(self.data_dir)
             if running is not None:

@@ -10,8 +10,8 @@ compare the device of the data. The device number can change at a boot (LVM, Btr
 file system. Such a snapshot is as good as the data after a crash.
 
 A copy of a stopped server's home becomes an independent home. This module refuses two other kinds of copies, and says
-what to do: the copy of a running server, whose files are of different times; and a copy that still leads to the files
-of the original, by a symlink or by hard links. A person who is sure that the data is good removes `atlas.home`.
+what to do: the copy of a running server, whose files were copied at different times; and a copy that still leads to the
+files of the original, by a symlink or by hard links. A person who is sure that the data is good removes `atlas.home`.
 """
 
 import json
@@ -63,7 +63,7 @@ class _Record:
 def is_owner(site: Site, data_dir: Path) -> bool:
     """Return True if the data certainly belongs to this home; `settle` decides the other cases.
 
-    Data inside the home belongs to it. Data behind a link belongs to it if the record says so.
+    Data inside the home belongs to the home. Data behind a link belongs to the home that the record names.
     """
     if not site.is_linked:
         return True

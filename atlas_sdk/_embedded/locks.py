@@ -1,7 +1,7 @@
 """Locks by flock(2). The kernel releases a lock when its last holder ends, even after a crash.
 
 A lock belongs to the open file. So threads that open the file separately exclude each other, and a forked child shares
-the locks of its parent. This module never unlocks explicitly, because that would also unlock for the other process.
+the locks of its parent. This module never unlocks explicitly, because parent and child would both lose the lock.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ def shared(path: Path) -> int:
 
 
 def try_exclusive(path: Path) -> int | None:
-    """Take the exclusive lock without waiting; return None if it is not free."""
+    """Take the exclusive lock without waiting; return the open file descriptor, or None if the lock is not free."""
     try:
         return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -40,10 +40,10 @@ from atlas_sdk.home import open_private_file, prepare_home, private_folder, repl
 
 __all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries", "machine_dir"]
 
-#: The major version of new homes.
+#: The major version of PostgreSQL in new homes.
 MAJOR = "18"
 
-#: A folder of root's that every account can enter.
+#: A folder that belongs to root and that every account can enter.
 MACHINE_DIR = Path("/var/lib/atlasengine")
 
 #: The kernel allows socket paths of 108 bytes on Linux, 104 on macOS.
@@ -66,7 +66,7 @@ class Site:
 
     @classmethod
     def prepare(cls, home: Path) -> "Site":
-        """Create the folders that every user of the server needs, and find the account that runs it.
+        """Create the folders that every user of the server needs, and find the account that runs the server.
 
         Raises `EmbeddedServerFailed` if other OS users can access the home.
         """
@@ -87,7 +87,7 @@ class Site:
 
     @property
     def server_lock(self) -> Path:
-        """The lock that every process of the server inherits. It is free when the last of them has ended."""
+        """The lock that every process of the server inherits. It is free when the last process has ended."""
         return self.run_dir / "server.lock"
 
     @property
@@ -133,7 +133,7 @@ class Site:
     def data_dir(self) -> Path:
         """Return the data directory, or its expected path before the first start.
 
-        Raises `EmbeddedServerFailed` if it belongs to another user.
+        Raises `EmbeddedServerFailed` if the directory belongs to another user.
         """
         found = self.link.resolve()
         if found.exists() and (owner := found.stat().st_uid) != self.account.uid:
@@ -146,8 +146,8 @@ class Site:
     def place_data(self) -> Path:
         """Choose the data directory, and return it. The caller holds the start lock.
 
-        Raises `EmbeddedServerFailed` if the data was elsewhere and is gone: a new, empty database would look as if all
-        data were lost.
+        Raises `EmbeddedServerFailed` if the home has a link to data that is gone: a new, empty database would look as
+        if all data were lost.
         """
         if self.link.is_symlink():
             if not self.link.is_dir():
@@ -214,7 +214,7 @@ def find_binaries(account: Account) -> Path:
 
 
 def carried() -> dict[str, Path]:
-    """Return the folders of all servers in the package, by major version. This asks each `postgres` for its version."""
+    """Return the folders of all servers in the package, by major version, which each `postgres --version` reports."""
     package = _package()
     trees = [] if package is None else sorted(package.glob("pginstall*"))
     found: dict[str, Path] = {}
@@ -308,7 +308,7 @@ def machine_dir() -> Path:
     """Return root's folder, which every account can enter; make it when it is missing."""
     try:
         MACHINE_DIR.mkdir()
-        MACHINE_DIR.chmod(0o755)  # the folder is ours, and mkdir applies the umask
+        MACHINE_DIR.chmod(0o755)  # set the mode again, because mkdir applies the umask
     except FileExistsError:
         status = MACHINE_DIR.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or not status.st_mode & stat.S_IXOTH:

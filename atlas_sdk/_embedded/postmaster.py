@@ -51,7 +51,7 @@ class Postmaster:
     pid: int
     #: The path of the data directory at the start. After a copy or a move it is the path of another folder.
     data_dir: Path
-    #: Valid only for a server that `is_of` the data directory in question.
+    #: Valid only if `is_of` is True for the data directory in question.
     socket_dir: Path
     ready: bool
 
@@ -108,7 +108,7 @@ def answering(data_dir: Path) -> Postmaster | None:
 def may_work_in(pid: int, data_dir: Path) -> bool:
     """Return True if a process may be the server of a folder, since a postmaster runs in its data directory.
 
-    Return True also where the system does not reveal that (macOS).
+    Return True also where the system does not reveal the working directory of a process (macOS).
     """
     if sys.platform != "linux":
         return True
@@ -119,11 +119,12 @@ def may_work_in(pid: int, data_dir: Path) -> bool:
 
 
 def forget_dead(data_dir: Path) -> int | None:
-    """Remove the files of a killed server from its folder, or return the id of a live one that was started by hand.
+    """Remove the files of a killed server from its folder; return the process id of a live server, if there is one.
 
-    Call this only while no process of our server runs. PostgreSQL itself compares only the process id. So it refuses to
-    start if another program of this user has that id after a reboot, or if no init process reaps a zombie. The call
-    removes nothing outside of the folder, because in a copy the file names the socket of the original.
+    Call this only while no process of our server runs: a live server was then started by hand. PostgreSQL itself
+    compares only the process id in `postmaster.pid`. So PostgreSQL refuses to start if another program of this user has
+    that id after a reboot, or if no init process reaps a zombie. The call removes nothing outside of the folder,
+    because in a copied folder `postmaster.pid` names the socket of the original.
     """
     if sys.platform == "linux":
         server = recorded(data_dir)

@@ -38,7 +38,8 @@ _LINGER_VARIABLE: Final = "ATLAS_EMBEDDED_LINGER_S"
 class EmbeddedServer:
     """The running PostgreSQL of one home folder, shared by every process and thread that acquired it.
 
-    It stops some seconds after its last user has released it or ended. A forked child shares its parent's use.
+    The server stops some seconds after its last user has released it or ended. A forked child and its parent count as
+    one user, which ends when both have ended.
     """
 
     #: The address, for psycopg and psql; it may change in `ensure_running`.
@@ -60,8 +61,8 @@ class EmbeddedServer:
     def acquire(cls, home: Path) -> "EmbeddedServer":
         """Start the server of `home`, or join it, and return once it accepts connections.
 
-        Any number of processes and threads may do so at once. The first start takes a second or two, a later start some
-        tenths of a second, and joining takes milliseconds. Data of an older major version is upgraded first, which
+        Any number of processes and threads may call this at once. The first start takes a second or two, a later start
+        some tenths of a second, and joining takes milliseconds. Data of an older major version is upgraded first, which
         takes seconds to minutes. Raises `EmbeddedServerFailed`.
         """
         server = cls.join(home)
@@ -142,7 +143,7 @@ class EmbeddedServer:
         return Cluster(site=self._site, data_dir=self.data_dir, bin_dir=self.bin_dir, options=options).serve()
 
     def ensure_supervisor(self) -> None:
-        """Ensure that a supervisor waits for the last user to leave."""
+        """Start a supervisor unless one runs already. The supervisor stops the server after its last user."""
         lock = self._site.run_dir / "supervisor.lock"
         if is_held(lock):
             return

@@ -1,10 +1,10 @@
 """Stop the server after its last user. This runs as a separate process, with the standard library only.
 
-Every user holds a shared lock on `users.lock`, and the kernel drops the lock however the user ends. This process waits
-for the exclusive lock. When it has that lock, nobody uses the server. It keeps the lock while the server stops, so new
-users wait and then start the server again.
+Every user holds a shared lock on `users.lock`, and the kernel releases the lock when the user ends, even by a kill.
+This process waits for the exclusive lock. When it has that lock, nobody uses the server. It keeps the lock while the
+server stops, so new users wait and then start the server again.
 
-The process uses the open folder and not its path, so it also serves a home that is moved.
+The process uses the open folder and not the path of the folder, so it also serves a home that is moved.
 """
 
 import fcntl
@@ -33,8 +33,8 @@ def main(
     locks = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     os.chdir(data_dir.parent)
     data_dir = Path(data_dir.name)
-    # Open this lock first. The kernel closes the files of a killed process in order, so a new user who then gets
-    # `users` sees that there is no supervisor.
+    # Open this lock before `users.lock`. The kernel closes the files of a killed process in the order of opening, so a
+    # new user who then gets `users.lock` sees that there is no supervisor.
     place = _alone(run_dir / "supervisor.lock")
     users = os.open(run_dir / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     is_temporary = (run_dir / "temporary").exists()
@@ -102,7 +102,7 @@ def kept_until(file: str | Path, *, dir_fd: int | None = None) -> float:
 
 
 def _is_running(*, dir_fd: int) -> bool:
-    """Return True if a process of the server holds its lock."""
+    """Return True if a process of the server holds the server lock."""
     try:
         descriptor = os.open("server.lock", os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -123,7 +123,8 @@ def _socket_dir(data_dir: Path) -> str | None:
         pid, named, _, _, folder, *_ = text.splitlines()
     except (OSError, ValueError):
         return None
-    # A postmaster runs in its data directory. After a move the file still has the old path.
+    # Check the working directory too, because a postmaster runs in its data directory. After a move of the directory,
+    # `postmaster.pid` still has the old path.
     for same in (named, f"/proc/{pid}/cwd"):
         try:
             if data_dir.samefile(same):
@@ -150,9 +151,9 @@ def _sessions(data_dir: Path, bin_dir: Path, account_name: str) -> bool:
 
 
 def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any], locks: int) -> None:
-    """Remove a temporary home; first stop its server, without a checkpoint, because the data goes too."""
-    # Repeat: initdb, or a server that has not written its process id yet, also holds the lock if its user was just
-    # killed.
+    """Remove a temporary home; first stop its server, without a checkpoint, because the data is removed too."""
+    # Repeat the stop: after the kill of a user, initdb or a server without a written process id may still hold the
+    # lock, and `_stop` does not find them.
     while _is_running(dir_fd=locks):
         _stop(data_dir, bin_dir, account, modes=("immediate",))
         time.sleep(_REMOVE_PAUSE_S)

@@ -1,7 +1,7 @@
 """Temporary databases for tests: copies of a migrated template, on a server that only this process uses.
 
 A process has one server for all its temporary databases, so only the first one waits for a start. The server's home is
-marked as temporary, and its supervisor removes it after the end of the process, however the process ends.
+marked as temporary, and its supervisor removes it after the end of the process, even if the process is killed.
 """
 
 import atexit
@@ -40,8 +40,8 @@ _DROP = 'DROP DATABASE :"name" WITH (FORCE)'
 def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
     """Create a migrated database without rows, yield its address, and drop it, even if it is in use.
 
-    `migrate` applies the migrations to the database at an address; this calls it once per process. Any number of
-    threads may do this at once. Raises `EmbeddedServerFailed`.
+    `migrate` applies the migrations to the database at an address. A process calls `migrate` once, for its template.
+    Any number of threads may create databases at once. Raises `EmbeddedServerFailed`.
     """
     server = _process.server(migrate)
     name = f"temporary_{next(_process.numbers)}"
@@ -57,7 +57,7 @@ def temporary_database(migrate: Callable[[str], None]) -> Iterator[str]:
 
 
 class _ProcessServer:
-    """The server of this process, started at the first call."""
+    """The server of this process, which the first call of `server` starts."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -116,7 +116,7 @@ def _join_new_home() -> EmbeddedServer:
 def _base() -> Path:
     """Return the folder of this OS user's temporary homes.
 
-    For root it is a folder that the server's account can enter, so that the data can be in the home itself.
+    For root this is a folder that the server's account can enter, so that the data can be in the home itself.
     """
     if os.geteuid() != 0:
         return private_folder(Path(tempfile.gettempdir(), f"atlasengine-{os.geteuid()}-temporary"))

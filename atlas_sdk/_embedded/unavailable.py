@@ -23,16 +23,16 @@ class EmbeddedServer:
         _refuse(home)
 
     def ensure_running(self) -> None:
-        """Do nothing: no such object exists."""
+        """Do nothing. No caller has an object of this class, because `acquire` raises."""
 
     def keep_for(self, seconds: float) -> None:
-        """Do nothing: no such object exists."""
+        """Do nothing. No caller has an object of this class, because `acquire` raises."""
 
     def release(self) -> None:
-        """Do nothing: no such object exists."""
+        """Do nothing. No caller has an object of this class, because `acquire` raises."""
 
 
-def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager[str]:  # noqa: ARG001  # its name
+def temporary_database(migrate: Callable[[str], None]) -> AbstractContextManager[str]:  # noqa: ARG001  # as in `temporary`
     """Raise EmbeddedServerFailed on every call."""
     _refuse(Path("a temporary folder"))
 

@@ -1,14 +1,14 @@
 """Convert the data of an older major version of PostgreSQL.
 
-The old server runs with its own programs; the new programs dump it, and load the dump into a new data directory. So an
-upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
+The old server runs with its own programs; the new programs dump its data and load the dump into a new data directory.
+So an upgraded home is the same as a new one, including sort order and page checksums. The conversion takes longer than
 pg_upgrade, which would keep the old locale. The conversion needs room for a second copy of the data and for the dump.
 
 The folders show how far an upgrade came, so a kill at any time does no harm::
 
     postgres.upgrade/    is being filled; the next attempt deletes it and starts again
-    postgres.upgraded/   is complete, its server stopped; it is deleted too while postgres/ exists
-    postgres.16/         was postgres/; postgres.upgraded/ gets the free name, now or at the next start
+    postgres.upgraded/   is complete, its server stopped; while postgres/ exists, the next attempt deletes it too
+    postgres.16/         was postgres/; postgres.upgraded/ becomes postgres/ at once, or after a kill at the next start
 
 Callers must hold the start lock.
 """
@@ -85,7 +85,8 @@ def upgrade(site: Site, data_dir: Path, bin_dir: Path) -> None:
             data_dir=data_dir,
             bin_dir=old_bin,
             major=str(major),
-            # Another release may join the running server, and its writes after the dump would be lost.
+            # A program with another release may join the running server. Refuse its writes, because an upgrade would
+            # lose all writes after the dump.
             options=("default_transaction_read_only=on",),
         ),
         new=Cluster(site=site, data_dir=_beside(data_dir, "upgrade"), bin_dir=bin_dir),
@@ -173,7 +174,7 @@ class _Upgrade:
                 shutil.rmtree(folder)
 
     def _check_room(self) -> None:
-        """Refuse if a disk has too little room for a copy of the data and a dump, which may be as large."""
+        """Refuse if a disk has too little room for a copy of the data and a dump, which may be as large as the data."""
         size = _size(self.old.data_dir)
         needed: dict[int, tuple[Path, int]] = {}
         for folder, more in ((self.old.data_dir.parent, size + _FRESH_BYTES), (self.site.run_dir, size)):
@@ -228,7 +229,7 @@ class _Upgrade:
         return self._ask(server, "psql", "-d", "postgres", "-v", "ON_ERROR_STOP=1", *variables, stdin=script)
 
     def _ask(self, server: Postmaster, program: str, *arguments: str | Path, stdin: str = "") -> str:
-        """Run one of the new programs, as the OS user who may connect; return its output."""
+        """Run a program of the new version, as the OS user who may connect; return its output."""
         quiet = ("-XAtq",) if program == "psql" else ()
         environment = {"PGHOST": os.fspath(server.socket_dir), "PGPORT": str(PORT), "PGUSER": ROLE, "LC_ALL": "C"}
         environment["PGREQUIREPEER"] = self.site.account.name
@@ -249,11 +250,11 @@ class _Upgrade:
 
 
 class _Refused(Exception):
-    """The failure of one of the programs, with its message."""
+    """The failure of one of PostgreSQL's programs, with the program's message."""
 
 
 def _named(database: str) -> str:
-    """Return a connection string, because libpq takes a plain name that contains "=" for one."""
+    """Return a connection string for a database. libpq would read a plain name with a "=" as a connection string."""
     escaped = database.replace("\\", "\\\\").replace("'", "\\'")
     return f"dbname='{escaped}'"
 

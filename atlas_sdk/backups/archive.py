@@ -20,7 +20,8 @@ from atlas_sdk.ops import schema
 __all__ = ["Archive"]
 
 _ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<what>.+)$")
-#: Matches the entry of our table of versions. Its schema can have any name, and the last word is its owner.
+#: Matches the entry of the table `schema_version`. The schema of the table can have any name; the last word of the
+#: entry is the table's owner.
 _VERSION_TABLE = re.compile(r"^TABLE (?!DATA )(?P<schema>.+) schema_version \S+$")
 _MAGIC = b"PGDMP"
 _UNKNOWN_SETTING = b"SET transaction_timeout = 0;\n"
@@ -51,7 +52,7 @@ class Archive:
 
     @classmethod
     def open(cls, file: Path) -> "Archive":
-        """Read the contents of a dump. Raises FileProblem, BackupFailed, and SchemaMismatch when it is too new.
+        """Read the contents of a dump. Raises FileProblem, BackupFailed, and SchemaMismatch when the dump is too new.
 
         If the file has a seal, the call first compares the file with its seal.
         """
@@ -69,7 +70,7 @@ class Archive:
             raise BackupFailed(f"{file} is no dump in pg_dump's custom format, as `atlasctl db dump` makes them")
         program = newest("pg_restore", at_least=0)
         listed = _read([program, "--list", file])
-        # The schema to load into exists; its comment and its owner are not ours to change.
+        # Leave out the schema and its comment: the target schema exists, and a load must not change it.
         lines = [line for line in listed.splitlines() if not re.search(r" \d+ (SCHEMA|COMMENT) - (SCHEMA )?\S", line)]
         entries = [entry["what"] for line in lines if (entry := _ENTRY.match(line))]
         schemas = [table["schema"] for what in entries if (table := _VERSION_TABLE.match(what))]

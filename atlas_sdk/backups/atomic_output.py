@@ -1,4 +1,4 @@
-"""Atomic output: a file gets its name only when it is complete, not when the disk is full or the writer is killed."""
+"""Atomic output: a file gets its name only when it is complete. A full disk or a killed writer leaves no such file."""
 
 import fcntl
 import hashlib
@@ -49,7 +49,7 @@ class Partial:
         return os.fstat(self.descriptor).st_size
 
     def publish(self, ending: Callable[[Path], bytes] | None = None) -> str:
-        """Flush the file to the disk, then give it its name; return its SHA-256.
+        """Flush the file to the disk, then give it the name of the target; return the SHA-256 of the file.
 
         `ending` is called with the file, and returns the bytes to append.
         """
@@ -70,7 +70,7 @@ class Partial:
         return sha256
 
     def _link(self) -> None:
-        """Give the file its name, unless another file has it by now."""
+        """Give the file the name of the target. Raises FileProblem if another file has the name by now."""
         try:
             os.link(self.path, self._place)
         except FileExistsError:
@@ -92,8 +92,8 @@ class Partial:
             descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=_SUFFIX, dir=self._place.parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # Before the lock, another writer may have taken the file for that of a killed writer and removed it.
-                # The dump would then go to a new file with default rights.
+                # Before this lock was held, another writer may have removed the file like the file of a killed writer.
+                # pg_dump would then write into a new file with default rights.
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), Path(name).stat()):
                         return descriptor, Path(name)

@@ -18,7 +18,7 @@ def definitions(session: AdminSession, schema: str) -> Definitions:
 
 
 def check_copied(session: AdminSession, archive: Archive, fresh: Definitions, copied: set[str]) -> None:
-    """Refuse a dump without the rows of one of our tables: the table would be empty, and nobody would know.
+    """Refuse a dump that does not list the rows of one of our tables: the table would be empty without an error.
 
     A table that does not exist at all is accepted here: a later version makes it, or `check_definitions` reports it.
     """

@@ -44,11 +44,12 @@ def dump(
 ) -> Dumped:
     """Dump a database into a file that only its owner can read: all rows as of one moment, while other clients work.
 
-    `source` is a client, an address, or None for the embedded database (of `home`). The schema may be older than this
-    release; it is not changed. The file gets its name when it is complete and on the disk; it replaces an existing file
-    only with `overwrite`. A seal follows the output of pg_dump: the SHA-256 and the number of rows of every table.
-    `load` checks the seal, and pg_restore ignores it. The dump has no owners and no rights, so any login may load it.
-    Raises BackupFailed, also for a login that does not see all rows; FileProblem, SchemaMismatch, DatabaseUnreachable.
+    `source` is a client, an address, or None for the embedded database, in `home` if given. The schema may be older
+    than this release; it is not changed. The file gets its name when it is complete and on the disk; it replaces an
+    existing file only with `overwrite`. A seal follows the output of pg_dump: the SHA-256 and the number of rows of
+    every table. `load` checks the seal, and pg_restore ignores it. The dump has no owners and no rights, so any login
+    may load it. Raises BackupFailed, also for a login that does not see all rows; FileProblem, SchemaMismatch,
+    DatabaseUnreachable.
     """
     began = time.monotonic()
     place = Path(file).absolute()
@@ -147,8 +148,8 @@ def _run(
     complaints: deque[str] = deque(maxlen=20)
     table, done = "", -1
     with subprocess.Popen(
-        # Give the name: pg_dump would write its table of contents twice to a descriptor. It inherits the descriptor
-        # only for the lock.
+        # Give pg_dump the name of the file: to a descriptor it would write its table of contents twice. pg_dump
+        # inherits the descriptor only to hold the lock.
         [*command, f"--file={partial.path}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -174,7 +175,7 @@ def _run(
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[str]:
-    """Yield lines as they come, and an empty line after each interval without one."""
+    """Yield each line when it comes, and an empty line after every `_LOOK_S` seconds without a line."""
     assert stream is not None  # noqa: S101  # `stderr=PIPE` is given above
     rest = b""
     with selectors.DefaultSelector() as selector:

@@ -30,7 +30,7 @@ class DatabaseFacts:
 
 @frozen(kw_only=True)
 class Table:
-    """The number of rows of a table."""
+    """A table and the number of its rows."""
 
     name: str
     amount: int

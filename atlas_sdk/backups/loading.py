@@ -42,12 +42,12 @@ def load(
 ) -> Loaded:
     """Load a dump into an empty database, then verify the memory and the quota accounting of every user.
 
-    Without `dsn`, load into the embedded database (of `home`). The load is one transaction: a failure or an
+    Without `dsn`, load into the embedded database, in `home` if given. The load is one transaction: a failure or an
     interruption leaves nothing. A dump of an older version is migrated. These dumps are refused before anything is
     written: one of a newer version, one that does not match its seal, and one in which an object of ours differs from
-    what the migrations make. A schema without rows of users counts as empty; afterwards its owner owns everything.
-    Without such a schema this login does. The fencing numbers of new reservations are higher than all that were given
-    before the load. Raises BackupFailed, also for a database with data; FileProblem,
+    what the migrations make. A schema without rows of users counts as empty; its owner owns everything after the
+    load. Without a schema, this login owns everything. The fencing numbers of new reservations are higher than all
+    numbers that were given before the load. Raises BackupFailed, also for a database with data; FileProblem,
     SchemaMismatch, DatabaseUnreachable, StorageFull. Rows that fail the verification stay loaded; the result names
     them.
     """
@@ -108,7 +108,7 @@ def _fill(session: AdminSession, archive: Archive, fresh: Definitions, tell: Tel
     session.execute(archive.text("pre-data"))
     with archive.data() as lines:
         size = _copy(session, lines, archive, fresh, tell)
-    # Do it before the triggers exist: one of them would change `updated_at`.
+    # Raise the epochs before the triggers exist, because one of the triggers would change `updated_at`.
     if raise_epochs := session.value(sql["write_raise_epochs"], schema=archive.schema):
         session.execute(raise_epochs)
     tell(Progress(step="index", name="", done=archive.tables, total=archive.tables, size=size))
@@ -166,9 +166,9 @@ def _send(session: AdminSession, command: str, lines: Iterator[bytes]) -> Iterat
 def _settle(session: AdminSession, archive: Archive, fresh: Definitions) -> bool:
     """Migrate the schema to this release's version, check it, give the roles their rights, and analyze the tables.
 
-    Returns whether the rights were given, which happens after the check.
+    The call gives the rights only after the check. Returns whether it gave them.
     """
-    # Run the deferred checks now: a migration cannot alter a table that has some.
+    # Run the deferred checks now: a migration cannot alter a table while deferred checks of the table wait.
     session.rows(sql["check_constraints"])
     session.run(schema.migrate())
     session.run(schema.check())

@@ -1,4 +1,4 @@
-"""Check that a dump goes into an empty schema, and drop our objects in it."""
+"""Check that a load goes into an empty schema, and drop our objects in that schema."""
 
 from typing import Any, Final
 
@@ -19,9 +19,9 @@ _ELSEWHERE: Final = "load into an empty database, or into the embedded one of a 
 def make_room(session: AdminSession, archive: Archive) -> Definitions:
     """Drop every object of ours in the dump's schema, in the open transaction, and act as the owner from then on.
 
-    The schema is migrated first, whatever its version. The migrations make the roles of tenants, if this login may, and
-    then the inventory has the name of each object of ours. Returns the definitions that the migrations make there.
-    Raises BackupFailed when the load would lose any data.
+    The call first migrates the schema to this release's version, so that the inventory has the name of each object of
+    ours. The migrations also make the roles of tenants, if this login may do so. Returns the definitions of the objects
+    that the migrations make. Raises BackupFailed when the load would lose any data.
     """
     session.run(schema.lock_creation())
     place = _agreed(session, archive)

@@ -31,7 +31,7 @@ Version = tuple[int, int]
 
 
 def of_server(name: str, server: Version, *, tls: bool = False) -> Path:
-    """Return the best program for a server: one of its own major and at least its minor, else the newest.
+    """Return the best program for a server: one of its major version and at least its minor version, else the newest.
 
     A newer minor version of a server may have entries in its catalogues that only its own programs understand.
     Raises BackupFailed as `newest` does.
@@ -46,8 +46,8 @@ def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
     """Return the newest program with this name.
 
     A pg_dump can read servers of its own major version and older ones; a pg_restore can read their dumps. With `tls`,
-    the program must support TLS; those of the embedded server do not. Raises BackupFailed that says which program is
-    missing and how to get it.
+    the program must support TLS; the programs of the embedded server do not. Raises BackupFailed that says which
+    program is missing and how to get it.
     """
     found = _found(name)
     fitting = [path for (major, _), path in found if major >= at_least]
@@ -68,7 +68,7 @@ def newest(name: str, *, at_least: int, tls: bool = False) -> Path:
 
 
 def _found(name: str) -> list[tuple[Version, Path]]:
-    """Return the programs with this name, the newest first; within a version, the embedded server's come first."""
+    """Return the programs with this name, the newest first; of one version, first that of the embedded server."""
     programs = [(_version(path), path) for path in dict.fromkeys(_candidates(name))]
     return sorted(programs, key=lambda program: program[0], reverse=True)
 
@@ -99,7 +99,8 @@ def _version(path: Path) -> Version:
 def _has_tls(path: Path) -> bool:
     """Return whether a client program of PostgreSQL supports TLS.
 
-    It gets a host that does not exist. A program without TLS complains about TLS before it tries to connect.
+    The call gives the program a host that does not exist. A program without TLS complains about TLS before it tries to
+    connect.
     """
     asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
     said = subprocess.run(

@@ -16,10 +16,11 @@ class Progress:
 
     #: "dump", "load", "index" or "verify".
     step: str
-    #: A table, or while verifying the e-mail of a user; "" for none.
+    #: The table at work, or in the step "verify" the e-mail of a user; "" in the step "index".
     name: str
-    #: The number of tables or users that are finished, and of all.
+    #: The number of finished tables, or users in the step "verify".
     done: int
+    #: The number of all tables or users.
     total: int
     #: Bytes written or read so far.
     size: int
@@ -30,7 +31,7 @@ class Dumped:
     """A complete dump on the disk."""
 
     file: Path
-    #: In bytes.
+    #: The size of the file in bytes.
     size: int
     sha256: str
     seconds: float = field(repr="{:.1f}".format)
@@ -69,5 +70,5 @@ class Loaded:
 
     @property
     def ok(self) -> bool:
-        """True when the verification found nothing; a mismatch was in the dump already."""
+        """True when the verification found no mismatch. A mismatch was already in the dump."""
         return not self.broken and not self.unbalanced

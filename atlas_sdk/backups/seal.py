@@ -1,7 +1,7 @@
 """The seal at the end of a dump: its SHA-256 and its row counts. pg_dump's own table of contents has no checksum.
 
-The seal is two lines of text after the last byte of pg_dump, which no pg_restore reads. The first line has the number
-of rows of every table as JSON. The second line has the hash of everything before the hash.
+The seal is two lines of text after the output of pg_dump. No pg_restore reads them. The first line has the number of
+rows of every table as JSON. The second line has the hash of everything before the hash.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ __all__ = ["Seal"]
 
 _MARK: Final = "ATLASENGINE SEAL 1 "
 _LAST: Final = re.compile(rb"ATLASENGINE SEAL 1 (?P<size>\d{20}) (?P<sha256>[0-9a-f]{64})\n")
-#: The length of the hash and of the end of its line, which are not hashed.
+#: The length of the hash and of the end of its line. The hash does not cover these bytes.
 _HASH_BYTES: Final = 65
 _LAST_BYTES: Final = len(_MARK) + 20 + 1 + _HASH_BYTES
 #: pg_dump ends its last block of rows, compressed or not, with a length of 0: a sign and four bytes.
@@ -46,7 +46,7 @@ class Seal:
 
     @classmethod
     def read(cls, file: Path, opened: BinaryIO) -> "Seal | None":
-        """Return the seal of a dump in which every byte is as it was written; None for a dump of pg_dump alone.
+        """Return the seal of an unchanged dump; None for a dump that pg_dump alone wrote, without a seal.
 
         Raises BackupFailed for every other file. The seal is no signature: a person who changes a dump can seal it
         again.

@@ -33,8 +33,8 @@
     │   └── EncryptionFailed       5          no TLS, or a certificate that does not verify
     └── SchemaMismatch             1          the schema is missing, older or newer than this code
 
-Every message says what happened and what to do next; the fields hold the same facts for programs. The answer of a web
-service is in `http_status` and `headers`.
+Every message says what happened and what to do next; the fields hold the same facts for programs. A web service finds
+the status and the header fields of its answer in `http_status` and `headers`.
 """
 
 from atlas_sdk.errors.base import (

@@ -9,12 +9,12 @@ _LETTERS = 1_000
 
 
 class AtlasError(Exception):
-    """The root of the tree: catch it to catch everything that this package raises on purpose."""
+    """The root of the tree: catch this class to catch everything that this package raises on purpose."""
 
     #: The exit code of `atlasctl`.
     exit_code: ClassVar[int] = 1
-    #: True if the call certainly changed nothing and its reason may pass, so that the caller may repeat it. False for a
-    #: failure inside `transaction()`: there the caller must repeat the whole transaction.
+    #: True if the call certainly changed nothing, and may succeed later: the caller may repeat it. False for a failure
+    #: inside `transaction()`, where the caller must repeat the whole transaction.
     repeatable: bool = False
 
     @property
@@ -33,8 +33,8 @@ class AtlasError(Exception):
         super().__init__(*(visible(cut(arg, _LETTERS)) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The method of BaseException calls the class with `args`, the message. The constructors here take other
-        # arguments.
+        # For pickle and copy. The method of BaseException would call the class with `args`, the message, and the
+        # constructors here take other arguments.
         return _made_again, (type(self), self.args, self.__dict__)
 
 
@@ -133,7 +133,7 @@ class PortsExhausted(AtlasError):
 
 
 class AmbiguousReference(AtlasError):
-    """A prefix that several versions share."""
+    """A reference that begins the ids of several versions."""
 
     http_status = 422
 
@@ -151,8 +151,8 @@ class RestoreRefused(AtlasError):
     def __init__(self, message: str, *, paths: tuple[str, ...], followed_by: str | None = None) -> None:
         super().__init__(message)
         self.paths = paths
-        #: If some files were written before: "undo" or "redo", the operation of `memory` that takes them back or goes
-        #: on.
+        #: The operation of `memory` to call next, if some files were written before the refusal. For a restore: "undo",
+        #: which takes the files back. For an undo or redo: "undo" or "redo" again, which goes on.
         self.followed_by = followed_by
 
 
@@ -203,7 +203,7 @@ class AuthError(AtlasError):
 
 
 class InvalidToken(AuthError):
-    """No session has this token, or no session has it any more. The message is the same for every reason."""
+    """No session has this token, or the session has ended. The message is the same for every reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("this session token is not valid: sign in again")

@@ -51,7 +51,7 @@ class DatabaseUnreachable(AtlasError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header fields of the answer: Retry-After with the time that a client waits for a connection."""
+        """The header fields of the answer: Retry-After with 5 seconds, the default of `connect_timeout_s`."""
         return {"Retry-After": "5"}
 
 
@@ -75,5 +75,5 @@ class SchemaMismatch(AtlasError):
         #: The version in the database; None when there is no schema at all.
         self.found = found
         self.wanted = wanted
-        #: True if the missing migrations make the schema fit.
+        #: True if it is enough to apply the missing migrations.
         self.migratable = migratable

@@ -1,4 +1,4 @@
-"""Read a file as of one instant, while other programs may write it."""
+"""Read one consistent state of a file, although other programs may write to the file."""
 
 import errno
 import hashlib
@@ -19,8 +19,8 @@ __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signa
 T = TypeVar("T")
 
 _BLOCK_BYTES = 2**20
-#: Atlas does not even hash a larger file, because an agent can create a sparse file of any size. No limit on kept files
-#: is higher than this.
+#: The size of the largest file that Atlas reads and hashes: an agent can create a sparse file of any size. The size
+#: limit of kept files is never higher.
 _MOST_HASHED_BYTES = 256 * 2**20
 #: Attempts to read a file while other programs write to it. After the last attempt `read_file` returns the content with
 #: `torn` set.
@@ -29,10 +29,11 @@ _ATTEMPTS = 5
 
 @frozen(kw_only=True)
 class Signature:
-    """The `stat` fields of a file. If two signatures are equal, no program wrote to the file between the two calls.
+    """The `stat` fields of a file. If two signatures are equal, no program wrote to the file in between.
 
-    All five are needed: a file that is deleted and created again often gets the same inode number, and any program can
-    set `mtime` back. On file systems with coarse times (NFS, FAT), a write within the same tick does not show.
+    All five fields are needed: a file that is deleted and created again often gets the same inode number, and any
+    program can set `mtime` back. On file systems with coarse times (NFS, FAT), two writes within the same clock tick
+    may give the same signature.
     """
 
     mtime_ns: int
@@ -55,22 +56,22 @@ class Signature:
 
 @frozen(kw_only=True)
 class FileState:
-    """The result of reading a file. For a symlink: the state of its target file, and the symlink's own text."""
+    """The result of reading a file. For a symlink, all fields but `path` and `link` describe the target file."""
 
     path: str
     #: None if the file is over the size limit.
     content: bytes | None
-    #: 32 bytes.
+    #: The hash of the whole file, 32 bytes.
     sha256: bytes
     size: int
     #: The nine permission bits.
     mode: int
-    #: The symlink's text if the path is a symlink, else None. Its target is inside the project.
+    #: The symlink's text if the path is a symlink, else None. The target is inside the project.
     link: str | None
-    #: The permission bits of the folders between the project's folder and the file, outermost first.
+    #: The permission bits of the folders between the project's folder and the file, the outermost folder first.
     folder_modes: tuple[int, ...] = ()
     signature: Signature
-    #: True if another program kept writing: the content may mix two versions, so read the file again soon.
+    #: True if another program wrote during every attempt: the content may mix two versions, so read the file again.
     torn: bool
 
 
@@ -106,7 +107,7 @@ def read_file(root: Path | Root, path: str, *, limit_bytes: int) -> FileState | 
 def signature(root: Path | Root, path: str) -> Signature | None:
     """Return the signature of the file that a path leads to, or None when there is no file.
 
-    Walks the path as `read_file` does, and raises the same errors.
+    The call walks the path as `read_file` does, and raises the same errors.
     """
     found = _look(root, path, lambda place: os.lstat(place.name, dir_fd=place.folder))
     if found is None:
@@ -133,7 +134,7 @@ def link_target(root: Path | Root, path: str) -> str | None:
 
 
 def _look(root: Path | Root, path: str, at: Callable[[Place], T], *, follow: bool = True) -> T | None:
-    """Walk to a path and look at it; return None when there is none."""
+    """Walk to a path, and return the result of `at` for the place; return None when the path does not exist."""
     try:
         with locate(root, path, follow=follow) as place:
             return at(place)
@@ -175,7 +176,11 @@ def _folder_modes(place: Place) -> tuple[int, ...]:
 
 
 def _read(descriptor: int, *, size: int, limit_bytes: int) -> tuple[bytes | None, bytes, int]:
-    """Read up to `size` + 1 bytes. The extra byte shows that the file grew; the bound ends the read of such a file."""
+    """Return the content (None if it exceeds `limit_bytes`), the SHA-256 and the length of an open file.
+
+    The call reads at most `size` + 1 bytes. The extra byte shows that the file has grown. Without a limit, the read of
+    a growing file might never end.
+    """
     digest = hashlib.sha256()
     blocks: list[bytes] = []
     total = 0

@@ -4,9 +4,9 @@
 match one character. Matching is case-sensitive, and a leading dot is a character like any other. `**` does not match
 the folders in `_NEVER_ENTERED`; only a glob that names such a folder matches it.
 
-The state of a set is one integer with a bit for every part of every glob. The bit is set if all parts before it have
-matched. Each part of a path shifts all bits in one step, so time and memory grow only with the length of the globs and
-the path (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in place of letters).
+The state of a set is one integer with a bit for every part of every glob. The bit of a part is set if all earlier parts
+of the glob have matched. Each part of a path shifts all bits in one step, so time and memory grow only with the length
+of the globs and the path (Baeza-Yates and Gonnet, "A new approach to text searching", with parts in place of letters).
 """
 
 import re
@@ -21,8 +21,8 @@ from atlas_sdk.text import quoted
 
 __all__ = ["Excluded", "Globs", "Leads", "check_globs", "parts_of"]
 
-#: "near": the folder is below a fixed prefix, such as `.claude/rules`. "far": only globs without a fixed prefix lead
-#: there, such as `**/CLAUDE.md`, which searches everywhere.
+#: The way in which a folder can lead to selected files. "near": the folder is below the fixed prefix of a glob, such as
+#: `.claude/rules`. "far": only globs without a fixed prefix, such as `**/CLAUDE.md`, can match below the folder.
 Leads = Literal["near", "far"]
 
 _Matches = Callable[[str], re.Match[str] | None]
@@ -32,8 +32,9 @@ _NEVER_ENTERED: Final = frozenset({".git", "node_modules", ".venv", "__pycache__
 #: The number of compiled sets to cache; nearly all projects of a daemon share one set.
 _KEPT_SETS = 64
 
-# The limits of one list. A list that reaches all limits takes 20 ms and 2 MB to compile, and at worst 40 ms to match a
-# path of 4,096 bytes (test_globs_at_their_limits_cost_little). The presets together have 52 globs and 6 patterns.
+# The limits of one list of globs. A list that reaches all limits takes 20 ms and 2 MB to compile, and at worst 40 ms to
+# match a path of 4,096 bytes (test_globs_at_their_limits_cost_little). The presets together have 52 globs and 6
+# patterns.
 _MOST_GLOBS: Final = 256
 _MOST_CHARACTERS: Final = 8_192
 _MOST_PARTS: Final = 32
@@ -50,7 +51,7 @@ _State = tuple[dict[str, int], tuple[tuple[int, str, _Matches], ...], int, int]
 
 @define(kw_only=True, eq=False)
 class _Automaton:
-    """The bits of a set of globs. Bit n of a glob is set if n of its parts, without `**`, have matched."""
+    """The bits of a set of globs. Bit n of a glob is set if its first n parts have matched; `**` does not count."""
 
     #: The first bit of every glob.
     start: int
@@ -58,19 +59,19 @@ class _Automaton:
     accept: int
     #: The bits of globs that begin without a wildcard.
     fixed: int
-    #: The bits that stay because `**` matches a part.
+    #: The bits that stay set because `**` matches a part of a path.
     loops: int
-    #: The bits before `*`: any part of a path shifts them.
+    #: The bits before a part `*`; every part of a path shifts these bits.
     any: int
     #: The bits that a part of a path shifts if it equals a name (`names`) or matches a pattern (`patterns`).
     names: dict[str, int]
     patterns: tuple[tuple[int, str, _Matches], ...]
-    #: Parts that `**` does not match.
+    #: The names of folders that `**` does not match.
     barred: frozenset[str]
     #: A bounded cache of states. Nearly all paths lead to the same few states.
     _states: dict[int, _State] = field(factory=dict, repr=False)
-    #: The results for the last path and the last folder. Callers ask twice for a path, and for all files of a folder in
-    #: turn.
+    #: The results for the last path and the last folder. Callers ask twice for each path, and they ask for the files of
+    #: one folder one after the other.
     _last_path: tuple[str, int] = field(default=("", 0), repr=False)
     _last_folder: tuple[str, _State] | None = field(default=None, repr=False)
 
@@ -189,7 +190,7 @@ def check_globs(globs: tuple[str, ...]) -> None:
 
 
 def parts_of(glob: str) -> tuple[str, ...]:
-    """Split a glob into the parts of a path. Raises `InvalidInput` if it is not relative to the project."""
+    """Split a glob into the parts of a path. Raises `InvalidInput` if the glob is not relative to the project."""
     parts = [part for part in glob.split("/") if part not in {"", "."}]
     if glob.startswith("/") or ".." in parts or "\0" in glob or not parts:
         raise _wrong(f"{quoted(glob)} is not a glob relative to the project")
@@ -250,7 +251,10 @@ def _is_magic(part: str) -> bool:
 
 
 def _ending(part: str) -> str:
-    """Return the ending of all names that match a part. Testing it before the pattern saves time."""
+    """Return the text after the last wildcard of a part.
+
+    Every name that matches the part ends with this text. Comparing the end before matching the pattern saves time.
+    """
     return re.split(r"[*?\]]", part)[-1]
 
 
@@ -258,8 +262,8 @@ def _ending(part: str) -> str:
 def _pattern(part: str) -> _Matches:
     r"""Return a function that matches a name against a part of a glob.
 
-    Each text between two `*` is matched at its first occurrence, without backtracking (`(?>…)`), so that no input can
-    make matching slow. The standard library's `fnmatch` does the same.
+    The function matches each text between two `*` at its first occurrence, without backtracking (`(?>…)`), so that no
+    input can make matching slow. The standard library's `fnmatch` does the same.
     """
     chunks = [""]
     place = 0

@@ -1,12 +1,13 @@
 """Follow `@path` imports, because an imported file is a part of the instructions.
 
-The rules are those of Claude Code (code.claude.com/docs: memory). An import is a path after `@`, relative to the
-importing file, and not in code. A chain of imports has at most five hops. Paths that leave the project, such as `@~/…`,
-are ignored. An `@` that leads to no file, such as in mail addresses, decorators and package scopes, is ignored too.
+The rules are those of Claude Code (code.claude.com/docs: memory). An import is a path after an `@` outside of code. The
+path is relative to the importing file. A chain of imports has at most five hops. Paths that leave the project, such as
+`@~/…`, are ignored. An `@` that leads to no file, such as in mail addresses, decorators and package scopes, is ignored
+too.
 
 Looking up a mention costs system calls, and an instruction file may mention anything. So there are limits, far above
-what people write. The limits count names and bytes, so they always cut at the same place. The result reports the
-imports that were left out.
+what people write. The limits count names and bytes, not time, so two searches of the same files stop at the same place.
+The result reports that imports were left out.
 """
 
 import os
@@ -63,14 +64,14 @@ class Imports:
 
     #: The imported files, sorted, without the given ones.
     paths: tuple[str, ...]
-    #: A sentence that names the reason for imports that were left out, and the advice; None if none was left out.
+    #: One sentence with the reason why some imports were left out, and with advice; None if no import was left out.
     left_out: str | None
 
 
 def follow(
     root: Path | Root, paths: Iterable[str], *, limit_bytes: int, allows: Callable[[str], bool] = lambda _: True
 ) -> Imports:
-    """Find the files that `paths` import, directly or through others.
+    """Find the files that `paths` import, directly or through other imported files.
 
     The result contains regular files inside the project that have at most `limit_bytes`, that have the ending of a text
     file or no ending, and that `allows` accepts. A file that cannot be read is not followed; its capture reports the
@@ -114,6 +115,7 @@ class _Search:
     #: The open folder of the project.
     root: Root
     limit_bytes: int
+    #: The budget that is left: names to look up, bytes to search for imports, and bytes to read in search of an `@`.
     names: int = field(factory=lambda: _MOST_NAMES)
     text: int = field(factory=lambda: _MOST_TEXT)
     read: int = field(factory=lambda: _MOST_READ)
@@ -122,7 +124,7 @@ class _Search:
     _found: dict[str, str | None] = field(factory=dict)
 
     def leave_out(self, path: str, what: str, advice: str) -> None:
-        """Note that some imports of a file were not followed; keep the first reason only."""
+        """Record the reason why some imports of a file are not followed; only the first reason is kept."""
         if self.left_out is None:
             self.left_out = f"{printable(path)}: {what}, so its other @imports are not followed: {advice}"
 
@@ -155,7 +157,7 @@ class _Search:
                     break
 
     def _content(self, path: str) -> bytes | None:
-        """Return the text of a file that may contain mentions; None if it has no mentions or exceeds the budget."""
+        """Return the content of a file with an `@`; None if there is no `@`, no readable text, or no budget left."""
         try:
             found = signature(self.root, path)
             if found is None or found.size > self.limit_bytes:
@@ -167,7 +169,7 @@ class _Search:
             state = read_file(self.root, path, limit_bytes=self.limit_bytes)
         except (FileProblem, InvalidInput):
             return None
-        # A file with a NUL is binary (git uses the same test), and binary files are not followed.
+        # A file with a NUL is binary (git uses the same test), and binary files have no imports.
         if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
             return None
         if state.size > _MOST_TEXT_OF_A_FILE:
@@ -198,7 +200,7 @@ class _Search:
 
 
 def _spellings(mention: str, folder: str) -> Iterator[str]:
-    """Yield the possible paths of a mention, because punctuation may belong to the sentence or to the name."""
+    """Yield the possible paths of a mention. Punctuation at its end may belong to the sentence or to the name."""
     for name in dict.fromkeys((mention, mention.partition("#")[0], mention.rstrip(_AFTERWARDS))):
         if name and not name.startswith("~") and _is_text(name):
             yield name if name.startswith("/") or not folder else f"{folder}/{name}"

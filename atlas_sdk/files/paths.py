@@ -22,9 +22,10 @@ _LIMIT_BYTES = 4_096
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
     """Return a path given by a user as a path relative to the project.
 
-    `given` is relative to `root`, or absolute and inside of it. An absolute path may reach the project by another name
-    (`/tmp` and `/private/tmp`). `..` removes the part before it from the text; symlinks play no role. The file need not
-    exist. Raises `OutsideProject` for a path that leaves the project and `InvalidInput` for a path that names no file.
+    `given` is relative to `root`, or absolute and inside of it. An absolute path may name the project by another of
+    its paths, such as `/tmp/p` for `/private/tmp/p`. `..` removes the part before it from the text, even if that part
+    is a symlink. The file need not exist. Raises `OutsideProject` for a path that leaves the project and `InvalidInput`
+    for a path that names no file.
     """
     text = _decoded(given)
     rest: str | None = text
@@ -49,7 +50,8 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
 def below(root: Path, absolute: str) -> str | None:
     """Return the part of an absolute path after the project's folder, or None if the path does not lead there.
 
-    The call recognises the folder by its name, or else by its inode, because symlinks and mounts give it several names.
+    The call recognises the folder by its path, or else by its inode, because symlinks and mounts can give a folder
+    several paths.
     """
     for base in {os.path.abspath(root), os.path.realpath(root)}:  # noqa: PTH100 - `Path.resolve` would follow links
         if absolute == base or absolute.startswith(base.rstrip("/") + "/"):

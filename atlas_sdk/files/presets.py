@@ -1,8 +1,8 @@
 """The memory files of agents, by convention.
 
-Every glob begins with a fixed part. So the presets never cause a walk over the whole project: only its own folder and
-the few folders named here are listed. The table follows the agents' documentation; files that belong to no agent are in
-`scratch`.
+Every glob begins with a fixed part. So the presets never cause a walk over the whole project: a scan lists only the
+project's own folder and the few folders named here. The table follows the agents' documentation; files that belong to
+no agent are in `scratch`.
 """
 
 from typing import Final, Literal

@@ -49,7 +49,7 @@ def problem(doing: str, path: str, error: OSError) -> FileProblem:
 
 
 def root_problem(root: Path, error: OSError) -> FileProblem:
-    """Return the error for a project whose folder cannot be opened. Its files must not count as deleted."""
+    """Return the error for a project whose folder cannot be opened. Callers must not treat its files as deleted."""
     code = error.errno or errno.EIO
     reason = os.strerror(code).lower()
     advice = "mount or restore it, or register the project where it is now"
@@ -68,7 +68,7 @@ def link_above(root: Path, name: str, target: str) -> FileProblem:
 
 
 def replaced_root(root: Path) -> FileProblem:
-    """Return the error for a project whose folder was replaced since the last look."""
+    """Return the error for a project whose path now leads to another folder than the pinned one."""
     return FileProblem(
         f"{named(str(root))} is another folder than a moment ago: it was moved or replaced; nothing was done: "
         "check it, then try again",

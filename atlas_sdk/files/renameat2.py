@@ -13,14 +13,14 @@ from functools import cache
 
 __all__ = ["exchange", "open_for_writing", "rename_new"]
 
-#: From <linux/fs.h>.
+#: The flags of `renameat2`, from <linux/fs.h>.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def exchange(folder: int, one: str, other: str) -> bool:
-    """Swap two names of a folder in one step; do nothing and return False where that is not supported."""
+    """Swap two names of a folder in one step; do nothing and return False where the system cannot swap names."""
     return _rename(folder, one, other, _RENAME_EXCHANGE)
 
 
@@ -37,7 +37,7 @@ def rename_new(folder: int, old: str, new: str) -> None:
 
 
 def open_for_writing(descriptor: int) -> bool:
-    """Return True if a process has this file open for writing; False also where that cannot be detected.
+    """Return True if a process has this file open for writing; False also where the system cannot detect writers.
 
     The kernel grants a read lease only if there is no writer. This call gives the lease back at once.
     """
@@ -68,7 +68,7 @@ def _rename(folder: int, old: str, new: str, flags: int) -> bool:
 
 @cache
 def _renameat2() -> Callable[[int, bytes, bytes, int], int] | None:
-    """Return a function that renames and returns an errno, or 0."""
+    """Return a function that calls renameat2 and returns 0 or an errno; None if the C library does not have it."""
     # Import `ctypes` at the first write, because most commands only read.
     import ctypes  # noqa: PLC0415
 

@@ -1,9 +1,9 @@
 """Replace a file in one step, and only if its content is the one that the caller expects.
 
-This module writes the new content to a temporary file and makes that file durable before the file gets the name. If the
-system can swap two names, the old file is hashed *after* the swap, when no name leads to it any more. So the module
-notices a write between the check and the rename, and undoes the swap. It never deletes content that the caller did not
-expect.
+This module writes the new content to a temporary file, makes that file durable, and then gives the file its final name.
+If the system can swap two names, the module hashes the old file *after* the swap, when only the temporary name leads to
+the old file. So the module notices a write between the check and the swap, and undoes the swap. It never deletes
+content that the caller did not expect.
 """
 
 import errno
@@ -45,14 +45,15 @@ def replace_file(
 
     `expect` is the SHA-256 of the present content, or None if there must be no file. If the file does not match, or if
     another program has it open for writing, the call raises `RestoreRefused` and changes nothing. It creates missing
-    folders with the modes of `folder_modes`, outermost first. A replaced file keeps its owner and group. If root
-    creates a file or folder, it belongs to the owner of the folder above it.
+    folders with the modes of `folder_modes`, the outermost folder first. A replaced file keeps its owner and group. If
+    root creates a file or folder, it belongs to the owner of the folder above it.
 
     If `path` is a symlink inside the project, the symlink stays, and the call writes its target. If `path` does not
-    exist and `link` is given, the call creates the symlink first; an existing target must have this content already (or
-    match `expect`). A `link` that would leave the project is not created, and the content becomes a regular file.
+    exist and `link` is given, the call creates the symlink first; an existing target must already have `content`, or
+    match `expect`. A `link` that would leave the project is not created, and the content becomes a regular file.
 
-    Raises `FileProblem` (disk full, read-only, no permission), with the old file unchanged and no temporary file left.
+    Raises `FileProblem` (disk full, read-only, no permission). The old file is then unchanged, and no temporary file is
+    left.
     """
     with translated("write", path):
         try:
@@ -66,7 +67,7 @@ def replace_file(
 
 
 def remove_file(root: Path | Root, path: str, *, expect: bytes) -> None:
-    """Remove a file of the project if its SHA-256 is `expect`; otherwise refuse, and change nothing.
+    """Remove a file of the project if its SHA-256 is `expect`; otherwise raise RestoreRefused and change nothing.
 
     For a symlink inside the project, the call compares the target's content and removes the symlink only.
     """
@@ -112,7 +113,7 @@ def _remove(root: Path | Root, path: str, *, expect: bytes) -> None:
 
 @frozen(kw_only=True)
 class _Change:
-    """One change of one name in one open folder."""
+    """The replacement or removal of one file: its place, the new content, and the hash of the expected old content."""
 
     path: str
     place: Place
@@ -131,7 +132,7 @@ class _Change:
         return self.expect is None and hash_of(self.folder, self.name) == hashlib.sha256(self.content).digest()
 
     def check(self) -> os.stat_result | None:
-        """Refuse before anything is changed; return the `stat` of the present file, or None."""
+        """Raise RestoreRefused if the file does not match `expect`; else return its `stat`, or None for no file."""
         try:
             found = os.lstat(self.name, dir_fd=self.folder)
         except FileNotFoundError:
@@ -164,7 +165,7 @@ class _Change:
         _sync(self.folder)
 
     def _take_name(self, temporary: str) -> bool:
-        """Give our file the name; return True if the old file now has the temporary name."""
+        """Give the new file its final name; return True if the old file now has the temporary name."""
         try:
             if self.expect is None:
                 rename_new(self.folder, temporary, self.name)
@@ -182,13 +183,14 @@ class _Change:
         return False
 
     def _swap_back(self, temporary: str) -> NoReturn:
-        """Undo a swap whose old file has unexpected content, and refuse."""
+        """Undo the swap, because the old file has unexpected content, and raise RestoreRefused."""
         try:
             exchange(self.folder, temporary, self.name)
             if _settled(self.folder, temporary, hashlib.sha256(self.content).digest()):
                 unlink(self.folder, temporary)
                 raise _refused(self.path, "was being written")
-            # A second write came during the swap. Its content gets the name; the first stays under the temporary name.
+            # A program wrote to the new file too. This later content gets the final name again, and the content of the
+            # old file stays under the temporary name.
             exchange(self.folder, temporary, self.name)
         except FileNotFoundError:
             # Another process removed the file in between, so the swapped-out file is the only copy.
@@ -199,7 +201,7 @@ class _Change:
 
 
 def _take_away(path: str, place: Place, is_known: Callable[[str], bool]) -> None:
-    """Remove a name: rename it to a temporary name first, and delete it only if the content is the expected one."""
+    """Rename a file or symlink to a temporary name; delete it if `is_known` accepts it there, else rename it back."""
     temporary = temporary_name(place.name)
     share(place.folder)
     try:

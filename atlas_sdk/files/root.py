@@ -1,8 +1,8 @@
 """Open the folder of a project. All access to its files goes through this module.
 
-The stored path is walked from `/`, one part at a time and never through a symlink. So a user who may write to a folder
-above the project cannot redirect a more powerful user. A pinned root also has the device and inode of the folder, so a
-plan for one folder is refused if another folder has taken its name.
+This module walks the stored path from `/`, one part at a time and never through a symlink. So a user who may write to a
+folder above the project cannot lead the process of a more powerful user to another folder. A pinned root also has the
+device and inode of the folder. So Atlas refuses a plan for one folder if another folder is now at the same path.
 """
 
 import errno
@@ -30,7 +30,7 @@ class Root:
     path: Path
     #: Device and inode; None accepts any folder at the path.
     identity: tuple[int, int] | None = None
-    #: The descriptor of the open folder, inside of `hold`.
+    #: The descriptor of the open folder inside of `hold`, else None.
     descriptor: int | None = None
 
     @property

@@ -1,8 +1,9 @@
 """Open files of a project without ever leaving the project.
 
-A path is walked from the project's folder (see `root`). Each part is opened relative to the folder before it, and never
-through a symlink (`O_NOFOLLOW`). This module reads and resolves symlinks itself, one hop at a time. So an attacker who
-replaces a folder by a symlink during a walk gains nothing: the kernel never resolves more than one name in a call.
+This module walks a path from the project's folder (see `root`). It opens each part relative to the folder before that
+part, and never through a symlink (`O_NOFOLLOW`). It reads and resolves symlinks itself, one hop at a time. So an
+attacker who replaces a folder by a symlink during a walk gains nothing: the kernel never resolves more than one name in
+a call.
 """
 
 import errno
@@ -24,7 +25,7 @@ __all__ = ["MOST_HOPS", "FolderMaker", "Place", "locate", "open_folder", "opened
 
 #: The number of symlinks that Linux follows (path_resolution(7)).
 MOST_HOPS = 40
-#: The most parts that symlinks may add; one path cannot have more (PATH_MAX is 4,096 bytes).
+#: The largest number of parts that symlinks may add to a path. No path has more, because PATH_MAX is 4,096 bytes.
 _MOST_PARTS = 2048
 #: Attempts to open a part that alternates between a folder and a symlink.
 _MOST_LOOKS = 100
@@ -45,16 +46,17 @@ class Place:
     name: str
     #: The path relative to the project, with symlinks resolved.
     path: str
-    #: The text of the symlink, if the path is one.
+    #: The text of the symlink if the given path is a symlink, else None.
     link: str | None
-    #: Descriptors of the folders between the project's folder and the name, outermost first; open like `folder`.
+    #: Descriptors of the folders between the project's folder and the name, the outermost folder first. They stay open
+    #: as long as `folder`.
     above: tuple[int, ...] = ()
 
 
 @frozen
 class _Step:
     name: str
-    #: The symlink that this part comes from: its path and its text.
+    #: The path and the text of the symlink that this part comes from; None for a part of the given path.
     origin: tuple[str, str] | None = None
 
 
@@ -65,7 +67,7 @@ class _Walk:
     #: Names and descriptors from the project's folder to the present folder of the walk.
     trail: list[tuple[str, int]]
     pending: deque[_Step]
-    #: Creates missing folders; None creates none.
+    #: The function that creates missing folders; if it is None, the walk creates no folder.
     make: FolderMaker | None = None
     hops: int = 0
     #: The number of parts that symlinks have added.
@@ -199,7 +201,7 @@ def opened(root: Path | Root, path: str) -> Iterator[tuple[int, Place]]:
 
 @contextmanager
 def open_folder(root: Path | Root, path: str) -> Iterator[int]:
-    """Open a folder of the project, `""` for the project's own. No part of the path may be a symlink."""
+    """Open a folder of the project; the path `""` is the project's own folder. No part may be a symlink."""
     with hold(root) as held:
         descriptor = os.dup(held.folder) if not path else _below(held, _parts(path))
         try:

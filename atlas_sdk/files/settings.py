@@ -1,7 +1,7 @@
 """Read the settings of a project from `.atlas.toml`.
 
 The file is untrusted, since it comes with a cloned repository or from an agent. Reading the file takes little time,
-whatever it contains. An error in it affects only its own project.
+whatever it contains. An error in the file affects only the project of the file.
 """
 
 import os
@@ -22,10 +22,11 @@ __all__ = ["SETTINGS", "check_presets", "read_settings"]
 
 #: The settings file of a project, which is optional.
 SETTINGS: Final = ".atlas.toml"
-#: PostgreSQL stores at most 1 GB in one value, and reading needs several copies of a file in memory.
+#: The highest value of `limit_bytes`. PostgreSQL stores at most 1 GB in one value, and reading a file needs several
+#: copies of the content in memory.
 _HIGHEST_LIMIT_BYTES = 256 * 2**20
 _LISTS = ("presets", "include", "exclude")
-#: `[atlas]` belongs to `atlas_sdk.config`, which checks it.
+#: The tables of the file. `atlas_sdk.config` reads and checks `[atlas]`.
 _TABLES = ("track", "atlas")
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
@@ -85,7 +86,7 @@ def _check_file(found: os.stat_result, place: Place) -> None:
         reason = f"{SETTINGS} is {noun(found.st_mode)}; settings are read from a regular file only: replace it by one"
         raise FileProblem(reason, path=SETTINGS)
     if found.st_uid not in {0, os.geteuid(), os.fstat(place.folder).st_uid}:
-        # A user who may write to a shared folder must not decide what others keep.
+        # A user who may write to a shared folder must not decide which files other users keep.
         reason = f"{SETTINGS} belongs to user {found.st_uid}, who does not own the project: chown it to its owner"
         raise FileProblem(reason, path=SETTINGS)
     if found.st_size > LIMIT_BYTES:

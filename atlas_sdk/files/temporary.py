@@ -2,7 +2,7 @@
 
 If the system can create a file without a name (`O_TMPFILE`, Linux 3.11), a process that is killed while it writes
 leaves nothing behind. A process that is killed between two renames leaves a complete file under a temporary name, with
-the new or the old content. A later restore removes such a leftover if its content is on record.
+the new or the old content. A later restore removes such a leftover if the database has the content.
 """
 
 import errno
@@ -39,7 +39,8 @@ _BLOCK_BYTES = 2**20
 _NAME_LETTERS = 48
 _NAME = re.compile(r"\..{1,48}\.atlas-[0-9a-f]{16}", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Errors of file systems that cannot create a file without a name, or of a missing /proc, which is needed to name it.
+#: Errors of file systems that cannot create a file without a name, and of a missing /proc, without which this module
+#: cannot name such a file.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS, errno.EXDEV, errno.EPERM}
 
 
@@ -48,7 +49,7 @@ class Leftover:
     """A complete file under a temporary name, left by a killed process."""
 
     path: str
-    #: 32 bytes.
+    #: The hash of the content, 32 bytes.
     sha256: bytes
 
 
@@ -65,7 +66,7 @@ def is_temporary(name: str) -> bool:
 def write_beside(folder: int, name: str, content: bytes, *, mode: int, owner: os.stat_result) -> str:
     """Write a durable file with this content, mode and owner under a temporary name; return the name.
 
-    Raises OSError, and leaves no file behind then.
+    Raises OSError; no file is left then.
     """
     temporary = temporary_name(name)
     if _write_nameless(folder, temporary, content, mode=mode, owner=owner):
@@ -84,7 +85,7 @@ def write_beside(folder: int, name: str, content: bytes, *, mode: int, owner: os
 
 
 def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, owner: os.stat_result) -> bool:
-    """Write a file without a name, and name it when it is complete; return False where that is not supported."""
+    """Write a file without a name, and name it when it is complete; return False where the system cannot do so."""
     if not hasattr(os, "O_TMPFILE"):
         return False
     try:
@@ -96,7 +97,7 @@ def _write_nameless(folder: int, temporary: str, content: bytes, *, mode: int, o
     try:
         _fill(descriptor, content, mode=mode, owner=owner)
         try:
-            # Give the file its name as open(2) shows; AT_EMPTY_PATH would need a capability.
+            # Name the file in the way that open(2) describes; the other way, AT_EMPTY_PATH, would need a capability.
             os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=folder, follow_symlinks=True)
         except OSError as exc:
             if exc.errno in _NO_TMPFILE:
@@ -117,7 +118,10 @@ def _fill(descriptor: int, content: bytes, *, mode: int, owner: os.stat_result) 
 
 
 def hash_of(folder: int, name: str, *, settled: bool = False) -> bytes | None:
-    """Return the SHA-256 of a regular file, else None. With `settled`, also None if a process may write to it."""
+    """Return the SHA-256 of a regular file; None if the name leads to no regular file.
+
+    With `settled`, return None also if a process has the file open for writing.
+    """
     try:
         descriptor = os.open(name, _READ, dir_fd=folder)
     except OSError as exc:
@@ -144,17 +148,18 @@ def unlink(folder: int, name: str) -> None:
 def share(folder: int) -> None:
     """Take a shared lock that keeps `remove_leftover` out of an open folder until the descriptor is closed.
 
-    If the lock is not available (a file system without locks, or another holder), the change continues. A temporary
-    file that is removed too early makes the change fail, but nothing is lost.
+    If the lock is not available (the file system has no locks, or `remove_leftover` holds the lock), the caller goes on
+    without it. If a temporary file is then removed too early, the caller's change fails, but nothing is lost.
     """
     with suppress(OSError):
         fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[Leftover]:
-    """Yield the leftovers in a folder of a project, `""` for the project's own; none if the folder does not exist.
+    """Yield the leftovers in a folder of a project; yield none if the folder does not exist.
 
-    Only regular files of at most `limit_bytes` count. Raises FileProblem when the project's folder cannot be opened.
+    The path `""` is the project's own folder. Only regular files of at most `limit_bytes` count. Raises FileProblem
+    when the project's folder cannot be opened.
     """
     with suppress(OSError), open_folder(root, folder) as descriptor:
         for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - a descriptor has no Path
@@ -168,7 +173,7 @@ def leftovers(root: Path | Root, folder: str, *, limit_bytes: int) -> Iterator[L
 
 
 def remove_leftover(root: Path | Root, leftover: Leftover) -> bool:
-    """Remove a leftover whose content is on record; return False if it is in use, changed or gone."""
+    """Remove a leftover whose content the database has; return False if the file is in use, changed or gone."""
     folder, _, name = leftover.path.rpartition("/")
     with suppress(OSError), open_folder(root, folder) as descriptor:
         # A process that writes in this folder holds a shared lock, which it took by `share`.

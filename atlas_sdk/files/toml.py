@@ -1,8 +1,8 @@
 """Parse untrusted TOML within limits, so that no text makes parsing slow or endless.
 
 `tomllib` takes quadratic time and memory for long keys (24 s and 3.4 GB for 60 KB of `x.x.x…`), and recurses for nested
-values. So this module first counts the signs that make it slow. Outside of strings and comments, an ordinary file has a
-few dozen brackets, dots and equals signs, and a comma per glob.
+values. So this module first counts the signs that make `tomllib` slow. Outside of strings and comments, an ordinary
+file has a few dozen brackets, dots and equals signs, and a comma per glob.
 """
 
 import re
@@ -34,7 +34,7 @@ def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
     """Return the tables of a settings file. Raises InvalidInput with a short message that begins with `name`.
 
     The call refuses a text that is longer than 64 KiB, not UTF-8 or not TOML, or that has more than 64 brackets, dots
-    or equals signs, or 1,024 commas, outside of strings and comments. It takes time in proportion to the length.
+    or equals signs, or 1,024 commas, outside of strings and comments. The time is proportional to the length.
     """
     if len(raw) > LIMIT_BYTES:
         raise InvalidInput(f"{name} is larger than {LIMIT_BYTES:,} bytes", field=name)

@@ -47,7 +47,7 @@ class Scan:
     #: The tracked files that exist, imports included.
     paths: tuple[str, ...]
     skipped: tuple[Skipped, ...]
-    #: The folders to watch, `""` for the project's own.
+    #: The folders to watch; `""` is the project's own folder.
     directories: tuple[str, ...]
     #: False if the search reached a limit: a file that is missing here may exist.
     complete: bool = True
@@ -62,7 +62,7 @@ class Tracking:
     presets: tuple[str, ...] = tuple(PRESETS)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    #: Larger files are hashed but not kept.
+    #: Atlas keeps the hash of a larger file, but not its content.
     limit_bytes: int = _DEFAULT_LIMIT_BYTES
     _wanted: Globs = field(init=False, eq=False, repr=False)
     _excluded: Excluded = field(init=False, eq=False, repr=False)
@@ -102,8 +102,8 @@ class Tracking:
         """Find the tracked files that exist now. A file that cannot be tracked is skipped and reported.
 
         `.gitignore` has no effect: git normally ignores `CLAUDE.local.md`, but that file is memory. The search stops
-        after 20,000 folders or 5 s, and reports that. Raises `FileProblem` when the project's own folder cannot be
-        read, because its files are unknown then.
+        after 20,000 folders or 5 s; the result then has `complete=False` and the reason under `skipped`. Raises
+        `FileProblem` when the project's own folder cannot be read, because its files are unknown then.
         """
         with hold(root) as held:
             return self._scan(_Walk(held, self, clock))
@@ -128,9 +128,10 @@ class Tracking:
         )
 
     def directories(self, root: Path | Root) -> list[str]:
-        """Return the existing folders in which a tracked file, or the next folder towards one, can appear.
+        """Return the folders to watch: in each, a tracked file or a folder that leads to one can appear.
 
-        They include the folders of imported files; `""` is the project's own. A `scan` returns them too.
+        The list includes the folders of imported files; `""` is the project's own folder. `Scan.directories` is the
+        same list.
         """
         return list(self.scan(root).directories)
 
@@ -145,7 +146,7 @@ class Tracking:
 
 
 class _Walk:
-    """One walk over the folders that can hold tracked files, those below a fixed prefix first."""
+    """One walk over the folders that can hold tracked files. It lists folders below a fixed prefix first."""
 
     def __init__(self, root: Root, tracking: Tracking, clock: Callable[[], float]) -> None:
         self.root = root

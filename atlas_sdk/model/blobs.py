@@ -33,29 +33,29 @@ _LARGE_BYTES = 64 * 1024
 _DEPTH_LIMIT = 256
 #: Store a keyframe when the delta is larger than this part of the keyframe: the saving is not worth a longer chain.
 _DELTA_WORTH = 0.6
-#: zstd refuses shorter raw dictionaries.
+#: The shortest base of a delta: zstd refuses shorter raw dictionaries.
 _DICTIONARY_BYTES = 8
 
 
 def sha256_of(content: bytes) -> bytes:
-    """Return the 32 bytes that address this content."""
+    """Return the SHA-256 of a content, 32 bytes, under which the content is stored."""
     return hashlib.sha256(content).digest()
 
 
 @frozen(kw_only=True)
 class Blob:
-    """One row of memory_blobs."""
+    """A content as it is stored: one row of the table memory_blobs."""
 
     sha256: bytes = field(repr=lambda value: value.hex()[:12])
     size: int
     depth: int = 0
     base_sha256: bytes | None = field(default=None, repr=False)
-    #: None when only hash and size are known, because the file was over the size limit.
+    #: The stored bytes; None when only hash and size are known, because the file was over the size limit.
     data: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def absent(cls, sha256: bytes, size: int) -> Self:
-        """Return the blob of a file over the size limit."""
+        """Return the blob of a file over the size limit: without data."""
         return cls(sha256=sha256, size=size)
 
     @classmethod

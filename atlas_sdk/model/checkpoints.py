@@ -22,12 +22,12 @@ class Checkpoint:
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
     name: str
-    #: "named": a user made it. "safety": a restore made it before it wrote anything.
+    #: "named": a user made the checkpoint. "safety": a restore made the checkpoint before writing any file.
     kind: str = field(validator=in_(("named", "safety")))
     note: str | None = None
     #: The number of files in the checkpoint, without deleted ones.
     files: int
-    #: The sum of their sizes, in bytes.
+    #: The sum of the sizes of these files, in bytes.
     size: int
     attribution: Attribution = field(converter=attribution_of, repr=False)
     created_at: datetime = field(repr=str)
@@ -44,13 +44,13 @@ class RestoreStep:
     #: The present content: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
     present_size: int | None = None
-    #: The content after the restore: the version, its SHA-256 in hex and its size; None for a deletion.
+    #: The content after the restore: id of the version, SHA-256 in hex and size; None for a deletion.
     snapshot_id: UUID | None = None
     sha256: str | None = field(default=None, repr=False)
     size: int | None = None
     mode: int = field(default=0o644, repr=oct)
     link: str | None = field(default=None, repr=False)
-    #: Permission bits of the folders above the file, outermost first, for folders that the restore has to create.
+    #: Permission bits of the folders above the file, the topmost first, for folders that the restore has to create.
     folder_modes: tuple[int, ...] = field(default=(), repr=False)
     #: Lines that the restore adds and removes; None when a side is binary or not stored.
     added_lines: int | None = None
@@ -68,7 +68,7 @@ class RestorePlan:
     reason: str = field(default="restore", validator=in_(("restore", "undo", "redo")))
     #: The restore that this plan undoes or redoes.
     of: UUID | None = field(default=None, repr=False)
-    #: Device and inode of the project's folder. `restore` refuses the plan if the path leads to another folder by then.
+    #: Device and inode of the project's folder. `restore` refuses the plan if the path then leads to another folder.
     folder: tuple[int, int] | None = field(default=None, repr=False)
     steps: tuple[RestoreStep, ...]
 

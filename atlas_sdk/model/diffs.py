@@ -12,7 +12,7 @@ _NO_NEWLINE = "\n\\ No newline at end of file\n"
 
 
 def _lines(content: bytes | None) -> list[str] | None:
-    """Split a content into lines with their newline; return None if it is binary. Keep invalid UTF-8 as surrogates."""
+    """Split a content into lines with newlines; return None for a binary content. Keep invalid UTF-8 as surrogates."""
     if content is None:
         return []
     if b"\0" in content:
@@ -22,7 +22,7 @@ def _lines(content: bytes | None) -> list[str] | None:
 
 
 def _span(first: int, last: int) -> str:
-    """Return a range of lines in the unified format, which counts from 1 and writes "0" before the first line."""
+    """Return a range of lines in the unified format, counted from 1. An empty range has the line before it, or 0."""
     count = last - first
     start = first + 1 if count else first
     return str(start) if count == 1 else f"{start},{count}"

@@ -9,7 +9,7 @@ __all__ = ["Login"]
 class Login:
     """The rights of a client's login on the tables."""
 
-    #: True when row-level security applies to the login. It then sees rows only when it acts as a user.
+    #: True when row-level security applies to the login. The login then sees rows only when it acts as a user.
     row_security_applies: bool
     #: True when the role `atlas_app` exists and the login may act as it.
     may_act_as_user: bool

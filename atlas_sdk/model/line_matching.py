@@ -1,9 +1,9 @@
 """Match the lines of two texts by Bram Cohen's patience diff, and by `difflib` where no line is unique.
 
 The patience method takes the lines that occur once on each side, and matches the longest sequence of them that has the
-same order on both sides. So hunks follow headings and paragraphs. It then matches the lines between two such lines in
-the same way. Ranges without unique lines go to `difflib`, which takes cubic time at worst. The work of `difflib` is
-therefore bounded: a range that would take more counts as replaced.
+same order on both sides. So hunks follow headings and paragraphs. The method then matches the lines between two such
+lines in the same way. Ranges without unique lines go to `difflib`, which takes cubic time at worst. The work of
+`difflib` is therefore bounded: a range that would take more work counts as replaced.
 """
 
 from bisect import bisect_left

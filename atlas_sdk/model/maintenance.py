@@ -12,7 +12,8 @@ from atlas_sdk.model.attribution import Attribution, attribution_of
 
 __all__ = ["MAINTENANCE_JOBS", "JobReport", "MaintenanceProgress", "MaintenanceRun"]
 
-#: The jobs in the order of a run: deleting versions frees contents, and deleting previews frees names.
+#: The jobs in the order of a run: "snapshots" before "contents", because deleted versions free contents, and "previews"
+#: before "claims", because deleted previews free names.
 MAINTENANCE_JOBS: Final = (
     "periods",
     "reservations",
@@ -92,7 +93,7 @@ class MaintenanceRun:
     ended_at: datetime | None = field(default=None, repr=str)
     #: "running", "done", "stopped" before its end, or "failed".
     outcome: str = field(validator=in_(_OUTCOMES))
-    #: True for a run of every job. Only such a run counts as the run of the day.
+    #: True for a run of every job. `run_if_due` counts only such runs.
     whole: bool
     problem: str | None = None
     #: The reports of the jobs; empty while the run is under way.

@@ -46,8 +46,8 @@ class Snapshot:
     mode: int = field(repr=oct)
     #: The target of the symlink, when the path was a symlink to a place inside the project.
     link: str | None = field(default=None, repr=False)
-    #: Permission bits of the folders between the project's folder and the file, outermost first; empty when all are 755
-    #: or unknown.
+    #: Permission bits of the folders between the project's folder and the file, the topmost first; empty when all are
+    #: 755 or unknown.
     folder_modes: tuple[int, ...] = field(default=(), converter=_modes, repr=False)
     #: The checkpoint's name, for versions of kind `checkpoint`.
     checkpoint: str | None = None
@@ -100,14 +100,15 @@ class Head:
 
     snapshot_id: UUID
     seq: int
-    #: None when the newest version is a deletion.
+    #: The SHA-256 of the newest version; None when the newest version is a deletion.
     sha256: bytes | None
     mode: int
     link: str | None
-    #: The newest blob and its content, for a delta; None when only hash and size were stored.
+    #: The newest content, as a blob and as bytes: the base of the next delta. None when only hash and size were stored.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
-    #: The monotonic time (seconds) when this version was last seen to be the newest, and the file's stamp just before.
+    #: The monotonic time (seconds) of the last proof that this version is the newest, and the file's shared stamp just
+    #: before.
     confirmed_at: float = field(default=0.0, eq=False)
     stamp: bytes | None = field(default=None, eq=False, repr=False)
 

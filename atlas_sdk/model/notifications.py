@@ -18,7 +18,7 @@ class Notification:
 
 @frozen(kw_only=True)
 class NotificationGap:
-    """A lost and renewed connection: messages sent in between are lost, so read the tables."""
+    """A time without a connection. Messages sent in this time are lost, so look for new work in the tables."""
 
     #: The seconds during which the listener was not connected.
     seconds: float

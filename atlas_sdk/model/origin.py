@@ -12,7 +12,7 @@ __all__ = ["Address", "Origin"]
 #: An IP address as a text or as an object of the standard library.
 Address = str | IPv4Address | IPv6Address
 
-#: The length of the column.
+#: The longest User-Agent that the column can hold.
 _AGENT_LENGTH = 1024
 
 
@@ -26,7 +26,7 @@ def _ip(value: Address | None) -> str | None:
         raise InvalidInput(
             f"{quoted(value)} is not an IP address: give it without port and netmask", field="ip"
         ) from exc
-    # A socket for both versions shows the IPv4 address 10.0.0.1 as ::ffff:10.0.0.1.
+    # Store the plain IPv4 address: a socket for both versions of IP shows 10.0.0.1 as ::ffff:10.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return str(mapped or address).partition("%")[0]
 
@@ -58,7 +58,7 @@ class Origin:
     def but(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> "Origin":
         """Return a copy of this origin with the given fields replaced; None leaves a field as it is.
 
-        With `strict=False`, an `ip` that is not an IP address leaves the copy without one.
+        With `strict=False`, the copy has no IP address if `ip` is not one.
         """
         known = ip if ip is None or strict else _ip_or_none(ip)
         return evolve(

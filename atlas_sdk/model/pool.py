@@ -7,10 +7,10 @@ __all__ = ["PoolStats"]
 
 @frozen(kw_only=True)
 class PoolStats:
-    """The connections of one client at one moment, and counts since it was opened.
+    """The connections of one client at one moment, and counts since the client was opened.
 
-    Reading them takes microseconds and sends nothing to the server. A forked child begins at 0. The connections of
-    listeners are not counted. The operations of `quotas` have connections of their own, which `quotas` counts.
+    Reading the statistics takes microseconds and sends nothing to the server. The counts of a forked child begin at 0.
+    The connections of listeners are not counted. `quotas` counts those of `atlas.quotas`, which are separate.
     """
 
     #: Connections that are open or being opened.

@@ -24,7 +24,7 @@ class Preview:
     id: UUID
     user_id: UUID = field(repr=False)
     project_id: UUID = field(repr=False)
-    #: Lower case; unique in the database while the preview is live.
+    #: The host in lower case; unique in the database while the preview is live.
     host: str
     #: "creating", "running", "sleeping", "stopped" or "failed".
     status: str = field(validator=in_(PREVIEW_STATUSES))

@@ -51,7 +51,7 @@ class ProjectHealth:
     #: Previews that answer at their host: running or sleeping.
     active_previews: int
     has_memory: bool
-    #: Files that exist now, and the bytes of their newest versions.
+    #: The number of files that exist now, and the bytes of the newest versions of these files.
     memory_files: int
     memory_bytes: int
     last_snapshot_at: datetime | None = field(repr=str)

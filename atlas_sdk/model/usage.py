@@ -19,7 +19,7 @@ class UsageEntry:
     project_id: UUID | None = field(default=None, repr=False)
     #: "tokens", "container_minutes", or a kind of the platform's own.
     kind: str
-    #: Negative in a correction. The cost may be negative too.
+    #: The amount; negative in a correction, where the cost may be negative too.
     amount: Decimal
     #: US dollars.
     cost: Decimal

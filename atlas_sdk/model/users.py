@@ -16,7 +16,7 @@ class User:
     """A tenant. Every other object belongs to a user."""
 
     id: UUID
-    #: In its stored form: see `users.create`. Unique in the database.
+    #: The address in its stored form: see `users.create`. Unique in the database.
     email: str
     name: str = ""
     #: "free", "pro", "enterprise", or a plan of the platform's own.
@@ -30,7 +30,7 @@ class User:
 
 @frozen(kw_only=True)
 class Credentials:
-    """The stored data with which a sign-in is compared."""
+    """The stored data that a sign-in is checked against."""
 
     user_id: UUID
     #: None when the user cannot sign in with a password.

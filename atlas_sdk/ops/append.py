@@ -21,8 +21,8 @@ __all__ = ["Incoming", "append", "append_deletion"]
 
 sql = statements("memory")
 
-#: Trust a cached head without a query for this long (seconds), and only while its file's shared version is valid. The
-#: limit covers a client that is killed after its commit, before it bumps the shared version.
+#: Seconds for which a cached head counts as the newest version without a query, if the file's shared stamp is unchanged
+#: too. The limit is for a client that is killed after its commit, before it changes the stamp.
 HEAD_TRUST_S = 1.0
 #: Permission bits of most folders.
 _USUAL_MODE = 0o755
@@ -30,16 +30,16 @@ _USUAL_MODE = 0o755
 
 @frozen(kw_only=True)
 class Incoming:
-    """Content for a new version that was not read from the disk."""
+    """The content of a new version, if the content does not come from the disk."""
 
     path: str
     content: bytes | None
     sha256: bytes
     size: int
-    #: Permission bits; -1 means those of the newest version.
+    #: Permission bits; -1 keeps the bits of the newest version.
     mode: int = -1
     link: str | None = None
-    #: Permission bits of the folders above the file, outermost first.
+    #: Permission bits of the folders above the file, the topmost folder first.
     folder_modes: tuple[int, ...] = ()
 
 
@@ -87,7 +87,7 @@ def append(
     made = yield from _put(new, head, (yield from _encode(new, head)))
     if made is not None:
         return made
-    # Another client appended a version in between, or a hard limit refused this one. Lock the file: on a busy file,
+    # Another client appended a version in between, or a hard limit refused this version. Lock the file: on a busy file,
     # most further attempts without a lock would fail.
     ctx.heads.drop(new.key)
     return (yield from _append_in_turn(new, known=head))
@@ -95,7 +95,10 @@ def append(
 
 @atomic
 def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
-    """Lock the file, read its newest version and append. `known` is often the base of the newest version's delta."""
+    """Lock the file, read its newest version and append.
+
+    The newest version is often a delta from the version `known`, whose content need not be fetched again.
+    """
     project, state = new.project, new.state
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
     yield from memory_usage.lock_memory_limit(project.user_id)
@@ -105,11 +108,13 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
         if head is not None and _same(head, state):
             return None
         blob = yield from _encode(new, head, known=known)
-        # Someone may have deleted the newest version's row with plain SQL. Append after that version all the same.
+        # Plain SQL may have deleted the row of the newest version, so that `head` is None. Append after that version
+        # all the same.
         made = yield from _put(new, head, blob, after=None if locked is None else locked.snapshot_id)
         if made is not None:
             return made
-        # A hard limit refused the version, or there was no file to lock and another client has made the file since.
+        # If a hard limit refused the version, raise its error. If not, there was no file to lock and another client has
+        # made the file since: try again.
         yield from memory_usage.refuse(project.user_id, blob)
 
 
@@ -179,7 +184,7 @@ class _Stamp:
 
 
 def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None) -> Plan[Snapshot | None]:
-    """Append after `head`; return None when `head` is not the newest version any more, or a hard limit refuses."""
+    """Append after `head`. Return None if `head` is not the newest version now, or a hard limit refuses the content."""
     ctx = yield from context()
     project, state = new.project, new.state
     attribution = ctx.attribution if new.reason is None else evolve(ctx.attribution, reason=new.reason)
@@ -240,7 +245,7 @@ def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None)
 
 
 def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
-    """Return the modes of folders to store; None, which takes no space, when all modes are usual."""
+    """Return the folder modes to store, or None if all of them are 755: None takes no space."""
     return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
 
 
@@ -256,7 +261,7 @@ def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[
         try:
             base = yield from blob_content(new.project.user_id, head.blob.sha256, path=state.path, known=known)
         except IntegrityFailure:
-            # The old version is damaged, so the new one must not depend on it. `verify` reports it.
+            # The old version is damaged, so the new one must not depend on it. `verify` reports the damage.
             return encode(state.content, sha256=state.sha256)
     return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base)
 

@@ -22,9 +22,9 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
 
     The result is None for an unknown address, a user without a password, a hash that is not argon2, and a wrong
     password. All these cases take the same time. An event records every failure; for an unknown address, this event
-    belongs to the nil user and has the address's SHA-256. The call replaces a hash that has older parameters. It does
-    not slow down guessing: limit the attempts, for example with `quotas.hit`. Raises MissingExtra without the extra
-    "auth".
+    belongs to the nil user and has the address's SHA-256. The call replaces a hash that has older parameters. The call
+    does not slow down guessing: limit the attempts, for example with `quotas.hit`. Raises MissingExtra without the
+    extra "auth".
     """
     secret = passwords.presented(password)
     address = find_address(email)
@@ -65,7 +65,7 @@ def _signed_in(user_id: UUID, stored: str, fresh: str | None) -> Plan[User | Non
 def _record_failure(found: Credentials | None, address: str | None) -> Plan[None]:
     """Record a failed sign-in: for the user if there is one, else for the nil user.
 
-    Never record a text that is not an e-mail address: it may be a password in the wrong field.
+    Do not record the given text if it is not an address: somebody may have typed a password into that field.
     """
     if found is not None:
         reason = "no password" if found.password_hash is None else "wrong password"

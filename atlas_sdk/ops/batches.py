@@ -36,9 +36,9 @@ __all__ = [
 #: Rows per batch. A batch of this size locks its rows for some hundred milliseconds.
 BATCH: Final = 5_000
 _BATCH_MAX: Final = 100_000
-#: A time before the time of every row.
+#: The start of the first batch: a time before that of every row.
 LONG_AGO: Final = datetime(1, 1, 2, tzinfo=UTC)
-#: A century.
+#: The longest time for which rows may be kept: a century.
 _KEEP_MAX: Final = timedelta(days=36_500)
 #: The start of the next batch, as parameters of the statement that reads the batch.
 Cursor = Mapping[str, object]
@@ -83,7 +83,7 @@ class Counted:
         return None if self._progress is None else self._progress(now)
 
     def count(self, done: JobReport) -> bool:
-        """Remember and report the committed part; return False if the job shall stop."""
+        """Remember the committed part and pass it to the callback; return False if the job must stop."""
         self.done = done
         return self(MaintenanceProgress(job=done.name, examined=done.examined, removed=done.removed)) is not False
 
@@ -148,7 +148,7 @@ class _Gone:
 def drain(
     statement: Statement, left: Statement, *, before: datetime, options: JobOptions
 ) -> Callable[[Cursor], Plan[BatchStep]]:
-    """Return a step that deletes rows older than `before`. The statement `left` counts them.
+    """Return a step that deletes rows older than `before`; in a dry run, the step counts them by the statement `left`.
 
     Rows that earlier batches deleted stay in the index until a vacuum; the cursor lets a batch skip them.
     """

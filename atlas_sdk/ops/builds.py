@@ -21,7 +21,7 @@ __all__ = ["append_log", "create", "fail", "fail_all", "get", "list_of", "log", 
 
 sql = statements("builds")
 
-#: Bounds of the columns: characters for ids, bytes for the others.
+#: The longest texts of the columns: ids in characters, the other texts in bytes.
 _CONTAINER_LENGTH = 128
 _IMAGE_LENGTH = 255
 _ERROR_BYTES = 64 * 1024
@@ -167,7 +167,7 @@ def append_log(build: Build, text: str) -> Plan[None]:
 def log(build: Build) -> Plan[str]:
     """Return the log of a build. Raises NotFound.
 
-    Only the last 16 MiB of a longer log are stored. Its first line then says how many bytes are missing.
+    Only the last 16 MiB of a longer log are stored. The first line of the result then says how many bytes are missing.
     """
 
     def row(*, content: str | None) -> str | None:
@@ -217,8 +217,8 @@ def get(user: User, build_id: UUID) -> Plan[Build]:
 def stats(project: Project, *, since: datetime | None = None) -> Plan[BuildStats]:
     """Return the number of builds of a project, their success rate and their run times. Raises InvalidInput.
 
-    The call counts the builds that were queued at the time `since` or later; by default, those of the last 30 days. Its
-    time grows with their number, about 50 ms for 100,000. `projects.health` counts all builds of a project.
+    The call counts the builds that were queued at the time `since` or later; by default, those of the last 30 days. The
+    call takes about 50 ms for 100,000 builds. `projects.health` counts all builds of a project.
     """
     keys = {"user_id": project.user_id, "project_id": project.id}
     return (yield from one(sql["stats"], BuildStats, since=moment("since", since), **keys))

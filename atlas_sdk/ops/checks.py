@@ -15,12 +15,12 @@ _LIMIT_MAX = 10_000
 
 
 def page_size(limit: int) -> int:
-    """Return the number of rows per page if it is allowed. Raises InvalidInput."""
+    """Return a number of rows per page, after checking that it is from 1 to 10,000. Raises InvalidInput."""
     return count("limit", limit, _LIMIT_MAX, least=1)
 
 
 def bounded(name: str, value: str | None, most: int, *, least: int = 1) -> str | None:
-    """Return the text if its length is allowed, or None for None. Raises InvalidInput."""
+    """Return a text, after checking that its length is allowed and that it has no NUL. Raises InvalidInput."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -40,7 +40,7 @@ def json_map(name: str, value: Mapping[str, object] | None) -> Json | None:
 
 
 def moment(name: str, value: datetime | None) -> datetime | None:
-    """Return the time if it has a time zone, or None for None. Raises InvalidInput."""
+    """Return a time, after checking that it has a time zone. Raises InvalidInput."""
     if value is not None and value.tzinfo is None:
         raise InvalidInput(f"{name} needs a time zone", field=name)
     return value

@@ -38,7 +38,7 @@ class Content(Protocol):
 def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None = None) -> Plan[bytes]:
     """Rebuild a stored content and check its SHA-256. Raises ContentMissing, IntegrityFailure.
 
-    If the chain leads to the content of the `known` head, the call fetches only the deltas after that content.
+    If the chain of deltas begins at the content of the head `known`, the call fetches only the deltas.
     """
     end = None if known is None or known.content is None else Blob.raw(known.content)
     known_sha256 = None if end is None else end.sha256
@@ -52,9 +52,10 @@ def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None 
 
 
 def ensure_stored(project: Project, state: Content) -> Plan[None]:
-    """Ensure that the database can return a content, before the file is overwritten.
+    """Ensure that the database can return a content, before a restore overwrites its file.
 
-    A content that cannot be read back is stored again. Raises IntegrityFailure when it still cannot be read back.
+    If the content cannot be read back, the call stores it again. Raises IntegrityFailure if the new copy cannot be read
+    back either.
     """
     if state.content is None:
         raise ContentMissing(f"{named(state.path)} is over the size limit", path=state.path, size=state.size)

@@ -1,4 +1,4 @@
-"""The one form of each e-mail address, so that an address has one user however it is typed."""
+"""Convert e-mail addresses to one form, so that two spellings of an address cannot have two users."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ LOCAL_BYTES: Final = 64
 _DOMAIN_BYTES: Final = 255
 #: The most bytes of a label of a domain (RFC 1035, 2.3.4).
 _LABEL_BYTES: Final = 63
-#: The ASCII characters that a domain with other characters may not have (UTS 46, UseSTD3ASCIIRules).
+#: The ASCII characters that an internationalised domain may not have (UTS 46, UseSTD3ASCIIRules).
 _NO_HOST_NAME: Final = re.compile(r"[\x00-,/:-`{-\x7f]")
 #: Full stops that browsers accept between labels (UTS 46). NFKC makes the last one, U+FF0E, a "." by itself.
 _DOTS: Final = str.maketrans("\u3002\uff61\uff0e", "...")
@@ -33,7 +33,7 @@ def normal_address(email: str) -> str:
 
     Raises InvalidInput if the text is not an address, if a part is longer than RFC 5321 allows, or if the part before
     the "@" has a character that only stands for ASCII characters, such as the Kelvin sign for K. A mail server may take
-    that for another mailbox, so it must not find the user with the ASCII letter.
+    such an address for another mailbox, so the address must not find the user with the ASCII letter.
     """
     if not isinstance(email, str):
         raise InvalidInput(f"email must be a str, not {quoted(email)}", field="email")
@@ -62,9 +62,9 @@ def _has_stand_in(text: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Return a text in NFKC and lower case. Each step can undo the other, so repeat them until nothing changes."""
+    """Return a text in NFKC and lower case. Each step can undo the other, so repeat both until nothing changes."""
     while True:
-        # Lower each character by itself: str.lower() writes a final sigma in its own way.
+        # Lower each character by itself: str.lower() of a word gives a sigma at its end another form.
         folded = unicodedata.normalize("NFKC", "".join(map(str.lower, unicodedata.normalize("NFKC", text))))
         if folded == text:
             return folded
@@ -72,7 +72,7 @@ def _folded(text: str) -> str:
 
 
 def _host_name(domain: str) -> str:
-    """Return a domain that is not ASCII as in the DNS: the mapping of UTS 46, then Punycode (RFC 3492).
+    """Return the DNS form of a domain that is not ASCII: the mapping of UTS 46, then Punycode (RFC 3492).
 
     Do not use the codec "idna". It follows the older IDNA 2003, which takes "faß.de" for "fass.de", another domain.
     """

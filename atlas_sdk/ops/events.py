@@ -18,7 +18,7 @@ __all__ = ["log", "recent", "record", "record_from", "search"]
 
 sql = statements("events")
 
-#: The bound of the column.
+#: The longest type that the column can hold.
 _TYPE_LENGTH = 100
 #: The longest text to search for.
 _TEXT_LENGTH = 1000
@@ -40,7 +40,7 @@ def record_from(
     project_id: UUID | None = None,
     meta: Mapping[str, object] | None = None,
 ) -> Plan[None]:
-    """Record an event in the caller's transaction, with another origin than the client's."""
+    """Record an event in the caller's transaction, with the given origin instead of the client's."""
     ctx = yield from context()
     yield from execute(
         sql["record"],

@@ -18,7 +18,7 @@ def login() -> Plan[Login]:
 
 
 def check_sees_all(work: str) -> Plan[None]:
-    """Raise NotPermitted when row-level security hides rows from this login, because `work` would be incomplete."""
+    """Raise NotPermitted when row-level security hides rows from this login: the task named `work` would miss them."""
     if (yield from login()).row_security_applies:
         raise NotPermitted(
             f"this login does not see all rows, so it cannot do {work}: run it as the owner of the tables (a login "
@@ -27,7 +27,7 @@ def check_sees_all(work: str) -> Plan[None]:
 
 
 def check_can_act(found: Login, *, now: UUID | None, then: UUID) -> None:
-    """Raise NotPermitted when this login cannot act as a tenant, or acts for another tenant already."""
+    """Raise NotPermitted when this login cannot act as the tenant `then`, or already acts for another one, `now`."""
     if now not in {None, then}:
         raise NotPermitted("this client acts for one user: call as_user of the client that it was made from")
     if not found.may_act_as_user:

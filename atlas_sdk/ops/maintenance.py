@@ -32,7 +32,7 @@ EVERY: Final = timedelta(days=1)
 RETRY: Final = timedelta(hours=1)
 #: A run without an end counts as dead after this time: its process was killed.
 _DEAD: Final = timedelta(hours=6)
-#: Errors that every other job would raise too.
+#: Errors that every other job would raise too, so they end the run.
 _FATAL: Final = (AuthenticationFailed, DatabaseUnreachable, InvalidInput, SchemaMismatch)
 
 
@@ -55,16 +55,16 @@ def run(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Script[list[JobReport]]:
-    """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
+    """Run the given maintenance jobs, or all jobs, for all users; return a report of each, in order.
 
     Each job works in short transactions, at the same time as the traffic and as other runs. A job can be repeated at
     any time, and logs one event at its end, "maintenance.<job>". A job that fails does not stop the others: its report
     says why in `problem`.
 
-    `dry_run` counts the rows and deletes nothing. `keep_auto` is the time for which versions of kind "auto" are kept
-    (the newest version of each file always stays), `keep_stopped_previews` that for stopped previews, and `keep_events`
-    that for the audit trail; None means for ever. `batch` is about the number of rows in a transaction. `progress` is
-    called after each transaction (on asyncio in a thread); the run stops when it returns False.
+    `dry_run` counts the rows and deletes nothing. `keep_auto`, `keep_stopped_previews` and `keep_events` are the times
+    for which versions of kind "auto", stopped previews and the audit trail are kept; None means for ever. The newest
+    version of each file always stays. `batch` is about the number of rows in a transaction. `progress` is called after
+    each transaction (on asyncio in a thread); the run stops when `progress` returns False.
 
     Raises InvalidInput, NotPermitted for a login that does not see all rows, and DatabaseUnreachable when the database
     goes away.
@@ -93,9 +93,9 @@ def run_if_due(
 ) -> Script[list[JobReport] | None]:
     """Run all jobs if they are due; return None if they are not.
 
-    They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after one
-    that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them runs
-    the jobs. The other options are those of `run`.
+    The jobs are not due while a run is under way, within `every` after a run that ended well, and within `retry` after
+    a run that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them
+    runs the jobs. The other options are those of `run`.
     """
     yield isolation.check_sees_all("maintenance")
     options = JobOptions.of(dry_run=False, batch=batch, progress=progress)

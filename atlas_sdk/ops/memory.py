@@ -34,7 +34,7 @@ sql = statements("memory")
 KINDS = ("claude_md", "scratch", "auto")
 #: The longest path (bytes) that fits into an index entry, and the largest permission bits.
 _PATH_BYTES, _MODES = 2048, 0o777
-#: The default rules, for content that does not come from a folder: only its name decides its kind.
+#: The default rules, for content that does not come from a folder: only the file's name decides the kind.
 _BY_NAME = Tracking()
 
 
@@ -52,7 +52,7 @@ def snapshot(
     Without `content` the call reads the file from the project's folder, and records a missing file as deleted. Content
     equal to the newest version costs one small read from the server; on the embedded server it costs none if the last
     read was less than a second ago. `kind` defaults to `claude_md` or `scratch`, by the file's name; maintenance may
-    prune versions of kind `auto`. Content given as bytes may have up to 8 MiB, and `mode` gives its permission bits.
+    prune versions of kind `auto`. Content given as bytes may have up to 8 MiB; `mode` is the file's permission bits.
     `context` is a JSON object to store with the version. Several writers may write one file at once: every version is
     stored, in the order of commit. Raises NotFound for a file that never existed, FileProblem for a file that cannot be
     read, QuotaExceeded for new content above a hard memory limit.
@@ -170,8 +170,8 @@ def history(
 ) -> Plan[list[Snapshot]]:
     """Return the versions of one file, or of the whole project, newest first.
 
-    A version that a checkpoint names appears once more, with the checkpoint's name. Pass the last version of a page as
-    `before` to get the next page.
+    A version appears once more for each checkpoint that names it, with the checkpoint's name. Pass the last version of
+    a page as `before` to get the next page.
     """
     keys = {"user_id": project.user_id, "project_id": project.id, "limit": limit}
     if limit < 1:

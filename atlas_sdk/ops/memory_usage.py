@@ -21,7 +21,7 @@ sql = statements("memory_usage")
 def memory(user: User) -> Plan[MemoryUsage]:
     """Return the stored size of a user's memory contents, and the limit. Raises NotFound.
 
-    Every content counts once, by its stored bytes. The call adds them up: about a millisecond per thousand contents.
+    Every content counts once, by its stored bytes. Adding up takes about a millisecond per thousand contents.
     """
     found = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user.id, always=True)
     if found is None:
@@ -32,14 +32,14 @@ def memory(user: User) -> Plan[MemoryUsage]:
 def record_memory_threshold(user: User) -> Plan[None]:
     """Record the event "quota.memory" for each threshold (80, 100 per cent) passed since the last call.
 
-    A threshold is reported once, and again only after a call that found the size below it. `memory.capture` makes this
-    call itself; make it from time to time if you store single files.
+    A threshold is reported once, and again only after a call that found the size below it. `memory.capture` does the
+    same by itself; if you store single files, call this from time to time.
     """
     yield from tell(user.id)
 
 
 def tell(user_id: UUID) -> Plan[None]:
-    """Do what `record_memory_threshold` does, given the user's id."""
+    """Record the thresholds that a user's memory has passed: `record_memory_threshold` for a user's id."""
     now = yield from one_or_none(sql["usage"], MemoryUsage, user_id=user_id, always=False)
     if now is not None and now.level != now.told:
         yield from _tell(user_id, now)

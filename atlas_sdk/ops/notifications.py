@@ -10,9 +10,9 @@ __all__ = ["channel_name", "channel_prefix", "notify"]
 
 sql = statements("notifications")
 
-#: NAMEDATALEN - 1; the server refuses longer names.
+#: The longest name of a channel: NAMEDATALEN - 1. The server refuses longer names.
 _CHANNEL_BYTES = 63
-#: NOTIFY_PAYLOAD_MAX_LENGTH is 8,000, with the NUL at its end.
+#: The longest payload: the server's NOTIFY_PAYLOAD_MAX_LENGTH of 8,000, without the NUL at the end.
 _PAYLOAD_BYTES = 7999
 
 
@@ -22,7 +22,7 @@ def channel_prefix(tenant: UUID | None) -> str:
 
 
 def channel_name(channel: str, *, tenant: UUID | None) -> str:
-    """Return the name of a channel in PostgreSQL. Raises InvalidInput."""
+    """Return the name that a tenant's or the platform's channel has in PostgreSQL. Raises InvalidInput."""
     prefix = channel_prefix(tenant)
     room = _CHANNEL_BYTES - len(prefix)
     if not channel or "\0" in channel or len(channel.encode("utf-8", "replace")) > room:

@@ -1,9 +1,9 @@
 """Check passwords, and hash them with argon2id.
 
-A password is normalised by NFKC before it is hashed (NIST SP 800-63B, section 5.1.1.2), because the same keys give
-different code points on different systems, and an input method may produce full-width letters. Nothing else is changed
-or cut off. Error messages never quote a password or a hash, and this module raises and chains no exception that
-contains one.
+A password is normalised by NFKC before it is hashed (NIST SP 800-63B, section 5.1.1.2), because the same key presses
+give different code points on different systems, and an input method may produce full-width letters. This module changes
+and cuts off nothing else. Error messages never quote a password or a hash, and this module raises and chains no
+exception that contains one.
 """
 
 import base64
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: NIST SP 800-63B, section 5.1.1.2: at least 8 code points.
 _CHARACTERS_MIN: Final = 8
-#: Refuse longer texts, to bound the work of a sign-in.
+#: The longest password. The limit bounds the work of a sign-in.
 _BYTES_MAX: Final = 1024
 #: RFC 9106, section 4, the second recommended option: 3 passes over 64 MiB, 4 lanes.
 _TIME_COST, _MEMORY_KIB, _LANES = 3, 65536, 4
@@ -42,11 +42,11 @@ _SALT_BYTES, _TAG_BYTES = 16, 32
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: The modular crypt format that the column accepts: "$argon2id$v=19$…", "$2b$12$…", "$pbkdf2-sha256$…".
 _CRYPT = re.compile(r"\$[a-z0-9][a-z0-9-]{0,31}\$[!-~]{1,980}", re.ASCII)
-#: A salt of at least 8 bytes and a tag of at least 16; a shorter tag could be guessed.
+#: An argon2 hash with a salt of at least 8 bytes and a tag of at least 16; a shorter tag could be guessed.
 _ARGON2 = re.compile(
     r"\$argon2(?:id|i|d)\$v=19\$m=(\d{1,7}),t=(\d{1,2}),p=(\d{1,2})\$[\w+/-]{11,}\$[\w+/-]{22,}", re.ASCII
 )
-#: 1 GiB. A hash from another system must not make a sign-in use more memory.
+#: The most memory that a hash from another system may make a sign-in use: 1 GiB.
 _FOREIGN_KIB_MAX: Final = 2**20
 
 #: The most computations at the same time. Each takes 64 MiB, and a flood of sign-ins must not use up the memory. More
@@ -73,7 +73,7 @@ _workers = _Workers()
 
 
 def computed(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Plan[T]:
-    """Run one of the computations below; on asyncio it runs in this module's threads."""
+    """Run a function of this module, such as `hashed`; on asyncio it runs in this module's threads."""
     return local_in(_workers.executor, call, *args, **kwargs)
 
 
@@ -162,7 +162,8 @@ def _verify(hasher: "PasswordHasher", stored: str, password: bytes) -> bool:
         except errors.VerifyMismatchError:
             return False
         except (errors.VerificationError, errors.InvalidHashError) as exc:
-            # For example, no memory is left. Answer as for a wrong password. The type's name does not reveal the hash.
+            # For example, no memory is left. Answer as for a wrong password. Log only the type of the error, because
+            # its text may contain the hash.
             logger.warning("a password hash could not be verified: %s", type(exc).__name__)
             return False
 

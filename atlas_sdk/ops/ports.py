@@ -1,4 +1,4 @@
-"""Allocate ports to previews, for the operations in `previews`. On a machine, a port belongs to one live preview.
+"""Allocate ports to previews, for the operations in `previews`. Live previews of one machine never share a port.
 
 Callers lock the preview's row first, so one preview never takes two ports at once.
 """

@@ -36,7 +36,7 @@ __all__ = [
 
 sql = statements("previews")
 
-#: Bounds of the columns, in characters and in seconds.
+#: The longest texts of the columns, in characters, and the longest time, in seconds.
 _HOST_LENGTH = 253
 _ID_LENGTH = 128
 _MACHINE_LENGTH = 200

@@ -55,7 +55,7 @@ def _gone(project: Project) -> NotFound:
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Return device and inode of a folder, which identify a moved folder."""
+    """Return device and inode of a folder, which stay the same when the folder moves; None if it cannot be read."""
     try:
         found = Path(folder).stat()
     except OSError:
@@ -133,7 +133,7 @@ def by_session(session_id: str) -> Plan[Project | None]:
 
 
 def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Project]:
-    """Return the active project that contains this file or folder: the innermost one at or above it.
+    """Return the active project whose folder contains this file or folder; of nested projects, the innermost one.
 
     Without `user` the call looks at the projects of all users. Raises NotAProject.
     """
@@ -199,7 +199,7 @@ def delete(project: Project) -> Plan[Project]:
     fail. `list` and `by_path` ignore the project, and it accepts no more builds and previews. You can still read every
     version of its files, through this object or `get`. Raises NotFound after a purge.
     """
-    # Lock the row first: this waits for transactions that add to the project, and later ones find it deleted.
+    # Lock the row first: the lock waits for transactions that add to the project. Later ones find the project deleted.
     locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
     if locked is None:
         raise _gone(project)
@@ -219,7 +219,7 @@ def delete(project: Project) -> Plan[Project]:
 
 @atomic
 def purge(project: Project) -> Plan[ProjectPurge | None]:
-    """Remove a deleted project with all versions of its memory, for good; return the counts, or None if it is gone.
+    """Remove a deleted project and its whole memory, for good; return the counts, or None if there is no such project.
 
     Call `delete` first: no single call removes the memory of a project in use. Checkpoints, restores, builds and
     previews are removed too. `maintenance.collect_contents` later removes the contents of the versions. The project's
@@ -288,7 +288,7 @@ def list_of(
 
 
 def touch(project: Project) -> Plan[bool]:
-    """Record the use of a project for `list(order="used")`, at most once a minute; return True if this call wrote it.
+    """Record the use of a project for `list(order="used")`, at most once a minute; return True if this call did it.
 
     There is no event, so you may call this at every request. The call ignores a deleted project.
     """
@@ -299,7 +299,7 @@ def touch(project: Project) -> Plan[bool]:
 def update_memory(project: Project) -> Plan[Project]:
     """Update `has_memory` and `memory_size` from the stored versions; return the project. Raises NotFound.
 
-    Checkpoints and `memory.capture` do this by themselves. Call it after single snapshots.
+    Checkpoints and `memory.capture` do the same by themselves. Call `update_memory` after single snapshots.
     """
     changed = yield from one_or_none(sql["remember_memory"], Project, **_keys(project))
     if changed is None:
@@ -310,5 +310,5 @@ def update_memory(project: Project) -> Plan[Project]:
 
 
 def remember_memory(project: Project) -> Plan[None]:
-    """Do what `update_memory` does, without an event, because the calling operation has a record of its own."""
+    """Update `has_memory` and `memory_size` without an event, because the calling operation has a record of its own."""
     yield from execute(sql["remember_memory"], **_keys(project))

@@ -25,16 +25,16 @@ __all__ = [
 sql = statements("purges")
 
 KEEP_STOPPED_PREVIEWS: Final = timedelta(days=7)
-#: A year, because auditors ask for the last year.
+#: The default time to keep events: a year, because auditors ask for the last year.
 KEEP_EVENTS: Final = timedelta(days=365)
-#: The number of users whose quota rows one transaction locks. Their calls wait for the transaction, some 20 ms.
+#: The number of users whose quota rows one transaction locks. The calls of these users wait for it, some 20 ms.
 _USERS: Final = 100
 _NOBODY: Final = UUID(int=0)
 _FROM_LONG_AGO: Final = {"at": LONG_AGO}
 
 
 def purge_sessions(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
-    """Delete the expired sessions of all users. `sessions.verify` refuses them anyway."""
+    """Delete the expired sessions of all users. `sessions.verify` refuses expired sessions anyway."""
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", timedelta(0))
     step = drain(sql["sessions"], sql["sessions_left"], before=before, options=options)
@@ -69,8 +69,8 @@ def purge_events(
 ) -> Plan[JobReport]:
     """Delete the events of the audit trail that are older than `keep`. Raises InvalidInput.
 
-    This includes all event types, because no operation depends on events. Restores and quota thresholds have tables of
-    their own.
+    The job deletes events of all types, because no operation depends on events: restores and quota thresholds have
+    tables of their own.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
@@ -92,8 +92,8 @@ class _Due:
 def close_periods(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
     """Close the quota months that have ended, for all users.
 
-    Every quota operation does this for its own user, so none depends on this job. The job makes `quotas.history`
-    complete. `quotas.reset_monthly` runs the same job.
+    Every quota operation first closes the months of its own user, so no operation depends on this job. The job makes
+    `quotas.history` complete. `quotas.reset_monthly` runs the same job.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -134,8 +134,8 @@ def reclaim_reservations(
 ) -> Plan[JobReport]:
     """End the expired reservations of all users: charge tokens and cost, and free slots.
 
-    Without this job, a call that would be refused first ends the expired reservations of its user. So an expired slot
-    never refuses a call.
+    Even without this job, an expired slot never refuses a call: a call that would be refused first ends the expired
+    reservations of its user.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     now = yield from cutoff("keep", timedelta(0))
@@ -155,7 +155,8 @@ class _Reclaimer:
     def step(self, after: Cursor) -> Plan[BatchStep]:
         """End the expired reservations of some users of the current page; read the next page first if it is done.
 
-        An empty cursor means that this is the last page and some of its users still wait; None means the end.
+        An empty cursor in the result means that this is the last page and some of its users still wait; None means the
+        end of the job.
         """
         examined = 0
         if not self._users and not self._busy:
@@ -244,9 +245,9 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
 
 @atomic
 def _free(lock: Statement, free: Statement, **found: object) -> Plan[int]:
-    """Lock the rows that nobody else has locked, and then delete those that are still lost; return how many.
+    """Lock the rows that no other session has locked, and delete those that still have no owner; return how many.
 
-    Only a statement after the lock sees what was committed before it.
+    The deletion is a second statement, because only a later statement sees everything committed before the lock.
     """
     locked = yield from one(lock, dict[str, object], **found)
     return (yield from execute(free, **locked))

@@ -32,15 +32,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _MOMENT = re.compile(r"@\{(?P<when>[^}]*)\}")
 _HEX_DIGITS = 32
 _SHORTEST_PREFIX = 4
-#: The length of a path of PATH_MAX bytes, "@", and the name of a checkpoint.
+#: The longest reference: a path of PATH_MAX bytes, "@", and the name of a checkpoint.
 _LENGTH_MAX = 4_300
 #: The most "@" in a reference. Each may end the path, so each costs a query.
 _SIGNS_MAX = 32
 
 
 def _moment(when: str, now: datetime) -> datetime:
-    """Read "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
-    # Count in UTC: in the session's time zone, clocks change, and an hour by the clock can be two hours or none.
+    """Return the time for "2h ago", "yesterday" or an ISO date; a date without an offset is in the local time zone."""
+    # Count in UTC: when the clocks of the session's time zone change, an hour by the clock can be two hours or none.
     now = now.astimezone(UTC)
     text = when.strip().lower()
     if text in {"now", "yesterday"}:
@@ -116,7 +116,7 @@ def _of_file(found: VersionSet, path: str, reference: str) -> VersionSet:
 
 
 def _resolve(project: Project, reference: str, path: str | None) -> Plan[VersionSet]:
-    """Resolve a reference that is not a checkpoint; `path` is the only file that the caller wants."""
+    """Resolve a reference that is not a checkpoint; `path` is the only file that the caller wants, None all files."""
     keys = project_keys(project)
     if reference in {"", "latest"}:
         return _living("latest", (yield from many(sql["files"], Snapshot, **keys)))

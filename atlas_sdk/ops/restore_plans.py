@@ -55,7 +55,7 @@ def plan_restore(
 
 
 def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
-    """Compare the file on disk with the version to restore; None stands for a deletion."""
+    """Return the step that turns the file on disk into the version to restore; a `version` of None is a deletion."""
     tracking = yield from local(Tracking.load, root)
     now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
     present = None if now is None else now.sha256.hex()
@@ -95,7 +95,7 @@ def versions_by_id(project: Project, ids: Iterable[UUID | None]) -> Plan[dict[UU
 
 
 def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestorePlan]:
-    """Return the plan of an undo or a redo of a restore."""
+    """Return the plan that undoes or redoes the restore `past`; `reason` is "undo" or "redo"."""
     root = yield from local(pin, Path(project.path))
     sides = {change.path: change.before if reason == "undo" else change.after for change in past.changes}
     found = yield from versions_by_id(project, sides.values())

@@ -82,7 +82,7 @@ def restore(
 def undo(project: Project) -> Plan[Restore]:
     """Undo the last restore that is not undone: bring back the files as they were just before the restore.
 
-    Later edits are not lost: the checkpoint in `safety` names them. Raises NotFound, RestoreRefused.
+    Later edits are not lost: `safety` of the result names a checkpoint with them. Raises NotFound, RestoreRefused.
     """
     plan = yield from plan_undo(project)
     return (yield from _carry_out(project, plan))

@@ -38,8 +38,8 @@ def prune_snapshots(
 ) -> Plan[JobReport]:
     """Delete the versions of kind "auto" that are older than `keep`, of all users. Raises InvalidInput.
 
-    Some versions stay at any age: the newest version of every file, its newest version with content, versions that a
-    checkpoint names, and versions of other kinds. `collect_contents` then deletes the contents.
+    Some versions stay at any age: the newest version of every file, the file's newest version with content, versions
+    that a checkpoint names, and versions of other kinds. `collect_contents` deletes the contents of deleted versions.
     """
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     before = yield from cutoff("keep", keep)
@@ -65,7 +65,8 @@ class _Orphans:
     size: int
     user_id: UUID | None
     sha256: bytes | None
-    #: The server's transaction snapshot when it read the page; see `_settled`.
+    #: The first transaction number that was still unused when the server read the page. `_settled` waits until all
+    #: transactions with a lower number have ended.
     seen: str
 
 
@@ -79,7 +80,7 @@ class _Collected:
 class _Collector:
     """One run over all contents, page by page.
 
-    The base of a deleted content may become an orphan, so the run examines the base too.
+    After a content is deleted, nothing may need its base any more, so the run examines the base too.
     """
 
     def __init__(self, options: JobOptions) -> None:
@@ -89,7 +90,7 @@ class _Collector:
         self._impatient = False
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """Collect the orphans among the contents of the next page and the bases of deleted contents.
+        """Delete the contents that nothing needs, from the next page and from the bases of contents deleted before.
 
         After the last page, only such bases are left to examine.
         """

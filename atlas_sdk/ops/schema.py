@@ -24,7 +24,8 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
     Raises SchemaMismatch if the applied migrations are not the first ones of this AtlasEngine, in order.
     """
     known = migrations()
-    # Compare the migrations before their number: an unreleased version had more migrations than its release.
+    # Compare the migrations before their number. A schema of an unreleased version may have more migrations than the
+    # release, and the advice to upgrade would be wrong.
     for row, migration in zip(applied, known, strict=False):
         if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
@@ -109,5 +110,5 @@ def apply_next() -> Plan[AppliedMigration | None]:
 
 
 def server() -> Plan[ServerFacts]:
-    """Return facts that the server reports about itself."""
+    """Return the server's version and clock, the role of this client, and the name and size of the database."""
     return (yield from one(sql["server"], ServerFacts))

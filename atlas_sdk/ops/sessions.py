@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _TTL: Final = timedelta(days=30)
 #: The longest time that browsers keep a cookie (RFC 6265bis, section 5.5).
 _TTL_MAX: Final = timedelta(days=400)
-#: The precision of the time of last use. Writing it at every request would cost more than the rest of the request.
+#: The precision of the time of last use. Writing this time at every request would cost more than the rest of a request.
 _SEEN: Final = timedelta(minutes=1)
 
 
@@ -88,8 +88,8 @@ def verify(token: str) -> Plan[Session]:
 
     The call takes one SELECT, and refuses a session as soon as any process has revoked it. A key that was removed from
     its file still verifies tokens for up to 5 seconds. Raises InvalidToken with the same message for every reason,
-    MissingExtra without the extra "auth", and NotPermitted when the login sees no sessions, because it is a member of
-    `atlas_app` alone.
+    MissingExtra without the extra "auth", and NotPermitted when the login sees no sessions, because the login is a
+    member of `atlas_app` alone.
     """
     try:
         return (yield from _verified(token))
@@ -142,7 +142,7 @@ def _loaded(keyring: Keyring, now: float) -> SigningKeys:
 
 
 def touch(session: Session) -> Plan[bool]:
-    """Record the use of a session, at most once a minute; return True if this call wrote it.
+    """Record the use of a session, at most once a minute; return True if this call did it.
 
     There is no event. The call ignores a session that has ended.
     """

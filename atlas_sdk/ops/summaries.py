@@ -1,4 +1,4 @@
-"""Read the two summary views."""
+"""Read the views `user_usage_summary` and `project_health`."""
 
 from atlas_sdk._plan import Plan, one_or_none
 from atlas_sdk._sql import statements
@@ -15,7 +15,7 @@ sql = statements("summaries")
 def usage_summary(user: User) -> Plan[UsageSummary]:
     """Return a summary of a user: usage of the month, projects, previews, builds. Raises NotFound.
 
-    It is a row of the view `user_usage_summary`. `quotas.usage` has all limits and the amounts held.
+    The summary is a row of the view `user_usage_summary`. `quotas.usage` has all limits and the amounts held.
     """
     found = yield from one_or_none(sql["usage_summary"], UsageSummary, user_id=user.id)
     if found is None:
@@ -26,7 +26,7 @@ def usage_summary(user: User) -> Plan[UsageSummary]:
 def health(project: Project) -> Plan[ProjectHealth]:
     """Return a summary of a project: its builds, previews and memory. Raises NotFound.
 
-    It is a row of the view `project_health`.
+    The summary is a row of the view `project_health`.
     """
     found = yield from one_or_none(sql["project_health"], ProjectHealth, user_id=project.user_id, project_id=project.id)
     if found is None:

@@ -1,8 +1,8 @@
 """Session tokens: signed JWTs that carry the user's and the session's id.
 
-The algorithm is always HS256, whatever the token's header says (RFC 8725, section 3.1). A type of our own excludes
-other JWTs of the same key (section 3.11). A token only names a session: the database knows whether the session is
-valid.
+The algorithm is always HS256, whatever the token's header says (RFC 8725, section 3.1). The tokens have a type of our
+own, so no other JWT that the same key signed is accepted (section 3.11). A token only names a session: the database
+knows whether the session is valid.
 """
 
 import hashlib
@@ -23,8 +23,9 @@ _ALGORITHM: Final = "HS256"
 _TYPE: Final = "atlas-session+jwt"
 #: Refuse longer tokens without decoding them; ours have some 360 bytes.
 _LENGTH_MAX: Final = 2048
-#: Decoded tokens to cache: a client sends one token with every request, and decoding it takes as long as the query for
-#: its session. The result depends on the token and the key only, not on the time. Refused tokens are not cached.
+#: The number of decoded tokens to cache: a client sends one token with every request, and decoding takes as long as the
+#: query for the session. The result depends on the token and the key only, not on the time. Refused tokens are not
+#: cached.
 _REMEMBERED: Final = 1024
 _CLAIMS: Final = ("sub", "jti", "iat", "exp")
 

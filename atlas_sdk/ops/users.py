@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 sql = statements("users")
 
-#: The bound of the column. Check it here: the database's error would quote the whole row, with the password hash.
+#: The longest name, as in the column. Check it here: the database's error would quote the row with the password hash.
 _NAME_LENGTH = 200
 
 
@@ -62,12 +62,12 @@ def create(
 ) -> Plan[User]:
     """Create a user, with the limits of a plan: "free", "pro", "enterprise", or one of yours.
 
-    The address is unique in the database. It is stored in one form, however it is typed: in NFKC and lower case, and
-    its domain as in the DNS ("xn--…"). Without `password` the user cannot sign in by
-    password. A password has at least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as
-    an argon2id hash. `password_hash` is a hash from another system in the crypt format, stored unchanged; sign-ins work
-    with argon2 hashes only. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there
-    is a password and the extra "auth" is not installed.
+    The address is unique in the database. Every spelling of an address is stored in one form: in NFKC and lower case,
+    and the domain as in the DNS ("xn--…"). Without `password` the user cannot sign in by password. A password has at
+    least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as an argon2id hash.
+    `password_hash` is a hash from another system in the crypt format, stored unchanged; sign-ins work with argon2
+    hashes only. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there is a password
+    and the extra "auth" is not installed.
     """
     address = normal_address(email)
     title = _checked_name(name)
@@ -94,10 +94,10 @@ def _create(address: str, name: str, plan: str, password_hash: str | None) -> Pl
 
 
 def local_user() -> Plan[User]:
-    """Return the user of this login name; the first call creates the user. One person on one machine needs no sign-up.
+    """Return the user of the client's login name; the first call creates the user.
 
-    The address is `<login>@localhost`. The counts of projects, sessions and previews are unlimited, since no other user
-    needs room. Raises InvalidInput when the login name is unknown.
+    One person on one machine needs no sign-up. The address is `<login>@localhost`. The counts of projects, sessions and
+    previews are unlimited, since no other user needs room. Raises InvalidInput when the login name is unknown.
     """
     login = yield from _login()
     address = _local_address(login)
@@ -119,7 +119,7 @@ def _create_local(address: str, login: str) -> Plan[User]:
 
 
 def find_local() -> Plan[User | None]:
-    """Return the user of this login name, or None; unlike `local`, never create one.
+    """Return the user of the client's login name, or None; unlike `local`, never create a user.
 
     Raises InvalidInput when the login name is unknown.
     """
@@ -186,7 +186,7 @@ def _plan(*, plan: str) -> str:
 def verify_email(user: User) -> Plan[User]:
     """Mark the address of a user as verified. Idempotent. Raises NotFound.
 
-    Raises NotFound too when the user's address differs from the one of this object: a link sent to another address
+    Raises NotFound too when the user's stored address is not `user.email` any more: a link sent to another address
     proves nothing.
     """
     proved = yield from one_or_none(sql["verify_email"], User, user_id=user.id, email=user.email)

@@ -57,8 +57,8 @@ class _Contents:
 def verify(user: User) -> Plan[Verification]:
     """Rebuild every content of a user's memory, recompute its SHA-256, and report the versions that do not match.
 
-    The call reads everything once, file by file in pages. It applies each delta to a content that it has just rebuilt,
-    so the work grows with the number of versions, not with the length of chains.
+    The call reads everything once, file by file in pages. Each delta is applied to a content that the call has just
+    rebuilt, so the work grows with the number of versions, not with the length of chains.
     """
     rebuilt = _Contents()
     seen: set[bytes] = set()

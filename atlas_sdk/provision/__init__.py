@@ -11,7 +11,7 @@
     for finding in examine(address).findings:
         print(finding.name, finding.verdict, finding.detail, *finding.fix)
 
-Needs PostgreSQL 15 or newer. Every call blocks, and uses connections of its own.
+The server must be PostgreSQL 15 or newer. Every call blocks, and uses connections of its own.
 """
 
 from atlas_sdk.provision.address import Address

@@ -46,7 +46,7 @@ class Address:
     VARIABLES: ClassVar[tuple[str, ...]] = tuple(_VARIABLES)
 
     dsn: str = field(repr=False, validator=_readable)
-    #: "--dsn", "ATLAS_DATABASE_URL", "DB_HOST, DB_NAME", …
+    #: The option or the variables that gave the address: "--dsn", "ATLAS_DATABASE_URL", "DB_HOST, DB_NAME", …
     source: str = "--dsn"
 
     @classmethod
@@ -107,7 +107,7 @@ class Address:
 
     @property
     def option(self) -> str:
-        """The option that gives a command this address, "--dsn …" without secrets; "" when it needs none."""
+        """The option that gives a command this address, "--dsn …" without secrets; "" when the command needs none."""
         if self.source != "--dsn" and not self.source.startswith("DB_"):
             return ""
         parts = self._parts()

@@ -14,10 +14,10 @@ sql = statements("provision")
 
 
 def close(job: Job, session: AdminSession, schema: str, login: AdminLogin) -> None:
-    """Revoke the rights of PUBLIC to temporary tables, large objects and advisory locks; search temporary tables last.
+    """Revoke the rights of PUBLIC to temporary tables, large objects and advisory locks.
 
-    Only a superuser can revoke rights on the functions of PostgreSQL. For another login these rights stay, and
-    `atlasctl db doctor` mentions them.
+    The call also gives the database a search_path in which temporary tables come last. Only a superuser can revoke
+    rights on the functions of PostgreSQL. For another login these rights stay, and `atlasctl db doctor` mentions them.
     """
     state = session.row(sql["closed"]) or {}
     job.do(

@@ -22,10 +22,10 @@ _START: Final = "sudo systemctl start postgresql    # Linux; macOS: brew service
 
 
 def explain(address: Address, refusal: DatabaseUnreachable) -> Finding:
-    """Return the reason why we cannot connect, and advice.
+    """Return a finding with the reason why a connection failed, and with advice.
 
     A server gives its reason only as text. So this function also pings the server, which needs no login, and asks the
-    server's own database whether ours exists.
+    database `postgres` whether the database of the address exists.
     """
     where = f"-h {address.host} -p {address.port}"
     answer = ping(address.dsn)

@@ -28,7 +28,7 @@ _TURN_WAIT = "120s"
 
 
 def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) -> tuple[int | None, tuple[str, ...]]:
-    """Make the schema, hand it to the owner, give the grants, and check; return its version and the new migrations.
+    """Make the schema, its owner and its grants, and check its objects; return its version and the new migrations.
 
     A lock lets one process do this at a time, so the second process finds a complete schema.
     """
@@ -79,7 +79,7 @@ def _is_half_made(target: AdminSession, found: int, owner: str) -> bool:
 
 
 def is_ancestor(applied: list[AppliedMigration]) -> bool:
-    """Return whether the applied migrations are this package's, from its first one on, with the same checksums."""
+    """Return whether the applied migrations are the first ones of this package, with the same checksums."""
     return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 
@@ -107,7 +107,7 @@ def _make(
         return (before or None), ()
     role = OWNER if owned else None
     if owner is not None:
-        # Only their owner can change the first tables.
+        # Only the owner of the existing tables can change them.
         role = owner if may_become(target, owner) else None
     try:
         rows = migrate_as(target, role)
@@ -123,7 +123,7 @@ def _make(
 
 
 def _open_to_owner(job: Job, target: AdminSession, name: str) -> bool:
-    """Let the owner create in the schema."""
+    """Let the role atlas_owner create objects in the schema; return whether the role may do so now."""
     return job.do(
         f"schema {name}",
         target,
@@ -144,7 +144,7 @@ def _finish(job: Job, target: AdminSession, name: str) -> None:
 
 
 def _hand_over(job: Job, target: AdminSession, name: str) -> None:
-    """Make the owner own everything that the migrations made, whichever login ran them."""
+    """Make the role atlas_owner the owner of all objects of the migrations, even if another login made them."""
     catalogue = expected()
     rows = target.rows(
         sql["write_hand_over"],
@@ -237,10 +237,10 @@ def _give_grants(job: Job, target: AdminSession, name: str) -> None:
 
 
 def renew_grants(target: AdminSession, name: str, *, keep: bool = True) -> bool:
-    """Give the roles the grants of this version of the schema; return whether any of them was different.
+    """Give the roles the grants of this version of the schema; return whether any grant was different before.
 
-    Without `keep` the call rolls everything back. It makes the changes first, because only the server knows exactly
-    which grants differ.
+    Without `keep` the call makes the changes and rolls them back, because only the server knows exactly which grants
+    differ.
     """
     place = target.row(sql["schema"]) or {}
     if not place["has_grants"]:

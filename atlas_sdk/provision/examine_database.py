@@ -40,7 +40,7 @@ def _privileges(session: AdminSession) -> Iterator[Trouble]:
 
 
 def _search_path(session: AdminSession, schema: str) -> Iterator[Trouble]:
-    """Yield the problems of the search_path of new connections, for clients that cannot set their own."""
+    """Yield the problems of the search_path that the server gives to clients which cannot set their own."""
     told = "temporary tables come before AtlasEngine's in {}, which counts behind a pooler"
     rows = session.rows(sql["search_paths"], role=APP, owner=OWNER)
     for row in rows:
@@ -51,7 +51,7 @@ def _search_path(session: AdminSession, schema: str) -> Iterator[Trouble]:
                 told.format(f"the search_path of {place}"),
                 f"{row['alter_command']} SET search_path = {path}, pg_temp;",
             )
-    # Skip this session's search_path if the database or a role sets one: a different one comes from the DSN.
+    # If the database or a role sets a search_path, do not check that of this session: it may come from the DSN.
     if not rows and _LAST.search(session.value(sql["search_path"])) is None:
         yield told.format("search_path"), f"{session.value(provision['write_path'], schema=schema)};"
 
@@ -62,7 +62,7 @@ def _parts(path: str) -> list[str]:
 
 def _functions(session: AdminSession, login: AdminLogin) -> Iterator[Trouble]:
     found = session.row(sql["system_functions"], role=APP)
-    # Only a superuser can revoke these rights, and a managed server has no superuser for its users.
+    # Only a superuser can revoke these rights, and the users of a managed server cannot become superusers.
     if found is not None and found["amount"] and login.is_superuser:
         yield (
             f"{APP} may execute {found['amount']} functions of PostgreSQL for large objects and advisory locks",

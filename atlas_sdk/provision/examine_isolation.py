@@ -33,9 +33,12 @@ def examine_isolation(session: AdminSession, schema: str, inventory: Inventory) 
 
 
 def excess(session: AdminSession, schema: str, *, renew: tuple[str, ...]) -> Iterator[Finding]:
-    """Yield a problem if atlas_app may do more than a tenant may; `renew` revokes the grants to atlas_app itself."""
+    """Yield a problem if atlas_app may do more than a tenant may.
+
+    `renew` are the commands that renew the grants of our tables to atlas_app, and so revoke the excess ones.
+    """
     if session.rows(sql["above_policies"], role=APP, owner=OWNER):
-        # Then atlas_app may do everything, and `examine_isolation` reports that.
+        # Policies do not bind atlas_app. `examine_isolation` reports this larger problem.
         return
     rights = expected().privileges()
     rows = [

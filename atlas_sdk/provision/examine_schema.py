@@ -152,7 +152,7 @@ def _objects(inventory: Inventory) -> Finding:
     named = [f"{thing.kind} {thing.name}" for thing in sorted(missing, key=str)]
     named += [f"trigger {each.thing} (disabled)" for each in disabled]
     fixes = [f"ALTER TABLE {quoted_name(str(e.thing.on_table))} ENABLE TRIGGER {e.identity};" for e in disabled]
-    # List the objects first that `atlasctl db init` makes.
+    # List first the objects that `atlasctl db init` makes.
     fixes += [_making(thing) for thing in sorted(missing, key=lambda thing: (thing.kind not in REMADE, str(thing)))]
     return problem("objects", f"missing or out of order: {some(named)}", *dict.fromkeys(fixes))
 
@@ -166,7 +166,7 @@ def _making(thing: Thing) -> str:
 
 
 def _indexes(inventory: Inventory) -> Finding:
-    # CONCURRENTLY lets others write at the same time.
+    # CONCURRENTLY lets other clients write at the same time.
     wrong = {
         f"{thing} (missing)": f"{thing.making};".replace("INDEX ", "INDEX CONCURRENTLY ", 1)
         for thing in inventory.missing

@@ -23,9 +23,9 @@ _SKEW: Final = timedelta(seconds=5)
 _FULL: Final = 0.9
 #: An open transaction that is idle for longer is stuck: no program works so long between two statements.
 _STUCK: Final = timedelta(minutes=5)
-#: autovacuum starts at a fifth of dead rows. At a half, autovacuum is late or was stopped.
+#: Autovacuum starts when a fifth of the rows is dead. At half as many dead rows as live ones it is late or was stopped.
 _DEAD_SHARE: Final = 0.5
-#: A table with fewer rows is read in a moment, dead rows included.
+#: Reading so few rows is fast, so fewer dead rows are no problem.
 _DEAD_ROWS: Final = 10_000
 _SHOWN_USERS: Final = 3
 
@@ -72,7 +72,7 @@ def _clock(session: AdminSession, clock: Callable[[], datetime]) -> Finding:
     server: datetime = session.value(sql["now"])
     after = clock()
     skew = server - (before + (after - before) / 2)
-    # The server read its clock at some moment of the round trip.
+    # The server read its clock at some moment of the round trip, so the skew may be wrong by half of the round trip.
     if abs(skew) <= _SKEW + (after - before) / 2:
         return fine("clock", f"the server's differs by {abs(skew).total_seconds():.1f} s")
     word = "ahead of" if skew > timedelta() else "behind"
@@ -111,7 +111,7 @@ def _settings(session: AdminSession, login: AdminLogin, settings: dict[str, dict
 
 
 def _resetting(session: AdminSession, name: str, source: str) -> list[str]:
-    """Return the commands that undo a setting where it was set."""
+    """Return the commands that undo a setting at the place where it was set."""
     if source in {"database", "user", "database user"}:
         return [row["command"] + ";" for row in session.rows(sql["write_resets"], setting=name)]
     if source == "command line":

@@ -11,11 +11,12 @@ class Finding:
 
     #: The topic: "connection", "schema", "grants", …
     name: str
-    #: "ok", "warning" (becomes a problem if nobody acts), "problem", "skipped" because of an earlier problem, or
-    #: "unknown": this machine cannot see it.
+    #: "ok"; "warning": it becomes a problem if nobody acts; "problem"; "skipped": an earlier problem prevents the
+    #: check; "unknown": this machine cannot see the fact.
     verdict: str
     detail: str
-    #: The advice: commands for a shell, or for psql where they end with a semicolon; remarks begin with #.
+    #: The advice. A line that ends with a semicolon is a command for psql, a line that begins with # is a remark, and
+    #: any other line is a command for a shell.
     fix: tuple[str, ...] = ()
 
 
@@ -33,7 +34,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """True when no finding is a problem."""
+        """True when no check found a problem or was skipped because of one."""
         return all(finding.verdict not in {"problem", "skipped"} for finding in self.findings)
 
 

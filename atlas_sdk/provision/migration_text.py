@@ -78,7 +78,7 @@ def creating(kind: str, names: set[str]) -> list[str]:
     for migration in migrations():
         for made, name, command in _created(migration.text):
             if made == kind and name in names:
-                # Move the command to the place of its last definition, which may need objects made in between.
+                # Put the object at the place of its last definition, which may need objects made after the first one.
                 found.pop(name, None)
                 found[name] = command
     return list(found.values())
@@ -112,7 +112,7 @@ _LOCKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def lock_of(command: str) -> tuple[str, str] | None:
-    """Return the table that a command locks, and the effect on its other users; None for a harmless command."""
+    """Return the table that a command locks, and the effect on other clients; None for a harmless command."""
     for pattern, lock in _LOCKS:
         if found := pattern.match(command):
             return (_plain(found["table"]), lock) if lock else None

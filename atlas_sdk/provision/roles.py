@@ -18,7 +18,7 @@ __all__ = ["APP", "OWNER", "is_member", "make_login", "make_roles", "may_become"
 
 sql = statements("provision")
 
-#: The role that owns the tables and migrates them; nobody logs in as it.
+#: The role that owns the tables and migrates them; nobody logs in with this role.
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
@@ -83,7 +83,7 @@ def make_login(job: Job, session: AdminSession, login: AdminLogin, name: str, pa
         _check_login(job, session, name, found, step)
         return None
     without = session.value(sql["write_create_login"], name=name, password=None, role=APP)
-    # psql asks for the password and sends a verifier.
+    # The command \password of psql asks for the password and sends only a verifier.
     quoted = session.value(sql["quote_name"], name=name)
     # Without a terminal, psql reads the password from the next line of a script.
     for_admin = (f"{without};", "-- interactive: psql asks for the password", f"\\password {quoted}")

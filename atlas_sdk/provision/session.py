@@ -61,7 +61,7 @@ def login_of(session: AdminSession) -> AdminLogin:
 
 
 def migrate_as(session: AdminSession, role: str | None) -> list[AppliedMigration]:
-    """Apply the missing migrations, one transaction each, as another role if one is given; return them."""
+    """Apply the missing migrations, one transaction each, as `role` if it is given; return these migrations."""
     applied: list[AppliedMigration] = []
     if session.run(schema.pending()):
         while (row := session.run(schema.apply_next(), role=role)) is not None:

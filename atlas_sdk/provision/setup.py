@@ -35,13 +35,13 @@ def set_up(
     dry_run: bool = False,
     tell: Callable[[SetupStep], None] | None = None,
 ) -> Setup:
-    """Make the missing parts of the database, the roles, the schema and the grants, and check that all of it is there.
+    """Make the missing parts of the database, the roles, the schema and the grants; then check that no part is missing.
 
-    A second call changes nothing, and many processes may call at once. With `dry_run` nothing is changed at all, and
-    the steps say what would be done. `app_user` is a login for the application, which gets `app_password`, or a
-    generated password that only the result has. `tell` is called with each step at its end. The steps that this login
-    may not do are left out, and the result has their commands for an administrator. Raises DatabaseUnreachable,
-    AuthenticationFailed, InvalidInput.
+    A second call changes nothing, and many processes may call this at once. With `dry_run` the call changes nothing,
+    and the steps say what it would do. `app_user` is a login for the application, which gets `app_password`, or a
+    generated password that only the result has. The call passes each step to `tell` at the end of the step. It leaves
+    out the steps that this login may not do, and the result has their commands for an administrator. Raises
+    DatabaseUnreachable, AuthenticationFailed, InvalidInput.
     """
     if app_user is not None and (not app_user or "\0" in app_user or len(app_user.encode()) > _NAME_BYTES):
         raise InvalidInput(f"the name of a login is 1 to {_NAME_BYTES} bytes; not {quoted(app_user)}", field="app_user")
@@ -68,12 +68,15 @@ def set_up(
 
 
 def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
-    """Connect to the database, or if it is missing to the server's own; the flag is True for the former."""
+    """Connect to the database, or to `postgres` if the database is missing or refuses this login.
+
+    Returns the session, and True if it is a session of the database itself.
+    """
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:
-        # The server gives its reason only as text, in its own language. Its own database knows whether ours exists, if
-        # we may connect to it.
+        # The server gives its reason only as text, in its own language. So ask the database `postgres`, if this login
+        # may connect to it, whether the database of the address exists.
         try:
             server = stack.enter_context(open_session(address.of(MAINTENANCE).dsn))
         except DatabaseUnreachable:
@@ -83,7 +86,7 @@ def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
             raise _unreachable(address, refusal) from refusal
         if found is None or not found["may_connect"]:
             return server, False
-    # Somebody may have created it since.
+    # Another process may have created the database in between.
     try:
         return stack.enter_context(open_session(address.dsn)), True
     except DatabaseUnreachable as refusal:

@@ -28,7 +28,7 @@ _ATTEMPTS = 3
 
 @frozen
 class AdminCommand:
-    """A line for an administrator to give to psql; a remark begins with two hyphens."""
+    """A line that an administrator gives to psql: a command, or a remark that begins with two hyphens."""
 
     #: The database to run the command in.
     database: str

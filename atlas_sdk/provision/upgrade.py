@@ -29,7 +29,7 @@ _SHOWN = 100
 class Lock:
     """The effect of a migration's command on other clients that use the table at that time."""
 
-    #: Empty where the text of the command does not name it.
+    #: The name of the table; empty if the text of the command does not name one.
     table: str
     #: "blocks reads and writes", …; the effect lasts until the transaction of the migration ends.
     effect: str
@@ -43,15 +43,16 @@ class PendingMigration:
 
     version: int
     name: str
-    #: The first sentence of its comment.
+    #: The first sentence of the comment at the beginning of its file.
     about: str
-    #: In the order of the commands, without locks on new tables and schemas, which nobody uses yet.
+    #: The locks of its commands, in their order. Locks in a new schema or on new tables are left out, because nobody
+    #: uses them yet.
     locks: tuple[Lock, ...]
 
 
 @contextmanager
 def embedded(home: Path) -> Iterator[Address]:
-    """Start or join the embedded server, and leave it at the end."""
+    """Start or join the embedded server, yield its address, and release the server at the end."""
     opened = prepare(None, {"home": home})
     try:
         yield Address(dsn=opened.config.dsn, source="embedded")
@@ -69,7 +70,8 @@ def plan_migrations(address: Address) -> tuple[int, list[PendingMigration]]:
             session.run(schema.check())
         except SchemaMismatch as mismatch:
             found = mismatch.found or 0
-            # The same error reports a migration that differs. Then no migration is missing, or the first ones differ.
+            # SchemaMismatch has three causes. Plan only if migrations are missing, not if the schema is newer or if an
+            # applied migration differs.
             if found >= mismatch.wanted or not is_ancestor(session.run(schema.status())):
                 raise
             pending = planned(found)

@@ -1,12 +1,13 @@
 -- Accounts: users and plans, unique names, sessions, and the audit trail.
 --
--- Rules of the whole schema, which runs on PostgreSQL 15 to 18. They also prepare it for Citus, where no test runs it: a
--- cluster would need one more file, which distributes the tables.
+-- These are the rules of the whole schema. It runs on PostgreSQL 15 to 18. The rules also prepare the schema for Citus,
+-- but no test runs it there: a cluster would need one more file, which distributes the tables.
 --   * user_id leads every primary key, unique constraint and foreign key, so a row cannot point at another tenant's row,
---     and a cluster can be sharded by it. Exceptions: `users` is its own tenant, so its key is id; the keys of claims
---     and preview_ports are the names that are unique across tenants; plans and schema_version have no user.
+--     and a cluster can be sharded by user_id. Exceptions: `users` is its own tenant, so its key is id; the keys of
+--     claims and preview_ports are the names that are unique across tenants; plans and schema_version have no user.
 --   * Row-level security fails closed: no row of a user is visible without atlas.user_id in the transaction. The owner
---     of the tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
+--     of the tables bypasses the policies (no FORCE): migrations, maintenance and the referential triggers run as the
+--     owner.
 --   * Clients make the ids, which are uuid v7; gen_random_uuid() serves people in psql, and entries of the ledger that
 --     the database adds.
 --   * Money is numeric(20,9) US dollars. Every CHECK on numeric refuses NaN explicitly, because NaN compares as greater
@@ -16,23 +17,23 @@
 --   * COMMENT describes the tables and the columns that people query; comments in these files give reasons.
 
 -- Hot tables use domains instead of CHECK constraints. PostgreSQL parses the text of every CHECK of a table again at
--- each statement, which was a third of the time of a reservation (measured). It caches the rule of a domain, and checks
--- it only for the columns that change.
+-- each statement, which was a third of the time of a reservation (measured). PostgreSQL caches the rule of a domain,
+-- and checks the rule only for the columns that change.
 CREATE DOMAIN whole AS integer CHECK (VALUE >= 0);
 CREATE DOMAIN whole_big AS bigint CHECK (VALUE >= 0);
 CREATE DOMAIN dollars AS numeric(20, 9) CHECK (VALUE >= 0 AND VALUE <> 'NaN');
 CREATE DOMAIN json_map AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
 
--- The tenant of the transaction; NULL: none, and then the policies show no row. nullif() because a setting that was
--- local to an earlier transaction reads as '' afterwards. PostgreSQL puts the body in the place of the call, so
--- policies use indexes.
+-- Return the tenant of the transaction; NULL if there is none: then the policies show no row. nullif() is needed
+-- because a setting that was local to an earlier transaction reads as '' afterwards. PostgreSQL puts the body in the
+-- place of the call, so policies use indexes.
 CREATE FUNCTION current_tenant() RETURNS uuid
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN nullif(current_setting('atlas.user_id', true), '')::uuid;
 
 -- Raise an error unless the caller may act for a user: a tenant for itself, the owner of the tables for everybody.
--- Functions with the owner's rights call it. There current_user is the owner; `role` and session_user are still the
--- caller's.
+-- Functions with the owner's rights call this function. In them current_user is the owner, but `role` and session_user
+-- are still those of the caller.
 CREATE FUNCTION check_tenant(p_user uuid) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -52,8 +53,8 @@ BEGIN
 END
 $$;
 
--- Return a text in lower case. COLLATE "C" knows ASCII only, so other texts take a collation that knows Unicode, of which
--- each server from 17 on and each one with ICU has one.
+-- Return a text in lower case. COLLATE "C" knows ASCII only, so other texts need a collation that knows Unicode. Each
+-- server from version 17 on has one, and each server with ICU.
 CREATE FUNCTION lower_unicode(p_text text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -67,9 +68,9 @@ BEGIN
 END
 $$;
 
--- Refuse every change of status but those in the arguments after the first, 'from>to'. The first argument is what
--- people call such a row. SQLSTATE 23T01 is our own, in the class of constraints. The facts are in DETAIL as JSON,
--- because nothing else of an error arrives unchanged on a cluster.
+-- Refuse a change of status unless an argument allows it. The first argument is the word for such a row, as 'project';
+-- each other argument is an allowed change, as 'active>archived'. SQLSTATE 23T01 is our own, in the class of
+-- constraints. The facts are in DETAIL as JSON, because a cluster passes on no other part of an error unchanged.
 CREATE FUNCTION refuse_illegal_transition() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -125,9 +126,10 @@ CREATE TABLE plans (
     builds_limit integer,
     -- Bytes that the contents of memory take in the database.
     memory_limit bigint,
-    -- True: a capture above the limit is refused. The default only reports it: losing memory is worse than storing it.
+    -- True: a capture above the limit is refused. False: it is only reported, since losing memory is worse than storing
+    -- it.
     memory_hard boolean NOT NULL DEFAULT false,
-    -- How many there may be at one time: projects that are not deleted, valid sessions, live previews. These limits are
+    -- The most at one time: projects that are not deleted, valid sessions, live previews. These limits are
     -- hard, because all tenants share names, hosts and ports.
     projects_limit integer,
     sessions_limit integer,
@@ -155,7 +157,8 @@ CREATE TABLE users (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     email text NOT NULL,
     password_hash text,
-    -- SQL that sets another password sets this too: sessions.issue compares it with what the sign-in has read.
+    -- SQL that sets another password must set this time too: sessions.issue compares it with the time that the sign-in
+    -- has read.
     password_changed_at timestamptz,
     name text NOT NULL DEFAULT '',
     plan text NOT NULL DEFAULT 'free',
@@ -167,8 +170,8 @@ CREATE TABLE users (
     CONSTRAINT users_id_not_nil CHECK (id <> '00000000-0000-0000-0000-000000000000'),
     -- 320 is 64 of the local part, the @, and 255 of the domain (RFC 3696).
     CONSTRAINT users_email_shape CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND char_length(email) <= 320),
-    -- The form in which the SDK stores an address (atlas_sdk/ops/emails.py), so that SQL of others cannot store a second
-    -- one. A domain with other characters is written as in the DNS, "xn--…".
+    -- The form in which the SDK stores an address (atlas_sdk/ops/emails.py), so that other SQL cannot store the same
+    -- address in a second form. A domain that is not ASCII is written as in the DNS, "xn--…".
     CONSTRAINT users_email_form CHECK (
         email = lower_unicode(email) AND email IS NFKC NORMALIZED
         AND octet_length(split_part(email, '@', 2)) = char_length(split_part(email, '@', 2))
@@ -188,15 +191,16 @@ COMMENT ON COLUMN users.email_verified IS 'True when the user has proved to own 
 COMMENT ON COLUMN users.created_at IS 'When the user signed up.';
 COMMENT ON COLUMN users.updated_at IS 'When the row was changed last.';
 
--- Not unique: uniqueness of an e-mail is a row in claims.
+-- This index need not be unique: a row in claims makes an e-mail unique.
 CREATE INDEX idx_users_email ON users (email);
 
 -- A cluster cannot hold UNIQUE (email) on a table that is sharded by user. So the name itself is the key here, and this
 -- table is sharded by it. Claim first, then insert, in one transaction: INSERT … ON CONFLICT DO NOTHING returns a row
 -- when the name was free.
 --
--- There is no foreign key to users: on Citus two tables with different shard keys cannot have one. Whoever deletes or
--- stops the thing deletes its claim in the same transaction, and maintenance removes the claims whose user is gone.
+-- There is no foreign key to users: on Citus two tables with different shard keys cannot have one. The transaction that
+-- deletes a user or project, or stops a preview, also deletes its claim. Maintenance removes the claims whose user is
+-- gone.
 CREATE TABLE claims (
     kind text NOT NULL,
     value text NOT NULL,
@@ -209,15 +213,15 @@ CREATE TABLE claims (
 );
 COMMENT ON TABLE claims IS 'Names that are unique across all tenants: e-mails, hosts of previews, session ids.';
 
--- Deleting a user releases everything the user claimed.
+-- The deletion of a user finds the user's claims by this index, and releases them.
 CREATE INDEX idx_claims_user ON claims (user_id, kind);
 
--- On sign-up: make the quota row from the plan. On a change of plan: set the limits of the new plan, except those that
--- were set for this user by hand; what is used stays.
+-- After a sign-up, make the quota row from the plan. After a change of plan, set the limits of the new plan, except the
+-- limits that were set for this user by hand; the used amounts stay.
 --
--- It runs with the caller's rights, so under row-level security the sign-up first sets atlas.user_id to the new id. The
--- schema comes from TG_TABLE_SCHEMA: search_path is empty while a dump is restored, and a SET clause would pin the path
--- of the migration.
+-- The function runs with the caller's rights, so under row-level security the sign-up first sets atlas.user_id to the
+-- new id. The schema comes from TG_TABLE_SCHEMA: search_path is empty while a dump is restored, and a SET clause would
+-- pin the path of the migration.
 CREATE FUNCTION create_default_user_quota() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -239,7 +243,7 @@ BEGIN
 END
 $$;
 
--- Two triggers, because WHEN may name OLD only where there is one.
+-- There are two triggers, because the WHEN of a trigger for INSERT may not name OLD.
 CREATE TRIGGER create_quota_on_signup AFTER INSERT ON users
 FOR EACH ROW EXECUTE FUNCTION create_default_user_quota();
 
@@ -250,7 +254,7 @@ CREATE TRIGGER update_users_updated_at BEFORE UPDATE ON users
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
 -- The token carries the user id, so one shard finds a session by (user_id, token_hash). A list of devices and the audit
--- name a session by its id: the hash of a credential belongs in neither.
+-- name a session by its id, because they must not show the hash of a credential.
 CREATE TABLE sessions (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     user_id uuid NOT NULL,
@@ -312,7 +316,7 @@ COMMENT ON COLUMN events.meta IS 'The facts, as a JSON object; never contents, t
 COMMENT ON COLUMN events.created_at IS 'When it happened.';
 
 CREATE INDEX idx_events_user_created ON events (user_id, created_at DESC);
--- The trail of one project. Events without one cost nothing here.
+-- For the trail of one project. Events without a project are not in this index.
 CREATE INDEX idx_events_project ON events (user_id, project_id, created_at DESC, id DESC) WHERE project_id IS NOT NULL;
 -- Maintenance deletes the old events of all users.
 CREATE INDEX idx_events_created ON events (created_at);
@@ -323,9 +327,10 @@ ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE claims ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON plans FOR SELECT USING (true);
 CREATE POLICY tenant ON users USING (id = current_tenant());
--- A tenant sees its own claims only, yet it cannot take a foreign one: ON CONFLICT asks the unique index, which no
--- policy filters. A tenant can find out that a name is taken, and not by whom. An address belongs to whoever signed up
--- with it: no tenant takes or frees one. To lock the claim of its own host, a tenant needs the right to change it.
+-- A tenant sees its own claims only, but it cannot claim a name of another tenant: ON CONFLICT asks the unique index,
+-- which no policy filters. A tenant can find out that a name is taken, but not by which user. No tenant may claim or
+-- release an address, which belongs to the user who signed up with it. To lock the claim of its own host, a tenant
+-- needs the right to change the claim.
 CREATE POLICY tenant_reads ON claims FOR SELECT USING (user_id = current_tenant());
 CREATE POLICY tenant_claims ON claims FOR INSERT WITH CHECK (user_id = current_tenant() AND kind <> 'email');
 CREATE POLICY tenant_holds ON claims FOR UPDATE USING (user_id = current_tenant() AND kind <> 'email');

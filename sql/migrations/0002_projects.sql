@@ -12,7 +12,7 @@ CREATE TABLE projects (
     session_id text NOT NULL,
     name text NOT NULL,
     path text NOT NULL,
-    -- Both are unsigned on some systems: the client stores the same 64 bits as a signed number.
+    -- Device and inode are unsigned on some systems: the client stores the same 64 bits as a signed number.
     root_device bigint,
     root_inode bigint,
     has_memory boolean NOT NULL DEFAULT false,
@@ -53,12 +53,12 @@ COMMENT ON COLUMN projects.status IS 'active, archived or deleted.';
 COMMENT ON COLUMN projects.created_at IS 'When it was registered.';
 COMMENT ON COLUMN projects.updated_at IS 'When it was changed or used last.';
 
--- A folder is one project; a deleted one makes room for the next.
+-- A folder has at most one project that is not deleted.
 CREATE UNIQUE INDEX idx_projects_path ON projects (user_id, path) WHERE status <> 'deleted';
 CREATE INDEX idx_projects_user ON projects (user_id);
 CREATE INDEX idx_projects_session ON projects (session_id);
 CREATE INDEX idx_projects_updated ON projects (updated_at DESC);
--- Pages of the projects of all users, the oldest first.
+-- For pages of the projects of all users, the oldest first.
 CREATE INDEX idx_projects_created ON projects (created_at, id);
 
 CREATE TABLE builds (
@@ -84,11 +84,12 @@ CREATE TABLE builds (
         CASE status WHEN 'queued' THEN started_at IS NULL WHEN 'failed' THEN true ELSE started_at IS NOT NULL END
     ),
     CONSTRAINT builds_finished CHECK ((finished_at IS NOT NULL) = (status IN ('succeeded', 'failed'))),
-    -- Nothing compares them with created_at: that is the server's clock, these may be the builder's.
+    -- No check compares these times with created_at: they may come from the builder's clock, created_at from the
+    -- server's.
     CONSTRAINT builds_times_ordered CHECK (finished_at >= started_at),
     CONSTRAINT builds_container_id_length CHECK (char_length(container_id) BETWEEN 1 AND 128),
     CONSTRAINT builds_image_id_length CHECK (char_length(image_id) BETWEEN 1 AND 255),
-    -- 16 MiB: more than a person reads; a client keeps the end of a longer one.
+    -- 16 MiB: more than a person reads; a client keeps the end of a longer log.
     CONSTRAINT builds_logs_length CHECK (octet_length(logs) <= 16777216),
     CONSTRAINT builds_error_message_length CHECK (octet_length(error_message) <= 65536),
     CONSTRAINT builds_resource_usage_object CHECK (jsonb_typeof(resource_usage) = 'object')
@@ -109,24 +110,25 @@ COMMENT ON COLUMN builds.resource_usage IS 'What it used, as a JSON object.';
 COMMENT ON COLUMN builds.created_at IS 'When it was queued.';
 COMMENT ON COLUMN builds.log_bytes IS 'Bytes that were ever appended to the log.';
 
--- The newest build of a project, for project_health, and the statistics of its last builds.
+-- For the newest build of a project in project_health, and for the statistics of its last builds.
 CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC, id DESC)
     INCLUDE (status, started_at, finished_at);
--- The counts of project_health.
+-- For the counts of project_health.
 CREATE INDEX idx_builds_status ON builds (user_id, project_id, status);
--- The counts of the last day and week in user_usage_summary.
+-- For the counts of the last day and week in user_usage_summary.
 CREATE INDEX idx_builds_user_created ON builds (user_id, created_at DESC);
--- The dispatcher and the search for stuck builds look across tenants; few rows are unfinished at a time.
+-- For the dispatcher and the search for stuck builds, which read the builds of all tenants. Few builds are unfinished
+-- at a time.
 CREATE INDEX idx_builds_unfinished ON builds (status, created_at) WHERE status IN ('queued', 'running');
--- Pages of a project's builds, by id.
+-- For pages of a project's builds, by id.
 CREATE INDEX idx_builds_page ON builds (user_id, project_id, id DESC);
 
--- One row an append, so that a line costs a line: in builds.logs each line would rewrite the whole log. When the build
--- ends, build_log_fold moves the log to builds.logs.
+-- Each append is one row, so that it writes only the new lines: in builds.logs each append would rewrite the whole log.
+-- When the build ends, build_log_fold moves the log to builds.logs.
 CREATE TABLE build_logs (
     user_id  uuid   NOT NULL,
     build_id uuid   NOT NULL,
-    -- The end of this piece in the whole log, in bytes: an order without a sequence.
+    -- The end of this piece in the whole log, in bytes. It orders the pieces, so no sequence is needed.
     ends_at  bigint NOT NULL,
     content  text   NOT NULL,
     PRIMARY KEY (user_id, build_id, ends_at),
@@ -192,20 +194,21 @@ COMMENT ON COLUMN previews.updated_at IS 'When the row was changed last.';
 COMMENT ON COLUMN previews.machine IS 'The machine that runs it, which has the port; empty where there is only one.';
 
 CREATE INDEX idx_previews_project ON previews (user_id, project_id, created_at DESC);
--- A request is routed by claims (host -> user_id), then by this. Unique among the live only: the rows of stopped and
--- failed previews stay as history.
+-- A router finds the user of a host in claims, and then the preview by this index. Only live previews are unique: the
+-- rows of stopped and failed previews stay as history.
 CREATE UNIQUE INDEX idx_previews_host ON previews (user_id, host) WHERE status IN ('creating', 'running', 'sleeping');
--- What may be put to sleep. It leaves last_accessed_at out: that moves with the traffic, and with the column in an
--- index each of those updates would rewrite every index of the table.
+-- For the previews that may be put to sleep. The index leaves last_accessed_at out, which changes with the traffic: if
+-- an index had this column, each such change would write to every index of the table.
 CREATE INDEX idx_previews_awake ON previews (user_id, id) WHERE status = 'running' AND auto_sleep;
 -- Maintenance deletes the rows of previews that stopped long ago.
 CREATE INDEX idx_previews_stopped ON previews (stopped_at) WHERE status = 'stopped';
--- And of those that failed. updated_at says when; it is left out for the reason given for last_accessed_at.
+-- Maintenance also deletes the rows of previews that failed long ago. The time of the failure is updated_at, which the
+-- index leaves out for the same reason as last_accessed_at.
 CREATE INDEX idx_previews_failed ON previews (created_at) WHERE status = 'failed';
 
--- As with claims the name is the key, not the user: two tenants must not get one port, and a cluster shards this table
--- by machine. So there is no foreign key: whoever stops a preview deletes its row here, and the ports of deleted
--- previews are found when a machine has no port left.
+-- As in claims, the key is the name and not the user: two tenants must not get the same port, and a cluster shards this
+-- table by machine. So there is no foreign key: the transaction that stops a preview deletes its row here, and the
+-- ports of deleted previews are found when a machine has no free port left.
 CREATE TABLE preview_ports (
     machine    text        NOT NULL,
     port       integer     NOT NULL,

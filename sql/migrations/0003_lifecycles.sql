@@ -1,9 +1,9 @@
 -- Lifecycles: the triggers of addresses, sessions, projects, builds and previews, the logs of builds, and the ports of
 -- previews.
 
--- Keep the claim of each user's address, also for SQL that knows nothing of claims. The SDK claims first, to learn
--- whether the address is taken. The function has the owner's rights, because no policy lets a tenant claim an address.
--- A cluster cannot have this trigger, because the claim is in another shard.
+-- Keep the claim of each user's address up to date, also for SQL that knows nothing of claims. The SDK inserts the
+-- claim before the user, to learn whether the address is taken. The function has the owner's rights, because no policy
+-- lets a tenant claim an address. A cluster cannot have this trigger, because the claim is in another shard.
 CREATE FUNCTION claim_email() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -26,9 +26,9 @@ $$;
 CREATE TRIGGER users_claim_email AFTER INSERT OR DELETE OR UPDATE OF email ON users
 FOR EACH ROW EXECUTE FUNCTION claim_email();
 
--- A session only ever ends: a revoked one stays revoked, none lives longer than its token says, and none changes its
--- token or its owner. So an application that writes to this table by mistake cannot let anybody back in. SQLSTATE 23T01
--- is that of refuse_illegal_transition.
+-- Refuse to bring a session back: a revoked session stays revoked, no session is made to expire later, and no session
+-- changes its token or its owner. So an application that writes to this table by mistake cannot let anybody back in.
+-- refuse_illegal_transition uses the same SQLSTATE, 23T01.
 CREATE FUNCTION refuse_session_return() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,7 +45,7 @@ BEGIN
 END
 $$;
 
--- The condition stands here: `last_seen_at` moves with the traffic, and then no function is called.
+-- The trigger has the condition, not the function: so a change of `last_seen_at`, which is frequent, calls no function.
 CREATE TRIGGER sessions_refuse_return BEFORE UPDATE ON sessions
 FOR EACH ROW WHEN (
     (NEW.is_active AND NOT OLD.is_active) OR NEW.expires_at > OLD.expires_at OR NEW.token_hash <> OLD.token_hash
@@ -53,8 +53,9 @@ FOR EACH ROW WHEN (
 )
 EXECUTE FUNCTION refuse_session_return();
 
--- Set the times of a change, unless they are given. The clock is read after the row was locked: now() is the start of a
--- transaction that may have waited here for an earlier one, and a build would end before it started.
+-- Set the time of a change of status, unless it is given. The function reads the clock, when the row is locked already.
+-- now() is the start of the transaction, which may have waited for an earlier transaction: then a build would end
+-- before it started.
 CREATE FUNCTION stamp_build() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -113,8 +114,8 @@ EXECUTE FUNCTION refuse_illegal_transition(
 CREATE TRIGGER previews_stamp BEFORE UPDATE ON previews
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION stamp_preview();
 
--- Return the log as far as it is kept: at most what builds.logs can hold, and its first line then says how many bytes
--- are missing at the beginning. NULL: there is no such build.
+-- Return the log of a build, at most as much as builds.logs can hold; NULL if there is no such build. If the beginning
+-- of the log is not kept, the first line says how many bytes are missing.
 CREATE FUNCTION build_log_text(p_user uuid, p_build uuid) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -152,7 +153,8 @@ BEGIN
 END
 $$;
 
--- Move the log to builds.logs. The caller has locked the build, so no piece is added meanwhile.
+-- Move the log of a build from build_logs to builds.logs. The caller has locked the build, so no piece is added
+-- meanwhile.
 CREATE FUNCTION build_log_fold(p_user uuid, p_build uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -163,8 +165,9 @@ BEGIN
 END
 $$;
 
--- Append to a log; false: there is no such build. The update makes the writers of one build take turns, so that each
--- knows where its piece begins. p_bytes is more than the length of p_content when the caller left out the beginning.
+-- Append to a log; return false if there is no such build. The update of builds makes the writers of one build wait for
+-- each other, so that each writer knows where its piece begins. p_bytes is more than the length of p_content when the
+-- caller left out the beginning.
 --
 -- The last lines of a builder often arrive after its result, one by one. Moving each of them to builds.logs would
 -- rewrite up to 16 MiB, so they wait in build_logs until there are 64 KiB.
@@ -192,11 +195,11 @@ BEGIN
 END
 $$;
 
--- Give a live preview a free port from p_first to p_last in place of the one that it has; NULL: no port is free, and
--- the preview keeps its own. The insert asks the unique index, which no policy filters, so it meets the ports of other
--- tenants too, and it waits for a transaction that is taking the same port. The search begins at a random port: two
--- calls at one time do not meet, and a port that was just given back is rarely the next one. A tenant gets ports from
--- this function only, or one tenant could take them all.
+-- Give a live preview a free port from p_first to p_last in place of its present port, and return the new port. Return
+-- NULL if no port is free; then the preview keeps its present port. The insert asks the unique index, which no policy
+-- filters. So the insert finds the ports of other tenants too, and waits for a transaction that is taking the same
+-- port. The search begins at a random port: two calls at one time do not meet, and a port that was just given back is
+-- rarely the next one. A tenant gets ports from this function only, or one tenant could take them all.
 CREATE FUNCTION preview_port_take(p_user uuid, p_preview uuid, p_machine text, p_first integer, p_last integer)
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$

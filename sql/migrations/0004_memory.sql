@@ -4,10 +4,10 @@ CREATE TABLE memory_blobs (
     size        bigint      NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     user_id     uuid        NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    -- How many deltas lead from the keyframe to this blob; 0 is a keyframe.
+    -- The number of deltas from the keyframe to this blob; 0 is a keyframe.
     depth       smallint    NOT NULL DEFAULT 0,
     sha256      bytea       NOT NULL,
-    -- The blob that this one is a delta of. The foreign key keeps it for as long as this one exists.
+    -- The base of a delta: another blob. The foreign key keeps the base for as long as the delta exists.
     base_sha256 bytea,
     -- One format byte, then the payload (atlas_sdk/model/blobs.py). NULL: the file was over the size limit, so only its
     -- hash and its size are known.
@@ -21,12 +21,12 @@ CREATE TABLE memory_blobs (
     CONSTRAINT memory_blobs_delta_has_data CHECK (depth = 0 OR data IS NOT NULL)
 );
 COMMENT ON TABLE memory_blobs IS 'The contents of versions, once for each user and SHA-256, mostly as deltas.';
--- The payload is compressed already: a second try would only cost time.
+-- The payload is compressed already. PostgreSQL would only lose time if it tried to compress the payload again.
 ALTER TABLE memory_blobs ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE INDEX idx_memory_blobs_base ON memory_blobs (user_id, base_sha256) WHERE base_sha256 IS NOT NULL;
 
--- A version updates one row in place: there is no index on what changes, and the page has room for the next row
--- version.
+-- A new version updates the row of its file in place: no index has a column that changes, and fillfactor leaves room in
+-- the page for the next row version.
 CREATE TABLE memory_files (
     user_id     uuid NOT NULL,
     project_id  uuid NOT NULL,
@@ -49,7 +49,7 @@ CREATE TABLE checkpoints (
     id          uuid        NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     name        text        NOT NULL,
-    -- 'named' by somebody; 'safety' made before a restore writes.
+    -- 'named': a user or program made it. 'safety': Atlas made it before a restore wrote files.
     kind        text        NOT NULL DEFAULT 'named',
     note        text,
     attribution jsonb       NOT NULL DEFAULT '{}',
@@ -105,7 +105,8 @@ CREATE INDEX idx_memory_snapshots_file ON memory_snapshots (user_id, project_id,
 CREATE INDEX idx_memory_snapshots_blob ON memory_snapshots (user_id, sha256);
 CREATE INDEX idx_memory_snapshots_checkpoint ON memory_snapshots (user_id, project_id, checkpoint)
     WHERE checkpoint IS NOT NULL;
--- Maintenance deletes old versions, the oldest first. It meets the newest of every file, which stay, each time again.
+-- Maintenance deletes old versions, the oldest first. Each run also reads the newest version of an unchanged file,
+-- which stays.
 CREATE INDEX idx_memory_snapshots_auto ON memory_snapshots (created_at) WHERE kind = 'auto';
 
 -- Keep the newest version of a file for ever, and the newest one with content: deleting old rows by hand or by cron
@@ -142,13 +143,13 @@ CREATE TABLE restores (
     created_at  timestamptz NOT NULL DEFAULT now(),
     -- Set while the restore is undone.
     undone_at   timestamptz,
-    -- Undone, and a later restore was made since: redo does not reach behind that one.
+    -- True if the restore was undone and a later restore was made since: then redo cannot repeat this one.
     superseded  boolean     NOT NULL DEFAULT false,
-    -- What was asked for: a checkpoint's name, a version, "latest".
+    -- The requested state: a checkpoint's name, a version, "latest".
     target      text        NOT NULL,
     -- The checkpoint made just before the files were written.
     safety      text        NOT NULL,
-    -- [{"path": …, "before": snapshot id or null, "after": snapshot id or null}]; null: no such file.
+    -- [{"path": …, "before": snapshot id or null, "after": snapshot id or null}]; null: the file did not exist.
     changes     jsonb       NOT NULL,
     attribution jsonb       NOT NULL DEFAULT '{}',
     PRIMARY KEY (user_id, project_id, id),
@@ -156,12 +157,12 @@ CREATE TABLE restores (
 );
 COMMENT ON TABLE restores IS 'What was restored, and what stood there before: undo and redo walk over it.';
 
--- The memory limit. It is soft for almost everybody, so a put reads one flag of the user's row and goes on. Where it is
--- hard, the puts of one user take turns: two contents that fit one by one might not fit together.
+-- The memory limit. It is soft for almost everybody, so a put reads one flag of the user's row and goes on. If it is
+-- hard, the puts of one user wait for each other: two contents that fit one by one might not fit together.
 
--- Lock the memory limit of a user, if it is hard, until the end of the transaction. Returns whether it is hard. It comes
--- before the lock of any file, so that a put and a longer transaction cannot wait for each other. It locks the user's
--- row: any tenant can take an advisory lock in another's name.
+-- Lock the memory limit of a user, if it is hard, until the end of the transaction; return whether it is hard. Call the
+-- function before any lock of a file, so that a put and a longer transaction cannot wait for each other. The function
+-- locks the user's row. An advisory lock would not do, because any tenant can take one in another tenant's name.
 CREATE FUNCTION memory_lock_limit(p_user uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -173,8 +174,8 @@ BEGIN
 END
 $$;
 
--- Tell whether the user's limit lets a content in. NULL as data always fits: then only the hash is kept. VOLATILE: it
--- must see what was committed before the lock was had.
+-- Return whether a content fits into the user's limit. NULL as data always fits, because then only the hash is kept.
+-- The function is VOLATILE, because it must see the rows that were committed before it got the lock.
 CREATE FUNCTION memory_fits(p_user uuid, p_sha256 bytea, p_data bytea) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -195,9 +196,9 @@ END
 $$;
 
 -- Append a version, in one round trip and one commit. Concurrent writers race for the file's row in memory_files: a
--- writer that does not know the newest version (p_head) changes nothing and gets no row; it reads the newest and tries
--- again. A content that a hard limit refuses changes nothing either. A content that was stored before keeps its place in
--- its own chain of deltas, so the function returns its depth; NULL: only the hash is kept.
+-- writer whose p_head is not the newest version changes nothing and gets no row; it reads the newest version and tries
+-- again. A content that a hard limit refuses changes nothing either. A content that was stored before keeps its place
+-- in its own chain of deltas, so the function returns its depth; NULL: only the hash is kept.
 CREATE FUNCTION memory_put(
     p_user uuid, p_project uuid, p_path text, p_id uuid, p_head uuid, p_size bigint, p_depth smallint, p_sha256 bytea,
     p_base_sha256 bytea, p_data bytea, p_mode integer, p_kind text, p_link text, p_folder_modes smallint[],

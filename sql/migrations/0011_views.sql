@@ -15,7 +15,7 @@ SELECT
     u.id AS user_id,
     u.email,
     u.plan,
-    -- The next use begins a new period; until then an ended one has nothing used.
+    -- In a period that has ended nothing counts as used; the next use begins a new period.
     CASE WHEN q.period_end > now() THEN q.tokens_used ELSE 0 END AS tokens_used,
     q.tokens_limit,
     CASE WHEN q.period_end > now() THEN q.cost_used ELSE 0 END AS cost_used,
@@ -59,7 +59,7 @@ LEFT JOIN (
     GROUP BY user_id
 ) AS b ON b.user_id = u.id
 LEFT JOIN (
-    -- The first entry of an index; max() would read all of them.
+    -- This reads the first entry of an index; max() would read all entries.
     SELECT DISTINCT ON (user_id) user_id, created_at AS last_at
     FROM builds
     ORDER BY user_id, created_at DESC
@@ -160,22 +160,22 @@ COMMENT ON COLUMN project_health.memory_files IS 'Memory files that are not dele
 COMMENT ON COLUMN project_health.memory_bytes IS 'Bytes of their newest versions.';
 COMMENT ON COLUMN project_health.last_snapshot_at IS 'When a memory file was last changed.';
 
--- Sums of the ledger before a moment: then the sum of everything reads only the entries since. Maintenance adds entries
--- that are older than two days. The sums are exact: when an entry changes that they may count, triggers void them, and
--- the whole ledger is read until maintenance has summed it up again.
+-- The sums of the entries of the ledger before a moment. So a total over all time reads only the entries after that
+-- moment. Maintenance adds entries that are older than two days. The sums are exact: if an entry changes that they may
+-- count, triggers void them, and a total reads the whole ledger until maintenance has summed it up again.
 CREATE TABLE usage_sums (
     user_id uuid        NOT NULL,
     until   timestamptz NOT NULL,
-    -- Of the entries before that moment, {kind: [entries, amount, cost]}, with the kinds of usage_totals.
+    -- The sums of the entries before `until`, {kind: [entries, amount, cost]}, with the kinds of usage_totals.
     sums    json_map    NOT NULL,
     PRIMARY KEY (user_id),
     FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
 );
 COMMENT ON TABLE usage_sums IS 'Sums of the older entries of usage_ledger, kept by maintenance.';
 
--- Void the sums of the users whose older entries change. The lock waits for maintenance that is summing up, and keeps it
--- away until the change is committed. (At REPEATABLE READ a lost race is an error: the key meets a row that the
--- transaction cannot see.)
+-- Void the sums of the users whose older entries change. The lock waits for maintenance that is summing up, and keeps
+-- it away until the change is committed. (At REPEATABLE READ a lost race is an error, because the insert conflicts with
+-- a row that the transaction cannot see.)
 CREATE FUNCTION void_usage_sums() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -209,10 +209,11 @@ FOR EACH STATEMENT EXECUTE FUNCTION void_usage_sums();
 CREATE TRIGGER usage_sums_no_entries AFTER TRUNCATE ON usage_ledger
 FOR EACH STATEMENT EXECUTE FUNCTION void_usage_sums();
 
--- Return sums of the ledger. It is a function because the plan must fit the question: a plan for any question reads the
--- ledger by an index, also for all of a million rows. The planner also expects a group for every moment, and would sort
--- the rows instead of hashing a few hundred groups. Without JIT, because compiling takes longer than summing up: 377 ms
--- with it and 0.69 ms without, on PostgreSQL 15. Settings of a function work behind a pooler too.
+-- Return sums of the ledger. The function sets force_custom_plan, because a generic plan would read the ledger by an
+-- index, also for all of a million rows. It sets enable_sort = off, because the planner expects a group for every
+-- moment and would sort the rows instead of hashing a few hundred groups. It sets jit = off, because compiling takes
+-- longer than summing up: 377 ms with JIT and 0.69 ms without, on PostgreSQL 15. Settings of a function work behind a
+-- pooler too.
 --
 -- An expired reservation was charged in tokens, as in the ledger; a released one used nothing; a refund
 -- lowers the tokens.
@@ -256,11 +257,11 @@ END
 $$;
 
 -- Add entries to the sums of p_users users after p_after, in the order of ids, about p_limit entries of each user.
--- Returns how many users it has looked at, the last one whose sums are as far as they can be, and whether there are no
--- more. A user whose row is locked is left to the next run.
+-- Returns the number of users that it has looked at, the user after whom the next call goes on, and whether there are
+-- no more users. A user whose row is locked is left to the next run.
 --
 -- Why no entry is missed: an open transaction that has added an entry holds the user's row, by the foreign key, so this
--- user is left out. Whoever adds one later, or changes one, voids the sums, unless the entry is not in them.
+-- user is left out. A transaction that adds or changes an entry later voids the sums, if they may count that entry.
 CREATE FUNCTION maintenance_sum_usage(
     p_after uuid, p_users integer, p_limit integer, OUT examined integer, OUT at uuid, OUT finished boolean
 )

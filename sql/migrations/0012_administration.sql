@@ -1,8 +1,8 @@
 -- Administration: maintenance, refunds, and what a tenant's role may do.
 --
--- Several processes may run maintenance at once. It waits for no row: one that somebody else has locked is left to the
--- next run. It decides about a row after it has locked it, in a statement of its own: only such a statement sees what
--- was committed before the lock.
+-- Several processes may run maintenance at once. Maintenance waits for no row: it leaves a row that another transaction
+-- has locked to the next run. It first locks a row, and decides about the row in the next statement: only a statement
+-- that begins after the lock sees everything that was committed before the lock.
 
 CREATE TABLE maintenance_runs (
     -- The nil id, as with events of the service itself.
@@ -12,10 +12,10 @@ CREATE TABLE maintenance_runs (
     ended_at    timestamptz,
     -- A process that was killed leaves 'running'.
     outcome     text        NOT NULL DEFAULT 'running',
-    -- True for a run of every job: only such a run counts as the day's.
+    -- True for a run of every job: only such a run counts as the run of the day.
     whole       boolean     NOT NULL,
     problem     text,
-    -- What each job did, in the order of the jobs.
+    -- The result of each job, in the order of the jobs.
     jobs        jsonb       NOT NULL DEFAULT '[]',
     attribution jsonb       NOT NULL DEFAULT '{}',
     PRIMARY KEY (user_id, id),
@@ -31,8 +31,9 @@ COMMENT ON COLUMN schema_version.name IS 'The name of the migration.';
 COMMENT ON COLUMN schema_version.checksum IS 'SHA-256 of its file, in hex.';
 COMMENT ON COLUMN schema_version.applied_at IS 'When it was applied.';
 
--- Tell whether the user, live preview or project of a name is gone; for a port, 'preview_port' with the preview's id.
--- It is called for every row, so it has no search_path of its own: setting it takes longer than the rest.
+-- Return whether the user, live preview or project of a name is gone. For a port, p_kind is 'preview_port' and p_value
+-- the preview's id. Statements call this for every row, so it has no search_path of its own: setting one takes longer
+-- than the rest of the function.
 CREATE FUNCTION claim_is_lost(p_kind text, p_value text, p_user uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -56,7 +57,7 @@ BEGIN
 END
 $$;
 
--- Tell whether a version has this content, or another content is a delta of it.
+-- Return whether a version has this content, or another content is a delta of it.
 CREATE FUNCTION memory_blob_is_needed(p_user uuid, p_sha256 bytea) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -65,7 +66,8 @@ BEGIN
 END
 $$;
 
--- Delete those of these contents that nothing needs. Returns the bytes of each, and its base, which may be next.
+-- Delete the given contents that nothing needs. Returns the bytes and the base of each deleted content: now nothing may
+-- need the base either.
 --
 -- Why nothing is lost. A put locks the row of a content that is stored already (ON CONFLICT DO UPDATE does so, whatever
 -- its condition says) until it commits. If the put has the row now, the row is skipped; if it has committed, its
@@ -194,17 +196,19 @@ $$;
 --   atlas_owner   owns the tables where `atlasctl db init` made them: it migrates and maintains
 --   atlas_app     what `atlas.as_user(user)` acts as: row-level security applies, no DDL
 --
--- Every table has a policy: a transaction sees the rows of the user in atlas.user_id, and none without one. The role
--- limits what a policy cannot: which columns and statements a tenant may use at all. So a tenant cannot raise its
--- limits, settle by hand, verify its own e-mail, change the audit, or claim another's address. The functions of the
--- quotas and of the ports run with the owner's rights, because a tenant must not write counters nor take a port. Their
--- search_path puts pg_temp last, or a temporary table with the right name would be taken for ours.
+-- Every table has a policy: a transaction sees the rows of the user in atlas.user_id, and no row without that
+-- setting. The role limits what a policy cannot: which columns and statements a tenant may use at all. So a tenant
+-- cannot raise its limits, settle by hand, verify its own e-mail, change the audit, or claim the address of another
+-- user. The functions of the quotas and of the ports run with the owner's rights, because a tenant must not write
+-- counters nor take a port. Their search_path puts pg_temp last, because otherwise they would take a temporary table
+-- with the same name for ours.
 --
 -- Roles belong to the whole server, and the owner of a database may not be allowed to make them. Then everything works
 -- but as_user, until an administrator has made them (`atlasctl db init` says how).
 
--- Give the roles exactly what they need, and take away what they had beside it; a later migration adds here what is
--- new. False: there are no roles. The owner runs it, after every migration and by `atlasctl db init`.
+-- Give the roles exactly the rights that they need, and revoke all others; return false if there are no roles. A later
+-- migration adds the rights on its new objects here. The owner runs this after every migration and by `atlasctl db
+-- init`.
 CREATE FUNCTION grant_atlas_roles() RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -256,13 +260,13 @@ BEGIN
 END
 $$;
 
--- Take away what every login of a database has by default and no tenant needs: temporary tables and schemas, whose
--- names could be taken for ours; large objects, which no policy separates; advisory locks, which anybody may take in
--- anybody's name. Our own connections look among temporary tables last. Set for the database, this also works behind a
--- pooler, where a client may set nothing. What this login may not do is left to an administrator: `atlasctl db init`
--- and `db doctor` say it. Where another role has tables in this database, it may need all of this: then only `atlasctl
--- db init` closes it, which shows each step. To give something back to another application: GRANT TEMPORARY ON DATABASE
--- … TO its role.
+-- Revoke the rights that every login of a database has by default and no tenant needs: temporary tables and schemas,
+-- whose names could be taken for ours; large objects, which no policy separates; advisory locks, which anybody may take
+-- in anybody's name. Our own connections look among temporary tables last. The search_path is set for the database, so
+-- it also works behind a pooler, where a client may set nothing. An administrator must do what this login may not do:
+-- `atlasctl db init` and `db doctor` show the commands. If another role has tables in this database, it may need these
+-- rights: then only `atlasctl db init` revokes them, which shows each step. To give a right back to another
+-- application, run for example: GRANT TEMPORARY ON DATABASE … TO its role.
 DO $$
 DECLARE
     place pg_database;
@@ -299,9 +303,9 @@ BEGIN
 END
 $$;
 
--- Make the roles. Whoever migrates also acts for tenants, so it must be able to become atlas_app. What this login may
--- not do is left to an administrator. Two databases of a server may be set up at once: then the other one has made the
--- role.
+-- Make the roles. The login that migrates also acts for tenants, so it must be able to become atlas_app. An
+-- administrator must do what this login may not do. If two databases of a server are set up at once, the other set-up
+-- may have made the role.
 DO $$
 DECLARE
     name text;

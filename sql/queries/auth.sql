@@ -9,7 +9,7 @@ SELECT id, email, name, plan, email_verified, password_changed_at, created_at, u
 WHERE id = %(user_id)s AND password_hash = %(password_hash)s FOR NO KEY UPDATE;
 
 -- name: rehash
--- Only if nobody has set another one meanwhile.
+-- Store a renewed hash of the same password, unless another hash was stored in between.
 UPDATE users SET password_hash = %(password_hash)s WHERE id = %(user_id)s AND password_hash = %(before)s;
 
 -- name: next_change

@@ -1,6 +1,6 @@
 -- name: lift_limits
--- See all rows or fail: a login under row-level security must not see a part of them. And set no time limits; the last
--- setting is new in PostgreSQL 17.
+-- Make this transaction see all rows or fail, because a login under row-level security must not see only a part of
+-- them. Also lift all time limits; the last setting is new in PostgreSQL 17.
 SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, true) FROM pg_settings
 WHERE name IN ('row_security', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                'transaction_timeout');
@@ -17,11 +17,12 @@ SELECT (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnam
        current_setting('server_version_num')::integer % 10000 AS minor;
 
 -- name: snapshot
--- Exports what this transaction sees, so that pg_dump sees the same.
+-- Export the snapshot of this transaction, so that pg_dump sees the same rows.
 SELECT pg_export_snapshot();
 
 -- name: write_counts (read)
--- Counts the rows of every table of a schema, and tells whether they belong to users.
+-- Return a statement that counts the rows of every table of a schema, and says of each table whether its rows belong to
+-- users.
 SELECT string_agg(format('SELECT %%L AS name, count(*) AS amount, %%L::boolean AS of_users FROM %%I.%%I', c.relname,
                          c.relname = 'users' OR EXISTS (SELECT FROM pg_attribute a
                                                         WHERE a.attrelid = c.oid AND a.attname = 'user_id'),
@@ -32,8 +33,8 @@ WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartitio
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e');
 
 -- name: objects (read)
--- The objects of a schema that can be dropped by themselves, tables first, each with the command that drops it. Without
--- those of extensions, and without those that go with another object: indexes, row types of tables, partitions.
+-- The objects of a schema that can be dropped by themselves, tables first, each with the command that drops it. Objects
+-- of extensions are left out, and objects that are dropped with another one: indexes, row types of tables, partitions.
 SELECT t.name, 'DROP ' || upper(t.kind) || ' IF EXISTS ' || t.identity || ' CASCADE' AS command
 FROM (
     SELECT 1 AS turn, c.oid, c.relname AS name, format('%%I.%%I', n.nspname, c.relname) AS identity,
@@ -55,7 +56,8 @@ WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype IN
 ORDER BY t.turn, t.name;
 
 -- name: count_outside (read)
--- The number of objects in all other schemas: dropping a table also drops the objects that depend on it.
+-- Count the objects in all other schemas. A smaller number after a drop means that the drop reached other schemas,
+-- because dropping a table also drops the objects that depend on the table.
 SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname <> %(schema)s
           AND n.nspname NOT LIKE 'pg\_%%')
      + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname <> %(schema)s)
@@ -66,20 +68,20 @@ SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relname
 SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 
 -- name: write_lock_tables (read)
--- Locks everybody else out of the tables until the transaction ends.
+-- Return a statement that locks everybody else out of the tables until the transaction ends.
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
 
 -- name: write_raise_epochs (read)
--- Raises the fencing numbers above all numbers that were given after the dump. Microseconds since 1970 are above them,
--- also if the dump was loaded before: no user gets a million reservations a second.
+-- Return a statement that raises the fencing numbers above all numbers that were given after the dump. The microseconds
+-- since 1970 are above these, even if the dump was loaded before: no user gets a million reservations a second.
 SELECT CASE WHEN to_regclass(format('%%I.user_quotas', %(schema)s::text)) IS NOT NULL THEN
            format('UPDATE %%I.user_quotas SET epoch = greatest(epoch, '
                   '(EXTRACT(epoch FROM clock_timestamp()) * 1000000)::bigint)', %(schema)s::text)
        END;
 
 -- name: check_constraints
--- Checks now the constraints that would be checked at the end of the transaction.
+-- Check now the constraints that PostgreSQL would check at the end of the transaction.
 SET CONSTRAINTS ALL IMMEDIATE;
 
 -- name: write_analyze (read)
@@ -87,15 +89,15 @@ SELECT 'ANALYZE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ')
 FROM unnest(%(tables)s::text[]) AS t;
 
 -- name: may_grant
--- Whether this version of the schema has the function that gives rights to roles.
+-- Return whether this version of the schema has the function that gives rights to roles.
 SELECT to_regprocedure('grant_atlas_roles()') IS NOT NULL;
 
 -- name: grant
 SELECT grant_atlas_roles();
 
 -- name: definitions (read)
--- The definition of everything in a schema, without rows, owners, rights, and settings of speed. Without parentheses
--- outside of functions: a nested AND comes back flat from a dump.
+-- Return the definition of every object in a schema, without rows, owners, rights, and settings of speed. Outside of
+-- functions the parentheses are removed, because a nested AND comes back from a dump without its parentheses.
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s)
 SELECT d.kind, d.name, CASE d.kind WHEN 'function' THEN d.definition ELSE translate(d.definition, '()', '') END
            AS definition
@@ -108,7 +110,7 @@ FROM (
     SELECT 'column', c.relname || '.' || a.attname,
            concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
                      a.attcollation::regcollation, pg_get_expr(f.adbin, f.adrelid),
-                     -- A row of it is written without names.
+                     -- The order of columns matters in a composite type: its rows are written without names.
                      CASE c.relkind WHEN 'c' THEN a.attnum END)
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
@@ -119,7 +121,7 @@ FROM (
                                           y.typcollation::regcollation)
     FROM pg_type y WHERE y.typnamespace IN (SELECT oid FROM here) AND y.typtype = 'd'
     UNION ALL
-    -- Those that are not valid on their own: NOT NULL is a column's, and before PostgreSQL 18 not even here.
+    -- Leave out NOT NULL: the column above has it, and pg_constraint has it only from PostgreSQL 18 on.
     SELECT 'constraint', coalesce(c.relname, y.typname) || '.' || k.conname,
            concat_ws(' ', k.convalidated, pg_get_constraintdef(k.oid))
     FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid LEFT JOIN pg_type y ON y.oid = k.contypid

@@ -15,7 +15,8 @@ SELECT {columns}
 FROM builds WHERE user_id = %(user_id)s AND id = %(build_id)s;
 
 -- name: change
--- Return no row when it has this status already. One trigger refuses an illegal change, another one sets the times.
+-- Return no row when the build has this status already. One trigger refuses an illegal change, another one sets the
+-- times.
 UPDATE builds
 SET status = %(status)s,
     container_id = coalesce(%(container_id)s, container_id),
@@ -29,35 +30,35 @@ RETURNING {columns};
 SELECT build_log_append(%(user_id)s, %(build_id)s, %(content)s, %(bytes)s) AS found;
 
 -- name: fold_log
--- Called in the transaction that ends the build.
+-- Move the log of a build to builds.logs, in the transaction that ends the build.
 SELECT build_log_fold(%(user_id)s, %(build_id)s);
 
 -- name: log (read)
--- NULL: no such build.
+-- Return the log of a build; NULL if there is no such build.
 SELECT build_log_text(%(user_id)s, %(build_id)s) AS content;
 
 -- name: unfinished
--- Of one project, in the order of ids, so that two calls cannot deadlock.
+-- Lock the unfinished builds of one project in the order of ids, so that two calls cannot deadlock.
 SELECT {columns} FROM builds
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('queued', 'running')
 ORDER BY id FOR UPDATE;
 
 -- name: list (read)
--- The newest first.
+-- Return the newest build first.
 SELECT {columns} FROM builds
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: list_after (read)
--- The builds after one, the oldest first.
+-- Return the builds after a given one, the oldest first.
 SELECT {columns} FROM builds
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND id > %(after)s
 ORDER BY id LIMIT %(limit)s;
 
 -- name: stats (read)
--- Of the builds that were queued since a moment. An index has every column that this reads.
+-- Return statistics of the builds that were queued since a moment. An index has every column that this statement reads.
 SELECT s.total, s.queued, s.running, s.succeeded, s.failed,
        -- As in the view project_health.
        round(s.succeeded::numeric / nullif(s.succeeded + s.failed, 0), 4) AS success_rate,

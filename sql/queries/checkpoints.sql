@@ -25,7 +25,7 @@ SELECT made.id, made.user_id, made.project_id, made.name, made.kind, made.note, 
 FROM made;
 
 -- name: list (read)
--- Newest first.
+-- Return the newest checkpoint first.
 SELECT c.id, c.user_id, c.project_id, c.name, c.kind, c.note, c.attribution, c.created_at, coalesce(n.files, 0) AS files,
        coalesce(n.size, 0) AS size
 FROM checkpoints c

@@ -19,8 +19,8 @@ WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'max_connections', 'se
 SELECT setting FROM pg_settings WHERE name = 'data_directory';
 
 -- name: connections (read)
--- Connections of clients: the limits and the numbers, of the server and of this database. Some are reserved for superusers,
--- and from PostgreSQL 16 on some more for a role.
+-- Connections of clients: the limits and the numbers, of the server and of this database. The limit of the server
+-- leaves out the connections that are reserved for superusers, and from PostgreSQL 16 on for a role.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
            - coalesce(current_setting('reserved_connections', true), '0')::integer AS of_server,
        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS of_database,
@@ -28,7 +28,8 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
 FROM pg_stat_activity WHERE backend_type = 'client backend';
 
 -- name: who_is_connected (read)
--- Connections by login, the most first; `stuck` counts those that were idle in a transaction for some time.
+-- Connections by login, the largest number first; `stuck` counts connections that were idle in a transaction for
+-- `idle`.
 SELECT coalesce(usename, '?') AS login, coalesce(nullif(application_name, ''), 'no name') AS application,
        coalesce(datname, '?') AS database, count(*) AS connections,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%%' AND state_change < clock_timestamp() - %(idle)s::interval)
@@ -38,7 +39,7 @@ GROUP BY usename, application_name, datname
 ORDER BY count(*) DESC, login, application;
 
 -- name: tables (read)
--- The work that vacuum has left on the tables of a schema. NULL: it never came.
+-- The work that vacuum has left on the tables of a schema. A time is NULL if that work was never done.
 SELECT s.relname AS name, s.n_live_tup AS live, s.n_dead_tup AS dead,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
        greatest(s.last_analyze, s.last_autoanalyze) AS analysed_at,
@@ -49,11 +50,11 @@ WHERE s.schemaname = %(schema)s::text
 ORDER BY s.relname;
 
 -- name: may_use (read)
--- Whether a role may look into a schema (one row, none where there is no such schema).
+-- Return whether a role may look into a schema; no row if there is no such schema.
 SELECT has_schema_privilege(%(role)s::name, oid, 'USAGE') AS may_use FROM pg_namespace WHERE nspname = %(schema)s::text;
 
 -- name: missing_privileges (read)
--- Of these pairs of a table or view and a privilege, those that a role does not have, not even for one column.
+-- Return the given pairs of a table or view and a privilege that a role does not have, not even for one column.
 SELECT c.relname AS name, wanted.privilege
 FROM unnest(%(names)s::text[], %(privileges)s::text[]) AS wanted (name, privilege)
 JOIN pg_class AS c ON c.relname = wanted.name JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -66,7 +67,7 @@ ORDER BY wanted.privilege, c.relname;
 -- name: excess_privileges (read)
 -- All privileges of a role on these tables and views, by a grant to it, to PUBLIC or to a role that it is a member of,
 -- and the right to create in the schema (`name` is NULL); each with the command that revokes it. The owner's own rights
--- are no grants.
+-- are left out.
 WITH home AS (SELECT oid, nspname, nspacl, nspowner FROM pg_namespace WHERE nspname = %(schema)s::text),
      given AS (
          SELECT c.relname AS name, NULL::name AS on_column, a.privilege_type AS privilege, a.grantee,
@@ -92,7 +93,7 @@ WHERE given.grantee <> given.owner AND (given.grantee = 0 OR pg_has_role(app.oid
 ORDER BY given.name, given.privilege, given.on_column, command;
 
 -- name: above_policies (read)
--- The reasons why policies do not bind a role (no row: they bind it), each with the command that ends it.
+-- The reasons why policies do not bind a role (no row: they bind it), each with the command that removes it.
 SELECT 'is a superuser' AS how, format('ALTER ROLE %%I NOSUPERUSER', rolname) AS command
 FROM pg_roles WHERE rolname = %(role)s::text AND rolsuper
 UNION ALL
@@ -118,7 +119,8 @@ WHERE n.nspname = %(schema)s::text AND p.proname = ANY (%(names)s::text[])
 ORDER BY name, command;
 
 -- name: database_grants (read)
--- The privileges of a role on the database beside CONNECT, by a grant to it, to PUBLIC or to a role that it is a member of.
+-- The privileges of a role on the database beside CONNECT, by a grant to it, to PUBLIC or to a role that it is a member
+-- of.
 SELECT a.privilege_type AS privilege,
        'REVOKE ' || a.privilege_type || ' ON DATABASE ' || quote_ident(d.datname) || ' FROM '
            || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS command
@@ -128,8 +130,8 @@ WHERE d.datname = current_database() AND app.rolname = %(role)s::text AND a.priv
 ORDER BY a.privilege_type, command;
 
 -- name: system_functions (read)
--- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the command
--- that revokes that (NULL: none).
+-- The number of PostgreSQL's own functions for large objects and advisory locks that a role may execute, and the
+-- command that revokes this right; NULL if there are no such functions.
 SELECT count(*) AS amount,
        'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC, '
            || quote_ident(%(role)s) AS command
@@ -139,8 +141,8 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$
               WHERE a.grantee IN (0, app.oid));
 
 -- name: search_paths (read)
--- The places where a search_path is set for new connections to this database, the strongest first, and the beginning of the
--- command that changes it. The roles are those that act in the schema, and this login.
+-- The places where a search_path is set for new connections to this database, the strongest first, and the beginning of
+-- the command that changes it. The roles are those that act in the schema, and this login.
 SELECT given.path,
        CASE
            WHEN s.setrole = 0 THEN 'ALTER DATABASE ' || quote_ident(d.datname)

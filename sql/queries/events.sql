@@ -6,7 +6,8 @@ INSERT INTO events (user_id, id, type, project_id, ip, user_agent, meta)
 VALUES (%(user_id)s, %(event_id)s, %(type)s, %(project_id)s, %(ip)s, %(user_agent)s, %(meta)s);
 
 -- name: recent (read)
--- Newest first. The events of a project have a statement of their own: a plan for both would not use their index.
+-- Return the newest event first. The events of a project have a statement of their own, because one plan for both would
+-- not use the index of a project's events.
 SELECT {columns} FROM events
 WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
@@ -17,7 +18,7 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
 
 -- name: search (read)
--- Newest first; a page begins after the row (before_at, before_id).
+-- Return the newest event first; a page begins after the row (before_at, before_id).
 SELECT {columns} FROM events
 WHERE user_id = %(user_id)s
   AND starts_with(type, coalesce(%(event_type)s, ''))
@@ -30,7 +31,7 @@ WHERE user_id = %(user_id)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
 
 -- name: search_in_project (read)
--- The same of one project.
+-- Return the events of one project, as `search` does.
 SELECT {columns} FROM events
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s
   AND starts_with(type, coalesce(%(event_type)s, ''))

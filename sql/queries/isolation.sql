@@ -1,13 +1,14 @@
 -- name: login (read)
--- Tell whether row-level security applies to the login, and whether the login may act for a tenant.
+-- Return whether row-level security applies to the login, and whether the login may act for a tenant.
 SELECT row_security_active('users') AS row_security_applies,
        coalesce((SELECT pg_has_role(r.oid, 'MEMBER') FROM pg_roles AS r WHERE r.rolname = 'atlas_app'), false)
            AS may_act_as_user;
 
 -- name: own_path
--- Look for our tables in our own schema, and among temporary ones last, until the end of the transaction: the first
--- schema of the search_path that has them, else the one where they would be made. Returns who serves, the search_path
--- that was, and ours. Every name is qualified: among temporary tables there may be one called pg_class.
+-- Set the search_path until the end of the transaction: our schema first, temporary tables last. Our schema is the
+-- first one of the present search_path that has our tables, or else the one where they would be made. Returns the
+-- process id of the server's session, the previous search_path, and the new one. Every name is qualified, because there
+-- may be a temporary table with a name such as pg_class.
 WITH was AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS path)
 SELECT pg_catalog.pg_backend_pid() AS pid, was.path AS before, pg_catalog.set_config('search_path', coalesce((
     SELECT pg_catalog.quote_ident(n.nspname) || ', pg_temp'

@@ -21,7 +21,7 @@ ON CONFLICT DO NOTHING;
 
 -- name: lock_plan
 -- Lock the plan against users who join it at this moment: the foreign key of users takes a share lock on the plan
--- before the trigger reads the limits. (An UPDATE alone would not conflict with that.)
+-- before the trigger reads the limits. (An UPDATE alone would not conflict with the share lock.)
 SELECT name FROM plans WHERE name = %(name)s FOR UPDATE;
 
 -- name: set_plan
@@ -40,7 +40,7 @@ UPDATE plans SET
 WHERE name = %(name)s;
 
 -- name: apply_plan
--- Apply a plan to a batch of its users in the order of ids. Returns the last one's id, or the nil id at the end.
+-- Apply a plan to a batch of its users in the order of ids. Returns the id of the last one, or the nil id at the end.
 SELECT coalesce(quota_apply_plan_to_all(%(name)s, %(after)s, %(limit)s), '00000000-0000-0000-0000-000000000000');
 
 -- name: clear_overrides
@@ -70,12 +70,12 @@ UPDATE user_quotas SET
 WHERE user_id = %(user_id)s;
 
 -- name: time_zone (read)
--- The name of a time zone, as the server spells it, or ''. PostgreSQL itself takes more for a zone: abbreviations, and
--- rules of POSIX, where 'UTC+2' is two hours west of Greenwich.
+-- Return the name of a time zone as the server spells it; '' if there is no such zone. PostgreSQL itself accepts more
+-- as a zone: abbreviations, and rules of POSIX, where 'UTC+2' is two hours west of Greenwich.
 SELECT coalesce(min(name), '') FROM pg_timezone_names WHERE lower(name) = lower(%(time_zone)s);
 
 -- name: set_time_zone
--- Days and months are of this zone from now on; the open period keeps its end.
+-- Let days and months begin by this zone from now on; the open period keeps its end.
 UPDATE user_quotas SET time_zone = %(time_zone)s WHERE user_id = %(user_id)s;
 
 -- name: grant
@@ -84,7 +84,7 @@ SELECT quota_grant(
 );
 
 -- name: grants (read)
--- The open ones first, the soonest to expire first.
+-- Return the open top-ups first, and first of all the one that expires next.
 SELECT id, tokens, cost, tokens_burned, cost_burned, reason, created_at, expires_at, closed_at
 FROM quota_grants
 WHERE user_id = %(user_id)s

@@ -3,7 +3,8 @@
 INSERT INTO maintenance_runs (id, whole, attribution) VALUES (%(id)s, %(whole)s, %(attribution)s);
 
 -- name: lock
--- A second process that asks at the same moment must see the run of the first. No tenant may lock this table.
+-- Lock the table, so that a second process that asks at the same moment sees the run of the first. No tenant may lock
+-- this table.
 LOCK TABLE maintenance_runs IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: begin_if_due
@@ -28,6 +29,6 @@ SET outcome = %(outcome)s, problem = %(problem)s, jobs = %(jobs)s, ended_at = gr
 WHERE user_id = '00000000-0000-0000-0000-000000000000' AND id = %(id)s;
 
 -- name: runs (read)
--- The newest first.
+-- Return the newest run first.
 SELECT id, started_at, ended_at, outcome, whole, problem, jobs, attribution FROM maintenance_runs
 ORDER BY started_at DESC, id DESC LIMIT %(limit)s;

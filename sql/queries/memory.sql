@@ -7,7 +7,7 @@ FROM memory_put(
 );
 
 -- name: put_deletion
--- Append a deletion: the newest content stays on record.
+-- Append a version that records the deletion of the file; the newest content stays stored.
 WITH head AS (
     UPDATE memory_files f SET seq = f.seq + 1, snapshot_id = %(id)s
     WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s
@@ -49,8 +49,8 @@ WHERE user_id = %(user_id)s AND sha256 = %(sha256)s;
 
 -- name: chain (read)
 -- Return a blob and its bases, down to the keyframe or to a content that the client has already, in the order of the
--- steps: a depth is only a bound. Each step reads one row by its whole key; this form keeps a planner without
--- statistics from reading all blobs of a tenant each time.
+-- steps; `depth` is only an upper bound of their number. Each step reads one row by its whole key: LATERAL with LIMIT 1
+-- keeps a planner without statistics from reading all blobs of a tenant each time.
 WITH RECURSIVE chain AS (
     SELECT 0 AS step, b.sha256, b.size, b.depth, b.base_sha256, b.data FROM memory_blobs b
     WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s
@@ -76,8 +76,8 @@ WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
 -- name: files_at (read)
--- The version of every file that was the newest at a moment, deletions too. It searches each file from its newest
--- version.
+-- The version of every file that was the newest at a moment, deletions too. The search begins at the newest version
+-- of each file.
 SELECT s.* FROM memory_files f
 CROSS JOIN LATERAL (
     SELECT v.* FROM memory_versions v
@@ -99,15 +99,16 @@ SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id = ANY(%(ids)s::uuid[]);
 
 -- name: by_id_range (read)
--- An id prefix is a range of ids. Rows of checkpoints share their first digits and go by the checkpoint's name instead.
+-- An id prefix is a range of ids. The rows of one checkpoint share their first digits, so a prefix finds none of them.
 SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.id BETWEEN %(low)s AND %(high)s
   AND (s.kind <> 'checkpoint' OR %(low)s = %(high)s) AND (%(path)s::text IS NULL OR s.path = %(path)s)
 ORDER BY s.id LIMIT 5;
 
 -- name: history_of_file (read)
--- Newest first; a page begins below a version. A version and the checkpoints that name it share a number. The version
--- counts as the older one whatever their ids say: ids come from the clocks of the clients.
+-- Return the newest version first; a page begins below a version. A version and the rows of checkpoints that name it
+-- have the same number. The version counts as older than these rows, whatever the ids say: ids come from the clocks of
+-- the clients.
 SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(path)s
   AND (%(before_seq)s::integer IS NULL
@@ -115,13 +116,13 @@ WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND s.path = %(p
 ORDER BY s.seq DESC, s.kind = 'checkpoint' DESC, s.id DESC LIMIT %(limit)s;
 
 -- name: history_of_project (read)
--- Newest first; a page begins below an id.
+-- Return the newest version first; a page begins below an id.
 SELECT s.* FROM memory_versions s
 WHERE s.user_id = %(user_id)s AND s.project_id = %(project_id)s AND (%(before_id)s::uuid IS NULL OR s.id < %(before_id)s)
 ORDER BY s.id DESC LIMIT %(limit)s;
 
 -- name: known_contents (read)
--- Return which of these contents are stored and belong to a version of the project.
+-- Return those of the given contents that are stored and belong to a version of the project.
 SELECT b.sha256 FROM memory_blobs b
 WHERE b.user_id = %(user_id)s AND b.sha256 = ANY(%(hashes)s::bytea[]) AND b.data IS NOT NULL
   AND EXISTS (

@@ -1,3 +1,3 @@
 -- name: send
--- NOTIFY takes no parameters, the function does.
+-- This uses the function, because NOTIFY takes no parameters.
 SELECT pg_notify(%(channel)s, %(payload)s);

@@ -1,9 +1,9 @@
 -- name: held (read)
--- The ports that a preview has; the SDK gives it one at most.
+-- Return the ports of a preview. The SDK gives a preview one port at most.
 SELECT port FROM preview_ports WHERE user_id = %(user_id)s AND preview_id = %(preview_id)s AND machine = %(machine)s;
 
 -- name: take
--- In place of the port that it has; NULL: none is free.
+-- Give a preview a free port in place of its present port; return NULL if no port is free.
 SELECT preview_port_take(%(user_id)s, %(preview_id)s, %(machine)s, %(first)s, %(last)s) AS port;
 
 -- name: taken (read)
@@ -12,7 +12,7 @@ WHERE machine = %(machine)s AND port BETWEEN %(first)s AND %(last)s
 ORDER BY port;
 
 -- name: living (read)
--- Return which of these previews live. A preview that stopped or failed never comes back.
+-- Return those of the given previews that are live. A preview that stopped or failed never comes back.
 SELECT id FROM previews
 WHERE user_id = ANY(%(user_ids)s) AND id = ANY(%(preview_ids)s) AND status IN ('creating', 'running', 'sleeping');
 

@@ -8,11 +8,11 @@ last_accessed_at, stopped_at, created_at, updated_at;
 INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: lock_claim
--- A tenant gets no row for the claim of another one.
+-- Lock the claim of a host. A tenant gets no row for the claim of another tenant.
 SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s FOR UPDATE;
 
 -- name: serves (read)
--- Tell whether a user has a live preview at a host. A deleted row may have left its claim behind.
+-- Return whether a user has a live preview at a host. A deleted row may have left its claim behind.
 SELECT EXISTS (
     SELECT FROM previews
     WHERE user_id = %(user_id)s AND host = %(host)s AND status IN ('creating', 'running', 'sleeping')
@@ -45,13 +45,14 @@ SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND id = %(preview_id)s FOR UPDATE;
 
 -- name: live
--- Of one project, in the order of ids, so that two calls cannot deadlock.
+-- Lock the live previews of one project in the order of ids, so that two calls cannot deadlock.
 SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('creating', 'running', 'sleeping')
 ORDER BY id FOR UPDATE;
 
 -- name: change_status
--- Return no row when it has this status already. One trigger refuses an illegal change, another one sets the times.
+-- Return no row when the preview has this status already. One trigger refuses an illegal change, another one sets the
+-- times.
 UPDATE previews
 SET status = %(status)s,
     container_id = coalesce(%(container_id)s, container_id),
@@ -62,7 +63,7 @@ WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status <> %(status)s
 RETURNING {columns};
 
 -- name: describe
--- Return no row when nothing of it is new.
+-- Return no row when no value is new.
 UPDATE previews
 SET container_id = coalesce(%(container_id)s, container_id),
     network_id = coalesce(%(network_id)s, network_id),
@@ -76,21 +77,21 @@ WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = %(status)s
 RETURNING {columns};
 
 -- name: touch
--- Write once a second at most, not at every request. No index has the column, so the row stays in place.
+-- Write once a second at most, not at every request. No index has the column, so the update writes to no index.
 UPDATE previews SET last_accessed_at = now()
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', 'running', 'sleeping')
   AND last_accessed_at < now() - interval '1 second';
 
 -- name: idle (read)
--- Previews of all users that nobody has visited for their time and one second, which touch may lag; the longest idle
--- first.
+-- Return the previews of all users that nobody has visited for sleep_after_seconds and one second more, because `touch`
+-- may be late by one second; the preview that is idle for the longest time comes first.
 SELECT {columns} FROM previews
 WHERE status = 'running' AND auto_sleep
   AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
 ORDER BY last_accessed_at LIMIT %(limit)s;
 
 -- name: sleep_if_idle
--- The condition is tested again: a visitor may have come since.
+-- Test the condition again, because a visitor may have come since.
 UPDATE previews SET status = 'sleeping'
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = 'running' AND auto_sleep
   AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
@@ -108,7 +109,7 @@ WHERE host = %(host)s AND status IN ('creating', 'running', 'sleeping')
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s);
 
 -- name: list (read)
--- The newest first.
+-- Return the newest preview first.
 SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)

@@ -33,13 +33,13 @@ SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND path = %(path)s AND status <> 'deleted';
 
 -- name: change_status
--- Return no row when it has this status already, or is deleted, which is final.
+-- Return no row when the project has this status already, or is deleted, which is final.
 UPDATE projects SET status = %(status)s
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted', %(status)s)
 RETURNING {columns};
 
 -- name: list (read)
--- The oldest first; a page begins after the row (after_at, after_id). LIMIT NULL is all.
+-- Return the oldest project first; a page begins after the row (after_at, after_id). LIMIT NULL means no limit.
 SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND (created_at, id) > (
@@ -48,7 +48,8 @@ WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_all (read)
--- The same for all users, by an index in this order: one statement for both would have one plan, wrong for either.
+-- Return the projects of all users in the same order, by an index. One statement for this and `list` would have one
+-- plan, which would be wrong for one of the two.
 SELECT {columns} FROM projects
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (created_at, id) > (
@@ -57,7 +58,7 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_by_use (read)
--- The last touched or changed comes first.
+-- Return first the project that was touched or changed last.
 SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND (updated_at, id) < (
@@ -74,14 +75,14 @@ WHERE (%(status)s::text IS NULL OR status = %(status)s)
 ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
 
 -- name: touch
--- A deleted project is not in use.
+-- Record the use of a project, unless the project is deleted, at most once per `every`.
 UPDATE projects SET updated_at = now()
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted'
   AND updated_at <= now() - %(every)s::interval;
 
 -- name: lock
--- An insert of a build, preview or version locks the key of this row. So this lock waits for it, or it waits for this
--- lock.
+-- Lock the project. An insert of a build, preview or version locks the key of this row, so either the insert waits for
+-- this lock or this lock waits for the insert.
 SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND id = %(project_id)s FOR UPDATE;
 
@@ -95,7 +96,7 @@ WHERE user_id = %(user_id)s AND id = %(project_id)s
 RETURNING {columns};
 
 -- name: belongings (read)
--- Count what a purge deletes.
+-- Count the rows that a purge deletes.
 SELECT
     %(user_id)s::uuid AS user_id,
     %(project_id)s::uuid AS project_id,
@@ -112,7 +113,7 @@ SELECT path FROM memory_files WHERE user_id = %(user_id)s AND project_id = %(pro
 DELETE FROM projects WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
 -- name: remember_memory
--- Refresh what dashboards show; called at checkpoints and scans, not at every version.
+-- Refresh the columns that dashboards show. The SDK does so at checkpoints and scans, not at every version.
 UPDATE projects SET has_memory = m.files > 0, memory_size = m.bytes
 FROM (
     SELECT count(*) AS files, coalesce(sum(s.size), 0) AS bytes

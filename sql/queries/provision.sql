@@ -1,5 +1,5 @@
--- Statements that set a database up: the present state, and the commands that make the missing parts. Names of databases
--- and roles cannot be parameters of a command, so the server writes each command and quotes the names in it.
+-- Statements that set a database up: the present state, and the commands that make the missing parts. Names of
+-- databases and roles cannot be parameters of a command, so the server writes each command and quotes the names in it.
 
 -- name: login
 -- The role and the database of this connection, and the rights of the role.
@@ -11,17 +11,19 @@ FROM pg_roles AS r, pg_database AS d
 WHERE r.rolname = current_user AND d.datname = current_database();
 
 -- name: database (read)
--- Whether a database exists (one row), and whether this login may connect to it.
+-- Return whether this login may connect to a database; no row if there is no such database.
 SELECT has_database_privilege(oid, 'CONNECT') AS may_connect FROM pg_database WHERE datname = %(name)s::text;
 
 -- name: write_create_database
--- Always in UTF8: template1 may have another encoding, and then not all locales fit.
+-- Return a command that makes a database in UTF8. If template1 has another encoding, its locale may not fit UTF8, so
+-- the command names a locale and another template.
 SELECT format('CREATE DATABASE %%I', %(name)s::text) || coalesce(' OWNER ' || quote_ident(%(owner)s::text), '')
     || CASE WHEN pg_encoding_to_char(encoding) = 'UTF8' THEN '' ELSE ' ENCODING ''UTF8'' LOCALE ''C'' TEMPLATE template0' END
 FROM pg_database WHERE datname = 'template1';
 
 -- name: role (read)
--- A role (one row or none). From PostgreSQL 16 on, a member of a role may be denied to act as it.
+-- Return facts about a role; no row if there is no such role. From PostgreSQL 16 on, a member of a role may lack the
+-- right to act as the role.
 SELECT rolsuper OR rolbypassrls AS is_above_policies, rolcanlogin AS may_login,
        pg_has_role(oid, CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END)
            AS may_become,
@@ -44,7 +46,7 @@ SELECT quote_ident(%(name)s::text);
 SELECT format('GRANT %%I TO %%I', %(role)s::text, %(member)s::text);
 
 -- name: write_create_login
--- The password is a verifier, or NULL for an administrator to set one.
+-- `password` is a verifier, or NULL if an administrator will set the password.
 SELECT format('CREATE ROLE %%I LOGIN PASSWORD %%L IN ROLE %%I', %(name)s::text, %(password)s::text, %(role)s::text);
 
 -- name: write_grant_connect
@@ -67,7 +69,7 @@ SELECT has_schema_privilege(%(role)s::name, %(schema)s::text, 'CREATE')
     AND has_schema_privilege(%(role)s::name, %(schema)s::text, 'USAGE');
 
 -- name: may_open (read)
--- Whether this login may let others create in a schema.
+-- Return whether this login may let other roles create objects in a schema.
 SELECT has_schema_privilege(%(schema)s::text, 'CREATE WITH GRANT OPTION');
 
 -- name: schema
@@ -79,8 +81,9 @@ LEFT JOIN pg_class AS c ON c.oid = found.oid
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
 
 -- name: closed (read)
--- Whether every login of this database lacks temporary tables and schemas, which could be taken for ours; large objects,
--- which no policy protects; advisory locks. `has_path`: temporary tables come last for new connections.
+-- Return whether PUBLIC lacks the rights that no tenant needs: temporary tables and schemas, which could be taken for
+-- ours (`is_closed`); large objects, which no policy protects, and advisory locks (`has_closed_functions`). `has_path`:
+-- temporary tables come last for new connections.
 SELECT NOT (has_database_privilege('public', d.oid, 'TEMPORARY') OR has_database_privilege('public', d.oid, 'CREATE'))
            AS is_closed,
        pg_has_role(d.datdba, 'USAGE') AS may_close,
@@ -99,19 +102,21 @@ FROM pg_database AS d WHERE d.datname = current_database();
 SELECT 'REVOKE CREATE, TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC';
 
 -- name: write_close_functions (read)
--- NULL: all are closed.
+-- Return NULL if PUBLIC may execute none of these functions.
 SELECT 'REVOKE EXECUTE ON FUNCTION ' || string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) || ' FROM PUBLIC'
 FROM pg_proc AS p
 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname ~ '^(lo_|loread$|lowrite$|pg_(try_)?advisory_)'
   AND has_function_privilege('public', p.oid, 'EXECUTE');
 
 -- name: write_grant_waiting
--- The one function of them that a set-up needs itself; NULL: it may execute it.
+-- Return a command that gives a role back the one of these functions that a set-up needs; NULL if the role may execute
+-- the function already.
 SELECT CASE WHEN NOT has_function_privilege(%(role)s::name, 'pg_advisory_xact_lock(bigint)', 'EXECUTE')
             THEN format('GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO %%I', %(role)s::text) END;
 
 -- name: write_path (read)
--- Our schema, or the search_path that is set for the database, and then temporary tables.
+-- Return a command that sets the search_path of the database: the present one or else our schema, then temporary
+-- tables.
 SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path = ' || coalesce((
     SELECT substr(given, length('search_path=') + 1)
     FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS given
@@ -119,7 +124,8 @@ SELECT 'ALTER DATABASE ' || quote_ident(current_database()) || ' SET search_path
 ), quote_ident(%(schema)s)) || ', pg_temp';
 
 -- name: wait_for_turn
--- One process at a time sets a database up. The lock ends with the transaction, so it works behind a pooler too.
+-- Wait until no other process sets this database up. The lock ends with the transaction, so it works behind a pooler
+-- too.
 SELECT pg_advisory_xact_lock(4152413918);
 
 -- name: write_hand_over
@@ -160,11 +166,11 @@ SELECT 'schema ' || item::text FROM pg_namespace AS n, unnest(n.nspacl) AS item 
 ORDER BY granted;
 
 -- name: is_unused (read)
--- Whether it is certain that there is no user yet: a login that sees only its own rows cannot tell.
+-- Return whether there is certainly no user yet: false for a login that sees only its own rows.
 SELECT NOT row_security_active('users') AND NOT EXISTS (SELECT FROM users);
 
 -- name: grant
--- False: the roles do not exist.
+-- Return false if the roles do not exist.
 SELECT grant_atlas_roles();
 
 -- name: inventory (read)
@@ -182,7 +188,7 @@ SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END AS kind, c
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
 UNION ALL
--- Without the indexes of constraints, which come and go with their tables.
+-- Leave out the indexes of constraints, which come and go with their tables.
 SELECT 'index', c.relname, t.relname, NULL, i.indisvalid AND i.indisready, false, quote_ident(c.relname),
        pg_get_indexdef(c.oid, 0, true)
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
@@ -224,7 +230,7 @@ FROM pg_type AS t JOIN home ON home.oid = t.typnamespace
 WHERE t.typtype IN ('d', 'e')
    OR (t.typtype = 'c' AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
 UNION ALL
--- The privileges of a role, with the columns where they are not for all of them.
+-- The privileges of a role on tables. The second part has the privileges on single columns, with these columns.
 SELECT 'privilege', a.privilege_type, c.relname, NULL, true, false, NULL, NULL
 FROM pg_class AS c JOIN home ON home.oid = c.relnamespace, aclexplode(c.relacl) AS a JOIN app ON app.oid = a.grantee
 UNION ALL

@@ -14,8 +14,8 @@ FROM page;
 SELECT maintenance_close_periods(%(users)s);
 
 -- name: holds (read)
--- A page of all reservations, and the users of the expired ones. By the key: an index on the expiry would cost every
--- reservation.
+-- A page of all reservations, and the users of the expired ones. The page is in the order of the key, because an index
+-- on the expiry would make every reservation slower.
 WITH page AS (
     SELECT user_id, id, expires_at FROM quota_reservations
     WHERE (user_id, id) > (%(user_id)s::uuid, %(id)s::uuid)
@@ -32,7 +32,8 @@ FROM page;
 SELECT ended, busy FROM maintenance_reclaim(%(users)s, %(limit)s, %(wait)s);
 
 -- name: sessions
--- The page stands apart: PostgreSQL may run a sub-select with a limit several times, and then deletes more.
+-- `page` is a part of the WITH, because PostgreSQL may run a sub-select with a limit several times, and then delete
+-- more.
 WITH page AS (
     SELECT user_id, id FROM sessions WHERE expires_at <= %(before)s AND expires_at >= %(at)s
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -60,8 +61,8 @@ SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
 SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s;
 
 -- name: failed_previews
--- Failing is the last change of a row. The order is that of created_at, which is earlier: the index has no other
--- column.
+-- The failure is the last change of a row, so updated_at is its time. The page is in the order of created_at, which is
+-- earlier than updated_at, because the index has no other column.
 WITH page AS (
     SELECT user_id, id FROM previews
     WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s AND created_at >= %(at)s
@@ -103,7 +104,7 @@ SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(value), '{}')
 FROM lost;
 
 -- name: lock_claims
--- Whoever takes a name over holds its row, see previews.
+-- Lock the lost claims. Skip a claim that is locked: its name may be in use again, see previews.lock_claim.
 SELECT coalesce(array_agg(value), '{}') AS values, coalesce(array_agg(kind), '{}') AS kinds
 FROM (
     SELECT c.value, c.kind FROM claims AS c

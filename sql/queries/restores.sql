@@ -2,8 +2,8 @@
 id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at;
 
 -- name: record
--- Recorded before the files are written: a restore that dies in the middle can still be undone. From here on, undone
--- restores cannot be redone.
+-- Record a restore before its files are written, so that a restore that is killed in the middle can still be undone.
+-- From now on, restores that were undone earlier cannot be redone.
 WITH superseded AS (
     UPDATE restores SET superseded = true
     WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded
@@ -19,13 +19,13 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NUL
 ORDER BY created_at DESC, id DESC LIMIT 1;
 
 -- name: to_redo (read)
--- The restore that was undone last: undo goes from the newest to the oldest, so it is the oldest one undone.
+-- The restore that was undone last: undo goes from the newest to the oldest, so this is the oldest undone one.
 SELECT {columns} FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded
 ORDER BY created_at, id LIMIT 1;
 
 -- name: void
--- Called when nothing was written after all: neither undo nor redo uses it.
+-- Void a restore when no file was written after all: then neither undo nor redo uses the restore.
 UPDATE restores SET undone_at = %(now)s, superseded = true
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s;
 

@@ -1,6 +1,6 @@
 -- name: old_versions (read)
--- A page of the automatic versions before a moment, and how many of them may be deleted: not the newest of their files,
--- nor the newest with content. A checkpoint has rows of its own, so it is not affected.
+-- A page of the automatic versions before a moment, and the number of them that may be deleted: not the newest version
+-- of a file, nor the newest one with content. A checkpoint has rows of its own, so it is not affected.
 WITH page AS (
     SELECT created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
@@ -17,8 +17,8 @@ WHERE NOT EXISTS (
 );
 
 -- name: prune_versions
--- Delete the versions of the same page that may be deleted. The trigger tests again for each whether it is the newest
--- by now.
+-- Delete the versions of the same page that may be deleted. The trigger tests again whether a version is the newest one
+-- of its file by now.
 WITH page AS (
     SELECT created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
@@ -45,8 +45,8 @@ SELECT (SELECT count(*) FROM page) AS examined, (SELECT count(*) FROM gone) AS r
        (SELECT id FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS id;
 
 -- name: orphans (read)
--- A page of all contents and some more, and those of them that nothing needs. `seen`: transactions from that number on
--- see what this statement sees.
+-- A page of all contents, together with the given ones, and those among them that nothing needs. `seen`: transactions
+-- from that number on see what this statement sees.
 WITH page AS (
     SELECT user_id, sha256 FROM memory_blobs
     WHERE (user_id, sha256) > (%(user_id)s::uuid, %(sha256)s::bytea)
@@ -72,12 +72,13 @@ CROSS JOIN LATERAL (
 ) AS b;
 
 -- name: settled (read)
--- Tell whether every transaction that was under way then has ended. One that was naming a version for a checkpoint
--- while that version was pruned may need its content, and its row is not visible yet.
+-- Return whether every transaction has ended that was under way when `orphans` read the contents. Such a transaction
+-- may have named a version for a checkpoint while the version was pruned: then its row, which is not visible yet, needs
+-- the content.
 SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %(seen)s::text::xid8;
 
 -- name: pause
--- A twentieth of a second.
+-- Wait for a twentieth of a second.
 SELECT pg_sleep(0.05);
 
 -- name: collect

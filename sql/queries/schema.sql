@@ -1,18 +1,19 @@
 -- name: exists (read)
--- Tell whether this database has our schema.
+-- Return whether this database has our schema.
 SELECT to_regclass('schema_version') IS NOT NULL;
 
 -- name: lock
--- Wait for others that make the first table. The lock ends with the transaction, so it works behind a pooler too.
+-- Wait for other processes that make the first table. The lock ends with the transaction, so it works behind a pooler
+-- too.
 SELECT pg_advisory_xact_lock(4152413917);
 
 -- name: may_lock
--- Where PUBLIC may not use advisory locks, only logins that were granted them may wait; others get a unique violation
--- when two make the first table at once.
+-- Return whether this login may take the lock. If PUBLIC may not use advisory locks, a login without a grant cannot
+-- wait: it gets a unique violation when two logins make the first table at once.
 SELECT has_function_privilege('pg_advisory_xact_lock(bigint)', 'EXECUTE');
 
 -- name: lock_version
--- One migration at a time. Tenants may only read this table, so none can hold this lock or wait for it.
+-- Let one migration run at a time. Tenants may only read this table, so none can hold this lock or wait for it.
 LOCK TABLE schema_version IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: create_version_table
@@ -36,5 +37,5 @@ SELECT current_setting('server_version') AS server_version, current_database() A
        clock_timestamp() AS now, pg_database_size(current_database()) AS database_bytes;
 
 -- name: now (read)
--- The database's clock: the one that versions are stamped with.
+-- The database's clock, which gives versions their time.
 SELECT clock_timestamp();

@@ -7,8 +7,8 @@ SELECT clock_timestamp();
 
 -- name: issue
 -- Return no row when the password was changed since the user was read, or the user is gone. The user stays locked until
--- the session is visible to all: revoke_all locks the user first, and so sees this session. Not FOR SHARE: two
--- transactions that sign in and end the other sessions would wait for each other.
+-- the session is visible to all: revoke_all locks the user first, and so sees this session. The lock is not
+-- FOR SHARE, with which two transactions that sign in and end the other sessions would wait for each other.
 INSERT INTO sessions AS n (user_id, id, token_hash, expires_at, ip, user_agent)
 SELECT id, %(session_id)s, %(token_hash)s, %(expires_at)s, %(ip)s, %(user_agent)s FROM users
 WHERE id = %(user_id)s AND password_changed_at IS NOT DISTINCT FROM %(password_changed_at)s::timestamptz
@@ -16,8 +16,8 @@ FOR NO KEY UPDATE
 RETURNING n.user_id, n.id, n.expires_at, n.is_active, n.ip, n.user_agent, n.created_at, n.last_seen_at;
 
 -- name: look (read)
--- Return the session of a token in any state: the reason is for logs. It expires by the row or by the token, whichever
--- is earlier. now() would not do: it stands still in a transaction.
+-- Return the session of a token in any state: the reason is for logs. The session expires by its row or by the token,
+-- whichever is earlier. now() would not do, because it stands still in a transaction.
 SELECT {columns}, token_hash,
        least(expires_at, %(expires_at)s) <= clock_timestamp() AS expired
 FROM sessions WHERE user_id = %(user_id)s AND id = %(session_id)s;
@@ -28,14 +28,14 @@ WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active AND expires_at
   AND last_seen_at <= now() - %(every)s::interval;
 
 -- name: revoke
--- Return no row when it is revoked already, which is final. A token only revokes its own session.
+-- Return no row when the session is revoked already, which is final. A token only revokes its own session.
 UPDATE sessions SET is_active = false
 WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active
   AND (%(token_hash)s::bytea IS NULL OR token_hash = %(token_hash)s::bytea)
 RETURNING {columns};
 
 -- name: hold
--- Wait for sign-ins that are under way. It is a statement of its own, so that the next one sees them.
+-- Wait for sign-ins that are under way. This is a statement of its own, so that the next statement sees their sessions.
 SELECT id FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
 
 -- name: revoke_all

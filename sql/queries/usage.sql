@@ -2,7 +2,7 @@
 user_id, id, project_id, kind, amount, cost, meta, created_at;
 
 -- name: log
--- Without a period, because it is outside of the quota. Return no row when the id is taken.
+-- Record a use outside of the quota, so without a period. Return no row when the id is taken.
 INSERT INTO usage_ledger (user_id, id, project_id, kind, amount, cost, meta)
 VALUES (%(user_id)s, %(usage_id)s, %(project_id)s, %(kind)s, %(amount)s, %(cost)s, %(meta)s)
 ON CONFLICT (user_id, id) DO NOTHING

@@ -36,18 +36,18 @@ RETURNING {columns};
 SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);
 
 -- name: list (read)
--- Ids are in the order of time.
+-- Return users in the order of ids, which is the order of time.
 SELECT {columns} FROM users
 WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
 ORDER BY id LIMIT %(limit)s;
 
 -- name: verify_email
--- Return no row when it is verified already.
+-- Return no row when the address is verified already, or is not the user's any more.
 UPDATE users SET email_verified = true WHERE id = %(user_id)s AND email = %(email)s AND NOT email_verified
 RETURNING {columns};
 
 -- name: rename
--- Return no row when that is the name already.
+-- Return no row when the user has this name already.
 UPDATE users SET name = %(name)s WHERE id = %(user_id)s AND name <> %(name)s
 RETURNING {columns};
 
@@ -58,7 +58,7 @@ SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;
 SELECT id FROM users WHERE id = %(user_id)s FOR UPDATE;
 
 -- name: belongings (read)
--- Count what a deletion deletes.
+-- Count the rows that a deletion deletes.
 SELECT
     %(user_id)s::uuid AS user_id,
     (SELECT count(*) FROM projects WHERE user_id = %(user_id)s) AS projects,

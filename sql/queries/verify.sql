@@ -1,5 +1,6 @@
 -- name: page (read)
--- A page of a tenant's versions in the order of their files: then the base of a delta was mostly rebuilt just before.
+-- A page of a tenant's versions in the order of their files, so that the base of a delta was mostly rebuilt just before
+-- the delta.
 SELECT s.project_id, s.path, s.seq, s.id, b.sha256, b.size, b.depth, b.base_sha256, b.data
 FROM (
     SELECT v.user_id, v.project_id, v.path, v.seq, v.id, v.sha256 FROM memory_snapshots v

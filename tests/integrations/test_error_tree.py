@@ -20,6 +20,7 @@ STATUSES = {
     "InvalidInput": 422,
     "NotFound": 404,
     "AlreadyExists": 409,
+    "IdempotencyConflict": 409,
     "IllegalTransition": 409,
     "PortsExhausted": 503,
     "AmbiguousReference": 422,
