@@ -24,6 +24,7 @@ from benchmarks.race import race
 from benchmarks.reads import reads
 from benchmarks.space import space
 from benchmarks.startup import startup
+from benchmarks.streams import streams
 from benchmarks.table import Row, render
 from benchmarks.unchanged import unchanged
 
@@ -45,6 +46,7 @@ SECTIONS = {
     "quota-pairs": Section(title="Quotas in the database, 8 processes", run=quota_pairs),
     "quota-leases": Section(title="Quotas by leases", run=quota_leases),
     "quota-rates": Section(title="Requests alone", run=quota_rates),
+    "streams": Section(title="Streams against a budget, 8 tenants, 128 streams each, 3 processes", run=streams),
     "operations": Section(title="Single operations", run=operations),
     "growth": Section(title="A tenant that grows", run=growth),
     "startup": Section(title="Start-up", run=startup),
