@@ -10,7 +10,6 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from os import PathLike
 from typing import TYPE_CHECKING, TypedDict
-from uuid import UUID
 
 from attrs import evolve, field, frozen
 
@@ -20,6 +19,7 @@ from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._shared_versions import SharedVersions
+from atlas_sdk._signatures import without_methods
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.errors import InvalidInput
@@ -28,10 +28,11 @@ from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
 
+# A uuid v7: later ones sort after earlier ones.
 if sys.version_info >= (3, 14):
-    from uuid import uuid7
+    from uuid import uuid7 as new_id
 else:
-    from uuid_utils.compat import uuid7
+    from uuid_utils.compat import uuid7 as new_id
 
 __all__ = ["Opened", "Options", "address", "prepare"]
 
@@ -69,11 +70,6 @@ def _login() -> str | None:
         return None
 
 
-def new_id() -> UUID:
-    """Return a uuid v7: later ones sort after earlier ones."""
-    return uuid7()
-
-
 class Options(TypedDict, total=False):
     """The options of `Atlas.open` and `AsyncAtlas.open`. Times are in seconds.
 
@@ -82,7 +78,7 @@ class Options(TypedDict, total=False):
     attribution: Attribution; default source "sdk" and the login name
         The author of the changes that the client makes.
     pool_max: int; default 20
-        The most connections at one time.
+        The most connections at one time; quotas have as many of their own.
     idle_s: float, seconds; default 30
         Close a connection that was idle for this time.
     connect_timeout_s: float, seconds; default 5
@@ -127,8 +123,7 @@ class Options(TypedDict, total=False):
 
 _OPTIONS = tuple(Options.__annotations__)
 if not TYPE_CHECKING:
-    # Only type checkers need a TypedDict. Its help() would also show the methods of a dictionary.
-    Options = type("Options", (), {"__doc__": Options.__doc__, "__module__": __name__, "__slots__": ()})
+    Options = without_methods(Options)
 
 
 def _check_names(options: Options) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from atlas_sdk._namespaces import AsyncNamespace, Namespace
 from atlas_sdk._script import run_script, run_script_async
+from atlas_sdk._signatures import without_methods
 from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.ops import isolation, maintenance
 from atlas_sdk.ops.batches import Progress
@@ -14,25 +15,39 @@ __all__ = ["AsyncMaintaining", "Maintaining", "MaintenanceOptions", "RetentionOp
 
 
 class RetentionOptions(TypedDict, total=False):
-    """The time for which each kind of data is kept (None means for ever), and the batches of deletions."""
+    """The time for which each kind of data is kept (None means for ever), and the batches of deletions.
 
-    #: Versions of kind "auto"; default 30 days. The newest version of each file always stays.
+    keep_auto: timedelta; default 30 days
+        Keep versions of kind "auto" for this time. The newest version of each file always stays.
+    keep_stopped_previews: timedelta; default 7 days
+        Keep stopped previews for this time.
+    keep_events: timedelta; default 365 days
+        Keep the audit trail for this time.
+    batch: int; default 5,000
+        About the number of rows in a transaction.
+    progress: function; default none
+        Called after each transaction (on asyncio in a thread). The run stops when it returns False.
+    """
+
     keep_auto: timedelta | None
-    #: Stopped previews; default 7 days.
     keep_stopped_previews: timedelta | None
-    #: The audit trail; default 365 days.
     keep_events: timedelta | None
-    #: About the number of rows in a transaction; default 5,000.
     batch: int
-    #: Called after each transaction (on asyncio in a thread); the run stops when it returns False.
     progress: Progress | None
 
 
 class MaintenanceOptions(RetentionOptions, total=False):
-    """The options of `run`."""
+    """The options of `run`: those of `RetentionOptions`, and one more.
 
-    #: True to count the rows and delete nothing; default False.
+    dry_run: bool; default False
+        Count the rows and delete nothing.
+    """
+
     dry_run: bool
+
+
+if not TYPE_CHECKING:
+    RetentionOptions, MaintenanceOptions = without_methods(RetentionOptions), without_methods(MaintenanceOptions)
 
 
 class Maintaining(Namespace):

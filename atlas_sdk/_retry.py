@@ -1,4 +1,4 @@
-"""Retries of operations that certainly changed nothing, and of idempotent plans in a script.
+"""Retries of operations that certainly changed nothing.
 
 When an operation fails, the driver decides whether it may be repeated (`_drive/failures.py`). This module decides how
 often and when. A call that succeeds costs nothing extra.
@@ -8,13 +8,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from atlas_sdk._plan import Plan, Script
-from atlas_sdk.errors import AtlasError, DatabaseUnreachable, TransactionConflict
+from atlas_sdk.errors import AtlasError, TransactionConflict
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["RETRIED", "again", "again_async", "retry_once"]
+__all__ = ["again", "again_async"]
 
 T = TypeVar("T")
 
@@ -26,11 +25,6 @@ _LONGEST_S = 1.0
 #: Seconds after which no further repetition starts. The caller also waits for connections, so repetitions must not add
 #: much.
 _WHOLE_S = 10.0
-#: Errors that a second try of an idempotent plan may mend: a lost connection, an embedded server that restarts, a
-#: conflict.
-RETRIED = (DatabaseUnreachable, TransactionConflict)
-#: A try that took this long has waited for a connection (5 s by default) and got none; another try would wait as long.
-_PROMPT_S = 4.0
 
 
 def _options(name: str, retries: int) -> dict[str, Any]:
@@ -79,20 +73,3 @@ async def again_async(call: Callable[[], Awaitable[T]], first: AtlasError, *, na
         return await call()
 
     return await AsyncRetrying(**_options(name, retries))(attempt)
-
-
-def retry_once(
-    plan: Callable[[], Plan[T]], clock: Callable[[], float], *, errors: tuple[type[AtlasError], ...] = RETRIED
-) -> Script[T]:
-    """Run a plan, and once more after one of these errors, unless the first try took long.
-
-    The plan must be idempotent: the first try may have been committed although no answer came. Each try calls `plan`.
-    """
-    began = clock()
-    try:
-        answer: T = yield plan()
-    except errors:
-        if clock() - began > _PROMPT_S:
-            raise
-        answer = yield plan()
-    return answer

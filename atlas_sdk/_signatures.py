@@ -8,7 +8,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Union, get_args, get_origin, 
 
 from atlas_sdk.errors import InvalidInput
 
-__all__ = ["annotations_of", "checked", "method_signature", "present_as", "wrong_kind"]
+__all__ = ["annotations_of", "checked", "method_signature", "present_as", "without_methods", "wrong_kind"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -89,3 +89,11 @@ def _shown(kind: type) -> str:
     if kind is NoneType:
         return "None"
     return f"{'an' if kind.__name__[0] in 'aeioAEIO' else 'a'} {kind.__name__}"
+
+
+def without_methods(options: type) -> type:
+    """Return a class with the name and docstring of a TypedDict, whose help() would show the methods of a dictionary.
+
+    Only type checkers need the TypedDict itself.
+    """
+    return type(options.__name__, (), {"__doc__": options.__doc__, "__module__": options.__module__, "__slots__": ()})

@@ -1,13 +1,12 @@
 """Named SQL statements from files: SQL lives in `sql/`, never in Python."""
 
 import re
-from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from attrs import field, frozen
 
-__all__ = ["Migration", "Statement", "Statements", "migrations", "sql_root", "statements", "topics"]
+__all__ = ["Migration", "Statement", "Statements", "migrations", "read_statements", "sql_root", "statements", "topics"]
 
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)(?P<reads> \(read\))?[ ]*$", re.MULTILINE)
 _COMMENT = re.compile(r"--[^\n]*")
@@ -49,41 +48,39 @@ def sql_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "sql"
 
 
-class Statements(Mapping[str, Statement]):
-    """The statements of one topic, read from disk at the first use."""
+class Statements(dict[str, Statement]):
+    """The statements of one topic by name, read from disk when the first of them is used."""
 
     def __init__(self, topic: str) -> None:
+        super().__init__()
         self.topic = topic
-        self._loaded: dict[str, Statement] | None = None
 
-    def _load(self) -> dict[str, Statement]:
-        if self._loaded is None:
-            text = (sql_root() / "queries" / f"{self.topic}.sql").read_text("utf-8")
-            headers = list(_HEADER.finditer(text))
-            ends = [header.start() for header in headers[1:]] + [len(text)]
-            self._loaded = {}
-            for header, end in zip(headers, ends, strict=True):
-                name = header["name"]
-                if name in self._loaded:
-                    message = f"sql/queries/{self.topic}.sql names {name!r} twice"
-                    raise ValueError(message)
-                statement = text[header.end() : end].strip().rstrip(";")
-                self._loaded[name] = Statement(f"{self.topic}.{name}", statement, reads=header["reads"] is not None)
-        return self._loaded
+    def __missing__(self, name: str) -> Statement:
+        # Two threads may do this at the same time: both read the same statements.
+        found = read_statements(self.topic)
+        self.update(found)
+        return found[name]
 
-    def __getitem__(self, name: str) -> Statement:
-        return self._load()[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._load())
-
-    def __len__(self) -> int:
-        return len(self._load())
+def read_statements(topic: str) -> dict[str, Statement]:
+    """Read the named statements of `sql/queries/<topic>.sql`, in the order of the file."""
+    text = (sql_root() / "queries" / f"{topic}.sql").read_text("utf-8")
+    headers = list(_HEADER.finditer(text))
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    found: dict[str, Statement] = {}
+    for header, end in zip(headers, ends, strict=True):
+        name = header["name"]
+        if name in found:
+            message = f"sql/queries/{topic}.sql names {name!r} twice"
+            raise ValueError(message)
+        statement = text[header.end() : end].strip().rstrip(";")
+        found[name] = Statement(f"{topic}.{name}", statement, reads=header["reads"] is not None)
+    return found
 
 
 @cache
 def statements(topic: str) -> Statements:
-    """Return the named statements of `sql/queries/<topic>.sql`."""
+    """Return the named statements of a topic, to be looked up by name."""
     return Statements(topic)
 
 

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolTimeout, TooManyRequests
 
 from atlas_sdk.dsn import place, scrub, scrubbed
 from atlas_sdk.errors import (
@@ -85,10 +84,6 @@ def translate(error: psycopg.Error, dsn: str) -> AtlasError:
     """Return our error for psycopg's error, and remove secrets from the latter. The caller raises ours `from` it."""
     scrub(error, dsn)
     state = error.sqlstate
-    if isinstance(error, (PoolTimeout, TooManyRequests)):
-        return DatabaseUnreachable(
-            f"no connection to {place(dsn)} came free in time; is the server overloaded or down?"
-        )
     if state is None:
         if isinstance(error, psycopg.OperationalError):
             return _unreachable(error, dsn)

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._client_base import ClientBase
 from atlas_sdk._connect import Opened, Options, address, prepare
-from atlas_sdk._drive import AsyncDriver, AsyncListener
+from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncWakeups
 from atlas_sdk._plan import Plan
 from atlas_sdk._temporary import temporary
 from atlas_sdk.async_topics import AsyncMaintenance, AsyncMemory, AsyncQuotas, AsyncTopics, AsyncTransaction
@@ -36,6 +36,8 @@ class _Connected:
 
     opened: Opened
     driver: AsyncDriver
+    #: Quotas have connections of their own, so that no number of open transactions keeps a guard waiting.
+    quotas_driver: AsyncDriver
     login: Login
 
 
@@ -72,7 +74,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         # Under row-level security a copy has guards of its own: it reserves and settles as its user.
         own = parent is None or (tenant is not None and parent._found()[1].row_security_applies)  # noqa: SLF001  # of this class
         shared = None if parent is None or own else parent.quotas
-        self.quotas: AsyncQuotas = AsyncQuotas(runner, shared=shared, tenant=tenant)
+        self.quotas: AsyncQuotas = AsyncQuotas(_LateRunner(self, of_quotas=True), shared=shared, tenant=tenant)
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
@@ -107,7 +109,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
             await driver.close()
             opened.release()
             raise
-        self._connection = _Connected(opened, driver, login)
+        self._connection = _Connected(opened, driver, AsyncDriver(opened.config, opened.context), login)
 
     @classmethod
     def temporary(cls, **options: Unpack[Options]) -> AbstractAsyncContextManager[Self]:
@@ -145,7 +147,9 @@ class AsyncAtlas(ClientBase, AsyncTopics):
     @property
     def _view(self) -> AsyncDriver:
         """The driver that runs the plans; for a copy, a view of the driver with the copy's origin and tenant."""
-        driver = self._connected().driver
+        return self._view_of(self._connected().driver)
+
+    def _view_of(self, driver: AsyncDriver) -> AsyncDriver:
         return driver if self._parent is None else driver.view(origin=self._origin, tenant=self._tenant)
 
     def _found(self) -> tuple[Opened, Login]:
@@ -185,7 +189,8 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
     def pool(self) -> PoolStats:
         """Return the number of connections and counts of the requests for one. No round trip; do not await it."""
-        return self._connected().driver.stats()
+        found = self._connected()
+        return evolve(found.driver.stats(), quotas=found.quotas_driver.stats())
 
     def listen(self, *channels: str) -> AsyncListener:
         """Return a listener for the notifications that `notify` sends on these channels. Do not await it.
@@ -228,6 +233,7 @@ class AsyncAtlas(ClientBase, AsyncTopics):
         try:
             await self.quotas.close()
         finally:
+            await self._connection.quotas_driver.close()
             await self._connection.driver.close()
             self._connection.opened.release()
 
@@ -242,14 +248,24 @@ class AsyncAtlas(ClientBase, AsyncTopics):
 
 
 class _LateRunner:
-    """A runner that uses the driver that the client gets when it connects."""
+    """A runner that uses a driver that the client gets when it connects."""
 
-    def __init__(self, atlas: AsyncAtlas) -> None:
+    def __init__(self, atlas: AsyncAtlas, *, of_quotas: bool = False) -> None:
         self._atlas = atlas
+        self._of_quotas = of_quotas
+
+    @property
+    def _driver(self) -> AsyncDriver:
+        found = self._atlas._connected()  # noqa: SLF001  # this class serves the client
+        return self._atlas._view_of(found.quotas_driver if self._of_quotas else found.driver)  # noqa: SLF001  # as above
 
     @property
     def retries(self) -> int:
-        return self._atlas._view.retries  # noqa: SLF001  # this class serves the client
+        return self._driver.retries
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        return self._driver.wakeups
 
     async def run(self, plan: Plan[T]) -> T:
-        return await self._atlas._view.run(plan)  # noqa: SLF001  # this class serves the client
+        return await self._driver.run(plan)

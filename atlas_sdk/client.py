@@ -55,12 +55,17 @@ class Atlas(ClientBase, Topics):
         self._parent = parent
         #: The driver that runs the plans; for a copy, a view of the driver with the copy's origin and tenant.
         self._view = driver if parent is None else driver.view(origin=self._origin, tenant=tenant)
+        #: Quotas have connections of their own, so that no number of open transactions keeps a guard waiting.
+        self._quotas_driver: Driver = Driver(opened.config, opened.context) if parent is None else parent._quotas_driver  # noqa: SLF001  # of this class
         super().__init__(self._view)
         self.maintenance = Maintenance(self._view)
         self.memory = Memory(self._view)
         # Under row-level security a copy has guards of its own: it reserves and settles as its user.
         shared = None if parent is None or (tenant is not None and login.row_security_applies) else parent.quotas
-        self.quotas: Quotas = Quotas(self._view, shared=shared, tenant=tenant)
+        quotas_view = self._quotas_driver
+        if parent is not None:
+            quotas_view = quotas_view.view(origin=self._origin, tenant=tenant)
+        self.quotas: Quotas = Quotas(quotas_view, shared=shared, tenant=tenant)
 
     @classmethod
     def open(cls, dsn: str | None = None, **options: Unpack[Options]) -> Self:
@@ -142,7 +147,7 @@ class Atlas(ClientBase, Topics):
 
     def pool(self) -> PoolStats:
         """Return the number of connections and counts of the requests for one. No round trip."""
-        return self._driver.stats()
+        return evolve(self._driver.stats(), quotas=self._quotas_driver.stats())
 
     def listen(self, *channels: str) -> Listener:
         """Return a listener for the notifications that `notify` sends on these channels.
@@ -185,6 +190,7 @@ class Atlas(ClientBase, Topics):
         try:
             self.quotas.close()
         finally:
+            self._quotas_driver.close()
             self._driver.close()
             self._opened.release()
 

@@ -249,8 +249,10 @@ class QuotaExceeded(AtlasError):
         resets_at: datetime | None = None,
         holders: tuple[str, ...] = (),
         held: int | Decimal | None = None,
+        waited: timedelta | None = None,
     ) -> None:
-        super().__init__(_sentence(dimension, asked, remaining, limit, retry_after, resets_at, held))
+        sentence = _sentence(dimension, asked, remaining, limit, retry_after, resets_at, held)
+        super().__init__(sentence if waited is None else f"after a wait of {_spoken(waited)}, {sentence}")
         #: "tokens", "cost", "builds", "containers", "requests" or "memory_bytes". For objects of which a user may have
         #: a limited number at one time: "projects", "sessions" or "previews".
         self.dimension = dimension
@@ -266,6 +268,8 @@ class QuotaExceeded(AtlasError):
         #: The part of a month's limit that running calls have reserved, if the call fits without it. None if the limit
         #: is used up.
         self.held = held
+        #: The time that the call has waited for its turn; None if it did not wait.
+        self.waited = waited
 
     @property
     def http_status(self) -> int:

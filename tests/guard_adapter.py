@@ -87,6 +87,10 @@ class Losing:
         """Run the next plans that need the database, and lose their answers."""
         self._after += [DatabaseUnreachable("no answer, says the test")] * times
 
+    @property
+    def wakeups(self) -> Any:
+        return self._runner.wakeups
+
     def run(self, plan: Any) -> Any:
         return self._run_async(plan) if self._is_async else self._run(plan)
 

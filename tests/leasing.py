@@ -30,7 +30,7 @@ def lease_of(client: QuotaClient, user: User, *, runner: Any = None, **size: Any
 
 def hurried(client: QuotaClient) -> None:
     """Stop the clock of the leases that guards share, so that all calls seem simultaneous."""
-    leases = client.quotas._lease_backend._find.__self__
+    leases = client.quotas._leases
     leases._make = partial(leases._make, clock=Clock())
 
 

@@ -81,6 +81,29 @@ class QuotaSql:
             {**asked, "meta": None if meta is None else Jsonb(meta)},
         )
 
+    def wait(self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", wait: timedelta = TTL, **more: Any) -> Any:
+        """Ask as a call does that waits for its turn."""
+        asked = {"min_tokens": None, "cost": 0, "slots": 0, "requests": 0, "builds": 0, **more, "wait": wait}
+        asked |= {"u": user_id, "id": uuid.uuid4() if key == "new" else key, "tokens": tokens, "ttl": TTL}
+        return self.row_of(
+            """SELECT *, %(id)s::uuid AS id FROM quota_wait(%(u)s, %(id)s, %(tokens)s::bigint,
+                   %(min_tokens)s::bigint, %(cost)s::numeric, %(slots)s::integer, %(requests)s::integer,
+                   %(builds)s::integer, %(ttl)s::interval, '', NULL, %(wait)s)""",
+            asked,
+        )
+
+    def leave(self, user_id: uuid.UUID, key: uuid.UUID) -> Any:
+        return self.value("SELECT quota_leave(%s, %s)", user_id, key)
+
+    def waiters(self, user_id: uuid.UUID) -> list[uuid.UUID]:
+        """Return the ids of the waiting calls in their order, also of dead ones."""
+        found = self.connection.execute("SELECT id FROM quota_waiters WHERE user_id = %s ORDER BY number", (user_id,))
+        return [row["id"] for row in found]
+
+    def dies(self, key: uuid.UUID) -> None:
+        """Let a waiting call look as if its process had been killed."""
+        self.connection.execute("UPDATE quota_waiters SET alive_until = now() - interval '1 s' WHERE id = %s", (key,))
+
     def lease(self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", ttl: Any = TTL, **more: Any) -> Any:
         """Ask for a block. A minimum that is not given is 0."""
         asked = {"min_tokens": 0, "cost": 0, "min_cost": 0, "requests": 0, "min_requests": 0, "holder": "", **more}

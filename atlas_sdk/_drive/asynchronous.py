@@ -31,6 +31,7 @@ from atlas_sdk._drive.pooled_connection import AsyncPooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._drive.shielded import call_in_thread, shielded
+from atlas_sdk._drive.wakeups import AsyncWakeups
 from atlas_sdk._forks import process
 from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
@@ -58,6 +59,11 @@ class AsyncDriver:
     def retries(self) -> int:
         """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        """The subscriptions of the client's waiting calls."""
+        return self._pool.wakeups
 
     def stats(self) -> PoolStats:
         """Return the number of connections, and counts of the requests for a connection."""
@@ -139,7 +145,8 @@ class AsyncDriver:
             else:
                 scope.writes += not query.statement.reads
                 result = await _execute_alone(pooled, query, tenant)
-            self._config.log(query, result.count, began)
+            if self._config.query_log or self._config.slow is not None:
+                self._config.log(query, result.count, began)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
         else:
@@ -226,7 +233,7 @@ class AsyncTransactionDriver:
         if process.generation != self._generation:
             raise forked_transaction()
         async with self._lock:
-            return await self._driver.interpret(enclosed(plan), Scope(self._context, self))
+            return await self._driver.interpret(enclosed(plan), Scope(self._context, self, self.connection))
 
     async def end(self) -> None:
         """Wait for the running plan, and refuse later plans."""
@@ -250,11 +257,11 @@ async def _execute(connection: AsyncConnection[Any], query: Query) -> Result:
 
 async def _execute_alone(connection: AsyncPooledConnection, query: Query, tenant: UUID | None) -> Result:
     """Run a statement that is a transaction of its own, in one round trip."""
-    text, parameters = arguments(query)
+    text, parameters = query.statement.text, query.parameters
     if tenant is not None or (connection.path and not query.statement.commits):
         return await connection.execute_in_transaction(
-            begin_commands(tenant, connection.path), COMMIT, text, query.parameters
+            begin_commands(tenant, connection.path), COMMIT, text, parameters
         )
-    if parameters is None:
+    if not parameters:
         return await _execute(connection, query)
     return await connection.execute_prepared(text, parameters)

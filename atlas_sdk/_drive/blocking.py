@@ -30,6 +30,7 @@ from atlas_sdk._drive.pool import Pool
 from atlas_sdk._drive.pooled_connection import PooledConnection
 from atlas_sdk._drive.row_security import COMMIT, begin_command, begin_commands
 from atlas_sdk._drive.scope import Scope
+from atlas_sdk._drive.wakeups import Wakeups
 from atlas_sdk._forks import process
 from atlas_sdk._plan import Begin, Commit, Effect, Local, Plan, Query, Result, Rollback, enclosed
 from atlas_sdk._translate import translate
@@ -57,6 +58,11 @@ class Driver:
     def retries(self) -> int:
         """The most repetitions of a failed call that changed nothing."""
         return self._config.retries
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """The subscriptions of the client's waiting calls."""
+        return self._pool.wakeups
 
     def stats(self) -> PoolStats:
         """Return the number of connections, and counts of the requests for a connection."""
@@ -130,7 +136,8 @@ class Driver:
             else:
                 scope.writes += not query.statement.reads
                 result = _execute_alone(pooled, query, tenant)
-            self._config.log(query, result.count, began)
+            if self._config.query_log or self._config.slow is not None:
+                self._config.log(query, result.count, began)
         except UnicodeEncodeError as exc:
             raise not_text(exc) from exc
         else:
@@ -215,7 +222,7 @@ class TransactionDriver:
         if process.generation != self._generation:
             raise forked_transaction()
         with self._lock:
-            return self._driver.interpret(enclosed(plan), Scope(self._context, self))
+            return self._driver.interpret(enclosed(plan), Scope(self._context, self, self.connection))
 
     def end(self) -> None:
         """Wait for the running plan, and refuse later plans."""
@@ -233,11 +240,9 @@ def _execute(connection: Connection[Any], query: Query) -> Result:
 
 def _execute_alone(connection: PooledConnection, query: Query, tenant: UUID | None) -> Result:
     """Run a statement that is a transaction of its own, in one round trip."""
-    text, parameters = arguments(query)
+    text, parameters = query.statement.text, query.parameters
     if tenant is not None or (connection.path and not query.statement.commits):
-        return connection.execute_in_transaction(
-            begin_commands(tenant, connection.path), COMMIT, text, query.parameters
-        )
-    if parameters is None:
+        return connection.execute_in_transaction(begin_commands(tenant, connection.path), COMMIT, text, parameters)
+    if not parameters:
         return _execute(connection, query)
     return connection.execute_prepared(text, parameters)

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
+from psycopg_pool import PoolTimeout
 
 from atlas_sdk._plan import Begin, Commit, Effect, Query, Rollback
 from atlas_sdk._translate import translate
+from atlas_sdk.dsn import place
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseError,
@@ -41,6 +43,7 @@ __all__ = [
     "failure",
     "forked_transaction",
     "lost_commit",
+    "no_connection",
     "not_text",
 ]
 
@@ -88,6 +91,16 @@ def lost_commit(error: psycopg.Error, config: "ConnectionConfig") -> AtlasError:
 def _say_unknown(error: AtlasError) -> None:
     if isinstance(error, DatabaseUnreachable):
         error.args = (f"{error}; the answer was lost, so whether it was done is unknown: look before doing it again",)
+
+
+def no_connection(error: psycopg.Error, config: "ConnectionConfig", in_use: int) -> AtlasError:
+    """Return the error for a pool that gave no connection, although the server can be reached."""
+    if not isinstance(error, PoolTimeout):
+        return translate(error, config.dsn)
+    return DatabaseUnreachable(
+        f"no connection to {place(config.dsn)} came free within {config.connect_timeout_s:g} s: {in_use} of at most "
+        f"{config.pool_max} (pool_max) are in use; raise pool_max, or end transactions sooner"
+    )
 
 
 def broken_transaction() -> DatabaseError:

@@ -15,8 +15,10 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from atlas_sdk._drive.configure import configure_connection, configure_connection_async, probe
 from atlas_sdk._drive.connection_config import ConnectionConfig, logger
+from atlas_sdk._drive.failures import no_connection
 from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
 from atlas_sdk._drive.shielded import shielded
+from atlas_sdk._drive.wakeups import AsyncWakeups, Wakeups
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk._translate import translate
 from atlas_sdk.model.pool import PoolStats
@@ -25,15 +27,16 @@ __all__ = ["AsyncPool", "Pool", "has_news"]
 
 
 class Pool:
-    """The connections of a blocking client."""
+    """The connections of a blocking client. A pool that nobody uses opens none, and has no thread."""
 
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
         self.closed = False
+        self.wakeups = Wakeups(config)
         self._make()
         self._lock = Lock()
-        #: True in a forked child while the pool still has the parent's connections.
-        self._inherited = False
+        #: True once `get` may take connections. In a forked child, the pool still has the parent's until then.
+        self._started = False
         reset_in_children(self)
 
     def _make(self) -> None:
@@ -47,21 +50,21 @@ class Pool:
     def after_fork(self) -> None:
         """Leave the parent's connections alone in a forked child; the first `get` opens new ones."""
         self._lock = Lock()
-        self._inherited = True
+        self._started = False
 
     def open(self) -> None:
-        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
+        """Prove that the server can be reached, and find out about poolers. Raises DatabaseUnreachable."""
         try:
             probe(self._config)
         except psycopg.Error as exc:
             raise translate(exc, self._config.dsn) from exc
-        self._pool.open()
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
         self.closed = True
+        self.wakeups.close()
         self._config.close()
-        if not self._inherited:
+        if self._started:
             self._pool.close()
 
     def stats(self) -> PoolStats:
@@ -70,8 +73,8 @@ class Pool:
 
     def get(self) -> PooledConnection:
         """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
-        if self._inherited:
-            self._reopen()
+        if not self._started:
+            self._start()
         until = time.monotonic() + self._config.connect_timeout_s
         try:
             while True:
@@ -84,14 +87,14 @@ class Pool:
                 probe(self._config)
             except psycopg.Error as cause:
                 raise translate(cause, self._config.dsn) from cause
-            raise translate(exc, self._config.dsn) from exc
+            raise no_connection(exc, self._config, self.stats().in_use) from exc
 
-    def _reopen(self) -> None:
+    def _start(self) -> None:
         with self._lock:
-            if self._inherited:
+            if not self._started:
                 self._make()
                 self._pool.open()
-                self._inherited = False
+                self._started = True
 
     def _is_alive(self, connection: PooledConnection) -> bool:
         """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""
@@ -124,6 +127,8 @@ class AsyncPool:
     def __init__(self, config: ConnectionConfig) -> None:
         self._config = config
         self.closed = False
+        self.wakeups = AsyncWakeups(config)
+        self._started = False
         self._pool = AsyncConnectionPool(
             self._ready,
             connection_class=AsyncPooledConnection,
@@ -138,16 +143,16 @@ class AsyncPool:
         await asyncio.to_thread(probe, self._config)
 
     async def open(self) -> None:
-        """Prove that the server can be reached, then start the pool. Raises DatabaseUnreachable."""
+        """Prove that the server can be reached, and find out about poolers. Raises DatabaseUnreachable."""
         try:
             await self._probe()
         except psycopg.Error as exc:
             raise translate(exc, self._config.dsn) from exc
-        await self._pool.open()
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         self.closed = True
+        await self.wakeups.close()
         await asyncio.to_thread(self._config.close)
         await self._pool.close()
 
@@ -157,6 +162,10 @@ class AsyncPool:
 
     async def get(self) -> AsyncPooledConnection:
         """Return a connection, which the caller gives back with `put`. Raises DatabaseUnreachable and the like."""
+        if not self._started:
+            # A second task may open the pool at the same time, which does nothing.
+            await self._pool.open()
+            self._started = True
         until = time.monotonic() + self._config.connect_timeout_s
         try:
             while True:
@@ -169,7 +178,7 @@ class AsyncPool:
                 await self._probe()
             except psycopg.Error as cause:
                 raise translate(cause, self._config.dsn) from cause
-            raise translate(exc, self._config.dsn) from exc
+            raise no_connection(exc, self._config, self.stats().in_use) from exc
 
     async def _is_alive(self, connection: AsyncPooledConnection) -> bool:
         """Return whether the server keeps the connection open; give it back if not. Usually without a round trip."""

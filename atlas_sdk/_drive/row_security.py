@@ -1,7 +1,7 @@
 """The commands that start a transaction under one user's row-level security.
 
 The policies of every table apply to the role `atlas_app`, and compare rows with the setting `atlas.user_id`
-(`sql/migrations/0011_administration.sql`). Role and setting end with the transaction, so neither stays on the
+(`sql/migrations/0012_administration.sql`). Role and setting end with the transaction, so neither stays on the
 connection for the next client of a pooler. The setting is a literal, because `set_config()` does not reach the shards
 of a cluster.
 """

@@ -3,6 +3,7 @@
 from itertools import count
 from typing import Any, LiteralString, Protocol
 
+from attrs import define, field
 from psycopg.sql import Composed
 
 from atlas_sdk._context import Context
@@ -34,22 +35,24 @@ class OpenTransaction(Protocol):
         ...
 
 
+@define(eq=False)
 class Scope:
     """The state of one run of a plan: its connection, its depth of transactions, and the number of its writes."""
 
-    def __init__(self, context: Context, transaction: OpenTransaction | None = None) -> None:
-        self.context = context
-        self._outer = context
-        self.transaction = transaction
-        #: The connection of the transaction that is open; None between transactions.
-        self.connection: Any = None if transaction is None else transaction.connection
-        self._path = b""
-        self._path_before: str | None = None
-        #: Each run has its own savepoint names, so that it never releases a savepoint that an interrupted run left.
-        self._number = next(_numbers)
-        self.depth = 0
-        #: The number of committed transactions, and of statements outside of transactions that change something.
-        self.writes = 0
+    #: The context that the plan gets: inside a transaction, that of the transaction.
+    context: Context
+    transaction: OpenTransaction | None = None
+    #: The connection of the transaction that is open; None between transactions.
+    connection: Any = None
+    depth: int = 0
+    #: The number of committed transactions, and of statements outside of transactions that change something.
+    writes: int = 0
+    #: The context outside of the plan's own transaction, while that is open.
+    _outer: Any = field(init=False, default=None)
+    _path: bytes = field(init=False, default=b"")
+    _path_before: str | None = field(init=False, default=None)
+    #: Each run has its own savepoint names, so that it never releases a savepoint that an interrupted run left.
+    _number: int = field(init=False, factory=_numbers.__next__)
 
     def use(self, connection: Any) -> None:
         """Run the next transaction on this pooled connection."""
@@ -90,7 +93,7 @@ class Scope:
         if isinstance(effect, Begin):
             self.depth += 1
             if self.depth == 1 and self.transaction is None:
-                self.context = self._outer.begin()
+                self._outer, self.context = self.context, self.context.begin()
             return False
         self.depth -= 1
         if isinstance(effect, Rollback):

@@ -191,6 +191,7 @@ def of_usage(usage: "Usage") -> dict[str, Any]:
         },
         "builds_per_day": {"used": usage.builds_today, "limit": usage.builds_limit},
         "overridden": list(usage.overridden),
+        "waiting": usage.waiting,
     }
 
 

@@ -225,6 +225,8 @@ def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
     _show_gauges(run.out, list(_gauges(usage, memory, out=run.out)))
     run.out.table(of_grants(grants, out=run.out), styles=("green", "", "", "dim", "dim"))
     run.out.table(_of_holds(holds[:_HOLDS], out=run.out), styles=("cyan", "", "", "", "", "dim", "dim"))
+    if usage.waiting:
+        run.out.line(f"waiting   {count(usage.waiting, 'call')}, first come, first served")
     if len(holds) > _HOLDS:
         run.out.note(f"{len(holds) - _HOLDS:,} more are running; --json has all of them")
     run.out.line(_of_forecast(forecast, out=run.out))

@@ -3,21 +3,22 @@
 import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from atlas_sdk._namespaces import AsyncRunner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script_async
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.guards.block import LeaseRequest, nano_reserved
+from atlas_sdk.guards.block import LeaseRequest
 from atlas_sdk.guards.guard import AsyncGuard
-from atlas_sdk.guards.lease_backend import AsyncLeaseBackend
-from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options, end_call
 from atlas_sdk.guards.lease_manager import async_lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
+from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
+from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
+from atlas_sdk.ops.amounts import Money
 
 __all__ = ["AsyncLease", "AsyncLeaseCore"]
 
@@ -48,10 +49,8 @@ class AsyncLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return await self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not await self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            await self._manager.make_room(self.user, refusal, but=self)
         return await self._admit(request)
 
     async def _admit(self, request: LeaseRequest) -> LeaseCall:
@@ -77,13 +76,24 @@ class AsyncLeaseCore(LeaseCore):
     async def _refill(self, request: LeaseRequest) -> LeaseCall:
         return LeaseCall(self, *await self._run(self.pool.refill(request)), request.nano)
 
-    async def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
-        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
-        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
-        await self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
-        with self.lock:
-            call.tokens += tokens
-            call.cost_nano += nano
+    async def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> LeaseCall:
+        return await self.grant(self.request_of(options))
+
+    async def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
+        if self.pool.size.fixed is None and self.pool.outbox:
+            # The client made this lease for its guards. An idle process must hold nothing between their calls.
+            try:
+                await self._run_alone(self.pool.outbox.flush(due_only=True))
+            finally:
+                if self.pool.outbox:
+                    self.schedule()
+        return settlement
+
+    async def extend(
+        self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None
+    ) -> LeaseCall:
+        return await self._run(self.extension(grant, tokens, cost, ttl))
 
     async def _run(self, script: Script[T]) -> T:
         return await run_script_async(self._runner, script, lock=self.lock)
@@ -122,15 +132,6 @@ class AsyncLeaseCore(LeaseCore):
                 due_in_s = self.pool.due_in_s()
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
-    async def settle_due(self) -> None:
-        """Settle now if the client made this lease for its guards: an idle process must hold nothing between calls."""
-        if self.pool.size.fixed is None and self.pool.outbox:
-            try:
-                await self._run_alone(self.pool.outbox.flush(due_only=True))
-            finally:
-                if self.pool.outbox:
-                    self.schedule()
-
     async def give_back(self) -> None:
         """Give back the unused parts of all blocks."""
         if not self.empty:
@@ -139,10 +140,7 @@ class AsyncLeaseCore(LeaseCore):
     async def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        await self._wait_for_others()
-        with self.lock:
-            self.pool.retire()
-        await self.give_back()
+        await self._run_alone(self.closing())
 
     async def end(self) -> None:
         """Close the lease, and charge running calls their whole grant: the process ends before they report usage."""
@@ -202,14 +200,14 @@ class AsyncLease:
         with the lease's `meta`; it does not store the `meta` of a single call.
         """
         check_lease_options(options)
-        return AsyncGuard(AsyncLeaseBackend(lambda _user, _options: self._core), self._core.user, options)
+        return AsyncGuard(self._core, self._core.user, options)
 
     async def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
         With `ttl`, the call's block expires `ttl` from now.
         """
-        await self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
+        await self._core.extend(self._core.user, call, tokens=tokens, cost=cost, ttl=ttl)
 
     async def give_back(self) -> None:
         """Give back the unused parts of all blocks. The grants of running calls stay until the calls end."""
@@ -222,9 +220,7 @@ class AsyncLease:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self.close()
 
 

@@ -10,20 +10,39 @@ A guard works with reservations and with leases, because the backends of both ha
 `database_backend.py` makes a reservation for every call; leases (`lease.py`) spend a block that the process holds.
 """
 
-from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
-from attrs import frozen
-
+from atlas_sdk._drive import AsyncWakeups, Wakeups
+from atlas_sdk._namespaces import AsyncRunner, Runner
 from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import Money
 
-__all__ = ["RELEASED", "AsyncQuotaBackend", "Grant", "Outcome", "QuotaBackend"]
+__all__ = ["AsyncQuotaBackend", "AsyncQuotaRunner", "Grant", "QuotaBackend", "QuotaRunner"]
+
+
+class QuotaRunner(Runner, Protocol):
+    """A blocking runner of plans that also wakes waiting calls."""
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """The subscriptions of the client's waiting calls."""
+        ...
+
+
+class AsyncQuotaRunner(AsyncRunner, Protocol):
+    """The same for asyncio."""
+
+    @property
+    def wakeups(self) -> AsyncWakeups:
+        """The subscriptions of the client's waiting calls."""
+        ...
 
 
 class Grant(Protocol):
@@ -50,48 +69,31 @@ class Grant(Protocol):
         ...
 
 
-@frozen(kw_only=True)
-class Outcome:
-    """Amounts to charge at the end of a guard, or a release."""
-
-    #: True for a release, which ignores the amounts.
-    releases: bool = False
-    #: Amounts to charge; None charges the whole reservation.
-    tokens: int | None = None
-    cost: Decimal | None = None
-    meta: Mapping[str, object] | None = None
+G = TypeVar("G", bound=Grant)
 
 
-RELEASED = Outcome(releases=True)
-
-
-class QuotaBackend(Protocol):
+class QuotaBackend(Protocol[G]):
     """A backend for blocking guards. The guards of all threads share it."""
 
-    def reserve(self, user: User, options: GuardOptions) -> Grant:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
+    def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> G:
+        """Reserve the amounts; with `wait`, wait for the call's turn if they do not fit.
+
+        Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput.
+        """
         ...
 
-    def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
+    def settle(self, user: User, grant: G, outcome: Outcome) -> Settlement | None:
         """Charge or release a grant; return None if the backend keeps the settlement for later."""
         ...
 
-    def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
+    def extend(self, user: User, grant: G, *, tokens: int, cost: Money, ttl: timedelta | None) -> G:
         """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
         ...
 
 
-class AsyncQuotaBackend(Protocol):
-    """A backend for guards on asyncio."""
+class AsyncQuotaBackend(Protocol[G]):
+    """A backend for guards on asyncio. Its methods do the same as those of `QuotaBackend`."""
 
-    async def reserve(self, user: User, options: GuardOptions) -> Grant:
-        """Reserve the amounts. Raises QuotaExceeded, AlreadyExists, DatabaseUnreachable, InvalidInput."""
-        ...
-
-    async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        """Charge or release a grant; return None if the backend keeps the settlement for later."""
-        ...
-
-    async def extend(self, user: User, grant: Grant, *, tokens: int, cost: Money, ttl: timedelta | None) -> Grant:
-        """Add to a grant, or make it expire `ttl` from now; return its new totals. Raises QuotaExceeded, NotFound."""
-        ...
+    async def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> G: ...
+    async def settle(self, user: User, grant: G, outcome: Outcome) -> Settlement | None: ...
+    async def extend(self, user: User, grant: G, *, tokens: int, cost: Money, ttl: timedelta | None) -> G: ...

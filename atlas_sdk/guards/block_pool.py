@@ -247,8 +247,7 @@ class BlockPool:
         # Use the time of the request: the deadline was checked just now, but it may have passed since then.
         granted = block.take_up_to(request.tokens, request.least, request.nano, request.requests, block.used_at)
         if granted is None:
-            message = f"block {block.id} was granted with less than its minimum"
-            raise AssertionError(message)
+            raise AssertionError(f"block {block.id} was granted with less than its minimum")
         if self.size.is_one_call:
             # A block for one call is a reservation, with no rest for later calls.
             self.retire()

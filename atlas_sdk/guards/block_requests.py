@@ -12,7 +12,7 @@ from uuid import UUID
 from attrs import frozen
 
 from atlas_sdk._plan import Plan, Script, context
-from atlas_sdk._retry import retry_once
+from atlas_sdk._script import retry_once
 from atlas_sdk.errors import AtlasError, DatabaseUnreachable, InvalidInput, QuotaExceeded
 from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved
 from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved

@@ -6,14 +6,19 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Event, Thread
+from typing import Any, ClassVar, Generic, TypeVar
+from uuid import UUID
 
-from atlas_sdk.errors import AtlasError, DatabaseError, DatabaseUnreachable, NotFound, SlotLost
+from atlas_sdk.errors import AtlasError, DatabaseError, DatabaseUnreachable, InvalidInput, NotFound, SlotLost
 from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
 from atlas_sdk.model.users import User
 
-__all__ = ["AsyncHeartbeat", "Heartbeat", "HeartbeatState"]
+__all__ = ["AsyncHeartbeat", "Heartbeat", "HeartbeatState", "Held"]
 
 logger = logging.getLogger(__name__)
+
+B = TypeVar("B")
+H = TypeVar("H")
 
 #: Heartbeats in one time to live, so that two may fail.
 _BEATS = 3
@@ -86,7 +91,7 @@ class HeartbeatState:
 class Heartbeat:
     """A thread that keeps a reservation alive until it is stopped."""
 
-    def __init__(self, backend: QuotaBackend, user: User, grant: Grant, state: HeartbeatState) -> None:
+    def __init__(self, backend: QuotaBackend[Any], user: User, grant: Grant, state: HeartbeatState) -> None:
         self._backend = backend
         self._user = user
         self._grant = grant
@@ -120,7 +125,7 @@ class Heartbeat:
 class AsyncHeartbeat:
     """A task that keeps a reservation alive until it is stopped."""
 
-    def __init__(self, backend: AsyncQuotaBackend, user: User, grant: Grant, state: HeartbeatState) -> None:
+    def __init__(self, backend: AsyncQuotaBackend[Any], user: User, grant: Grant, state: HeartbeatState) -> None:
         self._backend = backend
         self._user = user
         self._grant = grant
@@ -150,3 +155,55 @@ class AsyncHeartbeat:
     async def join(self) -> None:
         """Wait for a heartbeat that is under way."""
         await asyncio.wait([self._task])
+
+
+class Held(Generic[B, H]):
+    """Base class of guards and slots: the grant that a `with` block holds."""
+
+    #: The word for such an object in errors.
+    _kind: ClassVar[str]
+
+    def __init__(self, backend: B, liveness: HeartbeatState | None) -> None:
+        self._backend = backend
+        #: None if the grant needs no heartbeats.
+        self._liveness = liveness
+        self._grant: Grant | None = None
+        self._heartbeat: H | None = None
+        #: The process that entered the block. A forked child must not settle.
+        self._process = 0
+
+    @property
+    def _granted(self) -> Grant:
+        if self._grant is None:
+            kind = self._kind
+            raise InvalidInput(f"enter the {kind} first: `with {kind} as {kind[0]}:`", field=kind)
+        return self._grant
+
+    @property
+    def id(self) -> UUID:
+        """The id of the reservation, or of the lease's block that the grant is a part of."""
+        return self._granted.id
+
+    @property
+    def epoch(self) -> int | None:
+        """The fencing number: a later grant to this user has a higher one.
+
+        For each container, a driver obeys the highest number that it has seen for that container. Two slots that a user
+        holds at the same time have different numbers, and both are valid.
+        """
+        return self._granted.epoch
+
+    @property
+    def lost(self) -> bool:
+        """True if other containers may run in these slots: they have ended, or no heartbeat succeeded for `ttl`.
+
+        Slots that are lost stay lost. False for a guard without slots.
+        """
+        self._granted  # noqa: B018  # raises before the block is entered
+        return self._liveness is not None and self._liveness.lost
+
+    def check(self) -> None:
+        """Raise SlotLost if the slots are lost, else do nothing. No round trip."""
+        self._granted  # noqa: B018  # as above
+        if self._liveness is not None:
+            self._liveness.check()

@@ -2,21 +2,22 @@
 
 import logging
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from atlas_sdk._namespaces import Runner
 from atlas_sdk._plan import Script
 from atlas_sdk._script import run_script
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.guards.block import LeaseRequest, nano_reserved
+from atlas_sdk.guards.block import LeaseRequest
 from atlas_sdk.guards.guard import Guard
-from atlas_sdk.guards.lease_backend import LeaseBackend
-from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options
+from atlas_sdk.guards.lease_call import LeaseCall, LeaseCore, core_options, end_call
 from atlas_sdk.guards.lease_manager import lease_manager
 from atlas_sdk.guards.options import GuardOptions, check_lease_options
+from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
+from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.amounts import TOKENS_MAX, Money, count, money
+from atlas_sdk.ops.amounts import Money
 
 __all__ = ["Lease", "ThreadLeaseCore"]
 
@@ -45,10 +46,8 @@ class ThreadLeaseCore(LeaseCore):
         """Reserve a part of the current or a new block for a call. Raises QuotaExceeded, DatabaseUnreachable."""
         try:
             return self._admit(request)
-        except QuotaExceeded:
-            # Before refusing the call, give back the idle blocks of the other leases in this process.
-            if not self._manager.give_back(self.user, but=self):
-                raise
+        except QuotaExceeded as refusal:
+            self._manager.make_room(self.user, refusal, but=self)
         return self._admit(request)
 
     def _admit(self, request: LeaseRequest) -> LeaseCall:
@@ -74,13 +73,22 @@ class ThreadLeaseCore(LeaseCore):
                     if not self.empty:
                         self.schedule()
 
-    def extend(self, call: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> None:
-        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable."""
-        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
-        self._run(self.pool.extend(call._block, tokens, nano, ttl))  # noqa: SLF001  # the call is of this lease
-        with self.lock:
-            call.tokens += tokens
-            call.cost_nano += nano
+    def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> LeaseCall:
+        return self.grant(self.request_of(options))
+
+    def settle(self, _user: User, grant: LeaseCall, outcome: Outcome) -> Settlement:
+        settlement = end_call(grant, outcome)
+        if self.pool.size.fixed is None and self.pool.outbox:
+            # The client made this lease for its guards. An idle process must hold nothing between their calls.
+            try:
+                self._run_alone(self.pool.outbox.flush(due_only=True))
+            finally:
+                if self.pool.outbox:
+                    self.schedule()
+        return settlement
+
+    def extend(self, _user: User, grant: LeaseCall, *, tokens: int, cost: Money, ttl: timedelta | None) -> LeaseCall:
+        return self._run(self.extension(grant, tokens, cost, ttl))
 
     def _run(self, script: Script[T]) -> T:
         return run_script(self._runner, script, lock=self.lock)
@@ -117,15 +125,6 @@ class ThreadLeaseCore(LeaseCore):
                 due_in_s = self.pool.due_in_s()
         return min((s for s in (idle_in_s, due_in_s) if s is not None), default=None)
 
-    def settle_due(self) -> None:
-        """Settle now if the client made this lease for its guards: an idle process must hold nothing between calls."""
-        if self.pool.size.fixed is None and self.pool.outbox:
-            try:
-                self._run_alone(self.pool.outbox.flush(due_only=True))
-            finally:
-                if self.pool.outbox:
-                    self.schedule()
-
     def give_back(self) -> None:
         """Give back the unused parts of all blocks."""
         if not self.empty:
@@ -134,11 +133,7 @@ class ThreadLeaseCore(LeaseCore):
     def close(self) -> None:
         """Refuse new calls, and give back the unused parts of all blocks."""
         self.closed = True
-        with self.changed:
-            while self.busy:
-                self.changed.wait()
-            self.pool.retire()
-        self.give_back()
+        self._run_alone(self.closing())
         if not self.empty:
             # Calls still run, or the database did not answer.
             self.schedule()
@@ -208,14 +203,14 @@ class Lease:
         with the lease's `meta`; it does not store the `meta` of a single call.
         """
         check_lease_options(options)
-        return Guard(LeaseBackend(lambda _user, _options: self._core), self._core.user, options)
+        return Guard(self._core, self._core.user, options)
 
     def extend(self, call: LeaseCall, *, tokens: int = 0, cost: Money = 0, ttl: timedelta | None = None) -> None:
         """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, DatabaseUnreachable.
 
         With `ttl`, the call's block expires `ttl` from now.
         """
-        self._core.extend(call, tokens=tokens, cost=cost, ttl=ttl)
+        self._core.extend(self._core.user, call, tokens=tokens, cost=cost, ttl=ttl)
 
     def give_back(self) -> None:
         """Give back the unused parts of all blocks. The grants of running calls stay until the calls end."""
@@ -228,7 +223,5 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()

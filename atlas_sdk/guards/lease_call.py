@@ -15,10 +15,13 @@ from typing import Any
 from uuid import UUID
 
 from atlas_sdk._forks import reset_in_children
+from atlas_sdk._plan import Script
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.guards.backend import Outcome
 from atlas_sdk.guards.block import NANO_MAX, Block, LeaseRequest, dollars, nano_reserved, nano_used
 from atlas_sdk.guards.block_pool import BlockPool
+from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.usage_record import Outcome
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
@@ -186,6 +189,20 @@ class LeaseCore:
         """Ask the lease manager to maintain this lease now."""
         raise NotImplementedError
 
+    # The three methods of a backend of guards, as in `backend.py`; on asyncio their results are awaitable:
+
+    def reserve(self, _user: User, options: GuardOptions, _wait: WaitSchedule | None = None) -> Any:
+        """Reserve a part of a block for a guard."""
+        raise NotImplementedError
+
+    def settle(self, _user: User, grant: Any, outcome: Outcome) -> Any:
+        """Charge or release a guard's part of a block. The ledger has one entry per block, with the lease's `meta`."""
+        raise NotImplementedError
+
+    def extend(self, _user: User, grant: Any, *, tokens: int, cost: Money, ttl: timedelta | None) -> Any:
+        """Add these amounts to the grant of a running call."""
+        raise NotImplementedError
+
     @property
     def empty(self) -> bool:
         """True if the lease manager has nothing to maintain."""
@@ -218,6 +235,11 @@ class LeaseCore:
                     return LeaseCall(self, block, tokens, cost_nano)
         return None
 
+    def request_of(self, options: GuardOptions) -> LeaseRequest:
+        """Check the amounts of a guard; return them as a request. Raises InvalidInput."""
+        tokens, cost = options.get("tokens", 0), options.get("cost", 0)
+        return self.request(tokens, options.get("min_tokens"), cost, 0, options.get("requests"))
+
     def request(
         self, tokens: int, min_tokens: int | None, cost: Money, cost_nano: int, requests: int | None
     ) -> LeaseRequest:
@@ -241,3 +263,16 @@ class LeaseCore:
                 if amount and not most:
                     raise InvalidInput(f"this lease has no {name}: open it with {name}=…", field=name)
         return asked
+
+    def extension(self, call: LeaseCall, tokens: int, cost: Money, ttl: timedelta | None) -> Script[LeaseCall]:
+        """Add these amounts to the grant of a running call. Raises QuotaExceeded, NotFound, InvalidInput."""
+        tokens, nano = count("tokens", tokens, TOKENS_MAX), nano_reserved(money("cost", cost))
+        yield from self.pool.extend(call._block, tokens, nano, ttl)  # noqa: SLF001  # the call is of this lease
+        call.tokens += tokens
+        call.cost_nano += nano
+        return call
+
+    def closing(self) -> Script[None]:
+        """Give back the unused parts of all blocks. Calls that still run keep their parts."""
+        self.pool.retire()
+        yield from self.pool.give_back()

@@ -19,12 +19,15 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from atlas_sdk._forks import reset_in_children
 from atlas_sdk._namespaces import AsyncRunner, Runner
+from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.model.users import User
 
 __all__ = ["AsyncLeaseManager", "LeaseManager", "ManagedLease", "async_lease_manager", "lease_manager"]
 
 logger = logging.getLogger(__name__)
 
+#: Dimensions that leases hold. If one of them is exhausted, giving back idle blocks may help.
+_LEASED = frozenset({"tokens", "cost", "requests"})
 #: The longest time between two maintenances of a lease, in seconds.
 _AT_LAST_S = 5.0
 #: The shortest pause between two rounds, in seconds, so that a thousand leases share a round.
@@ -61,19 +64,11 @@ class ManagedLease(_Lease, Protocol):
 
 
 class AsyncManagedLease(_Lease, Protocol):
-    """The core of a lease for asyncio, as its manager sees it."""
+    """The core of a lease for asyncio. Its methods do the same as those of `ManagedLease`."""
 
-    async def run_maintenance(self) -> float | None:
-        """Maintain the lease; return the seconds until the next time, or None to wait for `schedule`."""
-        ...
-
-    async def give_back(self) -> None:
-        """Give back the unused parts of all blocks."""
-        ...
-
-    async def end(self) -> None:
-        """End the lease: settle everything, and charge running calls their whole grant."""
-        ...
+    async def run_maintenance(self) -> float | None: ...
+    async def give_back(self) -> None: ...
+    async def end(self) -> None: ...
 
 
 L = TypeVar("L", bound=_Lease)
@@ -130,14 +125,18 @@ class _Manager(Generic[L]):
         self._schedule: Schedule[L] = Schedule()
 
     def register(self, lease: L) -> None:
-        """Add a lease, so that `give_back` finds it."""
+        """Add a lease, so that `make_room` finds it."""
         with self._lock:
             self._known.add(lease)
 
-    def _idle(self, user: User, but: L | None) -> list[L]:
+    def _idle(self, user: User, refusal: QuotaExceeded, but: L | None) -> list[L]:
+        """Return the leases that have something to give back, or raise the refusal."""
         with self._lock:
             known = list(self._known)
-        return [lease for lease in known if lease is not but and lease.user.id == user.id and lease.can_give_back]
+        found = [lease for lease in known if lease is not but and lease.user.id == user.id and lease.can_give_back]
+        if refusal.dimension not in _LEASED or not found:
+            raise refusal
+        return found
 
 
 class LeaseManager(_Manager[ManagedLease]):
@@ -150,15 +149,14 @@ class LeaseManager(_Manager[ManagedLease]):
         self._added: SimpleQueue[ManagedLease] = SimpleQueue()
         self._runs = False
 
-    def give_back(self, user: User, *, but: ManagedLease | None = None) -> bool:
-        """Give back the unused parts of a user's leases; return True if there were any.
+    def make_room(self, user: User, refusal: QuotaExceeded, *, but: ManagedLease | None = None) -> None:
+        """Give back the unused parts of the user's other leases after a refusal. Raises the refusal if there are none.
 
         This waits for the scripts of those leases, so a script must not call it.
         """
-        leases = self._idle(user, but)
+        leases = self._idle(user, refusal, but)
         for lease in leases:
             lease.give_back()
-        return bool(leases)
 
     def schedule(self, lease: ManagedLease) -> None:
         """Maintain this lease from now on. Never waits."""
@@ -218,15 +216,11 @@ class AsyncLeaseManager(_Manager[AsyncManagedLease]):
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def give_back(self, user: User, *, but: AsyncManagedLease | None = None) -> bool:
-        """Give back the unused parts of a user's leases; return True if there were any.
-
-        This waits for the scripts of those leases, so a script must not call it.
-        """
-        leases = self._idle(user, but)
+    async def make_room(self, user: User, refusal: QuotaExceeded, *, but: AsyncManagedLease | None = None) -> None:
+        """Give back the unused parts of the user's other leases, as `LeaseManager.make_room` does."""
+        leases = self._idle(user, refusal, but)
         for lease in leases:
             await lease.give_back()
-        return bool(leases)
 
     def schedule(self, lease: AsyncManagedLease) -> None:
         """Maintain this lease from now on."""

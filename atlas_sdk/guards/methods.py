@@ -3,18 +3,18 @@
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial, wraps
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 from uuid import UUID
 
 from atlas_sdk._namespaces import AsyncNamespace, AsyncRunner, Namespace, Runner
 from atlas_sdk._signatures import wrong_kind
 from atlas_sdk.errors import NotPermitted
 from atlas_sdk.guards.async_lease import AsyncLease, AsyncLeaseCore
-from atlas_sdk.guards.backend import AsyncQuotaBackend, QuotaBackend
+from atlas_sdk.guards.backend import AsyncQuotaBackend, AsyncQuotaRunner, QuotaBackend, QuotaRunner
+from atlas_sdk.guards.client_leases import ClientLeases
 from atlas_sdk.guards.database_backend import AsyncDatabaseBackend, DatabaseBackend
 from atlas_sdk.guards.guard import AsyncGuard, Guard
 from atlas_sdk.guards.lease import Lease, ThreadLeaseCore
-from atlas_sdk.guards.lease_backend import AsyncLeaseBackend, ClientLeases, LeaseBackend
 from atlas_sdk.guards.lease_call import REQUESTS
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 from atlas_sdk.guards.options import GuardOptions
@@ -51,18 +51,19 @@ def _require_tenant(tenant: UUID | None, user: UserT) -> UserT:
 class GuardMethods(Namespace):
     """Guards, slots and leases of a blocking client."""
 
-    def __init__(self, runner: Runner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None) -> None:
+    def __init__(
+        self, runner: QuotaRunner, *, shared: "GuardMethods | None" = None, tenant: UUID | None = None
+    ) -> None:
         super().__init__(runner)
         #: The only user that the client acts for; None if it acts for every user.
         self._tenant = tenant
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = DatabaseBackend(runner)
-            leases: ClientLeases[ThreadLeaseCore] = ClientLeases(partial(ThreadLeaseCore, runner))
-            self._lease_backend = LeaseBackend(leases.find, self._backend)
+            self._leases = ClientLeases(partial(ThreadLeaseCore, runner), self._backend)
             self._lease_runner: Runner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
+            self._backend, self._leases = shared._backend, shared._leases  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> Guard:
@@ -73,7 +74,7 @@ class GuardMethods(Namespace):
         QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose call
         has ended.
         """
-        backend: QuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        backend: QuotaBackend[Any] = self._leases if options.get("lease") else self._backend
         return Guard(backend, _require_tenant(self._tenant, user), options)
 
     def slot(
@@ -83,13 +84,16 @@ class GuardMethods(Namespace):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
     ) -> Slot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
         The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
-        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        and process. With `wait`, the entry waits this long for a free slot, first come, first served. The entry raises
+        QuotaExceeded with the dimension "containers" and the `holders`.
         """
-        return Slot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+        user = _require_tenant(self._tenant, user)
+        return Slot(self._backend, user, ttl=ttl, holder=holder, meta=meta, wait=wait)
 
     def lease(
         self,
@@ -140,7 +144,7 @@ class AsyncGuardMethods(AsyncNamespace):
     """Guards, slots and leases of an asyncio client."""
 
     def __init__(
-        self, runner: AsyncRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
+        self, runner: AsyncQuotaRunner, *, shared: "AsyncGuardMethods | None" = None, tenant: UUID | None = None
     ) -> None:
         super().__init__(runner)
         #: The only user that the client acts for; None if it acts for every user.
@@ -148,11 +152,10 @@ class AsyncGuardMethods(AsyncNamespace):
         # A copy made by `as_user` may live for one request only, so the original keeps and settles guards and leases.
         if shared is None:
             self._backend = AsyncDatabaseBackend(runner)
-            leases: ClientLeases[AsyncLeaseCore] = ClientLeases(partial(AsyncLeaseCore, runner))
-            self._lease_backend = AsyncLeaseBackend(leases.find, self._backend)
+            self._leases = ClientLeases(partial(AsyncLeaseCore, runner), self._backend)
             self._lease_runner: AsyncRunner = runner
         else:
-            self._backend, self._lease_backend = shared._backend, shared._lease_backend  # noqa: SLF001  # of this class
+            self._backend, self._leases = shared._backend, shared._leases  # noqa: SLF001  # of this class
             self._lease_runner = shared._lease_runner  # noqa: SLF001  # as above
 
     def guard(self, user: User | Callable[..., User], **options: Unpack[GuardOptions]) -> AsyncGuard:
@@ -163,7 +166,7 @@ class AsyncGuardMethods(AsyncNamespace):
         raises QuotaExceeded, DatabaseUnreachable (then no call is allowed), AlreadyExists for an idempotency key whose
         call has ended.
         """
-        backend: AsyncQuotaBackend = self._lease_backend if options.get("lease") else self._backend
+        backend: AsyncQuotaBackend[Any] = self._leases if options.get("lease") else self._backend
         return AsyncGuard(backend, _require_tenant(self._tenant, user), options)
 
     def slot(
@@ -173,13 +176,17 @@ class AsyncGuardMethods(AsyncNamespace):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
     ) -> AsyncSlot:
         """Return a slot for a container. The entry reserves it, heartbeats keep it alive, the exit releases it.
 
         The slot expires `ttl` after its last heartbeat, at most 24 hours. `holder` names its owner; the default is host
-        and process. The entry raises QuotaExceeded with the dimension "containers" and the `holders`.
+        and process. With `wait`, the entry waits this long for a free slot, first come, first served. The entry raises
+        QuotaExceeded with the dimension "containers" and the `holders`.
         """
-        return AsyncSlot(self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta)
+        return AsyncSlot(
+            self._backend, _require_tenant(self._tenant, user), ttl=ttl, holder=holder, meta=meta, wait=wait
+        )
 
     def lease(
         self,

@@ -13,8 +13,8 @@ from uuid import UUID
 from attrs import define
 
 from atlas_sdk._forks import reset_in_children
-from atlas_sdk._plan import Plan, Script
-from atlas_sdk._retry import retry_once
+from atlas_sdk._plan import Json, Plan, Script
+from atlas_sdk._script import retry_once
 from atlas_sdk.errors import (
     AtlasError,
     DatabaseError,
@@ -26,7 +26,7 @@ from atlas_sdk.errors import (
 )
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
-from atlas_sdk.ops import quotas
+from atlas_sdk.ops import quota_waits, quotas
 
 __all__ = ["KEPT_MAX", "Outbox", "PendingSettlement", "may_have_reserved"]
 
@@ -58,6 +58,8 @@ class PendingSettlement:
     reservation_id: UUID
     #: True for a release, which ignores the amounts.
     releases: bool = False
+    #: True for a release that only ends a wait: another call may have made the reservation.
+    leaves: bool = False
     #: Amounts to charge; None charges the whole reservation.
     tokens: int | None = None
     cost: Decimal | None = None
@@ -75,11 +77,18 @@ class PendingSettlement:
 
     def plan(self) -> Plan[Settlement]:
         """Write the settlement. Raises NotFound when there is no such reservation."""
+        if self.leaves:
+            return self._leave()
         if self.releases:
             return quotas.release(self.user, self.reservation_id)
-        return quotas.settle(
-            self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, requests=self.requests, meta=self.meta
+        meta = None if self.meta is None else Json(self.meta)
+        return quotas.charge(
+            self.user, self.reservation_id, tokens=self.tokens, cost=self.cost, requests=self.requests, meta=meta
         )
+
+    def _leave(self) -> Plan[Settlement]:
+        yield from quota_waits.leave(self.user, self.reservation_id)
+        return Settlement(outcome="released", tokens=0, cost=Decimal(), overrun=False)
 
     def drop_meta(self, refusal: BaseException) -> None:
         """Drop the `meta` that the database refused, so that the amounts can still be written."""

@@ -6,15 +6,15 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from types import TracebackType
-from typing import Generic, Self, TypeVar
-from uuid import UUID
+from typing import Any, Self, TypeVar
 
 from atlas_sdk._forks import process
 from atlas_sdk.errors import AtlasError, InvalidInput
-from atlas_sdk.guards.backend import RELEASED, AsyncQuotaBackend, Grant, QuotaBackend
-from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState
-from atlas_sdk.guards.options import GuardOptions
+from atlas_sdk.guards.backend import AsyncQuotaBackend, Grant, QuotaBackend
+from atlas_sdk.guards.heartbeat import AsyncHeartbeat, Heartbeat, HeartbeatState, Held
+from atlas_sdk.guards.options import GuardOptions, check_wait
+from atlas_sdk.guards.usage_record import RELEASED
+from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.users import User
 
 __all__ = ["TTL", "AsyncSlot", "Slot"]
@@ -28,8 +28,11 @@ H = TypeVar("H")
 TTL = timedelta(seconds=60)
 
 
-class _SlotState(Generic[B, H]):
+class _SlotState(Held[B, H]):
     """Base class of both slots, with everything that needs no I/O."""
+
+    _kind = "slot"
+    _liveness: HeartbeatState
 
     def __init__(
         self,
@@ -39,56 +42,20 @@ class _SlotState(Generic[B, H]):
         ttl: timedelta = TTL,
         holder: str | None = None,
         meta: Mapping[str, object] | None = None,
+        wait: timedelta | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use `atlas.quotas.slot`."""
-        self._backend = backend
+        check_wait(wait)
+        super().__init__(backend, HeartbeatState(ttl, clock))
         self._user = user
-        self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta}
+        self._options: GuardOptions = {"slots": 1, "requests": 0, "ttl": ttl, "meta": meta, "wait": wait}
         self._options["holder"] = f"{socket.gethostname()}:{os.getpid()}" if holder is None else holder
-        self._liveness = HeartbeatState(ttl, clock)
-        self._grant: Grant | None = None
         self._used = False
-        self._process = 0
-        self._heartbeat: H | None = None
 
     def __repr__(self) -> str:
         state = "new" if self._grant is None else f"fencing number {self._grant.epoch}"
         return f"<{type(self).__name__} for {self._user.email}, held by {self._options['holder']}; {state}>"
-
-    @property
-    def _granted(self) -> Grant:
-        if self._grant is None:
-            raise InvalidInput("enter the slot first: `with slot as s:`", field="slot")
-        return self._grant
-
-    @property
-    def id(self) -> UUID:
-        """The id of the reservation."""
-        return self._granted.id
-
-    @property
-    def epoch(self) -> int | None:
-        """The fencing number: a later slot of this user has a higher one.
-
-        For each container, a driver obeys the highest number that it has seen for that container. Two slots that a user
-        holds at the same time have different numbers, and both are valid.
-        """
-        return self._granted.epoch
-
-    @property
-    def lost(self) -> bool:
-        """True if another container may run in this slot: the slot has ended, or no heartbeat succeeded for `ttl`.
-
-        A lost slot stays lost.
-        """
-        self._granted  # noqa: B018  # raises before the slot is entered
-        return self._liveness.lost
-
-    def check(self) -> None:
-        """Raise SlotLost if the slot is lost, else do nothing. No round trip."""
-        self._granted  # noqa: B018  # as above
-        self._liveness.check()
 
     def _begin(self) -> float:
         if self._used:
@@ -100,7 +67,7 @@ class _SlotState(Generic[B, H]):
         self._liveness.begin(grant, began)
 
 
-class Slot(_SlotState[QuotaBackend, Heartbeat]):
+class Slot(_SlotState[QuotaBackend[Any], Heartbeat]):
     """A slot for a container, kept until the end of the `with`. Create it with `atlas.quotas.slot`.
 
     ::
@@ -113,13 +80,13 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
 
     def __enter__(self) -> Self:
         began = self._begin()
-        self._enter(self._backend.reserve(self._user, self._options), began)
+        wait = WaitSchedule.of(self._options)
+        grant = self._backend.reserve(self._user, self._options, wait)
+        self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = Heartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if process.generation != self._process or self._heartbeat is None:
             # This is a forked child, and the slot belongs to the parent.
             return
@@ -131,7 +98,7 @@ class Slot(_SlotState[QuotaBackend, Heartbeat]):
         self._heartbeat.join()
 
 
-class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
+class AsyncSlot(_SlotState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
     """A slot for a container, kept until the end of the `async with`. Create it with `atlas.quotas.slot`.
 
     ::
@@ -146,13 +113,13 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend, AsyncHeartbeat]):
 
     async def __aenter__(self) -> Self:
         began = self._begin()
-        self._enter(await self._backend.reserve(self._user, self._options), began)
+        wait = WaitSchedule.of(self._options)
+        grant = await self._backend.reserve(self._user, self._options, wait)
+        self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = AsyncHeartbeat(self._backend, self._user, self._granted, self._liveness)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if process.generation != self._process or self._heartbeat is None:
             # This is a forked child, and the slot belongs to the parent.
             return

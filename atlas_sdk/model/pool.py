@@ -10,7 +10,7 @@ class PoolStats:
     """The connections of one client at one moment, and counts since it was opened.
 
     Reading them takes microseconds and sends nothing to the server. A forked child begins at 0. The connections of
-    listeners are not counted.
+    listeners are not counted. The operations of `quotas` have connections of their own, which `quotas` counts.
     """
 
     #: Connections that are open or being opened.
@@ -41,3 +41,5 @@ class PoolStats:
     failed: int
     #: Connections found dead when they were checked out or returned.
     lost: int
+    #: The connections of `atlas.quotas`. None in these statistics themselves.
+    quotas: "PoolStats | None" = None

@@ -71,6 +71,8 @@ class Usage:
     time_zone: str
     #: Limits that were set for this user by hand. A change of plan does not change them.
     overridden: tuple[str, ...] = field(converter=tuple)
+    #: Calls that wait for their turn.
+    waiting: int = 0
 
     def check(self) -> "LimitCheck":
         """Check whether a limit is reached; if several are, report the one that takes longest to recover."""

@@ -1,4 +1,4 @@
-"""Check the rights of a client's login (`sql/migrations/0011_administration.sql` isolates the tenants)."""
+"""Check the rights of a client's login (`sql/migrations/0012_administration.sql` isolates the tenants)."""
 
 from uuid import UUID
 

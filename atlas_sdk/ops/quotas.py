@@ -5,67 +5,34 @@ rollback would undo the record of the usage.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from attrs import evolve, frozen
-
-from atlas_sdk._plan import Plan, context, many, one, scalar
+from atlas_sdk._plan import Json, Plan, context, one, scalar
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, NotFound, QuotaExceeded
+from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
+from atlas_sdk.ops.decisions import Decision, refusal
 
-__all__ = ["add_tokens", "extend", "hit", "lease_block", "progress", "release", "reserve", "settle"]
+__all__ = [
+    "add_tokens",
+    "amounts_asked",
+    "charge",
+    "extend",
+    "hit",
+    "lease_block",
+    "progress",
+    "release",
+    "reservation_parameters",
+    "reserve",
+    "settle",
+]
 
 sql = statements("quotas")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@frozen(kw_only=True)
-class _Decision:
-    granted: bool
-    state: str = "held"
-    tokens: int | None = None
-    cost: Decimal | None = None
-    dimension: str | None = None
-    remaining: Decimal | None = None
-    retry_after: timedelta | None = None
-    resets_at: datetime | None = None
-    expires_at: datetime | None = None
-    epoch: int | None = None
-    repeated: bool = False
-    bound: Decimal | None = None
-    requests: int | None = None
-    lasts: timedelta | None = None
-    held: Decimal | None = None
-    #: Only the procedures that commit use this.
-    busy: bool | None = None
-    #: The values of quota_refusal(); a refusal has them in place of the columns above.
-    refusal: list[str | None] | None = None
-
-    def spelled_out(self) -> "_Decision":
-        """Return a copy with the values of `refusal` in their own fields."""
-        if self.refusal is None:
-            return self
-        dimension, remaining, retry_s, resets_s, bound, held = self.refusal
-        return evolve(
-            self,
-            dimension=dimension,
-            remaining=None if remaining is None else Decimal(remaining),
-            retry_after=None if retry_s is None else _exactly(retry_s),
-            resets_at=None if resets_s is None else _EPOCH + _exactly(resets_s),
-            bound=None if bound is None else Decimal(bound),
-            held=None if held is None else Decimal(held),
-            refusal=None,
-        )
-
-
-def _exactly(seconds: str) -> timedelta:
-    return timedelta(microseconds=int(Decimal(seconds) * 1_000_000))
 
 
 def reserve(
@@ -91,88 +58,72 @@ def reserve(
     `reservation_id` makes the call idempotent: a repeated call returns the first answer. Raises InvalidInput for an id
     whose reservation expired or was released.
     """
-    count("tokens", tokens, TOKENS_MAX)
+    ctx = yield from context()
+    parameters = reservation_parameters(
+        user,
+        tokens=tokens,
+        min_tokens=min_tokens,
+        cost=cost,
+        slots=slots,
+        requests=requests,
+        builds=builds,
+        ttl=ttl,
+        holder=holder,
+        meta=meta,
+        reservation_id=reservation_id or ctx.new_id(),
+    )
+    statement = sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"]
+    decision = yield from one(statement, Decision, **parameters)
+    if decision.granted:
+        return decision.reservation(user, parameters["reservation_id"])
+    raise (yield from refusal(user, parameters["reservation_id"], decision, amounts_asked(parameters)))
+
+
+def reservation_parameters(
+    user: User,
+    *,
+    reservation_id: UUID,
+    tokens: int = 0,
+    min_tokens: int | None = None,
+    cost: Money = 0,
+    slots: int = 0,
+    requests: int = 1,
+    builds: int = 0,
+    ttl: timedelta = timedelta(minutes=10),
+    holder: str = "",
+    meta: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of the statements that reserve. Raises InvalidInput."""
     if min_tokens is not None:
         at_most("min_tokens", min_tokens, "tokens", tokens, least=min(tokens, 1))
-    amounts = {
+    parameters: dict[str, Any] = {
+        "user_id": user.id,
+        "reservation_id": reservation_id,
+        "tokens": count("tokens", tokens, TOKENS_MAX),
+        "min_tokens": min_tokens,
+        "cost": money("cost", cost),
         "slots": count("slots", slots),
         "requests": count("requests", requests),
         "builds": count("builds", builds),
+        "ttl": ttl_of(ttl),
+        "holder": holder,
+        "meta": as_json(meta),
     }
-    dollars = money("cost", cost)
-    if not (tokens or dollars or any(amounts.values())):
+    if not any(parameters[name] for name in ("tokens", "cost", "slots", "requests", "builds")):
         raise InvalidInput("nothing to reserve: every amount is 0", field="tokens")
-    lasts = ttl_of(ttl)
-    ctx = yield from context()
-    new_id = reservation_id or ctx.new_id()
-    decision = yield from one(
-        sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"],
-        _Decision,
-        user_id=user.id,
-        reservation_id=new_id,
-        tokens=tokens,
-        min_tokens=min_tokens,
-        cost=dollars,
-        ttl=lasts,
-        holder=holder,
-        meta=as_json(meta),
-        **amounts,
-    )
-    if decision.granted:
-        return _reservation(user, new_id, decision)
-    asked: dict[str, int | Decimal] = {
-        "tokens": tokens if min_tokens is None else min_tokens,
-        "cost": dollars,
-        "containers": slots,
-        "requests": requests,
-        "builds": builds,
+    return parameters
+
+
+def amounts_asked(parameters: Mapping[str, Any]) -> dict[str, int | Decimal]:
+    """Return the amounts that a reservation needs at least, by dimension."""
+    least = parameters["min_tokens"]
+    return {
+        "tokens": parameters["tokens"] if least is None else least,
+        "cost": parameters["cost"],
+        "containers": parameters["slots"],
+        "requests": parameters["requests"],
+        "builds": parameters["builds"],
     }
-    raise (yield from _refusal(user, new_id, decision, asked))
-
-
-def _reservation(user: User, reservation_id: UUID, decision: _Decision) -> Reservation:
-    return Reservation(
-        id=reservation_id,
-        user_id=user.id,
-        tokens=decision.tokens or 0,
-        cost=decision.cost or Decimal(),
-        expires_at=decision.expires_at,
-        epoch=decision.epoch,
-        state=decision.state,
-        repeated=decision.repeated,
-    )
-
-
-def _holder(*, holder: str) -> str:
-    return holder
-
-
-def _refusal(
-    user: User, reservation_id: UUID, decision: _Decision, asked: Mapping[str, int | Decimal]
-) -> Plan[QuotaExceeded | InvalidInput]:
-    decision = decision.spelled_out()
-    dimension = decision.dimension
-    if dimension is None:
-        message = f"reservation {reservation_id} is {decision.state} already: use a new id for a new reservation"
-        return InvalidInput(message, field="reservation_id")
-    holders: tuple[str, ...] = ()
-    if dimension == "containers":
-        found = yield from many(sql["holders"], _holder, user_id=user.id)
-        holders = tuple(found)
-
-    def exact(amount: Decimal | None) -> int | Decimal | None:
-        return amount if dimension == "cost" or amount is None else int(amount)
-
-    return QuotaExceeded(
-        dimension=dimension,
-        asked=asked[dimension],
-        remaining=exact(decision.remaining) or 0,
-        limit=exact(decision.bound),
-        retry_after=decision.retry_after,
-        resets_at=decision.resets_at,
-        holders=holders,
-        held=exact(decision.held),
-    )
 
 
 def _known(settlement: Settlement, reservation_id: UUID) -> Settlement:
@@ -197,15 +148,37 @@ def settle(
     reservation is charged too, and marked as overrun. `requests` is the number of a block's requests that were used;
     other reservations count their requests at the grant.
     """
+    return (
+        yield from charge(
+            user,
+            reservation_id,
+            tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
+            cost=None if cost is None else money("cost", cost),
+            requests=None if requests is None else count("requests", requests),
+            meta=as_json(meta),
+        )
+    )
+
+
+def charge(
+    user: User,
+    reservation_id: UUID,
+    *,
+    tokens: int | None,
+    cost: Decimal | None,
+    requests: int | None,
+    meta: Json | None,
+) -> Plan[Settlement]:
+    """Settle with amounts that a guard or a lease has checked already. Raises NotFound."""
     settlement = yield from one(
         sql["settle"],
         Settlement,
         user_id=user.id,
         reservation_id=reservation_id,
-        tokens=None if tokens is None else count("tokens", tokens, TOKENS_MAX),
-        cost=None if cost is None else money("cost", cost),
-        requests=None if requests is None else count("requests", requests),
-        meta=as_json(meta),
+        tokens=tokens,
+        cost=cost,
+        requests=requests,
+        meta=meta,
     )
     return _known(settlement, reservation_id)
 
@@ -230,7 +203,7 @@ def extend(
     dollars = money("cost", cost)
     decision = yield from one(
         sql["extend"],
-        _Decision,
+        Decision,
         user_id=user.id,
         reservation_id=reservation_id,
         tokens=count("tokens", tokens, TOKENS_MAX),
@@ -238,14 +211,14 @@ def extend(
         ttl=None if ttl is None else ttl_of(ttl),
     )
     if decision.granted:
-        return _reservation(user, reservation_id, decision)
+        return decision.reservation(user, reservation_id)
     if decision.dimension is None:
         raise NotFound(
             f"reservation {reservation_id} is not held any more ({decision.state})",
             kind="reservation",
             name=str(reservation_id),
         )
-    raise (yield from _refusal(user, reservation_id, decision, {"tokens": tokens, "cost": dollars}))
+    raise (yield from refusal(user, reservation_id, decision, {"tokens": tokens, "cost": dollars}))
 
 
 def progress(user: User, reservation_id: UUID, *, tokens: int = 0, cost: Money = 0) -> Plan[bool]:
@@ -292,7 +265,7 @@ def lease_block(
     new_id = reservation_id or (yield from context()).new_id()
     decision = yield from one(
         sql["lease"],
-        _Decision,
+        Decision,
         user_id=user.id,
         reservation_id=new_id,
         tokens=count("tokens", tokens, TOKENS_MAX),
@@ -307,7 +280,7 @@ def lease_block(
     )
     if not decision.granted or decision.epoch is None:
         asked: dict[str, int | Decimal] = {"tokens": least_tokens, "cost": least_cost, "requests": least_requests}
-        raise (yield from _refusal(user, new_id, decision, asked))
+        raise (yield from refusal(user, new_id, decision, asked))
     return QuotaBlock(
         id=new_id,
         user_id=user.id,
@@ -328,12 +301,12 @@ def hit(user: User, *, requests: int = 1, durable: bool = True) -> Plan[RequestR
     """
     asked = count("requests", requests, least=1)
     if (yield from context()).tenant is None:
-        decision = yield from one(sql["hit"], _Decision, user_id=user.id, requests=asked, durable=durable)
+        decision = yield from one(sql["hit"], Decision, user_id=user.id, requests=asked, durable=durable)
     else:
         statement = sql["hit_in_transaction"] if durable else sql["hit_in_transaction_not_durable"]
-        decision = yield from one(statement, _Decision, user_id=user.id, requests=asked)
+        decision = yield from one(statement, Decision, user_id=user.id, requests=asked)
     if not decision.granted:
-        raise (yield from _refusal(user, user.id, decision, {"requests": requests}))
+        raise (yield from refusal(user, user.id, decision, {"requests": requests}))
     return RequestRate(
         limit=None if decision.bound is None else int(decision.bound),
         remaining=None if decision.remaining is None else int(decision.remaining),

@@ -1,7 +1,7 @@
 """Create the roles: the owner of the tables, the role of tenants, and the application's login.
 
 The rights of the tenants' role on tables and functions are in `grant_atlas_roles()`
-(`sql/migrations/0011_administration.sql`).
+(`sql/migrations/0012_administration.sql`).
 """
 
 import secrets

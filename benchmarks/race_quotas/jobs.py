@@ -23,7 +23,11 @@ __all__ = ["LONGEST_TTL", "Jobs"]
 
 LONGEST_TTL = timedelta(seconds=4)
 #: Numbers per hundred jobs.
-_SHARES = {"guard": 28, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 9, "hit": 18}
+_SHARES = {
+    "guard": 20, "automatic": 10, "stream": 14, "abandoned": 6, "lease": 15, "slot": 7, "hit": 18, "wait": 10
+}  # fmt: skip
+#: A call that waits longer than this beyond its time was stopped by the race, or forgotten.
+_LATE_S = 10.0
 #: The first user gets this share of the jobs.
 _HOT = 0.5
 _CENT_NANO = 10_000_000
@@ -96,8 +100,9 @@ class Jobs:
             tokens, cost = used or (answer.tokens, answer.cost)
             self._journal.note(Paid(user, str(guard.id), tokens, nano(cost), not lease))
 
-    def _guard(self, user: int, *, lease: bool = False) -> str:
+    def _guard(self, user: int, *, lease: bool = False, wait: timedelta | None = None) -> str:
         ask = self._ask()
+        ask["wait"] = wait
         late = self._dice.random() < 0.02 and not lease
         if late:
             ask["ttl"] = timedelta(seconds=0.5)
@@ -131,6 +136,21 @@ class Jobs:
         elif end == "raised":
             raise _CallFailed
         return None
+
+    def _wait(self, user: int) -> str:
+        wait = timedelta(seconds=self._dice.uniform(0.2, 3))
+        asked = time.monotonic()
+        try:
+            return (
+                f"{self._guard(user, wait=wait)} after its turn"
+                if self._dice.random() < 0.8
+                else self._slot(user, wait)
+            )
+        except QuotaExceeded as refusal:
+            if refusal.waited is None:
+                raise
+            late = time.monotonic() - asked - wait.total_seconds()
+            return "waited in vain" if late < _LATE_S else f"waited {late:.0f} s too long"
 
     def _automatic(self, user: int) -> str:
         end = ""
@@ -199,9 +219,9 @@ class Jobs:
                 self._journal.note(Paid(user, str(block), tokens, spent, False))
         return "settled"
 
-    def _slot(self, user: int) -> str:
+    def _slot(self, user: int, wait: timedelta | None = None) -> str:
         asked = time.monotonic()
-        with self._quotas.slot(self._users[user], ttl=timedelta(seconds=2)) as slot:
+        with self._quotas.slot(self._users[user], ttl=timedelta(seconds=2), wait=wait) as slot:
             since = time.monotonic()
             self._journal.granted(user, slot.id, slot.epoch, asked)
             until = since + min(self._dice.expovariate(1), 5)

@@ -20,6 +20,7 @@ SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expir
 FROM usage_ledger WHERE user_id = %s AND reservation_id IS NOT NULL GROUP BY reservation_id
 """
 _HELD = "SELECT count(*) FROM quota_reservations WHERE user_id = ANY(%s)"
+_WAITING = "SELECT count(*) FROM quota_waiters WHERE user_id = ANY(%s) AND alive_until > clock_timestamp()"
 #: The sliding hour in seconds. Older requests no longer count.
 _HOUR_S = 3600
 
@@ -113,6 +114,9 @@ def judge(
         (left,) = connection.execute(_HELD, ([user.id for user in users],)).fetchone() or (None,)
         if left:
             wrong.append(f"{left} reservations are left although all have expired")
+        (waiting,) = connection.execute(_WAITING, ([user.id for user in users],)).fetchone() or (None,)
+        if waiting:
+            wrong.append(f"{waiting} calls still wait although no worker runs")
         for number, user in enumerate(users):
             row, name = watch.rows[number], f"user {number}"
             wrong += problems(row, name)

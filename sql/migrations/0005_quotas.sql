@@ -1,8 +1,8 @@
 -- Quotas: hard limits on tokens, cost, containers, requests an hour and builds a day.
 --
 -- The SQL API is quota_reserve, quota_lease, quota_hit, quota_settle, quota_release, quota_extend, quota_progress,
--- quota_add, quota_grant, quota_apply_plan, and what maintenance does. Nothing else writes these counters. Why they are
--- safe:
+-- quota_add, quota_grant, quota_apply_plan, quota_wait, quota_leave, and what maintenance does. Nothing else writes
+-- these counters. Why they are safe:
 --   * Each function locks the user's row first, reads the clock after that, and decides on the counters of the locked
 --     row. (The short cuts of reserve, hit and settle are one UPDATE, which locks and decides at once on columns of
 --     that row. They read the clock again afterwards, and take the change back if a new minute, day or period has
@@ -14,8 +14,7 @@
 --   * used = SUM(ledger of the period), held = SUM(reservations of the period), slots = SUM(slots of all reservations).
 --
 -- Tables and arithmetic are here. The internal steps are in 0006_quota_steps.sql, the SQL API is in
--- 0007_quota_reserve.sql, 0008_quota_settle.sql and 0009_quota_limits.sql. A refused argument raises SQLSTATE 22023, an
--- unknown user 23503.
+-- 0007_quota_reserve.sql to 0010_quota_waiters.sql. A refused argument raises SQLSTATE 22023, an unknown user 23503.
 
 CREATE DOMAIN limit_names AS text[]
 CHECK (VALUE <@ ARRAY[
@@ -75,6 +74,7 @@ CREATE TABLE user_quotas (
     memory_level smallint NOT NULL DEFAULT 0,
     prior_at timestamptz,
     epoch bigint NOT NULL DEFAULT 0,
+    waiting_until timestamptz,
     PRIMARY KEY (user_id),
     FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
     CONSTRAINT user_quotas_period CHECK (period_end > period_start)
@@ -121,6 +121,7 @@ COMMENT ON COLUMN user_quotas.grants_expire_at IS 'When the next open top-up exp
 COMMENT ON COLUMN user_quotas.memory_level IS 'Highest per cent of memory_limit that an event reported.';
 COMMENT ON COLUMN user_quotas.prior_at IS 'When the row was changed before its last short cut: shows who else uses it.';
 COMMENT ON COLUMN user_quotas.epoch IS 'Counts reservations: a later holder has a higher number, for fencing.';
+COMMENT ON COLUMN user_quotas.waiting_until IS 'Until then calls may wait: steps that give something back notify them.';
 
 CREATE TRIGGER update_user_quotas_updated_at BEFORE UPDATE ON user_quotas
 FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();

@@ -110,7 +110,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN q;
     END IF;
-    PERFORM quota_emit_thresholds(settled);
+    PERFORM quota_emit_thresholds(settled), quota_wake(q.user_id, q.waiting_until);
     RETURN settled;
 END
 $$;

@@ -24,6 +24,7 @@ DECLARE
     delta_tokens bigint;
     delta_cost numeric;
     delta_requests integer := 0;
+    waiting_until timestamptz;
     at timestamptz := clock_timestamp();
 BEGIN
     PERFORM check_tenant(p_user);
@@ -54,7 +55,8 @@ BEGIN
             AND (u.tokens_limit IS NULL OR u.tokens_level = 100 OR u.tokens_used + s.tokens
                  < u.tokens_limit / 100 * CASE WHEN u.tokens_level = 0 THEN 50 WHEN u.tokens_level = 50 THEN 80 ELSE 100 END)
             AND (u.cost_limit IS NULL OR u.cost_level = 100 OR u.cost_used + s.cost
-                 < u.cost_limit * CASE WHEN u.cost_level = 0 THEN 0.5 WHEN u.cost_level = 50 THEN 0.8 ELSE 1 END);
+                 < u.cost_limit * CASE WHEN u.cost_level = 0 THEN 0.5 WHEN u.cost_level = 50 THEN 0.8 ELSE 1 END)
+        RETURNING u.waiting_until INTO waiting_until;
         IF FOUND THEN
             DELETE FROM quota_reservations AS r
             WHERE r.user_id = p_user AND r.id = p_id
@@ -70,6 +72,9 @@ BEGIN
                      hold.period_start, p_id, hold.tokens, hold.cost);
                 -- Do not wait for the disk: see below. An expression is faster than the statement.
                 lock_timeout := set_config('synchronous_commit', 'off', true);
+                IF waiting_until > at THEN
+                    PERFORM quota_wake(p_user, waiting_until);
+                END IF;
                 s.outcome := 'settled';
                 s.overrun := false;
                 RETURN s;
@@ -131,6 +136,7 @@ BEGIN
     PERFORM quota_post(
         q, hold, delta_tokens, delta_cost,
         CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END);
+    PERFORM quota_wake(p_user, q.waiting_until);
     IF s.outcome = 'settled' AND NOT s.overrun THEN
         -- Do not wait for the disk: if a crash of the server loses the settlement, the reservation is still there,
         -- which is no less, and its expiry charges it. A SET clause of the function would end before the commit.
@@ -153,6 +159,10 @@ BEGIN
     PERFORM check_tenant(p_user);
     PERFORM quota_check_amounts(p_id, 0, 0, NULL);
     q := quota_lock(p_user);
+    IF q.waiting_until IS NOT NULL THEN
+        -- A call that gives up its wait releases what it may have got.
+        PERFORM quota_leave(p_user, p_id);
+    END IF;
     -- quota_progress locks only the reservation: this lock waits for what it has just reported.
     SELECT * INTO hold FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id FOR UPDATE;
     IF NOT FOUND THEN
@@ -177,7 +187,7 @@ BEGIN
     VALUES
         (p_user, 'released', 0, hold.meta, clock_timestamp(), hold.period_start, p_id, hold.tokens, hold.cost,
          CASE WHEN hold.leased THEN 0 END);
-    PERFORM quota_post(q, hold, 0, 0, 0);
+    PERFORM quota_post(q, hold, 0, 0, 0), quota_wake(p_user, q.waiting_until);
     RETURN ('released', 0, 0, false)::quota_settlement;
 END
 $$;

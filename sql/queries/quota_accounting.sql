@@ -26,7 +26,8 @@ SELECT
          ELSE (quota_month(q.period_anchor, q.time_zone, t.now)).period_end
     END AS period_end,
     q.time_zone,
-    q.overridden
+    q.overridden,
+    (SELECT count(*) FROM quota_waiters AS w WHERE w.user_id = q.user_id AND w.alive_until > q.now)::integer AS waiting
 FROM (SELECT n.*, clock_timestamp() AS now FROM user_quotas AS n WHERE n.user_id = %(user_id)s) AS q
 CROSS JOIN LATERAL (
     SELECT q.now, q.period_end > q.now AS open,

@@ -14,6 +14,16 @@ SELECT d.* FROM quota_reserve(
     %(meta)s::jsonb
 ) AS d;
 
+-- name: wait
+SELECT d.* FROM quota_wait(
+    %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(min_tokens)s::bigint, %(cost)s::numeric,
+    %(slots)s::integer, %(requests)s::integer, %(builds)s::integer, %(ttl)s::interval, %(holder)s::text,
+    %(meta)s::jsonb, %(wait)s::interval
+) AS d;
+
+-- name: leave
+SELECT quota_leave(%(user_id)s, %(reservation_id)s);
+
 -- name: settle
 SELECT s.* FROM quota_settle(
     %(user_id)s, %(reservation_id)s, %(tokens)s::bigint, %(cost)s::numeric, %(requests)s::integer, %(meta)s::jsonb

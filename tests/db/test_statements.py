@@ -13,9 +13,9 @@ from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 
 import atlas_sdk
-from atlas_sdk._sql import Statement, statements, topics
+from atlas_sdk._sql import Statement, read_statements, statements, topics
 
-ALL = [statement for topic in topics() for statement in statements(topic).values()]
+ALL = [statement for topic in topics() for statement in read_statements(topic).values()]
 
 
 def numbered(text: str) -> str:

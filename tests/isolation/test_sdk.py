@@ -21,7 +21,7 @@ from tenants import SECRET, Tenant, everything_of
 
 from atlas_sdk import Atlas, AtlasError, NotPermitted
 from atlas_sdk._namespaces import Namespace
-from atlas_sdk._sql import statements, topics
+from atlas_sdk._sql import read_statements, topics
 
 pytestmark = pytest.mark.every_server
 
@@ -118,7 +118,7 @@ def test_no_statement_reaches_another_tenant(attack: Attack) -> None:
     known = attack.victim.known
     samples: list[dict[str, Any]] = [known, known | {"user_id": attack.attacker.user.id}]
     for topic in set(topics()) - OWNERS:
-        for statement in statements(topic).values():
+        for statement in read_statements(topic).values():
             names = set(re.findall(r"%\((\w+)\)s", statement.text))
             for sample in samples:
                 parameters = {name: sample.get(name, DEFAULTS.get(name)) for name in names}

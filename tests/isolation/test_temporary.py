@@ -15,7 +15,7 @@ from test_sdk import DEFAULTS
 
 from atlas_sdk import AsyncAtlas, Atlas, AtlasError
 from atlas_sdk._plan import execute
-from atlas_sdk._sql import Statement, statements, topics
+from atlas_sdk._sql import Statement, read_statements, topics
 
 pytestmark = pytest.mark.every_server
 
@@ -132,7 +132,7 @@ def test_a_trigger_on_a_table_named_like_the_audit_does_not_run(attack: Attack, 
 
 
 def every_statement() -> list[Statement]:
-    return [statement for topic in topics() for statement in statements(topic).values() if not statement.commits]
+    return [statement for topic in topics() for statement in read_statements(topic).values() if not statement.commits]
 
 
 def test_no_statement_takes_temporary_objects_for_ours(attack: Attack, dsn: str) -> None:

@@ -38,6 +38,16 @@ class Hold:
 
 
 @define
+class Waiter:
+    """A waiting call as the model knows it."""
+
+    tokens: int
+    least: int
+    slots: int
+    requests: int
+
+
+@define
 class TopUp:
     """A grant as the model knows it."""
 
@@ -78,6 +88,8 @@ class Model:
     burned: int = 0
     #: Ended months, the newest first.
     months: list[Month] = field(factory=list)
+    #: The waiting calls, the first that came first.
+    queue: dict[UUID, Waiter] = field(factory=dict)
 
     @property
     def limit(self) -> int | None:
@@ -120,6 +132,19 @@ class Model:
         if self.fits(least, slots, requests) is not None:
             self.reclaim()
         return self.fits(least, slots, requests)
+
+    def never_fits(self, waiter: Waiter) -> str | None:
+        """Return the dimension whose limit refuses a call however long it waits; None if waiting may help."""
+        if self.limit is not None and waiter.least > self.limit:
+            return "tokens"
+        if self.slots_limit is not None and waiter.slots > self.slots_limit:
+            return "containers"
+        # The requests of the hour come back too late, those of blocks may come back at any moment.
+        if waiter.requests > self.requests_left() and (
+            not self.requests_held() or waiter.requests > (self.requests_limit or 0)
+        ):
+            return "requests"
+        return None
 
     def share(self, want: int, least: int, left: int, limit: int | None, holder: str) -> int:
         holders = {hold.holder for hold in self.open() if hold.holder} | {holder}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from quota_model import HOURLY, PLANS, Hold, Model, TopUp
 from quota_sql import QuotaSql
+from quota_wait_rules import WaitRules
 
 from atlas_sdk import Atlas, InvalidInput, NotFound
 from atlas_sdk.errors import QuotaExceeded
@@ -29,7 +30,7 @@ picks = st.integers(0, 2**16)
 few = st.integers(0, 4)
 
 
-class QuotaMachine(RuleBasedStateMachine):
+class QuotaMachine(WaitRules, RuleBasedStateMachine):
     """Drives one user's quota through the operations, and through time."""
 
     atlas: ClassVar[Atlas]

@@ -117,6 +117,17 @@ MUTANTS = {
         (("CASE WHEN hold.leased THEN coalesce(p_requests, hold.requests) ELSE delta_requests END", "0"),),
         "assert",
     ),
+    # Waiting calls.
+    "waiting calls overtake each other": Mutant(
+        "quota_wait", (("AND (turn IS NULL OR w.number < turn)", "AND false"),), "assert"
+    ),
+    "waiting call gets a new place with every try": Mutant(
+        "quota_wait", (("SET alive_until = excluded.alive_until", "SET number = excluded.number"),), "assert"
+    ),
+    "served call stays in the queue": Mutant(
+        "quota_leave", (("DELETE FROM quota_waiters AS w WHERE", "PERFORM FROM quota_waiters AS w WHERE"),), "assert"
+    ),
+    "hopeless call waits": Mutant("quota_wait", (("final.state = 'refused'", "false"),), "DID NOT RAISE"),
     # Limits.
     "another plan drops top-ups": Mutant(
         "quota_apply_plan", (("ELSE p.tokens_limit + u.tokens_granted END", "ELSE p.tokens_limit END"),), "assert"

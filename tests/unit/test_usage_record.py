@@ -8,8 +8,7 @@ from decimal import Decimal
 import pytest
 
 from atlas_sdk import InvalidInput
-from atlas_sdk.guards.backend import Outcome
-from atlas_sdk.guards.guard_state import UsageRecord
+from atlas_sdk.guards.usage_record import Outcome, UsageRecord
 
 
 def test_nothing_said_charges_all_that_was_promised() -> None:

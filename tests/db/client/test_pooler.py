@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from client_adapter import Open
+from client_adapter import Adapter, Open
 from patience import PATIENCE_S
+from tls_servers import until
 
 from atlas_sdk import Atlas, DatabaseUnreachable, InvalidInput, QuotaExceeded
 
@@ -72,6 +75,24 @@ def test_listening_is_refused_and_notifying_works(open_client: Open, pgbouncer: 
     with Atlas.open(dsn) as direct, direct.listen("builds") as notifications:
         client.notify("builds", "7")
         assert notifications.get(timeout_s=PATIENCE_S).payload == "7"
+
+
+def test_waiting_calls_poll(open_client: Open, pgbouncer: Callable[..., str], dsn: str) -> None:
+    client = open_client(pgbouncer("transaction"))
+    adapter = client._adapter if hasattr(client, "_adapter") else Adapter("blocking")
+    with Atlas.open(dsn) as direct, ThreadPoolExecutor(1) as threads:
+        user = direct.users.create("ada@example.com")
+        direct.quotas.set_limits(user, tokens=100)
+        held = direct.quotas.reserve(user, tokens=100)
+
+        def release() -> None:
+            until(lambda: direct.quotas.usage(user).waiting == 1, what="the call")
+            direct.quotas.release(user, held.id)
+
+        done = threads.submit(release)
+        with adapter.entered(client.quotas.guard(user, tokens=100, wait=timedelta(seconds=PATIENCE_S))):
+            assert client._view.wakeups._connection is None, "nothing would ever be heard"
+        done.result()
 
 
 def test_listening_works_in_session_mode(open_client: Open, pgbouncer: Callable[..., str]) -> None:

@@ -15,8 +15,7 @@ import pytest
 from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
-from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection
-from atlas_sdk._drive.statement_cache import StatementCache
+from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection, StatementCache
 from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
 from atlas_sdk._plan import Plan, atomic, execute, local, scalar
 from atlas_sdk._sql import Statement

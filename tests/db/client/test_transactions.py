@@ -15,7 +15,7 @@ import pytest
 from client_adapter import Open
 
 from atlas_sdk import AsyncAtlas, Atlas, DatabaseUnreachable, InvalidInput
-from atlas_sdk._drive.statement_cache import StatementCache
+from atlas_sdk._drive.pooled_connection import StatementCache
 
 #: The number of transactions whose operations are cancelled at random, and of operations in each.
 ROUNDS, OPERATIONS = 60, 20

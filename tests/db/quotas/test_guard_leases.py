@@ -18,7 +18,7 @@ from quota_sql import QuotaSql
 
 from atlas_sdk import AsyncAtlas, Atlas
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
-from atlas_sdk.guards.lease_backend import KINDS_MAX, ClientLeases
+from atlas_sdk.guards.client_leases import KINDS_MAX, ClientLeases
 from atlas_sdk.guards.lease_call import LeaseCall
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 
@@ -29,7 +29,7 @@ MANY = 60
 def watched(client: QuotaClient) -> Any:
     """Return a runner that records the statements that the guards of this client send."""
     runner = losing_of(client)
-    leases = client.quotas._lease_backend._find.__self__
+    leases = client.quotas._leases
     leases._make = partial(leases._make.func, runner, **leases._make.keywords)
     client.quotas._backend._runner = client.quotas._lease_runner = runner
     return runner
@@ -55,7 +55,7 @@ def quiet(client: QuotaClient) -> None:
         clock.now += 2
         return clock.now
 
-    leases = client.quotas._lease_backend._find.__self__
+    leases = client.quotas._leases
     leases._make = partial(leases._make, clock=later)
 
 
@@ -106,7 +106,7 @@ def test_nobody_elsewhere_is_refused_for_what_a_quiet_process_or_one_near_the_li
         spent = LIMIT - 1000
         with elsewhere.quotas.guard(user, tokens=spent) as g:
             g.settle(tokens=spent)
-        client.quotas._lease_backend._find.__self__._make.keywords.clear()
+        client.quotas._leases._make.keywords.clear()
         hurried(client)
         for _ in range(6):
             # The limit is near, so a block for several calls would be too small.
@@ -259,7 +259,7 @@ def test_only_the_kinds_of_calls_that_were_used_last_have_a_lease() -> None:
         def retire(self) -> None:
             retired.append(self)
 
-    leases: ClientLeases[Any] = ClientLeases(Core)
+    leases: ClientLeases[Any] = ClientLeases(Core, Core())
     user: Any = SimpleNamespace(id=uuid.uuid4())
     oldest, kept = leases.find(user, {"holder": "oldest"}), leases.find(user, {"holder": "kept"})
     for number in range(KINDS_MAX):

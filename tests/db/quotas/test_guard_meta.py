@@ -11,8 +11,8 @@ from guard_adapter import QuotaClient, used
 from quota_sql import QuotaSql
 
 from atlas_sdk import InvalidInput
-from atlas_sdk.guards.backend import Outcome
 from atlas_sdk.guards.outbox import PendingSettlement
+from atlas_sdk.guards.usage_record import Outcome
 from atlas_sdk.ops.amounts import meta_text
 
 #: Values that Python accepts as JSON, but PostgreSQL's jsonb or the quota does not.

@@ -141,7 +141,7 @@ def test_a_child_that_is_forked_while_guards_share_leases_is_not_stuck(client: Q
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with client.quotas._lease_backend._find.__self__._lock:
+        with client.quotas._leases._lock:
             inside.set()
             assert leave.wait(PATIENCE_S)
 

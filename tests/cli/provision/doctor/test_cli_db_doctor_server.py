@@ -12,7 +12,7 @@ import pytest
 from problems import follow, problems
 from servers import PASSWORD, PrivateServer
 
-from atlas_sdk._sql import statements
+from atlas_sdk._sql import read_statements
 from atlas_sdk.provision import Address, examine
 
 # No connection
@@ -189,7 +189,7 @@ def test_a_session_that_sits_in_a_transaction(server: PrivateServer, monkeypatch
 
 
 def test_the_doctor_only_reads() -> None:
-    for statement in statements("doctor").values():
+    for statement in read_statements("doctor").values():
         text = re.sub(r"(?m)^--.*\n", "", statement.text)
         assert re.match(r"(SELECT|WITH)\b", text), statement.name
         assert not re.search(r"\b(INSERT INTO|DELETE FROM|UPDATE \w+ SET|MERGE INTO)\b", text), statement.name

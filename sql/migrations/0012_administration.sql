@@ -188,13 +188,14 @@ DECLARE
     ours constant text[] := ARRAY[
         'build_logs', 'builds', 'checkpoints', 'claims', 'events', 'maintenance_runs', 'memory_blobs',
         'memory_files', 'memory_snapshots', 'memory_versions', 'plans', 'preview_ports', 'previews', 'project_health', 'projects',
-        'quota_grants', 'quota_history', 'quota_reservations', 'restores', 'schema_version', 'sessions', 'usage_ledger',
-        'user_quotas', 'user_usage_summary', 'users'
+        'quota_grants', 'quota_history', 'quota_reservations', 'quota_waiters', 'restores', 'schema_version', 'sessions',
+        'usage_ledger', 'user_quotas', 'user_usage_summary', 'users'
     ];
     allowed constant text[] := ARRAY[
-        'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants, sessions,'
-            ' events, projects, builds, build_logs, previews, preview_ports, usage_ledger, memory_blobs, memory_files,'
-            ' checkpoints, memory_snapshots, memory_versions, restores, user_usage_summary, project_health',
+        'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants,'
+            ' quota_waiters, sessions, events, projects, builds, build_logs, previews, preview_ports, usage_ledger,'
+            ' memory_blobs, memory_files, checkpoints, memory_snapshots, memory_versions, restores,'
+            ' user_usage_summary, project_health',
         -- Without the hash of the password, which only signing in needs.
         'SELECT (id, email, name, plan, email_verified, password_changed_at, created_at, updated_at), UPDATE (name) ON users',
         'INSERT, UPDATE (user_id), DELETE ON claims',
