@@ -20,6 +20,8 @@ _MESSAGES = [{"role": "user", "content": "hi"}]
 PROMPT_TOKENS = 8
 #: How long a stream waits for what others give back, before it takes what is left.
 _WAIT = timedelta(seconds=5)
+#: Seconds that a stream may wait for one of the connections: at the start all streams ask at once.
+_CONNECTION_S = 60.0
 #: Seconds after which a gateway's client asks again when others hold the rest of the budget.
 _BUSY_S = 0.1
 
@@ -54,7 +56,7 @@ async def _replica(home: Path, load: Load, users: Sequence[User]) -> Outcome:
 
     outcome = Outcome()
     connector = aiohttp.TCPConnector(limit=0)
-    async with AsyncAtlas.open(home=home) as atlas, aiohttp.ClientSession(connector=connector) as session:
+    async with AsyncAtlas.open(home=home, connect_timeout_s=_CONNECTION_S) as atlas, aiohttp.ClientSession(connector=connector) as session:
 
         async def client(user: User) -> None:
             while await _guarded(atlas, session, load, user, outcome):
