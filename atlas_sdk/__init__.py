@@ -70,10 +70,7 @@ if TYPE_CHECKING:
     from atlas_sdk.model.notifications import Notification, NotificationGap
     from atlas_sdk.model.previews import Preview
     from atlas_sdk.model.projects import Project
-    from atlas_sdk.model.quota_accounting import (
-        OpenReservation,
-        Usage,
-    )
+    from atlas_sdk.model.quota_accounting import OpenReservation, Usage
     from atlas_sdk.model.quotas import Reservation, Settlement
     from atlas_sdk.model.sessions import IssuedSession, Session
     from atlas_sdk.model.summaries import UsageSummary
@@ -85,81 +82,38 @@ if TYPE_CHECKING:
     __version__: str
 
 # Import each name at its first use: `import atlas_sdk` and `atlasctl --help` must not wait for psycopg.
-_HOME_OF = {
-    "AlreadyExists": "errors",
-    "AmbiguousReference": "errors",
-    "GuardOptions": "guards.options",
-    "AsyncAtlas": "aio",
-    "AsyncGuard": "guards.guard",
-    "AsyncLease": "guards.async_lease",
-    "AsyncListener": "_drive.listener",
-    "AsyncSlot": "guards.slot",
-    "AsyncTransaction": "aio",
-    "Atlas": "client",
-    "AtlasError": "errors",
-    "Attribution": "model.attribution",
-    "AuthError": "errors",
-    "AuthenticationFailed": "errors",
-    "BackupFailed": "errors",
-    "Build": "model.builds",
-    "Capture": "model.memory",
-    "Checkpoint": "model.checkpoints",
-    "ContentMissing": "errors",
-    "DatabaseError": "errors",
-    "DatabaseUnreachable": "errors",
-    "EmbeddedServerFailed": "errors",
-    "EncryptionFailed": "errors",
-    "Event": "model.events",
-    "FileDiff": "model.memory",
-    "FileProblem": "errors",
-    "NotificationGap": "model.notifications",
-    "TopUp": "model.limits",
-    "Guard": "guards.guard",
-    "Health": "model.health",
-    "OpenReservation": "model.quota_accounting",
-    "IllegalTransition": "errors",
-    "IntegrityFailure": "errors",
-    "InvalidInput": "errors",
-    "InvalidToken": "errors",
-    "IssuedSession": "model.sessions",
-    "Lease": "guards.lease",
-    "Limits": "model.limits",
-    "Listener": "_drive.listener",
-    "MissingExtra": "errors",
-    "NotAProject": "errors",
-    "NotFound": "errors",
-    "NotPermitted": "errors",
-    "Notification": "model.notifications",
-    "Options": "_connect",
-    "OutsideProject": "errors",
-    "PortsExhausted": "errors",
-    "Preview": "model.previews",
-    "Project": "model.projects",
-    "QuotaExceeded": "errors",
-    "Reservation": "model.quotas",
-    "Restore": "model.checkpoints",
-    "RestorePlan": "model.checkpoints",
-    "RestoreRefused": "errors",
-    "SchemaMismatch": "errors",
-    "Session": "model.sessions",
-    "Settlement": "model.quotas",
-    "SigningKeys": "signing_keys",
-    "Slot": "guards.slot",
-    "SlotLost": "errors",
-    "Snapshot": "model.memory",
-    "StorageFull": "errors",
-    "TimedOut": "errors",
-    "Tracking": "files",
-    "Transaction": "client",
-    "TransactionConflict": "errors",
-    "UNCHANGED": "ops.amounts",
-    "Usage": "model.quota_accounting",
-    "UsageEntry": "model.usage",
-    "UsageSummary": "model.summaries",
-    "User": "model.users",
-    "Verification": "model.memory",
-    "current_guard": "guards.guard",
+#: The names of each module; all others are errors.
+_NAMES_OF = {
+    "_connect": "Options",
+    "_drive.listener": "AsyncListener Listener",
+    "aio": "AsyncAtlas AsyncTransaction",
+    "client": "Atlas Transaction",
+    "files": "Tracking",
+    "guards.async_lease": "AsyncLease",
+    "guards.guard": "AsyncGuard Guard current_guard",
+    "guards.lease": "Lease",
+    "guards.options": "GuardOptions",
+    "guards.slot": "AsyncSlot Slot",
+    "model.attribution": "Attribution",
+    "model.builds": "Build",
+    "model.checkpoints": "Checkpoint Restore RestorePlan",
+    "model.events": "Event",
+    "model.health": "Health",
+    "model.limits": "Limits TopUp",
+    "model.memory": "Capture FileDiff Snapshot Verification",
+    "model.notifications": "Notification NotificationGap",
+    "model.previews": "Preview",
+    "model.projects": "Project",
+    "model.quota_accounting": "OpenReservation Usage",
+    "model.quotas": "Reservation Settlement",
+    "model.sessions": "IssuedSession Session",
+    "model.summaries": "UsageSummary",
+    "model.usage": "UsageEntry",
+    "model.users": "User",
+    "ops.amounts": "UNCHANGED",
+    "signing_keys": "SigningKeys",
 }
+_HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 
 __all__ = [
     "UNCHANGED",
@@ -242,8 +196,8 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "__version__":
         value = import_module("importlib.metadata").version("atlasengine")
-    elif name in _HOME_OF:
-        value = getattr(import_module(f"atlas_sdk.{_HOME_OF[name]}"), name)
+    elif name in __all__:
+        value = getattr(import_module(f"atlas_sdk.{_HOME_OF.get(name, 'errors')}"), name)
     else:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -51,18 +51,20 @@ class ClientBase:
         """Keep the embedded server running this long after its last user has left; do nothing for a server by DSN."""
         self._found()[0].keep_for(seconds)
 
-    def with_context(self, *, ip: Address | None = None, user_agent: str | None = None) -> Self:
+    def with_context(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> Self:
         """Return a light copy of this client for one request; the audit names its address and agent. Do not await it.
 
         ::
 
-            atlas.with_context(ip=request.client.host, user_agent=request.headers["user-agent"]).users.create(…)
+            host = request.client.host if request.client else None
+            atlas.with_context(ip=host, user_agent=request.headers["user-agent"], strict=False).users.create(…)
 
         The copy shares the connections and needs no close; its `close` does nothing. A copy of a copy keeps the values
         that are not given again. A long `user_agent` is cut to 1,024 characters. Raises InvalidInput if `ip` is no IP
-        address.
+        address. With `strict=False` the copy has no address then: test clients give the name "testclient", and some
+        proxies "unknown".
         """
-        return self._copy(self._origin.but(ip=ip, user_agent=user_agent), self._tenant)
+        return self._copy(self._origin.but(ip=ip, user_agent=user_agent, strict=strict), self._tenant)
 
     def as_user(self, user: User | UUID) -> Self:
         """Return a light copy of this client that can use only this user's rows. Do not await it.

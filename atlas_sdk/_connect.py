@@ -97,7 +97,8 @@ class Options(TypedDict, total=False):
     query_log: bool; default False
         Log every statement's name, time and number of rows, never a value, to the logger "atlas_sdk.queries".
     slow_query_s: float, seconds; default none
-        Log a statement that took longer as a warning to the same logger, and its plan once a minute; never a value.
+        Log a warning for each statement that takes longer, to the same logger. Once a minute the log also has
+        PostgreSQL's query plan of one. It never has a value.
     signing_keys: SigningKeys; default the file that ATLAS_SIGNING_KEYS names
         The keys of session tokens. Without that file the embedded server makes "signing-keys" in its home at the first
         token.

@@ -2,11 +2,14 @@
 
 ::
 
-    class Users(Namespace):           create = sync_method(users.create)
-    class AsyncUsers(AsyncNamespace): create = async_method(users.create)
+    class UserOperations:
+        create = method(users.create)
+
+    class Users(UserOperations, Namespace): ...              # atlas.users.create(…) returns a User
+    class AsyncUsers(UserOperations, AsyncNamespace): ...    # atlas.users.create(…) returns a coroutine
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import cached_property
 from inspect import Parameter, Signature
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -16,10 +19,11 @@ from atlas_sdk._retry import again, again_async
 from atlas_sdk._signatures import annotations_of, checked, method_signature, present_as
 from atlas_sdk.errors import AtlasError
 
-__all__ = ["AsyncNamespace", "AsyncRunner", "Namespace", "Runner", "async_method", "sync_method"]
+__all__ = ["AsyncNamespace", "AsyncRunner", "Namespace", "Runner", "method"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Awaited = Coroutine[Any, Any, T]
 
 
 class Runner(Protocol):
@@ -51,6 +55,12 @@ class AsyncRunner(Protocol):
 class _Described:
     _runner: object
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__doc__ is None:
+            # A class of `topics` is described where its operations are; help() shows no docstring of a base class.
+            cls.__doc__ = cls.__bases__[0].__doc__
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {', '.join(name for name in dir(self) if not name.startswith('_'))}>"
 
@@ -69,8 +79,10 @@ class AsyncNamespace(_Described):
         self._runner: AsyncRunner = runner
 
 
-class _Method(Generic[P, T]):
-    def __init__(self, operation: Callable[P, Plan[T]]) -> None:
+class method(Generic[P, T]):  # noqa: N801  # reads as a decorator does
+    """A method that runs a plan: it returns the result in a `Namespace`, and a coroutine in an `AsyncNamespace`."""
+
+    def __init__(self, operation: Callable[P, Generator[Any, Any, T]]) -> None:
         self._operation = operation
         self._name = operation.__name__
         self.__doc__ = operation.__doc__
@@ -80,7 +92,7 @@ class _Method(Generic[P, T]):
 
     # Compute these at the first use, not at import: a process uses few operations, and each one takes about 0.1 ms.
     @cached_property
-    def _checked(self) -> Callable[P, Plan[T]]:
+    def _checked(self) -> Callable[P, Generator[Any, Any, T]]:
         return checked(self._operation)
 
     @cached_property
@@ -91,35 +103,45 @@ class _Method(Generic[P, T]):
     def _annotations(self) -> dict[str, Any]:
         return annotations_of(self._signature)
 
-    def _of_class(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method of the class, with `self`, as help() and inspect show it."""
-        me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
-        signature = self._signature.replace(parameters=[me, *self._signature.parameters.values()])
-        return present_as(method, self._operation, signature, annotations_of(signature))
-
-    def _keep(self, namespace: Namespace | AsyncNamespace, method: Callable[P, Any]) -> Any:
-        """Let the instance keep the method, so that later calls find it there without this descriptor."""
-        shown = present_as(method, self._operation, self._signature, self._annotations)
-        return namespace.__dict__.setdefault(self._name, shown)
-
-
-class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
-    """A method that runs the plan and returns its result."""
-
+    @overload
+    def __get__(
+        self, namespace: None, owner: "type[AsyncNamespace]"
+    ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
     @overload
     def __get__(self, namespace: None, owner: type) -> Callable[Concatenate[Any, P], T]: ...
     @overload
+    def __get__(self, namespace: AsyncNamespace, owner: type) -> Callable[P, Awaited[T]]: ...
+    @overload
     def __get__(self, namespace: Namespace, owner: type) -> Callable[P, T]: ...
-    def __get__(self, namespace: Namespace | None, owner: type) -> Any:
+    def __get__(self, namespace: Namespace | AsyncNamespace | None, owner: type) -> Any:
         if namespace is None:
+            return self._of_class(is_async=issubclass(owner, AsyncNamespace))
+        runner = namespace._runner  # noqa: SLF001  # this class serves the namespace
+        make: Callable[[Any], Callable[P, Any]] = (
+            self._awaited if isinstance(namespace, AsyncNamespace) else self._blocking
+        )
+        shown = present_as(make(runner), self._operation, self._signature, self._annotations)
+        # Let the instance keep the method, so that later calls find it there without this descriptor.
+        return namespace.__dict__.setdefault(self._name, shown)
 
-            def unbound(me: Namespace, *args: P.args, **kwargs: P.kwargs) -> T:
-                return self.__get__(me, owner)(*args, **kwargs)
+    def _of_class(self, *, is_async: bool) -> Callable[..., Any]:
+        """Return the method of the class, with `self`, as help() and inspect show it."""
 
-            return self._of_class(unbound)
-        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # this class serves the namespace
+        def unbound(me: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return getattr(me, self._name)(*args, **kwargs)
 
-        def method(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def unbound_async(me: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return await getattr(me, self._name)(*args, **kwargs)
+
+        me = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+        signature = self._signature.replace(parameters=[me, *self._signature.parameters.values()])
+        function = unbound_async if is_async else unbound
+        return present_as(function, self._operation, signature, annotations_of(signature))
+
+    def _blocking(self, runner: Runner) -> Callable[P, T]:
+        operation = self._checked
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return runner.run(operation(*args, **kwargs))
             except AtlasError as problem:
@@ -128,26 +150,12 @@ class sync_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 first = problem
             return again(lambda: runner.run(operation(*args, **kwargs)), first, name=self._name, retries=runner.retries)
 
-        return self._keep(namespace, method)
+        return call
 
+    def _awaited(self, runner: AsyncRunner) -> Callable[P, Awaited[T]]:
+        operation = self._checked
 
-class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
-    """A method that returns a coroutine which runs the plan."""
-
-    @overload
-    def __get__(self, namespace: None, owner: type) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
-    @overload
-    def __get__(self, namespace: AsyncNamespace, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, namespace: AsyncNamespace | None, owner: type) -> Any:
-        if namespace is None:
-
-            async def unbound(me: AsyncNamespace, *args: P.args, **kwargs: P.kwargs) -> T:
-                return await self.__get__(me, owner)(*args, **kwargs)
-
-            return self._of_class(unbound)
-        runner, operation = namespace._runner, self._checked  # noqa: SLF001  # this class serves the namespace
-
-        async def method(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return await runner.run(operation(*args, **kwargs))
             except AtlasError as problem:
@@ -158,4 +166,4 @@ class async_method(_Method[P, T]):  # noqa: N801  # reads as a decorator does
                 lambda: runner.run(operation(*args, **kwargs)), first, name=self._name, retries=runner.retries
             )
 
-        return self._keep(namespace, method)
+        return call

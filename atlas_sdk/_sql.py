@@ -67,15 +67,19 @@ def read_statements(topic: str) -> dict[str, Statement]:
     text = (sql_root() / "queries" / f"{topic}.sql").read_text("utf-8")
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
-    found: dict[str, Statement] = {}
+    texts: dict[str, str] = {}
     for header, end in zip(headers, ends, strict=True):
-        name = header["name"]
-        if name in found:
-            message = f"sql/queries/{topic}.sql names {name!r} twice"
+        if header["name"] in texts:
+            message = f"sql/queries/{topic}.sql names {header['name']!r} twice"
             raise ValueError(message)
-        statement = text[header.end() : end].strip().rstrip(";")
-        found[name] = Statement(f"{topic}.{name}", statement, reads=header["reads"] is not None)
-    return found
+        texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
+    # The columns of a topic's object: not a statement, but a part of several.
+    columns = texts.pop("columns", "")
+    reading = {header["name"] for header in headers if header["reads"]}
+    return {
+        name: Statement(f"{topic}.{name}", body.replace("{columns}", columns), reads=name in reading)
+        for name, body in texts.items()
+    }
 
 
 @cache

@@ -30,6 +30,8 @@ __all__ = ["translate"]
 _ILLEGAL_TRANSITION = "23T01"
 #: The SQLSTATE of the trigger `refuse_over_limit` (`sql/migrations/0001_accounts.sql`).
 _OVER_LIMIT = "23T02"
+#: The SQLSTATE invalid_catalog_name.
+_NO_DATABASE = "3D000"
 #: The time limit that ended a statement or its transaction, by SQLSTATE.
 _LIMITS = {"57014": "statement", "55P03": "lock", "25P03": "idle", "25P04": "transaction"}
 _TIMED_OUT = {
@@ -71,10 +73,10 @@ def _unreachable(error: psycopg.Error, dsn: str) -> AtlasError:
     if (unsafe := _encryption(text)) is not None:
         return EncryptionFailed(f"no safe connection to {where}: {unsafe}")
     if "authentication failed" in text or "no password supplied" in text or "pg_hba.conf" in text:
-        return AuthenticationFailed(f"{where} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn")
+        return AuthenticationFailed(f"{where} does not accept this user or password: check both")
     if re.search(r'database "[^"]*" does not exist', text):
         return DatabaseUnreachable(
-            f"{where}: that database does not exist: atlasctl db init makes it, or check the name in the DSN"
+            f"{where}: that database does not exist: create it, or check its name", sqlstate=_NO_DATABASE
         )
     reason = text.rsplit("failed: ", 1)[-1].removeprefix("FATAL: ").partition(" Is the server running")[0].strip()
     return DatabaseUnreachable(f"cannot reach PostgreSQL at {where}: {reason}; is the server running?")
@@ -120,15 +122,18 @@ def _by_state(error: psycopg.Error, state: str, dsn: str) -> AtlasError:
     if state.startswith("08") or state in {"57P01", "57P02", "57P03", "53300", "3D000"}:
         return _unreachable(error, dsn)
     if state.startswith("28"):
-        return AuthenticationFailed(
-            f"{place(dsn)} does not accept this user or password: check ATLAS_DATABASE_URL or --dsn"
-        )
+        return AuthenticationFailed(f"{place(dsn)} does not accept this user or password: check both")
     if (passing := _passing(state)) is not None:
         return passing
     if state == "42501":
-        return NotPermitted(f"the database does not permit it: {_sentence(error)}; see `atlasctl db doctor`")
+        return NotPermitted(f"the database does not permit it to this login: {_sentence(error)}")
     if state == "42P01":
-        return SchemaMismatch("the database has no AtlasEngine schema: run `atlasctl db init`", found=None, wanted=0)
+        return SchemaMismatch(
+            "the database has no AtlasEngine schema: the option migrate=True makes it",
+            found=None,
+            wanted=0,
+            migratable=True,
+        )
     if state == "23503":
         return NotFound(
             "what this belongs to does not exist (any more)", kind="parent", name=error.diag.table_name or ""

@@ -14,13 +14,13 @@ from atlas_sdk._connect import Opened, Options, address, prepare
 from atlas_sdk._drive import AsyncDriver, AsyncListener, AsyncWakeups
 from atlas_sdk._plan import Plan
 from atlas_sdk._temporary import temporary
-from atlas_sdk.async_topics import AsyncMaintenance, AsyncMemory, AsyncQuotas, AsyncTopics, AsyncTransaction
 from atlas_sdk.errors import AtlasError, InvalidInput
 from atlas_sdk.model.health import Health
 from atlas_sdk.model.isolation import Login
 from atlas_sdk.model.origin import Origin
 from atlas_sdk.model.pool import PoolStats
 from atlas_sdk.ops import health, isolation, schema
+from atlas_sdk.topics import AsyncMaintenance, AsyncMemory, AsyncQuotas, AsyncTopics, AsyncTransaction
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection

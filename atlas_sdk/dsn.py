@@ -50,7 +50,8 @@ _SHOWN: Final = frozenset({
 _TOLD: Final = ("host", "port", "user", "dbname")
 #: A secret of fewer letters is a part of many words, so only whole words are masked.
 _SHORT: Final = 4
-#: A server that refuses a setting of `options`, of the DSN or of a service file, quotes its value.
+#: The message of a server that refuses a setting in `options`, which come from the DSN or a service file. The message
+#: quotes the value of the setting, so everything after the first part is masked.
 _QUOTED: Final = re.compile(
     r"(FATAL:\s+(?:invalid value for parameter|unrecognized configuration parameter"
     r"|invalid command-line argument|-c )).*",

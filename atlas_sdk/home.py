@@ -12,7 +12,14 @@ from pathlib import Path
 
 from atlas_sdk.errors import FileProblem
 
-__all__ = ["check_private_file", "open_private_file", "prepare_home", "private_folder"]
+__all__ = [
+    "check_private_file",
+    "open_private_file",
+    "prepare_home",
+    "private_folder",
+    "replace_private_file",
+    "sync_folder",
+]
 
 #: The most links to follow in a path, as in Linux (path_resolution(7)).
 _LINKS_MAX = 40
@@ -93,6 +100,24 @@ def open_private_file(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def replace_private_file(path: Path, text: str) -> None:
+    """Give a file that only this OS user may read and change a new content, in one step. Raises FileProblem."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: those of new and of renamed files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_private_file(path: Path) -> Path:

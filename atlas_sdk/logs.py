@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Final, TextIO
+from typing import Final
 
 from atlas_sdk.text import visible
 
@@ -50,15 +50,13 @@ class LogFormatter(logging.Formatter):
         return scrubbed(text, self.dsn)
 
 
-def log_to_stderr(
-    level: int | str, layout: str, *, dsn: str | None = None, stream: TextIO | None = None
-) -> LogFormatter:
+def log_to_stderr(level: int | str, layout: str, *, dsn: str | None = None) -> LogFormatter:
     """Make the program log to stderr; return the formatter, whose `dsn` the caller may set later.
 
     If logging is set up already, this changes nothing.
     """
     formatter = LogFormatter(layout, dsn=dsn)
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])
     return formatter

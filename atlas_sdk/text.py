@@ -1,13 +1,18 @@
-"""Make text that others wrote, such as names and contents, safe to show: no hidden characters, and a bounded length."""
+"""Make values safe and plain to show: no hidden characters, a bounded length, no exponents."""
 
 import re
 import unicodedata
+from decimal import Decimal
 from typing import Final
 
-__all__ = ["cut", "named", "printable", "quoted", "visible"]
+__all__ = ["cut", "digits", "named", "printable", "quoted", "some", "visible"]
 
 #: The longest name in a sentence. Nobody reads a longer one to its end.
 _NAME_LETTERS: Final = 200
+#: The most names in one sentence.
+_NAMES: Final = 5
+#: The longest number in a sentence.
+_NUMBER_LETTERS: Final = 40
 _SHORT: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 #: `surrogateescape` keeps byte 0xNN as U+DCNN (PEP 383).
 _LOWEST_BYTE, _HIGHEST_BYTE = 0xDC80, 0xDCFF
@@ -48,6 +53,13 @@ def cut(text: str, letters: int = _NAME_LETTERS) -> str:
     return f"{text[: letters - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def digits(amount: Decimal | int | str) -> str:
+    """Return a number for a sentence, without an exponent if that is short: str() writes a billionth as 1E-9."""
+    number = Decimal(amount)
+    is_short = number.is_finite() and abs(number.adjusted()) < _NUMBER_LETTERS
+    return cut(format(number, "f" if is_short else "E"), _NUMBER_LETTERS)
+
+
 def quoted(value: object) -> str:
     """Return a value for a sentence: quoted, on one line, cut in the middle, and without hidden characters."""
     # Cut the text first, so that a text of a megabyte takes no time.
@@ -84,3 +96,9 @@ def _escape(letter: str) -> str:
     if code <= _LAST_ASCII:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= _LAST_OF_FOUR_DIGITS else f"\\U{code:08x}"
+
+
+def some(names: list[str]) -> str:
+    """Return the first few names and the number of the others."""
+    rest = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -18,8 +18,6 @@ from atlas_sdk import Atlas, Project, User
 from atlas_sdk._embedded.locks import is_held, polling
 from benchmarks.histories import Corpus
 
-__all__ = ["Bench", "open_bench", "remove_home"]
-
 _LINGER_VARIABLE = "ATLAS_EMBEDDED_LINGER_S"
 #: Seconds that a server may take to stop, with a checkpoint on a slow disk.
 _STOP_S = 70.0

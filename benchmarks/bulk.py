@@ -6,8 +6,6 @@ from benchmarks import histories
 from benchmarks.bench import Bench
 from benchmarks.table import Row, count, exactly, per_second
 
-__all__ = ["bulk"]
-
 
 def bulk(bench: Bench) -> list[Row]:
     """Put and verify the versions of one generated history."""

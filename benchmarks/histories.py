@@ -12,8 +12,6 @@ from pathlib import Path
 
 from attrs import frozen
 
-__all__ = ["EDIT_SHARES", "SIZE_LIMITS", "Corpus", "Edit", "History", "describe", "edits", "load", "made", "pick"]
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPUS_VARIABLE = "ATLAS_CORPUS"
 
@@ -27,26 +25,8 @@ _MADE = ((300, 20_000), (150, 5_000), (100, 25_000), (80, 2_500), (60, 10_000), 
 _REVERT_LIMIT = 20
 _VOCABULARY_WORDS = 1_500
 _SYLLABLES = (
-    "ba",
-    "co",
-    "de",
-    "fi",
-    "gra",
-    "ha",
-    "in",
-    "ke",
-    "lo",
-    "mi",
-    "no",
-    "per",
-    "qua",
-    "re",
-    "sta",
-    "ti",
-    "un",
-    "ver",
-    "wo",
-    "ze",
+    *("ba", "co", "de", "fi", "gra", "ha", "in", "ke", "lo", "mi"),
+    *("no", "per", "qua", "re", "sta", "ti", "un", "ver", "wo", "ze"),
 )
 
 

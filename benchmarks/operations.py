@@ -12,8 +12,6 @@ from benchmarks.peers import MissingPeer
 from benchmarks.table import Row, at_most, ms
 from benchmarks.timing import Times, elapsed
 
-__all__ = ["operations"]
-
 #: The number of rows that sort before the measured rows, so that no measured row is the first of its index.
 _NEIGHBOURS = 50
 _WARM_UP = 3

@@ -13,8 +13,6 @@ from attrs import frozen
 from atlas_sdk import Build, Project, SigningKeys, User
 from benchmarks.peers import needs_module
 
-__all__ = ["Known", "orm"]
-
 
 @frozen(kw_only=True)
 class Known:
@@ -52,10 +50,13 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
         created_at: Mapped[datetime]
         updated_at: Mapped[datetime]
 
-    class ProjectRow(Base):
-        __tablename__ = "projects"
+    class Owned(Base):
+        __abstract__ = True
         user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+
+    class ProjectRow(Owned):
+        __tablename__ = "projects"
         session_id: Mapped[str]
         name: Mapped[str]
         path: Mapped[str]
@@ -63,10 +64,8 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
         created_at: Mapped[datetime]
         updated_at: Mapped[datetime]
 
-    class BuildRow(Base):
+    class BuildRow(Owned):
         __tablename__ = "builds"
-        user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         project_id: Mapped[uuid.UUID]
         status: Mapped[str]
         container_id: Mapped[str | None]
@@ -78,10 +77,8 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
         finished_at: Mapped[datetime | None]
         created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
-    class Preview(Base):
+    class Preview(Owned):
         __tablename__ = "previews"
-        user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         project_id: Mapped[uuid.UUID]
         host: Mapped[str]
         host_port: Mapped[int | None]
@@ -98,10 +95,8 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
         created_at: Mapped[datetime]
         updated_at: Mapped[datetime]
 
-    class SignedIn(Base):
+    class SignedIn(Owned):
         __tablename__ = "sessions"
-        user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         token_hash: Mapped[bytes]
         expires_at: Mapped[datetime]
         is_active: Mapped[bool]
@@ -109,10 +104,8 @@ def orm(known: Known) -> Iterator[Mapping[str, Callable[[], object]]]:
         created_at: Mapped[datetime]
         last_seen_at: Mapped[datetime]
 
-    class Event(Base):
+    class Event(Owned):
         __tablename__ = "events"
-        user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         type: Mapped[str]
         project_id: Mapped[uuid.UUID | None]
         meta: Mapped[dict[str, Any]]

@@ -12,8 +12,6 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.timing import Contender, elapsed
 
-__all__ = ["PEERS", "MissingPeer", "appending", "dulwich", "git", "langgraph", "needs_module"]
-
 _AUTHOR = b"Bench <bench@bench.example>"
 
 

@@ -12,8 +12,6 @@ from benchmarks.peers import PEERS, MissingPeer
 from benchmarks.table import Row, Target, at_least, at_most, ms
 from benchmarks.timing import Contender, Times, elapsed, take_turns
 
-__all__ = ["puts", "versions"]
-
 _WARM_UP = 8
 _SIZES = {"low_bytes": 12_000, "high_bytes": 30_000}
 _TARGETS: dict[str, Target] = {

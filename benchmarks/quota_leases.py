@@ -17,8 +17,6 @@ from benchmarks.table import Row, at_least, at_most, count, exactly, per_second,
 from benchmarks.timing import elapsed
 from benchmarks.unchanged import StatementCounter
 
-__all__ = ["quota_leases"]
-
 _PROCESSES = 32
 _BLOCK = 500_000
 #: Requests per block. There are more than its tokens can pay for, so the tokens run out first.

@@ -15,8 +15,6 @@ from benchmarks.bench import Bench
 from benchmarks.slices import crew, paired, take_slices
 from benchmarks.table import Row, at_least, per_second
 
-__all__ = ["metered_users", "quota_pairs"]
-
 _CLIENTS = 8
 _USERS = 1_000
 #: Limits that are checked, but never reached.

@@ -17,8 +17,6 @@ from benchmarks.slices import Slice, crew, paired, run_for, take_slices
 from benchmarks.table import Row, Target, at_least, count, exactly, per_second
 from benchmarks.timing import Times
 
-__all__ = ["quota_rates"]
-
 _LIMIT = 10**8
 _THREADS = 8
 _OURS = "hit"

@@ -29,8 +29,6 @@ from atlas_sdk.files import renameat2, root
 from watcher.daemon import run
 from watcher.debounce import Timing
 
-__all__ = ["main"]
-
 _NOBODY = 65534
 #: A text that no stored version may contain.
 _SECRET = b"SECRET of root\n" * 20

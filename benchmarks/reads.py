@@ -5,8 +5,6 @@ from benchmarks.bench import Bench
 from benchmarks.table import Row, ms
 from benchmarks.timing import Times, elapsed
 
-__all__ = ["reads"]
-
 #: More versions than a chain may have deltas.
 _VERSIONS = 320
 _DEEPEST = """

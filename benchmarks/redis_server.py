@@ -9,8 +9,6 @@ from pathlib import Path
 from atlas_sdk._embedded.locks import polling
 from benchmarks.peers import MissingPeer
 
-__all__ = ["redis_server"]
-
 _READY_S = 10.0
 _END_S = 10.0
 

@@ -17,8 +17,6 @@ from attrs import field, frozen
 
 from benchmarks.timing import Times
 
-__all__ = ["Crew", "Slice", "crew", "paired", "run_for", "take_slices"]
-
 #: Seconds for 32 interpreters that start and connect at once on a slow machine.
 _START_S = 120.0
 #: Seconds until every process knows the next contender.

@@ -14,8 +14,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["space"]
-
 _CONTENT = """
     SELECT coalesce(sum(octet_length(b.data)), 0)::bigint, (SELECT count(*) FROM memory_snapshots WHERE project_id = %s)
     FROM memory_blobs b WHERE b.user_id = %s

@@ -11,8 +11,6 @@ from benchmarks.bench import Bench
 from benchmarks.table import Row, at_most, count, exactly, ms
 from benchmarks.timing import elapsed
 
-__all__ = ["startup"]
-
 _RUNS = 15
 #: The slowest imports, which `--help` does not need.
 _HEAVY = ("psycopg", "watchdog", "rich")

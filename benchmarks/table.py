@@ -4,21 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from attrs import frozen
 
-__all__ = [
-    "Amount",
-    "Row",
-    "Target",
-    "at_least",
-    "at_most",
-    "bytes_",
-    "count",
-    "exactly",
-    "ms",
-    "per_second",
-    "render",
-    "us",
-]
-
 _HEADER = ("what", "ours", "peer", "ratio", "target", "")
 
 

@@ -9,8 +9,6 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-__all__ = ["Contender", "Times", "elapsed", "take_turns"]
-
 
 @frozen
 class Times:

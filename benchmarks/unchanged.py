@@ -9,8 +9,6 @@ from benchmarks.puts import versions
 from benchmarks.table import Row, at_most, count, exactly, ms
 from benchmarks.timing import Times, elapsed
 
-__all__ = ["StatementCounter", "unchanged"]
-
 _LOGGER = logging.getLogger("atlas_sdk.queries")
 
 

@@ -10,19 +10,16 @@ from datetime import timedelta
 
 from atlas_sdk import Atlas, QuotaExceeded, User
 
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    """Print a line with the seconds since the start."""
-    print(f"{time.monotonic() - STARTED:4.1f} s  {text}", flush=True)
-
 
 def main() -> None:
     # The database is removed at the end. In your own program, use Atlas.open().
     with Atlas.temporary() as atlas, ThreadPoolExecutor(2) as threads:
         user = atlas.users.create("ada@example.com", plan="pro")
         atlas.quotas.set_limits(user, tokens=1000)
+        started = time.monotonic()
+
+        def say(text: str) -> None:
+            print(f"{time.monotonic() - started:4.1f} s  {text}", flush=True)
 
         say("a call uses all 1,000 tokens of the month")
         with atlas.quotas.guard(user, tokens=1000) as g:

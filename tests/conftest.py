@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ import psycopg
 import pytest
 from client_adapter import KINDS, opener
 from databases import Databases, OfServer
-from patience import PATIENCE_S
+from embedded_homes import embedded_server
+from made_once import copy_content, made_once, server_folder, share_folder
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
@@ -35,6 +34,9 @@ sys.dont_write_bytecode = False
 
 # After its last test a server stops soon, instead of waiting for another user.
 os.environ.setdefault("ATLAS_EMBEDDED_LINGER_S", "0.2")
+
+# The processes of pytest-xdist inherit the folder.
+share_folder()
 
 _SYSTEM_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
 #: "embedded", and "system" where Debian's server is installed. The header of every run names the servers.
@@ -56,27 +58,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def atlas_home() -> Iterator[Path]:
     """Yield a home whose embedded server runs for the whole session."""
-    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
-    server = EmbeddedServer.acquire(home)
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        # A crash of the machine may destroy the data; a crash of the server's processes may not. With fsync, every test
-        # waits for the disk when it makes and drops a database, which took longer than the tests.
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
-    yield home
-    remove_embedded(server, home)
-
-
-def remove_embedded(server: EmbeddedServer, home: Path) -> None:
-    """Release a server, wait until its supervisor has stopped it, and remove its data."""
-    server.release()
-    # The server writes its last checkpoint. On a busy disk, after thousands of databases, this takes long.
-    deadline = time.monotonic() + PATIENCE_S
-    while (server.data_dir / "postmaster.pid").exists():
-        assert time.monotonic() < deadline, "the embedded server did not stop after its last user"
-        time.sleep(0.02)
-    shutil.rmtree(server.data_dir)
-    shutil.rmtree(home)
+    with embedded_server() as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            # A crash of the machine may destroy the data; a crash of the server's processes may not. With fsync, every
+            # test waits for the disk when it makes and drops a database, which took longer than the tests.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield server.home
 
 
 def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
@@ -92,13 +80,21 @@ def _system_server() -> Iterator[str]:
     """Run Debian's server on its own data and its own socket; yield its URL."""
     binaries = _SYSTEM_BINARIES[0]
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="atlas-pg-"))
+    folder = server_folder("atlas-pg-")
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid)
     data = folder / "data"
-    initdb = [str(binaries / "initdb"), "-D", str(data), "-U", "atlas", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
-    _run(initdb, account)
-    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
+
+    def initdb(made: Path) -> None:
+        if account is not None:
+            os.chown(made, account.pw_uid, account.pw_gid)
+        login = ["-U", "atlas", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        _run([str(binaries / "initdb"), "-D", str(made / "data"), *login], account)
+
+    copy_content(made_once("system", initdb), folder)
+    # Anyone who can enter the folder could connect as a superuser.
+    folder.chmod(0o700)
+    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off -c max_wal_size=128MB"
     start = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
     _run(start, account)
     yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=atlas"

@@ -139,12 +139,17 @@ class Databases:
                 return False
             # Switch triggers off, because the triggers of some tables refuse deletions.
             connection.execute("SET LOCAL session_replication_role = replica")
-            for table, size in connection.execute(_TABLES).fetchall():
-                if size > _LARGE or (table in self._rows and _rows_of(connection, table) != self._rows[table]):
-                    return False
-                if size and table not in self._rows:
-                    connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))
-            connection.execute(_RESTART)
+            sizes: dict[str, int] = dict(connection.execute(_TABLES).fetchall())
+            if any(size > _LARGE for size in sizes.values()):
+                return False
+            if any(_rows_of(connection, table) != rows for table, rows in self._rows.items()):
+                return False
+            used = [
+                SQL("DELETE FROM {}").format(Identifier(table))
+                for table in sizes
+                if sizes[table] and table not in self._rows
+            ]
+            connection.execute(SQL("; ").join([*used, SQL(_RESTART)]))
         return True
 
 

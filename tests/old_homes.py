@@ -1,13 +1,10 @@
 """Homes with data of an older major version of PostgreSQL, as an older release made them."""
 
-import atexit
-import shutil
-import subprocess
-import tempfile
-from functools import cache
+import hashlib
 from pathlib import Path
 
 import psycopg
+from made_once import copy_content, made_once
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import places
@@ -25,18 +22,22 @@ GRANT SELECT ON kept TO reader;
 SUM = "SELECT count(*) || ' ' || md5(string_agg(n || words, ',' ORDER BY n)) FROM kept"
 
 
-@cache
-def copied_from(script: str) -> tuple[Path, str]:
-    """Make a home as an older release did, once for each script. Return its data folder and the result of `SUM`."""
-    folder = Path(tempfile.mkdtemp(prefix="atlas-test-old-"))
-    atexit.register(shutil.rmtree, folder)
-    folder.chmod(0o755)
+def old_data(script: str) -> tuple[Path, str]:
+    """Make data as an older release did, once for each script. Return its folder and the result of `SUM`."""
+    made = made_once(f"old-{hashlib.sha256(script.encode()).hexdigest()[:8]}", lambda folder: _make(folder, script))
+    return made / "data", (made / "sum").read_text("utf-8")
+
+
+def _make(folder: Path, script: str) -> None:
     account = find_account()
-    site = Site.prepare(folder / "home")
+    home = folder / "home"
+    home.mkdir(mode=0o755)
+    site = Site.prepare(home)
     programs = places.binaries_of(OLD, account)
     data = site.place_data()
-    atexit.register(shutil.rmtree, data, ignore_errors=True)
     arguments = ("-D", data, "-U", "atlas", "--auth=reject", "--encoding=UTF8", "--locale=C", "--no-sync")
+    data.mkdir(mode=0o700)
+    account.give(data)
     made = account.run(programs / "initdb", *arguments, timeout_s=PATIENCE_S)
     assert made.returncode == 0, made.stdout
     single = (programs / "postgres", "--single", "-D", data, "postgres")
@@ -44,15 +45,16 @@ def copied_from(script: str) -> tuple[Path, str]:
     assert "ERROR" not in made.stdout
     with (data / "postgresql.conf").open("a") as file:
         file.write("\ninclude_if_exists = 'atlas.conf'\n")
-    if not script:
-        return data, ""
-    cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
-    with psycopg.connect(_dsn(cluster.serve(), find_account().name), autocommit=True) as connection:
-        assert connection.info.server_version // 10_000 == int(OLD)
-        connection.execute(script)
-        (found,) = connection.execute(SUM).fetchone()
-    cluster.stop()
-    return data, found
+    found = ""
+    if script:
+        cluster = Cluster(site=site, data_dir=data, bin_dir=programs, major=OLD)
+        with psycopg.connect(_dsn(cluster.serve(), account.name), autocommit=True) as connection:
+            assert connection.info.server_version // 10_000 == int(OLD)
+            connection.execute(script)
+            (found,) = connection.execute(SUM).fetchone()
+        cluster.stop()
+    (folder / "sum").write_text(found, "utf-8")
+    data.rename(folder / "data")
 
 
 def old_cluster(home: Path, script: str = "") -> Cluster:
@@ -60,5 +62,5 @@ def old_cluster(home: Path, script: str = "") -> Cluster:
     site = Site.prepare(home)
     data = site.place_data()
     data.mkdir(mode=0o700, exist_ok=True)
-    subprocess.run(["cp", "-a", f"{copied_from(script)[0]}/.", data], check=True)
+    copy_content(old_data(script)[0], data)
     return Cluster(site=site, data_dir=data, bin_dir=places.binaries_of(OLD, find_account()), major=OLD)

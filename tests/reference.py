@@ -95,6 +95,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "maintenance.purge_events": ("maintenance.events",),
     "maintenance.prune_snapshots": ("maintenance.snapshots",),
     "maintenance.collect_contents": ("maintenance.contents",),
+    "maintenance.sum_usage": ("maintenance.usage",),
 }
 
 _LEDGER = "the ledger"

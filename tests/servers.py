@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+from made_once import copy_content, made_once, server_folder
 from psycopg import sql
 
 from atlas_sdk._embedded.account import find_account
@@ -49,8 +49,14 @@ class PrivateServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        copy_content(made_once(f"private-{programs}", self._initdb), folder)
         (self.data / "pg_hba.conf").write_text(_HBA)
+
+    def _initdb(self, folder: Path) -> None:
+        if self._identity:
+            os.chown(folder, self._identity["user"], self._identity["group"])
+        login = ("-U", "postgres", "-A", "trust")
+        self._run("initdb", "-D", folder / "data", *login, "-E", "UTF8", "--locale=C", "-N")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self.bin_dir / program, *arguments]
@@ -127,7 +133,7 @@ class PrivateServer:
 @contextmanager
 def private_server(programs: str, *settings: str) -> Iterator[PrivateServer]:
     """Run a private server, with settings on its command line."""
-    folder = Path(tempfile.mkdtemp(prefix="atlas-own-"))
+    folder = server_folder("atlas-own-")
     server = PrivateServer(programs, folder)
     server.start(*settings)
     try:

@@ -70,11 +70,18 @@ def settle_in(atlas: Atlas, name: str, secret: str) -> Tenant:
 
 
 def complete(connection: psycopg.Connection[Any], tenant: Tenant) -> None:
-    """Add rows that only time or a restore makes: a closed period and a restore."""
+    """Add rows that only time or a restore makes: a closed period, sums of old usage, a waiting call and a restore."""
     connection.execute(
         "INSERT INTO quota_history (user_id, period_start, period_end, tokens_used, cost_used, closed_at)"
         " VALUES (%s, now() - interval '2 months', now() - interval '1 month', 7, 0, now())",
         (tenant.user.id,),
+    )
+    connection.execute(
+        "INSERT INTO quota_waiters VALUES (%s, gen_random_uuid(), 1, now(), now() + interval '1 hour')",
+        (tenant.user.id,),
+    )
+    connection.execute(
+        "INSERT INTO usage_sums (user_id, until, sums) VALUES (%s, now() - interval '2 days', '{}')", (tenant.user.id,)
     )
     connection.execute(
         "INSERT INTO restores (user_id, project_id, id, target, safety, changes)"

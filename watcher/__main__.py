@@ -2,15 +2,12 @@
 
 import logging
 import sys
-from pathlib import Path
 
 import click
 
 from atlas_sdk.dsn import without_addresses
 from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
 from atlas_sdk.text import cut, visible
-
-__all__ = ["main"]
 
 #: The longest error message about the command line, in characters.
 _LETTERS = 1_000
@@ -20,38 +17,38 @@ _LEVELS = ("debug", "info", "warning", "error")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
-    envvar="ATLAS_HOME",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     help="Folder of the embedded database, the lock and the status.  [env: ATLAS_HOME]",
 )
 @click.option(
     "--dsn",
-    envvar="ATLAS_DATABASE_URL",
     help="PostgreSQL to store versions in; without one, the embedded server of the home.  [env: ATLAS_DATABASE_URL]",
 )
 @click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True, help="What stderr shows.")
 @click.pass_context
-def _command(context: click.Context, home: Path | None, dsn: str | None, log_level: str) -> None:
+def _command(context: click.Context, home: str | None, dsn: str | None, log_level: str) -> None:
     """Watch every registered project, and store a version of each memory file that changes.
 
     Runs until SIGTERM or SIGINT, then stores the changes that are left. Once a day, when it is idle, it deletes expired
     data from the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when
     another watcher uses the same home.
     """
-    log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
+    log = log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
     # The pool logs every failed attempt; the watcher logs a failure once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     from atlas_sdk import InvalidInput  # noqa: PLC0415 - help must not wait for it
-    from atlas_sdk.config import expanded, load_settings  # noqa: PLC0415
+    from atlas_sdk.config import database_url, load_settings  # noqa: PLC0415
     from watcher.daemon import run  # noqa: PLC0415
     from watcher.maintenance import RetentionPolicy  # noqa: PLC0415
 
     try:
-        retention = RetentionPolicy.of(load_settings())
-        folder = None if home is None else expanded(home)
+        # With a server in the environment, the home has only the lock and the status.
+        settings = load_settings(database_url=dsn or database_url(), home=home)
+        folder = settings.folder
     except InvalidInput as problem:
         raise click.UsageError(str(problem), context) from problem
-    context.exit(run(dsn=dsn or None, home=folder, retention=retention))
+    log.dsn = settings.database_url
+    context.exit(run(dsn=settings.database_url, home=folder, retention=RetentionPolicy.of(settings)))
 
 
 def main(argv: list[str] | None = None) -> int:

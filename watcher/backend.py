@@ -6,8 +6,6 @@ from uuid import UUID
 
 from watcher.debounce import ChangeKind
 
-__all__ = ["Backend", "Polling", "Sink", "WatchedFolder", "Watching"]
-
 
 class WatchedFolder(NamedTuple):
     """A watched folder of a project; `""` is the project's own folder."""

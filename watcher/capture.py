@@ -10,8 +10,6 @@ from atlas_sdk.files import FileState, Signature, read_file
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 
-__all__ = ["Captured", "capture", "trusted"]
-
 #: A file that is written twice within one tick of its file system's clock looks the same to `stat`. FAT has the
 #: coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads it once more
 #: (git calls such a file "racy").

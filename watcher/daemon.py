@@ -26,8 +26,6 @@ from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.status import Status
 from watcher.worker import Worker
 
-__all__ = ["run"]
-
 _log = logging.getLogger(__name__)
 
 #: Seconds for one attempt to connect: SIGTERM must not wait for long while the database is out of reach.

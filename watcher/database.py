@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from atlas_sdk import Atlas, AtlasError, DatabaseUnreachable, SchemaMismatch, StorageFull
 from watcher.status import DatabaseStatus
 
-__all__ = ["Database", "is_away"]
-
 _log = logging.getLogger(__name__)
 
 

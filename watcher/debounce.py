@@ -7,8 +7,6 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-__all__ = ["ChangeKind", "Debouncer", "Due", "Key", "Timing"]
-
 #: A project and a path in it; the path `""` asks for a scan of the whole project.
 Key = tuple[UUID, str]
 

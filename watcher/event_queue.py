@@ -9,8 +9,6 @@ from uuid import UUID
 from watcher.backend import WatchedFolder
 from watcher.debounce import ChangeKind, Debouncer, Due, Timing
 
-__all__ = ["Affected", "EventQueue"]
-
 _log = logging.getLogger(__name__)
 
 

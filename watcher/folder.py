@@ -12,8 +12,6 @@ from atlas_sdk import AtlasError, Project, Tracking
 from atlas_sdk.files import Root, Signature, pin, signature
 from watcher.status import FileStatus, ProjectStatus
 
-__all__ = ["SETTINGS", "Folder", "Known"]
-
 #: The project's own settings. A change of them may change which files are tracked.
 SETTINGS = ".atlas.toml"
 

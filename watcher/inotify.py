@@ -18,8 +18,6 @@ from watcher.debounce import ChangeKind
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import InotifyEvent, WatchDescriptor
 
-__all__ = ["Inotify"]
-
 _log = logging.getLogger(__name__)
 
 # See inotify(7). All watches have the same mask, because a second watch on an inode replaces the mask of the first one.

@@ -7,8 +7,6 @@ from pathlib import Path
 from atlas_sdk import FileProblem
 from atlas_sdk.home import open_private_file, prepare_home, private_folder
 
-__all__ = ["LOCK", "AlreadyRunning", "holder", "take"]
-
 #: The lock file, below the home folder. It holds the daemon's process id.
 LOCK = Path("watcher/lock")
 #: Attempts to take the lock. A process that only asks for the holder has the lock for microseconds.

@@ -15,8 +15,6 @@ from atlas_sdk.config import Settings
 from atlas_sdk.maintenance import JobReport, MaintenanceProgress
 from watcher.status import MaintenanceStatus
 
-__all__ = ["MaintenanceRunner", "RetentionPolicy"]
-
 _log = logging.getLogger(__name__)
 
 #: The rows of one transaction, which takes about ten milliseconds.

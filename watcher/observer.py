@@ -13,8 +13,6 @@ from watcher.debounce import ChangeKind
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-__all__ = ["Observing"]
-
 _KINDS = {
     "closed": ChangeKind.CLOSED,
     "created": ChangeKind.CHANGED,

@@ -17,8 +17,6 @@ from watcher.folder import Folder
 from watcher.scan import is_replaced, load, scan, unwatch
 from watcher.scheduler import Scheduler
 
-__all__ = ["WatchedProjects"]
-
 _log = logging.getLogger(__name__)
 
 _COUNTERS = ("captures", "snapshots", "deletions", "scans", "overflows", "errors")
@@ -160,7 +158,7 @@ class WatchedProjects:
         self._scheduler.lost(folder.id)
         if folder.lost is None:
             folder.lost_since = self._clock()
-            # When the folder is back, its scan compares every file.
+            # Forget the waiting changes: when the folder is back, a scan compares every file.
             self._queue.forget(folder.id)
         if folder.lost != reason:
             _log.warning("%s is lost: %s", folder.root, reason)

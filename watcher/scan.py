@@ -10,8 +10,6 @@ from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 
-__all__ = ["is_replaced", "load", "scan", "stale_paths", "unwatch"]
-
 _log = logging.getLogger(__name__)
 
 #: A scan lists again when it finds new folders, at most this many times. Later events and the sweep find the rest.

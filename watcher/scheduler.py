@@ -13,8 +13,6 @@ from uuid import UUID
 
 from watcher.debounce import Timing
 
-__all__ = ["Scheduler"]
-
 #: The most projects to compare by `stat` in one batch, and the most users to measure: a batch takes some milliseconds.
 _BATCH = 20
 #: A task that is repeated may use this share of one core's time at most.
@@ -22,10 +20,10 @@ _SHARE = 0.005
 
 
 class Scheduler:
-    """Decides when each task of the worker is due.
+    """The table of the worker's tasks, and of the times when they are due.
 
-    The iterators yield one batch. An item leaves its list when the caller asks for the next one, so an item whose work
-    failed is the first one of the next batch.
+    `scans`, `sweep` and `users_to_measure` yield the items of one batch. An item stays in its list until the caller
+    asks for the next item. So if the work on an item raises an error, a later batch yields this item again.
     """
 
     def __init__(self, timing: Timing, *, jitter: Callable[[], float] = random.random) -> None:

@@ -14,20 +14,8 @@ from typing import Any
 from attrs import Attribute, asdict, field, frozen
 
 from atlas_sdk import FileProblem
-from atlas_sdk.home import open_private_file
+from atlas_sdk.home import open_private_file, replace_private_file
 from watcher.lock import LOCK, holder
-
-__all__ = [
-    "FRESH_S",
-    "STATUS",
-    "DatabaseStatus",
-    "FileStatus",
-    "MaintenanceStatus",
-    "ProjectStatus",
-    "Status",
-    "read_status",
-    "write",
-]
 
 #: The status file, below the home folder.
 STATUS = Path("watcher/status.json")
@@ -158,15 +146,9 @@ def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
 
 def write(home: Path, status: Status) -> None:
     """Replace the status file in one step: a reader sees the old one or the new one."""
-    path = home / STATUS
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
     fields = asdict(status, value_serializer=_stored)
     # JSON has no times: write them as text.
-    text = json.dumps(fields, default=datetime.isoformat, separators=(",", ":"))
-    with os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
-        file.write(text)
-    fresh.replace(path)
+    replace_private_file(home / STATUS, json.dumps(fields, default=datetime.isoformat, separators=(",", ":")))
 
 
 def read_status(home: Path) -> Status | None:

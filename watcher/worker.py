@@ -22,8 +22,6 @@ from watcher.scan import stale_paths
 from watcher.scheduler import Scheduler
 from watcher.status import Status
 
-__all__ = ["Worker"]
-
 _log = logging.getLogger(__name__)
 
 #: The most files that the worker reads before it does another task.

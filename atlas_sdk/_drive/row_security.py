@@ -2,8 +2,9 @@
 
 The policies of every table apply to the role `atlas_app`, and compare rows with the setting `atlas.user_id`
 (`sql/migrations/0012_administration.sql`). Role and setting end with the transaction, so neither stays on the
-connection for the next client of a pooler. The setting is a literal, because `set_config()` does not reach the shards
-of a cluster.
+connection for the next client of a pooler. On a cluster, `SET` reaches the connections to the shards and
+`set_config()` does not. The policies there need the user. The role must stay away, because the functions that act with
+the owner's rights use the same connections.
 """
 
 from functools import lru_cache
@@ -15,7 +16,7 @@ __all__ = ["COMMIT", "begin_command", "begin_commands"]
 
 #: Ends the transaction that `begin_commands` starts.
 COMMIT = b"COMMIT"
-_ROLE = SQL("SET LOCAL ROLE atlas_app")
+_ROLE = SQL("SELECT pg_catalog.set_config('role', 'atlas_app', true)")
 _USER = SQL("SET LOCAL atlas.user_id = {}")
 
 

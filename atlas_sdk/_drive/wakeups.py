@@ -233,8 +233,8 @@ class AsyncWakeups:
                 else:
                     await self._sleep(state)
         finally:
-            await self._disconnect()
             self._task = None
+            await self._disconnect()
         if self._subscriptions:
             # It came while this task was ending.
             self._start()

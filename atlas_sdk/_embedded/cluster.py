@@ -15,6 +15,7 @@ from atlas_sdk._embedded.locks import is_held, polling, try_exclusive
 from atlas_sdk._embedded.places import MAJOR, Site
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
+from atlas_sdk.home import sync_folder
 
 __all__ = ["Cluster"]
 
@@ -105,10 +106,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the running server, whoever started it, and wait until its processes have ended."""
-        self._account.run(
-            *(self.bin_dir / "pg_ctl", "stop", "-D", self.data_dir, "-m", "fast", "-t", f"{_STOPPED_S:.0f}"),
-            timeout_s=_STOPPED_S + 10,
-        )
+        self._pg_ctl_stop(_STOPPED_S)
         if not any(not is_held(self.site.server_lock) for _ in polling(_LEAVING_S)):
             raise EmbeddedServerFailed(
                 f"The server of {self.data_dir} does not stop; end it (ps -ef | grep postgres); "
@@ -152,8 +150,11 @@ class Cluster:
             return
         what = f"{server.data_dir} is {self.data_dir} now" if moved else f"The socket in {server.socket_dir} is gone"
         _log.warning("%s; starting its server again", what)
-        pg_ctl = self.bin_dir / "pg_ctl"
-        self._account.run(pg_ctl, "stop", "-D", self.data_dir, "-m", "fast", "-t", "10", timeout_s=20)
+        self._pg_ctl_stop(_LEAVING_S)
+
+    def _pg_ctl_stop(self, wait_s: float) -> None:
+        options = ("-D", self.data_dir, "-m", "fast", "-t", f"{wait_s:.0f}")
+        self._account.run(self.bin_dir / "pg_ctl", "stop", *options, timeout_s=wait_s + 10)
 
     @property
     def _account(self) -> Account:
@@ -203,11 +204,7 @@ class Cluster:
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
-        parent = os.open(self.data_dir.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_folder(self.data_dir.parent)
         _log.info("Created a PostgreSQL %s data directory in %s", self.major, self.data_dir)
 
     def _must(self, command: tuple[str | Path, ...], *, lock: int, stdin: str = "") -> None:

@@ -36,7 +36,7 @@ from atlas_sdk._embedded.account import Account, find_account
 from atlas_sdk._embedded.locks import exclusive
 from atlas_sdk._embedded.postmaster import socket_path
 from atlas_sdk.errors import EmbeddedServerFailed, FileProblem
-from atlas_sdk.home import open_private_file, prepare_home, private_folder
+from atlas_sdk.home import open_private_file, prepare_home, private_folder, replace_private_file
 
 __all__ = ["MACHINE_DIR", "MAJOR", "Site", "binaries_of", "carried", "find_binaries", "machine_dir"]
 
@@ -122,11 +122,8 @@ class Site:
     def renew_id(self, value: str | None = None) -> str:
         """Give the home a new id: a random one, or `value`. The caller holds the start lock."""
         made = value or secrets.token_hex(16)
-        fresh = self._id_file.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with _refused(), os.fdopen(open_private_file(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
-            file.write(f"{made}\n")
-        fresh.replace(self._id_file)
+        with _refused():
+            replace_private_file(self._id_file, f"{made}\n")
         return made
 
     @property

@@ -77,10 +77,7 @@ def recorded(data_dir: Path) -> Postmaster | None:
         # Lines: pid, data directory, start time, port, socket directory, TCP address, shared memory, status.
         lines = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         return Postmaster(
-            pid=int(lines[0]),
-            data_dir=Path(lines[1]),
-            socket_dir=Path(lines[4]),
-            ready=lines[7].strip() == "ready",
+            pid=int(lines[0]), data_dir=Path(lines[1]), socket_dir=Path(lines[4]), ready=lines[7].strip() == "ready"
         )
     except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
         return None  # missing, or half written by a server that is starting

@@ -20,6 +20,7 @@ from atlas_sdk._embedded.locks import exclusive, is_held, polling, shared
 from atlas_sdk._embedded.places import MAJOR, Site, find_binaries
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
+from atlas_sdk.home import replace_private_file
 
 __all__ = ["EmbeddedServer"]
 
@@ -122,9 +123,7 @@ class EmbeddedServer:
             until = time.time() + seconds
             with exclusive(self._site.run_dir / "start.lock"):
                 if until > supervisor.kept_until(file):
-                    fresh = file.with_suffix(".new")
-                    fresh.write_text(repr(until), encoding="ascii")
-                    fresh.replace(file)
+                    replace_private_file(file, repr(until))
 
     def release(self) -> None:
         """Stop using the server. Idempotent; the end of the process does the same."""

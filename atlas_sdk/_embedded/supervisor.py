@@ -68,7 +68,7 @@ def main(
         _remove(run_dir.parent, data_dir, bin_dir, account, locks)
         return
     # Check that a server runs: otherwise the recorded process id may belong to another program.
-    if _is_held("server.lock", dir_fd=locks):
+    if _is_running(dir_fd=locks):
         _stop(data_dir, bin_dir, account)
         # Stop the server of a killed upgrade too.
         _stop(data_dir.with_name(data_dir.name + ".upgrade"), bin_dir, account)
@@ -101,9 +101,10 @@ def kept_until(file: str | Path, *, dir_fd: int | None = None) -> float:
         return 0.0
 
 
-def _is_held(lock: str, *, dir_fd: int) -> bool:
+def _is_running(*, dir_fd: int) -> bool:
+    """Return True if a process of the server holds its lock."""
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
+        descriptor = os.open("server.lock", os.O_RDWR | os.O_NOFOLLOW, dir_fd=dir_fd)
     except FileNotFoundError:
         return False
     try:
@@ -152,7 +153,7 @@ def _remove(home: Path, data_dir: Path, bin_dir: Path, account: Mapping[str, Any
     """Remove a temporary home; first stop its server, without a checkpoint, because the data goes too."""
     # Repeat: initdb, or a server that has not written its process id yet, also holds the lock if its user was just
     # killed.
-    while _is_held("server.lock", dir_fd=locks):
+    while _is_running(dir_fd=locks):
         _stop(data_dir, bin_dir, account, modes=("immediate",))
         time.sleep(_REMOVE_PAUSE_S)
     import shutil  # noqa: PLC0415  # most supervisors wait for days, and never need it

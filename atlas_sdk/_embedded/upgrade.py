@@ -29,6 +29,7 @@ from atlas_sdk._embedded.locks import is_held, polling
 from atlas_sdk._embedded.places import MAJOR, Site, binaries_of, carried
 from atlas_sdk._embedded.postmaster import DATABASE, PORT, ROLE, Postmaster
 from atlas_sdk.errors import EmbeddedServerFailed
+from atlas_sdk.home import sync_folder
 
 __all__ = ["finish", "major_of", "present", "upgrade"]
 
@@ -274,8 +275,4 @@ def _size(folder: Path) -> int:
 def _rename(source: Path, target: Path) -> None:
     """Rename a folder, and make the rename durable before anything else happens."""
     source.rename(target)
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(target.parent)

@@ -178,12 +178,7 @@ def _moment(found: os.stat_result) -> tuple[int, int]:
 
 def _read(command: list[str | Path]) -> str:
     done = subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        env=os.environ | {"LC_ALL": "C"},
-        check=False,
+        command, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False
     )
     if done.returncode != 0:
         raise _unreadable(Path(command[-1]), done.stderr)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from atlas_sdk.errors import FileProblem
+from atlas_sdk.home import sync_folder
 
 __all__ = ["Partial"]
 
@@ -63,11 +64,7 @@ class Partial:
                 self.path.replace(self._place)
             else:
                 self._link()
-            folder = os.open(self._place.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._place.parent)
         except OSError as exc:
             raise self._problem(exc) from exc
         return sha256

@@ -1,18 +1,15 @@
 """Compare a loaded database: its rows with the seal, its definitions with those that the migrations make."""
 
-from typing import Final
-
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
 from atlas_sdk.backups.facts import sql, tables_of
 from atlas_sdk.errors import BackupFailed
+from atlas_sdk.text import some
 
-__all__ = ["Definitions", "check_copied", "check_definitions", "check_rows", "definitions", "some"]
+__all__ = ["Definitions", "check_copied", "check_definitions", "check_rows", "definitions"]
 
 #: The definitions of all objects in a schema, by kind and name.
 Definitions = dict[tuple[str, str], str]
-
-_SHOWN: Final = 3
 
 
 def definitions(session: AdminSession, schema: str) -> Definitions:
@@ -68,8 +65,3 @@ def check_definitions(session: AdminSession, archive: Archive, fresh: Definition
             f"{archive.file} makes something else than the migrations of AtlasEngine do ({some(wrong)}): {was}, and "
             "what keeps users apart may be off; nothing was written"
         )
-
-
-def some(names: list[str]) -> str:
-    """Return the first few names and the number of the others."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -46,7 +46,8 @@ def load(
     interruption leaves nothing. A dump of an older version is migrated. These dumps are refused before anything is
     written: one of a newer version, one that does not match its seal, and one in which an object of ours differs from
     what the migrations make. A schema without rows of users counts as empty; afterwards its owner owns everything.
-    Without such a schema this login does. Raises BackupFailed, also for a database with data; FileProblem,
+    Without such a schema this login does. The fencing numbers of new reservations are higher than all that were given
+    before the load. Raises BackupFailed, also for a database with data; FileProblem,
     SchemaMismatch, DatabaseUnreachable, StorageFull. Rows that fail the verification stay loaded; the result names
     them.
     """
@@ -107,6 +108,9 @@ def _fill(session: AdminSession, archive: Archive, fresh: Definitions, tell: Tel
     session.execute(archive.text("pre-data"))
     with archive.data() as lines:
         size = _copy(session, lines, archive, fresh, tell)
+    # Do it before the triggers exist: one of them would change `updated_at`.
+    if raise_epochs := session.value(sql["write_raise_epochs"], schema=archive.schema):
+        session.execute(raise_epochs)
     tell(Progress(step="index", name="", done=archive.tables, total=archive.tables, size=size))
     session.execute(archive.text("post-data"))
     check_rows(session, archive)

@@ -4,11 +4,12 @@ from typing import Any, Final
 
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk.backups.archive import Archive
-from atlas_sdk.backups.comparing import Definitions, definitions, some
+from atlas_sdk.backups.comparing import Definitions, definitions
 from atlas_sdk.backups.facts import DatabaseFacts, facts_of, sql, tables_of
 from atlas_sdk.errors import BackupFailed
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.inventory import expected
+from atlas_sdk.text import some
 
 __all__ = ["make_room"]
 

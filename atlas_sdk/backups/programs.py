@@ -97,7 +97,10 @@ def _version(path: Path) -> Version:
 
 
 def _has_tls(path: Path) -> bool:
-    """Return whether a program supports TLS. A program without TLS fails before it connects."""
+    """Return whether a client program of PostgreSQL supports TLS.
+
+    It gets a host that does not exist. A program without TLS complains about TLS before it tries to connect.
+    """
     asked: list[str | Path] = [path, "--dbname=sslmode=require host=/nonexistent dbname=none", "--no-password"]
     said = subprocess.run(
         asked, capture_output=True, encoding="utf-8", errors="replace", env=os.environ | {"LC_ALL": "C"}, check=False

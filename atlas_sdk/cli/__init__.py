@@ -6,6 +6,8 @@
     command.py     parts of every command: the global options again, examples in its help
     invocation.py  one run: settings, the database, the acting user, the project
     output.py      data on stdout, the rest on stderr; JSON, tables, colours
+    json_output.py the fields of each object as JSON
+    progress.py    the progress of a long command
     failures.py    turns an exception into one sentence and an exit code
     advice.py      adds the command that helps
 """

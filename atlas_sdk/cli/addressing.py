@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address
 
-__all__ = ["configured", "configured_or_variables"]
-
 
 def configured(run: "Invocation") -> "Address | None":
     """Return the server of --dsn, ATLAS_DATABASE_URL or the configuration; None means the embedded database."""

@@ -3,10 +3,20 @@
 import os
 from pathlib import Path
 
-from atlas_sdk.errors import AtlasError, NotAProject, NotFound
+from atlas_sdk.errors import (
+    AtlasError,
+    DatabaseUnreachable,
+    IntegrityFailure,
+    NotAProject,
+    NotFound,
+    NotPermitted,
+    RestoreRefused,
+    SchemaMismatch,
+)
 from atlas_sdk.text import named
 
-__all__ = ["advice", "holds_everything", "init_advice"]
+#: PostgreSQL's code for a database that does not exist, invalid_catalog_name.
+_NO_DATABASE = "3D000"
 
 
 def holds_everything(folder: Path) -> bool:
@@ -27,4 +37,14 @@ def advice(problem: AtlasError) -> str:
         return init_advice(problem.name)
     if isinstance(problem, NotFound) and problem.kind == "version" and "atlasctl" not in str(problem):
         return "; atlasctl log lists the versions, atlasctl checkpoints the names"
+    if isinstance(problem, RestoreRefused) and problem.followed_by is not None:
+        return f"; run: atlasctl {problem.followed_by}"
+    if isinstance(problem, SchemaMismatch) and problem.migratable:
+        return f"; run: atlasctl db {'init' if problem.found is None else 'migrate'}"
+    if isinstance(problem, DatabaseUnreachable) and problem.sqlstate == _NO_DATABASE:
+        return "; run: atlasctl db init"
+    if isinstance(problem, NotPermitted):
+        return "; atlasctl db doctor says which rights are missing"
+    if isinstance(problem, IntegrityFailure):
+        return "; atlasctl verify reads back every version"
     return ""

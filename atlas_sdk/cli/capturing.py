@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 _HASH_ONLY = "only its hash was kept; raise limit_bytes under [track] in .atlas.toml, or exclude it"
 
-__all__ = ["show_taken", "unkept", "warn_skipped"]
-
 
 def show_taken(out: Output, taken: "Iterable[Snapshot]") -> None:
     """List new versions, each with the change of its file: new, changed or deleted."""

@@ -2,9 +2,12 @@
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags
-
-__all__ = ["checkpoint", "checkpoints"]
+from atlas_sdk.cli.capturing import warn_skipped
+from atlas_sdk.cli.command import UTF8, Command
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_checkpoint, of_skipped
+from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.names import checkpoint_name
 
 
 @click.command(
@@ -17,68 +20,52 @@ __all__ = ["checkpoint", "checkpoints"]
 )
 @click.argument("name", type=UTF8)
 @click.option("--note", metavar="TEXT", type=UTF8, help="A remark to store with it.")
-@click.pass_obj
-def checkpoint(flags: Flags, name: str, note: str | None) -> None:
+@pass_run
+def checkpoint(run: Invocation, name: str, note: str | None) -> None:
     """Name the state of all memory files.
 
     Captures the folder first, so that NAME means exactly the present files. Names are unique in a project. Versions
     that a checkpoint names are never deleted by age.
     """
-    from atlas_sdk.cli.capturing import warn_skipped
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_checkpoint, of_skipped
-    from atlas_sdk.cli.output import count, plain, size
-    from atlas_sdk.names import checkpoint_name
-
     # Refuse a bad name before anything is captured.
     checkpoint_name(name)
-    run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         captured = atlas.memory.capture(project)
         made = atlas.memory.checkpoint(project, name, note=note)
-    if flags.json:
-        skipped = [of_skipped(*entry) for entry in captured.skipped]
-        run.out.record({**of_checkpoint(made), "captured": len(captured.taken), "skipped": skipped})
-        return
+    skipped = [of_skipped(*entry) for entry in captured.skipped]
     news = count(len(captured.taken), "new version")
-    run.out.line(f"{plain(made.name)}: {count(made.files, 'file')}, {size(made.size)}, {news}")
-    warn_skipped(run.out, captured.skipped)
+    run.out.result(
+        {**of_checkpoint(made), "captured": len(captured.taken), "skipped": skipped},
+        f"{plain(made.name)}: {count(made.files, 'file')}, {size(made.size)}, {news}",
+    )
+    if not run.out.json:
+        warn_skipped(run.out, captured.skipped)
 
 
 @click.command(
     cls=Command, examples=("atlasctl checkpoints", "atlasctl checkpoints --all", "atlasctl checkpoints --json")
 )
 @click.option("--all", "everything", is_flag=True, help="Also those that restores made.")
-@click.pass_obj
-def checkpoints(flags: Flags, *, everything: bool) -> None:
+@pass_run
+def checkpoints(run: Invocation, *, everything: bool) -> None:
     """List checkpoints, newest first.
 
     Before every restore, undo and redo, a checkpoint named before-… keeps the files. --all shows these checkpoints too.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_checkpoint
-    from atlas_sdk.cli.output import count, plain, size
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         found = atlas.memory.checkpoints(run.project(atlas))
     shown = [one for one in found if everything or one.kind == "named"]
-    if flags.json:
-        for one in shown:
-            run.out.record(of_checkpoint(one))
-        return
-    run.out.table(
-        [
-            (
-                plain(one.name),
-                run.out.when(one.created_at),
-                count(one.files, "file"),
-                size(one.size),
-                plain(one.note or ""),
-            )
-            for one in shown
-        ],
+    run.out.listing(
+        shown,
+        of_checkpoint,
+        lambda one: (
+            plain(one.name),
+            run.out.when(one.created_at),
+            count(one.files, "file"),
+            size(one.size),
+            plain(one.note or ""),
+        ),
         styles=("bold", "dim", "", "", "dim"),
     )
     hidden = len(found) - len(shown)

@@ -6,18 +6,6 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-__all__ = [
-    "GLOBAL_OPTIONS",
-    "UTF8",
-    "Command",
-    "F",
-    "Flags",
-    "command_group",
-    "global_options",
-    "user_option",
-    "yes_option",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -103,9 +91,15 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
+class Group(click.Group):
+    """A group whose commands are of the class `Command`."""
+
+    command_class = Command
+
+
 def command_group(function: Callable[[], None]) -> click.Group:
     """Make a group of commands, which takes the global options too."""
-    return click.group(params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
+    return click.group(cls=Group, params=global_options(everywhere=True), epilog=GLOBAL_OPTIONS)(function)
 
 
 def yes_option(command: F) -> F:

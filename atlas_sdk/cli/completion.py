@@ -4,8 +4,6 @@ import click
 
 from atlas_sdk.cli.command import Command, Flags
 
-__all__ = ["completion"]
-
 
 @click.command(
     cls=Command,

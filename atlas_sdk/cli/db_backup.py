@@ -1,19 +1,20 @@
 """`atlasctl db dump` and `atlasctl db load`: write the database into one file, and read it back."""
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.failures import NOT_PROTECTED
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import fields_of
+from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.cli.progress import ProgressLine
+from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
     from atlas_sdk.backups import Loaded, Progress
-    from atlas_sdk.cli.output import Output
-
-__all__ = ["dump", "load"]
 
 _STEPS: Final = {
     "dump": "dumping {name}, table {at} of {total}, {size} written",
@@ -21,10 +22,6 @@ _STEPS: Final = {
     "index": "making the indexes",
     "verify": "verifying {name}, user {at} of {total}",
 }
-#: Without a terminal, the seconds between two lines of progress.
-_QUIET_S: Final = 10.0
-#: On a terminal, the seconds between two updates of the line.
-_BLINK_S: Final = 0.1
 
 
 @click.command(
@@ -36,8 +33,8 @@ _BLINK_S: Final = 0.1
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE when it is there already.")
-@click.pass_obj
-def dump(flags: Flags, *, file: Path, force: bool) -> None:
+@pass_run_anywhere
+def dump(run: Invocation, *, file: Path, force: bool) -> None:
     """Dump the database into one file.
 
     All rows are from one moment, and other programs can use the database meanwhile. FILE appears when it is complete
@@ -45,27 +42,21 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
     `atlasctl db load`.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import size
-    from atlas_sdk.text import printable
 
-    run = Invocation(flags, of_project=False)
-    with _Shown(run.out) as shown:
+    with ProgressLine(run.out) as shown:
         made = backups.dump(
-            file, run.settings.database_url, home=run.settings.folder, overwrite=force, on_progress=shown.tell
+            file,
+            run.settings.database_url,
+            home=run.settings.folder,
+            overwrite=force,
+            on_progress=lambda progress: shown.show(_line(progress)),
         )
-    if flags.json:
+    if run.out.json:
+        names = "file database bytes sha256 seconds schema_version server_version rows"
         run.out.record(
-            {
-                "file": str(made.file),
-                "database": run.database,
-                "bytes": made.size,
-                "sha256": made.sha256,
-                "seconds": round(made.seconds, 3),
-                "schema_version": made.schema_version,
-                "server_version": made.server_version,
-                "rows": made.rows,
-            }
+            fields_of(
+                made, names, file=str(made.file), database=run.database, bytes=made.size, seconds=round(made.seconds, 3)
+            )
         )
         return
     rows = sum(made.rows.values())
@@ -82,8 +73,8 @@ def dump(flags: Flags, *, file: Path, force: bool) -> None:
     ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.pass_obj
-def load(flags: Flags, *, file: Path) -> int:
+@pass_run_anywhere
+def load(run: Invocation, *, file: Path) -> int:
     """Load a dump into an empty database.
 
     Loads all of it or nothing, and never over existing data. An older dump is migrated, a newer one is refused. Then
@@ -91,15 +82,15 @@ def load(flags: Flags, *, file: Path) -> int:
     match; the loaded data stays.
     """
     from atlas_sdk import backups
-    from atlas_sdk.cli.failures import NOT_PROTECTED
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count
-    from atlas_sdk.text import printable
 
-    run = Invocation(flags, of_project=False)
-    with _Shown(run.out) as shown:
-        loaded = backups.load(file, run.settings.database_url, home=run.settings.folder, on_progress=shown.tell)
-    if flags.json:
+    with ProgressLine(run.out) as shown:
+        loaded = backups.load(
+            file,
+            run.settings.database_url,
+            home=run.settings.folder,
+            on_progress=lambda progress: shown.show(_line(progress)),
+        )
+    if run.out.json:
         run.out.record({"database": run.database, **_fields(loaded)})
         return 0 if loaded.ok else NOT_PROTECTED
     run.out.line(f"{printable(str(file))}: {sum(loaded.rows.values()):,} rows loaded in {loaded.seconds:.1f} s")
@@ -125,49 +116,17 @@ def load(flags: Flags, *, file: Path) -> int:
 
 
 def _fields(loaded: "Loaded") -> dict[str, Any]:
-    return {
-        "ok": loaded.ok,
-        "file": str(loaded.file),
-        "seconds": round(loaded.seconds, 3),
-        "dumped_version": loaded.dumped_version,
-        "schema_version": loaded.schema_version,
-        "rows": loaded.rows,
-        "users": loaded.users,
-        "versions": loaded.versions,
-        "broken": [str(one.snapshot_id) for one in loaded.broken],
-        "unbalanced": [str(books.user_id) for books in loaded.unbalanced],
-        "granted": loaded.granted,
-        "sealed": loaded.sealed,
-    }
+    return fields_of(
+        loaded,
+        "ok file seconds dumped_version schema_version rows users versions broken unbalanced granted sealed",
+        file=str(loaded.file),
+        seconds=round(loaded.seconds, 3),
+        broken=[one.snapshot_id for one in loaded.broken],
+        unbalanced=[books.user_id for books in loaded.unbalanced],
+    )
 
 
-class _Shown:
-    """Shows progress on stderr: on a terminal as one line that changes, else as a new line every few seconds."""
-
-    def __init__(self, out: "Output") -> None:
-        self._out = out
-        self._live = sys.stderr is not None and sys.stderr.isatty() and not out.json
-        self._next = 0.0 if self._live else time.monotonic() + _QUIET_S
-
-    def tell(self, progress: "Progress") -> None:
-        """Show the progress if the last line is old enough."""
-        from atlas_sdk.cli.output import plain, size
-
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (_BLINK_S if self._live else _QUIET_S)
-        text = _STEPS[progress.step].format(
-            name=plain(progress.name), at=progress.done + 1, total=progress.total, size=size(progress.size)
-        )
-        if self._live:
-            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
-        else:
-            self._out.note(text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            click.echo("\r\x1b[K", err=True, nl=False)
+def _line(progress: "Progress") -> str:
+    return _STEPS[progress.step].format(
+        name=plain(progress.name), at=progress.done + 1, total=progress.total, size=size(progress.size)
+    )

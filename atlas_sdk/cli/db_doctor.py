@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import DatabaseUnreachable
+from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import fields_of
+from atlas_sdk.cli.output import count, plain
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address, Diagnosis
-
-__all__ = ["doctor"]
 
 _MARKS: Final = {
     "ok": ("✓", "green"),
@@ -23,15 +24,12 @@ _MARKS: Final = {
 }
 _NAME_WIDTH: Final = 12
 #: libpq takes missing parts of an address from these variables.
-_GIVEN_BY: Final = {
-    "password": "PGPASSWORD, or ~/.pgpass, gives it to them",
-    "options": "PGOPTIONS gives them to them",
-}
+_GIVEN_BY: Final = {"password": "PGPASSWORD, or ~/.pgpass, gives it to them", "options": "PGOPTIONS gives them to them"}
 
 
 @click.command(cls=Command, examples=("atlasctl db doctor", "atlasctl db doctor --json"))
-@click.pass_obj
-def doctor(flags: Flags) -> int:
+@pass_run_anywhere
+def doctor(run: Invocation) -> int:
     """Find what is wrong with the database, and say how to fix it.
 
     Checks the connection, the rights of your login and of atlas_app, the schema and its version, indexes, the isolation
@@ -39,12 +37,9 @@ def doctor(flags: Flags) -> int:
     database as `db init`. Exits with 1 for a problem (not for a warning, !), with 5 without a connection. Suggested
     commands that end with a semicolon are for psql, the others for a shell.
     """
-    from atlas_sdk import DatabaseUnreachable
     from atlas_sdk.cli.addressing import configured_or_variables
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import embedded, examine
 
-    run = Invocation(flags, of_project=False)
     address = configured_or_variables(run)
     if address is None:
         with embedded(run.settings.folder) as joined:
@@ -58,7 +53,7 @@ def doctor(flags: Flags) -> int:
     return 0 if found.ok else FAILED
 
 
-def _aimed(run: "Invocation", address: "Address", found: "Diagnosis") -> "Diagnosis":
+def _aimed(run: Invocation, address: "Address", found: "Diagnosis") -> "Diagnosis":
     """Add the address to the suggested commands, so that they reach the same database."""
     from attrs import evolve
 
@@ -72,23 +67,11 @@ def _aimed(run: "Invocation", address: "Address", found: "Diagnosis") -> "Diagno
     return evolve(found, findings=tuple(findings))
 
 
-def _print(run: "Invocation", found: "Diagnosis", address: "Address") -> None:
-    from atlas_sdk.cli.output import count, plain
-
-    if run.flags.json:
-        findings = [
-            {"name": one.name, "verdict": one.verdict, "detail": one.detail, "fix": list(one.fix)}
-            for one in found.findings
-        ]
-        run.out.record(
-            {
-                "ok": found.ok,
-                "reachable": found.reachable,
-                "database": found.place,
-                "source": found.source,
-                "findings": findings,
-            }
-        )
+def _print(run: Invocation, found: "Diagnosis", address: "Address") -> None:
+    if run.out.json:
+        findings = [fields_of(one, "name verdict detail fix") for one in found.findings]
+        names = "ok reachable database source findings"
+        run.out.record(fields_of(found, names, database=found.place, findings=findings))
         return
     run.out.note(f"examining {found.place} (from {found.source})")
     for one in found.findings:

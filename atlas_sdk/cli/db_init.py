@@ -1,18 +1,19 @@
 """`atlasctl db init`: make the database, its roles and its schema."""
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags
+from atlas_sdk import InvalidInput
+from atlas_sdk.cli.command import UTF8, Command
 from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import fields_of
+from atlas_sdk.cli.output import count, plain
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address, Setup, SetupStep
-
-__all__ = ["init"]
 
 #: The mark of each outcome of a step, and its colour.
 _MARKS: Final = {
@@ -40,8 +41,8 @@ _NAME_WIDTH: Final = 20
     type=UTF8,
     help="Make this login for the application too. Its password: ATLAS_APP_PASSWORD, else a new one, shown once.",
 )
-@click.pass_obj
-def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
+@pass_run_anywhere
+def init(run: Invocation, *, dry_run: bool, app_user: str | None) -> int:
     """Make the database, its roles and its schema where they are missing.
 
     On the server of --dsn or ATLAS_DATABASE_URL, else of DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; with none
@@ -51,12 +52,9 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
     functions and triggers. If your login lacks a right, the commands for an administrator are printed, for psql, and
     the exit code is 1.
     """
-    from atlas_sdk import InvalidInput
     from atlas_sdk.cli.addressing import configured_or_variables
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import set_up
 
-    run = Invocation(flags, of_project=False)
     address = configured_or_variables(run)
     if address is None:
         if app_user is not None:
@@ -70,8 +68,8 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
         dry_run=dry_run,
         tell=lambda step: _tell(run, address, step),
     )
-    if flags.json:
-        _print_record(run, setup, app_user)
+    if run.out.json:
+        run.out.record(_fields(setup, app_user))
     else:
         _print(run, setup, app_user)
         if setup.ok and address.source.startswith("DB_"):
@@ -79,7 +77,7 @@ def init(flags: Flags, *, dry_run: bool, app_user: str | None) -> int:
     return 0 if setup.ok else FAILED
 
 
-def _embedded(run: "Invocation", *, dry_run: bool) -> int:
+def _embedded(run: Invocation, *, dry_run: bool) -> int:
     from atlas_sdk.cli.db_migrate import apply_migrations, show_plan
 
     if dry_run:
@@ -89,17 +87,13 @@ def _embedded(run: "Invocation", *, dry_run: bool) -> int:
     return 0
 
 
-def _tell(run: "Invocation", address: "Address", step: "SetupStep") -> None:
-    from atlas_sdk.cli.output import plain
-
+def _tell(run: Invocation, address: "Address", step: "SetupStep") -> None:
     mark, color = _MARKS[step.status]
     detail = plain(address.aim(step.detail))
     run.out.note(f"{run.out.style(mark, fg=color)} {plain(step.name).ljust(_NAME_WIDTH)}  {detail}".rstrip())
 
 
-def _print(run: "Invocation", setup: "Setup", app_user: str | None) -> None:
-    from atlas_sdk.cli.output import count
-
+def _print(run: Invocation, setup: "Setup", app_user: str | None) -> None:
     if setup.app_password is not None:
         run.out.line(f"password of {app_user}, shown only now: {setup.app_password}")
     if setup.commands:
@@ -120,19 +114,12 @@ def _print(run: "Invocation", setup: "Setup", app_user: str | None) -> None:
         run.out.line(f"schema version {setup.schema_version}: no migration to apply")
 
 
-def _print_record(run: "Invocation", setup: "Setup", app_user: str | None) -> None:
-    run.out.record(
-        {
-            "ok": setup.ok,
-            "database": setup.place,
-            "source": setup.source,
-            "dry_run": setup.dry_run,
-            "server_version": setup.server_version,
-            "schema_version": setup.schema_version,
-            "applied": list(setup.applied),
-            "app_user": app_user,
-            "app_password": setup.app_password,
-            "steps": [{"name": step.name, "status": step.status, "detail": step.detail} for step in setup.steps],
-            "commands": [{"database": command.database, "command": command.text} for command in setup.commands],
-        }
+def _fields(setup: "Setup", app_user: str | None) -> dict[str, Any]:
+    return fields_of(
+        setup,
+        "ok database source dry_run server_version schema_version applied app_user app_password steps commands",
+        database=setup.place,
+        app_user=app_user,
+        steps=[fields_of(step, "name status detail") for step in setup.steps],
+        commands=[{"database": command.database, "command": command.text} for command in setup.commands],
     )

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import SchemaMismatch
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.output import count
 
 if TYPE_CHECKING:
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.provision import Address, PendingMigration
-
-__all__ = ["apply_migrations", "migrate", "show_plan"]
 
 
 @click.command(
@@ -22,8 +22,8 @@ __all__ = ["apply_migrations", "migrate", "show_plan"]
     ),
 )
 @click.option("--plan", is_flag=True, help="List the migrations and what they would block, and change nothing.")
-@click.pass_obj
-def migrate(flags: Flags, *, plan: bool) -> None:
+@pass_run_anywhere
+def migrate(run: Invocation, *, plan: bool) -> None:
     """Apply the migrations that are missing.
 
     Each migration runs in its own transaction, under a lock, so several processes may do this at once. It runs as the
@@ -31,19 +31,16 @@ def migrate(flags: Flags, *, plan: bool) -> None:
     lists each missing migration, with its commands that make other clients wait.
     """
     from atlas_sdk.cli.addressing import configured
-    from atlas_sdk.cli.invocation import Invocation
 
-    run = Invocation(flags, of_project=False)
     if plan:
         show_plan(run, configured(run))
     else:
         apply_migrations(run, only_new=False)
 
 
-def apply_migrations(run: "Invocation", *, only_new: bool) -> None:
+def apply_migrations(run: Invocation, *, only_new: bool) -> None:
     """Apply the missing migrations. With `only_new`, refuse to upgrade an older schema of the embedded database."""
     from atlas_sdk.cli.addressing import configured
-    from atlas_sdk.cli.output import count
     from atlas_sdk.provision import migrate as migrate_server
 
     address = configured(run)
@@ -52,17 +49,11 @@ def apply_migrations(run: "Invocation", *, only_new: bool) -> None:
     else:
         version, rows = migrate_server(address)
         applied = [f"{row.version:04}_{row.name}" for row in rows]
-    if run.flags.json:
-        run.out.record({"schema_version": version, "applied": applied})
-    elif applied:
-        run.out.line(f"schema version {version}: {count(len(applied), 'migration')} applied")
-    else:
-        run.out.line(f"schema version {version}: nothing to do")
+    told = f"{count(len(applied), 'migration')} applied" if applied else "nothing to do"
+    run.out.result({"schema_version": version, "applied": applied}, f"schema version {version}: {told}")
 
 
-def _apply_to_embedded(run: "Invocation", *, only_new: bool) -> tuple[int, list[str]]:
-    from atlas_sdk import SchemaMismatch
-
+def _apply_to_embedded(run: Invocation, *, only_new: bool) -> tuple[int, list[str]]:
     before = None
     try:
         with run.opened(migrate=False) as atlas:
@@ -76,9 +67,8 @@ def _apply_to_embedded(run: "Invocation", *, only_new: bool) -> tuple[int, list[
     return len(rows), [f"{row.version:04}_{row.name}" for row in rows[before or 0 :]]
 
 
-def show_plan(run: "Invocation", address: "Address | None") -> None:
+def show_plan(run: Invocation, address: "Address | None") -> None:
     """Print the missing migrations, each with its commands that make other clients wait."""
-    from atlas_sdk.cli.output import count
     from atlas_sdk.provision import embedded, plan_migrations
 
     if address is None:
@@ -86,7 +76,7 @@ def show_plan(run: "Invocation", address: "Address | None") -> None:
             version, pending = plan_migrations(joined)
     else:
         version, pending = plan_migrations(address)
-    if run.flags.json:
+    if run.out.json:
         run.out.record({"schema_version": version, "pending": [_record(migration) for migration in pending]})
         return
     for migration in pending:

@@ -9,8 +9,6 @@ from atlas_sdk.cli.command import Command, Flags
 if TYPE_CHECKING:
     from atlas_sdk.cli.demo_runner import DemoRunner
 
-__all__ = ["demo"]
-
 _RULES = """\
 # Rules
 

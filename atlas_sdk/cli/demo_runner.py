@@ -30,8 +30,6 @@ from watcher.status import read_status
 if TYPE_CHECKING:
     from atlas_sdk import Project
 
-__all__ = ["DemoRunner"]
-
 #: Time limit of one wait; only a failure reaches it. Beside eight busy loops on two cores the whole demo takes 70 s.
 _PATIENCE_S = 120.0
 #: Time between two looks at another process.

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags
+from atlas_sdk.cli.command import UTF8, Command
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_diff
+from atlas_sdk.text import printable, visible
 
 if TYPE_CHECKING:
     from atlas_sdk import FileDiff
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["diff"]
 
 _PATHS = "atlas_sdk.cli.diff.paths"
 #: The numbers of the lines that name the two sides.
@@ -41,8 +41,8 @@ class _DiffCommand(Command):
 @click.argument("a", metavar="", default="latest", type=UTF8)
 @click.argument("b", metavar="", required=False, type=UTF8)
 @click.option("--stat", is_flag=True, help="Only count lines.")
-@click.pass_context
-def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
+@pass_run
+def diff(run: Invocation, a: str, b: str | None, *, stat: bool) -> None:
     """Show what differs between two states.
 
     Compares A with B. Without B, compares A with the folder. Without both, compares the newest versions with the
@@ -53,17 +53,11 @@ def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
     are shown as escapes. A pipe gets the unchanged bytes, so that a patch applies; the program that reads them may hide
     some.
     """
-    from atlas_sdk.cli.invocation import Invocation
-
-    flags: Flags = ctx.obj
-    run = Invocation(flags)
+    paths = click.get_current_context().meta[_PATHS]
     with run.opened() as atlas:
         project = run.project(atlas)
-        paths = [run.path(project, path) for path in ctx.meta[_PATHS]]
-        found = atlas.memory.diff(project, a, b, paths=paths)
-    if flags.json:
-        from atlas_sdk.cli.json_output import of_diff
-
+        found = atlas.memory.diff(project, a, b, paths=[run.path(project, path) for path in paths])
+    if run.out.json:
         for one in found:
             run.out.record(of_diff(one))
     elif stat:
@@ -75,9 +69,7 @@ def diff(ctx: click.Context, a: str, b: str | None, *, stat: bool) -> None:
         run.out.note("no differences")
 
 
-def _show_counts(run: "Invocation", found: "list[FileDiff]") -> None:
-    from atlas_sdk.files import printable
-
+def _show_counts(run: Invocation, found: "list[FileDiff]") -> None:
     run.out.table(
         [
             (
@@ -92,10 +84,7 @@ def _show_counts(run: "Invocation", found: "list[FileDiff]") -> None:
     )
 
 
-def _show(run: "Invocation", one: "FileDiff") -> None:
-    from atlas_sdk.files import printable
-    from atlas_sdk.text import visible
-
+def _show(run: Invocation, one: "FileDiff") -> None:
     out = run.out
     if one.problem is not None:
         out.warn(one.problem)

@@ -10,8 +10,6 @@ import click
 
 from atlas_sdk.errors import AtlasError
 
-__all__ = ["FAILED", "INTERRUPTED", "NOT_PROTECTED", "guarded"]
-
 FAILED = 1
 USAGE = 2
 NOT_PROTECTED = 6
@@ -25,7 +23,7 @@ _NO_READER = 141
 
 
 def guarded(run: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command line; print an error as one sentence, once."""
+    """Run a command line and return its exit code. Print an error as one sentence, and with --verbose a traceback."""
     _prepare_streams()
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json, verbose = "--json" in options, "--verbose" in options

@@ -4,8 +4,6 @@ import click
 
 from atlas_sdk.cli.command import Command, Flags
 
-__all__ = ["help"]
-
 
 @click.command(
     cls=Command,

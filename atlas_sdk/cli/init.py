@@ -6,34 +6,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import AlreadyExists, InvalidInput, NotFound
+from atlas_sdk.cli.advice import holds_everything
+from atlas_sdk.cli.capturing import unkept, warn_skipped
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
+from atlas_sdk.cli.output import count, size
+from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot, User
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["init"]
 
 
-@click.command(
-    cls=Command,
-    examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"),
-)
+@click.command(cls=Command, examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"))
 @click.argument("path", required=False)
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
-@click.pass_obj
-def init(flags: Flags, path: str | None, *, force: bool) -> None:
+@pass_run
+def init(run: Invocation, path: str | None, *, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
     A forgotten folder comes back with its whole history.
     """
-    from atlas_sdk.cli.capturing import unkept
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
     from atlas_sdk.files import Tracking
 
-    run = Invocation(flags)
     folder = _folder(run.start if path is None else path, force=force)
     with run.opened() as atlas:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
@@ -42,7 +39,7 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
     # Ask `kept` and not only the size, because the content of a large file may be stored already, from another file.
     hash_only = [version for version in files if version.kept is False]
     skipped = [*captured.skipped, *unkept(hash_only, Tracking.load(Path(project.path)).limit_bytes)]
-    if flags.json:
+    if run.out.json:
         run.out.record(
             {
                 "project": of_project(project),
@@ -58,10 +55,6 @@ def init(flags: Flags, path: str | None, *, force: bool) -> None:
 
 
 def _folder(given: str, *, force: bool) -> Path:
-    from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.cli.advice import holds_everything
-    from atlas_sdk.files import printable
-
     path = Path(os.path.realpath(Path(given).expanduser()))
     if not path.exists():
         raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
@@ -78,8 +71,6 @@ def _folder(given: str, *, force: bool) -> Path:
 
 def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
     """Return the active project of exactly this folder, and "created", "activated" or "found"."""
-    from atlas_sdk import AlreadyExists
-
     there = atlas.projects.at(folder, user=user)
     if there is None:
         try:
@@ -95,12 +86,8 @@ def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, s
 
 
 def _show(
-    run: "Invocation", project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], how: str
+    run: Invocation, project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], how: str
 ) -> None:
-    from atlas_sdk.cli.capturing import warn_skipped
-    from atlas_sdk.cli.output import count, size
-    from atlas_sdk.files import printable
-
     out = run.out
     shown = printable(project.path)
     hash_only = [version for version in files if version.kept is False]

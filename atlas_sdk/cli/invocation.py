@@ -3,11 +3,11 @@
 import getpass
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from atlas_sdk.config import Settings
     from atlas_sdk.logs import LogFormatter
 
-__all__ = ["Invocation"]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Invocation:
@@ -173,12 +174,33 @@ class Invocation:
             raise click.exceptions.Exit(FAILED)
 
     def path(self, project: "Project", given: str) -> str:
-        """Return a path for the library: relative to the current folder if that is in the project."""
+        """Return the path to give to the library.
+
+        If the current folder is in the project and there is no --project, this is `given` in the current folder, else
+        `given` itself.
+        """
         here = os.path.realpath(".")
         if given and self.flags.project is None and Path(here).is_relative_to(project.path):
             # Do not use `Path` with `/`: the library checks absolute paths and ".." itself.
             return os.path.join(here, given)  # noqa: PTH118
         return given
+
+
+def _passing(command: Callable[Concatenate[Invocation, P], T], *, of_project: bool) -> Callable[P, T]:
+    def call(flags: Flags, /, *args: Any, **kwargs: Any) -> T:
+        return command(Invocation(flags, of_project=of_project), *args, **kwargs)
+
+    return click.pass_obj(update_wrapper(call, command))
+
+
+def pass_run(command: Callable[Concatenate[Invocation, P], T]) -> Callable[P, T]:
+    """Give a command its `Invocation` as the first argument."""
+    return _passing(command, of_project=True)
+
+
+def pass_run_anywhere(command: Callable[Concatenate[Invocation, P], T]) -> Callable[P, T]:
+    """Give a command about no project its `Invocation` as the first argument."""
+    return _passing(command, of_project=False)
 
 
 def _current_folder() -> str:

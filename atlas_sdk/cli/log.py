@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import NotFound
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_version
+from atlas_sdk.cli.output import plain, signed, size
+from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["log"]
 
 _PAGE_ROWS = 200
 #: The largest --limit; --all has no limit.
@@ -24,27 +26,20 @@ _CONTENTS = {"claude_md": "instructions", "scratch": "notes"}
 _SAFETY = re.compile(r"before-(restore|undo|redo)-[0-9a-f]{12}")
 
 
-@click.command(
-    cls=Command,
-    examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"),
-)
+@click.command(cls=Command, examples=("atlasctl log", "atlasctl log CLAUDE.md -n 5", "atlasctl log --all --json"))
 @click.argument("path", required=False)
 @click.option("-n", "--limit", type=click.IntRange(1, _MOST), default=20, show_default=True, help="Versions at most.")
 @click.option("--all", "everything", is_flag=True, help="Every version.")
-@click.pass_obj
-def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None:
+@pass_run
+def log(run: Invocation, path: str | None, limit: int, *, everything: bool) -> None:
     """List versions, newest first.
 
     Of one file, or of the whole project. A line has the version's id, its time, whether the file has instructions or
     notes, whether it was saved by hand or automatically, the file, its size and the difference in bytes to the version
     before, who or what caused it, and the checkpoints that name it. A narrow terminal leaves out some of it.
     """
-    from atlas_sdk import NotFound
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_version
-    from atlas_sdk.files import Tracking, printable
+    from atlas_sdk.files import Tracking
 
-    run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         name = None if path is None else run.path(project, path)
@@ -53,7 +48,7 @@ def log(flags: Flags, path: str | None, limit: int, *, everything: bool) -> None
         shown = list(_with_delta(atlas, project, listed if everything else listed[:limit]))
     if path is not None and not listed:
         raise NotFound(f"no version of {printable(path)} is on record", kind="file", name=path)
-    if flags.json:
+    if run.out.json:
         for version, names, delta in shown:
             run.out.record({**of_version(version), "delta": delta, "checkpoints": sorted(names)})
         return
@@ -109,11 +104,8 @@ def _with_delta(
 
 
 def _row(
-    run: "Invocation", version: "Snapshot", names: list[str], delta: int | None, *, kind: Callable[[str], str]
+    run: Invocation, version: "Snapshot", names: list[str], delta: int | None, *, kind: Callable[[str], str]
 ) -> tuple[str, ...]:
-    from atlas_sdk.cli.output import plain, signed, size
-    from atlas_sdk.files import printable
-
     return (
         version.short_id,
         run.out.when(version.created_at),
@@ -129,8 +121,6 @@ def _row(
 
 
 def _who(version: "Snapshot") -> str:
-    from atlas_sdk.cli.output import plain
-
     actor = version.attribution
     parts = [actor.source, actor.tool, actor.reason, actor.login if actor.source != "watcher" else None]
     return plain(" ".join(part for part in parts if part))

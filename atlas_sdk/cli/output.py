@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,7 +19,7 @@ from atlas_sdk.text import visible
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["Output", "ago", "count", "iso", "plain", "signed", "size"]
+T = TypeVar("T")
 
 #: The colours of `style`: no other escape sequence is printed.
 _COLOR = re.compile(r"(\x1b\[(?:0|1|2|3[0-7]|9[0-7])m)")
@@ -67,6 +68,35 @@ class Output:
         A lone surrogate, which other readers of JSON refuse, becomes the letters `\udcNN`.
         """
         self.line(json.dumps(_characters(fields), default=_to_json))
+
+    def result(self, fields: Mapping[str, Any], text: str) -> None:
+        """Print a result: a JSON object, or lines for people."""
+        if self.json:
+            self.record(fields)
+        else:
+            self.line(text)
+
+    def details(self, fields: Mapping[str, Any], rows: Iterable[Sequence[str]]) -> None:
+        """Print what is known of one thing: a JSON object, or rows of a name and a value."""
+        if self.json:
+            self.record(fields)
+        else:
+            self.table(rows, styles=("bold", ""))
+
+    def listing(
+        self,
+        found: Iterable[T],
+        fields: Callable[[T], Mapping[str, Any]],
+        row: Callable[[T], Sequence[str]],
+        *,
+        styles: Sequence[str],
+    ) -> None:
+        """Print each of the things found: a JSON object on a line of its own, or a row of a table."""
+        if not self.json:
+            self.table(map(row, found), styles=styles)
+            return
+        for one in found:
+            self.record(fields(one))
 
     def note(self, text: str) -> None:
         """Print a remark on stderr; not with `--json`."""
@@ -149,7 +179,15 @@ def _characters(value: Any) -> Any:
 
 
 def _to_json(value: Any) -> Any:
-    return iso(value) if isinstance(value, datetime) else str(value)
+    if isinstance(value, datetime):
+        return iso(value)
+    # Dollars are a text: a reader of JSON may turn numbers into floats.
+    return exact(value) if isinstance(value, Decimal) else str(value)
+
+
+def exact(amount: Decimal) -> str:
+    """Return a number with all its digits, and no others."""
+    return f"{amount.normalize():f}"
 
 
 def plain(text: str) -> str:

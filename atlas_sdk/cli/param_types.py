@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["AGE", "AMOUNT", "COUNT", "EXPIRY", "FOREVER", "MONEY", "UNLIMITED", "Limit", "Size"]
+from atlas_sdk.text import quoted
 
 #: The word for no limit; None would mean that the option was not given.
 UNLIMITED: Final = "unlimited"
@@ -34,8 +34,6 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only in n
         """Read the argument."""
         found = self.read(str(value).strip())
         if found is None:
-            from atlas_sdk.files import quoted
-
             self.fail(f"{quoted(value)} is not {self.name}", param, ctx)
         return found
 
@@ -63,7 +61,7 @@ class Size(_Quantity):
     name = "a size such as 500000, 100MiB or 1GB"
 
     def read(self, text: str) -> int | None:
-        """Return whole bytes."""
+        """Return the number of bytes that the text names; None if it is no size, or not a whole number of bytes."""
         found = _SIZE.fullmatch(text)
         if found is None:
             return None

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags, command_group
+from atlas_sdk.cli.command import UTF8, command_group
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import of_limits
+from atlas_sdk.cli.output import plain, size
 from atlas_sdk.cli.quota_set import given_limits, limit_options
 
 if TYPE_CHECKING:
     from atlas_sdk import Limits
-
-__all__ = ["plans"]
 
 #: The limits that every plan must give: a forgotten limit would allow any amount.
 _REQUIRED = ("tokens", "cost", "containers", "requests_per_hour", "builds_per_day")
@@ -25,28 +26,19 @@ def plans() -> None:
     """
 
 
-@plans.command("list", cls=Command, examples=("atlasctl plans list", "atlasctl plans list --json"))
-@click.pass_obj
-def list_plans(flags: Flags) -> None:
+@plans.command("list", examples=("atlasctl plans list", "atlasctl plans list --json"))
+@pass_run_anywhere
+def list_plans(run: Invocation) -> None:
     """List the plans with their limits.
 
     Tokens and dollars are a month's, containers run at the same time. `atlasctl plans show` has the other limits.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_limits
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = atlas.quotas.plans()
-    if flags.json:
-        for plan in found:
-            run.out.record(of_limits(plan))
-        return
-    run.out.table([_row(plan) for plan in found], styles=("bold", "", "", "", "", "dim", "dim"))
+    run.out.listing(found, of_limits, _row, styles=("bold", "", "", "", "", "dim", "dim"))
 
 
 def _row(plan: "Limits") -> tuple[str, ...]:
-    from atlas_sdk.cli.output import plain, size
     from atlas_sdk.cli.quota_view import dollars
 
     def amount(value: int | None, unit: str) -> str:
@@ -63,43 +55,38 @@ def _row(plan: "Limits") -> tuple[str, ...]:
     )
 
 
-@plans.command(cls=Command, examples=("atlasctl plans show free", "atlasctl plans show pro --json"))
+@plans.command(examples=("atlasctl plans show free", "atlasctl plans show pro --json"))
 @click.argument("name", type=UTF8)
-@click.pass_obj
-def show(flags: Flags, name: str) -> None:
+@pass_run_anywhere
+def show(run: Invocation, name: str) -> None:
     """Show every limit of a plan.
 
     Exits with 3, and names the plans, when there is no such plan.
     """
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.quota_view import show_limits
 
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         show_limits(run, atlas.quotas.plan_limits(name))
 
 
 @plans.command(
-    cls=Command,
     examples=(
         "atlasctl plans add team --tokens 5M --cost 50 --containers 5 --requests-per-hour 1k --builds-per-day 50",
-    ),
+    )
 )
 @click.argument("name", type=UTF8)
 @limit_options
-@click.pass_obj
-def add(flags: Flags, /, name: str, **limits: Any) -> None:
+@pass_run_anywhere
+def add(run: Invocation, /, name: str, **limits: Any) -> None:
     """Add a plan.
 
     NAME is up to 40 of a-z, 0-9, "_" and "-". Tokens, dollars, containers, requests and builds have to be given, if
     only as "unlimited"; what else is left out is unlimited. Exits with 1 when the plan is there already.
     """
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.quota_view import show_limits
 
     if any(limits[name] is None for name in _REQUIRED):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in _REQUIRED)
         raise click.UsageError(f"give each of {options}: a number, or unlimited")
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         show_limits(run, atlas.quotas.add_plan(name, **given_limits(limits)))

@@ -9,8 +9,6 @@ import click
 
 from atlas_sdk.cli.command import Flags, global_options
 
-__all__ = ["COMMANDS", "Program", "program", "run"]
-
 _NAME: Final = "atlasctl"
 #: A shell sets this variable to ask for completions.
 COMPLETE_VARIABLE: Final = "_ATLASCTL_COMPLETE"

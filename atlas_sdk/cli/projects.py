@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags, command_group, user_option, yes_option
+from atlas_sdk import InvalidInput, NotFound
+from atlas_sdk.cli.advice import init_advice
+from atlas_sdk.cli.command import command_group, user_option, yes_option
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import fields_of, of_project
+from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.text import named, printable, quoted
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["projects"]
 
 #: The fewest hex digits of an id; fewer could be the name of a folder.
 _SHORTEST_ID = 8
@@ -29,30 +32,22 @@ def projects() -> None:
 
 
 @projects.command(
-    "list",
-    cls=Command,
-    examples=("atlasctl projects list", "atlasctl projects list --all", "atlasctl projects list --json"),
+    "list", examples=("atlasctl projects list", "atlasctl projects list --all", "atlasctl projects list --json")
 )
 @user_option
 @click.option("--all", "everything", is_flag=True, help="Also the archived and the deleted ones.")
-@click.pass_obj
-def list_projects(flags: Flags, email: str | None, *, everything: bool) -> None:
+@pass_run_anywhere
+def list_projects(run: Invocation, email: str | None, *, everything: bool) -> None:
     """List the projects of a user, the oldest first.
 
     A line has the beginning of the id, the status, the folder, and when it was last changed or used.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.files import printable
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = atlas.projects.list(run.owner(atlas, email), status=None if everything else "active")
-    if flags.json:
-        for project in found:
-            run.out.record(_fields(project))
-        return
-    run.out.table(
-        [(_short(one), one.status, printable(one.path), run.out.when(one.updated_at)) for one in found],
+    run.out.listing(
+        found,
+        _fields,
+        lambda one: (one.id.hex[:12], one.status, printable(one.path), run.out.when(one.updated_at)),
         styles=("yellow", "", "bold", "dim"),
     )
     if not found:
@@ -60,43 +55,24 @@ def list_projects(flags: Flags, email: str | None, *, everything: bool) -> None:
 
 
 @projects.command(
-    cls=Command,
-    examples=("atlasctl projects show .", "atlasctl projects show ~/code/app --user ada@example.com --json"),
+    examples=("atlasctl projects show .", "atlasctl projects show ~/code/app --user ada@example.com --json")
 )
 @click.argument("given", metavar="PROJECT")
 @user_option
-@click.pass_obj
-def show(flags: Flags, given: str, email: str | None) -> None:
+@pass_run_anywhere
+def show(run: Invocation, given: str, email: str | None) -> None:
     """Show a project at a glance.
 
     Its ids, its memory, its builds and its previews. Exits with 3 when there is no such project.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count, plain, size
-    from atlas_sdk.files import printable
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = _find(run, atlas, given, email)
         health = atlas.projects.health(found)
-    if flags.json:
-        run.out.record(
-            {
-                **_fields(found),
-                "memory_files": health.memory_files,
-                "memory_bytes": health.memory_bytes,
-                "last_snapshot_at": health.last_snapshot_at,
-                "builds": health.builds_total,
-                "builds_succeeded": health.builds_succeeded,
-                "builds_failed": health.builds_failed,
-                "last_build_at": health.last_build_at,
-                "last_build_status": health.last_build_status,
-                "active_previews": health.active_previews,
-            }
-        )
-        return
+    names = "memory_files memory_bytes last_snapshot_at builds builds_succeeded builds_failed"
+    names += " last_build_at last_build_status active_previews"
     saved = "" if health.last_snapshot_at is None else f", last version {run.out.when(health.last_snapshot_at)}"
-    run.out.table(
+    run.out.details(
+        {**_fields(found), **fields_of(health, names, builds=health.builds_total)},
         [
             ("folder", printable(found.path)),
             ("name", printable(found.name)),
@@ -112,89 +88,71 @@ def show(flags: Flags, given: str, email: str | None) -> None:
             ),
             ("previews", f"{health.active_previews:,}"),
         ],
-        styles=("bold", ""),
     )
 
 
-@projects.command(cls=Command, examples=("atlasctl projects archive ~/code/app", "atlasctl projects archive . --json"))
+@projects.command(examples=("atlasctl projects archive ~/code/app", "atlasctl projects archive . --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
-@click.pass_obj
-def archive(flags: Flags, given: str, email: str | None) -> None:
+@pass_run_anywhere
+def archive(run: Invocation, given: str, email: str | None) -> None:
     """Stop protecting a project; its history is kept.
 
     What `atlasctl forget` does, also for another user's. Doing it again changes nothing.
     """
-    _change(flags, given, email, "archive", "archived; atlasctl projects activate takes that back")
+    _change(run, given, email, "archive", "archived; atlasctl projects activate takes that back")
 
 
-@projects.command(
-    cls=Command, examples=("atlasctl projects activate ~/code/app", "atlasctl projects activate . --json")
-)
+@projects.command(examples=("atlasctl projects activate ~/code/app", "atlasctl projects activate . --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
-@click.pass_obj
-def activate(flags: Flags, given: str, email: str | None) -> None:
+@pass_run_anywhere
+def activate(run: Invocation, given: str, email: str | None) -> None:
     """Protect an archived project again.
 
     It comes back with its whole history; the watcher looks after it from now on. Doing it again changes nothing.
     """
-    _change(flags, given, email, "activate", "active")
+    _change(run, given, email, "activate", "active")
 
 
-@projects.command(
-    cls=Command, examples=("atlasctl projects delete ~/code/app", "atlasctl projects delete ~/code/app --yes --json")
-)
+@projects.command(examples=("atlasctl projects delete ~/code/app", "atlasctl projects delete ~/code/app --yes --json"))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @yes_option
-@click.pass_obj
-def delete(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
+@pass_run_anywhere
+def delete(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
     """Delete a project; its memory is kept until a purge.
 
     It cannot be activated again. Its folder and its session id are free for another project, its previews stop, and
     builds that run fail. The files in the folder stay. Asks first.
     """
     question = "Delete the project of {path} for good? Its versions stay until it is purged."
-    _change(flags, given, email, "delete", "deleted; atlasctl projects purge removes its versions", (question, yes))
+    _change(run, given, email, "delete", "deleted; atlasctl projects purge removes its versions", (question, yes))
 
 
 def _change(
-    flags: Flags, given: str, email: str | None, operation: str, done: str, asked: tuple[str, bool] | None = None
+    run: Invocation, given: str, email: str | None, operation: str, done: str, asked: tuple[str, bool] | None = None
 ) -> None:
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.files import printable
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = _find(run, atlas, given, email)
         if asked is not None:
             run.confirm(asked[0].format(path=printable(found.path)), yes=asked[1])
         changed: Project = getattr(atlas.projects, operation)(found)
-    if flags.json:
-        run.out.record(_fields(changed))
-        return
-    run.out.line(f"{printable(changed.path)} is {done}")
+    run.out.result(_fields(changed), f"{printable(changed.path)} is {done}")
 
 
-@projects.command(cls=Command, examples=("atlasctl projects purge ~/code/app --yes",))
+@projects.command(examples=("atlasctl projects purge ~/code/app --yes",))
 @click.argument("given", metavar="PROJECT")
 @user_option
 @yes_option
-@click.pass_obj
-def purge(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
+@pass_run_anywhere
+def purge(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
     """Remove a deleted project with every version.
 
     `atlasctl projects delete` comes first: no single command takes the memory of a project that is in use. Versions,
     checkpoints, builds and previews are removed for good; the usage ledger, the audit trail and the files in the folder
     stay. Asks first.
     """
-    from atlas_sdk import NotFound
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count
-    from atlas_sdk.files import printable
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = _find(run, atlas, given, email, statuses=frozenset({"deleted"}))
         if found.status != "deleted":
@@ -204,22 +162,17 @@ def purge(flags: Flags, given: str, email: str | None, *, yes: bool) -> None:
         gone = atlas.projects.purge(found)
     if gone is None:
         raise NotFound(f"the project {found.id} is purged already", kind="project", name=str(found.id))
-    if flags.json:
-        names = ("memory_snapshots", "checkpoints", "builds", "previews")
-        run.out.record({"project": _fields(found), "removed": {name: getattr(gone, name) for name in names}})
-        return
     parts = f"{count(gone.memory_snapshots, 'version')} and {count(gone.checkpoints, 'checkpoint')}"
-    run.out.line(f"{printable(found.path)} is purged, with {parts}")
+    run.out.result(
+        {"project": _fields(found), "removed": fields_of(gone, "memory_snapshots checkpoints builds previews")},
+        f"{printable(found.path)} is purged, with {parts}",
+    )
 
 
 def _find(
-    run: "Invocation", atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
+    run: Invocation, atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
 ) -> "Project":
     """Return the project with this folder or id. If several fit, prefer one that has one of these statuses."""
-    from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.cli.advice import init_advice
-    from atlas_sdk.files import named, quoted
-
     digits = given.replace("-", "").lower()
     folder = os.path.realpath(Path(given).expanduser())
     fitting = [
@@ -237,11 +190,5 @@ def _find(
     return found[0]
 
 
-def _short(project: "Project") -> str:
-    return project.id.hex[:12]
-
-
 def _fields(project: "Project") -> dict[str, Any]:
-    from atlas_sdk.cli.json_output import of_project
-
-    return {**of_project(project), "session_id": project.session_id, "updated_at": project.updated_at}
+    return {**of_project(project), **fields_of(project, "session_id updated_at")}

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags, command_group, user_option
+from atlas_sdk import QuotaExceeded
+from atlas_sdk.cli.command import command_group, user_option
+from atlas_sdk.cli.failures import NOT_PROTECTED
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_period
+from atlas_sdk.cli.output import count, iso
 from atlas_sdk.cli.quota_set import grant, set_limits
 
 if TYPE_CHECKING:
     from atlas_sdk.results import QuotaAccounting
-
-__all__ = ["quota"]
 
 
 @command_group
@@ -24,27 +27,19 @@ def quota() -> None:
 
 
 @quota.command(
-    cls=Command,
-    examples=(
-        "atlasctl quota show",
-        "atlasctl quota show --user ada@example.com --json",
-        "atlasctl quota show --check",
-    ),
+    examples=("atlasctl quota show", "atlasctl quota show --user ada@example.com --json", "atlasctl quota show --check")
 )
 @user_option
 @click.option("--check", is_flag=True, help="Exit with 4 when a limit is reached, and say which.")
-@click.pass_obj
-def show(flags: Flags, email: str | None, *, check: bool) -> int:
+@pass_run
+def show(run: Invocation, email: str | None, *, check: bool) -> int:
     """Show what is used, held and allowed.
 
     Also shows open top-ups, running calls, and the time when the month's tokens or dollars run out at the present rate.
     Held amounts are reserved for calls that are not settled yet, and count as used.
     """
-    from atlas_sdk import QuotaExceeded
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.quota_view import show_quota
 
-    run = Invocation(flags)
     with run.opened() as atlas:
         reason = show_quota(run, atlas, run.user(atlas, email))
     if not check or reason is None:
@@ -53,64 +48,48 @@ def show(flags: Flags, email: str | None, *, check: bool) -> int:
     return QuotaExceeded.exit_code
 
 
-@quota.command(
-    cls=Command,
-    examples=("atlasctl quota history", "atlasctl quota history --user ada@example.com -n 3 --json"),
-)
+@quota.command(examples=("atlasctl quota history", "atlasctl quota history --user ada@example.com -n 3 --json"))
 @user_option
 @click.option("-n", "--limit", type=click.IntRange(1, 1200), default=24, show_default=True, help="Months at most.")
-@click.pass_obj
-def history(flags: Flags, email: str | None, limit: int) -> None:
+@pass_run
+def history(run: Invocation, email: str | None, limit: int) -> None:
     """List the months that have ended, newest first.
 
     Each with its use, and its limits at the end with top-ups. A call is charged to the month in which it began, even if
     it is settled later.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_period
     from atlas_sdk.cli.quota_view import dollars
 
-    run = Invocation(flags)
     with run.opened() as atlas:
         periods = atlas.quotas.history(run.user(atlas, email), limit=limit)
-    if flags.json:
-        for period in periods:
-            run.out.record(of_period(period))
-        return
-    run.out.table(
-        [
-            (
-                f"{period.period_start.astimezone():%Y-%m-%d}",
-                f"{period.period_end.astimezone():%Y-%m-%d}",
-                f"{period.tokens_used:,} tokens",
-                "unlimited" if period.tokens_limit is None else f"of {period.tokens_limit:,}",
-                dollars(period.cost_used),
-                "unlimited" if period.cost_limit is None else f"of {dollars(period.cost_limit)}",
-            )
-            for period in periods
-        ],
+    run.out.listing(
+        periods,
+        of_period,
+        lambda one: (
+            f"{one.period_start.astimezone():%Y-%m-%d}",
+            f"{one.period_end.astimezone():%Y-%m-%d}",
+            f"{one.tokens_used:,} tokens",
+            "unlimited" if one.tokens_limit is None else f"of {one.tokens_limit:,}",
+            dollars(one.cost_used),
+            "unlimited" if one.cost_limit is None else f"of {dollars(one.cost_limit)}",
+        ),
         styles=("bold", "dim", "", "dim", "", "dim"),
     )
     if not periods:
         run.out.note("no month has ended yet")
 
 
-@quota.command(cls=Command, examples=("atlasctl quota verify", "atlasctl quota verify --json"))
-@click.pass_obj
-def verify(flags: Flags) -> int:
+@quota.command(examples=("atlasctl quota verify", "atlasctl quota verify --json"))
+@pass_run
+def verify(run: Invocation) -> int:
     """Compare the counters of all users with the ledger.
 
     In every month of every user, the used amount must be the sum of the ledger, and the held amount the sum of the open
     reservations. Changes nothing. Exits with 6 when a month does not balance.
     """
-    from atlas_sdk.cli.failures import NOT_PROTECTED
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count, iso
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         audit = atlas.quotas.verify()
-    if flags.json:
+    if run.out.json:
         unbalanced = [
             {"user_id": str(books.user_id), "period_start": books.period_start, "differences": _differences(books)}
             for books in audit.unbalanced
@@ -140,24 +119,17 @@ def _differences(books: "QuotaAccounting") -> dict[str, tuple[str, str]]:
     return {name: (str(says), str(should)) for name, (says, should) in pairs.items() if says != should}
 
 
-@quota.command(cls=Command, examples=("atlasctl quota reset", "atlasctl quota reset --json"))
-@click.pass_obj
-def reset(flags: Flags) -> None:
+@quota.command(examples=("atlasctl quota reset", "atlasctl quota reset --json"))
+@pass_run
+def reset(run: Invocation) -> None:
     """Close the months that have ended, of all users.
 
     Completes the history. Made for a job on the first of the month, and safe on any other day. No limit depends on it:
     every call closes the months of its own user.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         closed = atlas.quotas.reset_monthly()
-    if flags.json:
-        run.out.record({"closed": closed})
-        return
-    run.out.line(f"{count(closed, 'month')} closed")
+    run.out.result({"closed": closed}, f"{count(closed, 'month')} closed")
 
 
 quota.add_command(set_limits)

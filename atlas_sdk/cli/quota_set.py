@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, F, Flags, user_option
+from atlas_sdk.cli.command import UTF8, Command, F, user_option
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_grant
 from atlas_sdk.cli.param_types import AMOUNT, COUNT, EXPIRY, MONEY, UNLIMITED, Limit, Size
-
-__all__ = ["given_limits", "grant", "limit_options", "set_limits"]
 
 #: The limits, by the names that the library gives them.
 _LIMITS = (
@@ -62,9 +62,9 @@ def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
 @click.option("--plan-limits", is_flag=True, help="Drop limits that were set by hand, and use those of the plan.")
 @click.option("--time-zone", metavar="ZONE", type=UTF8, help="Count days and months in this zone.")
 @click.option("--for-plan", metavar="NAME", type=UTF8, help="Change this plan itself, for everybody who has it.")
-@click.pass_obj
+@pass_run
 def set_limits(
-    flags: Flags,
+    run: Invocation,
     /,
     email: str | None,
     plan: str | None,
@@ -80,11 +80,9 @@ def set_limits(
     1GB. A new plan keeps the limits that were set by hand, and the amounts used so far. The time zone is changed first,
     then the plan, then the limits. If one change is refused, the later ones are not made.
     """
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.cli.quota_view import show_limits, show_quota
 
     named = given_limits(limits)
-    run = Invocation(flags)
     if for_plan is not None:
         if email is not None or plan is not None or time_zone is not None or plan_limits:
             raise click.UsageError("--for-plan changes a plan: no --user, --plan, --plan-limits or --time-zone with it")
@@ -124,23 +122,19 @@ def set_limits(
 @click.option("--cost", type=MONEY, default=Decimal(), metavar="DOLLARS", help="Dollars on top of the month's.")
 @click.option("--expires", type=EXPIRY, metavar="WHEN", help="30d, 12h, 4w, or the last day.  [default: never]")
 @click.option("--reason", type=UTF8, default="", metavar="TEXT", help="A remark to keep with it.")
-@click.pass_obj
+@pass_run
 def grant(
-    flags: Flags, email: str | None, tokens: int, cost: Decimal, expires: timedelta | datetime | None, reason: str
+    run: Invocation, email: str | None, tokens: int, cost: Decimal, expires: timedelta | datetime | None, reason: str
 ) -> None:
     """Top up the month's tokens or dollars.
 
     Calls use the plan's own allowance first, and then the top-ups, beginning with the one that expires first. The rest
     of a top-up stays for the next month, until the top-up expires.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_grant
-
     if not (tokens or cost):
         raise click.UsageError("nothing to grant: give --tokens or --cost")
     expires_in = expires if isinstance(expires, timedelta) else None
     expires_at = expires if isinstance(expires, datetime) else None
-    run = Invocation(flags)
     with run.opened() as atlas:
         made = atlas.quotas.grant(
             run.user(atlas, email, make=True),
@@ -150,7 +144,7 @@ def grant(
             expires_at=expires_at,
             reason=reason,
         )
-    if flags.json:
+    if run.out.json:
         run.out.record(of_grant(made))
         return
     from atlas_sdk.cli.quota_view import of_grants

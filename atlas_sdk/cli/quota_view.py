@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from atlas_sdk.cli.output import Output, ago, count, plain, size
+from atlas_sdk.cli import json_output
+from atlas_sdk.cli.output import Output, ago, count, exact, plain, size
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Limits, OpenReservation, TopUp, Usage, User
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import Forecast, MemoryUsage
-
-__all__ = ["Gauge", "dollars", "of_grants", "show_limits", "show_quota"]
 
 #: The most and the fewest cells of a bar. A shorter bar shows too little.
 _CELLS: Final = 24
@@ -175,17 +174,16 @@ def _of_forecast(forecast: "Forecast", *, out: Output) -> str:
     return f"forecast  {rate}: the month's {name} run out {_until(first, out=out)}"
 
 
+def _text(value: object) -> str:
+    return exact(value) if isinstance(value, Decimal) else str(value)
+
+
 def show_limits(run: "Invocation", limits: "Limits") -> None:
     """Print the limits of a plan, one a line."""
-    from atlas_sdk.cli.json_output import of_limits
-
-    fields = of_limits(limits)
-    if run.flags.json:
-        run.out.record(fields)
-        return
-    run.out.table(
-        [(name.replace("_", " "), "unlimited" if value is None else str(value)) for name, value in fields.items()],
-        styles=("bold", ""),
+    fields = json_output.of_limits(limits)
+    run.out.details(
+        fields,
+        [(name.replace("_", " "), "unlimited" if value is None else _text(value)) for name, value in fields.items()],
     )
 
 
@@ -203,20 +201,16 @@ def show_quota(run: "Invocation", atlas: "Atlas", user: "User") -> str | None:
     ]
     holds = atlas.quotas.reservations(user)
     checked = usage.check()
-    if run.flags.json:
-        from atlas_sdk.cli import json_output
-
+    if run.out.json:
         run.out.record(
             {
-                "user": {"id": str(user.id), "email": user.email, "plan": user.plan},
+                "user": json_output.fields_of(user, "id email plan"),
                 **json_output.of_usage(usage),
                 "memory": json_output.of_memory(memory),
                 "grants": [json_output.of_grant(grant) for grant in grants],
                 "holds": [json_output.of_hold(hold) for hold in holds],
                 "forecast": json_output.of_forecast(forecast),
-                "exceeded": checked.exceeded,
-                "dimension": checked.dimension,
-                "reason": checked.reason,
+                **json_output.fields_of(checked, "exceeded dimension reason"),
             }
         )
         return checked.reason

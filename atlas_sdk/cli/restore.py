@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags
+from atlas_sdk import NotFound
+from atlas_sdk.cli.command import UTF8, Command
 from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_plan, of_restore
+from atlas_sdk.cli.output import count, size
+from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Restore, RestorePlan
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import RestoreStep
-
-__all__ = ["redo", "restore", "undo"]
 
 _dry_run = click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a terminal nothing is asked anyway.")
@@ -33,8 +35,8 @@ _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask; without a ter
 @_dry_run
 @click.option("--delete", is_flag=True, help="Delete tracked files that REF does not have; unless set they are kept.")
 @_yes
-@click.pass_obj
-def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> int:
+@pass_run
+def restore(run: Invocation, ref: str, paths: tuple[str, ...], *, dry_run: bool, delete: bool, yes: bool) -> int:
     """Bring files back; nothing is lost.
 
     REF is a checkpoint, a version's id, a moment such as '@{2h ago}', or FILE@REF. The present content of each file is
@@ -42,35 +44,35 @@ def restore(flags: Flags, ref: str, paths: tuple[str, ...], *, dry_run: bool, de
     anything. Exits with 3 when there were no memory files at that moment.
     """
 
-    def make_plan(run: "Invocation", atlas: "Atlas", project: "Project") -> "RestorePlan":
+    def make_plan(atlas: "Atlas", project: "Project") -> "RestorePlan":
         _expect_files(atlas, project, ref)
         return atlas.memory.plan_restore(project, ref, paths=[run.path(project, path) for path in paths], delete=delete)
 
-    return _carry_out(flags, make_plan, dry_run=dry_run, ask=not yes)
+    return _carry_out(run, make_plan, dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl undo", "atlasctl undo --dry-run"))
 @_dry_run
 @_yes
-@click.pass_obj
-def undo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
+@pass_run
+def undo(run: Invocation, *, dry_run: bool, yes: bool) -> int:
     """Take back the last restore.
 
     The files are again what they were just before it. Later edits are stored first; `redo` restores again.
     """
-    return _carry_out(flags, lambda _, atlas, project: atlas.memory.plan_undo(project), dry_run=dry_run, ask=not yes)
+    return _carry_out(run, lambda atlas, project: atlas.memory.plan_undo(project), dry_run=dry_run, ask=not yes)
 
 
 @click.command(cls=Command, examples=("atlasctl redo", "atlasctl redo --dry-run"))
 @_dry_run
 @_yes
-@click.pass_obj
-def redo(flags: Flags, *, dry_run: bool, yes: bool) -> int:
+@pass_run
+def redo(run: Invocation, *, dry_run: bool, yes: bool) -> int:
     """Do the last undone restore again.
 
     Later edits are stored first; `undo` takes it back again.
     """
-    return _carry_out(flags, lambda _, atlas, project: atlas.memory.plan_redo(project), dry_run=dry_run, ask=not yes)
+    return _carry_out(run, lambda atlas, project: atlas.memory.plan_redo(project), dry_run=dry_run, ask=not yes)
 
 
 def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
@@ -78,8 +80,6 @@ def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
     # No name of a checkpoint begins with "@{".
     if not ref.startswith("@{") or atlas.memory.resolve(project, ref).versions:
         return
-    from atlas_sdk import NotFound
-    from atlas_sdk.files import printable
 
     raise NotFound(
         f"{printable(project.name)} had no memory file on record at {ref}; it is kept since "
@@ -90,15 +90,12 @@ def _expect_files(atlas: "Atlas", project: "Project", ref: str) -> None:
 
 
 def _carry_out(
-    flags: Flags, make_plan: "Callable[[Invocation, Atlas, Project], RestorePlan]", *, dry_run: bool, ask: bool
+    run: Invocation, make_plan: "Callable[[Atlas, Project], RestorePlan]", *, dry_run: bool, ask: bool
 ) -> int:
-    from atlas_sdk.cli.invocation import Invocation
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
-        plan = make_plan(run, atlas, project)
-        if not flags.json:
+        plan = make_plan(atlas, project)
+        if not run.out.json:
             _show_plan(run, plan)
         if dry_run:
             _finish(run, plan, None)
@@ -111,12 +108,9 @@ def _carry_out(
     return 0
 
 
-def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None") -> None:
-    from atlas_sdk.cli.json_output import of_plan, of_restore
-    from atlas_sdk.cli.output import count
-
+def _finish(run: Invocation, plan: "RestorePlan", done: "Restore | None") -> None:
     safety = done.safety if done is not None and plan.changes else None
-    if run.flags.json:
+    if run.out.json:
         carried_out = None if done is None else of_restore(done)
         run.out.record({**of_plan(plan), "restore": carried_out, "safety": safety})
         return
@@ -131,14 +125,11 @@ def _finish(run: "Invocation", plan: "RestorePlan", done: "Restore | None") -> N
         run.out.note(f"{back} with: atlasctl {back}")
 
 
-def _show_plan(run: "Invocation", plan: "RestorePlan") -> None:
+def _show_plan(run: Invocation, plan: "RestorePlan") -> None:
     run.out.table([_row(step) for step in plan.steps], styles=("bold", "", "dim", ""))
 
 
 def _row(step: "RestoreStep") -> tuple[str, str, str, str]:
-    from atlas_sdk.cli.output import size
-    from atlas_sdk.files import printable
-
     before = "none" if step.present_size is None else size(step.present_size)
     after = "none" if step.size is None or step.action == "delete" else size(step.size)
     changes = step.action in {"write", "delete"}

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags, command_group, user_option
+from atlas_sdk import InvalidInput, NotFound
+from atlas_sdk.cli.command import command_group, user_option
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import of_session
+from atlas_sdk.cli.output import count, plain
 from atlas_sdk.cli.param_types import EXPIRY
+from atlas_sdk.text import quoted
 
 if TYPE_CHECKING:
     from atlas_sdk import Session
-
-__all__ = ["sessions"]
 
 #: The most sessions to read. A user mostly has a handful; a plan allows 100.
 _MOST = 10_000
@@ -26,40 +29,28 @@ def sessions() -> None:
     """
 
 
-@sessions.command(
-    "list", cls=Command, examples=("atlasctl sessions list", "atlasctl sessions list --user ada@example.com --json")
-)
+@sessions.command("list", examples=("atlasctl sessions list", "atlasctl sessions list --user ada@example.com --json"))
 @user_option
-@click.pass_obj
-def list_sessions(flags: Flags, email: str | None) -> None:
+@pass_run_anywhere
+def list_sessions(run: Invocation, email: str | None) -> None:
     """List the sessions that are valid now, the newest first.
 
     A line has the beginning of the id, when it was issued, when it was last used, when it expires, and the address and
     the program that it was issued to.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_session
-    from atlas_sdk.cli.output import plain
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = atlas.sessions.list(run.user(atlas, email), limit=_MOST)
-    if flags.json:
-        for session in found:
-            run.out.record(of_session(session))
-        return
-    run.out.table(
-        [
-            (
-                _short(one),
-                f"issued {run.out.when(one.created_at)}",
-                f"used {run.out.when(one.last_seen_at)}",
-                f"until {_minute(one.expires_at)}",
-                one.ip or "",
-                plain(one.user_agent or ""),
-            )
-            for one in found
-        ],
+    run.out.listing(
+        found,
+        of_session,
+        lambda one: (
+            _short(one),
+            f"issued {run.out.when(one.created_at)}",
+            f"used {run.out.when(one.last_seen_at)}",
+            f"until {_minute(one.expires_at)}",
+            one.ip or "",
+            plain(one.user_agent or ""),
+        ),
         styles=("yellow", "dim", "dim", "", "", "dim"),
     )
     if not found:
@@ -67,31 +58,22 @@ def list_sessions(flags: Flags, email: str | None) -> None:
 
 
 @sessions.command(
-    cls=Command,
-    examples=("atlasctl sessions issue --expires 12h", "atlasctl sessions issue --user ada@example.com --json"),
+    examples=("atlasctl sessions issue --expires 12h", "atlasctl sessions issue --user ada@example.com --json")
 )
 @user_option
 @click.option("--expires", type=EXPIRY, metavar="WHEN", help="12h, 30d, 4w, or the last day.  [default: 30d]")
-@click.pass_obj
-def issue(flags: Flags, email: str | None, expires: timedelta | datetime | None) -> None:
+@pass_run_anywhere
+def issue(run: Invocation, email: str | None, expires: timedelta | datetime | None) -> None:
     """Sign a user in, and print the token.
 
     The token goes to stdout, and cannot be shown again: give it to the client, and keep it out of logs. At most 400
     days.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_session
-    from atlas_sdk.cli.output import plain
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         user = run.user(atlas, email)
         wait = expires - datetime.now(UTC) if isinstance(expires, datetime) else expires
         issued = atlas.sessions.issue(user) if wait is None else atlas.sessions.issue(user, ttl=wait)
-    if flags.json:
-        run.out.record({**of_session(issued.session), "token": issued.token})
-        return
-    run.out.line(issued.token)
+    run.out.result({**of_session(issued.session), "token": issued.token}, issued.token)
     run.out.note(
         f"the token of {plain(user.email)}, shown only now; the session {_short(issued.session)} is valid until "
         f"{_minute(issued.session.expires_at)}"
@@ -99,41 +81,30 @@ def issue(flags: Flags, email: str | None, expires: timedelta | datetime | None)
 
 
 @sessions.command(
-    cls=Command,
-    examples=("atlasctl sessions revoke --all", "atlasctl sessions revoke --all --user ada@example.com --json"),
+    examples=("atlasctl sessions revoke --all", "atlasctl sessions revoke --all --user ada@example.com --json")
 )
 @click.argument("session_id", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every session of the user.")
 @user_option
-@click.pass_obj
-def revoke(flags: Flags, session_id: str | None, email: str | None, *, everything: bool) -> None:
+@pass_run_anywhere
+def revoke(run: Invocation, session_id: str | None, email: str | None, *, everything: bool) -> None:
     """End a session, or all of a user's.
 
     At once and for good: the next request with its token is refused. ID is the beginning of the id, as
     `atlasctl sessions list` shows it. Exits with 3 when no valid session has the id.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count
-
     if everything == (session_id is not None):
         raise click.UsageError("give the ID of a session, or --all")
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         user = run.user(atlas, email)
         if session_id is None:
             ended = atlas.sessions.revoke_all(user)
         else:
             ended = int(atlas.sessions.revoke(_find(atlas.sessions.list(user, limit=_MOST), session_id)) is not None)
-    if flags.json:
-        run.out.record({"revoked": ended})
-        return
-    run.out.line(f"{count(ended, 'session')} ended")
+    run.out.result({"revoked": ended}, f"{count(ended, 'session')} ended")
 
 
 def _find(found: "list[Session]", given: str) -> "Session":
-    from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.files import quoted
-
     digits = given.replace("-", "").lower()
     fitting = [one for one in found if digits and one.id.hex.startswith(digits)]
     if len(fitting) > 1:

@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import InvalidInput, NotFound
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_version
+from atlas_sdk.text import named, quoted, visible
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import VersionSet
-
-__all__ = ["show"]
 
 _LISTED = 5
 _COLONS_MAX = 32
@@ -27,22 +28,18 @@ _COLONS_MAX = 32
     ),
 )
 @click.argument("ref", metavar="REF[:PATH]")
-@click.pass_obj
-def show(flags: Flags, ref: str) -> None:
+@pass_run
+def show(run: Invocation, ref: str) -> None:
     """Print the content of a version.
 
     Prints the exact bytes; on a terminal, control and hidden characters are shown as escapes. REF is a checkpoint, a
     version's id, a time such as '@{2h ago}' or latest, with the file after a colon. FILE@REF means the same. A file
     alone means its newest version. With --json the version is described instead.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_version
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         project = run.project(atlas)
         version = _version(atlas, project, ref, run.path(project, ref))
-        if flags.json:
+        if run.out.json:
             run.out.record(of_version(version))
             return
         content = atlas.memory.content(version)
@@ -52,9 +49,7 @@ def show(flags: Flags, ref: str) -> None:
         run.out.write(content)
 
 
-def _show_on_terminal(run: "Invocation", content: bytes) -> None:
-    from atlas_sdk.text import visible
-
+def _show_on_terminal(run: Invocation, content: bytes) -> None:
     text = content.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     shown = visible(text, keep="\n\t")
     run.out.write(shown.encode())
@@ -64,9 +59,6 @@ def _show_on_terminal(run: "Invocation", content: bytes) -> None:
 
 def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapshot":
     """Return the one version that REF names; a reference takes precedence over a file name."""
-    from atlas_sdk import InvalidInput, NotFound
-    from atlas_sdk.files import named, quoted
-
     try:
         state = _state(atlas, project, ref)
     except (NotFound, InvalidInput) as problem:
@@ -96,9 +88,6 @@ def _version(atlas: "Atlas", project: "Project", ref: str, path: str) -> "Snapsh
 
 
 def _state(atlas: "Atlas", project: "Project", ref: str) -> "VersionSet":
-    from atlas_sdk import NotFound
-    from atlas_sdk.files import named
-
     try:
         ref.encode()
     except UnicodeEncodeError:

@@ -4,33 +4,30 @@ from pathlib import Path
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
-
-__all__ = ["snapshot"]
+from atlas_sdk import FileProblem, QuotaExceeded
+from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.failures import FAILED
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import of_skipped, of_version
+from atlas_sdk.cli.output import count
+from atlas_sdk.text import printable
 
 
 @click.command(
-    cls=Command,
-    examples=("atlasctl snapshot", "atlasctl snapshot CLAUDE.md notes.md", "atlasctl snapshot --json"),
+    cls=Command, examples=("atlasctl snapshot", "atlasctl snapshot CLAUDE.md notes.md", "atlasctl snapshot --json")
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
-@click.pass_obj
-def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
+@pass_run
+def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
     """Capture what changed.
 
     Without PATH, captures every tracked file of the project, deletions too. With PATH, captures these files, also
     untracked ones. Content that is stored already is not stored again. Exits with 1 when a file could not be captured;
     the others are.
     """
-    from atlas_sdk import FileProblem, QuotaExceeded
-    from atlas_sdk.cli.capturing import show_taken, unkept, warn_skipped
-    from atlas_sdk.cli.failures import FAILED
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_skipped, of_version
-    from atlas_sdk.cli.output import count
-    from atlas_sdk.files import Tracking, printable
+    from atlas_sdk.files import Tracking
 
-    run = Invocation(flags)
     taken = []
     skipped: list[tuple[str, str]] = []
     current = 0
@@ -57,7 +54,7 @@ def snapshot(flags: Flags, paths: tuple[str, ...]) -> int:
             # Without paths, `capture` has recorded this itself.
             atlas.quotas.record_memory_threshold(run.user(atlas))
     limited = unkept(taken, Tracking.load(Path(project.path)).limit_bytes)
-    if flags.json:
+    if run.out.json:
         run.out.record(
             {
                 "taken": [of_version(version) for version in taken],

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
+from atlas_sdk import AtlasError
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.failures import NOT_PROTECTED
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import fields_of, of_memory, of_project
+from atlas_sdk.cli.output import Output, count, size
+from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project, Snapshot
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import Output
     from atlas_sdk.files import FileState, Signature
     from atlas_sdk.results import MemoryUsage
     from watcher.status import ProjectStatus, Status
-
-__all__ = ["status"]
 
 #: The states of a file that is not protected. "changed" and "new": no watcher captures the file, or the watcher should
 #: have captured it by now. "unkept": the file is over the size limit, so only its hash is stored. "problem": Atlas
@@ -30,8 +32,8 @@ _YOUNG_S: Final = 10.0
 
 @click.command(cls=Command, examples=("atlasctl status", "atlasctl status --all", "atlasctl status --json"))
 @click.option("--all", "everything", is_flag=True, help="Every project of yours, not only this one.")
-@click.pass_obj
-def status(flags: Flags, *, everything: bool) -> int:
+@pass_run
+def status(run: Invocation, *, everything: bool) -> int:
     """Tell for every memory file whether it is protected now.
 
     A file is protected when its present content is stored. Exits with 6 when one is not: it differs from its newest
@@ -39,10 +41,6 @@ def status(flags: Flags, *, everything: bool) -> int:
     for ten seconds while a running watcher watches the project without a problem. Also shows how much of the memory
     limit is used; above it nothing is refused, unless the limit is hard.
     """
-    from atlas_sdk.cli.failures import NOT_PROTECTED
-    from atlas_sdk.cli.invocation import Invocation
-
-    run = Invocation(flags)
     watcher = _watcher(run)
     # Take the time now: opening the database can take longer than the limit for a silent watcher.
     now = datetime.now(UTC)
@@ -52,14 +50,14 @@ def status(flags: Flags, *, everything: bool) -> int:
         reports = [(project, _report(atlas, project, at_work)) for project in projects]
         memory = atlas.quotas.memory(run.owner(atlas))
     at_risk = [entry for _, files in reports for entry in files if entry["state"] in _AT_RISK]
-    if flags.json:
+    if run.out.json:
         _print_json(run, watcher, reports, memory, now=now, protected=not at_risk)
     else:
         _show(run, watcher, reports, memory, now=now, at_risk=len(at_risk))
     return NOT_PROTECTED if at_risk else 0
 
 
-def _watcher(run: "Invocation") -> "Status | None":
+def _watcher(run: Invocation) -> "Status | None":
     from watcher.status import read_status
 
     return read_status(run.settings.folder)
@@ -67,7 +65,6 @@ def _watcher(run: "Invocation") -> "Status | None":
 
 def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> list[dict[str, Any]]:
     """Return an entry for every memory file: present, deleted or unreadable."""
-    from atlas_sdk import AtlasError
     from atlas_sdk.files import Tracking
 
     root = Path(project.path)
@@ -102,7 +99,6 @@ def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | N
 
 
 def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, awaited: bool) -> dict[str, Any]:
-    from atlas_sdk import AtlasError
     from atlas_sdk.files import read_file
 
     try:
@@ -134,25 +130,16 @@ def _is_on_record(found: "FileState", version: "Snapshot") -> bool:
 
 
 def _entry(
-    path: str,
-    state: str,
-    *,
-    version: "Snapshot | None" = None,
-    size: int | None = None,
-    problem: str | None = None,
+    path: str, state: str, *, version: "Snapshot | None" = None, size: int | None = None, problem: str | None = None
 ) -> dict[str, Any]:
-    return {
-        "path": path,
-        "state": state,
-        "size": size,
-        "version": None if version is None else str(version.id),
-        "since": None if version is None else version.created_at,
-        "problem": problem,
-    }
+    known = (
+        {"version": None, "since": None} if version is None else {"version": version.id, "since": version.created_at}
+    )
+    return {"path": path, "state": state, "size": size, **known, "problem": problem}
 
 
 def _print_json(
-    run: "Invocation",
+    run: Invocation,
     watcher: "Status | None",
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
     memory: "MemoryUsage",
@@ -160,21 +147,17 @@ def _print_json(
     now: datetime,
     protected: bool,
 ) -> None:
-    from atlas_sdk.cli.json_output import of_memory, of_project
     from atlas_sdk.files import to_text
 
     about_watcher: dict[str, Any] = {"running": watcher is not None}
     if watcher is not None:
-        about_watcher |= {
-            "pid": watcher.pid,
-            "started_at": watcher.started_at,
-            "written_at": watcher.written_at,
-            "responding": watcher.is_fresh(now),
-            "ready": watcher.ready,
-            "database_ok": watcher.database.ok,
-            "database_problem": watcher.database.problem,
-            "pending": watcher.pending,
-        }
+        about_watcher |= fields_of(
+            watcher,
+            "pid started_at written_at responding ready database_ok database_problem pending",
+            responding=watcher.is_fresh(now),
+            database_ok=watcher.database.ok,
+            database_problem=watcher.database.problem,
+        )
     projects = [
         {**of_project(project), "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in files]}
         for project, files in reports
@@ -184,9 +167,7 @@ def _print_json(
     )
 
 
-def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
-    from atlas_sdk.cli.output import size
-
+def _show_memory(out: Output, memory: "MemoryUsage") -> None:
     # Shorten the limit, which is mostly a round number.
     limit = None if memory.limit is None else size(memory.limit).replace(".0 ", " ")
     out.line(f"memory   {size(memory.bytes)}{'' if limit is None else f' of {limit}'} stored")
@@ -201,7 +182,7 @@ def _show_memory(out: "Output", memory: "MemoryUsage") -> None:
 
 
 def _show(
-    run: "Invocation",
+    run: Invocation,
     watcher: "Status | None",
     reports: "list[tuple[Project, list[dict[str, Any]]]]",
     memory: "MemoryUsage",
@@ -209,9 +190,6 @@ def _show(
     now: datetime,
     at_risk: int,
 ) -> None:
-    from atlas_sdk.cli.output import count, size
-    from atlas_sdk.files import printable
-
     out = run.out
     if watcher is None:
         out.line("watcher  not running; atlasctl watch starts it")

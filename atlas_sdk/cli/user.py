@@ -2,21 +2,23 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.command import UTF8, Command, Flags, command_group, yes_option
+from atlas_sdk import NotFound
+from atlas_sdk.cli.command import UTF8, command_group, yes_option
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
+from atlas_sdk.cli.json_output import fields_of, of_user
+from atlas_sdk.cli.output import count, plain
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, User
-    from atlas_sdk.cli.invocation import Invocation
-
-__all__ = ["user"]
 
 _PAGE_ROWS = 500
 #: The kinds of rows that are deleted with a user, by the library's names.
-_BELONGINGS = ("projects", "memory_snapshots", "builds", "previews", "sessions", "usage_entries")
+_BELONGINGS = "projects memory_snapshots builds previews sessions usage_entries"
 
 
 @command_group
@@ -29,56 +31,43 @@ def user() -> None:
 
 
 @user.command(
-    cls=Command,
     examples=(
         "atlasctl user create bob@example.com",
         "atlasctl user create eve@example.com --name Eve --plan pro --json",
-    ),
+    )
 )
 @click.argument("email", type=UTF8)
 @click.option("--name", default="", type=UTF8, help="What to call the user.")
 @click.option("--plan", default="free", show_default=True, type=UTF8, help="The plan that sets the limits.")
-@click.pass_obj
-def create(flags: Flags, email: str, name: str, plan: str) -> None:
+@pass_run_anywhere
+def create(run: Invocation, email: str, name: str, plan: str) -> None:
     """Create a user.
 
     EMAIL is unique in the database, in lower case. The user has no password until `atlasctl user password` sets one.
     Exits with 1 when the address is taken.
     """
-    from atlas_sdk.cli.invocation import Invocation
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         made = atlas.users.create(email, name=name, plan=plan)
     _print(run, made, "created")
 
 
-@user.command("list", cls=Command, examples=("atlasctl user list", "atlasctl user list --limit 10 --json"))
+@user.command("list", examples=("atlasctl user list", "atlasctl user list --limit 10 --json"))
 @click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Users at most.")
 @click.option("--all", "everything", is_flag=True, help="Every user.")
-@click.pass_obj
-def list_users(flags: Flags, limit: int, *, everything: bool) -> None:
+@pass_run_anywhere
+def list_users(run: Invocation, limit: int, *, everything: bool) -> None:
     """List users, the oldest first.
 
     A line has the address, the plan, the name and the time of creation. With --json, each line is one object.
     """
-    from itertools import islice
-
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_user
-    from atlas_sdk.cli.output import plain
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         # Read one more than is shown, to know if there are more.
         found = list(islice(_every(atlas), None if everything else limit + 1))
     shown = found if everything else found[:limit]
-    if flags.json:
-        for one in shown:
-            run.out.record(of_user(one))
-        return
-    run.out.table(
-        [(plain(one.email), plain(one.plan), plain(one.name), run.out.when(one.created_at)) for one in shown],
+    run.out.listing(
+        shown,
+        of_user,
+        lambda one: (plain(one.email), plain(one.plan), plain(one.name), run.out.when(one.created_at)),
         styles=("bold", "", "", "dim"),
     )
     if not shown:
@@ -96,43 +85,27 @@ def _every(atlas: "Atlas") -> "Iterator[User]":
             return
 
 
-@user.command(cls=Command, examples=("atlasctl user show", "atlasctl user show ada@example.com --json"))
+@user.command(examples=("atlasctl user show", "atlasctl user show ada@example.com --json"))
 @click.argument("email", required=False, type=UTF8)
-@click.pass_obj
-def show(flags: Flags, email: str | None) -> None:
+@pass_run_anywhere
+def show(run: Invocation, email: str | None) -> None:
     """Show a user at a glance.
 
     Shows the plan, projects, previews, builds, and the usage of the present month. Without EMAIL, shows you. `atlasctl
     quota show` has every limit. Exits with 3 if no user has the address.
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import exact, of_user
-    from atlas_sdk.cli.output import plain
     from atlas_sdk.cli.quota_view import dollars
 
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = run.user(atlas, email)
         summary = atlas.users.usage_summary(found)
-    if flags.json:
-        run.out.record(
-            {
-                **of_user(found),
-                "tokens_used": summary.tokens_used,
-                "tokens_limit": summary.tokens_limit,
-                "cost_used": exact(summary.cost_used),
-                "cost_limit": exact(summary.cost_limit),
-                "projects": summary.project_count,
-                "active_previews": summary.active_previews,
-                "builds_24h": summary.builds_24h,
-                "builds_7d": summary.builds_7d,
-                "last_activity_at": summary.last_activity_at,
-            }
-        )
-        return
     tokens = "unlimited" if summary.tokens_limit is None else f"of {summary.tokens_limit:,}"
     cost = "unlimited" if summary.cost_limit is None else f"of {dollars(summary.cost_limit)}"
-    run.out.table(
+    names = (
+        "tokens_used tokens_limit cost_used cost_limit projects active_previews builds_24h builds_7d last_activity_at"
+    )
+    run.out.details(
+        {**of_user(found), **fields_of(summary, names, projects=summary.project_count)},
         [
             ("email", plain(found.email) + (", verified" if found.email_verified else "")),
             ("name", plain(found.name)),
@@ -147,13 +120,11 @@ def show(flags: Flags, email: str | None) -> None:
             ("tokens", f"{summary.tokens_used:,} {tokens}"),
             ("cost", f"{dollars(summary.cost_used)} {cost}"),
         ],
-        styles=("bold", ""),
     )
 
 
 @user.command(
     "set",
-    cls=Command,
     examples=(
         "atlasctl user set ada@example.com --plan pro",
         "atlasctl user set ada@example.com --name Ada --verified",
@@ -163,18 +134,15 @@ def show(flags: Flags, email: str | None) -> None:
 @click.option("--plan", type=UTF8, help="Move the user to this plan; `atlasctl plans list` has them.")
 @click.option("--name", type=UTF8, help="What to call the user.")
 @click.option("--verified", is_flag=True, help="Note that the address is the user's own.")
-@click.pass_obj
-def set_user(flags: Flags, email: str, plan: str | None, name: str | None, *, verified: bool) -> None:
+@pass_run_anywhere
+def set_user(run: Invocation, email: str, plan: str | None, name: str | None, *, verified: bool) -> None:
     """Change a user's plan or name.
 
     Options that are not given change nothing. If one change fails, none is made. The amounts used so far stay, and so
     do limits that were set by hand.
     """
-    from atlas_sdk.cli.invocation import Invocation
-
     if plan is None and name is None and not verified:
         raise click.UsageError("nothing to set: give --plan, --name or --verified")
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = run.user(atlas, email)
         with atlas.transaction() as tx:
@@ -188,33 +156,25 @@ def set_user(flags: Flags, email: str, plan: str | None, name: str | None, *, ve
 
 
 @user.command(
-    cls=Command,
     examples=(
         "atlasctl user password ada@example.com",
         "atlasctl user password ada@example.com --json < new-password.txt",
-    ),
+    )
 )
 @click.argument("email", type=UTF8)
-@click.pass_obj
-def password(flags: Flags, email: str) -> None:
+@pass_run_anywhere
+def password(run: Invocation, email: str) -> None:
     """Set a user's password, and end every sign-in of the user.
 
     On a terminal the command asks for the password twice and does not show it. Otherwise it reads the first line of
     standard input. The password has at least 8 characters. Needs the extra "auth".
     """
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_user
-    from atlas_sdk.cli.output import count, plain
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = run.user(atlas, email)
         ended = atlas.users.set_password(found, _typed(found.email))
         found = atlas.users.get(found.id)
-    if flags.json:
-        run.out.record({**of_user(found), "sessions_revoked": ended})
-        return
-    run.out.line(f"{plain(found.email)} has a new password; {count(ended, 'sign-in')} ended")
+    told = f"{plain(found.email)} has a new password; {count(ended, 'sign-in')} ended"
+    run.out.result({**of_user(found), "sessions_revoked": ended}, told)
 
 
 def _typed(email: str) -> str:
@@ -227,24 +187,16 @@ def _typed(email: str) -> str:
     return line
 
 
-@user.command(
-    cls=Command, examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json")
-)
+@user.command(examples=("atlasctl user delete ada@example.com", "atlasctl user delete bob@example.com --yes --json"))
 @click.argument("email", type=UTF8)
 @yes_option
-@click.pass_obj
-def delete(flags: Flags, email: str, *, yes: bool) -> None:
+@pass_run_anywhere
+def delete(run: Invocation, email: str, *, yes: bool) -> None:
     """Delete a user for good, with everything that is the user's.
 
     Projects, every version of their memory, builds, previews, sign-ins, limits and the usage ledger are deleted; the
     files in the project folders stay, and so does the audit trail. Asks first.
     """
-    from atlas_sdk import NotFound
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.json_output import of_user
-    from atlas_sdk.cli.output import count, plain
-
-    run = Invocation(flags, of_project=False)
     with run.opened() as atlas:
         found = run.user(atlas, email)
         projects = atlas.projects.list(found, status=None)
@@ -255,19 +207,13 @@ def delete(flags: Flags, email: str, *, yes: bool) -> None:
         gone = atlas.users.delete(found)
     if gone is None:
         raise NotFound(f"{found.email} is deleted already", kind="user", name=found.email)
-    if flags.json:
-        run.out.record({"user": of_user(found), "deleted": {name: getattr(gone, name) for name in _BELONGINGS}})
-        return
     parts = f"{count(gone.projects, 'project')} and {count(gone.memory_snapshots, 'version')}"
-    run.out.line(f"{plain(found.email)} is deleted, with {parts}")
+    run.out.result(
+        {"user": of_user(found), "deleted": fields_of(gone, _BELONGINGS)},
+        f"{plain(found.email)} is deleted, with {parts}",
+    )
 
 
-def _print(run: "Invocation", found: "User", verb: str) -> None:
-    from atlas_sdk.cli.json_output import of_user
-    from atlas_sdk.cli.output import plain
-
-    if run.flags.json:
-        run.out.record(of_user(found))
-        return
+def _print(run: Invocation, found: "User", verb: str) -> None:
     name = f" ({plain(found.name)})" if found.name else ""
-    run.out.line(f"{verb}: {plain(found.email)}{name}, plan {plain(found.plan)}, id {found.id}")
+    run.out.result(of_user(found), f"{verb}: {plain(found.email)}{name}, plan {plain(found.plan)}, id {found.id}")

@@ -2,29 +2,26 @@
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags, user_option
-
-__all__ = ["verify"]
+from atlas_sdk.cli.command import Command, user_option
+from atlas_sdk.cli.failures import NOT_PROTECTED
+from atlas_sdk.cli.invocation import Invocation, pass_run
+from atlas_sdk.cli.json_output import fields_of, of_broken
+from atlas_sdk.cli.output import count, size
+from atlas_sdk.text import printable
 
 
 @click.command(
     cls=Command, examples=("atlasctl verify", "atlasctl verify --json", "atlasctl verify --user ada@example.com")
 )
 @user_option
-@click.pass_obj
-def verify(flags: Flags, email: str | None) -> int:
+@pass_run
+def verify(run: Invocation, email: str | None) -> int:
     """Read back every version and hash it again.
 
     This covers all your projects, in whatever folder you are. A version that a checkpoint names is checked and counted
     once more for each such checkpoint. Exits with 6 if a version does not have its SHA-256, and with 3 if you have no
     projects.
     """
-    from atlas_sdk.cli.failures import NOT_PROTECTED
-    from atlas_sdk.cli.invocation import Invocation
-    from atlas_sdk.cli.output import count, size
-    from atlas_sdk.files import printable, to_text
-
-    run = Invocation(flags)
     with run.opened() as atlas:
         user = run.owner(atlas, email)
         found = atlas.memory.verify(user)
@@ -32,26 +29,14 @@ def verify(flags: Flags, email: str | None) -> int:
             # Without any version, "all intact" would be true, but could hide that this is the wrong database.
             raise run.no_projects(user)
     ratio = round(found.stored_bytes / found.content_bytes, 4) if found.content_bytes else None
-    if flags.json:
+    if run.out.json:
         run.out.record(
-            {
-                "ok": found.ok,
-                "versions": found.versions,
-                "contents": found.contents,
-                "unkept": found.unkept,
-                "content_bytes": found.content_bytes,
-                "stored_bytes": found.stored_bytes,
-                "ratio": ratio,
-                "broken": [
-                    {
-                        "path": to_text(one.path),
-                        "version": str(one.snapshot_id),
-                        "sha256": one.sha256,
-                        "problem": one.problem,
-                    }
-                    for one in found.broken
-                ],
-            }
+            fields_of(
+                found,
+                "ok versions contents unkept content_bytes stored_bytes ratio broken",
+                ratio=ratio,
+                broken=[of_broken(one) for one in found.broken],
+            )
         )
         return 0 if found.ok else NOT_PROTECTED
     intact = ", all intact" if found.ok else f", {count(len(found.broken), 'version')} broken"

@@ -2,14 +2,14 @@
 
 import click
 
-from atlas_sdk.cli.command import Command, Flags
-
-__all__ = ["watch"]
+from atlas_sdk import FileProblem
+from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 
 
 @click.command(cls=Command, examples=("atlasctl watch", "atlasctl watch --dsn postgresql://ada@db.example/atlas"))
-@click.pass_obj
-def watch(flags: Flags) -> int:
+@pass_run_anywhere
+def watch(run: Invocation) -> int:
     """Capture every change from now on, until interrupted.
 
     Watches all registered projects, also those registered later. Runs in the foreground and logs to stderr. ^C stops it
@@ -18,13 +18,11 @@ def watch(flags: Flags) -> int:
     """
     import logging
 
-    from atlas_sdk import FileProblem
-    from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
     from watcher.daemon import run as run_daemon
     from watcher.maintenance import RetentionPolicy
 
-    settings = Invocation(flags, of_project=False).settings
+    settings = run.settings
     log_to_stderr(logging.INFO, DAEMON_LAYOUT, dsn=settings.database_url)
     # The pool logs every failed attempt; the watcher logs the outage once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)

@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from attrs import evolve, frozen
 
@@ -13,6 +15,8 @@ from atlas_sdk.files.root import Root, hold
 from atlas_sdk.files.safe_open import Place, locate, opened
 
 __all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
+
+T = TypeVar("T")
 
 _BLOCK_BYTES = 2**20
 #: Atlas does not even hash a larger file, because an agent can create a sparse file of any size. No limit on kept files
@@ -104,13 +108,9 @@ def signature(root: Path | Root, path: str) -> Signature | None:
 
     Walks the path as `read_file` does, and raises the same errors.
     """
-    try:
-        with locate(root, path) as place:
-            found = os.lstat(place.name, dir_fd=place.folder)
-    except (FileNotFoundError, NotADirectoryError):
+    found = _look(root, path, lambda place: os.lstat(place.name, dir_fd=place.folder))
+    if found is None:
         return None
-    except OSError as exc:
-        raise problem("look at", path, exc) from exc
     if not stat.S_ISREG(found.st_mode):
         raise not_a_regular_file(path, found.st_mode)
     return Signature.of(found)
@@ -121,13 +121,7 @@ def entry(root: Path | Root, path: str) -> os.stat_result | None:
 
     Raises FileProblem, OutsideProject.
     """
-    try:
-        with locate(root, path, follow=False) as place:
-            return os.lstat(place.name, dir_fd=place.folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as exc:
-        raise problem("look at", path, exc) from exc
+    return _look(root, path, lambda place: os.lstat(place.name, dir_fd=place.folder), follow=False)
 
 
 def link_target(root: Path | Root, path: str) -> str | None:
@@ -135,9 +129,14 @@ def link_target(root: Path | Root, path: str) -> str | None:
 
     The target need not exist. Raises FileProblem, OutsideProject.
     """
+    return _look(root, path, lambda place: None if place.link is None else place.path)
+
+
+def _look(root: Path | Root, path: str, at: Callable[[Place], T], *, follow: bool = True) -> T | None:
+    """Walk to a path and look at it; return None when there is none."""
     try:
-        with locate(root, path) as place:
-            return None if place.link is None else place.path
+        with locate(root, path, follow=follow) as place:
+            return at(place)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:

@@ -30,19 +30,8 @@ MOST_DEPTH = 5
 #: The endings of files to import: prose and small data. A mention of source code only points to the code, and `.env`
 #: contains secrets.
 _TEXT = {
-    ".md",
-    ".markdown",
-    ".mdc",
-    ".mdx",
-    ".txt",
-    ".text",
-    ".rst",
-    ".adoc",
-    ".org",
-    ".json",
-    ".toml",
-    ".yaml",
-    ".yml",
+    *(".md", ".markdown", ".mdc", ".mdx", ".txt", ".text", ".rst", ".adoc", ".org"),
+    *(".json", ".toml", ".yaml", ".yml"),
 }
 #: The most files that a project imports; each becomes a tracked file.
 _MOST_FILES: Final = 500
@@ -50,7 +39,8 @@ _MOST_FILES: Final = 500
 #: spellings. A lookup takes about 15 µs.
 _MOST_NAMES_OF_A_FILE: Final = 2_000
 _MOST_NAMES: Final = 8_000
-#: The most bytes of text with an `@` to search, in one file and in a project; hostile text takes 0.3 s per MiB.
+#: The most bytes to search for imports, of one file and of all files of a project. Only files with an `@` count. The
+#: slowest text that an attacker can write takes 0.3 s per MiB.
 _MOST_TEXT_OF_A_FILE: Final = 2**20
 _MOST_TEXT: Final = 2 * 2**20
 #: The most bytes to read in search of an `@`. Each file counts as at least 16 KiB, because opening a file takes as long

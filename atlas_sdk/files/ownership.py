@@ -25,10 +25,10 @@ def keep_owner(descriptor: int, owner: os.stat_result) -> None:
 
 
 def folder_maker(modes: tuple[int, ...]) -> FolderMaker:
-    """Return a function that creates missing folders with these permission bits, outermost first.
+    """Return a function that creates one missing folder.
 
-    A folder without a given mode gets the default of the umask. A folder that root creates belongs to the owner of the
-    folder above it.
+    `modes` are the permission bits by depth, those of the outermost folder first. A folder without a given mode gets
+    the default of the umask. A folder that root creates belongs to the owner of the folder above it.
     """
 
     def make(folder: int, name: str, depth: int) -> None:

@@ -86,8 +86,7 @@ def not_a_regular_file(path: str, mode: int) -> FileProblem:
 def too_large(path: str, size: int, *, most: int) -> FileProblem:
     """Return the error for a file that is too large to be read."""
     return FileProblem(
-        f"{named(path)} has {size:,} bytes; Atlas reads at most {most:,}: make it smaller or exclude it",
-        path=path,
+        f"{named(path)} has {size:,} bytes; Atlas reads at most {most:,}: make it smaller or exclude it", path=path
     )
 
 

@@ -137,12 +137,7 @@ class _Walk:
 
 @contextmanager
 def locate(
-    root: Path | Root,
-    path: str,
-    *,
-    follow: bool = True,
-    make: FolderMaker | None = None,
-    as_link: str | None = None,
+    root: Path | Root, path: str, *, follow: bool = True, make: FolderMaker | None = None, as_link: str | None = None
 ) -> Iterator[Place]:
     """Walk to a path and keep its folder open.
 

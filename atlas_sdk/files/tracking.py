@@ -88,7 +88,7 @@ class Tracking:
         return cls(**read_settings(root))
 
     def wants(self, path: str) -> bool:
-        """Return True if a glob tracks a file with this path. The call does not know which files are imported."""
+        """Return True if a glob tracks a file with this path; False for an imported file that no glob matches."""
         return self._wanted.match(path) and not self._refuses(path)
 
     def kind(self, path: str) -> Kind:

@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import UUID, uuid5
 
-from atlas_sdk._plan import Script
+from attrs import define, evolve
+
+from atlas_sdk._plan import Plan, Script, context
 from atlas_sdk._script import RETRIED, retry_once, run_script, run_script_async
-from atlas_sdk.errors import DatabaseUnreachable, QuotaExceeded, TransactionConflict
+from atlas_sdk.errors import AlreadyExists, DatabaseUnreachable, InvalidInput, QuotaExceeded, TransactionConflict
 from atlas_sdk.guards.backend import AsyncQuotaRunner, Grant, QuotaRunner
 from atlas_sdk.guards.lease_manager import async_lease_manager, lease_manager
 from atlas_sdk.guards.options import GuardOptions
-from atlas_sdk.guards.outbox import Outbox, PendingSettlement
-from atlas_sdk.guards.reservation_request import ReservationRequest
+from atlas_sdk.guards.outbox import Outbox, PendingSettlement, may_have_reserved
 from atlas_sdk.guards.usage_record import Outcome
 from atlas_sdk.guards.waiting import WaitSchedule
 from atlas_sdk.model.quotas import Reservation, Settlement
@@ -36,6 +38,90 @@ _BATCH = 8
 _CLOSE_S = 10.0
 
 
+@define
+class _Request:
+    """A request for a reservation. All its tries have the same id, so that at most one reservation is made."""
+
+    user: User
+    options: GuardOptions
+    #: None for a call that does not wait.
+    wait: WaitSchedule | None
+    id: UUID | None = None
+    tries: int = 0
+    #: True once the call is in the queue of waiting calls.
+    is_queued: bool = False
+
+    @property
+    def is_keyed(self) -> bool:
+        """True if an earlier call may have made the reservation, so that this call must not release it."""
+        return self.options.get("idempotency_key") is not None
+
+    def plan(self) -> Plan[Reservation | Queued]:
+        """Reserve, or return the reservation of an earlier try. Raises AlreadyExists if that reservation has ended."""
+        self.tries += 1
+        if self.id is None:
+            key = self.options.get("idempotency_key")
+            self.id = (yield from context()).new_id() if key is None else uuid5(self.user.id, str(key))
+        held = yield from self._reserve(self.id)
+        if isinstance(held, Queued):
+            self.is_queued = True
+            return held
+        if held.state != "held":
+            raise _ended(self.id, f"is {held.state}")
+        # Without a key, only a second try of this same call can repeat the id, so do not report a repetition.
+        return held if self.is_keyed else evolve(held, repeated=False)
+
+    def _reserve(self, reservation_id: UUID) -> Plan[Reservation | Queued]:
+        try:
+            return (yield from self._try(reservation_id))
+        except InvalidInput as exc:
+            if exc.field != "reservation_id":
+                raise
+            if self.is_keyed:
+                raise _ended(reservation_id, "has expired or was released") from exc
+        # The answer to a first try was lost, and the reservation expired before the second. Correct its charge to 0.
+        yield from quotas.settle(self.user, reservation_id, tokens=0, cost=0)
+        self.id = (yield from context()).new_id()
+        return (yield from self._try(self.id))
+
+    def _try(self, reservation_id: UUID) -> Plan[Reservation | Queued]:
+        amounts: Any = {name: value for name, value in self.options.items() if name in _AMOUNTS}
+        if self.wait is None:
+            return (yield from quotas.reserve(self.user, **amounts, reservation_id=reservation_id))
+        left, waited = self.wait.ask()
+        return (
+            yield from quota_waits.take_turn(
+                self.user, **amounts, reservation_id=reservation_id, wait=left, waited=waited
+            )
+        )
+
+    def undo(self, problem: BaseException) -> PendingSettlement | None:
+        """Return what undoes a call that failed with this problem; None if it surely left nothing in the database."""
+        if self.id is None or isinstance(problem, QuotaExceeded):
+            return None
+        if not self.is_queued and not may_have_reserved(problem, tries=self.tries):
+            return None
+        if self.is_keyed:
+            # Another try may have made the reservation, so that this call must not release it.
+            return None if self.wait is None else evolve(self.release(), leaves=True)
+        # A release also ends a wait.
+        return self.release()
+
+    def release(self) -> PendingSettlement:
+        """Return the release of the reservation that this call may have made."""
+        assert self.id is not None  # noqa: S101  # a request without an id was never sent
+        return PendingSettlement(user=self.user, reservation_id=self.id, releases=True)
+
+
+#: Options that are arguments of `quotas.reserve`.
+_AMOUNTS = frozenset({"tokens", "min_tokens", "cost", "slots", "requests", "builds", "ttl", "holder", "meta"})
+
+
+def _ended(reservation_id: UUID, how: str) -> AlreadyExists:
+    message = f"the call with this idempotency key {how} already: use another key for another call"
+    return AlreadyExists(message, kind="reservation", name=str(reservation_id))
+
+
 class _Scripts:
     """Scripts that both backends run."""
 
@@ -43,7 +129,7 @@ class _Scripts:
         self._clock = clock
         self.outbox = Outbox(clock)
 
-    def _reserve(self, request: ReservationRequest) -> Script[Reservation | Queued]:
+    def _reserve(self, request: _Request) -> Script[Reservation | Queued]:
         return retry_once(request.plan, self._clock)
 
     def _extend(self, user: User, grant: Grant, tokens: int, cost: Money, ttl: timedelta | None) -> Script[Reservation]:
@@ -56,17 +142,6 @@ class _Scripts:
         )
 
 
-def _pending(user: User, grant: Grant, outcome: Outcome) -> PendingSettlement:
-    return PendingSettlement(
-        user=user,
-        reservation_id=grant.id,
-        releases=outcome.releases,
-        tokens=outcome.tokens,
-        cost=outcome.cost,
-        meta=outcome.meta,
-    )
-
-
 class DatabaseBackend(_Scripts):
     """A backend that reserves and settles every call in the database. A client has one."""
 
@@ -75,7 +150,7 @@ class DatabaseBackend(_Scripts):
         self._runner = runner
 
     def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> Reservation:
-        request = ReservationRequest(user, options, wait)
+        request = _Request(user, options, wait)
         try:
             answer = self._ask(user, lambda: run_script(self._runner, self._reserve(request)))
         except BaseException as problem:
@@ -84,7 +159,7 @@ class DatabaseBackend(_Scripts):
             raise
         return answer if isinstance(answer, Reservation) else self._wait(request, answer)
 
-    def _wait(self, request: ReservationRequest, answer: Reservation | Queued) -> Reservation:
+    def _wait(self, request: _Request, answer: Reservation | Queued) -> Reservation:
         """Wait for the turn of a call that is in the queue."""
         assert request.wait is not None  # noqa: S101  # else it would not be in the queue
         wakeups = self._runner.wakeups
@@ -105,7 +180,7 @@ class DatabaseBackend(_Scripts):
         return answer
 
     def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        settlement = run_script(self._runner, self.outbox.write(_pending(user, grant, outcome)))
+        settlement = run_script(self._runner, self.outbox.write(PendingSettlement.of(user, grant.id, outcome)))
         if settlement is not None and self.outbox:
             self.settle_pending(_BATCH)
         return settlement
@@ -149,7 +224,7 @@ class AsyncDatabaseBackend(_Scripts):
         self._tasks = Tasks()
 
     async def reserve(self, user: User, options: GuardOptions, wait: WaitSchedule | None = None) -> Reservation:
-        request = ReservationRequest(user, options, wait)
+        request = _Request(user, options, wait)
         # Run the request in a task. Otherwise, after a second cancellation, nothing would wait for the statement, which
         # could still reserve after the release.
         reserving = self._tasks.start(self._take(request))
@@ -160,7 +235,7 @@ class AsyncDatabaseBackend(_Scripts):
             self._tasks.start(self._abandon(request, reserving))
             raise
 
-    async def _take(self, request: ReservationRequest) -> Reservation:
+    async def _take(self, request: _Request) -> Reservation:
         try:
             answer = await self._ask(request.user, lambda: run_script_async(self._runner, self._reserve(request)))
             return answer if isinstance(answer, Reservation) else await self._wait(request, answer)
@@ -172,7 +247,7 @@ class AsyncDatabaseBackend(_Scripts):
                     await self.settle_pending(_BATCH)
             raise
 
-    async def _wait(self, request: ReservationRequest, answer: Reservation | Queued) -> Reservation:
+    async def _wait(self, request: _Request, answer: Reservation | Queued) -> Reservation:
         """Wait for the turn of a call that is in the queue."""
         assert request.wait is not None  # noqa: S101  # else it would not be in the queue
         wakeups = self._runner.wakeups
@@ -186,7 +261,7 @@ class AsyncDatabaseBackend(_Scripts):
                 answer = await self._ask(request.user, lambda: run_script_async(self._runner, self._reserve(request)))
         return answer
 
-    async def _abandon(self, request: ReservationRequest, reserving: "asyncio.Task[Reservation]") -> None:
+    async def _abandon(self, request: _Request, reserving: "asyncio.Task[Reservation]") -> None:
         """Wait for the statement of a cancelled call, then undo what it may have done."""
         await asyncio.wait([reserving])
         if reserving.cancelled():
@@ -200,7 +275,7 @@ class AsyncDatabaseBackend(_Scripts):
             await self._write(undo)
 
     async def settle(self, user: User, grant: Grant, outcome: Outcome) -> Settlement | None:
-        return await asyncio.shield(self._tasks.start(self._write(_pending(user, grant, outcome))))
+        return await asyncio.shield(self._tasks.start(self._write(PendingSettlement.of(user, grant.id, outcome))))
 
     async def _write(self, pending: PendingSettlement) -> Settlement | None:
         settlement = await run_script_async(self._runner, self.outbox.write(pending))

@@ -117,8 +117,8 @@ class _GuardState(Held[B, H]):
             raise InvalidInput("a function as user works in a decorator only: give a user here", field="user")
         return self._user
 
-    def _begin(self) -> tuple[User, float]:
-        """Start the entry; return the user who pays, and the time before the request."""
+    def _begin(self) -> tuple[User, float, WaitSchedule | None]:
+        """Start the entry; return the user who pays, the time before the request, and the wait."""
         user = self._payer
         if callable(self._options.get("idempotency_key")):
             message = "a function as idempotency_key works in a decorator only: give a key here"
@@ -127,7 +127,8 @@ class _GuardState(Held[B, H]):
             if self._phase != "new":
                 raise InvalidInput(f"this guard is {self._phase} already: create one for every call", field="guard")
             self._phase = "entering"
-        return user, 0.0 if self._liveness is None else self._liveness.clock()
+        asked_at = 0.0 if self._liveness is None else self._liveness.clock()
+        return user, asked_at, WaitSchedule(wait) if (wait := self._options.get("wait")) else None
 
     def _enter(self, grant: Grant, asked_at: float) -> None:
         if self._liveness is not None:
@@ -188,8 +189,7 @@ class Guard(_GuardState[QuotaBackend[Any], Heartbeat]):
         self._grant = self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
 
     def __enter__(self) -> Self:
-        user, asked_at = self._begin()
-        wait = WaitSchedule.of(self._options)
+        user, asked_at, wait = self._begin()
         try:
             grant = self._backend.reserve(user, self._options, wait)
         except BaseException:
@@ -249,8 +249,7 @@ class AsyncGuard(_GuardState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
         self._grant = await self._backend.extend(self._payer, grant, tokens=tokens, cost=cost, ttl=ttl)
 
     async def __aenter__(self) -> Self:
-        user, asked_at = self._begin()
-        wait = WaitSchedule.of(self._options)
+        user, asked_at, wait = self._begin()
         try:
             grant = await self._backend.reserve(user, self._options, wait)
         except BaseException:

@@ -24,6 +24,7 @@ from atlas_sdk.errors import (
     QuotaExceeded,
     TimedOut,
 )
+from atlas_sdk.guards.usage_record import Outcome
 from atlas_sdk.model.quotas import Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import quota_waits, quotas
@@ -74,6 +75,18 @@ class PendingSettlement:
     due: float = 0.0
     #: True while a thread or task writes it.
     in_flight: bool = False
+
+    @classmethod
+    def of(cls, user: User, reservation_id: UUID, outcome: Outcome) -> "PendingSettlement":
+        """Return the settlement that writes the outcome of a guard."""
+        return cls(
+            user=user,
+            reservation_id=reservation_id,
+            releases=outcome.releases,
+            tokens=outcome.tokens,
+            cost=outcome.cost,
+            meta=outcome.meta,
+        )
 
     def plan(self) -> Plan[Settlement]:
         """Write the settlement. Raises NotFound when there is no such reservation."""

@@ -57,10 +57,11 @@ class _SlotState(Held[B, H]):
         state = "new" if self._grant is None else f"fencing number {self._grant.epoch}"
         return f"<{type(self).__name__} for {self._user.email}, held by {self._options['holder']}; {state}>"
 
-    def _begin(self) -> float:
+    def _begin(self) -> tuple[float, WaitSchedule | None]:
         if self._used:
             raise InvalidInput("this slot is used already: create one for every container", field="slot")
-        return self._liveness.clock()
+        wait = self._options.get("wait")
+        return self._liveness.clock(), WaitSchedule(wait) if wait else None
 
     def _enter(self, grant: Grant, began: float) -> None:
         self._grant, self._process, self._used = grant, process.generation, True
@@ -79,8 +80,7 @@ class Slot(_SlotState[QuotaBackend[Any], Heartbeat]):
     """
 
     def __enter__(self) -> Self:
-        began = self._begin()
-        wait = WaitSchedule.of(self._options)
+        began, wait = self._begin()
         grant = self._backend.reserve(self._user, self._options, wait)
         self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = Heartbeat(self._backend, self._user, self._granted, self._liveness)
@@ -112,8 +112,7 @@ class AsyncSlot(_SlotState[AsyncQuotaBackend[Any], AsyncHeartbeat]):
     """
 
     async def __aenter__(self) -> Self:
-        began = self._begin()
-        wait = WaitSchedule.of(self._options)
+        began, wait = self._begin()
         grant = await self._backend.reserve(self._user, self._options, wait)
         self._enter(grant, began if wait is None else wait.asked_at)
         self._heartbeat = AsyncHeartbeat(self._backend, self._user, self._granted, self._liveness)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from atlas_sdk.guards.options import GuardOptions
 from atlas_sdk.ops.quota_waits import Queued
 
 __all__ = ["WaitSchedule"]
@@ -31,12 +30,6 @@ class WaitSchedule:
         self._pauses = 0
         #: The time before the last try.
         self.asked_at = self._began
-
-    @classmethod
-    def of(cls, options: GuardOptions) -> "WaitSchedule | None":
-        """Return the schedule for a guard with these options; None if it does not wait."""
-        wait = options.get("wait")
-        return cls(wait) if wait else None
 
     def ask(self) -> tuple[timedelta, timedelta | None]:
         """Note that the call asks now; return the time that it may still wait, and the time that it has waited.

@@ -3,18 +3,22 @@
 ::
 
     app.add_middleware(QuotaMiddleware, quotas=atlas.quotas, user=user_of)      # Starlette, FastAPI
+    middleware = [DefineMiddleware(QuotaMiddleware, quotas=atlas.quotas, user=user_of)]   # Litestar
     app = QuotaMiddleware(app, atlas.quotas, user=user_of, skip=("/health",))   # any other
+
+Add CORSMiddleware after this one. Starlette runs the last one first, so refusals get CORS headers too.
 """
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Protocol
+from uuid import UUID
 
-from atlas_sdk import InvalidInput, User
-from atlas_sdk.integrations.problems import REFUSALS, Refusal, answer, close_code, close_reason
+from atlas_sdk import AtlasError, InvalidInput, User
+from atlas_sdk.integrations.problems import REFUSALS, answer, close_code, close_reason
 
-__all__ = ["COUNTED", "QuotaMiddleware"]
+__all__ = ["COUNTED", "QuotaMiddleware", "counted_requests", "is_preflight"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,8 +27,20 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 UserResolver = Callable[[Scope], User | None] | Callable[[Scope], Awaitable[User | None]]
 
-#: The scope's key for the number of requests counted already, so that inner code does not count them again.
+#: The scope's key for the requests counted already, so that inner code does not count them again: see
+#: `counted_requests`.
 COUNTED = "atlas_sdk.requests_counted"
+
+
+def counted_requests(scope: Scope) -> dict[UUID, int]:
+    """Return how many requests were counted for this scope so far, by user id. Whoever counts more adds them."""
+    counted: dict[UUID, int] = scope.setdefault(COUNTED, {})
+    return counted
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Return True for OPTIONS, which only asks what is allowed. Browsers send it by themselves, without credentials."""
+    return scope.get("method") == "OPTIONS"
 
 
 class RemainingRequests(Protocol):
@@ -54,11 +70,16 @@ class QuotaMiddleware:
 
     `user` returns the user for a scope. Requests without a user (None) pass uncounted, so the application must refuse
     strangers. The middleware calls the `quotas` of a blocking client in a worker thread. `paths` and `skip` are
-    prefixes of paths, by whole segments; `skip` wins. `durable` is an option of `quotas.hit`: with False, the count
-    does not wait for the disk.
+    prefixes of paths, by whole segments; `skip` wins. They are relative to the wrapped application, as its routes are:
+    without the path of its mount, and without `root_path`. `durable` is an option of `quotas.hit`: with False, the
+    count does not wait for the disk.
 
-    If the application raises QuotaExceeded or DatabaseUnreachable before its response has started, the middleware sends
-    the same answers. Guards count requests too: give them `requests=0`, as `fastapi.quota` does by itself.
+    OPTIONS is never counted. Behind another QuotaMiddleware, this one counts only the requests of the user that are
+    missing: 4 of its 5, if the other one counted 1. Guards count requests too: give them `requests=0`, as
+    `fastapi.quota` does by itself.
+
+    The middleware answers every AtlasError of `user`. If the application raises QuotaExceeded or DatabaseUnreachable
+    before its response has started, the middleware answers these too.
     """
 
     def __init__(
@@ -88,8 +109,12 @@ class QuotaMiddleware:
             return
         connection = _Connection(scope, send)
         try:
-            if self._counts(scope["path"]):
+            if self._counts(scope):
                 connection.rate = await self._hit(scope)
+        except AtlasError as problem:
+            await connection.refuse(problem)
+            return
+        try:
             await self._app(scope, receive, connection.send)
         except REFUSALS as problem:
             if connection.started and scope["type"] == "http":
@@ -97,20 +122,36 @@ class QuotaMiddleware:
                 raise
             await connection.refuse(problem)
 
-    def _counts(self, path: str) -> bool:
-        return _within(path, self._paths) and not _within(path, self._skip)
+    def _counts(self, scope: Scope) -> bool:
+        path = _route_path(scope)
+        return not is_preflight(scope) and _within(path, self._paths) and not _within(path, self._skip)
 
     async def _hit(self, scope: Scope) -> RemainingRequests | None:
         found = self._user(scope)
         user = await found if inspect.isawaitable(found) else found
         if user is None:
             return None
+        counted = counted_requests(scope)
+        missing = self._requests - counted.get(user.id, 0)
+        if missing <= 0:
+            return None
         if inspect.iscoroutinefunction(self._quotas.hit):
-            rate: RemainingRequests = await self._quotas.hit(user, requests=self._requests, durable=self._durable)
+            rate: RemainingRequests = await self._quotas.hit(user, requests=missing, durable=self._durable)
         else:
-            rate = await asyncio.to_thread(self._quotas.hit, user, requests=self._requests, durable=self._durable)
-        scope[COUNTED] = scope.get(COUNTED, 0) + self._requests
+            rate = await asyncio.to_thread(self._quotas.hit, user, requests=missing, durable=self._durable)
+        counted[user.id] = self._requests
         return rate
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path that the routes of the wrapped application match, as Starlette's `get_route_path` does.
+
+    A server and a mount put their prefix into `root_path`, and leave it in `path` (ASGI 3). Litestar, and a proxy for
+    FastAPI(root_path=…), cut it off from `path`.
+    """
+    path: str = scope["path"]
+    rest = path.removeprefix(scope.get("root_path", ""))
+    return path if rest and not rest.startswith("/") else rest
 
 
 def _number(requests: object) -> int:
@@ -160,7 +201,7 @@ class _Connection:
             (b"ratelimit", f'"requests";r={self.rate.remaining}'.encode()),
         ]
 
-    async def refuse(self, problem: Refusal) -> None:
+    async def refuse(self, problem: AtlasError) -> None:
         """Send the answer to a refusal, in place of the application."""
         status, headers, body = answer(problem)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -26,10 +26,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from atlas_sdk import InvalidInput, User
+from atlas_sdk import AtlasError, InvalidInput, User
 from atlas_sdk.guards import AsyncGuard, GuardOptions
-from atlas_sdk.integrations.asgi import COUNTED
-from atlas_sdk.integrations.problems import PROBLEMS, answer, close_code, close_reason
+from atlas_sdk.integrations.asgi import counted_requests, is_preflight
+from atlas_sdk.integrations.problems import answer, close_code, close_reason
 
 __all__ = ["install", "quota"]
 
@@ -52,7 +52,8 @@ def quota(
     """Return a dependency that enters a guard for the request and gives it to the endpoint.
 
     `user` is a dependency that returns the User. The options are those of `quotas.guard`. `requests` defaults to 1, and
-    to 0 if QuotaMiddleware has counted the request already. The dependency raises a refusal before the endpoint runs:
+    to 0 for OPTIONS and if QuotaMiddleware or another such dependency has counted this request of the user already. If
+    nothing is left to reserve then, the guard is not entered. The dependency raises a refusal before the endpoint runs:
     see `install`. If FastAPI finds a request invalid, the guard releases everything but the count. `idempotency_key` is
     a function of the connection, because with a constant key all requests would count as one. Declare this dependency
     after those that may refuse a request, such as permissions: an error after the entry is a call of unknown outcome.
@@ -66,11 +67,23 @@ def quota(
         message = "quota() needs the quotas of an AsyncAtlas: a blocking one would stop the event loop"
         raise TypeError(message)
 
+    reserves = any(options.get(name) for name in ("tokens", "cost", "slots", "builds"))
+
     async def guard(connection: HTTPConnection, who: Any = Depends(user)) -> AsyncIterator[AsyncGuard]:  # noqa: B008  # FastAPI's way
-        asked: GuardOptions = {"requests": 0 if connection.scope.get(COUNTED) else 1, **options}
+        counted = counted_requests(connection.scope)
+        # `guard` below refuses an object that is not a user.
+        user_id: Any = getattr(who, "id", None)
+        is_free = user_id in counted or is_preflight(connection.scope)
+        asked: GuardOptions = {"requests": 0 if is_free else 1, **options}
         if callable(key):
             asked["idempotency_key"] = key(connection)
-        async with quotas.guard(who, **asked) as held:
+        held = quotas.guard(who, **asked)
+        if is_free and "requests" not in options and not reserves:
+            yield held
+            return
+        async with held:
+            if asked["requests"]:
+                counted[user_id] = counted.get(user_id, 0) + asked["requests"]
             try:
                 yield held
             except (RequestValidationError, WebSocketRequestValidationError):
@@ -82,17 +95,17 @@ def quota(
 
 
 def install(app: Starlette) -> None:
-    """Make a FastAPI or Starlette application answer the errors of this package with problem details (RFC 9457).
+    """Make a FastAPI or Starlette application answer every AtlasError with problem details (RFC 9457).
 
-    QuotaExceeded is 429 or 403, NotFound 404, AlreadyExists and IllegalTransition 409, InvalidInput 422, NotPermitted
-    403, AuthError 401, a lost database 503; other errors stay 500. It answers a websocket the same way if the server
-    can do so, and otherwise closes it: with 1013 (try again later) for a refusal or a lost database, with 1008 for
-    other errors.
+    The status is the error's `http_status`, such as 429 or 403 for QuotaExceeded, 404 for NotFound, 422 for
+    InvalidInput. From 500 up, the answer has no details, and the error goes to the log `atlas_sdk.integrations`. A
+    handler that the application adds for a class of errors takes precedence. A websocket gets the same answer if the
+    server can send one, and otherwise is closed: with 1013 (try again later) for QuotaExceeded and 503, with 1011 for
+    other statuses from 500 up, with 1008 for the rest. Errors of middleware do not get here. A
+    mounted application has handlers of its own: call `install` for it too.
     """
 
-    async def refuse(connection: Request | WebSocket, problem: Exception) -> Response | None:
-        if not isinstance(problem, PROBLEMS):
-            raise problem
+    async def refuse(connection: Request | WebSocket, problem: AtlasError) -> Response | None:
         status, headers, body = answer(problem)
         if isinstance(connection, WebSocket):
             accepted = connection.application_state is not WebSocketState.CONNECTING
@@ -101,5 +114,4 @@ def install(app: Starlette) -> None:
                 return None
         return Response(body, status, headers)
 
-    for kind in PROBLEMS:
-        app.add_exception_handler(kind, refuse)  # type: ignore[arg-type]  # for requests and websockets
+    app.add_exception_handler(AtlasError, refuse)  # type: ignore[arg-type]  # for requests and websockets

@@ -1,7 +1,8 @@
 """The usage that providers report, in one form.
 
 Providers use the same words for different things: Anthropic's `input_tokens` exclude tokens read from or written to the
-cache, OpenAI's `prompt_tokens` and `input_tokens` include them. Here the four parts never overlap, so they add up.
+cache, OpenAI's `prompt_tokens` and `input_tokens` include them. `TokenUsage` has input, output, cache reads and cache
+writes apart. No token is in two of them, so their sum is the total.
 """
 
 from collections.abc import Mapping

@@ -147,5 +147,5 @@ def _decode(data: bytes, base: bytes | None) -> bytes:
 def _broken(path: str, sha256: bytes) -> str:
     return (
         f"{path}: stored bytes of version {sha256.hex()[:12]} do not match their SHA-256; "
-        "run `atlasctl verify` to see what else is affected, and restore the database from a backup"
+        "`memory.verify` shows what else is affected; restore the database from a backup"
     )

@@ -22,6 +22,7 @@ MAINTENANCE_JOBS: Final = (
     "snapshots",
     "contents",
     "events",
+    "usage",
 )
 
 _OUTCOMES: Final = ("running", "done", "stopped", "failed")
@@ -34,7 +35,8 @@ class JobReport:
     name: str = field(validator=in_(MAINTENANCE_JOBS))
     #: Rows that the job read.
     examined: int = 0
-    #: Rows that the job deleted; for "periods" the closed periods, for "reservations" the ended reservations.
+    #: Rows that the job deleted; for "periods" the closed periods, for "reservations" the ended reservations, for
+    #: "usage" none.
     removed: int = 0
     #: Rows left to the next run: another session had locked them, or a transaction may still need the content.
     skipped: int = 0

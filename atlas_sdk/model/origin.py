@@ -26,7 +26,16 @@ def _ip(value: Address | None) -> str | None:
         raise InvalidInput(
             f"{quoted(value)} is not an IP address: give it without port and netmask", field="ip"
         ) from exc
-    return str(address).partition("%")[0]
+    # A socket for both versions shows the IPv4 address 10.0.0.1 as ::ffff:10.0.0.1.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address).partition("%")[0]
+
+
+def _ip_or_none(value: Address) -> str | None:
+    try:
+        return _ip(value)
+    except InvalidInput:
+        return None
 
 
 def _agent(value: str | None) -> str | None:
@@ -46,10 +55,14 @@ class Origin:
     #: Truncated to 1,024 characters.
     user_agent: str | None = field(default=None, converter=_agent)
 
-    def but(self, *, ip: Address | None = None, user_agent: str | None = None) -> "Origin":
-        """Return a copy of this origin with the given fields replaced; None leaves a field as it is."""
+    def but(self, *, ip: Address | None = None, user_agent: str | None = None, strict: bool = True) -> "Origin":
+        """Return a copy of this origin with the given fields replaced; None leaves a field as it is.
+
+        With `strict=False`, an `ip` that is not an IP address leaves the copy without one.
+        """
+        known = ip if ip is None or strict else _ip_or_none(ip)
         return evolve(
             self,
-            ip=self.ip if ip is None else ip,
+            ip=self.ip if ip is None else known,
             user_agent=self.user_agent if user_agent is None else user_agent,
         )

@@ -6,6 +6,8 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from atlas_sdk.text import digits
+
 __all__ = [
     "Forecast",
     "LimitCheck",
@@ -85,7 +87,9 @@ class Usage:
         ):
             if limit is not None and taken >= limit:
                 return LimitCheck(
-                    exceeded=True, dimension=dimension, reason=f"{dimension}: {taken} of {limit} are taken"
+                    exceeded=True,
+                    dimension=dimension,
+                    reason=f"{dimension}: {digits(taken)} of {digits(limit)} are taken",
                 )
         return LimitCheck(exceeded=False)
 

@@ -16,7 +16,7 @@ class User:
     """A tenant. Every other object belongs to a user."""
 
     id: UUID
-    #: Lower case; unique in the database.
+    #: In its stored form: see `users.create`. Unique in the database.
     email: str
     name: str = ""
     #: "free", "pro", "enterprise", or a plan of the platform's own.

@@ -10,7 +10,7 @@ from typing import Final
 
 from atlas_sdk._plan import Json
 from atlas_sdk.errors import InvalidInput
-from atlas_sdk.text import quoted
+from atlas_sdk.text import digits, quoted
 
 __all__ = [
     "COUNT_MAX",
@@ -87,7 +87,7 @@ def money(name: str, value: Money, maximum: int = _COST_MAX) -> Decimal:
         raise InvalidInput(f"{name} must be a number of dollars, not {quoted(value)}", field=name) from exc
     # Test for NaN first, because a comparison with NaN raises.
     if not amount.is_finite() or not 0 <= amount <= maximum:
-        raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {value}", field=name)
+        raise InvalidInput(f"{name} must be from 0 to {maximum} dollars, not {digits(value)}", field=name)
     return amount
 
 

@@ -98,6 +98,7 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
     """Lock the file, read its newest version and append. `known` is often the base of the newest version's delta."""
     project, state = new.project, new.state
     keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
+    yield from memory_usage.lock_memory_limit(project.user_id)
     while True:
         locked = yield from one_or_none(sql["lock"], _Locked, **keys)
         head = yield from _read_head(project, state.path)
@@ -173,7 +174,7 @@ class _Locked:
 class _Stamp:
     seq: int
     created_at: datetime
-    #: The depth in its chain of deltas, if this content was already stored; None for new content.
+    #: The depth of the content in its chain of deltas; None for a deletion, and if only the hash is stored.
     stored_depth: int | None = None
 
 

@@ -1,14 +1,16 @@
 """Sign in with a password, and set a new password."""
 
 import hashlib
+from datetime import datetime
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, atomic, execute, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import InvalidInput, NotFound
+from atlas_sdk.errors import NotFound
 from atlas_sdk.model.sessions import Session
 from atlas_sdk.model.users import NOBODY, Credentials, User
-from atlas_sdk.ops import events, passwords, sessions, users
+from atlas_sdk.ops import events, passwords, sessions
+from atlas_sdk.ops.emails import find_address
 
 __all__ = ["authenticate", "set_password"]
 
@@ -25,10 +27,7 @@ def authenticate(email: str, password: str) -> Plan[User | None]:
     "auth".
     """
     secret = passwords.presented(password)
-    try:
-        address = users.checked_email(email)
-    except InvalidInput:
-        address = None
+    address = find_address(email)
     found: Credentials | None = None
     if address is not None:
         found = yield from one_or_none(sql["credentials"], Credentials, email=address)
@@ -89,10 +88,16 @@ def set_password(user: User, password: str, *, keep: Session | None = None) -> P
     return (yield from _set_password(user, fresh, keep))
 
 
+def _at(*, at: datetime) -> datetime:
+    return at
+
+
 @atomic
 def _set_password(user: User, fresh: str, keep: Session | None) -> Plan[int]:
-    if not (yield from execute(sql["set_password"], user_id=user.id, password_hash=fresh)):
+    at = yield from one_or_none(sql["next_change"], _at, user_id=user.id)
+    if at is None:
         raise NotFound(f"no user has the id {user.id}", kind="user", name=str(user.id))
+    yield from execute(sql["set_password"], user_id=user.id, password_hash=fresh, at=at)
     ended = yield from sessions.end_all(user.id, keep=keep)
     yield from events.record("user.password_changed", user_id=user.id, meta={"sessions_revoked": ended})
     return ended

@@ -217,8 +217,8 @@ def get(user: User, build_id: UUID) -> Plan[Build]:
 def stats(project: Project, *, since: datetime | None = None) -> Plan[BuildStats]:
     """Return the number of builds of a project, their success rate and their run times. Raises InvalidInput.
 
-    With `since`, the call counts only the builds that were queued at that time or later. Use it for a project with many
-    builds, because the call's time grows with the number of builds that it counts.
+    The call counts the builds that were queued at the time `since` or later; by default, those of the last 30 days. Its
+    time grows with their number, about 50 ms for 100,000. `projects.health` counts all builds of a project.
     """
     keys = {"user_id": project.user_id, "project_id": project.id}
     return (yield from one(sql["stats"], BuildStats, since=moment("since", since), **keys))

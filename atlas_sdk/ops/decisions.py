@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -10,10 +11,9 @@ from attrs import evolve, frozen
 from atlas_sdk._plan import Plan, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import InvalidInput, QuotaExceeded
-from atlas_sdk.model.quotas import Reservation
 from atlas_sdk.model.users import User
 
-__all__ = ["Decision", "refusal"]
+__all__ = ["Decision", "amounts_asked", "refusal"]
 
 sql = statements("quotas")
 
@@ -60,18 +60,17 @@ class Decision:
             refusal=None,
         )
 
-    def reservation(self, user: User, reservation_id: UUID) -> Reservation:
-        """Return the reservation that the database granted."""
-        return Reservation(
-            id=reservation_id,
-            user_id=user.id,
-            tokens=self.tokens or 0,
-            cost=self.cost or Decimal(),
-            expires_at=self.expires_at,
-            epoch=self.epoch,
-            state=self.state,
-            repeated=self.repeated,
-        )
+
+def amounts_asked(parameters: Mapping[str, Any]) -> dict[str, int | Decimal]:
+    """Return the amounts that a reservation needs at least, by dimension."""
+    least = parameters["min_tokens"]
+    return {
+        "tokens": parameters["tokens"] if least is None else least,
+        "cost": parameters["cost"],
+        "containers": parameters["slots"],
+        "requests": parameters["requests"],
+        "builds": parameters["builds"],
+    }
 
 
 def _exactly(seconds: str) -> timedelta:

@@ -75,12 +75,11 @@ def log(
 
 
 def recent(user: User, *, project: Project | None = None, limit: int = 50) -> Plan[list[Event]]:
-    """Return the newest events of a user, or of one project, newest first."""
-    if limit < 1:
-        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
+    """Return the newest events of a user, or of one project, newest first. Raises InvalidInput."""
+    keys = {"user_id": user.id, "limit": page_size(limit)}
     if project is None:
-        return (yield from many(sql["recent"], Event, user_id=user.id, limit=limit))
-    return (yield from many(sql["recent_of_project"], Event, user_id=user.id, project_id=project.id, limit=limit))
+        return (yield from many(sql["recent"], Event, **keys))
+    return (yield from many(sql["recent_of_project"], Event, project_id=project.id, **keys))
 
 
 def search(

@@ -32,6 +32,6 @@ def check_can_act(found: Login, *, now: UUID | None, then: UUID) -> None:
         raise NotPermitted("this client acts for one user: call as_user of the client that it was made from")
     if not found.may_act_as_user:
         raise NotPermitted(
-            "this login may not act as the role atlas_app, or the role does not exist: run `atlasctl db init`, which "
-            "creates it or says what an administrator must run; then open the client again"
+            "this login may not act as the role atlas_app, or the role does not exist: grant it to the login, then "
+            "open the client again"
         )

@@ -1,5 +1,6 @@
 """Read and change the limits of plans and users, and add top-ups. Every change records an event."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ from atlas_sdk.model.quota_accounting import Usage
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, quota_accounting
 from atlas_sdk.ops.amounts import INTEGER_MAX, LIMIT_MAX, TOKENS_MAX, UNCHANGED, Money, Unchanged, count, money
+from atlas_sdk.ops.checks import bounded
 from atlas_sdk.text import quoted
 
 __all__ = [
@@ -33,19 +35,13 @@ sql = statements("limits")
 #: The number of users whose rows one statement locks.
 _BATCH = 200
 _NOBODY = UUID(int=0)
+#: The rule `plans_name_shape` of the database.
+_PLAN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: The longest lifetime of a top-up that expires.
 _GRANT_MAX = timedelta(days=36525)
 _COLUMNS = (
-    "tokens",
-    "cost",
-    "containers",
-    "requests",
-    "builds",
-    "memory",
-    "memory_hard",
-    "projects",
-    "sessions",
-    "previews",
+    *("tokens", "cost", "containers", "requests", "builds", "memory", "memory_hard"),
+    *("projects", "sessions", "previews"),
 )
 
 
@@ -94,7 +90,7 @@ def _parameters(named: Mapping[str, object]) -> dict[str, object]:
 
 def _told(named: Mapping[str, object]) -> dict[str, object]:
     """Return the limits for an event, with decimals as text, since JSON has no exact numbers."""
-    return {column: str(value) if isinstance(value, Decimal) else value for column, value in named.items()}
+    return {column: format(value, "f") if isinstance(value, Decimal) else value for column, value in named.items()}
 
 
 @atomic
@@ -152,11 +148,16 @@ def use_plan_limits(user: User) -> Plan[Usage]:
 def set_time_zone(user: User, time_zone: str) -> Plan[Usage]:
     """Set the time zone ("Europe/Berlin") in which a user's days and months begin. The current period keeps its end.
 
-    Raises NotFound, and InvalidInput for a zone that the server does not know.
+    Case does not matter. Raises NotFound, and InvalidInput for a name that the server's `pg_timezone_names` does not
+    have, such as "UTC+2".
     """
-    found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=time_zone)
+    zone = yield from scalar(sql["time_zone"], str, time_zone=bounded("time_zone", time_zone, 64))
+    if not zone:
+        message = f"{quoted(time_zone)} is not the name of a time zone: give one such as 'Europe/Berlin'"
+        raise InvalidInput(message, field="time_zone")
+    found = yield from execute(sql["set_time_zone"], user_id=user.id, time_zone=zone)
     if found:
-        yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": time_zone})
+        yield from events.record("quota.time_zone_changed", user_id=user.id, meta={"time_zone": zone})
     return (yield from quota_accounting.usage(user))
 
 
@@ -189,10 +190,13 @@ def add_plan(
     sessions: int | None = None,
     previews: int | None = None,
 ) -> Plan[Limits]:
-    """Create a plan; None is unlimited. Raises AlreadyExists.
+    """Create a plan; None is unlimited. Raises AlreadyExists, InvalidInput.
 
-    A name has up to 40 characters: a-z, 0-9, "_" and "-".
+    A name begins with a letter and has up to 40 characters: a-z, 0-9, "_" and "-".
     """
+    if not _PLAN.fullmatch(plan):
+        message = f"a plan's name must be a letter and up to 39 of a-z, 0-9, '_' and '-', not {quoted(plan)}"
+        raise InvalidInput(message, field="plan")
     named = _named(
         tokens=tokens,
         cost=cost,
@@ -300,7 +304,7 @@ def grant(
         reason=reason,
     )
     if is_new:
-        meta = {"grant": str(new_id), "tokens": tokens, "cost": str(dollars), "reason": reason}
+        meta = {"grant": str(new_id), "tokens": tokens, "cost": format(dollars, "f"), "reason": reason}
         yield from events.record("quota.granted", user_id=user.id, meta=meta)
     return next(one for one in (yield from grants(user)) if one.id == new_id)
 

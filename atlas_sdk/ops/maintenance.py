@@ -8,7 +8,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Json, Plan, Script, context, execute, many, scalar
+from atlas_sdk._plan import Json, Plan, Script, atomic, context, execute, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import (
     AtlasError,
@@ -19,7 +19,7 @@ from atlas_sdk.errors import (
     TransactionConflict,
 )
 from atlas_sdk.model.maintenance import MAINTENANCE_JOBS, JobReport, MaintenanceRun
-from atlas_sdk.ops import purges, retention
+from atlas_sdk.ops import isolation, purges, retention, usage
 from atlas_sdk.ops.batches import BATCH, Counted, JobOptions, Progress, record
 from atlas_sdk.ops.checks import page_size
 
@@ -55,7 +55,21 @@ def run(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Script[list[JobReport]]:
-    """Run these maintenance jobs, or all of them, for all users; return a report of each, in order."""
+    """Run these maintenance jobs, or all of them, for all users; return a report of each, in order.
+
+    Each job works in short transactions, at the same time as the traffic and as other runs. A job can be repeated at
+    any time, and logs one event at its end, "maintenance.<job>". A job that fails does not stop the others: its report
+    says why in `problem`.
+
+    `dry_run` counts the rows and deletes nothing. `keep_auto` is the time for which versions of kind "auto" are kept
+    (the newest version of each file always stays), `keep_stopped_previews` that for stopped previews, and `keep_events`
+    that for the audit trail; None means for ever. `batch` is about the number of rows in a transaction. `progress` is
+    called after each transaction (on asyncio in a thread); the run stops when it returns False.
+
+    Raises InvalidInput, NotPermitted for a login that does not see all rows, and DatabaseUnreachable when the database
+    goes away.
+    """
+    yield isolation.check_sees_all("maintenance")
     options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
     keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     wanted = _checked(jobs)
@@ -77,7 +91,13 @@ def run_if_due(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Script[list[JobReport] | None]:
-    """Run all jobs if they are due; return None if they are not."""
+    """Run all jobs if they are due; return None if they are not.
+
+    They are not due while a run is under way, within `every` after a run that ended well, and within `retry` after one
+    that failed. A `run` of all jobs counts too. Any number of processes may call this at once: only one of them runs
+    the jobs. The other options are those of `run`.
+    """
+    yield isolation.check_sees_all("maintenance")
     options = JobOptions.of(dry_run=False, batch=batch, progress=progress)
     keep = _Retention(auto=keep_auto, stopped_previews=keep_stopped_previews, events=keep_events)
     run_id = yield _begin_if_due(every, retry)
@@ -91,12 +111,14 @@ def _begin(*, whole: bool) -> Plan[UUID]:
     return run_id
 
 
+@atomic
 def _begin_if_due(every: timedelta, retry: timedelta) -> Plan[UUID | None]:
     ctx = yield from context()
     run_id = ctx.new_id()
     asked = {"id": run_id, "every": every, "retry": retry, "dead": _DEAD}
-    attribution = Json(ctx.attribution.to_json())
-    return run_id if (yield from scalar(sql["begin_if_due"], bool, attribution=attribution, **asked)) else None
+    yield from execute(sql["lock"])
+    begun = yield from execute(sql["begin_if_due"], attribution=Json(ctx.attribution.to_json()), **asked)
+    return run_id if begun else None
 
 
 def runs(*, limit: int = 10) -> Plan[list[MaintenanceRun]]:
@@ -189,6 +211,8 @@ def _job(name: str, keep: _Retention, options: JobOptions) -> Plan[JobReport] | 
         return purges.purge_sessions(dry_run=dry_run, batch=batch, progress=progress)
     if name == "claims":
         return purges.purge_claims(dry_run=dry_run, batch=batch, progress=progress)
+    if name == "usage":
+        return usage.sum_usage(dry_run=dry_run, batch=batch, progress=progress)
     if name == "contents":
         return retention.collect_contents(dry_run=dry_run, batch=batch, progress=progress)
     if name == "previews":

@@ -5,7 +5,7 @@ A limit is soft unless a platform makes it hard, because losing memory is worse 
 
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, atomic, execute, one_or_none
+from atlas_sdk._plan import Plan, atomic, execute, one, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import NotFound, QuotaExceeded
 from atlas_sdk.model.blobs import Blob
@@ -63,11 +63,12 @@ def lock_memory_limit(user_id: UUID) -> Plan[None]:
 
 def refuse(user_id: UUID, blob: Blob) -> Plan[None]:
     """Raise QuotaExceeded when a hard limit refuses this content."""
-    found = yield from one_or_none(sql["refusal"], MemoryUsage, user_id=user_id, sha256=blob.sha256, data=blob.data)
-    if found is not None:
-        raise QuotaExceeded(
-            dimension="memory_bytes",
-            asked=len(blob.data or b""),
-            remaining=found.remaining or 0,
-            limit=found.limit,
-        )
+    if (yield from scalar(sql["fits"], bool, user_id=user_id, sha256=blob.sha256, data=blob.data)):
+        return
+    found = yield from one(sql["usage"], MemoryUsage, user_id=user_id, always=True)
+    raise QuotaExceeded(
+        dimension="memory_bytes",
+        asked=len(blob.data or b""),
+        remaining=found.remaining or 0,
+        limit=found.limit,
+    )

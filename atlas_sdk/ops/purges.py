@@ -6,8 +6,8 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._plan import Plan, one, scalar
-from atlas_sdk._sql import statements
+from atlas_sdk._plan import Plan, atomic, execute, one, scalar
+from atlas_sdk._sql import Statement, statements
 from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.ops.batches import BATCH, LONG_AGO, BatchStep, Cursor, JobOptions, Progress, cutoff, drain, in_batches
 
@@ -153,9 +153,9 @@ class _Reclaimer:
         self._busy: list[UUID] = []
 
     def step(self, after: Cursor) -> Plan[BatchStep]:
-        """End reservations of some users of the current page, or first read the next page.
+        """End the expired reservations of some users of the current page; read the next page first if it is done.
 
-        An empty cursor means that there are no more pages.
+        An empty cursor means that this is the last page and some of its users still wait; None means the end.
         """
         examined = 0
         if not self._users and not self._busy:
@@ -218,7 +218,7 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
         page = yield from one(sql["claims"], _Claims, limit=options.batch, **after)
         freed = len(page.values)
         if page.values and not options.dry_run:
-            freed = yield from scalar(sql["free_claims"], int, kinds=page.kinds, values=page.values)
+            freed = yield from _free(sql["lock_claims"], sql["free_claims"], kinds=page.kinds, values=page.values)
         more = page.examined == options.batch
         return BatchStep(
             examined=page.examined,
@@ -231,7 +231,7 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
         page = yield from one(sql["ports"], _Ports, limit=options.batch, **after)
         freed = len(page.ports)
         if page.ports and not options.dry_run:
-            freed = yield from scalar(sql["free_ports"], int, machines=page.machines, ports=page.ports)
+            freed = yield from _free(sql["lock_ports"], sql["free_ports"], machines=page.machines, ports=page.ports)
         return BatchStep(
             examined=page.examined,
             removed=freed,
@@ -240,3 +240,13 @@ def purge_claims(*, dry_run: bool = False, batch: int = BATCH, progress: Progres
         )
 
     return (yield from in_batches("claims", step, {"value": "", "kind": ""}, options))
+
+
+@atomic
+def _free(lock: Statement, free: Statement, **found: object) -> Plan[int]:
+    """Lock the rows that nobody else has locked, and then delete those that are still lost; return how many.
+
+    Only a statement after the lock sees what was committed before it.
+    """
+    locked = yield from one(lock, dict[str, object], **found)
+    return (yield from execute(free, **locked))

@@ -17,6 +17,7 @@ from atlas_sdk.model.quota_accounting import (
 )
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import purges
+from atlas_sdk.ops.checks import page_size
 
 __all__ = ["check", "forecast", "history", "reservations", "reset_monthly", "usage", "verify"]
 
@@ -42,8 +43,8 @@ def reservations(user: User) -> Plan[list[OpenReservation]]:
 
 
 def history(user: User, *, limit: int = 24) -> Plan[list[QuotaPeriod]]:
-    """Return the months that have ended, newest first."""
-    return (yield from many(sql["history"], QuotaPeriod, user_id=user.id, limit=limit))
+    """Return the months that have ended, newest first. Raises InvalidInput."""
+    return (yield from many(sql["history"], QuotaPeriod, user_id=user.id, limit=page_size(limit)))
 
 
 def forecast(user: User) -> Plan[Forecast]:

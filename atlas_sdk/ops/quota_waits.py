@@ -14,9 +14,9 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.model.quotas import Reservation
 from atlas_sdk.model.users import User
-from atlas_sdk.ops.decisions import Decision, refusal
+from atlas_sdk.ops.decisions import Decision, amounts_asked, refusal
 from atlas_sdk.ops.notifications import channel_name
-from atlas_sdk.ops.quotas import amounts_asked, reservation_parameters
+from atlas_sdk.ops.quotas import reservation_of, reservation_parameters
 
 __all__ = ["Queued", "leave", "take_turn", "wakeup_channel"]
 
@@ -53,7 +53,7 @@ def take_turn(
     parameters = reservation_parameters(user, reservation_id=reservation_id, **amounts)
     decision = yield from one(sql["wait"], Decision, **parameters, wait=wait)
     if decision.granted:
-        return decision.reservation(user, reservation_id)
+        return reservation_of(user, reservation_id, decision)
     if decision.state == "queued" and decision.dimension in {None, "containers"}:
         return Queued(again_in=decision.lasts, refusal=None)
     problem = yield from refusal(user, reservation_id, decision, amounts_asked(parameters), waited=waited)

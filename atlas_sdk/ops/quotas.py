@@ -16,17 +16,17 @@ from atlas_sdk.errors import InvalidInput, NotFound
 from atlas_sdk.model.quotas import QuotaBlock, RequestRate, Reservation, Settlement
 from atlas_sdk.model.users import User
 from atlas_sdk.ops.amounts import TOKENS_MAX, Money, as_json, at_most, count, money, ttl_of
-from atlas_sdk.ops.decisions import Decision, refusal
+from atlas_sdk.ops.decisions import Decision, amounts_asked, refusal
 
 __all__ = [
     "add_tokens",
-    "amounts_asked",
     "charge",
     "extend",
     "hit",
     "lease_block",
     "progress",
     "release",
+    "reservation_of",
     "reservation_parameters",
     "reserve",
     "settle",
@@ -75,7 +75,7 @@ def reserve(
     statement = sql["reserve"] if ctx.tenant is None else sql["reserve_in_transaction"]
     decision = yield from one(statement, Decision, **parameters)
     if decision.granted:
-        return decision.reservation(user, parameters["reservation_id"])
+        return reservation_of(user, parameters["reservation_id"], decision)
     raise (yield from refusal(user, parameters["reservation_id"], decision, amounts_asked(parameters)))
 
 
@@ -114,16 +114,18 @@ def reservation_parameters(
     return parameters
 
 
-def amounts_asked(parameters: Mapping[str, Any]) -> dict[str, int | Decimal]:
-    """Return the amounts that a reservation needs at least, by dimension."""
-    least = parameters["min_tokens"]
-    return {
-        "tokens": parameters["tokens"] if least is None else least,
-        "cost": parameters["cost"],
-        "containers": parameters["slots"],
-        "requests": parameters["requests"],
-        "builds": parameters["builds"],
-    }
+def reservation_of(user: User, reservation_id: UUID, decision: Decision) -> Reservation:
+    """Return the reservation that the database granted."""
+    return Reservation(
+        id=reservation_id,
+        user_id=user.id,
+        tokens=decision.tokens or 0,
+        cost=decision.cost or Decimal(),
+        expires_at=decision.expires_at,
+        epoch=decision.epoch,
+        state=decision.state,
+        repeated=decision.repeated,
+    )
 
 
 def _known(settlement: Settlement, reservation_id: UUID) -> Settlement:
@@ -211,7 +213,7 @@ def extend(
         ttl=None if ttl is None else ttl_of(ttl),
     )
     if decision.granted:
-        return decision.reservation(user, reservation_id)
+        return reservation_of(user, reservation_id, decision)
     if decision.dimension is None:
         raise NotFound(
             f"reservation {reservation_id} is not held any more ({decision.state})",

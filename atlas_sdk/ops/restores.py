@@ -124,8 +124,9 @@ def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
             raise
         raise RestoreRefused(
             f"{failure}. Before that {len(written)} of {len(plan.changes)} files were written: "
-            f"`atlasctl {'undo` takes them back' if plan.of is None else plan.reason + '` goes on'}",
+            f"`memory.{'undo` takes them back' if plan.of is None else plan.reason + '` goes on'}",
             paths=tuple(step.path for step in plan.changes if step.path not in written),
+            followed_by="undo" if plan.of is None else plan.reason,
         ) from failure
     return done
 
@@ -340,6 +341,6 @@ def _apply(root: Root, step: RestoreStep, raw: bytes | None, present: FileState 
     if now is None or now.sha256.hex() != step.sha256:
         raise IntegrityFailure(
             f"{step.path} was written but does not read back as version {step.sha256}; its content before is in the "
-            "safety checkpoint (`atlasctl checkpoints`)",
+            "safety checkpoint of this restore",
             sha256=step.sha256 or "",
         )

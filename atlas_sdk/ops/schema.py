@@ -29,8 +29,8 @@ def _compare(applied: list[AppliedMigration]) -> list[Migration]:
         if (row.version, row.name, row.checksum) != (migration.version, migration.name, checksum(migration)):
             raise SchemaMismatch(
                 f"migration {row.version} ({row.name}) in the database is not the one of this AtlasEngine: "
-                "a changed or unreleased version made the schema; use that version for it, or set up another database "
-                "(atlasctl db init --dsn …); nothing was changed",
+                "a changed or unreleased version made the schema; use that version for it, or set up another "
+                "database; nothing was changed",
                 found=len(applied),
                 wanted=len(known),
             )
@@ -62,11 +62,12 @@ def check() -> Plan[None]:
     if missing:
         found = len(migrations()) - len(missing) or None
         what = "no AtlasEngine schema" if found is None else f"schema version {found}"
-        command = "init" if found is None else "migrate"
         raise SchemaMismatch(
-            f"the database has {what}, this AtlasEngine needs {len(migrations())}: run `atlasctl db {command}`",
+            f"the database has {what}, this AtlasEngine needs {len(migrations())}: the option migrate=True applies the "
+            "migrations, as the schema's owner",
             found=found,
             wanted=len(migrations()),
+            migratable=True,
         )
 
 

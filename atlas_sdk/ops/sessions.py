@@ -15,6 +15,7 @@ from atlas_sdk.model.sessions import IssuedSession, Session
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import events, isolation, purges, tokens, users
 from atlas_sdk.ops.batches import BATCH
+from atlas_sdk.ops.checks import page_size
 from atlas_sdk.signing_keys import SigningKeys
 
 __all__ = ["end_all", "issue", "list_active", "purge_expired", "revoke", "revoke_all", "touch", "verify"]
@@ -191,10 +192,8 @@ def end_all(user_id: UUID, *, keep: Session | None) -> Plan[int]:
 
 
 def list_active(user: User, *, limit: int = 100) -> Plan[list[Session]]:
-    """Return the sessions of a user that are valid now, newest first."""
-    if limit < 1:
-        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
-    return (yield from many(sql["list"], Session, user_id=user.id, limit=limit))
+    """Return the sessions of a user that are valid now, newest first. Raises InvalidInput."""
+    return (yield from many(sql["list"], Session, user_id=user.id, limit=page_size(limit)))
 
 
 def purge_expired(*, limit: int = 1000) -> Plan[int]:

@@ -7,17 +7,21 @@ from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Literal
 from uuid import UUID
 
+from attrs import frozen
+
 from atlas_sdk._plan import Plan, atomic, context, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput
+from atlas_sdk.model.maintenance import JobReport
 from atlas_sdk.model.projects import Project
 from atlas_sdk.model.usage import UsageEntry, UsageTotal
-from atlas_sdk.model.users import User
+from atlas_sdk.model.users import NOBODY, User
 from atlas_sdk.ops.amounts import Money
+from atlas_sdk.ops.batches import BATCH, BatchStep, Cursor, JobOptions, Progress, in_batches
 from atlas_sdk.ops.checks import json_map, moment
-from atlas_sdk.text import quoted
+from atlas_sdk.text import digits, quoted
 
-__all__ = ["By", "log", "totals"]
+__all__ = ["By", "log", "sum_usage", "totals"]
 
 sql = statements("usage")
 
@@ -32,8 +36,8 @@ _AMOUNT = (Decimal("1e-6"), Decimal("1e14"))
 _COST = (Decimal("1e-9"), Decimal("1e11"))
 #: A context with more digits than either column has.
 _EXACT = Context(prec=40, rounding=ROUND_HALF_UP, traps=[])
-#: The most characters of a number in a message.
-_SHOWN = 40
+#: The number of users whose sums one transaction brings forward.
+_USERS = 100
 
 
 def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
@@ -52,12 +56,7 @@ def _exact(name: str, value: Money, bounds: tuple[Decimal, Decimal]) -> Decimal:
         # Rounding may have reached the limit.
         if kept.copy_abs() < limit:
             return kept
-    raise InvalidInput(f"{name} must be less than {limit:f}, not {_shown(value)}", field=name)
-
-
-def _shown(value: Money) -> str:
-    text = format(Decimal(value), "E") if isinstance(value, int) else str(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    raise InvalidInput(f"{name} must be less than {limit:f}, not {digits(value)}", field=name)
 
 
 @atomic
@@ -85,7 +84,7 @@ def log(
         raise InvalidInput("the project belongs to another user", field="project")
     units, dollars = _exact("amount", amount, _AMOUNT), _exact("cost", cost, _COST)
     if kind == "tokens" and units != units.to_integral_value():
-        raise InvalidInput(f"amount must be a whole number of tokens, not {amount}", field="amount")
+        raise InvalidInput(f"amount must be a whole number of tokens, not {digits(amount)}", field="amount")
     keys = {"user_id": user.id, "usage_id": usage_id or (yield from context()).new_id()}
     row = {"project_id": None if project is None else project.id, "kind": kind, "amount": units, "cost": dollars}
     entry = yield from one_or_none(sql["log"], UsageEntry, **keys, **row, meta=json_map("meta", meta or {}))
@@ -104,12 +103,14 @@ def totals(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Plan[list[UsageTotal]]:
-    """Return sums over the ledger by day, kind, model and project, sorted in this order.
+    """Return sums over the ledger by day, kind, model and project, sorted in this order. Raises InvalidInput.
 
     `by` is one or more of these; kind is always among them. Days are those of the user's time zone; days without usage
     are left out. The range includes `since` but not `until`. Tokens include the charges of `quotas.usage` and logged
     entries. Charges of expired reservations and their corrections count too, so the sum of a day may be negative.
-    Raises InvalidInput.
+
+    The time grows with the number of entries in the range: 0.7 s for a million. The sum of everything by kind alone
+    reads only the entries of the last days, because maintenance keeps the sums of the older ones.
     """
     groups = {by} if isinstance(by, str) else set(by)
     if not groups <= _BY:
@@ -126,3 +127,23 @@ def totals(
             until=moment("until", until),
         )
     )
+
+
+@frozen(kw_only=True)
+class _SummedUp:
+    examined: int
+    at: UUID
+    finished: bool
+
+
+def sum_usage(*, dry_run: bool = False, batch: int = BATCH, progress: Progress | None = None) -> Plan[JobReport]:
+    """Add entries that are older than two days to the stored sums of all users, which `usage.totals` reads."""
+    options = JobOptions.of(dry_run=dry_run, batch=batch, progress=progress)
+
+    def step(after: Cursor) -> Plan[BatchStep]:
+        if options.dry_run:
+            return BatchStep(examined=0, removed=0, after=None)
+        done = yield from one(sql["sum_up"], _SummedUp, users=_USERS, limit=options.batch, **after)
+        return BatchStep(examined=done.examined, removed=0, after=None if done.finished else {"after": done.at})
+
+    return (yield from in_batches("usage", step, {"after": NOBODY}, options))

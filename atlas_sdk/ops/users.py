@@ -1,5 +1,6 @@
 """Create, find, change and delete users, the tenants of a database."""
 
+import unicodedata
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,6 +14,8 @@ from atlas_sdk.model.limits import Limits
 from atlas_sdk.model.users import User, UserDeletion
 from atlas_sdk.ops import events, passwords
 from atlas_sdk.ops.amounts import UNCHANGED, Unchanged
+from atlas_sdk.ops.checks import page_size
+from atlas_sdk.ops.emails import LOCAL_BYTES, find_address, normal_address
 from atlas_sdk.text import quoted
 
 __all__ = [
@@ -32,20 +35,8 @@ T = TypeVar("T")
 
 sql = statements("users")
 
-#: RFC 5321, section 4.5.3.1: 64 for the local part, 255 for the domain, and the "@".
-_EMAIL_LENGTH = 320
 #: The bound of the column. Check it here: the database's error would quote the whole row, with the password hash.
 _NAME_LENGTH = 200
-
-
-def checked_email(email: str) -> str:
-    """Return an e-mail address in lower case, as it is stored. Raises InvalidInput if it is not an address."""
-    tidy = email.strip().lower()
-    local_part, at, domain = tidy.rpartition("@")
-    has_odd_character = any(character.isspace() or not character.isprintable() for character in tidy)
-    if not (local_part and at and domain) or "@" in local_part or has_odd_character or len(tidy) > _EMAIL_LENGTH:
-        raise InvalidInput(f"{quoted(email)} is not an e-mail address", field="email")
-    return tidy
 
 
 def _checked_name(name: str) -> str:
@@ -71,13 +62,14 @@ def create(
 ) -> Plan[User]:
     """Create a user, with the limits of a plan: "free", "pro", "enterprise", or one of yours.
 
-    The address is stored in lower case and is unique in the database. Without `password` the user cannot sign in by
+    The address is unique in the database. It is stored in one form, however it is typed: in NFKC and lower case, and
+    its domain as in the DNS ("xn--…"). Without `password` the user cannot sign in by
     password. A password has at least 8 characters and at most 1,024 bytes after normalisation (NFKC), and is stored as
     an argon2id hash. `password_hash` is a hash from another system in the crypt format, stored unchanged; sign-ins work
     with argon2 hashes only. Raises AlreadyExists when the address is taken, InvalidInput, and MissingExtra when there
     is a password and the extra "auth" is not installed.
     """
-    address = checked_email(email)
+    address = normal_address(email)
     title = _checked_name(name)
     if password is not None and password_hash is not None:
         raise InvalidInput("give a password or a password_hash, not both", field="password")
@@ -142,8 +134,11 @@ def _login() -> Plan[str]:
 
 
 def _local_address(login: str) -> str:
-    name = "".join(character if character.isalnum() or character in "._-" else "-" for character in login)
-    return f"{name}@localhost".lower()
+    name = "".join(
+        character if character.isalnum() or character in "._-" else "-"
+        for character in unicodedata.normalize("NFKC", login)
+    )
+    return normal_address(f"{name.encode()[:LOCAL_BYTES].decode(errors='ignore')}@localhost")
 
 
 def get(user_id: UUID) -> Plan[User]:
@@ -152,8 +147,11 @@ def get(user_id: UUID) -> Plan[User]:
 
 
 def by_email(email: str) -> Plan[User | None]:
-    """Return the user with this address, or None; case does not matter."""
-    return (yield from one_or_none(sql["by_email"], User, email=email.strip().lower()))
+    """Return the user with this address, however it is typed (see `create`), or None.
+
+    Send mail to the `email` of the result, and not to the text that somebody typed.
+    """
+    return (yield from one_or_none(sql["by_email"], User, email=find_address(email)))
 
 
 def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]:
@@ -161,9 +159,7 @@ def list_all(*, after: User | None = None, limit: int = 100) -> Plan[list[User]]
 
     Pass the last user of a page as `after` to get the next page of `limit` users.
     """
-    if limit < 1:
-        raise InvalidInput(f"limit must be at least 1, not {limit}", field="limit")
-    return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=limit))
+    return (yield from many(sql["list"], User, after=None if after is None else after.id, limit=page_size(limit)))
 
 
 @atomic

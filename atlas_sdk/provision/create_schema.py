@@ -12,12 +12,12 @@ from atlas_sdk.ops import schema
 from atlas_sdk.provision.address import MAINTENANCE
 from atlas_sdk.provision.closing import close
 from atlas_sdk.provision.examine_isolation import function_troubles
-from atlas_sdk.provision.findings import some
 from atlas_sdk.provision.inventory import REMADE, Thing, expected, take, verify
 from atlas_sdk.provision.migration_text import creating
 from atlas_sdk.provision.roles import APP, OWNER, may_become
 from atlas_sdk.provision.session import LOCK_TIMEOUT, AdminLogin, migrate_as, open_session
 from atlas_sdk.provision.steps import AdminCommand, Job
+from atlas_sdk.text import some
 
 __all__ = ["fill", "is_ancestor", "is_unused", "renew_grants"]
 
@@ -50,7 +50,8 @@ def fill(job: Job, stack: ExitStack, target: AdminSession, login: AdminLogin) ->
     except SchemaMismatch as mismatch:
         found = mismatch.found
         if found is not None and not _is_half_made(target, found, place["owner"]):
-            job.note("schema", "failed", str(mismatch))
+            hint = "; run: atlasctl db migrate" if mismatch.migratable else ""
+            job.note("schema", "failed", f"{mismatch}{hint}")
             return found, ()
     except NotPermitted:
         grant = target.value(sql["write_grant_role"], role=place["owner"], member=login.name)
@@ -78,7 +79,7 @@ def _is_half_made(target: AdminSession, found: int, owner: str) -> bool:
 
 
 def is_ancestor(applied: list[AppliedMigration]) -> bool:
-    """Return whether the first migrations of this package, or all of them, made the schema."""
+    """Return whether the applied migrations are this package's, from its first one on, with the same checksums."""
     return all(row.checksum == schema.checksum(known) for row, known in zip(applied, migrations(), strict=False))
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
-from atlas_sdk.provision.findings import Finding, fine, problem, some
+from atlas_sdk.provision.findings import Finding, fine, problem
 from atlas_sdk.provision.inventory import expected
 from atlas_sdk.provision.roles import APP, OWNER
 from atlas_sdk.provision.session import AdminLogin
+from atlas_sdk.text import some
 
 __all__ = ["examine_database", "function_grants"]
 

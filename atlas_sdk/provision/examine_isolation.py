@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from atlas_sdk._drive.admin import AdminSession, quoted_name
 from atlas_sdk._sql import statements
-from atlas_sdk.provision.findings import Finding, fine, problem, some
+from atlas_sdk.provision.findings import Finding, fine, problem
 from atlas_sdk.provision.inventory import Inventory, expected
 from atlas_sdk.provision.roles import APP, OWNER
+from atlas_sdk.text import some
 
 __all__ = ["examine_isolation", "excess", "function_troubles"]
 

@@ -9,10 +9,11 @@ from atlas_sdk.model.schema import AppliedMigration
 from atlas_sdk.ops import schema
 from atlas_sdk.provision.examine_database import examine_database, function_grants
 from atlas_sdk.provision.examine_isolation import examine_isolation, excess
-from atlas_sdk.provision.findings import Finding, fine, problem, skipped, some
+from atlas_sdk.provision.findings import Finding, fine, problem, skipped
 from atlas_sdk.provision.inventory import REMADE, Inventory, Thing, expected, take
 from atlas_sdk.provision.roles import APP, OWNER, may_become
 from atlas_sdk.provision.session import AdminLogin
+from atlas_sdk.text import some
 
 __all__ = ["examine_schema"]
 

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import statements
-from atlas_sdk.provision.findings import Finding, fine, problem, some
+from atlas_sdk.provision.findings import Finding, fine, problem
 from atlas_sdk.provision.session import AdminLogin
 from atlas_sdk.provision.setup import OLDEST_SERVER
+from atlas_sdk.text import some
 
 __all__ = ["examine_server", "examine_tables"]
 

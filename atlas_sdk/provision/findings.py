@@ -1,13 +1,8 @@
 """The findings of an examination."""
 
-from typing import Final
-
 from attrs import frozen
 
-__all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "some", "unknown", "warning"]
-
-#: The most names in one sentence, which gives only the number of the others.
-_NAMED: Final = 5
+__all__ = ["Diagnosis", "Finding", "fine", "problem", "skipped", "unknown", "warning"]
 
 
 @frozen(kw_only=True)
@@ -65,9 +60,3 @@ def unknown(name: str, detail: str, *fix: str) -> Finding:
 def skipped(name: str, because: str) -> Finding:
     """Return the finding for a check that was skipped because of an earlier problem."""
     return Finding(name=name, verdict="skipped", detail=because)
-
-
-def some(names: list[str]) -> str:
-    """Return the first few names and the number of the others."""
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -17,6 +17,7 @@ from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import sql_root, statements
 from atlas_sdk.provision.roles import APP
 from atlas_sdk.provision.steps import Job
+from atlas_sdk.text import some
 
 __all__ = ["FILE", "REMADE", "Catalogue", "Found", "Inventory", "Thing", "expected", "take", "verify"]
 
@@ -33,7 +34,6 @@ _KINDS: Final = {
     "index": "indexes",
     "policy": "policies",
 }
-_SHOWN: Final = 3
 
 
 @frozen
@@ -148,5 +148,4 @@ def verify(job: Job, session: AdminSession, schema: str) -> None:
         if not wrong:
             job.note(plural, "done", f"all {len(expected().of(kind))}")
             continue
-        named = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-        job.note(plural, "failed", f"missing or out of order: {named}; atlasctl db doctor tells how to mend it")
+        job.note(plural, "failed", f"missing or out of order: {some(wrong)}; atlasctl db doctor tells how to mend it")

@@ -22,7 +22,7 @@ sql = statements("provision")
 OWNER: Final = "atlas_owner"
 #: The role that `atlas.as_user` acts as: row-level security applies to it.
 APP: Final = "atlas_app"
-#: The length of a generated password: that of the hash that protects it. Nobody has to remember the password.
+#: The random bytes of a generated password, as many as SHA-256 has. Nobody has to remember the password.
 _PASSWORD_BYTES: Final = 32
 
 

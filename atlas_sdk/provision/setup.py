@@ -79,9 +79,15 @@ def _connect(stack: ExitStack, address: Address) -> tuple[AdminSession, bool]:
         except DatabaseUnreachable:
             raise _unreachable(address, refusal) from refusal
         found = None if address.database is None else server.row(sql["database"], name=address.database)
-        if address.database is None or (found is not None and found["may_connect"]):
+        if address.database is None:
             raise _unreachable(address, refusal) from refusal
-        return server, False
+        if found is None or not found["may_connect"]:
+            return server, False
+    # Somebody may have created it since.
+    try:
+        return stack.enter_context(open_session(address.dsn)), True
+    except DatabaseUnreachable as refusal:
+        raise _unreachable(address, refusal) from refusal
 
 
 def _unreachable(address: Address, refusal: DatabaseUnreachable) -> DatabaseUnreachable:

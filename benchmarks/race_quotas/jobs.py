@@ -7,19 +7,9 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from atlas_sdk import (
-    Atlas,
-    DatabaseUnreachable,
-    NotFound,
-    QuotaExceeded,
-    SlotLost,
-    TransactionConflict,
-    User,
-)
+from atlas_sdk import Atlas, DatabaseUnreachable, NotFound, QuotaExceeded, SlotLost, TransactionConflict, User
 from atlas_sdk.guards import Guard, GuardOptions, Lease
 from benchmarks.race_quotas.journal import Journal, Outcome, Paid, Stay, nano
-
-__all__ = ["LONGEST_TTL", "Jobs"]
 
 LONGEST_TTL = timedelta(seconds=4)
 #: Numbers per hundred jobs.

@@ -10,8 +10,6 @@ from uuid import UUID
 
 from attrs import astuple, frozen
 
-__all__ = ["Grant", "Journal", "Outcome", "Paid", "Stay", "entries", "nano"]
-
 
 def nano(cost: Decimal | int) -> int:
     """Return dollars as an integer of billionths, which JSON keeps exactly."""

@@ -13,8 +13,6 @@ import psycopg
 from atlas_sdk import Atlas, AtlasError, DatabaseUnreachable, TransactionConflict, User
 from benchmarks.race_quotas.watch import Row, Watch, dimensions
 
-__all__ = ["ROOM", "filled_up", "new_user"]
-
 #: The limits of a new user, and the amounts added when a limit is reached.
 ROOM: dict[str, Any] = {"tokens": 60_000, "cost": Decimal("0.30"), "requests": 600, "builds": 10}
 _SLOTS = 3

@@ -9,8 +9,6 @@ import psycopg
 
 from benchmarks.race_quotas.worker import Told
 
-__all__ = ["TABLE", "naive"]
-
 TABLE = """
 CREATE TABLE naive_quotas (
     user_id uuid PRIMARY KEY,

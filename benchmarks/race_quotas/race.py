@@ -27,8 +27,6 @@ from benchmarks.race_quotas.verdict import Evidence, judge
 from benchmarks.race_quotas.watch import Watch
 from benchmarks.race_quotas.worker import work
 
-__all__ = ["Report", "Settings", "race"]
-
 USERS = 5
 _TICK_S = 0.02
 #: The largest share of the run's time that verifications may take.

@@ -2,8 +2,6 @@
 
 import psycopg
 
-__all__ = ["SABOTAGES", "sabotage"]
-
 #: Bugs by name: functions, texts in them, and the replacements of the texts.
 SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
     # Reservations of others do not count.
@@ -46,7 +44,7 @@ SABOTAGES: dict[str, list[tuple[str, str, str]]] = {
             "s.tokens := hold.tokens",
         )
     ],
-    "reclaim": [("quota_reclaim", "u.tokens_held - s.tokens", "u.tokens_held")],
+    "reclaim": [("quota_reclaim", "q.tokens_held - hold.tokens", "q.tokens_held")],
     "epoch": [("quota_reserve", "epoch = u.epoch + 1", "epoch = u.epoch + (random() > 0.05)::integer")],
 }
 

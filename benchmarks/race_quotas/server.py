@@ -13,8 +13,6 @@ from atlas_sdk._embedded import EmbeddedServer
 from atlas_sdk._embedded.locks import polling
 from benchmarks.bench import remove_home
 
-__all__ = ["CRASHES", "CrashingServer", "crashing_server"]
-
 #: "immediate" is PostgreSQL's word for a shutdown without a checkpoint. "kill" kills the postmaster, and the other
 #: processes must notice that by themselves.
 CRASHES = {"immediate": signal.SIGQUIT, "kill": signal.SIGKILL}

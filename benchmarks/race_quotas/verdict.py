@@ -12,8 +12,6 @@ from atlas_sdk import Atlas, User
 from benchmarks.race_quotas.journal import Entry, Grant, Outcome, Paid, Stay, entries, nano
 from benchmarks.race_quotas.watch import Row, Watch, problems
 
-__all__ = ["Evidence", "broken_fences", "judge", "miscounted", "overlaps"]
-
 _LEDGER = """
 SELECT reservation_id::text, sum(amount) FILTER (WHERE kind IN ('tokens', 'expired'))::bigint, sum(cost),
        max(granted_tokens), max(granted_cost), bool_or(kind = 'tokens')

@@ -10,8 +10,6 @@ import psycopg
 from attrs import define, field
 from psycopg.rows import dict_row
 
-__all__ = ["Row", "Watch", "dimensions", "problems"]
-
 _LOOK = """
 SELECT user_id, tokens_used, tokens_held, tokens_limit, cost_used, cost_held, cost_limit, containers_used,
        containers_limit, requests_used, requests_held, requests_limit, builds_used, builds_limit,

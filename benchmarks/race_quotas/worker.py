@@ -13,8 +13,6 @@ from atlas_sdk import Atlas, DatabaseUnreachable, User
 from benchmarks.race_quotas.jobs import Jobs
 from benchmarks.race_quotas.journal import Journal
 
-__all__ = ["Told", "work"]
-
 #: Seconds in which a worker must connect. A crashed server starts again after a moment, and replays its log.
 _DOWN_S = 30.0
 _NICE = 5

@@ -1,12 +1,14 @@
 -- Accounts: users and plans, unique names, sessions, and the audit trail.
 --
--- Rules of the whole schema, which runs on PostgreSQL 15 to 18. The rules make it fit for Citus, but it is not tested
--- there: a cluster needs one more file, which distributes the tables, and some statements are known to fail on it.
---   * user_id leads every primary key, unique constraint and foreign key. A cluster is sharded by it, and it separates
---     tenants: a row cannot point at another tenant's row. `users` is its own tenant, so its key is id.
---   * Row-level security fails closed: no row is visible without atlas.user_id in the transaction. The owner of the
---     tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
---   * Clients make the ids, which are uuid v7; gen_random_uuid() is there for people in psql.
+-- Rules of the whole schema, which runs on PostgreSQL 15 to 18. They also prepare it for Citus, where no test runs it: a
+-- cluster would need one more file, which distributes the tables.
+--   * user_id leads every primary key, unique constraint and foreign key, so a row cannot point at another tenant's row,
+--     and a cluster can be sharded by it. Exceptions: `users` is its own tenant, so its key is id; the keys of claims
+--     and preview_ports are the names that are unique across tenants; plans and schema_version have no user.
+--   * Row-level security fails closed: no row of a user is visible without atlas.user_id in the transaction. The owner
+--     of the tables bypasses it (no FORCE): migrations, maintenance and the referential triggers run as the owner.
+--   * Clients make the ids, which are uuid v7; gen_random_uuid() serves people in psql, and entries of the ledger that
+--     the database adds.
 --   * Money is numeric(20,9) US dollars. Every CHECK on numeric refuses NaN explicitly, because NaN compares as greater
 --     than any number and so passes ">= 0".
 --   * Lengths of big texts count bytes: octet_length() reads the header of a TOASTed value, char_length() fetches all
@@ -47,6 +49,21 @@ LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := now();
     RETURN NEW;
+END
+$$;
+
+-- Return a text in lower case. COLLATE "C" knows ASCII only, so other texts take a collation that knows Unicode, of which
+-- each server from 17 on and each one with ICU has one.
+CREATE FUNCTION lower_unicode(p_text text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    folded text := lower(p_text COLLATE "C");
+BEGIN
+    IF octet_length(p_text) > char_length(p_text) THEN
+        EXECUTE (SELECT format('SELECT lower($1 COLLATE pg_catalog.%I)', max(c.collname)) FROM pg_catalog.pg_collation AS c
+                 WHERE c.collname IN ('default', 'pg_c_utf8', 'und-x-icu')) INTO folded USING p_text;
+    END IF;
+    RETURN folded;
 END
 $$;
 
@@ -150,15 +167,19 @@ CREATE TABLE users (
     CONSTRAINT users_id_not_nil CHECK (id <> '00000000-0000-0000-0000-000000000000'),
     -- 320 is 64 of the local part, the @, and 255 of the domain (RFC 3696).
     CONSTRAINT users_email_shape CHECK (email ~ '^[^@[:space:]]+@[^@[:space:]]+$' AND char_length(email) <= 320),
-    -- COLLATE "C" lower-cases ASCII only, so a row that one server accepts every server accepts.
-    CONSTRAINT users_email_lower CHECK (email = lower(email COLLATE "C")),
+    -- The form in which the SDK stores an address (atlas_sdk/ops/emails.py), so that SQL of others cannot store a second
+    -- one. A domain with other characters is written as in the DNS, "xn--…".
+    CONSTRAINT users_email_form CHECK (
+        email = lower_unicode(email) AND email IS NFKC NORMALIZED
+        AND octet_length(split_part(email, '@', 2)) = char_length(split_part(email, '@', 2))
+    ),
     CONSTRAINT users_password_hash_length CHECK (char_length(password_hash) BETWEEN 1 AND 1024),
     CONSTRAINT users_name_length CHECK (char_length(name) <= 200),
     CONSTRAINT users_plan_known FOREIGN KEY (plan) REFERENCES plans (name)
 );
 COMMENT ON TABLE users IS 'The accounts. Deleting a row deletes everything of the user but the audit trail.';
 COMMENT ON COLUMN users.id IS 'uuid v7, made by the client.';
-COMMENT ON COLUMN users.email IS 'In lower case; unique by its row in claims.';
+COMMENT ON COLUMN users.email IS 'In NFKC and lower case, the domain as in the DNS; unique by its row in claims.';
 COMMENT ON COLUMN users.password_hash IS 'Argon2; NULL: no sign-in by password, as with the local user of a laptop.';
 COMMENT ON COLUMN users.password_changed_at IS 'When the password was chosen; a renewed hash leaves it alone. NULL: never.';
 COMMENT ON COLUMN users.name IS 'The name to show.';
@@ -261,33 +282,6 @@ COMMENT ON COLUMN sessions.last_seen_at IS 'When the session was used last; writ
 CREATE TRIGGER sessions_refuse_over_limit AFTER INSERT ON sessions REFERENCING NEW TABLE AS added
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_over_limit('sessions', 'is_active AND expires_at > clock_timestamp()');
 
--- A session only ever ends: a revoked one stays revoked, none lives longer than its token says, and none changes its
--- token or its owner. So an application that writes to this table by mistake cannot let anybody back in. SQLSTATE 23T01
--- is that of refuse_illegal_transition.
-CREATE FUNCTION refuse_session_return() RETURNS trigger
-LANGUAGE plpgsql AS $$
-DECLARE
-    became constant text := CASE
-        WHEN NEW.is_active AND NOT OLD.is_active THEN 'active'
-        WHEN NEW.expires_at > OLD.expires_at THEN 'longer'
-        ELSE 'another'
-    END;
-    was constant text := CASE WHEN OLD.is_active THEN 'active' ELSE 'revoked' END;
-BEGIN
-    RAISE EXCEPTION 'the session % is %: it cannot become %', OLD.id, was, became
-    USING ERRCODE = '23T01',
-          DETAIL = jsonb_build_object('kind', 'session', 'id', OLD.id, 'from', was, 'to', became)::text;
-END
-$$;
-
--- The condition stands here: `last_seen_at` moves with the traffic, and then no function is called.
-CREATE TRIGGER sessions_refuse_return BEFORE UPDATE ON sessions
-FOR EACH ROW WHEN (
-    (NEW.is_active AND NOT OLD.is_active) OR NEW.expires_at > OLD.expires_at OR NEW.token_hash <> OLD.token_hash
-    OR NEW.user_id <> OLD.user_id OR NEW.id <> OLD.id
-)
-EXECUTE FUNCTION refuse_session_return();
-
 -- Maintenance deletes the expired sessions of all users.
 CREATE INDEX idx_sessions_expires ON sessions (expires_at);
 
@@ -323,15 +317,12 @@ CREATE INDEX idx_events_project ON events (user_id, project_id, created_at DESC,
 -- Maintenance deletes the old events of all users.
 CREATE INDEX idx_events_created ON events (created_at);
 
+-- The policies of the other tables are in 0012_administration.sql.
 ALTER TABLE plans ENABLE ROW LEVEL SECURITY;
 ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE claims ENABLE ROW LEVEL SECURITY;
-ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
-ALTER TABLE events ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON plans FOR SELECT USING (true);
 CREATE POLICY tenant ON users USING (id = current_tenant());
-CREATE POLICY tenant ON sessions USING (user_id = current_tenant());
-CREATE POLICY tenant ON events USING (user_id = current_tenant());
 -- A tenant sees its own claims only, yet it cannot take a foreign one: ON CONFLICT asks the unique index, which no
 -- policy filters. A tenant can find out that a name is taken, and not by whom. An address belongs to whoever signed up
 -- with it: no tenant takes or frees one. To lock the claim of its own host, a tenant needs the right to change it.

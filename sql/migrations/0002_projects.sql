@@ -109,8 +109,9 @@ COMMENT ON COLUMN builds.resource_usage IS 'What it used, as a JSON object.';
 COMMENT ON COLUMN builds.created_at IS 'When it was queued.';
 COMMENT ON COLUMN builds.log_bytes IS 'Bytes that were ever appended to the log.';
 
--- The newest build of a project, for project_health.
-CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC, id DESC) INCLUDE (status);
+-- The newest build of a project, for project_health, and the statistics of its last builds.
+CREATE INDEX idx_builds_project ON builds (user_id, project_id, created_at DESC, id DESC)
+    INCLUDE (status, started_at, finished_at);
 -- The counts of project_health.
 CREATE INDEX idx_builds_status ON builds (user_id, project_id, status);
 -- The counts of the last day and week in user_usage_summary.
@@ -217,14 +218,3 @@ CREATE TABLE preview_ports (
 );
 COMMENT ON TABLE preview_ports IS 'Which live preview has which port of a machine.';
 CREATE INDEX idx_preview_ports_preview ON preview_ports (user_id, preview_id);
-
-ALTER TABLE projects ENABLE ROW LEVEL SECURITY;
-ALTER TABLE builds ENABLE ROW LEVEL SECURITY;
-ALTER TABLE build_logs ENABLE ROW LEVEL SECURITY;
-ALTER TABLE previews ENABLE ROW LEVEL SECURITY;
-ALTER TABLE preview_ports ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON projects USING (user_id = current_tenant());
-CREATE POLICY tenant ON builds USING (user_id = current_tenant());
-CREATE POLICY tenant ON build_logs USING (user_id = current_tenant());
-CREATE POLICY tenant ON previews USING (user_id = current_tenant());
-CREATE POLICY tenant ON preview_ports USING (user_id = current_tenant());

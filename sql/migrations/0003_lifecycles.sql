@@ -1,4 +1,57 @@
--- Lifecycles: the triggers of projects, builds and previews, the logs of builds, and the ports of previews.
+-- Lifecycles: the triggers of addresses, sessions, projects, builds and previews, the logs of builds, and the ports of
+-- previews.
+
+-- Keep the claim of each user's address, also for SQL that knows nothing of claims. The SDK claims first, to learn
+-- whether the address is taken. The function has the owner's rights, because no policy lets a tenant claim an address.
+-- A cluster cannot have this trigger, because the claim is in another shard.
+CREATE FUNCTION claim_email() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    p_user constant uuid := coalesce(NEW.id, OLD.id);
+BEGIN
+    PERFORM check_tenant(p_user);
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM claims WHERE kind = 'email' AND value = OLD.email AND user_id = OLD.id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO claims (kind, value, user_id) VALUES ('email', NEW.email, p_user) ON CONFLICT DO NOTHING;
+        IF NOT EXISTS (SELECT FROM claims WHERE kind = 'email' AND value = NEW.email AND user_id = p_user) THEN
+            RAISE EXCEPTION 'a user with this address exists already' USING ERRCODE = 'unique_violation';
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER users_claim_email AFTER INSERT OR DELETE OR UPDATE OF email ON users
+FOR EACH ROW EXECUTE FUNCTION claim_email();
+
+-- A session only ever ends: a revoked one stays revoked, none lives longer than its token says, and none changes its
+-- token or its owner. So an application that writes to this table by mistake cannot let anybody back in. SQLSTATE 23T01
+-- is that of refuse_illegal_transition.
+CREATE FUNCTION refuse_session_return() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    became constant text := CASE
+        WHEN NEW.is_active AND NOT OLD.is_active THEN 'active'
+        WHEN NEW.expires_at > OLD.expires_at THEN 'longer'
+        ELSE 'another'
+    END;
+    was constant text := CASE WHEN OLD.is_active THEN 'active' ELSE 'revoked' END;
+BEGIN
+    RAISE EXCEPTION 'the session % is %: it cannot become %', OLD.id, was, became
+    USING ERRCODE = '23T01',
+          DETAIL = jsonb_build_object('kind', 'session', 'id', OLD.id, 'from', was, 'to', became)::text;
+END
+$$;
+
+-- The condition stands here: `last_seen_at` moves with the traffic, and then no function is called.
+CREATE TRIGGER sessions_refuse_return BEFORE UPDATE ON sessions
+FOR EACH ROW WHEN (
+    (NEW.is_active AND NOT OLD.is_active) OR NEW.expires_at > OLD.expires_at OR NEW.token_hash <> OLD.token_hash
+    OR NEW.user_id <> OLD.user_id OR NEW.id <> OLD.id
+)
+EXECUTE FUNCTION refuse_session_return();
 
 -- Set the times of a change, unless they are given. The clock is read after the row was locked: now() is the start of a
 -- transaction that may have waited here for an earlier one, and a build would end before it started.

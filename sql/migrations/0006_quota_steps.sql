@@ -69,49 +69,45 @@ $$;
 CREATE FUNCTION quota_reclaim(q user_quotas, p_at timestamptz) RETURNS user_quotas
 LANGUAGE plpgsql AS $$
 DECLARE
-    settled user_quotas;
+    hold quota_reservations;
+    ring quota_ring := quota_ring_take(q.request_cells, q.request_minute, p_at, 0, NULL);
 BEGIN
-    WITH gone AS (
-        DELETE FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= p_at
-        RETURNING r.id, r.period_start, r.tokens, r.cost, r.slots, r.requests, r.leased, r.holder, r.meta,
-                  r.tokens_progressed, r.cost_progressed, r.expires_at
-    ), charged AS (
+    FOR hold IN
+        DELETE FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= p_at RETURNING r.*
+    LOOP
         INSERT INTO usage_ledger
             (user_id, kind, amount, cost, meta, created_at, period_start, reservation_id, granted_tokens, granted_cost,
              progressed_tokens, progressed_cost, counted_requests, counted_at)
-        SELECT q.user_id, 'expired', g.tokens, g.cost, g.meta || jsonb_build_object('holder', g.holder), p_at,
-               g.period_start, g.id, g.tokens, g.cost, g.tokens_progressed, g.cost_progressed,
-               CASE WHEN g.leased THEN g.requests END, CASE WHEN g.leased THEN g.expires_at END
-        FROM gone AS g
-    ), earlier AS (
-        UPDATE quota_history AS h SET tokens_used = h.tokens_used + s.tokens, cost_used = h.cost_used + s.cost
-        FROM (SELECT period_start, sum(tokens) AS tokens, sum(cost) AS cost FROM gone GROUP BY period_start) AS s
-        WHERE h.user_id = q.user_id AND h.period_start = s.period_start
-    )
-    UPDATE user_quotas AS u
-    SET tokens_held = u.tokens_held - s.tokens, tokens_used = u.tokens_used + s.tokens,
-        cost_held = u.cost_held - s.cost, cost_used = u.cost_used + s.cost,
-        containers_used = u.containers_used - s.slots,
-        requests_held = u.requests_held - s.requests, request_cells = ring.cells, request_minute = ring.newest,
-        requests_used = ring.used
-    FROM (
-        SELECT coalesce(sum(tokens) FILTER (WHERE period_start = q.period_start), 0) AS tokens,
-               coalesce(sum(cost) FILTER (WHERE period_start = q.period_start), 0) AS cost,
-               sum(slots) AS slots,
-               coalesce(sum(requests) FILTER (WHERE leased), 0)::integer AS requests,
-               array_agg(expires_at) FILTER (WHERE leased) AS ends, array_agg(requests) FILTER (WHERE leased) AS counts
-        FROM gone
-        HAVING count(*) > 0
-    ) AS s,
-    LATERAL quota_ring_add(
-        quota_ring_take(q.request_cells, q.request_minute, p_at, 0, NULL), s.ends, s.counts) AS ring
-    WHERE u.user_id = q.user_id
-    RETURNING u.* INTO settled;
+        VALUES
+            (q.user_id, 'expired', hold.tokens, hold.cost, hold.meta || jsonb_build_object('holder', hold.holder), p_at,
+             hold.period_start, hold.id, hold.tokens, hold.cost, hold.tokens_progressed, hold.cost_progressed,
+             CASE WHEN hold.leased THEN hold.requests END, CASE WHEN hold.leased THEN hold.expires_at END);
+        IF hold.period_start = q.period_start THEN
+            q.tokens_held := q.tokens_held - hold.tokens;
+            q.tokens_used := q.tokens_used + hold.tokens;
+            q.cost_held := q.cost_held - hold.cost;
+            q.cost_used := q.cost_used + hold.cost;
+        ELSE
+            UPDATE quota_history AS h SET tokens_used = h.tokens_used + hold.tokens, cost_used = h.cost_used + hold.cost
+            WHERE h.user_id = q.user_id AND h.period_start = hold.period_start;
+        END IF;
+        q.containers_used := q.containers_used - hold.slots;
+        IF hold.leased THEN
+            q.requests_held := q.requests_held - hold.requests;
+            ring := quota_ring_add(ring, ARRAY[hold.expires_at], ARRAY[hold.requests]);
+        END IF;
+    END LOOP;
     IF NOT FOUND THEN
         RETURN q;
     END IF;
-    PERFORM quota_emit_thresholds(settled), quota_wake(q.user_id, q.waiting_until);
-    RETURN settled;
+    UPDATE user_quotas AS u
+    SET tokens_held = q.tokens_held, tokens_used = q.tokens_used, cost_held = q.cost_held, cost_used = q.cost_used,
+        containers_used = q.containers_used, requests_held = q.requests_held,
+        request_cells = ring.cells, request_minute = ring.newest, requests_used = ring.used
+    WHERE u.user_id = q.user_id
+    RETURNING u.* INTO q;
+    PERFORM quota_emit_thresholds(q), quota_wake(q.user_id, q.waiting_until);
+    RETURN q;
 END
 $$;
 
@@ -339,7 +335,7 @@ BEGIN
         RETURN d;
     END IF;
     -- 'tokens' is the last of the three kinds in the alphabet, and the final entry of an id.
-    SELECT l.kind = 'tokens', CASE l.kind WHEN 'tokens' THEN 'settled' ELSE l.kind END,
+    SELECT l.kind = 'tokens', CASE WHEN l.kind = 'tokens' THEN 'settled' ELSE l.kind END,
            l.granted_tokens, l.granted_cost, NULL, NULL, NULL, NULL, NULL, NULL, true, NULL, NULL, NULL INTO d
     FROM usage_ledger AS l WHERE l.user_id = p_user AND l.reservation_id = p_id ORDER BY l.kind DESC LIMIT 1;
     IF FOUND THEN

@@ -4,8 +4,8 @@
 -- queues: it takes what is free at the moment. Every look at the queue happens under the lock of the user's row.
 --
 -- A waiting call has a row here, and renews it whenever it asks again. A process that was killed does not: its row ends
--- 15 seconds after its last renewal, and then the calls behind it move up. The same is true of rows in a dump. A dead row
--- stands in nobody's way, and the user's next waiting call deletes it.
+-- 15 seconds after its last renewal, and then the calls behind it move up. The same is true of rows in a dump. A dead
+-- row stands in nobody's way, and the user's next waiting call deletes it.
 --
 -- user_quotas.waiting_until is the latest end of these rows. Steps that give something back have locked that row
 -- anyway. Only if somebody may wait do they send a notification. Its channel has the user's id in its name, which no
@@ -23,8 +23,6 @@ CREATE TABLE quota_waiters (
     FOREIGN KEY (user_id) REFERENCES user_quotas (user_id) ON DELETE CASCADE
 );
 COMMENT ON TABLE quota_waiters IS 'Calls that wait for quota, in the order of their numbers.';
-ALTER TABLE quota_waiters ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON quota_waiters USING (user_id = current_tenant());
 
 -- Notify the first waiting call of a user; p_until is user_quotas.waiting_until.
 CREATE FUNCTION quota_wake(p_user uuid, p_until timestamptz) RETURNS void

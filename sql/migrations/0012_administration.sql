@@ -4,7 +4,6 @@
 -- next run. It decides about a row after it has locked it, in a statement of its own: only such a statement sees what
 -- was committed before the lock.
 
-
 CREATE TABLE maintenance_runs (
     -- The nil id, as with events of the service itself.
     user_id     uuid        NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
@@ -25,8 +24,6 @@ CREATE TABLE maintenance_runs (
     CONSTRAINT maintenance_runs_jobs CHECK (jsonb_typeof(jobs) = 'array')
 );
 COMMENT ON TABLE maintenance_runs IS 'The runs of maintenance and their results; the watchers of a database take turns by it.';
-ALTER TABLE maintenance_runs ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON maintenance_runs USING (user_id = current_tenant());
 
 COMMENT ON TABLE schema_version IS 'The migrations that were applied, one row each.';
 COMMENT ON COLUMN schema_version.version IS 'The number of the migration, from 1.';
@@ -34,34 +31,8 @@ COMMENT ON COLUMN schema_version.name IS 'The name of the migration.';
 COMMENT ON COLUMN schema_version.checksum IS 'SHA-256 of its file, in hex.';
 COMMENT ON COLUMN schema_version.applied_at IS 'When it was applied.';
 
--- Begin the run of the day; false: it is not due. It is not due when a run was done less than p_every ago, when one
--- failed less than p_retry ago, and while one runs, for p_dead at most: by then its process was killed.
-CREATE FUNCTION maintenance_begin(p_id uuid, p_every interval, p_retry interval, p_dead interval, p_attribution jsonb)
-RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    at timestamptz;
-BEGIN
-    -- Another call at the same moment must see the row of this one. No tenant may lock this table.
-    LOCK TABLE maintenance_runs IN SHARE ROW EXCLUSIVE MODE;
-    at := clock_timestamp();
-    IF EXISTS (
-        SELECT FROM maintenance_runs AS r
-        WHERE r.whole AND (
-            r.outcome = 'done' AND r.started_at > at - p_every
-            OR r.outcome = 'failed' AND r.started_at > at - p_retry
-            OR r.outcome = 'running' AND r.started_at > at - p_dead
-        )
-    ) THEN
-        RETURN false;
-    END IF;
-    INSERT INTO maintenance_runs (id, started_at, whole, attribution) VALUES (p_id, at, true, p_attribution);
-    RETURN true;
-END
-$$;
-
--- Tell whether the user, live preview or project of a name is gone. This function and the next are called for every
--- row, so they have no search_path of their own: setting it takes longer than the rest.
+-- Tell whether the user, live preview or project of a name is gone; for a port, 'preview_port' with the preview's id.
+-- It is called for every row, so it has no search_path of its own: setting it takes longer than the rest.
 CREATE FUNCTION claim_is_lost(p_kind text, p_value text, p_user uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -75,57 +46,13 @@ BEGIN
         );
     ELSIF p_kind = 'project_session' THEN
         RETURN NOT EXISTS (SELECT FROM projects AS p WHERE p.user_id = p_user AND p.session_id = p_value);
+    ELSIF p_kind = 'preview_port' THEN
+        RETURN NOT EXISTS (
+            SELECT FROM previews AS v
+            WHERE v.user_id = p_user AND v.id = p_value::uuid AND v.status IN ('creating', 'running', 'sleeping')
+        );
     END IF;
     RETURN false;
-END
-$$;
-
-CREATE FUNCTION port_is_lost(p_user uuid, p_preview uuid) RETURNS boolean
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN NOT EXISTS (
-        SELECT FROM previews AS v
-        WHERE v.user_id = p_user AND v.id = p_preview AND v.status IN ('creating', 'running', 'sleeping')
-    );
-END
-$$;
-
--- Free those of these names that are still lost. Whoever takes a name over holds its row, see previews.
-CREATE FUNCTION maintenance_free_claims(p_kinds text[], p_values text[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    candidate record;
-    owner uuid;
-    freed integer := 0;
-BEGIN
-    FOR candidate IN SELECT c.kind, c.value FROM unnest(p_kinds, p_values) AS c (kind, value) LOOP
-        SELECT c.user_id INTO owner FROM claims AS c
-        WHERE c.value = candidate.value AND c.kind = candidate.kind FOR UPDATE SKIP LOCKED;
-        IF FOUND AND claim_is_lost(candidate.kind, candidate.value, owner) THEN
-            DELETE FROM claims AS c WHERE c.value = candidate.value AND c.kind = candidate.kind;
-            freed := freed + 1;
-        END IF;
-    END LOOP;
-    RETURN freed;
-END
-$$;
-
-CREATE FUNCTION maintenance_free_ports(p_machines text[], p_ports integer[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-    candidate record;
-    taken preview_ports;
-    freed integer := 0;
-BEGIN
-    FOR candidate IN SELECT c.machine, c.port FROM unnest(p_machines, p_ports) AS c (machine, port) LOOP
-        SELECT p.* INTO taken FROM preview_ports AS p
-        WHERE p.machine = candidate.machine AND p.port = candidate.port FOR UPDATE SKIP LOCKED;
-        IF FOUND AND port_is_lost(taken.user_id, taken.preview_id) THEN
-            DELETE FROM preview_ports AS p WHERE p.machine = candidate.machine AND p.port = candidate.port;
-            freed := freed + 1;
-        END IF;
-    END LOOP;
-    RETURN freed;
 END
 $$;
 
@@ -163,7 +90,24 @@ BEGIN
 END
 $$;
 
--- Isolation. Two roles:
+-- Isolation. Every table with a user_id shows a tenant its own rows; plans, users and claims have policies of their own
+-- (0001_accounts.sql).
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY[
+        'build_logs', 'builds', 'checkpoints', 'events', 'maintenance_runs', 'memory_blobs', 'memory_files',
+        'memory_snapshots', 'preview_ports', 'previews', 'projects', 'quota_grants', 'quota_history',
+        'quota_reservations', 'quota_waiters', 'restores', 'sessions', 'usage_ledger', 'usage_sums', 'user_quotas'
+    ] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY tenant ON %I USING (user_id = current_tenant())', name);
+    END LOOP;
+END
+$$;
+
+-- Two roles:
 --   atlas_owner   owns the tables where `atlasctl db init` made them: it migrates and maintains
 --   atlas_app     what `atlas.as_user(user)` acts as: row-level security applies, no DDL
 --
@@ -189,12 +133,12 @@ DECLARE
         'build_logs', 'builds', 'checkpoints', 'claims', 'events', 'maintenance_runs', 'memory_blobs',
         'memory_files', 'memory_snapshots', 'memory_versions', 'plans', 'preview_ports', 'previews', 'project_health', 'projects',
         'quota_grants', 'quota_history', 'quota_reservations', 'quota_waiters', 'restores', 'schema_version', 'sessions',
-        'usage_ledger', 'user_quotas', 'user_usage_summary', 'users'
+        'usage_ledger', 'usage_sums', 'user_quotas', 'user_usage_summary', 'users'
     ];
     allowed constant text[] := ARRAY[
         'SELECT ON schema_version, plans, claims, user_quotas, quota_reservations, quota_history, quota_grants,'
             ' quota_waiters, sessions, events, projects, builds, build_logs, previews, preview_ports, usage_ledger,'
-            ' memory_blobs, memory_files, checkpoints, memory_snapshots, memory_versions, restores,'
+            ' usage_sums, memory_blobs, memory_files, checkpoints, memory_snapshots, memory_versions, restores,'
             ' user_usage_summary, project_health',
         -- Without the hash of the password, which only signing in needs.
         'SELECT (id, email, name, plan, email_verified, password_changed_at, created_at, updated_at), UPDATE (name) ON users',

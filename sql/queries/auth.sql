@@ -12,8 +12,11 @@ WHERE id = %(user_id)s AND password_hash = %(password_hash)s FOR NO KEY UPDATE;
 -- Only if nobody has set another one meanwhile.
 UPDATE users SET password_hash = %(password_hash)s WHERE id = %(user_id)s AND password_hash = %(before)s;
 
+-- name: next_change
+-- Lock the user, and return a time for this change of the password. Every change has a time of its own, even when a
+-- clock went back: a sign-in compares this time.
+SELECT greatest(clock_timestamp(), password_changed_at + interval '1 microsecond') AS at FROM users
+WHERE id = %(user_id)s FOR NO KEY UPDATE;
+
 -- name: set_password
--- Give every change a time of its own, even when a clock went back: a sign-in compares this time.
-UPDATE users SET password_hash = %(password_hash)s,
-       password_changed_at = greatest(clock_timestamp(), password_changed_at + interval '1 microsecond')
-WHERE id = %(user_id)s;
+UPDATE users SET password_hash = %(password_hash)s, password_changed_at = %(at)s WHERE id = %(user_id)s;

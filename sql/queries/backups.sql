@@ -70,6 +70,14 @@ SELECT format('CREATE SCHEMA %%I', %(schema)s::text);
 SELECT 'LOCK TABLE ' || string_agg(format('%%I.%%I', %(schema)s::text, t), ', ') || ' IN ACCESS EXCLUSIVE MODE'
 FROM unnest(%(tables)s::text[]) AS t;
 
+-- name: write_raise_epochs (read)
+-- Raises the fencing numbers above all numbers that were given after the dump. Microseconds since 1970 are above them,
+-- also if the dump was loaded before: no user gets a million reservations a second.
+SELECT CASE WHEN to_regclass(format('%%I.user_quotas', %(schema)s::text)) IS NOT NULL THEN
+           format('UPDATE %%I.user_quotas SET epoch = greatest(epoch, '
+                  '(EXTRACT(epoch FROM clock_timestamp()) * 1000000)::bigint)', %(schema)s::text)
+       END;
+
 -- name: check_constraints
 -- Checks now the constraints that would be checked at the end of the transaction.
 SET CONSTRAINTS ALL IMMEDIATE;

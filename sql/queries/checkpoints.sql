@@ -8,8 +8,8 @@ WITH made AS (
     ON CONFLICT DO NOTHING
     RETURNING user_id, project_id, id, name, kind, note, attribution, created_at
 ), named AS (
-    INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, checkpoint,
-                                  context, attribution)
+    INSERT INTO memory_snapshots AS n
+        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, checkpoint, context, attribution)
     SELECT s.size, s.user_id, s.project_id,
            (left(replace(made.id::text, '-', ''), 24) || lpad(to_hex(row_number() OVER (ORDER BY s.path)), 8, '0'))::uuid,
            s.seq, s.mode, 'checkpoint', s.path, s.sha256, s.link, s.folder_modes, made.name, s.context, s.attribution
@@ -18,7 +18,7 @@ WITH made AS (
     JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path
         AND s.seq = f.seq AND s.id = f.snapshot_id
     WHERE s.sha256 IS NOT NULL
-    RETURNING size
+    RETURNING n.size
 )
 SELECT made.id, made.user_id, made.project_id, made.name, made.kind, made.note, made.attribution, made.created_at,
        (SELECT count(*) FROM named) AS files, (SELECT coalesce(sum(size), 0)::bigint FROM named) AS size

@@ -1,13 +1,13 @@
+-- name: columns
+name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
+projects_limit, sessions_limit, previews_limit;
+
 -- name: plans (read)
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
-       projects_limit, sessions_limit, previews_limit
-FROM plans
+SELECT {columns} FROM plans
 ORDER BY tokens_limit NULLS LAST, name;
 
 -- name: plan (read)
-SELECT name, tokens_limit, cost_limit, containers_limit, requests_limit, builds_limit, memory_limit, memory_hard,
-       projects_limit, sessions_limit, previews_limit
-FROM plans
+SELECT {columns} FROM plans
 WHERE name = %(name)s;
 
 -- name: add_plan
@@ -68,6 +68,11 @@ UPDATE user_quotas SET
     previews_limit = CASE WHEN %(set_previews)s THEN %(previews)s::integer ELSE previews_limit END,
     overridden = ARRAY(SELECT DISTINCT d FROM unnest(overridden || %(named)s::text[]) AS d ORDER BY d)
 WHERE user_id = %(user_id)s;
+
+-- name: time_zone (read)
+-- The name of a time zone, as the server spells it, or ''. PostgreSQL itself takes more for a zone: abbreviations, and
+-- rules of POSIX, where 'UTC+2' is two hours west of Greenwich.
+SELECT coalesce(min(name), '') FROM pg_timezone_names WHERE lower(name) = lower(%(time_zone)s);
 
 -- name: set_time_zone
 -- Days and months are of this zone from now on; the open period keeps its end.

@@ -1,36 +1,10 @@
 -- name: put
--- Append a version, in one round trip and one commit. Concurrent writers race for the file's row in memory_files: a
--- writer that does not know the newest version changes nothing, reads it and tries again. Content that was stored
--- before keeps its place in its own chain, so the statement returns its depth. A hard limit that the content exceeds
--- changes nothing either.
-WITH head AS (
-    INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
-    SELECT %(user_id)s::uuid, %(project_id)s::uuid, %(id)s::uuid, %(id)s::uuid, 1, %(path)s::text
-    WHERE memory_fits(%(user_id)s, %(sha256)s, %(data)s::bytea)
-    ON CONFLICT (user_id, project_id, path) DO UPDATE
-        SET seq = f.seq + 1, snapshot_id = excluded.snapshot_id, content_id = excluded.content_id
-        WHERE f.snapshot_id = %(head_id)s
-    RETURNING f.seq
-), blob AS (
-    INSERT INTO memory_blobs AS b (size, user_id, depth, sha256, base_sha256, data)
-    SELECT %(size)s, %(user_id)s, %(depth)s, %(sha256)s, %(base_sha256)s, %(data)s::bytea FROM head
-    -- Known content is stored already, unless it was over the limit of that day and is within today's.
-    ON CONFLICT (user_id, sha256) DO UPDATE
-        SET depth = excluded.depth, base_sha256 = excluded.base_sha256, data = excluded.data
-        WHERE b.data IS NULL AND excluded.data IS NOT NULL
-), version AS (
-    INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context,
-                                  attribution)
-    SELECT %(size)s, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(sha256)s, %(link)s,
-           %(folder_modes)s::smallint[], %(context)s, %(attribution)s
-    FROM head
-    RETURNING seq, created_at
-)
-SELECT version.seq, version.created_at, (
-    SELECT b.depth FROM memory_blobs b
-    WHERE b.user_id = %(user_id)s AND b.sha256 = %(sha256)s AND b.data IS NOT NULL
-) AS stored_depth
-FROM version;
+SELECT seq, created_at, stored_depth
+FROM memory_put(
+    %(user_id)s, %(project_id)s, %(path)s, %(id)s, %(head_id)s, %(size)s::bigint, %(depth)s::smallint, %(sha256)s,
+    %(base_sha256)s, %(data)s::bytea, %(mode)s::integer, %(kind)s, %(link)s, %(folder_modes)s::smallint[],
+    %(context)s::jsonb, %(attribution)s::jsonb
+);
 
 -- name: put_deletion
 -- Append a deletion: the newest content stays on record.
@@ -40,9 +14,9 @@ WITH head AS (
       AND f.snapshot_id = %(head_id)s
     RETURNING f.seq
 )
-INSERT INTO memory_snapshots (size, user_id, project_id, id, seq, mode, kind, path, sha256, attribution)
+INSERT INTO memory_snapshots AS n (size, user_id, project_id, id, seq, mode, kind, path, sha256, attribution)
 SELECT 0, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, NULL, %(attribution)s FROM head
-RETURNING seq, created_at;
+RETURNING n.seq, n.created_at;
 
 -- name: head (read)
 -- The newest version of a file, and the blob of its newest content to make the next delta with.
@@ -64,9 +38,9 @@ CROSS JOIN LATERAL (
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s;
 
 -- name: lock
--- Lock a file: its newest version stays the newest until the end of the transaction.
+-- Lock a file: its newest version stays the newest until the end of the transaction. Call memory_usage.turn before it.
 SELECT snapshot_id FROM memory_files
-WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s AND memory_lock_limit(%(user_id)s) FOR UPDATE;
+WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND path = %(path)s FOR UPDATE;
 
 -- name: heal
 -- Replace stored bytes that are damaged or were never kept, by the same content as a keyframe.
@@ -92,14 +66,12 @@ SELECT sha256, size, depth, base_sha256, data FROM chain ORDER BY step;
 
 -- name: files (read)
 -- The newest version of every file of a project, deletions too, and whether its content is stored.
-SELECT s.*, s.sha256 IS NULL OR b.kept AS kept
+SELECT s.*, s.sha256 IS NULL OR EXISTS (
+           SELECT FROM memory_blobs b WHERE b.user_id = s.user_id AND b.sha256 = s.sha256 AND b.data IS NOT NULL
+       ) AS kept
 FROM memory_files f
 JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
     AND s.id = f.snapshot_id
-LEFT JOIN LATERAL (
-    SELECT k.data IS NOT NULL AS kept FROM memory_blobs k
-    WHERE k.user_id = s.user_id AND k.sha256 = s.sha256 LIMIT 1
-) b ON true
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 

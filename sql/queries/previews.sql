@@ -1,3 +1,8 @@
+-- name: columns
+user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
+health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
+last_accessed_at, stopped_at, created_at, updated_at;
+
 -- name: claim_host
 -- A host belongs to one live preview of the whole database: claim it before the preview is made.
 INSERT INTO claims (kind, value, user_id) VALUES ('preview_host', %(host)s, %(user_id)s) ON CONFLICT DO NOTHING;
@@ -32,25 +37,16 @@ RETURNING n.user_id, n.id, n.project_id, n.host, n.status, n.host_port, n.contai
           n.updated_at;
 
 -- name: get (read)
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND id = %(preview_id)s;
 
 -- name: lock
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND id = %(preview_id)s FOR UPDATE;
 
 -- name: live
 -- Of one project, in the order of ids, so that two calls cannot deadlock.
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('creating', 'running', 'sleeping')
 ORDER BY id FOR UPDATE;
 
@@ -63,9 +59,7 @@ SET status = %(status)s,
     host_port = coalesce(%(host_port)s, host_port),
     health_status = coalesce(%(health)s, health_status)
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status <> %(status)s
-RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-          last_accessed_at, stopped_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: describe
 -- Return no row when nothing of it is new.
@@ -79,9 +73,7 @@ WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = %(status)s
   AND (container_id, network_id, host_port, health_status) IS DISTINCT FROM (
       coalesce(%(container_id)s, container_id), coalesce(%(network_id)s, network_id),
       coalesce(%(host_port)s, host_port), coalesce(%(health)s, health_status))
-RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-          last_accessed_at, stopped_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: touch
 -- Write once a second at most, not at every request. No index has the column, so the row stays in place.
@@ -92,10 +84,7 @@ WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status IN ('creating', '
 -- name: idle (read)
 -- Previews of all users that nobody has visited for their time and one second, which touch may lag; the longest idle
 -- first.
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE status = 'running' AND auto_sleep
   AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
 ORDER BY last_accessed_at LIMIT %(limit)s;
@@ -105,39 +94,26 @@ ORDER BY last_accessed_at LIMIT %(limit)s;
 UPDATE previews SET status = 'sleeping'
 WHERE user_id = %(user_id)s AND id = %(preview_id)s AND status = 'running' AND auto_sleep
   AND last_accessed_at < now() - make_interval(secs => sleep_after_seconds + 1)
-RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-          last_accessed_at, stopped_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: active (read)
 -- The preview that serves a project now, if any: a running one before a sleeping one, the newest first.
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND status IN ('running', 'sleeping')
 ORDER BY (status = 'running') DESC, id DESC LIMIT 1;
 
 -- name: by_host (read)
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE host = %(host)s AND status IN ('creating', 'running', 'sleeping')
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'preview_host' AND value = %(host)s);
 
 -- name: list (read)
 -- The newest first.
-SELECT user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-       health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-       last_accessed_at, stopped_at, created_at, updated_at
-FROM previews
+SELECT {columns} FROM previews
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND id < coalesce(%(before)s, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
 ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: set_port
 UPDATE previews SET host_port = %(port)s WHERE user_id = %(user_id)s AND id = %(preview_id)s
-RETURNING user_id, id, project_id, host, status, host_port, container_port, machine, container_id, network_id,
-          health_status AS health, resource_limits, auto_sleep, make_interval(secs => sleep_after_seconds) AS sleep_after,
-          last_accessed_at, stopped_at, created_at, updated_at;
+RETURNING {columns};

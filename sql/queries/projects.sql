@@ -1,3 +1,6 @@
+-- name: columns
+user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at, updated_at;
+
 -- name: claim_session
 -- A session id names one project of the whole database.
 INSERT INTO claims (kind, value, user_id) VALUES ('project_session', %(session_id)s, %(user_id)s) ON CONFLICT DO NOTHING;
@@ -7,49 +10,37 @@ INSERT INTO projects (user_id, id, session_id, name, path, root_device, root_ino
 VALUES (%(user_id)s, %(project_id)s, %(session_id)s, %(name)s, %(path)s, %(root_device)s, %(root_inode)s, %(framework)s,
         %(language)s)
 ON CONFLICT DO NOTHING
-RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-          updated_at;
+RETURNING {columns};
 
 -- name: get (read)
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND id = %(project_id)s;
 
 -- name: by_session (read)
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE session_id = %(session_id)s AND status <> 'deleted'
   AND user_id = (SELECT user_id FROM claims WHERE kind = 'project_session' AND value = %(session_id)s);
 
 -- name: by_paths (read)
 -- The innermost active project among these folders; without a user the newest registration wins.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE path = ANY(%(paths)s) AND status = 'active' AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s)
 ORDER BY length(path) DESC, created_at DESC LIMIT 1;
 
 -- name: at (read)
 -- The project of exactly this folder, except deleted ones.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND path = %(path)s AND status <> 'deleted';
 
 -- name: change_status
 -- Return no row when it has this status already, or is deleted, which is final.
 UPDATE projects SET status = %(status)s
 WHERE user_id = %(user_id)s AND id = %(project_id)s AND status NOT IN ('deleted', %(status)s)
-RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-          updated_at;
+RETURNING {columns};
 
 -- name: list (read)
 -- The oldest first; a page begins after the row (after_at, after_id). LIMIT NULL is all.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND (created_at, id) > (
       coalesce(%(after_at)s, '-infinity'::timestamptz),
@@ -58,9 +49,7 @@ ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_all (read)
 -- The same for all users, by an index in this order: one statement for both would have one plan, wrong for either.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (created_at, id) > (
       coalesce(%(after_at)s, '-infinity'::timestamptz),
@@ -69,9 +58,7 @@ ORDER BY created_at, id LIMIT %(limit)s::bigint;
 
 -- name: list_by_use (read)
 -- The last touched or changed comes first.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s)
   AND (updated_at, id) < (
       coalesce(%(after_at)s, 'infinity'::timestamptz),
@@ -79,9 +66,7 @@ WHERE user_id = %(user_id)s AND (%(status)s::text IS NULL OR status = %(status)s
 ORDER BY updated_at DESC, id DESC LIMIT %(limit)s::bigint;
 
 -- name: list_all_by_use (read)
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE (%(status)s::text IS NULL OR status = %(status)s)
   AND (updated_at, id) < (
       coalesce(%(after_at)s, 'infinity'::timestamptz),
@@ -97,9 +82,7 @@ WHERE user_id = %(user_id)s AND id = %(project_id)s AND status <> 'deleted'
 -- name: lock
 -- An insert of a build, preview or version locks the key of this row. So this lock waits for it, or it waits for this
 -- lock.
-SELECT user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-       updated_at
-FROM projects
+SELECT {columns} FROM projects
 WHERE user_id = %(user_id)s AND id = %(project_id)s FOR UPDATE;
 
 -- name: release_session
@@ -109,8 +92,7 @@ DELETE FROM claims WHERE kind = 'project_session' AND value = %(session_id)s AND
 -- The session id becomes free for another project of the user, so this project gets its own id as session id.
 UPDATE projects SET status = 'deleted', session_id = 'deleted:' || id::text
 WHERE user_id = %(user_id)s AND id = %(project_id)s
-RETURNING user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at,
-          updated_at;
+RETURNING {columns};
 
 -- name: belongings (read)
 -- Count what a purge deletes.

@@ -32,12 +32,12 @@ FROM page;
 SELECT ended, busy FROM maintenance_reclaim(%(users)s, %(limit)s, %(wait)s);
 
 -- name: sessions
--- By ctid: locked rows stay in their place, and no planner reads a whole table for it.
-WITH gone AS (
-    DELETE FROM sessions WHERE expires_at <= %(before)s AND ctid = ANY(ARRAY(
-        SELECT ctid FROM sessions WHERE expires_at <= %(before)s AND expires_at >= %(at)s
-        ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ))
+-- The page stands apart: PostgreSQL may run a sub-select with a limit several times, and then deletes more.
+WITH page AS (
+    SELECT user_id, id FROM sessions WHERE expires_at <= %(before)s AND expires_at >= %(at)s
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM sessions WHERE expires_at <= %(before)s AND (user_id, id) IN (SELECT user_id, id FROM page)
     RETURNING expires_at
 )
 SELECT count(*) AS removed, max(expires_at) AS at FROM gone;
@@ -47,11 +47,11 @@ SELECT count(*) FROM sessions WHERE expires_at <= %(before)s;
 
 -- name: previews
 -- A stopped preview never comes back.
-WITH gone AS (
-    DELETE FROM previews WHERE status = 'stopped' AND ctid = ANY(ARRAY(
-        SELECT ctid FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s AND stopped_at >= %(at)s
-        ORDER BY stopped_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ))
+WITH page AS (
+    SELECT user_id, id FROM previews WHERE status = 'stopped' AND stopped_at < %(before)s AND stopped_at >= %(at)s
+    ORDER BY stopped_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM previews WHERE status = 'stopped' AND (user_id, id) IN (SELECT user_id, id FROM page)
     RETURNING stopped_at
 )
 SELECT count(*) AS removed, max(stopped_at) AS at FROM gone;
@@ -62,12 +62,12 @@ SELECT count(*) FROM previews WHERE status = 'stopped' AND stopped_at < %(before
 -- name: failed_previews
 -- Failing is the last change of a row. The order is that of created_at, which is earlier: the index has no other
 -- column.
-WITH gone AS (
-    DELETE FROM previews WHERE status = 'failed' AND ctid = ANY(ARRAY(
-        SELECT ctid FROM previews
-        WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s AND created_at >= %(at)s
-        ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ))
+WITH page AS (
+    SELECT user_id, id FROM previews
+    WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s AND created_at >= %(at)s
+    ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM previews WHERE status = 'failed' AND (user_id, id) IN (SELECT user_id, id FROM page)
     RETURNING created_at
 )
 SELECT count(*) AS removed, max(created_at) AS at FROM gone;
@@ -76,11 +76,11 @@ SELECT count(*) AS removed, max(created_at) AS at FROM gone;
 SELECT count(*) FROM previews WHERE status = 'failed' AND updated_at < %(before)s AND created_at < %(before)s;
 
 -- name: events
-WITH gone AS (
-    DELETE FROM events WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM events WHERE created_at < %(before)s AND created_at >= %(at)s
-        ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ))
+WITH page AS (
+    SELECT user_id, id FROM events WHERE created_at < %(before)s AND created_at >= %(at)s
+    ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM events WHERE (user_id, id) IN (SELECT user_id, id FROM page)
     RETURNING created_at
 )
 SELECT count(*) AS removed, max(created_at) AS at FROM gone;
@@ -102,15 +102,26 @@ SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(value), '{}')
        (SELECT kind FROM page ORDER BY value DESC, kind DESC LIMIT 1) AS kind
 FROM lost;
 
+-- name: lock_claims
+-- Whoever takes a name over holds its row, see previews.
+SELECT coalesce(array_agg(value), '{}') AS values, coalesce(array_agg(kind), '{}') AS kinds
+FROM (
+    SELECT c.value, c.kind FROM claims AS c
+    JOIN unnest(%(values)s::text[], %(kinds)s::text[]) AS found (value, kind) ON found.value = c.value AND found.kind = c.kind
+    FOR UPDATE OF c SKIP LOCKED
+) AS locked;
+
 -- name: free_claims
-SELECT maintenance_free_claims(%(kinds)s, %(values)s);
+-- Free those of the locked names that are still lost.
+DELETE FROM claims AS c USING unnest(%(values)s::text[], %(kinds)s::text[]) AS found (value, kind)
+WHERE c.value = found.value AND c.kind = found.kind AND claim_is_lost(c.kind, c.value, c.user_id);
 
 -- name: ports (read)
 WITH page AS (
     SELECT machine, port, user_id, preview_id FROM preview_ports WHERE (machine, port) > (%(machine)s, %(port)s)
     ORDER BY machine, port LIMIT %(limit)s
 ), lost AS (
-    SELECT machine, port FROM page WHERE port_is_lost(user_id, preview_id)
+    SELECT machine, port FROM page WHERE claim_is_lost('preview_port', preview_id::text, user_id)
 )
 SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(machine), '{}') AS machines,
        coalesce(array_agg(port), '{}') AS ports,
@@ -118,5 +129,16 @@ SELECT (SELECT count(*) FROM page) AS examined, coalesce(array_agg(machine), '{}
        (SELECT port FROM page ORDER BY machine DESC, port DESC LIMIT 1) AS port
 FROM lost;
 
+-- name: lock_ports
+SELECT coalesce(array_agg(machine), '{}') AS machines, coalesce(array_agg(port), '{}') AS ports
+FROM (
+    SELECT p.machine, p.port FROM preview_ports AS p
+    JOIN unnest(%(machines)s::text[], %(ports)s::integer[]) AS found (machine, port)
+        ON found.machine = p.machine AND found.port = p.port
+    FOR UPDATE OF p SKIP LOCKED
+) AS locked;
+
 -- name: free_ports
-SELECT maintenance_free_ports(%(machines)s, %(ports)s);
+DELETE FROM preview_ports AS p USING unnest(%(machines)s::text[], %(ports)s::integer[]) AS found (machine, port)
+WHERE p.machine = found.machine AND p.port = found.port
+  AND claim_is_lost('preview_port', p.preview_id::text, p.user_id);

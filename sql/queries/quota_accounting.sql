@@ -42,14 +42,14 @@ CROSS JOIN LATERAL (
            array_agg(r.expires_at) FILTER (WHERE r.leased) AS ends, array_agg(r.requests) FILTER (WHERE r.leased) AS counts
     FROM quota_reservations AS r WHERE r.user_id = q.user_id AND r.expires_at <= q.now
 ) AS x
-LEFT JOIN LATERAL (
+CROSS JOIN LATERAL (
     SELECT coalesce(sum(o.tokens - o.tokens_burned) FILTER (WHERE o.expires_at <= q.now), 0)::bigint AS tokens_gone,
            coalesce(sum(o.cost - o.cost_burned) FILTER (WHERE o.expires_at <= q.now), 0) AS cost_gone,
            coalesce(sum(o.tokens - o.tokens_burned) FILTER (WHERE o.expires_at > q.now OR o.expires_at IS NULL), 0)::bigint
                AS tokens_left,
            coalesce(sum(o.cost - o.cost_burned) FILTER (WHERE o.expires_at > q.now OR o.expires_at IS NULL), 0) AS cost_left
     FROM quota_grants AS o WHERE o.user_id = q.user_id AND o.closed_at IS NULL
-) AS g ON true
+) AS g
 CROSS JOIN LATERAL (
     SELECT CASE WHEN t.open THEN q.tokens_granted - greatest(g.tokens_gone - t.tokens_over, 0)
                 ELSE greatest(g.tokens_left - greatest(t.tokens_over - g.tokens_gone, 0), 0) END AS tokens_granted,

@@ -1,3 +1,6 @@
+-- name: columns
+id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at;
+
 -- name: record
 -- Recorded before the files are written: a restore that dies in the middle can still be undone. From here on, undone
 -- restores cannot be redone.
@@ -7,17 +10,17 @@ WITH superseded AS (
 )
 INSERT INTO restores (user_id, project_id, id, target, safety, changes, attribution)
 VALUES (%(user_id)s, %(project_id)s, %(id)s, %(target)s, %(safety)s, %(changes)s, %(attribution)s)
-RETURNING id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at;
+RETURNING {columns};
 
 -- name: to_undo (read)
 -- The newest restore that is not undone.
-SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
+SELECT {columns} FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NULL
 ORDER BY created_at DESC, id DESC LIMIT 1;
 
 -- name: to_redo (read)
 -- The restore that was undone last: undo goes from the newest to the oldest, so it is the oldest one undone.
-SELECT id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at FROM restores
+SELECT {columns} FROM restores
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND undone_at IS NOT NULL AND NOT superseded
 ORDER BY created_at, id LIMIT 1;
 
@@ -30,4 +33,4 @@ WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s;
 -- Mark a restore as undone, or as done again.
 UPDATE restores SET undone_at = %(undone_at)s
 WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s
-RETURNING id, user_id, project_id, target, safety, changes, undone_at, attribution, created_at;
+RETURNING {columns};

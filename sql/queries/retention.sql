@@ -6,38 +6,37 @@ WITH page AS (
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
     ORDER BY created_at, id LIMIT %(limit)s
 )
-SELECT count(*) AS examined, count(*) FILTER (WHERE kept.found IS NULL) AS removed,
+SELECT (SELECT count(*) FROM page) AS examined, count(*) AS removed,
        (SELECT created_at FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS at,
        (SELECT id FROM page ORDER BY created_at DESC, id DESC LIMIT 1) AS id
 FROM page
-LEFT JOIN LATERAL (
-    SELECT true AS found FROM memory_files f
+WHERE NOT EXISTS (
+    SELECT FROM memory_files AS f
     WHERE f.user_id = page.user_id AND f.project_id = page.project_id AND f.path = page.path
       AND page.id IN (f.snapshot_id, f.content_id)
-    LIMIT 1
-) AS kept ON true;
+);
 
 -- name: prune_versions
--- Delete the versions of the same page that may be deleted, by ctid as in purges. The trigger tests again for each
--- whether it is the newest by now.
+-- Delete the versions of the same page that may be deleted. The trigger tests again for each whether it is the newest
+-- by now.
 WITH page AS (
-    SELECT ctid AS place, created_at, user_id, project_id, path, id FROM memory_snapshots
+    SELECT created_at, user_id, project_id, path, id FROM memory_snapshots
     WHERE kind = 'auto' AND created_at < %(before)s AND (created_at, id) > (%(at)s::timestamptz, %(id)s::uuid)
     ORDER BY created_at, id LIMIT %(limit)s
 ), old AS (
-    SELECT page.place FROM page
-    LEFT JOIN LATERAL (
-        SELECT true AS found FROM memory_files f
+    SELECT page.user_id, page.project_id, page.id FROM page
+    WHERE NOT EXISTS (
+        SELECT FROM memory_files AS f
         WHERE f.user_id = page.user_id AND f.project_id = page.project_id AND f.path = page.path
           AND page.id IN (f.snapshot_id, f.content_id)
-        LIMIT 1
-    ) AS kept ON true
-    WHERE kept.found IS NULL
+    )
 ), held AS (
-    SELECT ctid AS place FROM memory_snapshots WHERE ctid = ANY(ARRAY(SELECT place FROM old)) FOR UPDATE SKIP LOCKED
+    SELECT user_id, project_id, id FROM memory_snapshots
+    WHERE (user_id, project_id, id) IN (SELECT user_id, project_id, id FROM old) FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM memory_snapshots
-    WHERE kind = 'auto' AND created_at < %(before)s AND ctid = ANY(ARRAY(SELECT place FROM held))
+    WHERE kind = 'auto' AND created_at < %(before)s
+      AND (user_id, project_id, id) IN (SELECT user_id, project_id, id FROM held)
     RETURNING id
 )
 SELECT (SELECT count(*) FROM page) AS examined, (SELECT count(*) FROM gone) AS removed,

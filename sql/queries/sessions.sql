@@ -1,3 +1,6 @@
+-- name: columns
+user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
+
 -- name: now (read)
 -- Return the clock that decides on expiry.
 SELECT clock_timestamp();
@@ -15,7 +18,7 @@ RETURNING n.user_id, n.id, n.expires_at, n.is_active, n.ip, n.user_agent, n.crea
 -- name: look (read)
 -- Return the session of a token in any state: the reason is for logs. It expires by the row or by the token, whichever
 -- is earlier. now() would not do: it stands still in a transaction.
-SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at, token_hash,
+SELECT {columns}, token_hash,
        least(expires_at, %(expires_at)s) <= clock_timestamp() AS expired
 FROM sessions WHERE user_id = %(user_id)s AND id = %(session_id)s;
 
@@ -29,7 +32,7 @@ WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active AND expires_at
 UPDATE sessions SET is_active = false
 WHERE user_id = %(user_id)s AND id = %(session_id)s AND is_active
   AND (%(token_hash)s::bytea IS NULL OR token_hash = %(token_hash)s::bytea)
-RETURNING user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at;
+RETURNING {columns};
 
 -- name: hold
 -- Wait for sign-ins that are under way. It is a statement of its own, so that the next one sees them.
@@ -46,6 +49,6 @@ FROM (
 WHERE sessions.user_id = %(user_id)s AND sessions.id = held.id;
 
 -- name: list (read)
-SELECT user_id, id, expires_at, is_active, ip, user_agent, created_at, last_seen_at FROM sessions
+SELECT {columns} FROM sessions
 WHERE user_id = %(user_id)s AND is_active AND expires_at > now()
 ORDER BY id DESC LIMIT %(limit)s;

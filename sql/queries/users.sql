@@ -1,3 +1,6 @@
+-- name: columns
+id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
+
 -- name: claim_email
 -- An e-mail address belongs to one user of the whole database: claim it before the user is made.
 INSERT INTO claims (kind, value, user_id) VALUES ('email', %(email)s, %(user_id)s) ON CONFLICT DO NOTHING;
@@ -6,7 +9,7 @@ INSERT INTO claims (kind, value, user_id) VALUES ('email', %(email)s, %(user_id)
 INSERT INTO users (id, email, password_hash, password_changed_at, name, plan)
 VALUES (%(user_id)s, %(email)s, %(password_hash)s,
         CASE WHEN %(password_hash)s::text IS NOT NULL THEN clock_timestamp() END, %(name)s, %(plan)s)
-RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: allow_any_number
 UPDATE user_quotas
@@ -14,10 +17,10 @@ SET projects_limit = NULL, sessions_limit = NULL, previews_limit = NULL, overrid
 WHERE user_id = %(user_id)s;
 
 -- name: get (read)
-SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users WHERE id = %(user_id)s;
+SELECT {columns} FROM users WHERE id = %(user_id)s;
 
 -- name: by_email (read)
-SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
+SELECT {columns} FROM users
 WHERE id = (SELECT user_id FROM claims WHERE kind = 'email' AND value = %(email)s);
 
 -- name: plan_of
@@ -27,26 +30,26 @@ SELECT plan FROM users WHERE id = %(user_id)s FOR NO KEY UPDATE;
 -- name: set_plan
 -- The trigger sets the limits.
 UPDATE users SET plan = %(plan)s WHERE id = %(user_id)s
-RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: plan_exists (read)
 SELECT EXISTS (SELECT FROM plans WHERE name = %(plan)s);
 
 -- name: list (read)
 -- Ids are in the order of time.
-SELECT id, email, name, plan, email_verified, password_changed_at, created_at, updated_at FROM users
+SELECT {columns} FROM users
 WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
 ORDER BY id LIMIT %(limit)s;
 
 -- name: verify_email
 -- Return no row when it is verified already.
 UPDATE users SET email_verified = true WHERE id = %(user_id)s AND email = %(email)s AND NOT email_verified
-RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: rename
 -- Return no row when that is the name already.
 UPDATE users SET name = %(name)s WHERE id = %(user_id)s AND name <> %(name)s
-RETURNING id, email, name, plan, email_verified, password_changed_at, created_at, updated_at;
+RETURNING {columns};
 
 -- name: lock_quota
 SELECT user_id FROM user_quotas WHERE user_id = %(user_id)s FOR UPDATE;

@@ -70,10 +70,10 @@ def test_it_says_what_each_job_did(ada, cli, admin):
 
 
 def test_a_long_run_says_how_far_it_is(ada, cli, monkeypatch):
-    monkeypatch.setattr("atlas_sdk.cli.db_maintain._SILENT_S", 0.0)
+    monkeypatch.setattr("atlas_sdk.cli.progress._QUIET_S", 0.0)
     ran = cli("db", "maintain", "--job", "sessions", "--batch", "5")
-    assert {line.partition(":")[0] for line in ran.err.splitlines()} == {"sessions"}
-    assert "sessions: 10 of 10 …" in ran.err.splitlines()
+    assert {line.partition(":")[0] for line in ran.err.splitlines()} == {"job 1 of 1, sessions"}
+    assert "job 1 of 1, sessions: 10 of 10" in ran.err.splitlines()
 
 
 def test_json_is_one_object_and_nothing_beside_it(ada, cli, admin):
@@ -144,7 +144,7 @@ def test_a_terminal_shows_how_far_it_is(ada, atlasctl, admin):
     text = terminal.read_until()
     assert terminal.end() == 0
     assert "sessions: " in text
-    assert f"{len(MAINTENANCE_JOBS)}/{len(MAINTENANCE_JOBS)}" in text
+    assert f"job {len(MAINTENANCE_JOBS)} of {len(MAINTENANCE_JOBS)}" in text
     assert "12 expired sessions" in text
     assert rows(admin, "sessions") == 0
 

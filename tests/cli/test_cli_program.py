@@ -38,6 +38,9 @@ def test_help_imports_no_command_and_nothing_slow():
         "cli.failures",
         "cli.program",
         "errors",
+        "errors.base",
+        "errors.database",
+        "errors.quotas",
         "text",
     }
     assert "checkpoint" in done.stdout

@@ -71,6 +71,7 @@ def test_show_in_json_has_stable_keys_and_exact_money(ada, atlas, cli):
         "requests_per_hour",
         "builds_per_day",
         "overridden",
+        "waiting",
         "memory",
         "grants",
         "holds",
@@ -89,6 +90,15 @@ def test_show_in_json_has_stable_keys_and_exact_money(ada, atlas, cli):
     assert [(one["id"], one["holder"]) for one in found["holds"]] == [(str(held.id), "job")]
     assert found["forecast"]["tokens_run_out_at"] is None
     assert (found["exceeded"], found["dimension"], found["reason"]) == (False, None, None)
+
+
+def test_show_counts_the_calls_that_wait(ada, cli, dsn):
+    assert cli("quota", "show", "--json").record["waiting"] == 0
+    with psycopg.connect(dsn) as connection:
+        row = (ada.id, timedelta(minutes=1))
+        connection.execute("INSERT INTO quota_waiters VALUES (%s, gen_random_uuid(), 1, now(), now() + %s)", row)
+    assert cli("quota", "show", "--json").record["waiting"] == 1
+    assert "waiting   1 call, first come, first served" in cli("quota", "show").out.splitlines()
 
 
 def test_check_exits_with_4_when_a_limit_is_reached(ada, atlas, cli):

@@ -260,6 +260,7 @@ CASES = [
             ("purge_events", "events"),
             ("prune_snapshots", "snapshots"),
             ("collect_contents", "contents"),
+            ("sum_usage", "usage"),
         )
     ),
     case("events.log", "deploy.done", lambda to, u: to.events.log("deploy.done", user=u), user),

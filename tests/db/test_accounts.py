@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from atlas_sdk import AlreadyExists, InvalidInput, NotAProject, NotFound
@@ -20,11 +22,41 @@ def test_an_address_belongs_to_one_user(client: Any) -> None:
         client.users.create("ada@example.com")
 
 
-@pytest.mark.parametrize("email", ["", "ada", "@x", "ada@", "a b@x", "a@b@c", "a@x\n", "x" * 320 + "@y"])
-def test_what_is_no_address_is_refused(client: Any, email: str) -> None:
-    with pytest.raises(InvalidInput) as failure:
-        client.users.create(email) if email != "a@x\n" else client.users.create("a\n@x")
-    assert failure.value.field == "email"
+def test_spellings_of_an_address_are_one_user(client: Any) -> None:
+    jose = client.users.create("JOSÉ@bücher.example")
+    assert jose.email == "josé@xn--bcher-kva.example"
+    for spelling in ("josé@xn--bcher-kva.example", unicodedata.normalize("NFD", "josé@BÜCHER.example")):
+        assert client.users.by_email(spelling) == jose
+        with pytest.raises(AlreadyExists):
+            client.users.create(spelling)
+    client.users.create("mike@kelvin.example")
+    # The Kelvin sign is a K in the domain. Before the "@" it may be another mailbox.
+    assert client.users.by_email("mike@\N{KELVIN SIGN}elvin.example") is not None
+    assert client.users.by_email("mi\N{KELVIN SIGN}e@kelvin.example") is None
+    with pytest.raises(InvalidInput, match="stands for others"):
+        client.users.create("mi\N{KELVIN SIGN}e@kelvin.example")
+
+
+def test_sql_and_the_sdk_make_one_user_of_an_address(client: Any, migrated: Any) -> None:
+    ((raw_id,),) = migrated.execute("INSERT INTO users (email) VALUES ('ada@example.com') RETURNING id").fetchall()
+    ada = client.users.by_email("Ada@Example.com")
+    assert ada.id == raw_id
+    with pytest.raises(AlreadyExists):
+        client.users.create("ada@example.com")
+    client.users.create("bob@example.com")
+    for change in (
+        "INSERT INTO users (email) VALUES ('ada@example.com')",
+        "INSERT INTO users (email) VALUES ('bob@example.com')",
+        "UPDATE users SET email = 'bob@example.com' WHERE email = 'ada@example.com'",
+    ):
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            migrated.execute(change)
+    migrated.execute("UPDATE users SET email = 'lovelace@example.com' WHERE id = %s", [raw_id])
+    assert client.users.by_email("lovelace@example.com").id == raw_id
+    assert client.users.by_email("ada@example.com") is None
+    migrated.execute("DELETE FROM users WHERE id = %s", [raw_id])
+    client.users.create("lovelace@example.com")
+    client.users.create("ada@example.com")
 
 
 def test_an_unknown_plan_is_refused(client: Any) -> None:

@@ -68,6 +68,9 @@ def test_pages_do_not_shift_when_events_are_added(client: Any, user: User, dsn: 
         client.events.log("later.event", user=user)
         seen += page
     assert seen == every
+    for limit in (0, 10_001):
+        with pytest.raises(InvalidInput, match="limit"):
+            client.events.recent(user, limit=limit)
 
 
 @pytest.mark.parametrize(

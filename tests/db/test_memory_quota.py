@@ -258,7 +258,7 @@ def test_two_contents_that_fit_alone_do_not_fit_together(atlas: Atlas, folder: P
         tx.memory.snapshot(project, "CLAUDE.md", noise(1000))
         thread = threading.Thread(target=put)
         thread.start()
-        until(lambda: waiting(dsn, "memory_fits"))
+        until(lambda: waiting(dsn, "memory_put"))
         # The waiting put has not locked its file.
         tx.memory.snapshot(project, "notes.md", b"the same file\n")
     thread.join()
@@ -275,7 +275,7 @@ def test_who_waited_for_the_turn_knows_what_was_stored_meanwhile(atlas: Atlas, f
         tx.memory.snapshot(project, "CLAUDE.md", content)
         thread = threading.Thread(target=lambda: outcome.append(atlas.memory.snapshot(project, "notes.md", content)))
         thread.start()
-        until(lambda: waiting(dsn, "memory_fits"))
+        until(lambda: waiting(dsn, "memory_put"))
     thread.join()
     assert len(outcome) == 1
 
@@ -284,11 +284,11 @@ def test_who_queues_for_a_file_waits_for_the_turn_first(atlas: Atlas, folder: Pa
     user, project = new_project(atlas, folder, memory_bytes=1500, memory_hard=True)
     atlas.memory.snapshot(project, "notes.md", b"one\n")
     key = {"user_id": user.id, "project_id": project.id, "path": "notes.md"}
-    lock = statements("memory")["lock"].text
 
     def queue() -> None:
         with psycopg.connect(dsn) as connection:
-            connection.execute(lock, key)
+            for statement in (statements("memory_usage")["turn"], statements("memory")["lock"]):
+                connection.execute(statement.text, key)
 
     with atlas.transaction() as tx:
         tx.memory.snapshot(project, "CLAUDE.md", noise(10))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.every_server
 
 
 def test_an_empty_database_is_migrated_when_asked(empty_dsn: str) -> None:
-    with pytest.raises(SchemaMismatch, match="no AtlasEngine schema.*atlasctl db init"):
+    with pytest.raises(SchemaMismatch, match="no AtlasEngine schema.*migrate=True"):
         Atlas.open(empty_dsn)
     with Atlas.open(empty_dsn, migrate=True) as atlas:
         assert [row.version for row in atlas.schema.status()] == list(range(1, len(migrations()) + 1))

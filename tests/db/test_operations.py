@@ -15,7 +15,7 @@ from original_checks import CHECKS
 from original_examples import ROWS, World
 
 import atlas_sdk
-from atlas_sdk import Atlas, async_topics
+from atlas_sdk import Atlas, topics
 from atlas_sdk._namespaces import Namespace
 
 
@@ -74,7 +74,7 @@ def test_every_operation_is_on_record_silent_or_a_reading() -> None:
 
 def test_both_clients_have_the_same_signatures() -> None:
     for topic, namespace in reference.TOPICS.items():
-        awaited = getattr(async_topics, f"Async{namespace.__name__}")
+        awaited = getattr(topics, f"Async{namespace.__name__}")
         for name, operation in reference.operations().items():
             if name.startswith(f"{topic}."):
                 other = getattr(awaited, name.partition(".")[2])

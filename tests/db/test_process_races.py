@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from embedded_homes import embedded_server
 from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, Atlas, AtlasError
-from atlas_sdk._embedded import EmbeddedServer, locks
+from atlas_sdk._embedded import locks
 
 START = """
 import os, sys
@@ -78,24 +78,25 @@ def go(made: list[subprocess.Popen[str]]) -> None:
 
 
 def test_eight_processes_write_one_file(atlas: Atlas, dsn: str, folder: Path) -> None:
+    each, all_of_them = 12, 96
     user = atlas.users.create("ada@example.com")
     project = atlas.projects.create(user, path=folder)
-    with processes(8, WRITE.replace("COUNT", "25"), dsn, folder) as made:
+    with processes(8, WRITE.replace("COUNT", str(each)), dsn, folder) as made:
         answers = [process.communicate(timeout=PATIENCE_S)[0].split("\n")[:-1] for process in made]
     seqs = [[int(line.split()[1]) for line in lines] for lines in answers]
-    assert [len(mine) for mine in seqs] == [25] * 8
+    assert [len(mine) for mine in seqs] == [each] * 8
     # Each process gets rising numbers, and the processes together get every number once.
     assert all(mine == sorted(mine) for mine in seqs)
-    assert sorted(seq for mine in seqs for seq in mine) == list(range(1, 201))
+    assert sorted(seq for mine in seqs for seq in mine) == list(range(1, all_of_them + 1))
     history = atlas.memory.history(project, "CLAUDE.md", limit=500)
-    assert [version.seq for version in history] == list(range(200, 0, -1))
-    expected = {BODY + b"p%d %d\n" % (who, n) for who in range(8) for n in range(25)}
+    assert [version.seq for version in history] == list(range(all_of_them, 0, -1))
+    expected = {BODY + b"p%d %d\n" % (who, n) for who in range(8) for n in range(each)}
     assert {atlas.memory.content(version) for version in history} == expected
     for who, mine in enumerate(seqs):
         for n, seq in enumerate(mine):
-            assert atlas.memory.content(history[200 - seq]) == BODY + b"p%d %d\n" % (who, n)
+            assert atlas.memory.content(history[all_of_them - seq]) == BODY + b"p%d %d\n" % (who, n)
     verified = atlas.memory.verify(user)
-    assert (verified.ok, verified.versions, verified.contents) == (True, 200, 200)
+    assert (verified.ok, verified.versions, verified.contents) == (True, all_of_them, all_of_them)
 
 
 def test_two_processes_register_the_same_at_once(atlas: Atlas, dsn: str, folder: Path) -> None:
@@ -151,16 +152,10 @@ def test_a_killed_writer_leaves_a_whole_history(dsn: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_home() -> Iterator[Path]:
     """Yield a home that only these tests use, because they kill its server."""
-    home = tmp_path_factory.mktemp("killed") / "home"
-    server = EmbeddedServer.acquire(home)
-    yield home
-    server.release()
-    for _ in locks.polling(PATIENCE_S):
-        if not (server.data_dir / "postmaster.pid").exists():
-            break
-    shutil.rmtree(server.data_dir)
+    with embedded_server() as server:
+        yield server.home
 
 
 def kill_server(home: Path) -> None:

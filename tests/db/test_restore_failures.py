@@ -67,8 +67,9 @@ def test_a_restore_that_failed_half_way_says_so_and_can_be_undone(
     before = on_disk(folder)
     with monkeypatch.context() as patched:
         fail_at(patched, "CLAUDE.md")
-        with pytest.raises(RestoreRefused, match="1 of 3 files were written.*atlasctl undo"):
+        with pytest.raises(RestoreRefused, match="1 of 3 files were written.*`memory.undo`") as refused:
             client.memory.restore(project, "one")
+    assert refused.value.followed_by == "undo"
     assert on_disk(folder) == before | {"AGENTS.md": FILES["AGENTS.md"]}
     assert newest(client, project) == on_disk(folder)
     client.memory.undo(project)
@@ -83,7 +84,7 @@ def test_an_undo_that_failed_half_way_goes_on_when_repeated(
     client.memory.restore(project, "one")
     with monkeypatch.context() as patched:
         fail_at(patched, "CLAUDE.md")
-        with pytest.raises(RestoreRefused, match="atlasctl undo` goes on"):
+        with pytest.raises(RestoreRefused, match="`memory.undo` goes on"):
             client.memory.undo(project)
     client.memory.undo(project)
     assert on_disk(folder) == before == newest(client, project)

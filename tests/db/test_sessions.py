@@ -84,6 +84,8 @@ def test_a_session_lasts_from_a_second_to_four_hundred_days(client: Any, user: U
 def test_what_a_client_says_of_itself_is_made_to_fit(client: Any, user: User) -> None:
     odd = client.sessions.issue(user, ip="fe80::1%eth0", user_agent="x\0\ud800" + "y" * 5000).session
     assert odd.ip == "fe80::1"
+    assert client.sessions.issue(user, ip="::ffff:10.0.0.1").session.ip == "10.0.0.1"
+    assert client.with_context(ip="testclient", strict=False).sessions.issue(user).session.ip is None
     assert odd.user_agent is not None
     assert len(odd.user_agent) == 1024
     with pytest.raises(InvalidInput) as failure:
@@ -260,8 +262,9 @@ def test_sessions_are_listed_newest_first(client: Any, user: User) -> None:
     client.sessions.issue(client.users.create("bob@example.com"))
     assert client.sessions.list(user) == issued[::-1]
     assert client.sessions.list(user, limit=2) == [issued[2], issued[1]]
-    with pytest.raises(InvalidInput):
-        client.sessions.list(user, limit=0)
+    for limit in (0, 10_001):
+        with pytest.raises(InvalidInput, match="limit"):
+            client.sessions.list(user, limit=limit)
 
 
 def test_expired_sessions_are_purged_in_batches(client: Any, user: User, migrated: Any) -> None:

@@ -66,11 +66,41 @@ def test_pages_are_found_by_an_index(migrated: psycopg.Connection[Any], name: st
     assert re.search(found, plan), plan
 
 
+#: Topics whose statements read PostgreSQL's own catalogue, which is not distributed.
+OF_CATALOGUE = {"provision", "doctor", "backups", "isolation", "schema"}
+
+
 def test_statements_are_parametrized_and_listed_by_column() -> None:
     for statement in ALL:
         assert "%s" not in statement.text, statement.name
         assert not re.search(r"SELECT\s+\*", statement.text), statement.name
         assert ";" not in re.sub(r"--.*", "", statement.text), f"{statement.name} holds two statements"
+
+
+#: Constructs that a cluster refuses or gets wrong, by what they match in a statement or in the body of a function.
+REFUSED_BY_CLUSTERS = {
+    "ctid names rows of every shard": r"\bctid\b",
+    "a simple CASE in an UPDATE compares with NULL": r"UPDATE (?:(?!;).)*SET (?:(?!;).)*CASE \w[\w.]* WHEN",
+    "a volatile function in UPDATE … SET": (
+        r"UPDATE [^;]*? SET (?:(?!\bWHERE\b|;).)*\b(clock_timestamp|random|gen_random_uuid)\("
+    ),
+    "RETURNING without an alias after INSERT … SELECT": (
+        r"INSERT INTO \w+ \((?:(?!\bVALUES\b|\bINSERT\b|;).)*\bSELECT\b(?:(?!\bINSERT\b|;).)*RETURNING \w+(,|\s|$)"
+    ),
+    "an outer join without a condition": r"\bON true\b",
+}
+
+
+@pytest.mark.parametrize("construct", REFUSED_BY_CLUSTERS)
+def test_what_a_cluster_refuses_stays_away(migrated: psycopg.Connection[Any], construct: str) -> None:
+    bodies = migrated.execute(
+        "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosrc IS NOT NULL"
+    ).fetchall()
+    texts = {statement.name: statement.plain for statement in ALL if statement.name.split(".")[0] not in OF_CATALOGUE}
+    texts |= {name: re.sub(r"--[^\n]*", "", body) for name, body in bodies}
+    assert len(texts) > 200
+    found = [name for name, text in texts.items() if re.search(REFUSED_BY_CLUSTERS[construct], text, re.DOTALL)]
+    assert found == []
 
 
 def test_every_statement_is_used() -> None:

@@ -1,11 +1,13 @@
 """The dependency and the handlers: a guard lives as long as its response."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException
 from fastapi_service import Service
 from sides import Ledger
 from starlette.requests import HTTPConnection
@@ -135,6 +137,68 @@ def test_request_that_the_middleware_counted_is_not_counted_again(service: Servi
     assert atlas.quotas.usage(user).requests_last_hour == 1
     assert service.request("GET", "/twice").status_code == 200
     assert atlas.quotas.usage(user).requests_last_hour == 4
+
+
+def test_two_dependencies_of_a_request_count_it_once(service: Service, atlas: Atlas, user: User) -> None:
+    one, two, counting = service.spend(tokens=10), service.spend(cost="0.01"), service.spend()
+
+    @service.app.get("/chat")
+    async def chat(
+        g: Annotated[AsyncGuard, Depends(one)],
+        other: Annotated[AsyncGuard, Depends(two)],
+        third: Annotated[AsyncGuard, Depends(counting)],
+    ) -> None:
+        g.settle(tokens=1)
+        other.settle(cost="0.001")
+
+    assert service.request("GET", "/chat").status_code == 200
+    usage = atlas.quotas.usage(user)
+    assert (usage.requests_last_hour, usage.tokens_used, usage.cost_used) == (1, 1, Decimal("0.001"))
+
+
+def test_dependency_that_only_counts_has_nothing_to_do_after_the_middleware(
+    service: Service, atlas: Atlas, user: User
+) -> None:
+    sub = FastAPI()
+    sub.add_middleware(QuotaMiddleware, quotas=service.atlas.quotas, user=lambda scope: user, paths=("/chat",))
+    service.app.mount("/sub", sub)
+    service.app.add_middleware(QuotaMiddleware, quotas=service.atlas.quotas, user=lambda scope: user, skip=("/free",))
+    counting = service.spend()
+
+    @sub.get("/chat")
+    @service.app.get("/free")
+    async def chat(g: Annotated[AsyncGuard, Depends(counting)]) -> None:
+        pass
+
+    assert service.request("GET", "/sub/chat").status_code == 200
+    assert atlas.quotas.usage(user).requests_last_hour == 1
+    assert service.request("GET", "/free").status_code == 200
+    assert atlas.quotas.usage(user).requests_last_hour == 2
+
+
+def test_preflights_are_free_of_requests(service: Service, atlas: Atlas, user: User, books: Ledger) -> None:
+    spend = service.spend(tokens=10)
+
+    @service.app.options("/chat")
+    async def chat(g: Annotated[AsyncGuard, Depends(spend)]) -> None:
+        g.settle(tokens=1)
+
+    assert service.request("OPTIONS", "/chat").status_code == 200
+    assert books.charged() == (1, 0)
+    assert atlas.quotas.usage(user).requests_last_hour == 0
+
+
+def test_requests_of_two_users_are_counted_for_each(service: Service, atlas: Atlas, user: User) -> None:
+    team = atlas.users.create(f"{uuid.uuid4()}@example.com")
+    service.app.add_middleware(QuotaMiddleware, quotas=service.atlas.quotas, user=lambda scope: team)
+    counting = service.spend()
+
+    @service.app.get("/chat")
+    async def chat(g: Annotated[AsyncGuard, Depends(counting)]) -> None:
+        pass
+
+    assert service.request("GET", "/chat").status_code == 200
+    assert [atlas.quotas.usage(one).requests_last_hour for one in (user, team)] == [1, 1]
 
 
 def test_middleware_does_not_speak_over_a_refusal(service: Service, atlas: Atlas, user: User) -> None:

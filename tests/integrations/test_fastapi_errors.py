@@ -8,21 +8,9 @@ from fastapi import Depends, FastAPI, WebSocket
 from fastapi_service import Service
 from sides import Ledger
 from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
-from atlas_sdk import (
-    AlreadyExists,
-    Atlas,
-    DatabaseUnreachable,
-    IntegrityFailure,
-    InvalidInput,
-    InvalidToken,
-    NotFound,
-    NotPermitted,
-    QuotaExceeded,
-    User,
-)
+from atlas_sdk import Atlas, DatabaseUnreachable, QuotaExceeded, User
 from atlas_sdk.guards import AsyncGuard
 from atlas_sdk.integrations.fastapi import install
 
@@ -103,58 +91,6 @@ def test_starlette_answers_too(service: Service, atlas: Atlas, user: User) -> No
     assert lost.status_code == 503
     assert int(lost.headers["retry-after"]) > 0
     assert "db.internal" not in lost.text
-
-
-@pytest.mark.parametrize(
-    ("problem", "status", "told"),
-    [
-        (NotFound("no project 7", kind="project", name="7"), 404, {"kind": "project", "name": "7"}),
-        (AlreadyExists("a@b.c is taken", kind="user", name="a@b.c"), 409, {"kind": "user", "name": "a@b.c"}),
-        (InvalidInput("name must not be empty", field="name"), 422, {"field": "name"}),
-        (NotPermitted("not this tenant's"), 403, {}),
-        (InvalidToken("expired"), 401, {}),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-@pytest.mark.parametrize("can_answer", [None, True, False], ids=["http", "websocket", "closed"])
-def test_errors_have_an_answer(
-    problem: Any, status: int, told: dict[str, str], *, can_answer: bool | None, service: Service
-) -> None:
-    async def fail(connection: HTTPConnection) -> None:
-        raise problem
-
-    service.app.get("/fail")(fail)
-    service.app.websocket("/ws")(fail)
-    if can_answer is None:
-        answer = service.request("GET", "/fail")
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.status_code == status
-        shown = answer.json()
-        assert shown.items() >= {"status": status, "detail": str(problem), **told}.items()
-        assert ("www-authenticate" in answer.headers) == (status == 401)
-        return
-    sent: list[Any] = []
-
-    async def sending(message: Any) -> None:
-        sent.append(message)
-
-    extensions: Any = {"websocket.http.response": {}} if can_answer else {}
-    service.drive({"type": "websocket", "path": "/ws", "extensions": extensions}, sending)
-    if can_answer:
-        assert (sent[0]["status"], json.loads(sent[1]["body"])["detail"]) == (status, str(problem))
-    else:
-        assert [(found["type"], found["code"], found["reason"]) for found in sent] == [
-            ("websocket.close", 1008, str(problem))
-        ]
-
-
-def test_other_errors_stay_the_applications(service: Service) -> None:
-    async def fail() -> None:
-        raise IntegrityFailure("broken", sha256="00")
-
-    service.app.get("/fail")(fail)
-    with pytest.raises(IntegrityFailure):
-        service.request("GET", "/fail")
 
 
 def test_without_handlers_the_refusal_is_the_applications(service: Service, atlas: Atlas, user: User) -> None:

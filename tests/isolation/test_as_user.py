@@ -251,7 +251,7 @@ def test_says_what_is_missing_where_there_is_no_role(outside: Atlas, dsn: str) -
         grant = psycopg.sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}")
         owner.execute(grant.format(psycopg.sql.Identifier(name)))
         login = f"{dsn}&options=-c%20role%3D{name}"
-        with Atlas.open(login) as client, pytest.raises(NotPermitted, match="atlasctl db init"):
+        with Atlas.open(login) as client, pytest.raises(NotPermitted, match="grant it to the login"):
             client.as_user(user)
         owner.execute(psycopg.sql.SQL("DROP OWNED BY {}").format(psycopg.sql.Identifier(name)))
         owner.execute(psycopg.sql.SQL("DROP ROLE {}").format(psycopg.sql.Identifier(name)))

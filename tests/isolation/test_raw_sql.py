@@ -246,7 +246,8 @@ def test_copy_gives_own_rows_only(attack: Attack) -> None:
 def test_what_has_the_rights_of_the_owner_asks_who_calls(attack: Attack) -> None:
     """The test looks at every such function, so it covers later migrations too."""
     functions = attack.owner.execute(
-        "SELECT p.oid::regprocedure::text, p.prosrc LIKE '%PERFORM check_tenant(p_user)%'"
+        "SELECT p.oid::regprocedure::text, p.prosrc LIKE '%PERFORM check_tenant(p_user);%'"
+        " OR p.prorettype = 'trigger'::regtype AND p.prosrc LIKE '%PERFORM check_tenant(owner) FROM unnest(owners)%'"
         " FROM pg_proc AS p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace"
     ).fetchall()
     assert len(functions) > 8

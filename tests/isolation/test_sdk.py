@@ -158,6 +158,8 @@ def test_the_sql_api_of_quotas_is_for_oneself_only(attack: Attack) -> None:
     calls = [
         ("SELECT quota_reserve(%s, %s, 1, NULL, 0, 0, 0, 0, '1 min', '', '{}')", (uuid4(),)),
         ("SELECT quota_lease(%s, %s, 1, 1, 0, 0, 0, 0, '1 min', '', '{}')", (uuid4(),)),
+        ("SELECT quota_wait(%s, %s, 1, NULL, 0, 0, 0, 0, '1 min', '', '{}', '1 min')", (uuid4(),)),
+        ("SELECT quota_leave(%s, %s)", (held,)),
         ("SELECT quota_settle(%s, %s, 0, 0, NULL, NULL)", (held,)),
         ("SELECT quota_release(%s, %s)", (held,)),
         ("SELECT quota_extend(%s, %s, 1, 0, '1 min')", (held,)),
@@ -183,6 +185,8 @@ def test_raises_no_limit_of_its_own(attack: Attack) -> None:
         "UPDATE users SET email_verified = true WHERE id = %s",
         "UPDATE plans SET tokens_limit = NULL WHERE %s IS NOT NULL",
         "DELETE FROM quota_reservations WHERE user_id = %s",
+        "UPDATE quota_waiters SET number = 0 WHERE user_id = %s",
+        "INSERT INTO quota_waiters VALUES (%s, gen_random_uuid(), 0, now(), now())",
         "SELECT quota_grant(%s, gen_random_uuid(), 1000, 0, NULL, '')",
         "SELECT quota_apply_plan(%s)",
         "INSERT INTO quota_grants (user_id, id, tokens, cost, created_at) VALUES (%s, gen_random_uuid(), 5, 0, now())",

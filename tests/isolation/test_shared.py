@@ -85,12 +85,10 @@ def test_a_lock_in_the_victims_name_stalls_nothing(attack: Attack) -> None:
         # With this limit a wait for a lock fails.
         with Atlas.open(attack.atlas.url, lock_timeout_s=2) as impatient:
             assert impatient.memory.snapshot(victim.project, "CLAUDE.md", b"# another\n") is not None
-            begin = statements("maintenance")["begin_if_due"].text
-            assert "maintenance_begin" in begin
             impatient.maintenance.purge_sessions()
         with psycopg.connect(attack.atlas.url) as connection:
             connection.execute("SET lock_timeout = '2s'")
-            connection.execute("SELECT maintenance_begin(gen_random_uuid(), '1 day', '1 hour', '6 hours', '{}'::jsonb)")
+            connection.execute(statements("maintenance")["lock"].text)
             connection.execute(statements("schema")["lock_version"].text)
             connection.rollback()
         attack.app.execute("SELECT pg_advisory_unlock_all()")

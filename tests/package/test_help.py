@@ -14,21 +14,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from atlas_sdk import (
-    AsyncAtlas,
-    Atlas,
-    GuardOptions,
-    InvalidInput,
-    Options,
-    Snapshot,
-    User,
-    _connect,
-    _maintaining,
-    async_topics,
-    maintenance,
-    topics,
-)
-from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
+from atlas_sdk import AsyncAtlas, Atlas, GuardOptions, InvalidInput, Options, Snapshot, User, _connect, topics
+from atlas_sdk._namespaces import AsyncNamespace, Namespace, method
 from atlas_sdk.guards import options as guard_options
 
 
@@ -49,9 +36,9 @@ def operations() -> Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]
         kind = getattr(topics, name)
         if issubclass(kind, Namespace):
             for attribute in dir(kind):
-                if isinstance(inspect.getattr_static(kind, attribute), sync_method):
-                    other = getattr(async_topics, f"Async{name}")
-                    assert isinstance(inspect.getattr_static(other, attribute), async_method)
+                if isinstance(inspect.getattr_static(kind, attribute), method):
+                    other = getattr(topics, f"Async{name}")
+                    assert issubclass(other, AsyncNamespace)
                     yield f"{name}.{attribute}", getattr(kind(runner), attribute), getattr(other(runner), attribute)
 
 
@@ -89,6 +76,9 @@ def test_help_of_a_namespace_shows_methods() -> None:
     assert "  create(self, user: atlas_sdk.model.users.User, *" in text
     assert "-> atlas_sdk.model.projects.Project\n" in text
     assert "Generator" not in text
+    assert " |  Projects: the folders whose memory files are kept.\n" in text
+    assert "\n |  async create(self, user: " in rendered(topics.AsyncProjects)
+    assert "A restore cannot be part of a transaction" in rendered(topics.AsyncMemory)
     assert list(inspect.signature(topics.Memory.snapshot).parameters)[:3] == ["self", "project", "path"]
     assert get_type_hints(topics.Memory.snapshot)["return"] == Snapshot | None
 
@@ -167,8 +157,6 @@ def options_of(module: ModuleType, name: str) -> list[str]:
     [
         (Options, _connect),
         (GuardOptions, guard_options),
-        (maintenance.RetentionOptions, _maintaining),
-        (maintenance.MaintenanceOptions, _maintaining),
     ],
     ids=lambda kind: kind.__name__,
 )
@@ -182,8 +170,8 @@ def test_help_of_options_shows_each_with_its_default_and_no_methods(kind: type, 
 def test_a_namespace_says_what_it_offers() -> None:
     runner: Any = Runner()
     assert repr(topics.Schema(runner)) == "<Schema: check, migrate, server, status>"
-    assert isinstance(async_topics.AsyncSchema(runner), AsyncNamespace)
-    assert repr(async_topics.AsyncSchema(runner)) == "<AsyncSchema: check, migrate, server, status>"
+    assert isinstance(topics.AsyncSchema(runner), AsyncNamespace)
+    assert repr(topics.AsyncSchema(runner)) == "<AsyncSchema: check, migrate, server, status>"
 
 
 USER = User(
@@ -197,7 +185,7 @@ USER = User(
 )
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [(topics.Quotas, ""), (async_topics.AsyncQuotas, "Async")])
+@pytest.mark.parametrize(("kind", "prefix"), [(topics.Quotas, ""), (topics.AsyncQuotas, "Async")])
 def test_guards_say_what_they_are_for(kind: Any, prefix: str) -> None:
     quotas = kind(Runner())
     assert repr(quotas.guard(USER, tokens=10, cost="0.5")) == (
@@ -208,7 +196,7 @@ def test_guards_say_what_they_are_for(kind: Any, prefix: str) -> None:
     assert repr(quotas.lease(USER, tokens=10)) == f"<{prefix}Lease for ada@example.com; open>"
 
 
-@pytest.mark.parametrize("kind", [topics.Quotas, async_topics.AsyncQuotas])
+@pytest.mark.parametrize("kind", [topics.Quotas, topics.AsyncQuotas])
 @pytest.mark.parametrize("method", ["guard", "slot", "lease"])
 def test_guards_refuse_an_id_in_the_place_of_a_user(kind: Any, method: str) -> None:
     with pytest.raises(InvalidInput, match="^user must be a User, not a UUID$"):

@@ -20,7 +20,7 @@ import pytest
 import reference
 
 import atlas_sdk
-from atlas_sdk import aio, async_topics, client, errors, files, guards, maintenance, results, topics
+from atlas_sdk import _operations, aio, client, errors, files, guards, maintenance, results, topics
 from atlas_sdk.guards import methods
 from atlas_sdk.guards.block import Block
 
@@ -140,15 +140,17 @@ def test_guards_slots_leases_and_calls_show_what_a_user_may_call_and_nothing_els
 
 
 def test_both_clients_are_the_same_but_for_their_names() -> None:
-    text = re.sub(r"Async|async_(?=method)", "", inspect.getsource(async_topics)).replace("sync_method", "method")
-    assert text.split('"""', 2)[2] == inspect.getsource(topics).replace("sync_method", "method").split('"""', 2)[2]
+    for kind in (topics.Topics, topics.Transaction):
+        awaited = getattr(topics, f"Async{kind.__name__}")
+        text = re.sub("Async", "", inspect.getsource(awaited))
+        assert text == inspect.getsource(kind)
     public = [{name for name in dir(kind) if not name.startswith("_")} for kind in (client.Atlas, aio.AsyncAtlas)]
     assert public[1] - public[0] == {"connect"}
     assert public[0] <= public[1]
 
 
 @pytest.mark.parametrize(
-    "module", [client, aio, topics, async_topics, methods, guards], ids=lambda module: module.__name__
+    "module", [client, aio, topics, _operations, methods, guards], ids=lambda module: module.__name__
 )
 def test_every_operation_is_documented(module: object) -> None:
     for name in module.__all__:

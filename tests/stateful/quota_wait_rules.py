@@ -12,7 +12,8 @@ from hypothesis.stateful import invariant, rule
 from quota_model import Hold, Waiter
 
 from atlas_sdk.errors import QuotaExceeded
-from atlas_sdk.ops import quota_accounting, quota_waits
+from atlas_sdk.model.quotas import Reservation
+from atlas_sdk.ops import quota_waits, quotas
 from atlas_sdk.ops.quota_waits import Queued
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ UPDATE user_quotas SET waiting_until = now() + interval '1 day' WHERE user_id = 
 """
 
 
+QUEUE = """
+SELECT q.waiting_until,
+       ARRAY(SELECT w.id FROM quota_waiters AS w WHERE w.user_id = q.user_id ORDER BY w.number) AS calls
+FROM user_quotas AS q WHERE q.user_id = %s
+"""
+
+
 class WaitRules:
     """Rules for `QuotaMachine`."""
 
@@ -40,6 +48,9 @@ class WaitRules:
     quota_sql: QuotaSql
 
     def run(self, plan: Any) -> Any:
+        raise NotImplementedError
+
+    def reserve(self, *, tokens: int, flexible: bool, slots: int) -> None:
         raise NotImplementedError
 
     @rule(
@@ -59,6 +70,22 @@ class WaitRules:
     def queue_is_served(self) -> None:
         for key, waiter in list(self.model.queue.items()):
             self.ask(key, waiter, WAIT)
+
+    @rule(first=st.integers(1, 60), second=st.integers(0, 60), used=tokens)
+    def queue_forms(self, *, first: int, second: int, used: int) -> None:
+        """Behind a call that has taken all tokens. When it ends, the second call asks before the first."""
+        known = len(self.model.holds)
+        self.reserve(tokens=1000, flexible=True, slots=0)
+        self.wait(tokens=first, flexible=False, slots=0, requests=1)
+        self.wait(tokens=second, flexible=True, slots=0, requests=1)
+        self.ask_again(number=0)
+        for key in list(self.model.holds)[known:]:
+            hold = self.model.holds[key]
+            if hold.state == "held":
+                self.run(quotas.settle(self.user, key, tokens=min(used, hold.tokens)))
+                self.model.end(hold, "settled", min(used, hold.tokens), 0)
+        self.ask_again(number=1)
+        self.queue_is_served()
 
     @rule(number=picks)
     def wait_is_over(self, number: int) -> None:
@@ -100,13 +127,15 @@ class WaitRules:
             model.queue.setdefault(key, waiter)
             self.quota_sql.connection.execute(NEVER_DIES, (self.user.id, self.user.id))
         else:
-            assert self.run(plan).tokens == granted
+            held = self.run(plan)
+            assert isinstance(held, Reservation), "others wait no more"
+            assert held.tokens == granted
             model.queue.pop(key, None)
             model.holds[key] = Hold(tokens=granted, slots=waiter.slots)
             model.requests += waiter.requests
 
     @invariant()
     def queue_is_the_model(self) -> None:
-        assert self.quota_sql.waiters(self.user.id) == list(self.model.queue)
-        assert self.run(quota_accounting.usage(self.user)).waiting == len(self.model.queue)
-        assert (self.quota_sql.quota(self.user.id).waiting_until is None) == (not self.model.queue)
+        found = self.quota_sql.row(QUEUE, self.user.id)
+        assert found.calls == list(self.model.queue)
+        assert (found.waiting_until is None) == (not self.model.queue)

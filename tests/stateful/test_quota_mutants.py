@@ -91,16 +91,14 @@ MUTANTS = {
     ),
     "released stream is free": Mutant("quota_release", (("IF hold.tokens_progressed > 0", "IF false"),), "assert"),
     # Expiry.
-    "reclaim leaks the hold": Mutant(
-        "quota_reclaim", (("tokens_held = u.tokens_held - s.tokens", "tokens_held = u.tokens_held"),), "assert"
-    ),
+    "reclaim leaks the hold": Mutant("quota_reclaim", (("q.tokens_held - hold.tokens", "q.tokens_held"),), "assert"),
     "reclaim leaks the slots": Mutant(
         "quota_reclaim",
-        (("containers_used = u.containers_used - s.slots", "containers_used = u.containers_used"),),
+        (("q.containers_used - hold.slots", "q.containers_used"),),
         ".",
     ),
     "reclaim charges the wrong month": Mutant(
-        "quota_reclaim", (("sum(tokens) FILTER (WHERE period_start = q.period_start)", "sum(tokens)"),), "."
+        "quota_reclaim", (("IF hold.period_start = q.period_start THEN", "IF true THEN"),), "."
     ),
     # Blocks. (test_quota_hits.py covers requests, of which there are few here.)
     "block ignores holds": Mutant(

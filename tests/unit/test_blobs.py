@@ -72,5 +72,5 @@ def test_damage_is_found(damage: str) -> None:
     }[damage]
     base = first if damage != "base" else put(text.replace(b"house", b"horse"))
     broken = Blob(sha256=second.sha256, size=second.size, depth=1, base_sha256=first.sha256, data=data)
-    with pytest.raises(IntegrityFailure, match="atlasctl verify"):
+    with pytest.raises(IntegrityFailure, match="memory.verify"):
         assemble([broken, base], path="CLAUDE.md")

@@ -198,7 +198,7 @@ def test_status_is_not_written_through_a_link_of_a_killed_write(tmp_path):
     lock = take(tmp_path)
     target = tmp_path / "target"
     target.write_text("mine")
-    (tmp_path / STATUS).with_suffix(".new").symlink_to(target)
+    (tmp_path / f"{STATUS}.new").symlink_to(target)
     write(tmp_path, Status(pid=os.getpid(), started_at="2026-02-03T04:05:06+00:00"))
     assert target.read_text() == "mine"
     assert read_status(tmp_path).pid == os.getpid()

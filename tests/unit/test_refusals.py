@@ -102,6 +102,15 @@ def test_the_sentence_says_what_is_left_of_what() -> None:
     assert str(refusal("cost", limit=None, remaining=Decimal("0.01"))).startswith("the cost limit leaves 0.01 dollars")
 
 
+def test_small_amounts_are_plain_numbers() -> None:
+    tiny = Decimal("1E-9")
+    said = str(refusal("cost", asked=2 * tiny, remaining=tiny, limit=3 * tiny, held=tiny))
+    assert said.startswith(
+        "the cost limit of 0.000000003 dollars leaves 0.000000001 dollars, and 0.000000002 were asked for, because "
+        "running calls hold 0.000000001 dollars"
+    )
+
+
 @pytest.mark.parametrize("kind", [DatabaseUnreachable, AuthenticationFailed, EmbeddedServerFailed])
 def test_a_database_that_is_gone_is_the_services_fault(kind: type[DatabaseUnreachable]) -> None:
     error = kind("no connection")

@@ -2,6 +2,7 @@
 
 import pickle
 import unicodedata
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from atlas_sdk.errors import FileProblem, InvalidInput, NotAProject, NotFound
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.names import checkpoint_name
-from atlas_sdk.text import cut, named, printable, quoted, visible
+from atlas_sdk.text import cut, digits, named, printable, quoted, visible
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,26 @@ from atlas_sdk.text import cut, named, printable, quoted, visible
 )
 def test_what_hides_is_shown_and_the_rest_stays(text, shown):
     assert visible(text) == (text if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (Decimal("1E-9"), "0.000000001"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("0.10"), "0.10"),
+        (-5, "-5"),
+        ("2e-3", "0.002"),
+        ("NaN", "NaN"),
+        ("1e1000000", "1E+1000000"),
+    ],
+)
+def test_numbers_have_no_exponent_if_they_are_short(amount, shown):
+    assert digits(amount) == shown
+
+
+def test_a_long_number_is_cut():
+    assert len(digits(10**5000)) == 40
 
 
 def test_line_ends_stay_where_they_are_wanted():

@@ -95,12 +95,6 @@ def test_a_wrong_wait_is_refused(wait: Any) -> None:
     assert refused.value.field == "wait"
 
 
-def test_no_wait_is_no_wait() -> None:
-    assert WaitSchedule.of({"tokens": 5}) is None
-    assert WaitSchedule.of({"wait": None}) is None
-    assert WaitSchedule.of({"wait": timedelta()}) is None
-
-
 def test_a_guard_of_a_lease_cannot_wait() -> None:
     with pytest.raises(InvalidInput, match="no option wait"):
         check_lease_options({"wait": timedelta(seconds=1)})

@@ -261,6 +261,46 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
     assert main(arguments) == 2
 
 
+SERVER, OTHER = "postgresql://ada@db.example/atlas", "postgresql://bob@db.example/atlas"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "used"),
+    [
+        ([], {}, (SERVER, "kept")),
+        ([], {"ATLAS_DATABASE_URL": OTHER}, (OTHER, "kept")),
+        ([], {"ATLAS_HOME": "mine"}, (SERVER, "mine")),
+        (["--dsn", OTHER], {}, (OTHER, "kept")),
+        (["--home", "mine"], {}, (None, "mine")),
+        (["--home", "mine"], {"ATLAS_DATABASE_URL": OTHER}, (OTHER, "mine")),
+        (["--home", "mine", "--dsn", OTHER], {}, (OTHER, "mine")),
+    ],
+)
+def test_the_settings_choose_the_database(
+    arguments: list[str],
+    variables: dict[str, str],
+    used: tuple[str | None, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ATLAS_DATABASE_URL", "ATLAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("atlas_sdk.config.user_file", lambda: tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_text(f'[atlas]\ndatabase_url = "{SERVER}"\nhome = "{tmp_path / "kept"}"\n')
+    found: list[tuple[str | None, Path]] = []
+
+    def run_nothing(*, dsn: str | None, home: Path, **_: object) -> int:
+        found.append((dsn, home))
+        return 0
+
+    monkeypatch.setattr("watcher.daemon.run", run_nothing)
+    assert main(arguments) == 0
+    assert found == [(used[0], tmp_path / used[1])]
+
+
 #: Settings of one project that once stopped the daemon for all projects, by a recursion error.
 HOSTILE = ".atlas.toml", b"x=" + b"[" * 5000 + b"]" * 5000
 

@@ -27,7 +27,8 @@ def test_an_older_schema_in_use_is_left_to_migrate(init: Any, server: PrivateSer
     ran = init()
     assert ran.code == 1
     command = f"atlasctl db migrate --dsn {server.url('atlas')}"
-    assert f"schema version {LATEST - 2}, this AtlasEngine needs {LATEST}: run `{command}`" in ran.err
+    assert f"schema version {LATEST - 2}, this AtlasEngine needs {LATEST}: " in ran.err
+    assert f"; run: {command}\n" in ran.err
 
 
 def test_a_setup_that_ended_half_way_goes_on(init: Any, server: PrivateServer) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from servers import PASSWORD, PrivateServer, steps
 
-from atlas_sdk import Atlas
+from atlas_sdk import Atlas, DatabaseUnreachable
+from atlas_sdk._drive.admin import AdminSession
 from atlas_sdk._sql import migrations
-from atlas_sdk.provision import Address, set_up
+from atlas_sdk.provision import Address, set_up, setup
+from atlas_sdk.provision.session import open_session
 
 LATEST = len(migrations())
 #: A name that needs every kind of quoting.
@@ -168,6 +172,29 @@ def test_many_may_do_it_at_once(server: PrivateServer) -> None:
     assert [[step for step in result.steps if step.status == "failed"] for result in results] == [[]] * 6
     assert sum(len(result.applied) for result in results) == LATEST
     assert {result.schema_version for result in results} == {LATEST}
+
+
+def test_a_database_that_somebody_creates_meanwhile_is_used(
+    server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    @contextmanager
+    def opened(dsn: str) -> Iterator[AdminSession]:
+        tried.append(dsn)
+        try:
+            with open_session(dsn) as session:
+                yield session
+        except DatabaseUnreachable:
+            # The other one is between our attempt and our look at the list of databases.
+            server.ask("CREATE DATABASE atlas")
+            raise
+
+    monkeypatch.setattr(setup, "open_session", opened)
+    address = Address(dsn=server.url("atlas"))
+    result = set_up(address, app_user="shop", app_password=PASSWORD)
+    assert [step.status for step in result.steps].count("failed") == 0
+    assert tried.count(address.dsn) == 2
 
 
 def test_server_down_is_exit_5_and_one_sentence(init: Any, server: PrivateServer) -> None:

@@ -72,6 +72,31 @@ def test_round_trip_keeps_every_row_of_every_table(filled: str, second_dsn: str,
             assert [found.id for found in atlas.as_user(ada).projects.list(ada)] == [project.id]
 
 
+def test_fencing_numbers_rise_over_loads(
+    filled: str, databases: OfServer, server: str, empty_dsn: str, tmp_path: Path
+) -> None:
+    given: dict[str, list[int]] = {}
+
+    def use(dsn: str) -> None:
+        with Atlas.open(dsn) as atlas:
+            for user in atlas.users.list():
+                given.setdefault(user.email, []).extend(atlas.quotas.reserve(user, tokens=1).epoch for _ in range(3))
+
+    with Atlas.open(filled) as atlas:
+        atlas.users.create("carol@example.com")
+    made = backups.dump(tmp_path / "a.dump", filled)
+    # The dump does not know the numbers of the first use, and the second load does not know those of the first.
+    use(filled)
+    backups.load(made.file, empty_dsn)
+    use(empty_dsn)
+    with databases(server).made(template="template1") as again:
+        backups.load(made.file, again)
+        use(again)
+    assert [len(numbers) for numbers in given.values()] == [9, 9, 9]
+    for numbers in given.values():
+        assert numbers == sorted(set(numbers))
+
+
 def test_embedded_to_embedded(tmp_path: Path, folder: Path) -> None:
     homes = [tmp_path / "home-1", tmp_path / "home-2"]
     with Atlas.open(home=homes[0]) as atlas:

@@ -11,9 +11,9 @@ from psycopg import pq
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 
-from atlas_sdk._sql import Statement, statements, topics
+from atlas_sdk._sql import Statement, read_statements, topics
 
-ALL = [statement for topic in topics() for statement in statements(topic).values()]
+ALL = [statement for topic in topics() for statement in read_statements(topic).values()]
 #: Functions that PostgreSQL calls volatile because their results change, although they change no data.
 _HARMLESS = {"clock_timestamp", "pg_database_size"}
 #: Statements without the mark. Their function is STABLE and changes no row, but takes a lock.

@@ -16,7 +16,7 @@ from client_adapter import AwaitedClient, Open
 
 from atlas_sdk import Atlas, DatabaseError, DatabaseUnreachable, TransactionConflict
 from atlas_sdk._drive.pooled_connection import AsyncPooledConnection, PooledConnection, StatementCache
-from atlas_sdk._namespaces import AsyncNamespace, Namespace, async_method, sync_method
+from atlas_sdk._namespaces import AsyncNamespace, Namespace, method
 from atlas_sdk._plan import Plan, atomic, execute, local, scalar
 from atlas_sdk._sql import Statement
 
@@ -56,11 +56,7 @@ def attempts(connection: psycopg.Connection[Any]) -> int:
 def run(client: Any, operation: Callable[..., Plan[Any]]) -> Any:
     """Run a plan as a method of a client does."""
     is_async = isinstance(client, AwaitedClient)
-    kind: Any = type(
-        "Topic",
-        (AsyncNamespace if is_async else Namespace,),
-        {"operation": (async_method if is_async else sync_method)(operation)},
-    )
+    kind: Any = type("Topic", (AsyncNamespace if is_async else Namespace,), {"operation": method(operation)})
     runner = client.users._runner
     made = kind(runner).operation()
     return client._adapter.do(made) if is_async else made

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import attrs
 import pytest
 from client_adapter import AwaitedClient, Open
+from patience import PATIENCE_S
 
 from atlas_sdk import AsyncAtlas, AtlasError
 from atlas_sdk.config import Settings
@@ -140,8 +141,9 @@ def test_a_server_that_goes_away_makes_nobody_show_it(
 ) -> None:
     """The pool connects again in the background, and logs its attempts."""
     caplog.set_level(logging.DEBUG)
-    client = open_client(give(), migrate=True, connect_timeout_s=0.5, retries=0)
+    client = open_client(give(), migrate=True, connect_timeout_s=PATIENCE_S, retries=0)
     config = client._view._config
+    config.connect_timeout_s = 0.5
     config.dsn = give(_WRONG)
     with pytest.raises(AtlasError) as failure, client.transaction(), client.transaction() as tx:
         tx.users.list()

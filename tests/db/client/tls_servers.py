@@ -7,7 +7,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 import pytest
 from attrs import frozen
+from made_once import server_folder
 from patience import PATIENCE_S
 
 
@@ -77,8 +77,7 @@ def run_tls_server() -> Iterator[TlsServer]:
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda found: int(found.parent.name))
     if not binaries or shutil.which("openssl") is None:
         pytest.skip("Debian's PostgreSQL or openssl is not installed: apt-get install postgresql openssl")
-    folder = Path(tempfile.mkdtemp(prefix="atlas-tls-"))
-    folder.chmod(0o755)
+    folder = server_folder("atlas-tls-")
     data = folder / "data"
     server = TlsServer(free_port(), data, _certificate(folder, "localhost"), _certificate(folder, "stranger"))
     (folder / "password").write_text(server.password)

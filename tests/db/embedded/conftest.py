@@ -1,11 +1,12 @@
 """Fixtures with homes whose servers end with the test."""
 
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from homes import Homes
+from made_once import server_folder
 
 from atlas_sdk._embedded import EmbeddedServer
 
@@ -16,7 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     homes = Homes(tmp_path_factory.mktemp("shared"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
-        yield homes.use(homes())
+        yield homes.use(homes.started())
         homes.close()
 
 
@@ -32,8 +33,8 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
 def open_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
     """Yield homes in a folder that every account can enter. Root's server keeps its data in them too."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="atlas-test-") as folder:
-        Path(folder).chmod(0o755)
-        made = Homes(Path(folder).resolve())
-        yield made
-        made.close()
+    folder = server_folder("atlas-test-")
+    made = Homes(folder.resolve())
+    yield made
+    made.close()
+    shutil.rmtree(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from embedded_homes import started_home
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, locks, places
@@ -80,6 +81,10 @@ class Homes:
     def __call__(self, name: str = "home") -> Path:
         self._made.append(self._folder / name)
         return self._made[-1]
+
+    def started(self, name: str = "home") -> Path:
+        """Make a home with the data of a stopped server, for a test that is not about the first start."""
+        return started_home(self(name))
 
     def use(self, home: Path) -> EmbeddedServer:
         self._servers.append(EmbeddedServer.acquire(home))

@@ -140,7 +140,7 @@ def listen_as_nobody(folder: Path, told: int) -> None:
 
 
 def test_a_server_of_another_account_in_the_place_of_ours_is_told_nothing(homes: Homes) -> None:
-    home = homes("/".join(["deep" * 8] * 5))
+    home = homes.started("/".join(["deep" * 8] * 5))
     server = homes.use(home)
     account = find_account().name
     assert server.dsn.endswith(f"&requirepeer={account}")

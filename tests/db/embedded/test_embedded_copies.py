@@ -8,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from embedded_homes import started_home
 from homes import ROOT, Homes, copy, is_up, put, stop, supervisor_of, until, user_process, value, words
+from made_once import made_once
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, identity, places, postmaster, supervisor
@@ -26,30 +26,17 @@ from atlas_sdk._embedded.places import Site
 from atlas_sdk.errors import EmbeddedServerFailed
 
 
-@cache
-def _made() -> Path:
-    """Make the home that `kept` copies, only once, because initdb takes longer than a copy."""
-    folder = Path(tempfile.mkdtemp(prefix="atlas-test-kept-"))
-    folder.chmod(0o755)
+def _with_word(folder: Path) -> None:
     made = Homes(folder)
     home = made()
     home.mkdir(mode=0o755)
-    put(made.use(home), "one")
+    put(made.use(started_home(home)), "one")
     made.close()
-    return home
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_left() -> Iterator[None]:
-    yield
-    if _made.cache_info().currsize:
-        shutil.rmtree(_made().parent)
-        _made.cache_clear()
 
 
 def kept(home: Path) -> Path:
     """Make a stopped home with one word. Its data is inside if the server's account can enter the home."""
-    return copy(_made(), home)
+    return copy(made_once("kept", _with_word) / "home", home)
 
 
 def linked(homes: Homes, folder: Path) -> Path:
@@ -59,7 +46,7 @@ def linked(homes: Homes, folder: Path) -> Path:
         home.mkdir(mode=0o700)
         (folder / "data").mkdir(mode=0o700)
         (home / "postgres").symlink_to(folder / "data")
-    server = homes.use(home)
+    server = homes.use(started_home(home))
     assert (home / "postgres").is_symlink()
     put(server, "one")
     stop(server, home)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 from homes import Homes, is_up, supervisor_of, until, user_process, value
-from old_homes import OLD, ROWS, SUM, copied_from, old_cluster
+from old_homes import OLD, ROWS, SUM, old_cluster, old_data
 from patience import PATIENCE_S
 
 from atlas_sdk._embedded import EmbeddedServer, places, postmaster, upgrade
@@ -45,7 +45,7 @@ print("came through")
 def old_home(home: Path) -> str:
     """Make an old home with data; return the result of `SUM`."""
     old_cluster(home, ROWS)
-    return copied_from(ROWS)[1]
+    return old_data(ROWS)[1]
 
 
 def beside(home: Path) -> list[str]:

@@ -15,7 +15,7 @@ from atlas_sdk.errors import EmbeddedServerFailed
 
 
 def test_killed_client_does_not_keep_the_server(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     with user_process(home) as client:
         client.stdout.readline()
         assert is_up(home)
@@ -24,7 +24,7 @@ def test_killed_client_does_not_keep_the_server(homes: Homes) -> None:
 
 
 def test_server_stays_for_the_second_user_and_stops_with_the_last(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     first, second = homes.use(home), homes.use(home)
     started = value(second, "SELECT pg_postmaster_start_time()")
     first.release()
@@ -42,7 +42,7 @@ def test_server_stays_for_the_second_user_and_stops_with_the_last(homes: Homes) 
 def test_server_waits_from_its_last_use_on(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that follow each other within the lingering time start the server only once."""
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "1")
-    home = homes()
+    home = homes.started()
     homes.use(home).release()
     began = time.monotonic()
     until(lambda: time.monotonic() - began > 0.7, "most of the first wait is over")
@@ -54,7 +54,7 @@ def test_server_waits_from_its_last_use_on(homes: Homes, monkeypatch: pytest.Mon
 
 
 def test_child_of_a_fork_keeps_its_parents_server(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     code = USE.replace("sys.stdin.read()", "import os; os.fork() or (sys.stdin.read(), print('bye', flush=True))")
     with user_process(home, code) as parent:
         parent.stdout.readline()
@@ -66,7 +66,7 @@ def test_child_of_a_fork_keeps_its_parents_server(homes: Homes) -> None:
 
 
 def test_supervisor_waits_for_a_session_by_hand(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     server = homes.use(home)
     command = [server.bin_dir / "psql", "-XAtq", server.dsn]
     # The supervisor connects to the database postgres, so its connections can be counted there.
@@ -87,7 +87,7 @@ def test_supervisor_waits_for_a_session_by_hand(homes: Homes) -> None:
 
 
 def test_killed_supervisor_is_replaced(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     homes.use(home)
     until(lambda: supervisor_of(home), "the supervisor is there")
     first = supervisor_of(home)
@@ -98,7 +98,7 @@ def test_killed_supervisor_is_replaced(homes: Homes) -> None:
 
 
 def test_keep_for_outlasts_the_last_user(homes: Homes) -> None:
-    home = homes()
+    home = homes.started()
     server = homes.use(home)
     began = time.time()
     server.keep_for(1.5)
@@ -110,7 +110,7 @@ def test_keep_for_outlasts_the_last_user(homes: Homes) -> None:
 
 def test_newcomers_while_the_server_stops_start_it_again(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0")
-    home = homes()
+    home = homes.started()
     code = USE.replace(
         "sys.stdin.read()",
         """

@@ -6,14 +6,17 @@ import multiprocessing
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from patience import PATIENCE_S
+from upkeep import wait_until_blocked
 
 from atlas_sdk import Atlas, Project, User
-from atlas_sdk.ops import retention
+from atlas_sdk.ops import maintenance, purges, retention
 
 Admin = psycopg.Connection[Any]
 NOISE = [random.Random(seed).randbytes(1500) for seed in range(6)]
@@ -99,15 +102,6 @@ def test_a_content_is_stored_anew_while_its_old_row_is_being_collected(
     assert atlas.memory.verify(user).ok
 
 
-def wait_until_blocked(admin: Admin) -> None:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    for _ in range(3000):
-        if admin.execute(waiting).fetchone() != (0,):
-            return
-        admin.execute("SELECT pg_sleep(0.01)")
-    pytest.fail("nobody waited")
-
-
 def test_the_bases_of_a_new_content_are_safe_before_it_is_committed(
     atlas: Atlas, migrated: Admin, user: User, project: Project
 ) -> None:
@@ -157,11 +151,17 @@ def test_a_host_that_is_being_taken_over_is_kept(atlas: Atlas, migrated: Admin, 
 
 def test_what_was_found_lost_is_looked_at_again_under_the_lock(atlas: Atlas, migrated: Admin, project: Project) -> None:
     preview = atlas.previews.allocate_port(atlas.previews.create(project, host="app.example.com"))
-    free = "SELECT maintenance_free_claims(%s, %s), maintenance_free_ports(%s, %s)"
-    asked = [["preview_host"], [preview.host], [preview.machine], [preview.host_port]]
-    assert migrated.execute(free, asked).fetchone() == (0, 0)
-    atlas.previews.stop(preview)
-    assert migrated.execute(free, asked).fetchone() == (0, 0)
+    asked = {
+        "claims": {"kinds": ["preview_host"], "values": [preview.host]},
+        "ports": {"machines": [preview.machine], "ports": [preview.host_port]},
+    }
+
+    def freed() -> list[int]:
+        return [migrated.execute(purges.sql[f"free_{name}"].text, names).rowcount for name, names in asked.items()]
+
+    assert freed() == [0, 0]
+    migrated.execute("UPDATE previews SET status = 'failed'")
+    assert freed() == [1, 1]
     assert atlas.previews.create(project, host="app.example.com")
 
 
@@ -184,14 +184,19 @@ def test_a_user_who_is_busy_is_waited_for_at_the_end(atlas: Atlas, migrated: Adm
 
 
 def test_who_asks_at_the_same_moment_waits_for_the_answer(migrated: Admin, dsn: str) -> None:
-    begin = """SELECT maintenance_begin(gen_random_uuid(), interval '1 day', interval '1 hour', interval '6 hours',
-                                        '{"source": "watcher"}')"""
+    day = timedelta(days=1)
     with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second, ThreadPoolExecutor(1) as threads:
-        assert first.execute(begin).fetchone() == (True,)
-        other = threads.submit(lambda: second.execute(begin).fetchone())
+
+        def begun(connection: psycopg.Connection[Any]) -> int:
+            asked = {"id": uuid4(), "every": day, "retry": day, "dead": day, "attribution": '{"source": "watcher"}'}
+            connection.execute(maintenance.sql["lock"].text)
+            return connection.execute(maintenance.sql["begin_if_due"].text, asked).rowcount
+
+        assert begun(first) == 1
+        other = threads.submit(begun, second)
         wait_until_blocked(migrated)
         first.commit()
-        assert other.result(30) == (False,)
+        assert other.result(30) == 0
 
 
 def _run(dsn: str, results: Any) -> None:

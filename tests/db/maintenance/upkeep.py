@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import psycopg
+import pytest
 
 from atlas_sdk import Project, User
 from atlas_sdk.maintenance import JobReport
@@ -88,3 +89,15 @@ def age(admin: Admin, project: Project, *, path: str = "%", days: int = 31) -> N
 def take(client: Any, project: Project, path: str, *contents: bytes, kind: str = "auto") -> None:
     for content in contents:
         client.memory.snapshot(project, path, content, kind=kind)
+
+
+# Several at once.
+
+
+def wait_until_blocked(admin: Admin) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    for _ in range(3000):
+        if admin.execute(waiting).fetchone() != (0,):
+            return
+        admin.execute("SELECT pg_sleep(0.01)")
+    pytest.fail("nobody waited")

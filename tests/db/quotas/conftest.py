@@ -10,6 +10,7 @@ import pytest
 from client_adapter import KINDS
 from databases import OfServer
 from guard_adapter import QuotaClient
+from psycopg.pq import TransactionStatus
 from quota_sql import QuotaSql
 
 
@@ -25,11 +26,19 @@ def dsn(server: str, _shared: Callable[[str], str]) -> str:
     return _shared(server)
 
 
+@pytest.fixture(scope="module")
+def _quota_sql(_shared: Callable[[str], str]) -> Iterator[Callable[[str], QuotaSql]]:
+    with ExitStack() as stack:
+        yield cache(lambda server: stack.enter_context(QuotaSql(_shared(server))))
+
+
 @pytest.fixture
-def quota_sql(dsn: str) -> Iterator[QuotaSql]:
-    opened = QuotaSql(dsn)
+def quota_sql(server: str, _quota_sql: Callable[[str], QuotaSql]) -> Iterator[QuotaSql]:
+    """Yield the SQL API on a connection of this module, because a new one compiles the functions again."""
+    opened = _quota_sql(server)
     yield opened
-    opened.connection.close()
+    assert opened.connection.info.transaction_status == TransactionStatus.IDLE
+    opened.connection.execute("RESET ALL")
 
 
 @pytest.fixture(params=KINDS)

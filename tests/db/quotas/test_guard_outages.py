@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from embedded_homes import embedded_server
 from guard_adapter import QuotaClient, until, used
 from patience import PATIENCE_S
 
-from atlas_sdk import Atlas, DatabaseUnreachable
+from atlas_sdk import DatabaseUnreachable
 from atlas_sdk._embedded import EmbeddedServer
 
 # A server that is really stopped
@@ -23,14 +22,8 @@ from atlas_sdk._embedded import EmbeddedServer
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     """Yield a server that a test may stop. `ensure_running` starts it again."""
-    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
-    server = EmbeddedServer.acquire(home)
-    Atlas.open(home=home).close()
-    yield server
-    server.release()
-    until(lambda: not (server.data_dir / "postmaster.pid").exists())
-    shutil.rmtree(server.data_dir)
-    shutil.rmtree(home)
+    with embedded_server() as server:
+        yield server
 
 
 def stop(server: EmbeddedServer) -> None:
@@ -64,7 +57,7 @@ def test_guards_outlive_a_server_that_is_down_for_a_while(own_server: EmbeddedSe
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 def test_an_embedded_server_that_died_is_started_again(own_server: EmbeddedServer, kind: str) -> None:
     # On a busy machine the start of a server takes longer than a client waits by default.
-    with closing(QuotaClient(kind, None, home=own_server._site.home, connect_timeout_s=PATIENCE_S)) as client:
+    with closing(QuotaClient(kind, None, home=own_server.home, connect_timeout_s=PATIENCE_S)) as client:
         user = client.user()
         stop(own_server)
         with client.guard(user, tokens=400) as g:

@@ -48,5 +48,7 @@ def test_a_reservation_enters_few_files(client: QuotaClient) -> None:
     with calls_by_file() as settling:
         guard.__exit__(None, None, None)
     assert g.settlement.tokens == 1
-    assert 0 < len(reserving) <= RESERVES, reserving
-    assert 0 < len(settling) <= SETTLES, settling
+    # An asyncio client connects after the call of `open`, so `aio.py` passes its plans on.
+    more = client.kind == "asyncio"
+    assert 0 < len(reserving) <= RESERVES + more, sorted(reserving)
+    assert 0 < len(settling) <= SETTLES + more, sorted(settling)

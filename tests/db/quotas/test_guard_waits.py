@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, InvalidInput, User
 from atlas_sdk.errors import AlreadyExists, QuotaExceeded
+from atlas_sdk.guards import waiting
 
-LONG = timedelta(seconds=PATIENCE_S)
+LONG = timedelta(seconds=2 * PATIENCE_S)
 
 
 def waiters(dsn: str, user: User) -> int:
@@ -25,12 +27,19 @@ def waiters(dsn: str, user: User) -> int:
     return int(found)
 
 
+def is_notified(dsn: str, user: User) -> bool:
+    """Return whether a call of the user waits for notifications: it asks a second time when it begins to listen."""
+    renewed = "SELECT FROM quota_waiters WHERE user_id = %s AND alive_until > waits_since + interval '15 s'"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(renewed, (user.id,)).fetchone() is not None
+
+
 @contextmanager
-def once_waiting(dsn: str, user: User, action: Callable[[], object], calls: int = 1) -> Iterator[None]:
-    """Do something as soon as so many calls of the user wait, while the block runs."""
+def once_waiting(dsn: str, user: User, action: Callable[[], object]) -> Iterator[None]:
+    """Do something as soon as a call of the user waits for notifications, while the block runs."""
 
     def act() -> None:
-        until(lambda: waiters(dsn, user) == calls)
+        until(lambda: is_notified(dsn, user))
         action()
 
     with ThreadPoolExecutor(1) as threads:
@@ -46,6 +55,17 @@ def other(dsn: str) -> Iterator[Atlas]:
         yield opened
 
 
+@pytest.fixture
+def no_polling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let calls ask again only when they are notified, or at their deadline. Check that they do not need that."""
+    for name in ("_FIRST_S", "_LONGEST_S", "_RENEWED_S"):
+        monkeypatch.setattr(waiting, name, 2 * PATIENCE_S)
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < PATIENCE_S, "no notification came"
+
+
+@pytest.mark.usefixtures("no_polling")
 def test_a_settlement_ends_a_wait(client: QuotaClient, other: Atlas, dsn: str) -> None:
     user = client.user(tokens=100)
     held = other.quotas.reserve(user, tokens=100)
@@ -58,6 +78,7 @@ def test_a_settlement_ends_a_wait(client: QuotaClient, other: Atlas, dsn: str) -
     assert waiters(dsn, user) == 0
 
 
+@pytest.mark.usefixtures("no_polling")
 def test_a_top_up_ends_a_wait(client: QuotaClient, other: Atlas, dsn: str) -> None:
     user = client.user(tokens=100)
     other.quotas.add_tokens(user, 100)
@@ -69,6 +90,7 @@ def test_a_top_up_ends_a_wait(client: QuotaClient, other: Atlas, dsn: str) -> No
     assert used(client, user)[0] == 150
 
 
+@pytest.mark.usefixtures("no_polling")
 def test_a_free_slot_ends_a_wait(client: QuotaClient, other: Atlas, dsn: str) -> None:
     user = client.user(containers=1)
     first = other.quotas.slot(user, ttl=LONG).__enter__()
@@ -193,11 +215,11 @@ def test_a_closing_client_ends_its_waits(dsn: str, other: Atlas) -> None:
         user = atlas.users.create("closing@example.com")
         atlas.quotas.set_limits(user, tokens=100)
         other.quotas.reserve(user, tokens=100)
-        waiting = threads.submit(atlas.quotas.guard(user, tokens=1, wait=LONG).__enter__)
+        waits = threads.submit(atlas.quotas.guard(user, tokens=1, wait=LONG).__enter__)
         until(lambda: waiters(dsn, user) == 1)
         atlas.close()
         with pytest.raises(InvalidInput, match="closed"):
-            waiting.result(PATIENCE_S)
+            waits.result(PATIENCE_S)
         assert waiters(dsn, user) == 0
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import traceback
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_homes import embedded_server
 from guard_adapter import QuotaClient, locked_row, until, used, waiting
 from leasing import Clock, lease_of, once, user_with
 from patience import PATIENCE_S
@@ -288,14 +287,8 @@ def test_a_process_that_ends_without_closing_still_settles(
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     """Yield a server that a test may stop. `ensure_running` starts it again."""
-    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
-    server = EmbeddedServer.acquire(home)
-    Atlas.open(home=home).close()
-    yield server
-    server.release()
-    until(lambda: not (server.data_dir / "postmaster.pid").exists())
-    shutil.rmtree(server.data_dir)
-    shutil.rmtree(home)
+    with embedded_server() as server:
+        yield server
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])

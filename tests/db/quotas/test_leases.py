@@ -166,30 +166,36 @@ def test_no_call_is_admitted_from_a_block_past_its_deadline(client: QuotaClient)
 def test_the_deadline_counts_from_before_the_request_and_ends_with_the_period(
     client: QuotaClient, quota_sql: QuotaSql
 ) -> None:
-    user, clock = user_with(client), Clock()
+    user = user_with(client)
 
     class Slow:
-        """A runner for which every statement takes half a minute."""
+        """A runner for which every statement takes a time by a clock of its own."""
+
+        def __init__(self, seconds: float) -> None:
+            self._seconds, self.clock = seconds, Clock()
 
         def run(self, plan: Any) -> Any:
-            clock.now += 30
+            self.clock.now += self._seconds
             return client.quotas._runner.run(plan)
 
-    lease = lease_of(client, user, runner=Slow(), tokens=1000, ttl=timedelta(seconds=100), clock=clock)
+    slow = Slow(30)
+    lease = lease_of(client, user, runner=slow, tokens=1000, ttl=timedelta(seconds=100), clock=slow.clock)
     first = client.do(lease.reserve(10))
     # The first statement reads the id, and the second one requests the block. The deadline counts from before that.
     assert first._block.deadline == pytest.approx(1000.0 + 30 + 90, abs=1)
     client.do(lease.close())
     first.settle(1)
-    end = quota_sql.value("SELECT clock_timestamp() + interval '20 s'")
+    end = quota_sql.value("SELECT clock_timestamp() + interval '20 minutes'")
     assert isinstance(end, datetime)
     quota_sql.change(user.id, period_end=end)
-    with client.entered(lease_of(client, user, tokens=1000, clock=clock)) as other:
+    day, clock = timedelta(hours=24), Clock()
+    with client.entered(lease_of(client, user, tokens=1000, ttl=day, clock=clock)) as other:
         call = client.do(other.reserve(10))
-        assert 0 < call._block.deadline - clock.now <= 18
+        assert 0 < call._block.deadline - clock.now <= 18 * 60
         call.settle(1)
+    slow = Slow(1800)
     with pytest.raises(DatabaseUnreachable, match="over when it arrives"):
-        client.do(lease_of(client, user, runner=Slow(), tokens=1000, clock=clock).reserve(1))
+        client.do(lease_of(client, user, runner=slow, tokens=1000, ttl=day, clock=slow.clock).reserve(1))
 
 
 def test_calls_that_outlive_their_block_correct_what_its_expiry_charged(

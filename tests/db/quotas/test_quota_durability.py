@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import shutil
 import signal
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from attrs import define, field
+from embedded_homes import embedded_server
 from guard_adapter import until
 from mutants import mutated, source
 from patience import PATIENCE_S
@@ -43,30 +42,19 @@ FORGETFUL = {
 }
 
 
-def stop(server: EmbeddedServer) -> None:
-    server.release()
-    until(lambda: not (server.data_dir / "postmaster.pid").exists())
-
-
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
     """Yield a server that a test may kill. It writes its log almost only when a commit waits for that."""
-    home = Path(tempfile.mkdtemp(prefix="atlas-test-"))
-    server = EmbeddedServer.acquire(home)
-    Atlas.open(home=home).close()
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        connection.execute("ALTER SYSTEM SET autovacuum = off")
-        connection.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'")
-        # Otherwise the server writes a record for standbys every 15 seconds, without a commit that waits for it.
-        connection.execute("ALTER SYSTEM SET max_wal_senders = 0")
-        connection.execute("ALTER SYSTEM SET wal_level = minimal")
-    stop(server)
-    server = EmbeddedServer.acquire(home)
-    yield server
-    stop(server)
-    shutil.rmtree(server.data_dir)
-    shutil.rmtree(home)
+    with embedded_server() as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            connection.execute("ALTER SYSTEM SET autovacuum = off")
+            connection.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'")
+            connection.execute("SELECT pg_reload_conf()")
+            # With a higher level the server writes a record for standbys every 15 seconds, without a commit that waits
+            # for it.
+            assert connection.execute("SHOW wal_level").fetchone() == ("minimal",)
+        yield server
 
 
 def new_user(atlas: Atlas, **limits: Any) -> User:

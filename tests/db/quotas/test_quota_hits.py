@@ -287,10 +287,8 @@ MUTANTS: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {
         ("quota_post", (("IF hold.leased AND hold.requests > 0 OR p_requests <> 0 THEN", "IF false THEN"),)),
     ],
     "a settlement books none": [("quota_post", (("greatest(p_requests, 0), NULL", "0, NULL"),))],
-    "an expiry books none": [("quota_reclaim", (("s.ends, s.counts", "NULL, NULL"),))],
-    "an expiry books into the minute of the refusal": [
-        ("quota_reclaim", (("array_agg(expires_at) FILTER", "array_agg(p_at) FILTER"),))
-    ],
+    "an expiry books none": [("quota_reclaim", (("ARRAY[hold.requests]", "ARRAY[0]"),))],
+    "an expiry books into the minute of the refusal": [("quota_reclaim", (("ARRAY[hold.expires_at]", "ARRAY[p_at]"),))],
     "a late settlement takes off too many": [
         ("quota_settle", (("coalesce(p_requests - done.requests, 0)", "-done.requests"),))
     ],

@@ -96,7 +96,7 @@ BREAKAGES = {
         "isolation",
         "ALTER FUNCTION quota_settle(uuid, uuid, bigint, numeric, integer, jsonb) SECURITY INVOKER",
     ),
-    "function with its owner's rights": ("isolation", "ALTER FUNCTION memory_bytes(uuid) SECURITY DEFINER"),
+    "function with its owner's rights": ("isolation", "ALTER FUNCTION memory_lock_limit(uuid) SECURITY DEFINER"),
     "function with the caller's path": ("isolation", "ALTER FUNCTION quota_hit(uuid, integer) RESET search_path"),
     "function with another path": (
         "isolation",
