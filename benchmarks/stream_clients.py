@@ -56,7 +56,10 @@ async def _replica(home: Path, load: Load, users: Sequence[User]) -> Outcome:
 
     outcome = Outcome()
     connector = aiohttp.TCPConnector(limit=0)
-    async with AsyncAtlas.open(home=home, connect_timeout_s=_CONNECTION_S) as atlas, aiohttp.ClientSession(connector=connector) as session:
+    async with (
+        AsyncAtlas.open(home=home, connect_timeout_s=_CONNECTION_S) as atlas,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
 
         async def client(user: User) -> None:
             while await _guarded(atlas, session, load, user, outcome):
