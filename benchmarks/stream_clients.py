@@ -10,7 +10,8 @@ from typing import Any
 
 from attrs import define, frozen
 
-from atlas_sdk import AsyncAtlas, QuotaExceeded, User
+from atlas_sdk import AsyncAtlas, GuardOptions, QuotaExceeded, User
+from atlas_sdk.guards import AsyncGuard
 
 __all__ = ["MODEL", "Load", "Outcome", "replica", "through_gateway"]
 
@@ -18,8 +19,9 @@ MODEL = "stub"
 _MESSAGES = [{"role": "user", "content": "hi"}]
 #: The stub's count of the messages above.
 PROMPT_TOKENS = 8
-#: How long a stream waits for what others give back, before it takes what is left.
-_WAIT = timedelta(seconds=5)
+#: How long a stream waits for what others give back, and how long if at most this number of streams hold the rest.
+_WAIT, _SOON = timedelta(seconds=30), timedelta(milliseconds=200)
+_FEW = 3
 #: Seconds that a stream may wait for one of the connections: at the start all streams ask at once.
 _CONNECTION_S = 60.0
 #: Seconds after which a gateway's client asks again when others hold the rest of the budget.
@@ -70,24 +72,10 @@ async def _replica(home: Path, load: Load, users: Sequence[User]) -> Outcome:
 
 
 async def _guarded(atlas: AsyncAtlas, session: Any, load: Load, user: User, outcome: Outcome) -> bool:
-    """Run one stream; return False when the user's budget is spent.
-
-    The guard reserves the most that the stream may use, so the budget holds whatever the provider generates. Unused
-    tokens return at the end of each stream, so the others wait for them. When nobody holds any, a stream takes what is
-    left: this one may be cut.
-    """
-    whole = PROMPT_TOKENS + load.max_tokens
-    try:
-        guard = atlas.quotas.guard(user, tokens=whole, wait=_WAIT)
-        await guard.__aenter__()
-    except QuotaExceeded as refusal:
-        if refusal.held:
-            return True
-        guard = atlas.quotas.guard(user, tokens=whole, min_tokens=PROMPT_TOKENS + 1)
-        try:
-            await guard.__aenter__()
-        except QuotaExceeded as last:
-            return bool(last.held)
+    """Run one stream; return False when the user's budget is spent."""
+    guard = await _entered(atlas, user, PROMPT_TOKENS + load.max_tokens)
+    if guard is None:
+        return False
     try:
         most = guard.tokens - PROMPT_TOKENS
         used, finish, _ = await _stream(session, load.stub, {"x-hardcap-tenant": user.email}, most)
@@ -97,6 +85,28 @@ async def _guarded(atlas: AsyncAtlas, session: Any, load: Load, user: User, outc
     finally:
         await guard.__aexit__(None, None, None)
     return True
+
+
+async def _entered(atlas: AsyncAtlas, user: User, whole: int) -> AsyncGuard | None:
+    """Return an entered guard; None when the user's budget is spent.
+
+    The guard reserves the most that the stream may use, so the budget holds whatever the provider generates. Unused
+    tokens return at the end of each stream, and the others wait for them. When nobody holds any, a stream takes what is
+    left: this one may be cut.
+    """
+    options: GuardOptions = {"tokens": whole}
+    while True:
+        guard = atlas.quotas.guard(user, **options)
+        try:
+            return await guard.__aenter__()
+        except QuotaExceeded as refusal:
+            if refusal.held:
+                # While few streams run, what is left may be all that there will ever be.
+                options = {"tokens": whole, "wait": _WAIT if refusal.held > _FEW * whole else _SOON}
+            elif "min_tokens" in options:
+                return None
+            else:
+                options = {"tokens": whole, "min_tokens": PROMPT_TOKENS + 1}
 
 
 async def through_gateway(load: Load, names: Sequence[str]) -> Outcome:
