@@ -22,6 +22,7 @@ from benchmarks.race import race
 from benchmarks.reads import reads
 from benchmarks.space import space
 from benchmarks.startup import startup
+from benchmarks.streams import streams
 from benchmarks.table import Row, render
 from benchmarks.unchanged import unchanged
 
@@ -35,6 +36,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], list[Row]]]] = {
     "quota-pairs": ("Quotas in the database, 8 processes", quota_pairs),
     "quota-leases": ("Quotas by leases", quota_leases),
     "quota-rates": ("Requests alone", quota_rates),
+    "streams": ("Streams against a budget, 8 tenants, 128 streams each, 3 processes", streams),
     "operations": ("Single operations", operations),
     "growth": ("A tenant that grows", growth),
     "startup": ("Start-up", startup),
