@@ -92,8 +92,9 @@ def _known(state: FileState, since: datetime) -> Known:
 
 
 def trusted(found: Signature, *, now_ns: int) -> Signature | None:
-    """Return the signature if the next write is sure to change it; None if the file has changed too recently.
+    """Return the signature of a file; None if the file has changed too recently to rely on it.
 
-    The last change is `ctime`, which cannot be forged.
+    Two writes within one tick of the file system's clock can leave the same signature. The time of the last change is
+    `ctime`, because a program cannot set it.
     """
     return found if now_ns - found.ctime_ns > _COARSEST_NS else None

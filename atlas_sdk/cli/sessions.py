@@ -16,7 +16,7 @@ from atlas_sdk.text import quoted
 if TYPE_CHECKING:
     from atlas_sdk import Session
 
-#: The most sessions to read. Most users have only a few; a plan allows 100.
+#: The most sessions to read: the largest page of `sessions.list`, and the limit of the enterprise plan.
 _MOST = 10_000
 
 

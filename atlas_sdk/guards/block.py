@@ -97,7 +97,11 @@ class Block:
         return True
 
     def take_up_to(self, tokens: int, least: int, nano: int, requests: int, now: float) -> int | None:
-        """Give a call as many tokens as are left, from `least` to `tokens`; return the number, or None if none fits."""
+        """Take a part with as many tokens as are left, from `least` to `tokens`; return their number.
+
+        Change nothing and return None if fewer than `least` are left, or too little cost or too few requests, and after
+        the deadline.
+        """
         granted = min(tokens, max(self.left_tokens, least))
         return granted if self.take(granted, nano, requests, now) else None
 

@@ -140,7 +140,7 @@ class BlockPool:
         return min(block.deadline, max(block.used_at, now - idle_s / 2) + idle_s) - now
 
     def charge_running(self) -> None:
-        """End every block, and charge running calls their whole grant."""
+        """End every block. Charge the whole grant of each call that still runs."""
         self.retire()
         for block in list(self._draining):
             self.outbox.add(self._requests.settlement(block))

@@ -227,7 +227,7 @@ class LeaseCore:
                 self.schedule()
 
     def take(self, tokens: int, cost_nano: int) -> LeaseCall | None:
-        """Take a part of the current block without waiting; return None if the call needs checks or a new block."""
+        """Take a part of the current block without waiting; return None if its amounts need checks or a new block."""
         if tokens.__class__ is int and tokens > 0 and cost_nano.__class__ is int and cost_nano >= 0:
             with self.lock:
                 block = self.pool.current

@@ -41,7 +41,8 @@ class TopUp:
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: The part that is used up for good, as computed at the end of each period and when a top-up expires.
+    #: The part that has been used and does not come back. It changes only at the end of each period and when this top-up
+    #: expires.
     tokens_burned: int
     cost_burned: Decimal
     reason: str

@@ -59,7 +59,7 @@ class ChatCompletions:
         return given[0] if given else self._limit
 
     def counter(self, body: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:  # noqa: ARG002  # of Endpoint
-        """Return None: this endpoint has no counter."""
+        """Return None: the provider does not count input tokens for this endpoint."""
         return None
 
     def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class _Unlimited:
     shape: str
 
     def counter(self, body: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:  # noqa: ARG002  # of Endpoint
-        """Return None: these endpoints have no counter."""
+        """Return None: the provider does not count input tokens for these endpoints."""
         return None
 
     def limited(self, body: dict[str, Any], output: int) -> dict[str, Any]:  # noqa: ARG002  # of Endpoint
