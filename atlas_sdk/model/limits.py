@@ -41,7 +41,7 @@ class TopUp:
     tokens: int
     #: US dollars.
     cost: Decimal
-    #: The part that has been used and does not come back. It changes only at the end of each period and when this top-up
+    #: The part that has been used and does not come back. It changes only at the end of each period and when the top-up
     #: expires.
     tokens_burned: int
     cost_burned: Decimal
