@@ -28,6 +28,7 @@ _NOUNS = {
     "snapshots": "old version",
     "contents": "unused content",
     "events": "old event",
+    "usage": "added entry",
 }
 
 

@@ -75,7 +75,7 @@ FROM unnest(%(tables)s::text[]) AS t;
 -- name: write_raise_epochs (read)
 -- Return a statement that raises the fencing numbers above all numbers that were given after the dump. The microseconds
 -- since 1970 are above these, even if the dump was loaded before: no user gets a million reservations a second.
-SELECT CASE WHEN to_regclass(format('%%I.user_quotas', %(schema)s::text)) IS NOT NULL THEN
+SELECT CASE WHEN to_regclass(quote_ident(%(schema)s::text) || '.user_quotas') IS NOT NULL THEN
            format('UPDATE %%I.user_quotas SET epoch = greatest(epoch, '
                   '(EXTRACT(epoch FROM clock_timestamp()) * 1000000)::bigint)', %(schema)s::text)
        END;

@@ -1,4 +1,4 @@
--- name: usage
+-- name: usage (read)
 -- Return the bytes that a user's memory takes, and the level that was reported. Unless `always`, return no row when
 -- there is nothing to report: the contents of an unlimited user need not be counted.
 SELECT (SELECT coalesce(sum(octet_length(b.data)), 0) FROM memory_blobs AS b WHERE b.user_id = q.user_id) AS bytes,

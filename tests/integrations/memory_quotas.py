@@ -34,7 +34,8 @@ class Backend:
         self.held = 0
         self.entries: list[SimpleNamespace] = []
 
-    def reserve(self, user: User, options: Any) -> Grant:
+    def reserve(self, user: User, options: Any, wait: Any = None) -> Grant:
+        assert wait is None
         tokens = self._granted(options["tokens"], options.get("min_tokens"))
         return Grant(id=uuid.uuid4(), tokens=tokens, cost=options["cost"], meta=dict(options.get("meta") or {}))
 

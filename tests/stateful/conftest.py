@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import pytest
 
-# The steps are in a module of their own, whose failures must show their values, too.
-pytest.register_assert_rewrite("quota_steps")
+# The steps are in modules of their own, whose failures must show their values, too.
+pytest.register_assert_rewrite("quota_steps", "quota_wait_rules")

@@ -49,7 +49,11 @@ def test_migrations_run_as_the_owner(cli: Any, init: Any, server: PrivateServer)
     server.ask("GRANT atlas_owner TO plain")
     # Make the database look as before the migration that makes the views.
     (views,) = (known.version for known in migrations() if known.name == "views")
-    for command in ("DROP VIEW user_usage_summary, project_health", "DROP FUNCTION usage_totals"):
+    for command in (
+        "DROP VIEW user_usage_summary, project_health",
+        "DROP FUNCTION usage_totals, void_usage_sums, maintenance_sum_usage CASCADE",
+        "DROP TABLE usage_sums",
+    ):
         server.ask(command, database="atlas")
     server.ask(f"DELETE FROM schema_version WHERE version >= {views}", database="atlas")
     cli("db", "migrate", "--dsn", server.url("atlas", user="plain", password=PASSWORD))

@@ -17,8 +17,8 @@ from atlas_sdk.model.usage import UsageTotal
 Admin = psycopg.Connection[Any]
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 KINDS = ("tokens", "minutes", "bytes")
-ADD = """INSERT INTO usage_ledger (user_id, kind, amount, cost, created_at, reservation_id)
-         VALUES (%(user)s, %(kind)s, %(amount)s, %(cost)s, now() - make_interval(hours => %(hours)s), %(of)s)"""
+ADD = """INSERT INTO usage_ledger (user_id, kind, amount, cost, created_at, reservation_id, period_start)
+         VALUES (%(user)s, %(kind)s, %(amount)s, %(cost)s, now() - make_interval(hours => %(hours)s), %(of)s, now())"""
 SUM_UP = "SELECT maintenance_sum_usage('00000000-0000-0000-0000-000000000000', 100, 5000)"
 
 
@@ -40,7 +40,7 @@ def step(chance: random.Random, atlas: Atlas, admin: Admin, user: User) -> None:
     hours = chance.choice([0, 1, 30, 47, 49, 70, 24 * 40])
     action = chance.choice(["log", "add", "add", "release", "change", "move", "delete", "sum", "sum", "sum"])
     if action == "log":
-        atlas.usage.log(user, kind=chance.choice(KINDS), amount=chance.randint(-3, 9), cost="0.000000001")
+        atlas.usage.log(user, kind=chance.choice(KINDS[1:]), amount=chance.randint(-3, 9), cost="0.000000001")
     elif action == "add":
         for _ in range(chance.randint(1, 4)):
             admin.execute(ADD, entry(user, hours, chance.choice(KINDS), chance.randint(-3, 9)))

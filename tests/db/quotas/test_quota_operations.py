@@ -12,6 +12,7 @@ import pytest
 from quota_sql import TTL, QuotaSql
 
 from atlas_sdk import InvalidInput, NotFound
+from atlas_sdk._plan import Query
 from atlas_sdk.errors import QuotaExceeded
 from atlas_sdk.ops import quotas
 
@@ -137,6 +138,9 @@ def test_verify_finds_books_that_do_not_balance(client: Any, quota_sql: QuotaSql
     ],
 )
 def test_bad_argument_is_named_before_the_database_is_asked(field: str, asked: dict[str, Any]) -> None:
+    plan = quotas.reserve(SimpleNamespace(id=uuid.uuid4()), reservation_id=uuid.uuid4(), **asked)  # type: ignore[arg-type]
+    # The first effect is the context, which is no statement.
+    assert not isinstance(next(plan), Query)
     with pytest.raises(InvalidInput) as refused:
-        next(quotas.reserve(SimpleNamespace(id=uuid.uuid4()), reservation_id=uuid.uuid4(), **asked))  # type: ignore[arg-type]
+        plan.send(SimpleNamespace(tenant=None))
     assert refused.value.field == field
