@@ -32,10 +32,13 @@ class Database:
 
     def failed(self, error: AtlasError) -> None:
         """Note that the database did not answer. Log the problem, unless the last problem is the same."""
-        if self.status.ok or self.status.problem != str(error):
-            _log.warning("%s; changes are stored when the database is back", error)
+        # The library's message names no command, but who runs the daemon has one.
+        can_migrate = isinstance(error, SchemaMismatch) and error.migratable
+        problem = f"{error}; run: atlasctl db migrate" if can_migrate else str(error)
+        if self.status.ok or self.status.problem != problem:
+            _log.warning("%s; changes are stored when the database is back", problem)
             since = self.status.since if self.status.problem is not None else datetime.now(UTC)
-            self.status = DatabaseStatus(ok=False, problem=str(error), since=since)
+            self.status = DatabaseStatus(ok=False, problem=problem, since=since)
 
     def answered(self) -> None:
         """Note that the database answered."""
