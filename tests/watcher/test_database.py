@@ -19,12 +19,12 @@ def never() -> NoReturn:
     ("problem", "logged"),
     [
         (
-            SchemaMismatch("the schema has version 3 and needs 4", found=3, wanted=4, migratable=True),
-            "the schema has version 3 and needs 4; run: atlasctl db migrate; changes are stored when the database is back",
+            SchemaMismatch("the schema has version 3, not 4", found=3, wanted=4, migratable=True),
+            "the schema has version 3, not 4; run: atlasctl db migrate; changes are stored when the database is back",
         ),
         (
-            SchemaMismatch("the schema has version 5 and needs 4", found=5, wanted=4),
-            "the schema has version 5 and needs 4; changes are stored when the database is back",
+            SchemaMismatch("the schema has version 5, not 4", found=5, wanted=4),
+            "the schema has version 5, not 4; changes are stored when the database is back",
         ),
         (DatabaseUnreachable("no connection"), "no connection; changes are stored when the database is back"),
     ],
