@@ -100,9 +100,11 @@ class QuotaSql:
         found = self.connection.execute("SELECT id FROM quota_waiters WHERE user_id = %s ORDER BY number", (user_id,))
         return [row["id"] for row in found]
 
-    def dies(self, key: uuid.UUID) -> None:
+    def dies(self, key: uuid.UUID, *, after: timedelta = timedelta(seconds=-1)) -> None:
         """Let a waiting call look as if its process had been killed."""
-        self.connection.execute("UPDATE quota_waiters SET alive_until = now() - interval '1 s' WHERE id = %s", (key,))
+        self.connection.execute(
+            "UPDATE quota_waiters SET alive_until = clock_timestamp() + %s WHERE id = %s", (after, key)
+        )
 
     def lease(self, user_id: uuid.UUID, tokens: Any = 0, *, key: Any = "new", ttl: Any = TTL, **more: Any) -> Any:
         """Ask for a block. A minimum that is not given is 0."""

@@ -28,20 +28,25 @@ class WaitSchedule:
         self._began = clock()
         self._deadline = self._began + wait.total_seconds()
         self._pauses = 0
-        #: The time before the last try.
+        #: The time before the first try since the last pause. If its answer is lost, a second try gets the first one's
+        #: reservation.
         self.asked_at = self._began
+        self._has_paused = True
 
     def ask(self) -> tuple[timedelta, timedelta | None]:
         """Note that the call asks now; return the time that it may still wait, and the time that it has waited.
 
         The first is 0 for the last try; the second is None for the first try.
         """
-        self.asked_at = self._clock()
-        waited = timedelta(seconds=self.asked_at - self._began) if self._pauses else None
-        return timedelta(seconds=max(0.0, self._deadline - self.asked_at)), waited
+        now = self._clock()
+        if self._has_paused:
+            self.asked_at, self._has_paused = now, False
+        waited = timedelta(seconds=now - self._began) if self._pauses else None
+        return timedelta(seconds=max(0.0, self._deadline - now)), waited
 
     def pause_s(self, answer: Queued, *, is_listening: bool) -> float:
         """Return the longest time until the next try."""
+        self._has_paused = True
         pause = _RENEWED_S if is_listening else min(_LONGEST_S, _FIRST_S * 2.0**self._pauses)
         self._pauses = min(self._pauses + 1, 10)
         pause *= random.uniform(1 - _JITTER, 1)  # noqa: S311  # see above

@@ -84,7 +84,7 @@ BEGIN
                      hold.period_start, p_id, hold.tokens, hold.cost, hold.asked);
                 -- Do not wait for the disk: see below. An expression is faster than the statement.
                 lock_timeout := set_config('synchronous_commit', 'off', true);
-                IF waiting_until > at THEN
+                IF waiting_until > at AND (s.tokens < hold.tokens OR s.cost < hold.cost OR hold.slots > 0) THEN
                     PERFORM quota_wake(p_user, waiting_until);
                 END IF;
                 s.outcome := 'settled';

@@ -150,8 +150,9 @@ BEGIN
     d := NULL;
     DELETE FROM quota_waiters AS w WHERE w.user_id = p_user AND w.alive_until <= at;
     SELECT w.number INTO turn FROM quota_waiters AS w WHERE w.user_id = p_user AND w.id = p_id;
+    -- The call just ahead: if all watched the first one, all would ask at once when its time is over.
     SELECT w.alive_until INTO ahead FROM quota_waiters AS w
-    WHERE w.user_id = p_user AND w.id <> p_id AND (turn IS NULL OR w.number < turn) ORDER BY w.number LIMIT 1;
+    WHERE w.user_id = p_user AND w.id <> p_id AND (turn IS NULL OR w.number < turn) ORDER BY w.number DESC LIMIT 1;
     -- The id of an earlier call gets its answer at once.
     IF ahead IS NULL OR p_wait = interval '0'
         OR EXISTS (SELECT FROM quota_reservations AS r WHERE r.user_id = p_user AND r.id = p_id)
@@ -179,7 +180,8 @@ BEGIN
     until := at + least(p_wait, interval '15 s');
     INSERT INTO quota_waiters (user_id, id, number, waits_since, alive_until)
     SELECT p_user, p_id, coalesce(max(w.number), 0) + 1, at, until FROM quota_waiters AS w WHERE w.user_id = p_user
-    ON CONFLICT (user_id, id) DO UPDATE SET alive_until = excluded.alive_until;
+    -- Two calls with one idempotency key share a place: the longer wait counts.
+    ON CONFLICT (user_id, id) DO UPDATE SET alive_until = greatest(quota_waiters.alive_until, excluded.alive_until);
     UPDATE user_quotas AS u SET waiting_until = greatest(u.waiting_until, until) WHERE u.user_id = p_user;
     -- Do not wait for the disk: after a crash of the server the call queues again at its next renewal.
     SET LOCAL synchronous_commit = off;

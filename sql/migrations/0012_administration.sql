@@ -170,7 +170,7 @@ BEGIN
     VALUES (p_id, p_user, 'refund', -r.tokens, -r.cost, charge.meta || jsonb_build_object('refund_reason', p_reason),
             clock_timestamp(), r.period_start, r.reservation_id);
     hold.period_start := r.period_start;
-    PERFORM quota_post(q, hold, -r.tokens, -r.cost, 0);
+    PERFORM quota_post(q, hold, -r.tokens, -r.cost, 0), quota_wake(p_user, q.waiting_until);
     RETURN r;
 END
 $$;

@@ -62,6 +62,20 @@ def test_it_asks_for_the_rest_of_the_time(clock: Clock) -> None:
     assert schedule.ask() == (timedelta(), timedelta(seconds=35)), "the last try"
 
 
+def test_a_try_that_repeats_a_lost_one_counts_from_the_first(clock: Clock) -> None:
+    """The first try may have reserved: what it got ends a `ttl` after it, not after the second one."""
+    schedule = WaitSchedule(timedelta(seconds=30), clock)
+    clock.now += 1
+    schedule.ask()
+    asked_at = clock.now
+    clock.now += 4
+    schedule.ask()
+    assert schedule.asked_at == asked_at
+    schedule.pause_s(queued(), is_listening=True)
+    schedule.ask()
+    assert schedule.asked_at == clock.now
+
+
 def test_with_notifications_it_only_keeps_its_place(clock: Clock) -> None:
     schedule = WaitSchedule(timedelta(hours=1), clock)
     for _ in range(5):

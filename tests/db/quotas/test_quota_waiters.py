@@ -183,7 +183,8 @@ def test_a_call_that_comes_back_after_its_death_is_the_last(quota_sql: QuotaSql)
 
 
 @pytest.mark.parametrize(
-    "event", ["settle", "settle slowly", "release", "expiry", "grant", "limit in psql", "plan", "slot", "old period"]
+    "event",
+    ["settle", "settle slowly", "release", "expiry", "grant", "limit in psql", "plan", "slot", "old period", "refund"],
 )
 def test_whatever_gives_something_back_wakes_the_first(
     quota_sql: QuotaSql, heard: Callable[[uuid.UUID], list[str]], event: str
@@ -211,7 +212,34 @@ def test_whatever_gives_something_back_wakes_the_first(
         case "old period":
             quota_sql.end_period(user)
             quota_sql.settle(user, held.id, 10)
+        case "refund":
+            quota_sql.settle(user, held.id, 100)
+            heard(user)
+            quota_sql.refund(user, held.id, 50)
     assert set(heard(user)) == {str(first)}
+
+
+def test_a_settlement_that_gives_nothing_back_wakes_nobody(
+    quota_sql: QuotaSql, heard: Callable[[uuid.UUID], list[str]]
+) -> None:
+    user = quota_sql.user(tokens_limit=1000)
+    all_used, some_used = quota_sql.reserve(user, 40), quota_sql.reserve(user, 40)
+    quota_sql.reserve(user, 900)
+    (first,) = queue(quota_sql, user, 60)
+    quota_sql.settle(user, all_used.id, 40)
+    assert heard(user) == []
+    quota_sql.settle(user, some_used.id, 39)
+    assert heard(user) == [str(first)]
+
+
+def test_each_watches_the_one_just_ahead(quota_sql: QuotaSql) -> None:
+    """If all watched the first one, all would ask at once when its time is over."""
+    user = quota_sql.user(tokens_limit=100)
+    quota_sql.reserve(user, 100)
+    keys = queue(quota_sql, user, 10, 10, 10)
+    quota_sql.dies(keys[0], after=timedelta(seconds=3))
+    assert quota_sql.wait(user, 10, key=keys[1]).lasts <= timedelta(seconds=3)
+    assert quota_sql.wait(user, 10, key=keys[2]).lasts > timedelta(seconds=3)
 
 
 def test_nobody_is_notified_while_nobody_waits(quota_sql: QuotaSql, heard: Callable[[uuid.UUID], list[str]]) -> None:
