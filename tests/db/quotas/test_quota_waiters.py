@@ -226,6 +226,7 @@ def test_a_settlement_that_gives_nothing_back_wakes_nobody(
     all_used, some_used = quota_sql.reserve(user, 40), quota_sql.reserve(user, 40)
     quota_sql.reserve(user, 900)
     (first,) = queue(quota_sql, user, 60)
+    assert heard(user) == []
     quota_sql.settle(user, all_used.id, 40)
     assert heard(user) == []
     quota_sql.settle(user, some_used.id, 39)
