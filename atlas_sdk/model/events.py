@@ -20,7 +20,7 @@ class Event:
     id: UUID
     #: A dotted name, such as "checkpoint.created".
     type: str
-    #: The id of the user concerned; the nil UUID when no user was involved.
+    #: The id of the user that the event is about; the nil UUID if there is none.
     user_id: UUID = field(repr=False)
     project_id: UUID | None = field(default=None, repr=False)
     ip: str | None = field(default=None, converter=_text)
