@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anthropic.types.beta import BetaMessage
+from attrs import evolve
 from metered_calls import ASK, PRICES, TEXT, answered, call, chat, chat_events, streamed, tokens
 from provider_stub import completion, message, response, response_usage
 
@@ -16,6 +17,7 @@ from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.openai.media import Embeddings, Images, Transcriptions
 from atlas_sdk.integrations.openai.responses import Responses
 from atlas_sdk.integrations.prices import Price, Prices
+from atlas_sdk.integrations.usage import TokenUsage
 
 
 def test_compaction_is_charged() -> None:
@@ -72,6 +74,28 @@ def test_a_long_cache_write_a_search_a_tier_and_a_region_have_their_price() -> N
     assert entry.cost == Decimal(2 * (100 + 20 + 8000)) / 1_000_000 + Decimal("0.03")
     entry = answered(Messages(), ASK, {**message(), "usage": {**usage, "speed": "fast"}}, prices=prices)
     assert (entry.meta["tier"], entry.meta["unpriced"]) == ("fast", ["tier=fast"])
+
+
+def test_tiers_and_long_contexts_inherit_regions_and_searches() -> None:
+    price = Price(3, 15, web_search=10, tiers={"priority": Price(6, 30)}, regions={"us": "1.1"})
+    usage = TokenUsage(input=10**6, web_searches=3)
+    assert price.cost(usage, tier="priority", region="us") == Decimal("6.63")
+    assert price.unpriced(usage, tier="priority", region="us") == ()
+    sizes = {"input_tokens": 10**6, "output_tokens": 0}
+    assert price.estimate(**sizes, tier="priority", region="us", searches=3) == Decimal("6.63")
+    long = Price(3, 15, web_search=10, audio_minute=6, long_context=Price(6, "22.5"), regions={"us": "1.1"})
+    assert long.cost(evolve(usage, audio_seconds=10), region="us") == Decimal("7.63")
+    assert long.estimate(**sizes, region="us", searches=3) == Decimal("6.63")
+    own = Price(3, 15, web_search=10, regions={"us": 2}, long_context=Price(6, 0, web_search=0, regions={"us": 1}))
+    assert own.cost(usage, region="us") == 6
+
+
+def test_what_a_tier_or_a_long_context_does_not_price_is_marked() -> None:
+    price = Price(1, 2, output_audio=80, tiers={"priority": Price(2, 4)}, long_context=Price(2, 4))
+    usage = TokenUsage(output_audio=1)
+    assert price.unpriced(usage) == ()
+    assert price.unpriced(usage, tier="priority", region="us") == ("output_audio", "region=us")
+    assert price.unpriced(evolve(usage, input=200_001)) == ("output_audio",)
 
 
 def test_the_reservation_covers_what_the_request_asks_for() -> None:
