@@ -9,6 +9,7 @@ import pytest
 from anthropic.types.beta import BetaMessage
 from attrs import evolve
 from metered_calls import ASK, PRICES, TEXT, answered, call, chat, chat_events, streamed, tokens
+from openai.types.responses import ResponseOutputItemAddedEvent
 from provider_stub import completion, message, response, response_usage
 
 from atlas_sdk import InvalidInput
@@ -222,3 +223,30 @@ def test_tools_of_a_response_are_charged() -> None:
     entry = answered(Responses(), {"model": "m", "input": "Hi", "max_output_tokens": 50}, answer, prices=prices)
     assert entry.cost == Decimal(200 + 80) / 1_000_000 + Decimal("0.02")
     assert (entry.amount, entry.meta["tier"], entry.meta["web_searches"]) == (120, "priority", 2)
+
+
+def test_tools_of_a_response_without_their_usage_are_counted_or_marked() -> None:
+    def acted(kind: str) -> dict[str, Any]:
+        return {"id": "w", "type": "web_search_call", "status": "completed", "action": {"type": kind, "query": "x"}}
+
+    others = [{"id": "x", "type": kind} for kind in ("file_search_call", "code_interpreter_call")]
+    drawn = {"id": "i", "type": "image_generation_call", "status": "completed"}
+    shown = [acted("search"), acted("open_page"), acted("search"), *others, drawn]
+    answer = response(usage=response_usage(100, 20))
+    answer["output"] += shown
+    prices = Prices({"m": Price(1, 2, web_search=10)})
+    ask = {"model": "m", "input": "Hi", "max_output_tokens": 50}
+    entry = answered(Responses(), ask, answer, prices=prices)
+    assert entry.cost == Decimal(140) / 1_000_000 + Decimal("0.02")
+    assert (entry.meta["web_searches"], entry.meta["estimated"]) == (2, True)
+    assert entry.meta["unpriced"] == ["code_interpreter_call", "file_search_call", "image_generation_call"]
+    entry = answered(Responses(), ask, {**answer, "tool_usage": {"image_gen": {"output_tokens": 9}}}, prices=prices)
+    assert entry.meta["web_searches"] == 2
+    assert "image_generation_call" not in entry.meta["unpriced"]
+    entry = answered(Responses(), ask, {**answer, "tool_usage": {"web_search": {"num_requests": 5}}}, prices=prices)
+    assert entry.meta["web_searches"] == 5
+    item = ResponseOutputItemAddedEvent.model_validate(
+        {"type": "response.output_item.added", "output_index": 0, "sequence_number": 0, "item": acted("search")}
+    )
+    entry = streamed(Responses(), ask, [item], cut=True, prices=prices)
+    assert (entry.meta["web_searches"], entry.meta["cut"]) == (1, True)

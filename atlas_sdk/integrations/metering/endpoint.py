@@ -69,6 +69,10 @@ class Tally:
     ending: bool = False
     #: True if the answer has hidden output.
     hides: bool = False
+    #: Searches that the answer shows, for usage that reports none.
+    searches: int = 0
+    #: Calls of the provider's tools that the answer shows, and whose cost no usage reports.
+    unpriced: set[str] = field(factory=set)
     model: str | None = None
 
     def text(self, *parts: object) -> None:
