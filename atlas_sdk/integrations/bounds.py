@@ -67,8 +67,9 @@ def request_bytes(body: Mapping[str, object]) -> int:
 def input_bound(body: Mapping[str, object]) -> int:
     """Return an upper bound of a request's input tokens. Raises InvalidInput if they can be more than its bytes."""
     for name in sorted(_REFERENCES & body.keys()):
-        # A text is the prompt of an image; a stored prompt is an object.
-        if body[name] and not (name == "prompt" and isinstance(body[name], str)):
+        # An empty object asks for a search too. A text is the prompt of an image; a stored prompt is an object.
+        asks = body[name] is not None if name == "web_search_options" else body[name]
+        if asks and not (name == "prompt" and isinstance(body[name], str)):
             raise _unbounded(name)
     bound = _BASE + request_bytes(body)
     tools = body.get("tools")

@@ -250,3 +250,20 @@ def test_tools_of_a_response_without_their_usage_are_counted_or_marked() -> None
     )
     entry = streamed(Responses(), ask, [item], cut=True, prices=prices)
     assert (entry.meta["web_searches"], entry.meta["cut"]) == (1, True)
+
+
+@pytest.mark.parametrize("options", [{}, {"search_context_size": "low"}])
+def test_a_chat_that_searches_pays_one_search(options: dict[str, Any]) -> None:
+    ask = {**ASK, "web_search_options": options}
+    with pytest.raises(InvalidInput, match="web_search_options"):
+        call(chat(), ask, prices=PRICES)
+    bound = {"input_tokens": lambda body: 0}
+    prices = Prices({"m": Price(0, 0, web_search=10)})
+    entry = answered(chat(), ask, completion(), prices=prices, **bound)
+    assert (entry.granted_cost, entry.cost, entry.meta["web_searches"]) == (Decimal("0.01"), Decimal("0.01"), 1)
+    entry = streamed(chat(), ask, chat_events(TEXT, usages={}), prices=prices, **bound)
+    assert entry.cost == Decimal("0.01")
+    assert answered(chat(), ask, completion(), prices=PRICES, **bound).meta["unpriced"] == ["web_search"]
+    refusing, _ = call(chat(), ask, prices=PRICES, unknown_price="refuse", **bound)
+    with pytest.raises(InvalidInput, match="has no web_search"):
+        assert refusing.reservation_options

@@ -223,7 +223,7 @@ class MeteredCall:
             region = None if self.plan.region in STANDARD_REGIONS else self.plan.region
             usage = ReportedUsage(lines=((None, _NOTHING),), tier=tier, region=region)
         sent, made = self._missing(tally)
-        searches = 0 if usage.total.web_searches else tally.searches
+        searches = 0 if usage.total.web_searches else max(tally.searches, self.plan.unreported_searches)
         if not (sent or made or searches):
             return usage
         (model, main), *others = usage.lines

@@ -49,6 +49,8 @@ class Plan:
     region: str | None = None
     #: Searches that the request allows.
     searches: int = 0
+    #: Searches that the request orders, and that no usage reports.
+    unreported_searches: int = 0
 
 
 @define
