@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import psycopg
 import pytest
 from provider_stub import Drop, Events, Hang, Json, Stub, chunks, completion, message
-from sides import Ledger, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk import Atlas, QuotaExceeded, User
 from atlas_sdk.integrations.bounds import input_bound
@@ -95,6 +96,30 @@ def test_unknown_tries_may_be_given_back(side: Side, stub: Stub, books: Ledger) 
     side.do(lambda: chat(client))
     assert books.charged() == (15, Decimal(60) / 1_000_000)
     assert books.entry().meta["unknown_attempts"] == 1
+
+
+def test_a_token_that_is_refused_before_the_next_try_frees_no_earlier_one(
+    side: Side, stub: Stub, books: Ledger
+) -> None:
+    asked = httpx2.Request("POST", "https://login.example.com/token")
+    refused = openai.AuthenticationError("no", response=httpx2.Response(401, request=asked), body=None)
+    tokens = iter(["token"])
+
+    def token() -> str:
+        for found in tokens:
+            return found
+        raise refused
+
+    async def atoken() -> str:
+        return token()
+
+    stub.script(Hang())
+    client = side.openai(settings={**TRIES, "api_key": atoken if isinstance(side, AsyncSide) else token})
+    with pytest.raises(openai.AuthenticationError):
+        side.do(lambda: chat(client))
+    assert len(stub.requests) == 1
+    assert books.charged() == (HOLD, 0)
+    assert books.entry().meta["outcome"] == "no_answer"
 
 
 def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
