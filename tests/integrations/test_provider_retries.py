@@ -182,6 +182,16 @@ def test_an_answer_without_usage_after_a_try_is_charged_two_promises(side: Side,
     assert books.charged() == (2 * HOLD, 0)
 
 
+def test_an_answer_without_usage_may_be_free_and_earlier_tries_are_charged(
+    side: Side, stub: Stub, books: Ledger
+) -> None:
+    stub.script(FAILED, Json(body={**completion(""), "usage": None}))
+    client = side.openai(settings=TRIES, prices=PRICES, on_unknown="release", on_no_answer="reservation")
+    side.do(lambda: chat(client))
+    assert books.charged() == (HOLD, HOLD_COST)
+    assert books.entry().meta["unknown_attempts"] == 1
+
+
 def test_tries_of_a_leased_call_are_charged_too(side: Side, stub: Stub, atlas: Atlas, user: User) -> None:
     client = side.openai(settings=TRIES, lease=True)
     for _ in range(25):

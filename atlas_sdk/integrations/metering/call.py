@@ -146,11 +146,15 @@ class MeteredCall:
         return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.guard_options.get("ttl", _TTL))
 
     def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
-        """Charge a complete answer. Without usage and without output, the outcome is unknown."""
+        """Charge a complete answer. Without usage and without output, the outcome is unknown: see `on_unknown`."""
         tally = Tally()
         self.endpoint.answer(tally, answer)
         if tally.usage is not None or tally.seen:
             self._settle(guard, tally)
+        elif self.lost and self.meter.guard_options.get("on_unknown") == "release":
+            # The guard would release the earlier attempts too, which have a policy of their own.
+            meta: dict[str, object] = {"unknown_attempts": self.unknown}
+            guard.settle(tokens=self._lost_tokens, cost=self.lost * self.cost, meta=meta)
 
     def progress(self, guard: Guard | AsyncGuard, tally: Tally) -> None:
         """Report the progress of a stream."""
