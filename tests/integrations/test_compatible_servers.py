@@ -194,6 +194,15 @@ def test_embeddings_are_metered(memory: Side, stub: Stub) -> None:
     assert (entry.amount, f"{entry.cost:f}") == (8, "0.000000160")
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_plain_transcription_is_charged_its_bytes(raw: bool, memory: Side, stub: Stub) -> None:  # noqa: FBT001  # a parameter of the test
+    stub.script(Json(body="Hello", headers={"content-type": "text/plain"}))
+    client = memory.openai(input_tokens=lambda body: 50)
+    api = client.audio.transcriptions.with_raw_response if raw else client.audio.transcriptions
+    memory.do(lambda: api.create(model="m", file=("a.mp3", b"x"), response_format="text"))
+    assert memory.atlas.quotas.entry.amount == 50 + len('"Hello"')
+
+
 def test_images_are_metered(memory: Side, stub: Stub) -> None:
     usage = {
         "input_tokens": 10,

@@ -267,3 +267,10 @@ def test_a_chat_that_searches_pays_one_search(options: dict[str, Any]) -> None:
     refusing, _ = call(chat(), ask, prices=PRICES, unknown_price="refuse", **bound)
     with pytest.raises(InvalidInput, match="has no web_search"):
         assert refusing.reservation_options
+
+
+def test_a_transcription_as_plain_text_is_output() -> None:
+    bound = {"input_tokens": lambda body: 50}
+    entry = answered(Transcriptions(), {"model": "m", "response_format": "text"}, "Grüße", prices=PRICES, **bound)
+    assert (entry.amount, entry.cost) == (57, Decimal(50 + 14) / 1_000_000)
+    assert entry.meta["estimated"] is True

@@ -155,14 +155,15 @@ def _counted(answer: object) -> int:
 
 
 def _payload(result: Any) -> object:
-    """Return the JSON of a raw response, or the answer itself."""
+    """Return the JSON of a raw response, its text if it is no JSON, or the answer itself."""
     response = getattr(result, "http_response", result if hasattr(result, "status_code") else None)
     if response is None:
         return result
     try:
-        return response.json()
+        data = response.json()
     except ValueError:
-        return None
+        return response.text
+    return data if isinstance(data, Mapping) else response.text
 
 
 class _BlockingInterceptor(_Interceptor):

@@ -98,6 +98,9 @@ class Transcriptions(_Unlimited):
         )
 
     def answer(self, tally: Tally, answer: object) -> None:
-        """Note a transcription. Its plain formats report no usage."""
+        """Note a transcription. Its plain formats (text, srt, vtt) are a str, and report no usage."""
         super().answer(tally, answer)
-        tally.seen = text_bytes(as_data(answer))
+        if isinstance(answer, str):
+            tally.text(answer)
+        else:
+            tally.seen = text_bytes(as_data(answer))
