@@ -111,6 +111,8 @@ class Price:
     #: The whole price of a call with more input tokens than `long_context_above`.
     long_context: "Price | None" = field(default=None, kw_only=True)
     long_context_above: int = field(default=200_000, kw_only=True)
+    #: Names of further prices of the model, of kinds that this class does not have. `unpriced` returns them always.
+    unread: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def rates(self) -> dict[str, Decimal]:
@@ -140,7 +142,7 @@ class Price:
         """Return the parts, tier and region of a usage without a price of their own, whose cost may be higher."""
         price = self._chosen(usage, tier)
         parts = ("input_audio", "output_audio", "output_image")
-        found = [name for name in parts if getattr(usage, name) and getattr(price, name) is None]
+        found = [*price.unread, *(name for name in parts if getattr(usage, name) and getattr(price, name) is None)]
         if usage.web_searches and price.web_search is None:
             found.append("web_search")
         if usage.audio_seconds and price.audio_minute is None:
