@@ -274,3 +274,15 @@ def test_a_transcription_as_plain_text_is_output() -> None:
     entry = answered(Transcriptions(), {"model": "m", "response_format": "text"}, "Grüße", prices=PRICES, **bound)
     assert (entry.amount, entry.cost) == (57, Decimal(50 + 14) / 1_000_000)
     assert entry.meta["estimated"] is True
+
+
+def test_audio_by_the_minute_needs_no_price_of_audio_tokens() -> None:
+    options: dict[str, Any] = {"unknown_price": "refuse", "input_tokens": lambda body: 50}
+    told = {"type": "duration", "seconds": 60}
+    prices = Prices({"m": Price(0, 0, audio_minute="0.006")})
+    entry = answered(Transcriptions(), {"model": "m"}, {"text": "Hi", "usage": told}, prices=prices, **options)
+    assert (entry.granted_cost, entry.cost) == (0, Decimal("0.006"))
+    assert "unpriced" not in entry.meta
+    made, _ = call(Transcriptions(), {"model": "m"}, prices=PRICES, **options)
+    with pytest.raises(InvalidInput, match="has no input_audio"):
+        assert made.reservation_options

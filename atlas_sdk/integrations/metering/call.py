@@ -118,7 +118,10 @@ class MeteredCall:
             return
         used = {name: 1 for name in self.plan.uses if name != "cache_write_long"}
         usage = TokenUsage(**used, web_searches=min(self.plan.searches, 1))
-        missing = prices.unpriced(self.plan.model, usage, **self._asked)
+        missing = list(prices.unpriced(self.plan.model, usage, **self._asked))
+        price = prices.of(self.plan.model, provider=self.endpoint.provider)
+        if self.plan.timed and price is not None and price.audio_minute is not None and "input_audio" in missing:
+            missing.remove("input_audio")
         if missing and (self.meter.unknown_price == "refuse" or "output_audio" in missing):
             raise InvalidInput(
                 f"the price of {self.plan.model!r} has no {', '.join(missing)}, so the cost of this request is "

@@ -43,6 +43,8 @@ class Plan:
     output_part: str = "output"
     #: The parts of `Price`, beside input, output and the usual cache, that the request may use.
     uses: frozenset[str] = frozenset()
+    #: True if the provider may bill the audio by the minute instead of by tokens.
+    timed: bool = False
     #: The service tier or speed that the request names.
     tier: str | None = None
     #: The region that the request names.
