@@ -12,11 +12,11 @@ provider reads their results as input. A platform that uses such input gives its
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from atlas_sdk import InvalidInput
 
-__all__ = ["content_kinds", "input_bound", "request_bytes"]
+__all__ = ["check_counted", "content_kinds", "input_bound", "request_bytes"]
 
 #: Tokens around the whole request.
 _BASE = 256
@@ -58,6 +58,9 @@ _REFERENCES = frozenset(
 _OWN_TOOLS = frozenset({"custom", "function", "namespace", "local_shell", "apply_patch"})
 _OWN_DEFINED_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 
+#: The beginnings of a refusal.
+_BYTES, _COUNTER = "the bytes of this request do", "the provider's count of this request does"
+
 
 def request_bytes(body: Mapping[str, object]) -> int:
     """Return the length of the request as JSON in UTF-8."""
@@ -66,10 +69,8 @@ def request_bytes(body: Mapping[str, object]) -> int:
 
 def input_bound(body: Mapping[str, object]) -> int:
     """Return an upper bound of a request's input tokens. Raises InvalidInput if they can be more than its bytes."""
-    for name in sorted(_REFERENCES & body.keys()):
-        # A text is the prompt of an image; a stored prompt is an object.
-        if body[name] and not (name == "prompt" and isinstance(body[name], str)):
-            raise _unbounded(name)
+    for name in _references(body):
+        raise _unbounded(name)
     bound = _BASE + request_bytes(body)
     tools = body.get("tools")
     if isinstance(tools, list | tuple) and tools:
@@ -84,18 +85,43 @@ def input_bound(body: Mapping[str, object]) -> int:
     return bound
 
 
+def check_counted(body: Mapping[str, object], counted: Collection[str]) -> None:
+    """Raise InvalidInput for input that a provider's counter cannot see. `counted` are the fields that it gets.
+
+    These are references in other fields, files in a container, and tools that the provider runs, because their results
+    become input only later.
+    """
+    for name in _references(body):
+        if name not in counted or name == "mcp_servers":
+            raise _unbounded(name, count=_COUNTER)
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list | tuple) else ():
+        _tool(tool, count=_COUNTER)
+    if "container_upload" in content_kinds(body):
+        raise _unbounded("container_upload", count=_COUNTER)
+
+
+def _references(body: Mapping[str, object]) -> Iterator[str]:
+    """Yield the fields of a request that name input stored elsewhere."""
+    for name in sorted(_REFERENCES & body.keys()):
+        # An empty object asks for a search too. A text is the prompt of an image; a stored prompt is an object.
+        asks = body[name] is not None if name == "web_search_options" else body[name]
+        if asks and not (name == "prompt" and isinstance(body[name], str)):
+            yield name
+
+
 def content_kinds(body: Mapping[str, object]) -> list[str]:
     """Return the `type` of every part of a request's messages."""
     return [kind for name in ("system", "messages", "input") for kind in _kinds(body.get(name))]
 
 
-def _tool(tool: object) -> int:
+def _tool(tool: object, *, count: str = _BYTES) -> int:
     kind = tool.get("type", "custom") if isinstance(tool, Mapping) else getattr(tool, "type", "custom")
     if kind in _OWN_TOOLS:
         return 0
     if isinstance(kind, str) and kind.startswith(_OWN_DEFINED_TOOLS):
         return _DEFINED_TOOL
-    raise _unbounded(f"the tool {kind}")
+    raise _unbounded(f"the tool {kind}", count=count)
 
 
 def _kinds(content: object) -> Iterator[str]:
@@ -116,9 +142,9 @@ def _plain(value: object) -> object:
     return dump(mode="json") if callable(dump) else str(value)
 
 
-def _unbounded(what: str) -> InvalidInput:
+def _unbounded(what: str, *, count: str = _BYTES) -> InvalidInput:
     return InvalidInput(
-        f"the bytes of this request do not bound its input tokens, because of {what}: "
-        "give guarded() a bound of your own, as input_tokens=",
+        f"{count} not bound its input tokens, because of {what}: "
+        "give guarded() a bound of your own, a function as input_tokens=",
         field="input_tokens",
     )

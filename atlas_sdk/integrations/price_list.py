@@ -38,6 +38,14 @@ _NAMES = {
     "output_image_mtok": "output_image",
     "web_searches_kcount": "web_search",
 }
+#: Prices that are read under another name, or need no mark: cached audio and images are charged like others, which cost
+#: more, and every file search is marked.
+_COVERED = frozenset(
+    {
+        *("input_mtok", "output_mtok", "audio_hours", "input_audio_hours"),
+        *("cache_audio_read_mtok", "cache_image_read_mtok", "storage_searches_kcount"),
+    }
+)
 
 
 def _now() -> datetime:
@@ -157,6 +165,7 @@ def _of_values(values: Mapping[str, Decimal | None], **more: Any) -> Price:
     return Price(
         input=values.get("input_mtok") or Decimal(),
         output=values.get("output_mtok") or Decimal(),
+        unread=tuple(sorted(name for name, price in values.items() if price and name not in _NAMES.keys() | _COVERED)),
         audio_minute=None if hours is None else (hours / 60).quantize(_FINE, ROUND_CEILING),
         **parts,
         **more,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from typing import Any, TypedDict, Unpack
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from atlas_sdk import InvalidInput
 from atlas_sdk.integrations.usage import TokenUsage
@@ -103,12 +103,16 @@ class Price:
     web_search: Decimal | None = field(default=None, converter=_dollars, kw_only=True)
     audio_minute: Decimal | None = field(default=None, converter=_dollars, kw_only=True)
     #: The whole price in other service tiers and at other speeds, by the provider's names: "priority", "flex", "fast".
+    #: These prices and `long_context` inherit only `regions`, `web_search` and `audio_minute`. They do not inherit
+    #: prices of tokens, because a part without a price depends on the `input` and `output` of the same Price.
     tiers: Mapping[str, "Price"] = field(factory=dict, kw_only=True)
     #: Factors on the prices of tokens by region, as in `inference_geo`: {"us": "1.1"}.
     regions: Mapping[str, Decimal] = field(factory=dict, converter=_factors, kw_only=True)
     #: The whole price of a call with more input tokens than `long_context_above`.
     long_context: "Price | None" = field(default=None, kw_only=True)
     long_context_above: int = field(default=200_000, kw_only=True)
+    #: Names of further prices of the model, of kinds that this class does not have. `unpriced` returns them always.
+    unread: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def rates(self) -> dict[str, Decimal]:
@@ -136,34 +140,46 @@ class Price:
 
     def unpriced(self, usage: TokenUsage, *, tier: str | None = None, region: str | None = None) -> tuple[str, ...]:
         """Return the parts, tier and region of a usage without a price of their own, whose cost may be higher."""
-        found = [name for name in ("input_audio", "output_audio", "output_image") if self._lacks(name, usage)]
-        if usage.web_searches and self.web_search is None:
+        price = self._chosen(usage, tier)
+        parts = ("input_audio", "output_audio", "output_image")
+        found = [*price.unread, *(name for name in parts if getattr(usage, name) and getattr(price, name) is None)]
+        if usage.web_searches and price.web_search is None:
             found.append("web_search")
-        if usage.audio_seconds and self.audio_minute is None:
+        if usage.audio_seconds and price.audio_minute is None:
             found.append("audio_minute")
         if tier is not None and tier not in STANDARD_TIERS and tier not in self.tiers:
             found.append(f"tier={tier}")
-        if region is not None and region not in STANDARD_REGIONS and region not in self.regions:
+        if region is not None and region not in STANDARD_REGIONS and region not in price.regions:
             found.append(f"region={region}")
         return tuple(found)
 
-    def _lacks(self, name: str, usage: TokenUsage) -> bool:
-        return getattr(usage, name) > 0 and getattr(self, name) is None
+    def _chosen(self, usage: TokenUsage, tier: str | None) -> "Price":
+        """Return the Price of a usage: that of its tier, that of its long context, or this one."""
+        price = self if tier is None or tier not in self.tiers else self._inside(self.tiers[tier])
+        while price.long_context is not None and usage.sent > price.long_context_above:
+            price = price._inside(price.long_context)  # noqa: SLF001  # of this class
+        return price
+
+    def _inside(self, price: "Price") -> "Price":
+        """Return a price of `tiers`, or `long_context`, with the values that it inherits."""
+        return evolve(
+            price,
+            regions={**self.regions, **price.regions},
+            web_search=self.web_search if price.web_search is None else price.web_search,
+            audio_minute=self.audio_minute if price.audio_minute is None else price.audio_minute,
+        )
 
     def cost(self, usage: TokenUsage, *, tier: str | None = None, region: str | None = None) -> Decimal:
         """Return the exact cost of a usage in US dollars."""
-        if tier is not None and tier in self.tiers:
-            return self.tiers[tier].cost(usage, region=region)
-        if self.long_context is not None and usage.sent > self.long_context_above:
-            return self.long_context.cost(usage, region=region)
+        price = self._chosen(usage, tier)
         total = Decimal()
-        for name, price in self.rates.items():
-            total = _EXACT.add(total, _EXACT.multiply(Decimal(getattr(usage, name)), price))
-        if region is not None and region in self.regions:
-            total = _EXACT.multiply(total, self.regions[region])
-        searches = _EXACT.multiply(Decimal(usage.web_searches), self.web_search or Decimal())
+        for name, rate in price.rates.items():
+            total = _EXACT.add(total, _EXACT.multiply(Decimal(getattr(usage, name)), rate))
+        if region is not None and region in price.regions:
+            total = _EXACT.multiply(total, price.regions[region])
+        searches = _EXACT.multiply(Decimal(usage.web_searches), price.web_search or Decimal())
         # A minute has 60 seconds. Multiply first, and round the quotient up.
-        seconds = _EXACT.multiply(Decimal(usage.audio_seconds), self.audio_minute or Decimal())
+        seconds = _EXACT.multiply(Decimal(usage.audio_seconds), price.audio_minute or Decimal())
         audio = Context(prec=80, rounding=ROUND_CEILING).divide(seconds, Decimal(60))
         return _EXACT.add(_EXACT.scaleb(total, -6), _EXACT.add(_EXACT.scaleb(searches, -3), audio))
 
@@ -175,11 +191,13 @@ class Price:
         """
         possible = [self._most(input_tokens, output_tokens, **facts)]
         if self.long_context is not None and input_tokens > self.long_context_above:
-            possible.append(self.long_context.estimate(input_tokens=input_tokens, output_tokens=output_tokens, **facts))
+            inner = self._inside(self.long_context)
+            possible.append(inner.estimate(input_tokens=input_tokens, output_tokens=output_tokens, **facts))
         asked = facts.get("tier")
         for name, price in self.tiers.items():
             if name == asked or (asked in {None, "auto"} and name not in _BY_REQUEST) or asked == "fast":
-                possible.append(price.estimate(input_tokens=input_tokens, output_tokens=output_tokens, **facts))
+                inner = self._inside(price)
+                possible.append(inner.estimate(input_tokens=input_tokens, output_tokens=output_tokens, **facts))
         return ledger_cost(max(possible))
 
     def _most(self, input_tokens: int, output_tokens: int, **facts: Unpack[CallFacts]) -> Decimal:

@@ -134,11 +134,13 @@ def read_usage(shape: str, usage: object) -> ReportedUsage:
     for name in _lists(table):
         if isinstance(raw.get(name), Mapping):
             raw[name] = [raw[name]]
-    unknown = dict(_unknown(table, raw))
+    found = list(_unknown(table, raw))
+    # Several entries of a list have the same path.
+    unknown = {path for path, _ in found}
     main = _parts(table, raw)
     if not any(row.becomes == "total" and _count(raw, row.path) for row in table):
         # Without a total that bounds all tokens, a token field that this version does not know may come on top.
-        more = sum(_count(unknown, path) or 0 for path in unknown if path.endswith("tokens"))
+        more = sum(_whole(value) or 0 for path, value in found if path.endswith("tokens"))
         main = main + TokenUsage(other=more)
     inside, added, kinds = _entries(table, raw)
     entries = [line for line in (*inside, *added) if line[1] != TokenUsage()]
@@ -251,6 +253,11 @@ def _count(raw: Mapping[str, Any], path: str) -> int | None:
     value: Any = raw
     for name in [path] if path in raw else path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
+    return _whole(value)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a number, rounded up; None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return max(0, math.ceil(value))

@@ -65,7 +65,7 @@ class Side:
         self._opened: list[Any] = []
 
     def _client(self, kind: Any, **options: Any) -> Any:
-        made = kind(api_key="key", **{"max_retries": 0, "base_url": self.stub.url, **options})
+        made = kind(**{"api_key": "key", "max_retries": 0, "base_url": self.stub.url, **options})
         self._opened.append(made)
         return made
 

@@ -134,6 +134,40 @@ def test_the_providers_counter_gives_the_estimate(memory: Side, stub: Stub) -> N
     assert memory.atlas.quotas.entries[2].granted == input_bound(CHAT) + 100, "chat completions have no counter"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt": {"id": "pmpt_1"}},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"type": "function", "name": "f"}, {"type": "mcp", "server_label": "x"}]},
+        {"context_management": [{"type": "compaction"}]},
+    ],
+)
+def test_what_the_providers_counter_cannot_see_is_refused(more: Any, memory: Side, stub: Stub) -> None:
+    client = memory.openai(input_tokens="provider")
+    with pytest.raises(InvalidInput, match="the provider.s count .* a function as input_tokens="):
+        memory.do(lambda: client.responses.create(**ASK, **more))
+    assert stub.requests == []
+    stub.script(Json(body=response(usage=response_usage())))
+    client = memory.openai(input_tokens=lambda body: 50)
+    memory.do(lambda: client.responses.create(**ASK, **more))
+    assert memory.atlas.quotas.entry.granted == 150
+
+
+def test_what_the_providers_counter_sees_passes(memory: Side, stub: Stub) -> None:
+    stub.script(Json(body={"input_tokens": 9}), Json(body=response(usage=response_usage())))
+    client = memory.openai(input_tokens="provider")
+    image = {"type": "input_image", "image_url": "https://example.com/x.png", "detail": "auto"}
+    asked = {"role": "user", "content": [image]}
+    memory.do(lambda: client.responses.create(model="m", input=[asked], previous_response_id="resp_0"))
+    assert len(stub.requests) == 2
+    stub.script(Json(body={"input_tokens": 9}))
+    other = memory.anthropic(input_tokens="provider")
+    with pytest.raises(InvalidInput, match="web_search"):
+        memory.do(lambda: other.messages.create(**CHAT, tools=[{"type": "web_search_20250305", "name": "web_search"}]))
+    assert len(stub.requests) == 2
+
+
 def test_a_counter_that_fails_reserves_nothing(memory: Side, stub: Stub) -> None:
     stub.script(Json(status=500, body=ERROR))
     client = memory.anthropic(input_tokens="provider")
@@ -158,6 +192,15 @@ def test_embeddings_are_metered(memory: Side, stub: Stub) -> None:
     memory.do(lambda: client.embeddings.create(model="m", input="Hi", encoding_format="float"))
     entry = memory.atlas.quotas.entry
     assert (entry.amount, f"{entry.cost:f}") == (8, "0.000000160")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_plain_transcription_is_charged_its_bytes(raw: bool, memory: Side, stub: Stub) -> None:  # noqa: FBT001  # a parameter of the test
+    stub.script(Json(body="Hello", headers={"content-type": "text/plain"}))
+    client = memory.openai(input_tokens=lambda body: 50)
+    api = client.audio.transcriptions.with_raw_response if raw else client.audio.transcriptions
+    memory.do(lambda: api.create(model="m", file=("a.mp3", b"x"), response_format="text"))
+    assert memory.atlas.quotas.entry.amount == 50 + len('"Hello"')
 
 
 def test_images_are_metered(memory: Side, stub: Stub) -> None:

@@ -49,6 +49,29 @@ def test_a_stream_that_is_dropped_unread_is_settled(provider: str, side: Side, s
     assert (books.entry().meta["cut"], books.entry().meta["estimated"]) == (True, True)
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_stream_that_is_dropped_half_read_needs_no_collector(
+    provider: str, side: Side, stub: Stub, books: Ledger
+) -> None:
+    if provider == "openai":
+        stub.script(Events(events=chunks("Hello"), stop=1))
+        client = side.openai()
+        kept = [side.do(lambda: client.chat.completions.create(**CHAT))]
+    else:
+        stub.script(Events(events=message_events("Hello"), stop=1))
+        client = side.anthropic()
+        kept = [side.do(lambda: client.messages.create(**MESSAGE))]
+    gc.collect()
+    gc.disable()
+    try:
+        side.do(lambda: anext(kept[0]) if isinstance(side, AsyncSide) else next(kept[0]))
+        kept.clear()
+        until(side, books.entries)
+    finally:
+        gc.enable()
+    assert books.entry().meta["cut"] is True
+
+
 def test_a_stream_that_was_closed_unread_is_settled_once(side: Side, stub: Stub, books: Ledger) -> None:
     stub.script(Events(events=chunks("Hello"), stop=1))
     client = side.openai()

@@ -156,3 +156,11 @@ def test_a_compatible_server_gets_older_fields_only() -> None:
 def test_a_file_needs_a_bound(endpoint: Any) -> None:
     with pytest.raises(InvalidInput, match="input_tokens="):
         call(endpoint, {"model": "m", "prompt": "x"})
+
+
+@pytest.mark.parametrize("fallbacks", ["default", [{"model": "dear", "max_tokens": 10**6}]])
+def test_fallbacks_to_other_models_are_refused(fallbacks: Any) -> None:
+    with pytest.raises(InvalidInput, match="send it to the next model yourself") as refused:
+        call(Messages(), {**ASK, "fallbacks": fallbacks}, prices=PRICES, input_tokens=lambda body: 1)
+    assert refused.value.field == "fallbacks"
+    assert call(Messages(), {**ASK, "fallbacks": None})[0].output == 1000

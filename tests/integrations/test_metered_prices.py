@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from anthropic.types.beta import BetaMessage
+from attrs import evolve
 from metered_calls import ASK, PRICES, TEXT, answered, call, chat, chat_events, streamed, tokens
+from openai.types.responses import ResponseOutputItemAddedEvent
 from provider_stub import completion, message, response, response_usage
 
 from atlas_sdk import InvalidInput
@@ -16,6 +18,7 @@ from atlas_sdk.integrations.bounds import input_bound
 from atlas_sdk.integrations.openai.media import Embeddings, Images, Transcriptions
 from atlas_sdk.integrations.openai.responses import Responses
 from atlas_sdk.integrations.prices import Price, Prices
+from atlas_sdk.integrations.usage import TokenUsage
 
 
 def test_compaction_is_charged() -> None:
@@ -72,6 +75,28 @@ def test_a_long_cache_write_a_search_a_tier_and_a_region_have_their_price() -> N
     assert entry.cost == Decimal(2 * (100 + 20 + 8000)) / 1_000_000 + Decimal("0.03")
     entry = answered(Messages(), ASK, {**message(), "usage": {**usage, "speed": "fast"}}, prices=prices)
     assert (entry.meta["tier"], entry.meta["unpriced"]) == ("fast", ["tier=fast"])
+
+
+def test_tiers_and_long_contexts_inherit_regions_and_searches() -> None:
+    price = Price(3, 15, web_search=10, tiers={"priority": Price(6, 30)}, regions={"us": "1.1"})
+    usage = TokenUsage(input=10**6, web_searches=3)
+    assert price.cost(usage, tier="priority", region="us") == Decimal("6.63")
+    assert price.unpriced(usage, tier="priority", region="us") == ()
+    sizes = {"input_tokens": 10**6, "output_tokens": 0}
+    assert price.estimate(**sizes, tier="priority", region="us", searches=3) == Decimal("6.63")
+    long = Price(3, 15, web_search=10, audio_minute=6, long_context=Price(6, "22.5"), regions={"us": "1.1"})
+    assert long.cost(evolve(usage, audio_seconds=10), region="us") == Decimal("7.63")
+    assert long.estimate(**sizes, region="us", searches=3) == Decimal("6.63")
+    own = Price(3, 15, web_search=10, regions={"us": 2}, long_context=Price(6, 0, web_search=0, regions={"us": 1}))
+    assert own.cost(usage, region="us") == 6
+
+
+def test_what_a_tier_or_a_long_context_does_not_price_is_marked() -> None:
+    price = Price(1, 2, output_audio=80, tiers={"priority": Price(2, 4)}, long_context=Price(2, 4))
+    usage = TokenUsage(output_audio=1)
+    assert price.unpriced(usage) == ()
+    assert price.unpriced(usage, tier="priority", region="us") == ("output_audio", "region=us")
+    assert price.unpriced(evolve(usage, input=200_001)) == ("output_audio",)
 
 
 def test_the_reservation_covers_what_the_request_asks_for() -> None:
@@ -198,3 +223,66 @@ def test_tools_of_a_response_are_charged() -> None:
     entry = answered(Responses(), {"model": "m", "input": "Hi", "max_output_tokens": 50}, answer, prices=prices)
     assert entry.cost == Decimal(200 + 80) / 1_000_000 + Decimal("0.02")
     assert (entry.amount, entry.meta["tier"], entry.meta["web_searches"]) == (120, "priority", 2)
+
+
+def test_tools_of_a_response_without_their_usage_are_counted_or_marked() -> None:
+    def acted(kind: str) -> dict[str, Any]:
+        return {"id": "w", "type": "web_search_call", "status": "completed", "action": {"type": kind, "query": "x"}}
+
+    others = [{"id": "x", "type": kind} for kind in ("file_search_call", "code_interpreter_call")]
+    drawn = {"id": "i", "type": "image_generation_call", "status": "completed"}
+    shown = [acted("search"), acted("open_page"), acted("search"), *others, drawn]
+    answer = response(usage=response_usage(100, 20))
+    answer["output"] += shown
+    prices = Prices({"m": Price(1, 2, web_search=10)})
+    ask = {"model": "m", "input": "Hi", "max_output_tokens": 50}
+    entry = answered(Responses(), ask, answer, prices=prices)
+    assert entry.cost == Decimal(140) / 1_000_000 + Decimal("0.02")
+    assert (entry.meta["web_searches"], entry.meta["estimated"]) == (2, True)
+    assert entry.meta["unpriced"] == ["code_interpreter_call", "file_search_call", "image_generation_call"]
+    entry = answered(Responses(), ask, {**answer, "tool_usage": {"image_gen": {"output_tokens": 9}}}, prices=prices)
+    assert entry.meta["web_searches"] == 2
+    assert "image_generation_call" not in entry.meta["unpriced"]
+    entry = answered(Responses(), ask, {**answer, "tool_usage": {"web_search": {"num_requests": 5}}}, prices=prices)
+    assert entry.meta["web_searches"] == 5
+    item = ResponseOutputItemAddedEvent.model_validate(
+        {"type": "response.output_item.added", "output_index": 0, "sequence_number": 0, "item": acted("search")}
+    )
+    entry = streamed(Responses(), ask, [item], cut=True, prices=prices)
+    assert (entry.meta["web_searches"], entry.meta["cut"]) == (1, True)
+
+
+@pytest.mark.parametrize("options", [{}, {"search_context_size": "low"}])
+def test_a_chat_that_searches_pays_one_search(options: dict[str, Any]) -> None:
+    ask = {**ASK, "web_search_options": options}
+    with pytest.raises(InvalidInput, match="web_search_options"):
+        call(chat(), ask, prices=PRICES)
+    bound = {"input_tokens": lambda body: 0}
+    prices = Prices({"m": Price(0, 0, web_search=10)})
+    entry = answered(chat(), ask, completion(), prices=prices, **bound)
+    assert (entry.granted_cost, entry.cost, entry.meta["web_searches"]) == (Decimal("0.01"), Decimal("0.01"), 1)
+    entry = streamed(chat(), ask, chat_events(TEXT, usages={}), prices=prices, **bound)
+    assert entry.cost == Decimal("0.01")
+    assert answered(chat(), ask, completion(), prices=PRICES, **bound).meta["unpriced"] == ["web_search"]
+    refusing, _ = call(chat(), ask, prices=PRICES, unknown_price="refuse", **bound)
+    with pytest.raises(InvalidInput, match="has no web_search"):
+        assert refusing.reservation_options
+
+
+def test_a_transcription_as_plain_text_is_output() -> None:
+    bound = {"input_tokens": lambda body: 50}
+    entry = answered(Transcriptions(), {"model": "m", "response_format": "text"}, "Grüße", prices=PRICES, **bound)
+    assert (entry.amount, entry.cost) == (57, Decimal(50 + 14) / 1_000_000)
+    assert entry.meta["estimated"] is True
+
+
+def test_audio_by_the_minute_needs_no_price_of_audio_tokens() -> None:
+    options: dict[str, Any] = {"unknown_price": "refuse", "input_tokens": lambda body: 50}
+    told = {"type": "duration", "seconds": 60}
+    prices = Prices({"m": Price(0, 0, audio_minute="0.006")})
+    entry = answered(Transcriptions(), {"model": "m"}, {"text": "Hi", "usage": told}, prices=prices, **options)
+    assert (entry.granted_cost, entry.cost) == (0, Decimal("0.006"))
+    assert "unpriced" not in entry.meta
+    made, _ = call(Transcriptions(), {"model": "m"}, prices=PRICES, **options)
+    with pytest.raises(InvalidInput, match="has no input_audio"):
+        assert made.reservation_options

@@ -80,6 +80,15 @@ def test_the_list_itself_would_answer_with_a_neighbour() -> None:
     assert answered.model.id == "claude-sonnet-4-5"
 
 
+def test_a_listed_price_of_an_unknown_kind_is_marked() -> None:
+    prices, usage = price_list(), TokenUsage(input=10)
+    listed = calc_price(Usage(input_tokens=10), "sonar-pro", provider_id="perplexity").model_price
+    assert vars(listed)["requests_kcount"] > 0
+    assert prices.unpriced("sonar-pro", usage, provider="perplexity") == ("requests_kcount",)
+    assert prices.unpriced("gpt-4o", usage, provider="openai") == ()
+    assert prices.unpriced("claude-sonnet-4-5", TokenUsage(input=300_000), provider="anthropic") == ()
+
+
 def test_own_prices_have_precedence() -> None:
     prices = price_list(prices={"gpt-4o": Price(1, 1), "mine-*": Price(2, 2)})
     assert prices.cost("gpt-4o", TokenUsage(input=10**6), provider="openai") == 1

@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import psycopg
 import pytest
 from provider_stub import Drop, Events, Hang, Json, Stub, chunks, completion, message
-from sides import Ledger, Side
+from sides import AsyncSide, Ledger, Side
 
 from atlas_sdk import Atlas, QuotaExceeded, User
 from atlas_sdk.integrations.bounds import input_bound
@@ -97,6 +98,30 @@ def test_unknown_tries_may_be_given_back(side: Side, stub: Stub, books: Ledger) 
     assert books.entry().meta["unknown_attempts"] == 1
 
 
+def test_a_token_that_is_refused_before_the_next_try_frees_no_earlier_one(
+    side: Side, stub: Stub, books: Ledger
+) -> None:
+    asked = httpx2.Request("POST", "https://login.example.com/token")
+    refused = openai.AuthenticationError("no", response=httpx2.Response(401, request=asked), body=None)
+    tokens = iter(["token"])
+
+    def token() -> str:
+        for found in tokens:
+            return found
+        raise refused
+
+    async def atoken() -> str:
+        return token()
+
+    stub.script(Hang())
+    client = side.openai(settings={**TRIES, "api_key": atoken if isinstance(side, AsyncSide) else token})
+    with pytest.raises(openai.AuthenticationError):
+        side.do(lambda: chat(client))
+    assert len(stub.requests) == 1
+    assert books.charged() == (HOLD, 0)
+    assert books.entry().meta["outcome"] == "no_answer"
+
+
 def test_what_a_next_try_may_cost_is_held_before_it_is_sent(
     side: Side, stub: Stub, dsn: str, user: User, books: Ledger
 ) -> None:
@@ -155,6 +180,16 @@ def test_an_answer_without_usage_after_a_try_is_charged_two_promises(side: Side,
     client = side.openai(settings=TRIES)
     side.do(lambda: chat(client))
     assert books.charged() == (2 * HOLD, 0)
+
+
+def test_an_answer_without_usage_may_be_free_and_earlier_tries_are_charged(
+    side: Side, stub: Stub, books: Ledger
+) -> None:
+    stub.script(FAILED, Json(body={**completion(""), "usage": None}))
+    client = side.openai(settings=TRIES, prices=PRICES, on_unknown="release", on_no_answer="reservation")
+    side.do(lambda: chat(client))
+    assert books.charged() == (HOLD, HOLD_COST)
+    assert books.entry().meta["unknown_attempts"] == 1
 
 
 def test_tries_of_a_leased_call_are_charged_too(side: Side, stub: Stub, atlas: Atlas, user: User) -> None:

@@ -211,6 +211,12 @@ def test_an_unknown_field_is_marked_and_charged_by_its_bound() -> None:
     assert (found.unknown, found.total.total) == (("dream_tokens",), 15), "the total bounds them"
 
 
+def test_unknown_fields_of_several_entries_are_added() -> None:
+    told = {"input_tokens": 10, "dreams": [{"dream_tokens": 70}, {"dream_tokens": 30}]}
+    found = read_usage("anthropic.messages", told)
+    assert (found.unknown, found.total) == (("dreams[].dream_tokens",), TokenUsage(input=10, other=100))
+
+
 def test_normal_tiers_and_regions_have_no_name() -> None:
     found = read_usage(
         "anthropic.messages", {"service_tier": "standard", "speed": "standard", "inference_geo": "global"}

@@ -21,9 +21,9 @@ clients that `with_options` and `copy` return.
   (`max_retries`). After an attempt that is charged, the client first reserves the same amount once more. If this
   reservation is refused, the client raises QuotaExceeded and sends nothing.
 * With `min_output_tokens`, a request near the limit is sent with the granted `max_tokens`, which may be smaller.
-* The client raises InvalidInput for batches, agents' sessions, `with_streaming_response`, raw streams, and every other
-  POST that may use a model without reporting its usage. `unmetered=` names more paths that pass. Free requests pass
-  too, such as those for files and for counting tokens.
+* The client raises InvalidInput for `fallbacks`, batches, agents' sessions, `with_streaming_response`, raw streams, and
+  every other POST that may use a model without reporting its usage. `unmetered=` names more paths that pass. Free
+  requests pass too, such as those for files and for counting tokens.
 
 docs/metering.md has the tables of usage, prices and outcomes.
 """

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from atlas_sdk import InvalidInput
 from atlas_sdk.integrations.metering.endpoint import Plan, Tally, answered_model, text_bytes
 from atlas_sdk.integrations.metering.options import whole
 from atlas_sdk.integrations.usage import as_data
@@ -36,7 +37,16 @@ class Messages:
         self._long_cache = False
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
-        """Read a request. Its `max_tokens` bounds the whole output, thinking included; 0 only fills the cache."""
+        """Read a request. Its `max_tokens` bounds the whole output, thinking included; 0 only fills the cache.
+
+        Raises InvalidInput for `fallbacks`: other models may answer then, with prices and limits of their own.
+        """
+        if body.get("fallbacks"):
+            raise InvalidInput(
+                "a request with fallbacks cannot be metered, because the price and the limit of each model differ: "
+                "send it without fallbacks, and after a refusal send it to the next model yourself",
+                field="fallbacks",
+            )
         given = body.get("max_tokens")
         output = default_output if given is None else whole("max_tokens", given)
         thinking = body.get("thinking") or {}

@@ -30,6 +30,8 @@ _UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyErro
 
 @define
 class _Attempt:
+    #: The HTTP request of this attempt.
+    request: Any
     #: True if the transport has told anything about this attempt.
     traced: bool = False
     #: True if a byte of the request may have been sent.
@@ -43,6 +45,11 @@ class _Attempt:
         self.traced = True
         if event.endswith(".send_request_headers.started"):
             self.sent = True
+
+    def answered_by(self, response: Any) -> bool:
+        """Return whether a response answers this attempt, possibly after redirects."""
+        steps = [response, *getattr(response, "history", ())]
+        return any(getattr(step, "request", None) is self.request for step in steps)
 
     @property
     def outcome(self) -> CallOutcome:
@@ -81,7 +88,7 @@ class Attempts:
         self.stopped = False
 
     def begin(self, request: Any, *, awaited: bool) -> None:
-        attempt = _Attempt()
+        attempt = _Attempt(request)
         self._made.append(attempt)
 
         def trace(event: str, info: object) -> None:  # noqa: ARG001  # httpcore's signature
@@ -100,10 +107,13 @@ class Attempts:
     def failed(self, error: BaseException) -> list[CallOutcome]:
         """Note the error of the call; return the outcomes that are charged. An error before a request has one too."""
         status = getattr(error, "status_code", None)
-        if isinstance(status, int):
-            self.answered(status)
         if self._made and not self.stopped:
-            self._made[-1].error = error
+            newest = self._made[-1]
+            # The error may come from another request, such as that of a token provider before the next attempt.
+            if not isinstance(status, int):
+                newest.error = error
+            elif newest.answered_by(getattr(error, "response", None)):
+                newest.status, newest.error = status, error
             return self._charged(self._made)
         last = CallOutcome.OWN_REFUSAL if isinstance(error, AtlasError) else CallOutcome.NEVER_SENT
         return [*self._charged(self._made), *([last] if self.charges[last] == "reservation" else [])]

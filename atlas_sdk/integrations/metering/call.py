@@ -118,7 +118,10 @@ class MeteredCall:
             return
         used = {name: 1 for name in self.plan.uses if name != "cache_write_long"}
         usage = TokenUsage(**used, web_searches=min(self.plan.searches, 1))
-        missing = prices.unpriced(self.plan.model, usage, **self._asked)
+        missing = list(prices.unpriced(self.plan.model, usage, **self._asked))
+        price = prices.of(self.plan.model, provider=self.endpoint.provider)
+        if self.plan.timed and price is not None and price.audio_minute is not None and "input_audio" in missing:
+            missing.remove("input_audio")
         if missing and (self.meter.unknown_price == "refuse" or "output_audio" in missing):
             raise InvalidInput(
                 f"the price of {self.plan.model!r} has no {', '.join(missing)}, so the cost of this request is "
@@ -146,11 +149,15 @@ class MeteredCall:
         return guard.extend(tokens=self.tokens, cost=self.cost, ttl=self.meter.guard_options.get("ttl", _TTL))
 
     def answered(self, guard: Guard | AsyncGuard, answer: object) -> None:
-        """Charge a complete answer. Without usage and without output, the outcome is unknown."""
+        """Charge a complete answer. Without usage and without output, the outcome is unknown: see `on_unknown`."""
         tally = Tally()
         self.endpoint.answer(tally, answer)
         if tally.usage is not None or tally.seen:
             self._settle(guard, tally)
+        elif self.lost and self.meter.guard_options.get("on_unknown") == "release":
+            # The guard would release the earlier attempts too, which have a policy of their own.
+            meta: dict[str, object] = {"unknown_attempts": self.unknown}
+            guard.settle(tokens=self._lost_tokens, cost=self.lost * self.cost, meta=meta)
 
     def progress(self, guard: Guard | AsyncGuard, tally: Tally) -> None:
         """Report the progress of a stream."""
@@ -211,7 +218,7 @@ class MeteredCall:
             meta["answered_by"] = tally.model
         if self.unknown:
             meta["unknown_attempts"] = self.unknown
-        cost = self._cost(usage, tally.model, meta) + self.lost * self.cost
+        cost = self._cost(usage, tally, meta) + self.lost * self.cost
         guard.settle(tokens=usage.total.total + self._lost_tokens, cost=ledger_cost(cost), meta=meta)
 
     def _used(self, tally: Tally) -> ReportedUsage:
@@ -223,22 +230,24 @@ class MeteredCall:
             region = None if self.plan.region in STANDARD_REGIONS else self.plan.region
             usage = ReportedUsage(lines=((None, _NOTHING),), tier=tier, region=region)
         sent, made = self._missing(tally)
-        if not (sent or made):
+        searches = 0 if usage.total.web_searches else max(tally.searches, self.plan.unreported_searches)
+        if not (sent or made or searches):
             return usage
         (model, main), *others = usage.lines
         part = self.plan.output_part
-        main = evolve(main, **{"input": main.input + sent, part: getattr(main, part) + made})
+        more = {"input": main.input + sent, "web_searches": main.web_searches + searches}
+        main = evolve(main, **{**more, part: getattr(main, part) + made})
         return evolve(usage, lines=((model, main), *others))
 
-    def _cost(self, usage: ReportedUsage, answered_by: str | None, meta: dict[str, object]) -> Decimal:
+    def _cost(self, usage: ReportedUsage, tally: Tally, meta: dict[str, object]) -> Decimal:
         """Return the cost of a usage, 0 without prices. Mark what has no price."""
         prices = self.meter.prices
         if prices is None:
             return Decimal()
-        bill = self._bill(prices, usage, answered_by)
-        if bill.unpriced:
-            meta["unpriced"] = bill.unpriced
-            for name in bill.unpriced:
+        bill = self._bill(prices, usage, tally.model)
+        if unpriced := sorted({*bill.unpriced, *tally.unpriced}):
+            meta["unpriced"] = unpriced
+            for name in unpriced:
                 _warn_once("the price of %r has no %s", self.plan.model, name)
         if bill.cost is None or prices.of(self.plan.model, provider=self.endpoint.provider) is None:
             # The reservation has this mark already; correct the mark if the answer's model has a price.
@@ -264,7 +273,7 @@ class MeteredCall:
             unpriced += prices.unpriced(name, parts, **facts)
             if model not in {None, name}:
                 unpriced.append(f"model={model}")
-        return _Bill(cost, sorted(set(unpriced)))
+        return _Bill(cost, unpriced)
 
 
 def _numbers(usage: TokenUsage) -> dict[str, object]:

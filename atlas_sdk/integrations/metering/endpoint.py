@@ -43,12 +43,16 @@ class Plan:
     output_part: str = "output"
     #: The parts of `Price`, beside input, output and the usual cache, that the request may use.
     uses: frozenset[str] = frozenset()
+    #: True if the provider may bill the audio by the minute instead of by tokens.
+    timed: bool = False
     #: The service tier or speed that the request names.
     tier: str | None = None
     #: The region that the request names.
     region: str | None = None
     #: Searches that the request allows.
     searches: int = 0
+    #: Searches that the request orders, and that no usage reports.
+    unreported_searches: int = 0
 
 
 @define
@@ -69,6 +73,10 @@ class Tally:
     ending: bool = False
     #: True if the answer has hidden output.
     hides: bool = False
+    #: Searches that the answer shows, for usage that reports none.
+    searches: int = 0
+    #: Calls of the provider's tools that the answer shows, and whose cost no usage reports.
+    unpriced: set[str] = field(factory=set)
     model: str | None = None
 
     def text(self, *parts: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from atlas_sdk import InvalidInput, QuotaExceeded, User
+from atlas_sdk.integrations.bounds import check_counted
 from atlas_sdk.integrations.metering.attempts import observe, watching
 from atlas_sdk.integrations.metering.call import MeteredCall
 from atlas_sdk.integrations.metering.endpoint import Endpoint, plain
@@ -125,8 +126,14 @@ class _Interceptor:
         return endpoint, plain({**(options.json_data or {}), **(options.extra_json or {})}, self._library.absent)
 
     def _counting(self, endpoint: Endpoint, body: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Return a request to the provider's counter; None if the caller does not want it, or it does not exist."""
-        return endpoint.counter(body) if self._meter.asks_provider else None
+        """Return a request to the provider's counter; None if the caller does not want it, or it does not exist.
+
+        Raises InvalidInput for input that the counter cannot see.
+        """
+        counting = endpoint.counter(body) if self._meter.asks_provider else None
+        if counting is not None:
+            check_counted(body, counting[1].keys())
+        return counting
 
     def _stream_class(self, stream_cls: Any, kind: int) -> Any:
         """Return our stream class in place of the library's, for the same events."""
@@ -148,14 +155,15 @@ def _counted(answer: object) -> int:
 
 
 def _payload(result: Any) -> object:
-    """Return the JSON of a raw response, or the answer itself."""
+    """Return the JSON of a raw response, its text if it is no JSON, or the answer itself."""
     response = getattr(result, "http_response", result if hasattr(result, "status_code") else None)
     if response is None:
         return result
     try:
-        return response.json()
+        data = response.json()
     except ValueError:
-        return None
+        return response.text
+    return data if isinstance(data, Mapping) else response.text
 
 
 class _BlockingInterceptor(_Interceptor):

@@ -34,6 +34,8 @@ docs/metering.md has the tables of usage, prices and outcomes.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from copy import copy
+from functools import cached_property
 from typing import Any, NoReturn, TypeVar, Unpack
 
 import openai
@@ -61,9 +63,18 @@ class Stream(openai.Stream[T]):
 
     watch: Watch
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # The library's generator refers to this stream, which would leave a dropped stream to the garbage collector.
+        del self._iterator
+
+    @cached_property
+    def _iterator(self) -> Iterator[T]:  # type: ignore[override]  # the library's is a plain attribute
+        # A copy refers to no generator, so the settlement of a dropped stream runs where the caller drops it.
+        return copy(self).__stream__()
+
     def __stream__(self) -> Iterator[T]:
-        # The constructor calls this generator before `watch` is set. Its body runs at the first read, which comes
-        # later.
+        # The constructor calls this generator before `watch` is set. Its body never runs then.
         yield from self.watch.through(super().__stream__())
 
     def __iter__(self) -> Iterator[T]:
@@ -74,6 +85,15 @@ class AsyncStream(openai.AsyncStream[T]):
     """The library's asyncio stream, whose events an `AsyncWatch` counts."""
 
     watch: AsyncWatch
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # See `Stream`.
+        del self._iterator
+
+    @cached_property
+    def _iterator(self) -> AsyncIterator[T]:  # type: ignore[override]  # as above
+        return copy(self).__stream__()
 
     async def __stream__(self) -> AsyncIterator[T]:
         events = self.watch.through(super().__stream__())

@@ -36,6 +36,8 @@ class ChatCompletions:
         count = body.get("n")
         self._answers = 1 if count is None else positive("n", count)
         output = default_output if given is None else whole(name, given)
+        # Models with this option search once, and their usage does not tell. An empty object sets it too.
+        searches = int(body.get("web_search_options") is not None)
         speaks = "audio" in (body.get("modalities") or ()) or bool(body.get("audio"))
         uses = {
             "output_audio": speaks,
@@ -51,6 +53,8 @@ class ChatCompletions:
             output_part="output_audio" if speaks else "output",
             uses=frozenset(part for part, used in uses.items() if used),
             tier=body.get("service_tier"),
+            searches=searches,
+            unreported_searches=searches,
         )
 
     def _field(self, body: Mapping[str, Any]) -> str:

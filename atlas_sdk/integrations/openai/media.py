@@ -89,15 +89,19 @@ class Transcriptions(_Unlimited):
     needs_bound = True
 
     def plan(self, body: Mapping[str, Any], *, default_output: int) -> Plan:
-        """Read a request. It has no limit of the output."""
+        """Read a request. It has no limit of the output, and the minutes of its audio are unknown."""
         return Plan(
             model=str(body.get("model", "")),
             output=default_output,
             least=default_output,
             uses=frozenset({"input_audio"}),
+            timed=True,
         )
 
     def answer(self, tally: Tally, answer: object) -> None:
-        """Note a transcription. Its plain formats report no usage."""
+        """Note a transcription. Its plain formats (text, srt, vtt) are a str, and report no usage."""
         super().answer(tally, answer)
-        tally.seen = text_bytes(as_data(answer))
+        if isinstance(answer, str):
+            tally.text(answer)
+        else:
+            tally.seen = text_bytes(as_data(answer))

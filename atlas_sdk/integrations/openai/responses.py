@@ -26,6 +26,10 @@ _COUNTED = (
     "tools",
     "truncation",
 )
+#: Calls of hosted tools whose cost no usage reports: by the call, and by the container.
+_UNREPORTED = frozenset({"file_search_call", "code_interpreter_call"})
+#: Actions of a web search call that read a page that was found; the provider bills searches only.
+_READS = frozenset({"open_page", "find_in_page"})
 
 
 class Responses:
@@ -75,11 +79,17 @@ class Responses:
         """Note a response, which is complete or has failed."""
         data = as_data(answer)
         tally.model = answered_model(data) or tally.model
-        output = data.get("output") or []
+        output = [as_data(item) for item in data.get("output") or ()]
         tally.seen = max(tally.seen, text_bytes(output))
-        tally.hides = tally.hides or any(as_data(item).get("type") == "reasoning" for item in output)
+        tally.hides = tally.hides or any(item.get("type") == "reasoning" for item in output)
+        reported = as_data(data.get("tool_usage"))
+        tally.searches, tally.unpriced = 0, set()
+        for item in output:
+            _note_call(tally, item, drawn=bool(as_data(reported.get("image_gen")).get("output_tokens")))
+        if as_data(reported.get("web_search")).get("num_requests") is not None:
+            tally.searches = 0
         if data.get("usage") is not None:
-            drawn = [item["svg_usage"] for item in map(as_data, output) if item.get("svg_usage")]
+            drawn = [item["svg_usage"] for item in output if item.get("svg_usage")]
             beside = {
                 "service_tier": data.get("service_tier"),
                 "tool_usage": data.get("tool_usage"),
@@ -97,6 +107,7 @@ class Responses:
         elif event.type == "response.output_item.added":
             tally.hides = tally.hides or event.item.type == "reasoning"
             tally.text(getattr(event.item, "name", None))
+            _note_call(tally, as_data(event.item), drawn=False)
         elif event.type.endswith(".delta"):
             tally.text(event.delta)
         return True
@@ -107,3 +118,12 @@ class Responses:
         else:
             # Some gateways put a usage into the first event.
             tally.tell(_SHAPE, as_data(response)["usage"], final=False)
+
+
+def _note_call(tally: Tally, item: Mapping[str, Any], *, drawn: bool) -> None:
+    """Note the call of a hosted tool. `drawn` is True if the usage of made images is reported."""
+    kind = item.get("type")
+    if kind == "web_search_call":
+        tally.searches += as_data(item.get("action")).get("type") not in _READS
+    elif kind in _UNREPORTED or (kind == "image_generation_call" and not drawn and not item.get("svg_usage")):
+        tally.unpriced.add(str(kind))
