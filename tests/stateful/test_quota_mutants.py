@@ -120,7 +120,14 @@ MUTANTS = {
         "quota_wait", (("AND (turn IS NULL OR w.number < turn)", "AND false"),), "assert"
     ),
     "waiting call gets a new place with every try": Mutant(
-        "quota_wait", (("SET alive_until = excluded.alive_until", "SET number = excluded.number"),), "assert"
+        "quota_wait",
+        (
+            (
+                "SET alive_until = greatest(quota_waiters.alive_until, excluded.alive_until)",
+                "SET number = excluded.number",
+            ),
+        ),
+        "assert",
     ),
     "served call stays in the queue": Mutant(
         "quota_leave", (("DELETE FROM quota_waiters AS w WHERE", "PERFORM FROM quota_waiters AS w WHERE"),), "assert"
