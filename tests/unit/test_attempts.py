@@ -47,7 +47,9 @@ def outcome(*events: str, error: Exception, status: int | None = None) -> list[C
     attempts = Attempts(lambda: None, dict.fromkeys(CallOutcome, "reservation"))
     begun(attempts, *events)
     if status is not None:
-        error.status_code = status  # type: ignore[attr-defined]  # as the libraries' errors
+        request = attempts._made[-1].request
+        answer = {"status_code": status, "response": SimpleNamespace(request=request)}
+        vars(error).update(answer)  # as the libraries' errors
     return attempts.failed(error)
 
 

@@ -151,8 +151,8 @@ def test_our_own_clock_ends_a_slot_from_before_its_request(client: QuotaClient, 
     now = [100.0]
 
     def clock() -> float:
-        # By this clock, the request takes 20 s. For the heartbeat it then stands still, so that no heartbeat is due.
-        return next(times, now[0] if threading.current_thread() is threading.main_thread() else 120.0)
+        # By this clock, the request takes 20 s. For the heartbeat it stands still, so that no heartbeat is due.
+        return next(times, now[0]) if threading.current_thread() is threading.main_thread() else 100.0
 
     user = client.user()
     now[0] = 120.0
