@@ -86,6 +86,9 @@ class FakeBackend:
         self.watched[place] = identity
         return Watching.KEPT if kept else Watching.NEW
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        return "it is refused" if place.folder in self.refused else None
+
     def unwatch(self, place: WatchedFolder) -> None:
         self.watched.pop(place, None)
 
