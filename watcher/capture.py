@@ -36,7 +36,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     except FileProblem:
         if path not in folder.known or not is_gone(folder.pinned, path):
             raise
-        # A folder or a special file took the place of a recorded file. Record a deletion; the scan reports what is there.
+        # A folder or a special file took the place of a recorded file. Record a deletion; the scan reports the rest.
         done = _vanished(folder, path, atlas, change=change)
         return evolve(done, leads=done.again is None)
     if state is None:

@@ -6,10 +6,11 @@ from atlas_sdk.files.replace import remove_file, replace_file
 from atlas_sdk.files.root import Root, hold, pin
 from atlas_sdk.files.safe_open import Trace, trace
 from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
-from atlas_sdk.files.tracking import Scan, Skipped, Tracking
+from atlas_sdk.files.tracking import NOT_TRACKED, Scan, Skipped, Tracking
 from atlas_sdk.text import cut, named, quoted, visible
 
 __all__ = [
+    "NOT_TRACKED",
     "FileState",
     "Leftover",
     "Root",

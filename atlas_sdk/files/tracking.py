@@ -22,7 +22,10 @@ from atlas_sdk.files.safe_open import open_folder, trace
 from atlas_sdk.files.settings import SETTINGS, check_presets, read_settings
 from atlas_sdk.files.temporary import is_temporary
 
-__all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
+__all__ = ["NOT_TRACKED", "SETTINGS", "Scan", "Skipped", "Tracking"]
+
+#: The words for a file for which `Scan.untracks` is true.
+NOT_TRACKED = "not tracked any more (history kept)"
 
 _DEFAULT_LIMIT_BYTES = 8 * 2**20
 #: Listing a folder takes about 30 µs, so a walk of this many folders ends within a second.
