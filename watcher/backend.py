@@ -57,5 +57,8 @@ class Backend(Protocol):
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder; do nothing for a folder that is not watched."""
 
+    def remounted(self) -> frozenset[str]:
+        """Return the absolute paths where a mount appeared or went since the last call. No event reports this."""
+
     def stop(self) -> None:
         """Stop delivering events."""

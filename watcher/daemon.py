@@ -23,7 +23,8 @@ from watcher.debounce import Timing
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
-from watcher.polling import Polling
+from watcher.mounts import Mounts
+from watcher.polling import MountAware, Polling
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -131,7 +132,7 @@ def _system_backend() -> Backend:
     if platform.system() == "Linux":
         from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
 
-        return Inotify()
+        return MountAware(Inotify(), Mounts())
     from watcher.observer import Observing  # noqa: PLC0415
 
     return Observing()

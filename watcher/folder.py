@@ -11,7 +11,7 @@ from attrs import Factory, define, field, frozen
 
 from atlas_sdk import AtlasError, Project, Tracking
 from atlas_sdk.files import Root, Signature, pin, signature
-from watcher.status import FileStatus, ProjectStatus
+from watcher.status import FileStatus, PolledFolder, ProjectStatus
 
 #: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
 #: FAT has the coarsest clock, two seconds. What was younger than this when the daemon looked at it, is looked at once
@@ -51,6 +51,8 @@ class Folder:
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
     #: The folders that are polled, each with the reason.
     unwatched: dict[str, str] = Factory(dict)
+    #: The time of the next attempt to watch them.
+    watch_again_at: float = 0.0
     #: The folders that were watched once and hold no memory now. Their nearest existing folders are watched, so that
     #: memory that comes back is seen.
     former: dict[str, None] = Factory(dict)
@@ -161,6 +163,7 @@ class Folder:
             id=str(self.project.id),
             path=self.project.path,
             lost=self.lost is not None,
+            polled=tuple(PolledFolder(path=path, reason=reason) for path, reason in sorted(self.unwatched.items())),
             problem=self.lost or self.problems.get(""),
             files=tuple(self._file_status(path) for path in names),
         )

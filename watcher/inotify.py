@@ -96,6 +96,10 @@ class Inotify:
         with self._lock:
             self._drop(place)
 
+    def remounted(self) -> frozenset[str]:
+        """Return nothing: this backend does not know the mounts."""
+        return frozenset()
+
     def stop(self) -> None:
         """Close the inotify instance and wait for its thread."""
         self._stopped = True

@@ -89,6 +89,10 @@ class Observing:
             del self._handlers[path]
             self._observer.unschedule(handler.watch)
 
+    def remounted(self) -> frozenset[str]:
+        """Return nothing: this backend does not know the mounts."""
+        return frozenset()
+
     def stop(self) -> None:
         """Stop the observer and wait for its thread."""
         self._observer.stop()

@@ -99,6 +99,16 @@ def unwatch(folder: Folder, backend: Backend) -> None:
     folder.unwatched = {}
 
 
+def watch_again(folder: Folder, backend: Backend) -> None:
+    """Try again to watch the folders that are polled. One that is watched now differs from its stamp, so it is scanned.
+
+    A network file system is watched and polled.
+    """
+    for name in folder.unwatched:
+        if backend.watch(WatchedFolder(folder.id, name), folder.path_of(name)) is Watching.NEW:
+            folder.folders[name] = None
+
+
 def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     """Watch the folders, then list them. Repeat until every listed folder was watched before the listing."""
     wanted = {"", *folder.folders}

@@ -67,6 +67,8 @@ class FakeBackend:
         self.watched: dict[WatchedFolder, tuple[int, int]] = {}
         #: Folders that cannot be watched, as paths in their project.
         self.refused: set[str] = set()
+        #: The places where a mount appeared or went.
+        self.mounts: frozenset[str] = frozenset()
         #: A function to call at the start of each `watch`.
         self.before_watch: Callable[[WatchedFolder], None] = lambda _: None
 
@@ -91,6 +93,10 @@ class FakeBackend:
 
     def unwatch(self, place: WatchedFolder) -> None:
         self.watched.pop(place, None)
+
+    def remounted(self) -> frozenset[str]:
+        points, self.mounts = self.mounts, frozenset()
+        return points
 
     def stop(self) -> None:
         self.watched.clear()
