@@ -53,7 +53,7 @@ class FakeSink:
     def until(self, wanted: Event) -> list[Event]:
         """Wait for an event; return the events up to and with it."""
         seen: list[Event] = []
-        while wanted not in seen:
+        while seen[-1:] != [wanted]:
             seen.append(self._events.get(timeout=PATIENCE_S))
         return seen
 
