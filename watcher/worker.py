@@ -60,6 +60,9 @@ class Worker:
         )
         #: True after the worker has compared every project once.
         self.ready = False
+        #: The time, by the worker's clock, at which the last step began. Any thread may read it. A worker sleeps for
+        #: 10 s at most, so if its last step began more than 30 s ago, it hangs.
+        self.alive_at = clock()
 
     def run(self) -> None:
         """Work until the queue is stopped, and then store the remaining changes."""
@@ -81,7 +84,7 @@ class Worker:
 
     def step(self) -> float:
         """Do a part of the work that is due; return the time at which the next step is due."""
-        now = self._clock()
+        now = self.alive_at = self._clock()
         overflows = self._queue.take_overflows()
         if overflows:
             _log.warning("events were lost: every project is scanned")
