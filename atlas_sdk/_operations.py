@@ -6,6 +6,7 @@ from atlas_sdk.ops import (
     auth,
     builds,
     checkpoints,
+    delivery,
     diffs,
     events,
     leftovers,
@@ -103,6 +104,7 @@ class MemoryOperations:
     snapshot_many = method(memory.snapshot_many)
     capture = method(memory.capture)
     delete = method(memory.delete)
+    deliver = method(delivery.deliver)
     files = method(memory.files)
     history = method(memory.history)
     resolve = method(references.resolve)

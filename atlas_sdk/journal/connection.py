@@ -60,10 +60,6 @@ class Connection:
         """True if the connection is open, and its file is still the journal."""
         return self._sqlite is not None and place.identity(self.path) == self._identity
 
-    def exists(self) -> bool:
-        """Return whether there is a journal. Raises JournalProblem."""
-        return place.identity(self.path) is not None
-
     def opened(self) -> sqlite3.Connection | None:
         """Return SQLite's connection; open it first, and again if another file is in the place of the journal.
 

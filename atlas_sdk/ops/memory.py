@@ -26,6 +26,7 @@ from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import append, append_deletion
 from atlas_sdk.ops.append_many import append_many
+from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
@@ -65,6 +66,7 @@ def snapshot(
         raise InvalidInput(f"a path must have at most {PATH_BYTES:,} bytes", field="path")
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
+    yield from deliver_first(project)
     if isinstance(content, FileState):
         return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
     if content is not None:
@@ -93,6 +95,8 @@ def snapshot_many(
     end, and you may repeat the call, because what is stored already is not stored again. Raises the errors of
     `snapshot`.
     """
+    for project in {project.id: project for project, _, _ in items}.values():
+        yield from deliver_first(project)
     news: list[NewVersion] = []
     problems: list[AtlasError] = []
     places: list[int] = []
@@ -161,6 +165,7 @@ def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -
 
     Raises NotFound for a file that never existed.
     """
+    yield from deliver_first(project)
     return (yield from append_deletion(project, relative_path(Path(project.path), path), kind=kind))
 
 
@@ -171,6 +176,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     others. Raises FileProblem when the folder itself is missing: a folder that is not mounted must not look like a
     deletion of all files.
     """
+    yield from deliver_first(project)
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     scan = yield from local(tracking.scan, root)
