@@ -24,6 +24,7 @@ from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_f
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.home import check_private_file
+from atlas_sdk.journal import ClientJournal
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
@@ -55,7 +56,8 @@ class Opened:
             self.server.keep_for(seconds)
 
     def release(self) -> None:
-        """Leave the embedded server. Idempotent."""
+        """Close the journal, and leave the embedded server. Idempotent."""
+        self.context.journal.close()
         if self.versions is not None:
             self.versions.close()
         if self.server is not None:
@@ -148,6 +150,15 @@ def address(dsn: str | None, options: Options) -> str | None:
     return database_url()
 
 
+def _journal(home: str | PathLike[str] | None) -> ClientJournal:
+    """Return the journal of the client's home. Make nothing: a client of a server may have no home at all."""
+    try:
+        return ClientJournal(home_folder() if home is None else expanded(home))
+    except InvalidInput:
+        # A container may run as a user id without a folder.
+        return ClientJournal()
+
+
 def prepare(dsn: str | None, options: Options) -> Opened:
     """Start or join the embedded server if no DSN is given, and apply the options."""
     server: EmbeddedServer | None = None
@@ -192,6 +203,11 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     if actor.login is None:
         actor = evolve(actor, login=_login())
     context = Context(
-        new_id=new_id, attribution=actor, heads=HeadCache(versions=versions), monotonic=time.monotonic, keyring=keyring
+        new_id=new_id,
+        attribution=actor,
+        heads=HeadCache(versions=versions),
+        monotonic=time.monotonic,
+        keyring=keyring,
+        journal=_journal(options.get("home")),
     )
     return Opened(config, context, server, migrates=options.get("migrate", server is not None), versions=versions)
