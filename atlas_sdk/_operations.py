@@ -106,6 +106,7 @@ class MemoryOperations:
     delete = method(memory.delete)
     deliver = method(delivery.deliver)
     files = method(memory.files)
+    heads = method(memory.heads)
     history = method(memory.history)
     resolve = method(references.resolve)
     version = method(references.version)

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, local, many
+from atlas_sdk._plan import context as client_context
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
 from atlas_sdk.files import (
@@ -30,7 +31,7 @@ from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
-__all__ = ["capture", "delete", "files", "history", "snapshot", "snapshot_many"]
+__all__ = ["capture", "delete", "files", "heads", "history", "snapshot", "snapshot_many"]
 
 sql = statements("memory")
 
@@ -234,6 +235,20 @@ def files(project: Project) -> Plan[list[Snapshot]]:
     Check `deleted`: the list includes deleted files.
     """
     return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
+
+
+def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
+    """Return the newest version of every file of many projects, by one question to the database.
+
+    The versions of one project are in the order of their paths, as `files` returns them, with deleted files.
+    """
+    ctx = yield from client_context()
+    for user_id in {project.user_id for project in projects}:
+        ctx.require_tenant(user_id)
+    ids = [project.id for project in projects]
+    return (
+        yield from many(sql["heads"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids)
+    )
 
 
 def history(

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import daemons
 import pytest
 from daemons import Daemon, NewProject, contents, has_no_repeats, newest, until, until_newest
 from fakes import FakeBackend
@@ -27,11 +28,12 @@ def test_changes_made_while_it_was_down_are_captured(daemon: Daemon, atlas: Atla
     (root / "CLAUDE.md").write_bytes(b"one")
     (root / "notes.md").write_bytes(b"to be deleted")
     daemon.start()
-    assert newest(atlas, project) == b"one"
     assert daemon.stop() == 0
+    assert newest(atlas, project) == b"one"
     (root / "CLAUDE.md").write_bytes(b"two")
     (root / "notes.md").unlink()
     daemon.start()
+    until_newest(atlas, project, b"two")
     assert contents(atlas, project) == [b"one", b"two"]
     until(lambda: newest(atlas, project, "notes.md") == "deleted", "the deletion is recorded")
 
@@ -45,9 +47,18 @@ def test_a_write_right_before_sigterm_is_stored(daemon: Daemon, atlas: Atlas, ne
     assert read_status(daemon.home) is None
 
 
+#: Try a version that was refused again after 0.1 s instead of a minute.
+_IMPATIENT = """
+from datetime import timedelta
+from atlas_sdk.ops import delivery
+delivery._AGAIN = timedelta(seconds=0.1)
+"""
+
+
 def test_it_survives_a_hard_limit_and_says_what_is_not_protected(
-    daemon: Daemon, atlas: Atlas, new_project: NewProject
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("daemons._PROGRAM", _IMPATIENT + daemons._PROGRAM)
     project = new_project()
     root = Path(project.path)
     user = atlas.users.get(project.user_id)
@@ -130,7 +141,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(daemon: Daemon, atlas: Atlas, 
         writer.join()
     daemon.start()
     for file in files:
-        assert newest(atlas, project, file.name) == file.read_bytes()
+        until_newest(atlas, project, file.read_bytes(), file.name)
         assert has_no_repeats(atlas, project, file.name)
 
 
@@ -215,11 +226,11 @@ def test_it_runs_inside_a_program_until_its_event(
     thread.start()
     try:
         assert ready.wait(PATIENCE_S)
-        assert newest(atlas, project) == b"one"
     finally:
         stop.set()
         thread.join(PATIENCE_S)
     assert codes == [0]
+    assert newest(atlas, project) == b"one"
     until(lambda: threading.active_count() <= threads, "its threads end with it")
 
 
