@@ -21,7 +21,7 @@ class ClientJournal:
 
     def __init__(self, home: Path | None = None) -> None:
         self._home = home
-        self._path = None if home is None else os.path.join(home, FOLDER, NAME)  # noqa: PTH118  # for `os.lstat`
+        self._path = None if home is None else os.path.join(home, FOLDER, NAME)  # noqa: PTH118  # for `os.access`
         self._journal: Journal | None = None
         self._warned = ""
 
@@ -30,14 +30,9 @@ class ClientJournal:
 
         A journal that cannot be read counts as empty, with a warning: it must not stop the writers of this home.
         """
-        if self._path is None:
+        # Without a home or a journal there is nothing to deliver. `os.access` takes 1 µs; a failing `os.stat`, 5 µs.
+        if self._path is None or (self._journal is None and not os.access(self._path, os.F_OK)):
             return True
-        if self._journal is None:
-            try:
-                os.lstat(self._path)
-            except OSError:
-                # No journal, or a home of another user: there is nothing that this client may deliver.
-                return True
         try:
             journal = self.find()
             return journal is None or journal.is_empty()

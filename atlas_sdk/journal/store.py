@@ -58,6 +58,8 @@ class Journal:
         # Two connections, so that no append waits for a long read.
         self._appends = Connection(home, durable=True, makes=makes)
         self._reads = Connection(home, durable=False, makes=makes)
+        #: The ids of records that are delivered, but could not be removed.
+        self._unmarked: set[bytes] = set()
 
     @classmethod
     def open(cls, home: Path, *, limit_bytes: int = LIMIT_BYTES) -> Self:
@@ -124,16 +126,23 @@ class Journal:
             keys = self._reads.each(name, **({} if project is None else {"project_id": project.bytes}))
             if user is not None:
                 keys = (key for key in keys if key["user_id"] == user.bytes)
-            ids = {one.bytes for one in skipped}
+            ids = self._unmarked | {one.bytes for one in skipped}
             seqs = list(deliverable(keys, now=now, path=path, limit=limit, max_bytes=max_bytes, skipped=ids))
             return [record_of(row) for seq in seqs for row in self._reads.rows("record", seq=seq)]
 
     def delivered(self, ids: Iterable[UUID]) -> None:
         """Remove records that are in the database. Not durable at once: a lost mark means one more delivery."""
-        with self._reads.transaction() as transaction:
-            if transaction is None:
-                return
-            execute(transaction, "delivered", [{"id": one.bytes} for one in ids])
+        gone = self._unmarked | {one.bytes for one in ids}
+        try:
+            with self._reads.transaction() as transaction:
+                if transaction is None:
+                    return
+                execute(transaction, "delivered", [{"id": one} for one in gone])
+        except JournalProblem:
+            # On a full disk nothing can be marked. The delivery must go on all the same: it makes room.
+            self._unmarked = gone
+            raise
+        self._unmarked = set()
         self._shrink()
 
     def _shrink(self) -> None:
