@@ -203,7 +203,7 @@ class _Search:
             elif nested.match(entry.name):
                 walk.take(entry, path, leads=None, wanted=True)
             elif entry.is_symlink():
-                walk.note_untracked(path, f"{printable(path)} is a symlink to a folder; Atlas does not follow those")
+                walk.add_lookalike(path, f"{printable(path)} is a symlink to a folder; Atlas does not follow those")
         for entry in listing.odd:
             walk.note_lookalike(entry, f"{folder}/{entry.name}")
 
@@ -212,7 +212,7 @@ class _Search:
         for name in _LOOKALIKES:
             path = f"{folder}/{name}"
             if not self.walk.rules.refuses(path) and _exists(name, descriptor):
-                self.walk.note_untracked(path, f"{printable(path)}: the folder {printable(folder)} {reason}")
+                self.walk.add_lookalike(path, f"{printable(path)}: the folder {printable(folder)} {reason}")
 
 
 def ignored(walk: Walk, path: str) -> tuple[str, str] | None:

@@ -44,7 +44,7 @@ class Scan:
     #: The imported files, each with the file that imports it.
     imported: Mapping[str, str] = Factory(dict)
     #: Files that look like memory and are not tracked, with the reason; at most 100.
-    untracked: tuple[Skipped, ...] = ()
+    lookalikes: tuple[Skipped, ...] = ()
     #: Folders without memory that are not in `directories`, with device, inode and mtime from before they were listed.
     #: When one differs, a new nested file may be in it.
     unwatched: Mapping[str, Stamp] = field(factory=dict, eq=False)
@@ -63,9 +63,10 @@ class Tracking:
     limit_bytes: int = _DEFAULT_LIMIT_BYTES
     #: True for a home folder: only the user's own files are memory, from a list of places.
     user: bool = False
-    _rules: Rules = field(init=False, eq=False, repr=False)
+    #: The compiled rules.
+    rules: Rules = field(init=False, eq=False, repr=False)
 
-    @_rules.default
+    @rules.default
     def _compile(self) -> Rules:
         check_presets(self.presets)
         check_globs(self.include)
@@ -93,7 +94,7 @@ class Tracking:
 
     def wants(self, path: str) -> bool:
         """Return True if a glob tracks a file with this path; False for an imported or nested file."""
-        return self._rules.wanted.match(path) and not self._rules.refuses(path)
+        return self.rules.wanted.match(path) and not self.rules.refuses(path)
 
     def may_be_nested(self, path: str) -> bool:
         """Return True if a scan is needed to know whether a file is tracked, or if the file decides about others.
@@ -104,7 +105,7 @@ class Tracking:
             return path == _IGNORE_FILE and self.nested and not self.user
         name = path.rpartition("/")[2]
         return name == _IGNORE_FILE or (
-            _anywhere(self.presets).match(path) and not self._rules.refuses(path) and _is_searched(path)
+            _anywhere(self.presets).match(path) and not self.rules.refuses(path) and _is_searched(path)
         )
 
     def kind(self, path: str) -> Kind:
@@ -112,7 +113,7 @@ class Tracking:
         instructions, notes = _kinds()
         if instructions.match(path) or instructions.match(path.rpartition("/")[2]):
             return "claude_md"
-        return "scratch" if notes.match(path) or self._rules.wanted.match(path) else "claude_md"
+        return "scratch" if notes.match(path) or self.rules.wanted.match(path) else "claude_md"
 
     def scan(self, root: Path | Root, *, clock: Callable[[], float] = time.monotonic) -> Scan:
         """Find the tracked files that exist now. A file that cannot be tracked is skipped and reported.
@@ -124,7 +125,7 @@ class Tracking:
         then.
         """
         with hold(root) as held:
-            return self._scan(Walk(held, self._rules, clock))
+            return self._scan(Walk(held, self.rules, clock))
 
     def _scan(self, walk: Walk) -> Scan:
         walk.run()
@@ -139,9 +140,9 @@ class Tracking:
         skipped = sorted(walk.skipped, key=lambda one: one.path)
         if walk.given_up:
             skipped.insert(0, Skipped(path="", reason="; ".join(walk.given_up)))
-        untracked = sorted(walk.untracked, key=lambda one: one.path)
+        lookalikes = sorted(walk.lookalikes, key=lambda one: one.path)
         if found.stopped is not None:
-            untracked.insert(0, Skipped(path="", reason=found.stopped))
+            lookalikes.insert(0, Skipped(path="", reason=found.stopped))
         paths = {*walk.paths, *imports.paths}
         watched = {*walk.folders, *(path.rpartition("/")[0] for path in (*imports.paths, *nested))}
         watched.update([folder for folder in found.folders if folder not in watched][:MOST_WATCHED])
@@ -151,9 +152,9 @@ class Tracking:
             directories=tuple(sorted(watched)),
             complete=not walk.given_up and found.stopped is None,
             leftovers=walk.leftovers,
-            nested=nested - {path for path in nested if self._rules.wanted.match(path)},
+            nested=nested - {path for path in nested if self.rules.wanted.match(path)},
             imported=dict(imports.by),
-            untracked=tuple(one for one in untracked if one.path not in paths),
+            lookalikes=tuple(one for one in lookalikes if one.path not in paths),
             unwatched={folder: stamp for folder, stamp in found.folders.items() if folder not in watched},
         )
 
@@ -166,7 +167,7 @@ class Tracking:
 
         In a home folder that is only Markdown in the folder of an agent, so that an import never adds credentials.
         """
-        if self._rules.refuses(path):
+        if self.rules.refuses(path):
             return False
         return not self.user or (
             path.lower().endswith(_MARKDOWN)
@@ -183,9 +184,9 @@ class Tracking:
 
     def leads(self, folder: str) -> Leads | None:
         """Return how a folder can lead to tracked files: "near" (below a fixed prefix), "far", or None."""
-        if self._rules.excluded.match(folder):
+        if self.rules.excluded.match(folder):
             return None
-        found = self._rules.wanted.leads(folder)
+        found = self.rules.wanted.leads(folder)
         if found is None and self.nested and not self.user and _is_searched(f"{folder}/"):
             return "far"
         return found

@@ -19,14 +19,14 @@ from atlas_sdk.files.safe_open import open_folder
 from atlas_sdk.files.settings import SETTINGS
 from atlas_sdk.files.temporary import is_temporary
 
-__all__ = ["MOST_UNTRACKED", "Rules", "Skipped", "Walk", "looks_like_memory"]
+__all__ = ["MOST_LOOKALIKES", "Rules", "Skipped", "Walk", "looks_like_memory"]
 
 #: Listing a folder takes about 30 µs, so a walk of this many folders ends within a second.
 _MOST_FOLDERS = 20_000
 #: The longest walk. A slow project (a folder with millions of files, a failing disk) must not delay the others.
 _MOST_S = 5.0
-#: The most untracked files to report.
-MOST_UNTRACKED: Final = 100
+#: The most files to report that look like memory and are not tracked.
+MOST_LOOKALIKES: Final = 100
 #: Names that are memory for every agent, whatever their case.
 _NAMES: Final = frozenset({"claude.md", "claude.local.md", "agents.md", "gemini.md"})
 _MARKDOWN: Final = (".md", ".mdc")
@@ -70,7 +70,7 @@ class Walk:
         self.until = clock() + _MOST_S
         self.paths: list[str] = []
         self.skipped: list[Skipped] = []
-        self.untracked: list[Skipped] = []
+        self.lookalikes: list[Skipped] = []
         self.folders: list[str] = []
         self.waiting: dict[str, deque[str]] = {"near": deque([""]), "far": deque()}
         #: The reasons why the search was not complete.
@@ -172,7 +172,7 @@ class Walk:
             )
             if self.rules.user:
                 # Installers of skills link folders of one agent into those of others; that is no fault of a file.
-                self.note_untracked(path, reason)
+                self.add_lookalike(path, reason)
             else:
                 self.skipped.append(Skipped(path=path, reason=reason))
         elif wanted:
@@ -183,7 +183,7 @@ class Walk:
                 self.skip(path, exc)
                 return
             if target is not None and not target.endswith((*_MARKDOWN, ".txt", ".toml")):
-                self.note_untracked(path, f"{printable(path)} is a symlink to {printable(target)}, which is no text")
+                self.add_lookalike(path, f"{printable(path)} is a symlink to {printable(target)}, which is no text")
             elif found is not None:
                 self.paths.append(path)
 
@@ -195,14 +195,14 @@ class Walk:
             if usual == entry.name or self.rules.refuses(path) or not entry.is_file():
                 return
             if usual is not None:
-                self.note_untracked(path, f"{printable(path)}: agents look for {usual}; rename it, or include it")
+                self.add_lookalike(path, f"{printable(path)}: agents look for {usual}; rename it, or include it")
             else:
-                self.note_untracked(path, f"{printable(path)}: no preset names it; add it under include in {SETTINGS}")
+                self.add_lookalike(path, f"{printable(path)}: no preset names it; add it under include in {SETTINGS}")
 
-    def note_untracked(self, path: str, reason: str) -> None:
+    def add_lookalike(self, path: str, reason: str) -> None:
         """Note why a path is not tracked, up to 100 of them."""
-        if len(self.untracked) < MOST_UNTRACKED:
-            self.untracked.append(Skipped(path=path, reason=reason))
+        if len(self.lookalikes) < MOST_LOOKALIKES:
+            self.lookalikes.append(Skipped(path=path, reason=reason))
 
     def skip(self, path: str, reason: AtlasError | FileProblem) -> None:
         """Note a file that should be tracked, but cannot be."""

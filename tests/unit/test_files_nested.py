@@ -15,7 +15,7 @@ def put(root, *paths, text=""):
 
 
 def reasons(found):
-    return {one.path: one.reason for one in found.untracked}
+    return {one.path: one.reason for one in found.lookalikes}
 
 
 def test_instructions_are_found_in_every_folder(tmp_path):
@@ -97,7 +97,7 @@ def test_names_that_only_look_like_memory_are_reported(tmp_path):
     # What the user has switched off or excluded is no news.
     put(tmp_path, "AGENTS.md")
     chosen = Tracking(presets=("claude",), exclude=("claude.md", ".claude/notes.md", "a"))
-    assert chosen.scan(tmp_path).untracked == ()
+    assert chosen.scan(tmp_path).lookalikes == ()
 
 
 def test_symlinks_are_not_followed_to_folders_and_never_out(tmp_path):
