@@ -10,6 +10,7 @@ what people write. The limits count names and bytes, not time, so two searches o
 The result reports that imports were left out.
 """
 
+import codecs
 import os
 import re
 import stat
@@ -72,6 +73,8 @@ class Imports:
     #: The `stat` result of every import that exists, and of every symlink the path that it finally leads to.
     stats: Mapping[str, os.stat_result] = field(factory=dict, eq=False, repr=False)
     targets: Mapping[str, str] = field(factory=dict)
+    #: Each imported file, with the file that imports it.
+    by: dict[str, str] = field(factory=dict)
 
 
 def follow(
@@ -92,6 +95,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
     seen = set(start)
     level = start
     imported = 0
+    importers: dict[str, str] = {}
     for _ in range(MOST_DEPTH):
         by: dict[str, str] = {}
         for path in level:
@@ -104,12 +108,14 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
             search.leave_out(first, f"the project imports more than {_MOST_FILES:,} files", "name fewer")
         imported += len(level)
         seen.update(level)
+        importers.update((path, by[path]) for path in level)
     return Imports(
         paths=tuple(sorted(seen.difference(start))),
         left_out=search.left_out,
         awaited=frozenset(path for path in search.awaited if path and allows(path)),
         stats=search.stats,
         targets=search.targets,
+        by=importers,
     )
 
 
@@ -150,7 +156,8 @@ class _Search:
         folder = path.rpartition("/")[0]
         left = _MOST_NAMES_OF_A_FILE
         seen: set[str] = set()
-        for mention in mentions(os.fsdecode(content)):
+        # Editors on Windows begin a text with a byte order mark, which is no part of the text.
+        for mention in mentions(os.fsdecode(content.removeprefix(codecs.BOM_UTF8))):
             if mention in seen or len(mention) > _LONGEST_NAME:
                 continue
             seen.add(mention)
@@ -195,8 +202,7 @@ class _Search:
             self.leave_out(path, f"there are more than {_MOST_TEXT:,} bytes of text with @", "split or exclude some")
             return None
         self.text -= len(content)
-        # Some editors begin a file with a byte order mark, which is no part of the text.
-        return content.removeprefix(b"\xef\xbb\xbf")
+        return content
 
     def _too_many_names(self, path: str, most: int, who: str) -> None:
         advice = "write in backticks what is no import, or exclude the file"

@@ -209,6 +209,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
         taken=tuple(taken),
         skipped=tuple((entry.path, entry.reason) for entry in skipped),
         untracked=tuple(untracked),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
     )
 
 
