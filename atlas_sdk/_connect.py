@@ -3,8 +3,6 @@
 `prepare` finds the database, and makes the configuration of the connections and the context of the plans.
 """
 
-import getpass
-import sys
 import time
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -20,6 +18,7 @@ from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk._signatures import without_methods
+from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.errors import InvalidInput
@@ -28,12 +27,6 @@ from atlas_sdk.journal import ClientJournal
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
-
-# A uuid v7: later ids sort after earlier ids.
-if sys.version_info >= (3, 14):
-    from uuid import uuid7 as new_id
-else:
-    from uuid_utils.compat import uuid7 as new_id
 
 __all__ = ["Opened", "Options", "address", "prepare"]
 
@@ -62,14 +55,6 @@ class Opened:
             self.versions.close()
         if self.server is not None:
             self.server.release()
-
-
-def _login() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A container may run as a user id without a name.
-        return None
 
 
 class Options(TypedDict, total=False):
@@ -201,7 +186,7 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     )
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
-        actor = evolve(actor, login=_login())
+        actor = evolve(actor, login=login_name())
     context = Context(
         new_id=new_id,
         attribution=actor,
