@@ -20,7 +20,7 @@ from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import home_folder
 from atlas_sdk.journal import Journal, KnownHead
 from watcher import status
-from watcher.backend import Backend, Polling
+from watcher.backend import Backend
 from watcher.capture import Reader
 from watcher.database import Database
 from watcher.database_schedule import DatabaseSchedule
@@ -29,6 +29,8 @@ from watcher.delivery import Delivery
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
+from watcher.mounts import Mounts
+from watcher.polling import MountAware, Polling
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -185,7 +187,7 @@ def _system_backend() -> Backend:
     if platform.system() == "Linux":
         from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
 
-        return Inotify()
+        return MountAware(Inotify(), Mounts())
     from watcher.observer import Observing  # noqa: PLC0415
 
     return Observing()
@@ -200,7 +202,7 @@ def _started(backend: Backend, queue: EventQueue) -> Backend:
             "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
             error.strerror or error,
         )
-        return Polling()
+        return Polling(f"inotify cannot be used: {error.strerror or error}")
     return backend
 
 

@@ -183,6 +183,8 @@ class Worker:
 
     def _work(self, now: float) -> bool:
         """Do a part of each task; return whether more work is due now."""
+        if self._scheduler.is_mount_due(now):
+            self._projects.look_at_mounts()
         dues = list(self._due(now))
         self._projects.look(dues)
         idle = len(dues) < _FILES_IN_A_ROW

@@ -184,7 +184,7 @@ def test_warm_start_reads_no_file(rig: Rig, app: Project, root: Path, monkeypatc
     (root / "notes.md").write_text("old")
     rig.event(app, "notes.md")
     rig.settle(1.0)
-    monkeypatch.setattr("watcher.capture._COARSEST_NS", -1)
+    monkeypatch.setattr("watcher.folder.COARSEST_NS", -1)
     rig.queue.overflowed()
     rig.settle(1.0)
     rig.drain()
