@@ -7,17 +7,18 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
 
-from atlas_sdk import Atlas, Attribution, FileProblem
+from atlas_sdk import Atlas, Attribution, FileProblem, Project
 from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import home_folder
-from atlas_sdk.journal import Journal
+from atlas_sdk.journal import Journal, KnownHead
 from watcher import status
 from watcher.backend import Backend
 from watcher.capture import Reader
@@ -35,6 +36,8 @@ from watcher.worker import Worker
 
 _log = logging.getLogger(__name__)
 
+#: The active projects and the newest versions of their files that the journal remembers.
+Remembered = tuple[Sequence[Project], Mapping[UUID, Sequence[KnownHead]]]
 #: Seconds for one attempt to connect: SIGTERM must not wait for long while the database is out of reach.
 _CONNECT_S = 2.0
 #: After the time for the last delivery, the daemon waits this long (seconds) for the delivery thread.
@@ -67,13 +70,25 @@ def run(
         return 1
     try:
         journal = Journal.open(folder)
+        projects, heads = journal.projects(), journal.heads()
     except FileProblem as problem:
         # Without a journal nothing can be captured: it has the format of another program, or the disk is full.
         _log.error("%s", problem)
         os.close(lock)
         return 1
     try:
-        _serve(journal, dsn, folder, stop, ready, timing or Timing(), backend or _system_backend(), retention)
+        active = [project for project in projects if project.status == "active"]
+        _serve(
+            journal,
+            (active, heads),
+            dsn,
+            folder,
+            stop,
+            ready,
+            timing or Timing(),
+            backend or _system_backend(),
+            retention,
+        )
     finally:
         os.close(lock)
     return 0
@@ -81,6 +96,7 @@ def run(
 
 def _serve(
     journal: Journal,
+    remembered: Remembered,
     dsn: str | None,
     home: Path,
     stop: threading.Event | None,
@@ -110,8 +126,6 @@ def _serve(
                 ready()
 
     maintenance = None if retention is None else MaintenanceRunner(retention)
-    projects = [project for project in journal.projects() if project.status == "active"]
-    heads = journal.heads()
     delivery = Delivery(
         database=database,
         journal=journal,
@@ -119,7 +133,7 @@ def _serve(
         clock=time.monotonic,
         post=queue.post,
         maintenance=maintenance,
-        known={project.id for project in projects},
+        known={project.id for project in remembered[0]},
     )
     worker = Worker(
         database=database,
@@ -134,7 +148,7 @@ def _serve(
         report=report,
         maintenance=maintenance,
     )
-    worker.load(projects, heads)
+    worker.load(*remembered)
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
     # A daemon thread, because a connection attempt to a host that does not answer must not keep the process alive.

@@ -153,6 +153,9 @@ class FakeJournal:
         assert complete
         self.remembered = list(projects)
 
+    def forget_heads(self, project: UUID) -> None:
+        self.known.pop(project, None)
+
     def heads(self) -> dict[UUID, list[KnownHead]]:
         return {project: list(known.values()) for project, known in self.known.items()}
 
