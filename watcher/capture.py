@@ -3,17 +3,12 @@
 import time
 from datetime import UTC, datetime
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from atlas_sdk import Atlas, NotFound
-from atlas_sdk.files import FileState, Signature, read_file
+from atlas_sdk import Atlas, FileProblem, NotFound
+from atlas_sdk.files import FileState, Signature, is_gone, read_file
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder, Known
-
-#: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
-#: FAT has the coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads
-#: the file once more (git calls such a file "racy").
-_COARSEST_NS = 2_000_000_000
+from watcher.folder import Folder, Known, is_recent
 
 
 @frozen(kw_only=True)
@@ -25,7 +20,7 @@ class Captured:
     deleted: bool = False
     #: If set, the worker must look at the file again, after the waiting time for this kind of change.
     again: ChangeKind | None = None
-    #: True when the new version may name other files: imports, or the target of a symlink.
+    #: True when the new version may concern other files: imports, the target of a symlink, other names of the file.
     leads: bool = False
 
 
@@ -36,7 +31,14 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     `folder.known`, unless the entry may be wrong (`folder.stale`), and if they are equal, it does not ask the database.
     Raises FileProblem for a file that cannot be read, and the errors of the database.
     """
-    state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
+    try:
+        state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
+    except FileProblem:
+        if path not in folder.known or not is_gone(folder.pinned, path):
+            raise
+        # A folder or a special file took the place of a recorded file. Record a deletion; the scan reports the rest.
+        done = _vanished(folder, path, atlas, change=change)
+        return evolve(done, leads=done.again is None)
     if state is None:
         return _vanished(folder, path, atlas, change=change)
     known = folder.known.get(path)
@@ -55,7 +57,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     return Captured(
         stored=made is not None,
         again=ChangeKind.CHANGED if state.torn else None,
-        leads=made is not None and (state.link is not None or _may_import(folder, state)),
+        leads=made is not None and (state.link is not None or state.names > 1 or _may_import(folder, state)),
     )
 
 
@@ -97,4 +99,4 @@ def trusted(found: Signature, *, now_ns: int) -> Signature | None:
     Two writes within one tick of the file system's clock can leave the same signature. The time of the last change is
     `ctime`, because a program cannot set it.
     """
-    return found if now_ns - found.ctime_ns > _COARSEST_NS else None
+    return None if is_recent(found.ctime_ns, now_ns) else found

@@ -17,12 +17,14 @@ from types import FrameType
 from atlas_sdk import Atlas, Attribution, FileProblem
 from atlas_sdk.config import home_folder
 from watcher import status
-from watcher.backend import Backend, Polling
+from watcher.backend import Backend
 from watcher.database import Database
 from watcher.debounce import Timing
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
+from watcher.mounts import Mounts
+from watcher.polling import MountAware, Polling
 from watcher.status import Status
 from watcher.worker import Worker
 
@@ -130,7 +132,7 @@ def _system_backend() -> Backend:
     if platform.system() == "Linux":
         from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
 
-        return Inotify()
+        return MountAware(Inotify(), Mounts())
     from watcher.observer import Observing  # noqa: PLC0415
 
     return Observing()
@@ -145,7 +147,7 @@ def _started(backend: Backend, queue: EventQueue) -> Backend:
             "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
             error.strerror or error,
         )
-        return Polling()
+        return Polling(f"inotify cannot be used: {error.strerror or error}")
     return backend
 
 

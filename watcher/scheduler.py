@@ -15,6 +15,9 @@ from watcher.debounce import Timing
 
 #: The most projects to compare by `stat` in one batch, and the most users to measure: a batch takes some milliseconds.
 _BATCH = 20
+#: The time between two rounds of polling, for each polled project: ten times what comparing one takes, so that polling
+#: takes a tenth of a core at most.
+_POLL_S = 0.0005
 #: A task that is repeated may use this share of one core's time at most.
 _SHARE = 0.005
 
@@ -45,6 +48,7 @@ class Scheduler:
         self.news = True
         self._to_scan: dict[UUID, None] = {}
         self._to_sweep: deque[UUID] = deque()
+        self._to_poll: deque[UUID] = deque()
         #: Projects that this sweep still has to compare with the database.
         self._to_compare: set[UUID] = set()
         self._lost: set[UUID] = set()
@@ -56,7 +60,7 @@ class Scheduler:
     @property
     def has_backlog(self) -> bool:
         """True when a scan, a sweep or a measurement waits."""
-        return bool(self._to_scan or self._to_sweep or self._to_measure)
+        return bool(self._to_scan or self._to_poll or self._to_sweep or self._to_measure)
 
     def next_at(self, now: float) -> float:
         """Return the time at which the next task is due. A file that changes may be due earlier."""
@@ -139,10 +143,11 @@ class Scheduler:
             self._measure_grown()
 
     def sweep(self, now: float) -> Iterator[UUID]:
-        """Yield projects to compare by `stat`, first those with folders that cannot be watched."""
+        """Yield projects to compare by `stat`, first those with folders that are polled."""
         if now >= self._poll_at:
-            self._poll_at = now + self._timing.poll_s
-            self._to_sweep.extendleft(self._unwatched)
+            self._poll_at = now + max(self._timing.poll_s, len(self._unwatched) * _POLL_S)
+            self._to_poll.extend(self._unwatched.difference(self._to_poll))
+        yield from _batch(self._to_poll, _BATCH)
         yield from _batch(self._to_sweep, _BATCH)
 
     def is_comparison_due(self, project: UUID) -> bool:

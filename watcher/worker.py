@@ -125,6 +125,7 @@ class Worker:
         """Do a part of each task that needs the database; return whether more work is due now."""
         if self._scheduler.is_listing_due(now):
             self._list_projects()
+            self._projects.look_at_mounts()
         idle = self._look_at_files()
         for project in self._scheduler.scans():
             self._projects.look_at_project(project)

@@ -1,5 +1,6 @@
 """Record and list versions of memory files."""
 
+import stat
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,13 +13,15 @@ from atlas_sdk.files import (
     Root,
     Skipped,
     Tracking,
+    entry,
+    is_gone,
     named,
     pin,
     read_file,
     relative_path,
-    signature,
     to_text,
 )
+from atlas_sdk.files.problems import not_a_regular_file
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
@@ -103,8 +106,8 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     """Record the present state of the project's folder: a version of every changed file, and every deletion.
 
     A file that cannot be read, or that a hard memory limit refuses, is reported in `skipped` and does not stop the
-    others. Raises FileProblem when the folder itself is missing: a folder that is not mounted must not look like a
-    deletion of all files.
+    others. A file whose place a folder or a special file took counts as deleted. Raises FileProblem when the folder
+    itself is missing: a folder that is not mounted must not look like a deletion of all files.
     """
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
@@ -118,25 +121,39 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
             skipped.append(made)
         elif made is not None:
             taken.append(made)
-    unseen = set(known) - set(scan.paths) - {entry.path for entry in skipped}
-    for path in sorted(path for path in unseen if not known[path].deleted):
-        try:
-            there = yield from local(signature, root, path)
-        except FileProblem as problem:
-            skipped.append(Skipped(path=path, reason=str(problem)))
-            continue
-        if there is None:
-            gone = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
-            if gone is not None:
-                taken.append(gone)
+    recorded = [path for path, version in known.items() if not version.deleted]
+    untracked: list[str] = []
+    for path in sorted(set(recorded) - set(scan.paths)):
+        gone = yield from _look_for(root, path, skipped)
+        if gone:
+            deletion = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
+            taken += [] if deletion is None else [deletion]
+        elif gone is False and scan.untracks(path):
+            untracked.append(path)
     if taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
     return Capture(
         taken=tuple(taken),
         skipped=tuple((entry.path, entry.reason) for entry in skipped),
-        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
+        untracked=tuple(untracked),
+        lookalikes=tuple((one.path, one.reason) for one in scan.lookalikes),
     )
+
+
+def _look_for(root: Root, path: str, skipped: list[Skipped]) -> Plan[bool | None]:
+    """Return whether a recorded file is gone; None if the call cannot tell. `skipped` gets what is odd at its path."""
+    reported = any(one.path == path for one in skipped)
+    try:
+        gone = yield from local(is_gone, root, path)
+        there = (yield from local(entry, root, path)) if gone and not reported else None
+    except FileProblem as problem:
+        if not reported:
+            skipped.append(Skipped(path=path, reason=str(problem)))
+        return None
+    if there is not None and not stat.S_ISDIR(there.st_mode) and not stat.S_ISLNK(there.st_mode):
+        skipped.append(Skipped(path=path, reason=str(not_a_regular_file(path, there.st_mode))))
+    return gone
 
 
 def _take(

@@ -53,7 +53,7 @@ class FakeSink:
     def until(self, wanted: Event) -> list[Event]:
         """Wait for an event; return the events up to and with it."""
         seen: list[Event] = []
-        while wanted not in seen:
+        while seen[-1:] != [wanted]:
             seen.append(self._events.get(timeout=PATIENCE_S))
         return seen
 
@@ -67,6 +67,8 @@ class FakeBackend:
         self.watched: dict[WatchedFolder, tuple[int, int]] = {}
         #: Folders that cannot be watched, as paths in their project.
         self.refused: set[str] = set()
+        #: The places where a mount appeared or went.
+        self.mounts: frozenset[str] = frozenset()
         #: A function to call at the start of each `watch`.
         self.before_watch: Callable[[WatchedFolder], None] = lambda _: None
 
@@ -86,8 +88,15 @@ class FakeBackend:
         self.watched[place] = identity
         return Watching.KEPT if kept else Watching.NEW
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        return "it is refused" if place.folder in self.refused else None
+
     def unwatch(self, place: WatchedFolder) -> None:
         self.watched.pop(place, None)
+
+    def remounted(self) -> frozenset[str]:
+        points, self.mounts = self.mounts, frozenset()
+        return points
 
     def stop(self) -> None:
         self.watched.clear()

@@ -85,12 +85,13 @@ def test_an_overflow_scans_everything_at_once(rig: Rig, app: Project, root: Path
 def versions(rig: Rig, app: Project) -> list[Version]:
     """Return the versions of the stored file, so that a test can change them as another client.
 
-    The file is so old that the worker relies on the version that it knows.
+    The file and its folder are so old that the worker relies on what it knows about them.
     """
     os.utime(rig.worker._projects.folders[app.id].root / "CLAUDE.md", (1, 1))
     folder = rig.worker._projects.folders[app.id]
     path, known = "CLAUDE.md", folder.known["CLAUDE.md"]
     folder.known[path] = evolve(known, signature=signature(folder.root, path))
+    folder.folders[""] = folder.stamp("")
     assert folder.is_unchanged()
     return rig.atlas.history[app.id, path]
 
