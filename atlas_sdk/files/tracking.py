@@ -44,6 +44,8 @@ class Tracking:
     user: bool = False
     #: The compiled rules.
     rules: Rules = field(init=False, eq=False, repr=False)
+    #: The endings of all nested files, and of the files that change where they are searched; empty without a search.
+    _nested_endings: tuple[str, ...] = field(init=False, eq=False, repr=False)
 
     @rules.default
     def _compile(self) -> Rules:
@@ -59,6 +61,13 @@ class Tracking:
             agents=_agent_folders(user=self.user),
             user=self.user,
         )
+
+    @_nested_endings.default
+    def _find_endings(self) -> tuple[str, ...]:
+        if not self.nested or self.user:
+            return ()
+        globs = _nested_globs(tuple(dict.fromkeys(self.presets)))
+        return tuple({_IGNORE_FILE, *(glob.rpartition("/")[2].rpartition("*")[2] for glob in globs)})
 
     @classmethod
     def load(cls, root: Path | Root) -> "Tracking":
@@ -80,12 +89,14 @@ class Tracking:
 
         The file has the name of a nested file, and git may ignore its folder; or it is a `.gitignore`.
         """
-        if not self.nested or self.user or "/" not in path:
-            return path == _IGNORE_FILE and self.nested and not self.user
         name = path.rpartition("/")[2]
-        return name == _IGNORE_FILE or (
-            _anywhere(self.presets).match(path) and not self.rules.refuses(path) and _is_searched(path)
-        )
+        # Nearly all events are about files with other endings.
+        if not name.endswith(self._nested_endings):
+            return False
+        if name == _IGNORE_FILE:
+            return True
+        is_nested = "/" in path and _anywhere(self.presets).match(path)
+        return is_nested and not self.rules.refuses(path) and _is_searched(path)
 
     def kind(self, path: str) -> Kind:
         """Return `claude_md` for instructions, also in nested folders, and for imports; `scratch` for other notes."""
