@@ -71,6 +71,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
+        began_ns = time.time_ns()
         # Take the stamps before the listing, so that a change during the listing makes them differ.
         stamps = {name: folder.trusted_stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
@@ -90,8 +91,9 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     folder.aliases = _aliases(found)
     folder.imports = frozenset(path for path in found.paths if not folder.tracking.wants(path))
     folder.folders = {name: stamps.get(name) for name in wanted}
-    now_ns = time.time_ns()
-    folder.searched = {name: None if is_recent(stamp[2], now_ns) else stamp for name, stamp in found.unwatched.items()}
+    folder.searched = {
+        name: None if is_recent(stamp[2], began_ns) else stamp for name, stamp in found.unwatched.items()
+    }
     return found
 
 

@@ -67,14 +67,14 @@ class Imports:
     paths: tuple[str, ...]
     #: One sentence with the reason why some imports were left out, and with advice; None if no import was left out.
     left_out: str | None
+    #: Each imported file, with the file that imports it.
+    by: dict[str, str] = field(factory=dict)
     #: The paths whose change can add or remove an import: of a mention that leads to no file, the first part that is
     #: missing; and the symlinks on the way to any file.
     awaited: frozenset[str] = frozenset()
     #: The `stat` result of every import that exists, and of every symlink the path that it finally leads to.
     stats: Mapping[str, os.stat_result] = field(factory=dict, eq=False, repr=False)
     targets: Mapping[str, str] = field(factory=dict)
-    #: Each imported file, with the file that imports it.
-    by: dict[str, str] = field(factory=dict)
 
 
 def follow(
@@ -156,8 +156,7 @@ class _Search:
         folder = path.rpartition("/")[0]
         left = _MOST_NAMES_OF_A_FILE
         seen: set[str] = set()
-        # Editors on Windows begin a text with a byte order mark, which is no part of the text.
-        for mention in mentions(os.fsdecode(content.removeprefix(codecs.BOM_UTF8))):
+        for mention in mentions(os.fsdecode(content)):
             if mention in seen or len(mention) > _LONGEST_NAME:
                 continue
             seen.add(mention)
@@ -202,7 +201,8 @@ class _Search:
             self.leave_out(path, f"there are more than {_MOST_TEXT:,} bytes of text with @", "split or exclude some")
             return None
         self.text -= len(content)
-        return content
+        # Some editors begin a file with a byte order mark, which is no part of the text.
+        return content.removeprefix(codecs.BOM_UTF8)
 
     def _too_many_names(self, path: str, most: int, who: str) -> None:
         advice = "write in backticks what is no import, or exclude the file"

@@ -22,10 +22,11 @@ from atlas_sdk.files.gitignore import Ignore, decide, read_rules
 from atlas_sdk.files.left_out import FOLDERS
 from atlas_sdk.files.paths import printable
 from atlas_sdk.files.safe_open import open_folder
+from atlas_sdk.files.scan import Stamp
 from atlas_sdk.files.temporary import is_temporary
 from atlas_sdk.files.walk import Walk, looks_like_memory
 
-__all__ = ["MOST_WATCHED", "Nested", "Stamp", "border", "find_nested", "ignored"]
+__all__ = ["MOST_WATCHED", "Nested", "border", "find_nested", "ignored"]
 
 #: The most folders to search. Linux has 5,000 folders, Chromium 35,000.
 _MOST_FOLDERS = 50_000
@@ -41,9 +42,6 @@ _REPOSITORY = "is a repository of its own: run atlasctl init there"
 _ENDINGS = frozenset({".md", ".MD", ".Md"})
 #: Check the time once for this many entries of a folder.
 _ENTRIES_A_CHECK = 4_096
-
-#: Device, inode and ctime of a folder. Not the mtime, which any program can set back, as rsync does.
-Stamp = tuple[int, int, int]
 
 
 @frozen(kw_only=True)
