@@ -31,6 +31,9 @@ class Observer(Protocol):
     def listed(self, projects: Sequence[Project], heads: Mapping[UUID, Sequence[KnownHead]]) -> None:
         """Take the list of the registered projects, and the files of those that are new."""
 
+    def delivered(self) -> None:
+        """Note that the numbers of the delivery or the state of the database have changed."""
+
     def compare(self, versions: Mapping[UUID, Sequence[Snapshot]], began: datetime) -> None:
         """Compare projects with their newest versions in the database, as they were at the time `began`."""
 
@@ -151,6 +154,13 @@ class Delivery:
 
     def step(self) -> float:
         """Do the work that is due; return the time at which the next step is due."""
+        before = (self.delivered, self.errors, self._database.status)
+        at = self._step()
+        if before != (self.delivered, self.errors, self._database.status) and self.observer is not None:
+            self._post(self.observer.delivered)
+        return at
+
+    def _step(self) -> float:
         now = self._clock()
         self._take_wishes(now)
         if now < self._schedule.retry_at:

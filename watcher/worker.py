@@ -110,6 +110,10 @@ class Worker:
         self._scheduler.started(self._clock())
         self._is_listed = True
 
+    def delivered(self) -> None:
+        """Write the status soon: the numbers of the delivery or the state of the database have changed."""
+        self._scheduler.news = True
+
     def compare(self, versions: Mapping[UUID, Sequence[Snapshot]], began: datetime) -> None:
         """Mark each file whose newest version in the database is unknown to this daemon."""
         for project, of_project in versions.items():

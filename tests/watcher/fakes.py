@@ -204,12 +204,14 @@ class FakeAtlas:
         self._answer()
         return tuple(versions[-1][0] for (owner, _), versions in self.history.items() if owner == project.id)
 
-    def heads(self, projects: Sequence[Project]) -> list[Snapshot]:
+    def heads(self, projects: Sequence[Project]) -> Sequence[Snapshot]:
         return [version for project in projects for version in self.files(project)]
 
     def deliver(self, *, limit: int) -> Delivered:
         self._answer()
-        done, waiting, problems = [], set(), []
+        done: list[UUID] = []
+        waiting: set[tuple[UUID, str]] = set()
+        problems: list[str] = []
         for record in self.journal.pending():
             key = (record.project_id, record.path)
             if key in waiting or len(done) == limit:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import daemons
@@ -189,6 +190,65 @@ def test_it_starts_while_the_database_is_away(tmp_path: Path, new_project: NewPr
         assert nowhere.stop() == 0
     finally:
         nowhere.end()
+
+
+def test_nothing_is_lost_while_the_database_is_away_and_the_daemon_is_killed(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject
+) -> None:
+    project = new_project()
+    file = Path(project.path) / "CLAUDE.md"
+    file.write_bytes(b"0")
+    daemon.start()
+    assert daemon.stop() == 0
+    reachable, daemon.dsn = daemon.dsn, "postgresql:///atlas?host=/nonexistent"
+    written = [b"0"]
+    for _ in range(2):
+        # A cold start: the projects and the files come from the journal.
+        daemon.start()
+        for _ in range(5):
+            records = daemon.status().journal.records
+            written.append(b"%d" % len(written))
+            file.write_bytes(written[-1])
+            until(lambda before=records: daemon.status().journal.records > before, "the journal has the version")
+        daemon.kill()
+    written.append(b"written while no daemon runs")
+    file.write_bytes(written[-1])
+    assert contents(atlas, project) == [b"0"]
+    back_at = datetime.now(UTC)
+    daemon.dsn = reachable
+    daemon.start()
+    until_newest(atlas, project, written[-1])
+    assert contents(atlas, project) == written
+    versions = atlas.memory.history(project, "CLAUDE.md", limit=100)[1:]
+    times = [version.created_at for version in versions]
+    assert times == sorted(set(times), reverse=True)
+    assert times[0] < back_at
+    assert daemon.stop() == 0
+
+
+def until_delivered(daemon: Daemon, number: int) -> None:
+    until(lambda: daemon.status().counters["delivered"] >= number, f"{number} records are delivered")
+
+
+def test_two_daemons_on_two_homes_store_each_version_once(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, tmp_path: Path
+) -> None:
+    project = new_project()
+    other = Daemon(tmp_path / "other", daemon.dsn)
+    try:
+        daemon.start()
+        other.start()
+        written = []
+        for number in range(5):
+            written.append(b"%d" % number)
+            (Path(project.path) / "CLAUDE.md").write_bytes(written[-1])
+            until_newest(atlas, project, written[-1])
+            until_delivered(daemon, number + 1)
+            until_delivered(other, number + 1)
+        assert contents(atlas, project) == written
+        assert [one.stop() for one in (daemon, other)] == [0, 0]
+    finally:
+        other.end()
 
 
 def test_a_second_daemon_is_refused_by_name(daemon: Daemon) -> None:

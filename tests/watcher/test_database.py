@@ -10,7 +10,6 @@ import pytest
 from atlas_sdk import AtlasError, DatabaseUnreachable, SchemaMismatch
 from watcher.database import Database
 
-
 LATER = "changes are saved on this machine until the database is back"
 
 

@@ -62,7 +62,8 @@ def test_comparison_goes_over_every_project_once(schedule: DatabaseSchedule) -> 
     projects = [UUID(int=number) for number in range(450)]
     schedule.compare_from(1000.0)
     schedule.begin_comparison(1000.0, projects)
-    sizes, seen = [], []
+    sizes: list[int] = []
+    seen: list[UUID] = []
     while wanted := schedule.to_compare(1000.0):
         assert schedule.next_at(1000.0) == 1000.0
         assert schedule.to_compare(1000.0) == wanted
