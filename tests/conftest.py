@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import argon2
 import psycopg
 import pytest
 from client_adapter import KINDS, opener
@@ -22,6 +23,7 @@ from made_once import copy_content, made_once, server_folder, share_folder
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk.ops import passwords
 
 # A process that a shell script starts in the background (`make test &`) ignores Ctrl-C, and so do its child processes.
 # The tests interrupt some of their child processes.
@@ -175,3 +177,12 @@ def folder(tmp_path: Path) -> Path:
     (project / "CLAUDE.md").write_bytes(b"# Rules\n\nBe kind.\n")
     (project / "notes.md").write_bytes(b"- first\n")
     return project
+
+
+@pytest.fixture
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
+    """Make new hashes a hundred times cheaper; return a still cheaper hasher, to make hashes of another program."""
+    monkeypatch.setattr(passwords, "_TIME_COST", 1)
+    monkeypatch.setattr(passwords, "_MEMORY_KIB", 512)
+    monkeypatch.setattr(passwords, "_LANES", 1)
+    return argon2.PasswordHasher(time_cost=1, memory_cost=256, parallelism=1)
