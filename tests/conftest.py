@@ -16,10 +16,11 @@ from urllib.parse import quote
 import argon2
 import psycopg
 import pytest
-from client_adapter import KINDS, opener
-from databases import Databases, OfServer
+from client_adapter import KINDS
+from databases import Databases, OfServer, close_connections
 from embedded_homes import embedded_server
 from made_once import copy_content, made_once, server_folder, share_folder
+from warm_clients import warm_client
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
@@ -67,6 +68,7 @@ def atlas_home() -> Iterator[Path]:
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield server.home
+        close_connections()
 
 
 def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
@@ -100,6 +102,7 @@ def _system_server() -> Iterator[str]:
     start = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
     _run(start, account)
     yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=atlas"
+    close_connections()
     _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], account)
     shutil.rmtree(folder)
 
@@ -151,7 +154,7 @@ def migrated(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def atlas(dsn: str) -> Iterator[Atlas]:
     """Yield a blocking client on a fresh database."""
-    with Atlas.open(dsn) as client:
+    with warm_client("blocking", dsn) as client:
         yield client
 
 
@@ -165,8 +168,8 @@ def embedded(atlas_home: Path) -> Iterator[Atlas]:
 @pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
     """Yield a client on a fresh database, once of each kind. Tests call both kinds without `await`."""
-    with opener(request.param) as open_client:
-        yield open_client(dsn)
+    with warm_client(request.param, dsn) as opened:
+        yield opened
 
 
 @pytest.fixture
