@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk._plan import Plan, context, local, many, one
+from atlas_sdk._plan import Array, Plan, context, local, many, one
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.files import to_text
@@ -144,7 +144,8 @@ def _put_part(batch: _Batch, places: Sequence[int], *, again: bool) -> Plan[list
     depths: dict[bytes, int] = {}
     if inner:
         depths = {
-            row.sha256: row.depth for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=inner))
+            row.sha256: row.depth
+            for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=Array("bytea", inner)))
         }
     yield from local(_prepare, ctx, chains, bases, depths)
     for chain in chains:
@@ -189,9 +190,9 @@ def _without_known(batch: _Batch, places: Sequence[int]) -> Plan[list[int]]:
         sql["known_ids"],
         _Id,
         user_id=news[0].user_id,
-        projects=[new.project_id for new in news],
-        paths=[to_text(new.path) for new in news],
-        ids=[new.snapshot_id for new in news],
+        projects=Array("uuid", [new.project_id for new in news]),
+        paths=Array("text", [to_text(new.path) for new in news]),
+        ids=Array("uuid", [new.snapshot_id for new in news]),
     )
     known = {row.id for row in rows}
     return [place for place in places if batch.news[place].snapshot_id not in known]
