@@ -23,14 +23,14 @@ from atlas_sdk.ops.contents import blob_contents
 from atlas_sdk.ops.heads import read_heads
 from atlas_sdk.ops.new_version import NewVersion, Refused
 
-__all__ = ["append_many"]
+__all__ = ["MOST_BYTES", "MOST_VERSIONS", "append_many"]
 
 sql = statements("memory")
 
 #: The most versions and bytes of content in one statement. More versions would not be faster, and would lock their
 #: files for longer.
-_MOST_VERSIONS = 500
-_MOST_BYTES = 16 * 2**20
+MOST_VERSIONS = 500
+MOST_BYTES = 16 * 2**20
 #: The most bytes of old contents that are in memory at once for the deltas of one statement.
 _MOST_BASE_BYTES = 64 * 2**20
 #: The errors of one version that let the others be stored.
@@ -97,7 +97,7 @@ class _Batch:
                 self.refuse(place, problem)
                 continue
             added = len(new.content or b"")
-            if part and (len(part) >= _MOST_VERSIONS or size + added > _MOST_BYTES):
+            if part and (len(part) >= MOST_VERSIONS or size + added > MOST_BYTES):
                 yield part
                 part, size = [], 0
             part.append(place)

@@ -158,12 +158,14 @@ class Chain:
             made.append((step.place, version))
         if not self.steps:
             return made
-        head = evolve(self.steps[-1].head, seq=seq, created_at=created_at, confirmed_at=ctx.monotonic())
+        head = self.steps[-1].head
         if head.sha256 is None:
             ctx.heads.deleted(self.key)
             return made
-        if head.blob is not None and head.blob.sha256 in depths:
-            head = evolve(head, blob=evolve(head.blob, depth=depths[head.blob.sha256]))
+        blob = head.blob
+        if blob is not None and (depth := depths.get(blob.sha256, blob.depth)) != blob.depth:
+            blob = evolve(blob, depth=depth)
+        head = evolve(head, seq=seq, created_at=created_at, blob=blob, confirmed_at=ctx.monotonic())
         ctx.heads.written(self.key, head, seen=self.seen)
         return made
 
