@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk._plan import Plan, context, local, many, one
+from atlas_sdk._plan import Array, Plan, context, local, many, one
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.files import to_text
@@ -23,14 +23,14 @@ from atlas_sdk.ops.contents import blob_contents
 from atlas_sdk.ops.heads import read_heads
 from atlas_sdk.ops.new_version import NewVersion, Refused
 
-__all__ = ["append_many"]
+__all__ = ["MOST_BYTES", "MOST_VERSIONS", "append_many"]
 
 sql = statements("memory")
 
 #: The most versions and bytes of content in one statement. More versions would not be faster, and would lock their
 #: files for longer.
-_MOST_VERSIONS = 500
-_MOST_BYTES = 16 * 2**20
+MOST_VERSIONS = 500
+MOST_BYTES = 16 * 2**20
 #: The most bytes of old contents that are in memory at once for the deltas of one statement.
 _MOST_BASE_BYTES = 64 * 2**20
 #: The errors of one version that let the others be stored.
@@ -97,7 +97,7 @@ class _Batch:
                 self.refuse(place, problem)
                 continue
             added = len(new.content or b"")
-            if part and (len(part) >= _MOST_VERSIONS or size + added > _MOST_BYTES):
+            if part and (len(part) >= MOST_VERSIONS or size + added > MOST_BYTES):
                 yield part
                 part, size = [], 0
             part.append(place)
@@ -144,7 +144,8 @@ def _put_part(batch: _Batch, places: Sequence[int], *, again: bool) -> Plan[list
     depths: dict[bytes, int] = {}
     if inner:
         depths = {
-            row.sha256: row.depth for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=inner))
+            row.sha256: row.depth
+            for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=Array("bytea", inner)))
         }
     yield from local(_prepare, ctx, chains, bases, depths)
     for chain in chains:
@@ -189,9 +190,9 @@ def _without_known(batch: _Batch, places: Sequence[int]) -> Plan[list[int]]:
         sql["known_ids"],
         _Id,
         user_id=news[0].user_id,
-        projects=[new.project_id for new in news],
-        paths=[to_text(new.path) for new in news],
-        ids=[new.snapshot_id for new in news],
+        projects=Array("uuid", [new.project_id for new in news]),
+        paths=Array("text", [to_text(new.path) for new in news]),
+        ids=Array("uuid", [new.snapshot_id for new in news]),
     )
     known = {row.id for row in rows}
     return [place for place in places if batch.news[place].snapshot_id not in known]

@@ -13,7 +13,7 @@ FROM memory_put_many(
     %(user_id)s, %(chosen_ids)s, %(attributions)s::text[]::jsonb[],
     %(f_project)s::uuid[], %(f_path)s::text[], %(f_head)s::uuid[], %(f_last)s::uuid[], %(f_content)s::uuid[],
     %(f_count)s::integer[], %(f_equal)s::text[],
-    %(b_last)s::uuid[], %(b_sha256)s::bytea[], %(b_size)s::bigint[], %(b_depth)s::smallint[],
+    %(b_last)s::uuid[], %(b_sha256)s::bytea[], %(b_size)s::bigint[], %(b_depth)s::integer[],
     %(b_base_sha256)s::bytea[], %(b_data)s::bytea[],
     %(v_last)s::uuid[], %(v_back)s::integer[], %(v_project)s::uuid[], %(v_path)s::text[], %(v_id)s::uuid[],
     %(v_size)s::bigint[], %(v_mode)s::integer[], %(v_kind)s::text[], %(v_sha256)s::bytea[], %(v_link)s::text[],
