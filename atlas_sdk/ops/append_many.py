@@ -200,21 +200,21 @@ def _without_known(batch: _Batch, places: Sequence[int]) -> Plan[list[int]]:
 
 def _chains(ctx: Context, batch: _Batch, places: Sequence[int], *, again: bool) -> Plan[tuple[list[Chain], list[int]]]:
     """Return the versions by file, with the newest versions, and the places for which there is no room in memory."""
-    chains: dict[Key, Chain] = {}
+    by_file: dict[Key, Chain] = {}
     for place in places:
         new = batch.news[place]
-        chain = chains.get(new.key)
+        chain = by_file.get(new.key)
         if chain is None:
-            chain = chains[new.key] = Chain(key=new.key, head=ctx.heads.get(new.key), seen=ctx.heads.stamp(new.key))
+            chain = by_file[new.key] = Chain(key=new.key, head=ctx.heads.get(new.key), seen=ctx.heads.stamp(new.key))
         chain.news.append((place, new))
-    unsure = {key: chain.head for key, chain in chains.items() if again or not _is_sure(ctx, chain)}
+    unsure = {key: chain.head for key, chain in by_file.items() if again or not _is_sure(ctx, chain)}
     found = yield from read_heads(unsure)
     for key in unsure:
-        chains[key].head = found.get(key)
+        by_file[key].head = found.get(key)
     room = _MOST_BASE_BYTES
     taken: list[Chain] = []
     left: list[int] = []
-    for chain in chains.values():
+    for chain in by_file.values():
         size = 0 if chain.base is None else chain.base.size
         if taken and size > room:
             left += [place for place, _ in chain.news]
