@@ -33,6 +33,7 @@ class EventQueue:
         #: The time at which the worker wakes up by itself; None while it works.
         self._sleeps_until: float | None = None
         self._overflows = 0
+        self._reload = False
         self._stopping = False
         self._events = 0
         #: The worker replaces the mapping and never changes it, so other threads may read it without the lock.
@@ -94,12 +95,18 @@ class EventQueue:
             self._stopping = True
             self._changed.notify()
 
+    def ask_for_reload(self) -> None:
+        """Ask the worker to read the list of projects again. A signal's handler may call this."""
+        with self._changed:
+            self._reload = True
+            self._changed.notify()
+
     # Only the worker calls the methods below.
 
     def wait(self, until: float) -> None:
         """Wait until a path is due, events are lost or `stop` is called, but not longer than until the time `until`."""
         with self._changed:
-            while not (self._stopping or self._overflows):
+            while not (self._stopping or self._overflows or self._reload):
                 due = self._debouncer.next_at()
                 self._sleeps_until = until if due is None else min(until, due)
                 left_s = self._sleeps_until - self._clock()
@@ -109,9 +116,12 @@ class EventQueue:
             self._sleeps_until = None
 
     def wait_for_stop(self, until: float) -> None:
-        """Wait until `stop` is called or the time is `until`, even if a path is due: nothing can be stored now."""
+        """Wait until `stop` or `ask_for_reload` is called, or until the time `until`, even if a path is due.
+
+        The worker calls this while nothing can be stored.
+        """
         with self._changed:
-            while not self._stopping and (left_s := until - self._clock()) > 0:
+            while not (self._stopping or self._reload) and (left_s := until - self._clock()) > 0:
                 self._changed.wait(left_s)
 
     def pop(self, now: float) -> Due | None:
@@ -128,6 +138,12 @@ class EventQueue:
         """Drop every path of a project."""
         with self._changed:
             self._debouncer.forget(project)
+
+    def take_reload(self) -> bool:
+        """Return whether `ask_for_reload` was called since the last call."""
+        with self._changed:
+            asked, self._reload = self._reload, False
+            return asked
 
     def take_overflows(self) -> int:
         """Return the number of overflows since the last call."""

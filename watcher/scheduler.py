@@ -86,6 +86,11 @@ class Scheduler:
         """Return whether it is time to read the list of projects."""
         return now >= self._projects_at
 
+    def list_now(self) -> None:
+        """Make the list of projects due at once, and with it the next question to a database that was away."""
+        self._projects_at = 0.0
+        self.retry_at = 0.0
+
     def listed(self, now: float, *, cpu_s: float) -> None:
         """Note that the list of projects was read. The CPU time of this read delays the next one."""
         self._projects_at = now + max(self._timing.projects_s, cpu_s / _SHARE)

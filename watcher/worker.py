@@ -42,6 +42,7 @@ class Worker:
         started: Status,
         report: Callable[[Status], None],
         maintenance: MaintenanceRunner | None = None,
+        reloaded: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
@@ -52,6 +53,7 @@ class Worker:
         self._started = started
         self._report = report
         self._maintenance = maintenance
+        self._reloaded = reloaded
         self._scheduler = Scheduler(timing, jitter=jitter)
         if maintenance is not None:
             self._scheduler.plan_maintenance(clock(), first=True)
@@ -60,6 +62,8 @@ class Worker:
         )
         #: True after the worker has compared every project once.
         self.ready = False
+        #: The time, by the worker's clock, at which the last step began. Any thread may read it.
+        self.alive_at = clock()
 
     def run(self) -> None:
         """Work until the queue is stopped, and then store the remaining changes."""
@@ -81,7 +85,10 @@ class Worker:
 
     def step(self) -> float:
         """Do a part of the work that is due; return the time at which the next step is due."""
-        now = self._clock()
+        now = self.alive_at = self._clock()
+        reload = self._queue.take_reload()
+        if reload:
+            self._scheduler.list_now()
         overflows = self._queue.take_overflows()
         if overflows:
             _log.warning("events were lost: every project is scanned")
@@ -93,11 +100,14 @@ class Worker:
                 more = self._work(now)
             except AtlasError as error:
                 self._database_failed(error)
+        if reload:
+            self._reloaded()
         self._write_status(now)
         return now if more else self._scheduler.next_at(self._clock())
 
     def drain(self) -> None:
         """Store every difference at once, without waiting for writers. This is the last call."""
+        self.alive_at = self._clock()
         deadline = self._clock() + self._timing.drain_s
         if self._maintenance is not None:
             self._maintenance.stop()

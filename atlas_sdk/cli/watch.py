@@ -19,15 +19,14 @@ def watch(run: Invocation) -> int:
     import logging
 
     from atlas_sdk.logs import DAEMON_LAYOUT, log_to_stderr
-    from watcher.daemon import run as run_daemon
-    from watcher.maintenance import RetentionPolicy
+    from watcher.program import serve
 
     settings = run.settings
     log_to_stderr(logging.INFO, DAEMON_LAYOUT, dsn=settings.database_url)
     # The pool logs every failed attempt; the watcher logs the outage once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
-        return run_daemon(dsn=settings.database_url, home=settings.folder, retention=RetentionPolicy.of(settings))
+        return serve(settings, load=run.load_settings, on_terminal=run.out.terminal)
     except OSError as exc:
         home = str(settings.folder)
         raise FileProblem(
