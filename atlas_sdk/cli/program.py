@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "snapshot": ("snapshot", "Capture what changed."),
         "checkpoint": ("checkpoints", "Name the state of all memory files."),
         "watch": ("watch", "Capture every change from now on, until interrupted."),
+        "service": ("service", "Run the watcher as a service: it starts by itself, and again after a crash."),
     },
     "Look": {
         "log": ("log", "List versions, newest first."),
