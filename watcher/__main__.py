@@ -26,8 +26,25 @@ _LEVELS = ("debug", "info", "warning", "error")
     help="PostgreSQL to store versions in; without one, the embedded server of the home.  [env: ATLAS_DATABASE_URL]",
 )
 @click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True, help="What stderr shows.")
+@click.option("--log-json", "as_json", is_flag=True, help="Log JSON: one object a line, also for each capture.")
+@click.option(
+    "--metrics",
+    "metrics_port",
+    metavar="PORT",
+    type=click.IntRange(1, 65_535),
+    envvar="ATLAS_METRICS_PORT",
+    help="Serve Prometheus metrics on this port of 127.0.0.1.  [env: ATLAS_METRICS_PORT]",
+)
 @click.pass_context
-def _command(context: click.Context, home: str | None, dsn: str | None, log_level: str) -> None:
+def _command(
+    context: click.Context,
+    *,
+    home: str | None,
+    dsn: str | None,
+    log_level: str,
+    as_json: bool,
+    metrics_port: int | None,
+) -> None:
     """Watch every registered project, and store a version of each memory file that changes.
 
     Runs until SIGTERM or SIGINT, then stores the changes that are left. SIGHUP makes it read the settings and the list
@@ -35,7 +52,7 @@ def _command(context: click.Context, home: str | None, dsn: str | None, log_leve
     data from the database; ATLAS_MAINTENANCE=false or the setting `maintenance` turns that off. Exits with 1 when
     another watcher uses the same home.
     """
-    log = log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn)
+    log = log_to_stderr(log_level.upper(), DAEMON_LAYOUT, dsn=dsn, as_json=as_json)
     # The pool logs every failed attempt; the watcher logs a failure once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     from atlas_sdk import InvalidInput  # noqa: PLC0415 - the help must not wait for these imports
@@ -51,7 +68,7 @@ def _command(context: click.Context, home: str | None, dsn: str | None, log_leve
     except InvalidInput as problem:
         raise click.UsageError(str(problem), context) from problem
     log.dsn = settings.database_url
-    context.exit(serve(settings, load=load))
+    context.exit(serve(settings, load=load, metrics_port=metrics_port))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from attrs import frozen
 
-from atlas_sdk import Atlas, NotFound
+from atlas_sdk import Atlas, NotFound, Snapshot
 from atlas_sdk.files import FileState, Signature, read_file
+from watcher.captures import CaptureLog
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, Known
 
@@ -29,7 +30,7 @@ class Captured:
     leads: bool = False
 
 
-def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
+def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind, log: CaptureLog) -> Captured:
     """Store the file as it is now, and update `folder.known` after the database has answered.
 
     After an event, the database compares the hash. After a scan, the function first compares the file with its entry in
@@ -38,7 +39,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     """
     state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
     if state is None:
-        return _vanished(folder, path, atlas, change=change)
+        return _vanished(folder, path, atlas, change=change, log=log)
     known = folder.known.get(path)
     comparable = change is ChangeKind.FOUND and path not in folder.stale and not state.torn
     if comparable and known is not None and _is_known(state, known):
@@ -48,6 +49,7 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     made = atlas.memory.snapshot(folder.project, path, state, kind="auto", context=context)
     if made is not None:
         since = made.created_at
+        _tell(log, folder, made, known, size=made.size)
     else:
         since = known.protected_since if known is not None and _is_known(state, known) else datetime.now(UTC)
     folder.known[path] = _known(state, since)
@@ -59,7 +61,20 @@ def capture(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> C
     )
 
 
-def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) -> Captured:
+def _tell(log: CaptureLog, folder: Folder, made: Snapshot, known: Known | None, *, size: int | None) -> None:
+    log.tell(
+        folder.project,
+        made.path,
+        at=made.created_at,
+        kind=folder.tracking.kind(made.path),
+        size=size,
+        is_new=known is None,
+        known_size=None if known is None or known.signature is None else known.signature.size,
+        version=made.id,
+    )
+
+
+def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind, log: CaptureLog) -> Captured:
     if change is not ChangeKind.VANISHED:
         # The file existed at the time of the change. Wait, because its writer may put it back.
         return Captured(again=ChangeKind.VANISHED)
@@ -68,7 +83,9 @@ def _vanished(folder: Folder, path: str, atlas: Atlas, *, change: ChangeKind) ->
     except NotFound:
         # The file was made and deleted before the daemon read it, so it has no version.
         made = None
-    folder.known.pop(path, None)
+    known = folder.known.pop(path, None)
+    if made is not None:
+        _tell(log, folder, made, known, size=None)
     folder.stale.discard(path)
     return Captured(deleted=made is not None)
 

@@ -10,6 +10,7 @@ from atlas_sdk import AtlasError, FileProblem, Project, QuotaExceeded
 from atlas_sdk.files import hold, printable
 from watcher.backend import Backend
 from watcher.capture import capture
+from watcher.captures import CaptureLog
 from watcher.database import Database, is_away
 from watcher.debounce import ChangeKind, Due, Timing
 from watcher.event_queue import EventQueue
@@ -39,6 +40,7 @@ class WatchedProjects:
     _clock: Callable[[], float]
     _scheduler: Scheduler
     folders: dict[UUID, Folder] = field(init=False, factory=dict)
+    _captures: CaptureLog = field(init=False, factory=CaptureLog)
     counters: dict[str, int] = field(init=False, factory=lambda: dict.fromkeys(_COUNTERS, 0))
 
     def update(self, registered: Iterable[Project]) -> None:
@@ -106,7 +108,7 @@ class WatchedProjects:
 
     def _capture(self, folder: Folder, path: str, change: ChangeKind, *, last: bool) -> None:
         try:
-            done = capture(folder, path, self._database.atlas, change=change)
+            done = capture(folder, path, self._database.atlas, change=change, log=self._captures)
         except FileProblem:
             if folder.is_there():
                 raise
