@@ -1,7 +1,8 @@
 """Log each capture and a summary: a line for people, and the same as fields for programs.
 
-The logger `watcher.captures` gets one record a version, and `watcher.summary` one at the start and one at the end. The
-attribute `fields` of such a record is a dictionary with stable keys, which `atlas_sdk.logs.JsonFormatter` writes.
+The logger `watcher.captures` gets one record for each version that the journal has taken. The logger `watcher.summary`
+gets one at the start and one at the end. The attribute `fields` of such a record is a dictionary with stable keys, for
+`atlas_sdk.logs.JsonFormatter`.
 """
 
 import logging
@@ -14,6 +15,8 @@ from attrs import field, frozen
 
 from atlas_sdk import Project
 from atlas_sdk.files import printable, to_text
+from atlas_sdk.journal import Record
+from watcher.folder import Folder
 from watcher.status import Status
 
 CAPTURES: Final = logging.getLogger("watcher.captures")
@@ -80,35 +83,33 @@ class CaptureLog:
 
     _sizes: "OrderedDict[tuple[UUID, str], int]" = field(factory=OrderedDict)
 
-    def tell(
-        self,
-        project: Project,
-        path: str,
-        *,
-        at: datetime,
-        kind: str,
-        size: int | None,
-        is_new: bool,
-        known_size: int | None,
-        version: UUID,
-    ) -> None:
-        """Log a version, or for a size of None a deletion. `known_size` is the size before, if the caller knows it."""
-        key = (project.id, path)
-        before = self._sizes.pop(key, known_size)
-        if size is not None:
-            self._sizes[key] = size
+    def tell(self, folder: Folder, record: Record) -> None:
+        """Log a record that the journal has taken. Call it before `folder` takes the new entry of the file."""
+        known = folder.known.get(record.path)
+        key = (folder.id, record.path)
+        before = self._sizes.pop(key, None if known is None or known.signature is None else known.signature.size)
+        if record.op == "version":
+            self._sizes[key] = record.size
             if len(self._sizes) > _REMEMBERED:
                 self._sizes.popitem(last=False)
+            if known is not None and (known.sha256, known.mode, known.link) == (
+                record.sha256,
+                record.mode,
+                record.link,
+            ):
+                # The database decides whether this is a version, because only there it may be one.
+                return
         if CAPTURES.isEnabledFor(logging.INFO):
+            kind = folder.tracking.kind(record.path)
             news = CaptureNews(
-                at=at,
-                project=project,
-                path=path,
-                change="deleted" if size is None else "new" if is_new else "changed",
+                at=record.captured_at,
+                project=folder.project,
+                path=record.path,
+                change="deleted" if record.op == "deletion" else "new" if known is None else "changed",
                 kind=_KINDS.get(kind, kind),
-                size=size,
-                size_before=None if is_new else before,
-                version=version,
+                size=None if record.op == "deletion" else record.size,
+                size_before=None if known is None else before,
+                version=record.id,
             )
             CAPTURES.info("%s", news.line(), extra={"fields": news.fields(), "news": news})
 
@@ -143,6 +144,7 @@ def summary_of(status: Status) -> str:
     projects = len(status.projects)
     parts = [f"{projects:,} project{'' if projects == 1 else 's'}", f"{captured:,} captured"]
     parts += [f"{status.pending:,} waiting"] if status.pending else []
+    parts += [f"{status.journal.records:,} only in the journal"] if status.journal.records else []
     lost = sum(project.lost for project in status.projects)
     parts += [f"{lost:,} lost"] if lost else []
     parts += [f"{counters['overflows']:,} overflows"] if counters.get("overflows") else []
@@ -162,6 +164,8 @@ def summary_fields(status: Status) -> dict[str, Any]:
         "lost": sum(project.lost for project in status.projects),
         "pending": status.pending,
         **{name: counters.get(name, 0) for name in names},
+        "journal_records": status.journal.records,
+        "journal_bytes": status.journal.bytes,
         "database_ok": status.database.ok,
         "problem": status.database.problem,
     }

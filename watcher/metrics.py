@@ -20,6 +20,7 @@ _COUNTERS: Final = {
     "captures": "Files that were read because they may have changed.",
     "versions": "Versions that were captured.",
     "deletions": "Deletions that were captured.",
+    "delivered": "Versions and deletions that reached the database.",
     "scans": "Scans of a project.",
     "overflows": "Times that the operating system lost events; every project was scanned then.",
     "errors": "Failures of any kind; the log names them.",
@@ -67,6 +68,8 @@ class Metrics:
 
 
 def _gauges(status: Status, now: datetime) -> dict[str, tuple[str, float]]:
+    journal = status.journal
+    pending_age_s, journal_age_s = _age_s(status.oldest_pending_at, now), _age_s(journal.oldest_at, now)
     lost = sum(project.lost for project in status.projects)
     problems = sum(file.problem is not None for project in status.projects for file in project.files)
     return {
@@ -77,6 +80,17 @@ def _gauges(status: Status, now: datetime) -> dict[str, tuple[str, float]]:
         "files_with_problem": ("Files whose newest content could not be stored.", problems),
         "watch_failures": ("Projects with folders that cannot be watched.", status.counters.get("watch_failures", 0)),
         "pending": ("Files and projects that wait for the worker.", status.pending),
+        "oldest_pending_age_seconds": ("Age of the change that has waited longest.", pending_age_s),
+        "journal_records": ("Versions that are saved here and not in the database yet.", journal.records),
+        "journal_bytes": ("Size of these versions.", journal.bytes),
+        "journal_oldest_age_seconds": ("Age of the oldest of these versions.", journal_age_s),
+        "journal_held_back": ("Versions that the database refused.", journal.held_back),
+        "journal_dropped": ("Intermediate versions that a full journal gave up.", journal.dropped),
         "start_time_seconds": ("Start of the daemon, seconds since 1970.", status.started_at.timestamp()),
         "status_age_seconds": ("Age of these numbers; a hung worker lets it grow.", status.age_s(now)),
     }
+
+
+def _age_s(moment: datetime | None, now: datetime) -> float:
+    """Return the age of a moment in seconds; 0 if nothing waits."""
+    return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())

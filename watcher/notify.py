@@ -10,8 +10,8 @@ from typing import Final
 from atlas_sdk.text import cut, visible
 from watcher.status import Status
 
-#: A worker whose last step began longer ago than this (seconds) hangs. Between two steps it sleeps for 20 s at most, an
-#: attempt to connect takes two seconds, a file of the largest size some tenths of a second, and draining ten seconds.
+#: A worker whose last step began longer ago than this (seconds) hangs. Between two steps it sleeps for 20 s at most, a
+#: file of the largest size takes some tenths of a second, and draining ten seconds.
 HANGS_S: Final = 60.0
 #: Without a watchdog, the seconds between two looks at the worker while systemd waits for the start or the end.
 _EXTEND_EVERY_S: Final = 5.0
@@ -62,13 +62,15 @@ class Notifier:
             self._send(*lines)
 
     def report(self, status: Status) -> None:
-        """Send a changed status. READY=1 goes with the first status that is ready, or that names a database problem.
+        """Send a changed status. READY=1 goes with the first status that is ready.
 
-        A daemon that waits for the database has started: without READY=1, systemd would end and restart it for ever.
+        A daemon that knows no projects and waits for the database has started too: without READY=1, systemd would end
+        and restart it for as long as the outage lasts.
         """
         text = described(status)
         lines = [] if text == self._text else [f"STATUS={text}"]
-        if self._phase == "starting" and (status.ready or status.database.problem is not None):
+        waits = status.database.problem is not None and not status.projects
+        if self._phase == "starting" and (status.ready or waits):
             self._phase = "running"
             lines.append("READY=1")
         self._text = text
@@ -112,9 +114,13 @@ def described(status: Status) -> str:
     parts = [f"{number} project{'' if number == 1 else 's'}"]
     if status.pending:
         parts.append(f"{status.pending} waiting")
+    if status.journal.records:
+        parts.append(f"{status.journal.records} only in the journal")
     lost = sum(project.lost for project in status.projects)
     if lost:
         parts.append(f"{lost} lost")
+    if status.journal.problem is not None:
+        parts.append(f"journal: {status.journal.problem}")
     if status.database.problem is not None:
         parts.append(f"database: {status.database.problem}")
     elif not status.ready:

@@ -12,24 +12,28 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rig import Rig
 
-from atlas_sdk import MissingExtra, Project
+from atlas_sdk import Attribution, MissingExtra, Project
 from atlas_sdk.cli.output import Output
 from atlas_sdk.cli.watch_console import LogAbove, WatchConsole
-from atlas_sdk.files import from_text
+from atlas_sdk.files import Signature, from_text
+from atlas_sdk.journal import KnownHead, Record
 from atlas_sdk.logs import DAEMON_LAYOUT, JsonFormatter, LogFormatter
 from watcher import captures, metrics, program
 from watcher.captures import CAPTURES, CaptureLog, SummaryLog
 from watcher.debounce import ChangeKind
+from watcher.folder import Folder
 from watcher.metrics import Metrics
 from watcher.status import DatabaseStatus, ProjectStatus, Status
 
+#: The `stat` of a file of four bytes.
+FOUR_BYTES = Signature(mtime_ns=1, ctime_ns=1, size=4, ino=1, dev=1)
 HOSTILE = "no\n2026 INFO forged\x1b[2J\u202e" + os.fsdecode(b"\xff") + ".md"
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
@@ -53,8 +57,8 @@ def records() -> Iterator[list[logging.LogRecord]]:
         logger.setLevel(logging.NOTSET)
 
 
-def a_project(name: str = "app") -> Project:
-    return Project(
+def a_folder(name: str = "app") -> Folder:
+    project = Project(
         id=uuid4(),
         user_id=uuid4(),
         session_id="s",
@@ -64,6 +68,7 @@ def a_project(name: str = "app") -> Project:
         created_at=NOW,
         updated_at=NOW,
     )
+    return Folder(project)
 
 
 def a_status(**more: Any) -> Status:
@@ -98,13 +103,33 @@ def test_each_version_is_a_line_with_its_size_and_the_difference(
     assert {len(rig.atlas.contents(app, path)) for path in ("CLAUDE.md", "notes.md")} == {4, 1}
 
 
-def told(log: CaptureLog, project: Project, path: str = "a.md", **more: Any) -> None:
-    known: dict[str, Any] = {"kind": "scratch", "size": 9, "is_new": False, "known_size": None}
-    log.tell(project, path, at=NOW, version=uuid4(), **{**known, **more})
+def told(log: CaptureLog, folder: Folder, path: str = "a.md", *, size: int | None = 9, known: bool = True) -> None:
+    """Tell the log of a new content, or of a deletion, of a file that is known or new."""
+    sha256 = None if size is None else os.urandom(32)
+    if known:
+        old = KnownHead(path=path, sha256=b"", mode=0, link=None, kept=True, captured_at=NOW, signature=FOUR_BYTES)
+        folder.known[path] = old
+    else:
+        folder.known.pop(path, None)
+    op: Literal["version", "deletion"] = "deletion" if size is None else "version"
+    record = Record(
+        id=uuid4(),
+        user_id=folder.project.user_id,
+        project_id=folder.id,
+        op=op,
+        path=path,
+        sha256=sha256,
+        size=size or 0,
+        mode=0,
+        kind="auto",
+        attribution=Attribution(source="watcher"),
+        captured_at=NOW,
+    )
+    log.tell(folder, record)
 
 
 def test_hostile_names_stay_on_their_line_and_keep_their_bytes_in_json(records: list[logging.LogRecord]) -> None:
-    told(CaptureLog(), a_project("a\x1b]0;x\x07"), HOSTILE)
+    told(CaptureLog(), a_folder("a\x1b]0;x\x07"), HOSTILE)
     (record,) = records
     shown = LogFormatter(DAEMON_LAYOUT).format(record)
     assert "\x1b" not in shown
@@ -121,14 +146,14 @@ def test_hostile_names_stay_on_their_line_and_keep_their_bytes_in_json(records: 
 
 
 def test_the_size_before_is_the_last_one_that_is_known(records: list[logging.LogRecord]) -> None:
-    log, project = CaptureLog(), a_project()
-    told(log, project, known_size=4)
-    told(log, project, size=20, known_size=4)
+    log, project = CaptureLog(), a_folder()
+    told(log, project)
+    told(log, project, size=20)
     told(log, project, size=None)
-    told(log, project, size=3, is_new=True)
-    told(log, a_project("other"), size=3)
+    told(log, project, size=3, known=False)
+    told(log, a_folder("other"), size=3)
     sizes = [(fields["size"], fields["size_before"]) for fields in (vars(one)["fields"] for one in records)]
-    assert sizes == [(9, 4), (20, 9), (None, 20), (3, None), (3, None)]
+    assert sizes == [(9, 4), (20, 9), (None, 20), (3, None), (3, 4)]
     for number in range(captures._REMEMBERED + 10):
         told(log, project, str(number))
     assert len(log._sizes) == captures._REMEMBERED
@@ -201,14 +226,14 @@ def test_a_terminal_shows_the_captures_above_a_summary_that_changes(
 ) -> None:
     found, screen = console
     found.report(a_status(projects=()))
-    told(CaptureLog(), a_project(), HOSTILE, known_size=4)
+    told(CaptureLog(), a_folder(), HOSTILE)
     found.report(a_status(projects=(), pending=0))
     LogAbove(found, logging.Formatter("%(message)s")).handle(
         logging.LogRecord("x", logging.WARNING, "f", 1, "a warning", None, None)
     )
     at = NOW.astimezone().strftime("%H:%M:%S")
     line, summary = screen.shown
-    assert line.startswith(f"{at}  app  no\\n2026 INFO forged\\x1b[2J\\u202e\\xff.md  changed  9 B  +5 B  notes")
+    assert line.startswith(f"{at}  app  no\\n2026 INFO forged\\x1b[2J\\u202e\\xff.md  changed  9 B  +5 B  instructions")
     assert summary == "0 projects; 4 captured; 5 overflows; database ok"
     assert capsys.readouterr().err == "a warning\n"
     found.close()
@@ -219,9 +244,9 @@ def test_a_terminal_shows_the_captures_above_a_summary_that_changes(
 def test_a_pipe_gets_plain_lines(console: tuple[WatchConsole, Screen]) -> None:
     found, screen = console
     found.report(a_status())
-    told(CaptureLog(), a_project(), known_size=4)
+    told(CaptureLog(), a_folder())
     at = NOW.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    assert screen.text == f"{at}  app  a.md  changed  9 B  +5 B  notes\n"
+    assert screen.text == f"{at}  app  a.md  changed  9 B  +5 B  instructions\n"
 
 
 @pytest.mark.parametrize("console", [True, False], indirect=True)
@@ -229,7 +254,7 @@ def test_a_reader_that_goes_away_stops_no_capture(console: tuple[WatchConsole, S
     found, screen = console
     screen.broken = True
     found.report(a_status())
-    told(CaptureLog(), a_project())
+    told(CaptureLog(), a_folder())
     found.close()
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from attrs import evolve
 from rig import Rig
 
+from atlas_sdk import DatabaseUnreachable
 from watcher.debounce import Timing
-from watcher.event_queue import EventQueue
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.notify import HANGS_S, Notifier, described
 from watcher.status import DatabaseStatus, ProjectStatus, Status
@@ -95,11 +95,14 @@ def test_ready_is_told_once_with_the_first_ready_status(systemd: Systemd, life: 
     assert systemd.messages == [["STATUS=3 projects; 2 waiting; 1 lost"]]
 
 
-def test_a_daemon_that_waits_for_its_database_has_started(systemd: Systemd, life: Life) -> None:
+def test_a_daemon_that_knows_no_project_and_waits_for_its_database_has_started(systemd: Systemd, life: Life) -> None:
     """Otherwise systemd would end it after TimeoutStartSec, and start it again, for as long as the outage lasts."""
     notifier = notifier_of(systemd, life)
-    notifier.report(a_status(ready=False, problem="cannot reach PostgreSQL"))
-    assert systemd.messages == [["STATUS=3 projects; database: cannot reach PostgreSQL", "READY=1"]]
+    waiting = a_status(ready=False, problem="cannot reach PostgreSQL")
+    notifier.report(waiting)
+    assert systemd.messages == [["STATUS=3 projects; database: cannot reach PostgreSQL"]], "it can scan these"
+    notifier.report(evolve(waiting, projects=()))
+    assert systemd.messages == [["STATUS=0 projects; database: cannot reach PostgreSQL", "READY=1"]]
 
 
 def test_a_status_is_one_short_line_whatever_it_quotes() -> None:
@@ -181,32 +184,34 @@ def test_a_manager_that_is_gone_or_reads_nothing_stops_nobody(systemd: Systemd, 
 def test_a_reload_is_told_after_the_list_of_projects_was_read_again(rig: Rig, systemd: Systemd) -> None:
     notifier = notifier_of(systemd, Life())
     notifier.report(a_status())
-    rig.worker._reloaded = notifier.reloaded
     rig.settle(1.0)
     before = len(rig.worker.status().projects)
     systemd.messages  # noqa: B018 - empties the socket
     rig.atlas.add(Path("/nonexistent"))
     notifier.reloading()
-    (asked, at), *_ = systemd.messages
-    assert asked == "RELOADING=1"
-    assert at.startswith("MONOTONIC_USEC=")
-    rig.queue.ask_for_reload()
+    (told,) = systemd.messages
+    assert told[0] == "RELOADING=1"
+    assert told[1].startswith("MONOTONIC_USEC=")
+    rig.delivery.list_soon(notifier.reloaded)
+    assert systemd.messages == []
+    rig.delivery.step()
     rig.worker.step()
     assert systemd.messages == [["READY=1"]]
     assert len(rig.worker.status().projects) == before + 1
-    rig.worker.step()
+    rig.leap(0.0)
     assert systemd.messages == []
 
 
-def test_a_reload_wakes_a_worker_that_waits() -> None:
-    queue = EventQueue(Timing(), clock=lambda: 0.0)
-    for wait in (queue.wait, queue.wait_for_stop):
-        thread = threading.Thread(target=wait, args=(1e6,), daemon=True)
-        thread.start()
-        queue.ask_for_reload()
-        thread.join()
-        assert queue.take_reload()
-        assert not queue.take_reload()
+def test_a_reload_ends_although_the_database_is_away(rig: Rig, systemd: Systemd) -> None:
+    notifier = notifier_of(systemd, Life())
+    notifier.report(a_status())
+    rig.settle(1.0)
+    rig.atlas.problem = DatabaseUnreachable("away")
+    notifier.reloading()
+    rig.delivery.list_soon(notifier.reloaded)
+    rig.delivery.step()
+    rig.worker.step()
+    assert systemd.messages[-1] == ["READY=1"]
 
 
 def test_the_worker_shows_that_it_lives_in_each_step_and_a_hung_one_does_not(rig: Rig) -> None:
