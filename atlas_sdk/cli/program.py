@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Operate": {
         "forget": ("forget", "Stop protecting a folder; its history is kept."),
+        "doctor": ("doctor", "Check the whole way of a change: watcher, journal, database, and back."),
         "verify": ("verify", "Read back every version and hash it again."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),
