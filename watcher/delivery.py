@@ -243,7 +243,7 @@ class Delivery:
         if projects != self._projects or not self._is_listed:
             fresh = [project for project in found if project.id not in self._known]
             heads = self._heads(fresh)
-            self._remember(found)
+            self._remember(found, heads)
             self._projects = projects
             self._known = set(projects)
             self._is_listed = True
@@ -260,9 +260,13 @@ class Delivery:
                 heads.setdefault(version.project_id, []).append(head_of(version))
         return heads
 
-    def _remember(self, projects: Sequence[Project]) -> None:
+    def _remember(self, projects: Sequence[Project], heads: Mapping[UUID, Sequence[KnownHead]]) -> None:
         try:
+            # The files come first: a project without them would have all its files recorded again by the next start.
+            self._journal.append([], heads)
             self._journal.remember_projects(projects, complete=True)
+            for gone in self._known.difference(project.id for project in projects):
+                self._journal.forget_heads(gone)
         except JournalProblem as problem:
             self._say(f"{problem}; the next start needs the database for its list of projects")
 

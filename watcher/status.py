@@ -68,6 +68,19 @@ def _with_path(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @frozen(kw_only=True)
+class PolledFolder:
+    """A folder that the daemon polls, because it gets no events or not all of them."""
+
+    #: The path in the project; `""` is the project's own folder.
+    path: str
+    reason: str
+
+
+def _polled(value: Any) -> tuple[PolledFolder, ...]:
+    return tuple(one if isinstance(one, PolledFolder) else PolledFolder(**_with_path(one)) for one in value)
+
+
+@frozen(kw_only=True)
 class ProjectStatus:
     """The status of one project."""
 
@@ -77,6 +90,7 @@ class ProjectStatus:
     lost: bool
     problem: str | None
     files: tuple[FileStatus, ...] = field(converter=_files)
+    polled: tuple[PolledFolder, ...] = field(default=(), converter=_polled)
 
 
 def _projects(value: Any) -> tuple[ProjectStatus, ...]:
