@@ -149,6 +149,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
         taken=tuple(changes.taken),
         skipped=tuple((entry.path, entry.reason) for entry in changes.skipped),
         untracked=tuple(untracked),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
     )
 
 
