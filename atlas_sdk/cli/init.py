@@ -13,6 +13,7 @@ from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
+from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def init(run: Invocation, path: str | None, *, force: bool, as_service: bool | N
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
+    remember(run, project, makes=True)
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
     # has the same content.
     hash_only = [version for version in files if version.kept is False]
