@@ -180,6 +180,12 @@ def _cleaner(url: str) -> psycopg.Connection[Any]:
     return _cleaners[url]
 
 
+def kept_backends(url: str) -> list[int]:
+    """Return the ids of the server processes whose connections stay open between tests."""
+    cleaner = _cleaners.get(url)
+    return WARM.backends(url) + ([] if cleaner is None else [cleaner.info.backend_pid])
+
+
 def close_connections() -> None:
     """Close all connections that stay open between tests. A server stops only after its last connection."""
     WARM.forget()

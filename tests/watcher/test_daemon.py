@@ -4,10 +4,10 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from pathlib import Path
 
+import programs
 import pytest
 from daemons import Daemon, NewProject, contents, has_no_repeats, newest, until, until_newest
 from fakes import FakeBackend
@@ -183,7 +183,7 @@ def test_it_starts_while_the_database_is_away(tmp_path: Path, new_project: NewPr
 def test_a_second_daemon_is_refused_by_name(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.process is not None
-    second = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    second = programs.run(daemon.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert second.returncode == 1
     assert f"process {daemon.process.pid}" in second.stderr
     assert daemon.stop() == 0

@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
+from quick_clusters import REAL
 
 from atlas_sdk._embedded import EmbeddedServer, cluster, places, postmaster, unavailable
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk.errors import EmbeddedServerFailed
+
+
+@pytest.fixture(autouse=True)
+def _real_first_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes of these tests run initdb, because the tests are about it."""
+    monkeypatch.setenv(REAL, "1")
 
 
 def test_leftovers_of_a_killed_first_start_are_replaced(homes: Homes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from databases import in_database
@@ -50,7 +51,7 @@ def processes_in(home: Path) -> list[str]:
 
 @contextmanager
 def user_process(code: str = USE) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
+    with programs.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
