@@ -20,6 +20,7 @@ from client_adapter import KINDS
 from databases import Databases, OfServer, close_connections
 from embedded_homes import embedded_server
 from made_once import copy_content, made_once, server_folder, share_folder
+from servers import Guard
 from warm_clients import warm_client
 
 from atlas_sdk import Atlas
@@ -71,11 +72,12 @@ def atlas_home() -> Iterator[Path]:
         close_connections()
 
 
+def _identity(account: pwd.struct_passwd | None) -> dict[str, Any]:
+    return {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
 def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
-    identity: dict[str, Any] = {}
-    if account is not None:
-        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd="/", **identity)
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd="/", **_identity(account))
     assert done.returncode == 0, f"{arguments[0]}: {done.stdout}{done.stderr}"
 
 
@@ -101,9 +103,12 @@ def _system_server() -> Iterator[str]:
     options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off -c max_wal_size=128MB"
     start = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
     _run(start, account)
+    stop = [str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
+    guard = Guard(stop, _identity(account))
     yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=atlas"
     close_connections()
-    _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], account)
+    guard.dismiss()
+    _run(stop, account)
     shutil.rmtree(folder)
 
 
