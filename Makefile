@@ -52,7 +52,7 @@ lint: $(VENV)/.installed-test ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 suite: $(VENV)/.installed-test ## the tests alone
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 mutants: $(VENV)/.installed-test ## break the quota functions in many ways: each is noticed (minutes)
 	$(BIN)/pytest -n 4 -m mutants

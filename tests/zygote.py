@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from atlas_sdk._embedded import places
+
 #: The largest request: arguments, environment and folder.
 REQUEST_BYTES_MAX = 150_000
 #: Packages of the repository, and parts of them that only some programs import.
@@ -102,6 +104,8 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         os.close(file)
     os.environ.clear()
     os.environ.update(request["environment"])
+    if machine := os.environ.get("TESTS_MACHINE_DIR"):
+        places.MACHINE_DIR = Path(machine)
     time.tzset()
     tempfile.tempdir = None
     os.chdir(request["folder"])

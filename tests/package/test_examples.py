@@ -13,6 +13,8 @@ import programs
 import pytest
 from patience import PATIENCE_S
 
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 

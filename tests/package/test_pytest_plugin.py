@@ -11,6 +11,8 @@ import programs
 import pytest
 from patience import PATIENCE_S
 
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
+
 BLOCKING = """
 import pytest
 

@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
-def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
+def homes(machine_in_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
     made = Homes(tmp_path)
     yield made

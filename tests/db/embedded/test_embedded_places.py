@@ -49,7 +49,7 @@ def test_full_disk_leaves_nothing_half_made(homes: Homes) -> None:
     home = homes()
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n{USE}"
     command = [sys.executable, "-c", code, os.fspath(home)]
-    failed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    failed = programs.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert failed.returncode != 0
     assert "EmbeddedServerFailed: No data directory could be created" in failed.stderr
     assert str(home / "postgres.run" / "server.log") in failed.stderr

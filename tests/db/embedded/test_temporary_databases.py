@@ -23,6 +23,8 @@ from psycopg.conninfo import conninfo_to_dict
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput
 from atlas_sdk._embedded import temporary
 
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
+
 #: A program that prints the address of its database, and waits for the end of its input.
 USE = """
 import sys
