@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
 from quick_clusters import REAL
