@@ -20,6 +20,7 @@ from client_adapter import KINDS
 from databases import Databases, OfServer, close_connections
 from embedded_homes import embedded_server
 from made_once import copy_content, made_once, server_folder, share_folder
+from recycling import RECYCLER
 from servers import Guard
 from warm_clients import warm_client
 
@@ -78,6 +79,7 @@ def atlas_home() -> Iterator[Path]:
             # test waits for the disk when it makes and drops a database, which took longer than the tests.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
+        RECYCLER.allow(server.dsn)
         yield server.home
         close_connections()
 
