@@ -13,6 +13,7 @@ from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
+from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
 @click.command(cls=Command, examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"))
 @click.argument("path", required=False)
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
+@click.option(
+    "--service/--no-service",
+    "as_service",
+    default=None,
+    help="Install the watcher as a service, or do not ask.  [default: ask on a terminal]",
+)
 @pass_run
-def init(run: Invocation, path: str | None, *, force: bool) -> None:
+def init(run: Invocation, path: str | None, *, force: bool, as_service: bool | None) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
-    A forgotten folder comes back with its whole history.
+    A forgotten folder comes back with its whole history. On a terminal it offers to start the watcher as a service, if
+    none runs; see `atlasctl service`.
     """
     from atlas_sdk.files import Tracking
 
@@ -36,6 +44,7 @@ def init(run: Invocation, path: str | None, *, force: bool) -> None:
         project, how = _registered(atlas, run.user(atlas, make=True), folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
+    remember(run, project, makes=True)
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
     # has the same content.
     hash_only = [version for version in files if version.kept is False]
@@ -51,8 +60,12 @@ def init(run: Invocation, path: str | None, *, force: bool) -> None:
                 "skipped": [of_skipped(*entry) for entry in skipped],
             }
         )
-        return
-    _show(run, project, files=files, skipped=skipped, how=how)
+    else:
+        _show(run, project, files=files, skipped=skipped, how=how)
+    if as_service is not False:
+        from atlas_sdk.cli.service_install import offer
+
+        offer(run, wanted=as_service)
 
 
 def _folder(given: str, *, force: bool) -> Path:
@@ -108,5 +121,6 @@ def _show(
         out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
     out.note("Next:")
-    out.note("  atlasctl watch                       keep every change from now on")
+    out.note("  atlasctl service install             keep every change from now on, also after a restart")
+    out.note("  atlasctl watch                       or: keep every change, in this terminal")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")

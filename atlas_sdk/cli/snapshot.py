@@ -11,6 +11,7 @@ from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_skipped, of_version
 from atlas_sdk.cli.output import count
+from atlas_sdk.cli.without_database import AWAY, save_here
 from atlas_sdk.text import printable
 
 
@@ -23,21 +24,30 @@ def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
     """Capture what changed.
 
     Without PATH, captures every tracked file of the project, deletions too. With PATH, captures these files, also
-    untracked ones. Content that is stored already is not stored again. Exits with 1 when a file could not be captured;
-    the others are.
+    untracked ones. Content that is stored already is not stored again. While the database is away, the files are saved
+    on this machine, and stored when it is back. Exits with 1 when a file could not be captured; the others are.
     """
-    from atlas_sdk.files import Tracking
+    try:
+        return _snapshot(run, paths)
+    except AWAY as away:
+        return save_here(run, away, paths)
+
+
+def _snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
+    from atlas_sdk.files import NOT_TRACKED, Tracking, to_text
 
     taken = []
     skipped: list[tuple[str, str]] = []
+    untracked: tuple[str, ...] = ()
     current = 0
     with run.opened() as atlas:
         project = run.project(atlas)
         if not paths:
             captured = atlas.memory.capture(project)
             taken, skipped = list(captured.taken), list(captured.skipped)
+            untracked = captured.untracked
             on_record = {version.path for version in atlas.memory.files(project) if not version.deleted}
-            current = len(on_record - {path for path, _ in skipped})
+            current = len(on_record - {path for path, _ in skipped} - set(untracked))
         for path in paths:
             try:
                 made = atlas.memory.snapshot(project, run.path(project, path))
@@ -59,11 +69,14 @@ def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
             {
                 "taken": [of_version(version) for version in taken],
                 "skipped": [of_skipped(*entry) for entry in (*skipped, *limited)],
+                "untracked": [to_text(path) for path in untracked],
             }
         )
     else:
         show_taken(run.out, taken)
         if not taken and (current or not skipped):
             run.out.note(f"up to date: {count(current, 'file')}")
+        for path in untracked:
+            run.out.note(f"{printable(path)} is {NOT_TRACKED}")
         warn_skipped(run.out, (*skipped, *limited))
     return FAILED if skipped else 0

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 #: The states of a file that is not protected. "changed" and "new": no watcher captures the file, or the watcher should
 #: have captured it by now. "unkept": the file is over the size limit, so only its hash is stored. "problem": Atlas
 #: cannot read the file, or must not follow a symlink. The other states: "protected": the content is stored. "pending":
-#: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored.
+#: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored. "untracked":
+#: the rules do not track the file any more; its history is kept.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
 #: A running watcher captures a change within seconds, so the watcher has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
@@ -77,8 +78,15 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
     except AtlasError as problem:
         return [_entry(".", "problem", problem=str(problem))]
     entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
+    entries += [_entry(link.path, "gone", version=newest.get(link.path), problem=link.reason) for link in scan.dangling]
     known = {path for path, version in newest.items() if not version.deleted}
-    unseen = known - set(scan.paths) - {skipped.path for skipped in scan.skipped}
+    unseen = known - set(scan.paths) - {str(entry["path"]) for entry in entries}
+    entries += [
+        _entry(path, "untracked", version=newest[path])
+        for path in unseen
+        if scan.untracks(path) and _is_gone(root, path) is False
+    ]
+    unseen -= {str(entry["path"]) for entry in entries}
     awaited = watched is not None and not watched.lost and watched.problem is None
     entries += [_file(root, path, newest.get(path), tracking, awaited=awaited) for path in (*scan.paths, *unseen)]
     if watched is not None:
@@ -89,6 +97,16 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
         if not awaited:
             entries.append(_entry(".", "problem", problem=f"the watcher: {watched.problem or 'the folder is lost'}"))
     return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def _is_gone(root: Path, path: str) -> bool | None:
+    """Return whether a recorded file is gone; None when the call cannot tell."""
+    from atlas_sdk.files import is_gone
+
+    try:
+        return is_gone(root, path)
+    except AtlasError:
+        return None
 
 
 def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | None":
@@ -105,7 +123,10 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, a
     try:
         found = read_file(root, path, limit_bytes=tracking.limit_bytes)
     except AtlasError as problem:
-        return _entry(path, "problem", version=version, problem=str(problem))
+        if not _is_gone(root, path):
+            return _entry(path, "problem", version=version, problem=str(problem))
+        # A folder has the place of a recorded file.
+        found = None
     if found is None:
         return _entry(path, "gone", version=version)
     if version is None or not _is_on_record(found, version):
@@ -191,6 +212,8 @@ def _show(
     now: datetime,
     at_risk: int,
 ) -> None:
+    from atlas_sdk.files import NOT_TRACKED
+
     out = run.out
     if watcher is None:
         out.line("watcher  not running; atlasctl watch starts it")
@@ -217,7 +240,7 @@ def _show(
                 (
                     "",
                     printable(str(entry["path"])),
-                    str(entry["state"]),
+                    NOT_TRACKED if entry["state"] == "untracked" else str(entry["state"]),
                     "" if entry["size"] is None else size(int(entry["size"])),
                     "no version yet" if entry["since"] is None else out.when(entry["since"]),
                 )

@@ -1,31 +1,37 @@
 """Decide which files of a project are memory, and find those that exist."""
 
 import os
+import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from attrs import field, frozen
 
 from atlas_sdk.errors import FileProblem
-from atlas_sdk.files.capture import signature
+from atlas_sdk.files.capture import Signature
 from atlas_sdk.files.globs import Excluded, Globs, Leads, check_globs
 from atlas_sdk.files.imports import follow
-from atlas_sdk.files.paths import printable
+from atlas_sdk.files.paths import named, printable
 from atlas_sdk.files.presets import PRESETS, TEMPORARY, Kind
 from atlas_sdk.files.problems import not_a_regular_file, problem
 from atlas_sdk.files.root import Root, hold
-from atlas_sdk.files.safe_open import open_folder
+from atlas_sdk.files.safe_open import open_folder, trace
 from atlas_sdk.files.settings import SETTINGS, check_presets, read_settings
 from atlas_sdk.files.temporary import is_temporary
 
-__all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
+__all__ = ["NOT_TRACKED", "SETTINGS", "Scan", "Skipped", "Tracking"]
+
+#: The words for a file for which `Scan.untracks` is true.
+NOT_TRACKED = "not tracked any more (history kept)"
 
 _DEFAULT_LIMIT_BYTES = 8 * 2**20
 #: Listing a folder takes about 30 µs, so a walk of this many folders ends within a second.
 _MOST_FOLDERS = 20_000
+#: The most folders to watch only because a symlink or an import names a missing file in them.
+_MOST_AWAITED = 500
 #: The longest walk. A slow project (a folder with millions of files, a failing disk) must not delay the others.
 _MOST_S = 5.0
 _INSTRUCTIONS = tuple(glob for one in PRESETS.values() if one.kind == "claude_md" for glob in one.globs)
@@ -53,6 +59,28 @@ class Scan:
     complete: bool = True
     #: True if a killed restore left a temporary file.
     leftovers: bool = False
+    #: The paths, untracked themselves, whose change can add or remove a tracked file: the first missing part on the way
+    #: to what a symlink or an import names, and the symlinks on the way.
+    awaited: frozenset[str] = frozenset()
+    #: True if the folders of `awaited` are so many that `directories` has only a part of them.
+    awaits_more: bool = False
+    #: The tracked symlinks that lead to no file, each with the reason.
+    dangling: tuple[Skipped, ...] = ()
+    #: The path that each tracked symlink finally leads to.
+    targets: Mapping[str, str] = field(factory=dict)
+    #: The tracked files with several names in the project (hard links), one group for each file.
+    hard_links: tuple[tuple[str, ...], ...] = ()
+    #: The signatures of `paths` at the time of the search.
+    seen: Mapping[str, Signature] = field(factory=dict, eq=False, repr=False)
+
+    def untracks(self, path: str) -> bool:
+        """Return True if the rules do not track a recorded file any more; its history stays.
+
+        This is so for a file that exists outside of `paths`, unless the search could not look for it.
+        """
+        if not self.complete or path in self.seen or path in self.paths:
+            return False
+        return not any(path == one.path or path.startswith(f"{one.path}/") for one in (*self.skipped, *self.dangling))
 
 
 @frozen(kw_only=True)
@@ -116,15 +144,27 @@ class Tracking:
         )
         if imports.left_out is not None:
             walk.given_up.append(imports.left_out)
+        for path in imports.paths:
+            walk.note(path, imports.stats[path])
+        walk.targets.update((path, imports.targets[path]) for path in imports.paths if path in imports.targets)
+        folders = {*walk.folders, *(path.rpartition("/")[0] for path in (*imports.paths, *walk.targets.values()))}
+        awaited = imports.awaited.union(walk.awaited).difference(walk.seen)
+        more = sorted({path.rpartition("/")[0] for path in awaited} - folders)
         skipped = sorted(walk.skipped, key=lambda one: one.path)
         if walk.given_up:
             skipped.insert(0, Skipped(path="", reason="; ".join(walk.given_up)))
         return Scan(
             paths=tuple(sorted({*walk.paths, *imports.paths})),
             skipped=tuple(skipped),
-            directories=tuple(sorted({*walk.folders, *(path.rpartition("/")[0] for path in imports.paths)})),
+            directories=tuple(sorted({*folders, *more[:_MOST_AWAITED]})),
             complete=not walk.given_up,
             leftovers=walk.leftovers,
+            awaited=awaited,
+            awaits_more=len(more) > _MOST_AWAITED,
+            dangling=tuple(sorted(walk.dangling, key=lambda one: one.path)),
+            targets=walk.targets,
+            hard_links=tuple(tuple(sorted(names)) for names in walk.linked.values() if len(names) > 1),
+            seen=walk.seen,
         )
 
     def directories(self, root: Path | Root) -> list[str]:
@@ -160,6 +200,11 @@ class _Walk:
         #: The reasons why the search was not complete.
         self.given_up: list[str] = []
         self.leftovers = False
+        self.awaited: set[str] = set()
+        self.dangling: list[Skipped] = []
+        self.targets: dict[str, str] = {}
+        self.linked: dict[tuple[int, int], list[str]] = {}
+        self.seen: dict[str, Signature] = {}
 
     def run(self) -> None:
         while not self.given_up and any(self.waiting.values()):
@@ -199,14 +244,24 @@ class _Walk:
                 self.take_symlink(entry, path, wanted=wanted)
             elif leads and entry.is_dir():
                 self.waiting[leads].append(path)
-            elif wanted and entry.is_file():
-                self.paths.append(path)
             elif wanted:
-                self.skip(path, not_a_regular_file(path, entry.stat(follow_symlinks=False).st_mode))
+                self.take_file(path, entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             return
         except OSError as exc:
             self.skip(path, problem("look at", path, exc))
+
+    def take_file(self, path: str, found: os.stat_result) -> None:
+        if stat.S_ISREG(found.st_mode):
+            self.paths.append(path)
+            self.note(path, found)
+        else:
+            self.skip(path, not_a_regular_file(path, found.st_mode))
+
+    def note(self, path: str, found: os.stat_result) -> None:
+        self.seen[path] = Signature.of(found)
+        if found.st_nlink > 1:
+            self.linked.setdefault((found.st_dev, found.st_ino), []).append(path)
 
     def take_symlink(self, entry: "os.DirEntry[str]", path: str, *, wanted: bool) -> None:
         folder = False
@@ -218,13 +273,20 @@ class _Walk:
             )
             self.skipped.append(Skipped(path=path, reason=reason))
         elif wanted:
-            try:
-                found = signature(self.root, path)
-            except FileProblem as exc:
-                self.skip(path, exc)
-            else:
-                if found is not None:
-                    self.paths.append(path)
+            self.follow_symlink(path)
+
+    def follow_symlink(self, path: str) -> None:
+        way = trace(self.root, path)
+        self.awaited.update(way.links[1:])
+        if way.blocked is not None:
+            self.skip(path, way.blocked)
+        elif way.found is None:
+            self.awaited.add(way.path)
+            reason = f"{printable(path)} is a symlink that leads to no file: {named(way.path)} does not exist"
+            self.dangling.append(Skipped(path=path, reason=reason))
+        else:
+            self.targets[path] = way.path
+            self.take_file(path, way.found)
 
     def skip(self, path: str, reason: FileProblem) -> None:
         self.skipped.append(Skipped(path=path, reason=str(reason)))

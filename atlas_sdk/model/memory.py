@@ -92,6 +92,8 @@ class Capture:
     taken: tuple[Snapshot, ...]
     #: Path and reason of every entry that could not be read or must not be followed.
     skipped: tuple[tuple[str, str], ...]
+    #: The recorded files that exist but are not tracked any more; their history is kept.
+    untracked: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -104,6 +106,7 @@ class Head:
     sha256: bytes | None
     mode: int
     link: str | None
+    created_at: datetime
     #: The newest content, as a blob and as bytes: the base of the next delta. None when only hash and size were stored.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
