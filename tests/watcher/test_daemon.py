@@ -4,12 +4,12 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import daemons
+import programs
 import pytest
 from daemons import Daemon, NewProject, contents, has_no_repeats, newest, until, until_newest
 from fakes import FakeBackend
@@ -258,7 +258,7 @@ def test_two_daemons_on_two_homes_store_each_version_once(
 def test_a_second_daemon_is_refused_by_name(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.process is not None
-    second = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    second = programs.run(daemon.command(), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert second.returncode == 1
     assert f"process {daemon.process.pid}" in second.stderr
     assert daemon.stop() == 0
