@@ -267,7 +267,9 @@ def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
         ctx.require_tenant(user_id)
     ids = [project.id for project in projects]
     return (
-        yield from many(sql["heads"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids)
+        yield from many(
+            sql["files_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
+        )
     )
 
 
