@@ -3,6 +3,7 @@
 from atlas_sdk.files.capture import FileState, Signature, entry, link_target, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
+from atlas_sdk.files.repositories import Repository, first_commit, has_repository, repository, repository_root
 from atlas_sdk.files.root import Root, hold, pin
 from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
 from atlas_sdk.files.tracking import Scan, Skipped, Tracking
@@ -11,6 +12,7 @@ from atlas_sdk.text import cut, named, quoted, visible
 __all__ = [
     "FileState",
     "Leftover",
+    "Repository",
     "Root",
     "Scan",
     "Signature",
@@ -18,7 +20,9 @@ __all__ = [
     "Tracking",
     "cut",
     "entry",
+    "first_commit",
     "from_text",
+    "has_repository",
     "hold",
     "leftovers",
     "link_target",
@@ -31,6 +35,8 @@ __all__ = [
     "remove_file",
     "remove_leftover",
     "replace_file",
+    "repository",
+    "repository_root",
     "signature",
     "to_text",
     "visible",
