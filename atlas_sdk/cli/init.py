@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk import AlreadyExists, InvalidInput, NotFound
+from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.cli.advice import holds_everything
 from atlas_sdk.cli.capturing import unkept, warn_skipped
 from atlas_sdk.cli.command import Command
@@ -16,24 +16,40 @@ from atlas_sdk.cli.output import count, size
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, Snapshot, User
+    from atlas_sdk import Project, Snapshot
 
 
-@click.command(cls=Command, examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"))
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl init",
+        "atlasctl init ~/code/app",
+        "atlasctl init ~/code/new --from ~/old/app",
+        "atlasctl init . --json",
+    ),
+)
 @click.argument("path", required=False)
+@click.option("--here", is_flag=True, help="This folder, although it is inside of a repository; no question.")
+@click.option("--from", "source", metavar="OLD", help="Continue the history of this project, whose folder was moved.")
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
 @pass_run
-def init(run: Invocation, path: str | None, *, force: bool) -> None:
+def init(run: Invocation, path: str | None, source: str | None, *, here: bool, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
-    A forgotten folder comes back with its whole history.
+    A forgotten folder comes back with its whole history. Below the root of a git repository, a terminal asks which of
+    the two folders to take. When the folder looks like that of a project which is gone, a terminal asks whether to
+    continue the history of that project.
     """
+    from atlas_sdk.cli.init_choices import Choices
     from atlas_sdk.files import Tracking
 
-    folder = _folder(run.start if path is None else path, force=force)
+    folder = folder_of(run.start if path is None else path, force=force)
     with run.opened() as atlas:
-        project, how = _registered(atlas, run.user(atlas, make=True), folder)
+        choices = Choices(run, atlas, run.user(atlas, make=True))
+        if source is None and path is None and not here:
+            folder = choices.root(folder)
+        project, how = choices.moved(source, folder) if source is not None else choices.registered(folder)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
@@ -46,16 +62,19 @@ def init(run: Invocation, path: str | None, *, force: bool) -> None:
                 "project": of_project(project),
                 "created": how == "created",
                 "activated": how == "activated",
+                "moved": how == "moved",
+                **choices.fields(project),
                 "captured": len(captured.taken),
                 "files": [of_version(version) for version in files],
                 "skipped": [of_skipped(*entry) for entry in skipped],
             }
         )
         return
-    _show(run, project, files=files, skipped=skipped, how=how)
+    _show(run, project, files=files, skipped=skipped, how=how, hints=choices.hints(project))
 
 
-def _folder(given: str, *, force: bool) -> Path:
+def folder_of(given: str, *, force: bool) -> Path:
+    """Return the folder at a path, without symlinks. Raises NotFound, and InvalidInput for the home folder or `/`."""
     path = Path(os.path.realpath(Path(given).expanduser()))
     if not path.exists():
         raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
@@ -64,30 +83,20 @@ def _folder(given: str, *, force: bool) -> Path:
     if not force and holds_everything(path):
         raise InvalidInput(
             f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
-            "project; give a project's folder, or --force",
+            "project; give a project's folder, or --force; for your own memory run: atlasctl init --user",
             field="path",
         )
     return path
 
 
-def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
-    """Return the active project of exactly this folder, and "created", "activated" or "found"."""
-    there = atlas.projects.at(folder, user=user)
-    if there is None:
-        try:
-            return atlas.projects.create(user, path=folder), "created"
-        except AlreadyExists:
-            # Another process registered the folder meanwhile.
-            there = atlas.projects.at(folder, user=user)
-            if there is None:
-                raise
-    if there.status == "archived":
-        return atlas.projects.activate(there), "activated"
-    return there, "found"
-
-
 def _show(
-    run: Invocation, project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], how: str
+    run: Invocation,
+    project: "Project",
+    *,
+    files: "list[Snapshot]",
+    skipped: list[tuple[str, str]],
+    how: str,
+    hints: list[str],
 ) -> None:
     out = run.out
     shown = printable(project.path)
@@ -96,6 +105,7 @@ def _show(
     state = {
         "created": "protected now" if kept else "registered",
         "activated": f"{'protected' if kept else 'registered'} again, with its history",
+        "moved": f"{'protected' if kept else 'registered'} now, with the history of its old folder",
         "found": f"already {'protected' if kept else 'registered'}",
     }[how]
     amount = f": {count(kept, 'memory file')}" if kept else f"; no memory files {'kept' if files else 'yet'}"
@@ -107,6 +117,8 @@ def _show(
     if not files:
         out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
+    for hint in hints if how == "created" else ():
+        out.note(hint)
     out.note("Next:")
     out.note("  atlasctl watch                       keep every change from now on")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")
