@@ -54,7 +54,14 @@ def world(dsn, tmp_path, monkeypatch):
         yield lambda words: _prepare(atlas, dsn, app, words)
 
 
+def _prepare_move(atlas, app, words):
+    if words in {("init",), ("projects", "move")}:
+        atlas.projects.create(atlas.users.local(), path=app.parents[1] / "old" / "app")
+        (app.parent / "new").mkdir()
+
+
 def _prepare(atlas, dsn, app, words):
+    _prepare_move(atlas, app, words)
     ada = atlas.users.create("ada@example.com")
     if words != ("user", "create"):
         atlas.users.create("bob@example.com")
@@ -73,9 +80,6 @@ def _prepare(atlas, dsn, app, words):
     if words == ("redo",):
         for _ in range(2):
             atlas.memory.undo(project)
-    if words in {("init",), ("projects", "move")}:
-        atlas.projects.create(atlas.users.local(), path=app.parents[1] / "old" / "app")
-        (app.parent / "new").mkdir()
     if words == ("projects", "purge"):
         atlas.projects.delete(project)
 
