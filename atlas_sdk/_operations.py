@@ -103,6 +103,7 @@ class MemoryOperations:
     """Every version of every memory file: the operations that may be part of a transaction."""
 
     snapshot = method(memory.snapshot)
+    snapshot_many = method(memory.snapshot_many)
     capture = method(memory.capture)
     delete = method(memory.delete)
     files = method(memory.files)

@@ -113,6 +113,7 @@ SILENT: dict[str, str] = {
     "previews.touch": _TOUCH,
     "builds.append_log": "the log",
     "memory.snapshot": _HISTORY,
+    "memory.snapshot_many": _HISTORY,
     "memory.capture": _HISTORY,
     "memory.delete": _HISTORY,
     "usage.log": _LEDGER,

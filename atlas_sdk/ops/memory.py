@@ -1,8 +1,9 @@
 """Record and list versions of memory files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from uuid import UUID
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._sql import statements
@@ -23,17 +24,17 @@ from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
-from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.ops.append import append, append_deletion
+from atlas_sdk.ops.append_many import append_many
+from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
-__all__ = ["capture", "delete", "files", "history", "snapshot"]
+__all__ = ["capture", "delete", "files", "history", "snapshot", "snapshot_many"]
 
 sql = statements("memory")
 
-#: The kinds that a caller may give; checkpoints add versions of kind `checkpoint`.
-KINDS = ("claude_md", "scratch", "auto")
-#: The longest path (bytes) that fits into an index entry, and the largest permission bits.
-_PATH_BYTES, _MODES = 2048, 0o777
+#: The largest permission bits.
+_MODES = 0o777
 #: The default rules, for content that does not come from a folder: only the file's name decides the kind.
 _BY_NAME = Tracking()
 
@@ -60,8 +61,8 @@ def snapshot(
     name = relative_path(Path(project.path), path)
     if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
         raise InvalidInput("mode must be 0 to 0o777, and needs content as bytes: a file has its own mode", field="mode")
-    if len(to_text(name).encode()) > _PATH_BYTES:
-        raise InvalidInput(f"a path must have at most {_PATH_BYTES:,} bytes", field="path")
+    if len(to_text(name).encode()) > PATH_BYTES:
+        raise InvalidInput(f"a path must have at most {PATH_BYTES:,} bytes", field="path")
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
     if isinstance(content, FileState):
@@ -76,6 +77,70 @@ def snapshot(
     if state is None:
         return (yield from append_deletion(project, name, kind=kind))
     return (yield from append(project, state, kind=kind, extra=context))
+
+
+def snapshot_many(
+    items: Sequence[tuple[Project, str | PathLike[str], bytes | FileState | None]],
+    *,
+    kind: str | None = None,
+    context: Mapping[str, object] | None = None,
+) -> Plan[list[Snapshot | None]]:
+    """Append versions of many memory files, of many projects, at once; return them in the order of the items.
+
+    Each item is a project, a path and a content, as `snapshot` takes them: without content the call reads the file, and
+    records a missing file as deleted. The result is None for an item that changes nothing. Versions of one file keep
+    the order of the items. An item that cannot be stored does not stop the others; the call raises its error at the
+    end, and you may repeat the call, because what is stored already is not stored again. Raises the errors of
+    `snapshot`.
+    """
+    news: list[NewVersion] = []
+    problems: list[AtlasError] = []
+    places: list[int] = []
+    results: list[Snapshot | None] = [None] * len(items)
+    pinned: dict[UUID, tuple[Root, Tracking]] = {}
+    for place, (project, path, content) in enumerate(items):
+        try:
+            new = yield from _new_version(project, path, content, kind=kind, context=context, pinned=pinned)
+        except AtlasError as problem:
+            problems.append(problem)
+        else:
+            news.append(new)
+            places.append(place)
+    for place, made in zip(places, (yield from append_many(news, in_order=False)), strict=True):
+        if isinstance(made, Refused):
+            problems.append(made.problem)
+        else:
+            results[place] = made
+    if problems:
+        raise problems[0]
+    return results
+
+
+def _new_version(
+    project: Project,
+    path: str | PathLike[str],
+    content: bytes | FileState | None,
+    *,
+    kind: str | None,
+    context: Mapping[str, object] | None,
+    pinned: dict[UUID, tuple[Root, Tracking]],
+) -> Plan[NewVersion]:
+    """Return the version that an item of `snapshot_many` asks for; `pinned` keeps the folders of the projects."""
+    name = relative_path(Path(project.path), path)
+    if isinstance(content, FileState):
+        return NewVersion.of(project, content, kind=kind or _BY_NAME.kind(name), context=context)
+    if content is not None:
+        incoming = _incoming(name, content, mode=None, limit_bytes=_BY_NAME.limit_bytes)
+        return NewVersion.of(project, incoming, kind=kind or _BY_NAME.kind(name), context=context)
+    if project.id not in pinned:
+        root = yield from local(pin, Path(project.path))
+        pinned[project.id] = root, (yield from local(Tracking.load, root))
+    root, tracking = pinned[project.id]
+    state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
+    kind = kind or tracking.kind(name)
+    if state is None:
+        return NewVersion(user_id=project.user_id, project_id=project.id, path=name, kind=kind)
+    return NewVersion.of(project, state, kind=kind, context=context)
 
 
 def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:

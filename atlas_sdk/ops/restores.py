@@ -41,9 +41,10 @@ from atlas_sdk.model.checkpoints import Restore, RestoreChange, RestorePlan, Res
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import checkpoints, events, memory_usage
-from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.ops.append import append, append_deletion
 from atlas_sdk.ops.contents import ensure_stored
 from atlas_sdk.ops.leftovers import remove_leftovers
+from atlas_sdk.ops.new_version import Incoming
 from atlas_sdk.ops.references import content, project_keys, resolve
 from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo, versions_by_id
 

@@ -35,6 +35,9 @@ CREATE TABLE memory_files (
     content_id  uuid NOT NULL,
     seq         integer NOT NULL,
     path        text NOT NULL,
+    -- The last ids that clients chose for versions that were equal to the newest one, so that no version has such an
+    -- id. Each of them counts as stored: a client that sends it again must not put old content on top of newer.
+    equal_ids   uuid[],
     PRIMARY KEY (user_id, project_id, path),
     FOREIGN KEY (user_id, project_id) REFERENCES projects (user_id, id) ON DELETE CASCADE,
     -- An index entry holds 2,704 bytes.
@@ -87,7 +90,7 @@ CREATE TABLE memory_snapshots (
 );
 COMMENT ON TABLE memory_snapshots IS 'The history of the memory files. Deleting rows is safe: a trigger keeps the newest.';
 COMMENT ON COLUMN memory_snapshots.size IS 'Bytes of the content.';
-COMMENT ON COLUMN memory_snapshots.created_at IS 'When the version was stored.';
+COMMENT ON COLUMN memory_snapshots.created_at IS 'When the version was stored or, if the client said so, captured.';
 COMMENT ON COLUMN memory_snapshots.user_id IS 'The tenant.';
 COMMENT ON COLUMN memory_snapshots.project_id IS 'The project of the file.';
 COMMENT ON COLUMN memory_snapshots.id IS 'uuid v7, made by the client.';
@@ -195,18 +198,34 @@ BEGIN
 END
 $$;
 
+-- Return whether a client has sent a version before: it is stored, or it was equal to the newest version.
+CREATE FUNCTION memory_knows(p_user uuid, p_project uuid, p_path text, p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM memory_snapshots AS s WHERE s.user_id = p_user AND s.project_id = p_project AND s.id = p_id
+    ) OR EXISTS (
+        SELECT FROM memory_files AS f
+        WHERE f.user_id = p_user AND f.project_id = p_project AND f.path = p_path AND p_id = ANY(f.equal_ids)
+    );
+END
+$$;
+
 -- Append a version, in one round trip and one commit. Concurrent writers race for the file's row in memory_files: a
 -- writer whose p_head is not the newest version changes nothing and gets no row; it reads the newest version and tries
 -- again. A content that a hard limit refuses changes nothing either. A content that was stored before keeps its place
--- in its own chain of deltas, so the function returns its depth; NULL: only the hash is kept.
+-- in its own chain of deltas, so the function returns its depth; NULL: only the hash is kept. A version whose id is
+-- stored already changes nothing. The time of a version is the time of its capture, if the client gives one that is
+-- not in the future; but it is never before p_not_before, the time of the newest version.
 CREATE FUNCTION memory_put(
     p_user uuid, p_project uuid, p_path text, p_id uuid, p_head uuid, p_size bigint, p_depth smallint, p_sha256 bytea,
     p_base_sha256 bytea, p_data bytea, p_mode integer, p_kind text, p_link text, p_folder_modes smallint[],
-    p_context jsonb, p_attribution jsonb
+    p_context jsonb, p_attribution jsonb, p_captured_at timestamptz,
+    p_not_before timestamptz
 ) RETURNS TABLE (seq integer, created_at timestamptz, stored_depth smallint)
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF NOT memory_fits(p_user, p_sha256, p_data) THEN
+    IF NOT memory_fits(p_user, p_sha256, p_data) OR memory_knows(p_user, p_project, p_path, p_id) THEN
         RETURN;
     END IF;
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
@@ -228,10 +247,11 @@ BEGIN
         SELECT b.depth FROM memory_blobs AS b WHERE b.user_id = p_user AND b.sha256 = p_sha256 AND b.data IS NOT NULL
     );
     INSERT INTO memory_snapshots AS s
-        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context, attribution)
+        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context, attribution,
+         created_at)
     VALUES
         (p_size, p_user, p_project, p_id, seq, p_mode, p_kind, p_path, p_sha256, p_link, p_folder_modes, p_context,
-         p_attribution)
+         p_attribution, greatest(least(p_captured_at, now()), p_not_before))
     RETURNING s.created_at INTO created_at;
     RETURN NEXT;
 END

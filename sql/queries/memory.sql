@@ -3,7 +3,8 @@ SELECT seq, created_at, stored_depth
 FROM memory_put(
     %(user_id)s, %(project_id)s, %(path)s, %(id)s, %(head_id)s, %(size)s::bigint, %(depth)s::smallint, %(sha256)s,
     %(base_sha256)s, %(data)s::bytea, %(mode)s::integer, %(kind)s, %(link)s, %(folder_modes)s::smallint[],
-    %(context)s::jsonb, %(attribution)s::jsonb
+    %(context)s::jsonb, %(attribution)s::jsonb, %(captured_at)s::timestamptz,
+    %(not_before)s::timestamptz
 );
 
 -- name: put_deletion
@@ -14,13 +15,26 @@ WITH head AS (
       AND f.snapshot_id = %(head_id)s
     RETURNING f.seq
 )
-INSERT INTO memory_snapshots AS n (size, user_id, project_id, id, seq, mode, kind, path, sha256, attribution)
-SELECT 0, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, NULL, %(attribution)s FROM head
+INSERT INTO memory_snapshots AS n (size, user_id, project_id, id, seq, mode, kind, path, context, attribution, created_at)
+SELECT 0, %(user_id)s, %(project_id)s, %(id)s, head.seq, %(mode)s, %(kind)s, %(path)s, %(context)s::jsonb,
+       %(attribution)s, greatest(least(%(captured_at)s::timestamptz, now()), %(not_before)s::timestamptz)
+FROM head
 RETURNING n.seq, n.created_at;
+
+-- name: has_project (read)
+SELECT EXISTS (SELECT FROM projects p WHERE p.user_id = %(user_id)s AND p.id = %(project_id)s);
+
+-- name: knows (read)
+SELECT memory_knows(%(user_id)s, %(project_id)s, %(path)s, %(id)s);
+
+-- name: note_equal
+-- Remember the id of a version that is equal to the newest one, so that it counts as stored.
+UPDATE memory_files f SET equal_ids = (ARRAY[%(id)s::uuid] || f.equal_ids)[1:16]
+WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s AND f.path = %(path)s AND f.snapshot_id = %(head_id)s;
 
 -- name: head (read)
 -- The newest version of a file, and the blob of its newest content to make the next delta with.
-SELECT f.seq, f.snapshot_id, s.sha256, s.mode, s.link,
+SELECT f.seq, f.snapshot_id, s.sha256, s.mode, s.link, s.created_at,
        b.sha256 AS blob_sha256, b.size AS blob_size, b.depth AS blob_depth, b.data IS NOT NULL AS blob_kept
 FROM memory_files f
 JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
