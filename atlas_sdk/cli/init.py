@@ -1,15 +1,13 @@
 """`atlasctl init`: protect a folder."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk import InvalidInput, NotFound
-from atlas_sdk.cli.advice import holds_everything
 from atlas_sdk.cli.capturing import unkept, warn_skipped
 from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.folders import folder_of
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
@@ -71,22 +69,6 @@ def init(run: Invocation, path: str | None, source: str | None, *, here: bool, f
         )
         return
     _show(run, project, files=files, skipped=skipped, how=how, hints=choices.hints(project))
-
-
-def folder_of(given: str, *, force: bool) -> Path:
-    """Return the folder at a path, without symlinks. Raises NotFound, and InvalidInput for the home folder or `/`."""
-    path = Path(os.path.realpath(Path(given).expanduser()))
-    if not path.exists():
-        raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
-    if not path.is_dir():
-        raise InvalidInput(f"{printable(given)} is not a folder; give the folder that it is in", field="path")
-    if not force and holds_everything(path):
-        raise InvalidInput(
-            f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
-            "project; give a project's folder, or --force; for your own memory run: atlasctl init --user",
-            field="path",
-        )
-    return path
 
 
 def _show(

@@ -9,6 +9,7 @@ import click
 from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.cli.advice import init_advice
 from atlas_sdk.cli.command import command_group, user_option, yes_option
+from atlas_sdk.cli.folders import folder_of, worktree_of
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of, of_project
 from atlas_sdk.cli.output import count, plain, size
@@ -189,8 +190,6 @@ def move(run: Invocation, given: str, path: str, email: str | None, *, force: bo
     watcher looks there from now on. Refused while the old folder has files, or when PATH is a project; with --force
     that project is deleted, and its versions stay until a purge.
     """
-    from atlas_sdk.cli.init import folder_of
-
     folder = folder_of(path, force=force)
     with run.opened() as atlas:
         found = find(run, atlas, given, email)
@@ -220,14 +219,6 @@ def find(
         advice = init_advice(given) if Path(folder).is_dir() else "; atlasctl projects list --all shows them"
         raise NotFound(f"{named(given)} is not a project{advice}", kind="project", name=given)
     return found[0]
-
-
-def worktree_of(project: "Project") -> str | None:
-    """Return the folder of the repository that a project's folder is a git worktree of; None if it is none."""
-    from atlas_sdk.files import repository
-
-    found = repository(project.path)
-    return found.main if found is not None and found.is_worktree else None
 
 
 def _relation(main: str | None) -> str:

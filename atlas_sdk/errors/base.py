@@ -80,7 +80,7 @@ class NotAProject(NotFound):
         super().__init__(sentence, kind="project", name=path)
         #: The folder with a `.git` that lies between the path and a registered project, and that project's folder.
         #: Both are None if no project is registered further out.
-        self.border = border
+        self.border = None if outer is None else border
         self.outer = outer
 
 

@@ -3,7 +3,14 @@
 from atlas_sdk.files.capture import FileState, Signature, entry, link_target, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
-from atlas_sdk.files.repositories import Repository, first_commit, has_repository, repository, repository_root
+from atlas_sdk.files.repositories import (
+    Repository,
+    first_commit,
+    has_repository,
+    real_folders,
+    repository,
+    repository_root,
+)
 from atlas_sdk.files.root import Root, hold, pin
 from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
 from atlas_sdk.files.tracking import Scan, Skipped, Tracking
@@ -31,6 +38,7 @@ __all__ = [
     "printable",
     "quoted",
     "read_file",
+    "real_folders",
     "relative_path",
     "remove_file",
     "remove_leftover",

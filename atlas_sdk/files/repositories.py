@@ -14,7 +14,7 @@ from atlas_sdk.errors import AtlasError, FileProblem
 from atlas_sdk.files.capture import read_file
 from atlas_sdk.files.safe_open import opened
 
-__all__ = ["Repository", "first_commit", "has_repository", "repository", "repository_root"]
+__all__ = ["Repository", "first_commit", "has_repository", "real_folders", "repository", "repository_root"]
 
 #: The longest `.git` file to read, in bytes: it holds one path, and Linux paths have at most 4,096 bytes.
 _LONGEST = 8192
@@ -46,6 +46,18 @@ def has_repository(folder: str) -> bool:
 def repository_root(path: str) -> str | None:
     """Return the innermost folder with a `.git` among this absolute path and the folders above; None without one."""
     return next((folder for folder in (path, *map(str, Path(path).parents)) if has_repository(folder)), None)
+
+
+def real_folders(path: str) -> tuple[list[str], list[str]]:
+    """Return the folders that a path is in, the innermost first: those up to a repository's root, and those outside.
+
+    The path is resolved first, and comes first itself. Without a repository all folders are in the first list.
+    """
+    real = os.path.realpath(Path(path).expanduser())
+    around = [real, *map(str, Path(real).parents)]
+    border = repository_root(real)
+    inside = len(around) if border is None else around.index(border) + 1
+    return around[:inside], around[inside:]
 
 
 def repository(folder: str) -> Repository | None:

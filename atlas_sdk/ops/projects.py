@@ -10,7 +10,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
-from atlas_sdk.files import first_commit, from_text, named, repository_root, to_text
+from atlas_sdk.files import first_commit, from_text, named, real_folders, to_text
 from atlas_sdk.model.projects import PROJECT_STATUSES, Project, ProjectPurge
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import builds, events, previews
@@ -139,14 +139,11 @@ def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Proj
     A project ends at a git repository or worktree below its folder: the files in there are not the project's. Without
     `user` the call looks at the projects of all users. Raises NotAProject.
     """
-    folder = yield from local(resolved, path)
-    border = yield from local(repository_root, folder)
-    around = [folder, *map(str, Path(folder).parents)]
-    inside = len(around) if border is None else around.index(border) + 1
-    project = yield from _innermost(around[:inside], user)
+    inside, outside = yield from local(real_folders, (yield from local(resolved, path)))
+    project = yield from _innermost(inside, user)
     if project is None:
-        outer = None if border is None else (yield from _innermost(around[inside:], user))
-        raise NotAProject(os.fspath(path), border=border, outer=None if outer is None else outer.path)
+        outer = (yield from _innermost(outside, user)) if outside else None
+        raise NotAProject(os.fspath(path), border=inside[-1], outer=None if outer is None else outer.path)
     return project
 
 

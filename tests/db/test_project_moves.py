@@ -135,4 +135,4 @@ def test_a_project_ends_at_a_repository_below_it(client: Any, folder: Path) -> N
     assert client.projects.by_path(inner / "docs", user=user) == of_inner
     with pytest.raises(NotAProject, match="is not in a registered project") as outside:
         client.projects.by_path(folder.parent, user=user)
-    assert outside.value.border is None
+    assert (outside.value.border, outside.value.outer) == (None, None)
