@@ -154,7 +154,8 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
         if one.state == "not_tracked":
             out.note(f"  {printable(one.path)}: {one.why}")
     if any(one.state == "deleted" for one in entries):
-        out.note(f"  deleted in the last {RECENT.days} days; atlasctl log FILE lists the versions of a file")
+        out.note(f"  deletions of the last {RECENT.days} days: atlasctl log FILE lists the versions of a file, and")
+        out.note("  atlasctl restore FILE@VERSION brings one back")
 
 
 def _show_advice(out: Output, report: "Report") -> None:
