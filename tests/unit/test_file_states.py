@@ -111,6 +111,8 @@ def test_a_project_that_the_watcher_may_not_know_yet_is_pending(root: Path) -> N
     found = of_claude(root, newest(), watched=None, is_younger_than_report=True)
     assert (found.state, found.why) == ("pending", "the watcher has not reported since the project was registered")
     assert of_claude(root, newest(), is_younger_than_report=True).state == "saved"
+    lost = watched(root, lost=True)
+    assert of_claude(root, newest(), watched=lost, is_younger_than_report=True).state == "saved_not_watched"
 
 
 def test_what_only_the_journal_has(root: Path) -> None:
