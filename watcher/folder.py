@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -46,7 +47,10 @@ class Folder:
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
     #: The folders that cannot be watched.
     unwatched: frozenset[str] = frozenset()
-    #: Files that are tracked only because an instruction file imports them.
+    #: Folders without memory that are not watched, with device, inode and mtime from before the scan listed them.
+    searched: Mapping[str, tuple[int, int, int]] = Factory(dict)
+    #: Files that no glob tracks: an instruction file imports them, or they have the name of instructions in a folder of
+    #: the project.
     imports: frozenset[str] = frozenset()
     #: Tracked symlinks, by the path of the file in the project that they lead to.
     aliases: dict[str, tuple[str, ...]] = Factory(dict)
@@ -83,7 +87,7 @@ class Folder:
         aliases = self.aliases.get(path, ())
         if path in self.imports or path in self.known or self.tracking.wants(path):
             return (path, *aliases)
-        return aliases
+        return ("", *aliases) if self.tracking.may_be_nested(path) else aliases
 
     def note(self, path: str, problem: str | None) -> bool:
         """Store the problem of a path, or remove it if `problem` is None; return whether the problem has changed."""
@@ -100,8 +104,10 @@ class Folder:
         if not self.loaded or self.lost is not None:
             return False
         try:
-            return all(self.stamp(folder) == stamp for folder, stamp in self.folders.items()) and all(
-                self._looks_like(path, known) for path, known in self.known.items()
+            return (
+                all(self.stamp(folder) == stamp for folder, stamp in self.folders.items())
+                and all(self._looks_like(path, known) for path, known in self.known.items())
+                and all(self.stamp(folder) == stamp for folder, stamp in self.searched.items())
             )
         except (AtlasError, OSError):
             return False

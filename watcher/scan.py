@@ -121,6 +121,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     folder.imports = frozenset(path for path in found.paths if not folder.tracking.wants(path))
     folder.unwatched &= wanted
     folder.folders = {name: stamps.get(name) for name in wanted}
+    folder.searched = found.unwatched
     return found
 
 

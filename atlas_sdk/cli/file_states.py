@@ -57,6 +57,8 @@ class Entry:
     size: int | None = None
     #: The id of the newest version; None if there is none, or if only the journal has it.
     version: UUID | None = None
+    #: False for a file that only looks like memory, and was never tracked.
+    is_memory: bool = True
 
     @property
     def at_risk(self) -> bool:
@@ -120,7 +122,7 @@ class Knowledge:
 
 
 def file_entries(known: Knowledge) -> list[Entry]:
-    """Return an entry for every memory file that exists, was recorded, or was deleted recently."""
+    """Return an entry for every file that is memory or looks like it, was recorded, or was deleted recently."""
     from atlas_sdk import Tracking
 
     root = Path(known.project.path)
@@ -134,6 +136,9 @@ def file_entries(known: Knowledge) -> list[Entry]:
             return _lost(known, str(problem))
         return [Entry(path=".", state="problem", why=str(problem))]
     entries = {one.path: _skipped(one.path, one.reason, known) for one in scan.skipped}
+    for one in scan.lookalikes:
+        if one.path not in known.newest:
+            entries[one.path] = Entry(path=one.path, state="not_tracked", why=one.reason, is_memory=False)
     tracked = set(scan.paths)
     for path in sorted(tracked | known.newest.keys() | known.pending.keys()):
         if path not in entries:

@@ -22,7 +22,7 @@ def folder_of(given: str, *, force: bool) -> Path:
     if not force and holds_everything(path):
         raise InvalidInput(
             f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
-            "project; give a project's folder, or --force; for your own memory run: atlasctl init --user",
+            "project; give a project's folder, or --user for your own memory in it, or --force",
             field="path",
         )
     return path

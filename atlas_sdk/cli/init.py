@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk.cli.capturing import unkept, warn_skipped
+from atlas_sdk.cli.capturing import note_lookalikes, unkept, warn_skipped
 from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.folders import folder_of
 from atlas_sdk.cli.invocation import Invocation, pass_run
@@ -22,32 +22,42 @@ if TYPE_CHECKING:
     examples=(
         "atlasctl init",
         "atlasctl init ~/code/app",
+        "atlasctl init --user",
         "atlasctl init ~/code/new --from ~/old/app",
         "atlasctl init . --json",
     ),
 )
 @click.argument("path", required=False)
+@click.option("--user", "of_user", is_flag=True, help="Your own memory, such as ~/.claude, instead of a project's.")
 @click.option("--here", is_flag=True, help="This folder, although it is inside of a repository; no question.")
 @click.option("--from", "source", metavar="OLD", help="Continue the history of this project, whose folder was moved.")
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
 @pass_run
-def init(run: Invocation, path: str | None, source: str | None, *, here: bool, force: bool) -> None:
+def init(run: Invocation, path: str | None, source: str | None, *, of_user: bool, here: bool, force: bool) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
-    A forgotten folder comes back with its whole history. Below the root of a git repository, a terminal asks which of
-    the two folders to take. When the folder looks like that of a project which is gone, a terminal asks whether to
-    continue the history of that project.
+    A forgotten folder comes back with its whole history. Instructions in the folders of a project are found too, except
+    where git ignores a folder. --user registers the home folder as the project "user": of it only the memory of agents
+    is kept, never credentials, transcripts or caches. Below the root of a git repository, a terminal asks which of the
+    two folders to take. When the folder looks like that of a project which is gone, a terminal asks whether to continue
+    the history of that project.
     """
     from atlas_sdk.cli.init_choices import Choices
     from atlas_sdk.files import Tracking
 
-    folder = folder_of(run.start if path is None else path, force=force)
+    if of_user and (path is not None or source is not None):
+        raise click.UsageError("--user is about the home folder: leave PATH and --from out")
+    given = str(Path.home()) if of_user else run.start if path is None else path
+    folder = folder_of(given, force=force or of_user)
     with run.opened() as atlas:
         choices = Choices(run, atlas, run.user(atlas, make=True))
-        if source is None and path is None and not here:
+        if source is None and path is None and not here and not of_user:
             folder = choices.root(folder)
-        project, how = choices.moved(source, folder) if source is not None else choices.registered(folder)
+        if source is not None:
+            project, how = choices.moved(source, folder)
+        else:
+            project, how = choices.registered(folder, name="user" if of_user else None)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
@@ -65,10 +75,12 @@ def init(run: Invocation, path: str | None, source: str | None, *, here: bool, f
                 "captured": len(captured.taken),
                 "files": [of_version(version) for version in files],
                 "skipped": [of_skipped(*entry) for entry in skipped],
+                "not_tracked": [of_skipped(*entry) for entry in captured.lookalikes],
             }
         )
         return
-    _show(run, project, files=files, skipped=skipped, how=how, hints=choices.hints(project))
+    hints = choices.hints(project) if how == "created" else []
+    _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how, hints=hints)
 
 
 def _show(
@@ -77,9 +89,12 @@ def _show(
     *,
     files: "list[Snapshot]",
     skipped: list[tuple[str, str]],
+    lookalikes: tuple[tuple[str, str], ...],
     how: str,
     hints: list[str],
 ) -> None:
+    from atlas_sdk.cli.memory_owners import Owners
+
     out = run.out
     shown = printable(project.path)
     hash_only = [version for version in files if version.kept is False]
@@ -95,11 +110,14 @@ def _show(
     if hash_only:
         its = "its hash is" if len(hash_only) == 1 else "their hashes are"
         out.line(f"{count(len(hash_only), 'file')} over the size limit: only {its} kept")
-    out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
+    owner = Owners(Path(project.path)).shown
+    rows = [("", printable(version.path), size(version.size), owner(version.path)) for version in files]
+    out.table(rows, styles=("", "", "dim", "dim"))
     if not files:
         out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
-    for hint in hints if how == "created" else ():
+    note_lookalikes(out, lookalikes)
+    for hint in hints:
         out.note(hint)
     out.note("Next:")
     out.note("  atlasctl watch                       keep every change from now on")

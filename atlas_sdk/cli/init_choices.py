@@ -42,17 +42,20 @@ class Choices:
         answer = click.prompt("Which one?", type=click.Choice(["1", "2"]), default="1", show_choices=False, err=True)
         return Path(top) if answer == "2" else folder
 
-    def registered(self, folder: Path) -> "tuple[Project, str]":
-        """Return the active project of exactly this folder, and "created", "activated", "moved" or "found"."""
+    def registered(self, folder: Path, *, name: str | None = None) -> "tuple[Project, str]":
+        """Return the active project of exactly this folder, and "created", "activated", "moved" or "found".
+
+        A new project gets this name; without a name it may be one that was moved.
+        """
         there = self._atlas.projects.at(folder, user=self._user)
         if there is None:
-            self._candidates = self._atlas.projects.find_moved(self._user, folder)
+            self._candidates = self._atlas.projects.find_moved(self._user, folder) if name is None else []
             for moved in self._candidates[:_ASKED] if self._run.interactive else ():
                 self._run.out.note(_likeness(moved))
                 if click.confirm("Continue its history here?", default=True, err=True):
                     return self._move(moved.project, folder)
             try:
-                return self._atlas.projects.create(self._user, path=folder), "created"
+                return self._atlas.projects.create(self._user, path=folder, name=name), "created"
             except AlreadyExists:
                 # Another process registered the folder meanwhile.
                 there = self._atlas.projects.at(folder, user=self._user)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from atlas_sdk.cli.capturing import note_lookalikes
 from atlas_sdk.cli.file_states import RECENT, STATES, Entry
 from atlas_sdk.cli.folders import worktree_of
-from atlas_sdk.cli.json_output import fields_of, of_memory, of_project
+from atlas_sdk.cli.json_output import fields_of, of_memory, of_project, of_skipped
 from atlas_sdk.cli.output import Output, count, size
 from atlas_sdk.text import printable
 
@@ -49,8 +50,11 @@ def _fields_of_project(project: "Project", entries: list[Entry], watched: bool) 
         "worktree_of": None if main is None else to_text(main),
         "watched": watched,
         "files": [
-            fields_of(one, "path state since why size version", path=to_text(one.path), why=one.why) for one in entries
+            fields_of(one, "path state since why size version", path=to_text(one.path))
+            for one in entries
+            if one.is_memory
         ],
+        "not_tracked": [of_skipped(one.path, one.why or "") for one in entries if not one.is_memory],
     }
 
 
@@ -147,15 +151,17 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
                 "" if one.since is None else out.when(one.since),
             )
             for one in entries
+            if one.is_memory
         ],
         styles=("", "", "bold", "dim", "dim"),
     )
     for one in entries:
-        if one.state == "not_tracked":
+        if one.state == "not_tracked" and one.is_memory:
             out.note(f"  {printable(one.path)}: {one.why}")
     if any(one.state == "deleted" for one in entries):
         out.note(f"  deletions of the last {RECENT.days} days: atlasctl log FILE lists the versions of a file, and")
         out.note("  atlasctl restore FILE@VERSION brings one back")
+    note_lookalikes(out, [(one.path, one.why or "") for one in entries if not one.is_memory])
 
 
 def _show_advice(out: Output, report: "Report") -> None:

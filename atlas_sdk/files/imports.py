@@ -10,6 +10,7 @@ what people write. The limits count names and bytes, not time, so two searches o
 The result reports that imports were left out.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,8 @@ class Imports:
     paths: tuple[str, ...]
     #: One sentence with the reason why some imports were left out, and with advice; None if no import was left out.
     left_out: str | None
+    #: Each imported file, with the file that imports it.
+    by: dict[str, str] = field(factory=dict)
 
 
 def follow(
@@ -86,6 +89,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
     seen = set(start)
     level = start
     imported = 0
+    importers: dict[str, str] = {}
     for _ in range(MOST_DEPTH):
         by: dict[str, str] = {}
         for path in level:
@@ -98,7 +102,8 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
             search.leave_out(first, f"the project imports more than {_MOST_FILES:,} files", "name fewer")
         imported += len(level)
         seen.update(level)
-    return Imports(paths=tuple(sorted(seen.difference(start))), left_out=search.left_out)
+        importers.update((path, by[path]) for path in level)
+    return Imports(paths=tuple(sorted(seen.difference(start))), left_out=search.left_out, by=importers)
 
 
 def mentions(text: str) -> Iterator[str]:
@@ -135,7 +140,8 @@ class _Search:
         folder = path.rpartition("/")[0]
         left = _MOST_NAMES_OF_A_FILE
         seen: set[str] = set()
-        for mention in mentions(os.fsdecode(content)):
+        # Editors on Windows begin a text with a byte order mark, which is no part of the text.
+        for mention in mentions(os.fsdecode(content.removeprefix(codecs.BOM_UTF8))):
             if mention in seen or len(mention) > _LONGEST_NAME:
                 continue
             seen.add(mention)

@@ -197,7 +197,11 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     if taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
-    return Capture(taken=tuple(taken), skipped=tuple((entry.path, entry.reason) for entry in skipped))
+    return Capture(
+        taken=tuple(taken),
+        skipped=tuple((entry.path, entry.reason) for entry in skipped),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
+    )
 
 
 def _take(

@@ -168,8 +168,7 @@ def test_without_a_terminal_the_other_root_is_told(below, cli):
 def test_in_the_home_folder_no_refused_command_is_advised(home, cli, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    advised = "for your own memory run: atlasctl init --user"
     for command in (["status"], ["log"], ["init"]):
         told = cli(*command).sentence
-        assert advised in told
+        assert "--user" in told
         assert f"atlasctl init {tmp_path}" not in told

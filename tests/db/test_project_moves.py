@@ -67,11 +67,20 @@ def test_a_renamed_folder_is_recognised(atlas: Atlas, folder: Path) -> None:
     project = atlas.projects.create(user, path=folder)
     atlas.memory.capture(project)
     new = folder.with_name("renamed")
+    # A copy has not moved while the project has its folder.
+    shutil.copytree(folder, new)
     assert atlas.projects.find_moved(user, new) == []
+    shutil.rmtree(new)
     folder.rename(new)
     (found,) = atlas.projects.find_moved(user, new)
     assert found.project.id == project.id
     assert (found.same_folder, found.same_commit, found.same_files) == (True, False, 2)
+    # For a renamed folder one file of five suffices.
+    for name in ("AGENTS.md", "TODO.md", "plan.md"):
+        atlas.memory.snapshot(project, name, b"not there any more")
+    (new / "notes.md").write_text("changed")
+    (found,) = atlas.projects.find_moved(user, new)
+    assert (found.same_folder, found.same_files) == (True, 1)
     assert atlas.projects.find_moved(atlas.users.create("bob@example.com"), new) == []
     atlas.projects.move(project, new)
     assert atlas.projects.find_moved(user, new) == []
